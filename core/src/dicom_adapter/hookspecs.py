@@ -1,0 +1,116 @@
+"""The hooks. A plugin is a module (or object) named by an entry point in the group `dicom_adapter`:
+
+    [project.entry-points.dicom_adapter]
+    my-plugin = "my_plugin"
+
+Registration hooks are called once, when a process of the adapter starts, and return classes; the configuration selects
+among them by `name`. Observer hooks are called in the host process, one after another on a thread of their own: they
+may be slow, and what they raise is logged. They are told of each change once, after it was committed; what happens
+while the host is down, they miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pluggy
+from attrs import field, frozen
+
+from dicom_adapter.model import InstanceStorageInfo, Job
+from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.storage import StorageBackend
+from dicom_adapter.submitter import Submitter
+
+PROJECT = "dicom_adapter"  # the entry-point group, and the prefix of every hook
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@frozen(kw_only=True)
+class Catalogue:
+    """What the installed plugins provide, by kind and name."""
+
+    processors: Mapping[str, type[JobProcessorBase[Any]]] = field(factory=dict)
+    submitters: Mapping[str, type[Submitter[Any]]] = field(factory=dict)
+    storage_backends: Mapping[str, type[StorageBackend[Any]]] = field(factory=dict)
+    broken: Sequence[str] = ()  # for messages: a line for each plugin that could not be used
+
+
+@hookspec
+def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:  # type: ignore[empty-body] # a specification
+    """Return the job processors that this plugin brings; `processor = "<name>"` of an AE title selects one.
+
+    Example::
+
+        class WholePatient(JobProcessorBase):
+            name = "whole-patient"
+
+            def handle_instance(self, instance): ...
+
+        @hookimpl
+        def dicom_adapter_processors():
+            return [WholePatient]
+    """
+
+
+@hookspec
+def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:  # type: ignore[empty-body] # a specification
+    """Return the submitters that this plugin brings; `type = "<name>"` of a [submitters.<name>] table selects one.
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_submitters():
+            return [MyPlatformSubmitter]
+    """
+
+
+@hookspec
+def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # type: ignore[empty-body] # a specification
+    """Return the storage backends that this plugin brings; `[storage] backend = "<name>"` selects one.
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_storage_backends():
+            return [TapeLibrary]
+    """
+
+
+@hookspec
+def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
+    """An instance was acknowledged and has reached the host; its processor may not have seen it yet.
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_instance_stored(instance):
+            RECEIVED.labels(instance.ae_title).inc()
+    """
+
+
+@hookspec
+def dicom_adapter_job_changed(job: Job) -> None:
+    """A job came into being, or changed its state (`job.state`).
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_job_changed(job):
+            if job.state is JobState.FAULTED:
+                page_somebody(job.name, job.last_error)
+    """
+
+
+@hookspec
+def dicom_adapter_instances_reclaimed(instances: Sequence[InstanceStorageInfo]) -> None:
+    """The room of these instances was given back; their stored objects are gone.
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_instances_reclaimed(instances):
+            RECLAIMED_BYTES.inc(sum(i.size_bytes for i in instances))
+    """

@@ -1,0 +1,81 @@
+"""How a plugin declares its settings: a frozen attrs class whose fields are made by `setting`.
+
+    @frozen(kw_only=True)
+    class Settings:
+        wait_for: int = setting(default=2, validator=at_least(1), help="Series to wait for.")
+        pipelines: Mapping[str, str] = setting(prefix="pipeline-", help="A pipeline's identifier.")
+
+In TOML the field `wait_for` is written `wait-for`. A field with a `prefix` collects every key that starts with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from attrs import NOTHING, Attribute, field
+
+PREFIX = "dicom_adapter.prefix"
+HELP = "dicom_adapter.help"
+
+Number = TypeVar("Number", int, float)
+Validator = Callable[[Any, "Attribute[Any]", Any], None]
+
+
+def setting(
+    *,
+    default: Any = NOTHING,
+    factory: Callable[[], Any] | None = None,
+    validator: Validator | list[Validator] | None = None,
+    prefix: str | None = None,
+    help: str,  # noqa: A002 - the word every command-line library uses for this
+) -> Any:
+    """Declare one setting.
+
+    `default` or `factory` make it optional. `validator` is called as attrs does, `validator(instance, attribute,
+    value)`; since settings are checked one by one so that all errors show at once, `instance` is None. It raises
+    ValueError with a message that goes on after the value, such as "must be at least 5 seconds".
+    """
+    metadata = {HELP: help, PREFIX: prefix}
+    if factory is not None:
+        return field(factory=factory, validator=validator, metadata=metadata, kw_only=True)
+    return field(default=default, validator=validator, metadata=metadata, kw_only=True)
+
+
+def at_least(minimum: Number, unit: str = "") -> Validator:
+    """A validator: the value, if given, is not below `minimum`."""
+
+    def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
+        if value is not None and value < minimum:
+            raise ValueError(f"must be at least {minimum}{unit and ' ' + unit}")
+
+    return check
+
+
+def between(low: Number, high: Number, unit: str = "") -> Validator:
+    """A validator: the value, if given, lies in `low` to `high`, both included."""
+
+    def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"must be from {low} to {high}{unit and ' ' + unit}")
+
+    return check
+
+
+def not_empty(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
+    """A validator: the text, list or table has something in it."""
+    if not value:
+        raise ValueError("must not be empty")
+
+
+class ByteSize(int):
+    """A number of bytes; in TOML an integer, or a text with a unit such as "5 GB" (10⁹) or "5 GiB" (2³⁰)."""
+
+
+class Secret(str):
+    """A text that never shows in a log or a `repr`; in TOML a table naming its source: {env = "…"} or {file = "…"}."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
