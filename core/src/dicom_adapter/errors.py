@@ -6,6 +6,9 @@ end up in logs and in the ledger.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class DicomAdapterError(Exception):
     """Everything that dicom-adapter and its plugins raise on purpose."""
@@ -54,3 +57,10 @@ class ConfigurationError(Refused):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def describe_failure(error: BaseException) -> str:
+    """The kind of an error and the innermost places where it happened. Not its message: that may quote a patient."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    return f"{type(error).__name__} at {where}" if where else type(error).__name__

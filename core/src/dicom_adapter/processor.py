@@ -34,8 +34,11 @@ class Timer(Protocol):
 class ProcessorContext(Protocol):
     """What the host gives to a processor; authors use it through `JobProcessorBase`."""
 
-    ae_title: str
-    data_folder: Path
+    @property
+    def ae_title(self) -> str: ...
+
+    @property
+    def data_folder(self) -> Path: ...
 
     def now(self) -> datetime: ...
 

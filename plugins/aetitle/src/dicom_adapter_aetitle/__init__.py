@@ -1,0 +1,17 @@
+"""The AE Title Job Processor: groups instances by study or patient, and makes jobs of a group after a quiet time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dicom_adapter import JobProcessorBase, hookimpl
+from dicom_adapter_aetitle.processor import AeTitleJobProcessor
+from dicom_adapter_aetitle.settings import AeTitleSettings
+
+__all__ = ["AeTitleJobProcessor", "AeTitleSettings", "dicom_adapter_processors"]
+
+
+@hookimpl
+def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
+    """Bring `processor = "aetitle"`, the default of an AE title that names none."""
+    return [AeTitleJobProcessor]

@@ -1,0 +1,116 @@
+"""How the service talks with its processes: lines of JSON.
+
+To the child's standard input: first `Start`, later perhaps a stop. Its end means that the service is gone. From the
+child's standard output: reports. Standard error is for logs, which the child shares with the service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import asdict, frozen
+
+Report = Mapping[str, Any]
+GONE = "gone"  # the report that the parent side adds when a child has ended
+
+
+@frozen(kw_only=True)
+class Start:
+    """What a child needs to begin. The configuration's text, so that all processes work with the same one."""
+
+    configuration: str
+    folder: str  # that relative paths in the configuration start from
+    log_style: str
+    port: int | None  # to listen on instead of the configured one
+    first: bool  # nothing else of this service runs yet
+    wake_fd: int  # the receivers write to it, the host reads from it
+    plugins: Sequence[str] | None  # entry points to load; None: all
+
+
+# --- in the child ---------------------------------------------------------------------------------------------------
+
+
+class Channel:
+    """The child's end."""
+
+    def __init__(self) -> None:
+        # Nothing but reports may go to the pipe: what a plugin prints goes to the log instead.
+        self._reports = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        # The service decides when its processes end; a terminal or a service manager signals all of them at once.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def start(self) -> Start:
+        """Wait for the first line."""
+        return Start(**json.loads(sys.stdin.readline()))
+
+    def report(self, event: str, **fields: Any) -> None:
+        """Tell the service something."""
+        print(json.dumps({"event": event, **fields}), file=self._reports)
+
+    def wait_for_stop(self) -> bool:
+        """Return True when the service asks to stop, False when it is gone."""
+        return bool(sys.stdin.readline())
+
+
+# --- in the service -------------------------------------------------------------------------------------------------
+
+
+class Child:
+    """One process of the service; what it reports is put to a queue as (child, report)."""
+
+    def __init__(self, name: str, module: str, start: Start, reports: queue.Queue[tuple[Any, Report]]) -> None:
+        self.name = name
+        self._reports = reports
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[start.wake_fd],
+            text=True,
+        )
+        self._send(json.dumps(asdict(start)))
+        threading.Thread(target=self._listen, name=f"{name} reports", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask it to stop; it goes when it has finished what it must."""
+        self._send("stop")
+
+    def kill(self) -> None:
+        """End it at once. Nothing that was acknowledged is lost by that."""
+        self._process.kill()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended within that time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None  # it is a pipe
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended; `_listen` reports that
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None  # it is a pipe
+        for line in self._process.stdout:
+            self._reports.put((self, json.loads(line)))
+        self._reports.put((self, {"event": GONE, "status": self._process.wait()}))

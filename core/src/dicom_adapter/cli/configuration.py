@@ -1,0 +1,92 @@
+"""What commands share: reading a configuration, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from attrs import frozen
+
+from dicom_adapter.config import ProblemKind, load
+from dicom_adapter.config.load import Loaded
+from dicom_adapter.config.model import Config
+from dicom_adapter.errors import Refused
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.connection import exists
+from dicom_adapter.plugins import Plugins, discover
+
+FILE_ARGUMENT = typer.Argument(metavar="CONFIG", help="The configuration file (TOML).", dir_okay=False)
+FILE_OPTION = typer.Option(
+    "--config",
+    "-c",
+    envvar="DICOM_ADAPTER_CONFIG",
+    help="The configuration file of the service.",
+    dir_okay=False,
+)
+DEFAULT_FILE = Path("dicom-adapter.toml")
+
+
+@frozen(kw_only=True)
+class Read:
+    """A configuration file with everything that was found wrong, and the plugins that it was read with."""
+
+    text: str
+    loaded: Loaded
+    plugins: Plugins
+
+    @property
+    def invalid(self) -> list[str]:
+        """What keeps the service from starting."""
+        return [str(problem) for problem in self.loaded.problems if problem.kind is ProblemKind.INVALID]
+
+    @property
+    def unavailable(self) -> list[str]:
+        """What depends on plugins that are not there, and the plugins that cannot be used."""
+        missing = [str(problem) for problem in self.loaded.problems if problem.kind is ProblemKind.UNAVAILABLE]
+        return missing + self.plugins.problems
+
+
+def read(path: Path) -> Read:
+    """Read and check; ends the command with status 1 when there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as failure:
+        raise fail(f"{path}: {failure.strerror}") from None
+    except UnicodeDecodeError:
+        raise fail(f"{path}: not UTF-8, which TOML has to be") from None
+    found = discover()
+    return Read(text=text, loaded=load(text, folder=path.resolve().parent, catalogue=found.catalogue()), plugins=found)
+
+
+def require(path: Path) -> Config:
+    """A valid configuration, or the end of the command with status 1 and all errors."""
+    found = read(path)
+    if found.loaded.config is None:
+        raise fail(*found.invalid)
+    return found.loaded.config
+
+
+def open_ledger(path: Path) -> Ledger:
+    """The ledger of a service, whether it runs or not; ends the command with status 1 when there is none."""
+    config = require(path)
+    if not exists(config.ledger_url):
+        raise fail(f"there is no ledger at {config.ledger_url} yet; `dicom-adapter run {path}` makes it")
+    ledger = Ledger(config.ledger_url)
+    try:
+        ledger.require_current()
+    except Refused as refusal:
+        raise fail(str(refusal)) from None
+    return ledger
+
+
+def fail(*messages: str) -> typer.Exit:
+    """Say what is wrong, a line each, on stderr; to be raised."""
+    for message in messages:
+        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    return typer.Exit(1)
+
+
+def warn(*messages: str) -> None:
+    """Say what may be wrong, a line each, on stderr."""
+    for message in messages:
+        typer.secho(f"warning: {message}", fg=typer.colors.YELLOW, err=True)

@@ -1,0 +1,132 @@
+"""`dicom-adapter jobs`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger
+from dicom_adapter.ledger import Transaction, events
+from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.model import Job, JobState
+
+jobs = typer.Typer(help="List and show jobs, from the ledger; the service may run or not.", no_args_is_help=True)
+
+SHORT_ID = 8  # digits of a job id that tables show and `show` takes
+
+
+@jobs.command("list")
+def list_jobs(
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    ae_title: Annotated[str | None, typer.Option(help="Only jobs of this AE title.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many jobs at the most.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> None:
+    """List jobs, the newest first."""
+    ledger = open_ledger(config)
+    with ledger.read() as transaction:
+        rows = ledger_jobs.newest(transaction, limit, states=state or (), ae_title=ae_title)
+    found = [row.job for row in rows]
+    if as_json:
+        typer.echo(json.dumps([_as_json(job) for job in found], indent=2))
+    else:
+        Console().print(table_of(found))
+
+
+@jobs.command()
+def show(
+    job_id: Annotated[str, typer.Argument(help="The job's id, or its first digits.")],
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Show one job and what happened to it."""
+    ledger = open_ledger(config)
+    with ledger.read() as transaction:
+        job = _find(transaction, job_id.lower())
+        story = events.of_job(transaction, job.job_id)
+    if as_json:
+        typer.echo(json.dumps({**_as_json(job), "events": [_event_as_json(event) for event in story]}, indent=2))
+    else:
+        _show(job, story)
+
+
+def table_of(found: list[Job]) -> Table:
+    """Jobs as people look at them."""
+    table = Table("Job", "Name", "Pipeline", "Priority", "Instances", "State", "Attempts", "Next attempt", "Last error")
+    for job in found:
+        table.add_row(
+            job.job_id[:SHORT_ID],
+            escape(job.name),
+            escape(job.pipeline_id),
+            job.priority.value,
+            str(job.instance_count),
+            _coloured(job.state),
+            str(job.attempts or ""),
+            _time(job.next_attempt_at) or "",
+            escape(job.last_error),
+        )
+    return table
+
+
+def _find(transaction: Transaction, job_id: str) -> Job:
+    found = ledger_jobs.with_prefix(transaction, job_id, 2)
+    if not found:
+        raise fail(f"there is no job whose id begins with {job_id!r}; `dicom-adapter jobs list` shows them")
+    if len(found) > 1:
+        raise fail(f"several jobs' ids begin with {job_id!r}; give more digits")
+    return found[0].job
+
+
+def _show(job: Job, story: list[Event]) -> None:
+    console = Console()
+    for title, value in _as_json(job).items():
+        if value not in (None, "", {}):
+            console.print(f"[bold]{title:18}[/bold] {escape(str(value))}")
+    table = Table("When (UTC)", "Event", "Detail")
+    for event in story:
+        detail = ", ".join(f"{key}={value}" for key, value in event.detail.items())
+        table.add_row(_time(event.at), event.event, escape(detail))
+    console.print(table)
+
+
+def _coloured(state: JobState) -> str:
+    colour = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "dim"}.get(state, "yellow")
+    return f"[{colour}]{state.value}[/{colour}]"
+
+
+def _as_json(job: Job) -> dict[str, Any]:
+    """Without the metadata, which may hold configured DICOM values."""
+    return {
+        "jobId": job.job_id,
+        "name": job.name,
+        "aeTitle": job.ae_title,
+        "pipelineId": job.pipeline_id,
+        "priority": job.priority.value,
+        "submitter": job.submitter,
+        "state": job.state.value,
+        "instances": job.instance_count,
+        "createdAt": _time(job.created_at),
+        "changedAt": _time(job.changed_at),
+        "attempts": job.attempts,
+        "nextAttemptAt": _time(job.next_attempt_at),
+        "lastError": job.last_error,
+        "platformJobId": job.platform_job_id,
+        "platformPayloadId": job.platform_payload_id,
+    }
+
+
+def _event_as_json(event: Event) -> dict[str, Any]:
+    return {"at": _time(event.at), "event": event.event, **event.detail}
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds")

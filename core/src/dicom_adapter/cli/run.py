@@ -1,0 +1,64 @@
+"""`dicom-adapter run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_adapter import logs
+from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
+from dicom_adapter.plugins import STORAGE
+from dicom_adapter.service import Blueprint, CannotStart, Service
+
+
+def run(
+    config: Annotated[Path, FILE_ARGUMENT],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Do not start when any plugin is broken or anything needed is missing.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Listen on this port instead of the configured one; 0 takes any free one."),
+    ] = None,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C.
+
+    AE titles whose plugins are missing or broken refuse associations, the others are served. Logs go to stderr.
+    Exit status: 0 after an orderly stop, 1 when the service cannot start.
+    """
+    found = read(config)
+    if found.loaded.config is None:
+        raise fail(*found.invalid)
+    if found.unavailable and strict:
+        raise fail(*found.unavailable, "not started, because --strict was given")
+    warn(*found.unavailable)
+    settings = found.loaded.config
+    logs.configure(style=_style(settings.log.format.value), level=settings.log.level.value, process="service")
+    try:
+        Service(settings, _blueprint(found, config, port)).run()
+    except CannotStart as refusal:
+        raise fail(str(refusal)) from None
+
+
+def _blueprint(found: Read, path: Path, port: int | None) -> Blueprint:
+    config = found.loaded.config
+    assert config is not None  # the caller has checked
+    provider = found.plugins.provider(STORAGE, config.storage.backend)
+    assert provider is not None  # a missing storage backend makes the configuration invalid
+    return Blueprint(
+        configuration=found.text,
+        folder=str(path.resolve().parent),
+        log_style=_style(config.log.format.value),
+        port=port,
+        storage_plugin=provider,
+    )
+
+
+def _style(configured: str) -> str:
+    """Decided once for all processes."""
+    if configured == "auto":
+        return "console" if sys.stderr.isatty() else "json"
+    return configured

@@ -1,0 +1,35 @@
+"""The configuration: TOML to frozen values, with every problem told at once."""
+
+from dicom_adapter.config.load import Loaded, load
+from dicom_adapter.config.model import (
+    AeTitleConfig,
+    Caller,
+    Config,
+    Dicom,
+    Durability,
+    Ledger,
+    Log,
+    LogFormat,
+    LogLevel,
+    Storage,
+    SubmitterConfig,
+)
+from dicom_adapter.config.problems import Problem, ProblemKind
+
+__all__ = [
+    "AeTitleConfig",
+    "Caller",
+    "Config",
+    "Dicom",
+    "Durability",
+    "Ledger",
+    "Loaded",
+    "Log",
+    "LogFormat",
+    "LogLevel",
+    "Problem",
+    "ProblemKind",
+    "Storage",
+    "SubmitterConfig",
+    "load",
+]

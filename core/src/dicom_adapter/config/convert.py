@@ -1,0 +1,164 @@
+"""The strict converter: what TOML gave becomes frozen attrs values, or every reason why not.
+
+It is a cattrs converter. Errors come as cattrs' groups, whose notes tell the key or index of each; `problems.faults`
+flattens them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import abc
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import attrs
+from cattrs import BaseValidationError, Converter, IterableValidationError
+from cattrs.errors import IterableValidationNote
+
+from dicom_adapter.config import scalars
+from dicom_adapter.config.names import LedgerUrl, Network, Refined, ledger_url, network
+from dicom_adapter.config.problems import noted
+from dicom_adapter.config.tables import structure_class
+from dicom_adapter.settings import Secret
+
+SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    abc.Set: frozenset,
+    abc.MutableSequence: list,
+    abc.Sequence: tuple,
+    abc.Collection: tuple,
+    abc.Iterable: tuple,
+}
+MAPPINGS = {dict, abc.Mapping, abc.MutableMapping}
+MOMENTS = {datetime, date, time}  # TOML has them itself
+
+
+def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Converter:
+    """A converter for a configuration file that lies in `folder`."""
+    converter = Converter(detailed_validation=True, forbid_extra_keys=True)
+    # cattrs looks at these classes first, and takes their sub-classes (such as `class Level(str, Enum)`) for them.
+    for scalar in (bool, int, float, str, bytes, Enum):
+        converter.register_structure_hook(scalar, scalars.scalar)
+    converter.register_structure_hook(Path, lambda value, _: scalars.file_path(folder, value))
+    converter.register_structure_hook(Secret, lambda value, _: scalars.secret(folder, environ, value))
+    hook = converter.register_structure_hook_func  # the one registered last is asked first
+    hook(scalars.is_literal, scalars.literal)
+    hook(lambda t: t in MOMENTS, _moment)
+    hook(attrs.has, partial(structure_class, converter))
+    hook(lambda t: _family(t) in SEQUENCES, partial(_sequence, converter))
+    hook(lambda t: _family(t) in MAPPINGS, partial(_mapping, converter))
+    hook(lambda t: _family(t) in {Union, UnionType}, partial(_union, converter))
+    hook(lambda t: t == Network, lambda value, _: network(value))
+    hook(lambda t: _family(t) is Annotated, partial(_refined, converter))
+    hook(lambda t: t == LedgerUrl, lambda value, _: ledger_url(folder.absolute(), scalars.text(value)))
+    return converter
+
+
+def _family(type_: Any) -> Any:
+    """`list` of both `list` and `list[int]`."""
+    return get_origin(type_) or type_
+
+
+def _moment(value: Any, type_: type) -> Any:
+    if type(value) is not type_:
+        raise TypeError(f"must be a TOML {type_.__name__}, without quotes")
+    return value
+
+
+def _refined(converter: Converter, value: Any, type_: Any) -> Any:
+    plain, *notes = get_args(type_)
+    result = converter.structure(value, plain)
+    for note in notes:
+        if isinstance(note, Refined):
+            result = note.rule(result)
+    return result
+
+
+def _union(converter: Converter, value: Any, type_: Any) -> Any:
+    """`X | None` is X, as TOML has no null; of several types the first that takes the value."""
+    options = [option for option in get_args(type_) if option is not type(None)]
+    remaining: Any = Union[tuple(options)]  # noqa: UP007 - made of what is known only now
+    if len(options) == 1 or remaining == Network:
+        return converter.structure(value, remaining)
+    refusals = []
+    for option in options:
+        try:
+            return converter.structure(value, option)
+        except (ValueError, TypeError) as refusal:
+            refusals.append(str(refusal))
+        except BaseValidationError as refusal:
+            if isinstance(value, (dict, list)):
+                raise
+            refusals.append(str(refusal))
+    raise ValueError(", or ".join(dict.fromkeys(refusals)))
+
+
+class _Elements:
+    """The elements of a list or table: what they became, and all their errors."""
+
+    def __init__(self, converter: Converter, type_: Any) -> None:
+        self.converter = converter
+        self.type = type_
+        self.errors: list[Exception] = []
+
+    def take(self, value: Any, type_: Any, index: int | str) -> Any:
+        try:
+            return self.converter.structure(value, type_)
+        except Exception as error:  # noqa: BLE001 - a plugin's own types may raise anything
+            self.refuse(error, type_, index)
+
+    def refuse(self, error: Exception, type_: Any, index: int | str) -> None:
+        self.errors.append(noted(error, IterableValidationNote(f"at {index!r}", index, type_)))
+
+    def check(self) -> None:
+        if self.errors:
+            raise IterableValidationError("elements are wrong", self.errors, self.type)
+
+
+def _sequence(converter: Converter, value: Any, type_: Any) -> Any:
+    if not isinstance(value, list):
+        raise TypeError("must be a list in square brackets")
+    types = _element_types(type_, len(value))
+    elements = _Elements(converter, type_)
+    taken = [elements.take(element, types[index], index) for index, element in enumerate(value)]
+    elements.check()
+    return SEQUENCES[_family(type_)](taken)
+
+
+def _element_types(type_: Any, length: int) -> list[Any]:
+    arguments = get_args(type_) or (Any,)
+    if get_origin(type_) is not tuple or arguments[1:] == (...,):
+        return [arguments[0]] * length
+    if len(arguments) != length:
+        raise ValueError(f"must have {len(arguments)} elements")
+    return list(arguments)
+
+
+def _mapping(converter: Converter, value: Any, type_: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError("must be a table")
+    key_type, value_type = get_args(type_) or (str, Any)
+    elements = _Elements(converter, type_)
+    found: dict[Any, Any] = {}
+    written: dict[Any, str] = {}
+    for text, element in value.items():
+        taken = elements.take(element, value_type, text)
+        known_errors = len(elements.errors)
+        key = elements.take(text, key_type, text)
+        if len(elements.errors) > known_errors:
+            continue
+        if key in written:
+            same = ValueError(f"must not be there twice: {written[key]!r} and {text!r} mean the same")
+            elements.refuse(same, key_type, text)
+        found[key] = taken
+        written.setdefault(key, text)
+    elements.check()
+    return found

@@ -1,0 +1,101 @@
+"""From the text of a configuration file to the configuration, or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli
+from attrs import frozen
+from cattrs import BaseValidationError
+
+from dicom_adapter.config.convert import make_converter
+from dicom_adapter.config.model import Config
+from dicom_adapter.config.plugged import Plugged
+from dicom_adapter.config.problems import Problem, ProblemKind, Where, faults, shown
+from dicom_adapter.config.suggest import listed, nearest
+from dicom_adapter.hookspecs import Catalogue
+
+
+@frozen(kw_only=True)
+class Loaded:
+    """What became of a configuration file."""
+
+    config: Config | None  # None when any problem is INVALID
+    problems: tuple[Problem, ...] = ()  # in the order of the file
+
+
+def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
+    """Read a configuration; relative paths in it start at `folder`. Nothing but secrets' files is touched."""
+    try:
+        document = _parse(text)
+    except ValueError as error:
+        return Loaded(config=None, problems=(Problem(message=str(error)),))
+    converter = make_converter(folder.absolute())
+    plugged = Plugged(catalogue, converter)
+    found = [*_submitter_problems(document), *plugged.problems(document)]
+    config = None
+    try:
+        config = converter.structure(document, Config)
+    except BaseValidationError as group:
+        found += [fault.problem(document) for fault in faults(group)]
+    if any(problem.kind is ProblemKind.INVALID for problem in found):
+        config = None
+    return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _place(document, problem.where))))
+
+
+def _parse(text: str | bytes) -> dict[str, Any]:
+    if isinstance(text, bytes):
+        text = _decode(text)
+    try:
+        return tomli.loads(text.removeprefix("\ufeff"))
+    except RecursionError:
+        raise ValueError("the file is not usable: its lists or tables lie too deep in each other") from None
+    except ValueError as error:  # tomli's own, and Python's for integers of thousands of digits
+        lines = text.splitlines() or [""]
+        end = f"at the end of the file, line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise ValueError(f"the file is not TOML: {str(error).replace('at end of document', end)}") from None
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"the file is not UTF-8: see line {line}, byte {data[error.start]:#04x}") from None
+
+
+def _submitter_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """AE titles and submitters must fit together; from the document, to be told even if nothing else is right."""
+    submitters, ae_titles = document.get("submitters"), document.get("ae-titles")
+    if not submitters or not isinstance(submitters, dict):
+        return  # there is nothing to choose from, which is told elsewhere
+    default = document.get("default-submitter")
+    yield from _unknown_submitter(("default-submitter",), default, submitters)
+    for title, table in ae_titles.items() if isinstance(ae_titles, dict) else ():
+        own = table.get("submitter") if isinstance(table, dict) else None
+        yield from _unknown_submitter(("ae-titles", title, "submitter"), own, submitters)
+        if own is None and default is None and len(submitters) > 1:
+            message = f"is missing: name one of {listed(submitters)}, or set default-submitter"
+            yield Problem(where=("ae-titles", title, "submitter"), message=message)
+
+
+def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]) -> Iterator[Problem]:
+    if isinstance(name, str) and name not in submitters:
+        message = f"must name a [submitters.<name>] table{nearest(name, submitters)} (there are: {listed(submitters)})"
+        yield Problem(where=where, message=message, value=shown(name))
+
+
+def _place(document: Any, where: Where) -> list[int]:
+    """Where in the file: at each level the position of the key, and the end for what is missing."""
+    place = []
+    for step in where:
+        steps: list[Any] = list(document) if isinstance(document, dict) else []
+        if isinstance(step, int) or step not in steps:
+            place.append(step if isinstance(step, int) else len(steps))
+            document = document[step] if isinstance(step, int) else None
+        else:
+            place.append(steps.index(step))
+            document = document[step]
+    return place

@@ -1,0 +1,241 @@
+"""The configuration: frozen values, compared by content, so that a reload sees what changed.
+
+A field `max_pdu` is the key `max-pdu`; `help` is what the reference documentation says of it.
+"""
+
+# ruff: noqa: RUF009 - `setting` and `derived` return attrs fields, as `attrs.field` does
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from attrs import Attribute, field, frozen
+
+from dicom_adapter.config.names import Address, AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
+from dicom_adapter.config.tables import DERIVED
+from dicom_adapter.errors import Refused
+from dicom_adapter.settings import HELP, ByteSize, at_least, between, setting
+
+DAY_S = 86_400
+YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and too long for some clocks
+SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 has no bounds, but memory and round trips do
+
+
+def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
+    """A field that no key of the table sets."""
+    return field(default=default, metadata={DERIVED: True, HELP: help}, kw_only=True)
+
+
+def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
+    if value != 0 and not SMALLEST_PDU <= value <= LARGEST_PDU:
+        raise ValueError(f"must be 0 (no limit) or from {SMALLEST_PDU} to {LARGEST_PDU} bytes")
+
+
+def _some_table(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    if not value:
+        raise ValueError(f"must have at least one table [{attribute.name.replace('_', '-')}.<name>]")
+
+
+def _callers(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
+    if value is not None and not value:
+        raise ValueError("must not be empty; leave it out to allow every caller")
+
+
+class Durability(str, Enum):
+    """What an acknowledged instance survives."""
+
+    FSYNC = "fsync"  # a power loss
+    PROCESS = "process"  # the end of the adapter's processes, not of the machine
+
+
+class LogFormat(str, Enum):
+    """How the log is written."""
+
+    AUTO = "auto"  # for people on a terminal, JSON otherwise
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(str, Enum):
+    """The least important events that the log shows."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@frozen(kw_only=True)
+class Dicom:
+    """[dicom]: the listening port and the limits of associations."""
+
+    port: int = setting(default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
+    bind: Address = setting(default="0.0.0.0", help="IP address to listen on.")  # noqa: S104 - modalities are elsewhere
+    max_associations: int = setting(default=25, validator=between(1, 1000), help="Associations open at the same time.")
+    association_timeout: float = setting(
+        default=30.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help="Seconds that a new connection may take to request its association (the ARTIM timer).",
+    )
+    idle_timeout: float = setting(
+        default=60.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help="Seconds after which an association on which nothing happens is aborted.",
+    )
+    drain_timeout: float = setting(
+        default=30.0,
+        validator=between(0, DAY_S, "seconds"),
+        help="Seconds that a stop waits for open associations.",
+    )
+    max_pdu: int = setting(
+        default=131_072,
+        validator=_pdu_length,
+        help="Longest PDU to receive, in bytes, as told to the peer; 0 is no limit.",
+    )
+
+
+@frozen(kw_only=True)
+class Storage:
+    """[storage]: where instances wait. Further keys are the backend's own."""
+
+    backend: str = setting(default="local", help="Name of the storage backend.")
+    path: Path = setting(help="The adapter's data folder; a relative path starts at the configuration file's folder.")
+    watermark_percent: int = setting(
+        default=85, validator=between(1, 100), help="Share of the room in use from which associations are refused."
+    )
+    reserve: ByteSize = setting(
+        default=ByteSize(5 * 10**9),
+        validator=at_least(0, "bytes"),
+        help='Room that stays free, in bytes or as a text such as "5 GB"; below it associations are refused.',
+    )
+    durability: Durability = setting(
+        default=Durability.FSYNC,
+        help="What an acknowledged instance survives: a power loss (fsync), or the end of a process (process).",
+    )
+    settings: Any = derived(default=None, help="The backend's own settings.")
+
+
+@frozen(kw_only=True)
+class Ledger:
+    """[ledger]: the database of instances, jobs and events."""
+
+    url: LedgerUrl | None = setting(
+        default=None, help="URL such as sqlite:///ledger.sqlite; left out, the file ledger.sqlite in storage.path."
+    )
+
+
+@frozen(kw_only=True)
+class Log:
+    """[log]"""
+
+    format: LogFormat = setting(default=LogFormat.AUTO, help="auto is console on a terminal, json otherwise.")
+    level: LogLevel = setting(default=LogLevel.INFO, help="The least important events to show.")
+    exception_messages: bool = setting(
+        default=False, help="Put the messages of unexpected exceptions into the log; they may contain patient data."
+    )
+
+
+@frozen(kw_only=True)
+class SubmitterConfig:
+    """[submitters.<name>]: a way to a platform. Further keys are the submitter's own."""
+
+    type: str = setting(help="Name of the submitter, as `dicom-adapter plugins` lists it.")
+    parallel: int = setting(default=4, validator=between(1, 64), help="Uploads at the same time.")
+    retry_for: float = setting(
+        default=float(DAY_S),
+        validator=between(0, YEAR_S, "seconds"),
+        help="Seconds during which retriable errors of a job are retried.",
+    )
+    retry_first: float = setting(
+        default=2.0, validator=between(0.1, DAY_S, "seconds"), help="Seconds before the first retry; they double then."
+    )
+    retry_most: float = setting(
+        default=300.0, validator=between(0.1, DAY_S, "seconds"), help="Longest pause between retries, in seconds."
+    )
+    settings: Any = derived(default=None, help="The submitter's own settings; None when it is unavailable.")
+    unavailable: str = derived(default="", help="Why it cannot be used; empty when it can.")
+
+    def __attrs_post_init__(self) -> None:
+        if self.retry_most < self.retry_first:
+            raise ValueError(f"retry-most = {self.retry_most:g} must not be below retry-first = {self.retry_first:g}")
+
+
+@frozen(kw_only=True)
+class Caller:
+    """One entry of allowed-callers; both must hold when both are given."""
+
+    ae_title: AeTitle | None = setting(default=None, help="Calling AE title.")
+    host: Network | None = setting(default=None, help="IP address, or network in CIDR notation, of the caller.")
+
+    def __attrs_post_init__(self) -> None:
+        if self.ae_title is None and self.host is None:
+            raise ValueError("ae-title, host or both must be given")
+
+
+@frozen(kw_only=True)
+class AeTitleConfig:
+    """[ae-titles.<AE title>]: what is accepted for a called AE title, and what becomes of it."""
+
+    processor: str = setting(default="aetitle", help="Name of the job processor.")
+    allowed_callers: tuple[Caller, ...] | None = setting(
+        default=None,
+        validator=_callers,
+        help="Who may send: calling AE titles, or tables with ae-title, host or both; left out, everybody.",
+    )
+    ignored_sop_classes: tuple[Uid, ...] = setting(
+        default=(), help="SOP class UIDs whose instances are acknowledged and not kept."
+    )
+    overwrite_same_instance: bool = setting(
+        default=False, help="Whether an instance that comes again while it is pending replaces the earlier one."
+    )
+    submitter: str | None = setting(
+        default=None, help="Name of the [submitters.<name>] table; left out, default-submitter or the only one."
+    )
+    metadata: tuple[Keyword, ...] = setting(
+        default=(), help="DICOM keywords whose values go to the platform with each job."
+    )
+    settings: Any = setting(default=None, help="The processor's own settings.")
+    unavailable: str = derived(default="", help="Why its processor cannot be used; empty when it can.")
+
+
+@frozen(kw_only=True)
+class Config:
+    """The whole file."""
+
+    dicom: Dicom = setting(factory=Dicom, help="The listening port and the limits of associations.")
+    storage: Storage = setting(help="Where instances wait.")
+    ledger: Ledger = setting(factory=Ledger, help="The database of instances, jobs and events.")
+    log: Log = setting(factory=Log, help="What is logged, and how.")
+    submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
+        factory=dict, validator=_some_table, help="The ways to platforms, by name."
+    )
+    default_submitter: str | None = setting(
+        default=None, help="Submitter of the AE titles that name none; the only one is the default by itself."
+    )
+    ae_titles: Mapping[AeTitle, AeTitleConfig] = setting(
+        factory=dict, validator=_some_table, help="The called AE titles that are served."
+    )
+
+    @property
+    def ledger_url(self) -> str:
+        """The ledger as SQLAlchemy names it."""
+        return self.ledger.url or f"sqlite:///{self.storage.path / 'ledger.sqlite'}"
+
+    def submitter_for(self, ae_title: str) -> str:
+        """The name of the submitter that takes this AE title's jobs."""
+        named = self.ae_titles[ae_title].submitter or self.default_submitter
+        if named is not None:
+            return named
+        if len(self.submitters) != 1:
+            raise Refused(f"AE title '{ae_title}': submitter is missing, and there is no default-submitter")
+        return next(iter(self.submitters))
+
+    def unavailable(self, ae_title: str) -> str:
+        """Why this AE title cannot be served at present; "" when it can."""
+        own = self.ae_titles[ae_title].unavailable
+        name = self.submitter_for(ae_title)
+        theirs = self.submitters[name].unavailable
+        return own or (theirs and f"submitter '{name}' needs {theirs}")

@@ -1,0 +1,116 @@
+"""The rules for names and addresses in the configuration: each function returns the text as it is used, or raises
+ValueError with a message that goes on after the value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from attrs import frozen
+
+from dicom_adapter.config.suggest import nearest
+
+LONGEST_AE_TITLE = 16  # PS3.5 section 6.2, value representation AE
+UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9; some devices in use break the finer rules
+SUBMITTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it names a folder, a metric label, a ledger column
+WITHOUT_TEXT = {"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}  # value representations
+SQLITE = "sqlite:///"
+
+
+@frozen
+class Refined:
+    """In `Annotated[str, Refined(rule)]`: the text goes through `rule` as soon as it is known to be a text."""
+
+    rule: Callable[[str], str]
+
+
+@frozen
+class Undisclosed:
+    """In `Annotated[…]`: the value may carry a secret, so messages do not show it."""
+
+
+def ae_title(text: str) -> str:
+    """An application entity title without its padding (PS3.5 section 6.2)."""
+    title = text.strip(" ")
+    if not title:
+        raise ValueError("must not be empty; an AE title has 1 to 16 characters")
+    if len(title) > LONGEST_AE_TITLE:
+        raise ValueError(f"must have at most 16 characters as an AE title; it has {len(title)}")
+    wrong = sorted({c for c in title if not " " <= c <= "~" or c == "\\"})
+    if wrong:
+        raise ValueError(f"must not contain {', '.join(map(ascii, wrong))}; an AE title is printable ASCII without \\")
+    return title
+
+
+def uid(text: str) -> str:
+    """A DICOM unique identifier (PS3.5 section 9)."""
+    if not UID.fullmatch(text):
+        raise ValueError("must be a UID: 1 to 64 digits and dots, such as 1.2.840.10008.5.1.4.1.1.7")
+    return text
+
+
+def submitter_name(text: str) -> str:
+    """The <name> of a [submitters.<name>] table."""
+    if not SUBMITTER_NAME.fullmatch(text):
+        raise ValueError("must be a name of 1 to 64 letters, digits, '.', '_' and '-' that begins with no mark")
+    return text
+
+
+def keyword(text: str) -> str:
+    """The keyword of a DICOM data element whose value can be sent as text."""
+    from pydicom.datadict import dictionary_VR, keyword_dict
+
+    if not text or text not in keyword_dict:
+        raise ValueError(f"must be a DICOM keyword, such as StudyDate{nearest(text, filter(None, keyword_dict))}")
+    representation = dictionary_VR(keyword_dict[text])
+    if representation in WITHOUT_TEXT:
+        raise ValueError(f"must be the keyword of a text, number or date; {text} has VR {representation}")
+    return text
+
+
+def address(text: str) -> str:
+    """An IP address to listen on."""
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IP address, such as 0.0.0.0 (every interface) or 127.0.0.1") from None
+    return text
+
+
+def network(text: object) -> Network:
+    """An IP address, or a network in CIDR notation."""
+    if not isinstance(text, str):
+        raise TypeError('must be an IP address or a network, such as "10.0.0.7" or "10.0.0.0/24"')
+    try:
+        found = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError('must be an IP address or a network, such as "10.0.0.7" or "10.0.0.0/24"') from None
+    # ip_network forgets the bits that it cut off; a single address is a network of one and has none.
+    if ip_address(text.partition("/")[0]) != found.network_address:
+        raise ValueError(f"must have no host bits set; the network is {found}")
+    return found
+
+
+def ledger_url(folder: Path, text: str) -> str:
+    """The ledger's SQLAlchemy URL; a relative SQLite file lies in `folder`, wherever the service is started."""
+    scheme = text.partition(":")[0].partition("+")[0]
+    if scheme in {"postgresql", "postgres"}:
+        raise ValueError("must begin with sqlite:///; PostgreSQL is not supported by this version")
+    file = text.removeprefix(SQLITE)
+    if file == text or not file:
+        raise ValueError("must be sqlite:///<file>; leave it out for ledger.sqlite in the storage folder")
+    if file.startswith((":memory:", "file:")) or "?" in file:
+        raise ValueError("must name a plain file, because several processes open it")
+    return f"{SQLITE}{folder / file}"
+
+
+AeTitle: TypeAlias = Annotated[str, Refined(ae_title)]
+Uid: TypeAlias = Annotated[str, Refined(uid)]
+Keyword: TypeAlias = Annotated[str, Refined(keyword)]
+SubmitterName: TypeAlias = Annotated[str, Refined(submitter_name)]
+Address: TypeAlias = Annotated[str, Refined(address)]
+LedgerUrl: TypeAlias = Annotated[str, Undisclosed()]  # a URL may hold a password
+Network: TypeAlias = IPv4Network | IPv6Network

@@ -1,0 +1,122 @@
+"""The tables whose further keys belong to plugins: storage, submitters and AE titles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from attrs import frozen
+from cattrs import Converter
+
+from dicom_adapter.config import names
+from dicom_adapter.config.model import AeTitleConfig, Caller, Storage, SubmitterConfig
+from dicom_adapter.config.problems import Problem, ProblemKind
+from dicom_adapter.config.suggest import listed, nearest
+from dicom_adapter.config.tables import Reading, structure_class, takes, unknown_keys
+from dicom_adapter.hookspecs import Catalogue
+
+DEFAULT_PROCESSOR = "aetitle"
+DEFAULT_BACKEND = "local"
+
+
+@frozen
+class Choice:
+    """A plugin that a table names, if it is there."""
+
+    settings_type: type | None
+    reason: str = ""  # why it cannot be used
+
+
+def choose(kind: str, name: object, installed: Mapping[str, Any], broken: tuple[str, ...]) -> Choice:
+    """Find the plugin that a table names. A name that is not even a text is for the converter to refuse."""
+    if not isinstance(name, str):
+        return Choice(None)
+    if name in installed:
+        return Choice(installed[name].settings_type)
+    reason = f"{kind} '{name}', which is not installed{nearest(name, installed)} (installed: {listed(installed)})"
+    return Choice(None, "; could not be used: ".join([reason, *broken]))
+
+
+class Plugged:
+    """Structures the tables that name a plugin, by the settings class of that plugin."""
+
+    def __init__(self, catalogue: Catalogue, converter: Converter) -> None:
+        self._catalogue = catalogue
+        self._converter = converter
+        converter.register_structure_hook(Storage, self._storage)
+        converter.register_structure_hook(SubmitterConfig, self._submitter)
+        converter.register_structure_hook(AeTitleConfig, self._ae_title)
+        converter.register_structure_hook(Caller, partial(_caller, converter))
+
+    def problems(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+        """What names a plugin that is not there; from the document, to be told even if nothing else is right."""
+        backend = self._backend(_table(document, "storage")).reason
+        if backend:
+            yield Problem(where=("storage", "backend"), message=f"needs {backend}")
+        for name, table in _table(document, "submitters").items():
+            yield from _unavailable(("submitters", name), self._type(table))
+        for name, table in _table(document, "ae-titles").items():
+            yield from _unavailable(("ae-titles", name), self._processor(table))
+
+    def _backend(self, table: Any) -> Choice:
+        name = _entry(table, "backend", DEFAULT_BACKEND)
+        return choose("storage backend", name, self._catalogue.storage_backends, tuple(self._catalogue.broken))
+
+    def _type(self, table: Any) -> Choice:
+        return choose("submitter", _entry(table, "type"), self._catalogue.submitters, tuple(self._catalogue.broken))
+
+    def _processor(self, table: Any) -> Choice:
+        name = _entry(table, "processor", DEFAULT_PROCESSOR)
+        return choose("processor", name, self._catalogue.processors, tuple(self._catalogue.broken))
+
+    def _storage(self, table: Any, _: Any) -> Any:
+        return self._open_table(table, Storage, self._backend(table))
+
+    def _submitter(self, table: Any, _: Any) -> Any:
+        choice = self._type(table)
+        return self._open_table(table, SubmitterConfig, choice, unavailable=choice.reason)
+
+    def _open_table(self, table: Any, cls: type, choice: Choice, **derived: Any) -> Any:
+        """Keys that the core does not know are the plugin's; without the plugin nobody can tell whether they are."""
+        reading = Reading(self._converter, table, cls)
+        reading.arguments.update(derived)
+        if choice.settings_type is None:
+            return reading.build()
+        foreign = {key: value for key, value in table.items() if not takes(cls, key)}
+        settings = Reading(self._converter, foreign, choice.settings_type)
+        reading.errors += settings.errors + unknown_keys(table, cls, choice.settings_type)
+        if not settings.errors:
+            reading.arguments["settings"] = settings.build()
+        return reading.build()
+
+    def _ae_title(self, table: Any, cls: type) -> Any:
+        choice = self._processor(table)
+        if choice.settings_type and isinstance(table, dict):
+            table = {"settings": {}, **table}  # what must be set is missing too when the whole table is
+        reading = Reading(self._converter, table, cls, types={"settings": choice.settings_type or Any})
+        if choice.reason:
+            reading.arguments.update(settings=None, unavailable=choice.reason)
+        return reading.build(unknown_keys(table, cls))
+
+
+def _unavailable(where: tuple[str, ...], choice: Choice) -> Iterator[Problem]:
+    if choice.reason:
+        yield Problem(where=where, message=f"needs {choice.reason}", kind=ProblemKind.UNAVAILABLE)
+
+
+def _caller(converter: Converter, value: Any, cls: type) -> Any:
+    if isinstance(value, str):
+        return Caller(ae_title=names.ae_title(value))
+    if not isinstance(value, dict):
+        raise TypeError('must be an AE title or a table such as {ae-title = "PACS", host = "10.0.0.0/24"}')
+    return structure_class(converter, value, cls)
+
+
+def _table(document: Any, key: str) -> Mapping[str, Any]:
+    found = _entry(document, key, {})
+    return found if isinstance(found, dict) else {}
+
+
+def _entry(table: Any, key: str, default: Any = None) -> Any:
+    return table.get(key, default) if isinstance(table, dict) else None

@@ -1,0 +1,172 @@
+"""What is wrong with a configuration: where, what, by which rule. Secrets never show."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin
+
+import attrs
+from attrs import field, frozen
+from cattrs import BaseValidationError
+from cattrs.errors import AttributeValidationNote, IterableValidationNote
+
+from dicom_adapter.config.names import Undisclosed
+from dicom_adapter.settings import Secret
+
+SHOWN_CHARACTERS = 60  # of a value in a message: enough to find it in the file
+SUBJECTS = {"ae-titles": "AE title", "submitters": "submitter"}
+BARE_KEY = re.compile(r"[A-Za-z0-9_<>-]+")  # TOML's, and <name> for a key that is not there
+
+Where: TypeAlias = tuple[str | int, ...]
+Note: TypeAlias = AttributeValidationNote | IterableValidationNote
+ErrorT = TypeVar("ErrorT", bound=Exception)
+
+
+class ProblemKind(str, Enum):
+    """What follows from a problem."""
+
+    INVALID = "invalid"  # nothing can start
+    UNAVAILABLE = "unavailable"  # what depends on it is refused, everything else can start
+
+
+@frozen(kw_only=True)
+class Problem:
+    """One thing that is wrong. As text: subject, value, rule, next step."""
+
+    where: Where = ()  # keys and 0-based list indices, from the top of the file
+    message: str  # goes on after the value
+    value: str = ""  # as it is shown; "" when it is not there or must not be shown
+    kind: ProblemKind = field(default=ProblemKind.INVALID)
+
+    @property
+    def path(self) -> str:
+        """The place in the file, such as `ae-titles.LUNG.allowed-callers[1].host`."""
+        return _dotted(self.where)
+
+    def __str__(self) -> str:
+        subject, rest = _subject(self.where)
+        value = f" = {self.value}," if self.value else ""
+        return f"{subject}{rest}{value} {self.message}".strip()
+
+
+@frozen
+class Fault:
+    """An error of the converter with its place."""
+
+    where: Where
+    message: str
+    undisclosed: bool  # the value may carry a secret
+
+    def problem(self, document: Mapping[str, Any]) -> Problem:
+        value = "" if self.undisclosed else shown(_value_at(document, self.where))
+        return Problem(where=self.where, message=self.message, value=value)
+
+
+def faults(error: Exception, where: Where = (), *, hidden: bool = False) -> Iterator[Fault]:
+    """Flatten the converter's groups."""
+    note = _note(error)
+    if note is not None:
+        where = (*where, note.name if isinstance(note, AttributeValidationNote) else note.index)
+        hidden = hidden or undisclosed(note.type)
+    if isinstance(error, BaseValidationError):
+        for part in error.exceptions:
+            yield from faults(part, where, hidden=hidden)
+    else:
+        yield Fault(where, message(error), hidden or (note is not None and _is_table(note.type)))
+
+
+def noted(error: ErrorT, note: Note) -> ErrorT:
+    """Attach a cattrs note; BaseException.add_note came with Python 3.11."""
+    vars(error).setdefault("__notes__", []).append(note)
+    return error
+
+
+def _note(error: Exception) -> Note | None:
+    notes = [
+        n for n in getattr(error, "__notes__", ()) if isinstance(n, (AttributeValidationNote, IterableValidationNote))
+    ]
+    return notes[-1] if notes else None
+
+
+def message(error: Exception) -> str:
+    """What an error says; attrs' own validators put more than the message into their errors."""
+    if len(error.args) > 1 and isinstance(error.args[1], attrs.Attribute):
+        return str(error.args[0])
+    return str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
+
+
+def undisclosed(type_: Any) -> bool:
+    """Whether values of this type, or their parts, may carry a secret."""
+    if isinstance(type_, type) and issubclass(type_, Secret):
+        return True
+    if get_origin(type_) is Annotated and any(isinstance(note, Undisclosed) for note in get_args(type_)):
+        return True
+    return any(undisclosed(argument) for argument in get_args(type_))
+
+
+def _is_table(type_: Any) -> bool:
+    """Whether a table belongs here: what stands in its place may be the secret that belongs into it."""
+    return attrs.has(type_) or any(_is_table(argument) for argument in get_args(type_))
+
+
+def masked(text: str, value: Any) -> str:
+    """The text without the secrets that `value` holds."""
+    for secret in sorted(set(_secrets(value)), key=len, reverse=True):
+        text = text.replace(str(secret), "…")
+    return text
+
+
+def _secrets(value: Any) -> Iterator[Secret]:
+    if isinstance(value, Secret) and value:
+        yield value
+    elif attrs.has(type(value)):
+        for attribute in attrs.fields(type(value)):
+            yield from _secrets(getattr(value, attribute.name))
+    elif isinstance(value, (Mapping, Sequence, set, frozenset)) and not isinstance(value, (str, bytes)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _secrets(part)
+
+
+def shown(value: Any) -> str:
+    """A value for a message. Tables are not shown: they are long, and may hold a secret in an unexpected place."""
+    if value is None or isinstance(value, dict) or (isinstance(value, list) and not all(map(shown, value))):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        return "a very large number"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _value_at(document: Any, where: Where) -> Any:
+    for step in where:
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return document
+
+
+def _subject(where: Where) -> tuple[str, str]:
+    if len(where) >= 2 and where[0] in SUBJECTS:
+        rest = _dotted(where[2:])
+        return f"{SUBJECTS[str(where[0])]} {_cut(repr(where[1]))}:", f" {rest}" if rest else ""
+    return "", _dotted(where)
+
+
+def _dotted(where: Where) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in where)
+    return "".join(steps).removeprefix(".")
+
+
+def _key(step: str) -> str:
+    return step if BARE_KEY.fullmatch(step) else _cut(json.dumps(step))

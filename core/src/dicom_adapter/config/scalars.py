@@ -1,0 +1,154 @@
+"""Single values from TOML: each type takes what says exactly that, and nothing is guessed or converted on the way.
+
+Messages go on after the value, such as "must be a whole number".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dicom_adapter.config.suggest import nearest
+from dicom_adapter.settings import ByteSize, Secret
+
+LARGEST = 2**63 - 1  # TOML promises integers of 64 bits; databases and operating systems take no more
+BYTES = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) *([kKMGTP]i?)?B?", re.ASCII)
+POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+
+
+def boolean(value: Any) -> bool:
+    """Only true and false."""
+    if type(value) is not bool:
+        raise TypeError("must be true or false, without quotes")
+    return value
+
+
+def whole_number(value: Any) -> int:
+    """Only integers, as far as 64 bits reach."""
+    if type(value) is not int:
+        raise TypeError("must be a whole number, without quotes")
+    if not -LARGEST - 1 <= value <= LARGEST:
+        raise ValueError("must be a whole number of at most 64 bits")
+    return value
+
+
+def number(value: Any) -> float:
+    """Integers and finite floats."""
+    if type(value) is not float:
+        if type(value) is not int:
+            raise TypeError("must be a number, without quotes")
+        return float(whole_number(value))
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+def text(value: Any) -> str:
+    """Only texts."""
+    if type(value) is not str:
+        raise TypeError("must be a text in quotes")
+    return value
+
+
+def byte_size(value: Any) -> ByteSize:
+    """A number of bytes, or a text with a unit."""
+    if type(value) is not str:
+        if type(value) is not int:
+            raise TypeError('must be a number of bytes or a text such as "5 GB" or "512 MiB"')
+        return ByteSize(whole_number(value))
+    found = BYTES.fullmatch(value.strip())
+    if not found:
+        raise ValueError('must be a size such as "5 GB" or "512 MiB"')
+    digits, unit = found[1], found[2] or ""
+    factor = (1024 if unit.endswith("i") else 1000) ** POWERS.get(unit[:1], 0)
+    return ByteSize(whole_number(int(Decimal(digits) * factor)))
+
+
+def file_path(folder: Path, value: Any) -> Path:
+    """A path; a relative one starts at `folder`, and `~` is the home of the user that the service runs as."""
+    written = text(value)
+    if not written or "\0" in written:
+        raise ValueError("must be a path")
+    try:
+        return folder / Path(written).expanduser()
+    except RuntimeError as error:
+        raise ValueError("must begin with an existing user's home, or without '~'") from error
+
+
+def secret(folder: Path, environ: Mapping[str, str], value: Any) -> Secret:
+    """A secret from where it is kept: {env = "NAME"} or {file = "path"}."""
+    if isinstance(value, str):
+        raise TypeError('must not stand in this file: name its source, {env = "NAME"} or {file = "path"}')
+    if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"env", "file"}:
+        raise TypeError('must be {env = "NAME"} or {file = "path"}')
+    source, where = next(iter(value.items()))
+    if not isinstance(where, str) or not where:
+        raise TypeError(f"must be a table whose {source} is a text in quotes")
+    found = _from_environment(environ, where) if source == "env" else _from_file(file_path(folder, where))
+    if not found:
+        raise ValueError(f"must not be empty, as {source} {where!r} is")
+    return Secret(found)
+
+
+def _from_environment(environ: Mapping[str, str], name: str) -> str:
+    if name not in environ:
+        raise ValueError(f"must come from the environment variable {name!r}, which is not set")
+    return environ[name]
+
+
+def _from_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"must come from the file {str(path)!r}, which is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"must come from the file {str(path)!r}: {error.strerror}") from error
+
+
+def one_of(value: Any, allowed: Mapping[Any, Any]) -> Any:
+    """What `allowed` has for the value; 1 is neither true nor 1.0."""
+    for candidate, result in allowed.items():
+        if type(candidate) is type(value) and candidate == value:
+            return result
+    names = [str(candidate) for candidate in allowed]
+    raise ValueError(f"must be one of {', '.join(names)}{nearest(value, names)}")
+
+
+def choice(value: Any, type_: type[Enum]) -> Any:
+    """A member of an enumeration, by its value."""
+    return one_of(value, {member.value: member for member in type_})
+
+
+def literal(value: Any, type_: Any) -> Any:
+    """One of the values of a `Literal`."""
+    return one_of(value, {allowed: allowed for allowed in get_args(type_)})
+
+
+PLAIN: dict[type, Callable[[Any], Any]] = {
+    bool: boolean,
+    int: whole_number,
+    float: number,
+    str: text,
+    ByteSize: byte_size,
+}
+
+
+def scalar(value: Any, type_: type[Any]) -> Any:
+    """A bool, int, float, str, ByteSize or Enum; of a plugin's own sub-class of one, an instance made from it."""
+    if issubclass(type_, Enum):
+        return choice(value, type_)
+    if type_ in PLAIN:
+        return PLAIN[type_](value)
+    for base in type_.__mro__:
+        if base in PLAIN:
+            return type_(PLAIN[base](value))
+    raise TypeError(f"cannot be read: TOML has no {type_.__name__}")
+
+
+def is_literal(type_: Any) -> bool:
+    return getattr(type_, "__origin__", None) is Literal

@@ -1,0 +1,178 @@
+"""One TOML table becomes one attrs class: `kebab-case` keys are its `snake_case` fields, a field with a prefix takes
+every key that begins with it, and all that is wrong with the table is said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated, Any, TypeAlias, get_args
+
+import attrs
+from cattrs import BaseValidationError, ClassValidationError, Converter
+from cattrs.errors import AttributeValidationNote
+
+from dicom_adapter.config.names import Undisclosed
+from dicom_adapter.config.problems import masked, message, noted, undisclosed
+from dicom_adapter.config.suggest import listed, nearest
+from dicom_adapter.settings import HELP, PREFIX
+
+DERIVED = "dicom_adapter.derived"  # metadata of a field that no key sets
+
+Field: TypeAlias = "attrs.Attribute[Any]"
+Unknown: TypeAlias = Annotated[Any, Undisclosed()]  # a misspelt key may hold a password
+
+
+def structure_class(converter: Converter, table: Any, cls: Any) -> Any:
+    """Make `cls` of `table`, or raise cattrs' ClassValidationError with everything that is wrong."""
+    reading = Reading(converter, table, cls)
+    return reading.build(unknown_keys(table, cls))
+
+
+def unknown_keys(table: Mapping[str, Any], *classes: type) -> list[Exception]:
+    """An error for each key that is none of the classes' own."""
+    known = [key for cls in classes for key in keys(cls)]
+    errors: list[Exception] = []
+    for key in table:
+        if not any(takes(cls, key) for cls in classes):
+            wrong = ValueError(f"is not a known key{nearest(key, known)} (known: {listed(known)})")
+            errors.append(_at(key, Unknown, wrong))
+    return errors
+
+
+def keys(cls: type) -> list[str]:
+    """The keys of the table that becomes `cls`, for messages and documentation."""
+    return [key_of(field) for field in settable(cls)]
+
+
+def takes(cls: type, key: str) -> bool:
+    """Whether `key` sets a field of `cls`."""
+    return any(_belongs(field, key) for field in settable(cls))
+
+
+def settable(cls: Any) -> list[Field]:
+    """The fields that keys set, with their types resolved."""
+    return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init and not f.metadata.get(DERIVED)]
+
+
+def key_of(field: Field) -> str:
+    """The key that sets a field, or the pattern of its keys."""
+    prefix = field.metadata.get(PREFIX)
+    return f"{prefix}<name>" if prefix else field.name.strip("_").replace("_", "-")
+
+
+def _belongs(field: Field, key: str) -> bool:
+    prefix = field.metadata.get(PREFIX)
+    return key.startswith(prefix) and key != prefix if prefix else key == key_of(field)
+
+
+class Reading:
+    """One table on its way: the arguments for the class so far, and the errors so far."""
+
+    def __init__(self, converter: Converter, table: Any, cls: type, *, types: Mapping[str, Any] | None = None) -> None:
+        """`types` says what fields are when their class cannot."""
+        if not isinstance(table, dict):
+            raise TypeError("must be a table")
+        self.cls = cls
+        self.arguments: dict[str, Any] = {}
+        self.errors: list[Exception] = []
+        self._converter = converter
+        self._table = table
+        self._types = types or {}
+        for field in settable(cls):
+            self._read(field)
+
+    def build(self, more_errors: list[Exception] | None = None) -> Any:
+        """The instance; or a group of all errors."""
+        errors = self.errors + (more_errors or [])
+        if errors:
+            raise ClassValidationError(f"{self.cls.__name__} is not valid", errors, self.cls)
+        try:
+            return self.cls(**self.arguments)
+        except Exception as error:  # noqa: BLE001 - a plugin's own class may raise anything
+            wrong = ValueError(f"is not valid: {masked(message(error), self.arguments)}")
+        raise ClassValidationError(f"{self.cls.__name__} is not valid", [wrong], self.cls)
+
+    def _read(self, field: Field) -> None:
+        prefix = field.metadata.get(PREFIX)
+        taken = {key for key in self._table if _belongs(field, key) and not (prefix and self._has_field(key))}
+        if not taken:
+            self._absent(field)
+        elif prefix:
+            self._collect(field, prefix)
+        else:
+            self._given(field)
+
+    def _has_field(self, key: str) -> bool:
+        return any(key == key_of(field) for field in settable(self.cls))
+
+    def _given(self, field: Field) -> None:
+        key = key_of(field)
+        type_ = self._types.get(field.name, field.type or Any)
+        with self._noting(key, type_, _default_clause(field, type_)):
+            value = self._converter.structure(self._table[key], type_)
+            _validate(field, value)
+            self._set(field, value)
+
+    def _collect(self, field: Field, prefix: str) -> None:
+        """The validator sees all together, so it runs only when each is fine."""
+        type_: Any = (get_args(field.type) or (str, Any))[1]
+        errors_before = len(self.errors)
+        collected: dict[str, Any] = {}
+        for key, value in self._table.items():
+            if _belongs(field, key) and not self._has_field(key):
+                with self._noting(key, type_):
+                    collected[key.removeprefix(prefix)] = self._converter.structure(value, type_)
+        if len(self.errors) == errors_before:
+            with self._noting(key_of(field), type_):
+                _validate(field, collected)
+                self._set(field, collected)
+
+    def _absent(self, field: Field) -> None:
+        """Defaults are checked too: a list that may be left out by its type may still have to be there."""
+        explanation = field.metadata.get(HELP, "").rstrip(".")
+        with self._noting(key_of(field), field.type, f" ({explanation})" if explanation else ""):
+            if field.default is attrs.NOTHING:
+                raise ValueError("must be there at least once" if field.metadata.get(PREFIX) else "is missing")
+            default: Any = field.default
+            if not isinstance(default, attrs.Factory):  # type: ignore[arg-type] # it is a class at run time
+                _validate(field, default)
+            elif not default.takes_self:
+                _validate(field, default.factory())
+
+    def _set(self, field: Field, value: Any) -> None:
+        self.arguments[field.alias or field.name] = value
+
+    @contextmanager
+    def _noting(self, key: str, type_: Any, clause: str = "") -> Iterator[None]:
+        try:
+            yield
+        except BaseValidationError as group:
+            self.errors.append(_at(key, type_, group))
+        except Exception as error:  # noqa: BLE001 - a plugin's own types and validators may raise anything
+            self.errors.append(_at(key, type_, ValueError(f"{message(error)}{clause}")))
+
+
+def _at(key: str, type_: Any, error: Exception) -> Exception:
+    return noted(error, AttributeValidationNote(f"at {key}", key, type_))
+
+
+def _validate(field: Field, value: Any) -> None:
+    """Run the field's validator as `setting` promises: without an instance."""
+    if field.validator is None or field.converter is not None:  # what attrs converts, attrs checks on construction
+        return
+    try:
+        field.validator(None, field, value)
+    except AttributeError:
+        return  # a validator that needs the instance: it runs on construction
+    except Exception as error:  # noqa: BLE001 - a plugin's own validator may raise anything
+        raise ValueError(masked(message(error), value)) from None
+
+
+def _default_clause(field: Field, type_: Any) -> str:
+    default = field.default.value if isinstance(field.default, Enum) else field.default
+    if isinstance(default, bool):
+        return f" (the default is {str(default).lower()})"
+    if undisclosed(type_) or not isinstance(default, (int, float, str)) or default == "":
+        return ""
+    return f" (the default is {default:g})" if isinstance(default, float) else f" (the default is {default})"

@@ -1,0 +1,4 @@
+"""The way of an instance, step by step: association, store, notify, process, submit, reclaim.
+
+The steps do not import each other. `receiver` connects the first two, `host` the others.
+"""

@@ -1,0 +1,92 @@
+"""Step 1: is this association wanted?
+
+A pure decision. Rejections carry the result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21) that fit best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from ipaddress import ip_address
+
+from attrs import frozen
+
+from dicom_adapter.config.model import AeTitleConfig, Config, Storage
+from dicom_adapter.model import Capacity
+
+
+class Rejection(Enum):
+    """Result, source, reason/diagnostic."""
+
+    CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
+    CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
+    TEMPORARY_CONGESTION = (2, 3, 1)
+    LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
+
+
+@frozen(kw_only=True)
+class AssociationRequest:
+    """Who wants to associate with whom; AE titles without padding."""
+
+    called_ae_title: str
+    calling_ae_title: str
+    peer_address: str
+
+
+@frozen(kw_only=True)
+class Load:
+    """What the adapter is busy with at the moment."""
+
+    associations: int  # open ones, this one not counted
+    capacity: Capacity | None  # of the storage backend
+    stopped: Mapping[str, str]  # AE titles that take nothing, with the reasons
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """Accepted when there is no rejection."""
+
+    rejection: Rejection | None = None
+    why: str = ""
+
+
+def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
+    """Accept or reject; what would never work is told first, what may work later after that."""
+    ae_title = config.ae_titles.get(request.called_ae_title)
+    if ae_title is None:
+        return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, "the called AE title is not configured")
+    if not _is_allowed(request, ae_title):
+        return _reject(Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED, "the caller is not among allowed-callers")
+    stopped = config.unavailable(request.called_ae_title) or load.stopped.get(request.called_ae_title)
+    if stopped:
+        return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
+    if load.associations >= config.dicom.max_associations:
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
+    full = storage_full(load.capacity, config.storage)
+    return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else Verdict()
+
+
+def storage_full(capacity: Capacity | None, storage: Storage) -> str:
+    """Why nothing more is to be stored at present; "" when there is room."""
+    if capacity is None:
+        return ""
+    used = 100 * (1 - capacity.free_bytes / capacity.total_bytes) if capacity.total_bytes else 100.0
+    if used >= storage.watermark_percent and storage.watermark_percent < 100:
+        return f"storage is {used:.0f} % full, watermark-percent = {storage.watermark_percent}"
+    if capacity.free_bytes < storage.reserve:
+        return f"storage has {capacity.free_bytes} bytes left, reserve = {storage.reserve}"
+    return ""
+
+
+def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
+    if ae_title.allowed_callers is None:
+        return True
+    address = ip_address(request.peer_address)
+    return any(
+        caller.ae_title in (None, request.calling_ae_title) and (caller.host is None or address in caller.host)
+        for caller in ae_title.allowed_callers
+    )
+
+
+def _reject(rejection: Rejection, why: str) -> Verdict:
+    return Verdict(rejection=rejection, why=why)

@@ -1,0 +1,289 @@
+"""Step 4: the lane of an AE title gives its instances and timers to its processor, turn by turn.
+
+One lane has one processor and one thread at a time. What a turn asked for is committed when it returns. When it raises,
+the processor is thrown away, another is built, and everything that is still pending is delivered again: a processor's
+memory is a cache of the ledger.
+
+A turn happens at a time of its own: an instance's `received_at`, a timer's `when`. Turns that have to be made up for,
+after a restart, are taken in the order of those times, so that they decide as they would have decided then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import structlog
+from attrs import field, frozen
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.clock import Clock
+from dicom_adapter.errors import Unprocessable, describe_failure
+from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings
+from dicom_adapter.ledger import Ledger, events, instances
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.model import InstanceStorageInfo, Waiting
+from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.storage import StorageBackend
+
+log = structlog.get_logger("dicom_adapter.process")
+
+BATCH = 1000  # instances that a lane reads ahead: bounds its memory, whatever is pending
+TRIES_FOR_ONE_INSTANCE = 3  # turns in a row that one instance may spoil before it is quarantined
+FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
+FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
+SHOWN_GROUPS = 50  # of what a processor holds back, for operators
+
+
+@frozen(kw_only=True)
+class Failure:
+    """The last of a row of failed turns."""
+
+    count: int
+    instance_id: int | None  # that was being handled; None for a timer
+    same_instance: int  # how often in a row it was this instance
+    reason: str = field(repr=False)
+
+
+class Lane:
+    """Passive: `step` takes one turn if there is one. A thread, or a test, calls it."""
+
+    def __init__(
+        self,
+        settings: LaneSettings,
+        ledger: Ledger,
+        storage: StorageBackend[Any],
+        clock: Clock,
+        on_commit: Callable[[Committed], None],
+    ) -> None:
+        self.ae_title = settings.ae_title
+        self.state = LaneState.RUNNING
+        self.reason = ""
+        self.since = clock.now()
+        self.turns = 0  # taken so far
+        self._settings = settings
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._on_commit = on_commit
+        self._failure: Failure | None = None
+        self._paused_until: datetime | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Back to the beginning: no processor, nothing seen."""
+        self._processor: JobProcessorBase[Any] | None = None
+        self._context: Context | None = None
+        self._inbox: deque[InstanceStorageInfo] = deque()
+        self._seen = 0
+        self._read_at: datetime | None = None
+        self.has_news = True
+
+    # --- what to do next --------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Take the next turn if it is time for one; tell whether there was one."""
+        if self.state is LaneState.STOPPED or self._is_paused():
+            return False
+        context = self._context or self._build()
+        if context is None:
+            return True
+        self._refill(context)
+        alarm = context.timers.first()
+        due = alarm is not None and alarm.when <= self._clock.now()
+        if self._inbox and not (due and alarm is not None and alarm.when < self._inbox[0].received_at):
+            self._deliver(context, self._inbox.popleft())
+            return True
+        if due:
+            self._ring(context, context.timers.pop())
+        return due
+
+    def next_turn_at(self) -> datetime | None:
+        """When `step` should be called again if nothing arrives; None: only then."""
+        if self.state is LaneState.STOPPED:
+            return None
+        if self._paused_until is not None:
+            return self._paused_until
+        if self._context is None or self._inbox or self.has_news:
+            return self._clock.now()
+        alarm = self._context.timers.first()
+        return None if alarm is None else alarm.when
+
+    def _is_paused(self) -> bool:
+        if self._paused_until is not None and self._paused_until <= self._clock.now():
+            self._paused_until = None
+        return self._paused_until is not None
+
+    def _refill(self, context: Context) -> None:
+        """Read what has arrived. Before a timer rings too: what came before its time has to be delivered first."""
+        alarm = context.timers.first()
+        must_look = alarm is not None and (self._read_at is None or self._read_at < alarm.when <= self._clock.now())
+        if self._inbox or not (self.has_news or must_look):
+            return
+        self.has_news = False
+        self._read_at = self._clock.now()
+        with self._ledger.read() as transaction:
+            self._inbox.extend(instances.pending_after(transaction, self._seen, BATCH, self.ae_title))
+        if self._inbox:
+            self._seen = self._inbox[-1].instance_id
+        self.has_news = self.has_news or len(self._inbox) == BATCH
+
+    # --- turns ------------------------------------------------------------------------------------------------------
+
+    def _build(self) -> Context | None:
+        settings = self._settings
+        context = Context(settings, self._storage)
+        try:
+            processor = settings.processor(settings.settings, context)
+            self._processor = processor
+            processor.open()
+        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+            self._failed(failure, None)
+            return None
+        self._context = context
+        return context
+
+    def _deliver(self, context: Context, instance: InstanceStorageInfo) -> None:
+        assert self._processor is not None  # built together with the context
+        handle = self._processor.handle_instance
+        try:
+            self._take_turn(context, instance.received_at, lambda: handle(instance))
+        except Unprocessable as refusal:
+            self._quarantine(instance, str(refusal))
+        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+            self._failed(failure, instance)
+        else:
+            self._progressed(instance.instance_id)
+
+    def _ring(self, context: Context, alarm: Alarm) -> None:
+        assert alarm.callback is not None  # `first` skips cancelled ones
+        try:
+            self._take_turn(context, alarm.when, alarm.callback)
+        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+            self._failed(failure, None)
+        else:
+            self._progressed(None)
+
+    def _take_turn(self, context: Context, now: datetime, call: Callable[[], None]) -> None:
+        """Call the processor, then commit what it asked for."""
+        self.turns += 1
+        turn = context.begin(now)
+        try:
+            call()
+        finally:
+            context.end()
+        if turn.submissions or turn.removed:
+            with self._ledger.write() as transaction:
+                committed = turn.commit(transaction)
+            self._on_commit(committed)
+
+    # --- what goes wrong --------------------------------------------------------------------------------------------
+
+    def _progressed(self, instance_id: int | None) -> None:
+        """A failure is past when the turn that it happened in has succeeded."""
+        failure = self._failure
+        if failure is not None and _is_past(failure.instance_id, instance_id):
+            self._failure = None
+
+    def _failed(self, error: Exception, instance: InstanceStorageInfo | None) -> None:
+        """Throw the processor away and begin again after a pause; give up on the instance, or on the lane, in time."""
+        self._close_processor()
+        self._forget()
+        if isinstance(error, SQLAlchemyError):  # the ledger's fault, not the processor's: wait for it
+            self._pause(FIRST_PAUSE)
+            log.error("turn_not_committed", ae_title=self.ae_title, error=type(error).__name__)
+            return
+        self._failure = failure = _next_failure(self._failure, error, instance)
+        log.error("processor_failed", ae_title=self.ae_title, failures=failure.count, error=failure.reason)
+        if instance is not None and failure.same_instance >= TRIES_FOR_ONE_INSTANCE:
+            self._failure = None
+            self._quarantine(instance, f"the processor failed on it {failure.same_instance} times: {failure.reason}")
+        elif failure.count >= FAILURES_TO_STOP:
+            self._stop(f"its processor failed {failure.count} times in a row: {failure.reason}")
+        else:
+            self._pause(FIRST_PAUSE * 2 ** (failure.count - 1))
+
+    def _pause(self, pause: timedelta) -> None:
+        self._paused_until = self._clock.now() + pause
+
+    def _stop(self, reason: str) -> None:
+        self.state = LaneState.STOPPED
+        self.reason = reason
+        self.since = self._clock.now()
+        log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
+
+    def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
+        event = Event(
+            at=self._clock.now(),
+            event="instance_quarantined",
+            ae_title=self.ae_title,
+            association_id=instance.association_id,
+            instance_id=instance.instance_id,
+            detail={"reason": reason},
+        )
+        try:
+            with self._ledger.write() as transaction:
+                instances.quarantine(transaction, instance.instance_id, reason)
+                events.record(transaction, [event])
+        except SQLAlchemyError as failure:
+            self._failed(failure, instance)
+            return
+        log.warning("instance_quarantined", ae_title=self.ae_title, instance_id=instance.instance_id, reason=reason)
+
+    # --- for operators ----------------------------------------------------------------------------------------------
+
+    def describe(self) -> LaneReport:
+        """The lane as receivers and operators see it."""
+        waiting = self._waiting()
+        first = sorted(waiting, key=lambda group: (group.until is None, group.until or self.since))
+        return LaneReport(
+            ae_title=self.ae_title,
+            state=self.state,
+            reason=self.reason,
+            since=self.since,
+            waiting=tuple(islice(first, SHOWN_GROUPS)),
+            groups=len(waiting),
+        )
+
+    def _waiting(self) -> list[Waiting]:
+        try:
+            return list(self._processor.waiting()) if self._context and self._processor else []
+        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; this is for show only
+            log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
+            return []
+
+    def close(self) -> None:
+        """Close the processor; nothing is lost, the ledger has it all."""
+        self._close_processor()
+        self._forget()
+
+    def _close_processor(self) -> None:
+        if self._processor is None:
+            return
+        try:
+            self._processor.close()
+        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+            log.warning("processor_close_failed", ae_title=self.ae_title, error=describe_failure(failure))
+
+
+def _is_past(failed: int | None, succeeded: int | None) -> bool:
+    """Whether a turn that succeeded is the one that failed, or comes after it; a timer's turn has no number."""
+    if failed is None or succeeded is None:
+        return failed is succeeded
+    return succeeded >= failed
+
+
+def _next_failure(last: Failure | None, error: Exception, instance: InstanceStorageInfo | None) -> Failure:
+    number = None if instance is None else instance.instance_id
+    again = last is not None and number is not None and last.instance_id == number
+    return Failure(
+        count=1 if last is None else last.count + 1,
+        instance_id=number,
+        same_instance=last.same_instance + 1 if again and last else 1,
+        reason=describe_failure(error),
+    )

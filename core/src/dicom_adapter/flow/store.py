@@ -1,0 +1,203 @@
+"""Step 2: keep the data set as it came, then write its row; only then may C-STORE answer success.
+
+Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from enum import IntEnum
+
+import structlog
+from attrs import evolve, frozen
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.clock import Clock
+from dicom_adapter.config.model import AeTitleConfig, Config
+from dicom_adapter.errors import Refused, StorageFull
+from dicom_adapter.ledger import Ledger, Transaction, instances
+from dicom_adapter.ledger.instances import UNNUMBERED
+from dicom_adapter.model import InstanceStorageInfo
+from dicom_adapter.part10 import Identity, Mismatch, Unreadable, file_header, identify
+from dicom_adapter.storage import InstanceWriter, StorageBackend
+
+log = structlog.get_logger("dicom_adapter.store")
+
+
+class Status(IntEnum):
+    """C-STORE response statuses (PS3.4 table B.2-1, PS3.7 annex C)."""
+
+    SUCCESS = 0x0000
+    PROCESSING_FAILURE = 0x0110
+    DUPLICATE_SOP_INSTANCE = 0x0111
+    OUT_OF_RESOURCES = 0xA700
+    DATA_SET_DOES_NOT_MATCH = 0xA900
+    CANNOT_UNDERSTAND = 0xC000
+
+
+@frozen(kw_only=True)
+class Received:
+    """One C-STORE request with its data set."""
+
+    ae_title: str  # called
+    calling_ae_title: str
+    peer_address: str
+    association_id: str
+    sop_class_uid: str  # Affected SOP Class UID
+    sop_instance_uid: str  # Affected SOP Instance UID
+    transfer_syntax_uid: str
+    data_set: bytes
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What C-STORE answers, and why."""
+
+    status: Status
+    why: str = ""
+    instance: InstanceStorageInfo | None = None  # when it was kept
+
+
+class DuplicateInstance(Refused):
+    """A different data set of the same SOP instance is pending, and is not to be overwritten."""
+
+
+class Store:
+    """Used from many threads at once."""
+
+    def __init__(self, config: Config, storage: StorageBackend[object], ledger: Ledger, clock: Clock) -> None:
+        self._config = config
+        self._storage = storage
+        self._ledger = ledger
+        self._clock = clock
+
+    def store(self, received: Received) -> Answer:
+        """Keep what was received; returns when it is durable, or when it is certain that it was not kept."""
+        ae_title = self._config.ae_titles[received.ae_title]
+        if received.sop_class_uid in ae_title.ignored_sop_classes:
+            return Answer(status=Status.SUCCESS, why="its SOP class is among ignored-sop-classes")
+        try:
+            return self._keep(received, ae_title, _identify(received))
+        except Mismatch as refusal:
+            return Answer(status=Status.DATA_SET_DOES_NOT_MATCH, why=str(refusal))
+        except Unreadable as refusal:
+            return Answer(status=Status.CANNOT_UNDERSTAND, why=str(refusal))
+        except DuplicateInstance as refusal:
+            return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=str(refusal))
+        except (StorageFull, OSError, SQLAlchemyError) as failure:
+            return _failure(failure)
+
+    def _keep(self, received: Received, ae_title: AeTitleConfig, identity: Identity) -> Answer:
+        header = file_header(
+            identity.sop_class_uid,
+            identity.sop_instance_uid,
+            received.transfer_syntax_uid,
+            received.calling_ae_title,
+        )
+        writer = self._storage.writer()
+        try:
+            key = _write(writer, header, received.data_set)
+            self._storage.sync([key])
+        except BaseException:
+            writer.discard()
+            raise
+        instance = self._describe(received, identity, key, len(header) + len(received.data_set))
+        return self._enter(instance, ae_title)
+
+    def _enter(self, instance: InstanceStorageInfo, ae_title: AeTitleConfig) -> Answer:
+        """Write the row; without it the stored object has never been."""
+        try:
+            with self._ledger.write() as transaction:
+                # Stamped while holding the right to write, so that the order of rows is the order of these times.
+                instance = evolve(instance, received_at=self._clock.now())
+                entered = _insert(transaction, instance, ae_title)
+        except DuplicateInstance:
+            self._storage.delete([instance.storage_key])
+            raise
+        except SQLAlchemyError:
+            self._delete_without_row(instance)
+            raise
+        if entered is None:
+            self._storage.delete([instance.storage_key])
+            return Answer(status=Status.SUCCESS, why="the same data set is pending already")
+        return Answer(status=Status.SUCCESS, instance=entered)
+
+    def _delete_without_row(self, instance: InstanceStorageInfo) -> None:
+        """After a failed commit. A row that came about all the same must keep its stored object."""
+        try:
+            with self._ledger.read() as transaction:
+                pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
+        except SQLAlchemyError as failure:
+            log.warning("stored_object_left", storage_key=instance.storage_key, error=type(failure).__name__)
+            return
+        if pending is None or pending.storage_key != instance.storage_key:
+            self._storage.delete([instance.storage_key])
+
+    def _describe(self, received: Received, identity: Identity, key: str, size: int) -> InstanceStorageInfo:
+        return InstanceStorageInfo(
+            instance_id=UNNUMBERED,
+            ae_title=received.ae_title,
+            calling_ae_title=received.calling_ae_title,
+            peer_address=received.peer_address,
+            association_id=received.association_id,
+            sop_class_uid=identity.sop_class_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
+            transfer_syntax_uid=received.transfer_syntax_uid,
+            patient_id=identity.patient_id,
+            issuer_of_patient_id=identity.issuer_of_patient_id,
+            received_at=self._clock.now(),
+            storage_key=key,
+            size_bytes=size,
+            checksum=zlib.crc32(received.data_set),
+        )
+
+
+def _identify(received: Received) -> Identity:
+    identity = identify(received.data_set, received.transfer_syntax_uid)
+    if identity.sop_instance_uid != received.sop_instance_uid:
+        raise Mismatch("the data set's SOP Instance UID is not the request's Affected SOP Instance UID")
+    if identity.sop_class_uid != received.sop_class_uid:
+        raise Mismatch("the data set's SOP Class UID is not the request's Affected SOP Class UID")
+    return identity
+
+
+def _write(writer: InstanceWriter, *pieces: bytes) -> str:
+    for piece in pieces:
+        writer.write(piece)
+    return writer.finish()
+
+
+def _insert(
+    transaction: Transaction, instance: InstanceStorageInfo, ae_title: AeTitleConfig
+) -> InstanceStorageInfo | None:
+    """The numbered instance, or None when the very same data set is pending already."""
+    pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
+    if pending is None:
+        return instances.insert(transaction, instance)
+    if ae_title.overwrite_same_instance:
+        return instances.replace(transaction, pending, instance)
+    if _is_same(pending, instance):
+        return None
+    raise DuplicateInstance(
+        "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
+    )
+
+
+def _is_same(one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
+    return (one.checksum, one.size_bytes, one.transfer_syntax_uid) == (
+        other.checksum,
+        other.size_bytes,
+        other.transfer_syntax_uid,
+    )
+
+
+def _failure(failure: Exception) -> Answer:
+    """Out of resources when that is the cause, so that the peer tries again later; else a processing failure."""
+    full = isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if full or "disk is full" in str(failure):  # the words of SQLite's SQLITE_FULL
+        return Answer(status=Status.OUT_OF_RESOURCES, why="there is no room left")
+    log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
+    return Answer(status=Status.PROCESSING_FAILURE, why=f"it could not be kept ({type(failure).__name__})")

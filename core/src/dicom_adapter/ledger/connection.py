@@ -1,0 +1,114 @@
+"""Opening the ledger: SQLite in WAL mode, written by one transaction at a time, read by anyone meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+
+from dicom_adapter.errors import Refused
+
+Transaction: TypeAlias = Connection
+
+BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; longer means that it hangs
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Ledger:
+    """A database connection pool that knows how to begin. Used from any thread."""
+
+    def __init__(self, url: str, *, durable: bool = True) -> None:
+        """`url` as SQLAlchemy writes it. `durable`: a committed transaction survives a power loss."""
+        self.url = url
+        self._durable = durable
+        self._engine = self._connect()
+        # SQLite lets one transaction write. Threads of one process queue here, fairly, instead of polling the file.
+        self._writing = threading.Lock()
+
+    def _connect(self) -> Engine:
+        engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=32)
+        event.listen(engine, "connect", self._prepare)
+        event.listen(engine, "begin", _begin)
+        return engine
+
+    def _prepare(self, connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # this module says BEGIN, not the driver
+        connection.execute("PRAGMA journal_mode = WAL")
+        # In WAL mode NORMAL keeps the file whole but may lose the last commits with the power; FULL syncs each commit.
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA cache_size = -16000")
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction that may change things: committed when the block ends, undone when it raises."""
+        with self._writing, self._engine.begin() as transaction:
+            yield transaction
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that sees one moment of the ledger and hinders nobody."""
+        with self._engine.connect().execution_options(reads_only=True) as transaction:
+            yield transaction
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; a new file is made on the way. One process does this, before the others."""
+        with self._engine.connect() as connection:
+            alembic = _alembic()
+            alembic.attributes["connection"] = connection
+            command.upgrade(alembic, "head")
+            connection.commit()
+
+    def require_current(self) -> None:
+        """Raise Refused when the schema is not the one that this version of the adapter works with."""
+        head = ScriptDirectory.from_config(_alembic()).get_current_head()
+        try:
+            with self.read() as transaction:
+                found = MigrationContext.configure(transaction).get_current_revision()
+        except OperationalError as failure:
+            raise Refused(f"the ledger {self.url} cannot be opened: {failure.orig}") from failure
+        if found != head:
+            raise Refused(
+                f"the ledger {self.url} has schema {found or 'none'}, this version needs {head}; "
+                "start the service once with `dicom-adapter run`, which brings it up to date"
+            )
+
+    def close(self) -> None:
+        """Close every connection; the last one to leave folds the write-ahead log into the file."""
+        self._engine.dispose()
+
+
+def exists(url: str) -> bool:
+    """Whether there is a ledger to look at, without making one."""
+    database = make_url(url).database
+    return database is not None and Path(database).exists()
+
+
+def inserted_id(result: CursorResult[Any]) -> int:
+    """The number that the database gave to the row just inserted."""
+    key = result.inserted_primary_key
+    assert key is not None  # every INSERT of one row has it
+    number: int = key[0]
+    return number
+
+
+def _begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later would fail when somebody else wrote in between: IMMEDIATE waits
+    # for its turn at the beginning, where nothing has been read yet.
+    reads = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _alembic() -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config

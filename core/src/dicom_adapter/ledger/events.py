@@ -1,0 +1,56 @@
+"""What happened, row by row, without patient data: the story that an operator is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from attrs import asdict, field, frozen
+from sqlalchemy import Row, select
+
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import events
+
+
+@frozen(kw_only=True)
+class Event:
+    """One thing that happened. `event` is a stable name, the same as in the log."""
+
+    at: datetime  # UTC
+    event: str
+    ae_title: str
+    association_id: str | None = None
+    instance_id: int | None = None
+    job_id: str | None = None
+    detail: Mapping[str, object] = field(factory=dict)
+
+
+def record(transaction: Transaction, happened: Iterable[Event]) -> None:
+    """Write events, in their order, with the change that they tell of."""
+    rows = [asdict(event) | {"detail": dict(event.detail)} for event in happened]
+    if rows:
+        transaction.execute(events.insert(), rows)
+
+
+def of_job(transaction: Transaction, job_id: str) -> list[Event]:
+    """What happened to a job, oldest first."""
+    query = select(events).where(events.c.job_id == job_id).order_by(events.c.event_id)
+    return [_event(row) for row in transaction.execute(query)]
+
+
+def of_instance(transaction: Transaction, instance_id: int) -> list[Event]:
+    """What happened to an instance, oldest first."""
+    query = select(events).where(events.c.instance_id == instance_id).order_by(events.c.event_id)
+    return [_event(row) for row in transaction.execute(query)]
+
+
+def after(transaction: Transaction, event_id: int, limit: int) -> list[tuple[int, Event]]:
+    """Events numbered above `event_id` with their numbers, oldest first."""
+    query = select(events).where(events.c.event_id > event_id).order_by(events.c.event_id).limit(limit)
+    return [(row.event_id, _event(row)) for row in transaction.execute(query)]
+
+
+def _event(row: Row[tuple[object, ...]]) -> Event:
+    values = dict(row._mapping)
+    del values["event_id"]
+    return Event(**values)

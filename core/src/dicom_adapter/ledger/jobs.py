@@ -1,0 +1,141 @@
+"""What the ledger knows of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import asdict, evolve, fields, frozen
+from sqlalchemy import Row, or_, select, update
+
+from dicom_adapter.errors import IllegalTransition
+from dicom_adapter.ledger.connection import Transaction, inserted_id
+from dicom_adapter.ledger.schema import IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
+from dicom_adapter.model import Job, JobPriority, JobState
+
+UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
+FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)  # these need their instances no longer; a faulted job does
+RANKS = {JobPriority.IMMEDIATE: 0, JobPriority.HIGHER: 1, JobPriority.NORMAL: 2, JobPriority.LOWER: 3}
+PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
+
+_COLUMNS = [jobs.c[attribute.name] for attribute in fields(Job)]
+
+
+@frozen(kw_only=True)
+class JobRow:
+    """A job, and what only the ledger and the job engine know of it."""
+
+    number: int  # its place in the order of submission
+    job: Job
+    failing_since: datetime | None  # the first of `job.attempts`
+
+
+def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> int:
+    """Add a job with its instances, in their order, and return its number."""
+    values = asdict(job) | {"priority": RANKS[job.priority], "state": job.state.value, "metadata": dict(job.metadata)}
+    number = inserted_id(transaction.execute(jobs.insert().values(**values)))
+    rows = [
+        {"job_number": number, "position": position, "instance_id": instance_id, "uploaded": False}
+        for position, instance_id in enumerate(instance_ids)
+    ]
+    transaction.execute(job_instances.insert(), rows)
+    return number
+
+
+def get(transaction: Transaction, job_id: str) -> JobRow | None:
+    """The job with this id."""
+    row = transaction.execute(_select().where(jobs.c.job_id == job_id)).one_or_none()
+    return None if row is None else _row(row)
+
+
+def with_prefix(transaction: Transaction, prefix: str, limit: int) -> list[JobRow]:
+    """Jobs whose id begins with `prefix` (hexadecimal digits), for people who type the first few."""
+    query = _select().where(jobs.c.job_id.startswith(prefix, autoescape=True)).order_by(jobs.c.job_number)
+    return [_row(row) for row in transaction.execute(query.limit(limit))]
+
+
+def newest(
+    transaction: Transaction,
+    limit: int,
+    *,
+    states: Collection[JobState] = (),
+    ae_title: str | None = None,
+) -> list[JobRow]:
+    """The newest jobs first, of these states (all when empty) and this AE title (all when None)."""
+    query = _select().order_by(jobs.c.job_number.desc()).limit(limit)
+    if states:
+        query = query.where(jobs.c.state.in_([state.value for state in states]))
+    if ae_title is not None:
+        query = query.where(jobs.c.ae_title == ae_title)
+    return [_row(row) for row in transaction.execute(query)]
+
+
+def due(
+    transaction: Transaction, submitter: str, now: datetime, limit: int, excluding: Collection[int] = ()
+) -> list[JobRow]:
+    """Unfinished jobs of a submitter that may take their next step, the most urgent and oldest first."""
+    query = (
+        _select()
+        .where(
+            jobs.c.submitter == submitter,
+            IS_UNFINISHED,
+            or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= now),
+            jobs.c.job_number.not_in(excluding),
+        )
+        .order_by(jobs.c.priority, jobs.c.job_number)
+        .limit(limit)
+    )
+    return [_row(row) for row in transaction.execute(query)]
+
+
+def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> datetime | None:
+    """When the next postponed job of a submitter may be tried again."""
+    query = select(jobs.c.next_attempt_at).where(
+        jobs.c.submitter == submitter,
+        IS_UNFINISHED,
+        jobs.c.next_attempt_at > now,
+    )
+    found: datetime | None = transaction.execute(query.order_by(jobs.c.next_attempt_at).limit(1)).scalar()
+    return found
+
+
+def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
+    """Write `values` (fields of Job, and `failing_since`) to a job whose state is still the one in `row`.
+
+    Raises IllegalTransition when somebody else changed its state meanwhile: nothing is written then.
+    """
+    written = {name: value.value if isinstance(value, JobState) else value for name, value in values.items()}
+    result = transaction.execute(
+        update(jobs).where(jobs.c.job_number == row.number, jobs.c.state == row.job.state.value).values(**written)
+    )
+    if result.rowcount != 1:
+        raise IllegalTransition(f"job {row.job.job_id} is no longer {row.job.state.value}")
+    failing_since = values.pop("failing_since", row.failing_since)
+    return evolve(row, job=evolve(row.job, **values), failing_since=failing_since)
+
+
+def mark_uploaded(transaction: Transaction, number: int, positions: Iterable[int]) -> None:
+    """Remember that the platform has these instances of the job."""
+    transaction.execute(
+        update(job_instances)
+        .where(job_instances.c.job_number == number, job_instances.c.position.in_(list(positions)))
+        .values(uploaded=True)
+    )
+
+
+def instance_ids(transaction: Transaction, number: int) -> list[int]:
+    """The ids of a job's instances."""
+    query = select(job_instances.c.instance_id).where(job_instances.c.job_number == number)
+    return list(transaction.execute(query).scalars())
+
+
+def _select() -> Any:
+    return select(jobs.c.job_number, jobs.c.failing_since, *_COLUMNS)
+
+
+def _row(row: Row[Any]) -> JobRow:
+    values = {column.name: row._mapping[column] for column in _COLUMNS}
+    values["priority"] = PRIORITIES[values["priority"]]
+    values["state"] = JobState(values["state"])
+    return JobRow(number=row.job_number, job=Job(**values), failing_since=row.failing_since)

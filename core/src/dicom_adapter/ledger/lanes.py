@@ -1,0 +1,81 @@
+"""What the ledger knows of lanes: how the host tells receivers and operators whether an AE title is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Row, delete, select
+
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import LaneState, UtcDateTime, lanes
+from dicom_adapter.model import Waiting
+
+
+@frozen(kw_only=True)
+class LaneReport:
+    """The lane of one AE title, as the host last described it."""
+
+    ae_title: str
+    state: LaneState
+    reason: str  # of a stop
+    since: datetime  # of this state, UTC
+    waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
+    groups: int = 0  # all of them
+
+
+def save(transaction: Transaction, lane: LaneReport) -> None:
+    """Describe a lane anew."""
+    transaction.execute(delete(lanes).where(lanes.c.ae_title == lane.ae_title))
+    transaction.execute(
+        lanes.insert().values(
+            ae_title=lane.ae_title,
+            state=lane.state.value,
+            reason=lane.reason,
+            since=lane.since,
+            waiting={"groups": lane.groups, "first": [_to_json(waiting) for waiting in lane.waiting]},
+        )
+    )
+
+
+def load(transaction: Transaction) -> dict[str, LaneReport]:
+    """Every lane that a host has described, by AE title."""
+    return {row.ae_title: _lane(row) for row in transaction.execute(select(lanes))}
+
+
+def stopped(transaction: Transaction) -> dict[str, str]:
+    """The AE titles that take nothing at present, with the reasons."""
+    query = select(lanes.c.ae_title, lanes.c.reason).where(lanes.c.state == LaneState.STOPPED.value)
+    return {row.ae_title: row.reason for row in transaction.execute(query)}
+
+
+def keep_only(transaction: Transaction, ae_titles: Sequence[str]) -> None:
+    """Forget lanes of AE titles that are configured no longer."""
+    transaction.execute(delete(lanes).where(lanes.c.ae_title.not_in(ae_titles)))
+
+
+def _lane(row: Row[Any]) -> LaneReport:
+    return LaneReport(
+        ae_title=row.ae_title,
+        state=LaneState(row.state),
+        reason=row.reason,
+        since=row.since,
+        waiting=tuple(_from_json(entry) for entry in row.waiting["first"]),
+        groups=row.waiting["groups"],
+    )
+
+
+_TIME = UtcDateTime()
+
+
+def _to_json(waiting: Waiting) -> list[object]:
+    return [waiting.label, waiting.instance_count, _TIME.process_bind_param(waiting.until, None)]
+
+
+def _from_json(entry: list[object]) -> Waiting:
+    label, count, until = entry
+    assert isinstance(count, int)
+    assert until is None or isinstance(until, int)
+    return Waiting(label=str(label), instance_count=count, until=_TIME.process_result_value(until, None))

@@ -1,0 +1,14 @@
+"""Alembic runs this; `Ledger.migrate` gives it the connection."""
+
+from alembic import context
+
+from dicom_adapter.ledger.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,  # SQLite changes a table by copying it
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

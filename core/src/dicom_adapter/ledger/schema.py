@@ -1,0 +1,180 @@
+"""The tables. A change here needs a migration in `migrations/versions/`; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    literal_column,
+    text,
+)
+
+metadata = MetaData()
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment, kept as whole microseconds since 1970-01-01 UTC: exact, ordered, and the same in every database."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002 - SQLAlchemy's
+        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+class InstanceState(str, Enum):
+    """Where an instance stands."""
+
+    PENDING = "pending"  # its processor has not removed it
+    QUARANTINED = "quarantined"  # no processor can take it
+    RELEASED = "released"  # its processor needs it no longer, or a newer arrival stands for it
+    RECLAIMED = "reclaimed"  # its room was given back
+
+
+class LaneState(str, Enum):
+    """Whether an AE title takes instances."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"  # associations are refused, instances wait
+
+
+# SQLite only numbers rows by itself when the key is exactly INTEGER; elsewhere these grow past 2³¹.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded")
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("instance_id", RowId, primary_key=True, autoincrement=True),
+    Column("ae_title", String(16), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("peer_address", String(45), nullable=False),
+    Column("association_id", String(32), nullable=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("study_instance_uid", String(64), nullable=False),
+    Column("series_instance_uid", String(64), nullable=False),
+    Column("transfer_syntax_uid", String(64), nullable=False),
+    Column("patient_id", Text, nullable=False),
+    Column("issuer_of_patient_id", Text, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("storage_key", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("checksum", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),  # why quarantined; without patient data
+    Column("replaced_by", RowId, nullable=True),  # the newer arrival that stands for this one
+    # A number that was given out is never given out again: who reads "everything after 17" must not miss a new 18.
+    sqlite_autoincrement=True,
+)
+Index(
+    "one_pending_instance",
+    instances.c.ae_title,
+    instances.c.sop_instance_uid,
+    unique=True,
+    sqlite_where=text("state = 'pending'"),
+    postgresql_where=text("state = 'pending'"),
+)
+Index(
+    "pending_instances",
+    instances.c.ae_title,
+    instances.c.instance_id,
+    sqlite_where=text("state = 'pending'"),
+    postgresql_where=text("state = 'pending'"),
+)
+Index(
+    "released_instances",
+    instances.c.instance_id,
+    sqlite_where=text("state = 'released'"),
+    postgresql_where=text("state = 'released'"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_number", RowId, primary_key=True, autoincrement=True),  # in the order of submission
+    Column("job_id", String(32), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("ae_title", String(16), nullable=False),
+    Column("pipeline_id", Text, nullable=False),
+    Column("priority", Integer, nullable=False),  # rank: 0 goes first
+    Column("submitter", Text, nullable=False),
+    Column("instance_count", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("failing_since", UtcDateTime, nullable=True),  # the first of these attempts
+    Column("next_attempt_at", UtcDateTime, nullable=True),
+    Column("last_error", Text, nullable=False, server_default=""),
+    Column("platform_job_id", Text, nullable=False, server_default=""),
+    Column("platform_payload_id", Text, nullable=False, server_default=""),
+    sqlite_autoincrement=True,
+)
+Index(
+    "unfinished_jobs",
+    jobs.c.submitter,
+    jobs.c.priority,
+    jobs.c.job_number,
+    sqlite_where=text(f"state IN {UNFINISHED_JOB_STATES}"),
+    postgresql_where=text(f"state IN {UNFINISHED_JOB_STATES}"),
+)
+
+job_instances = Table(
+    "job_instances",
+    metadata,
+    Column("job_number", ForeignKey("jobs.job_number", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),  # 0-based, in the order that the processor gave
+    Column("instance_id", ForeignKey("instances.instance_id"), nullable=False, index=True),
+    Column("uploaded", Boolean, nullable=False, server_default=text("0")),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("ae_title", String(16), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),  # of a stop
+    Column("since", UtcDateTime, nullable=False),
+    Column("waiting", JSON, nullable=False),  # what its processor held back when last asked
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", RowId, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("ae_title", String(16), nullable=False),
+    Column("association_id", String(32), nullable=True, index=True),
+    Column("instance_id", RowId, nullable=True, index=True),
+    Column("job_id", String(32), nullable=True, index=True),
+    Column("detail", JSON, nullable=False),  # without patient data
+    sqlite_autoincrement=True,
+)
+
+# SQLite uses a partial index only for a query that repeats its condition literally: a bound parameter will not do.
+IS_PENDING = instances.c.state == literal_column("'pending'")
+IS_RELEASED = instances.c.state == literal_column("'released'")
+IS_UNFINISHED = jobs.c.state.in_([literal_column(f"'{state}'") for state in UNFINISHED_JOB_STATES])

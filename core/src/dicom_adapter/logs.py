@@ -1,0 +1,55 @@
+"""Structured logs: one event per thing that happens, under a stable name, with fields, without patient data."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(*, style: str, level: str, process: str) -> None:
+    """Log to stderr, for a person (`style` "console") or a program ("json")."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _Process(process),
+            _renderer(style),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    _silence_libraries()
+
+
+class _Process:
+    """Says which process of the service speaks."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["process"] = self._name
+        return event
+
+
+def _renderer(style: str) -> Any:
+    if style == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+
+def _silence_libraries() -> None:
+    """The DICOM libraries quote attribute values in messages and warnings, which may be a patient's."""
+    for name in ("pydicom", "pynetdicom"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    warnings.filterwarnings("ignore", module=r"pydicom\.")

@@ -1,0 +1,227 @@
+"""The plugin host: finds plugins through entry points, and offers what they provide by name.
+
+A plugin that cannot be used never takes the adapter down. It is reported with its distribution, and what depends on it
+is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Protocol
+
+import importlib_metadata
+import pluggy
+from attrs import evolve, field, frozen
+
+from dicom_adapter import hookspecs
+from dicom_adapter.hookspecs import PROJECT, Catalogue
+from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.storage import StorageBackend
+from dicom_adapter.submitter import Submitter
+
+
+class PluginPoint(Protocol):
+    """Where a plugin is found: an entry point, or something like it in a test."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def value(self) -> str: ...
+
+    @property
+    def dist(self) -> Any: ...
+
+    def load(self) -> Any: ...
+
+
+OnFailure = Callable[["PluginInfo", str, Exception], None]
+
+
+@frozen(kw_only=True)
+class Kind:
+    """A kind of component: the hook that yields it, and the class that it extends."""
+
+    title: str
+    hook: str
+    base: type
+
+
+PROCESSOR = Kind(title="processor", hook="dicom_adapter_processors", base=JobProcessorBase)
+SUBMITTER = Kind(title="submitter", hook="dicom_adapter_submitters", base=Submitter)
+STORAGE = Kind(title="storage backend", hook="dicom_adapter_storage_backends", base=StorageBackend)
+KINDS = (PROCESSOR, SUBMITTER, STORAGE)
+OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
+
+
+@frozen(kw_only=True)
+class PluginInfo:
+    """One entry point in the group `dicom_adapter`."""
+
+    name: str  # of the entry point
+    distribution: str
+    version: str
+    problem: str = ""  # why it cannot be used; "" when it can
+    observes: tuple[str, ...] = ()  # the observer hooks that it implements
+
+    def __str__(self) -> str:
+        return f"plugin '{self.name}' of {self.distribution} {self.version}"
+
+
+@frozen(kw_only=True)
+class Component:
+    """Something that a plugin provides under a name."""
+
+    kind: Kind
+    name: str
+    cls: type
+    plugin: PluginInfo
+    problem: str = ""  # why it cannot be chosen; "" when it can
+
+
+@frozen(kw_only=True)
+class Plugins:
+    """What was found: the typed face of pluggy for everyone else."""
+
+    infos: tuple[PluginInfo, ...]
+    components: tuple[Component, ...]
+    manager: pluggy.PluginManager = field(repr=False)
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for everything that cannot be used."""
+        broken = [f"{info}: {info.problem}" for info in self.infos if info.problem]
+        return broken + [f"{c.plugin}: {c.problem}" for c in self.components if c.problem]
+
+    def catalogue(self) -> Catalogue:
+        """What a configuration can choose from."""
+        return Catalogue(
+            processors=self._usable(PROCESSOR),
+            submitters=self._usable(SUBMITTER),
+            storage_backends=self._usable(STORAGE),
+            broken=tuple(self.problems),
+        )
+
+    def provider(self, kind: Kind, name: str) -> str | None:
+        """The entry point that provides the component, or None."""
+        found = [c.plugin.name for c in self.components if c.kind is kind and c.name == name and not c.problem]
+        return found[0] if found else None
+
+    def notify(self, hook: str, on_failure: OnFailure, **arguments: Any) -> None:
+        """Call an observer hook of every plugin; one that raises is reported and hinders no other."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+                on_failure(self._info(implementation.plugin_name), hook, failure)
+
+    def _usable(self, kind: Kind) -> dict[str, Any]:
+        return {c.name: c.cls for c in self.components if c.kind is kind and not c.problem}
+
+    def _info(self, name: str) -> PluginInfo:
+        return next(info for info in self.infos if info.name == name and not info.problem)
+
+
+def installed() -> list[PluginPoint]:
+    """The entry points of all installed plugins."""
+    return list(importlib_metadata.entry_points(group=PROJECT))
+
+
+def discover(only: Collection[str] | None = None) -> Plugins:
+    """Load the installed plugins, or those entry points alone that `only` names."""
+    return load(point for point in installed() if only is None or point.name in only)
+
+
+def load(points: Iterable[PluginPoint]) -> Plugins:
+    """Load plugins from entry points, each behind an error boundary of its own."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    infos: list[PluginInfo] = []
+    components: list[Component] = []
+    for point in _unique(points):
+        info = _register(manager, point)
+        if not info.problem:
+            try:
+                provided = list(_components(manager, info))
+            except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+                manager.unregister(name=info.name)
+                info = evolve(info, problem=f"a registration hook failed: {_describe(failure)}")
+            else:
+                components += provided
+        infos.append(info)
+    return Plugins(infos=tuple(infos), components=tuple(_mark_duplicates(components)), manager=manager)
+
+
+def _unique(points: Iterable[PluginPoint]) -> list[PluginPoint]:
+    """Each entry point once: a distribution that lies on the path twice is listed twice by importlib."""
+    found = {(p.name, p.value, p.dist.name if p.dist else ""): p for p in points}
+    return [found[key] for key in sorted(found)]
+
+
+def _register(manager: pluggy.PluginManager, point: PluginPoint) -> PluginInfo:
+    info = PluginInfo(
+        name=point.name,
+        distribution=point.dist.name if point.dist else "an unknown distribution",
+        version=point.dist.version if point.dist else "",
+    )
+    if manager.get_plugin(point.name) is not None:
+        return evolve(info, problem="another distribution has a plugin of the same name; uninstall one of them")
+    try:
+        plugin = point.load()
+        manager.register(plugin, name=point.name)
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 - importing a plugin may raise anything, even leave
+        _forget(manager, point.name)
+        return evolve(info, problem=f"failed to load: {_describe(failure)}")
+    unknown = _unknown_hooks(manager, plugin)
+    if unknown:
+        manager.unregister(name=point.name)
+        return evolve(info, problem=f"implements unknown hooks: {', '.join(unknown)}")
+    observes = [hook.name for hook in manager.get_hookcallers(plugin) or () if hook.name in OBSERVERS]
+    return evolve(info, observes=tuple(sorted(observes)))
+
+
+def _forget(manager: pluggy.PluginManager, name: str) -> None:
+    """pluggy keeps a plugin whose hook signatures it refused half way through."""
+    if manager.get_plugin(name) is not None:
+        manager.unregister(name=name)
+
+
+def _unknown_hooks(manager: pluggy.PluginManager, plugin: object) -> list[str]:
+    return sorted(hook.name for hook in manager.get_hookcallers(plugin) or () if not hook.has_spec())
+
+
+def _components(manager: pluggy.PluginManager, info: PluginInfo) -> Iterator[Component]:
+    for kind in KINDS:
+        for implementation in getattr(manager.hook, kind.hook).get_hookimpls():
+            if implementation.plugin_name == info.name:
+                for cls in implementation.function():
+                    yield _component(kind, cls, info)
+
+
+def _component(kind: Kind, cls: Any, info: PluginInfo) -> Component:
+    if not isinstance(cls, type) or not issubclass(cls, kind.base):
+        raise TypeError(f"{kind.hook} gave {cls!r}, which is not a class that extends {kind.base.__name__}")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{cls.__name__} has no `name`, by which the configuration could choose it")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    problem = f"{kind.title} '{name}' does not implement {', '.join(missing)}" if missing else ""
+    return Component(kind=kind, name=name, cls=cls, plugin=info, problem=problem)
+
+
+def _mark_duplicates(components: list[Component]) -> Iterator[Component]:
+    """A name that two plugins provide is nobody's: guessing could hand patients' studies to the wrong one."""
+    for component in components:
+        others = sorted(
+            f"{other.plugin.distribution} {other.plugin.version}"
+            for other in components
+            if (other.kind, other.name) == (component.kind, component.name) and other is not component
+        )
+        if others:
+            problem = f"{component.kind.title} '{component.name}' is also provided by {', '.join(others)}"
+            component = evolve(component, problem=problem)
+        yield component
+
+
+def _describe(failure: BaseException) -> str:
+    return f"{type(failure).__name__}: {failure}"

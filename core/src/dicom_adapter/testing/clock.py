@@ -1,0 +1,25 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+BEGINNING = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)  # a Monday morning
+
+
+class VirtualClock:
+    """Tells the time that it was set to."""
+
+    def __init__(self, now: datetime = BEGINNING) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def move_to(self, when: datetime) -> None:
+        """Set the time."""
+        self._now = when
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self._now += timedelta(seconds=seconds)

@@ -1,0 +1,93 @@
+"""The DICOM attribute that groups instances, when it is neither study, patient nor series: its name and its values."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import struct
+from typing import Any
+
+from attrs import frozen
+from pydicom.datadict import dictionary_keyword, dictionary_VR, keyword_dict
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import FLOAT_VR, INT_VR, STR_VR
+
+from dicom_adapter import Unprocessable
+
+BUILT_IN = ("study", "patient", "series")
+
+PADDING = " \0"  # PS3.5 6.2: values are padded to even length with a space, UIDs with NUL
+
+_PLAIN_VRS = frozenset(vr.value for vr in STR_VR | INT_VR | FLOAT_VR)  # one value is one text or number
+_FIRST_TAG = 0x00080000  # below lie commands (PS3.7) and file meta information, which no data set has
+_END_TAG = 0x7FE00008  # from here on pixel data, where the header that a processor reads ends
+_TAG = re.compile(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)|([0-9A-Fa-f]{8})")
+
+# What pydicom raises on a value that does not fit its VR.
+_BAD_VALUE = (ValueError, TypeError, OverflowError, NotImplementedError, struct.error)
+
+
+@frozen
+class Attribute:
+    """A standard attribute with a plain value."""
+
+    tag: BaseTag
+    keyword: str  # "AccessionNumber"
+
+    def __str__(self) -> str:
+        return f"{self.keyword} ({self.tag.group:04X},{self.tag.element:04X})"
+
+
+def find_attribute(text: str) -> Attribute:
+    """The attribute that a keyword or a tag names. Raises ValueError, with a message that goes on after the value."""
+    tag = _tag_of(text)
+    try:
+        keyword, vr = dictionary_keyword(tag), dictionary_VR(tag)
+    except KeyError:
+        raise ValueError("must be an attribute of the DICOM data dictionary; private ones cannot group") from None
+    if not _FIRST_TAG <= tag < _END_TAG:
+        raise ValueError(f"must be an attribute of the data set that comes before its pixel data; {keyword} is not")
+    if vr not in _PLAIN_VRS:
+        raise ValueError(f"must be an attribute with a plain value; {keyword} has VR {vr}")
+    return Attribute(tag, keyword)
+
+
+def read_values(attribute: Attribute, header: Dataset) -> tuple[str, ...]:
+    """The attribute's values without padding; () when it is missing or empty. Raises Unprocessable."""
+    if attribute.tag not in header:
+        return ()
+    try:
+        element = header[attribute.tag]
+        if element.VR not in _PLAIN_VRS:
+            raise ValueError
+        values = tuple(str(value).strip(PADDING) for value in _each(element.value))
+    except _BAD_VALUE:
+        # pydicom's message quotes the value, which may tell who the patient is: `from None` keeps it out of the log.
+        raise Unprocessable(f"{attribute}, which groups instances, has a value that cannot be read") from None
+    return values if any(values) else ()
+
+
+def _each(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (MultiValue, list, tuple)) else [value]
+
+
+def _tag_of(text: str) -> BaseTag:
+    numbers = _TAG.fullmatch(text)
+    if numbers:
+        return Tag(int("".join(numbers.groups(default="")), 16))
+    if text and text in keyword_dict:  # the dictionary has retired attributes whose keyword is empty
+        return Tag(keyword_dict[text])
+    raise ValueError(
+        'must be "study", "patient", "series", a DICOM keyword such as "AccessionNumber" '
+        f'or a tag such as "(0008,0050)"{_did_you_mean(text)}'
+    )
+
+
+def _did_you_mean(text: str) -> str:
+    known = {name.casefold(): name for name in (*keyword_dict, *BUILT_IN) if name}
+    nearest = difflib.get_close_matches(text.casefold(), known, n=1)
+    return f'; did you mean "{known[nearest[0]]}"?' if nearest else ""

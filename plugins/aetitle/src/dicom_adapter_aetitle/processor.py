@@ -1,0 +1,123 @@
+"""The AE Title Job Processor: one open group per key, one timer per open group, one turn from due group to jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from datetime import timedelta
+from functools import partial
+
+from dicom_adapter import InstanceStorageInfo, JobProcessorBase, ProcessorContext, Timer, Unprocessable, Waiting
+from dicom_adapter_aetitle.attribute import PADDING, read_values
+from dicom_adapter_aetitle.grouping import FinishedGroup, Group, Key, OpenGroups
+from dicom_adapter_aetitle.settings import AeTitleSettings
+
+
+class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
+    """Groups by study, patient, series or another attribute, and makes one job per pipeline of each group."""
+
+    name = "aetitle"
+
+    def __init__(self, settings: AeTitleSettings, context: ProcessorContext) -> None:
+        super().__init__(settings, context)
+        self._group_by = settings.effective_group_by
+        self._attribute = settings.attribute
+        max_wait = None if settings.max_wait is None else timedelta(seconds=settings.max_wait)
+        self._groups = OpenGroups(timedelta(seconds=settings.quiet_seconds), max_wait)
+        self._timers: dict[Key, Timer] = {}  # exactly one for each open group
+        # Patient IDs are guessable: without a secret, hashing all of them would tell whom a label stands for.
+        self._label_secret = secrets.token_bytes(16)
+
+    @classmethod
+    def describe(cls, settings: AeTitleSettings) -> str:
+        names = settings.pipelines
+        at_most = "" if settings.max_wait is None else f" (at most {settings.max_wait:.10g} s after the first)"
+        return (
+            f"groups by {settings.effective_group_by}, "
+            f"ready {settings.quiet_seconds:.10g} s after the last instance{at_most}, "
+            f"{len(names)} pipeline{'' if len(names) == 1 else 's'} ({', '.join(names)}), "
+            f"priority {settings.priority.value}"
+        )
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        try:
+            key = self._key_of(instance)
+        except Unprocessable:
+            self._groups.withdraw(instance)  # what it stands for is no longer pending, and cannot become a job
+            raise
+        late_for = self._groups.overdue(key, instance.received_at)
+        if late_for is not None:  # the instance came before the group's timer had its turn
+            self._timers[key].cancel()
+            self._finish(late_for)
+        group = self._groups.add(key, instance)
+        if key not in self._timers:
+            self._arm(group)
+
+    def waiting(self) -> Iterable[Waiting]:
+        return [
+            Waiting(label=self._label(group.key), instance_count=len(group.instances), until=self._groups.due_at(group))
+            for group in self._groups
+        ]
+
+    def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+
+    # --- from a due group to jobs -----------------------------------------------------------------------------------
+
+    def _arm(self, group: Group) -> None:
+        self._timers[group.key] = self.call_at(self._groups.due_at(group), partial(self._ring, group))
+
+    def _ring(self, group: Group) -> None:
+        """Arrivals do not move the timer, which would cost one for each: it looks when it rings, and waits on."""
+        if self.now() < self._groups.due_at(group):
+            self._arm(group)
+        else:
+            self._finish(group)
+
+    def _finish(self, group: Group) -> None:
+        del self._timers[group.key]
+        finished = self._groups.close(group)
+        if finished.instances:
+            self._submit(finished)
+            self.remove_instances(finished.instances)
+
+    def _submit(self, finished: FinishedGroup) -> None:
+        # The time of the turn is the due time, except when a late instance finds the group still open. Naming the jobs
+        # by the due time gives them the same names whichever way they came about.
+        for pipeline, pipeline_id in self.settings.pipelines.items():
+            job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}"
+            self.submit_pipeline_job(job_name, pipeline_id, self.settings.priority, finished.instances)
+
+    # --- keys and their labels --------------------------------------------------------------------------------------
+
+    def _key_of(self, instance: InstanceStorageInfo) -> Key:
+        """What `instance` is grouped by. Raises Unprocessable, without a value, when it lacks the attribute."""
+        if self._attribute is not None:
+            return self._required(read_values(self._attribute, self.read_header(instance)), str(self._attribute))
+        if self._group_by == "patient":
+            patient_id = self._required_text(instance.patient_id, "PatientID (0010,0020)")
+            return (patient_id, instance.issuer_of_patient_id.strip(PADDING))
+        if self._group_by == "series":
+            return (self._required_text(instance.series_instance_uid, "SeriesInstanceUID (0020,000E)"),)
+        return (self._required_text(instance.study_instance_uid, "StudyInstanceUID (0020,000D)"),)
+
+    def _required_text(self, value: str, attribute: str) -> str:
+        text = value.strip(PADDING)
+        self._required((text,) if text else (), attribute)
+        return text
+
+    def _required(self, key: Key, attribute: str) -> Key:
+        if not key:
+            raise Unprocessable(
+                f"AE title '{self.ae_title}' groups by {attribute}, which is missing or empty: "
+                "send the instance again with a value, or group by something else"
+            )
+        return key
+
+    def _label(self, key: Key) -> str:
+        if self._group_by in ("study", "series"):
+            return f"{self._group_by} {key[0]}"
+        text = "\0".join(key).encode("utf-8", "surrogatepass")  # a patient ID may hold bytes that are no text
+        return f"{self._group_by} #{hashlib.blake2b(text, key=self._label_secret, digest_size=4).hexdigest()}"

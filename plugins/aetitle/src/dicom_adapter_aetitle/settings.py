@@ -1,0 +1,103 @@
+"""The settings of the AE Title Job Processor: the table [ae-titles.<AE title>.settings]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from dicom_adapter import JobPriority, at_least, setting
+from dicom_adapter_aetitle.attribute import BUILT_IN, Attribute, find_attribute
+
+DEFAULT_QUIET_SECONDS = 5.0
+LONGEST_SECONDS = 365 * 24 * 3600  # a year: more is a slip of the pen, and TOML knows `inf` and `nan`
+
+
+def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value <= LONGEST_SECONDS:  # written so that NaN fails
+        raise ValueError(f"must be at most {LONGEST_SECONDS} seconds (a year)")
+
+
+def _positive(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError("must be more than 0 seconds")
+
+
+def _named_pipelines(_instance: Any, _attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
+    if not value:
+        raise ValueError('must be given at least once, such as pipeline-lung = "<the pipeline\'s id>"')
+    problems = [problem for name, pipeline_id in value.items() for problem in _pipeline_problems(name, pipeline_id)]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _pipeline_problems(name: str, pipeline_id: str) -> list[str]:
+    problems = []
+    if not name.strip():
+        problems.append("must have a name: pipeline-<name>")
+    if not pipeline_id.strip():
+        problems.append(f"must have an id: pipeline-{name} is empty")
+    return problems
+
+
+def _grouping(_instance: Any, _attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None and value not in BUILT_IN:
+        find_attribute(value)
+
+
+@attrs.frozen(kw_only=True)
+class AeTitleSettings:
+    """How long to wait for the instances of a group, and what becomes of it then."""
+
+    priority: JobPriority = setting(  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
+        default=JobPriority.NORMAL,
+        help="How urgent the jobs are.",
+    )
+    timeout: float | None = setting(
+        default=None,
+        validator=[at_least(5, "seconds"), _within_a_year],
+        help="Seconds without a new instance after which a group becomes jobs; at least 5, 5 when left out.",
+    )
+    pipelines: Mapping[str, str] = setting(
+        prefix="pipeline-",
+        validator=_named_pipelines,
+        help="A pipeline's id. At least one; each makes one job for every group.",
+    )
+    group_by: str | None = setting(
+        default=None,
+        validator=_grouping,
+        help="study, patient, series, a DICOM keyword or a tag; patient when timeout is set, study when it is not.",
+    )
+    max_wait: float | None = setting(
+        default=None,
+        validator=[_positive, _within_a_year],
+        help="Seconds after its first instance when a group that keeps growing becomes jobs all the same.",
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_wait is not None and self.max_wait < self.quiet_seconds:
+            raise ValueError(
+                f"max-wait = {self.max_wait:.10g} must not be below timeout "
+                f"({self.quiet_seconds:.10g} seconds{' when left out' if self.timeout is None else ''})"
+            )
+
+    @property
+    def quiet_seconds(self) -> float:
+        """How long no instance must have come before a group becomes jobs."""
+        return DEFAULT_QUIET_SECONDS if self.timeout is None else self.timeout
+
+    @property
+    def effective_group_by(self) -> str:
+        """The grouping in force: "study", "patient", "series" or a DICOM keyword.
+
+        A timeout is set by those who wait for several studies of a patient; without one each study stands for itself.
+        """
+        if self.attribute is not None:
+            return self.attribute.keyword
+        return self.group_by or ("study" if self.timeout is None else "patient")
+
+    @property
+    def attribute(self) -> Attribute | None:
+        """The attribute that groups, when `group-by` names one by its keyword or tag."""
+        return None if self.group_by is None or self.group_by in BUILT_IN else find_attribute(self.group_by)

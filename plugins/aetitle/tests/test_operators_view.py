@@ -1,0 +1,102 @@
+"""What operators see: names of jobs, descriptions, and what waits."""
+
+# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_adapter import JobPriority, Waiting
+from dicom_adapter_aetitle import AeTitleJobProcessor, AeTitleSettings, dicom_adapter_processors
+
+
+def test_the_plugin_brings_the_processor_aetitle() -> None:
+    """The hook returns the one class, which declares its name and its settings."""
+    assert [AeTitleJobProcessor] == dicom_adapter_processors()
+    assert ("aetitle", AeTitleSettings) == (AeTitleJobProcessor.name, AeTitleJobProcessor.settings_type)
+
+
+def test_jobs_are_named_by_ae_title_pipeline_and_utc_time(new_lane: Any, instance: Any) -> None:
+    """`<AE title>-<pipeline name>-<yyyyMMddHHmmss>`, in the order of the configuration."""
+    lane = new_lane(pipelines={"lung": "p1", "a-b": "p2"})
+
+    lane.arrive(instance(0))
+    lane.run_out()
+
+    assert ["LUNG-lung-20240301080005", "LUNG-a-b-20240301080005"] == [job.name for job in lane.jobs]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"timeout": 60.0, "max_wait": 600.0, "pipelines": {"a": "1", "b": "2", "c": "3"}},
+            "groups by patient, ready 60 s after the last instance (at most 600 s after the first), "
+            "3 pipelines (a, b, c), priority normal",
+        ),
+        (
+            {"pipelines": {"a": "1"}, "priority": JobPriority.IMMEDIATE},
+            "groups by study, ready 5 s after the last instance, 1 pipeline (a), priority immediate",
+        ),
+        (
+            {"pipelines": {"a": "1"}, "timeout": 7.5, "group_by": "(0008,0050)"},
+            "groups by AccessionNumber, ready 7.5 s after the last instance, 1 pipeline (a), priority normal",
+        ),
+    ],
+)
+def test_one_line_says_what_the_settings_mean(settings: dict[str, Any], expected: str) -> None:
+    """The description names the grouping in force, the waits, the pipelines and the priority."""
+    assert expected == AeTitleJobProcessor.describe(AeTitleSettings(**settings))
+
+
+def test_waiting_shows_each_open_group_with_its_due_time(new_lane: Any, instance: Any) -> None:
+    """Studies and series are named by their UIDs, with the number of instances and the time that they wait for."""
+    lane = new_lane()
+    first, second, third = instance(0, "1.1"), instance(1, "1.2"), instance(2, "1.1")
+
+    lane.arrive(first, second, third)
+
+    assert [
+        Waiting(
+            label="study 1.1", instance_count=2, until=third.received_at + (lane.timers[0].when - first.received_at)
+        ),
+        Waiting(label="study 1.2", instance_count=1, until=lane.timers[1].when),
+    ] == list(lane.processor.waiting())
+    lane.run_out()
+    assert [] == list(lane.processor.waiting())
+
+
+def test_waiting_shows_series_by_their_uid(new_lane: Any, instance: Any) -> None:
+    """A group of a series is called by the series."""
+    lane = new_lane(group_by="series")
+    lane.arrive(instance(0, "1.1"))
+    assert ["series 1.1.1"] == [waiting.label for waiting in lane.processor.waiting()]
+
+
+def test_waiting_hides_who_the_patient_is(new_lane: Any, instance: Any) -> None:
+    """A patient's label tells groups apart, but holds no ID, and another processor labels the same patient anew."""
+    labels = []
+    for _ in range(2):
+        lane = new_lane(group_by="patient")
+        lane.arrive(instance(0, patient_id="1"), instance(0, patient_id="2"), instance(0, patient_id="\udcff"))
+        labels += [waiting.label for waiting in lane.processor.waiting()]
+
+    assert 6 == len(set(labels))
+    assert all(label.startswith("patient #") and len(label) == len("patient #01234567") for label in labels)
+
+
+def test_waiting_hides_the_values_of_other_attributes(new_lane: Any, instance: Any) -> None:
+    """Any attribute may tell who the patient is, so only its keyword shows."""
+    header = Dataset()
+    header.AccessionNumber = "A-4711"
+    arrived = instance(0)
+    lane = new_lane(group_by="(0008,0050)", headers={arrived.instance_id: header})
+
+    lane.arrive(arrived)
+
+    (waiting,) = lane.processor.waiting()
+    assert waiting.label.startswith("AccessionNumber #")
+    assert "4711" not in waiting.label

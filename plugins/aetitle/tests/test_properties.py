@@ -1,0 +1,139 @@
+"""For any schedule of arrivals: the processor makes the groups of the specification, and no instance is lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_adapter_aetitle.grouping import FinishedGroup, OpenGroups, group_all
+
+# Whole and half seconds make ties with the due times (quiet time 5 s) common.
+gaps = st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.5, 5.0, 5.5, 9.0])
+arrivals = st.lists(st.tuples(gaps, st.integers(1, 4), st.integers(1, 6)), max_size=40)
+longest = st.sampled_from([None, 5.0, 5.5, 8.0, 10.0])
+
+QUIET = timedelta(seconds=5)
+
+
+def schedule(instance: Any, steps: list[tuple[float, int, int]], *, repeat: bool) -> list[Any]:
+    """Instances from (seconds since the one before, study, SOP instance); each SOP instance is new unless `repeat`."""
+    now, made = 0.0, []
+    for gap, study, sop_instance in steps:
+        now += gap
+        changes = {"sop_instance_uid": f"1.9.{sop_instance}"} if repeat else {}
+        made.append(instance(now, f"1.{study}", **changes))
+    return made
+
+
+def expected_groups(instances: list[Any], max_wait: float | None) -> Counter[Any]:
+    """(due time, instances) of every group that leaves a job, by the specification."""
+    limit = None if max_wait is None else timedelta(seconds=max_wait)
+    groups = group_all([((i.study_instance_uid,), i) for i in instances], QUIET, limit)
+    return Counter((f"{group.due:LUNG-lung-%Y%m%d%H%M%S}", ids(group)) for group in groups if group.instances)
+
+
+def ids(holder: Any) -> tuple[int, ...]:
+    return tuple(instance.instance_id for instance in holder.instances)
+
+
+def made_groups(lane: Any) -> Counter[Any]:
+    return Counter((job.name, ids(job)) for job in lane.jobs)
+
+
+@given(steps=arrivals, max_wait=longest, repeat=st.booleans())
+def test_the_processor_makes_the_groups_of_the_specification(
+    new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, repeat: bool
+) -> None:
+    """One arrival at a time or all at once: the same instances in the same groups, due at the same times."""
+    instances = schedule(new_modality(), steps, repeat=repeat)
+    lane = new_lane(max_wait=max_wait)
+
+    for instance in instances:
+        lane.arrive(instance)
+        assert len(lane.timers) == len(list(lane.processor.waiting()))
+    lane.run_out()
+
+    assert expected_groups(instances, max_wait) == made_groups(lane)
+
+
+@given(steps=arrivals, max_wait=longest)
+def test_timers_that_come_late_change_nothing(
+    new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None
+) -> None:
+    """A host that delivers everything before it comes to the timers gets the same groups."""
+    instances = schedule(new_modality(), steps, repeat=False)
+    lane = new_lane(max_wait=max_wait)
+
+    for instance in instances:
+        lane.deliver(instance)
+    lane.run_out()
+
+    assert expected_groups(instances, max_wait) == made_groups(lane)
+
+
+@given(steps=arrivals, max_wait=longest)
+def test_groups_that_are_closed_late_are_those_of_the_specification(
+    new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None
+) -> None:
+    """Without any timer, and with SOP instances that come again under any key, the reducer finds the same groups."""
+    arrived = [((i.study_instance_uid,), i) for i in schedule(new_modality(), steps, repeat=True)]
+    limit = None if max_wait is None else timedelta(seconds=max_wait)
+    groups = OpenGroups(QUIET, limit)
+    finished: list[FinishedGroup] = []
+
+    for key, instance in arrived:
+        overdue = groups.overdue(key, instance.received_at)
+        if overdue is not None:
+            finished.append(groups.close(overdue))
+        groups.add(key, instance)
+    finished += [groups.close(group) for group in reversed(list(groups))]
+
+    assert group_all(arrived, QUIET, limit) == sorted(
+        finished, key=lambda group: (group.due, first_seen(arrived, group))
+    )
+
+
+@given(steps=arrivals, repeat=st.booleans(), moment=st.integers(0, 40))
+def test_every_instance_is_submitted_or_held_at_any_moment(
+    new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], repeat: bool, moment: int
+) -> None:
+    """Received = submitted and removed + pending (unless a newer one came); the open groups hold what is pending."""
+    instances = schedule(new_modality(), steps, repeat=repeat)[:moment]
+    lane = new_lane()
+
+    lane.arrive(*instances)
+
+    submitted = [instance for job in lane.jobs for instance in job.instances]
+    assert submitted == lane.removed
+    assert len(lane.pending) == sum(waiting.instance_count for waiting in lane.processor.waiting())
+    if not repeat:
+        assert Counter(ids_of(instances)) == Counter(ids_of(lane.removed)) + Counter(ids_of(lane.pending.values()))
+
+
+@given(steps=arrivals, max_wait=longest, moment=st.integers(0, 40))
+def test_a_restart_at_any_moment_changes_nothing(
+    new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, moment: int
+) -> None:
+    """Redelivery of what is pending, then the rest of the schedule: the jobs are those of an undisturbed run."""
+    instances = schedule(new_modality(), steps, repeat=False)
+    stopped = new_lane(max_wait=max_wait)
+    stopped.arrive(*instances[:moment])
+
+    again = stopped.restarted()
+    again.arrive(*stopped.pending.values(), *instances[moment:])
+    again.run_out()
+
+    assert expected_groups(instances, max_wait) == made_groups(stopped) + made_groups(again)
+
+
+def first_seen(arrived: list[Any], group: FinishedGroup) -> int:
+    """Where the key of `group` came first: groups that are due at the same time stand in this order."""
+    return [key for key, _ in arrived].index(group.key)
+
+
+def ids_of(instances: Any) -> list[int]:
+    return [instance.instance_id for instance in instances]

@@ -1,0 +1,70 @@
+"""A SOP instance that comes again while it is pending: the newer one stands for the older one."""
+
+# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def test_the_newer_arrival_takes_the_place_of_the_older_one(new_lane: Any, instance: Any) -> None:
+    """The job has each SOP instance once, in the order in which they first came, and the wait starts anew."""
+    lane = new_lane()
+    first = instance(0, sop_instance_uid="1.9.77")
+    other = instance(1)
+    newer = instance(2, sop_instance_uid="1.9.77")
+
+    lane.arrive(first, other, newer)
+    lane.run_out()
+
+    assert [(7.0, (newer, other))] == [(job.at, job.instances) for job in lane.jobs]
+    assert [newer, other] == lane.removed
+
+
+def test_after_its_group_became_jobs_it_starts_a_new_group(new_lane: Any, instance: Any) -> None:
+    """Nothing is taken back from jobs that were submitted."""
+    lane = new_lane()
+    first, again = instance(0, sop_instance_uid="1.9.77"), instance(6, sop_instance_uid="1.9.77")
+
+    lane.arrive(first, again)
+    lane.run_out()
+
+    assert [(first,), (again,)] == [job.instances for job in lane.jobs]
+
+
+def test_with_a_corrected_patient_it_goes_over_to_the_other_group(new_lane: Any, instance: Any) -> None:
+    """The job of the patient whom it was taken for does not get the data of the other one."""
+    lane = new_lane(group_by="patient")
+    wrong = instance(0, sop_instance_uid="1.9.77")
+    other = instance(1)
+    corrected = instance(2, sop_instance_uid="1.9.77", patient_id="PID-4712")
+
+    lane.arrive(wrong, other, corrected)
+    assert [1, 1] == [waiting.instance_count for waiting in lane.processor.waiting()]
+    lane.run_out()
+
+    assert [(6.0, (other,)), (7.0, (corrected,))] == [(job.at, job.instances) for job in lane.jobs]
+
+
+def test_when_the_newer_arrival_is_quarantined_the_older_one_becomes_no_job(new_lane: Any, instance: Any) -> None:
+    """Its sender has replaced it, and the one that stands for it waits for an operator; the others go on."""
+    lane = new_lane(group_by="patient")
+    replaced = instance(0, sop_instance_uid="1.9.77")
+    other = instance(1)
+
+    lane.arrive(replaced, other, instance(2, sop_instance_uid="1.9.77", patient_id=""))
+    lane.run_out()
+
+    assert 1 == len(lane.quarantined)
+    assert [(6.0, (other,))] == [(job.at, job.instances) for job in lane.jobs]
+
+
+def test_a_group_that_everything_has_left_becomes_no_job(new_lane: Any, instance: Any) -> None:
+    """When the only instance of a group went over to another one, nothing is left to submit."""
+    lane = new_lane(group_by="patient")
+
+    lane.arrive(*(instance(0, sop_instance_uid="1.9.77", patient_id=patient_id) for patient_id in ("1", "2")))
+    lane.run_out()
+
+    assert [1] == [len(job.instances) for job in lane.jobs]
+    assert [] == lane.timers

@@ -1,0 +1,135 @@
+"""When a group becomes jobs."""
+
+# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def test_a_group_that_keeps_growing_becomes_jobs_at_max_wait(new_lane: Any, instance: Any) -> None:
+    """An instance every 4 s never lets 5 s pass; max-wait ends the group 10 s after its first instance."""
+    lane = new_lane(max_wait=10.0)
+
+    lane.arrive(*(instance(seconds) for seconds in (0, 4, 8, 12, 16)))
+    lane.run_out()
+
+    assert [(10.0, 3), (21.0, 2)] == [(job.at, len(job.instances)) for job in lane.jobs]
+
+
+def test_an_instance_that_arrives_after_the_jobs_starts_a_new_group(new_lane: Any, instance: Any) -> None:
+    """A late instance of the same study is not lost: it waits, and becomes jobs of its own."""
+    lane = new_lane()
+    first, late = instance(0), instance(6)
+
+    lane.arrive(first, late)
+    lane.run_out()
+
+    assert [(5.0, (first,)), (11.0, (late,))] == [(job.at, job.instances) for job in lane.jobs]
+
+
+def test_an_instance_at_the_due_time_still_belongs_to_the_group(new_lane: Any, instance: Any) -> None:
+    """Instance and timer at the same moment: the instance comes first, and the group waits on."""
+    lane = new_lane()
+    instances = (instance(0), instance(5))
+
+    lane.arrive(*instances)
+    lane.run_out()
+
+    assert [(10.0, instances)] == [(job.at, job.instances) for job in lane.jobs]
+
+
+def test_an_instance_at_max_wait_still_belongs_to_the_group(new_lane: Any, instance: Any) -> None:
+    """The last instance of a group may come exactly at max-wait; it does not move the due time."""
+    lane = new_lane(max_wait=8.0)
+
+    lane.arrive(instance(0), instance(4), instance(8))
+    lane.run_out()
+
+    assert [(8.0, 3)] == [(job.at, len(job.instances)) for job in lane.jobs]
+
+
+def test_an_instance_that_overtakes_the_timer_does_not_join_a_group_that_was_due(new_lane: Any, instance: Any) -> None:
+    """The host delivers what arrived at 6 s before it comes to the timer of 5 s: two groups all the same."""
+    lane = new_lane()
+    first, late = instance(0), instance(6)
+
+    lane.deliver(first)
+    lane.deliver(late)
+    assert [("LUNG-lung-20240301080005", (first,))] == [(job.name, job.instances) for job in lane.jobs]
+    lane.run_out()
+
+    assert [(late,)] == [job.instances for job in lane.jobs[1:]]
+    assert [first, late] == lane.removed
+
+
+def test_a_clock_that_was_set_back_does_not_end_a_group_early(new_lane: Any, instance: Any) -> None:
+    """An instance with an earlier time than the one before it leaves the group's wait as it was."""
+    lane = new_lane()
+
+    for seconds in (10, 2, 12):
+        lane.deliver(instance(seconds))
+    lane.run_out()
+
+    assert [(17.0, 3)] == [(job.at, len(job.instances)) for job in lane.jobs]
+
+
+def test_a_group_has_one_timer_however_many_instances_arrive(new_lane: Any, instance: Any) -> None:
+    """Arrivals move the due time, not the timer: 2,000 instances in 4 s take two timers, one at a time."""
+    lane = new_lane()
+
+    for number in range(2000):
+        lane.arrive(instance(number * 0.002))
+        assert 1 == len(lane.timers)
+    lane.run_out()
+
+    assert [2000] == [len(job.instances) for job in lane.jobs]
+    assert 2 == lane.timers_made
+    assert [] == lane.timers
+
+
+def test_a_closed_processor_leaves_no_timer(new_lane: Any, instance: Any) -> None:
+    """What was armed for open groups is cancelled when the processor is closed."""
+    lane = new_lane()
+
+    lane.arrive(instance(0, "1.1"), instance(0, "1.2"))
+    lane.processor.close()
+
+    assert [False, False] == [timer.live for timer in lane.timers]
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_after_a_turn_that_failed_every_pipeline_gets_its_job_once(new_lane: Any, instance: Any, failing: int) -> None:
+    """Jobs for all pipelines or for none: the new processor makes of the same instances what the old one wanted."""
+    pipelines = {"a": "p1", "b": "p2", "c": "p3"}
+    lane = new_lane(pipelines=pipelines, failing_submissions=[failing])
+    lane.arrive(instance(0), instance(3))
+    with pytest.raises(RuntimeError):
+        lane.run_out()
+    assert ([], []) == (lane.jobs, lane.removed)
+
+    again = lane.restarted()
+    again.arrive(*lane.pending.values())
+    again.run_out()
+
+    assert ["p1", "p2", "p3"] == [job.pipeline_id for job in again.jobs]
+    assert list(lane.pending.values()) == again.removed
+
+
+def test_redelivery_after_a_restart_makes_the_same_jobs(new_lane: Any, instance: Any) -> None:
+    """A restart in the middle of several groups changes neither their instances nor their due times and names."""
+    arrivals = [instance(s, f"1.{study}") for s, study in [(0, 1), (2, 2), (4, 1), (6, 2), (8, 3)]]
+    undisturbed = new_lane(timeout=5.0, group_by="study")
+    undisturbed.arrive(*arrivals)
+    undisturbed.run_out()
+
+    stopped = new_lane(timeout=5.0, group_by="study")
+    stopped.arrive(*arrivals)
+    again = stopped.restarted()
+    again.arrive(*stopped.pending.values())
+    again.run_out()
+
+    assert undisturbed.jobs == again.jobs
+    assert undisturbed.removed == again.removed

@@ -1,0 +1,245 @@
+"""The `fake` submitter: stands in for an inference platform, keeps what it is given, and fails when it is told to."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from enum import Enum
+from functools import partial
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from dicom_adapter import (
+    Job,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    SubmitterContext,
+    Upload,
+    at_least,
+    setting,
+)
+from dicom_adapter_clara_client.fake_folder import InFolder
+from dicom_adapter_clara_client.fake_records import (
+    Call,
+    FakeCall,
+    FakeJob,
+    FakeState,
+    InMemory,
+    Outcome,
+    Records,
+)
+
+JOB_ID = re.compile(r"[0-9a-f]{32}")  # as the core makes them; anything else does not become a path
+
+
+class FaultKind(str, Enum):
+    """What a fault looks like to the core."""
+
+    RETRIABLE = "retriable"
+    PERMANENT = "permanent"
+    BUG = "bug"
+
+
+@frozen(kw_only=True)
+class Fault:
+    """Calls that fail, before they have any effect. Counted from the start of the process."""
+
+    call: Call = setting(help="The call that fails.")  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
+    times: int = setting(default=1, validator=at_least(0), help="How many such calls fail; 0: all of them.")
+    kind: FaultKind = setting(  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
+        default=FaultKind.RETRIABLE, help="How they fail."
+    )
+    pipeline: str | None = setting(default=None, help="Only calls for jobs of this pipeline.")
+    after: int = setting(default=0, validator=at_least(0), help="How many such calls are let through first.")
+
+
+@frozen(kw_only=True)
+class FakeSettings:
+    """The [submitters.<name>] table of `type = "fake"`."""
+
+    folder: Path | None = setting(  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
+        default=None, help="Where jobs are kept; without it everything stays in memory."
+    )
+    fail: tuple[Fault, ...] = setting(default=(), help="Faults; a call meets them in this order, one at a time.")
+
+
+class FakeSubmitter(Submitter[FakeSettings]):
+    """A platform of one's own, in memory or in a folder. What is in the folder is found again after a restart."""
+
+    name = "fake"
+
+    def __init__(self, settings: FakeSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self._records: Records = InFolder(settings.folder) if settings.folder else InMemory()
+        self._faults = _Faults(settings.fail)
+        self._lock = threading.Lock()  # one call at a time changes the records; only the bytes of uploads flow freely
+
+    @property
+    def jobs(self) -> Mapping[str, FakeJob]:
+        """All jobs as they are now, by the adapter's job id."""
+        with self._lock:
+            return self._records.jobs()
+
+    @property
+    def calls(self) -> list[FakeCall]:
+        """All calls so far, in the order of their outcomes."""
+        with self._lock:
+            return self._records.calls()
+
+    def open(self) -> None:
+        self._records.open()
+
+    def create_job(self, job: Job) -> PlatformJob:
+        self._answer(Call.CREATE, job, partial(self._create, job))
+        return PlatformJob(job_id=f"fake-{job.job_id}", payload_id=f"fake-payload-{job.job_id}")
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        attach = partial(evolve, metadata=dict(metadata))
+        self._answer(Call.ADD_METADATA, job, partial(self._change, job, attach))
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        self._answer(Call.UPLOAD, job, partial(self._upload, job, upload), upload.position)
+
+    def start(self, job: Job) -> None:
+        self._answer(Call.START, job, partial(self._change, job, _started))
+
+    def status(self, job: Job) -> PlatformStatus:
+        self._answer(Call.STATUS, job, partial(self._state, job))
+        state = self._state(job)
+        return PlatformStatus(state=state.value, finished=state is FakeState.STOPPED)
+
+    def cancel(self, job: Job) -> None:
+        self._answer(Call.CANCEL, job, partial(self._cancel, job))
+
+    def _answer(self, call: Call, job: Job, act: Callable[[], object], position: int | None = None) -> None:
+        """Do what `call` asks for, unless a fault is due, and write down what came of it."""
+        log = partial(self._log, call=call, job_id=job.job_id, position=position)
+        try:
+            self._faults.meet(call, job)
+            changed = act()
+        except Exception as error:
+            log(outcome=_outcome_of(error))
+            raise
+        log(outcome=Outcome.DONE if changed else Outcome.UNCHANGED)
+
+    def _log(self, *, call: Call, job_id: str, position: int | None, outcome: Outcome) -> None:
+        now = datetime.now(timezone.utc)
+        with self._lock:
+            self._records.log(FakeCall(time=now, call=call, job_id=job_id, outcome=outcome, position=position))
+
+    def _create(self, job: Job) -> bool:
+        if JOB_ID.fullmatch(job.job_id) is None:
+            raise Permanent(f"job {job.job_id!r}: its id must be 32 lower-case hexadecimal digits")
+        with self._lock:
+            if self._records.state(job.job_id) is not None:
+                return False
+            self._records.save(_created(job))
+            return True
+
+    def _change(self, job: Job, change: Callable[[FakeJob], FakeJob]) -> bool:
+        self._state(job)
+        with self._lock:
+            before = self._records.job(job.job_id)
+            after = change(before)
+            if after == before:
+                return False
+            self._records.save(after)
+            return True
+
+    def _upload(self, job: Job, upload: Upload) -> bool:
+        if self._is_there(job, upload.position):
+            return False
+        with upload.open() as source:
+            taken = self._records.take_in(job.job_id, source)
+        with self._lock:
+            self._records.add(job.job_id, upload.position, upload.instance.sop_instance_uid, taken)
+        return True
+
+    def _is_there(self, job: Job, position: int) -> bool:
+        state = self._state(job)
+        with self._lock:
+            if self._records.has(job.job_id, position):
+                return True
+        if state is not FakeState.PENDING:
+            raise Permanent(f"job {job.job_id}: it is {state.value} and takes no more instances")
+        return False
+
+    def _cancel(self, job: Job) -> bool:
+        if self._find(job) is None:
+            return False  # never created, so there is nothing to stop
+        return self._change(job, partial(evolve, state=FakeState.STOPPED))
+
+    def _state(self, job: Job) -> FakeState:
+        state = self._find(job)
+        if state is None:
+            raise Permanent(f"job {job.job_id}: the fake platform does not know it; it has to be created first")
+        return state
+
+    def _find(self, job: Job) -> FakeState | None:
+        if JOB_ID.fullmatch(job.job_id) is None:
+            return None
+        with self._lock:
+            return self._records.state(job.job_id)
+
+
+class _Faults:
+    """Tells which calls fail. A call that one fault has taken is not seen by the next one."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        self._faults = faults
+        self._seen = [0] * len(faults)
+        self._lock = threading.Lock()
+
+    def meet(self, call: Call, job: Job) -> None:
+        """Raise what a fault has in store for this call."""
+        with self._lock:
+            for index, fault in enumerate(self._faults):
+                if fault.call is call and fault.pipeline in (None, job.pipeline_id):
+                    self._seen[index] += 1
+                    if _is_due(fault, self._seen[index]):
+                        raise _error(fault, job)
+
+
+def _is_due(fault: Fault, seen: int) -> bool:
+    """Whether the `seen`-th call that a fault sees is one that fails."""
+    failing = seen - fault.after
+    return failing > 0 and (fault.times == 0 or failing <= fault.times)
+
+
+def _error(fault: Fault, job: Job) -> Exception:
+    message = f"job {job.job_id}: the fake platform was told to fail its {fault.call.value}"
+    if fault.kind is FaultKind.RETRIABLE:
+        return Retriable(message)
+    return Permanent(message) if fault.kind is FaultKind.PERMANENT else RuntimeError(message)
+
+
+def _outcome_of(error: Exception) -> Outcome:
+    if isinstance(error, Retriable):
+        return Outcome.RETRIABLE
+    return Outcome.PERMANENT if isinstance(error, Permanent) else Outcome.BUG
+
+
+def _created(job: Job) -> FakeJob:
+    return FakeJob(
+        job_id=job.job_id,
+        name=job.name,
+        ae_title=job.ae_title,
+        pipeline_id=job.pipeline_id,
+        priority=job.priority,
+        submitter=job.submitter,
+        created_at=datetime.now(timezone.utc),
+    )
+
+
+def _started(job: FakeJob) -> FakeJob:
+    if job.state is FakeState.RUNNING:
+        return job
+    if job.state is FakeState.STOPPED:
+        raise Permanent(f"job {job.job_id}: it was stopped and cannot be started again")
+    return evolve(job, state=FakeState.RUNNING, started_at=datetime.now(timezone.utc), starts=job.starts + 1)

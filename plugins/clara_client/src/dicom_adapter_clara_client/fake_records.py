@@ -1,0 +1,181 @@
+"""What the fake platform knows: its jobs, and the calls that made them. Here in memory, in `fake_folder` on disk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO
+
+from attrs import evolve, field, frozen
+
+from dicom_adapter import JobPriority
+
+
+class Call(str, Enum):
+    """What a submitter is asked for."""
+
+    CREATE = "create"
+    ADD_METADATA = "add-metadata"
+    UPLOAD = "upload"
+    START = "start"
+    STATUS = "status"
+    CANCEL = "cancel"
+
+
+class Outcome(str, Enum):
+    """What came of a call."""
+
+    DONE = "done"
+    UNCHANGED = "unchanged"  # it had been done before: a repeated call
+    RETRIABLE = "retriable"
+    PERMANENT = "permanent"
+    BUG = "bug"
+
+
+class FakeState(str, Enum):
+    """Where a job of the fake platform stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@frozen(kw_only=True)
+class FakeInstance:
+    """One uploaded instance."""
+
+    position: int  # 0-based place in the job
+    sop_instance_uid: str
+    size_bytes: int
+    data: bytes | None = field(default=None, repr=False)  # the Part 10 file; None when it lies in a folder
+
+
+@frozen(kw_only=True)
+class FakeJob:
+    """One job of the fake platform."""
+
+    job_id: str  # the adapter's
+    name: str
+    ae_title: str
+    pipeline_id: str
+    priority: JobPriority
+    submitter: str
+    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may hold configured DICOM values
+    state: FakeState = FakeState.PENDING
+    created_at: datetime  # UTC; on the fake platform
+    started_at: datetime | None = None  # UTC
+    starts: int = 0  # how many times it was set running; more than one would be a bug
+    instances: tuple[FakeInstance, ...] = ()  # by position
+
+    @property
+    def started(self) -> bool:
+        return self.starts > 0
+
+
+@frozen(kw_only=True)
+class FakeCall:
+    """One call and what came of it."""
+
+    time: datetime  # UTC; of the outcome
+    call: Call
+    job_id: str  # the adapter's
+    outcome: Outcome
+    position: int | None = None  # of an upload
+
+
+@frozen(kw_only=True)
+class FakeUpload:
+    """What was taken in: its bytes, or the file that holds them."""
+
+    size_bytes: int
+    data: bytes | None = field(default=None, repr=False)
+    path: Path | None = None
+
+
+def by_position(instances: Iterable[FakeInstance]) -> tuple[FakeInstance, ...]:
+    """In the order of the job, each position once: the last one counts."""
+    unique = {instance.position: instance for instance in instances}
+    return tuple(unique[position] for position in sorted(unique))
+
+
+class Records(ABC):
+    """What the fake platform remembers. `take_in` may run in several threads at once, the rest one call at a time."""
+
+    @abstractmethod
+    def open(self) -> None: ...
+
+    @abstractmethod
+    def state(self, job_id: str) -> FakeState | None:
+        """How far a job is, without looking at its instances; None when there is no such job."""
+
+    @abstractmethod
+    def has(self, job_id: str, position: int) -> bool: ...
+
+    @abstractmethod
+    def take_in(self, job_id: str, source: BinaryIO) -> FakeUpload:
+        """Take in what `source` holds; it belongs to the job only after `add`."""
+
+    @abstractmethod
+    def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None: ...
+
+    @abstractmethod
+    def save(self, job: FakeJob) -> None: ...
+
+    @abstractmethod
+    def jobs(self) -> dict[str, FakeJob]: ...
+
+    @abstractmethod
+    def job(self, job_id: str) -> FakeJob: ...
+
+    @abstractmethod
+    def log(self, call: FakeCall) -> None: ...
+
+    @abstractmethod
+    def calls(self) -> list[FakeCall]: ...
+
+
+class InMemory(Records):
+    """Everything in memory, instances included: for tests."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, FakeJob] = {}
+        self._calls: list[FakeCall] = []
+
+    def open(self) -> None:
+        pass
+
+    def state(self, job_id: str) -> FakeState | None:
+        job = self._jobs.get(job_id)
+        return None if job is None else job.state
+
+    def has(self, job_id: str, position: int) -> bool:
+        return any(instance.position == position for instance in self._jobs[job_id].instances)
+
+    def take_in(self, job_id: str, source: BinaryIO) -> FakeUpload:  # noqa: ARG002 - a folder needs the job's id
+        data = source.read()
+        return FakeUpload(size_bytes=len(data), data=data)
+
+    def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None:
+        instance = FakeInstance(
+            position=position, sop_instance_uid=sop_instance_uid, size_bytes=upload.size_bytes, data=upload.data
+        )
+        job = self._jobs[job_id]
+        self._jobs[job_id] = evolve(job, instances=by_position([*job.instances, instance]))
+
+    def save(self, job: FakeJob) -> None:
+        self._jobs[job.job_id] = job
+
+    def jobs(self) -> dict[str, FakeJob]:
+        return dict(self._jobs)
+
+    def job(self, job_id: str) -> FakeJob:
+        return self._jobs[job_id]
+
+    def log(self, call: FakeCall) -> None:
+        self._calls.append(call)
+
+    def calls(self) -> list[FakeCall]:
+        return list(self._calls)

@@ -1,0 +1,415 @@
+"""The `fake` submitter: keeps what it is given, does everything once, and fails when it is told to."""
+
+from __future__ import annotations
+
+import json
+import stat
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from attrs import evolve
+
+from dicom_adapter import (
+    InstanceStorageInfo,
+    Job,
+    JobPriority,
+    Permanent,
+    PlatformJob,
+    Retriable,
+    StoredObjectMissing,
+    SubmitterContext,
+    Upload,
+)
+from dicom_adapter_clara_client import (
+    Call,
+    FakeSettings,
+    FakeState,
+    FakeSubmitter,
+    Fault,
+    FaultKind,
+    Outcome,
+    dicom_adapter_submitters,
+)
+
+NOW = datetime(2024, 5, 1, 12, tzinfo=timezone.utc)
+Make = Callable[..., FakeSubmitter]
+
+
+@pytest.fixture(params=["memory", "folder"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return tmp_path / "platform" if request.param == "folder" else None
+
+
+@pytest.fixture
+def make(folder: Path | None, tmp_path: Path) -> Make:
+    return lambda *faults: submitter_in(folder, tmp_path, *faults)
+
+
+def submitter_in(folder: Path | None, data: Path, *faults: Fault) -> FakeSubmitter:
+    context = SubmitterContext(name="platform", data_folder=data / "never-used")
+    submitter = FakeSubmitter(FakeSettings(folder=folder, fail=faults), context)
+    submitter.open()
+    return submitter
+
+
+def a_job(number: int = 1, pipeline: str = "lung") -> Job:
+    return Job(
+        job_id=f"{number:032x}",
+        name=f"LUNG-{pipeline}-{number}",
+        ae_title="LUNG",
+        pipeline_id=pipeline,
+        priority=JobPriority.HIGHER,
+        submitter="platform",
+        instance_count=2,
+        created_at=NOW,
+        changed_at=NOW,
+    )
+
+
+def an_upload(position: int, data: bytes, uid: str = "1.2.3") -> Upload:
+    instance = InstanceStorageInfo(
+        instance_id=position,
+        ae_title="LUNG",
+        calling_ae_title="CT1",
+        peer_address="127.0.0.1",
+        association_id="a",
+        sop_class_uid="1.2",
+        sop_instance_uid=uid,
+        study_instance_uid="1.2.1",
+        series_instance_uid="1.2.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        patient_id="",
+        issuer_of_patient_id="",
+        received_at=NOW,
+        storage_key="",
+        size_bytes=len(data),
+        checksum=0,
+    )
+    return Upload(instance=instance, position=position, size_bytes=len(data), open=lambda: BytesIO(data))
+
+
+def submit(submitter: FakeSubmitter, job: Job, *data: bytes) -> None:
+    submitter.create_job(job)
+    submitter.add_metadata(job, {"Source": "LUNG"})
+    for position, item in enumerate(data):
+        submitter.upload(job, an_upload(position, item, f"1.2.{position}"))
+    submitter.start(job)
+
+
+def manifest(folder: Path, job: Job) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads((folder / job.job_id / "job.json").read_text()))
+
+
+def outcomes(submitter: FakeSubmitter) -> list[tuple[str, str]]:
+    return [(call.call.value, call.outcome.value) for call in submitter.calls]
+
+
+# --- what a job becomes -----------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_kept_with_all_that_belongs_to_it(make: Make, folder: Path | None) -> None:
+    """Name, pipeline, priority, metadata and instances in their order can be read back."""
+    submitter, job = make(), a_job()
+    submit(submitter, job, b"first", b"second")
+    kept = submitter.jobs[job.job_id]
+    assert (job.job_id, job.name, "LUNG", "lung") == (kept.job_id, kept.name, kept.ae_title, kept.pipeline_id)
+    assert (kept.priority, kept.submitter, kept.metadata) == (JobPriority.HIGHER, "platform", {"Source": "LUNG"})
+    assert kept.started
+    assert [(item.sop_instance_uid, item.size_bytes) for item in kept.instances] == [("1.2.0", 5), ("1.2.1", 6)]
+    expected = [b"first", b"second"] if folder is None else [None, None]
+    assert expected == [item.data for item in kept.instances]
+
+
+def test_its_states(make: Make) -> None:
+    """Pending when created, running when started, stopped when cancelled; a stopped job does not start again."""
+    submitter, job = make(), a_job()
+    submitter.create_job(job)
+    assert (submitter.status(job).state, submitter.status(job).finished) == ("pending", False)
+    submitter.start(job)
+    assert (submitter.status(job).state, submitter.status(job).finished) == ("running", False)
+    submitter.cancel(job)
+    assert (submitter.status(job).state, submitter.status(job).finished) == ("stopped", True)
+    with pytest.raises(Permanent, match="stopped"):
+        submitter.start(job)
+
+
+def test_every_call_may_be_repeated(make: Make) -> None:
+    """The second time nothing changes, the answers are the same, and the record of calls says so."""
+    submitter, job = make(), a_job()
+    first = submitter.create_job(job)
+    assert isinstance(first, PlatformJob)
+    assert first == submitter.create_job(job)
+    for _ in range(2):
+        submitter.add_metadata(job, {"Source": "LUNG"})
+    for _ in range(2):
+        submitter.upload(job, an_upload(0, b"x"))
+    for _ in range(2):
+        submitter.start(job)
+    submitter.upload(job, an_upload(0, b"x"))
+    for _ in range(2):
+        submitter.cancel(job)
+    calls = ["create", "add-metadata", "upload", "start"]
+    repeated = [(call, outcome) for call in calls for outcome in ("done", "unchanged")]
+    end = [("upload", "unchanged"), ("cancel", "done"), ("cancel", "unchanged")]
+    assert [*repeated, *end] == outcomes(submitter)
+    kept = submitter.jobs[job.job_id]
+    assert (kept.starts, len(kept.instances), kept.state) == (1, 1, FakeState.STOPPED)
+
+
+def test_an_unknown_job_is_refused(make: Make) -> None:
+    """Steps of a job that was never created are permanent errors; to cancel it is none."""
+    submitter, job = make(), a_job()
+    steps: list[Callable[[], object]] = [
+        lambda: submitter.add_metadata(job, {}),
+        lambda: submitter.upload(job, an_upload(0, b"x")),
+        lambda: submitter.start(job),
+        lambda: submitter.status(job),
+    ]
+    for step in steps:
+        with pytest.raises(Permanent, match="does not know it"):
+            step()
+    submitter.cancel(job)
+    assert submitter.jobs == {}
+
+
+def test_a_running_job_takes_no_more_instances(make: Make) -> None:
+    """What comes after the start would be missing from the result."""
+    submitter, job = make(), a_job()
+    submit(submitter, job, b"x")
+    with pytest.raises(Permanent, match="takes no more"):
+        submitter.upload(job, an_upload(1, b"late"))
+
+
+def test_an_instance_that_cannot_be_read_is_not_there(make: Make, folder: Path | None) -> None:
+    """An upload that breaks off leaves nothing; repeated, it arrives whole."""
+
+    class Breaking(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise StoredObjectMissing("gone")
+
+    submitter, job, whole = make(), a_job(), an_upload(0, b"whole")
+    submitter.create_job(job)
+    broken = Upload(instance=whole.instance, position=0, size_bytes=5, open=lambda: Breaking(b"half"))
+    with pytest.raises(StoredObjectMissing):
+        submitter.upload(job, broken)
+    assert submitter.jobs[job.job_id].instances == ()
+    assert folder is None or list((folder / job.job_id / "dcm").iterdir()) == []
+    submitter.upload(job, whole)
+    assert [item.size_bytes for item in submitter.jobs[job.job_id].instances] == [5]
+
+
+def test_many_threads_upload_at_once(make: Make) -> None:
+    """Several jobs and positions at once, each twice: every instance is there once."""
+    submitter, jobs = make(), [a_job(number) for number in range(4)]
+    for job in jobs:
+        submitter.create_job(job)
+    with ThreadPoolExecutor(8) as threads:
+        for position in range(20):
+            for job in jobs * 2:
+                threads.submit(submitter.upload, job, an_upload(position, bytes(position)))
+    for kept in submitter.jobs.values():
+        assert list(range(20)) == [item.position for item in kept.instances]
+        assert list(range(20)) == [item.size_bytes for item in kept.instances]
+    assert sum(call.call is Call.UPLOAD for call in submitter.calls) == 160
+
+
+def test_many_threads_start_a_job_once(make: Make) -> None:
+    """However often it is asked to, a job runs once."""
+    submitter, job = make(), a_job()
+    submitter.create_job(job)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            threads.submit(submitter.start, job)
+    assert submitter.jobs[job.job_id].starts == 1
+    assert outcomes(submitter).count(("start", "done")) == 1
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def attempts(submitter: FakeSubmitter, job: Job, count: int) -> list[str]:
+    """The outcomes of `count` attempts to create `job`."""
+    for _ in range(count):
+        try:
+            submitter.create_job(job)
+        except (Retriable, Permanent, RuntimeError):
+            continue
+    return [call.outcome.value for call in submitter.calls][-count:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [(FaultKind.RETRIABLE, Retriable), (FaultKind.PERMANENT, Permanent), (FaultKind.BUG, RuntimeError)],
+)
+def test_a_fault_is_of_its_kind(make: Make, kind: FaultKind, error: type[Exception]) -> None:
+    """The core sees the error that was asked for, and nothing was done."""
+    submitter = make(Fault(call=Call.CREATE, kind=kind))
+    with pytest.raises(error, match="told to fail its create"):
+        submitter.create_job(a_job())
+    assert submitter.jobs == {}
+    assert [Outcome(kind.value)] == [call.outcome for call in submitter.calls]
+
+
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ([Fault(call=Call.CREATE, times=2)], ["retriable", "retriable", "done", "unchanged"]),
+        ([Fault(call=Call.CREATE, times=0)], ["retriable"] * 5),
+        ([Fault(call=Call.CREATE, after=2)], ["done", "unchanged", "retriable", "unchanged"]),
+        ([Fault(call=Call.CREATE), Fault(call=Call.CREATE, kind=FaultKind.BUG)], ["retriable", "bug", "done"]),
+    ],
+    ids=["twice", "always", "later", "one-after-the-other"],
+)
+def test_a_fault_lasts_as_often_as_it_says(make: Make, faults: list[Fault], expected: list[str]) -> None:
+    """So many calls fail, after so many that are let through; a call that one fault takes is not seen by the next."""
+    assert expected == attempts(make(*faults), a_job(), len(expected))
+
+
+def test_a_fault_hits_its_call_and_pipeline_only(make: Make) -> None:
+    """Other calls, and jobs of other pipelines, do not notice."""
+    submitter = make(Fault(call=Call.START, times=0, pipeline="lung"))
+    submit(submitter, a_job(1, "liver"), b"x")
+    with pytest.raises(Retriable):
+        submit(submitter, a_job(2, "lung"), b"x")
+    assert [submitter.jobs[a_job(number).job_id].started for number in (1, 2)] == [True, False]
+
+
+# --- in a folder ------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_tells_everything(tmp_path: Path) -> None:
+    """`job.json` and the files beside it are enough to see what a platform would have got."""
+    submitter, job = submitter_in(tmp_path / "p", tmp_path), a_job()
+    submit(submitter, job, b"first", b"second")
+    kept = manifest(tmp_path / "p", job)
+    times = {name: datetime.fromisoformat(kept.pop(name)) for name in ("createdAt", "startedAt")}
+    assert times["createdAt"] <= times["startedAt"]
+    expected = {
+        "jobId": job.job_id,
+        "name": job.name,
+        "aeTitle": "LUNG",
+        "pipelineId": "lung",
+        "priority": "higher",
+        "submitter": "platform",
+        "metadata": {"Source": "LUNG"},
+        "state": "running",
+        "starts": 1,
+        "instances": [
+            {"file": "00000.dcm", "sopInstanceUid": "1.2.0", "sizeBytes": 5},
+            {"file": "00001.dcm", "sopInstanceUid": "1.2.1", "sizeBytes": 6},
+        ],
+    }
+    assert expected == kept
+    files = sorted((tmp_path / "p" / job.job_id / "dcm").iterdir())
+    assert {file.name: file.read_bytes() for file in files} == {"00000.dcm": b"first", "00001.dcm": b"second"}
+
+
+def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """A new process finds jobs, instances and calls of the old one, and repeats nothing."""
+    job = a_job()
+    before = submitter_in(tmp_path / "p", tmp_path)
+    answer = before.create_job(job)
+    before.upload(job, an_upload(0, b"first", "1.2.0"))
+    (tmp_path / "p" / job.job_id / "dcm" / "cut-off.part").write_bytes(b"hal")
+    with (tmp_path / "p" / "calls.jsonl").open("a") as calls:
+        calls.write('{"time": "20')  # the process was killed here
+    after = submitter_in(tmp_path / "p", tmp_path)
+    submit(after, job, b"first", b"second")
+    assert answer == after.create_job(job)
+    assert before.jobs == after.jobs
+    assert len(manifest(tmp_path / "p", job)["instances"]) == 2
+    assert len(list((tmp_path / "p" / job.job_id / "dcm").iterdir())) == 2
+    assert outcomes(after).count(("create", "done")) == 1
+    uploads = [(call.position, call.outcome.value) for call in after.calls if call.call is Call.UPLOAD]
+    assert uploads == [(0, "done"), (0, "unchanged"), (1, "done")]
+
+
+def test_a_line_without_its_file_is_no_instance(tmp_path: Path) -> None:
+    """Killed between the line and the name of the file: the upload is repeated and counts once."""
+    submitter, job = submitter_in(tmp_path, tmp_path), a_job()
+    submitter.create_job(job)
+    line = {"position": 0, "sopInstanceUid": "1.2", "sizeBytes": 3}
+    (tmp_path / job.job_id / "uploads.jsonl").write_text(json.dumps(line) + "\n")
+    assert submitter.jobs[job.job_id].instances == ()
+    submitter.upload(job, an_upload(0, b"whole"))
+    assert [item.size_bytes for item in submitter.jobs[job.job_id].instances] == [5]
+
+
+def test_calls_are_lines_that_anybody_can_read(tmp_path: Path) -> None:
+    """`calls.jsonl` has time, call, job and outcome of each call, and the position of an upload."""
+    submitter, job = submitter_in(tmp_path, tmp_path, Fault(call=Call.UPLOAD)), a_job()
+    submitter.create_job(job)
+    with pytest.raises(Retriable):
+        submitter.upload(job, an_upload(7, b"x"))
+    lines = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert all(datetime.fromisoformat(line.pop("time")).tzinfo for line in lines)
+    create = {"call": "create", "jobId": job.job_id, "outcome": "done"}
+    upload = {"call": "upload", "jobId": job.job_id, "outcome": "retriable", "position": 7}
+    assert [create, upload] == lines
+
+
+def test_a_large_instance_passes_through_little_memory(tmp_path: Path) -> None:
+    """An instance of 64 MiB is never held whole."""
+
+    class Zeros(BytesIO):
+        left = 64 << 20
+
+        def read(self, size: int | None = -1) -> bytes:
+            assert size is not None
+            assert size > 0
+            piece = bytes(min(size, self.left))
+            self.left -= len(piece)
+            return piece
+
+    submitter, job = submitter_in(tmp_path, tmp_path), a_job()
+    submitter.create_job(job)
+    large = Upload(instance=an_upload(0, b"").instance, position=0, size_bytes=64 << 20, open=lambda: Zeros())
+    tracemalloc.start()
+    try:
+        submitter.upload(job, large)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert [item.size_bytes for item in submitter.jobs[job.job_id].instances] == [64 << 20]
+
+
+def test_what_a_peer_sent_never_becomes_a_path(tmp_path: Path) -> None:
+    """Hostile UIDs are values in the manifest; a job id that the core cannot have made is refused."""
+    submitter, job = submitter_in(tmp_path / "p", tmp_path), a_job()
+    submitter.create_job(job)
+    submitter.upload(job, an_upload(0, b"x", "../../../evil"))
+    submitter.start(job)
+    assert manifest(tmp_path / "p", job)["instances"][0]["sopInstanceUid"] == "../../../evil"
+    hostile = evolve(job, job_id="../evil")
+    with pytest.raises(Permanent, match="32 lower-case hexadecimal"):
+        submitter.create_job(hostile)
+    with pytest.raises(Permanent, match="does not know it"):
+        submitter.upload(hostile, an_upload(0, b"x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_nobody_else_may_read_what_was_submitted(tmp_path: Path) -> None:
+    """Instances and metadata are patient data."""
+    submitter = submitter_in(tmp_path / "p", tmp_path)
+    submit(submitter, a_job(), b"x")
+    paths = [tmp_path / "p", *(tmp_path / "p").rglob("*")]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
+    assert {0o600} == {mode for path, mode in modes.items() if path.is_file()}
+    assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
+
+
+def test_a_submitter_has_no_effect_before_it_is_opened(tmp_path: Path) -> None:
+    """The constructor touches nothing."""
+    FakeSubmitter(FakeSettings(folder=tmp_path / "p"), SubmitterContext(name="p", data_folder=tmp_path / "d"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_registered() -> None:
+    """The plugin's hook returns the submitter under the name that the configuration uses."""
+    assert {"fake": FakeSubmitter} == {submitter.name: submitter for submitter in dicom_adapter_submitters()}
