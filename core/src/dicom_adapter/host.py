@@ -147,12 +147,14 @@ class Host:
         return not self._told.empty() or not self._candidates.empty()
 
     def _take_notice(self) -> datetime:
-        for instance in self._notify.arrived():
-            self._tell("dicom_adapter_instance_stored", instance=instance)
-            lane = self._lanes.get(instance.ae_title)
-            if lane is not None:
-                lane.expect_news()
-                self._wake(f"lane {instance.ae_title}")
+        for arrived in self._notify.arrived():
+            for instance in arrived.instances:
+                self._tell("dicom_adapter_instance_stored", instance=instance)
+            for ae_title in {instance.ae_title for instance in arrived.instances} & self._lanes.keys():
+                self._lanes[ae_title].expect_news()
+                self._wake(f"lane {ae_title}")
+            if arrived.replaced:
+                self._consider(arrived.replaced)
         return self._clock.now() + LOOK_EVERY
 
     def _give_back(self) -> None:

@@ -18,6 +18,7 @@ from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
 from dicom_adapter.host import Host
+from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import Plugins, discover
 from dicom_adapter.stores import open_ledger, open_storage
 from dicom_adapter.workers import Worker
@@ -96,6 +97,7 @@ def main() -> None:
     """`python -m dicom_adapter.host_process`, started by the service."""
     channel = Channel()
     start = channel.start()
+    keep_values_out_of_warnings()
     plugins = discover()
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it

@@ -13,6 +13,7 @@ from io import BytesIO
 
 from attrs import frozen
 from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.config import IGNORE, settings
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
@@ -50,6 +51,11 @@ class Unreadable(Refused):
 
 class Mismatch(Refused):
     """The data set is not what the C-STORE request or its SOP class says (status 0xA900)."""
+
+
+def keep_values_out_of_warnings() -> None:
+    """Have pydicom take values as they are: its warnings about malformed ones quote them. For a whole process."""
+    settings.reading_validation_mode = IGNORE
 
 
 @frozen(kw_only=True)

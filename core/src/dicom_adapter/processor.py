@@ -94,8 +94,10 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Take one instance. Called once for each arrival, in order, and again after a restart or a failed turn.
 
         With `overwrite-same-instance = true` a SOP instance may come again while it is pending: the newer one, with
-        an `instance_id` of its own, stands for the older one from then on. Raise `Unprocessable` to have the instance
-        quarantined.
+        an `instance_id` of its own, stands for the older one from then on.
+
+        Raise `Unprocessable` to have the instance quarantined: nothing that this turn asked for happens, but the
+        processor stays as it is, so raise before changing any attribute.
         """
 
     def submit_pipeline_job(
@@ -136,8 +138,10 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         return self.context.call_at(self.now() + timedelta(seconds=delay), callback)
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
-        """The instance's data set up to its pixel data (7FE0,0008), from the storage backend. It may hold patient
-        data: keep it out of logs and labels."""
+        """The instance's data set up to its pixel data (7FE0,0008), from the storage backend.
+
+        It may hold patient data: keep it out of logs and labels. Raises Unprocessable when it cannot be parsed.
+        """
         return self.context.read_header(instance)
 
     @property

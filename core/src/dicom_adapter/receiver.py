@@ -22,6 +22,7 @@ from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, ju
 from dicom_adapter.flow.store import Answer, Received, Status, Store
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.net.server import Closed, Server
+from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import discover
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.stores import open_ledger, open_storage
@@ -102,6 +103,7 @@ def main() -> None:
     """`python -m dicom_adapter.receiver`, started by the service."""
     channel = Channel()
     start = channel.start()
+    keep_values_out_of_warnings()
     plugins = discover(only=start.plugins)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it

@@ -177,7 +177,7 @@ def _set(dataset: Dataset, attributes: Mapping[str, Any]) -> None:
 
 
 def _general(modality: str, instance_number: int) -> dict[str, Any]:
-    """Patient, study, series, equipment and general image module. Type 2 attributes without a value are there, empty."""
+    """Patient, study, series, equipment and general image module; attributes of type 2 may be empty."""
     return {
         "SpecificCharacterSet": "ISO_IR 192",
         "StudyDate": "20240101",

@@ -1,7 +1,5 @@
 """What belongs together: studies, patients, series, and other attributes."""
 
-# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
-
 from __future__ import annotations
 
 from collections.abc import Mapping

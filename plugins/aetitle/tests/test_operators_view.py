@@ -1,7 +1,5 @@
 """What operators see: names of jobs, descriptions, and what waits."""
 
-# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,7 +1,5 @@
 """A SOP instance that comes again while it is pending: the newer one stands for the older one."""
 
-# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
-
 from __future__ import annotations
 
 from typing import Any

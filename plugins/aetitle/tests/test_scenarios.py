@@ -1,7 +1,5 @@
 """The two scenarios that specify the AE Title Job Processor, to the letter."""
 
-# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,7 +1,5 @@
 """The settings: what is taken, what is refused, and with which words."""
 
-# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,7 +1,5 @@
 """When a group becomes jobs."""
 
-# ruff: noqa: SIM300 - the expected value comes first in every test, literal or not
-
 from __future__ import annotations
 
 from typing import Any

@@ -21,6 +21,7 @@ from dicom_adapter.model import Job, JobState
 jobs = typer.Typer(help="List and show jobs, from the ledger; the service may run or not.", no_args_is_help=True)
 
 SHORT_ID = 8  # digits of a job id that tables show and `show` takes
+PIPELINE_WIDTH = 9  # characters of a pipeline id that tables show; `show` has all of it
 
 
 @jobs.command("list")
@@ -61,20 +62,23 @@ def show(
 
 def table_of(found: list[Job]) -> Table:
     """Jobs as people look at them."""
-    table = Table("Job", "Name", "Pipeline", "Priority", "Instances", "State", "Attempts", "Next attempt", "Last error")
-    for job in found:
-        table.add_row(
-            job.job_id[:SHORT_ID],
-            escape(job.name),
-            escape(job.pipeline_id),
-            job.priority.value,
-            str(job.instance_count),
-            _coloured(job.state),
-            str(job.attempts or ""),
-            _time(job.next_attempt_at) or "",
-            escape(job.last_error),
-        )
+    notes = [_note(job) for job in found]
+    table = Table(*["Job", "Name", "Pipeline", "Priority", "Inst.", "State"], *(["Note"] if any(notes) else []))
+    table.columns[0].no_wrap = True
+    table.columns[2].no_wrap, table.columns[2].max_width = True, PIPELINE_WIDTH
+    for job, note in zip(found, notes, strict=True):
+        cells = [escape(job.name), escape(job.pipeline_id), job.priority.value, str(job.instance_count)]
+        table.add_row(job.job_id[:SHORT_ID], *cells, _coloured(job.state), *([escape(note)] if any(notes) else []))
     return table
+
+
+def _note(job: Job) -> str:
+    """What an operator has to know of a job that does not go on."""
+    if not job.last_error:
+        return ""
+    tried = f"attempt {job.attempts} failed" if job.attempts else "failed"
+    again = f", next at {job.next_attempt_at:%H:%M:%S} UTC" if job.next_attempt_at else ""
+    return f"{tried}{again}: {job.last_error}"
 
 
 def _find(transaction: Transaction, job_id: str) -> Job:

@@ -133,9 +133,6 @@ class Log:
 
     format: LogFormat = setting(default=LogFormat.AUTO, help="auto is console on a terminal, json otherwise.")
     level: LogLevel = setting(default=LogLevel.INFO, help="The least important events to show.")
-    exception_messages: bool = setting(
-        default=False, help="Put the messages of unexpected exceptions into the log; they may contain patient data."
-    )
 
 
 @frozen(kw_only=True)

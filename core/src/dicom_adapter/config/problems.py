@@ -109,6 +109,8 @@ def undisclosed(type_: Any) -> bool:
 
 def _is_table(type_: Any) -> bool:
     """Whether a table belongs here: what stands in its place may be the secret that belongs into it."""
+    if get_origin(type_) is Annotated:
+        return _is_table(get_args(type_)[0])
     return attrs.has(type_) or any(_is_table(argument) for argument in get_args(type_))
 
 

@@ -175,4 +175,4 @@ def _default_clause(field: Field, type_: Any) -> str:
         return f" (the default is {str(default).lower()})"
     if undisclosed(type_) or not isinstance(default, (int, float, str)) or default == "":
         return ""
-    return f" (the default is {default:g})" if isinstance(default, float) else f" (the default is {default})"
+    return f" (the default is {default:.15g})" if isinstance(default, float) else f" (the default is {default})"

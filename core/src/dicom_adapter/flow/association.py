@@ -57,7 +57,7 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, "the called AE title is not configured")
     if not _is_allowed(request, ae_title):
         return _reject(Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED, "the caller is not among allowed-callers")
-    stopped = config.unavailable(request.called_ae_title) or load.stopped.get(request.called_ae_title)
+    stopped = load.stopped.get(request.called_ae_title)
     if stopped:
         return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
     if load.associations >= config.dicom.max_associations:

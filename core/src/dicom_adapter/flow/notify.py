@@ -6,12 +6,22 @@ arrived, or was waiting when the host started, makes no difference to them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from attrs import frozen
 
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.model import InstanceStorageInfo
 
 BATCH = 1000  # rows read at a time
+
+
+@frozen(kw_only=True)
+class Arrived:
+    """A batch of arrivals."""
+
+    instances: Sequence[InstanceStorageInfo]
+    replaced: Sequence[int]  # ids of earlier arrivals that some of these stand for
 
 
 class Notify:
@@ -22,12 +32,13 @@ class Notify:
         with ledger.read() as transaction:
             self._seen = instances.last_number(transaction)
 
-    def arrived(self) -> Iterator[InstanceStorageInfo]:
-        """What came since the last call, in the order of arrival."""
+    def arrived(self) -> Iterator[Arrived]:
+        """What came since the last call, a batch at a time, in the order of arrival."""
         while True:
             with self._ledger.read() as transaction:
                 batch = instances.pending_after(transaction, self._seen, BATCH)
+                replaced = instances.replaced_by(transaction, [instance.instance_id for instance in batch])
             if not batch:
                 return
             self._seen = batch[-1].instance_id
-            yield from batch
+            yield Arrived(instances=batch, replaced=replaced)

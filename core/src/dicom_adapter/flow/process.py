@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.errors import Unprocessable, describe_failure
-from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings
+from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings, Superseded
 from dicom_adapter.ledger import Ledger, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
@@ -80,7 +80,8 @@ class Lane:
         self._processor: JobProcessorBase[Any] | None = None
         self._context: Context | None = None
         self._inbox: deque[InstanceStorageInfo] = deque()
-        self._seen = 0
+        self._seen = 0  # the last instance that was read
+        self._delivered = 0  # the last instance that the processor was given
         self._read_at: datetime | None = None
         self.has_news = True
 
@@ -151,10 +152,13 @@ class Lane:
     def _deliver(self, context: Context, instance: InstanceStorageInfo) -> None:
         assert self._processor is not None  # built together with the context
         handle = self._processor.handle_instance
+        self._delivered = instance.instance_id
         try:
             self._take_turn(context, instance.received_at, lambda: handle(instance))
         except Unprocessable as refusal:
             self._quarantine(instance, str(refusal))
+        except Superseded:
+            self._begin_again()
         except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
             self._failed(failure, instance)
         else:
@@ -164,6 +168,8 @@ class Lane:
         assert alarm.callback is not None  # `first` skips cancelled ones
         try:
             self._take_turn(context, alarm.when, alarm.callback)
+        except Superseded:
+            self._begin_again()
         except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
             self._failed(failure, None)
         else:
@@ -179,7 +185,7 @@ class Lane:
             context.end()
         if turn.submissions or turn.removed:
             with self._ledger.write() as transaction:
-                committed = turn.commit(transaction)
+                committed = turn.commit(transaction, self._delivered)
             self._on_commit(committed)
 
     # --- what goes wrong --------------------------------------------------------------------------------------------
@@ -192,8 +198,7 @@ class Lane:
 
     def _failed(self, error: Exception, instance: InstanceStorageInfo | None) -> None:
         """Throw the processor away and begin again after a pause; give up on the instance, or on the lane, in time."""
-        self._close_processor()
-        self._forget()
+        self._begin_again()
         if isinstance(error, SQLAlchemyError):  # the ledger's fault, not the processor's: wait for it
             self._pause(FIRST_PAUSE)
             log.error("turn_not_committed", ae_title=self.ae_title, error=type(error).__name__)
@@ -207,6 +212,11 @@ class Lane:
             self._stop(f"its processor failed {failure.count} times in a row: {failure.reason}")
         else:
             self._pause(FIRST_PAUSE * 2 ** (failure.count - 1))
+
+    def _begin_again(self) -> None:
+        """Throw the processor away; another is built and given everything that is pending."""
+        self._close_processor()
+        self._forget()
 
     def _pause(self, pause: timedelta) -> None:
         self._paused_until = self._clock.now() + pause
@@ -259,8 +269,7 @@ class Lane:
 
     def close(self) -> None:
         """Close the processor; nothing is lost, the ledger has it all."""
-        self._close_processor()
-        self._forget()
+        self._begin_again()
 
     def _close_processor(self) -> None:
         if self._processor is None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from attrs import Factory, define, evolve, field, frozen
 
-from dicom_adapter.errors import Refused
+from dicom_adapter.errors import DicomAdapterError, Refused, Unprocessable, describe_failure
 from dicom_adapter.ledger import Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.model import InstanceStorageInfo, Job, JobPriority
@@ -43,6 +43,10 @@ class Committed:
 
     jobs: tuple[Job, ...] = ()
     released: tuple[int, ...] = ()
+
+
+class Superseded(DicomAdapterError):
+    """A turn decided on an instance that has been replaced meanwhile: it has to be taken again."""
 
 
 @define
@@ -89,13 +93,19 @@ class Turn:
         """Record that the processor needs these no longer."""
         self.removed += [instance.instance_id for instance in self._own(taken)]
 
-    def commit(self, transaction: Transaction) -> Committed:
-        """Write jobs, releases and their events. Raises Refused when an instance is not pending."""
+    def commit(self, transaction: Transaction, delivered: int) -> Committed:
+        """Write jobs, releases and their events; `delivered` is the last instance that the processor has seen.
+
+        Raises Refused when an instance is not pending, and Superseded when a newer arrival stands for one that the
+        processor has yet to see: it may belong to another group, or to none.
+        """
         asked = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
         meaning = instances.resolve_pending(transaction, sorted(asked))
         lost = sorted(asked - meaning.keys())
         if lost:
             raise Refused(f"instances {lost[:5]} are not pending at AE title '{self.ae_title}'")
+        if max(meaning.values(), default=0) > delivered:
+            raise Superseded
         submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
         released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
         instances.release(transaction, released)
@@ -205,7 +215,10 @@ class Context:
         from pydicom import dcmread
 
         with self._storage.read(instance.storage_key) as file:
-            return dcmread(file, stop_before_pixels=True)
+            try:
+                return dcmread(file, stop_before_pixels=True)
+            except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+                raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
 
     def _current(self) -> Turn:
         if self._turn is None:

@@ -116,6 +116,16 @@ def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[I
     return found
 
 
+def replaced_by(transaction: Transaction, instance_ids: Sequence[int]) -> list[int]:
+    """Ids of the instances that these newer arrivals stand for."""
+    query = select(instances.c.instance_id).where(instances.c.replaced_by.is_not(None))
+    return [
+        number
+        for chunk in _chunks(instance_ids)
+        for number in transaction.execute(query.where(instances.c.replaced_by.in_(chunk))).scalars()
+    ]
+
+
 def released_after(transaction: Transaction, instance_id: int, limit: int) -> list[int]:
     """Ids of released, not yet reclaimed instances above `instance_id`, in order."""
     query = select(instances.c.instance_id).where(instances.c.instance_id > instance_id, IS_RELEASED)

@@ -108,6 +108,12 @@ Index(
     sqlite_where=text("state = 'released'"),
     postgresql_where=text("state = 'released'"),
 )
+Index(
+    "replaced_instances",
+    instances.c.replaced_by,
+    sqlite_where=text("replaced_by IS NOT NULL"),
+    postgresql_where=text("replaced_by IS NOT NULL"),
+)
 
 jobs = Table(
     "jobs",

@@ -1,1 +1,1 @@
-"""The DICOM network: the upper layer, the listening sockets and the sending side. Only this package knows pynetdicom."""
+"""The DICOM network: the upper layer, listening sockets, the sending side. Only this package knows pynetdicom."""

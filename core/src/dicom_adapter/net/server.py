@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from socketserver import BaseServer
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -150,6 +151,10 @@ class Server:
 class _AssociationServer(ThreadedAssociationServer):
     request_queue_size = BACKLOG
     daemon_threads = True
+
+    def shutdown(self) -> None:
+        """Stop accepting. pynetdicom's own asks the application entity for a server that it did not make."""
+        BaseServer.shutdown(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection failed before it became an association. The default prints a traceback."""

@@ -50,10 +50,7 @@ def _grouping(_instance: Any, _attribute: attrs.Attribute[Any], value: str | Non
 class AeTitleSettings:
     """How long to wait for the instances of a group, and what becomes of it then."""
 
-    priority: JobPriority = setting(  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
-        default=JobPriority.NORMAL,
-        help="How urgent the jobs are.",
-    )
+    priority: JobPriority = setting(default=JobPriority.NORMAL, help="How urgent the jobs are.")
     timeout: float | None = setting(
         default=None,
         validator=[at_least(5, "seconds"), _within_a_year],

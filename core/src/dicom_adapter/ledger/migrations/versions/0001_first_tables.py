@@ -75,6 +75,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'released'"),
         postgresql_where=sa.text("state = 'released'"),
     )
+    op.create_index(
+        "replaced_instances",
+        "instances",
+        ["replaced_by"],
+        unique=False,
+        sqlite_where=sa.text("replaced_by IS NOT NULL"),
+        postgresql_where=sa.text("replaced_by IS NOT NULL"),
+    )
     op.create_table(
         "jobs",
         sa.Column("job_number", ROW_ID, autoincrement=True, nullable=False),

@@ -1,0 +1,44 @@
+# Everything that a newcomer and CI need. `make demo` and `make test` do all the set-up by themselves.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
+	@echo "make test    run all tests"
+	@echo "make lint    check format, lint, types and import rules"
+	@echo "make format  put the code into its format"
+	@echo "make clean   remove the virtual environment and caches"
+
+$(STAMP): $(PROJECTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "dicom-adapter needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "Python cannot make virtual environments here: install its venv module (Debian: python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -e core -e plugins/aetitle -e plugins/clara_client -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/dicom-adapter demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,199 @@
+"""`dicom-adapter send` and `dicom-adapter echo`: the sending side for people, for trying and for moving files."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from attrs import define, field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dicom_adapter.errors import DicomAdapterError
+from dicom_adapter.net import scu
+
+LISTED = 20  # failures that are written out; --json has them all
+
+ValueT = TypeVar("ValueT")
+
+
+def _parser(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
+    """Make what `parse` refuses a usage error."""
+
+    def checked(text: str) -> ValueT:
+        try:
+            return parse(text)
+        except scu.InvalidAddress as refusal:
+            raise typer.BadParameter(str(refusal)) from None
+
+    return checked
+
+
+Peer = Annotated[
+    Any,
+    typer.Option(
+        "--to",
+        parser=_parser(scu.parse_address),
+        metavar="AET@HOST:PORT",
+        help="The peer's AE title and where it listens, such as LUNG@localhost:11112 or LUNG@\\[::1]:11112.",
+    ),
+]
+Caller = Annotated[
+    Any,
+    typer.Option("--from", parser=_parser(scu.parse_ae_title), metavar="AET", help="The calling AE title."),
+]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a connection and for each response.")]
+
+
+def send(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", exists=True, help="DICOM files, and folders to search for them.")
+    ],
+    to: Peer,
+    calling: Caller = "DICOM-ADAPTER",
+    association_per_study: Annotated[
+        bool, typer.Option("--association-per-study", help="Open an association for each study.")
+    ] = False,
+    association_per_instance: Annotated[
+        bool, typer.Option("--association-per-instance", help="Open an association for each file.")
+    ] = False,
+    timeout: Timeout = scu.DEFAULT_TIMEOUT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all that happened.")] = False,
+) -> None:
+    """Send DICOM files to a peer (C-STORE), exactly as they are encoded.
+
+    Folders are searched with all that is below them; what is no DICOM file, hidden files and DICOMDIR are left out.
+
+    Example: dicom-adapter send ~/studies --to LUNG@localhost:11112
+
+    Exit status: 0 when everything was sent, 1 when anything was not.
+    """
+    grouping = _grouping(association_per_study, association_per_instance)
+    scu.silence_pynetdicom()
+    found = _find(paths)
+    started = time.monotonic()
+    with _Bar(total=len(found.files)) as bar:
+        summary = scu.send(
+            found.files, to, calling_ae_title=calling, per_association=grouping, timeout=timeout, on_result=bar.advance
+        )
+    report = _Report(to=to, found=found, summary=summary, seconds=time.monotonic() - started)
+    report.print_json() if as_json else report.print()
+    if report.failures or not found.files:
+        raise typer.Exit(1)
+
+
+def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = scu.DEFAULT_TIMEOUT) -> None:
+    """Ask a peer whether it answers (C-ECHO).
+
+    Example: dicom-adapter echo --to LUNG@localhost:11112
+
+    Exit status: 0 when it answered, 1 when it did not; the reason is on stderr.
+    """
+    scu.silence_pynetdicom()
+    try:
+        seconds = scu.echo(to, calling, timeout)
+    except DicomAdapterError as failure:
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{to} answered in {max(1, round(seconds * 1000))} ms")
+
+
+def _grouping(per_study: bool, per_instance: bool) -> scu.Grouping | None:
+    if per_study and per_instance:
+        raise typer.BadParameter("--association-per-study and --association-per-instance exclude each other")
+    if per_study:
+        return scu.Grouping.STUDY
+    return scu.Grouping.INSTANCE if per_instance else None
+
+
+@define
+class _Found:
+    files: list[Path] = field(factory=list)
+    left_out: int = 0
+    missed: list[scu.SendResult] = field(factory=list)  # named by the user, but no DICOM file
+
+    def skip(self, skipped: scu.Skipped) -> None:
+        if skipped.wanted:
+            self.missed.append(scu.SendResult(path=skipped.path, ok=False, message=skipped.reason))
+        else:
+            self.left_out += 1
+
+
+def _find(paths: list[Path]) -> _Found:
+    found = _Found()
+    found.files.extend(scu.find_dicom(paths, found.skip))
+    return found
+
+
+class _Bar:
+    """The progress bar on stderr, if that is a terminal."""
+
+    def __init__(self, total: int) -> None:
+        console = Console(stderr=True)
+        rate = TextColumn("{task.fields[rate]:.0f} files/s")
+        columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task("sending", total=total, rate=0.0)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, _result: scu.SendResult) -> None:
+        self._progress.update(self._task, advance=1, rate=self._progress.tasks[0].speed or 0.0)
+
+
+@define(kw_only=True)
+class _Report:
+    to: scu.Address
+    found: _Found
+    summary: scu.SendSummary
+    seconds: float
+
+    @property
+    def failures(self) -> list[scu.SendResult]:
+        return [*self.found.missed, *self.summary.failures]
+
+    def print(self) -> None:
+        for failure in self.failures[:LISTED]:
+            typer.echo(f"not sent: {failure.path}: {failure.message}", err=True)
+        if len(self.failures) > LISTED:
+            typer.echo(f"not sent: {len(self.failures) - LISTED} more", err=True)
+        if self.summary.gave_up:
+            typer.echo(f"gave up: {self.summary.gave_up}", err=True)
+        typer.echo(self._line())
+
+    def _line(self) -> str:
+        if not self.found.files:
+            return f"nothing to send: no DICOM files found, {self.found.left_out} others left out"
+        parts = [f"{self.summary.sent} of {len(self.found.files) + len(self.found.missed)} files sent to {self.to}"]
+        if self.summary.warnings:
+            parts.append(f"{self.summary.warnings} with a warning")
+        if self.found.left_out:
+            parts.append(f"{self.found.left_out} other files left out")
+        parts.append(f"{self.seconds:.1f} s")
+        return ", ".join(parts)
+
+    def print_json(self) -> None:
+        result = {
+            "to": str(self.to),
+            "sent": self.summary.sent,
+            "warnings": self.summary.warnings,
+            "failed": len(self.failures),
+            "left_out": self.found.left_out,
+            "associations": self.summary.associations,
+            "seconds": round(self.seconds, 3),
+            "gave_up": self.summary.gave_up,
+            "failures": [
+                {"path": str(failure.path), "status": failure.status, "message": failure.message}
+                for failure in self.failures
+            ],
+        }
+        typer.echo(json.dumps(result))

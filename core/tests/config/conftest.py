@@ -1,0 +1,118 @@
+"""A catalogue of small plugins, and ways to read configurations with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from dicom_adapter import (
+    JobPriority,
+    JobProcessorBase,
+    NoSettings,
+    Secret,
+    StorageBackend,
+    Submitter,
+    at_least,
+    not_empty,
+    setting,
+)
+from dicom_adapter.config import Loaded, load
+from dicom_adapter.hookspecs import Catalogue
+
+MINIMAL = """
+[storage]
+path = "data"
+[submitters.clara]
+type = "fake"
+endpoint = "clara:50051"
+[ae-titles.LUNG.settings]
+pipeline-lung = "8abf"
+"""
+
+
+@frozen(kw_only=True)
+class Grouping:
+    priority: JobPriority = setting(default=JobPriority.NORMAL, help="How urgent.")
+    timeout: int = setting(default=5, validator=at_least(5, "seconds"), help="Seconds to wait.")
+    pipelines: Mapping[str, str] = setting(prefix="pipeline-", factory=dict, validator=not_empty, help="Identifiers.")
+
+
+class GroupingProcessor(JobProcessorBase[Grouping]):
+    name = "aetitle"
+
+    def handle_instance(self, instance: Any) -> None: ...
+
+
+@frozen(kw_only=True)
+class Endpoint:
+    endpoint: str = setting(help="Where the platform is.")
+    token: Secret | None = setting(default=None, help="How to be let in.")
+
+
+class FakeSubmitter(Submitter[Endpoint]):
+    name = "fake"
+
+
+@frozen(kw_only=True)
+class Folders:
+    depth: int = setting(default=2, validator=at_least(1), help="Levels of folders.")
+
+
+class FakeStorage(StorageBackend[Folders]):
+    name = "local"
+
+
+BROKEN = "plugin 'tape' of dicom-tape 1.0: failed to load: ImportError: no tape"
+PLATFORMS: dict[str, Any] = {"fake": FakeSubmitter}  # never constructed, so their methods may be missing
+STORES: dict[str, Any] = {"local": FakeStorage}
+CATALOGUE = Catalogue(
+    processors={"aetitle": GroupingProcessor}, submitters=PLATFORMS, storage_backends=STORES, broken=(BROKEN,)
+)
+
+
+@pytest.fixture
+def minimal() -> str:
+    """A configuration without a mistake; tests append to it."""
+    return MINIMAL
+
+
+@pytest.fixture
+def broken() -> str:
+    """What the catalogue says of a plugin that it could not use."""
+    return BROKEN
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[[str | bytes], Loaded]:
+    """Load a whole configuration."""
+    return lambda text: load(text, folder=tmp_path, catalogue=CATALOGUE)
+
+
+@pytest.fixture
+def problems(read: Callable[[str | bytes], Loaded]) -> Callable[[str], dict[str, str]]:
+    """The problems that lines appended to the minimal configuration make, as text by path."""
+    return lambda lines: {problem.path: str(problem) for problem in read(MINIMAL + lines).problems}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]]:
+    """What a settings class becomes of a processor's settings: the instance or None, and the problems by path."""
+
+    def structure(settings_class: type, lines: str) -> tuple[Any, dict[str, str]]:
+        class Mine(JobProcessorBase[NoSettings]):
+            name = "mine"
+
+            def handle_instance(self, instance: Any) -> None: ...
+
+        Mine.settings_type = settings_class  # the type argument would do it, were it known before the test runs
+        catalogue = Catalogue(processors={"mine": Mine}, submitters=PLATFORMS, storage_backends=STORES)
+        head = MINIMAL.partition("[ae-titles")[0] + '[ae-titles.X]\nprocessor = "mine"\n[ae-titles.X.settings]\n'
+        loaded = load(head + lines, folder=tmp_path, catalogue=catalogue)
+        found = {p.path.removeprefix("ae-titles.X.settings."): str(p) for p in loaded.problems}
+        return loaded.config and loaded.config.ae_titles["X"].settings, found
+
+    return structure

@@ -1,0 +1,201 @@
+"""[ae-titles.<AE title>]: names, callers, lists, and which submitter takes the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+
+import pytest
+
+from dicom_adapter.config import Caller, Loaded, ProblemKind
+
+Read = Callable[[str | bytes], Loaded]
+Problems = Callable[[str], dict[str, str]]
+
+SETTINGS = "settings.pipeline-a = 'b'\n"
+OTHER_SUBMITTER = '[submitters.other]\ntype = "fake"\nendpoint = "b"\n'
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ('"ABCDEFGHIJKLMNOPQ"', "must have at most 16 characters as an AE title; it has 17"),
+        ('""', "must not be empty"),
+        ('"   "', "must not be empty"),
+        (r'"A\\B"', r"must not contain '\\'"),
+        (r'"A\u0007"', r"must not contain '\x07'"),
+        (r'"A\t"', r"must not contain '\t'"),
+        (r'"A\u007f"', r"must not contain '\x7f'"),
+        ('"LÜNG"', r"must not contain '\xdc'"),
+    ],
+)
+def test_names_that_no_ae_title_can_have(problems: Problems, key: str, expected: str) -> None:
+    """The rule that was broken is named, for keys and for callers."""
+    found = problems(f"[ae-titles.{key}]\n{SETTINGS}[ae-titles.Y]\nallowed-callers = [{key}]\n{SETTINGS}")
+    assert 2 == len(found)
+    assert all(expected in message for message in found.values())
+    assert "ae-titles.Y.allowed-callers[0]" in found
+
+
+def test_spaces_around_an_ae_title_mean_nothing(read: Read, minimal: str) -> None:
+    """Neither in a key nor in a caller; sixteen characters remain allowed."""
+    config = read(minimal + f'[ae-titles."  ABCDEFGH IJKLMNO "]\nallowed-callers = [" CT1 "]\n{SETTINGS}').config
+    assert config is not None
+    assert {"LUNG", "ABCDEFGH IJKLMNO"} == config.ae_titles.keys()
+    assert (Caller(ae_title="CT1"),) == config.ae_titles["ABCDEFGH IJKLMNO"].allowed_callers
+
+
+def test_two_keys_that_mean_the_same_ae_title(problems: Problems) -> None:
+    """Both are named."""
+    found = problems(f'[ae-titles." LUNG "]\n{SETTINGS}')
+    assert ['ae-titles." LUNG "'] == list(found)
+    assert "'LUNG' and ' LUNG ' mean the same" in found['ae-titles." LUNG "']
+
+
+def test_callers_by_title_host_or_both(read: Read, minimal: str) -> None:
+    """A host is an address or a network, of either version of IP."""
+    callers = '["CT1", {host = "10.0.0.7"}, {ae-title = "A", host = "fd00::/8"}, {ae-title = "B"}]'
+    config = read(minimal + f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}").config
+    assert config is not None
+    assert (
+        Caller(ae_title="CT1"),
+        Caller(host=ip_network("10.0.0.7/32")),
+        Caller(ae_title="A", host=ip_network("fd00::/8")),
+        Caller(ae_title="B"),
+    ) == config.ae_titles["X"].allowed_callers
+
+
+def test_mistakes_in_callers_have_their_place_in_the_list(problems: Problems) -> None:
+    """The path leads into the list and the table in it."""
+    callers = '["CT1", {host = "10.0.0.5/24"}, {host = "pacs.local"}, {}, 5, {hots = "10.0.0.1"}, {host = 1}]'
+    found = problems(f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}")
+    at = "ae-titles.X.allowed-callers"
+    expected = {
+        f"{at}[1].host": "= '10.0.0.5/24', must have no host bits set; the network is 10.0.0.0/24",
+        f"{at}[2].host": "must be an IP address or a network",
+        f"{at}[3]": "ae-title, host or both must be given",
+        f"{at}[4]": "must be an AE title or a table such as",
+        f"{at}[5].hots": "did you mean 'host'?",
+        f"{at}[6].host": "= 1, must be an IP address or a network",
+    }
+    assert expected.keys() == found.keys()
+    assert all(text in found[path] for path, text in expected.items())
+
+
+def test_an_empty_list_of_callers_is_a_mistake(problems: Problems) -> None:
+    """It would refuse everybody; who means everybody leaves it out."""
+    found = problems(f"[ae-titles.X]\nallowed-callers = []\n{SETTINGS}")
+    assert "AE title 'X': allowed-callers must not be empty" in found["ae-titles.X.allowed-callers"]
+
+
+def test_lists_are_lists(problems: Problems) -> None:
+    """A text is not taken for a list of its letters."""
+    found = problems(f"[ae-titles.X]\nallowed-callers = 'CT1'\nignored-sop-classes = '1.2'\n{SETTINGS}")
+    assert {"ae-titles.X.allowed-callers", "ae-titles.X.ignored-sop-classes"} == found.keys()
+    assert all("must be a list in square brackets" in message for message in found.values())
+
+
+def test_sop_classes_are_uids(problems: Problems) -> None:
+    """Digits and dots, 64 at most."""
+    found = problems(f"[ae-titles.X]\nignored-sop-classes = ['1.2', 'CT', '{'1' * 65}', '']\n{SETTINGS}")
+    at = "ae-titles.X.ignored-sop-classes"
+    assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
+    assert "…, must be a UID" in found[f"{at}[2]"]
+
+
+def test_metadata_are_keywords_of_text(problems: Problems, read: Read, minimal: str) -> None:
+    """The nearest keyword is named; what has no text cannot be sent."""
+    found = problems(f"[ae-titles.X]\nmetadata = ['Modality', 'StudyDat', '', 'PixelData']\n{SETTINGS}")
+    at = "ae-titles.X.metadata"
+    assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
+    assert "did you mean 'StudyDate'?" in found[f"{at}[1]"]
+    config = read(minimal + f"[ae-titles.X]\nmetadata = ['Modality', 'PatientAge']\n{SETTINGS}").config
+    assert config is not None
+    assert ("Modality", "PatientAge") == config.ae_titles["X"].metadata
+
+
+def test_the_settings_must_be_there_when_something_in_them_must(problems: Problems) -> None:
+    """An AE title without settings lacks its pipelines."""
+    found = problems("[ae-titles.X]\n")
+    assert {
+        "ae-titles.X.settings.pipeline-<name>": "AE title 'X': settings.pipeline-<name> must not be empty (Identifiers)"
+    } == found
+
+
+def test_the_submitter_of_an_ae_title(read: Read, minimal: str) -> None:
+    """Its own, else the default one."""
+    lines = OTHER_SUBMITTER + f"[ae-titles.X]\nsubmitter = 'other'\n{SETTINGS}"
+    config = read("default-submitter = 'clara'\n" + minimal + lines).config
+    assert config is not None
+    assert ("clara", "other") == (config.submitter_for("LUNG"), config.submitter_for("X"))
+
+
+def test_two_submitters_and_no_choice(problems: Problems) -> None:
+    """Guessing could send studies to the wrong platform."""
+    assert {
+        "ae-titles.LUNG.submitter": (
+            "AE title 'LUNG': submitter is missing: name one of clara, other, or set default-submitter"
+        )
+    } == problems(OTHER_SUBMITTER)
+
+
+def test_unknown_submitters_are_named_with_the_nearest(read: Read, minimal: str) -> None:
+    """For an AE title and for the default, besides any other mistake."""
+    text = (
+        "default-submitter = 'othr'\n" + minimal + f"[ae-titles.X]\nsubmitter = 'calra'\n{SETTINGS}[dicom]\nport = -1\n"
+    )
+    assert [
+        "default-submitter = 'othr', must name a [submitters.<name>] table (there are: clara)",
+        "AE title 'X': submitter = 'calra', must name a [submitters.<name>] table; "
+        "did you mean 'clara'? (there are: clara)",
+        "dicom.port = -1, must be from 0 to 65535 (the default is 11112)",
+    ] == [str(problem) for problem in read(text).problems]
+
+
+def test_the_name_of_a_submitter_is_plain(problems: Problems) -> None:
+    """It becomes the name of a folder."""
+    found = problems('[submitters."../x"]\ntype = "fake"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
+    assert "must be a name of 1 to 64 letters" in found['submitters."../x"']
+
+
+def test_a_processor_that_is_not_installed(read: Read, minimal: str, broken: str) -> None:
+    """The rest can start; what is installed and what is broken is told."""
+    loaded = read(minimal + "[ae-titles.X]\nprocessor = 'tomo'\nsettings.anything = 1\n")
+    (problem,) = loaded.problems
+    assert ProblemKind.UNAVAILABLE is problem.kind
+    assert (
+        "AE title 'X': needs processor 'tomo', which is not installed (installed: aetitle); could not be used: "
+        + broken
+    ) == str(problem)
+    config = loaded.config
+    assert config is not None
+    assert config.ae_titles["X"].settings is None
+    assert config.unavailable("X").startswith("processor 'tomo', which is not installed")
+    assert "" == config.unavailable("LUNG")
+
+
+def test_a_submitter_that_is_not_installed(read: Read, minimal: str) -> None:
+    """It takes the AE titles with it that depend on it, and no others."""
+    lines = "[submitters.far]\ntype = 'fakee'\nwhatever = 1\n[ae-titles.X]\nsubmitter = 'far'\n" + SETTINGS
+    loaded = read("default-submitter = 'clara'\n" + minimal + lines)
+    (problem,) = loaded.problems
+    assert (ProblemKind.UNAVAILABLE, "submitters.far") == (problem.kind, problem.path)
+    assert "submitter 'far': needs submitter 'fakee', which is not installed; did you mean 'fake'?" in str(problem)
+    config = loaded.config
+    assert config is not None
+    assert config.submitters["far"].settings is None
+    assert config.unavailable("X").startswith("submitter 'far' needs submitter 'fakee'")
+    assert "" == config.unavailable("LUNG")
+
+
+def test_a_storage_backend_that_is_not_installed(read: Read, minimal: str) -> None:
+    """Nothing can start without it; an unavailable processor is told besides."""
+    text = minimal.replace('path = "data"', 'path = "data"\nbackend = "s3"') + "[ae-titles.X]\nprocessor = 'tomo'\n"
+    loaded = read(text)
+    assert loaded.config is None
+    assert [("storage.backend", ProblemKind.INVALID), ("ae-titles.X", ProblemKind.UNAVAILABLE)] == [
+        (problem.path, problem.kind) for problem in loaded.problems
+    ]
+    assert "storage.backend needs storage backend 's3', which is not installed (installed: local)" in str(
+        loaded.problems[0]
+    )

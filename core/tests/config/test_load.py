@@ -1,0 +1,245 @@
+"""A whole configuration: what it becomes, and that everything wrong with it is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from dicom_adapter import JobPriority
+from dicom_adapter.config import Caller, Dicom, Durability, Loaded, Log, ProblemKind
+from dicom_adapter.errors import Refused
+
+Read = Callable[[str | bytes], Loaded]
+Problems = Callable[[str], dict[str, str]]
+
+EXAMPLE = """
+[dicom]
+port = 11112                      # bind = "0.0.0.0", max-associations = 25
+
+[storage]
+backend = "local"
+path = "/var/lib/dicom-adapter"   # the ledger lies beside it unless [ledger] url says otherwise
+watermark-percent = 85
+reserve = "5 GB"
+
+[submitters.clara]                # the only one is the default one; else default-submitter names it
+type = "fake"
+endpoint = "clara.example:50051"
+
+[ae-titles.LUNG]                  # processor = "aetitle" when left out
+allowed-callers = ["CT1", { ae-title = "PACS", host = "10.0.0.0/24" }]
+ignored-sop-classes = ["1.2.840.10008.5.1.4.1.1.7"]
+overwrite-same-instance = false
+
+[ae-titles.LUNG.settings]
+priority = "normal"
+timeout = 60
+pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
+"""
+
+
+def test_the_example_of_the_design(read: Read) -> None:
+    """Every setting of the example arrives, and what it leaves out has its default."""
+    loaded = read(EXAMPLE)
+    assert () == loaded.problems
+    config = loaded.config
+    assert config is not None
+    assert Dicom() == config.dicom
+    assert Log() == config.log
+    assert (Path("/var/lib/dicom-adapter"), 85, 5_000_000_000) == (
+        config.storage.path,
+        config.storage.watermark_percent,
+        config.storage.reserve,
+    )
+    assert Durability.FSYNC is config.storage.durability
+    assert 2 == config.storage.settings.depth
+    assert "sqlite:////var/lib/dicom-adapter/ledger.sqlite" == config.ledger_url
+    lung = config.ae_titles["LUNG"]
+    assert (Caller(ae_title="CT1"), Caller(ae_title="PACS", host=ip_network("10.0.0.0/24"))) == lung.allowed_callers
+    assert ("1.2.840.10008.5.1.4.1.1.7",) == lung.ignored_sop_classes
+    assert (JobPriority.NORMAL, 60) == (lung.settings.priority, lung.settings.timeout)
+    assert {"lung": "8abf244aff7647989d4f6b3987a85759"} == lung.settings.pipelines
+    assert "clara.example:50051" == config.submitters["clara"].settings.endpoint
+    assert ("clara", "") == (config.submitter_for("LUNG"), config.unavailable("LUNG"))
+
+
+def test_the_same_text_gives_equal_configurations(read: Read) -> None:
+    """A reload sees by comparison what changed."""
+    first, second, changed = (read(text).config for text in (EXAMPLE, EXAMPLE, EXAMPLE.replace("60", "61")))
+    assert first == second
+    assert first != changed
+    assert first is not None
+    assert changed is not None
+    assert first.submitters == changed.submitters
+
+
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(read: Read) -> None:
+    """Three mistakes are three problems with their paths; as text each has subject, value and rule."""
+    text = EXAMPLE.replace("timeout = 60", "timeout = 3").replace("11112", "70000").replace('"5 GB"', '"5 XB"')
+    loaded = read(text)
+    assert loaded.config is None
+    assert ["dicom.port", "storage.reserve", "ae-titles.LUNG.settings.timeout"] == [p.path for p in loaded.problems]
+    assert [
+        "dicom.port = 70000, must be from 0 to 65535 (the default is 11112)",
+        'storage.reserve = \'5 XB\', must be a size such as "5 GB" or "512 MiB" (the default is 5000000000)',
+        "AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds (the default is 5)",
+    ] == [str(problem) for problem in loaded.problems]
+    assert all(problem.kind is ProblemKind.INVALID for problem in loaded.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[dicom]\nport = = 1", "(at line 2, column 8)"),
+        ("[dicom]\nport = [1", "line 2, column 10"),
+        (b"[dicom]\n# \xe9\n", "the file is not UTF-8: see line 2, byte 0xe9"),
+        ("port = " + "1" * 5000, "the file is not TOML"),
+        ("x = " + "[" * 10_000, "the file is not"),
+    ],
+    ids=["syntax", "unfinished", "latin-1", "digits", "nesting"],
+)
+def test_what_is_not_toml_is_one_problem(read: Read, text: str | bytes, expected: str) -> None:
+    """The place in the file is named."""
+    loaded = read(text)
+    assert loaded.config is None
+    assert 1 == len(loaded.problems)
+    assert expected in str(loaded.problems[0])
+    assert "" == loaded.problems[0].path
+
+
+def test_bytes_with_a_mark_of_utf8_are_read(read: Read) -> None:
+    """Some editors put a byte-order mark first."""
+    assert () == read(b"\xef\xbb\xbf" + EXAMPLE.encode()).problems
+
+
+def test_an_empty_file_lacks_everything_that_is_required(read: Read) -> None:
+    """Storage, a submitter and an AE title have no defaults."""
+    assert {"storage", "submitters", "ae-titles"} == {problem.path for problem in read("").problems}
+    assert "storage is missing (Where instances wait)" in [str(problem) for problem in read("").problems]
+
+
+@pytest.mark.parametrize(
+    "text", ["dicom = 1", "submitters = []", "ae-titles = 'LUNG'", "[[storage]]", "ae-titles.X = 1"]
+)
+def test_a_value_where_a_table_belongs_is_a_problem(read: Read, text: str) -> None:
+    """Whatever stands there, nothing is raised."""
+    loaded = read(text)
+    assert loaded.config is None
+    assert any("must be a table" in problem.message for problem in loaded.problems)
+
+
+def test_unknown_keys_are_refused_with_the_nearest(problems: Problems) -> None:
+    """At every level."""
+    found = problems(
+        "[dicom]\nmax_pdu = 5\n[log]\nlvl = 1\n[lgo]\n[ae-titles.X]\nsubmiter = 'a'\nsettings.pipeline-a='b'"
+    )
+    assert {"dicom.max_pdu", "log.lvl", "lgo", "ae-titles.X.submiter"} == found.keys()
+    assert "did you mean 'max-pdu'?" in found["dicom.max_pdu"]
+    assert "did you mean 'submitter'?" in found["ae-titles.X.submiter"]
+    assert "(known: format, level)" in found["log.lvl"]
+
+
+def test_an_unknown_key_of_the_storage_is_compared_with_both_sets(read: Read, minimal: str) -> None:
+    """The core's keys and the backend's own stand in one table."""
+    text = minimal.replace('path = "data"', 'path = "data"\ndepht = 3\nreserv = 5')
+    found = {p.path: p.message for p in read(text).problems}
+    assert "did you mean 'depth'?" in found["storage.depht"]
+    assert "did you mean 'reserve'?" in found["storage.reserv"]
+
+
+def test_the_settings_of_a_backend_stand_in_its_table(read: Read, minimal: str) -> None:
+    """They are checked by its own class, at the table's path."""
+    config = read(minimal.replace('path = "data"', 'path = "data"\ndepth = 3')).config
+    assert config is not None
+    assert 3 == config.storage.settings.depth
+    wrong = read(minimal.replace('path = "data"', 'path = "data"\ndepth = 0')).problems
+    assert ["storage.depth = 0, must be at least 1 (the default is 2)"] == [str(p) for p in wrong]
+
+
+def test_relative_paths_start_at_the_folder_of_the_file(read: Read, minimal: str, tmp_path: Path) -> None:
+    """Wherever the service is started."""
+    config = read(minimal + '[ledger]\nurl = "sqlite:///l.sqlite"').config
+    assert config is not None
+    assert tmp_path / "data" == config.storage.path
+    assert f"sqlite:///{tmp_path}/l.sqlite" == config.ledger_url
+
+
+def test_a_tilde_is_the_home(read: Read, minimal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shell."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = read(minimal.replace('"data"', '"~/data"')).config
+    assert config is not None
+    assert Path("/home/someone/data") == config.storage.path
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql+psycopg://me:hunter2@db/adapter", "PostgreSQL is not supported by this version"),
+        ("mysql://me:hunter2@db/adapter", "must be sqlite:///<file>"),
+        ("sqlite://", "must be sqlite:///<file>"),
+        ("sqlite:///:memory:", "must name a plain file"),
+    ],
+)
+def test_other_ledgers_are_refused_without_showing_a_password(problems: Problems, url: str, expected: str) -> None:
+    """A URL may hold a password."""
+    found = problems(f'[ledger]\nurl = "{url}"')
+    assert ["ledger.url"] == list(found)
+    assert expected in found["ledger.url"]
+    assert "hunter2" not in found["ledger.url"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("max-pdu = 4095", "must be 0 (no limit) or from 4096 to 1048576 bytes (the default is 131072)"),
+        ("max-associations = 0", "must be from 1 to 1000"),
+        ("max-associations = true", "must be a whole number"),
+        ("idle-timeout = 0", "must be from 0.1 to 86400 seconds (the default is 60)"),
+        ("drain-timeout = nan", "must be a finite number"),
+        ("association-timeout = inf", "must be a finite number"),
+        ('bind = "localhost"', "must be an IP address"),
+        ("port = 99999999999999999999", "must be a whole number of at most 64 bits"),
+        ("port = 11112.0", "must be a whole number"),
+    ],
+)
+def test_limits_of_the_dicom_table(problems: Problems, line: str, expected: str) -> None:
+    """Each bound is named."""
+    found = problems(f"[dicom]\n{line}")
+    assert [f"dicom.{line.split(' ')[0]}"] == list(found)
+    assert expected in next(iter(found.values()))
+
+
+def test_no_limit_for_pdus_and_any_free_port(read: Read, minimal: str) -> None:
+    """Zero has a meaning of its own for both."""
+    config = read(minimal + '[dicom]\nmax-pdu = 0\nport = 0\nbind = "::1"\nidle-timeout = 5').config
+    assert config is not None
+    assert Dicom(max_pdu=0, port=0, bind="::1", idle_timeout=5.0) == config.dicom
+
+
+def test_the_log_table(problems: Problems) -> None:
+    """An unknown level shows the known ones."""
+    found = problems('[log]\nlevel = "warn"')
+    expected = "log.level = 'warn', must be one of debug, info, warning, error; did you mean 'warning'?"
+    assert f"{expected} (the default is info)" == found["log.level"]
+
+
+def test_pauses_must_fit_together(read: Read, minimal: str) -> None:
+    """A rule across settings is told at the table."""
+    text = minimal.replace('type = "fake"', 'type = "fake"\nretry-first = 400')
+    assert ["submitter 'clara': is not valid: retry-most = 300 must not be below retry-first = 400"] == [
+        str(problem) for problem in read(text).problems
+    ]
+
+
+def test_a_configuration_made_by_hand_may_lack_a_choice(read: Read, minimal: str) -> None:
+    """Then asking for the submitter is refused, naming the AE title."""
+    config = read(minimal).config
+    assert config is not None
+    two = evolve(config, submitters={**config.submitters, "other": config.submitters["clara"]})
+    with pytest.raises(Refused, match="'LUNG'"):
+        two.submitter_for("LUNG")
