@@ -35,6 +35,7 @@ from dicom_adapter.submitter import Submitter, SubmitterContext
 log = structlog.get_logger("dicom_adapter.host")
 
 LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost
+SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 
 
 class Host:
@@ -59,7 +60,7 @@ class Host:
         self._wake = wake
         self._told: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
-        self._swept = False
+        self._sweep_at = clock.now()
         self._notify = Notify(ledger)
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
         self._lanes = {
@@ -67,10 +68,9 @@ class Host:
             for name, table in config.ae_titles.items()
             if not config.unavailable(name)
         }
-        self._submitters = self._open_submitters()
         self._queues = {
             name: JobQueue(name, self._submission(name, submitter, uploads), ledger, clock)
-            for name, submitter in self._submitters.items()
+            for name, submitter in self._make_submitters().items()
         }
         self._announce_lanes()
 
@@ -86,16 +86,15 @@ class Host:
         )
         return Lane(settings, self._ledger, self._storage, self._clock, self._on_commit)
 
-    def _open_submitters(self) -> dict[str, Submitter[Any]]:
+    def _make_submitters(self) -> dict[str, Submitter[Any]]:
         classes = self._plugins.catalogue().submitters
-        opened = {}
+        made = {}
         for name, table in self._config.submitters.items():
             if table.unavailable:
                 continue
             folder = self._config.storage.path / "submitters" / name.encode().hex()
-            opened[name] = classes[table.type](table.settings, SubmitterContext(name=name, data_folder=folder))
-            opened[name].open()
-        return opened
+            made[name] = classes[table.type](table.settings, SubmitterContext(name=name, data_folder=folder))
+        return made
 
     def _submission(self, name: str, submitter: Submitter[Any], uploads: Callable[[str, int], Executor]) -> Submission:
         table = self._config.submitters[name]
@@ -157,12 +156,13 @@ class Host:
                 self._consider(arrived.replaced)
         return self._clock.now() + LOOK_EVERY
 
-    def _give_back(self) -> None:
-        if not self._swept:
+    def _give_back(self) -> datetime:
+        if self._sweep_at <= self._clock.now():
+            self._sweep_at = self._clock.now() + SWEEP_EVERY  # before it may fail: candidates need not wait for that
             self._reclaim.everything()
-            self._swept = True
         while not self._candidates.empty():
             self._reclaim.reclaim(self._candidates.get())
+        return self._sweep_at
 
     def _tell_observers(self) -> None:
         while not self._told.empty():
@@ -210,12 +210,9 @@ class Host:
         """Close what plugins have opened. The ledger has everything that matters."""
         for lane in self._lanes.values():
             lane.close()
-        for name, submitter in self._submitters.items():
-            try:
-                submitter.close()
-            except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
-                log.warning("submitter_close_failed", submitter=name, error=describe_failure(failure))
+        for jobs_of in self._queues.values():
+            jobs_of.close()
 
 
-def _observer_failed(plugin: PluginInfo, hook: str, failure: Exception) -> None:
+def _observer_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
     log.error("observer_failed", plugin=str(plugin), hook=hook, error=describe_failure(failure))

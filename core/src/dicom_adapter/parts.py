@@ -11,7 +11,7 @@ import structlog
 from dicom_adapter.clock import Clock
 from dicom_adapter.errors import IllegalTransition
 from dicom_adapter.flow.process import Lane
-from dicom_adapter.flow.submit import Submission
+from dicom_adapter.flow.submit import Interrupted, Submission
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import JobRow
 
@@ -19,6 +19,7 @@ log = structlog.get_logger("dicom_adapter.host")
 
 Step = Callable[[], "datetime | None"]  # does what there is to do; returns when to be called again, None: when woken
 
+AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
 REPORT_EVERY = timedelta(seconds=0.5)  # at the most, a lane writes down what it holds back
 
 
@@ -75,7 +76,8 @@ class JobQueue:
         self._lock = threading.Lock()
 
     def step(self) -> datetime | None:
-        """Carry one job as far as it goes; returns when the next one is due."""
+        """Carry one job as far as it goes; returns when the next one is due. Raises what opening the submitter does."""
+        self._submission.open()
         row = self._take()
         if row is None:
             with self._ledger.read() as transaction:
@@ -84,10 +86,17 @@ class JobQueue:
             self._submission.advance(row)
         except IllegalTransition as refusal:
             log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
+        except Interrupted:
+            log.info("job_interrupted", job_id=row.job.job_id)
+            return self._clock.now() + AFTER_INTERRUPTION
         finally:
             with self._lock:
                 self._taken.discard(row.number)
         return self._clock.now()
+
+    def close(self) -> None:
+        """Close the submitter."""
+        self._submission.close()
 
     def _take(self) -> JobRow | None:
         with self._lock:

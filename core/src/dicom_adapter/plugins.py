@@ -35,7 +35,7 @@ class PluginPoint(Protocol):
     def load(self) -> Any: ...
 
 
-OnFailure = Callable[["PluginInfo", str, Exception], None]
+OnFailure = Callable[["PluginInfo", str, BaseException], None]
 
 
 @frozen(kw_only=True)
@@ -112,7 +112,7 @@ class Plugins:
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+            except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
                 on_failure(self._info(implementation.plugin_name), hook, failure)
 
     def _usable(self, kind: Kind) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def load(points: Iterable[PluginPoint]) -> Plugins:
         if not info.problem:
             try:
                 provided = list(_components(manager, info))
-            except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+            except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
                 manager.unregister(name=info.name)
                 info = evolve(info, problem=f"a registration hook failed: {_describe(failure)}")
             else:

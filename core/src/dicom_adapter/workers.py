@@ -61,7 +61,7 @@ class Worker:
         """Seconds until the next step; None: until woken."""
         try:
             when = self._step()
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the worker lives on and tells
+        except BaseException as failure:  # noqa: BLE001 - whatever it is, even sys.exit(), the worker lives on and tells
             self._failures += 1
             log.error("worker_failed", worker=self.name, failures=self._failures, error=describe_failure(failure))
             return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))

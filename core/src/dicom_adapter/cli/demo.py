@@ -129,7 +129,7 @@ def _conclude(found: list[Job], path: Path, *, keep: bool) -> None:
 
 def _next_commands() -> Iterator[str]:
     program = sys.argv[0] if Path(sys.argv[0]).name == "dicom-adapter" else "dicom-adapter"
-    yield f"cp {files('dicom_adapter').joinpath('examples', EXAMPLE)} ."
+    yield f"cp {files('dicom_adapter') / 'examples' / EXAMPLE} ."
     yield f"{program} run {EXAMPLE}"
     yield f"{program} send FOLDER --to HEAD@localhost:11112        # in another terminal"
     yield f"{program} jobs list --config {EXAMPLE}"

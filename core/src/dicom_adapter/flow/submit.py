@@ -15,14 +15,16 @@ make harmless. Files that were uploaded are remembered one by one.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, BinaryIO
 
 import structlog
 from attrs import frozen
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import SubmitterConfig
@@ -44,6 +46,11 @@ NEXT = {
     JobState.UPLOADED: JobState.SUBMITTED,
 }
 UPLOADS_PER_COMMIT = 32  # files whose upload is remembered together: at most so many are repeated after a crash
+MOST_DOUBLINGS = 20  # of a pause: beyond a million days, which `timedelta` can still hold
+
+
+class Interrupted(Exception):
+    """The service stops in the middle of a step, which says nothing of the job: the next start repeats the step."""
 
 
 @frozen(kw_only=True)
@@ -69,7 +76,7 @@ class Retries:
         """
         if now - since >= self.lasting:
             return None
-        pause: timedelta = min(self.most, self.first * 2 ** min(attempts - 1, 30))
+        pause: timedelta = min(self.most, self.first * 2 ** min(attempts - 1, MOST_DOUBLINGS))
         return now + pause * (1 - jitter / 2)
 
 
@@ -96,12 +103,34 @@ class Submission:
         self._uploads = uploads
         self._on_change = on_change
         self._keywords = keywords
+        self._opening = threading.Lock()
+        self._is_open = False
+        self._is_closing = False
         self._steps: Mapping[JobState, Callable[[JobRow], Mapping[str, Any]]] = {
             JobState.QUEUED: self._create,
             JobState.CREATED: self._add_metadata,
             JobState.METADATA_SENT: self._upload,
             JobState.UPLOADED: self._start,
         }
+
+    def open(self) -> None:
+        """Open the submitter. Called before every use: once it has succeeded, nothing more happens."""
+        with self._opening:
+            if not self._is_open:
+                self._submitter.open()
+                self._is_open = True
+
+    def close(self) -> None:
+        """Close the submitter. Steps that this cuts off end as Interrupted."""
+        self._is_closing = True
+        with self._opening:
+            if not self._is_open:
+                return
+            self._is_open = False
+        try:
+            self._submitter.close()
+        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+            log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
 
     def advance(self, row: JobRow) -> JobRow:
         """Take steps until the job is submitted, faulted or postponed."""
@@ -113,14 +142,21 @@ class Submission:
         return row
 
     def take_step(self, row: JobRow) -> JobRow:
-        """One step on the platform, then one row in the ledger."""
+        """One step on the platform, then one row in the ledger. Raises Interrupted, and has written nothing then."""
         try:
             found = self._steps[row.job.state](row)
         except Retriable as failure:
             return self._postpone(row, str(failure))
         except Permanent as failure:
             return self._fault(row, str(failure))
-        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything: a bug, which repeating will not mend
+        except SQLAlchemyError as failure:  # the ledger's fault, most likely, and may pass
+            return self._postpone(row, f"the ledger failed ({type(failure).__name__})")
+        except Interrupted:
+            raise
+        except (Exception, SystemExit) as failure:  # a plugin may raise anything, even leave
+            if self._is_closing:
+                raise Interrupted from failure
+            # A bug, which repeating will not mend.
             return self._fault(row, f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}")
         cleared: dict[str, Any] = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
         return self._change(
@@ -131,6 +167,8 @@ class Submission:
 
     def _create(self, row: JobRow) -> Mapping[str, Any]:
         created = self._submitter.create_job(row.job)
+        if not isinstance(created.job_id, str) or not isinstance(created.payload_id, str):
+            raise TypeError("create_job must answer with texts")
         return {"platform_job_id": created.job_id, "platform_payload_id": created.payload_id}
 
     def _add_metadata(self, row: JobRow) -> Mapping[str, Any]:
@@ -157,22 +195,33 @@ class Submission:
             upload = Upload(
                 instance=instance, position=position, size_bytes=instance.size_bytes, open=partial(self._open, instance)
             )
-            futures[position] = self._uploads.submit(self._submitter.upload, row.job, upload)
-        errors = {position: future.exception() for position, future in futures.items()}
+            futures[position] = self._begin(self._submitter.upload, row.job, upload)
+        errors = {position: _error(future) for position, future in futures.items()}
         with self._ledger.write() as transaction:
             jobs.mark_uploaded(transaction, row.number, [place for place, error in errors.items() if error is None])
         _raise_worst(error for error in errors.values() if error is not None)
+
+    def _begin(self, upload: Callable[[Job, Upload], None], job: Job, what: Upload) -> Future[None]:
+        try:
+            return self._uploads.submit(upload, job, what)
+        except RuntimeError as failure:  # how an executor that is shut down says so; what `upload` raises is its result
+            raise Interrupted from failure
 
     def _start(self, row: JobRow) -> Mapping[str, Any]:
         self._submitter.start(row.job)
         return {}
 
     def _open(self, instance: InstanceStorageInfo) -> BinaryIO:
-        return self._storage.read(instance.storage_key)
+        try:
+            return self._storage.read(instance.storage_key)
+        except OSError as failure:
+            raise Retriable(f"the storage backend failed to read ({type(failure).__name__})") from failure
 
     # --- what became of a step --------------------------------------------------------------------------------------
 
     def _postpone(self, row: JobRow, error: str) -> JobRow:
+        if self._is_closing:
+            raise Interrupted
         now = self._clock.now()
         attempts, since = row.job.attempts + 1, row.failing_since or now
         when = self._retries.next_attempt(attempts, since, now, random.random())  # noqa: S311 - spreads load, no secret
@@ -210,8 +259,16 @@ def _tell(transaction: Transaction, now: datetime, event: str, job: Job) -> None
     events.record(transaction, [Event(at=now, event=event, ae_title=job.ae_title, job_id=job.job_id, detail=detail)])
 
 
+def _error(future: Future[None]) -> BaseException | None:
+    """What an upload raised; one that the end of the service cancelled was interrupted."""
+    try:
+        return future.exception()
+    except CancelledError:
+        return Interrupted()
+
+
 def _raise_worst(errors: Iterable[BaseException]) -> None:
     """Of several failures the one that decides: what cannot be mended comes before what may pass."""
-    found = sorted(errors, key=lambda error: isinstance(error, Retriable))
+    found = sorted(errors, key=lambda error: isinstance(error, (Retriable, SQLAlchemyError, Interrupted)))
     if found:
         raise found[0]

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from dicom_adapter.launch import LaunchedService
     from dicom_adapter.testing.adapter import Adapter, Plugin
 
 MakeAdapter = Callable[..., "Adapter"]
+LaunchService = Callable[..., "LaunchedService"]
 
 
 @pytest.fixture
@@ -28,3 +30,25 @@ def make_adapter(tmp_path: Path) -> Iterator[MakeAdapter]:
     yield make
     for adapter in made:
         adapter.close()
+
+
+@pytest.fixture
+def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
+    """Start `dicom-adapter run` on a free port, with a TOML text as its configuration; killed when the test ends.
+
+    The configuration's folder is `tmp_path / name`; a second launch with the same name starts the service again there.
+    """
+    from dicom_adapter.launch import LaunchedService  # noqa: PLC0415 - costs nothing to tests that do not use it
+
+    launched: list[LaunchedService] = []
+
+    def launch(configuration: str, *arguments: str, name: str = "service", **options: str) -> LaunchedService:
+        path = tmp_path / name / "adapter.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(configuration, encoding="utf-8")
+        launched.append(LaunchedService(path, "--port", "0", *arguments, **options))
+        return launched[-1]
+
+    yield launch
+    for service in launched:
+        service.kill()
