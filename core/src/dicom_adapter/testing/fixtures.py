@@ -38,7 +38,7 @@ def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
 
     The configuration's folder is `tmp_path / name`; a second launch with the same name starts the service again there.
     """
-    from dicom_adapter.launch import LaunchedService  # noqa: PLC0415 - costs nothing to tests that do not use it
+    from dicom_adapter.launch import LaunchedService
 
     launched: list[LaunchedService] = []
 

@@ -1,0 +1,102 @@
+"""What is sent reaches the platform bit by bit, in a readable file with its own transfer syntax."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydicom.data
+import pytest
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from dicom_adapter.part10 import UID_GRAMMAR
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, Run, send
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # some of these files are odd on purpose
+
+CONFIGURATION = STORAGE + "".join(
+    f"""
+[ae-titles.ANY{number}.settings]
+pipeline-any = "any"
+"""
+    for number in range(10)
+)
+SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
+
+
+def data_set_of(path: Path) -> bytes:
+    """The encoded data set of a Part 10 file: everything behind its File Meta Information."""
+    # The File Meta Information ends where its group length says (PS3.10 section 7.1).
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).file_meta
+    return path.read_bytes()[132 + 12 + header.FileMetaInformationGroupLength :]
+
+
+def is_storage_instance(path: Path) -> bool:
+    """A Part 10 file with everything that makes an instance of a study."""
+    try:
+        data_set = dcmread(path, stop_before_pixels=True)
+        wanted = [
+            data_set.file_meta.TransferSyntaxUID,
+            data_set.SOPClassUID,
+            data_set.SOPInstanceUID,
+            data_set.StudyInstanceUID,
+            data_set.SeriesInstanceUID,
+        ]
+    except (InvalidDicomError, AttributeError, EOFError):
+        return False
+    return all(UID_GRAMMAR.fullmatch(str(uid)) for uid in wanted)
+
+
+def shipped_instances() -> dict[tuple[str, str], Path]:
+    """pydicom's test files by AE title and SOP Instance UID; files that share a UID go to different AE titles."""
+    found: dict[tuple[str, str], Path] = {}
+    for path in filter(is_storage_instance, sorted(path for path in SHIPPED.rglob("*") if path.is_file())):
+        uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        number = sum(other == uid for _ae_title, other in found)
+        found[f"ANY{number}", uid] = path
+    return found
+
+
+def test_every_test_file_of_pydicom_comes_back_identical(
+    launch_service: LaunchService, platform: PlatformFolder
+) -> None:
+    """Each is accepted as it is, whatever its transfer syntax, and is the same when it reaches the platform."""
+    service = launch_service(CONFIGURATION)
+    sent = shipped_instances()
+    for ae_title in sorted({ae_title for ae_title, _uid in sent}):
+        results = send([path for (other, _uid), path in sent.items() if other == ae_title], service, ae_title)
+        assert [] == [result for result in results if not result.ok]
+    studies = {(ae_title, _study(path)) for (ae_title, _uid), path in sent.items()}
+    service.wait_for("job_submitted", times=len(studies))
+    received = {
+        (job["aeTitle"], entry["sopInstanceUid"]): file
+        for job in platform.jobs
+        for entry, file in zip(job["instances"], platform.files(job), strict=True)
+    }
+    assert sent.keys() == received.keys()
+    for key, path in sent.items():
+        assert data_set_of(path) == data_set_of(received[key]), path.name
+        assert _transfer_syntax(path) == _transfer_syntax(received[key]), path.name
+
+
+@pytest.mark.dcmtk
+def test_dcmtk_reads_what_reached_the_platform(
+    launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run
+) -> None:
+    """The Part 10 header that the adapter writes is one that DCMTK accepts."""
+    service = launch_service(CONFIGURATION)
+    dcmtk("storescu", "-aec", "ANY0", "127.0.0.1", service.port(), SHIPPED / "CT_small.dcm")
+    service.wait_for("job_submitted")
+    [job] = platform.jobs
+    [file] = platform.files(job)
+    dump = dcmtk("dcmdump", file).stdout
+    assert "(0002,0016) AE [STORESCU]" in dump
+
+
+def _transfer_syntax(path: Path) -> str:
+    return str(dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).file_meta.TransferSyntaxUID)
+
+
+def _study(path: Path) -> str:
+    return str(dcmread(path, stop_before_pixels=True).StudyInstanceUID)

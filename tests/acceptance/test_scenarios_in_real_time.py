@@ -1,0 +1,81 @@
+"""The two scenarios that specify the AE Title Job Processor, in real time, with DCMTK's and our own senders."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, Run, send, write_study
+
+CONFIGURATION = (
+    STORAGE
+    + """
+[ae-titles.LUNG.settings]
+priority = "normal"
+timeout = 5
+pipeline-a = "pipeline-1"
+pipeline-b = "pipeline-2"
+pipeline-c = "pipeline-3"
+
+[ae-titles.HEAD.settings]
+priority = "higher"
+pipeline-h = "pipeline-4"
+"""
+)
+
+
+def sent_instances(platform: PlatformFolder) -> list[tuple[str, str, int]]:
+    """Pipeline, priority and number of instances of each started job."""
+    return sorted((job["pipelineId"], job["priority"], len(job["instances"])) for job in platform.jobs)
+
+
+@pytest.mark.dcmtk
+def test_five_studies_of_one_patient_become_one_job_for_each_pipeline(
+    launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
+) -> None:
+    """Five studies, each in an association of its own, within the timeout: three jobs with all five studies."""
+    service = launch_service(CONFIGURATION)
+    port = service.port()
+    for number in range(5):
+        paths = write_study(tmp_path / f"study-{number}")
+        dcmtk("storescu", "-aec", "LUNG", "127.0.0.1", port, *paths)
+    service.wait_for("job_submitted", times=3)
+    expected = [("pipeline-1", "normal", 10), ("pipeline-2", "normal", 10), ("pipeline-3", "normal", 10)]
+    assert expected == sent_instances(platform)
+    assert 10 == service.wait_for("instances_reclaimed")["count"]
+
+
+@pytest.mark.dcmtk
+def test_three_studies_in_one_association_become_three_jobs(
+    launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
+) -> None:
+    """Studies A, B and C in one association: after five seconds three jobs, one for each study."""
+    service = launch_service(CONFIGURATION)
+    for number in range(3):
+        write_study(tmp_path / "outgoing" / str(number))
+    dcmtk("dcmsend", "-aec", "HEAD", "+sd", "+r", "127.0.0.1", service.port(), tmp_path / "outgoing")
+    service.wait_for("job_submitted", times=3)
+    assert [("pipeline-4", "higher", 2)] * 3 == sent_instances(platform)
+    studies = {frozenset(_study(file) for file in platform.files(job)) for job in platform.jobs}
+    assert 3 == len(studies)
+    assert all(1 == len(study) for study in studies)
+
+
+def test_every_arrival_starts_the_wait_anew(
+    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+) -> None:
+    """One study of four instances, each in its own association, 4, 3 and 1 s apart: one job with all four."""
+    service = launch_service(CONFIGURATION)
+    for path, pause in zip(write_study(tmp_path / "study", instances=4), (4, 3, 1, 0), strict=True):
+        assert [True] == [result.ok for result in send([path], service, "HEAD")]
+        time.sleep(pause)  # the scenario is made of these pauses, in real time
+    service.wait_for("job_submitted")
+    assert [("pipeline-4", "higher", 4)] == sent_instances(platform)
+
+
+def _study(file: Path) -> str:
+    return str(dcmread(file, stop_before_pixels=True).StudyInstanceUID)

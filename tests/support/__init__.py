@@ -1,0 +1,81 @@
+"""What the acceptance tests share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from dicom_adapter import synthetic
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import Ledger, jobs
+from dicom_adapter.model import Job
+from dicom_adapter.net import scu
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+STORAGE = """
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.platform]
+type = "fake"
+folder = "platform"
+"""
+
+
+@frozen
+class PlatformFolder:
+    """The folder of the `fake` submitter."""
+
+    path: Path
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """The manifests of started jobs, by name and id."""
+        manifests = [json.loads(file.read_text(encoding="utf-8")) for file in self.path.glob("*/job.json")]
+        started = [manifest for manifest in manifests if manifest["state"] != "pending"]
+        return sorted(started, key=lambda manifest: (manifest["name"], manifest["jobId"]))
+
+    def files(self, job: dict[str, Any]) -> list[Path]:
+        """The Part 10 files of a job, in its order."""
+        return [self.path / job["jobId"] / "dcm" / entry["file"] for entry in job["instances"]]
+
+    def calls(self, call: str, outcome: str = "done") -> list[dict[str, Any]]:
+        """What the log of calls has of one kind and outcome."""
+        lines = (self.path / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [entry for entry in entries if (entry["call"], entry["outcome"]) == (call, outcome)]
+
+
+def write_study(folder: Path, *, instances: int = 2, patient_id: str = "P-1") -> list[Path]:
+    """Write a study of CT instances and return its files."""
+    folder.mkdir(parents=True)
+    paths = []
+    for number, data_set in enumerate(synthetic.make_study(modality="CT", instances=instances, patient_id=patient_id)):
+        paths.append(folder / f"{number}.dcm")
+        synthetic.write(data_set, paths[-1])
+    return paths
+
+
+def send(paths: list[Path], service: LaunchedService, ae_title: str) -> list[scu.SendResult]:
+    """Send files in one association; returns what became of each."""
+    address = scu.parse_address(f"{ae_title}@127.0.0.1:{service.port()}")
+    results: list[scu.SendResult] = []
+    scu.send(paths, address, calling_ae_title="SENDER", timeout=30, on_result=results.append)
+    return results
+
+
+def jobs_in_ledger(service: LaunchedService) -> list[Job]:
+    """The jobs of a service with `STORAGE`, whether it runs or not, oldest first."""
+    ledger = Ledger(f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}")
+    with ledger.read() as transaction:
+        found = [row.job for row in reversed(jobs.newest(transaction, 10_000))]
+    ledger.close()
+    return found
