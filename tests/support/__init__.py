@@ -15,6 +15,7 @@ from dicom_adapter.launch import LaunchedService
 from dicom_adapter.ledger import Ledger, jobs
 from dicom_adapter.model import Job
 from dicom_adapter.net import scu
+from dicom_adapter.net.address import parse_address
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -66,7 +67,7 @@ def write_study(folder: Path, *, instances: int = 2, patient_id: str = "P-1") ->
 
 def send(paths: list[Path], service: LaunchedService, ae_title: str) -> list[scu.SendResult]:
     """Send files in one association; returns what became of each."""
-    address = scu.parse_address(f"{ae_title}@127.0.0.1:{service.port()}")
+    address = parse_address(f"{ae_title}@127.0.0.1:{service.port()}")
     results: list[scu.SendResult] = []
     scu.send(paths, address, calling_ae_title="SENDER", timeout=30, on_result=results.append)
     return results

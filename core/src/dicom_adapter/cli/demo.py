@@ -29,6 +29,7 @@ from dicom_adapter.ledger import Ledger, instances, jobs, lanes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.model import Job, JobState
 from dicom_adapter.net import scu
+from dicom_adapter.net.address import parse_address
 
 EXAMPLE = "two-ae-titles.toml"
 PATIENT_STUDIES = 5  # of one patient, each in an association of its own
@@ -155,7 +156,7 @@ def _send_studies(scene: Scene, ae_title: str, studies: list[list[Dataset]], fol
     for data_set in (data_set for study in studies for data_set in study):
         paths.append(folder / f"{len(paths)}.dcm")
         synthetic.write(data_set, paths[-1])
-    address = scu.parse_address(f"{ae_title}@127.0.0.1:{scene.port}")
+    address = parse_address(f"{ae_title}@127.0.0.1:{scene.port}")
     summary = scu.send(paths, address, calling_ae_title="DEMO-SCU", timeout=10, on_result=lambda _result: None)
     count = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
     scene.say(f"{count}, {summary.sent} instances sent to {ae_title} in one association")

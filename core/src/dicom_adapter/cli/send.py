@@ -15,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dicom_adapter.errors import DicomAdapterError
 from dicom_adapter.net import scu
+from dicom_adapter.net.address import Address, InvalidAddress, parse_address, parse_ae_title
+from dicom_adapter.net.dicom_files import Skipped, find_dicom
+from dicom_adapter.net.link import silence_pynetdicom
 
 LISTED = 20  # failures that are written out; --json has them all
 
@@ -27,7 +30,7 @@ def _parser(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
     def checked(text: str) -> ValueT:
         try:
             return parse(text)
-        except scu.InvalidAddress as refusal:
+        except InvalidAddress as refusal:
             raise typer.BadParameter(str(refusal)) from None
 
     return checked
@@ -37,21 +40,21 @@ Peer = Annotated[
     Any,
     typer.Option(
         "--to",
-        parser=_parser(scu.parse_address),
+        parser=_parser(parse_address),
         metavar="AET@HOST:PORT",
         help="The peer's AE title and where it listens, such as LUNG@localhost:11112 or LUNG@\\[::1]:11112.",
     ),
 ]
 Caller = Annotated[
     Any,
-    typer.Option("--from", parser=_parser(scu.parse_ae_title), metavar="AET", help="The calling AE title."),
+    typer.Option("--from", parser=_parser(parse_ae_title), metavar="AET", help="The calling AE title."),
 ]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a connection and for each response.")]
 
 
 def send(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", exists=True, help="DICOM files, and folders to search for them.")
+        list[Path], typer.Argument(metavar="PATH", exists=True, help="DICOM files, and folders to search for them.")
     ],
     to: Peer,
     calling: Caller = "DICOM-ADAPTER",
@@ -73,7 +76,7 @@ def send(
     Exit status: 0 when everything was sent, 1 when anything was not.
     """
     grouping = _grouping(association_per_study, association_per_instance)
-    scu.silence_pynetdicom()
+    silence_pynetdicom()
     found = _find(paths)
     started = time.monotonic()
     with _Bar(total=len(found.files)) as bar:
@@ -93,7 +96,7 @@ def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = scu.DEF
 
     Exit status: 0 when it answered, 1 when it did not; the reason is on stderr.
     """
-    scu.silence_pynetdicom()
+    silence_pynetdicom()
     try:
         seconds = scu.echo(to, calling, timeout)
     except DicomAdapterError as failure:
@@ -116,7 +119,7 @@ class _Found:
     left_out: int = 0
     missed: list[scu.SendResult] = field(factory=list)  # named by the user, but no DICOM file
 
-    def skip(self, skipped: scu.Skipped) -> None:
+    def skip(self, skipped: Skipped) -> None:
         if skipped.wanted:
             self.missed.append(scu.SendResult(path=skipped.path, ok=False, message=skipped.reason))
         else:
@@ -125,7 +128,7 @@ class _Found:
 
 def _find(paths: list[Path]) -> _Found:
     found = _Found()
-    found.files.extend(scu.find_dicom(paths, found.skip))
+    found.files.extend(find_dicom(paths, found.skip))
     return found
 
 
@@ -152,7 +155,7 @@ class _Bar:
 
 @define(kw_only=True)
 class _Report:
-    to: scu.Address
+    to: Address
     found: _Found
     summary: scu.SendSummary
     seconds: float
@@ -162,12 +165,13 @@ class _Report:
         return [*self.found.missed, *self.summary.failures]
 
     def print(self) -> None:
-        for failure in self.failures[:LISTED]:
+        own = [failure for failure in self.failures if failure.message != self.summary.gave_up]
+        for failure in own[:LISTED]:
             typer.echo(f"not sent: {failure.path}: {failure.message}", err=True)
-        if len(self.failures) > LISTED:
-            typer.echo(f"not sent: {len(self.failures) - LISTED} more", err=True)
-        if self.summary.gave_up:
-            typer.echo(f"gave up: {self.summary.gave_up}", err=True)
+        if len(own) > LISTED:
+            typer.echo(f"not sent: {len(own) - LISTED} more", err=True)
+        if self.summary.gave_up:  # one line for all the files that share this reason
+            typer.echo(f"gave up, {len(self.failures) - len(own)} files not sent: {self.summary.gave_up}", err=True)
         typer.echo(self._line())
 
     def _line(self) -> str:

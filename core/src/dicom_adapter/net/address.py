@@ -1,0 +1,59 @@
+"""Where a peer listens and what it is called, as people write it: AET@HOST:PORT."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from attrs import frozen
+
+from dicom_adapter.errors import Refused
+
+AE_TITLE = re.compile(r"(?=.*[^ ])[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 table 6.2-1, VR AE
+
+
+class InvalidAddress(Refused):
+    """A text is no AE title or no address of a peer."""
+
+
+@frozen(kw_only=True)
+class Address:
+    """Where a peer listens and what it is called."""
+
+    ae_title: str
+    host: str  # a name, or an IPv4 or IPv6 address without brackets
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read 'AET@HOST:PORT', an IPv6 address in brackets. Raises InvalidAddress."""
+    ae_title, at, rest = text.rpartition("@")
+    host, colon, port = rest.rpartition(":")
+    if not at or not colon:
+        raise InvalidAddress(f"'{text}' is not of the form AET@HOST:PORT, for example LUNG@localhost:11112")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise InvalidAddress(f"'{text}': the port '{port}' must be a number from 1 to 65535")
+    return Address(ae_title=parse_ae_title(ae_title), host=_parse_host(host, text), port=int(port))
+
+
+def parse_ae_title(text: str) -> str:
+    """The AE title without the spaces around it, which have no meaning. Raises InvalidAddress."""
+    if not AE_TITLE.fullmatch(text):
+        raise InvalidAddress(f"AE title '{text}' must be 1 to 16 printable ASCII characters without a backslash")
+    return text.strip(" ")
+
+
+def _parse_host(host: str, text: str) -> str:
+    if not host or re.search(r"\s", host):
+        raise InvalidAddress(f"'{text}' has no host between '@' and ':'")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            raise InvalidAddress(f"'{text}': '{host[1:-1]}' is not an IPv6 address") from None
+    if set(host) & set("[]:"):
+        raise InvalidAddress(f"'{text}': an IPv6 address stands in brackets, for example LUNG@[::1]:11112")
+    return host

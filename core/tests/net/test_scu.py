@@ -1,0 +1,553 @@
+"""The sending side against real peers: pynetdicom's storage SCP and, where it is installed, DCMTK's."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import typer
+from attrs import define, field
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    MRImageStorage,
+    RLELossless,
+)
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
+from pynetdicom.dsutils import split_dataset
+from typer.testing import CliRunner
+
+from dicom_adapter import synthetic
+from dicom_adapter.cli.send import echo as echo_command
+from dicom_adapter.cli.send import send as send_command
+from dicom_adapter.errors import DicomAdapterError
+from dicom_adapter.net import scu
+from dicom_adapter.net.address import Address, InvalidAddress, parse_address
+from dicom_adapter.net.dicom_files import Skipped, find_dicom
+from dicom_adapter.net.link import (
+    QUEUED_PDUS,
+    AssociationLost,
+    AssociationRejected,
+    AssociationRejectedForNow,
+    NothingAccepted,
+    PeerUnreachable,
+    StatusNotSuccess,
+    associated,
+    silence_pynetdicom,
+)
+
+VERIFICATION = "1.2.840.10008.1.1"
+ALL_STORAGE = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
+BIT_IDENTICAL = [
+    ("MR_small_implicit.dcm", ImplicitVRLittleEndian),
+    ("CT_small.dcm", ExplicitVRLittleEndian),
+    ("MR_small_bigendian.dcm", ExplicitVRBigEndian),
+    ("SC_rgb_small_odd_jpeg.dcm", JPEGBaseline8Bit),
+    ("MR_small_RLE.dcm", RLELossless),
+]
+CLI = typer.Typer()
+CLI.command()(send_command)
+CLI.command()(echo_command)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """pynetdicom's log would otherwise be formatted for every PDU."""
+    silence_pynetdicom()
+
+
+@define
+class Peer:
+    """A storage SCP and what came to it."""
+
+    address: Address
+    received: list[tuple[str, bytes]] = field(factory=list)  # SOP instance UID, encoded data set
+    associations: int = 0
+
+
+@contextmanager
+def peer(
+    *,
+    sop_classes: list[str] = ALL_STORAGE,
+    transfer_syntaxes: list[str] = ALL_TRANSFER_SYNTAXES,
+    answer: Callable[[evt.Event], int] = lambda _event: 0,
+    requested: Callable[[evt.Event], None] = lambda _event: None,
+    echo_status: int = 0,
+) -> Iterator[Peer]:
+    """Listens on a free port. `answer` gives the C-STORE status; `requested` sees each association request."""
+
+    def on_store(event: evt.Event) -> int:
+        status = answer(event)
+        found.received.append((event.request.AffectedSOPInstanceUID, event.request.DataSet.getvalue()))
+        return status
+
+    def on_requested(event: evt.Event) -> None:
+        found.associations += 1
+        requested(event)
+
+    entity = AE(ae_title="LUNG")
+    entity.require_called_aet = True
+    for sop_class in [VERIFICATION, *sop_classes]:
+        entity.add_supported_context(sop_class, transfer_syntaxes)
+    handlers = [
+        (evt.EVT_C_STORE, on_store),
+        (evt.EVT_REQUESTED, on_requested),
+        (evt.EVT_C_ECHO, lambda _event: echo_status),
+    ]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    found = Peer(address=Address(ae_title="LUNG", host="127.0.0.1", port=server.socket.getsockname()[1]))
+    try:
+        yield found
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def deaf_peer(*, listening: bool) -> Iterator[Address]:
+    """A port that refuses connections, or one on which connections are made and nobody answers."""
+    with socket.create_server(("127.0.0.1", 0)) if listening else socket.socket() as sock:
+        if not listening:
+            sock.bind(("127.0.0.1", 0))
+        yield Address(ae_title="LUNG", host="127.0.0.1", port=sock.getsockname()[1])
+
+
+def study(folder: Path, **arguments: object) -> list[Path]:
+    """The files of a synthetic study, in the order of their sending."""
+    paths = []
+    for number, dataset in enumerate(synthetic.make_study(**{"rows": 4, "columns": 4, **arguments})):
+        paths.append(folder / f"{arguments.get('seed', '')}{number:03}.dcm")
+        synthetic.write(dataset, paths[-1])
+    return paths
+
+
+def data_set(path: Path) -> bytes:
+    return path.read_bytes()[split_dataset(path)[1] :]
+
+
+def send(files: list[Path], address: Address, **options: object) -> scu.SendSummary:
+    return scu.send(files, address, **{"calling_ae_title": "TEST", "timeout": 10, **options})
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "ae_title", "host", "port"),
+    [
+        ("LUNG@localhost:11112", "LUNG", "localhost", 11112),
+        ("A@B C@10.0.0.1:104", "A@B C", "10.0.0.1", 104),
+        ("LUNG@[::1]:104", "LUNG", "::1", 104),
+        (" LUNG @host:1", "LUNG", "host", 1),
+    ],
+)
+def test_addresses_are_read(text: str, ae_title: str, host: str, port: int) -> None:
+    """AE title, host and port; what is printed is read as the same address again."""
+    address = parse_address(text)
+    assert Address(ae_title=ae_title, host=host, port=port) == address
+    assert address == parse_address(str(address))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("localhost:11112", "not of the form AET@HOST:PORT"),
+        ("LUNG@localhost", "not of the form AET@HOST:PORT"),
+        ("LUNG@:104", "has no host"),
+        ("LUNG@host:0", "the port '0' must be a number from 1 to 65535"),
+        ("LUNG@host:65536", "must be a number from 1 to 65535"),
+        ("LUNG@host:dicom", "the port 'dicom' must be a number"),
+        ("LUNG@::1:104", "an IPv6 address stands in brackets"),
+        ("LUNG@[::g]:104", "'::g' is not an IPv6 address"),
+        ("@host:104", "AE title '' must be 1 to 16"),
+        ("   @host:104", "AE title '   ' must be 1 to 16"),
+        ("A" * 17 + "@host:104", "must be 1 to 16"),
+        ("A\\B@host:104", "without a backslash"),
+        ("LÜNG@host:104", "printable ASCII"),
+    ],
+)
+def test_addresses_that_are_wrong_say_why(text: str, problem: str) -> None:
+    """The message names what is wrong."""
+    with pytest.raises(InvalidAddress) as caught:
+        parse_address(text)
+    assert problem in str(caught.value)
+
+
+# --- verification -----------------------------------------------------------------------------------------------------
+
+
+def test_an_echo_takes_some_time() -> None:
+    """The seconds of the round trip come back."""
+    with peer() as lung:
+        assert 0 < scu.echo(lung.address, "TEST", 10) < 10
+
+
+def reject_for_now(event: evt.Event) -> None:
+    event.assoc.acse.send_reject(2, 3, 2)
+    event.assoc.kill()  # waits until the rejection has been sent
+
+
+def check_echo_fails(address: Address, family: type[DicomAdapterError], reason: str, timeout: float = 10) -> None:
+    with pytest.raises(family) as caught:
+        scu.echo(address, "TEST", timeout)
+    assert reason in str(caught.value)
+
+
+def test_an_echo_says_why_the_association_was_rejected() -> None:
+    """Result, source and reason in words; permanent and transient are told apart."""
+    with peer(requested=reject_for_now) as lung:
+        check_echo_fails(lung.address, AssociationRejectedForNow, "local limit exceeded (rejected transient, by")
+    with peer() as lung:
+        other = Address(ae_title="HEAD", host="127.0.0.1", port=lung.address.port)
+        check_echo_fails(
+            other,
+            AssociationRejected,
+            "rejected the association: called ae title not recognised (rejected permanent, by the service user)",
+        )
+
+
+def test_an_echo_says_that_the_association_was_aborted() -> None:
+    """An abort instead of an answer to the association request."""
+    with peer(requested=lambda event: event.assoc.abort()) as lung:
+        check_echo_fails(lung.address, AssociationLost, "aborted the association request")
+
+
+def test_an_echo_says_which_status_came_back() -> None:
+    """A failure status has its code and its words."""
+    with peer(echo_status=0x0122) as lung:
+        check_echo_fails(lung.address, StatusNotSuccess, "0x0122 Refused: SOP Class Not Supported")
+
+
+def test_an_echo_says_that_verification_was_not_accepted() -> None:
+    """A peer without the verification SOP class in a transfer syntax of ours."""
+    with peer(transfer_syntaxes=[ExplicitVRLittleEndian]) as lung:
+        check_echo_fails(lung.address, NothingAccepted, "presentation context not accepted")
+
+
+def test_an_echo_says_why_the_peer_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connection refused, no answer, unknown host."""
+    with deaf_peer(listening=False) as address:
+        check_echo_fails(address, PeerUnreachable, "cannot be reached: connection refused")
+    with deaf_peer(listening=True) as address:
+        check_echo_fails(address, PeerUnreachable, "did not answer the association request", timeout=0.2)
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    check_echo_fails(parse_address("LUNG@nowhere:104"), PeerUnreachable, "Name or service not known")
+
+
+# --- finding files ----------------------------------------------------------------------------------------------------
+
+
+def test_files_are_found_in_folders_and_below(tmp_path: Path) -> None:
+    """Sorted, without hidden ones; what is no DICOM file is counted, and reported when it was named."""
+    for name in ("b/2.dcm", "b/1", "a.dcm", ".hidden/3.dcm", "b/.4.dcm", "DICOMDIR"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        synthetic.write(synthetic.make_instance(rows=2, columns=2), tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    skipped: list[Skipped] = []
+    named = [tmp_path, tmp_path / "notes.txt", tmp_path / "gone.dcm"]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_dicom(named, skipped.append)]
+    assert ["a.dcm", "b/1", "b/2.dcm"] == found
+    assert [
+        ("DICOMDIR", "an index of files, not an instance", False),
+        ("notes.txt", "not a DICOM file", False),
+        ("pipe", "not a regular file", False),
+        ("notes.txt", "not a DICOM file", True),
+        ("gone.dcm", "cannot be read: No such file or directory", True),
+    ] == [(skip.path.name, skip.reason, skip.wanted) for skip in skipped]
+
+
+# --- sending ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "transfer_syntax"),
+    [*BIT_IDENTICAL, ("JPEG2000.dcm", JPEG2000Lossless), ("image_dfl.dcm", DeflatedExplicitVRLittleEndian)],
+)
+def test_data_sets_arrive_bit_identical(name: str, transfer_syntax: str) -> None:
+    """Whatever the transfer syntax: neither decoded nor encoded on the way."""
+    path = Path(str(get_testdata_file(name, download=False)))
+    if name != "JPEG2000.dcm":  # there the file says which of the two JPEG 2000 it is
+        assert transfer_syntax == dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID
+    with peer() as lung:
+        summary = send([path], lung.address)
+    assert (1, 1, ()) == (summary.total, summary.sent, summary.failures)
+    assert [data_set(path)] == [content for _, content in lung.received]
+
+
+@pytest.mark.dcmtk
+@pytest.mark.parametrize(("name", "transfer_syntax"), BIT_IDENTICAL)
+def test_dcmtk_receives_bit_identical_data_sets(name: str, transfer_syntax: str, tmp_path: Path) -> None:
+    """storescp in its bit-preserving mode writes what was sent."""
+    path = Path(str(get_testdata_file(name, download=False)))
+    with storescp(tmp_path) as address:
+        assert 1 == send([path], address).sent
+    (stored,) = tmp_path.iterdir()
+    assert (transfer_syntax, data_set(path)) == (split_dataset(stored)[0].TransferSyntaxUID, data_set(stored))
+
+
+def dcmtk_storescp() -> str | None:
+    """pynetdicom installs a program of the same name; only DCMTK's prints a version."""
+    for folder in os.get_exec_path():
+        program = shutil.which("storescp", path=folder)
+        if program and "dcmtk" in subprocess.run([program, "--version"], capture_output=True, text=True).stdout:
+            return program
+    return None
+
+
+@contextmanager
+def storescp(folder: Path) -> Iterator[Address]:
+    """DCMTK's SCP for one association, started like inetd does: so it needs no port of its own."""
+    program = dcmtk_storescp()
+    if program is None:
+        pytest.skip("DCMTK's storescp is not installed")
+    options = ["--inetd", "--bit-preserving", "--accept-all", "--output-directory", str(folder)]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                subprocess.run([program, *options], stdin=connection, stdout=subprocess.DEVNULL, check=False)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield Address(ae_title="STORESCP", host="127.0.0.1", port=listening.getsockname()[1])
+        thread.join()
+
+
+def test_more_than_128_pairs_take_two_associations(tmp_path: Path) -> None:
+    """65 SOP classes in two transfer syntaxes: 130 presentation contexts."""
+    files = []
+    for sop_class in ALL_STORAGE[:65]:
+        for transfer_syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+            files.append(tmp_path / f"{len(files)}.dcm")
+            instance = synthetic.make_instance(
+                rows=2, columns=2, SOPClassUID=sop_class, transfer_syntax=transfer_syntax
+            )
+            synthetic.write(instance, files[-1])
+    with peer() as lung:
+        summary = send(files, lung.address)
+    assert (130, (), 2, 2) == (summary.sent, summary.failures, summary.associations, lung.associations)
+    assert sorted(map(data_set, files)) == sorted(content for _, content in lung.received)
+
+
+def test_files_in_a_context_that_was_refused_are_failures(tmp_path: Path) -> None:
+    """The others of the same association are sent."""
+    cts, mrs = study(tmp_path, modality="CT", seed="ct"), study(tmp_path, modality="MR", seed="mr")
+    with peer(sop_classes=[CTImageStorage]) as lung:
+        summary = send([*cts, *mrs], lung.address)
+    assert (4, 4) == (summary.sent, len(lung.received))
+    reason = "presentation context not accepted: MR Image Storage, Explicit VR Little Endian"
+    assert [(path, False, None, reason) for path in mrs] == [
+        (failure.path, failure.ok, failure.status, failure.message) for failure in summary.failures
+    ]
+
+
+def test_an_association_without_any_context_fails_its_files(tmp_path: Path) -> None:
+    """A file is never transcoded into a transfer syntax that the peer would take."""
+    files = study(tmp_path)
+    with peer(sop_classes=[CTImageStorage], transfer_syntaxes=[ImplicitVRLittleEndian]) as lung:
+        summary = send(files, lung.address)
+    assert (0, 4, []) == (summary.sent, len(summary.failures), lung.received)
+    assert "presentation context not accepted" in summary.failures[0].message
+
+
+@pytest.mark.parametrize(
+    ("per_association", "associations"), [(None, 1), (scu.Grouping.STUDY, 2), (scu.Grouping.INSTANCE, 8)]
+)
+def test_associations_are_grouped_as_asked_for(
+    per_association: scu.Grouping | None, associations: int, tmp_path: Path
+) -> None:
+    """One for all, one for each study, one for each file."""
+    files = [*study(tmp_path, seed="a"), *study(tmp_path, seed="b")]
+    with peer() as lung:
+        summary = send(files, lung.address, per_association=per_association)
+    assert (8, associations, associations) == (summary.sent, summary.associations, lung.associations)
+    assert list(map(data_set, files)) == [content for _, content in lung.received]
+
+
+def test_statuses_are_success_warning_or_failure(tmp_path: Path) -> None:
+    """Each with its code; all but success with words."""
+    statuses = iter([0x0000, 0xB000, 0xA700, 0xC123])
+    results: list[scu.SendResult] = []
+    with peer(answer=lambda _event: next(statuses)) as lung:
+        summary = send(study(tmp_path), lung.address, on_result=results.append)
+    assert [
+        (True, 0x0000, ""),
+        (True, 0xB000, "0xB000 Coercion of Data Elements"),
+        (False, 0xA700, "0xA700 Refused: Out of Resources"),
+        (False, 0xC123, "0xC123 Cannot Understand"),
+    ] == [(result.ok, result.status, result.message) for result in results]
+    assert (4, 2, 1, 2) == (summary.total, summary.sent, summary.warnings, len(summary.failures))
+
+
+def aborting(times: int, sop_instance: str) -> Callable[[evt.Event], int]:
+    """Abort the association when `sop_instance` comes, at most `times` times."""
+    left = [None] * times
+
+    def answer(event: evt.Event) -> int:
+        if event.request.AffectedSOPInstanceUID == sop_instance and left:
+            left.pop()
+            event.assoc.abort()
+        return 0
+
+    return answer
+
+
+def test_a_lost_association_is_made_anew_once(tmp_path: Path) -> None:
+    """What was not acknowledged is sent again."""
+    files = study(tmp_path)
+    second = dcmread(files[1]).SOPInstanceUID
+    with peer(answer=aborting(1, second)) as lung:
+        summary = send(files, lung.address)
+    assert (4, (), 2) == (summary.sent, summary.failures, summary.associations)
+
+
+def test_an_instance_that_the_peer_cannot_stand_fails_alone(tmp_path: Path) -> None:
+    """The association is lost twice at the same file; the others are sent."""
+    files = study(tmp_path)
+    second = dcmread(files[1]).SOPInstanceUID
+    with peer(answer=aborting(9, second)) as lung:
+        summary = send(files, lung.address)
+    assert (3, [files[1]], 2) == (summary.sent, [failure.path for failure in summary.failures], summary.associations)
+    assert "association lost" in summary.failures[0].message
+
+
+def test_files_that_cannot_be_sent_do_not_keep_others_back(tmp_path: Path) -> None:
+    """Gone, broken, or without the UIDs that a C-STORE needs."""
+    good, bare, broken = (tmp_path / name for name in ("good.dcm", "bare.dcm", "broken.dcm"))
+    synthetic.write(synthetic.make_instance(), good)
+    bare.write_bytes(b"\0" * 128 + b"DICM")
+    broken.write_bytes(b"\0" * 128 + b"DICM\x02\x00\x10\x00UI\xff")
+    with peer() as lung:
+        summary = send([tmp_path / "gone.dcm", bare, broken, good], lung.address)
+    assert 1 == summary.sent
+    assert ["gone.dcm", "bare.dcm", "broken.dcm"] == [failure.path.name for failure in summary.failures]
+    assert "No such file or directory" == summary.failures[0].message
+
+
+def test_a_peer_that_cannot_be_reached_is_tried_once(tmp_path: Path) -> None:
+    """All files fail with the reason, whatever the number of associations they would have taken."""
+    with deaf_peer(listening=False) as address:
+        summary = send(study(tmp_path), address, per_association=scu.Grouping.INSTANCE)
+    assert (0, 4, 0) == (summary.sent, len(summary.failures), summary.associations)
+    assert {f"{address} cannot be reached: connection refused"} == {failure.message for failure in summary.failures}
+    assert summary.gave_up == summary.failures[0].message
+
+
+def test_a_transient_rejection_does_not_stop_the_other_associations(tmp_path: Path) -> None:
+    """The peer may have room again a moment later."""
+    rejections = iter([reject_for_now, lambda _event: None, lambda _event: None, lambda _event: None])
+    with peer(requested=lambda event: next(rejections)(event)) as lung:
+        summary = send(study(tmp_path), lung.address, per_association=scu.Grouping.INSTANCE)
+    assert (3, 1, None) == (summary.sent, len(summary.failures), summary.gave_up)
+
+
+def test_large_data_sets_do_not_pile_up_in_memory(tmp_path: Path) -> None:
+    """No more than some fragments are read ahead of the socket."""
+    path = tmp_path / "large.dcm"
+    synthetic.write(synthetic.make_instance(rows=1024, columns=2048), path)
+    most = 0
+
+    def measure(event: evt.Event) -> None:
+        nonlocal most
+        most = max(most, event.assoc.dul.to_provider_queue.qsize())
+
+    with peer() as lung, associated(lung.address, "T", [(CTImageStorage, ExplicitVRLittleEndian)], 10) as link:
+        link.bind(evt.EVT_PDU_SENT, measure)
+        _config.STORE_SEND_CHUNKED_DATASET = True
+        assert 0 == link.send_c_store(path).Status
+    assert 0 < most <= QUEUED_PDUS
+    assert data_set(path) == lung.received[0][1]
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(CLI, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_sends_a_folder(tmp_path: Path) -> None:
+    """Exit status 0 and a line that says how many."""
+    study(tmp_path)
+    (tmp_path / "notes.txt").write_text("no image")
+    with peer() as lung:
+        status, out, err = run("send", tmp_path, "--to", lung.address, "--from", "ME")
+    assert (0, "") == (status, err)
+    assert f"4 of 4 files sent to {lung.address}, 1 other files left out" in out
+
+
+def test_the_command_lists_what_was_not_sent(tmp_path: Path) -> None:
+    """Exit status 1; on stderr the first twenty with their reasons."""
+    files = study(tmp_path, instances=25)
+    (tmp_path / "notes.txt").write_text("no image")
+    with peer(answer=lambda _event: 0xA700) as lung:
+        status, out, err = run("send", tmp_path, tmp_path / "notes.txt", "--to", lung.address)
+    lines = err.splitlines()
+    assert (1, 21) == (status, len(lines))
+    assert f"not sent: {tmp_path / 'notes.txt'}: not a DICOM file" == lines[0]
+    assert f"not sent: {files[0]}: 0xA700 Refused: Out of Resources" == lines[1]
+    assert "not sent: 6 more" == lines[-1]
+    assert f"0 of 26 files sent to {lung.address}" in out
+
+
+def test_the_command_reports_as_json(tmp_path: Path) -> None:
+    """One object on stdout, with all failures."""
+    (file,) = study(tmp_path, instances=1)
+    with peer(sop_classes=[MRImageStorage]) as lung:
+        status, out, _ = run("send", file, "--to", lung.address, "--json", "--association-per-study")
+    report = json.loads(out)
+    assert (1, 0, 1, str(file)) == (status, report["sent"], report["failed"], report["failures"][0]["path"])
+
+
+def test_the_command_says_once_that_the_peer_cannot_be_reached(tmp_path: Path) -> None:
+    """Not a line for each file."""
+    study(tmp_path)
+    with deaf_peer(listening=False) as address:
+        status, _, err = run("send", tmp_path, "--to", address)
+    assert (1, f"gave up, 4 files not sent: {address} cannot be reached: connection refused\n") == (status, err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--to", "LUNG@localhost"], "AET@HOST:PORT"),
+        (["--to", "LUNG@localhost:104", "--from", "A" * 17], "1 to 16"),
+        (["--to", "LUNG@localhost:104", "--association-per-study", "--association-per-instance"], "exclude"),
+    ],
+)
+def test_wrong_usage_is_exit_status_2(arguments: list[str], problem: str, tmp_path: Path) -> None:
+    """Told before anything is sent."""
+    status, _, err = run("send", tmp_path, *arguments)
+    assert 2 == status
+    assert problem in err
+
+
+def test_the_echo_command_says_how_long_it_took() -> None:
+    """Exit status 0 with the time, 1 with the reason."""
+    with peer() as lung:
+        status, out, _ = run("echo", "--to", lung.address)
+    assert 0 == status
+    assert re.fullmatch(rf"{lung.address} answered in \d+ ms\n", out)
+    with deaf_peer(listening=False) as address:
+        assert (1, "", f"{address} cannot be reached: connection refused\n") == run("echo", "--to", address)
