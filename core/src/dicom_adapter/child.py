@@ -45,6 +45,7 @@ class Channel:
         # Nothing but reports may go to the pipe: what a plugin prints goes to the log instead.
         self._reports = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
+        os.umask(0o077)  # whatever this process makes may hold patients' data
         # The service decides when its processes end; a terminal or a service manager signals all of them at once.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

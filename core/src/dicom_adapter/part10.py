@@ -14,6 +14,7 @@ from io import BytesIO
 from attrs import frozen
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import IGNORE, settings
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
@@ -25,6 +26,8 @@ IMPLEMENTATION_CLASS_UID = "2.25.308205291862746372187430846471190541725"  # our
 IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
+REPLACEMENT = "\ufffd"  # stands for what could not be decoded
+UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 section 7.1.1
 INFLATED_HEADER_LIMIT = 1 << 20  # bytes of a deflated data set that are inflated to find its attributes
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -88,7 +91,7 @@ def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: 
 
 
 def _short(element: int, vr: bytes, text: str) -> bytes:
-    value = text.encode("ascii")
+    value = text.encode("ascii", "replace")  # a caller may have put anything into its AE title
     if len(value) % 2:
         value += b"\x00" if vr == b"UI" else b" "
     return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
@@ -100,6 +103,8 @@ def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
     Raises Unreadable when it cannot be parsed, Mismatch when a UID is missing or malformed (PS3.5 section 9).
     """
     elements = _first_elements(data_set, UID(transfer_syntax_uid))
+    if not elements:
+        raise Unreadable("the data set has none of the attributes that every instance has")
     charset = _raw(elements, SPECIFIC_CHARACTER_SET)
     return Identity(
         sop_class_uid=_uid(elements, SOP_CLASS_UID, "SOP Class UID"),
@@ -139,8 +144,12 @@ def _beyond_what_is_wanted(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 def _raw(elements: Dataset, tag: int) -> bytes:
     """The value as it was sent. pydicom's decoded values would come with warnings that quote them."""
-    value = elements.get_item(tag).value if tag in elements else b""
-    return value if isinstance(value, bytes) else b""
+    element = elements.get_item(tag) if tag in elements else None
+    if not isinstance(element, RawDataElement) or element.value is None:
+        return b""
+    if len(element.value) < element.length < UNDEFINED_LENGTH:  # pydicom reads as much as there is
+        raise Unreadable("the data set ends in the middle of an attribute")
+    return element.value
 
 
 def _uid(elements: Dataset, tag: int, title: str) -> str:
@@ -153,7 +162,7 @@ def _uid(elements: Dataset, tag: int, title: str) -> str:
 
 
 def _text(raw: bytes, charset: bytes) -> str:
-    raw = raw.rstrip(b"\x00")
+    raw = raw.rstrip(b"\x00 ")
     try:
         return raw.decode("ascii").strip(" ")
     except UnicodeDecodeError:
@@ -161,7 +170,13 @@ def _text(raw: bytes, charset: bytes) -> str:
 
 
 def _decode(raw: bytes, charset: bytes) -> str:
+    """Bytes that are no text in their character set are escaped, not replaced: two IDs must never become one."""
     names = charset.decode("ascii", "replace").rstrip("\x00 ").split("\\")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return decode_bytes(raw, convert_encodings(names), set())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text = decode_bytes(raw, convert_encodings(names), set())
+        text.encode()  # lone surrogates cannot be written down
+    except (LookupError, ValueError):  # pydicom also takes names of Python's codecs, some of which are not for text
+        text = REPLACEMENT
+    return raw.decode("ascii", "backslashreplace") if REPLACEMENT in text else text

@@ -153,8 +153,11 @@ def load(points: Iterable[PluginPoint]) -> Plugins:
 
 
 def _unique(points: Iterable[PluginPoint]) -> list[PluginPoint]:
-    """Each entry point once: a distribution that lies on the path twice is listed twice by importlib."""
-    found = {(p.name, p.value, p.dist.name if p.dist else ""): p for p in points}
+    """Each entry point once, by name: of a distribution that lies on the path twice, the first is what is imported."""
+    found: dict[tuple[str, str, str], PluginPoint] = {}
+    for number, point in enumerate(points):
+        source = point.dist.name if point.dist else f"{number:04}"  # without a distribution none is like another
+        found.setdefault((point.name, point.value, source), point)
     return [found[key] for key in sorted(found)]
 
 

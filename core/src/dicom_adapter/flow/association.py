@@ -82,6 +82,7 @@ def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
     if ae_title.allowed_callers is None:
         return True
     address = ip_address(request.peer_address)
+    address = getattr(address, "ipv4_mapped", None) or address  # how IPv4 callers look on a socket for both
     return any(
         caller.ae_title in (None, request.calling_ae_title) and (caller.host is None or address in caller.host)
         for caller in ae_title.allowed_callers

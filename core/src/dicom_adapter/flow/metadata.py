@@ -7,7 +7,9 @@ from typing import BinaryIO
 
 from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
 
 VALUE_BYTES = 256  # the longest value that the Clara Platform takes, in UTF-8
 
@@ -19,14 +21,24 @@ def dicom_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[s
         with file:
             header = dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
         for keyword in keywords:
-            text = _text(header.get(keyword))
+            text = _text(_value(header, keyword))
             if text:
                 found[keyword][text] = None
     return {name: text for keyword, texts in found.items() for name, text in _named(keyword, list(texts))}
 
 
+def _value(header: Dataset, keyword: str) -> object:
+    try:
+        return header.get(keyword)
+    except Exception:  # noqa: BLE001 - pydicom refuses malformed values in many ways; it is as if there were none
+        return None
+
+
 def _text(value: object) -> str:
-    text = "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value or "")
+    """The value in one line; "" for what is missing, and for items and bytes, which have no text."""
+    if value is None or isinstance(value, (Items, bytes)):
+        return ""
+    text = "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value)
     return text.encode("utf-8", "replace")[:VALUE_BYTES].decode("utf-8", "ignore")
 
 

@@ -36,7 +36,7 @@ class Notify:
         """What came since the last call, a batch at a time, in the order of arrival."""
         while True:
             with self._ledger.read() as transaction:
-                batch = instances.pending_after(transaction, self._seen, BATCH)
+                batch = instances.arrived_after(transaction, self._seen, BATCH)
                 replaced = instances.replaced_by(transaction, [instance.instance_id for instance in batch])
             if not batch:
                 return

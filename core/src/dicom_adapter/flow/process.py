@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 import structlog
-from attrs import field, frozen
-from sqlalchemy.exc import SQLAlchemyError
+from attrs import evolve, field, frozen
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import Unprocessable, describe_failure
-from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings, Superseded
+from dicom_adapter.errors import DicomAdapterError, Unprocessable, describe_failure
+from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings, Superseded, Turn
 from dicom_adapter.ledger import Ledger, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
@@ -38,6 +38,12 @@ TRIES_FOR_ONE_INSTANCE = 3  # turns in a row that one instance may spoil before 
 FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
 SHOWN_GROUPS = 50  # of what a processor holds back, for operators
+BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
+PLUGIN_FAILURES = (Exception, SystemExit)  # a plugin may raise anything, even leave
+
+
+class LedgerUnavailable(DicomAdapterError):
+    """A turn could not be committed, through no fault of the processor."""
 
 
 @frozen(kw_only=True)
@@ -45,7 +51,7 @@ class Failure:
     """The last of a row of failed turns."""
 
     count: int
-    instance_id: int | None  # that was being handled; None for a timer
+    instance_id: int | None  # that was being handled; None for a timer; BEFORE_ALL_INSTANCES: none was
     same_instance: int  # how often in a row it was this instance
     reason: str = field(repr=False)
 
@@ -126,10 +132,15 @@ class Lane:
         must_look = alarm is not None and (self._read_at is None or self._read_at < alarm.when <= self._clock.now())
         if self._inbox or not (self.has_news or must_look):
             return
-        self.has_news = False
-        self._read_at = self._clock.now()
-        with self._ledger.read() as transaction:
-            self._inbox.extend(instances.pending_after(transaction, self._seen, BATCH, self.ae_title))
+        self.has_news = False  # before reading: what arrives meanwhile is news again
+        now = self._clock.now()
+        try:
+            with self._ledger.read() as transaction:
+                self._inbox.extend(instances.pending_after(transaction, self._seen, BATCH, self.ae_title))
+        except SQLAlchemyError:
+            self.has_news = True
+            raise
+        self._read_at = now
         if self._inbox:
             self._seen = self._inbox[-1].instance_id
         self.has_news = self.has_news or len(self._inbox) == BATCH
@@ -143,8 +154,8 @@ class Lane:
             processor = settings.processor(settings.settings, context)
             self._processor = processor
             processor.open()
-        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
-            self._failed(failure, None)
+        except PLUGIN_FAILURES as error:
+            self._failed(_failed_build(self._failure, error), None)
             return None
         self._context = context
         return context
@@ -159,8 +170,10 @@ class Lane:
             self._quarantine(instance, str(refusal))
         except Superseded:
             self._begin_again()
-        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
-            self._failed(failure, instance)
+        except LedgerUnavailable as failure:
+            self._wait_for_ledger(failure)
+        except PLUGIN_FAILURES as error:
+            self._failed(_failed_turn(self._failure, error, instance.instance_id), instance)
         else:
             self._progressed(instance.instance_id)
 
@@ -170,8 +183,10 @@ class Lane:
             self._take_turn(context, alarm.when, alarm.callback)
         except Superseded:
             self._begin_again()
-        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
-            self._failed(failure, None)
+        except LedgerUnavailable as failure:
+            self._wait_for_ledger(failure)
+        except PLUGIN_FAILURES as error:
+            self._failed(_failed_turn(self._failure, error, None), None)
         else:
             self._progressed(None)
 
@@ -184,9 +199,14 @@ class Lane:
         finally:
             context.end()
         if turn.submissions or turn.removed:
+            self._on_commit(self._commit(turn))
+
+    def _commit(self, turn: Turn) -> Committed:
+        try:
             with self._ledger.write() as transaction:
-                committed = turn.commit(transaction, self._delivered)
-            self._on_commit(committed)
+                return turn.commit(transaction, self._delivered)
+        except (OperationalError, NoConnection) as failure:  # others come from values that cannot be written
+            raise LedgerUnavailable from failure
 
     # --- what goes wrong --------------------------------------------------------------------------------------------
 
@@ -196,14 +216,16 @@ class Lane:
         if failure is not None and _is_past(failure.instance_id, instance_id):
             self._failure = None
 
-    def _failed(self, error: Exception, instance: InstanceStorageInfo | None) -> None:
+    def _wait_for_ledger(self, failure: Exception) -> None:
+        """Begin again when the ledger may be back, however long that takes."""
+        self._begin_again()
+        self._pause(FIRST_PAUSE)
+        log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
+
+    def _failed(self, failure: Failure, instance: InstanceStorageInfo | None) -> None:
         """Throw the processor away and begin again after a pause; give up on the instance, or on the lane, in time."""
         self._begin_again()
-        if isinstance(error, SQLAlchemyError):  # the ledger's fault, not the processor's: wait for it
-            self._pause(FIRST_PAUSE)
-            log.error("turn_not_committed", ae_title=self.ae_title, error=type(error).__name__)
-            return
-        self._failure = failure = _next_failure(self._failure, error, instance)
+        self._failure = failure
         log.error("processor_failed", ae_title=self.ae_title, failures=failure.count, error=failure.reason)
         if instance is not None and failure.same_instance >= TRIES_FOR_ONE_INSTANCE:
             self._failure = None
@@ -241,7 +263,7 @@ class Lane:
                 instances.quarantine(transaction, instance.instance_id, reason)
                 events.record(transaction, [event])
         except SQLAlchemyError as failure:
-            self._failed(failure, instance)
+            self._wait_for_ledger(failure)
             return
         log.warning("instance_quarantined", ae_title=self.ae_title, instance_id=instance.instance_id, reason=reason)
 
@@ -250,20 +272,21 @@ class Lane:
     def describe(self) -> LaneReport:
         """The lane as receivers and operators see it."""
         waiting = self._waiting()
-        first = sorted(waiting, key=lambda group: (group.until is None, group.until or self.since))
         return LaneReport(
             ae_title=self.ae_title,
             state=self.state,
             reason=self.reason,
             since=self.since,
-            waiting=tuple(islice(first, SHOWN_GROUPS)),
+            waiting=tuple(waiting[:SHOWN_GROUPS]),
             groups=len(waiting),
         )
 
     def _waiting(self) -> list[Waiting]:
+        """What the processor holds back; what is due first stands first."""
         try:
-            return list(self._processor.waiting()) if self._context and self._processor else []
-        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything; this is for show only
+            waiting = self._processor.waiting() if self._context and self._processor else ()
+            return sorted(waiting, key=lambda group: timedelta.max if group.until is None else group.until - self.since)
+        except PLUGIN_FAILURES as failure:  # this is for show only
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
             return []
 
@@ -276,23 +299,31 @@ class Lane:
             return
         try:
             self._processor.close()
-        except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+        except PLUGIN_FAILURES as failure:
             log.warning("processor_close_failed", ae_title=self.ae_title, error=describe_failure(failure))
 
 
 def _is_past(failed: int | None, succeeded: int | None) -> bool:
     """Whether a turn that succeeded is the one that failed, or comes after it; a timer's turn has no number."""
+    if failed == BEFORE_ALL_INSTANCES:
+        return True
     if failed is None or succeeded is None:
         return failed is succeeded
     return succeeded >= failed
 
 
-def _next_failure(last: Failure | None, error: Exception, instance: InstanceStorageInfo | None) -> Failure:
-    number = None if instance is None else instance.instance_id
-    again = last is not None and number is not None and last.instance_id == number
+def _failed_turn(last: Failure | None, error: BaseException, instance_id: int | None) -> Failure:
+    again = last is not None and instance_id is not None and last.instance_id == instance_id
     return Failure(
         count=1 if last is None else last.count + 1,
-        instance_id=number,
+        instance_id=instance_id,
         same_instance=last.same_instance + 1 if again and last else 1,
         reason=describe_failure(error),
     )
+
+
+def _failed_build(last: Failure | None, error: BaseException) -> Failure:
+    """One more of the row that made a new processor necessary; the first of a row is past with any turn."""
+    if last is not None:
+        return evolve(last, count=last.count + 1, reason=describe_failure(error))
+    return Failure(count=1, instance_id=BEFORE_ALL_INSTANCES, same_instance=0, reason=describe_failure(error))

@@ -85,16 +85,11 @@ class Store:
             return Answer(status=Status.CANNOT_UNDERSTAND, why=str(refusal))
         except DuplicateInstance as refusal:
             return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=str(refusal))
-        except (StorageFull, OSError, SQLAlchemyError) as failure:
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return _failure(failure)
 
     def _keep(self, received: Received, ae_title: AeTitleConfig, identity: Identity) -> Answer:
-        header = file_header(
-            identity.sop_class_uid,
-            identity.sop_instance_uid,
-            received.transfer_syntax_uid,
-            received.calling_ae_title,
-        )
+        header = _header(identity, received.transfer_syntax_uid, received.calling_ae_title)
         writer = self._storage.writer()
         try:
             key = _write(writer, header, received.data_set)
@@ -115,7 +110,7 @@ class Store:
         except DuplicateInstance:
             self._storage.delete([instance.storage_key])
             raise
-        except SQLAlchemyError:
+        except BaseException:
             self._delete_without_row(instance)
             raise
         if entered is None:
@@ -124,7 +119,7 @@ class Store:
         return Answer(status=Status.SUCCESS, instance=entered)
 
     def _delete_without_row(self, instance: InstanceStorageInfo) -> None:
-        """After a failed commit. A row that came about all the same must keep its stored object."""
+        """After a failed transaction. A row that came about all the same must keep its stored object."""
         try:
             with self._ledger.read() as transaction:
                 pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
@@ -187,11 +182,17 @@ def _insert(
 
 
 def _is_same(one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
-    return (one.checksum, one.size_bytes, one.transfer_syntax_uid) == (
-        other.checksum,
-        other.size_bytes,
-        other.transfer_syntax_uid,
-    )
+    return _fingerprint(one) == _fingerprint(other)
+
+
+def _fingerprint(instance: InstanceStorageInfo) -> tuple[int, int, str]:
+    """What tells data sets apart, whoever sent them: the header of the stored file names the sender."""
+    header = _header(instance, instance.transfer_syntax_uid, instance.calling_ae_title)
+    return instance.checksum, instance.size_bytes - len(header), instance.transfer_syntax_uid
+
+
+def _header(identity: Identity | InstanceStorageInfo, transfer_syntax_uid: str, calling_ae_title: str) -> bytes:
+    return file_header(identity.sop_class_uid, identity.sop_instance_uid, transfer_syntax_uid, calling_ae_title)
 
 
 def _failure(failure: Exception) -> Answer:

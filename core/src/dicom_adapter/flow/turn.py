@@ -104,6 +104,9 @@ class Turn:
         lost = sorted(asked - meaning.keys())
         if lost:
             raise Refused(f"instances {lost[:5]} are not pending at AE title '{self.ae_title}'")
+        unseen = sorted(number for number in asked if number > delivered)
+        if unseen:
+            raise Refused(f"instances {unseen[:5]} have not been given to this processor yet")
         if max(meaning.values(), default=0) > delivered:
             raise Superseded
         submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
@@ -209,6 +212,8 @@ class Context:
         self._current().remove(instances)
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
+        if when.tzinfo is None:
+            raise ValueError("call_at needs a time with a time zone, such as UTC: self.now() + timedelta(seconds=5)")
         return self.timers.set(when, callback)
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:

@@ -13,7 +13,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from dicom_adapter.errors import Refused
 
@@ -74,7 +74,7 @@ class Ledger:
         try:
             with self.read() as transaction:
                 found = MigrationContext.configure(transaction).get_current_revision()
-        except OperationalError as failure:
+        except DatabaseError as failure:
             raise Refused(f"the ledger {self.url} cannot be opened: {failure.orig}") from failure
         if found != head:
             raise Refused(

@@ -52,15 +52,19 @@ def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceSto
     return added
 
 
-def pending_after(
-    transaction: Transaction, instance_id: int, limit: int, ae_title: str | None = None
-) -> list[InstanceStorageInfo]:
-    """Pending instances numbered above `instance_id`, in the order of arrival; of one AE title or of all."""
-    query = _select_instances().where(instances.c.instance_id > instance_id, IS_PENDING)
-    if ae_title is not None:
-        query = query.where(instances.c.ae_title == ae_title)
+def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_title: str) -> list[InstanceStorageInfo]:
+    """Pending instances of an AE title numbered above `instance_id`, in the order of arrival."""
+    query = _select_instances().where(
+        instances.c.instance_id > instance_id, IS_PENDING, instances.c.ae_title == ae_title
+    )
     rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit))
     return [_instance(row) for row in rows]
+
+
+def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
+    """Instances numbered above `instance_id`, whatever has become of them already, in the order of arrival."""
+    query = _select_instances().where(instances.c.instance_id > instance_id)
+    return [_instance(row) for row in transaction.execute(query.order_by(instances.c.instance_id).limit(limit))]
 
 
 def last_number(transaction: Transaction) -> int:

@@ -19,6 +19,7 @@ from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at import time
 from pynetdicom.transport import ThreadedAssociationServer
@@ -90,6 +91,7 @@ class Server:
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ending, ["released"]),
                 (evt.EVT_ABORTED, self._ending, ["aborted"]),
+                (evt.EVT_PDU_RECV, self._received),
                 (evt.EVT_CONN_CLOSE, self._closed),
             ],
         )
@@ -133,6 +135,10 @@ class Server:
         opened = self._open.get(event.assoc)
         if opened is not None:
             opened.how = how
+
+    def _received(self, event: evt.Event) -> None:
+        if isinstance(event.pdu, A_ABORT_RQ):  # for a peer's abort EVT_ABORTED comes after EVT_CONN_CLOSE
+            self._ending(event, "aborted")
 
     def _closed(self, event: evt.Event) -> None:
         with self._lock:

@@ -9,7 +9,8 @@
 The pytest fixtures come with the installation.
 """
 
+from dicom_adapter.synthetic import make_instance, make_study
 from dicom_adapter.testing.adapter import Adapter, Plugin
 from dicom_adapter.testing.clock import VirtualClock
 
-__all__ = ["Adapter", "Plugin", "VirtualClock"]
+__all__ = ["Adapter", "Plugin", "VirtualClock", "make_instance", "make_study"]

@@ -1,0 +1,57 @@
+"""Part of step 5: reading a stored object for upload, and noticing that it is not what was stored."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import BinaryIO
+
+from dicom_adapter.errors import Permanent
+from dicom_adapter.model import InstanceStorageInfo
+from dicom_adapter.part10 import file_header
+
+
+class Changed(Permanent):
+    """A stored object is not what was received."""
+
+
+class VerifiedReader(io.RawIOBase):
+    """Reads a stored object once, from its beginning; raises Changed instead of its end when it is not as received."""
+
+    def __init__(self, file: BinaryIO, instance: InstanceStorageInfo) -> None:
+        super().__init__()
+        self._file = file
+        self._instance = instance
+        self._skip = len(_header_of(instance))  # the checksum is that of the data set, behind the header
+        self._size = 0
+        self._checksum = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # what io calls it with
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have it
+        piece = memoryview(buffer)[:count]
+        self._checksum = zlib.crc32(piece[max(0, self._skip - self._size) :], self._checksum)
+        self._size += count
+        if count == 0 and len(buffer):
+            self._verify()
+        return int(count)
+
+    def _verify(self) -> None:
+        instance = self._instance
+        if (self._size, self._checksum) != (instance.size_bytes, instance.checksum):
+            raise Changed(
+                f"the stored object of instance {instance.instance_id} has changed: {self._size} bytes with checksum "
+                f"{self._checksum:08x} instead of {instance.size_bytes} with {instance.checksum:08x}"
+            )
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _header_of(instance: InstanceStorageInfo) -> bytes:
+    return file_header(
+        instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, instance.calling_ae_title
+    )

@@ -1,0 +1,201 @@
+"""Who may associate, and what others are told: a table of cases, without network or disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from dicom_adapter import Capacity
+from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Dicom, Storage, SubmitterConfig
+from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, Verdict, judge, storage_full
+
+GB = 10**9
+ROOM = Capacity(total_bytes=100 * GB, free_bytes=50 * GB)
+
+# Result, source and reason of A-ASSOCIATE-RJ, from PS3.8 table 9-21.
+NOT_CALLED = (1, 1, 7)  # rejected-permanent, service-user, called AE title not recognized
+NOT_CALLING = (1, 1, 3)  # rejected-permanent, service-user, calling AE title not recognized
+CONGESTED = (2, 3, 1)  # rejected-transient, service-provider (presentation), temporary congestion
+AT_ITS_LIMIT = (2, 3, 2)  # rejected-transient, service-provider (presentation), local limit exceeded
+
+
+def configured(*callers: Caller, storage: Storage | None = None) -> Config:
+    """LUNG takes `callers`, everybody when there are none; OPEN takes everybody."""
+    return Config(
+        dicom=Dicom(max_associations=2),
+        storage=storage or Storage(path=Path("data")),
+        submitters={"clara": SubmitterConfig(type="fake")},
+        ae_titles={"LUNG": AeTitleConfig(allowed_callers=callers or None), "OPEN": AeTitleConfig()},
+    )
+
+
+def asked(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7") -> AssociationRequest:
+    return AssociationRequest(called_ae_title=called, calling_ae_title=calling, peer_address=peer)
+
+
+def busy(associations: int = 0, capacity: Capacity | None = ROOM, stopped: Mapping[str, str] | None = None) -> Load:
+    return Load(associations=associations, capacity=capacity, stopped=stopped or {})
+
+
+def caller(ae_title: str | None = None, host: str | None = None) -> Caller:
+    return Caller(ae_title=ae_title, host=None if host is None else ip_network(host))
+
+
+def told(verdict: Verdict) -> tuple[int, int, int] | None:
+    """What goes over the network; None: accepted."""
+    return None if verdict.rejection is None else verdict.rejection.value
+
+
+STOPPED = busy(stopped={"LUNG": "its processor failed"})
+FULL = Capacity(total_bytes=100 * GB, free_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "load", "answer"),
+    [
+        (asked(), busy(), None),
+        (asked(called="KIDNEY"), busy(), NOT_CALLED),
+        (asked(called="lung"), busy(), NOT_CALLED),
+        (asked(called=""), busy(), NOT_CALLED),
+        (asked(called="OPEN", calling=""), busy(), None),
+        (asked(calling="PET"), busy(), NOT_CALLING),
+        (asked(), STOPPED, CONGESTED),
+        (asked(called="OPEN"), STOPPED, None),
+        (asked(), busy(associations=1), None),
+        (asked(), busy(associations=2), AT_ITS_LIMIT),
+        (asked(), busy(capacity=FULL), AT_ITS_LIMIT),
+        (asked(), busy(capacity=None), None),
+    ],
+)
+def test_each_rejection_has_the_result_source_and_reason_of_the_standard(
+    request_: AssociationRequest, load: Load, answer: tuple[int, int, int] | None
+) -> None:
+    """PS3.8 table 9-21: for good when the peer is wrong here, for now when the adapter cannot at present."""
+    assert answer == told(judge(request_, configured(caller("CT1")), load))
+
+
+def test_every_rejection_says_why() -> None:
+    """The log and the operator get a sentence; an acceptance needs none."""
+    config = configured(caller("CT1"))
+    cases = [asked(called="KIDNEY"), asked(calling="PET"), asked()]
+    assert all(judge(request, config, STOPPED).why for request in cases)
+    assert "its processor failed" == judge(asked(), config, STOPPED).why
+    assert "max-associations = 2 are open" == judge(asked(), config, busy(associations=2)).why
+    assert Verdict() == judge(asked(), config, busy())
+
+
+def test_what_never_works_is_told_before_what_may_work_later() -> None:
+    """Everything is wrong; then one thing after another is mended, and the next answer is given.
+
+    Tried: with any two of the checks swapped, this fails.
+    """
+    config = configured(caller("CT1"))
+    everything = busy(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
+    told_in_turn = [
+        told(judge(asked(called="KIDNEY", calling="PET"), config, everything)),
+        told(judge(asked(calling="PET"), config, everything)),
+        told(judge(asked(), config, everything)),
+    ]
+    assert [NOT_CALLED, NOT_CALLING, CONGESTED] == told_in_turn
+
+    many = judge(asked(), config, busy(associations=9, capacity=FULL))
+    full = judge(asked(), config, busy(capacity=FULL))
+    assert [AT_ITS_LIMIT, AT_ITS_LIMIT] == [told(many), told(full)]
+    assert many.why.startswith("max-associations")
+    assert full.why.startswith("storage")
+
+
+# --- allowed-callers --------------------------------------------------------------------------------------------------
+
+BY_NAME = (caller("CT1"), caller("CT2"))
+BY_NETWORK = (caller(host="10.0.0.0/24"), caller(host="2001:db8::/32"))
+BY_BOTH = (caller("PACS", "10.0.0.0/24"),)
+
+
+@pytest.mark.parametrize(
+    ("callers", "calling", "peer", "allowed"),
+    [
+        ((), "ANYBODY", "203.0.113.9", True),
+        (BY_NAME, "CT1", "203.0.113.9", True),
+        (BY_NAME, "CT2", "2001:db8::1", True),
+        (BY_NAME, "CT3", "10.0.0.7", False),
+        (BY_NAME, "ct1", "10.0.0.7", False),
+        (BY_NAME, "CT1 ", "10.0.0.7", False),
+        (BY_NETWORK, "ANYBODY", "10.0.0.255", True),
+        (BY_NETWORK, "ANYBODY", "10.0.1.0", False),
+        (BY_NETWORK, "ANYBODY", "2001:db8:ffff::1", True),
+        (BY_NETWORK, "ANYBODY", "2001:db9::1", False),
+        (BY_NETWORK, "ANYBODY", "::ffff:10.0.0.7", True),  # IPv4, as a socket for both shows it
+        (BY_NETWORK, "ANYBODY", "::ffff:10.0.1.7", False),
+        (BY_BOTH, "PACS", "10.0.0.7", True),
+        (BY_BOTH, "PACS", "10.0.1.7", False),
+        (BY_BOTH, "CT1", "10.0.0.7", False),
+        ((*BY_NAME, *BY_BOTH), "CT1", "10.0.1.7", True),
+        ((*BY_NAME, *BY_BOTH), "PACS", "10.0.1.7", False),
+    ],
+)
+def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
+    callers: tuple[Caller, ...], calling: str, peer: str, allowed: bool
+) -> None:
+    """One entry that fits is enough, and all that an entry says must fit; without entries everybody may send."""
+    verdict = judge(asked(calling=calling, peer=peer), configured(*callers), busy())
+
+    assert (None if allowed else NOT_CALLING) == told(verdict)
+
+
+def test_callers_of_one_ae_title_say_nothing_of_another() -> None:
+    """Each AE title has a list of its own."""
+    config = configured(caller("CT1"))
+
+    assert NOT_CALLING == told(judge(asked(calling="CT2"), config, busy()))
+    assert None is told(judge(asked(called="OPEN", calling="CT2"), config, busy()))
+
+
+# --- room -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("free", "watermark_percent", "reserve", "full"),
+    [
+        (50 * GB, 85, 5 * GB, False),
+        (15 * GB + 1, 85, 5 * GB, False),
+        (15 * GB, 85, 5 * GB, True),  # 85 % are used
+        (5 * GB, 100, 5 * GB, False),
+        (5 * GB - 1, 100, 5 * GB, True),
+        (0, 100, 0, False),  # both limits are switched off
+        (0, 99, 0, True),
+    ],
+)
+def test_storage_is_full_at_the_watermark_and_below_the_reserve(
+    free: int, watermark_percent: int, reserve: int, full: bool
+) -> None:
+    """Of 100 GB; watermark-percent = 100 and reserve = 0 are no limits."""
+    storage = Storage(path=Path("data"), watermark_percent=watermark_percent, reserve=reserve)
+    capacity = Capacity(total_bytes=100 * GB, free_bytes=free)
+
+    assert full == bool(storage_full(capacity, storage))
+    verdict = judge(asked(), configured(storage=storage), busy(capacity=capacity))
+    assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == verdict.rejection
+
+
+def test_the_reason_names_the_setting_that_decides() -> None:
+    """An operator sees which limit was reached, and how far."""
+    by_share = Storage(path=Path("data"), watermark_percent=85, reserve=0)
+    by_room = Storage(path=Path("data"), watermark_percent=100, reserve=5 * GB)
+    capacity = Capacity(total_bytes=100 * GB, free_bytes=4 * GB)
+
+    assert "storage is 96 % full, watermark-percent = 85" == storage_full(capacity, by_share)
+    assert "storage has 4000000000 bytes left, reserve = 5000000000" == storage_full(capacity, by_room)
+
+
+def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not() -> None:
+    """An empty file system is no division by zero; object stores know no limit."""
+    storage = Storage(path=Path("data"))
+
+    assert "storage is 100 % full, watermark-percent = 85" == storage_full(
+        Capacity(total_bytes=0, free_bytes=0), storage
+    )
+    assert "" == storage_full(None, storage)

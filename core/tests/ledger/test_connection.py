@@ -1,0 +1,192 @@
+"""Opening the ledger: its schema, its transactions, and several processes at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from dicom_adapter import InstanceStorageInfo, Refused
+from dicom_adapter.ledger import Ledger, instances
+from dicom_adapter.ledger.connection import exists
+from dicom_adapter.ledger.schema import metadata
+
+MakeInstance = Callable[..., InstanceStorageInfo]
+
+
+@pytest.fixture
+def untouched(url: str) -> Iterator[Ledger]:
+    opened = Ledger(url)
+    yield opened
+    opened.close()
+
+
+def pragma(ledger: Ledger, name: str) -> object:
+    with ledger.read() as transaction:
+        return transaction.execute(text(f"PRAGMA {name}")).scalar()
+
+
+# --- the schema -----------------------------------------------------------------------------------------------------
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_schema(ledger: Ledger) -> None:
+    """Nobody can change a table and forget its migration."""
+    with ledger.read() as transaction:
+        context = MigrationContext.configure(transaction, opts={"compare_type": True})
+        assert [] == compare_metadata(context, metadata)
+
+
+def test_the_migrations_make_exactly_the_statements_of_the_schema(ledger: Ledger, tmp_path: Path) -> None:
+    """What a comparison of columns overlooks: defaults, conditions of partial indexes, AUTOINCREMENT, foreign keys."""
+    direct = Ledger(f"sqlite:///{tmp_path / 'direct.sqlite'}")
+    with direct.write() as transaction:
+        metadata.create_all(transaction)
+    assert statements(direct) == statements(ledger)
+    direct.close()
+
+
+def statements(ledger: Ledger) -> dict[str, list[str]]:
+    """Each table's and index's statement as its sorted words: the order of constraints does not matter."""
+    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'"
+    with ledger.read() as transaction:
+        return {name: sorted(sql.replace(",", " ").split()) for name, sql in transaction.execute(text(query))}
+
+
+def test_migrating_again_changes_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """Every start migrates; what is in the ledger stays."""
+    with ledger.write() as transaction:
+        kept = instances.insert(transaction, an_instance())
+    before = statements(ledger)
+    ledger.migrate()
+    with ledger.read() as transaction:
+        assert [kept] == instances.arrived_after(transaction, 0, 10)
+    assert before == statements(ledger)
+
+
+def test_a_current_ledger_is_accepted(ledger: Ledger) -> None:
+    """After `migrate` there is nothing to complain about."""
+    ledger.require_current()
+
+
+def test_a_ledger_without_tables_is_refused_with_the_next_step(untouched: Ledger) -> None:
+    """A command that only looks says how the ledger comes about."""
+    with pytest.raises(Refused) as refusal:
+        untouched.require_current()
+    assert (
+        f"the ledger {untouched.url} has schema none, this version needs 0001; "
+        "start the service once with `dicom-adapter run`, which brings it up to date"
+    ) == str(refusal.value)
+
+
+def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
+    """An older program does not write to a newer schema."""
+    with ledger.write() as transaction:
+        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Refused, match="has schema 9999, this version needs 0001"):
+        ledger.require_current()
+
+
+@pytest.mark.parametrize("content", [None, b"this is not a database, whatever its name may say. " * 40])
+def test_a_ledger_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Path, content: bytes | None) -> None:
+    """A missing folder or another kind of file is an operator's mistake, not a traceback."""
+    path = tmp_path / "ledger.sqlite" if content else tmp_path / "missing" / "ledger.sqlite"
+    if content:
+        path.write_bytes(content)
+    ledger = Ledger(f"sqlite:///{path}")
+    with pytest.raises(Refused, match=r"the ledger sqlite:.* cannot be opened: .*(unable to open|not a database)"):
+        ledger.require_current()
+    ledger.close()
+
+
+def test_looking_for_a_ledger_does_not_make_one(url: str, tmp_path: Path) -> None:
+    """`exists` answers without leaving a file behind."""
+    assert not exists(url)
+    assert [] == list(tmp_path.iterdir())
+    (tmp_path / "ledger.sqlite").touch()
+    assert exists(url)
+
+
+# --- transactions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)])
+def test_each_commit_is_synced_when_a_power_loss_must_not_take_it(url: str, durable: bool, synchronous: int) -> None:
+    """FULL syncs every commit of the write-ahead log, NORMAL does not."""
+    ledger = Ledger(url, durable=durable)
+    assert synchronous == pragma(ledger, "synchronous")
+    assert "wal" == pragma(ledger, "journal_mode")
+    assert 1 == pragma(ledger, "foreign_keys")
+    ledger.close()
+
+
+def test_a_write_that_raises_leaves_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """All of a transaction or nothing, and the ledger can be written again at once."""
+    with pytest.raises(ZeroDivisionError), ledger.write() as transaction:
+        instances.insert(transaction, an_instance())
+        raise ZeroDivisionError
+    with ledger.write() as transaction:
+        assert [] == instances.arrived_after(transaction, 0, 10)
+        assert 1 == instances.insert(transaction, an_instance()).instance_id
+
+
+def test_a_reader_sees_one_moment_and_hinders_no_writer(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """What is committed during a read is seen by the next one."""
+    with ledger.read() as reading:
+        assert 0 == instances.last_number(reading)
+        with ledger.write() as writing:
+            instances.insert(writing, an_instance())
+        assert 0 == instances.last_number(reading)
+    with ledger.read() as reading:
+        assert 1 == instances.last_number(reading)
+
+
+WRITER = """
+import sys
+from sqlalchemy import text
+from dicom_adapter.ledger import Ledger
+
+url, name, transactions = sys.argv[1:]
+ledger = Ledger(url)
+ledger.migrate()
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(int(transactions)):
+    with ledger.write() as transaction:
+        last = transaction.execute(text("SELECT COALESCE(MAX(event_id), 0) FROM events")).scalar()
+        transaction.execute(
+            text("INSERT INTO events (event_id, at, event, ae_title, detail) VALUES (:id, 0, :name, 'LUNG', '{}')"),
+            {"id": last + 1, "name": name},
+        )
+ledger.close()
+"""
+
+
+def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
+    """Transactions that read first and then write take turns; both processes make the schema, and neither fails."""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, url, name, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for name in ("one", "two")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert "ready\n" == writer.stdout.readline()
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [0, 0] == [writer.returncode for writer in writers]
+    ledger = Ledger(url)
+    with ledger.read() as transaction:
+        counted = transaction.execute(text("SELECT event, COUNT(*) FROM events GROUP BY event ORDER BY event"))
+        assert [("one", 150), ("two", 150)] == [tuple(row) for row in counted]
+    ledger.close()

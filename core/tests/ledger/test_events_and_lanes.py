@@ -1,0 +1,79 @@
+"""What the ledger tells operators: events, and how lanes stand."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from attrs import evolve
+
+from dicom_adapter import Waiting
+from dicom_adapter.ledger import Ledger, events, lanes
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.ledger.schema import LaneState
+
+NOW = datetime(2026, 1, 5, 8, 0, 0, 123_456, tzinfo=timezone.utc)
+RUNNING = LaneReport(
+    ae_title="LUNG",
+    state=LaneState.RUNNING,
+    reason="",
+    since=NOW,
+    waiting=(
+        Waiting(label="study 2.25.1", instance_count=3, until=NOW + timedelta(microseconds=1)),
+        Waiting(label="patient #5f3a", instance_count=1, until=None),
+    ),
+    groups=7,
+)
+STOPPED = LaneReport(ae_title="LIVER", state=LaneState.STOPPED, reason="it failed 5 times", since=NOW)
+
+
+def an_event(**values: object) -> Event:
+    return Event(**{"at": NOW, "event": "job_queued", "ae_title": "LUNG", **values})  # type: ignore[arg-type] # a mix
+
+
+def test_events_round_trip(ledger: Ledger) -> None:
+    """Everything that was told comes back, oldest first, for a job, for an instance, and for who follows along."""
+    told = [
+        an_event(job_id="a" * 32, detail={"name": "Größe", "instances": 3, "parts": ["x", None]}),
+        an_event(event="instance_quarantined", instance_id=2**40, association_id="b" * 32),
+        an_event(event="job_submitted", job_id="a" * 32, at=NOW - timedelta(days=1)),
+    ]
+    with ledger.write() as transaction:
+        events.record(transaction, [])
+        events.record(transaction, told[:2])
+        events.record(transaction, iter(told[2:]))
+    with ledger.read() as transaction:
+        assert [told[0], told[2]] == events.of_job(transaction, "a" * 32)
+        assert [told[1]] == events.of_instance(transaction, 2**40)
+        assert [(1, told[0]), (2, told[1])] == events.after(transaction, 0, 2)
+        assert [(3, told[2])] == events.after(transaction, 2, 10)
+
+
+def test_lanes_round_trip(ledger: Ledger) -> None:
+    """The groups that are due first with their times, and the number of all."""
+    with ledger.write() as transaction:
+        lanes.save(transaction, RUNNING)
+        lanes.save(transaction, STOPPED)
+    with ledger.read() as transaction:
+        assert {"LUNG": RUNNING, "LIVER": STOPPED} == lanes.load(transaction)
+        assert {"LIVER": "it failed 5 times"} == lanes.stopped(transaction)
+
+
+def test_a_lane_is_described_anew(ledger: Ledger) -> None:
+    """There is one description of a lane, the last one."""
+    again = evolve(STOPPED, ae_title="LUNG")
+    with ledger.write() as transaction:
+        lanes.save(transaction, RUNNING)
+        lanes.save(transaction, again)
+        assert {"LUNG": again} == lanes.load(transaction)
+
+
+def test_lanes_that_are_no_longer_configured_are_forgotten(ledger: Ledger) -> None:
+    """What is removed from the configuration leaves no trace on the operators' page."""
+    with ledger.write() as transaction:
+        lanes.save(transaction, RUNNING)
+        lanes.save(transaction, STOPPED)
+        lanes.keep_only(transaction, ["LUNG", "BRAIN"])
+        assert ["LUNG"] == list(lanes.load(transaction))
+        lanes.keep_only(transaction, [])
+        assert {} == lanes.load(transaction)

@@ -1,0 +1,203 @@
+"""What the ledger knows of instances: arrival, replacement, release, and what may be reclaimed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from dicom_adapter import InstanceStorageInfo, Job, JobState
+from dicom_adapter.ledger import Ledger, instances, jobs
+from dicom_adapter.ledger.instances import CHUNK
+from dicom_adapter.ledger.schema import UtcDateTime
+from dicom_adapter.ledger.schema import instances as table
+
+MakeInstance = Callable[..., InstanceStorageInfo]
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def arrive(ledger: Ledger, an_instance: MakeInstance) -> MakeInstance:
+    """Insert an instance in a transaction of its own."""
+
+    def insert(**values: object) -> InstanceStorageInfo:
+        with ledger.write() as transaction:
+            return instances.insert(transaction, an_instance(**values))
+
+    return insert
+
+
+def states(ledger: Ledger) -> list[str]:
+    with ledger.read() as transaction:
+        return list(transaction.execute(select(table.c.state).order_by(table.c.instance_id)).scalars())
+
+
+# --- arrival --------------------------------------------------------------------------------------------------------
+
+
+def test_an_instance_comes_back_as_it_was_inserted(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """Every field survives; only the number is new."""
+    given_one = an_instance(patient_id="Müller \U0001f600 \\ 'x'", issuer_of_patient_id="ISS")
+    with ledger.write() as transaction:
+        inserted = instances.insert(transaction, given_one)
+    with ledger.read() as transaction:
+        found = instances.find_pending(transaction, "LUNG", given_one.sop_instance_uid)
+    assert evolve(given_one, instance_id=1) == inserted == found
+
+
+def test_numbers_follow_the_order_of_arrival_and_are_never_used_again(ledger: Ledger, arrive: MakeInstance) -> None:
+    """Whoever reads everything after the newest number cannot miss what comes next, even if that row was deleted."""
+    arrive()
+    newest = arrive()
+    with ledger.write() as transaction:
+        transaction.execute(delete(table).where(table.c.instance_id == newest.instance_id))
+    assert newest.instance_id + 1 == arrive().instance_id
+
+
+def test_one_sop_instance_is_pending_once_for_an_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
+    """The database itself refuses a second one; another AE title, or one after the release, is something else."""
+    first = arrive(sop_instance_uid="1.2.3")
+    with pytest.raises(IntegrityError):
+        arrive(sop_instance_uid="1.2.3")
+    arrive(sop_instance_uid="1.2.3", ae_title="LIVER")
+    with ledger.write() as transaction:
+        instances.release(transaction, [first.instance_id])
+    again = arrive(sop_instance_uid="1.2.3")
+    with ledger.read() as transaction:
+        assert again == instances.find_pending(transaction, "LUNG", "1.2.3")
+
+
+def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arrive: MakeInstance) -> None:
+    """Of one AE title or of all, above a number, no more than asked for."""
+    arrived = [arrive(ae_title=name) for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER")]
+    with ledger.write() as transaction:
+        instances.release(transaction, [3])
+        assert [1, 4] == [found.instance_id for found in instances.pending_after(transaction, 0, 10, "LUNG")]
+        assert [4] == [found.instance_id for found in instances.pending_after(transaction, 1, 10, "LUNG")]
+        assert [1, 2] == [found.instance_id for found in instances.arrived_after(transaction, 0, 2)]
+        assert arrived[-1].instance_id == instances.last_number(transaction)
+
+
+# --- replacement ----------------------------------------------------------------------------------------------------
+
+
+def test_every_arrival_of_a_chain_means_the_newest_one(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """A processor that still holds the first of five arrivals means the fifth."""
+    with ledger.write() as transaction:
+        chain = [instances.insert(transaction, an_instance(sop_instance_uid="1.2.3"))]
+        for _ in range(4):
+            chain.append(instances.replace(transaction, chain[-1], an_instance(sop_instance_uid="1.2.3")))
+        other = instances.insert(transaction, an_instance())
+        numbers = [one.instance_id for one in chain]
+        assert dict.fromkeys(numbers, numbers[-1]) | {other.instance_id: other.instance_id} == (
+            instances.resolve_pending(transaction, [*numbers, other.instance_id])
+        )
+        assert chain[-1] == instances.find_pending(transaction, "LUNG", "1.2.3")
+        assert numbers[:-1] == instances.released_after(transaction, 0, 10)
+
+
+def test_what_is_no_longer_pending_means_nothing(
+    ledger: Ledger, arrive: MakeInstance, an_instance: MakeInstance
+) -> None:
+    """Released, quarantined and unknown instances, and those whose replacement is gone, are left out."""
+    released, quarantined, replaced = arrive(), arrive(), arrive()
+    with ledger.write() as transaction:
+        newer = instances.replace(transaction, replaced, an_instance(sop_instance_uid=replaced.sop_instance_uid))
+        instances.release(transaction, [released.instance_id, newer.instance_id])
+        instances.quarantine(transaction, quarantined.instance_id, "no study")
+        asked = [released.instance_id, quarantined.instance_id, replaced.instance_id, newer.instance_id, 999]
+        assert {} == instances.resolve_pending(transaction, asked)
+
+
+def test_more_instances_than_a_statement_takes_are_resolved(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """A study of any size is one question to the ledger."""
+    with ledger.write() as transaction:
+        numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(2 * CHUNK + 1)]
+        assert {number: number for number in numbers} == instances.resolve_pending(transaction, numbers)
+        instances.release(transaction, numbers)
+        assert numbers == [found.instance_id for found in instances.reclaimable(transaction, numbers)]
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_change_of_state_starts_from_the_state_that_allows_it(ledger: Ledger, arrive: MakeInstance) -> None:
+    """What was quarantined is not released, what is pending is not reclaimed, what was released is not quarantined."""
+    quarantined, pending, released = arrive().instance_id, arrive().instance_id, arrive().instance_id
+    with ledger.write() as transaction:
+        instances.quarantine(transaction, quarantined, "no study")
+        instances.release(transaction, [quarantined, released])
+        instances.quarantine(transaction, released, "too late")
+        instances.mark_reclaimed(transaction, [quarantined, pending])
+    assert ["quarantined", "pending", "released"] == states(ledger)
+    with ledger.write() as transaction:
+        instances.mark_reclaimed(transaction, [released])
+        assert {("LUNG", "quarantined"): 1, ("LUNG", "pending"): 1, ("LUNG", "reclaimed"): 1} == (
+            instances.count_by_state(transaction)
+        )
+        reason = transaction.execute(select(table.c.reason).where(table.c.instance_id == quarantined)).scalar()
+    assert "no study" == reason
+
+
+@pytest.mark.parametrize("state", list(JobState))
+def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
+    ledger: Ledger, arrive: MakeInstance, a_job: MakeJob, state: JobState
+) -> None:
+    """Submitted and cancelled jobs need their instances no longer; a faulted one does, an operator may retry it."""
+    held, free, pending = arrive(), arrive(), arrive()
+    with ledger.write() as transaction:
+        jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [held.instance_id, free.instance_id])
+        jobs.insert(transaction, a_job(state=state), [held.instance_id])
+        instances.release(transaction, [held.instance_id, free.instance_id])
+        asked = [held.instance_id, free.instance_id, pending.instance_id]
+        finished = state in (JobState.SUBMITTED, JobState.CANCELLED)
+        assert ([held] if finished else []) + [free] == instances.reclaimable(transaction, asked)
+
+
+def test_an_instance_that_a_job_refers_to_keeps_its_row(ledger: Ledger, arrive: MakeInstance, a_job: MakeJob) -> None:
+    """Foreign keys hold: the story of a job is never without its instances."""
+    held = arrive()
+    with ledger.write() as transaction:
+        jobs.insert(transaction, a_job(), [held.instance_id])
+    with pytest.raises(IntegrityError), ledger.write() as transaction:
+        transaction.execute(delete(table).where(table.c.instance_id == held.instance_id))
+
+
+# --- moments --------------------------------------------------------------------------------------------------------
+
+
+@given(st.datetimes(timezones=st.timezones()))
+def test_a_moment_comes_back_exactly(moment: datetime) -> None:
+    """To the microsecond, from any time zone, in UTC."""
+    column = UtcDateTime()
+    back = column.process_result_value(column.process_bind_param(moment, None), None)
+    assert back is not None
+    assert (moment - back) == timedelta(0)
+    assert timezone.utc is back.tzinfo
+
+
+def test_moments_are_ordered_in_the_ledger_as_in_time(ledger: Ledger, arrive: MakeInstance) -> None:
+    """A microsecond before the epoch, the epoch, and neighbours in the far future."""
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    future = datetime(2999, 12, 31, 23, 59, 59, 999_998, tzinfo=timezone.utc)
+    tick = timedelta(microseconds=1)
+    moments = [epoch - tick, epoch, epoch + tick, future, future + tick]
+    for moment in reversed(moments):
+        arrive(received_at=moment)
+    with ledger.read() as transaction:
+        found = list(transaction.execute(select(table.c.received_at).order_by(table.c.received_at)).scalars())
+    assert moments == found
+    assert all(earlier < later for earlier, later in pairwise(found))
+
+
+def test_a_moment_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:
+    """Guessing the zone could shift a deadline by hours."""
+    with pytest.raises(StatementError, match="offset-naive"):
+        arrive(received_at=datetime(2026, 1, 5))  # noqa: DTZ001 - the mistake under test

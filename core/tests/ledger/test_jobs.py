@@ -1,0 +1,138 @@
+"""What the ledger knows of jobs: their order, their changes, and what they still need to upload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from attrs import evolve
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState
+from dicom_adapter.errors import IllegalTransition
+from dicom_adapter.ledger import Ledger, instances, jobs
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.ledger.schema import job_instances
+
+MakeInstance = Callable[..., InstanceStorageInfo]
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def enter(ledger: Ledger, an_instance: MakeInstance, a_job: MakeJob) -> Callable[..., JobRow]:
+    """Insert a job of new instances in a transaction of its own."""
+
+    def insert(count: int = 1, **values: object) -> JobRow:
+        with ledger.write() as transaction:
+            numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(count)]
+            job = a_job(instance_count=count, **values)
+            return JobRow(number=jobs.insert(transaction, job, numbers), job=job, failing_since=None)
+
+    return insert
+
+
+Enter = Callable[..., JobRow]
+
+
+def test_a_job_comes_back_as_it_was_inserted(ledger: Ledger, enter: Enter) -> None:
+    """Every field survives, whatever the metadata is called."""
+    row = enter(metadata={"Source": "LUNG (aetitle)", "Größe": "1\n2"}, priority=JobPriority.IMMEDIATE)
+    with ledger.read() as transaction:
+        assert row == jobs.get(transaction, row.job.job_id)
+        assert [row] == jobs.newest(transaction, 10)
+        assert jobs.get(transaction, "f" * 32) is None
+
+
+def test_the_most_urgent_and_then_the_oldest_job_goes_first(ledger: Ledger, enter: Enter) -> None:
+    """Priority decides, and the order of submission among equals."""
+    wanted = {JobPriority.IMMEDIATE: [], JobPriority.HIGHER: [], JobPriority.NORMAL: [], JobPriority.LOWER: []}
+    for priority in [JobPriority.NORMAL, *reversed(JobPriority), *JobPriority]:
+        wanted[priority].append(enter(priority=priority).number)
+    with ledger.read() as transaction:
+        found = [row.number for row in jobs.due(transaction, "platform", enter().job.created_at, 100)]
+    expected = [number for numbers in wanted.values() for number in numbers]
+    assert expected == [number for number in found if number in expected]
+
+
+def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> None:
+    """Not those of other submitters, finished or faulted ones, postponed ones, or those that somebody carries."""
+    ready = [enter(state=state) for state in jobs.UNFINISHED]
+    now = ready[0].job.created_at
+    for state in (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED):
+        enter(state=state)
+    enter(submitter="other")
+    soon, later = enter(next_attempt_at=now + timedelta(seconds=1)), enter(next_attempt_at=now + timedelta(seconds=9))
+    just_due, carried = enter(next_attempt_at=now), enter()
+    with ledger.read() as transaction:
+        assert [*ready, just_due] == jobs.due(transaction, "platform", now, 100, {carried.number})
+        assert [ready[0]] == jobs.due(transaction, "platform", now, 1)
+        assert soon.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now)
+        assert later.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now + timedelta(seconds=1))
+        assert jobs.next_attempt(transaction, "platform", now + timedelta(seconds=9)) is None
+
+
+def test_a_change_is_written_and_returned(ledger: Ledger, enter: Enter) -> None:
+    """What `change` returns is what the ledger has."""
+    row = enter()
+    moment = row.job.created_at + timedelta(microseconds=1)
+    with ledger.write() as transaction:
+        changed = jobs.change(
+            transaction, row, state=JobState.CREATED, platform_job_id="x", changed_at=moment, failing_since=moment
+        )
+    job = evolve(row.job, state=JobState.CREATED, platform_job_id="x", changed_at=moment)
+    assert JobRow(number=row.number, job=job, failing_since=moment) == changed
+    with ledger.read() as transaction:
+        assert changed == jobs.get(transaction, row.job.job_id)
+
+
+def test_a_change_is_refused_when_somebody_else_changed_the_state(ledger: Ledger, enter: Enter) -> None:
+    """Who works with an old picture of a job writes nothing."""
+    row = enter()
+    with ledger.write() as transaction:
+        cancelled = jobs.change(transaction, row, state=JobState.CANCELLED)
+    with pytest.raises(IllegalTransition, match=f"job {row.job.job_id} is no longer queued"), ledger.write() as late:
+        jobs.change(late, row, state=JobState.CREATED, platform_job_id="x")
+    with ledger.read() as transaction:
+        assert cancelled == jobs.get(transaction, row.job.job_id)
+
+
+def test_the_instances_of_a_job_keep_their_order_and_what_was_uploaded(ledger: Ledger, enter: Enter) -> None:
+    """Positions count from 0; what was marked is missing no more."""
+    row = enter(4)
+    with ledger.write() as transaction:
+        jobs.mark_uploaded(transaction, row.number, [0, 2])
+        members = instances.of_job(transaction, row.number, missing_only=False)
+        assert [0, 1, 2, 3] == [position for position, _instance in members]
+        assert [members[1], members[3]] == instances.of_job(transaction, row.number, missing_only=True)
+        assert [member.instance_id for _position, member in members] == jobs.instance_ids(transaction, row.number)
+
+
+def test_a_job_of_an_unknown_instance_leaves_nothing(ledger: Ledger, a_job: MakeJob) -> None:
+    """The job and its instances come about together."""
+    with pytest.raises(IntegrityError), ledger.write() as transaction:
+        jobs.insert(transaction, a_job(), [999])
+    with ledger.read() as transaction:
+        assert [] == jobs.newest(transaction, 10)
+        assert 0 == transaction.execute(select(func.count()).select_from(job_instances)).scalar()
+
+
+def test_jobs_are_found_by_the_beginning_of_their_id(ledger: Ledger, enter: Enter) -> None:
+    """And what is special in a LIKE pattern is not."""
+    one, two = enter(job_id="ab" + "0" * 30), enter(job_id="ac" + "0" * 30)
+    with ledger.read() as transaction:
+        assert [one, two] == jobs.with_prefix(transaction, "a", 2)
+        assert [one] == jobs.with_prefix(transaction, "a", 1)
+        assert [two] == jobs.with_prefix(transaction, "ac", 2)
+        assert [] == jobs.with_prefix(transaction, "%", 2)
+
+
+def test_the_newest_jobs_are_found_by_state_and_ae_title(ledger: Ledger, enter: Enter) -> None:
+    """Newest first."""
+    old, faulted, other = enter(), enter(state=JobState.FAULTED), enter(ae_title="LIVER")
+    with ledger.read() as transaction:
+        assert [other, faulted, old] == jobs.newest(transaction, 10)
+        assert [other] == jobs.newest(transaction, 1)
+        assert [faulted] == jobs.newest(transaction, 10, states=[JobState.FAULTED, JobState.CANCELLED])
+        assert [faulted, old] == jobs.newest(transaction, 10, ae_title="LUNG")

@@ -1,0 +1,75 @@
+"""How a plugin class declares its settings class."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import pytest
+from attrs import frozen
+
+from dicom_adapter import JobProcessorBase, NoSettings, StorageBackend, Submitter
+
+T = TypeVar("T")
+
+
+@frozen
+class Mine:
+    pass
+
+
+@frozen
+class Other:
+    pass
+
+
+BASES: list[Any] = [JobProcessorBase, Submitter, StorageBackend]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_argument_of_the_base_is_the_settings_class(base: Any) -> None:
+    """It is the same for processors, submitters and storage backends."""
+
+    class Declared(base[Mine]): ...
+
+    assert Mine is Declared.settings_type
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_without_an_argument_there_are_no_settings(base: Any) -> None:
+    """Any key in the plugin's table is an error then."""
+
+    class Declared(base): ...
+
+    assert NoSettings is Declared.settings_type
+
+
+def test_a_subclass_inherits_the_settings_class() -> None:
+    """Also along the second base, and it may declare another one."""
+
+    class First(JobProcessorBase[Mine]): ...
+
+    class Mixin: ...
+
+    class Second(Mixin, First): ...
+
+    class Third(Second, JobProcessorBase[Other]): ...  # type: ignore[misc] # the declaration is what is under test
+
+    assert (Mine, Mine, Other) == (First.settings_type, Second.settings_type, Third.settings_type)
+
+
+def test_other_generic_bases_are_not_mistaken_for_it() -> None:
+    """A plugin class may be generic for reasons of its own."""
+
+    class Box(Generic[T]): ...
+
+    class Declared(Box[int], JobProcessorBase[Mine]): ...
+
+    assert Mine is Declared.settings_type
+
+
+@pytest.mark.parametrize("argument", [int, dict, "Settings"])
+def test_a_settings_class_that_is_no_attrs_class_is_refused_where_it_is_declared(argument: Any) -> None:
+    """At import, with the plugin's class and what is wrong with it."""
+    with pytest.raises(TypeError, match=r"Declared: the settings class .* must be an attrs class"):
+
+        class Declared(JobProcessorBase[argument]): ...
