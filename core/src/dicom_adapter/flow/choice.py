@@ -21,7 +21,9 @@ def choose(candidates: Iterable[JobRow], served: Mapping[str, int], now: datetim
 
     `served` maps an AE title to the number of the turn in which it was served last.
     """
-    return min(candidates, key=lambda row: (_grade(row, now), served.get(row.job.ae_title, -1), row.number), default=None)
+    return min(
+        candidates, key=lambda row: (_grade(row, now), served.get(row.job.ae_title, -1), row.number), default=None
+    )
 
 
 def _grade(row: JobRow, now: datetime) -> int:
