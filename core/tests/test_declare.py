@@ -57,6 +57,16 @@ def test_a_subclass_inherits_the_settings_class() -> None:
     assert (Mine, Mine, Other) == (First.settings_type, Second.settings_type, Third.settings_type)
 
 
+def test_an_intermediate_base_may_leave_the_settings_class_open() -> None:
+    """What it is stands in the class that is registered."""
+
+    class Middle(JobProcessorBase[T]): ...
+
+    class Declared(Middle[Mine], JobProcessorBase[Mine]): ...
+
+    assert Mine is Declared.settings_type
+
+
 def test_other_generic_bases_are_not_mistaken_for_it() -> None:
     """A plugin class may be generic for reasons of its own."""
 

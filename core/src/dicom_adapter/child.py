@@ -69,7 +69,7 @@ class Channel:
 class Child:
     """One process of the service; what it reports is put to a queue as (child, report)."""
 
-    def __init__(self, name: str, module: str, start: Start, reports: queue.Queue[tuple[Any, Report]]) -> None:
+    def __init__(self, name: str, module: str, start: Start, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
         self.name = name
         self._reports = reports
         self._process = subprocess.Popen(  # noqa: S603 - our own module

@@ -11,8 +11,8 @@ while the host is down, they miss.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 from attrs import field, frozen
@@ -21,6 +21,9 @@ from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.processor import JobProcessorBase
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter
+
+if TYPE_CHECKING:
+    from typer import Typer
 
 PROJECT = "dicom_adapter"  # the entry-point group, and the prefix of every hook
 
@@ -80,6 +83,23 @@ def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # 
 
 
 @hookspec
+def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: ignore[empty-body] # a specification
+    """Return commands for `dicom-adapter`: functions as typer takes them, or a `typer.Typer` as a group of commands.
+
+    A function's name, with dashes for underscores, becomes the command; a group needs `Typer(name="…")`.
+
+    Example::
+
+        def hello(name: str) -> None:
+            typer.echo(f"Hello {name}")
+
+        @hookimpl
+        def dicom_adapter_commands():
+            return [hello]
+    """
+
+
+@hookspec
 def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
     """An instance was acknowledged and has reached the host; its processor may not have seen it yet.
 
@@ -93,7 +113,8 @@ def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
 
 @hookspec
 def dicom_adapter_job_changed(job: Job) -> None:
-    """A job came into being, or changed its state (`job.state`).
+    """A job came into being, changed its state (`job.state`), or the platform told something new of it
+    (`job.platform_state`, where `status-every` has the platform asked).
 
     Example::
 

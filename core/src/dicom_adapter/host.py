@@ -17,17 +17,18 @@ import structlog
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.errors import describe_failure
+from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.reclaim import Reclaim
-from dicom_adapter.flow.submit import Retries, Submission
+from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import InstanceStorageInfo, Job
-from dicom_adapter.parts import JobQueue, ServedLane, Step
+from dicom_adapter.parts import JobQueue, PlatformWatch, ServedLane, Step
 from dicom_adapter.plugins import PluginInfo, Plugins
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter, SubmitterContext
@@ -68,9 +69,12 @@ class Host:
             for name, table in config.ae_titles.items()
             if not config.unavailable(name)
         }
+        self._submissions = {
+            name: self._submission(name, submitter, uploads) for name, submitter in self._make_submitters().items()
+        }
         self._queues = {
-            name: JobQueue(name, self._submission(name, submitter, uploads), ledger, clock)
-            for name, submitter in self._make_submitters().items()
+            name: JobQueue(name, submission, Retries.of(config.submitters[name]), ledger, clock)
+            for name, submission in self._submissions.items()
         }
         self._announce_lanes()
 
@@ -129,8 +133,13 @@ class Host:
         }
         for name, lane in self._lanes.items():
             parts[f"lane {name}"] = (lane.step, 1)
-        for name, jobs_of in self._queues.items():
-            parts[f"submitter {name}"] = (jobs_of.step, self._config.submitters[name].parallel)
+        for name, submission in self._submissions.items():
+            table = self._config.submitters[name]
+            parts[f"submitter {name}"] = (self._queues[name].step, table.parallel)
+            if table.status_every is not None:
+                every = timedelta(seconds=table.status_every)
+                watch = PlatformWatch(name, submission, every, self._ledger, self._clock)
+                parts[f"platform watch {name}"] = (watch.step, 1)
         return parts
 
     def settle(self) -> datetime | None:
@@ -210,8 +219,8 @@ class Host:
         """Close what plugins have opened. The ledger has everything that matters."""
         for lane in self._lanes.values():
             lane.close()
-        for jobs_of in self._queues.values():
-            jobs_of.close()
+        for submission in self._submissions.values():
+            submission.close()
 
 
 def _observer_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:

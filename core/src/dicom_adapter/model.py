@@ -72,6 +72,12 @@ class Job:
     last_error: str = ""  # without patient data
     platform_job_id: str = ""
     platform_payload_id: str = ""
+    repeated: bool = False  # the step that comes next was begun before, and may have reached the platform
+    faulted_in: JobState | None = None  # the state whose step failed for good; None: the job is not faulted
+    cancel_requested: bool = False  # an operator wants it stopped; the platform may not know yet
+    platform_state: str = ""  # the platform's own word for a started job, as last asked
+    platform_detail: str = ""
+    platform_finished: bool = False  # the platform will not change its word again
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ import structlog
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.errors import IllegalTransition
+from dicom_adapter.flow.choice import Breaker, Retries, choose
 from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.submit import Interrupted, Submission
 from dicom_adapter.ledger import Ledger, jobs, lanes
@@ -20,6 +22,8 @@ log = structlog.get_logger("dicom_adapter.host")
 Step = Callable[[], "datetime | None"]  # does what there is to do; returns when to be called again, None: when woken
 
 AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
+LOOK_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
+ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
 REPORT_EVERY = timedelta(seconds=0.5)  # at the most, a lane writes down what it holds back
 
 
@@ -65,25 +69,28 @@ class ServedLane:
 
 
 class JobQueue:
-    """The jobs of one submitter: who takes one, keeps it until its next step has to wait."""
+    """The jobs of one submitter. Who takes one takes one step with it; then whose turn it is is decided anew."""
 
-    def __init__(self, name: str, submission: Submission, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, name: str, submission: Submission, retries: Retries, ledger: Ledger, clock: Clock) -> None:
         self._name = name
         self._submission = submission
+        self._retries = retries
         self._ledger = ledger
         self._clock = clock
         self._taken: set[int] = set()
+        self._served: dict[str, int] = {}  # by AE title, the number of the turn in which it was served last
+        self._turn = 0
+        self._breaker = Breaker()
         self._lock = threading.Lock()
 
     def step(self) -> datetime | None:
-        """Carry one job as far as it goes; returns when the next one is due. Raises what opening the submitter does."""
+        """Take one step with one job; returns when to come again. Raises what opening the submitter does."""
         self._submission.open()
         row = self._take()
         if row is None:
-            with self._ledger.read() as transaction:
-                return jobs.next_attempt(transaction, self._name, self._clock.now())
+            return self._next_look()
         try:
-            self._submission.advance(row)
+            self._note(row, self._submission.take_step(row))
         except IllegalTransition as refusal:
             log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
         except Interrupted:
@@ -94,13 +101,59 @@ class JobQueue:
                 self._taken.discard(row.number)
         return self._clock.now()
 
-    def close(self) -> None:
-        """Close the submitter."""
-        self._submission.close()
-
     def _take(self) -> JobRow | None:
+        now = self._clock.now()
         with self._lock:
+            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self._taken)):
+                return None
             with self._ledger.read() as transaction:
-                found = jobs.due(transaction, self._name, self._clock.now(), 1, self._taken)
-            self._taken.update(row.number for row in found)
-        return found[0] if found else None
+                # While the platform is down its own pause counts, not the jobs': the first in line tries.
+                candidates = jobs.heads(transaction, self._name, None if self._breaker.is_down else now, self._taken)
+            row = choose(candidates, self._served, self._turn)
+            if row is not None:
+                self._taken.add(row.number)
+                self._served[row.job.ae_title] = self._turn
+                self._turn += 1
+        return row
+
+    def _note(self, before: JobRow, after: JobRow) -> None:
+        """Learn from a step whether the platform is there."""
+        now = self._clock.now()
+        with self._lock:
+            if after.job.attempts > before.job.attempts and after.job.state is before.job.state:
+                self._breaker.failed(now, self._retries.pause(self._breaker.failures + 1, random.random()))  # noqa: S311
+                return
+            came_back = self._breaker.succeeded()
+        if came_back:
+            log.info("platform_back", submitter=self._name)
+            with self._ledger.write() as transaction:
+                jobs.hurry(transaction, self._name)
+
+    def _next_look(self) -> datetime:
+        """When there may be something to do: what an operator asks for comes through the ledger, unannounced."""
+        now = self._clock.now()
+        with self._ledger.read() as transaction:
+            postponed = jobs.next_attempt(transaction, self._name, now)
+        wanted = [when for when in (postponed, self._breaker.closed_until) if when is not None and when > now]
+        return min([*wanted, now + LOOK_EVERY])
+
+
+class PlatformWatch:
+    """Asks the platform from time to time what became of the jobs that it started."""
+
+    def __init__(self, name: str, submission: Submission, every: timedelta, ledger: Ledger, clock: Clock) -> None:
+        self._name = name
+        self._submission = submission
+        self._every = every
+        self._ledger = ledger
+        self._clock = clock
+
+    def step(self) -> datetime:
+        """Ask after the jobs that were not asked after for long enough, some at a time."""
+        self._submission.open()
+        now = self._clock.now()
+        with self._ledger.read() as transaction:
+            found = jobs.started(transaction, self._name, now - self._every, ASKED_AT_ONCE)
+        for row in found:
+            self._submission.ask(row)
+        return now if len(found) == ASKED_AT_ONCE else now + self._every

@@ -7,7 +7,7 @@ is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import importlib_metadata
 import pluggy
@@ -114,6 +114,16 @@ class Plugins:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
                 on_failure(self._info(implementation.plugin_name), hook, failure)
+
+    def commands(self, on_failure: OnFailure) -> list[Any]:
+        """The commands that plugins bring to the command line; a plugin that raises is reported and brings none."""
+        found: list[Any] = []
+        for implementation in self.manager.hook.dicom_adapter_commands.get_hookimpls():
+            try:
+                found += cast(Iterable[Any], implementation.function())
+            except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+                on_failure(self._info(implementation.plugin_name), "dicom_adapter_commands", failure)
+        return found
 
     def _usable(self, kind: Kind) -> dict[str, Any]:
         return {c.name: c.cls for c in self.components if c.kind is kind and not c.problem}

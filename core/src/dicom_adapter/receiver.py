@@ -81,8 +81,8 @@ class Receiver:
             return
         try:
             os.write(self._wake_fd, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups that the host has yet to see
+        except (BlockingIOError, BrokenPipeError):
+            pass  # the pipe is full of wake-ups that the host has yet to see, or the service is gone
 
 
 def _tell(received: Received, answer: Answer) -> None:

@@ -64,7 +64,8 @@ class Service:
     def __init__(self, config: Config, blueprint: Blueprint) -> None:
         self._config = config
         self._blueprint = blueprint
-        self._reports: queue.Queue[tuple[Any, Report]] = queue.Queue()
+        # Signal handlers put to it too: a SimpleQueue may be interrupted by its own `put`, a Queue would lock up.
+        self._reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
         self._host = _Slot("host", HOST)
         self._receiver = _Slot("receiver", RECEIVER)
         self._wake_read, self._wake_write = os.pipe()

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from dicom_adapter import InstanceStorageInfo, Refused
 from dicom_adapter.ledger import Ledger, instances
-from dicom_adapter.ledger.connection import exists
+from dicom_adapter.ledger.connection import MIGRATIONS, exists
 from dicom_adapter.ledger.schema import metadata
 
 MakeInstance = Callable[..., InstanceStorageInfo]
@@ -30,6 +30,11 @@ def untouched(url: str) -> Iterator[Ledger]:
 def pragma(ledger: Ledger, name: str) -> object:
     with ledger.read() as transaction:
         return transaction.execute(text(f"PRAGMA {name}")).scalar()
+
+
+def newest() -> str:
+    """The number of the last migration."""
+    return max(path.name for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))[:4]
 
 
 # --- the schema -----------------------------------------------------------------------------------------------------
@@ -79,7 +84,7 @@ def test_a_ledger_without_tables_is_refused_with_the_next_step(untouched: Ledger
     with pytest.raises(Refused) as refusal:
         untouched.require_current()
     assert (
-        f"the ledger {untouched.url} has schema none, this version needs 0001; "
+        f"the ledger {untouched.url} has schema none, this version needs {newest()}; "
         "start the service once with `dicom-adapter run`, which brings it up to date"
     ) == str(refusal.value)
 
@@ -88,7 +93,7 @@ def test_a_ledger_of_another_version_is_refused(ledger: Ledger) -> None:
     """An older program does not write to a newer schema."""
     with ledger.write() as transaction:
         transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(Refused, match="has schema 9999, this version needs 0001"):
+    with pytest.raises(Refused, match=f"has schema 9999, this version needs {newest()}; "):
         ledger.require_current()
 
 

@@ -45,29 +45,32 @@ def test_a_job_comes_back_as_it_was_inserted(ledger: Ledger, enter: Enter) -> No
         assert jobs.get(transaction, "f" * 32) is None
 
 
-def test_the_most_urgent_and_then_the_oldest_job_goes_first(ledger: Ledger, enter: Enter) -> None:
-    """Priority decides, and the order of submission among equals."""
-    wanted = {JobPriority.IMMEDIATE: [], JobPriority.HIGHER: [], JobPriority.NORMAL: [], JobPriority.LOWER: []}
-    for priority in [JobPriority.NORMAL, *reversed(JobPriority), *JobPriority]:
-        wanted[priority].append(enter(priority=priority).number)
+def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, enter: Enter) -> None:
+    """However many jobs there are, who chooses the next one looks at a few."""
+    first = {
+        (ae_title, priority): min(
+            (enter(ae_title=ae_title, priority=priority) for _n in range(3)), key=lambda row: row.number
+        )
+        for ae_title in ("LUNG", "HEAD")
+        for priority in JobPriority
+    }
     with ledger.read() as transaction:
-        found = [row.number for row in jobs.due(transaction, "platform", enter().job.created_at, 100)]
-    expected = [number for numbers in wanted.values() for number in numbers]
-    assert expected == [number for number in found if number in expected]
+        found = jobs.heads(transaction, "platform", enter().job.created_at)
+    assert sorted(row.number for row in first.values()) == sorted(row.number for row in found)
 
 
 def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> None:
     """Not those of other submitters, finished or faulted ones, postponed ones, or those that somebody carries."""
-    ready = [enter(state=state) for state in jobs.UNFINISHED]
+    ready = [enter(state=state, ae_title=f"AE{number}") for number, state in enumerate(jobs.UNFINISHED)]
     now = ready[0].job.created_at
     for state in (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED):
         enter(state=state)
     enter(submitter="other")
     soon, later = enter(next_attempt_at=now + timedelta(seconds=1)), enter(next_attempt_at=now + timedelta(seconds=9))
-    just_due, carried = enter(next_attempt_at=now), enter()
+    just_due, carried = enter(next_attempt_at=now, ae_title="DUE"), enter(ae_title="CARRIED")
     with ledger.read() as transaction:
-        assert [*ready, just_due] == jobs.due(transaction, "platform", now, 100, {carried.number})
-        assert [ready[0]] == jobs.due(transaction, "platform", now, 1)
+        assert [*ready, just_due] == jobs.heads(transaction, "platform", now, {carried.number})
+        assert soon in jobs.heads(transaction, "platform", None, {carried.number})
         assert soon.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now)
         assert later.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now + timedelta(seconds=1))
         assert jobs.next_attempt(transaction, "platform", now + timedelta(seconds=9)) is None

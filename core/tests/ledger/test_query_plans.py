@@ -60,7 +60,8 @@ def plan_of(ledger: Ledger, ask: Ask) -> list[str]:
         (lambda t: instances.find_pending(t, "LUNG", "2.25.200"), "one_pending_instance"),
         (lambda t: instances.pending_after(t, 190, 1000, "LUNG"), "pending_instances"),
         (lambda t: instances.released_after(t, 0, 500), "released_instances"),
-        (lambda t: jobs.due(t, "platform", NOW, 1, {5}), "unfinished_jobs"),
+        (lambda t: jobs.heads(t, "platform", NOW, {5}), "unfinished_jobs"),
+        (lambda t: jobs.started(t, "platform", NOW, 50), "started_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),
@@ -93,7 +94,7 @@ def test_a_question_by_number_goes_straight_to_it(remembering: Ledger, ask: Ask)
     assert [] == [line for line in plan if not line.startswith("SEARCH")]
 
 
-def test_the_next_job_is_found_without_sorting(remembering: Ledger) -> None:
-    """The index of unfinished jobs is in the order in which they go."""
-    plan = plan_of(remembering, lambda t: jobs.due(t, "platform", NOW, 1))
+def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
+    """The index of unfinished jobs is in the order in which they are grouped."""
+    plan = plan_of(remembering, lambda t: jobs.heads(t, "platform", NOW))
     assert [] == [line for line in plan if "TEMP B-TREE" in line]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from dicom_adapter import __version__
 from dicom_adapter.cli.check import check
+from dicom_adapter.cli.configuration import warn
 from dicom_adapter.cli.demo import demo
 from dicom_adapter.cli.jobs import jobs
 from dicom_adapter.cli.plugins import plugins
 from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
+from dicom_adapter.plugins import PluginInfo, Plugins, discover
 
 app = typer.Typer(
     name="dicom-adapter",
@@ -43,6 +47,26 @@ app.command()(echo)
 app.add_typer(jobs, name="jobs")
 
 
+OWN = frozenset({"run", "check", "plugins", "demo", "send", "echo", "jobs"})
+
+
 def main() -> None:
     """The console script."""
+    # Plugins are loaded for their commands only when they may matter: importing them takes time.
+    wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    if wanted not in OWN:
+        add_commands(discover())
     app()
+
+
+def add_commands(found: Plugins) -> None:
+    """Add the commands that plugins bring."""
+    for command in found.commands(_failed):
+        if isinstance(command, typer.Typer):
+            app.add_typer(command)
+        else:
+            app.command()(command)
+
+
+def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
+    warn(f"{plugin}: {hook} failed: {type(failure).__name__}: {failure}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +14,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger
-from dicom_adapter.ledger import Transaction, events
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, warn
+from dicom_adapter.clock import Clock, SystemClock
+from dicom_adapter.errors import Refused
+from dicom_adapter.flow import intervene
+from dicom_adapter.ledger import Ledger, Transaction, events
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.model import Job, JobState
 
-jobs = typer.Typer(help="List and show jobs, from the ledger; the service may run or not.", no_args_is_help=True)
+jobs = typer.Typer(
+    help="List, show, watch, retry and cancel jobs, through the ledger; the service may run or not.",
+    no_args_is_help=True,
+)
 
 SHORT_ID = 8  # digits of a job id that tables show and `show` takes
+WATCHED = 1000  # of the newest jobs are followed
+WATCH_EVERY_S = 0.5
 PIPELINE_WIDTH = 9  # characters of a pipeline id that tables show; `show` has all of it
 
 
@@ -32,7 +42,10 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many jobs at the most.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, the newest first.
+
+    Exit status: 0, also when there are none; 1 when there is no ledger to look into.
+    """
     ledger = open_ledger(config)
     with ledger.read() as transaction:
         rows = ledger_jobs.newest(transaction, limit, states=state or (), ae_title=ae_title)
@@ -58,6 +71,75 @@ def show(
         typer.echo(json.dumps({**_as_json(job), "events": [_event_as_json(event) for event in story]}, indent=2))
     else:
         _show(job, story)
+
+
+@jobs.command()
+def retry(
+    job_ids: Annotated[list[str], typer.Argument(help="Jobs' ids, or their first digits.")],
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+) -> None:
+    """Let faulted jobs go on with the step that failed, and postponed ones try again at once.
+
+    The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
+    """
+    _intervene(config, job_ids, intervene.retry, "will go on")
+
+
+@jobs.command()
+def cancel(
+    job_ids: Annotated[list[str], typer.Argument(help="Jobs' ids, or their first digits.")],
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+) -> None:
+    """Give jobs up, here and on the platform; their instances are reclaimed when nothing else needs them.
+
+    The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
+    """
+    _intervene(config, job_ids, intervene.cancel, "will be cancelled")
+
+
+@jobs.command()
+def watch(
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to show at first, the newest.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object on a line for each change.")] = False,
+) -> None:
+    """Show jobs as they change, until Ctrl-C."""
+    ledger = open_ledger(config)
+    seen: dict[str, Job] = {}
+    try:
+        while True:
+            with ledger.read() as transaction:
+                found = [row.job for row in reversed(ledger_jobs.newest(transaction, WATCHED))]
+            changed = [job for job in found if seen.get(job.job_id) != job]
+            for job in changed if seen else changed[-limit:]:
+                typer.echo(json.dumps(_as_json(job)) if as_json else _line(job))
+            seen.update((job.job_id, job) for job in found)
+            time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _line(job: Job) -> str:
+    when = f"{job.changed_at:%H:%M:%S}"
+    state = f"{job.state.value} ({job.platform_state})" if job.platform_state else job.state.value
+    return f"{when}  {job.job_id[:SHORT_ID]}  {job.name}  {state}  {_note(job)}".rstrip()
+
+
+def _intervene(config: Path, job_ids: list[str], action: Callable[[Ledger, Clock, str], Job], outcome: str) -> None:
+    ledger = open_ledger(config)
+    refused = False
+    for job_id in job_ids:
+        with ledger.read() as transaction:
+            job = _find(transaction, job_id.lower())
+        try:
+            action(ledger, SystemClock(), job.job_id)
+        except Refused as refusal:
+            warn(str(refusal))
+            refused = True
+        else:
+            typer.echo(f"{job.job_id[:SHORT_ID]} {job.name} {outcome}")
+    if refused:
+        raise typer.Exit(1)
 
 
 def table_of(found: list[Job]) -> Table:
@@ -125,6 +207,9 @@ def _as_json(job: Job) -> dict[str, Any]:
         "lastError": job.last_error,
         "platformJobId": job.platform_job_id,
         "platformPayloadId": job.platform_payload_id,
+        "platformState": job.platform_state,
+        "platformDetail": job.platform_detail,
+        "cancelRequested": job.cancel_requested,
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Attribute, field, frozen
+from attrs.validators import optional
 
 from dicom_adapter.config.names import Address, AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
@@ -151,6 +152,11 @@ class SubmitterConfig:
     )
     retry_most: float = setting(
         default=300.0, validator=between(0.1, DAY_S, "seconds"), help="Longest pause between retries, in seconds."
+    )
+    status_every: float | None = setting(
+        default=None,
+        validator=optional(between(0.1, DAY_S, "seconds")),
+        help="Seconds between two questions to the platform what became of a started job; left out, it is not asked.",
     )
     settings: Any = derived(default=None, help="The submitter's own settings; None when it is unavailable.")
     unavailable: str = derived(default="", help="Why it cannot be used; empty when it can.")

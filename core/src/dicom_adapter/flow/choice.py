@@ -1,4 +1,4 @@
-"""Part of step 5: whose turn it is, and whether the platform is to be left alone for a while.
+"""Part of step 5: whose turn it is, when to try again, and whether the platform is to be left alone for a while.
 
 Pure: functions and values of jobs and times.
 """
@@ -8,27 +8,58 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from attrs import define, field
+from attrs import define, field, frozen
 
+from dicom_adapter.config.model import SubmitterConfig
 from dicom_adapter.ledger.jobs import RANKS, JobRow
 
-GRADE_UP_AFTER = timedelta(minutes=10)  # a job that waits so long counts as one grade more urgent: nobody starves
+TURNS_TO_THE_OLDEST = 8  # one turn in so many goes to the oldest job, whatever its priority: nobody starves
+MOST_DOUBLINGS = 20  # of a pause: beyond a million days, which `timedelta` can still hold
 FAILURES_TO_OPEN = 3  # retriable failures in a row after which the platform is taken to be down
 
 
-def choose(candidates: Iterable[JobRow], served: Mapping[str, int], now: datetime) -> JobRow | None:
+def choose(candidates: Iterable[JobRow], served: Mapping[str, int], turn: int) -> JobRow | None:
     """The most urgent job; among equals, one of the AE title that was served longest ago; of that, the oldest.
 
-    `served` maps an AE title to the number of the turn in which it was served last.
+    Every so often the oldest job of all, so that a flow of urgent ones leaves something to the others. `served` maps
+    an AE title to the number of the turn in which it was served last.
     """
+    if turn % TURNS_TO_THE_OLDEST == TURNS_TO_THE_OLDEST - 1:
+        return min(candidates, key=lambda row: row.number, default=None)
     return min(
-        candidates, key=lambda row: (_grade(row, now), served.get(row.job.ae_title, -1), row.number), default=None
+        candidates,
+        key=lambda row: (RANKS[row.job.priority], served.get(row.job.ae_title, -1), row.number),
+        default=None,
     )
 
 
-def _grade(row: JobRow, now: datetime) -> int:
-    waited = max(timedelta(0), now - row.job.created_at) // GRADE_UP_AFTER
-    return max(0, RANKS[row.job.priority] - waited)
+@frozen(kw_only=True)
+class Retries:
+    """When a retriable step is tried again: pauses double from `first` to `most`, for `lasting` in all."""
+
+    first: timedelta
+    most: timedelta
+    lasting: timedelta
+
+    @classmethod
+    def of(cls, config: SubmitterConfig) -> Retries:
+        return cls(
+            first=timedelta(seconds=config.retry_first),
+            most=timedelta(seconds=config.retry_most),
+            lasting=timedelta(seconds=config.retry_for),
+        )
+
+    def next_attempt(self, attempts: int, since: datetime, now: datetime, jitter: float) -> datetime | None:
+        """The time of the next try after `attempts` failures that began at `since`; None: no more.
+
+        `jitter`, 0 to 1, takes up to half of the pause away, so that jobs that failed together do not return together.
+        """
+        return None if now - since >= self.lasting else now + self.pause(attempts, jitter)
+
+    def pause(self, attempts: int, jitter: float) -> timedelta:
+        """How long to wait after `attempts` failures."""
+        pause: timedelta = min(self.most, self.first * 2 ** min(attempts - 1, MOST_DOUBLINGS))
+        return pause * (1 - jitter / 2)
 
 
 @define
@@ -42,6 +73,10 @@ class Breaker:
     def is_down(self) -> bool:
         """Whether the platform is taken to be down: then one job at a time may try, from `closed_until` on."""
         return self.closed_until is not None
+
+    def may_try(self, now: datetime, trying: int) -> bool:
+        """Whether one more may try while the platform is down; `trying` are at it."""
+        return trying == 0 and (self.closed_until is None or self.closed_until <= now)
 
     def failed(self, now: datetime, pause: timedelta) -> None:
         """A step failed for a reason that may pass; `pause`: how long to wait if that makes the platform down."""

@@ -5,11 +5,14 @@
     created        add_metadata  metadata-sent  permanent or a bug: faulted
     metadata-sent  upload (all)  uploaded
     uploaded       start         submitted
-    faulted        (an operator retries: the state of the step that failed; or cancels: cancelled)
-    submitted, cancelled: nothing more
+    faulted        an operator retries: back to the state of the step that failed; or cancels: cancelled
+    any of these   an operator cancels: cancel, then cancelled
+    submitted      nothing more; the platform may be asked what became of it
+    cancelled      nothing more
 
-Between a step on the platform and its row in the ledger the power may fail: then the step is repeated, which submitters
-make harmless. Files that were uploaded are remembered one by one.
+Before a step is begun for the first time, the ledger says so; between the step on the platform and the row that tells
+of it the power may fail, or the answer may get lost. Then the step is repeated, with `job.repeated` set, and submitters
+make that harmless. Uploads are remembered file by file, and a job with many files gives way to others after each batch.
 """
 
 from __future__ import annotations
@@ -18,22 +21,23 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import structlog
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.config.model import SubmitterConfig
-from dicom_adapter.errors import Permanent, Retriable, describe_failure
+from dicom_adapter.errors import IllegalTransition, Permanent, Retriable, describe_failure
+from dicom_adapter.flow.choice import Retries
+from dicom_adapter.flow.content import VerifiedReader
 from dicom_adapter.flow.metadata import dicom_metadata
 from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
-from dicom_adapter.model import InstanceStorageInfo, Job, JobState
+from dicom_adapter.model import InstanceStorageInfo, Job, JobState, PlatformStatus
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter, Upload
 
@@ -46,7 +50,7 @@ NEXT = {
     JobState.UPLOADED: JobState.SUBMITTED,
 }
 UPLOADS_PER_COMMIT = 32  # files whose upload is remembered together: at most so many are repeated after a crash
-MOST_DOUBLINGS = 20  # of a pause: beyond a million days, which `timedelta` can still hold
+NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
 
 class Interrupted(Exception):
@@ -54,30 +58,12 @@ class Interrupted(Exception):
 
 
 @frozen(kw_only=True)
-class Retries:
-    """When a retriable step is tried again: pauses double from `first` to `most`, for `lasting` in all."""
+class Done:
+    """What a step on the platform has come to."""
 
-    first: timedelta
-    most: timedelta
-    lasting: timedelta
-
-    @classmethod
-    def of(cls, config: SubmitterConfig) -> Retries:
-        return cls(
-            first=timedelta(seconds=config.retry_first),
-            most=timedelta(seconds=config.retry_most),
-            lasting=timedelta(seconds=config.retry_for),
-        )
-
-    def next_attempt(self, attempts: int, since: datetime, now: datetime, jitter: float) -> datetime | None:
-        """The time of the next try after `attempts` failures that began at `since`; None: no more.
-
-        `jitter`, 0 to 1, takes up to half of the pause away, so that jobs that failed together do not return together.
-        """
-        if now - since >= self.lasting:
-            return None
-        pause: timedelta = min(self.most, self.first * 2 ** min(attempts - 1, MOST_DOUBLINGS))
-        return now + pause * (1 - jitter / 2)
+    found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it told
+    state: JobState | None = None  # the next one, when it is not that of the table
+    whole: bool = True  # the step is at its end; if not, its next part follows
 
 
 class Submission:
@@ -106,7 +92,7 @@ class Submission:
         self._opening = threading.Lock()
         self._is_open = False
         self._is_closing = False
-        self._steps: Mapping[JobState, Callable[[JobRow], Mapping[str, Any]]] = {
+        self._steps: Mapping[JobState, Callable[[JobRow], Done]] = {
             JobState.QUEUED: self._create,
             JobState.CREATED: self._add_metadata,
             JobState.METADATA_SENT: self._upload,
@@ -132,46 +118,77 @@ class Submission:
         except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
             log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
 
-    def advance(self, row: JobRow) -> JobRow:
-        """Take steps until the job is submitted, faulted or postponed."""
-        while row.job.state in NEXT:
-            before = row.job.state
-            row = self.take_step(row)
-            if row.job.state is before:
-                break  # postponed
-        return row
-
     def take_step(self, row: JobRow) -> JobRow:
-        """One step on the platform, then one row in the ledger. Raises Interrupted, and has written nothing then."""
+        """One step on the platform, or one batch of uploads, then one row in the ledger.
+
+        Raises Interrupted, and has written nothing then.
+        """
         try:
-            found = self._steps[row.job.state](row)
+            begun = self._begin_step(row)
+            done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
         except Retriable as failure:
-            return self._postpone(row, str(failure))
+            return self._postpone(begun, str(failure))
         except Permanent as failure:
-            return self._fault(row, str(failure))
+            return self._fault(begun, str(failure))
         except SQLAlchemyError as failure:  # the ledger's fault, most likely, and may pass
             return self._postpone(row, f"the ledger failed ({type(failure).__name__})")
-        except Interrupted:
+        except (Interrupted, IllegalTransition):
             raise
         except (Exception, SystemExit) as failure:  # a plugin may raise anything, even leave
             if self._is_closing:
                 raise Interrupted from failure
             # A bug, which repeating will not mend.
-            return self._fault(row, f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}")
-        cleared: dict[str, Any] = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
-        return self._change(
-            row, "job_" + NEXT[row.job.state].value.replace("-", "_"), NEXT[row.job.state], {**cleared, **found}
-        )
+            return self._fault(begun, f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}")
+        return self._settle(begun, done)
+
+    def ask(self, row: JobRow) -> None:
+        """Ask the platform what became of a submitted job, and write down what it says."""
+        told = self._status(row.job)
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            jobs.mark_asked(transaction, row.number, now)
+            if told is None:
+                return
+            changed = jobs.change(
+                transaction,
+                row,
+                platform_state=told.state,
+                platform_detail=told.detail,
+                platform_finished=told.finished,
+            )
+            if changed.job == row.job:
+                return
+            events.record(transaction, [_platform_state(changed.job, now)])
+        log.info("job_platform_state", job_id=row.job.job_id, state=told.state, detail=told.detail)
+        self._on_change(changed.job)
+
+    def _status(self, job: Job) -> PlatformStatus | None:
+        try:
+            return self._submitter.status(job)
+        except Permanent as failure:
+            return PlatformStatus(state="unknown", finished=True, detail=str(failure))
+        except Retriable as failure:
+            log.info("platform_not_asked", job_id=job.job_id, reason=str(failure))
+        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+            log.warning("platform_not_asked", job_id=job.job_id, reason=describe_failure(failure))
+        return None
+
+    def _begin_step(self, row: JobRow) -> JobRow:
+        """Have the ledger say that the step is begun, unless it says so already."""
+        if row.job.repeated:
+            return row
+        with self._ledger.write() as transaction:
+            return jobs.change(transaction, row, repeated=True)
 
     # --- the steps --------------------------------------------------------------------------------------------------
 
-    def _create(self, row: JobRow) -> Mapping[str, Any]:
+    def _create(self, row: JobRow) -> Done:
         created = self._submitter.create_job(row.job)
         if not isinstance(created.job_id, str) or not isinstance(created.payload_id, str):
             raise TypeError("create_job must answer with texts")
-        return {"platform_job_id": created.job_id, "platform_payload_id": created.payload_id}
+        return Done(found={"platform_job_id": created.job_id, "platform_payload_id": created.payload_id})
 
-    def _add_metadata(self, row: JobRow) -> Mapping[str, Any]:
+    def _add_metadata(self, row: JobRow) -> Done:
         keywords = self._keywords.get(row.job.ae_title, ())
         found: Mapping[str, str] = {}
         if keywords:
@@ -179,21 +196,25 @@ class Submission:
                 members = instances.of_job(transaction, row.number, missing_only=False)
             found = dicom_metadata((self._open(instance) for _position, instance in members), keywords)
         self._submitter.add_metadata(row.job, {**row.job.metadata, **found})
-        return {}
+        return Done()
 
-    def _upload(self, row: JobRow) -> Mapping[str, Any]:
+    def _upload(self, row: JobRow) -> Done:
+        """One batch of what is missing. The state changes when a look finds nothing missing any more."""
         with self._ledger.read() as transaction:
-            missing = instances.of_job(transaction, row.number, missing_only=True)
-        for start in range(0, len(missing), UPLOADS_PER_COMMIT):
-            self._upload_some(row, missing[start : start + UPLOADS_PER_COMMIT])
-        return {}
+            missing = instances.of_job(transaction, row.number, missing_only=True, limit=UPLOADS_PER_COMMIT)
+        if missing:
+            self._upload_some(row, missing)
+        return Done(whole=not missing)
 
     def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
         """Upload side by side, remember what arrived, then raise what went wrong, if anything did."""
         futures: dict[int, Future[None]] = {}
         for position, instance in members:
             upload = Upload(
-                instance=instance, position=position, size_bytes=instance.size_bytes, open=partial(self._open, instance)
+                instance=instance,
+                position=position,
+                size_bytes=instance.size_bytes,
+                open=partial(self._open_verified, instance),
             )
             futures[position] = self._begin(self._submitter.upload, row.job, upload)
         errors = {position: _error(future) for position, future in futures.items()}
@@ -207,9 +228,20 @@ class Submission:
         except RuntimeError as failure:  # how an executor that is shut down says so; what `upload` raises is its result
             raise Interrupted from failure
 
-    def _start(self, row: JobRow) -> Mapping[str, Any]:
+    def _start(self, row: JobRow) -> Done:
         self._submitter.start(row.job)
-        return {}
+        return Done()
+
+    def _cancel(self, row: JobRow) -> Done:
+        """Stop it on the platform, if the platform knows it."""
+        if row.job.platform_job_id:
+            self._submitter.cancel(row.job)
+            return Done(state=JobState.CANCELLED)
+        # A create whose answer was lost: making the job known again tells its id, by which it is cancelled next.
+        return self._create(row) if row.job.repeated else Done(state=JobState.CANCELLED)
+
+    def _open_verified(self, instance: InstanceStorageInfo) -> BinaryIO:
+        return cast(BinaryIO, VerifiedReader(self._open(instance), instance))
 
     def _open(self, instance: InstanceStorageInfo) -> BinaryIO:
         try:
@@ -218,6 +250,20 @@ class Submission:
             raise Retriable(f"the storage backend failed to read ({type(failure).__name__})") from failure
 
     # --- what became of a step --------------------------------------------------------------------------------------
+
+    def _settle(self, row: JobRow, done: Done) -> JobRow:
+        """The step succeeded, or a part of it."""
+        if not done.whole:
+            return self._forget_failures(row)
+        state = done.state or NEXT[row.job.state]
+        values = {**NO_FAILURES, **done.found, "repeated": False}
+        return self._change(row, "job_" + state.value.replace("-", "_"), state, values)
+
+    def _forget_failures(self, row: JobRow) -> JobRow:
+        if not row.job.attempts:
+            return row
+        with self._ledger.write() as transaction:
+            return jobs.change(transaction, row, **NO_FAILURES)
 
     def _postpone(self, row: JobRow, error: str) -> JobRow:
         if self._is_closing:
@@ -231,7 +277,9 @@ class Submission:
         return self._change(row, "job_attempt_failed", row.job.state, values)
 
     def _fault(self, row: JobRow, error: str) -> JobRow:
+        faulted_in = row.job.state
         values = {"attempts": row.job.attempts + 1, "next_attempt_at": None, "last_error": error}
+        values |= {"faulted_in": faulted_in, "cancel_requested": False}
         return self._change(row, "job_faulted", JobState.FAULTED, values)
 
     def _change(self, row: JobRow, event: str, state: JobState, values: Mapping[str, Any]) -> JobRow:
@@ -257,6 +305,11 @@ def _tell(transaction: Transaction, now: datetime, event: str, job: Job) -> None
     if job.next_attempt_at is not None:
         detail["next_attempt_at"] = job.next_attempt_at.isoformat()
     events.record(transaction, [Event(at=now, event=event, ae_title=job.ae_title, job_id=job.job_id, detail=detail)])
+
+
+def _platform_state(job: Job, now: datetime) -> Event:
+    detail = {"state": job.platform_state, "said": job.platform_detail}
+    return Event(at=now, event="job_platform_state", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
 
 
 def _error(future: Future[None]) -> BaseException | None:

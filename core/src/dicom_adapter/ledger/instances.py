@@ -149,13 +149,16 @@ def count_by_state(transaction: Transaction) -> dict[tuple[str, str], int]:
     return {(ae_title, state): count for ae_title, state, count in transaction.execute(query)}
 
 
-def of_job(transaction: Transaction, job_number: int, *, missing_only: bool) -> list[tuple[int, InstanceStorageInfo]]:
+def of_job(
+    transaction: Transaction, job_number: int, *, missing_only: bool, limit: int | None = None
+) -> list[tuple[int, InstanceStorageInfo]]:
     """A job's instances with their positions, all or only those not yet uploaded."""
     query = (
         select(job_instances.c.position, *_COLUMNS)
         .join(instances, instances.c.instance_id == job_instances.c.instance_id)
         .where(job_instances.c.job_number == job_number)
         .order_by(job_instances.c.position)
+        .limit(limit)
     )
     if missing_only:
         query = query.where(job_instances.c.uploaded.is_(False))

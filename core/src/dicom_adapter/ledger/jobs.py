@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from attrs import asdict, evolve, fields, frozen
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, func, or_, select, update
 
 from dicom_adapter.errors import IllegalTransition
 from dicom_adapter.ledger.connection import Transaction, inserted_id
-from dicom_adapter.ledger.schema import IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
+from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
 from dicom_adapter.model import Job, JobPriority, JobState
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
@@ -33,8 +33,7 @@ class JobRow:
 
 def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> int:
     """Add a job with its instances, in their order, and return its number."""
-    values = asdict(job) | {"priority": RANKS[job.priority], "state": job.state.value, "metadata": dict(job.metadata)}
-    number = inserted_id(transaction.execute(jobs.insert().values(**values)))
+    number = inserted_id(transaction.execute(jobs.insert().values(**_written(asdict(job)))))
     rows = [
         {"job_number": number, "position": position, "instance_id": instance_id, "uploaded": False}
         for position, instance_id in enumerate(instance_ids)
@@ -71,22 +70,20 @@ def newest(
     return [_row(row) for row in transaction.execute(query)]
 
 
-def due(
-    transaction: Transaction, submitter: str, now: datetime, limit: int, excluding: Collection[int] = ()
+def heads(
+    transaction: Transaction, submitter: str, now: datetime | None, excluding: Collection[int] = ()
 ) -> list[JobRow]:
-    """Unfinished jobs of a submitter that may take their next step, the most urgent and oldest first."""
-    query = (
-        _select()
-        .where(
-            jobs.c.submitter == submitter,
-            IS_UNFINISHED,
-            or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= now),
-            jobs.c.job_number.not_in(excluding),
-        )
-        .order_by(jobs.c.priority, jobs.c.job_number)
-        .limit(limit)
+    """Of the unfinished jobs of a submitter that may take a step now, the oldest of each AE title and priority.
+
+    `now` None: those that are to wait for another attempt, too.
+    """
+    oldest = select(func.min(jobs.c.job_number)).where(
+        jobs.c.submitter == submitter, IS_UNFINISHED, jobs.c.job_number.not_in(excluding)
     )
-    return [_row(row) for row in transaction.execute(query)]
+    if now is not None:
+        oldest = oldest.where(or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= now))
+    oldest = oldest.group_by(jobs.c.ae_title, jobs.c.priority)
+    return [_row(row) for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
 
 
 def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> datetime | None:
@@ -105,14 +102,33 @@ def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
 
     Raises IllegalTransition when somebody else changed its state meanwhile: nothing is written then.
     """
-    written = {name: value.value if isinstance(value, JobState) else value for name, value in values.items()}
-    result = transaction.execute(
-        update(jobs).where(jobs.c.job_number == row.number, jobs.c.state == row.job.state.value).values(**written)
-    )
+    is_same = (jobs.c.job_number == row.number) & (jobs.c.state == row.job.state.value)
+    result = transaction.execute(update(jobs).where(is_same).values(**_written(values)))
     if result.rowcount != 1:
         raise IllegalTransition(f"job {row.job.job_id} is no longer {row.job.state.value}")
     failing_since = values.pop("failing_since", row.failing_since)
     return evolve(row, job=evolve(row.job, **values), failing_since=failing_since)
+
+
+def hurry(transaction: Transaction, submitter: str) -> None:
+    """Let all postponed jobs of a submitter be tried at once, in their order: the platform is back."""
+    waiting = jobs.c.next_attempt_at.is_not(None) & (jobs.c.submitter == submitter) & IS_UNFINISHED
+    transaction.execute(update(jobs).where(waiting).values(next_attempt_at=None))
+
+
+def started(transaction: Transaction, submitter: str, before: datetime, limit: int) -> list[JobRow]:
+    """Submitted jobs of whose end the platform has not told, and that were not asked after since `before`."""
+    query = _select().where(
+        jobs.c.submitter == submitter,
+        IS_STARTED,
+        or_(jobs.c.platform_asked_at.is_(None), jobs.c.platform_asked_at <= before),
+    )
+    return [_row(row) for row in transaction.execute(query.order_by(jobs.c.platform_asked_at).limit(limit))]
+
+
+def mark_asked(transaction: Transaction, number: int, now: datetime) -> None:
+    """Remember when the platform was asked after the job."""
+    transaction.execute(update(jobs).where(jobs.c.job_number == number).values(platform_asked_at=now))
 
 
 def mark_uploaded(transaction: Transaction, number: int, positions: Iterable[int]) -> None:
@@ -134,8 +150,22 @@ def _select() -> Any:
     return select(jobs.c.job_number, jobs.c.failing_since, *_COLUMNS)
 
 
+def _written(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Job as the columns hold them."""
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, JobPriority):
+        return RANKS[value]
+    if isinstance(value, JobState):
+        return value.value
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _row(row: Row[Any]) -> JobRow:
     values = {column.name: row._mapping[column] for column in _COLUMNS}
     values["priority"] = PRIORITIES[values["priority"]]
     values["state"] = JobState(values["state"])
+    values["faulted_in"] = JobState(values["faulted_in"]) if values["faulted_in"] else None
     return JobRow(number=row.job_number, job=Job(**values), failing_since=row.failing_since)

@@ -136,15 +136,31 @@ jobs = Table(
     Column("last_error", Text, nullable=False, server_default=""),
     Column("platform_job_id", Text, nullable=False, server_default=""),
     Column("platform_payload_id", Text, nullable=False, server_default=""),
+    Column("repeated", Boolean, nullable=False, server_default=text("0")),  # the next step was begun before
+    Column("faulted_in", String(16), nullable=True),  # the state whose step failed for good
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("0")),
+    Column("platform_state", Text, nullable=False, server_default=""),  # of a started job, as last asked
+    Column("platform_detail", Text, nullable=False, server_default=""),
+    Column("platform_finished", Boolean, nullable=False, server_default=text("0")),
+    Column("platform_asked_at", UtcDateTime, nullable=True),
     sqlite_autoincrement=True,
 )
 Index(
     "unfinished_jobs",
     jobs.c.submitter,
+    jobs.c.ae_title,
     jobs.c.priority,
     jobs.c.job_number,
+    jobs.c.next_attempt_at,
     sqlite_where=text(f"state IN {UNFINISHED_JOB_STATES}"),
     postgresql_where=text(f"state IN {UNFINISHED_JOB_STATES}"),
+)
+Index(
+    "started_jobs",
+    jobs.c.submitter,
+    jobs.c.platform_asked_at,
+    sqlite_where=text("state = 'submitted' AND platform_finished = 0"),
+    postgresql_where=text("state = 'submitted' AND NOT platform_finished"),
 )
 
 job_instances = Table(
@@ -183,4 +199,5 @@ events = Table(
 # SQLite uses a partial index only for a query that repeats its condition literally: a bound parameter will not do.
 IS_PENDING = instances.c.state == literal_column("'pending'")
 IS_RELEASED = instances.c.state == literal_column("'released'")
+IS_STARTED = (jobs.c.state == literal_column("'submitted'")) & ~jobs.c.platform_finished
 IS_UNFINISHED = jobs.c.state.in_([literal_column(f"'{state}'") for state in UNFINISHED_JOB_STATES])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from socketserver import BaseServer
 from typing import Any, Protocol
 from uuid import uuid4
+from weakref import WeakSet
 
 import structlog
 from attrs import define, frozen
@@ -25,7 +26,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # ma
 from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_adapter.config.model import Dicom
-from dicom_adapter.flow.association import AssociationRequest, Verdict
+from dicom_adapter.errors import describe_failure
+from dicom_adapter.flow.association import AssociationRequest, Rejection, Verdict
 from dicom_adapter.flow.store import Answer, Received, Status
 from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -33,6 +35,7 @@ log = structlog.get_logger("dicom_adapter.net")
 
 ERROR_COMMENT_LENGTH = 64  # characters: (0000,0902) Error Comment is LO
 BACKLOG = 128  # connections that may wait to be taken
+ABORT_SECONDS = 2.0  # for peers to close their connections after an A-ABORT; then they are dropped
 
 
 @frozen(kw_only=True)
@@ -76,7 +79,9 @@ class Server:
         self._dicom = dicom
         self._handlers = handlers
         self._open: dict[Association, _Open] = {}
-        self._lock = threading.Lock()
+        self._gone: WeakSet[Association] = WeakSet()  # their connections closed while they were not open
+        self._is_stopping = False
+        self._lock = threading.Lock()  # guards these three
         self._server: _AssociationServer | None = None
 
     def start(self) -> int:
@@ -91,7 +96,7 @@ class Server:
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_RELEASED, self._ending, ["released"]),
                 (evt.EVT_ABORTED, self._ending, ["aborted"]),
-                (evt.EVT_PDU_RECV, self._received),
+                (evt.EVT_PDU_RECV, self._look_for_abort),
                 (evt.EVT_CONN_CLOSE, self._closed),
             ],
         )
@@ -103,13 +108,21 @@ class Server:
     def stop(self, drain_seconds: float) -> None:
         """Take no more connections, wait for open associations that long, then abort what is left."""
         assert self._server is not None  # started
+        with self._lock:
+            self._is_stopping = True
         self._server.shutdown()
         self._server.server_close()
-        deadline = time.monotonic() + drain_seconds
+        self._wait_until_closed(drain_seconds)
+        for association in list(self._open):
+            association.abort(block=False)
+        self._wait_until_closed(ABORT_SECONDS)
+        for association in list(self._open):
+            self._forget(association)
+
+    def _wait_until_closed(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while self._open and time.monotonic() < deadline:
             time.sleep(0.01)
-        for association in list(self._open):
-            association.abort()
 
     # --- called by pynetdicom, in the association's thread ----------------------------------------------------------
 
@@ -118,12 +131,23 @@ class Server:
         association_id = uuid4().hex
         request = _request(association)
         with self._lock:
-            verdict = self._handlers.requested(association_id, request, len(self._open))
+            if association in self._gone:
+                return
+            verdict = self._judge(association_id, request)
             if verdict.rejection is None:
                 self._open[association] = _Open(association_id, request, {})
         if verdict.rejection is not None:
             association.acse.send_reject(*verdict.rejection.value)
             association.kill()
+
+    def _judge(self, association_id: str, request: AssociationRequest) -> Verdict:
+        if self._is_stopping:
+            return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="the service is stopping")
+        try:
+            return self._handlers.requested(association_id, request, len(self._open))
+        except Exception as failure:  # noqa: BLE001 - pynetdicom would pass over it and accept
+            log.error("association_not_judged", association_id=association_id, error=describe_failure(failure))
+            return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="it could not be judged")
 
     def _store(self, event: evt.Event) -> Dataset | int:
         opened = self._open[event.assoc]
@@ -136,13 +160,18 @@ class Server:
         if opened is not None:
             opened.how = how
 
-    def _received(self, event: evt.Event) -> None:
+    def _look_for_abort(self, event: evt.Event) -> None:
         if isinstance(event.pdu, A_ABORT_RQ):  # for a peer's abort EVT_ABORTED comes after EVT_CONN_CLOSE
             self._ending(event, "aborted")
 
     def _closed(self, event: evt.Event) -> None:
+        self._forget(event.assoc)
+
+    def _forget(self, association: Association) -> None:
         with self._lock:
-            opened = self._open.pop(event.assoc, None)
+            opened = self._open.pop(association, None)
+            if opened is None:
+                self._gone.add(association)
         if opened is not None:
             self._handlers.closed(
                 Closed(

@@ -1,0 +1,396 @@
+"""Lanes and turns: a turn happens whole or not at all, and one AE title's trouble stays its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from dicom_adapter import InstanceStorageInfo as Instance
+from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, Waiting, hookimpl
+from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, judge
+from dicom_adapter.ledger import lanes
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.synthetic import make_instance
+from dicom_adapter.testing import Adapter, Plugin
+
+CONFIGURATION = """
+[submitters.clara]
+type = "fake"
+[ae-titles.A]
+processor = "under-test"
+[ae-titles.B]
+processor = "under-test"
+"""
+SECRET = "PID-4711"
+
+Processor = JobProcessorBase[Any]
+Serve = Callable[..., Adapter]
+
+
+@pytest.fixture
+def serve(make_adapter: Any) -> Serve:
+    """An adapter whose processors call `handle`; `methods` are further methods of theirs."""
+
+    def make(handle: Callable[[Processor, Instance], object], **methods: Any) -> Adapter:
+        class UnderTest(JobProcessorBase[NoSettings]):
+            name = "under-test"
+
+            def handle_instance(self, instance: Instance) -> None:
+                handle(self, instance)
+
+        class Brought:
+            @hookimpl
+            def dicom_adapter_processors(self) -> list[type[Processor]]:
+                return [UnderTest]
+
+        for name, method in methods.items():
+            setattr(UnderTest, name, method)
+        adapter: Adapter = make_adapter(CONFIGURATION, Plugin(Brought()))
+        return adapter
+
+    return make
+
+
+def send(adapter: Adapter, count: int = 1, ae_title: str = "A", **attributes: Any) -> list[Instance]:
+    data_sets = [make_instance(rows=2, columns=2, patient_id=SECRET, **attributes) for _ in range(count)]
+    answers = adapter.receive(*data_sets, ae_title=ae_title)
+    return [answer.instance for answer in answers if answer.instance is not None]
+
+
+def submit(processor: Processor, *taken: Instance, name: str = "job", pipeline: str = "p1", **more: Any) -> None:
+    processor.submit_pipeline_job(name, pipeline, more.pop("priority", "normal"), taken, **more)
+
+
+def finish(processor: Processor, *taken: Instance) -> None:
+    submit(processor, *taken)
+    processor.remove_instances(taken)
+
+
+def seconds(when: datetime, adapter: Adapter) -> float:
+    """Since the lanes were made."""
+    return (when - adapter.lanes["B"].since).total_seconds()
+
+
+def reasons(adapter: Adapter) -> list[str]:
+    return [str(event.detail["reason"]) for event in adapter.events if event.event == "instance_quarantined"]
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_arguments: Any, **_keywords: Any) -> Any:
+        raise error
+
+    return fail
+
+
+def later(action: Callable[..., object]) -> Callable[[Processor, Instance], object]:
+    """Handles an instance by calling `action` with it 5 s later."""
+    return lambda processor, instance: processor.call_later(5, lambda: action(processor, instance))
+
+
+# --- a turn is a transaction ------------------------------------------------------------------------------------------
+
+
+def test_a_turn_that_raises_leaves_nothing_and_everything_is_delivered_again(serve: Serve) -> None:
+    """In order, with the original times, to a new processor. Tried: with a commit all the same, jobs stay."""
+    seen: list[tuple[int, int, datetime]] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        seen.append((id(processor.context), instance.instance_id, instance.received_at))
+        if instance.instance_id == 3:
+            finish(processor, *first, instance)
+            if len(seen) == 3:
+                raise ValueError(SECRET)
+
+    adapter = serve(handle)
+    first = send(adapter, 2)
+    adapter.clock.advance(2)
+    send(adapter)
+    assert ([], {"pending": 3}) == (adapter.jobs, adapter.states)
+    adapter.advance(1)
+
+    assert [1, 2, 3, 1, 2, 3] == [number for _processor, number, _at in seen]
+    assert [0, 0, 2] * 2 == [seconds(at, adapter) for _processor, _number, at in seen]
+    assert len({processor for processor, _number, _at in seen[:3]} | {seen[3][0]}) == 2
+    assert ([3], {"reclaimed": 3}) == ([job.instance_count for job in adapter.jobs], adapter.states)
+
+
+Take = Callable[[Processor, Instance, Instance, Instance], object]
+WRONG: dict[str, Take] = {
+    "another AE title's instance": lambda p, one, gone, other: submit(p, one, other),
+    "another AE title's removal": lambda p, one, gone, other: p.remove_instances([other]),
+    "what an earlier turn removed": lambda p, one, gone, other: submit(p, one, gone),
+    "an unknown instance": lambda p, one, gone, other: submit(p, evolve(one, instance_id=999)),
+    "one that it has not seen": lambda p, one, gone, other: submit(p, evolve(one, instance_id=one.instance_id + 1)),
+    "no instances": lambda p, one, gone, other: submit(p),
+    "no name": lambda p, one, gone, other: submit(p, one, name=""),
+    "no pipeline": lambda p, one, gone, other: submit(p, one, pipeline=""),
+    "no such priority": lambda p, one, gone, other: submit(p, one, priority="urgent"),
+    "metadata that is no text": lambda p, one, gone, other: submit(p, one, metadata={"Age": object()}),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_what_can_never_be_a_job_refuses_the_whole_turn(serve: Serve, wrong: Take) -> None:
+    """Two good submissions and a wrong one are none, and the processor has to answer for it: it is no outage.
+
+    Tried: with errors of writing taken for an outage of the ledger, metadata that is no text is tried for ever.
+    """
+    taken: list[Instance] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        if instance.ae_title == "A":
+            finish(processor, instance)
+            if instance.instance_id > 2:
+                submit(processor, instance, pipeline="p2")
+                wrong(processor, instance, taken[1], taken[0])
+            taken.append(instance)
+
+    adapter = serve(handle)
+    taken += send(adapter, ae_title="B")
+    send(adapter, 3)
+    adapter.advance(60)
+
+    assert [("p1", 1)] == [(job.pipeline_id, job.instance_count) for job in adapter.jobs]
+    assert {"pending": 1, "reclaimed": 1, "quarantined": 2} == adapter.states
+    assert LaneState.RUNNING is adapter.lanes["A"].state
+
+
+def test_a_processor_may_only_act_within_its_turns(serve: Serve) -> None:
+    """Later, from a thread of its own say, nothing could be committed with anything."""
+    kept: list[Any] = []
+    adapter = serve(lambda processor, instance: kept.append((processor, instance)))
+    send(adapter)
+    ((processor, instance),) = kept
+    for action in (submit, finish, lambda p, i: p.remove_instances([i]), lambda p, i: p.now()):
+        with pytest.raises(RuntimeError, match="within a turn"):
+            action(processor, instance)
+    assert {"pending": 1} == adapter.states
+
+
+def test_submitting_and_removing_are_two_things(serve: Serve) -> None:
+    """What is submitted stays pending until it is removed; what is removed without a job is reclaimed."""
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        if instance.instance_id == 1:
+            submit(processor, instance, instance)
+            submit(processor, instance, pipeline="p2")
+        else:
+            processor.remove_instances([instance, instance])
+
+    adapter = serve(handle)
+    send(adapter, 2)
+
+    assert [("p1", 1), ("p2", 1)] == [(job.pipeline_id, job.instance_count) for job in adapter.jobs]
+    assert {"Source": "A (under-test)", "Instances": "1"} == dict(adapter.jobs[0].metadata)
+    assert {"pending": 1, "reclaimed": 1} == adapter.states
+
+
+# --- timers -----------------------------------------------------------------------------------------------------------
+
+
+TIMERS = [("third", 3), ("never", 1), ("first", 1), ("fourth", 3), ("second", 2), ("one", 1)]
+
+
+def test_timers_ring_in_the_order_of_their_times_unless_cancelled(serve: Serve) -> None:
+    """Equal times ring as they were set; cancelling twice, or too late, does nothing."""
+    rung: list[str] = []
+
+    def handle(processor: Processor, _instance: Instance) -> None:
+        timers = {name: processor.call_later(after, lambda name=name: rung.append(name)) for name, after in TIMERS}
+        for name in ("never", "never", "one"):
+            timers[name].cancel()
+        processor.call_later(4, timers["first"].cancel)
+
+    adapter = serve(handle)
+    send(adapter)
+    adapter.advance(2.9)
+    assert ["first", "second"] == rung
+    adapter.advance(9)
+    assert ["first", "second", "third", "fourth"] == rung
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in time", "made up for"])
+def test_a_turn_has_a_time_of_its_own(serve: Serve, monkeypatch: Any, late: bool) -> None:
+    """now() is when the instance had come or the timer was to ring, and waits count from there.
+
+    Tried: with the host's time instead, what is made up for after an hour is decided differently.
+    """
+    story: list[Any] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        tell(processor, "instance")
+        processor.call_later(0, lambda: tell(processor, "at once"))
+        processor.call_later(3, lambda: processor.call_later(5, lambda: tell(processor, "3 + 5")))
+        tell(processor, "still the same turn")
+
+    def tell(processor: Processor, what: str) -> None:
+        story.append((seconds(processor.now(), adapter), what))
+
+    adapter = serve(handle)
+    start = adapter.clock.now()
+    adapter.clock.advance(2)
+    if late:
+        monkeypatch.setattr(adapter.host, "settle", lambda: None)
+        send(adapter)
+        monkeypatch.undo()
+        adapter.clock.advance(3600)
+        assert (start, []) == (adapter.lanes["B"].since, story)
+        adapter.host.settle()
+    else:
+        send(adapter)
+        adapter.advance(8)
+
+    assert [(2, "instance"), (2, "still the same turn"), (2, "at once"), (10, "3 + 5")] == story
+
+
+def test_a_time_without_a_time_zone_is_refused_where_it_is_given(serve: Serve) -> None:
+    """Tried: when it is not, comparing it fails in the lane, outside of every turn, again and again."""
+    mistake = datetime(2026, 1, 5)  # noqa: DTZ001
+    adapter = serve(lambda processor, _instance: processor.call_at(mistake, print))
+    send(adapter)
+    adapter.advance(9)
+
+    assert {"quarantined": 1} == adapter.states
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_one_ae_titles_trouble_stays_its_own(serve: Serve, capsys: Any) -> None:
+    """After five failures in a row the lane of A is stopped and its associations are refused; B goes on.
+
+    The reason tells where, and nothing of the patient. A restart gives A another chance.
+    """
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        if broken and processor.ae_title == "A":
+            raise ValueError(SECRET)
+        finish(processor, instance)
+
+    broken = True
+    adapter = serve(later(handle))
+    sent = send(adapter, 2), send(adapter, 2, "B")
+    adapter.advance(5 + 1 + 2 + 4 + 8 - 0.1)
+    assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
+    adapter.advance(0.1)
+
+    report = adapter.lanes["A"]
+    assert (LaneState.STOPPED, 20) == (report.state, seconds(report.since, adapter))
+    assert report.reason.startswith("its processor failed 5 times in a row: ValueError at ")
+    assert SECRET not in report.reason + capsys.readouterr().out + repr(adapter.events)
+    assert LaneState.RUNNING is adapter.lanes["B"].state
+    assert [[instance] for instance in sent[1]] == [adapter.instances_of(job) for job in adapter.jobs]
+    with adapter.ledger.read() as transaction:
+        load = Load(associations=0, capacity=None, stopped=lanes.stopped(transaction))
+    calls = [AssociationRequest(called_ae_title=name, calling_ae_title="X", peer_address="::1") for name in "AB"]
+    assert [Rejection.TEMPORARY_CONGESTION, None] == [judge(call, adapter.config, load).rejection for call in calls]
+
+    send(adapter)
+    adapter.advance(60)
+    assert {"pending": 3, "reclaimed": 2} == adapter.states
+    broken = False
+    adapter.restart()
+    assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
+    assert {"reclaimed": 5} == adapter.states
+
+
+def test_an_instance_that_always_fails_is_quarantined_after_three_tries(serve: Serve, capsys: Any) -> None:
+    """After pauses of 1 s and 2 s; those before it come again each time, those after it go on."""
+    seen: list[int] = []
+
+    def handle(_processor: Processor, instance: Instance) -> None:
+        seen.append(instance.instance_id)
+        if instance.instance_id == 2:
+            raise ValueError(SECRET)
+
+    adapter = serve(handle)
+    send(adapter, 3)
+    adapter.advance(1 + 2)
+
+    assert [1, 2, 1, 2, 1, 2, 1, 3] == seen
+    assert {"pending": 2, "quarantined": 1} == adapter.states
+    (reason,) = reasons(adapter)
+    assert reason.startswith("the processor failed on it 3 times: ValueError at ")
+    assert SECRET not in capsys.readouterr().out + repr(adapter.events)
+    assert LaneState.RUNNING is adapter.lanes["A"].state
+    adapter.restart()
+    assert [1, 3] == seen[8:]
+
+
+def test_what_a_processor_cannot_take_is_quarantined_at_once(serve: Serve) -> None:
+    """With the reason that it gives; nothing that the turn asked for happens, and the processor keeps its state."""
+    seen: list[tuple[int, int]] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        seen.append((id(processor), instance.instance_id))
+        if instance.instance_id == 2:
+            finish(processor, instance)
+            raise Unprocessable("it has no accession number")
+
+    adapter = serve(handle)
+    send(adapter, 3)
+
+    assert [1, 2, 3] == [number for _processor, number in seen]
+    assert 1 == len({processor for processor, _number in seen})
+    assert (["it has no accession number"], []) == (reasons(adapter), adapter.jobs)
+    assert {"pending": 2, "quarantined": 1} == adapter.states
+
+
+def test_a_bad_start_is_past_when_the_processor_works(serve: Serve) -> None:
+    """Four failures to open, an hour of work, then one failure: that is the first of a row, not the fifth.
+
+    Tried: when only a timer's success ended them, the lane was stopped by a single failure.
+    """
+    at_opening, at_handling = [OSError()] * 4, [OSError()]
+
+    def handle(_processor: Processor, instance: Instance) -> None:
+        if instance.instance_id == 2 and at_handling:
+            raise at_handling.pop()
+
+    adapter = serve(handle, open=lambda _processor: at_opening and failing(at_opening.pop())())
+    adapter.advance(15)
+    send(adapter)
+    adapter.clock.advance(3600)
+    send(adapter)
+    adapter.advance(60)
+
+    assert ([], []) == (at_opening, at_handling)
+    assert LaneState.RUNNING is adapter.lanes["A"].state
+
+
+@pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(1)], ids=["raises", "leaves"])
+@pytest.mark.parametrize(
+    ("method", "state", "becomes"),
+    [
+        ("__init__", LaneState.STOPPED, "pending"),
+        ("open", LaneState.STOPPED, "pending"),
+        ("handle_instance", LaneState.RUNNING, "quarantined"),
+        ("waiting", LaneState.RUNNING, "reclaimed"),
+        ("close", LaneState.RUNNING, "reclaimed"),
+    ],
+)
+def test_whatever_a_processor_raises_the_host_lives_on(
+    serve: Serve, method: str, state: LaneState, becomes: str, error: BaseException
+) -> None:
+    """A processor that calls sys.exit() is no different. Tried: it ended the lane's thread, and nobody was told."""
+    adapter = serve(finish, **{method: failing(error)})
+    send(adapter, 2)
+    adapter.advance(60)
+
+    assert (state, {becomes: 2}) == (adapter.lanes["A"].state, adapter.states)
+    adapter.restart()
+    assert {becomes: 2} == adapter.states
+
+
+def test_nonsense_for_operators_does_not_hold_up_the_lane(serve: Serve) -> None:
+    """What waits is only for show. Tried: a time without a time zone failed outside of every turn, again and again."""
+    nonsense = Waiting(label="x", instance_count=1, until=datetime(2026, 1, 5))  # noqa: DTZ001
+    adapter = serve(finish, waiting=lambda _processor: [nonsense])
+    send(adapter)
+
+    assert {"reclaimed": 1} == adapter.states
+    assert () == adapter.lanes["A"].waiting

@@ -1,0 +1,406 @@
+"""What peers get wrong is refused with a reason, hurts nothing else, and leaks nothing."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from io import BytesIO
+from typing import Any
+
+import pytest
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dsutils import decode, encode
+
+from dicom_adapter import synthetic
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import Ledger, Transaction, events, instances
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, Run
+
+CONFIGURATION = (
+    STORAGE
+    + """
+[ae-titles.LUNG.settings]
+pipeline-a = "pipeline-1"
+
+[ae-titles.ACCESSION.settings]
+group-by = "AccessionNumber"
+pipeline-a = "pipeline-1"
+
+[ae-titles.NAMED]
+allowed-callers = ["CT1", { ae-title = "CT2", host = "10.0.0.0/8" }]
+settings = { pipeline-a = "pipeline-1" }
+
+[ae-titles.NEARBY]
+allowed-callers = [{ host = "127.0.0.0/8" }]
+settings = { pipeline-a = "pipeline-1" }
+"""
+)
+
+# Result, source, reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
+CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
+CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
+TEMPORARY_CONGESTION = (2, 3, 1)
+LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
+
+# PDU types (PS3.8 section 9.3)
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
+COMMAND, LAST = 1, 2  # bits of a message control header (PS3.8 annex E.2)
+
+SUCCESS = 0x0000
+DATA_SET_DOES_NOT_MATCH = 0xA900
+CANNOT_UNDERSTAND = 0xC000
+
+
+class Peer:
+    """A sender that may also send what no library would: CT images in explicit VR little endian."""
+
+    def __init__(self, port: int, called: str, calling: str = "SENDER", *, wait: bool = True) -> None:
+        """Connect and request an association; `answer` is the type of the PDU that came back, if it is waited for."""
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.send(ASSOCIATE_RQ, association_request(called, calling))
+        self.answer = self.receive()[0] if wait else None
+
+    def send(self, kind: int, body: bytes, missing: int = 0) -> None:
+        """Send a PDU; `missing`: so many bytes more are announced than come."""
+        self._socket.sendall(struct.pack(">BBI", kind, 0, len(body) + missing) + body)
+
+    def receive(self) -> tuple[int, bytes]:
+        kind, _reserved, length = struct.unpack(">BBI", self._read(6))
+        return kind, self._read(length)
+
+    def store(self, data_set: bytes, sop_instance_uid: str) -> int:
+        """Send one C-STORE and return the status of its response."""
+        self.send(P_DATA, command(sop_instance_uid))
+        self.send(P_DATA, fragment(data_set, LAST))
+        _kind, body = self.receive()
+        response = decode(BytesIO(body[6:]), is_implicit_vr=True, is_little_endian=True)
+        assert sop_instance_uid == response.AffectedSOPInstanceUID
+        status: int = response.Status
+        return status
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        """Release the association in order."""
+        if failed is None:
+            self.send(RELEASE_RQ, bytes(4))
+            assert RELEASE_RP == self.receive()[0]
+        self.close()
+
+    def rest(self) -> bytes:
+        """Say that nothing more will come, and return what still does."""
+        with suppress(OSError):  # the service may have closed it already
+            self._socket.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: self._socket.recv(4096), b""))
+        return b""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read(self, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            piece = self._socket.recv(length - len(data))
+            assert piece, "the service closed the connection"
+            data += piece
+        return data
+
+
+def association_request(called: str, calling: str) -> bytes:
+    """The body of an A-ASSOCIATE-RQ with one presentation context (PS3.8 section 9.3.2)."""
+    context = bytes([1, 0, 0, 0]) + item(0x30, CTImageStorage) + item(0x40, ExplicitVRLittleEndian)
+    user = struct.pack(">BBHI", 0x51, 0, 4, 16384) + item(0x52, "1.2.3")
+    items = item(0x10, "1.2.840.10008.3.1.1.1") + item(0x20, context) + item(0x50, user)
+    titles = called.ljust(16).encode() + calling.ljust(16).encode()
+    return struct.pack(">HH", 1, 0) + titles + bytes(32) + items
+
+
+def item(kind: int, body: str | bytes) -> bytes:
+    data = body.encode() if isinstance(body, str) else body
+    return struct.pack(">BBH", kind, 0, len(data)) + data
+
+
+def command(sop_instance_uid: str) -> bytes:
+    """A P-DATA body with the whole command set of a C-STORE request (PS3.7 section 9.3.1.1)."""
+    request = Dataset()
+    request.AffectedSOPClassUID = CTImageStorage
+    request.CommandField = 0x0001
+    request.MessageID = 1
+    request.Priority = 0
+    request.CommandDataSetType = 0x0001
+    request.AffectedSOPInstanceUID = sop_instance_uid
+    body = encode(request, is_implicit_vr=True, is_little_endian=True)
+    assert body is not None
+    group_length = struct.pack("<HHII", 0, 0, 4, len(body))
+    return fragment(group_length + body, COMMAND | LAST)
+
+
+def fragment(data: bytes, control: int) -> bytes:
+    """A P-DATA body with one fragment (PS3.8 section 9.3.5.1)."""
+    return struct.pack(">IBB", len(data) + 2, 1, control) + data
+
+
+def encoded(data_set: Dataset) -> bytes:
+    data = encode(data_set, is_implicit_vr=False, is_little_endian=True)
+    assert data is not None
+    return data
+
+
+def with_value(keyword: str, value: str | None, sop_uid: str = "1.2.3", **attributes: Any) -> bytes:
+    """The encoded data set of a CT image whose attribute has a value that it must not have; None: it is missing."""
+    data_set = synthetic.make_instance(sop_uid=sop_uid, **attributes)
+    del data_set[keyword]
+    with config.disable_value_validation():
+        if value is not None:
+            setattr(data_set, keyword, value)
+        return encoded(data_set)
+
+
+def store_good_one(peer: Peer, **attributes: Any) -> str:
+    """Store a proper CT image, see it acknowledged, and return its SOP Instance UID."""
+    data_set = synthetic.make_instance(**attributes)
+    uid = str(data_set.SOPInstanceUID)
+    assert SUCCESS == peer.store(encoded(data_set), uid)
+    return uid
+
+
+def associate(service: LaunchedService, called: str, calling: str = "SENDER") -> Association:
+    """What pynetdicom makes of the service's answer to an association request."""
+    entity = AE(ae_title=calling)
+    entity.add_requested_context(CTImageStorage)
+    return entity.associate("127.0.0.1", service.port(), ae_title=called)
+
+
+def rejection(association: Association) -> tuple[int, int, int]:
+    """Result, source and reason."""
+    answer = association.acceptor.primitive
+    assert answer is not None
+    return answer.result, answer.result_source, answer.diagnostic
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedService]:
+    """One service for all tests that leave it as it was."""
+    path = tmp_path_factory.mktemp("bad-input") / "adapter.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    launched = LaunchedService(path, "--port", "0")
+    send_somebody(launched)
+    yield launched
+    launched.kill()
+
+
+def send_somebody(service: LaunchedService) -> None:
+    """What becomes of it while the tests run must not show in the log: success, refusals, quarantine."""
+    somebody = {"patient_id": "ID-OF-SOMEBODY", "patient_name": "Somebody^With^A^Name"}
+    with Peer(service.port(), "NAMED", calling="CT1") as peer:
+        store_good_one(peer, **somebody)
+        for keyword in ("StudyInstanceUID", "PatientID", "PatientBirthDate"):
+            data_set = with_value(keyword, "SOMEBODY\\SOMEBODY", **somebody)
+            assert SUCCESS != peer.store(data_set[: data_set.rindex(b"SOMEBODY")], "1.2.3")
+    with Peer(service.port(), "ACCESSION") as peer:
+        store_good_one(peer, **somebody)
+
+
+# --- associations -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("called", "calling", "expected"),
+    [
+        ("NOBODY", "CT1", CALLED_AE_TITLE_NOT_RECOGNIZED),
+        ("lung", "CT1", CALLED_AE_TITLE_NOT_RECOGNIZED),
+        ("NAMED", "MR1", CALLING_AE_TITLE_NOT_RECOGNIZED),
+        ("NAMED", "CT2", CALLING_AE_TITLE_NOT_RECOGNIZED),  # from another network than its own
+    ],
+)
+def test_unwanted_associations_are_rejected_for_good(
+    service: LaunchedService, called: str, calling: str, expected: tuple[int, int, int]
+) -> None:
+    """Who calls a title that is not there, or may not call it, is told so with the reason that fits."""
+    association = associate(service, called, calling)
+    assert association.is_rejected
+    assert expected == rejection(association)
+
+
+@pytest.mark.parametrize(("called", "calling"), [("NAMED", "CT1"), ("NEARBY", "ANYONE")])
+def test_callers_are_allowed_by_title_or_by_network(service: LaunchedService, called: str, calling: str) -> None:
+    """One entry of allowed-callers that fits is enough."""
+    association = associate(service, called, calling)
+    assert association.is_established
+    association.release()
+
+
+@pytest.mark.dcmtk
+def test_dcmtk_names_the_reason(service: LaunchedService, dcmtk: Run) -> None:
+    """DCMTK's echoscu understands the rejection as what it is."""
+    refused = dcmtk("echoscu", "-aec", "NOBODY", "127.0.0.1", service.port(), check=False)
+    told = refused.stdout + refused.stderr
+    assert "Result: Rejected Permanent, Source: Service User" in told
+    assert "Reason: Called AE Title Not Recognized" in told
+
+
+def test_nothing_can_be_stored_after_a_rejection(service: LaunchedService) -> None:
+    """A peer that goes on as if it had been accepted gets no answer, and nothing is kept."""
+    peer = Peer(service.port(), "NOBODY")
+    assert ASSOCIATE_RJ == peer.answer
+    data_set = encoded(synthetic.make_instance(sop_uid="1.2.3"))
+    peer.send(P_DATA, command("1.2.3") + fragment(data_set, LAST))
+    assert b"" == peer.rest()
+    peer.close()
+    assert [] == service.logged("instance_stored", sop_instance_uid="1.2.3")
+
+
+def test_one_association_too_many_is_rejected_for_now(launch_service: LaunchService) -> None:
+    """At max-associations the next one is told to come back, and is taken when another has ended."""
+    service = launch_service("[dicom]\nmax-associations = 2\n" + CONFIGURATION)
+    first, second, third = (associate(service, "LUNG") for _number in range(3))
+    assert [True, True, False] == [association.is_established for association in (first, second, third)]
+    assert LOCAL_LIMIT_EXCEEDED == rejection(third)
+    first.release()
+    service.wait_for("association_closed")
+    fourth = associate(service, "LUNG")
+    assert fourth.is_established
+    fourth.release()
+    second.release()
+
+
+def test_peers_that_ask_and_leave_occupy_nothing(service: LaunchedService) -> None:
+    """However many peers close the connection before they are answered, the next one is accepted."""
+    for _number in range(30):  # more than max-associations
+        Peer(service.port(), "LUNG", wait=False).close()
+    with Peer(service.port(), "LUNG") as peer:
+        assert ASSOCIATE_AC == peer.answer
+
+
+def test_an_association_that_cannot_be_judged_is_rejected_for_now(service: LaunchedService) -> None:
+    """While the ledger does not answer nothing is accepted; when it is back, so is the service."""
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with closing(sqlite3.connect(service.configuration.parent / "data" / "ledger.sqlite")) as ledger:
+        ledger.execute(rename.format("lanes", "elsewhere"))
+        association = associate(service, "LUNG")
+        ledger.execute(rename.format("elsewhere", "lanes"))
+    assert TEMPORARY_CONGESTION == rejection(association)
+    with Peer(service.port(), "LUNG") as peer:
+        assert ASSOCIATE_AC == peer.answer
+
+
+# --- instances --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data_set", "status"),
+    [
+        (encoded(synthetic.make_instance(sop_uid="1.2.4")), DATA_SET_DOES_NOT_MATCH),
+        (with_value("StudyInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
+        (with_value("SeriesInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
+        (with_value("SOPInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
+        (encoded(synthetic.make_instance(sop_uid="1.2.3")).partition(b".2.3")[0], CANNOT_UNDERSTAND),
+        (b"this is no data set, whatever its sender may think of it", CANNOT_UNDERSTAND),
+        (b"", CANNOT_UNDERSTAND),
+    ],
+    ids=["another SOP instance", "no study", "no series", "no SOP instance", "cut off", "garbage", "nothing"],
+)
+def test_a_bad_data_set_is_refused_and_the_next_good_one_is_stored(
+    service: LaunchedService, data_set: bytes, status: int
+) -> None:
+    """The response has a failure status, the log says why, nothing is kept, and the association goes on."""
+    before = len(service.logged("instance_refused", sop_instance_uid="1.2.3"))
+    stored = instances_in_ledger(service)
+    with Peer(service.port(), "LUNG") as peer:
+        assert status == peer.store(data_set, "1.2.3")
+        refused = service.wait_for("instance_refused", sop_instance_uid="1.2.3", times=before + 1)
+        assert f"0x{status:04X}" == refused["status"]
+        assert stored == instances_in_ledger(service)
+        store_good_one(peer)
+    assert stored + 1 == instances_in_ledger(service)
+
+
+def test_an_instance_that_cannot_be_grouped_is_kept_in_quarantine(service: LaunchedService) -> None:
+    """Without the attribute that groups it an instance is acknowledged and kept, with the reason for operators."""
+    with Peer(service.port(), "ACCESSION") as peer:
+        uid = store_good_one(peer)
+    stored = service.wait_for("instance_stored", sop_instance_uid=uid)
+    told = service.wait_for("instance_quarantined", instance_id=stored["instance_id"])
+    assert "groups by AccessionNumber (0008,0050), which is missing or empty" in told["reason"]
+    with open_ledger(service) as transaction:
+        assert 2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]  # the other is somebody's
+        [quarantined] = events.of_instance(transaction, stored["instance_id"])
+    assert ("instance_quarantined", told["reason"]) == (quarantined.event, quarantined.detail["reason"])
+
+
+@pytest.mark.parametrize("hostile", ["../../../evil", "/evil", "evil\0evil", "evil" * 2500], ids=lambda text: text[:9])
+def test_what_peers_send_never_becomes_a_path(service: LaunchedService, hostile: str) -> None:
+    """Hostile UIDs are refused, hostile patient IDs are just values: neither names a file or folder anywhere."""
+    folder = service.configuration.parent
+    before = {path.name for path in folder.iterdir()}
+    with Peer(service.port(), "LUNG", calling="../../evil") as peer:
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            assert DATA_SET_DOES_NOT_MATCH == peer.store(with_value(keyword, hostile), "1.2.3")
+        uid = synthetic.make_uid()
+        assert SUCCESS == peer.store(with_value("PatientID", hostile, uid), uid)
+    assert before == {path.name for path in folder.iterdir()}
+    assert [] == list(folder.parent.rglob("*evil*"))
+
+
+def test_only_what_was_acknowledged_becomes_a_job(service: LaunchedService) -> None:
+    """An association may end anywhere: between instances, or in the middle of a data set."""
+    acknowledged = []
+    for end in (abort_between_instances, abort_within_data_set, lose_within_data_set):
+        peer = Peer(service.port(), "NEARBY")
+        acknowledged.append(store_good_one(peer))
+        end(peer)
+        peer.close()
+    service.wait_for("association_closed", ae_title="NEARBY", how="aborted", times=2)
+    service.wait_for("association_closed", ae_title="NEARBY", how="lost")
+    service.wait_for("job_submitted", ae_title="NEARBY", times=3)
+    platform = PlatformFolder(service.configuration.parent / "platform")
+    submitted = [job["instances"] for job in platform.jobs if job["aeTitle"] == "NEARBY"]
+    assert sorted(acknowledged) == sorted(entry["sopInstanceUid"] for [entry] in submitted)
+    assert [] == list((service.configuration.parent / "data" / "instances" / "incoming").iterdir())
+
+
+def abort_between_instances(peer: Peer) -> None:
+    peer.send(ABORT, bytes(4))
+
+
+def abort_within_data_set(peer: Peer) -> None:
+    peer.send(P_DATA, command("1.2.3"))
+    peer.send(P_DATA, fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0))
+    peer.send(ABORT, bytes(4))
+
+
+def lose_within_data_set(peer: Peer) -> None:
+    peer.send(P_DATA, command("1.2.3"))
+    peer.send(P_DATA, fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0), missing=1000)
+
+
+def test_the_log_never_names_a_patient(service: LaunchedService) -> None:
+    """Through success, refusal, quarantine and submission, in every process."""
+    service.wait_for("instance_refused", ae_title="NAMED", times=3)
+    service.wait_for("instance_quarantined")
+    service.wait_for("job_submitted", ae_title="NAMED")
+    log = service.log_file.read_text(encoding="utf-8")
+    assert [] == [line for line in log.splitlines() if "SOMEBODY" in line.upper()]
+
+
+@contextmanager
+def open_ledger(service: LaunchedService) -> Iterator[Transaction]:
+    ledger = Ledger(f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}")
+    with ledger.read() as transaction:
+        yield transaction
+    ledger.close()
+
+
+def instances_in_ledger(service: LaunchedService) -> int:
+    """How many there have ever been."""
+    with open_ledger(service) as transaction:
+        return instances.last_number(transaction)

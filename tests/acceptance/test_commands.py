@@ -1,0 +1,296 @@
+"""The commands, as people and scripts use them: what they print, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.model import Job
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, jobs_in_ledger, write_study
+
+PIPELINE = 'pipeline-a = "pipeline-1"\n'
+CONFIGURATION = (
+    STORAGE
+    + f"""
+[ae-titles.LUNG.settings]
+priority = "higher"
+{PIPELINE}pipeline-b = "pipeline-2"
+
+[ae-titles.CLOSED]
+allowed-callers = ["CT1"]
+settings = {{ pipeline-a = "pipeline-1" }}
+"""
+)
+DEMO_SECONDS = 30
+
+
+def command(*arguments: object, status: int = 0) -> Result:
+    """Run a command in this process and check its exit status."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
+    assert status == result.exit_code, result.output
+    return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """`dicom-adapter demo`, which takes its time beside the other tests."""
+    environment = {"TMPDIR": str(tmp_path_factory.mktemp("demo")), "COLUMNS": "120"}
+    program = [sys.executable, "-m", "dicom_adapter", "demo"]
+    with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        yield run
+        run.kill()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedService]:
+    """One service for all tests; a study of three instances was sent to its LUNG."""
+    path = tmp_path_factory.mktemp("commands") / "adapter.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    write_study(path.parent / "study", instances=3)
+    launched = LaunchedService(path, "--port", "0")
+    sent = command("send", path.parent / "study", "--to", f"LUNG@127.0.0.1:{launched.port()}")
+    assert sent.stdout.startswith("3 of 3 files sent to LUNG@")
+    yield launched
+    launched.kill()
+
+
+@pytest.fixture
+def two_jobs(service: LaunchedService) -> list[Job]:
+    """What that study became, in the order of LUNG's pipelines."""
+    for pipeline in ("pipeline-1", "pipeline-2"):
+        queued = service.wait_for("job_queued", ae_title="LUNG", pipeline=pipeline)
+        service.wait_for("job_submitted", job_id=queued["job_id"])
+    return [job for job in jobs_in_ledger(service) if job.ae_title == "LUNG"]
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_mistakes_of_a_configuration_are_told_and_nothing_starts(launch_service: LaunchService) -> None:
+    """Three mistakes are three messages with their places in the file; there is not even a data folder."""
+    mistakes = STORAGE.replace("reserve = 0", 'reserve = "a lot"') + (
+        '[ae-titles.LUNG.settings]\ntimeout = 3\npriority = "urgent"\n' + PIPELINE
+    )
+    service = launch_service(mistakes)
+    assert 1 == service.wait()
+    service.wait_for("text", times=3)
+    assert [
+        'error: storage.reserve = \'a lot\', must be a size such as "5 GB" or "512 MiB" (the default is 5000000000)',
+        "error: AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds",
+        "error: AE title 'LUNG': settings.priority = 'urgent', must be one of lower, normal, higher, immediate "
+        "(the default is normal)",
+    ] == [entry["text"] for entry in service.logged("text")]
+    assert not (service.configuration.parent / "data").exists()
+
+
+def test_what_cannot_be_shared_stops_the_start(service: LaunchedService, launch_service: LaunchService) -> None:
+    """A port or a data folder that somebody else uses is named, with exit status 1, and the other goes on."""
+    folder = service.configuration.parent / "data"
+    port = service.port()
+    same_port = launch_service(CONFIGURATION, "--port", str(port), name="same-port")
+    same_folder = launch_service(CONFIGURATION.replace('"data"', f'"{folder}"'), name="same-folder")
+    reason = f"error: cannot listen on 0.0.0.0:{port}: Address already in use"
+    assert reason == same_port.wait_for("text")["text"]
+    assert f"error: another dicom-adapter works in {folder}" == same_folder.wait_for("text")["text"]
+    assert [1, 1] == [same_port.wait(), same_folder.wait()]
+    command("echo", "--to", f"LUNG@127.0.0.1:{port}")
+
+
+def test_the_log_may_be_for_people(tmp_path: Path) -> None:
+    """With format = "console" each event is a line to read, not a line of JSON."""
+    path = tmp_path / "adapter.toml"
+    path.write_text(f'[log]\nformat = "console"\n{CONFIGURATION}', encoding="utf-8")
+    program = [sys.executable, "-m", "dicom_adapter", "run", str(path), "--port", "0"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        line = next(line for line in run.stderr if "service_listening" in line)
+        assert re.search(r"\[info +\] service_listening +.*port=[0-9]+", line)
+        run.terminate()
+        rest = run.stderr.read()
+    assert "service_stopped" in rest
+    assert 0 == run.returncode
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("missing.toml", "No such file or directory"),
+        ("binary.toml/inner.toml", "Not a directory"),
+        ("binary.toml", "not UTF-8, which TOML has to be"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, name: str, file: str, reason: str) -> None:
+    """The message has the file and the reason; the exit status is 1."""
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    assert f"error: {tmp_path / file}: {reason}\n" == command(name, tmp_path / file, status=1).stderr
+
+
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
+    """As a table for people, and as JSON for scripts."""
+    shown = command("check", service.configuration).stdout
+    assert "groups by study, ready 5 s after the last instance, 2 pipelines (a, b)" in re.sub(r"\s*│[│\s]*", " ", shown)
+    assert shown.endswith(f"{service.configuration}: no errors\n")
+    found = json.loads(command("check", service.configuration, "--json").stdout)
+    assert (True, []) == (found["ok"], found["problems"])
+    assert {
+        "aeTitle": "LUNG",
+        "processor": "aetitle",
+        "does": "groups by study, ready 5 s after the last instance, 2 pipelines (a, b), priority higher",
+        "submitter": "platform",
+        "refused": "",
+    } == found["aeTitles"][0]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("LUNG.settings]\ntimeout = 3\n" + PIPELINE, "'LUNG': settings.timeout = 3, must be at least 5 seconds"),
+        ('LUNG.settings]\ntimeout = "x"\n' + PIPELINE, "'LUNG': settings.timeout = 'x', must be a number"),
+        ('LUNG.settings]\npriority = "urgent"\n' + PIPELINE, "'LUNG': settings.priority = 'urgent', must be one of"),
+        ("LUNG.settings]\ntimeout = 5\n", "'LUNG': settings.pipeline-<name> must be there at least once"),
+        ("LUNG.settings]\ntimout = 5\n" + PIPELINE, "settings.timout is not a known key; did you mean 'timeout'?"),
+        ("SEVENTEEN-LETTERS.settings]\n" + PIPELINE, "'SEVENTEEN-LETTERS': must have at most 16 characters"),
+        ('"".settings]\n' + PIPELINE, "'': must not be empty"),
+        ('"   ".settings]\n' + PIPELINE, "'   ': must not be empty"),
+        (r'"A\\B".settings]' + "\n" + PIPELINE, r"'A\\B': must not contain '\\'"),
+        (r'"A\u0007B".settings]' + "\n" + PIPELINE, r"'A\x07B': must not contain '\x07'"),
+        (
+            f'"LUNG".settings]\n{PIPELINE}[ae-titles."LUNG  ".settings]\n{PIPELINE}',
+            "'LUNG  ': must not be there twice: 'LUNG' and 'LUNG  ' mean the same",
+        ),
+    ],
+)
+def test_check_says_what_is_wrong_and_where(tmp_path: Path, table: str, message: str) -> None:
+    """Each mistake is one message that names the AE title, the setting, the value and the rule."""
+    path = tmp_path / "adapter.toml"
+    path.write_text(f"{STORAGE}\n[ae-titles.{table}", encoding="utf-8")
+    [line] = command("check", path, status=1).stderr.splitlines()
+    assert line.startswith("error: AE title ")
+    assert message in line
+    found = json.loads(command("check", path, "--json", status=1).stdout)
+    assert [line] == [f"error: {problem}" for problem in found["problems"]]
+
+
+# --- plugins ----------------------------------------------------------------------------------------------------------
+
+
+def test_plugins_lists_what_is_installed() -> None:
+    """Kind, name and distribution of everything that a configuration can choose."""
+    listed = json.loads(command("plugins", "--json").stdout)
+    assert {
+        ("processor", "aetitle", "dicom-adapter-aetitle", ""),
+        ("storage backend", "local", "dicom-adapter-core", ""),
+        ("submitter", "fake", "dicom-adapter-clara-client", ""),
+    } <= {(row["kind"], row["name"], row["distribution"], row["problem"]) for row in listed}
+    assert "dicom-adapter-aetitle" in command("plugins").stdout
+
+
+# --- send and echo ----------------------------------------------------------------------------------------------------
+
+
+def test_echo_says_whether_a_peer_answers(service: LaunchedService) -> None:
+    """0: it does; 1: it does not, or does not want us; 2: that is no address."""
+    peer = f"127.0.0.1:{service.port()}"
+    assert f"LUNG@{peer} answered in " in command("echo", "--to", f"LUNG@{peer}").stdout
+    assert "called ae title" in command("echo", "--to", f"NOBODY@{peer}", status=1).stderr.lower()
+    command("echo", "--to", f"CLOSED@{peer}", status=1)
+    command("echo", "--to", f"CLOSED@{peer}", "--from", "CT1")
+    assert "is not of the form AET@HOST:PORT" in " ".join(command("echo", "--to", peer, status=2).stderr.split())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert "cannot be reached" in command("echo", "--to", f"LUNG@127.0.0.1:{port}", status=1).stderr
+
+
+def test_send_says_what_was_not_sent(service: LaunchedService, tmp_path: Path) -> None:
+    """0: all was sent; 1: something was not; 2: there is no such file."""
+    write_study(tmp_path / "study")
+    peer = f"127.0.0.1:{service.port()}"
+    refused = json.loads(command("send", tmp_path, "--to", f"CLOSED@{peer}", "--json", status=1).stdout)
+    assert (0, 2) == (refused["sent"], refused["failed"])
+    sent = json.loads(command("send", tmp_path, "--to", f"CLOSED@{peer}", "--from", "CT1", "--json").stdout)
+    assert (2, 0, 1) == (sent["sent"], sent["failed"], sent["associations"])
+    command("send", tmp_path / "missing", "--to", f"LUNG@{peer}", status=2)
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed_by_state(service: LaunchedService, two_jobs: list[Job]) -> None:
+    """As a table for people and as JSON for scripts, the newest first."""
+    listed = json.loads(command("jobs", "list", "-c", service.configuration, "--ae-title", "LUNG", "--json").stdout)
+    assert [("pipeline-2", "higher", "submitted", 3), ("pipeline-1", "higher", "submitted", 3)] == [
+        (job["pipelineId"], job["priority"], job["state"], job["instances"]) for job in listed
+    ]
+    faulted = command("jobs", "list", "-c", service.configuration, "--state", "faulted", "--json").stdout
+    assert [] == json.loads(faulted)
+    assert listed[0]["jobId"][:8] in command("jobs", "list", "-c", service.configuration).stdout
+
+
+def test_a_job_is_shown_by_the_first_digits_of_its_id(service: LaunchedService, two_jobs: list[Job]) -> None:
+    """With its story; digits that mean no job or several are refused."""
+    job = two_jobs[0]
+    shown = json.loads(command("jobs", "show", job.job_id[:12].upper(), "-c", service.configuration, "--json").stdout)
+    assert (job.job_id, job.name) == (shown["jobId"], shown["name"])
+    story = ["job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"]
+    assert story == [event["event"] for event in shown["events"]]
+    assert job.name in command("jobs", "show", job.job_id, "-c", service.configuration).stdout
+    for unknown in ("nothing", "%"):
+        refusal = command("jobs", "show", unknown, "-c", service.configuration, status=1).stderr
+        assert f"error: there is no job whose id begins with '{unknown}'" in refusal
+    ambiguous = command("jobs", "show", "", "-c", service.configuration, status=1).stderr
+    assert "error: several jobs' ids begin with ''; give more digits\n" == ambiguous
+
+
+def test_jobs_without_a_ledger_make_none(tmp_path: Path) -> None:
+    """Looking is not starting: where no service has run the command says so and leaves no file."""
+    path = tmp_path / "adapter.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    assert "there is no ledger at sqlite:" in command("jobs", "list", "-c", path, status=1).stderr
+    assert [path] == list(tmp_path.iterdir())
+
+
+# --- help and demo ----------------------------------------------------------------------------------------------------
+
+
+def names_of(group: Any) -> Iterator[str]:
+    """All commands of the program, those of its groups too, as they are typed."""
+    for name, found in group.commands.items():
+        yield from (f"{name} {inner}" for inner in names_of(found)) if hasattr(found, "commands") else [name]
+
+
+@pytest.mark.parametrize("name", list(names_of(get_command(app))))
+def test_every_command_explains_itself(name: str) -> None:
+    """`--help` tells what a script has to know of the exit status, or which arguments there are."""
+    text = command(*name.split(), "--help").stdout
+    assert "Exit status:" in text or "Arguments" in text
+
+
+def test_demo_shows_six_jobs_and_what_to_try_next(demo: subprocess.Popen[str]) -> None:
+    """One job for each of LUNG's three pipelines and for each of HEAD's three studies, in less than half a minute."""
+    told, _nothing = demo.communicate(timeout=DEMO_SECONDS)
+    assert 0 == demo.returncode
+    submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}, .*, (\d+) instances: submitted", told)
+    assert [("HEAD", "bleeding", "4")] * 3 == sorted(job for job in submitted if job[0] == "HEAD")
+    assert [("LUNG", name, "20") for name in ("emphysema", "lobes", "nodules")] == sorted(
+        job for job in submitted if job[0] == "LUNG"
+    )
+    for line in ("cp .*two-ae-titles.toml", ".* run two", ".* send FOLDER --to HEAD@", ".* jobs list"):
+        assert re.search(rf"^  {line}", told, re.MULTILINE)

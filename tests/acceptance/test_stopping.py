@@ -1,0 +1,200 @@
+"""An orderly stop, a hurried one, and what happens when single processes are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+
+from dicom_adapter import synthetic
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, send, write_study
+
+CONFIGURATION = (
+    STORAGE
+    + """
+[ae-titles.LUNG.settings]
+pipeline-a = "pipeline-1"
+"""
+)
+SUCCESS = 0x0000
+SECONDS = 30  # that anything may take before a test fails
+
+
+def associate(service: LaunchedService, on_abort: Callable[[], None] | None = None) -> Association:
+    """An association with LUNG, as a modality that stays connected has it."""
+    entity = AE(ae_title="SENDER")
+    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    handlers: list[evt.EventHandlerType] = [] if on_abort is None else [(evt.EVT_ABORTED, lambda _event: on_abort())]
+    association = entity.associate("127.0.0.1", service.port(), ae_title="LUNG", evt_handlers=handlers)
+    assert association.is_established
+    return association
+
+
+def store(association: Association) -> str:
+    """Store an instance, see it acknowledged, and return its SOP Instance UID."""
+    data_set = synthetic.make_instance()
+    assert SUCCESS == association.send_c_store(data_set).Status
+    return str(data_set.SOPInstanceUID)
+
+
+def send_signal(service: LaunchedService, number: signal.Signals) -> None:
+    """To the service itself, the process that a service manager knows."""
+    os.kill(service.pids()[0], number)
+
+
+def running(service: LaunchedService) -> list[int]:
+    """Those processes of the service that are still there."""
+    return [pid for pid in service.pids() if is_running(pid)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not is_zombie(pid)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended and whoever adopted it has not yet asked for its exit status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except OSError:  # it is gone by now, or this system has no /proc
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what no event of the log can tell."""
+    pause = threading.Event()
+    for _try in range(SECONDS * 20):
+        if condition():
+            return
+        pause.wait(0.05)
+    raise AssertionError("waited in vain")
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def submitted(service: LaunchedService) -> list[str]:
+    """The SOP Instance UIDs of all started jobs."""
+    platform = PlatformFolder(service.configuration.parent / "platform")
+    return sorted(entry["sopInstanceUid"] for job in platform.jobs for entry in job["instances"])
+
+
+# --- in order ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_of_an_idle_service(launch_service: LaunchService) -> None:
+    """After SIGTERM and SIGINT alike: exit status 0, no process, and a ledger that is one file."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    services = [launch_service(CONFIGURATION, name=number.name) for number in numbers]
+    for service, number in zip(services, numbers, strict=True):
+        service.port()
+        send_signal(service, number)
+    for service in services:
+        assert 0 == service.wait()
+        assert [] == running(service)
+        service.wait_for("service_stopped")
+        data = service.configuration.parent / "data"
+        assert ["ledger.sqlite"] == sorted(path.name for path in data.glob("ledger.sqlite*"))
+
+
+def test_open_associations_may_finish(launch_service: LaunchService) -> None:
+    """After SIGTERM nobody new is let in, who is in may send and release; then the service ends."""
+    service = launch_service(CONFIGURATION)
+    port = service.port()
+    association = associate(service)
+    before = store(association)
+    send_signal(service, signal.SIGTERM)
+    service.wait_for("service_stopping")
+    wait_until(lambda: not is_listening(port))
+    after = store(association)
+    association.release()
+    assert 0 == service.wait()
+    assert 2 == service.wait_for("association_closed", how="released")["statuses"]["SUCCESS"]
+    assert [before, after] == [entry["sop_instance_uid"] for entry in service.logged("instance_stored")]
+    assert [] == running(service)
+
+
+def test_who_does_not_finish_in_time_is_aborted(launch_service: LaunchService) -> None:
+    """After drain-timeout the peer gets an A-ABORT, and the service ends as if nothing had been."""
+    service = launch_service("[dicom]\ndrain-timeout = 0.5\n" + CONFIGURATION)
+    aborted = threading.Event()
+    association = associate(service, on_abort=aborted.set)
+    with closing(association.dul.socket.socket):  # pynetdicom leaves it open when the peer was first to close
+        uid = store(association)
+        send_signal(service, signal.SIGTERM)
+        assert aborted.wait(SECONDS)
+    assert 0 == service.wait()
+    assert 1 == service.wait_for("association_closed", how="aborted")["statuses"]["SUCCESS"]
+    assert [] == service.logged("process_killed")
+    assert [uid] == [entry["sop_instance_uid"] for entry in service.logged("instance_stored")]
+
+
+# --- not in order -----------------------------------------------------------------------------------------------------
+
+
+def test_processes_do_not_outlive_the_service(launch_service: LaunchService) -> None:
+    """When the service alone is killed host and receiver end by themselves, and it can be started again."""
+    first = launch_service(CONFIGURATION)
+    first.port()
+    send_signal(first, signal.SIGKILL)
+    first.wait_for("receiver_stopped", drained=False)
+    first.wait_for("host_stopped", asked=False)
+    assert -signal.SIGKILL == first.wait()
+    wait_until(lambda: [] == running(first))
+    second = launch_service(CONFIGURATION)
+    second.port()
+    assert 0 == second.stop()
+
+
+def test_a_killed_receiver_comes_back_under_its_port(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Senders find the service again where it was; the host goes on undisturbed."""
+    service = launch_service(CONFIGURATION)
+    port = service.port()
+    service_pid, host, receiver = service.pids()
+    os.kill(receiver, signal.SIGKILL)
+    assert port == service.wait_for("service_listening", times=2)["port"]
+    assert [True, True] == [result.ok for result in send(write_study(tmp_path / "study"), service, "LUNG")]
+    assert (service_pid, host) == tuple(service.pids()[:2])
+    assert receiver != service.pids()[2]
+    assert "receiver" == service.wait_for("process_died")["name"]
+    assert 0 == service.stop()
+
+
+def test_senders_do_not_notice_that_the_host_was_killed(launch_service: LaunchService) -> None:
+    """Instances go on being acknowledged, and each of them becomes part of a job, once."""
+    service = launch_service(CONFIGURATION)
+    association = associate(service)
+    acknowledged = [store(association) for _number in range(5)]
+    os.kill(service.pids()[1], signal.SIGKILL)
+    acknowledged += store_until(association, lambda: bool(service.logged("host_started")[1:]))
+    association.release()
+    assert "host" == service.wait_for("process_died")["name"]
+    service.wait_for("job_submitted", times=len(acknowledged))
+    assert sorted(acknowledged) == submitted(service)
+    assert 0 == service.stop()
+
+
+def store_until(association: Association, is_over: Callable[[], bool]) -> Iterator[str]:
+    """Store an instance every now and then."""
+    pause = threading.Event()
+    for _number in range(SECONDS * 10):
+        yield store(association)
+        if is_over():
+            return
+        pause.wait(0.1)
+    raise AssertionError("stored in vain")

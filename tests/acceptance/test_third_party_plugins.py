@@ -1,0 +1,258 @@
+"""A plugin that somebody else wrote: its own distribution, installed with pip beside the adapter, chosen by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, send, write_study
+
+CONFIGURATION = (
+    STORAGE
+    + """
+[ae-titles.BATCH]
+processor = "batch"
+settings = { size = 2, pipeline = "pipeline-1" }
+
+[ae-titles.HEAD.settings]
+pipeline-h = "pipeline-2"
+"""
+)
+TWO_NAMESAKES = '\n[ae-titles.TWICE]\nprocessor = "twice"\n'
+TEMPORARY_CONGESTION = (2, 3, 1)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
+
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "acceptance-{name}"
+version = "1.2"
+dependencies = ["dicom-adapter-core"]
+
+[project.entry-points.dicom_adapter]
+{name} = "acceptance_{name}"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["acceptance_{name}.py"]
+"""
+BATCH = '''
+import attrs
+from dicom_adapter import JobPriority, JobProcessorBase, at_least, hookimpl, setting
+
+
+@attrs.frozen(kw_only=True)
+class BatchSettings:
+    size: int = setting(validator=at_least(1), help="Instances in a batch.")
+    pipeline: str = setting(help="The pipeline's id.")
+
+
+class Batch(JobProcessorBase[BatchSettings]):
+    """A job for each `size` instances, whatever they are."""
+
+    name = "batch"
+
+    def open(self):
+        self.waiting_instances = []
+
+    def handle_instance(self, instance):
+        self.waiting_instances.append(instance)
+        if len(self.waiting_instances) == self.settings.size:
+            batch, self.waiting_instances = self.waiting_instances, []
+            self.submit_pipeline_job("batch", self.settings.pipeline, JobPriority.IMMEDIATE, batch)
+            self.remove_instances(batch)
+
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Batch]
+'''
+TWICE = """
+from dicom_adapter import JobProcessorBase, hookimpl
+
+
+class Twice(JobProcessorBase):
+    name = "twice"
+
+    def handle_instance(self, instance):
+        self.remove_instances([instance])
+
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Twice]
+"""
+OBSERVER = """
+from dicom_adapter import hookimpl
+
+
+@hookimpl
+def dicom_adapter_instance_stored(instance):
+    raise SystemExit("an observer that wants to leave")
+
+
+@hookimpl
+def dicom_adapter_job_changed(job):
+    raise RuntimeError("an observer that fails")
+"""
+UNKNOWN_HOOK = """
+from dicom_adapter import hookimpl
+
+
+@hookimpl
+def dicom_adapter_instance_arrived(instance):
+    pass
+"""
+
+
+def install(folder: Path, **plugins: str) -> str:
+    """Install each plugin as a distribution of its own into a new virtual environment that also sees ours.
+
+    Returns the environment's Python.
+    """
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = str(environment / "bin" / "python")
+    theirs = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
+    # A path alone would do for packages, but not for editable installs, which have a .pth file of their own.
+    ours = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    Path(theirs.strip(), "ours.pth").write_text(ours, encoding="utf-8")
+    for name, source in plugins.items():
+        (folder / name).mkdir()
+        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        (folder / name / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, *offline, *(folder / name for name in plugins)], check=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of an environment with a processor and an observer from elsewhere."""
+    return install(tmp_path_factory.mktemp("healthy"), batch=BATCH, observer=OBSERVER)
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of an environment with a processor that works, and with plugins that cannot be used."""
+    return install(
+        tmp_path_factory.mktemp("broken"),
+        batch=BATCH,
+        unimportable="import a_library_that_nobody_has",
+        unhooked=UNKNOWN_HOOK,
+        twice_a=TWICE,
+        twice_b=TWICE,
+    )
+
+
+def command(python: str, *arguments: object) -> tuple[int, str, list[str]]:
+    """Exit status, standard output and error lines of a command in an environment."""
+    program = [python, "-m", "dicom_adapter", *map(str, arguments)]
+    run = subprocess.run(program, capture_output=True, text=True, check=False)
+    return run.returncode, run.stdout, run.stderr.splitlines()
+
+
+def rejection(service: LaunchedService, called: str) -> tuple[int, int, int] | None:
+    """How the service rejects an association; None when it accepts it."""
+    entity = AE(ae_title="SENDER")
+    entity.add_requested_context(CTImageStorage)
+    association = entity.associate("127.0.0.1", service.port(), ae_title=called)
+    if association.is_established:
+        association.release()
+        return None
+    answer = association.acceptor.primitive
+    assert answer is not None
+    return answer.result, answer.result_source, answer.diagnostic
+
+
+def batches(platform: PlatformFolder) -> list[tuple[str, str, int]]:
+    """Pipeline, priority and number of instances of each started job."""
+    return [(job["pipelineId"], job["priority"], len(job["instances"])) for job in platform.jobs]
+
+
+def test_its_jobs_reach_the_platform(
+    launch_service: LaunchService, platform: PlatformFolder, healthy: str, tmp_path: Path
+) -> None:
+    """A processor that is chosen by name gets its instances; that an observer fails hinders nothing."""
+    service = launch_service(CONFIGURATION, "--strict", python=healthy)
+    sent = send(write_study(tmp_path / "study", instances=4), service, "BATCH")
+    assert [True] * 4 == [result.ok for result in sent]
+    service.wait_for("job_submitted", times=2)
+    assert [("pipeline-1", "immediate", 2)] * 2 == batches(platform)
+    service.wait_for("instances_reclaimed")
+    plugin = "plugin 'observer' of acceptance-observer 1.2"
+    service.wait_for("observer_failed", times=4, plugin=plugin, hook="dicom_adapter_instance_stored")
+    service.wait_for("observer_failed", plugin=plugin, hook="dicom_adapter_job_changed")
+    assert 0 == service.stop()
+
+
+def test_without_it_its_ae_title_alone_is_refused(launch_service: LaunchService) -> None:
+    """`run` starts all the same, and says why; associations with the AE title are told to come back."""
+    service = launch_service(CONFIGURATION)
+    assert TEMPORARY_CONGESTION == rejection(service, "BATCH")
+    assert rejection(service, "HEAD") is None
+    reason = "processor 'batch', which is not installed (installed: aetitle)"
+    assert reason == service.wait_for("ae_title_refused", ae_title="BATCH")["reason"]
+    assert reason == service.wait_for("association_rejected", ae_title="BATCH")["reason"]
+
+
+def test_without_it_check_and_strict_fail(launch_service: LaunchService) -> None:
+    """Both say which AE title needs what; nothing starts."""
+    service = launch_service(CONFIGURATION, "--strict")
+    checked = CliRunner().invoke(app, ["check", str(service.configuration)])
+    message = "error: AE title 'BATCH': needs processor 'batch', which is not installed (installed: aetitle)"
+    assert (1, [message]) == (checked.exit_code, checked.stderr.splitlines())
+    assert 1 == service.wait()
+    service.wait_for("text", times=2)
+    expected = [message, "error: not started, because --strict was given"]
+    assert expected == [entry["text"] for entry in service.logged("text")]
+    assert not (service.configuration.parent / "data").exists()
+
+
+PROBLEMS = {
+    "acceptance-unimportable": "failed to load: ModuleNotFoundError: No module named 'a_library_that_nobody_has'",
+    "acceptance-unhooked": "implements unknown hooks: dicom_adapter_instance_arrived",
+    "acceptance-twice_a": "processor 'twice' is also provided by acceptance-twice_b 1.2",
+    "acceptance-twice_b": "processor 'twice' is also provided by acceptance-twice_a 1.2",
+}
+
+
+def test_broken_plugins_are_listed_with_their_distribution_and_the_reason(broken: str) -> None:
+    """`plugins` ends with 1, and what works is listed as before."""
+    status, told, _errors = command(broken, "plugins", "--json")
+    listed = json.loads(told)
+    assert 1 == status
+    assert PROBLEMS == {row["distribution"]: row["problem"] for row in listed if row["problem"]}
+    assert {"aetitle", "batch", "fake", "local"} <= {row["name"] for row in listed if not row["problem"]}
+
+
+def test_broken_plugins_hinder_no_other(
+    launch_service: LaunchService, platform: PlatformFolder, broken: str, tmp_path: Path
+) -> None:
+    """`check` fails with every reason; `run` serves all but the AE title that needs one of them."""
+    service = launch_service(CONFIGURATION + TWO_NAMESAKES, python=broken)
+    status, _told, errors = command(broken, "check", service.configuration)
+    assert 1 == status
+    assert "error: AE title 'TWICE': needs processor 'twice', which is not installed" in errors[0]
+    assert sorted(PROBLEMS.values()) == sorted(line.split(": ", 2)[2] for line in errors[1:])
+    assert TEMPORARY_CONGESTION == rejection(service, "TWICE")
+    assert rejection(service, "HEAD") is None
+    send(write_study(tmp_path / "study"), service, "BATCH")
+    service.wait_for("job_submitted")
+    assert [("pipeline-1", "immediate", 2)] == batches(platform)
+    assert len(PROBLEMS) == len(service.logged("plugin_broken"))
