@@ -154,7 +154,7 @@ def test_every_command_and_its_options_are_described(name: str) -> None:
 def logged() -> set[str]:
     literal = {event for source in SOURCES for event in LOGGED.findall(read(source))}
     steps = {"job_" + state.value.replace("-", "_") for state in NEXT.values()}
-    return literal | steps | {"job_attempt_failed", "job_faulted"}
+    return literal | steps | {"job_attempt_failed", "job_cancelled", "job_faulted"}
 
 
 def test_every_log_event_is_described_and_no_other() -> None:

@@ -353,11 +353,16 @@ def test_what_peers_send_never_becomes_a_path(service: LaunchedService, hostile:
 
 def test_only_what_was_acknowledged_becomes_a_job(service: LaunchedService) -> None:
     """An association may end anywhere: between instances, or in the middle of a data set."""
+    beginning = fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0)
     acknowledged = []
-    for end in (abort_between_instances, abort_within_data_set, lose_within_data_set):
+    for within_data_set, lost in ((False, False), (True, False), (True, True)):
         peer = Peer(service.port(), "NEARBY")
         acknowledged.append(store_good_one(peer))
-        end(peer)
+        if within_data_set:
+            peer.send(P_DATA, command("1.2.3"))
+            peer.send(P_DATA, beginning, missing=1000 if lost else 0)
+        if not lost:
+            peer.send(ABORT, bytes(4))
         peer.close()
     service.wait_for("association_closed", ae_title="NEARBY", how="aborted", times=2)
     service.wait_for("association_closed", ae_title="NEARBY", how="lost")
@@ -366,21 +371,6 @@ def test_only_what_was_acknowledged_becomes_a_job(service: LaunchedService) -> N
     submitted = [job["instances"] for job in platform.jobs if job["aeTitle"] == "NEARBY"]
     assert sorted(acknowledged) == sorted(entry["sopInstanceUid"] for [entry] in submitted)
     assert [] == list((service.configuration.parent / "data" / "instances" / "incoming").iterdir())
-
-
-def abort_between_instances(peer: Peer) -> None:
-    peer.send(ABORT, bytes(4))
-
-
-def abort_within_data_set(peer: Peer) -> None:
-    peer.send(P_DATA, command("1.2.3"))
-    peer.send(P_DATA, fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0))
-    peer.send(ABORT, bytes(4))
-
-
-def lose_within_data_set(peer: Peer) -> None:
-    peer.send(P_DATA, command("1.2.3"))
-    peer.send(P_DATA, fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0), missing=1000)
 
 
 def test_the_log_never_names_a_patient(service: LaunchedService) -> None:
