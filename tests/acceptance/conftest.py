@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from support import PlatformFolder, Run
+
+# pynetdicom installs scripts of the same names beside the interpreter.
+PATH_OF_THE_SYSTEM = os.pathsep.join(
+    entry
+    for entry in os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if Path(entry).resolve() != Path(sys.executable).parent.resolve()
+)
 
 
 @pytest.fixture
@@ -23,7 +31,7 @@ def dcmtk() -> Run:
     """Run one of DCMTK's clients: `dcmtk("storescu", "-aec", "LUNG", …)`; skips the test where it is not installed."""
 
     def run(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        found = shutil.which(program)
+        found = shutil.which(program, path=PATH_OF_THE_SYSTEM)
         if found is None:
             if "dcmtk" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
                 pytest.fail(f"DCMTK's {program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")

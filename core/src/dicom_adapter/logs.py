@@ -15,6 +15,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 def configure(*, style: str, level: str, process: str) -> None:
     """Log to stderr, for a person (`style` "console") or a program ("json")."""
+    # A line has to be one write: the processes of the service share stderr, and must not write into each other's lines.
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -24,7 +25,7 @@ def configure(*, style: str, level: str, process: str) -> None:
             _renderer(style),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     _silence_libraries()

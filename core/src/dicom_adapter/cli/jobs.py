@@ -103,7 +103,10 @@ def watch(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to show at first, the newest.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object on a line for each change.")] = False,
 ) -> None:
-    """Show jobs as they change, until Ctrl-C."""
+    """Show jobs as they change, until Ctrl-C.
+
+    Exit status: 0 after Ctrl-C; 1 when there is no ledger to look into.
+    """
     ledger = open_ledger(config)
     seen: dict[str, Job] = {}
     try:

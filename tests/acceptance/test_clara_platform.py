@@ -1,0 +1,125 @@
+"""Jobs reach the platform emulator over gRPC and over REST, once, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dicom_adapter.model import JobState as State
+from dicom_adapter.testing.fixtures import LaunchService
+from dicom_adapter_clara_client.emulator import Fault, FaultKind, JobState
+from dicom_adapter_clara_client.testing import PlatformEmulator
+from support import jobs_in_ledger, send, write_study
+
+PIPELINE = "8abf244aff7647989d4f6b3987a85759"
+PROTOCOLS = ("grpc", "rest")
+CALLS = ("Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Jobs.Start")
+
+
+def configuration(protocol: str, endpoint: str) -> str:
+    """One AE title whose jobs go to the emulator."""
+    return f"""
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.platform]
+type = "clara-{protocol}"
+endpoint = "{endpoint}"
+retry-first = 0.1
+retry-most = 0.5
+
+[ae-titles.LUNG.settings]
+pipeline-lung = "{PIPELINE}"
+"""
+
+
+@contextmanager
+def emulate_platform(folder: Path) -> Iterator[dict[str, str]]:
+    """`dicom-adapter emulate-platform` as a process of its own; yields where it serves which protocol."""
+    command = [sys.executable, "-m", "dicom_adapter", "emulate-platform", "--folder", str(folder)]
+    command += ["--grpc", "127.0.0.1:0", "--rest", "127.0.0.1:0", "--run-seconds", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _protocol in PROTOCOLS]
+        yield {protocol.lower(): where for protocol, where in re.findall(r"(gRPC|REST) on (\S+)", "".join(lines))}
+        process.terminate()
+        process.stdout.read()
+    assert 0 == process.returncode
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_main_job_runs_end_to_end_against_the_emulator(
+    launch_service: LaunchService, tmp_path: Path, protocol: str
+) -> None:
+    """Emulator, service and sender as processes: the platform holds the job with identical instances."""
+    with emulate_platform(tmp_path / "emulator") as where:
+        service = launch_service(configuration(protocol, where[protocol]))
+        paths = write_study(tmp_path / "study", instances=4)
+        command = [sys.executable, "-m", "dicom_adapter", "send", str(tmp_path / "study")]
+        command += ["--to", f"LUNG@127.0.0.1:{service.port()}"]
+        assert 0 == subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
+        service.wait_for("job_submitted")
+    received = sorted((tmp_path / "emulator" / "payloads").rglob("*.dcm"))
+    assert [_pixels(path) for path in paths] == [_pixels(path) for path in received]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_lost_answer_makes_no_second_job(
+    launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
+) -> None:
+    """The first answer to each call is lost: one job, with its metadata once, each instance once, started once."""
+    platform_emulator.faults.add(*(Fault(call=call, kind=FaultKind.DROP) for call in CALLS))
+    service = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
+    send(write_study(tmp_path / "study", instances=3), service, "LUNG")
+    service.wait_for("job_submitted")
+    check_one_started_job(platform_emulator, instances=3)
+    assert 4 == len(service.logged("job_attempt_failed"))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("reached", ["job_queued", "job_created", "job_metadata_sent", "job_uploaded"])
+def test_killed_in_any_state_it_starts_one_job(
+    launch_service: LaunchService,
+    platform_emulator: PlatformEmulator,
+    tmp_path: Path,
+    protocol: str,
+    reached: str,
+) -> None:
+    """The adapter is killed while the next call is on its way; started again it carries the same job to its end."""
+    platform_emulator.faults.add(Fault(call="*", kind=FaultKind.DELAY, seconds=0.3, times=None))
+    first = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
+    send(write_study(tmp_path / "study", instances=3), first, "LUNG")
+    first.wait_for(reached)
+    first.kill()
+    platform_emulator.faults.clear()
+    second = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
+    if [State.SUBMITTED] != [job.state for job in jobs_in_ledger(second)]:
+        second.wait_for("job_submitted")
+    check_one_started_job(platform_emulator, instances=3)
+
+
+def check_one_started_job(emulator: PlatformEmulator, instances: int) -> None:
+    """Count what the platform has. It starts a job only once: what counts is that no other job was started."""
+    started = [job for job in emulator.platform.jobs.list() if job.state is not JobState.PENDING]
+    assert 1 == len(started)
+    [job] = started
+    assert str(instances) == job.metadata["Instances"]
+    assert instances == len(emulator.platform.payloads.details(job.payload_id).files)
+
+
+def _endpoint(emulator: PlatformEmulator, protocol: str) -> str:
+    return emulator.grpc if protocol == "grpc" else emulator.rest
+
+
+def _pixels(path: Path) -> bytes:
+    from pydicom import dcmread
+
+    return bytes(dcmread(path).PixelData)
