@@ -28,7 +28,7 @@ demo: $(STAMP)
 	@$(BIN)/dicom-adapter demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ from dicom_adapter.ledger import Ledger, jobs
 from dicom_adapter.model import Job
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
+from dicom_adapter.net.results import SendResult
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -65,10 +66,10 @@ def write_study(folder: Path, *, instances: int = 2, patient_id: str = "P-1") ->
     return paths
 
 
-def send(paths: list[Path], service: LaunchedService, ae_title: str) -> list[scu.SendResult]:
+def send(paths: list[Path], service: LaunchedService, ae_title: str) -> list[SendResult]:
     """Send files in one association; returns what became of each."""
     address = parse_address(f"{ae_title}@127.0.0.1:{service.port()}")
-    results: list[scu.SendResult] = []
+    results: list[SendResult] = []
     scu.send(paths, address, calling_ae_title="SENDER", timeout=30, on_result=results.append)
     return results
 

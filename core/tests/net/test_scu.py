@@ -49,6 +49,7 @@ from dicom_adapter.net.link import (
     associated,
     silence_pynetdicom,
 )
+from dicom_adapter.net.results import Grouping, SendResult, SendSummary
 
 VERIFICATION = "1.2.840.10008.1.1"
 ALL_STORAGE = [str(context.abstract_syntax) for context in AllStoragePresentationContexts]
@@ -138,7 +139,7 @@ def data_set(path: Path) -> bytes:
     return path.read_bytes()[split_dataset(path)[1] :]
 
 
-def send(files: list[Path], address: Address, **options: object) -> scu.SendSummary:
+def send(files: list[Path], address: Address, **options: object) -> SendSummary:
     return scu.send(files, address, **{"calling_ae_title": "TEST", "timeout": 10, **options})
 
 
@@ -370,11 +371,9 @@ def test_an_association_without_any_context_fails_its_files(tmp_path: Path) -> N
     assert "presentation context not accepted" in summary.failures[0].message
 
 
-@pytest.mark.parametrize(
-    ("per_association", "associations"), [(None, 1), (scu.Grouping.STUDY, 2), (scu.Grouping.INSTANCE, 8)]
-)
+@pytest.mark.parametrize(("per_association", "associations"), [(None, 1), (Grouping.STUDY, 2), (Grouping.INSTANCE, 8)])
 def test_associations_are_grouped_as_asked_for(
-    per_association: scu.Grouping | None, associations: int, tmp_path: Path
+    per_association: Grouping | None, associations: int, tmp_path: Path
 ) -> None:
     """One for all, one for each study, one for each file."""
     files = [*study(tmp_path, seed="a"), *study(tmp_path, seed="b")]
@@ -387,7 +386,7 @@ def test_associations_are_grouped_as_asked_for(
 def test_statuses_are_success_warning_or_failure(tmp_path: Path) -> None:
     """Each with its code; all but success with words."""
     statuses = iter([0x0000, 0xB000, 0xA700, 0xC123])
-    results: list[scu.SendResult] = []
+    results: list[SendResult] = []
     with peer(answer=lambda _event: next(statuses)) as lung:
         summary = send(study(tmp_path), lung.address, on_result=results.append)
     assert [
@@ -447,7 +446,7 @@ def test_files_that_cannot_be_sent_do_not_keep_others_back(tmp_path: Path) -> No
 def test_a_peer_that_cannot_be_reached_is_tried_once(tmp_path: Path) -> None:
     """All files fail with the reason, whatever the number of associations they would have taken."""
     with deaf_peer(listening=False) as address:
-        summary = send(study(tmp_path), address, per_association=scu.Grouping.INSTANCE)
+        summary = send(study(tmp_path), address, per_association=Grouping.INSTANCE)
     assert (0, 4, 0) == (summary.sent, len(summary.failures), summary.associations)
     assert {f"{address} cannot be reached: connection refused"} == {failure.message for failure in summary.failures}
     assert summary.gave_up == summary.failures[0].message
@@ -457,7 +456,7 @@ def test_a_transient_rejection_does_not_stop_the_other_associations(tmp_path: Pa
     """The peer may have room again a moment later."""
     rejections = iter([reject_for_now, lambda _event: None, lambda _event: None, lambda _event: None])
     with peer(requested=lambda event: next(rejections)(event)) as lung:
-        summary = send(study(tmp_path), lung.address, per_association=scu.Grouping.INSTANCE)
+        summary = send(study(tmp_path), lung.address, per_association=Grouping.INSTANCE)
     assert (3, 1, None) == (summary.sent, len(summary.failures), summary.gave_up)
 
 

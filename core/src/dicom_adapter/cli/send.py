@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dicom_adapter.errors import DicomAdapterError
-from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address, parse_ae_title
 from dicom_adapter.net.dicom_files import Skipped, find_dicom
-from dicom_adapter.net.link import silence_pynetdicom
+from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 
 LISTED = 20  # failures that are written out; --json has them all
 
@@ -64,7 +63,7 @@ def send(
     association_per_instance: Annotated[
         bool, typer.Option("--association-per-instance", help="Open an association for each file.")
     ] = False,
-    timeout: Timeout = scu.DEFAULT_TIMEOUT,
+    timeout: Timeout = DEFAULT_TIMEOUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all that happened.")] = False,
 ) -> None:
     """Send DICOM files to a peer (C-STORE), exactly as they are encoded.
@@ -76,7 +75,9 @@ def send(
     Exit status: 0 when everything was sent, 1 when anything was not.
     """
     grouping = _grouping(association_per_study, association_per_instance)
-    silence_pynetdicom()
+    from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do without
+
+    link.silence_pynetdicom()
     found = _find(paths)
     started = time.monotonic()
     with _Bar(total=len(found.files)) as bar:
@@ -89,14 +90,16 @@ def send(
         raise typer.Exit(1)
 
 
-def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = scu.DEFAULT_TIMEOUT) -> None:
+def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = DEFAULT_TIMEOUT) -> None:
     """Ask a peer whether it answers (C-ECHO).
 
     Example: dicom-adapter echo --to LUNG@localhost:11112
 
     Exit status: 0 when it answered, 1 when it did not; the reason is on stderr.
     """
-    silence_pynetdicom()
+    from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do without
+
+    link.silence_pynetdicom()
     try:
         seconds = scu.echo(to, calling, timeout)
     except DicomAdapterError as failure:
@@ -105,23 +108,23 @@ def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = scu.DEF
     typer.echo(f"{to} answered in {max(1, round(seconds * 1000))} ms")
 
 
-def _grouping(per_study: bool, per_instance: bool) -> scu.Grouping | None:
+def _grouping(per_study: bool, per_instance: bool) -> Grouping | None:
     if per_study and per_instance:
         raise typer.BadParameter("--association-per-study and --association-per-instance exclude each other")
     if per_study:
-        return scu.Grouping.STUDY
-    return scu.Grouping.INSTANCE if per_instance else None
+        return Grouping.STUDY
+    return Grouping.INSTANCE if per_instance else None
 
 
 @define
 class _Found:
     files: list[Path] = field(factory=list)
     left_out: int = 0
-    missed: list[scu.SendResult] = field(factory=list)  # named by the user, but no DICOM file
+    missed: list[SendResult] = field(factory=list)  # named by the user, but no DICOM file
 
     def skip(self, skipped: Skipped) -> None:
         if skipped.wanted:
-            self.missed.append(scu.SendResult(path=skipped.path, ok=False, message=skipped.reason))
+            self.missed.append(SendResult(path=skipped.path, ok=False, message=skipped.reason))
         else:
             self.left_out += 1
 
@@ -149,7 +152,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, _result: scu.SendResult) -> None:
+    def advance(self, _result: SendResult) -> None:
         self._progress.update(self._task, advance=1, rate=self._progress.tasks[0].speed or 0.0)
 
 
@@ -157,11 +160,11 @@ class _Bar:
 class _Report:
     to: Address
     found: _Found
-    summary: scu.SendSummary
+    summary: SendSummary
     seconds: float
 
     @property
-    def failures(self) -> list[scu.SendResult]:
+    def failures(self) -> list[SendResult]:
         return [*self.found.missed, *self.summary.failures]
 
     def print(self) -> None:

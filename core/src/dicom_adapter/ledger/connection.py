@@ -6,16 +6,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError
 
 from dicom_adapter.errors import Refused
+
+if TYPE_CHECKING:
+    from alembic.config import Config as AlembicConfig
 
 Transaction: TypeAlias = Connection
 
@@ -62,6 +61,8 @@ class Ledger:
 
     def migrate(self) -> None:
         """Bring the schema up to date; a new file is made on the way. One process does this, before the others."""
+        from alembic import command  # takes time to load, which most processes can spare
+
         with self._engine.connect() as connection:
             alembic = _alembic()
             alembic.attributes["connection"] = connection
@@ -70,6 +71,9 @@ class Ledger:
 
     def require_current(self) -> None:
         """Raise Refused when the schema is not the one that this version of the adapter works with."""
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
         head = ScriptDirectory.from_config(_alembic()).get_current_head()
         try:
             with self.read() as transaction:
@@ -109,6 +113,8 @@ def _begin(connection: Connection) -> None:
 
 
 def _alembic() -> AlembicConfig:
+    from alembic.config import Config as AlembicConfig
+
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -34,9 +33,9 @@ from dicom_adapter.net.link import (
     lost,
     status_in_words,
 )
+from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 from dicom_adapter.part10 import UID_GRAMMAR
 
-DEFAULT_TIMEOUT = 30.0  # seconds
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 
 
@@ -51,35 +50,6 @@ def echo(address: Address, calling_ae_title: str, timeout: float = DEFAULT_TIMEO
     if answer.Status != 0:
         raise StatusNotSuccess(f"{address} answered the C-ECHO with {status_in_words(answer.Status)}")
     return seconds
-
-
-class Grouping(Enum):
-    """Which files share an association, when not all of them do."""
-
-    STUDY = "study"
-    INSTANCE = "instance"
-
-
-@frozen(kw_only=True)
-class SendResult:
-    """What became of one file."""
-
-    path: Path
-    ok: bool  # stored by the peer, perhaps with a warning
-    status: int | None = None  # of the C-STORE response, if there was one
-    message: str = ""  # empty for success; never patient data
-
-
-@frozen(kw_only=True)
-class SendSummary:
-    """What became of all files: `total` is `sent` and the failures."""
-
-    total: int
-    sent: int  # those with a warning included
-    warnings: int
-    failures: tuple[SendResult, ...]
-    associations: int
-    gave_up: str | None  # why some files were not even tried
 
 
 def send(

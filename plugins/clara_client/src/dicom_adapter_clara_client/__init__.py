@@ -1,11 +1,12 @@
-"""Submitters that hand jobs to an inference platform.
+"""Submitters that hand jobs to an inference platform, and an emulator of one.
 
-`fake` stands in for a platform: it keeps what it is given, and fails when it is told to.
+`clara-grpc` speaks the Clara Platform's own services, `clara-rest` the REST API that `docs/` describes. `fake` stands
+in for a platform: it keeps what it is given, and fails when it is told to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dicom_adapter import Submitter, hookimpl
@@ -29,4 +30,16 @@ __all__ = [
 @hookimpl
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
     """The submitters of this plugin."""
-    return [FakeSubmitter]
+    # Their libraries take time and memory: only a process that chooses among submitters loads them.
+    from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
+    from dicom_adapter_clara_client.rest_submitter import ClaraRestSubmitter
+
+    return [ClaraGrpcSubmitter, ClaraRestSubmitter, FakeSubmitter]
+
+
+@hookimpl
+def dicom_adapter_commands() -> Iterable[Callable[..., None]]:
+    """`dicom-adapter emulate-platform`."""
+    from dicom_adapter_clara_client.emulator.command import emulate_platform
+
+    return [emulate_platform]

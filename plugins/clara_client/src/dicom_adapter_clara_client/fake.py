@@ -50,11 +50,9 @@ class FaultKind(str, Enum):
 class Fault:
     """Calls that fail, before they have any effect. Counted from the start of the process."""
 
-    call: Call = setting(help="The call that fails.")  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
+    call: Call = setting(help="The call that fails.")
     times: int = setting(default=1, validator=at_least(0), help="How many such calls fail; 0: all of them.")
-    kind: FaultKind = setting(  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
-        default=FaultKind.RETRIABLE, help="How they fail."
-    )
+    kind: FaultKind = setting(default=FaultKind.RETRIABLE, help="How they fail.")
     pipeline: str | None = setting(default=None, help="Only calls for jobs of this pipeline.")
     after: int = setting(default=0, validator=at_least(0), help="How many such calls are let through first.")
 
@@ -63,9 +61,7 @@ class Fault:
 class FakeSettings:
     """The [submitters.<name>] table of `type = "fake"`."""
 
-    folder: Path | None = setting(  # noqa: RUF009 - declares an attrs field, as `attrs.field` does
-        default=None, help="Where jobs are kept; without it everything stays in memory."
-    )
+    folder: Path | None = setting(default=None, help="Where jobs are kept; without it everything stays in memory.")
     fail: tuple[Fault, ...] = setting(default=(), help="Faults; a call meets them in this order, one at a time.")
 
 

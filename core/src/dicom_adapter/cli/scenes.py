@@ -1,0 +1,207 @@
+"""What `dicom-adapter demo` does: the main job, for real, in a temporary folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+
+from attrs import define, field, frozen
+from pydicom.dataset import Dataset
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dicom_adapter import synthetic
+from dicom_adapter.cli.configuration import fail, require
+from dicom_adapter.cli.jobs import table_of
+from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.ledger import Ledger, instances, jobs, lanes
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.model import Job, JobState
+from dicom_adapter.net import scu
+from dicom_adapter.net.address import parse_address
+
+EXAMPLE = "two-ae-titles.toml"
+PATIENT_STUDIES = 5  # of one patient, each in an association of its own
+HEAD_STUDIES = 3  # in one association
+EXPECTED_JOBS = 3 + HEAD_STUDIES  # one for each pipeline of LUNG, one for each study of HEAD
+LONGEST_S = 28.0
+PAUSE_S = 0.8  # between two studies of the patient
+
+
+@define
+class Scene:
+    """What the demo has seen so far."""
+
+    folder: Path
+    port: int
+    ledger: Ledger
+    began: float = field(factory=time.monotonic)
+    said: list[str] = field(factory=list)
+    narrated: set[str] = field(factory=set)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def say(self, line: str) -> None:
+        self.said.append(f"{self.seconds:5.1f} s  {line}")
+
+
+@frozen
+class View:
+    """What the ledger says at one moment."""
+
+    lanes: dict[str, LaneReport]
+    counts: dict[tuple[str, str], int]  # of instances by AE title and state
+    jobs: list[Job]  # oldest first
+
+
+def play(*, keep: bool) -> None:
+    """Start the service, send, show, stop. Ends the command with status 1 when a job is missing."""
+    folder = Path(tempfile.mkdtemp(prefix="dicom-adapter-demo-"))
+    path = folder / EXAMPLE
+    path.write_text((files("dicom_adapter") / "examples" / EXAMPLE).read_text(encoding="utf-8"), encoding="utf-8")
+    service = LaunchedService(path, "--port", "0")
+    try:
+        found = _run(folder, path, service.port())
+    except ServiceEnded as failure:
+        raise fail(f"the service did not start: {failure}") from None
+    finally:
+        service.stop()
+    _conclude(found, path, keep=keep)
+
+
+def _run(folder: Path, path: Path, port: int) -> list[Job]:
+    config = require(path)
+    scene = Scene(folder=folder, port=port, ledger=Ledger(config.ledger_url))
+    threading.Thread(target=_send_everything, args=(scene,), daemon=True).start()
+    console = Console()
+    with Live(console=console, refresh_per_second=8) if console.is_terminal else nullcontext() as live:
+        while True:
+            view = _look(scene)
+            if live is not None:
+                live.update(_picture(scene, view))
+            else:
+                _narrate(scene, view)
+            if _is_over(scene, view):
+                return view.jobs
+            time.sleep(0.1)
+
+
+def _is_over(scene: Scene, view: View) -> bool:
+    submitted = sum(job.state is JobState.SUBMITTED for job in view.jobs)
+    return submitted >= EXPECTED_JOBS or scene.seconds > LONGEST_S
+
+
+def _conclude(found: list[Job], path: Path, *, keep: bool) -> None:
+    console = Console()
+    submitted = [job for job in found if job.state is JobState.SUBMITTED]
+    if len(submitted) != EXPECTED_JOBS:
+        console.print(table_of(found))
+        raise fail(f"{len(submitted)} of {EXPECTED_JOBS} jobs were submitted; see {path.parent / 'service.log'}")
+    console.print(
+        f"\n[bold green]Done.[/bold green] {PATIENT_STUDIES} studies of one patient to LUNG became one job for each of "
+        f"its 3 pipelines;\n{HEAD_STUDIES} studies in one association to HEAD became one job each. Try next:\n",
+        soft_wrap=True,
+    )
+    for command in _next_commands():
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+    if keep:
+        console.print(f"\nThe folder of this demo: {path.parent}")
+    else:
+        shutil.rmtree(path.parent)
+
+
+def _next_commands() -> Iterator[str]:
+    program = sys.argv[0] if Path(sys.argv[0]).name == "dicom-adapter" else "dicom-adapter"
+    yield f"cp {files('dicom_adapter') / 'examples' / EXAMPLE} ."
+    yield f"{program} run {EXAMPLE}"
+    yield f"{program} send FOLDER --to HEAD@localhost:11112        # in another terminal"
+    yield f"{program} jobs list --config {EXAMPLE}"
+
+
+# --- sending ----------------------------------------------------------------------------------------------------------
+
+
+def _send_everything(scene: Scene) -> None:
+    outgoing = scene.folder / "outgoing"
+    for number in range(PATIENT_STUDIES):
+        study = synthetic.make_study(modality="CT", patient_id="DEMO-1", instances=4)
+        _send_studies(scene, "LUNG", [study], outgoing / f"lung-{number}")
+        if number == 1:
+            heads = [synthetic.make_study(modality="MR", patient_id=f"DEMO-{n + 2}") for n in range(HEAD_STUDIES)]
+            _send_studies(scene, "HEAD", heads, outgoing / "heads")
+        time.sleep(PAUSE_S)
+
+
+def _send_studies(scene: Scene, ae_title: str, studies: list[list[Dataset]], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    paths: list[Path] = []
+    for data_set in (data_set for study in studies for data_set in study):
+        paths.append(folder / f"{len(paths)}.dcm")
+        synthetic.write(data_set, paths[-1])
+    address = parse_address(f"{ae_title}@127.0.0.1:{scene.port}")
+    summary = scu.send(paths, address, calling_ae_title="DEMO-SCU", timeout=10, on_result=lambda _result: None)
+    count = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
+    scene.say(f"{count}, {summary.sent} instances sent to {ae_title} in one association")
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def _look(scene: Scene) -> View:
+    with scene.ledger.read() as transaction:
+        found = [row.job for row in reversed(jobs.newest(transaction, 100))]
+        return View(lanes.load(transaction), instances.count_by_state(transaction), found)
+
+
+def _picture(scene: Scene, view: View) -> Group:
+    return Group(Text("\n".join(scene.said)), _lanes(view.lanes, view.counts), table_of(view.jobs))
+
+
+def _narrate(scene: Scene, view: View) -> None:
+    """The same for a pipe or a file: a line for everything that is new."""
+    for line in list(scene.said):
+        _once(scene, line, line)
+    for ae_title, report in view.lanes.items():
+        for group in report.waiting:
+            line = f"{ae_title} waits: {group.label[:40]}, {group.instance_count} instances{_countdown(group.until)}"
+            _once(scene, line, f"{scene.seconds:5.1f} s  {line}")
+    for job in view.jobs:
+        line = f"job {job.name}, pipeline {job.pipeline_id}, priority {job.priority.value}, "
+        line += f"{job.instance_count} instances: {job.state.value}"
+        _once(scene, job.job_id + job.state.value, f"{scene.seconds:5.1f} s  {line}")
+
+
+def _once(scene: Scene, key: str, line: str) -> None:
+    if key not in scene.narrated:
+        scene.narrated.add(key)
+        print(line, flush=True)  # noqa: T201 - this is a command
+
+
+def _lanes(reports: dict[str, LaneReport], counts: dict[tuple[str, str], int]) -> Table:
+    table = Table("AE title", "Received", "Pending", "Reclaimed", "Groups and when they become jobs")
+    for ae_title, report in reports.items():
+        of = {state: count for (name, state), count in counts.items() if name == ae_title}
+        groups = "\n".join(
+            f"{group.label[:40]}: {group.instance_count} instances{_countdown(group.until)}" for group in report.waiting
+        )
+        numbers = (sum(of.values()), of.get("pending", 0), of.get("reclaimed", 0))
+        table.add_row(ae_title, *map(str, numbers), groups)
+    return table
+
+
+def _countdown(until: datetime | None) -> str:
+    if until is None:
+        return ""
+    return f", in {max(0.0, (until - datetime.now(timezone.utc)).total_seconds()):.0f} s"

@@ -1,0 +1,120 @@
+"""`dicom-adapter emulate-platform`: a platform to try the adapter on, on this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord
+from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.values import JobStatus, Run
+
+NUMBERS: dict[str, type] = {"times": int, "after": int, "code": int, "seconds": float}
+WORDS = {"status": "status", "pipeline": "pipeline_id", "face": "face"}
+
+
+def emulate_platform(
+    grpc: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve the Clara services over gRPC; port 0 takes any.")
+    ] = None,
+    rest: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve the REST API over HTTP; port 0 takes any.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Keep jobs and payloads here; else in memory.")
+    ] = None,
+    pipeline: Annotated[
+        list[str] | None, typer.Option(help="A pipeline's id that is known; may be repeated. Left out, every id is.")
+    ] = None,
+    run_seconds: Annotated[float, typer.Option(min=0, help="Seconds from a job's start to its end.")] = 2.0,
+    ends: Annotated[JobStatus, typer.Option(help="How jobs end.")] = JobStatus.HEALTHY,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CALL=KIND[,KEY=VALUE…]",
+            help="Let calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
+            "Kinds: status, code, reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, "
+            "seconds, status, code, pipeline, face. May be repeated.",
+        ),
+    ] = None,
+    log: Annotated[Path | None, typer.Option(dir_okay=False, help="Append a JSON line for each call.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="EMULATOR_TOKEN", help="Bearer token that REST clients have to show.")
+    ] = None,
+) -> None:
+    """Emulate an inference platform over gRPC and REST, on one shared state, until SIGTERM or Ctrl-C.
+
+    Example: dicom-adapter emulate-platform --grpc 127.0.0.1:50051 --rest 127.0.0.1:8080
+
+    Exit status: 0 after an orderly stop, 1 when an address cannot be had, 2 when nothing is to be served.
+    """
+    if grpc is None and rest is None:
+        raise typer.BadParameter("give --grpc HOST:PORT, --rest HOST:PORT, or both")
+    faults = Faults([_fault(text) for text in fault or ()])
+    platform = Platform(folder=folder, pipelines=pipeline or "any", run=Run(seconds=run_seconds, status=ends))
+    calls = _ShownLog(log)
+    try:
+        _serve(platform, grpc, rest, {"faults": faults, "log": calls}, token)
+    except OSError as failure:
+        typer.secho(f"error: {failure}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+
+
+def _serve(platform: Platform, grpc: str | None, rest: str | None, shared: dict[str, Any], token: str | None) -> None:
+    from dicom_adapter_clara_client.emulator import grpc_face, rest_face  # their libraries take time to load
+
+    with ExitStack() as servers:
+        if grpc is not None:
+            server = servers.enter_context(grpc_face.serve(platform, grpc, **shared))
+            typer.echo(f"gRPC on {server.address}")
+        if rest is not None:
+            typer.echo(f"REST on {servers.enter_context(rest_face.serve(platform, rest, token=token, **shared)).url}")
+        _wait_for_signal()
+
+
+def _wait_for_signal() -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+
+
+class _ShownLog(CallLog):
+    """Shows each call on stdout, too."""
+
+    def add(self, record: CallRecord) -> None:
+        super().add(record)
+        ids = " ".join(f"{name}={value}" for name, value in record.ids.items())
+        fault = f" (fault: {record.fault})" if record.fault else ""
+        typer.echo(f"{record.time:%H:%M:%S} {record.face:4} {record.call:20} {record.outcome.value}{fault} {ids}")
+
+
+def _fault(text: str) -> Fault:
+    """Read CALL=KIND[,KEY=VALUE…]."""
+    call, equals, rest = text.partition("=")
+    kind, *pairs = rest.split(",")
+    if not equals or kind not in {member.value for member in FaultKind}:
+        kinds = ", ".join(member.value for member in FaultKind)
+        raise typer.BadParameter(f"'{text}' is not of the form CALL=KIND[,KEY=VALUE…] with one of the kinds {kinds}")
+    options = dict(_option(pair, text) for pair in pairs)
+    if options.get("times") == 0:
+        options["times"] = None
+    return Fault(call=call, kind=FaultKind(kind), **options)
+
+
+def _option(pair: str, text: str) -> tuple[str, Any]:
+    key, _equals, value = pair.partition("=")
+    if key in WORDS:
+        return WORDS[key], int(value) if key == "status" and value.isdigit() else value
+    if key not in NUMBERS:
+        raise typer.BadParameter(f"'{text}': unknown key '{key}' (known: {', '.join([*NUMBERS, *WORDS])})")
+    try:
+        return key, NUMBERS[key](value)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}': {key} must be a number, not '{value}'") from None

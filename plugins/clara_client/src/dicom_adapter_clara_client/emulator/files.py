@@ -1,0 +1,62 @@
+"""The list of one payload's files. Names keep their case; none is a file and a folder at once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+
+from dicom_adapter_clara_client.emulator.rules import Conflict, NotFound
+from dicom_adapter_clara_client.emulator.values import StoredFile
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+
+class Files:
+    """What a payload holds, by name."""
+
+    def __init__(self, files: Iterable[StoredFile] = ()) -> None:
+        self._files: dict[str, StoredFile] = {}
+        self._alike: defaultdict[str, set[str]] = defaultdict(set)  # names by their lower-case form
+        self._folders: Counter[str] = Counter()  # how many files lie below each
+        for file in files:
+            self.put(file)
+
+    def __iter__(self) -> Iterator[StoredFile]:
+        return iter(sorted(self._files.values(), key=lambda file: file.name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def check(self, name: str) -> None:
+        """Raise Conflict when a file of this name would have to lie inside a file, or replace a folder."""
+        if name in self._folders or any(folder in self._files for folder in _folders(name)):
+            raise Conflict(ClaraCode.FILE_NAME_TAKEN, "a name cannot be a file and a folder in one payload")
+
+    def put(self, file: StoredFile) -> None:
+        """Add a file, in the place of the one that had its name."""
+        if file.name not in self._files:
+            self._folders.update(_folders(file.name))
+            self._alike[file.name.lower()].add(file.name)
+        self._files[file.name] = file
+
+    def find(self, name: str) -> StoredFile:
+        """The single file of this name, ignoring case; among several, the one that is written just so."""
+        alike = self._alike.get(name.lower(), set())
+        if not alike:
+            raise NotFound(ClaraCode.NO_SUCH_FILE, "the payload has no file of this name")
+        if len(alike) == 1:
+            return self._files[next(iter(alike))]
+        if name not in alike:
+            raise NotFound(ClaraCode.NO_SUCH_FILE, "several files of the payload differ from this name in case only")
+        return self._files[name]
+
+    def drop(self, name: str) -> None:
+        """Forget one file."""
+        del self._files[name]
+        self._alike[name.lower()].discard(name)
+        self._folders -= Counter(_folders(name))  # keeps what is left above zero
+
+
+def _folders(name: str) -> list[str]:
+    """The folders that a name lies in, such as `a` and `a/b` for `a/b/c`."""
+    segments = name.split("/")[:-1]
+    return ["/".join(segments[: end + 1]) for end in range(len(segments))]

@@ -1,0 +1,262 @@
+"""What happens to every gRPC call around its work: faults strike, refusals become header codes, records are written.
+
+Refusals travel in the response header with the gRPC status OK, on a server stream in its first message. A lost
+connection is the status UNAVAILABLE that a client sees when its connection is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from threading import Event
+from typing import Any, NoReturn
+
+import grpc
+from attrs import define, field
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
+from dicom_adapter_clara_client.emulator.rules import ClaraError
+from dicom_adapter_clara_client.emulator.state import Platform, utc_now
+from dicom_adapter_clara_client.wire.common_pb2 import ResponseHeader
+
+FACE = "grpc"
+IDS = {"job_id": "jobId", "payload_id": "payloadId", "pipeline_id": "pipelineId"}
+UNREADABLE = b"\xff\xff\xff\xff"  # no message of protobuf
+STATUS_OF_HTTP = {  # the mapping of gRPC's own documentation; all else is UNKNOWN
+    400: "INTERNAL",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "UNIMPLEMENTED",
+    429: "UNAVAILABLE",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "UNAVAILABLE",
+}
+
+
+@define
+class _Call:
+    """One call under way."""
+
+    name: str  # such as "Jobs.Create"
+    many_requests: bool  # whether it is a client stream
+    many_answers: bool  # whether it is a server stream
+    log: CallLog
+    clock: Callable[[], datetime]
+    context: grpc.ServicerContext
+    ids: dict[str, str] = field(factory=dict)
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    code: int = 0
+    worked: bool = True
+    fault: Fault | None = None
+    noted: bool = False
+
+    def watch_requests(self, requests: Iterable[Message]) -> Iterator[Message]:
+        for request in requests:
+            self.received_bytes += request.ByteSize()
+            self._take_ids(request)
+            yield request
+
+    def watch_answers(self, answers: Iterable[Any]) -> Iterator[Any]:
+        for answer in answers:
+            self.sent_bytes += answer.ByteSize()
+            self._take_ids(answer)
+            self.code = self.code or answer.header.code
+            yield answer
+
+    def _take_ids(self, message: Message) -> None:
+        """Remember the ids of the first message that has them."""
+        for name, told in IDS.items():
+            if name in message.DESCRIPTOR.fields_by_name and message.HasField(name):
+                self.ids.setdefault(told, getattr(message, name).value[:64].lower())
+
+    def note(self, outcome: Outcome, status: str = "") -> None:
+        self.noted = True
+        self.log.add(
+            CallRecord(
+                time=self.clock(),
+                face=FACE,
+                call=self.name,
+                ids=self.ids,
+                received_bytes=self.received_bytes,
+                sent_bytes=self.sent_bytes,
+                outcome=outcome,
+                code=self.code,
+                status=status,
+                fault=self.fault.kind.value if self.fault else "",
+                worked=self.worked,
+            )
+        )
+
+    def end(self, outcome: Outcome, status: str, message: str) -> NoReturn:
+        self.note(outcome, status)
+        self.context.abort(grpc.StatusCode[status], message)
+
+    def lose(self) -> NoReturn:
+        self.end(Outcome.LOST, "UNAVAILABLE", "Socket closed")
+
+
+class Calls(grpc.ServerInterceptor):
+    """Stands around every call of a server."""
+
+    def __init__(
+        self, platform: Platform, faults: Faults, log: CallLog, clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._platform = platform
+        self._faults = faults
+        self._log = log
+        self._clock = clock
+        self._stopping = Event()
+
+    def stop(self) -> None:
+        """Cut off the calls that are being held back."""
+        self._stopping.set()
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        serialize = handler.response_serializer
+
+        def behave(request: Any, context: grpc.ServicerContext) -> Any:
+            requests = request if handler.request_streaming else iter([request])
+            answers = self._answers(handler_call_details.method, handler, requests, context)
+            return answers if handler.response_streaming else next(iter(list(answers)))
+
+        return _like(handler)(
+            behave,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=lambda answer: answer if isinstance(answer, bytes) else serialize(answer),
+        )
+
+    def _answers(
+        self, method: str, handler: Any, requests: Iterable[Message], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        """Each answer once it is known whether another follows: the record is there before the last one leaves."""
+        service, _, name = method.strip("/").rpartition("/")
+        call = _Call(
+            name=f"{service.rpartition('.')[2]}.{name}",
+            many_requests=handler.request_streaming,
+            many_answers=handler.response_streaming,
+            log=self._log,
+            clock=self._clock,
+            context=context,
+        )
+        refused = _header_only(service, name)
+        try:
+            watched = call.watch_requests(requests)
+            first = next(watched, None)
+            call.fault = self._faults.take(FACE, call.name, self._platform.pipeline_of(call.ids))
+            answers = self._prevented(call, refused) or _worked(handler, first, watched, context, refused)
+            answers = _spoiled(call, call.watch_answers(answers))
+            held = next(answers, None)
+            for answer in answers:
+                yield held
+                held = answer
+            call.note(_outcome(call))
+            if held is not None:
+                yield held
+        finally:
+            if not call.noted:
+                call.note(Outcome.FAILED, "CANCELLED" if not context.is_active() else "UNKNOWN")
+
+    def _prevented(self, call: _Call, refused: Callable[[int, Iterable[str]], Any]) -> list[Any] | None:
+        """What a fault does before the work: nothing, an answer in its place, or the end of the call."""
+        fault = call.fault
+        if fault is None:
+            return None
+        if self._stopping.wait(fault.seconds):
+            call.worked = False
+            call.lose()
+        cut_off = fault.kind is FaultKind.RESET or (fault.kind is FaultKind.TRUNCATE and call.many_requests)
+        call.worked = not cut_off and fault.kind not in (FaultKind.STATUS, FaultKind.CODE)
+        if fault.kind is FaultKind.STATUS:
+            call.end(Outcome.FAILED, _status_name(fault.status), "; ".join(fault.messages))
+        if cut_off:
+            call.lose()
+        return [refused(fault.code, fault.messages)] if fault.kind is FaultKind.CODE else None
+
+
+def _worked(
+    handler: Any,
+    first: Message | None,
+    others: Iterator[Message],
+    context: grpc.ServicerContext,
+    refused: Callable[[int, Iterable[str]], Any],
+) -> Iterator[Any]:
+    """The answers of the platform."""
+    try:
+        if handler.response_streaming:
+            yield from handler.unary_stream(first, context)
+        elif handler.request_streaming:
+            yield handler.stream_unary(_again(first, others), context)
+        else:
+            yield handler.unary_unary(first, context)
+    except ClaraError as error:
+        yield refused(error.code, error.messages)
+
+
+def _again(first: Message | None, others: Iterator[Message]) -> Iterator[Message]:
+    if first is not None:
+        yield first
+        yield from others
+
+
+def _spoiled(call: _Call, answers: Iterator[Any]) -> Iterator[Any]:
+    """What a fault does after the work."""
+    kind = call.fault.kind if call.fault else FaultKind.DELAY
+    if kind is FaultKind.DROP:
+        for _ in answers:
+            pass
+        call.lose()
+    elif kind is FaultKind.GARBAGE:
+        for _ in answers:
+            pass
+        yield UNREADABLE
+    elif kind is FaultKind.TRUNCATE:
+        yield from _cut(call, list(answers))
+    else:
+        yield from answers
+
+
+def _cut(call: _Call, answers: list[Any]) -> Iterator[Any]:
+    """A stream without its last message, the only message of a download with half of its data, half an answer."""
+    if not call.many_answers:
+        whole = answers[0].SerializeToString()
+        yield whole[: len(whole) // 2]
+    elif len(answers) == 1 and call.name == "Payloads.Download":
+        answers[0].data = answers[0].data[: len(answers[0].data) // 2]
+        yield answers[0]
+    else:
+        yield from answers[:-1]
+
+
+def _outcome(call: _Call) -> Outcome:
+    if call.fault and call.fault.kind in (FaultKind.GARBAGE, FaultKind.TRUNCATE):
+        return Outcome.LOST
+    return Outcome.REFUSED if call.code < 0 else Outcome.DONE
+
+
+def _header_only(service: str, name: str) -> Callable[[int, Iterable[str]], Any]:
+    """Makes answers of a method that say nothing but a header code and messages."""
+    method = Default().FindServiceByName(service).methods_by_name[name]
+    answer: Any = GetMessageClass(method.output_type)
+    return lambda code, messages: answer(header=ResponseHeader(code=code, messages=messages))
+
+
+def _like(handler: Any) -> Any:
+    """What makes a handler of the same kind."""
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler
+    return grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+
+
+def _status_name(status: str | int) -> str:
+    if isinstance(status, int):
+        return STATUS_OF_HTTP.get(status, "UNKNOWN")
+    return status if status in grpc.StatusCode.__members__ and status != "OK" else "UNKNOWN"

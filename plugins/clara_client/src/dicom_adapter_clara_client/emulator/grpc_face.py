@@ -1,0 +1,98 @@
+"""The emulated platform as a gRPC server."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import grpc
+from attrs import field, frozen
+
+from dicom_adapter_clara_client.emulator.faults import Faults
+from dicom_adapter_clara_client.emulator.grpc_calls import Calls
+from dicom_adapter_clara_client.emulator.grpc_services import (
+    ClaraService,
+    JobsService,
+    PayloadsService,
+    PipelinesService,
+)
+from dicom_adapter_clara_client.emulator.record import CallLog
+from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.wire.clara_pb2_grpc import add_ClaraServicer_to_server
+from dicom_adapter_clara_client.wire.jobs_pb2_grpc import add_JobsServicer_to_server
+from dicom_adapter_clara_client.wire.payloads_pb2_grpc import add_PayloadsServicer_to_server
+from dicom_adapter_clara_client.wire.pipelines_pb2_grpc import add_PipelinesServicer_to_server
+
+THREADS = 64  # calls at a time; delays on demand hold one each
+OPTIONS = [("grpc.so_reuseport", 0)]  # otherwise two servers share a port and each call goes to either
+
+
+@frozen(kw_only=True)
+class Tls:
+    """What a server with TLS shows and demands; all of it as PEM."""
+
+    certificate: bytes  # chain, leaf first
+    key: bytes = field(repr=False)
+    client_authority: bytes | None = None  # when given, clients must show a certificate that it signed
+
+    def credentials(self) -> grpc.ServerCredentials:
+        pair = (self.key, self.certificate)
+        return grpc.ssl_server_credentials([pair], self.client_authority, self.client_authority is not None)
+
+
+class GrpcServer:
+    """A server at work. `port` is the one it listens on, whatever it was asked for."""
+
+    def __init__(self, server: grpc.Server, calls: Calls, host: str, port: int) -> None:
+        self._server = server
+        self._calls = calls
+        self.port = port
+        self.address = f"{host}:{port}"
+
+    def stop(self) -> None:
+        """Stop at once; calls under way are cut off."""
+        stopped = self._server.stop(grace=None)
+        self._calls.stop()
+        stopped.wait()
+
+    def __enter__(self) -> GrpcServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def serve(
+    platform: Platform,
+    address: str = "127.0.0.1:0",
+    *,
+    faults: Faults | None = None,
+    log: CallLog | None = None,
+    tls: Tls | None = None,
+) -> GrpcServer:
+    """Serve a platform on `host:port`; port 0 takes a free one. Raises OSError when the address cannot be had.
+
+    with serve(Platform(pipelines="any")) as server:
+        channel = grpc.insecure_channel(server.address)
+    """
+    calls = Calls(platform, faults or Faults(), log or CallLog())
+    server = grpc.server(ThreadPoolExecutor(THREADS, "emulator-grpc"), interceptors=[calls], options=OPTIONS)
+    add_JobsServicer_to_server(JobsService(platform), server)
+    add_PayloadsServicer_to_server(PayloadsService(platform), server)
+    add_PipelinesServicer_to_server(PipelinesService(platform), server)
+    add_ClaraServicer_to_server(ClaraService(platform), server)
+    port = _listen(server, address, tls)
+    server.start()
+    return GrpcServer(server, calls, address.rpartition(":")[0], port)
+
+
+def _listen(server: grpc.Server, address: str, tls: Tls | None) -> int:
+    try:
+        port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"{address}: cannot listen there: is the port taken?") from error
+    if port == 0:  # how older versions of grpcio say it
+        raise OSError(f"{address}: cannot listen there: is the port taken?")
+    return port

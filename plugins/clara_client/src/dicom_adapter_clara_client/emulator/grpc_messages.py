@@ -1,0 +1,128 @@
+"""The platform's values as messages of the API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from dicom_adapter import JobPriority
+from dicom_adapter_clara_client.emulator.rules import Invalid
+from dicom_adapter_clara_client.emulator.values import (
+    ClaraJob,
+    JobFilter,
+    JobState,
+    JobStatus,
+    PayloadType,
+    StoredFile,
+)
+from dicom_adapter_clara_client.wire import jobs_pb2, payloads_pb2
+from dicom_adapter_clara_client.wire.codes import ClaraCode, seconds_of, time_of
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier, ResponseHeader, Timestamp
+
+PRIORITIES = {
+    JobPriority.LOWER: jobs_pb2.JOB_PRIORITY_LOWER,
+    JobPriority.NORMAL: jobs_pb2.JOB_PRIORITY_NORMAL,
+    JobPriority.HIGHER: jobs_pb2.JOB_PRIORITY_HIGHER,
+    JobPriority.IMMEDIATE: jobs_pb2.JOB_PRIORITY_IMMEDIATE,
+}
+STATES = {
+    JobState.PENDING: jobs_pb2.JOB_STATE_PENDING,
+    JobState.RUNNING: jobs_pb2.JOB_STATE_RUNNING,
+    JobState.STOPPED: jobs_pb2.JOB_STATE_STOPPED,
+}
+STATUSES = {
+    JobStatus.HEALTHY: jobs_pb2.JOB_STATUS_HEALTHY,
+    JobStatus.FAULTED: jobs_pb2.JOB_STATUS_FAULTED,
+    JobStatus.CANCELED: jobs_pb2.JOB_STATUS_CANCELED,
+    JobStatus.EVICTED: jobs_pb2.JOB_STATUS_EVICTED,
+    JobStatus.TERMINATED: jobs_pb2.JOB_STATUS_TERMINATED,
+}
+TYPES = {
+    PayloadType.PIPELINE: payloads_pb2.PAYLOAD_TYPE_PIPELINE,
+    PayloadType.REUSABLE: payloads_pb2.PAYLOAD_TYPE_REUSABLE,
+}
+
+
+def done() -> ResponseHeader:
+    """The header of every answer that is no refusal."""
+    return ResponseHeader(code=ClaraCode.OK)
+
+
+def identifier(text: str | None) -> Identifier | None:
+    """An id, or no field."""
+    return None if text is None else Identifier(value=text)
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """A time, or no field: what has not happened has no time."""
+    return None if time is None else Timestamp(value=seconds_of(time))
+
+
+def file_details(file: StoredFile) -> payloads_pb2.PayloadFileDetails:
+    """A stored file, named from the payload's root."""
+    return payloads_pb2.PayloadFileDetails(mode=file.mode, size=file.size_bytes, name=file.name)
+
+
+def priority_of(number: int) -> JobPriority:
+    """The priority that a client asked for. None at all is refused: no client of NVIDIA's sends 0."""
+    for priority, known in PRIORITIES.items():
+        if known == number:
+            return priority
+    raise Invalid(ClaraCode.JOB_PRIORITY_INVALID, f"priority {number} must be 1 (lower) to 4 (immediate)")
+
+
+def filter_of(wanted: jobs_pb2.JobsListRequest.JobFilter) -> JobFilter:
+    """Which jobs a client wants to see. States and statuses that do not exist are passed over."""
+    return JobFilter(
+        completed_before=_time(wanted.completed_before) if wanted.HasField("completed_before") else None,
+        created_after=_time(wanted.created_after) if wanted.HasField("created_after") else None,
+        states=frozenset(state for state in STATES if STATES[state] in wanted.has_state),
+        statuses=frozenset(status for status in STATUSES if STATUSES[status] in wanted.has_status),
+        pipeline_ids=frozenset(pipeline.value.lower() for pipeline in wanted.pipeline_id),
+    )
+
+
+def status_answer(job: ClaraJob) -> jobs_pb2.JobsStatusResponse:
+    """Everything about one job. The deprecated texts of its times are left out."""
+    return jobs_pb2.JobsStatusResponse(
+        header=done(),
+        job_id=identifier(job.job_id),
+        pipeline_id=identifier(job.pipeline_id),
+        payload_id=identifier(job.payload_id),
+        state=STATES[job.state],
+        status=STATUSES[job.status],
+        name=job.name,
+        messages=job.messages,
+        priority=PRIORITIES[job.priority],
+        created=timestamp(job.created),
+        started=timestamp(job.started),
+        stopped=timestamp(job.stopped),
+        metadata=job.metadata,
+    )
+
+
+def list_answer(job: ClaraJob) -> jobs_pb2.JobsListResponse:
+    """One job of a list."""
+    return jobs_pb2.JobsListResponse(
+        header=done(),
+        job_details=jobs_pb2.JobsListResponse.JobDetails(
+            job_id=identifier(job.job_id),
+            payload_id=identifier(job.payload_id),
+            pipeline_id=identifier(job.pipeline_id),
+            job_name=job.name,
+            state=STATES[job.state],
+            status=STATUSES[job.status],
+            priority=PRIORITIES[job.priority],
+            created=timestamp(job.created),
+            started=timestamp(job.started),
+            stopped=timestamp(job.stopped),
+            metadata=job.metadata,
+        ),
+    )
+
+
+def _time(sent: Timestamp) -> datetime | None:
+    """A time of a filter; 0 is how NVIDIA's client reads "no time"."""
+    try:
+        return time_of(sent.value) if sent.value else None
+    except OverflowError as error:
+        raise Invalid(ClaraCode.JOBS_NOT_LISTED, f"no calendar has {sent.value} seconds since 0001-01-01") from error

@@ -1,0 +1,302 @@
+"""The services of the Clara Platform API over the emulated platform: requests in, answers out, refusals raised.
+
+Request headers are not looked at: NVIDIA's own client leaves them out of half of its calls.
+"""
+
+# The names are those of the services, and not every method needs its request and context.
+# ruff: noqa: N802, ARG002
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from dicom_adapter_clara_client.emulator import grpc_messages as to
+from dicom_adapter_clara_client.emulator.rules import Invalid, Malformed
+from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.values import ClaraPayload, ClaraPipeline, PipelineFile, StoredFile
+from dicom_adapter_clara_client.wire import clara_pb2, jobs_pb2, payloads_pb2, pipelines_pb2
+from dicom_adapter_clara_client.wire.clara_pb2_grpc import ClaraServicer
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+from dicom_adapter_clara_client.wire.common_pb2 import Version
+from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsServicer
+from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsServicer
+from dicom_adapter_clara_client.wire.pipelines_pb2_grpc import PipelinesServicer
+
+PIECE_BYTES = 1 << 20  # of a download; NVIDIA's default
+Context = grpc.ServicerContext
+
+
+class JobsService(JobsServicer):
+    """nvidia.clara.platform.Jobs"""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    def Create(self, request: jobs_pb2.JobsCreateRequest, context: Context) -> jobs_pb2.JobsCreateResponse:
+        job = self._platform.create_job(
+            request.pipeline_id.value,
+            request.name,
+            priority=to.priority_of(request.priority),
+            metadata=request.metadata,
+            input_payloads=[payload.value for payload in request.input_payloads],
+        )
+        return jobs_pb2.JobsCreateResponse(
+            header=to.done(), job_id=to.identifier(job.job_id), payload_id=to.identifier(job.payload_id)
+        )
+
+    def Start(self, request: jobs_pb2.JobsStartRequest, context: Context) -> jobs_pb2.JobsStartResponse:
+        variables = {variable.name: variable.value for variable in request.Variables}
+        job = self._platform.jobs.start(request.job_id.value, variables)
+        return jobs_pb2.JobsStartResponse(
+            header=to.done(),
+            state=to.STATES[job.state],
+            status=to.STATUSES[job.status],
+            priority=to.PRIORITIES[job.priority],
+        )
+
+    def Status(self, request: jobs_pb2.JobsStatusRequest, context: Context) -> jobs_pb2.JobsStatusResponse:
+        return to.status_answer(self._platform.jobs.status(request.job_id.value))
+
+    def Cancel(self, request: jobs_pb2.JobsCancelRequest, context: Context) -> jobs_pb2.JobsCancelResponse:
+        job = self._platform.jobs.cancel(request.job_id.value, request.reason)
+        return jobs_pb2.JobsCancelResponse(
+            header=to.done(),
+            job_id=to.identifier(job.job_id),
+            job_state=to.STATES[job.state],
+            job_status=to.STATUSES[job.status],
+        )
+
+    def List(self, request: jobs_pb2.JobsListRequest, context: Context) -> Iterator[jobs_pb2.JobsListResponse]:
+        jobs = self._platform.jobs.list(to.filter_of(request.filter))
+        if not jobs:
+            yield jobs_pb2.JobsListResponse(header=to.done())
+        yield from map(to.list_answer, jobs)
+
+    def AddMetadata(
+        self, request: jobs_pb2.JobsAddMetadataRequest, context: Context
+    ) -> jobs_pb2.JobsAddMetadataResponse:
+        job = self._platform.jobs.add_metadata(request.job_id.value, request.metadata)
+        return jobs_pb2.JobsAddMetadataResponse(
+            header=to.done(), job_id=to.identifier(job.job_id), metadata=job.metadata
+        )
+
+    def RemoveMetadata(
+        self, request: jobs_pb2.JobsRemoveMetadataRequest, context: Context
+    ) -> jobs_pb2.JobsRemoveMetadataResponse:
+        job = self._platform.jobs.remove_metadata(request.job_id.value, request.keys)
+        return jobs_pb2.JobsRemoveMetadataResponse(
+            header=to.done(), job_id=to.identifier(job.job_id), metadata=job.metadata
+        )
+
+    def ReadLogs(
+        self, request: jobs_pb2.JobsReadLogsRequest, context: Context
+    ) -> Iterator[jobs_pb2.JobsReadLogsResponse]:
+        """There are no operators, so there is nothing that they wrote."""
+        job = self._platform.jobs.status(request.job_id.value)
+        yield jobs_pb2.JobsReadLogsResponse(
+            header=to.done(), job_id=to.identifier(job.job_id), operator_name=request.operator_name
+        )
+
+
+class PayloadsService(PayloadsServicer):
+    """nvidia.clara.platform.Payloads"""
+
+    def __init__(self, platform: Platform) -> None:
+        self._payloads = platform.payloads
+
+    def Create(
+        self, request: payloads_pb2.PayloadsCreateRequest, context: Context
+    ) -> payloads_pb2.PayloadsCreateResponse:
+        payload = self._payloads.create(request.metadata)
+        return payloads_pb2.PayloadsCreateResponse(
+            header=to.done(), payload_id=to.identifier(payload.payload_id), type=to.TYPES[payload.type]
+        )
+
+    def Details(
+        self, request: payloads_pb2.PayloadsDetailsRequest, context: Context
+    ) -> Iterator[payloads_pb2.PayloadsDetailsResponse]:
+        """One message for each file; header and metadata, which may be large, in the first one alone."""
+        payload = self._payloads.details(request.payload_id.value)
+        yield _details_answer(payload, payload.files[0] if payload.files else None, first=True)
+        for file in payload.files[1:]:
+            yield _details_answer(payload, file, first=False)
+
+    def Upload(
+        self, request_iterator: Iterator[payloads_pb2.PayloadsUploadRequest], context: Context
+    ) -> payloads_pb2.PayloadsUploadResponse:
+        """The sizes that clients tell are not looked at: some tell the size of the piece."""
+        first = next(request_iterator, None)
+        if first is None:
+            raise Malformed(ClaraCode.PAYLOAD_ID_MALFORMED, "an upload must have a message, for an empty file too")
+        name, mode = first.details.name, first.details.mode
+        with self._payloads.receive(first.payload_id.value, name, mode=mode) as incoming:
+            incoming.write(first.data)
+            for piece in request_iterator:
+                if (piece.payload_id, piece.details.name) != (first.payload_id, name):
+                    rule = "every message of an upload must repeat payload_id and details.name"
+                    raise Invalid(ClaraCode.FILE_NAME_INVALID, rule)
+                incoming.write(piece.data)
+            file = incoming.commit()
+        return payloads_pb2.PayloadsUploadResponse(header=to.done(), details=to.file_details(file))
+
+    def Download(
+        self, request: payloads_pb2.PayloadsDownloadRequest, context: Context
+    ) -> Iterator[payloads_pb2.PayloadsDownloadResponse]:
+        file, reader = self._payloads.download(request.payload_id.value, request.name)
+        with reader:
+            yield payloads_pb2.PayloadsDownloadResponse(
+                header=to.done(), details=to.file_details(file), data=reader.read(PIECE_BYTES)
+            )
+            while data := reader.read(PIECE_BYTES):
+                yield payloads_pb2.PayloadsDownloadResponse(data=data)
+
+    def Remove(
+        self, request: payloads_pb2.PayloadsRemoveRequest, context: Context
+    ) -> payloads_pb2.PayloadsRemoveResponse:
+        self._payloads.remove(request.payload_id.value, request.name)
+        return payloads_pb2.PayloadsRemoveResponse(header=to.done())
+
+    def Delete(
+        self, request: payloads_pb2.PayloadsDeleteRequest, context: Context
+    ) -> payloads_pb2.PayloadsDeleteResponse:
+        self._payloads.delete(request.payload_id.value)
+        return payloads_pb2.PayloadsDeleteResponse(header=to.done())
+
+    def AddMetadata(
+        self, request: payloads_pb2.PayloadsAddMetadataRequest, context: Context
+    ) -> payloads_pb2.PayloadsAddMetadataResponse:
+        payload = self._payloads.add_metadata(request.payload_id.value, request.metadata)
+        return payloads_pb2.PayloadsAddMetadataResponse(
+            header=to.done(), payload_id=to.identifier(payload.payload_id), metadata=payload.metadata
+        )
+
+    def RemoveMetadata(
+        self, request: payloads_pb2.PayloadsRemoveMetadataRequest, context: Context
+    ) -> payloads_pb2.PayloadsRemoveMetadataResponse:
+        payload = self._payloads.remove_metadata(request.payload_id.value, request.keys)
+        return payloads_pb2.PayloadsRemoveMetadataResponse(
+            header=to.done(), payload_id=to.identifier(payload.payload_id), metadata=payload.metadata
+        )
+
+
+class PipelinesService(PipelinesServicer):
+    """nvidia.clara.platform.Pipelines"""
+
+    def __init__(self, platform: Platform) -> None:
+        self._pipelines = platform.pipelines
+
+    def Create(
+        self, request_iterator: Iterator[pipelines_pb2.PipelinesCreateRequest], context: Context
+    ) -> pipelines_pb2.PipelinesCreateResponse:
+        messages = list(request_iterator)
+        first = messages[0] if messages else pipelines_pb2.PipelinesCreateRequest()
+        pipeline = self._pipelines.create(_pieces(messages), first.metadata, first.pipeline_id.value)
+        return pipelines_pb2.PipelinesCreateResponse(header=to.done(), pipeline_id=to.identifier(pipeline.pipeline_id))
+
+    def Update(
+        self, request_iterator: Iterator[pipelines_pb2.PipelinesUpdateRequest], context: Context
+    ) -> pipelines_pb2.PipelinesUpdateResponse:
+        messages = list(request_iterator)
+        if len({message.pipeline_id.value.lower() for message in messages}) > 1:
+            raise Invalid(ClaraCode.PIPELINE_NOT_UPDATED, "every message of an update must name the same pipeline")
+        self._pipelines.update(messages[0].pipeline_id.value if messages else "", _pieces(messages))
+        return pipelines_pb2.PipelinesUpdateResponse(header=to.done())
+
+    def List(
+        self, request: pipelines_pb2.PipelinesListRequest, context: Context
+    ) -> Iterator[pipelines_pb2.PipelinesListResponse]:
+        pipelines = self._pipelines.list()
+        if not pipelines:
+            yield pipelines_pb2.PipelinesListResponse(header=to.done())
+        for pipeline in pipelines:
+            yield pipelines_pb2.PipelinesListResponse(
+                header=to.done(),
+                details=pipelines_pb2.PipelinesListResponse.PipelineDetails(
+                    pipeline_id=to.identifier(pipeline.pipeline_id), name=pipeline.name, metadata=pipeline.metadata
+                ),
+            )
+
+    def Details(
+        self, request: pipelines_pb2.PipelinesDetailsRequest, context: Context
+    ) -> Iterator[pipelines_pb2.PipelinesDetailsResponse]:
+        """One message for each file. The operators are not read out of the definition, so `dag` is left out."""
+        pipeline = self._pipelines.details(request.pipeline_id.value)
+        for file in pipeline.files or (None,):
+            yield _definition_answer(pipeline, file)
+
+    def Remove(
+        self, request: pipelines_pb2.PipelinesRemoveRequest, context: Context
+    ) -> pipelines_pb2.PipelinesRemoveResponse:
+        self._pipelines.remove(request.pipeline_id.value)
+        return pipelines_pb2.PipelinesRemoveResponse(header=to.done())
+
+    def AddMetadata(
+        self, request: pipelines_pb2.PipelinesAddMetadataRequest, context: Context
+    ) -> pipelines_pb2.PipelinesAddMetadataResponse:
+        pipeline = self._pipelines.add_metadata(request.pipeline_id.value, request.metadata)
+        return pipelines_pb2.PipelinesAddMetadataResponse(
+            header=to.done(), pipeline_id=to.identifier(pipeline.pipeline_id), metadata=pipeline.metadata
+        )
+
+    def RemoveMetadata(
+        self, request: pipelines_pb2.PipelinesRemoveMetadataRequest, context: Context
+    ) -> pipelines_pb2.PipelinesRemoveMetadataResponse:
+        pipeline = self._pipelines.remove_metadata(request.pipeline_id.value, request.keys)
+        return pipelines_pb2.PipelinesRemoveMetadataResponse(
+            header=to.done(), pipeline_id=to.identifier(pipeline.pipeline_id), metadata=pipeline.metadata
+        )
+
+
+class ClaraService(ClaraServicer):
+    """nvidia.clara.platform.Clara, of a platform without GPUs that no client can stop"""
+
+    def __init__(self, platform: Platform) -> None:
+        self._version = platform.version
+
+    def Version(self, request: clara_pb2.ClaraVersionRequest, context: Context) -> clara_pb2.ClaraVersionResponse:
+        told = self._version
+        version = Version(major=told.major, minor=told.minor, patch=told.patch, label=told.label)
+        return clara_pb2.ClaraVersionResponse(header=to.done(), version=version)
+
+    def Utilization(
+        self, request: clara_pb2.ClaraUtilizationRequest, context: Context
+    ) -> Iterator[clara_pb2.ClaraUtilizationResponse]:
+        yield clara_pb2.ClaraUtilizationResponse(header=to.done())
+
+    def Stop(self, request: clara_pb2.ClaraStopRequest, context: Context) -> clara_pb2.ClaraStopResponse:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the emulator is stopped where it was started")
+
+
+def _details_answer(
+    payload: ClaraPayload, file: StoredFile | None, *, first: bool
+) -> payloads_pb2.PayloadsDetailsResponse:
+    return payloads_pb2.PayloadsDetailsResponse(
+        header=to.done() if first else None,
+        payload_id=to.identifier(payload.payload_id),
+        file=None if file is None else to.file_details(file),
+        type=to.TYPES[payload.type],
+        job_id=to.identifier(payload.job_id),
+        metadata=payload.metadata if first else None,
+    )
+
+
+def _definition_answer(pipeline: ClaraPipeline, file: PipelineFile | None) -> pipelines_pb2.PipelinesDetailsResponse:
+    return pipelines_pb2.PipelinesDetailsResponse(
+        header=to.done(),
+        pipeline_id=to.identifier(pipeline.pipeline_id),
+        name=pipeline.name,
+        definition=None if file is None else pipelines_pb2.PipelineDefinitionFile(path=file.path, content=file.content),
+        metadata=pipeline.metadata,
+    )
+
+
+def _pieces(
+    messages: list[pipelines_pb2.PipelinesCreateRequest] | list[pipelines_pb2.PipelinesUpdateRequest],
+) -> Iterator[PipelineFile]:
+    return (
+        PipelineFile(path=message.definition.path, content=message.definition.content)
+        for message in messages
+        if message.HasField("definition")
+    )

@@ -1,0 +1,143 @@
+"""The jobs of the platform: pending until they are started, running for as long as they are told to, then stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from threading import RLock
+
+from attrs import evolve
+
+from dicom_adapter import JobPriority
+from dicom_adapter_clara_client.emulator import rules
+from dicom_adapter_clara_client.emulator.payloads import Payloads
+from dicom_adapter_clara_client.emulator.pipelines import Pipelines
+from dicom_adapter_clara_client.emulator.rules import Conflict, NotFound
+from dicom_adapter_clara_client.emulator.store import Store
+from dicom_adapter_clara_client.emulator.values import ClaraJob, JobFilter, JobState, JobStatus, Run
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+METADATA = ClaraCode.JOB_METADATA_REFUSED
+
+
+class Jobs:
+    """All jobs. A running one is found stopped by whoever looks at it after its time."""
+
+    def __init__(
+        self, store: Store, lock: RLock, known: Iterable[ClaraJob], clock: Callable[[], datetime], run: Run
+    ) -> None:
+        self._store = store
+        self._lock = lock
+        self._clock = clock
+        self._jobs = {job.job_id: job for job in known}
+        self._run = run
+        self._runs: dict[str, Run] = {}  # by pipeline
+
+    def set_run(self, run: Run, pipeline_id: str | None = None) -> None:
+        """Say how jobs run that are started from now on: those of one pipeline, or those of all others."""
+        with self._lock:
+            if pipeline_id is None:
+                self._run = run
+            else:
+                self._runs[pipeline_id.lower()] = run
+
+    def create(
+        self,
+        pipelines: Pipelines,
+        payloads: Payloads,
+        *,
+        pipeline_id: str,
+        name: str,
+        priority: JobPriority,
+        metadata: Mapping[str, str],
+        input_payloads: Iterable[str],
+    ) -> ClaraJob:
+        """Make a pending job and its payload; see `Platform.create_job`."""
+        rules.check_job_name(name)
+        whole = rules.with_metadata({}, metadata.items(), METADATA)
+        with self._lock:
+            pipeline = pipelines.details(pipeline_id)
+            job = ClaraJob(
+                job_id=rules.new_id(),
+                payload_id=rules.new_id(),
+                pipeline_id=pipeline.pipeline_id,
+                name=name,
+                priority=priority,
+                metadata=whole,
+                created=self._clock(),
+            )
+            payloads.create_for(job.job_id, job.payload_id, input_payloads)
+            return self._save(job)
+
+    def start(self, job_id: str, variables: Mapping[str, str] | None = None) -> ClaraJob:
+        """Set a pending job running; its payload is read-only from now on."""
+        with self._lock:
+            job = self._known(job_id)
+            if job.state is not JobState.PENDING:
+                state = f"it is {job.state.value}, {job.status.value}"
+                raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a pending job can be started: {state}")
+            now = self._clock()
+            run = self._runs.get(job.pipeline_id, self._run)
+            ends = None if run.seconds is None else now + timedelta(seconds=run.seconds)
+            given = dict(variables or {})
+            return self._save(evolve(job, state=JobState.RUNNING, started=now, ends=ends, run=run, variables=given))
+
+    def cancel(self, job_id: str, reason: str = "") -> ClaraJob:
+        """Stop a pending or running job. One that has stopped stays as it is, which is no error."""
+        with self._lock:
+            job = self._known(job_id)
+            if job.state is JobState.STOPPED:
+                return job
+            return self._save(_stopped(job, self._clock(), JobStatus.CANCELED, (reason,) if reason else ()))
+
+    def finish(self, job_id: str, status: JobStatus = JobStatus.HEALTHY, messages: tuple[str, ...] = ()) -> ClaraJob:
+        """End a running job now; for tests and demonstrations, no client can ask for it."""
+        with self._lock:
+            job = self._known(job_id)
+            if job.state is not JobState.RUNNING:
+                raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a running job can end: it is {job.state.value}")
+            return self._save(_stopped(job, self._clock(), status, messages))
+
+    def status(self, job_id: str) -> ClaraJob:
+        """Everything about one job."""
+        with self._lock:
+            return self._known(job_id)
+
+    def state_of(self, job_id: str) -> JobState:
+        """How far a job is."""
+        return self.status(job_id).state
+
+    def list(self, wanted: JobFilter | None = None) -> tuple[ClaraJob, ...]:
+        """The jobs that a filter takes, in the order of their creation."""
+        with self._lock:
+            return tuple(job for job in map(self._known, list(self._jobs)) if wanted is None or wanted.takes(job))
+
+    def add_metadata(self, job_id: str, metadata: Mapping[str, str]) -> ClaraJob:
+        """Add to a job's metadata: all of it or nothing."""
+        with self._lock:
+            job = self._known(job_id)
+            return self._save(evolve(job, metadata=rules.with_metadata(job.metadata, metadata.items(), METADATA)))
+
+    def remove_metadata(self, job_id: str, keys: Iterable[str]) -> ClaraJob:
+        """Remove from a job's metadata."""
+        with self._lock:
+            job = self._known(job_id)
+            return self._save(evolve(job, metadata=rules.without_metadata(job.metadata, keys)))
+
+    def _known(self, job_id: str) -> ClaraJob:
+        key = rules.identifier(job_id, "job", ClaraCode.JOB_ID_MALFORMED)
+        if key not in self._jobs:
+            raise NotFound(ClaraCode.NO_SUCH_JOB, f"no job {key}")
+        job = self._jobs[key]
+        if job.state is JobState.RUNNING and job.ends is not None and job.ends <= self._clock():
+            return self._save(_stopped(job, job.ends, job.run.status, job.run.messages))
+        return job
+
+    def _save(self, job: ClaraJob) -> ClaraJob:
+        self._store.save_job(job)
+        self._jobs[job.job_id] = job
+        return job
+
+
+def _stopped(job: ClaraJob, when: datetime, status: JobStatus, messages: tuple[str, ...]) -> ClaraJob:
+    return evolve(job, state=JobState.STOPPED, status=status, stopped=when, messages=job.messages + messages)

@@ -1,0 +1,232 @@
+"""The payloads of the platform: folders of files, one made for each job, others by clients for any number of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import RLock
+from types import TracebackType
+from typing import BinaryIO
+
+from attrs import evolve
+
+from dicom_adapter_clara_client.emulator import rules
+from dicom_adapter_clara_client.emulator.files import Files
+from dicom_adapter_clara_client.emulator.rules import ClaraError, Conflict, Invalid, NotFound
+from dicom_adapter_clara_client.emulator.store import Sink, Store
+from dicom_adapter_clara_client.emulator.values import ClaraPayload, JobState, PayloadType, StoredFile
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+INPUT = "input"  # the folder of a job's payload that clients fill
+METADATA = ClaraCode.PAYLOAD_METADATA_REFUSED
+
+
+class Payloads:
+    """All payloads. A second upload of one name takes the first one's place: NVIDIA's clients repeat uploads."""
+
+    def __init__(
+        self, store: Store, lock: RLock, known: Iterable[ClaraPayload], state_of: Callable[[str], JobState]
+    ) -> None:
+        self._store = store
+        self._lock = lock
+        self._state_of = state_of  # of a job, by id
+        self._payloads: dict[str, ClaraPayload] = {}  # without files, which are too many to copy at each change
+        self._files: dict[str, Files] = {}
+        for payload in known:
+            self._files[payload.payload_id] = Files(payload.files)
+            self._payloads[payload.payload_id] = evolve(payload, files=())
+
+    def create(self, metadata: Mapping[str, str] | None = None) -> ClaraPayload:
+        """Make a reusable payload."""
+        whole = rules.with_metadata({}, (metadata or {}).items(), METADATA)
+        with self._lock:
+            return self._add(ClaraPayload(payload_id=rules.new_id(), type=PayloadType.REUSABLE, metadata=whole))
+
+    def create_for(self, job_id: str, payload_id: str, inputs: Iterable[str]) -> None:
+        """Make a job's payload, with the files of the reusable payloads `inputs` in its input folder."""
+        with self._lock:
+            copies = self._copies(inputs)
+            self._add(ClaraPayload(payload_id=payload_id, type=PayloadType.PIPELINE, job_id=job_id))
+            for name, (source, file) in copies.items():
+                self._store.copy_file((source, file.name), (payload_id, name))
+                self._files[payload_id].put(evolve(file, name=name))
+
+    def job_of(self, payload_id: str) -> str | None:
+        """The job that a payload was made for."""
+        with self._lock:
+            return self._known(payload_id).job_id
+
+    def details(self, payload_id: str) -> ClaraPayload:
+        """One payload with its files."""
+        with self._lock:
+            payload = self._known(payload_id)
+            return evolve(payload, files=tuple(self._files[payload.payload_id]))
+
+    def receive(
+        self, payload_id: str, name: str, *, mode: int = 0, from_root: bool = False, replace: bool = True
+    ) -> Incoming:
+        """Begin an upload; nothing is in the payload until `Incoming.commit`.
+
+        `name` counts from the input folder of a job's payload, or from its root with `from_root`, where only the
+        input folder takes uploads. `replace=False` refuses a name that is there.
+        """
+        name = rules.stored_name(name)
+        with self._lock:
+            payload = self._writable(payload_id)
+            if payload.type is PayloadType.PIPELINE and not from_root:
+                name = rules.stored_name(f"{INPUT}/{name}")
+            self._check_place(payload, name, replace)
+            file = StoredFile(name=name, size_bytes=0, mode=mode)
+            return Incoming(self, payload.payload_id, file, replace, self._store.receive())
+
+    def upload(self, payload_id: str, name: str, data: Iterable[bytes], *, mode: int = 0) -> StoredFile:
+        """Store one file, named as in `receive`."""
+        with self.receive(payload_id, name, mode=mode) as incoming:
+            for piece in data:
+                incoming.write(piece)
+            return incoming.commit()
+
+    def add_output(self, payload_id: str, name: str, data: bytes) -> StoredFile:
+        """Store a file where operators do, `operators/<operator>/…` as a rule, in any state of the job."""
+        file = StoredFile(name=rules.stored_name(name), size_bytes=0)
+        with self._lock:
+            payload_id = self._known(payload_id).payload_id
+            with Incoming(self, payload_id, file, True, self._store.receive()) as incoming:
+                incoming.write(data)
+                return self._keep(incoming)
+
+    def commit(self, incoming: Incoming) -> StoredFile:
+        """Called by `Incoming.commit`."""
+        with self._lock:
+            payload = self._writable(incoming.payload_id)  # the job may have been started since
+            self._check_place(payload, incoming.file.name, incoming.replace)
+            return self._keep(incoming)
+
+    def download(self, payload_id: str, name: str) -> tuple[StoredFile, BinaryIO]:
+        """A file by its name from the root, and a reader of it that stays good whatever happens to the file."""
+        name = rules.read_name(name)
+        with self._lock:
+            payload_id = self._known(payload_id).payload_id
+            file = self._files[payload_id].find(name)
+            return file, self._store.open_file(payload_id, file.name)
+
+    def remove(self, payload_id: str, name: str) -> None:
+        """Take a file away, by its name from the root."""
+        name = rules.read_name(name)
+        with self._lock:
+            payload_id = self._writable(payload_id).payload_id
+            file = self._files[payload_id].find(name)
+            self._store.delete_file(payload_id, file.name)
+            self._files[payload_id].drop(file.name)
+
+    def delete(self, payload_id: str) -> None:
+        """Take a payload away: a reusable one at any time, a job's once the job has stopped."""
+        with self._lock:
+            payload = self._known(payload_id)
+            if payload.job_id is not None and self._state_of(payload.job_id) is not JobState.STOPPED:
+                raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, "the payload's job has not stopped: cancel it first")
+            self._store.delete_payload(payload.payload_id)
+            del self._payloads[payload.payload_id], self._files[payload.payload_id]
+
+    def add_metadata(self, payload_id: str, metadata: Mapping[str, str]) -> ClaraPayload:
+        """Add to a reusable payload's metadata: all of it or nothing."""
+        with self._lock:
+            payload = self._reusable(payload_id)
+            whole = rules.with_metadata(payload.metadata, metadata.items(), METADATA)
+            return self._save(evolve(payload, metadata=whole))
+
+    def remove_metadata(self, payload_id: str, keys: Iterable[str]) -> ClaraPayload:
+        """Remove from a reusable payload's metadata."""
+        with self._lock:
+            payload = self._reusable(payload_id)
+            return self._save(evolve(payload, metadata=rules.without_metadata(payload.metadata, keys)))
+
+    def _add(self, payload: ClaraPayload) -> ClaraPayload:
+        self._files[payload.payload_id] = Files()
+        return self._save(payload)
+
+    def _save(self, payload: ClaraPayload) -> ClaraPayload:
+        self._store.save_payload(payload)
+        self._payloads[payload.payload_id] = payload
+        return payload
+
+    def _known(self, payload_id: str) -> ClaraPayload:
+        key = rules.identifier(payload_id, "payload", ClaraCode.PAYLOAD_ID_MALFORMED)
+        if key not in self._payloads:
+            raise NotFound(ClaraCode.NO_SUCH_PAYLOAD, f"no payload {key}")
+        return self._payloads[key]
+
+    def _writable(self, payload_id: str) -> ClaraPayload:
+        payload = self._known(payload_id)
+        if payload.job_id is not None and self._state_of(payload.job_id) is not JobState.PENDING:
+            raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, f"payload {payload.payload_id} is read-only: its job has begun")
+        return payload
+
+    def _reusable(self, payload_id: str) -> ClaraPayload:
+        payload = self._known(payload_id)
+        if payload.type is not PayloadType.REUSABLE:
+            raise Invalid(METADATA, "only reusable payloads have metadata: give it to the job")
+        return payload
+
+    def _check_place(self, payload: ClaraPayload, name: str, replace: bool) -> None:
+        files = self._files[payload.payload_id]
+        if payload.type is PayloadType.PIPELINE and not name.startswith(f"{INPUT}/"):
+            raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, f"only '{INPUT}/' of a job's payload takes uploads")
+        if not replace and name in files:
+            raise Conflict(ClaraCode.FILE_NAME_TAKEN, "the payload has a file of this name")
+        files.check(name)
+
+    def _keep(self, incoming: Incoming) -> StoredFile:
+        files = self._files[incoming.payload_id]
+        files.check(incoming.file.name)
+        incoming.sink.keep(incoming.payload_id, incoming.file.name)
+        incoming.replaced = incoming.file.name in files
+        files.put(incoming.file)
+        return incoming.file
+
+    def _copies(self, inputs: Iterable[str]) -> dict[str, tuple[str, StoredFile]]:
+        copies: dict[str, tuple[str, StoredFile]] = {}
+        for source in [self._input(payload_id) for payload_id in inputs]:
+            for file in self._files[source]:
+                name = f"{INPUT}/{file.name}"
+                if name in copies:
+                    raise Conflict(ClaraCode.JOB_INPUT_REFUSED, "two of the input payloads have a file of one name")
+                copies[name] = (source, file)
+        return copies
+
+    def _input(self, payload_id: str) -> str:
+        try:
+            payload = self._known(payload_id)
+        except ClaraError as error:
+            raise Invalid(error.code, *error.messages) from error
+        if payload.type is not PayloadType.REUSABLE:
+            raise Invalid(ClaraCode.JOB_INPUT_REFUSED, f"payload {payload.payload_id} is not a reusable one")
+        return payload.payload_id
+
+
+class Incoming:
+    """One upload under way. Leaving its `with` block without `commit` leaves nothing behind."""
+
+    def __init__(self, payloads: Payloads, payload_id: str, file: StoredFile, replace: bool, sink: Sink) -> None:
+        self._payloads = payloads
+        self.payload_id = payload_id
+        self.file = file  # as it is to be stored; its size grows
+        self.replace = replace
+        self.replaced = False  # after `commit`: whether another file had the name
+        self.sink = sink
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece. It is on disk when the platform has a folder."""
+        self.sink.write(data)
+        self.file = evolve(self.file, size_bytes=self.file.size_bytes + len(data))
+
+    def commit(self) -> StoredFile:
+        """Make the file part of the payload, whole and at once."""
+        return self._payloads.commit(self)
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sink.discard()

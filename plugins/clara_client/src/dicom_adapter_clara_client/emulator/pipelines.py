@@ -1,0 +1,88 @@
+"""The pipelines of the platform: registered by their definitions, or any that a client names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from threading import RLock
+
+from attrs import evolve
+
+from dicom_adapter_clara_client.emulator import rules
+from dicom_adapter_clara_client.emulator.rules import Conflict, NotFound
+from dicom_adapter_clara_client.emulator.store import Store
+from dicom_adapter_clara_client.emulator.values import ClaraPipeline, PipelineFile
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+METADATA = ClaraCode.PIPELINE_METADATA_REFUSED
+
+
+class Pipelines:
+    """All pipelines. With `any_id`, every well-formed id is one, though only registered ones are listed."""
+
+    def __init__(self, store: Store, lock: RLock, known: Iterable[ClaraPipeline], *, any_id: bool) -> None:
+        self._store = store
+        self._lock = lock
+        self._any_id = any_id
+        self._pipelines = {pipeline.pipeline_id: pipeline for pipeline in known}
+
+    def create(
+        self, pieces: Iterable[PipelineFile], metadata: Mapping[str, str] | None = None, pipeline_id: str = ""
+    ) -> ClaraPipeline:
+        """Register a pipeline, under an id of the client's if it gives one."""
+        key = _identifier(pipeline_id) if pipeline_id else rules.new_id()
+        whole = rules.with_metadata({}, (metadata or {}).items(), METADATA)
+        pipeline = rules.pipeline(key, pieces, whole)
+        with self._lock:
+            if key in self._pipelines:
+                raise Conflict(ClaraCode.PIPELINE_NOT_STORED, f"pipeline {key} is there already: update it")
+            return self._save(pipeline)
+
+    def update(self, pipeline_id: str, pieces: Iterable[PipelineFile]) -> ClaraPipeline:
+        """Give a pipeline another definition."""
+        with self._lock:
+            present = self.details(pipeline_id)
+            return self._save(rules.pipeline(present.pipeline_id, pieces, present.metadata))
+
+    def details(self, pipeline_id: str) -> ClaraPipeline:
+        """One pipeline with its definition."""
+        key = _identifier(pipeline_id)
+        with self._lock:
+            if key in self._pipelines:
+                return self._pipelines[key]
+        if self._any_id:
+            return ClaraPipeline(pipeline_id=key, name=key)
+        raise NotFound(ClaraCode.NO_SUCH_PIPELINE, f"no pipeline {key}")
+
+    def list(self) -> tuple[ClaraPipeline, ...]:
+        """The registered pipelines, in the order of their registration."""
+        with self._lock:
+            return tuple(self._pipelines.values())
+
+    def remove(self, pipeline_id: str) -> None:
+        """Take a pipeline away. Its jobs stay as they are."""
+        with self._lock:
+            key = self.details(pipeline_id).pipeline_id
+            self._store.delete_pipeline(key)
+            self._pipelines.pop(key, None)
+
+    def add_metadata(self, pipeline_id: str, metadata: Mapping[str, str]) -> ClaraPipeline:
+        """Add to a pipeline's metadata: all of it or nothing."""
+        with self._lock:
+            present = self.details(pipeline_id)
+            whole = rules.with_metadata(present.metadata, metadata.items(), METADATA)
+            return self._save(evolve(present, metadata=whole))
+
+    def remove_metadata(self, pipeline_id: str, keys: Iterable[str]) -> ClaraPipeline:
+        """Remove from a pipeline's metadata."""
+        with self._lock:
+            present = self.details(pipeline_id)
+            return self._save(evolve(present, metadata=rules.without_metadata(present.metadata, keys)))
+
+    def _save(self, pipeline: ClaraPipeline) -> ClaraPipeline:
+        self._store.save_pipeline(pipeline)
+        self._pipelines[pipeline.pipeline_id] = pipeline
+        return pipeline
+
+
+def _identifier(text: str) -> str:
+    return rules.identifier(text, "pipeline", ClaraCode.PIPELINE_ID_MALFORMED)

@@ -1,0 +1,233 @@
+"""The way of one call through the REST face: token, fault, idempotency key, work, record, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+
+from attrs import define, evolve, field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
+from dicom_adapter_clara_client.emulator.rest_faults import CutOff, Lost, demanded_code, demanded_status
+from dicom_adapter_clara_client.emulator.rest_keys import Keys, unquoted
+from dicom_adapter_clara_client.emulator.rest_operations import Operation
+from dicom_adapter_clara_client.emulator.rest_problems import (
+    MEDIA_TYPE,
+    MEDIA_TYPE_WRONG,
+    TOO_LARGE,
+    UNAUTHORIZED,
+    Problem,
+    problem_of,
+)
+from dicom_adapter_clara_client.emulator.rest_reply import Reply
+from dicom_adapter_clara_client.emulator.rest_request import LARGEST_BODY_BYTES, Ask, json_body
+from dicom_adapter_clara_client.emulator.rules import ClaraError
+from dicom_adapter_clara_client.emulator.state import Platform
+
+FACE = "rest"
+UPLOAD = "Payloads.Upload"
+CUT_OFF = "cut off by the client"
+IDS = {"job": "jobId", "payload": "payloadId", "pipeline": "pipelineId"}
+
+
+@define
+class Call:
+    """One call under way."""
+
+    name: str
+    request: Request
+    ask: Ask
+    body: AsyncIterator[bytes]
+    received_bytes: int = 0
+    worked: bool = True
+    fault: Fault | None = None
+    ids: dict[str, str] = field(factory=dict)
+
+    def has(self, *kinds: FaultKind) -> bool:
+        """Whether a fault of one of these kinds strikes it."""
+        return self.fault is not None and self.fault.kind in kinds
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """What is still to come of the body. Raises ClientDisconnect when it does not."""
+        async for piece in self.body:
+            self.received_bytes += len(piece)
+            if piece:
+                yield piece
+
+
+Work = Callable[[Call], Awaitable[Response]]
+
+
+class Calls:
+    """Carries calls to the platform."""
+
+    def __init__(
+        self, platform: Platform, faults: Faults, log: CallLog, token: str | None, clock: Callable[[], datetime]
+    ) -> None:
+        self.platform = platform
+        self._faults = faults
+        self._log = log
+        self._token = token
+        self._clock = clock
+        self._keys = Keys(clock)
+
+    def endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        """What Starlette calls for an operation with a small body."""
+
+        async def work(call: Call) -> Response:
+            key = unquoted(call.ask.headers.get("idempotency-key")) if operation.has_key else ""
+            return response_of(await run_in_threadpool(self._act, operation, call.ask, key))
+
+        async def endpoint(request: Request) -> Response:
+            return await self.carry(operation.name, request, work, has_json=True)
+
+        return endpoint
+
+    async def carry(self, name: str, request: Request, work: Work, *, has_json: bool = False) -> Response:
+        """The answer to a call, written down before it leaves."""
+        call = Call(name, request, _ask(request), request.stream())
+        call.ids.update({IDS[part]: value[:64].lower() for part, value in call.ask.at.items() if part in IDS})
+        try:
+            return await self._carry(call, work, has_json)
+        except ClientDisconnect:
+            self._record(call, Outcome.FAILED, status=CUT_OFF)
+            return Response()  # nobody reads it
+        except _Reset:
+            self._record(call, Outcome.LOST)
+            return Lost()
+
+    async def _carry(self, call: Call, work: Work, has_json: bool) -> Response:
+        try:
+            self._authorize(call)
+            if has_json:
+                await _read_json(call)
+            await self._strike(call)
+            return self._answered(call, await work(call))
+        except (ClaraError, Problem) as refusal:
+            async for _piece in call.pieces():
+                pass  # a client that is still sending would not read the answer
+            return self._refused(call, refusal if isinstance(refusal, Problem) else problem_of(refusal))
+
+    def _act(self, operation: Operation, ask: Ask, key: str) -> Reply:
+        if not key:
+            return operation.act(self.platform, ask)
+        return self._keys.answer(key, ask.fingerprint(), lambda: operation.act(self.platform, ask))
+
+    def _authorize(self, call: Call) -> None:
+        if self._token is None:
+            return
+        given = call.ask.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            call.worked = False
+            raise Problem(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
+
+    async def _strike(self, call: Call) -> None:
+        """Let the fault that is due strike, as far as it does before the work."""
+        named = call.ask.body.get("pipelineId")
+        if isinstance(named, str):
+            call.ids.setdefault("pipelineId", named[:64].lower())
+        call.fault = self._faults.take(FACE, call.name, self.platform.pipeline_of(call.ids))
+        if call.fault is None:
+            return
+        call.worked = not call.has(FaultKind.STATUS, FaultKind.CODE, FaultKind.RESET)
+        await asyncio.sleep(call.fault.seconds)
+        if call.has(FaultKind.STATUS):
+            raise demanded_status(call.fault)
+        if call.has(FaultKind.CODE):
+            raise demanded_code(call.fault)
+        if call.has(FaultKind.RESET):
+            raise _Reset
+        if call.has(FaultKind.TRUNCATE) and call.name == UPLOAD:
+            call.worked = False
+            async for _piece in call.pieces():
+                raise _Reset
+
+    def _answered(self, call: Call, response: Response) -> Response:
+        sent = int(response.headers.get("content-length", 0))
+        if call.has(FaultKind.DROP, FaultKind.TRUNCATE, FaultKind.GARBAGE):
+            self._record(call, Outcome.LOST)
+            return (
+                CutOff(response)
+                if call.has(FaultKind.TRUNCATE)
+                else Lost(response, garbage=call.has(FaultKind.GARBAGE))
+            )
+        self._learn_ids(call, response)
+        self._record(call, Outcome.DONE, sent_bytes=sent)
+        return response
+
+    def _learn_ids(self, call: Call, response: Response) -> None:
+        if response.media_type == "application/json":
+            found = json.loads(bytes(response.body))
+            call.ids.update({name: found[name] for name in IDS.values() if isinstance(found.get(name), str)})
+
+    def _refused(self, call: Call, problem: Problem) -> Response:
+        if call.has(FaultKind.DROP, FaultKind.GARBAGE, FaultKind.TRUNCATE) and call.worked:
+            return self._answered(call, problem_response(problem, call.ask.path))
+        outcome = Outcome.REFUSED if problem.code is not None else Outcome.FAILED
+        self._record(call, outcome, code=problem.code or 0, status=str(problem.status))
+        return problem_response(problem, call.ask.path)
+
+    def _record(self, call: Call, outcome: Outcome, *, sent_bytes: int = 0, code: int = 0, status: str = "") -> None:
+        self._log.add(
+            CallRecord(
+                time=self._clock(),
+                face=FACE,
+                call=call.name,
+                ids=dict(call.ids),
+                received_bytes=call.received_bytes,
+                sent_bytes=sent_bytes,
+                outcome=outcome,
+                code=code,
+                status=status,
+                fault=call.fault.kind.value if call.fault else "",
+                worked=call.worked,
+            )
+        )
+
+
+class _Reset(Exception):
+    """The connection is to be reset."""
+
+
+def _ask(request: Request) -> Ask:
+    return Ask(
+        method=request.method,
+        path=request.url.path,
+        at=request.path_params,
+        query=request.query_params.multi_items(),
+        headers=dict(request.headers),
+    )
+
+
+async def _read_json(call: Call) -> None:
+    pieces = []
+    async for piece in call.pieces():
+        if call.received_bytes > LARGEST_BODY_BYTES:
+            raise Problem(TOO_LARGE, f"the body must have at most {LARGEST_BODY_BYTES} bytes")
+        pieces.append(piece)
+    data = b"".join(pieces)
+    media_type = call.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if data.strip() and media_type != "application/json":
+        raise Problem(MEDIA_TYPE_WRONG)
+    call.ask = evolve(call.ask, body=json_body(data))
+
+
+def response_of(reply: Reply) -> Response:
+    """A reply as Starlette sends it."""
+    if reply.body is None:
+        return Response(status_code=reply.status, headers=dict(reply.headers))
+    if isinstance(reply.body, str):
+        return Response(reply.body, reply.status, dict(reply.headers), "text/plain")
+    return Response(json.dumps(dict(reply.body)), reply.status, dict(reply.headers), "application/json")
+
+
+def problem_response(problem: Problem, path: str) -> Response:
+    """A problem as Starlette sends it."""
+    return Response(json.dumps(problem.document(path)), problem.status, problem.headers, MEDIA_TYPE)

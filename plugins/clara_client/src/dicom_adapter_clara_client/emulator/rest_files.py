@@ -1,0 +1,147 @@
+"""The bytes of files on the REST face: they stream to the platform and from it, none is held whole."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from dicom_adapter_clara_client.emulator.payloads import INPUT, Incoming
+from dicom_adapter_clara_client.emulator.rest_calls import UPLOAD, Call, Calls
+from dicom_adapter_clara_client.emulator.rest_problems import (
+    BAD_REQUEST,
+    DIGEST_MISMATCH,
+    FILE_PRESENT,
+    PATH_CHARACTERS,
+    PATH_READ_ONLY,
+    RANGE,
+    TOO_LARGE,
+    Problem,
+    instead,
+)
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+PIECE_BYTES = 1 << 18
+DIGEST = re.compile(r"\s*([a-z0-9-]+)=:([A-Za-z0-9+/=]*):\s*")  # RFC 9530: a dictionary of byte sequences
+DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
+RANGES = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+class Files:
+    """Uploads and downloads."""
+
+    def __init__(self, calls: Calls, largest_bytes: int | None) -> None:
+        self._calls = calls
+        self._payloads = calls.platform.payloads
+        self._largest_bytes = largest_bytes
+
+    async def put(self, request: Request) -> Response:
+        """PUT of a file."""
+        return await self._calls.carry(UPLOAD, request, self._upload)
+
+    async def get(self, request: Request) -> Response:
+        """GET of a file."""
+        return await self._calls.carry("Payloads.Download", request, self._download)
+
+    async def _upload(self, call: Call) -> Response:
+        digests = _digests(call.ask.headers.get("content-digest", ""))
+        with await run_in_threadpool(self._begin, call) as incoming:
+            async for piece in self._limited(call):
+                for _expected, digest in digests:
+                    digest.update(piece)
+                await run_in_threadpool(incoming.write, piece)
+            if any(expected != digest.digest() for expected, digest in digests):
+                raise Problem(DIGEST_MISMATCH)
+            await run_in_threadpool(self._commit, call, incoming)
+            if incoming.replaced:
+                return Response(status_code=204)
+            return Response(status_code=201, headers={"Location": quote(call.ask.path, safe=PATH_CHARACTERS)})
+
+    def _begin(self, call: Call) -> Incoming:
+        with (
+            instead(ClaraCode.PAYLOAD_READ_ONLY, PATH_READ_ONLY, lambda: not _is_input(call)),
+            instead(ClaraCode.FILE_NAME_TAKEN, FILE_PRESENT, lambda: not _replaces(call)),
+        ):
+            return self._payloads.receive(
+                call.ask.at["payload"], call.ask.at["file"], from_root=True, replace=_replaces(call)
+            )
+
+    def _commit(self, call: Call, incoming: Incoming) -> None:
+        with instead(ClaraCode.FILE_NAME_TAKEN, FILE_PRESENT, lambda: not _replaces(call)):
+            incoming.commit()
+
+    async def _limited(self, call: Call) -> AsyncIterator[bytes]:
+        async for piece in call.pieces():
+            if self._largest_bytes is not None and call.received_bytes > self._largest_bytes:
+                raise Problem(TOO_LARGE, f"a file must have at most {self._largest_bytes} bytes")
+            yield piece
+
+    async def _download(self, call: Call) -> Response:
+        path = call.ask.at["file"]
+        file, source = await run_in_threadpool(self._payloads.download, call.ask.at["payload"], path)
+        part = _range(call.ask.headers.get("range", ""), file.size_bytes)
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(file.size_bytes)}
+        start, end = part or (0, file.size_bytes)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size_bytes}"
+            headers["Content-Length"] = str(end - start)
+        pieces = _read(source, start, end)
+        return StreamingResponse(pieces, 206 if part else 200, headers, "application/octet-stream")
+
+
+def _is_input(call: Call) -> bool:
+    return call.ask.at["file"].startswith(f"{INPUT}/")
+
+
+def _replaces(call: Call) -> bool:
+    return call.ask.headers.get("if-none-match", "").strip() != "*"
+
+
+def _digests(header: str) -> list[tuple[bytes, Any]]:
+    """What the body should have, and what computes it; digests of other kinds are passed over."""
+    found = []
+    for part in filter(None, header.split(",")):
+        matched = DIGEST.fullmatch(part)
+        if matched is None:
+            raise Problem(BAD_REQUEST, "Content-Digest must be such as sha-256=:…:")
+        if matched[1] in DIGESTS:
+            found.append((_decoded(matched[2]), DIGESTS[matched[1]]()))
+    return found
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Problem(BAD_REQUEST, "Content-Digest must be in base64") from None
+
+
+def _range(header: str, size: int) -> tuple[int, int] | None:
+    """The first byte that is wanted and the one behind the last; None for the whole file."""
+    found = RANGES.fullmatch(header.strip())
+    if found is None or not any(found.groups()):
+        return None
+    if not found[1]:
+        start, end = max(0, size - int(found[2])), size
+    else:
+        start, end = int(found[1]), min(size, int(found[2]) + 1) if found[2] else size
+        if found[2] and int(found[2]) < start:
+            return None
+    if start >= end:
+        raise Problem(RANGE, headers={"Content-Range": f"bytes */{size}"})
+    return start, end
+
+
+def _read(source: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    with source:
+        source.seek(start)
+        while start < end and (piece := source.read(min(PIECE_BYTES, end - start))):
+            start += len(piece)
+            yield piece

@@ -1,0 +1,209 @@
+"""The operations of the REST face but for the bytes of files: what is asked goes to the platform, what it says comes
+back. `docs/clara-rest-openapi.yaml` describes each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+
+from attrs import frozen
+
+from dicom_adapter import JobPriority
+from dicom_adapter_clara_client.emulator import rules
+from dicom_adapter_clara_client.emulator.rest_problems import (
+    METADATA_NOT_FOUND,
+    VALUE_INVALID,
+    Problem,
+    in_body,
+)
+from dicom_adapter_clara_client.emulator.rest_reply import Reply, job_json, payload_json, pipeline_json, version_json
+from dicom_adapter_clara_client.emulator.rest_request import Ask, choice
+from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.values import ClaraJob, JobFilter, JobState, JobStatus, PipelineFile
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+CREATED, ACCEPTED, NO_CONTENT, NOT_MODIFIED = 201, 202, 204, 304
+
+
+@frozen(kw_only=True)
+class Operation:
+    """One operation, by the name that records and faults know it by."""
+
+    name: str
+    method: str
+    path: str  # as Starlette has it
+    act: Callable[[Platform, Ask], Reply]
+    has_key: bool = False  # whether it demands an idempotency key
+
+
+def version(platform: Platform, _ask: Ask) -> Reply:
+    return Reply(body=version_json(platform.version))
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def create_job(platform: Platform, ask: Ask) -> Reply:
+    inputs = ask.texts("inputPayloads")
+    with in_body():
+        job = platform.create_job(
+            ask.text("pipelineId"),
+            ask.text("name"),
+            priority=choice(ask.text("priority", "normal"), JobPriority, "priority", VALUE_INVALID),
+            metadata=ask.metadata(),
+            input_payloads=inputs,
+        )
+    return Reply(status=CREATED, body=job_json(job, inputs), headers={"Location": f"/v1/jobs/{job.job_id}"})
+
+
+def list_jobs(platform: Platform, ask: Ask) -> Reply:
+    pipelines = (rules.identifier(i, "pipeline", ClaraCode.PIPELINE_ID_MALFORMED) for i in ask.all_of("pipelineId"))
+    wanted = JobFilter(
+        completed_before=ask.moment("completedBefore"),
+        created_after=ask.moment("createdAfter"),
+        states=ask.choices("state", JobState),
+        statuses=ask.choices("status", JobStatus),
+        pipeline_ids=frozenset(pipelines),
+    )
+    jobs, more = ask.page(platform.jobs.list(wanted))
+    return Reply(body={"jobs": [job_json(job) for job in jobs], **more})
+
+
+def get_job(platform: Platform, ask: Ask) -> Reply:
+    body = job_json(platform.jobs.status(ask.at["job"]))
+    tag = f'"{hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]}"'
+    known = [given.strip().removeprefix("W/") for given in ask.headers.get("if-none-match", "").split(",")]
+    if tag in known or "*" in known:
+        return Reply(status=NOT_MODIFIED, headers={"ETag": tag})
+    return Reply(body=body, headers={"ETag": tag})
+
+
+def start_job(platform: Platform, ask: Ask) -> Reply:
+    job = platform.jobs.start(ask.at["job"], ask.table("variables"))
+    return Reply(status=ACCEPTED, body=job_json(job), headers={"Location": f"/v1/jobs/{job.job_id}"})
+
+
+def cancel_job(platform: Platform, ask: Ask) -> Reply:
+    return Reply(body=job_json(platform.jobs.cancel(ask.at["job"], ask.text("reason", ""))))
+
+
+def read_logs(platform: Platform, ask: Ask) -> Reply:
+    platform.jobs.status(ask.at["job"])
+    return Reply(body="")  # there are no operators, so there is nothing that they wrote
+
+
+# --- metadata of jobs -------------------------------------------------------------------------------------------------
+
+
+def add_metadata(platform: Platform, ask: Ask) -> Reply:
+    job = platform.jobs.add_metadata(ask.at["job"], ask.metadata())
+    return Reply(body={"metadata": dict(job.metadata)})
+
+
+class Replacing:
+    """Replacing is removing and adding, which nobody may come between."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def put_metadata(self, platform: Platform, ask: Ask) -> Reply:
+        key, value = ask.at["key"], ask.text("value")
+        with self._lock:
+            job = platform.jobs.status(ask.at["job"])
+            rest = rules.without_metadata(job.metadata, [key])
+            rules.with_metadata(rest, [(key, value)], ClaraCode.JOB_METADATA_REFUSED)  # before anything is removed
+            platform.jobs.remove_metadata(job.job_id, [key])
+            platform.jobs.add_metadata(job.job_id, {key: value})
+        return Reply(status=NO_CONTENT if _has(job, key) else CREATED)
+
+    def remove_metadata(self, platform: Platform, ask: Ask) -> Reply:
+        with self._lock:
+            job = platform.jobs.status(ask.at["job"])
+            if not _has(job, ask.at["key"]):
+                raise Problem(METADATA_NOT_FOUND, "the job has no metadata of this key")
+            platform.jobs.remove_metadata(job.job_id, [ask.at["key"]])
+        return Reply(status=NO_CONTENT)
+
+
+def _has(job: ClaraJob, key: str) -> bool:
+    return key.lower() in {known.lower() for known in job.metadata}
+
+
+# --- payloads ---------------------------------------------------------------------------------------------------------
+
+
+def create_payload(platform: Platform, ask: Ask) -> Reply:
+    payload = platform.payloads.create(ask.metadata())
+    location = {"Location": f"/v1/payloads/{payload.payload_id}"}
+    return Reply(status=CREATED, body=payload_json(payload), headers=location)
+
+
+def get_payload(platform: Platform, ask: Ask) -> Reply:
+    return Reply(body=payload_json(platform.payloads.details(ask.at["payload"])))
+
+
+def delete_payload(platform: Platform, ask: Ask) -> Reply:
+    platform.payloads.delete(ask.at["payload"])
+    return Reply(status=NO_CONTENT)
+
+
+def remove_file(platform: Platform, ask: Ask) -> Reply:
+    platform.payloads.remove(ask.at["payload"], ask.at["file"])
+    return Reply(status=NO_CONTENT)
+
+
+# --- pipelines --------------------------------------------------------------------------------------------------------
+
+
+def create_pipeline(platform: Platform, ask: Ask) -> Reply:
+    files = [PipelineFile(path=f["path"], content=f["content"]) for f in ask.objects("files", "path", "content")]
+    pipeline = platform.pipelines.create(files, ask.metadata())
+    location = {"Location": f"/v1/pipelines/{pipeline.pipeline_id}"}
+    return Reply(status=CREATED, body=pipeline_json(pipeline), headers=location)
+
+
+def list_pipelines(platform: Platform, ask: Ask) -> Reply:
+    pipelines, more = ask.page(sorted(platform.pipelines.list(), key=lambda pipeline: pipeline.pipeline_id))
+    return Reply(body={"pipelines": [pipeline_json(pipeline, with_files=False) for pipeline in pipelines], **more})
+
+
+def get_pipeline(platform: Platform, ask: Ask) -> Reply:
+    return Reply(body=pipeline_json(platform.pipelines.details(ask.at["pipeline"])))
+
+
+def remove_pipeline(platform: Platform, ask: Ask) -> Reply:
+    platform.pipelines.remove(ask.at["pipeline"])
+    return Reply(status=NO_CONTENT)
+
+
+def operations() -> list[Operation]:
+    """All of them; of two whose paths look alike the more special one comes first."""
+    replacing = Replacing()
+    job, payload, pipeline = "/v1/jobs/{job}", "/v1/payloads/{payload}", "/v1/pipelines/{pipeline}"
+    table = [
+        ("Clara.Version", "GET", "/v1/version", version),
+        ("Jobs.Create", "POST", "/v1/jobs", create_job),
+        ("Jobs.List", "GET", "/v1/jobs", list_jobs),
+        ("Jobs.Start", "POST", f"{job}:start", start_job),
+        ("Jobs.Cancel", "POST", f"{job}:cancel", cancel_job),
+        ("Jobs.Status", "GET", job, get_job),
+        ("Jobs.AddMetadata", "POST", f"{job}/metadata", add_metadata),
+        ("Jobs.PutMetadata", "PUT", f"{job}/metadata/{{key:path}}", replacing.put_metadata),
+        ("Jobs.RemoveMetadata", "DELETE", f"{job}/metadata/{{key:path}}", replacing.remove_metadata),
+        ("Jobs.ReadLogs", "GET", f"{job}/operators/{{operator}}/logs", read_logs),
+        ("Payloads.Create", "POST", "/v1/payloads", create_payload),
+        ("Payloads.Details", "GET", payload, get_payload),
+        ("Payloads.Delete", "DELETE", payload, delete_payload),
+        ("Payloads.Remove", "DELETE", f"{payload}/files/{{file:path}}", remove_file),
+        ("Pipelines.Create", "POST", "/v1/pipelines", create_pipeline),
+        ("Pipelines.List", "GET", "/v1/pipelines", list_pipelines),
+        ("Pipelines.Details", "GET", pipeline, get_pipeline),
+        ("Pipelines.Remove", "DELETE", pipeline, remove_pipeline),
+    ]
+    keyed = {"Jobs.Create", "Jobs.Start", "Payloads.Create"}
+    return [
+        Operation(name=name, method=method, path=path, act=act, has_key=name in keyed)
+        for name, method, path, act in table
+    ]

@@ -1,0 +1,117 @@
+"""How the REST face refuses a call: problem details (RFC 9457), as `docs/clara-rest-openapi.yaml` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from dicom_adapter_clara_client.emulator.rules import Broken, ClaraError, Conflict, Invalid, Malformed, NotFound
+from dicom_adapter_clara_client.wire.codes import ClaraCode
+
+MEDIA_TYPE = "application/problem+json"
+PATH_CHARACTERS = "/:@!$&'()*+,;="  # RFC 3986 section 3.3; all others are percent-encoded
+
+# What the face itself finds: problem, status, title.
+BAD_REQUEST = ("bad-request", 400, "The request is not of the right form")
+KEY_MISSING = ("idempotency-key-missing", 400, "Idempotency-Key is missing or not a quoted text")
+UNAUTHORIZED = ("unauthorized", 401, "The bearer token is missing or wrong")
+METADATA_NOT_FOUND = ("metadata-not-found", 404, "No such metadata")
+PATH_READ_ONLY = ("path-read-only", 409, "Only input/ of a job's payload can be written")
+IN_PROGRESS = ("request-in-progress", 409, "The first request with this key is still being answered")
+FILE_PRESENT = ("file-present", 412, "There is such a file")
+TOO_LARGE = ("too-large", 413, "The body is too large")
+MEDIA_TYPE_WRONG = ("media-type", 415, "The body must be JSON")
+RANGE = ("range", 416, "The file has no such range")
+KEY_REUSED = ("idempotency-key-reused", 422, "The Idempotency-Key belongs to another request")
+VALUE_INVALID = ("value-invalid", 422, "A value is not one of those that are allowed")
+METADATA_INVALID = ("metadata-invalid", 422, "The metadata is refused")
+DIGEST_MISMATCH = ("digest-mismatch", 422, "The body does not have the digest that it should")
+FAILED = ("failed", 500, "The platform failed")
+STATUSES = {404: ("not-found", 404, "No such resource"), 405: ("method-not-allowed", 405, "No such method here")}
+
+# What the platform finds; a code that is not here is named by its family.
+CODES = {
+    ClaraCode.NO_SUCH_PIPELINE: ("pipeline-not-found", "No such pipeline"),
+    ClaraCode.NO_SUCH_JOB: ("job-not-found", "No such job"),
+    ClaraCode.NO_SUCH_PAYLOAD: ("payload-not-found", "No such payload"),
+    ClaraCode.NO_SUCH_FILE: ("file-not-found", "No such file"),
+    ClaraCode.DEFINITION_MALFORMED: ("pipeline-invalid", "The pipeline's definition is malformed"),
+    ClaraCode.DEFINITION_NOT_LOADED: ("pipeline-invalid", "The pipeline's definition cannot be loaded"),
+    ClaraCode.JOB_NAME_INVALID: ("job-name-invalid", "The job's name is refused"),
+    ClaraCode.JOB_INPUT_REFUSED: ("job-input-invalid", "The job's input payloads are refused"),
+    ClaraCode.FILE_NAME_INVALID: ("path-invalid", "The file's path is refused"),
+    ClaraCode.FILE_NAME_TAKEN: ("path-taken", "The path is taken"),
+    ClaraCode.JOB_NOT_PENDING: ("job-not-pending", "The job is not pending"),
+    ClaraCode.PAYLOAD_READ_ONLY: ("payload-read-only", "The payload is read-only"),
+}
+FAMILIES: Mapping[type[ClaraError], tuple[str, int, str]] = {
+    Malformed: ("id-malformed", 400, "The id is malformed"),
+    NotFound: ("not-found", 404, "No such thing"),
+    Conflict: ("metadata-present", 409, "One of the keys is present already"),
+    Invalid: METADATA_INVALID,
+    Broken: FAILED,
+}
+
+
+class Problem(Exception):
+    """The call is answered with this problem."""
+
+    def __init__(
+        self,
+        kind: tuple[str, int, str],
+        detail: str = "",
+        *,
+        code: int | None = None,
+        messages: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or kind[2])
+        self.name, self.status, self.title = kind
+        self.detail = detail
+        self.code = code
+        self.messages = messages
+        self.headers = dict(headers or {})
+
+    def document(self, instance: str) -> dict[str, Any]:
+        """The problem details of a call to the path `instance`, which is not percent-encoded."""
+        found: dict[str, Any] = {"type": f"/problems/{self.name}", "title": self.title, "status": self.status}
+        if self.detail:
+            found["detail"] = self.detail
+        found["instance"] = quote(instance, safe=PATH_CHARACTERS)
+        if self.code is not None:
+            found["claraCode"] = self.code
+        if self.messages:
+            found["messages"] = list(self.messages)
+        return found
+
+
+def problem_of(error: ClaraError) -> Problem:
+    """What the platform refuses, as a problem."""
+    family = next((kind for cls, kind in FAMILIES.items() if isinstance(error, cls)), FAILED)
+    name, title = CODES.get(error.code, (family[0], family[2]))
+    detail = "; ".join(error.messages)
+    return Problem((name, family[1], title), detail, code=int(error.code), messages=error.messages)
+
+
+@contextmanager
+def in_body() -> Iterator[None]:
+    """What is named inside a body and is not there is 422; 404 is for what the path names."""
+    try:
+        yield
+    except NotFound as error:
+        problem = problem_of(error)
+        problem.status = 422
+        raise problem from error
+
+
+@contextmanager
+def instead(code: ClaraCode, kind: tuple[str, int, str], when: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Answer the platform's `code` with a problem that says it better."""
+    try:
+        yield
+    except ClaraError as error:
+        if error.code is not code or not when():
+            raise
+        raise Problem(kind, "; ".join(error.messages), code=int(error.code), messages=error.messages) from error

@@ -1,0 +1,134 @@
+"""What the REST face is asked: path, query and JSON, read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any, TypeVar
+
+from attrs import field, frozen
+
+from dicom_adapter_clara_client.emulator.rest_problems import BAD_REQUEST, METADATA_INVALID, Problem
+
+EnumT = TypeVar("EnumT", bound=Enum)
+LARGEST_BODY_BYTES = 8 << 20  # of JSON: twice what the metadata of a job may have
+PAGE_SIZES = range(1, 1001)
+PAGE_SIZE = 100
+
+
+@frozen(kw_only=True)
+class Ask:
+    """One call, its small body read."""
+
+    method: str
+    path: str
+    at: Mapping[str, str]  # the parts of the path that vary
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = field(factory=dict, repr=False)  # names in lower case
+    body: Mapping[str, Any] = field(factory=dict, repr=False)
+
+    def fingerprint(self) -> str:
+        """The same for the same request."""
+        body = json.dumps(self.body, sort_keys=True)
+        return hashlib.sha256(f"{self.method} {self.path}\n{body}".encode()).hexdigest()
+
+    # --- the body ---------------------------------------------------------------------------------------------------
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A text in the body, which must be there if there is no default."""
+        value = self.body.get(key, default)
+        if not isinstance(value, str):
+            raise Problem(BAD_REQUEST, f"{key} must be a text")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts in the body; without it, an empty one."""
+        value = self.body.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise Problem(BAD_REQUEST, f"{key} must be a list of texts")
+        return value
+
+    def table(self, key: str) -> dict[str, str]:
+        """An object of texts in the body; without it, an empty one."""
+        value = self.body.get(key, {})
+        if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+            raise Problem(BAD_REQUEST, f"{key} must be an object of texts")
+        return value
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata in the body; without it, none."""
+        found = self.table("metadata")
+        if "" in found:
+            raise Problem(METADATA_INVALID, "a key must have 1 to 128 bytes")
+        return found
+
+    def objects(self, key: str, *fields: str) -> list[dict[str, str]]:
+        """A list of objects in the body, each with these texts."""
+        value = self.body.get(key)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise Problem(BAD_REQUEST, f"{key} must be a list of objects")
+        if not all(isinstance(item.get(name), str) for item in value for name in fields):
+            raise Problem(BAD_REQUEST, f"each of {key} must have the texts {', '.join(fields)}")
+        return value
+
+    # --- the query --------------------------------------------------------------------------------------------------
+
+    def all_of(self, key: str) -> list[str]:
+        """Every value of a query parameter."""
+        return [value for name, value in self.query if name == key]
+
+    def choices(self, key: str, type_: type[EnumT]) -> frozenset[EnumT]:
+        """Every value of a query parameter, out of an enumeration."""
+        return frozenset(choice(value, type_, key) for value in self.all_of(key))
+
+    def moment(self, key: str) -> datetime | None:
+        """A time in the query."""
+        found = self.all_of(key)
+        if not found:
+            return None
+        try:
+            time = datetime.fromisoformat(found[-1].strip().replace("Z", "+00:00").replace(" ", "+"))
+            return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
+        except (ValueError, OverflowError):
+            raise Problem(BAD_REQUEST, f"{key} must be a time such as 2026-09-01T12:00:00Z") from None
+
+    def page(self, items: Sequence[Any]) -> tuple[Sequence[Any], dict[str, str]]:
+        """The wanted page of `items`, and the token of the next one as the answer has it."""
+        size = self._number("pageSize", PAGE_SIZE)
+        start = self._number("pageToken", 0)
+        if size not in PAGE_SIZES or start < 0:
+            raise Problem(BAD_REQUEST, "pageSize must be 1 to 1000, pageToken what the page before has told")
+        end = start + size
+        return items[start:end], {"nextPageToken": str(end)} if end < len(items) else {}
+
+    def _number(self, key: str, default: int) -> int:
+        found = [value for value in self.all_of(key) if value]
+        try:
+            return int(found[-1]) if found else default
+        except ValueError:
+            raise Problem(BAD_REQUEST, f"{key} is not a number") from None
+
+
+def choice(value: str, type_: type[EnumT], key: str, kind: tuple[str, int, str] = BAD_REQUEST) -> EnumT:
+    """A member of an enumeration, by its value."""
+    try:
+        return type_(value)
+    except ValueError:
+        raise Problem(kind, f"{key} must be one of {', '.join(str(member.value) for member in type_)}") from None
+
+
+def json_body(data: bytes) -> dict[str, Any]:
+    """The object that a body holds; none at all is an empty one."""
+    if not data.strip():
+        return {}
+    try:
+        found = json.loads(data.decode("utf-8"))
+        json.dumps(found, ensure_ascii=False).encode("utf-8")  # refuses half characters
+    except (ValueError, RecursionError):
+        raise Problem(BAD_REQUEST, "the body must be JSON in UTF-8") from None
+    if not isinstance(found, dict):
+        raise Problem(BAD_REQUEST, "the body must be a JSON object")
+    return found

@@ -1,0 +1,126 @@
+"""Where the emulated platform keeps what it knows: here in memory, in `folder` on disk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from io import BytesIO
+from typing import BinaryIO
+
+from attrs import field, frozen
+
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline
+
+
+@frozen(kw_only=True)
+class Known:
+    """All that a platform knew when it went down."""
+
+    jobs: tuple[ClaraJob, ...] = ()
+    payloads: tuple[ClaraPayload, ...] = field(default=(), repr=False)  # with their files
+    pipelines: tuple[ClaraPipeline, ...] = ()
+
+
+class Sink(ABC):
+    """Data on its way into a payload; not part of it until `keep`."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def keep(self, payload_id: str, name: str) -> None:
+        """Give what was written its name, in one step, in the place of what had it."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Let go of what was written. After `keep` nothing happens."""
+
+
+class Store(ABC):
+    """`Sink.write` and readers run in several threads at once, all else under the platform's lock.
+
+    `save_payload` keeps everything but the files, which have ways of their own.
+    """
+
+    @abstractmethod
+    def load(self) -> Known: ...
+
+    @abstractmethod
+    def save_job(self, job: ClaraJob) -> None: ...
+
+    @abstractmethod
+    def save_payload(self, payload: ClaraPayload) -> None: ...
+
+    @abstractmethod
+    def delete_payload(self, payload_id: str) -> None: ...
+
+    @abstractmethod
+    def save_pipeline(self, pipeline: ClaraPipeline) -> None: ...
+
+    @abstractmethod
+    def delete_pipeline(self, pipeline_id: str) -> None: ...
+
+    @abstractmethod
+    def receive(self) -> Sink: ...
+
+    @abstractmethod
+    def open_file(self, payload_id: str, name: str) -> BinaryIO: ...
+
+    @abstractmethod
+    def copy_file(self, source: tuple[str, str], target: tuple[str, str]) -> None:
+        """From one payload's id and name to another's; what is at the source never changes in place."""
+
+    @abstractmethod
+    def delete_file(self, payload_id: str, name: str) -> None: ...
+
+
+class InMemory(Store):
+    """Nothing outlives the process."""
+
+    def __init__(self) -> None:
+        self.data: dict[tuple[str, str], bytes] = {}
+
+    def load(self) -> Known:
+        return Known()
+
+    def save_job(self, job: ClaraJob) -> None:
+        """The platform has it."""
+
+    def save_payload(self, payload: ClaraPayload) -> None:
+        """The platform has it."""
+
+    def delete_payload(self, payload_id: str) -> None:
+        for key in [key for key in self.data if key[0] == payload_id]:
+            del self.data[key]
+
+    def save_pipeline(self, pipeline: ClaraPipeline) -> None:
+        """The platform has it."""
+
+    def delete_pipeline(self, pipeline_id: str) -> None:
+        """The platform forgets it."""
+
+    def receive(self) -> Sink:
+        return _Buffer(self)
+
+    def open_file(self, payload_id: str, name: str) -> BinaryIO:
+        return BytesIO(self.data[payload_id, name])
+
+    def copy_file(self, source: tuple[str, str], target: tuple[str, str]) -> None:
+        self.data[target] = self.data[source]
+
+    def delete_file(self, payload_id: str, name: str) -> None:
+        del self.data[payload_id, name]
+
+
+class _Buffer(Sink):
+    def __init__(self, store: InMemory) -> None:
+        self._store = store
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def keep(self, payload_id: str, name: str) -> None:
+        self._store.data[payload_id, name] = b"".join(self._pieces)
+
+    def discard(self) -> None:
+        self._pieces.clear()

@@ -1,0 +1,137 @@
+"""Calls to the platform: each ends within its time, with an answer or with an error of the families of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar, cast
+
+import grpc
+
+from dicom_adapter import Retriable, Secret
+from dicom_adapter_clara_client.grpc_channel import USER_AGENT, open_channel
+from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
+from dicom_adapter_clara_client.grpc_upload import Outgoing
+from dicom_adapter_clara_client.platform_errors import (
+    Quoting,
+    Refusal,
+    garbage,
+    refused_by_code,
+    refused_by_status,
+)
+from dicom_adapter_clara_client.wire.common_pb2 import RequestHeader, ResponseHeader, Version
+from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub
+from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsUploadRequest, PayloadsUploadResponse
+from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsStub
+
+# What NVIDIA's own client of version 0.8.1 says, and so what platforms are known to take.
+HEADER = RequestHeader(api_version=Version(major=0, minor=6, patch=0), user_agent=USER_AGENT)
+FAILURES = (grpc.RpcError, grpc.FutureCancelledError)
+
+
+class Answer(Protocol):
+    """What all answers of the platform have."""
+
+    @property
+    def header(self) -> ResponseHeader: ...
+
+
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Connection:
+    """The way to one platform; calls may come from several threads at once."""
+
+    def __init__(self, settings: ClaraGrpcSettings) -> None:
+        self._channel = open_channel(settings)
+        self.jobs = JobsStub(self._channel)
+        self.payloads = PayloadsStub(self._channel)
+        self._deadline = settings.deadline
+        self._upload_deadline = settings.upload_deadline
+        self._metadata = tuple((key, str(value)) for key, value in settings.metadata.items())
+        self._secrets = tuple(str(value) for value in settings.metadata.values() if isinstance(value, Secret))
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Cut off the calls that are under way, and disconnect."""
+        self._is_closed = True
+        self._channel.close()
+
+    def ask(
+        self,
+        subject: str,
+        method: grpc.UnaryUnaryMultiCallable[RequestT, AnswerT],
+        request: RequestT,
+        *,
+        quoting: bool = True,
+    ) -> AnswerT:
+        """The answer to one request. Raises Refusal; without `quoting` it does not repeat the platform's words."""
+        allowed = Quoting(secrets=self._secrets, anything=quoting)
+        try:
+            answer = method(request, timeout=self._deadline, metadata=self._metadata)
+        except grpc.RpcError as failure:
+            raise _refused(subject, failure, allowed) from None
+        except ValueError:
+            self._check_open(subject)
+            raise
+        return _checked(subject, answer, allowed)
+
+    def stream(
+        self, subject: str, method: grpc.UnaryStreamMultiCallable[RequestT, AnswerT], request: RequestT
+    ) -> Iterator[AnswerT]:
+        """The answers to one request, as they come; leaving early ends the call. Raises Refusal."""
+        allowed = Quoting(secrets=self._secrets)
+        try:
+            answers = method(request, timeout=self._deadline, metadata=self._metadata)
+        except ValueError:
+            self._check_open(subject)
+            raise
+        try:
+            for answer in answers:
+                yield _checked(subject, answer, allowed)
+        except FAILURES as failure:
+            raise _refused(subject, failure, allowed) from None
+        finally:
+            answers.cancel()
+
+    def send(self, subject: str, outgoing: Outgoing) -> PayloadsUploadResponse:
+        """Send one file. Raises Refusal, or what reading the file does."""
+        allowed = Quoting(secrets=self._secrets)
+        requests: Iterator[PayloadsUploadRequest] = outgoing.requests()
+        try:
+            call = self.payloads.Upload.future(requests, timeout=self._upload_deadline, metadata=self._metadata)
+        except ValueError:
+            self._check_open(subject)
+            raise
+        outgoing.belongs_to(call)
+        try:
+            answer: PayloadsUploadResponse = call.result()
+        except FAILURES as failure:
+            if outgoing.failure is not None:
+                raise outgoing.failure from None
+            raise _refused(subject, failure, allowed) from None
+        _checked(subject, answer, allowed)
+        if not outgoing.is_whole:
+            raise garbage(subject, "the platform says that it has the file, before it had the whole of it")
+        return answer
+
+    def _check_open(self, subject: str) -> None:
+        """A closed channel refuses calls with a ValueError."""
+        if self._is_closed:
+            raise Retriable(f"{subject}: the submitter is closed") from None
+
+
+def _checked(subject: str, answer: AnswerT | None, quoting: Quoting) -> AnswerT:
+    if answer is None:  # a call may end well without a message, which is not how gRPC's types have it
+        raise garbage(subject, "the platform ended the call without an answer")
+    if answer.header.code < 0:
+        raise refused_by_code(subject, answer.header.code, answer.header.messages, quoting)
+    return answer
+
+
+def _refused(subject: str, failure: Exception, quoting: Quoting) -> Refusal:
+    """The failure itself is not chained: its text may quote what was sent."""
+    if isinstance(failure, grpc.FutureCancelledError):
+        return refused_by_status(subject, grpc.StatusCode.CANCELLED, "cut off", quoting)
+    call = cast(Any, failure)  # all failures of calls are grpc.Call too
+    return refused_by_status(subject, call.code(), call.details() or "", quoting)

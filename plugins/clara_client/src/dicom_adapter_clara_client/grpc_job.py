@@ -1,0 +1,86 @@
+"""What the platform says of a job, checked: an answer may come from anything that listens at the endpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from dicom_adapter import Job
+from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.platform_errors import garbage, one_line
+from dicom_adapter_clara_client.wire import jobs_pb2
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier
+
+IDENTIFIER = re.compile(r"[0-9A-Fa-f]{32}")
+STATES = {
+    jobs_pb2.JOB_STATE_PENDING: "pending",
+    jobs_pb2.JOB_STATE_RUNNING: "running",
+    jobs_pb2.JOB_STATE_STOPPED: "stopped",
+}
+STATUSES = {
+    jobs_pb2.JOB_STATUS_HEALTHY: "healthy",
+    jobs_pb2.JOB_STATUS_FAULTED: "faulted",
+    jobs_pb2.JOB_STATUS_CANCELED: "canceled",
+    jobs_pb2.JOB_STATUS_EVICTED: "evicted",
+    jobs_pb2.JOB_STATUS_TERMINATED: "terminated",
+}
+CUT_SHORT = {"canceled", "evicted"}  # also what becomes of a job that never ran
+MOST_MESSAGES = 10
+LONGEST_MESSAGES = 500  # characters of them all
+
+
+@frozen(kw_only=True)
+class GrpcJob:
+    """A job as the platform describes it."""
+
+    payload_id: Identifier | None
+    state: str
+    status: str
+    was_started: bool  # it has a time at which it was started
+    messages: str  # for people, in one line
+    metadata: Mapping[str, str] = field(repr=False)
+
+    @property
+    def was_cut_short(self) -> bool:
+        """It was stopped before anybody started it."""
+        return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
+
+
+def look_at(connection: Connection, subject: str, job_id: str) -> GrpcJob:
+    """The job as it is now. Raises Refusal."""
+    request = jobs_pb2.JobsStatusRequest(header=HEADER, job_id=Identifier(value=job_id))
+    answer = connection.ask(subject, connection.jobs.Status, request)
+    check_same(subject, answer.job_id, job_id)
+    if answer.state not in STATES:
+        raise garbage(subject, f"the platform gives the job the state {answer.state}, which there is not")
+    return GrpcJob(
+        payload_id=answer.payload_id if answer.HasField("payload_id") else None,
+        state=STATES[answer.state],
+        status=STATUSES.get(answer.status, f"status {answer.status}"),
+        was_started=answer.HasField("started") and answer.started.value > 0,
+        messages=one_line("; ".join(answer.messages[:MOST_MESSAGES]), LONGEST_MESSAGES),
+        metadata=answer.metadata,
+    )
+
+
+def checked_id(subject: str, found: Identifier | None, what: str) -> str:
+    """An id that the platform gave out. Raises Refusal."""
+    if found is None or not found.value:
+        raise garbage(subject, f"the platform answered without a {what} id")
+    if not IDENTIFIER.fullmatch(found.value):
+        shown = one_line(found.value, 40)
+        raise garbage(subject, f"the platform gave the {what} id '{shown}', must be 32 hexadecimal digits")
+    return found.value
+
+
+def check_same(subject: str, found: Identifier, job_id: str) -> None:
+    """Raises Refusal for an answer that is about another job than the one that was asked about."""
+    if checked_id(subject, found, "job").lower() != job_id.lower():
+        raise garbage(subject, "the platform answered about another job")
+
+
+def subject_of(job: Job, step: str) -> str:
+    """What messages about a step begin with."""
+    return f"job {job.job_id}: {step}"

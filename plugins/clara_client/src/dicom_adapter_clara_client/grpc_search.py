@@ -1,0 +1,73 @@
+"""Finding a job on the platform whose creation was never answered, by the key that it was created with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from dicom_adapter import Job, PlatformJob
+from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.grpc_job import checked_id, look_at
+from dicom_adapter_clara_client.platform_errors import garbage
+from dicom_adapter_clara_client.platform_metadata import is_of_job
+from dicom_adapter_clara_client.platform_names import job_name
+from dicom_adapter_clara_client.wire.codes import seconds_of
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier, Timestamp
+from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListRequest, JobsListResponse
+
+# By how much the platform's clock may be behind ours: more than any mistaken time zone. Should the platform count from
+# another zero point, as one page of NVIDIA's says (year 0), it lists more than it is asked for.
+CLOCK_MARGIN = timedelta(hours=26)
+MOST_LISTED = 100_000  # jobs; a longer list would be a platform gone wild
+MOST_LOOKS = 200  # at single jobs, when the list comes without metadata: the likeliest are first
+Listed = JobsListResponse.JobDetails
+
+
+def find_job(connection: Connection, subject: str, job: Job) -> PlatformJob | None:
+    """The platform's job that was created for `job`, if there is one. Raises Refusal."""
+    unclear: list[Listed] = []
+    tells_metadata = False
+    for listed in _jobs(connection, subject, job):
+        if is_of_job(listed.metadata, job):
+            return _described(connection, subject, listed)
+        if listed.metadata:
+            tells_metadata = True
+        elif not tells_metadata:
+            unclear.append(listed)
+    # A list that tells any metadata tells all: every job of ours has some.
+    return None if tells_metadata else _find_among(connection, subject, job, unclear)
+
+
+def _jobs(connection: Connection, subject: str, job: Job) -> Iterator[Listed]:
+    """The jobs of this pipeline that are young enough."""
+    wanted = JobsListRequest.JobFilter(
+        created_after=Timestamp(value=seconds_of(job.created_at - CLOCK_MARGIN)),
+        pipeline_id=[Identifier(value=job.pipeline_id)],
+    )
+    answers = connection.stream(subject, connection.jobs.List, JobsListRequest(header=HEADER, filter=wanted))
+    for number, answer in enumerate(answers):
+        if number >= MOST_LISTED:
+            raise garbage(subject, f"the platform lists more than {MOST_LISTED} jobs of one pipeline")
+        if answer.HasField("job_details"):
+            yield answer.job_details
+
+
+def _find_among(connection: Connection, subject: str, job: Job, listed: list[Listed]) -> PlatformJob | None:
+    for candidate in sorted(listed, key=_likeliest_first(job))[:MOST_LOOKS]:
+        job_id = checked_id(subject, candidate.job_id, "job")
+        found = look_at(connection, subject, job_id)
+        if is_of_job(found.metadata, job):
+            return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found.payload_id, "payload"))
+    return None
+
+
+def _likeliest_first(job: Job) -> Callable[[Listed], tuple[bool, int]]:
+    """Those of the same name before others, new ones before old ones."""
+    name = job_name(job.name)
+    return lambda listed: (listed.job_name != name, -listed.created.value)
+
+
+def _described(connection: Connection, subject: str, listed: Listed) -> PlatformJob:
+    job_id = checked_id(subject, listed.job_id, "job")
+    found = listed.payload_id if listed.HasField("payload_id") else look_at(connection, subject, job_id).payload_id
+    return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found, "payload"))

@@ -1,0 +1,88 @@
+"""What the `clara-grpc` submitter is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import Attribute, frozen
+
+from dicom_adapter import ByteSize, Secret, between, setting
+
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
+MIB = 1 << 20
+LARGEST_CHUNK_BYTES = 4 * MIB - 512  # of gRPC's longest message by default, room for the rest of it
+ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+METADATA_KEY = re.compile(r"(?!grpc-|content-type$|te$|user-agent$|host$)[0-9a-z_.-]+(?<!-bin)")
+METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC drops blanks at the ends
+
+
+def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
+    found = ENDPOINT.fullmatch(value)
+    if found is None or not 1 <= int(found["port"]) <= 65535:
+        raise ValueError("must be host:port, such as clara.example:50051 or [2001:db8::7]:50051, without a scheme")
+
+
+def _metadata(_instance: Any, _attribute: Attribute[Any], value: Mapping[str, str]) -> None:
+    for key, text in value.items():
+        if not METADATA_KEY.fullmatch(key):
+            raise ValueError(
+                f"must have keys of a-z, 0-9 and . _ - that gRPC does not need itself and that do not end in -bin, "
+                f"not {key!r}"
+            )
+        if not METADATA_VALUE.fullmatch(text):
+            raise ValueError(f"must have values of printable ASCII without blanks at the ends: check {key!r}")
+
+
+@frozen(kw_only=True)
+class ClaraTls:
+    """The table `tls`."""
+
+    ca_file: Path | None = setting(
+        default=None, help="PEM file of the authorities to trust; left out, those that gRPC brings."
+    )
+    client_certificate: Path | None = setting(default=None, help="PEM file of the certificate to show to the platform.")
+    client_key: Path | None = setting(
+        default=None, help="PEM file of its private key; left out, it is in client-certificate."
+    )
+    server_name: str | None = setting(
+        default=None, help="Name that the platform's certificate must have; left out, the endpoint's host."
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Check what only shows when the fields are seen together."""
+        if self.client_key and not self.client_certificate:
+            raise ValueError("client-key needs client-certificate")
+
+
+@frozen(kw_only=True)
+class ClaraGrpcSettings:
+    """The [submitters.<name>] table of `type = "clara-grpc"`."""
+
+    endpoint: str = setting(validator=_endpoint, help="Host and port of the platform, such as clara.example:50051.")
+    tls: bool | ClaraTls = setting(
+        default=False, help="true, or a table, for a platform that speaks TLS; NVIDIA's own does not."
+    )
+    metadata: Mapping[str, Secret | str] = setting(
+        factory=dict, validator=_metadata, help="Metadata of every call, such as authorization; names in lower case."
+    )
+    deadline: float = setting(
+        default=30.0, validator=between(0.1, HOUR_S, "seconds"), help="Seconds in which a call must be answered."
+    )
+    upload_deadline: float = setting(
+        default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Seconds that the upload of one file may take."
+    )
+    chunk_size: ByteSize = setting(
+        default=ByteSize(MIB),
+        validator=between(1024, LARGEST_CHUNK_BYTES, "bytes"),
+        help="Bytes of a file that one message carries.",
+    )
+    keepalive: float = setting(
+        default=300.0,
+        validator=between(10, DAY_S, "seconds"),
+        help="Seconds of silence during a call after which the platform is asked whether it is still there; by "
+        "default a gRPC server cuts off who asks more often than every 300 seconds.",
+    )

@@ -1,0 +1,193 @@
+"""The `clara-grpc` submitter: hands jobs to NVIDIA's Clara Deploy Platform.
+
+    step          call                 what makes its repetition harmless
+    create_job    Jobs.Create          the job is looked for first, by the key in its metadata: Jobs.List
+    add_metadata  Jobs.AddMetadata     only what Jobs.Status does not have yet is sent
+    upload        Payloads.Upload      the platform replaces the file; or refuses, and has it: Payloads.Details
+    start         Jobs.Start           a job that Jobs.Status calls pending no more was started
+    status        Jobs.Status          it changes nothing
+    cancel        Jobs.Cancel          what is stopped stays as it is
+
+The first three also look when the platform refuses, whatever its reason: which code it has for "there already" is not
+published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dicom_adapter import Job, JobPriority, Permanent, PlatformJob, PlatformStatus, Submitter, SubmitterContext, Upload
+from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, look_at, subject_of
+from dicom_adapter_clara_client.grpc_payload import is_stored
+from dicom_adapter_clara_client.grpc_search import find_job
+from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
+from dicom_adapter_clara_client.grpc_upload import Outgoing
+from dicom_adapter_clara_client.platform_errors import Refusal, garbage
+from dicom_adapter_clara_client.platform_metadata import (
+    fitting_metadata,
+    in_requests,
+    metadata_of_creation,
+    missing_metadata,
+)
+from dicom_adapter_clara_client.platform_names import job_name, upload_name
+from dicom_adapter_clara_client.wire import jobs_pb2
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier
+
+PRIORITIES = {
+    JobPriority.LOWER: jobs_pb2.JOB_PRIORITY_LOWER,
+    JobPriority.NORMAL: jobs_pb2.JOB_PRIORITY_NORMAL,
+    JobPriority.HIGHER: jobs_pb2.JOB_PRIORITY_HIGHER,
+    JobPriority.IMMEDIATE: jobs_pb2.JOB_PRIORITY_IMMEDIATE,
+}
+
+
+class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
+    """Speaks gRPC to one platform, over one connection."""
+
+    name = "clara-grpc"
+
+    def __init__(self, settings: ClaraGrpcSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self._open_connection: Connection | None = None
+
+    def open(self) -> None:
+        self._open_connection = Connection(self.settings)
+
+    def close(self) -> None:
+        if self._open_connection is not None:
+            self._open_connection.close()
+
+    def create_job(self, job: Job) -> PlatformJob:
+        subject = subject_of(job, "create")
+        found = find_job(self._connection, subject, job) if job.repeated else None
+        return found or self._create(job, subject)
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        subject = subject_of(job, "metadata")
+        present = self._look(job, subject).metadata if job.repeated else metadata_of_creation(job)
+        for portion in in_requests(missing_metadata(fitting_metadata(metadata), present)):
+            self._add_what_is_missing(job, subject, portion)
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        subject = f"{subject_of(job, 'upload')} of instance {upload.instance.instance_id}"
+        name = upload_name(upload)
+        try:
+            self._upload(job, upload, name, subject)
+        except Refusal as refusal:
+            if not refusal.is_its_word or refusal.is_missing:
+                raise
+            if not is_stored(self._connection, subject, job.platform_payload_id, name, upload.size_bytes):
+                raise
+
+    def start(self, job: Job) -> None:
+        subject = subject_of(job, "start")
+        if job.repeated and self._is_started(job, subject):
+            return
+        try:
+            self._start(job, subject)
+        except Refusal as refusal:
+            if not refusal.is_its_word or refusal.is_missing or not self._is_started(job, subject):
+                raise
+
+    def status(self, job: Job) -> PlatformStatus:
+        found = self._look(job, subject_of(job, "status"))
+        detail = "; ".join(text for text in (found.status, found.messages) if text)
+        return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
+
+    def cancel(self, job: Job) -> None:
+        if not job.platform_job_id:
+            return  # never created, so there is nothing to stop
+        subject = subject_of(job, "cancel")
+        try:
+            self._cancel(job, subject)
+        except Refusal as refusal:
+            if refusal.is_missing:
+                return
+            if not refusal.is_its_word or self._look(job, subject).state != "stopped":
+                raise
+
+    @property
+    def _connection(self) -> Connection:
+        assert self._open_connection is not None, "the submitter is not open"
+        return self._open_connection
+
+    # --- one call each ----------------------------------------------------------------------------------------------
+
+    def _create(self, job: Job, subject: str) -> PlatformJob:
+        request = jobs_pb2.JobsCreateRequest(
+            header=HEADER,
+            pipeline_id=Identifier(value=job.pipeline_id),
+            name=job_name(job.name),
+            priority=PRIORITIES[job.priority],
+            metadata=metadata_of_creation(job),
+        )
+        answer = self._connection.ask(subject, self._connection.jobs.Create, request)
+        return PlatformJob(
+            job_id=checked_id(subject, answer.job_id, "job"),
+            payload_id=checked_id(subject, answer.payload_id, "payload"),
+        )
+
+    def _add(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
+        request = jobs_pb2.JobsAddMetadataRequest(header=HEADER, job_id=_platform_id(job), metadata=metadata)
+        # The platform's words may quote a value, which may be a patient's.
+        answer = self._connection.ask(subject, self._connection.jobs.AddMetadata, request, quoting=False)
+        check_same(subject, answer.job_id, job.platform_job_id)
+
+    def _upload(self, job: Job, upload: Upload, name: str, subject: str) -> None:
+        with upload.open() as source:
+            outgoing = Outgoing(
+                subject=subject,
+                header=HEADER,
+                payload_id=job.platform_payload_id,
+                name=name,
+                size_bytes=upload.size_bytes,
+                chunk_bytes=self.settings.chunk_size,
+                source=source,
+            )
+            answer = self._connection.send(subject, outgoing)
+        if answer.details.size not in (0, upload.size_bytes):  # 0: left out, or an empty file
+            raise garbage(subject, f"the platform says that the file has {answer.details.size} bytes there")
+
+    def _start(self, job: Job, subject: str) -> None:
+        request = jobs_pb2.JobsStartRequest(header=HEADER, job_id=_platform_id(job))
+        answer = self._connection.ask(subject, self._connection.jobs.Start, request)
+        if answer.state == jobs_pb2.JOB_STATE_UNKNOWN:
+            raise garbage(subject, "the platform answered without a state of the job")
+
+    def _cancel(self, job: Job, subject: str) -> None:
+        request = jobs_pb2.JobsCancelRequest(
+            header=HEADER, job_id=_platform_id(job), reason="cancelled in dicom-adapter"
+        )
+        answer = self._connection.ask(subject, self._connection.jobs.Cancel, request)
+        check_same(subject, answer.job_id, job.platform_job_id)
+
+    def _look(self, job: Job, subject: str) -> GrpcJob:
+        return look_at(self._connection, subject, job.platform_job_id)
+
+    # --- what is there already --------------------------------------------------------------------------------------
+
+    def _add_what_is_missing(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
+        try:
+            self._add(job, subject, metadata)
+        except Refusal as refusal:
+            if not refusal.is_its_word or refusal.is_missing:
+                raise
+            missing = missing_metadata(metadata, self._look(job, subject).metadata)
+            if len(missing) == len(metadata):
+                raise
+        else:
+            return
+        if missing:
+            self._add(job, subject, missing)
+
+    def _is_started(self, job: Job, subject: str) -> bool:
+        """Whether the job runs or has run. Raises Permanent for one that was stopped before it was started."""
+        found = self._look(job, subject)
+        if found.was_cut_short:
+            raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")
+        return found.state != "pending"
+
+
+def _platform_id(job: Job) -> Identifier:
+    return Identifier(value=job.platform_job_id)

@@ -1,0 +1,88 @@
+"""One file on its way to the platform, in messages that are made as the network takes them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Protocol
+
+from attrs import define, field
+
+from dicom_adapter import Permanent, Retriable
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier, RequestHeader
+from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadFileDetails, PayloadsUploadRequest
+
+
+class Call(Protocol):
+    """What can be called off."""
+
+    def cancel(self) -> Any: ...
+
+
+@define(kw_only=True)
+class Outgoing:
+    """One file. gRPC asks for its messages in a thread of its own, where an exception would only end up in a log.
+
+    A file that cannot be read to its end must not arrive as a shorter one, so then the call is cancelled: the end of
+    the messages means the end of the file.
+    """
+
+    subject: str  # what error messages begin with
+    header: RequestHeader
+    payload_id: str
+    name: str  # below the payload's input folder
+    size_bytes: int
+    chunk_bytes: int
+    source: BinaryIO = field(repr=False)
+    is_whole: bool = False  # every byte was given to gRPC
+    failure: Exception | None = None  # why not
+    _call: Call | None = None
+    _has_call: threading.Event = field(factory=threading.Event)
+
+    def belongs_to(self, call: Call) -> None:
+        """Say which call this is sent with, once it is there."""
+        self._call = call
+        self._has_call.set()
+
+    def requests(self) -> Iterator[PayloadsUploadRequest]:
+        """All messages, one at least."""
+        try:
+            yield from map(self._request, self._chunks())
+            self.is_whole = True
+        except Exception as failure:  # noqa: BLE001 - it is raised again by who waits for the answer
+            self.failure = failure
+            self._call_off()
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The file in chunks, which `source` may cut shorter; an empty one for an empty file."""
+        sent = 0
+        while chunk := self._read():
+            sent += len(chunk)
+            if sent > self.size_bytes:
+                break
+            yield chunk
+        if sent != self.size_bytes:
+            found = "more" if sent > self.size_bytes else f"only {sent}"
+            raise Permanent(f"{self.subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
+        if not sent:
+            yield b""
+
+    def _read(self) -> bytes:
+        try:
+            return self.source.read(self.chunk_bytes)
+        except OSError as failure:
+            raise Retriable(f"{self.subject}: reading the stored file failed ({type(failure).__name__})") from failure
+
+    def _request(self, chunk: bytes) -> PayloadsUploadRequest:
+        """`size` is that of the chunk, as with NVIDIA's own client: what the platform makes of it is not known."""
+        return PayloadsUploadRequest(
+            header=self.header,
+            payload_id=Identifier(value=self.payload_id),
+            details=PayloadFileDetails(mode=0, size=len(chunk), name=self.name),
+            data=chunk,
+        )
+
+    def _call_off(self) -> None:
+        self._has_call.wait()
+        assert self._call is not None
+        self._call.cancel()

@@ -1,0 +1,194 @@
+"""One call to the platform: a request goes out, and an answer comes back or an error of the families that the core
+knows. Nothing that the platform does makes it hang, fill the memory, or show the token."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import httpx
+from attrs import field, frozen
+
+from dicom_adapter import Permanent, Retriable
+from dicom_adapter_clara_client.rest_errors import LONGEST_HEADER, Answer, refusal, shortened
+from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
+from dicom_adapter_clara_client.rest_transport import FAILURES, Deadline, TimedTransport
+
+PIECE_BYTES = 1 << 18  # what an upload holds in memory at a time
+LONGEST_ANSWER_BYTES = 1_000_000  # a job of the platform takes a few thousand
+USER_AGENT = "dicom-adapter-clara-client"
+
+T = TypeVar("T")
+
+
+@frozen(kw_only=True)
+class FileBody:
+    """A file to send, in pieces; it is read once."""
+
+    source: BinaryIO = field(repr=False)
+    size_bytes: int
+
+    def pieces(self, subject: str) -> Iterator[bytes]:
+        """The file, if it is as long as it was said to be. Each piece is followed by a look at the next one, so that a
+        file of another length never becomes a request that is complete. Raises Permanent then."""
+        first = self._read(subject)
+        self._check(subject, 0, has_more=bool(first))
+        return self._pieces(subject, first)
+
+    def _pieces(self, subject: str, piece: bytes) -> Iterator[bytes]:
+        sent = 0
+        while piece:
+            sent += len(piece)
+            following = self._read(subject)
+            self._check(subject, sent, has_more=bool(following))
+            yield piece
+            piece = following
+
+    def _check(self, subject: str, sent: int, *, has_more: bool) -> None:
+        if sent > self.size_bytes or has_more != (sent < self.size_bytes):
+            found = f"only {sent}" if sent < self.size_bytes else "more"
+            raise Permanent(f"{subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
+
+    def _read(self, subject: str) -> bytes:
+        try:
+            return self.source.read(PIECE_BYTES)
+        except OSError as failure:
+            raise Retriable(f"{subject}: reading the stored file failed ({type(failure).__name__})") from failure
+
+
+@frozen(kw_only=True)
+class Request:
+    """What is asked of the platform."""
+
+    subject: str  # what error messages begin with, such as "job 0…1: create"
+    method: str
+    path: str  # below the endpoint, percent-encoded where needed
+    key: str = ""  # the idempotency key; "" for none
+    body: Mapping[str, Any] | FileBody | None = field(default=None, repr=False)  # a mapping goes as JSON
+    quoting: bool = True  # whether an error may quote the platform's detail
+
+
+class Connection:
+    """The way to one platform. Connections are reused; calls may come from several threads at once."""
+
+    def __init__(self, settings: ClaraRestSettings) -> None:
+        """Raises Retriable for certificate files that cannot be used: they may be put right while the adapter runs."""
+        self._settings = settings
+        self._endpoint = settings.endpoint.rstrip("/")
+        self._deadline = Deadline()
+        transport = TimedTransport(self._deadline, _tls(settings), settings.keep_alive, settings.keep_alive_connections)
+        self._client = httpx.Client(
+            transport=transport,
+            timeout=settings.timeout,
+            trust_env=False,  # no proxy and no password file takes part that the configuration does not name
+            headers=_headers(settings),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none are kept
+        )
+
+    def close(self) -> None:
+        """Close all connections; calls that are under way fail."""
+        self._client.close()
+
+    def send(self, request: Request, *expected: int) -> Answer:
+        """The answer, whose status is one of `expected`. Raises Retriable or Permanent otherwise."""
+        answer = self.ask(request)
+        if answer.status not in expected:
+            raise refusal(request.subject, answer, quoting=request.quoting)
+        return answer
+
+    def ask(self, request: Request) -> Answer:
+        """The answer, whatever it says. Raises Retriable when there is none."""
+        is_upload = isinstance(request.body, FileBody)
+        seconds = self._settings.upload_timeout if is_upload else self._settings.timeout
+        try:
+            with self._deadline.within(seconds):
+                return self._exchange(request)
+        except FAILURES as failure:
+            # The cause is not chained: its text may quote headers.
+            raise Retriable(f"{request.subject}: {_described(failure, seconds)}") from None
+
+    def _exchange(self, request: Request) -> Answer:
+        content, headers = _content(request)
+        if request.key:
+            headers["Idempotency-Key"] = f'"{request.key}"'
+        url = self._endpoint + request.path
+        with self._client.stream(request.method, url, content=content, headers=headers) as response:
+            return self._answer(response)
+
+    def _answer(self, response: httpx.Response) -> Answer:
+        body, defect = _read(response)
+        secret = self._settings.token or ""
+        return Answer(status=response.status_code, headers=response.headers, body=body, defect=defect, secret=secret)
+
+
+def _tls(settings: ClaraRestSettings) -> ssl.SSLContext | None:
+    if not settings.endpoint.startswith("https:"):
+        return None
+    context = ssl.create_default_context()
+    if settings.ca_file:
+        context = _usable("ca-file", settings.ca_file, lambda: ssl.create_default_context(cafile=settings.ca_file))
+    certificate = settings.client_certificate
+    if certificate:
+        # The password keeps OpenSSL from asking for one on the terminal.
+        _usable(
+            "client-certificate", certificate, lambda: context.load_cert_chain(certificate, settings.client_key, "")
+        )
+    return context
+
+
+def _usable(name: str, path: Path, load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except OSError as error:  # what ssl raises is one, too
+        reason = error.strerror or type(error).__name__
+        raise Retriable(f"{name} = {str(path)!r}, cannot be used: {shortened(reason, LONGEST_HEADER)}") from error
+
+
+def _headers(settings: ClaraRestSettings) -> dict[str, str]:
+    headers = {"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"}
+    if settings.token:
+        headers["Authorization"] = f"Bearer {settings.token}"
+    return headers
+
+
+def _content(request: Request) -> tuple[bytes | Iterator[bytes] | None, dict[str, str]]:
+    if request.body is None:
+        return None, {}
+    if isinstance(request.body, FileBody):
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(request.body.size_bytes)}
+        return request.body.pieces(request.subject), headers
+    # Sorted: a repeated request with the same idempotency key must have the same body.
+    return json.dumps(request.body, sort_keys=True).encode(), {"Content-Type": "application/json"}
+
+
+def _read(response: httpx.Response) -> tuple[bytes, str]:
+    """The body and what is wrong with it. The status counts even when the body got lost."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        return b"", "its body is compressed, which was not asked for"
+    pieces: list[bytes] = []
+    length = 0
+    try:
+        for piece in response.iter_raw():
+            length += len(piece)
+            if length > LONGEST_ANSWER_BYTES:
+                return b"", f"its body is longer than {LONGEST_ANSWER_BYTES} bytes"
+            pieces.append(piece)
+    except FAILURES as failure:
+        return b"", f"its body did not come whole ({type(failure).__name__})"
+    return b"".join(pieces), ""
+
+
+def _described(failure: Exception, seconds: float) -> str:
+    """What went wrong, without what a failure may quote of the request."""
+    kind = type(failure).__name__
+    if kind.endswith("Timeout"):
+        return f"the platform took too long ({kind}, {seconds:g} s in all)"
+    if kind == "ConnectError":
+        return f"no connection to the platform ({shortened(str(failure), LONGEST_HEADER)})"
+    if kind == "RemoteProtocolError":
+        return f"the platform broke off or does not speak HTTP ({shortened(str(failure), LONGEST_HEADER)})"
+    return f"the connection to the platform failed ({kind})"

@@ -1,0 +1,163 @@
+"""What became of a call to the platform, in the families that the core knows.
+
+    seen by the submitter                                             raised     because
+    no connection, TLS refused, connection lost, time ran out         Retriable  the network or the platform is down
+    408, 425, 429, every 5xx but 501 and 505                          Retriable  the platform says that it may pass
+    409 with the problem type `request-in-progress`                   Retriable  the first try is still running
+    2xx that is not what the API promises (HTML, cut off, too long)   Retriable  a proxy answers in the platform's place
+    1xx, and what is not HTTP                                         Retriable  the same
+    3xx                                                               Permanent  following it could take data elsewhere
+    all other 4xx; 501, 505                                           Permanent  the platform understood, and refuses
+
+Messages carry the platform's title, detail and code (RFC 9457), short and without control characters, because they end
+up in logs and in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from dicom_adapter import Permanent, Retriable
+
+RETRIABLE_4XX = frozenset({408, 425, 429})
+PERMANENT_5XX = frozenset({501, 505})
+IN_PROGRESS = "request-in-progress"  # a problem type, see docs/clara-rest-openapi.yaml
+LONGEST_TITLE, LONGEST_DETAIL = 100, 300  # characters in a message
+LONGEST_HEADER = 100  # characters of Retry-After or Location in a message
+HINTS = {
+    401: "check the submitter's token",
+    403: "check the submitter's token and what it is allowed to do",
+    413: "the platform takes no files of this size",
+}
+Json = Mapping[str, Any]
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What the platform answered."""
+
+    status: int
+    headers: Mapping[str, str]  # looked up without case
+    body: bytes = b""
+    defect: str = ""  # why the body cannot be used; "" when it came whole
+    secret: str = field(default="", repr=False)  # what a message must not repeat, even if the platform does
+
+    def header(self, name: str) -> str:
+        """A header's value as it may be quoted; "" when it is not there."""
+        return self.quoted(self.headers.get(name, ""), LONGEST_HEADER)
+
+    def quoted(self, text: str, most: int) -> str:
+        """A text of the platform's, as it may be quoted in a message."""
+        return shortened(text.replace(self.secret, "…") if self.secret else text, most)
+
+
+@frozen(kw_only=True)
+class Problem:
+    """A problem details document (RFC 9457), fit for a message; what is missing or of another type is empty."""
+
+    name: str = ""  # the last part of its type, such as "job-not-found"
+    title: str = ""
+    detail: str = ""
+    clara_code: int | None = None
+
+    def __str__(self) -> str:
+        said = ": ".join(text for text in (self.title, self.detail) if text)
+        return f"{said} (code {self.clara_code})" if self.clara_code is not None else said
+
+
+def problem_of(answer: Answer) -> Problem:
+    """The problem that an answer describes; an empty one when it does not."""
+    try:
+        found = json_object(answer)
+    except ValueError:
+        return Problem()
+    code = found.get("claraCode")
+    return Problem(
+        name=_text(found, "type").rpartition("/")[2],
+        title=answer.quoted(_text(found, "title"), LONGEST_TITLE),
+        detail=answer.quoted(_text(found, "detail"), LONGEST_DETAIL),
+        clara_code=code if type(code) is int and abs(code) < 2**31 else None,
+    )
+
+
+def json_object(answer: Answer) -> Json:
+    """The JSON object in an answer; ValueError says why there is none."""
+    if answer.defect:
+        raise ValueError(answer.defect)
+    media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise ValueError(f"it is {answer.quoted(media_type, LONGEST_HEADER) or 'of no declared type'}, not JSON")
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not valid JSON") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers tell no kinds apart
+    return found
+
+
+def conflicts(answer: Answer) -> bool:
+    """Whether the platform refuses because what was asked for is, in some way, already so."""
+    return answer.status == HTTPStatus.CONFLICT and problem_of(answer).name != IN_PROGRESS
+
+
+def garbage(subject: str, answer: Answer, why: str) -> Retriable:
+    """The error for an answer that means success and is not what the API promises."""
+    return Retriable(
+        f"{subject}: the answer {answer.status} is not that of a Clara REST API: {why}; "
+        "check that the endpoint leads to the platform itself"
+    )
+
+
+def refusal(subject: str, answer: Answer, *, quoting: bool = True) -> Permanent | Retriable:
+    """The error for an answer that is not the expected success. Without `quoting`, without detail."""
+    if 200 <= answer.status < 300:
+        return garbage(subject, answer, "this status is none of those that the API has for the call")
+    if 300 <= answer.status < 400:
+        target = answer.header("location") or "nowhere"
+        return Permanent(
+            f"{subject}: the platform redirects ({answer.status}) to {target}, which is not followed; "
+            "set endpoint to the platform's own address"
+        )
+    problem = problem_of(answer)
+    message = _message(subject, answer, problem if quoting else evolve(problem, detail=""))
+    return Retriable(message) if _may_pass(answer.status, problem) else Permanent(message)
+
+
+def _may_pass(status: int, problem: Problem) -> bool:
+    if status == HTTPStatus.CONFLICT:
+        return problem.name == IN_PROGRESS
+    if 400 <= status < 500:
+        return status in RETRIABLE_4XX
+    return status not in PERMANENT_5XX
+
+
+def _message(subject: str, answer: Answer, problem: Problem) -> str:
+    clauses = [f"the platform answered {answer.status} {_phrase(answer.status)}".rstrip()]
+    clauses += [text for text in (str(problem), HINTS.get(answer.status, "")) if text]
+    wait = answer.header("retry-after")
+    if wait:
+        clauses.append(f"it asks to retry after {wait}{' s' if wait.isdigit() else ''}")
+    return f"{subject}: {'; '.join(clauses)}"
+
+
+def _phrase(status: int) -> str:
+    """The usual words for a status, not those of the peer."""
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
+
+
+def _text(found: Json, key: str) -> str:
+    value = found.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def shortened(text: str, most: int) -> str:
+    """One line of at most `most` characters, with nothing in it that a terminal or a log takes for a command."""
+    head = text[: most * 4]  # enough to fill the line, and never a long walk through a huge text
+    line = " ".join("".join(c if c.isprintable() else " " for c in head).split())
+    return line if len(line) <= most and len(head) == len(text) else line[: most - 1] + "…"

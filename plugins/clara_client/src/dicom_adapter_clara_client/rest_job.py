@@ -1,0 +1,115 @@
+"""What the REST API says of a job, checked: an answer may come from anything that listens at the endpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Answer, Json, garbage, json_object
+
+IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # it becomes part of paths; the API promises 32 hexadecimal digits
+CUT_SHORT = {"canceled", "evicted"}  # also what becomes of a job that never ran
+WORD = re.compile(r"[a-z][a-z-]{0,31}")  # a state or status
+
+
+@frozen(kw_only=True)
+class RestJob:
+    """A job as the platform describes it."""
+
+    job_id: str
+    payload_id: str
+    state: str
+    status: str
+    was_started: bool
+    metadata: Mapping[str, str] = field(factory=dict, repr=False)
+    messages: str = ""  # for people, in one line
+
+    @property
+    def was_cut_short(self) -> bool:
+        """It was stopped before anybody started it."""
+        return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
+
+
+@frozen(kw_only=True)
+class RestPage:
+    """One page of a list of jobs."""
+
+    jobs: tuple[RestJob, ...]
+    next_token: str  # "" on the last one
+
+
+def job_of(subject: str, answer: Answer, job_id: str = "") -> RestJob:
+    """The job in an answer; with `job_id`, it must be this one. Raises Retriable for anything else."""
+    try:
+        job = _job(answer, json_object(answer))
+    except ValueError as why:
+        raise garbage(subject, answer, str(why)) from None
+    if job_id and job.job_id.lower() != job_id.lower():
+        raise garbage(subject, answer, "it is about another job")
+    return job
+
+
+def page_of(subject: str, answer: Answer) -> RestPage:
+    """The jobs in an answer. Raises Retriable for anything else."""
+    try:
+        found = json_object(answer)
+        jobs, token = found.get("jobs"), found.get("nextPageToken") or ""
+        if not isinstance(jobs, list) or not isinstance(token, str):
+            raise garbage(subject, answer, "it is not a page of jobs")
+        return RestPage(jobs=tuple(_job(answer, job) for job in jobs), next_token=token)
+    except ValueError as why:
+        raise garbage(subject, answer, str(why)) from None
+
+
+def check_metadata(subject: str, answer: Answer) -> None:
+    """Raise Retriable unless the answer is a set of metadata."""
+    try:
+        found = json_object(answer)
+        _metadata({"metadata": found.get("metadata")})
+    except ValueError as why:
+        raise garbage(subject, answer, str(why)) from None
+
+
+def _job(answer: Answer, found: Any) -> RestJob:
+    if not isinstance(found, dict):
+        raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers tell no kinds apart
+    return RestJob(
+        job_id=_matching(found, "jobId", IDENTIFIER),
+        payload_id=_matching(found, "payloadId", IDENTIFIER),
+        state=_matching(found, "state", WORD),
+        status=_matching(found, "status", WORD),
+        was_started=_is_time(found, "startedAt"),
+        metadata=_metadata(found),
+        messages=answer.quoted(_messages(found), LONGEST_DETAIL),
+    )
+
+
+def _matching(found: Json, key: str, pattern: re.Pattern[str]) -> str:
+    value = found.get(key)
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"its {key} is missing or is not what it must be")
+    return value
+
+
+def _is_time(found: Json, key: str) -> bool:
+    value = found.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"its {key} is not a time")
+    return bool(value)
+
+
+def _metadata(found: Json) -> Mapping[str, str]:
+    value = found.get("metadata", {})
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("its metadata is not an object of texts")
+    return value
+
+
+def _messages(found: Json) -> str:
+    value: Any = found.get("messages", [])
+    if not isinstance(value, list) or not all(isinstance(message, str) for message in value):
+        raise ValueError("its messages are not a list of texts")
+    return "; ".join(value)

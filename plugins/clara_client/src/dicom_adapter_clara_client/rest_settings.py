@@ -1,0 +1,84 @@
+"""What the `clara-rest` submitter is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import Attribute, frozen
+
+from dicom_adapter import Secret, between, setting
+
+HOUR_S = 3600
+DAY_S = 24 * HOUR_S
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1; anything else could break out of its header
+SCHEMES = ("http", "https")
+
+
+def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
+    problem = _problem_of_url(value)
+    if problem:
+        raise ValueError(f"must be a URL such as https://clara.example:8443; {problem}")
+
+
+def _problem_of_url(value: str) -> str:
+    """Why the text cannot be the platform's address; "" when it can."""
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as error:
+        return f"it is not a URL ({error})"
+    if url.scheme not in SCHEMES or not url.hostname or port == 0 or not value.isascii():
+        return "it has no scheme http or https, or no usable host and port"
+    if "@" in url.netloc:
+        return "it must not hold a user or password: set token"
+    if set(value) & set("?# \t\r\n\\") or not value.isprintable():
+        return "it must have no query, no fragment and no blanks"
+    if url.path.rstrip("/").endswith("/v1"):
+        return "it must not end with /v1, which is added to it"
+    return ""
+
+
+def _token(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
+    if value is not None and not TOKEN.fullmatch(value):
+        raise ValueError("must be a bearer token: letters, digits and . _ ~ + / - with = at the end alone (RFC 6750)")
+
+
+@frozen(kw_only=True)
+class ClaraRestSettings:
+    """The [submitters.<name>] table of `type = "clara-rest"`."""
+
+    endpoint: str = setting(
+        validator=_endpoint, help="URL of the platform's REST API, up to /v1, such as https://clara.example:8443."
+    )
+    token: Secret | None = setting(default=None, validator=_token, help="Bearer token that the platform asks for.")
+    ca_file: Path | None = setting(
+        default=None, help="PEM file of the authorities to trust; left out, those of the system."
+    )
+    client_certificate: Path | None = setting(default=None, help="PEM file of the certificate to show to the platform.")
+    client_key: Path | None = setting(
+        default=None, help="PEM file of its private key; left out, it is in client-certificate."
+    )
+    timeout: float = setting(
+        default=30.0,
+        validator=between(0.1, HOUR_S, "seconds"),
+        help="Seconds in which a call must be answered, and the longest silence during an upload.",
+    )
+    upload_timeout: float = setting(
+        default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Seconds that the upload of one file may take."
+    )
+    keep_alive: float = setting(
+        default=5.0, validator=between(0, HOUR_S, "seconds"), help="Seconds that a connection is kept without a call."
+    )
+    keep_alive_connections: int = setting(
+        default=8, validator=between(0, 1000), help="Most connections that are kept without a call."
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Check what only shows when the fields are seen together."""
+        if self.client_key and not self.client_certificate:
+            raise ValueError("client-key needs client-certificate")
+        if not self.endpoint.startswith("https:") and (self.ca_file or self.client_certificate):
+            raise ValueError("ca-file and client-certificate need an endpoint that begins with https://")

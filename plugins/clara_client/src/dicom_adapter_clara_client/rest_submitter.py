@@ -1,0 +1,191 @@
+"""The `clara-rest` submitter: hands jobs to a platform that offers the API of `docs/clara-rest-openapi.yaml`.
+
+step          request                                    what makes its repetition harmless
+create_job    POST /v1/jobs                              the idempotency key: the job's id
+add_metadata  POST …/metadata, then PUT …/metadata/{key} POST adds all or nothing; PUT replaces
+upload        PUT …/files/input/dcm/{name}               PUT replaces
+start         POST …:start                               its own key; and a job that is not pending has started
+status        GET /v1/jobs/{id}                          it changes nothing
+cancel        POST …:cancel                              what is stopped stays as it is
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
+from urllib.parse import quote, urlencode
+
+from dicom_adapter import Job, Permanent, PlatformJob, PlatformStatus, Retriable, Submitter, SubmitterContext, Upload
+from dicom_adapter_clara_client.platform_metadata import (
+    fitting_metadata,
+    is_of_job,
+    metadata_of_creation,
+    missing_metadata,
+)
+from dicom_adapter_clara_client.platform_names import job_name, upload_name
+from dicom_adapter_clara_client.rest_connection import Connection, FileBody, Request
+from dicom_adapter_clara_client.rest_errors import Answer, conflicts, problem_of, refusal
+from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of, page_of
+from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
+
+OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
+KEY_KEPT = timedelta(hours=23)  # the platform keeps idempotency keys for 24; this one was made with the job or later
+CLOCKS_DIFFER = timedelta(hours=1)  # at most, the adapter's and the platform's
+PAGE_SIZE = 20  # jobs: with all their metadata they stay below the longest answer that is read
+MOST_PAGES = 500
+JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.yaml
+
+
+class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
+    """Speaks HTTP to one platform, over connections that are reused."""
+
+    name = "clara-rest"
+
+    def __init__(self, settings: ClaraRestSettings, context: SubmitterContext) -> None:
+        super().__init__(settings, context)
+        self._opened: Connection | None = None
+        self._is_open = False
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Let calls through. The first one connects, so that what keeps it from doing so shows in its job."""
+        self._is_open = True
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_open = False
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def create_job(self, job: Job) -> PlatformJob:
+        subject = _subject(job, "create")
+        created = self._find(job, subject) if job.repeated and _age(job) > KEY_KEPT else None
+        if created is None:
+            body = {
+                "pipelineId": job.pipeline_id,
+                "name": job_name(job.name),
+                "priority": job.priority.value,
+                "metadata": metadata_of_creation(job),
+            }
+            request = Request(subject=subject, method="POST", path="/v1/jobs", key=job.job_id, body=body)
+            created = job_of(subject, self._connection.send(request, CREATED))
+        return PlatformJob(job_id=created.job_id, payload_id=created.payload_id)
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        missing = missing_metadata(fitting_metadata(metadata), metadata_of_creation(job))
+        if missing and (job.repeated or not self._add_all(job, missing)):
+            for key, value in missing.items():
+                self._put_metadata(job, key, value)
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        subject = f"{_subject(job, 'upload')} of instance {upload.instance.instance_id}"
+        path = f"/v1/payloads/{job.platform_payload_id}/files/input/{quote(upload_name(upload))}"
+        with upload.open() as source:
+            body = FileBody(source=source, size_bytes=upload.size_bytes)
+            request = Request(subject=subject, method="PUT", path=path, body=body)
+            self._connection.send(request, CREATED, NO_CONTENT)
+
+    def start(self, job: Job) -> None:
+        subject = _subject(job, "start")
+        path, key = f"{_path(job)}:start", f"{job.job_id}-start"
+        request = Request(subject=subject, method="POST", path=path, key=key, body={"variables": {}})
+        answer = self._connection.ask(request)
+        if conflicts(answer):
+            self._check_started(job, subject, answer)
+        elif answer.status == ACCEPTED:
+            job_of(subject, answer, job.platform_job_id)
+        else:
+            raise refusal(subject, answer)
+
+    def status(self, job: Job) -> PlatformStatus:
+        found = self._look(job, _subject(job, "status"))
+        detail = "; ".join(text for text in (found.status, found.messages) if text)
+        return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
+
+    def cancel(self, job: Job) -> None:
+        subject = _subject(job, "cancel")
+        platform_job_id = job.platform_job_id or self._created_id(job, subject)
+        if not platform_job_id:
+            return  # never created, so there is nothing to stop
+        path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
+        answer = self._connection.ask(Request(subject=subject, method="POST", path=path, body=body))
+        if answer.status == HTTPStatus.NOT_FOUND and problem_of(answer).name == JOB_NOT_FOUND:
+            return
+        if answer.status != OK:
+            raise refusal(subject, answer)
+        job_of(subject, answer, platform_job_id)
+
+    @property
+    def _connection(self) -> Connection:
+        with self._lock:
+            if not self._is_open:
+                raise RuntimeError("the submitter is not open")
+            if self._opened is None:
+                self._opened = Connection(self.settings)
+            return self._opened
+
+    def _add_all(self, job: Job, metadata: Mapping[str, str]) -> bool:
+        """Add it in one call; False when some of it is there already, and nothing was added."""
+        subject = _subject(job, "metadata")
+        path, body = f"{_path(job)}/metadata", {"metadata": dict(metadata)}
+        # The detail of a refusal may quote a value, which may be a patient's.
+        answer = self._connection.ask(Request(subject=subject, method="POST", path=path, body=body, quoting=False))
+        if conflicts(answer):
+            return False
+        if answer.status != OK:
+            raise refusal(subject, answer, quoting=False)
+        check_metadata(subject, answer)
+        return True
+
+    def _put_metadata(self, job: Job, key: str, value: str) -> None:
+        subject = _subject(job, "metadata")
+        path = f"{_path(job)}/metadata/{quote(key, safe='')}"
+        request = Request(subject=subject, method="PUT", path=path, body={"value": value}, quoting=False)
+        self._connection.send(request, CREATED, NO_CONTENT)
+
+    def _check_started(self, job: Job, subject: str, refused: Answer) -> None:
+        """A job that is not pending was started, by the first try of a repeated call, unless it was stopped before."""
+        found = self._look(job, subject)
+        if found.state == "pending":
+            raise refusal(subject, refused)
+        if found.was_cut_short:
+            raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")
+
+    def _created_id(self, job: Job, subject: str) -> str:
+        """The platform's id of a job whose creation was begun and never answered; "" if there is none."""
+        found = self._find(job, subject) if job.repeated else None
+        return found.job_id if found else ""
+
+    def _find(self, job: Job, subject: str) -> RestJob | None:
+        """The job on the platform that was created for this one."""
+        since = (job.created_at - CLOCKS_DIFFER).astimezone(timezone.utc)
+        query = {"pipelineId": job.pipeline_id, "createdAfter": f"{since:%Y-%m-%dT%H:%M:%SZ}", "pageSize": PAGE_SIZE}
+        for _ in range(MOST_PAGES):
+            answer = self._connection.send(
+                Request(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", quoting=False), OK
+            )
+            page = page_of(subject, answer)
+            found = next((created for created in page.jobs if is_of_job(created.metadata, job)), None)
+            if found or not page.next_token:
+                return found
+            query["pageToken"] = page.next_token
+        raise Retriable(f"{subject}: the platform has too many jobs to find the one that was created before")
+
+    def _look(self, job: Job, subject: str) -> RestJob:
+        answer = self._connection.send(Request(subject=subject, method="GET", path=_path(job)), OK)
+        return job_of(subject, answer, job.platform_job_id)
+
+
+def _age(job: Job) -> timedelta:
+    return datetime.now(timezone.utc) - job.created_at
+
+
+def _path(job: Job) -> str:
+    return f"/v1/jobs/{job.platform_job_id}"
+
+
+def _subject(job: Job, step: str) -> str:
+    return f"job {job.job_id}: {step}"

@@ -1,0 +1,149 @@
+"""HTTP with an end: an httpx transport whose calls are over when their time is, however slowly the peer sends.
+
+httpx limits each read from the socket. A peer that sends one byte at a time stays below that limit for hours, in the
+headers of its answer as in the body. So every wait here is also limited by what remains of the call's time.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+SHORTEST_WAIT_S = 0.001  # a socket takes 0 for "do not wait at all"
+CONNECTIONS = 1000  # far more than a submitter has calls at once: the core limits those
+FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpx.TransportError)
+
+
+class Deadline(threading.local):
+    """When the call that runs in this thread must be over."""
+
+    end: float | None = None  # on the clock of time.monotonic
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Give the calls inside so many seconds in all."""
+        self.end = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.end = None
+
+    def limit(self, timeout: float | None, too_late: type[Exception]) -> float | None:
+        """The longest that one wait may take. Raises `too_late` when no time is left."""
+        if self.end is None:
+            return timeout
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise too_late("the time for the call is over")
+        return max(SHORTEST_WAIT_S, left if timeout is None else min(timeout, left))
+
+
+class TimedStream(httpcore.NetworkStream):
+    """A connection whose waits end with the call."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.limit(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._deadline.limit(timeout, httpcore.WriteTimeout))
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        limit = self._deadline.limit(timeout, httpcore.ConnectTimeout)
+        return TimedStream(self._stream.start_tls(ssl_context, server_hostname, limit), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def close(self) -> None:
+        """Wake a thread that waits for this connection, too: closing a socket alone does not."""
+        found = self._stream.get_extra_info("socket")
+        if isinstance(found, socket.socket):
+            try:
+                found.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the peer was faster
+        self._stream.close()
+
+
+class TimedBackend(httpcore.NetworkBackend):
+    """Opens connections whose waits end with the call."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._backend = httpcore.SyncBackend()
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        limit = self._deadline.limit(timeout, httpcore.ConnectTimeout)
+        stream = self._backend.connect_tcp(host, port, limit, local_address, socket_options)
+        return TimedStream(stream, self._deadline)
+
+
+class TimedTransport(httpx.BaseTransport):
+    """What `httpx.HTTPTransport` is, with a `Deadline`; what fails is one of `FAILURES`."""
+
+    def __init__(self, deadline: Deadline, context: ssl.SSLContext | None, keep_alive: float, kept: int) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=CONNECTIONS,
+            max_keepalive_connections=kept,
+            keepalive_expiry=keep_alive,
+            network_backend=TimedBackend(deadline),
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        )
+        assert isinstance(request.stream, Iterable)
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                url,
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            answer.status, headers=answer.headers, stream=Incoming(answer.stream), extensions=answer.extensions
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class Incoming(httpx.SyncByteStream):
+    """The body of an answer."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,0 +1,37 @@
+"""A pytest plugin: the fixture `platform_emulator`, a platform on free ports of this machine. Comes installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from dicom_adapter_clara_client.emulator import CallLog, Faults, Platform
+
+
+@frozen(kw_only=True)
+class PlatformEmulator:
+    """An emulator that serves both protocols on one state."""
+
+    platform: Platform
+    faults: Faults
+    log: CallLog
+    grpc: str  # host:port
+    rest: str  # URL
+
+
+@pytest.fixture
+def platform_emulator(tmp_path: Path) -> Iterator[PlatformEmulator]:
+    """A platform that knows every pipeline and keeps what it gets in the test's temporary folder."""
+    from dicom_adapter_clara_client.emulator import CallLog, Faults, Platform, grpc_face, rest_face
+
+    platform, faults, log = Platform(folder=tmp_path / "emulator", pipelines="any"), Faults(), CallLog()
+    with (
+        grpc_face.serve(platform, faults=faults, log=log) as grpc,
+        rest_face.serve(platform, faults=faults, log=log) as rest,
+    ):
+        yield PlatformEmulator(platform=platform, faults=faults, log=log, grpc=grpc.address, rest=rest.url)

@@ -1,0 +1,298 @@
+"""The connection of the `clara-grpc` submitter: TLS, metadata of calls, time limits, platforms that come and go."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+import trustme
+from attrs import evolve
+
+from dicom_adapter import ConfigurationError, Job, Retriable, Secret
+from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.emulator.grpc_face import Tls, serve
+from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.grpc_settings import ClaraTls
+from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListResponse
+
+Make = Callable[..., Any]
+LONG_S = 15.0  # far more than any call here takes, and less than the limit of a test
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_opening_does_not_wait_for_the_platform(connect: Make, job: Job) -> None:
+    """It may be down for hours; a call says so, at once."""
+    submitter = connect(f"127.0.0.1:{free_port()}")
+    began = monotonic()
+    with pytest.raises(Retriable, match=r"create: the call ended with UNAVAILABLE: .*[Cc]onnect"):
+        submitter.create_job(job)
+    assert monotonic() - began < LONG_S
+
+
+def test_a_platform_that_comes_back_is_found_again(make_site: Make, connect: Make, job: Job) -> None:
+    """The connection is made anew by the call that needs it."""
+    site = make_site()
+    submitter = connect(site.server.address)
+    submitter.create_job(job)
+    site.server.stop()
+    with pytest.raises(Retriable, match="UNAVAILABLE"):
+        submitter.create_job(job)
+    again = serve(Platform(pipelines="any"), site.server.address)
+    try:
+        until = monotonic() + 60
+        while monotonic() < until:
+            try:
+                submitter.create_job(job)
+                break
+            except Retriable:
+                continue
+        else:
+            pytest.fail("the platform was not found again")
+    finally:
+        again.stop()
+
+
+@pytest.mark.parametrize("endpoint", ["no-such-host.invalid:50051", "unix:50051"])
+def test_a_host_that_is_not_there_may_appear(endpoint: str, connect: Make, job: Job) -> None:
+    """A name that is not resolved is no reason to fault a job; nor is it ever taken for a socket file."""
+    with pytest.raises(Retriable, match=r"create: the call ended with (UNAVAILABLE|DEADLINE_EXCEEDED)"):
+        connect(endpoint, deadline=5.0).create_job(job)
+
+
+def test_something_else_than_a_platform_is_told_apart(connect: Make, job: Job) -> None:
+    """A server that does not speak gRPC cannot keep a call for long."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak_http() -> None:
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.recv(1000)
+                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=speak_http)
+        thread.start()
+        try:
+            with pytest.raises(Retriable, match=r"create: the call ended with (UNAVAILABLE|DEADLINE_EXCEEDED)"):
+                connect(f"127.0.0.1:{server.getsockname()[1]}", deadline=3.0).create_job(job)
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "call", ["Jobs.Create", "Jobs.List", "Jobs.AddMetadata", "Jobs.Start", "Jobs.Status", "Jobs.Cancel"]
+)
+def test_a_silent_platform_is_waited_for_so_long(call: str, hostile: Make, created: Job) -> None:
+    """Every call has its deadline."""
+    submitter = hostile({call: "silence"}, deadline=0.3)
+    steps: dict[str, Callable[[], object]] = {
+        "Jobs.Create": lambda: submitter.create_job(created),
+        "Jobs.List": lambda: submitter.create_job(evolve(created, repeated=True)),
+        "Jobs.AddMetadata": lambda: submitter.add_metadata(created, created.metadata),
+        "Jobs.Start": lambda: submitter.start(created),
+        "Jobs.Status": lambda: submitter.status(created),
+        "Jobs.Cancel": lambda: submitter.cancel(created),
+    }
+    began = monotonic()
+    with pytest.raises(Retriable, match="the call ended with DEADLINE_EXCEEDED"):
+        steps[call]()
+    assert 0.25 < monotonic() - began < LONG_S
+
+
+@pytest.mark.parametrize("size", [4, 64 << 20])
+def test_an_upload_has_a_deadline_of_its_own(size: int, hostile: Make, created: Job, make_upload: Make) -> None:
+    """Whether the platform does not answer, or does not even take the file."""
+    submitter = hostile({"Payloads.Upload": "silence"}, deadline=60.0, upload_deadline=0.3)
+    began = monotonic()
+    with pytest.raises(Retriable, match="upload of instance 41: the call ended with DEADLINE_EXCEEDED"):
+        submitter.upload(created, make_upload(bytes(size)))
+    assert 0.25 < monotonic() - began < LONG_S
+
+
+def test_an_endless_list_ends(hostile: Make, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its length, or with the time of the call."""
+
+    def endless(requests: Any, context: Any) -> Any:
+        while context.is_active():
+            yield JobsListResponse()
+
+    repeated = evolve(job, repeated=True)
+    with pytest.raises(Retriable, match="DEADLINE_EXCEEDED"):
+        hostile({"Jobs.List": endless}, deadline=0.5).create_job(repeated)
+    monkeypatch.setattr("dicom_adapter_clara_client.grpc_search.MOST_LISTED", 10)
+    with pytest.raises(Retriable, match="create: the platform lists more than 10 jobs of one pipeline"):
+        hostile({"Jobs.List": endless}).create_job(repeated)
+
+
+def test_closing_cuts_calls_off(site: Any, connect: Make, job: Job, make_upload: Make) -> None:
+    """Calls under way end, and no other begins."""
+    submitter = connect(site.server.address)
+    known = submitter.create_job(job)
+    job = evolve(job, platform_job_id=known.job_id, platform_payload_id=known.payload_id)
+    reached = threading.Barrier(3)
+
+    class Waiting:
+        """A file that says when its upload has begun, and goes on then."""
+
+        def __init__(self) -> None:
+            self._reads = 0
+
+        def __enter__(self) -> Waiting:
+            return self
+
+        def __exit__(self, *failure: object) -> None:
+            pass
+
+        def read(self, size: int) -> bytes:
+            self._reads += 1
+            if self._reads == 2:
+                reached.wait(LONG_S)
+            return bytes(1024)
+
+    with ThreadPoolExecutor(2) as threads:
+        uploads = [make_upload(position=place, size=1 << 40, opener=Waiting) for place in range(2)]
+        futures = [threads.submit(submitter.upload, job, upload) for upload in uploads]
+        reached.wait(LONG_S)
+        submitter.close()
+        for future in futures:
+            with pytest.raises(Retriable, match="the call ended with CANCELLED"):
+                future.result(LONG_S)
+    with pytest.raises(Retriable, match="status: the submitter is closed"):
+        submitter.status(job)
+    with pytest.raises(Retriable, match="upload of instance 41: the submitter is closed"):
+        submitter.upload(job, make_upload())
+    with pytest.raises(Retriable, match="create: the submitter is closed"):
+        submitter.create_job(evolve(job, repeated=True))
+
+
+def test_a_submitter_may_be_closed_without_being_open(connect: Make) -> None:
+    """And closed twice."""
+    submitter = connect("127.0.0.1:1")
+    submitter.close()
+    submitter.close()
+    type(submitter)(submitter.settings, submitter.context).close()
+
+
+# --- metadata of calls ----------------------------------------------------------------------------------------------
+
+
+def test_every_call_carries_the_metadata(hostile: Make, created: Job, make_upload: Make) -> None:
+    """Unary calls, uploads and lists alike."""
+    seen: list[dict[str, Any]] = []
+
+    def note(requests: Any, context: Any) -> list[bytes]:
+        seen.append(dict(context.invocation_metadata()))
+        return []
+
+    calls = ["Jobs.Create", "Jobs.List", "Jobs.Status", "Payloads.Upload"]
+    submitter = hostile(
+        dict.fromkeys(calls, note), metadata={"authorization": Secret("Bearer t0ken"), "x-site": "north"}
+    )
+    for step in (
+        lambda: submitter.create_job(created),
+        lambda: submitter.status(created),
+        lambda: submitter.upload(created, make_upload()),
+    ):
+        with pytest.raises(Retriable):
+            step()
+    with pytest.raises(Retriable):
+        submitter.create_job(evolve(created, repeated=True))
+    assert 5 == len(seen)
+    assert {("Bearer t0ken", "north")} == {(found["authorization"], found["x-site"]) for found in seen}
+    assert all(found["user-agent"].startswith("dicom-adapter-clara-client") for found in seen)
+
+
+def test_a_token_that_the_platform_repeats_is_not_told(site: Any, connect: Make, job: Job) -> None:
+    """Errors end up in logs and in the ledger."""
+    submitter = connect(site.server.address, metadata={"authorization": Secret("t0ken-t0ken")})
+    site.fail("Jobs.Create", FaultKind.STATUS, status="UNAVAILABLE", messages=("bad t0ken-t0ken",))
+    with pytest.raises(Retriable, match=r"UNAVAILABLE: bad …$"):
+        submitter.create_job(job)
+    assert "t0ken" not in repr(submitter.settings)
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    found = trustme.CA()
+    found.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return found
+
+
+def served(certificate: trustme.LeafCert, client_authority: trustme.CA | None = None) -> Tls:
+    chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+    clients = client_authority.cert_pem.bytes() if client_authority else None
+    return Tls(certificate=chain, key=certificate.private_key_pem.bytes(), client_authority=clients)
+
+
+def test_a_platform_is_trusted_by_its_authority(
+    tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, carry: Make, job: Job, make_upload: Make
+) -> None:
+    """A certificate of the authority's for the endpoint's host is enough."""
+    site = make_site(tls=served(authority.issue_cert("127.0.0.1")))
+    submitter = connect(site.server.address, tls=ClaraTls(ca_file=tmp_path / "ca.pem"))
+    carry(submitter, job, [make_upload()])
+    assert 1 == len(site.platform.jobs.list())
+
+
+def test_a_platform_of_another_name_or_authority_is_not_trusted(
+    tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
+) -> None:
+    """Nothing is sent to it; the name to expect can be set."""
+    site = make_site(tls=served(authority.issue_cert("clara.example")))
+    ca_file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    for tls in (ClaraTls(ca_file=ca_file), ClaraTls(ca_file=tmp_path / "other.pem", server_name="clara.example"), True):
+        with pytest.raises(Retriable, match="create: the call ended with UNAVAILABLE"):
+            connect(site.server.address, tls=tls).create_job(job)
+    connect(site.server.address, tls=ClaraTls(ca_file=ca_file, server_name="clara.example")).create_job(job)
+    assert 1 == len(site.calls())
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_client_certificate_is_shown(
+    together: bool, tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
+) -> None:
+    """With its key in a file of its own or in the same one; without it the platform hangs up."""
+    site = make_site(tls=served(authority.issue_cert("127.0.0.1"), authority))
+    mine = authority.issue_cert("adapter.example")
+    ca_file, both, certificate, key = (tmp_path / name for name in ("ca.pem", "both.pem", "cert.pem", "key.pem"))
+    mine.private_key_and_cert_chain_pem.write_to_path(both)
+    mine.cert_chain_pems[0].write_to_path(certificate)
+    mine.private_key_pem.write_to_path(key)
+    with pytest.raises(Retriable, match="UNAVAILABLE"):
+        connect(site.server.address, tls=ClaraTls(ca_file=ca_file)).create_job(job)
+    shown = {"client_certificate": both} if together else {"client_certificate": certificate, "client_key": key}
+    connect(site.server.address, tls=ClaraTls(ca_file=ca_file, **shown)).create_job(job)
+    assert 1 == len(site.platform.jobs.list())
+
+
+@pytest.mark.parametrize("files", [{"ca_file"}, {"client_certificate"}, {"client_certificate", "client_key"}])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"not PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_files_that_cannot_be_used_are_told_when_it_opens(
+    content: bytes | None, files: set[str], tmp_path: Path, connect: Make
+) -> None:
+    """gRPC itself would fail each call without saying why."""
+    wrong = tmp_path / "wrong.pem"
+    if content is not None:
+        wrong.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"tls: one of the files cannot be used .*wrong\.pem"):
+        connect("127.0.0.1:1", tls=ClaraTls(**dict.fromkeys(files, wrong)))

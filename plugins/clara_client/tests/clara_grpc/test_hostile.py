@@ -1,0 +1,220 @@
+"""Answers that no platform should give: a clear error each time, never a crash, never a wrong belief."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dicom_adapter import DicomAdapterError, Job, Permanent, PlatformJob, Retriable
+from dicom_adapter_clara_client.platform_metadata import IDEMPOTENCY_KEY
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier, ResponseHeader, Timestamp
+from dicom_adapter_clara_client.wire.jobs_pb2 import (
+    JOB_STATE_PENDING,
+    JOB_STATE_RUNNING,
+    JobsAddMetadataResponse,
+    JobsCreateResponse,
+    JobsListResponse,
+    JobsStartResponse,
+    JobsStatusResponse,
+)
+
+Make = Callable[..., Any]
+ID = Identifier(value=32 * "b")
+PAYLOAD = Identifier(value=32 * "c")
+OTHER = Identifier(value=32 * "d")
+
+
+def status(**more: Any) -> JobsStatusResponse:
+    return JobsStatusResponse(**{"job_id": ID, "payload_id": PAYLOAD, "state": JOB_STATE_PENDING, **more})
+
+
+def listed(job_id: Identifier | None = ID, **more: Any) -> JobsListResponse:
+    return JobsListResponse(job_details=JobsListResponse.JobDetails(job_id=job_id, **more))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"", "the platform answered without a job id"),
+        (JobsCreateResponse(job_id=ID), "the platform answered without a payload id"),
+        (
+            JobsCreateResponse(job_id=ID, payload_id=Identifier(value="7")),
+            "gave the payload id '7', must be 32 hexadecimal",
+        ),
+        (
+            JobsCreateResponse(job_id=Identifier(value="../../x\n"), payload_id=PAYLOAD),
+            "gave the job id '../../x', must",
+        ),
+        (JobsCreateResponse(job_id=Identifier(value=1_000_000 * "b")), "gave the job id 'bbbb"),
+        (
+            JobsCreateResponse(header=ResponseHeader(code=-7), job_id=ID, payload_id=PAYLOAD),
+            "the platform answered -0x0007",
+        ),
+        (lambda requests, context: [], "the platform ended the call without an answer"),
+        (lambda requests, context: 2 * [b""], "the call ended with"),
+        (b"\xff\xff\xff\xff", "the call ended with INTERNAL"),
+        (b"<html>503</html>", "the call ended with INTERNAL|without a job id"),
+        (bytes(9 << 20), "the call ended with RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_creation_without_usable_ids_is_looked_for_later(answer: Any, expected: str, hostile: Make, job: Job) -> None:
+    """The job may be there: the step is repeated, which looks for it."""
+    with pytest.raises(Retriable, match=f"create: .*({expected})") as raised:
+        hostile({"Jobs.Create": answer}).create_job(job)
+    assert len(str(raised.value)) < 600
+
+
+def test_a_positive_code_is_a_success(hostile: Make, job: Job) -> None:
+    """It tells a count, or a success in part."""
+    answer = JobsCreateResponse(header=ResponseHeader(code=3), job_id=ID, payload_id=PAYLOAD)
+    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == hostile({"Jobs.Create": answer}).create_job(job)
+
+
+def test_a_platform_without_the_service_faults_the_job(hostile: Make, job: Job) -> None:
+    """Something else answers at the endpoint."""
+    with pytest.raises(Permanent, match=r"UNIMPLEMENTED.*; check that the endpoint leads to the platform's gRPC port"):
+        hostile({}).create_job(job)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"", "the platform answered without a job id"),
+        (status(job_id=OTHER), "the platform answered about another job"),
+        (status(state=0), "gives the job the state 0, which there is not"),
+        (status(state=99), "gives the job the state 99, which there is not"),
+        (b"\xff\xff\xff\xff", "the call ended with INTERNAL"),
+    ],
+)
+def test_a_status_that_makes_no_sense_is_not_believed(answer: Any, expected: str, hostile: Make, created: Job) -> None:
+    """Neither by who asks for it, nor by the steps that decide by it."""
+    submitter = hostile({"Jobs.Status": answer, "Jobs.Start": JobsStartResponse(state=JOB_STATE_RUNNING)})
+    for step in (
+        lambda: submitter.status(created),
+        lambda: submitter.start(evolve(created, repeated=True)),
+        lambda: submitter.add_metadata(evolve(created, repeated=True), created.metadata),
+    ):
+        with pytest.raises(Retriable, match=expected):
+            step()
+
+
+def test_a_status_in_other_letters_is_the_same_job(hostile: Make, created: Job) -> None:
+    """Identifiers are compared without case; a status that nobody knows is told by its number."""
+    answer = status(job_id=Identifier(value=32 * "B"), status=77, messages=100 * ["x"], started=Timestamp(value=-1))
+    found = hostile({"Jobs.Status": answer}).status(created)
+    assert ("pending", False) == (found.state, found.finished)
+    assert "status 77; " + "; ".join(10 * "x") == found.detail
+
+
+@pytest.mark.parametrize("answer", [b"", JobsStartResponse(), b"\xff\xff\xff\xff"])
+def test_a_start_that_may_not_have_happened_is_looked_after(answer: Any, hostile: Make, created: Job) -> None:
+    """Only a job that is pending no more was started."""
+    with pytest.raises(Retriable, match=r"start: .*(without a state of the job|INTERNAL)"):
+        hostile({"Jobs.Start": answer, "Jobs.Status": status()}).start(created)
+    hostile({"Jobs.Start": answer, "Jobs.Status": status(state=JOB_STATE_RUNNING)}).start(created)
+
+
+@pytest.mark.parametrize("answer", [b"", JobsAddMetadataResponse(job_id=OTHER), b"\xff\xff\xff\xff"])
+def test_metadata_that_may_not_have_arrived_is_looked_after(answer: Any, hostile: Make, created: Job) -> None:
+    """Only what the platform shows is there."""
+    with pytest.raises(Retriable, match=r"metadata: .*(without a job id|another job|INTERNAL)"):
+        hostile({"Jobs.AddMetadata": answer, "Jobs.Status": status()}).add_metadata(created, created.metadata)
+    there = status(metadata={"Instances": "2"})
+    hostile({"Jobs.AddMetadata": answer, "Jobs.Status": there}).add_metadata(created, created.metadata)
+
+
+# --- looking for a job whose creation was lost ------------------------------------------------------------------------
+
+
+def found_in(hostile: Make, job: Job, *listing: JobsListResponse, **answers: Any) -> PlatformJob:
+    submitter = hostile({"Jobs.List": lambda requests, context: listing, **answers})
+    found = submitter.create_job(evolve(job, repeated=True))
+    assert isinstance(found, PlatformJob)
+    return found
+
+
+def test_a_list_without_payloads_is_completed(hostile: Make, job: Job) -> None:
+    """The job's status tells the payload."""
+    ours = listed(metadata={IDEMPOTENCY_KEY: job.job_id})
+    found = found_in(hostile, job, listed(OTHER, metadata={"a": "b"}), ours, **{"Jobs.Status": status()})
+    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == found
+
+
+def test_a_list_without_metadata_is_looked_through(hostile: Make, job: Job) -> None:
+    """Those of our name first, then the newest ones, one by one."""
+    asked: list[str] = []
+
+    def tell(requests: Any, context: Any) -> Any:
+        (request,) = requests
+        asked.append(request[-32:].decode())
+        metadata = {IDEMPOTENCY_KEY: job.job_id} if asked[-1] == ID.value else {}
+        yield status(job_id=Identifier(value=asked[-1]), metadata=metadata)
+
+    name = "lung-segment-it-20240501120000"
+    found = found_in(
+        hostile,
+        job,
+        listed(Identifier(value=32 * "1"), created=Timestamp(value=10)),
+        listed(Identifier(value=32 * "2"), created=Timestamp(value=30), job_name=name),
+        listed(ID, created=Timestamp(value=20), job_name=name),
+        listed(Identifier(value=32 * "4"), created=Timestamp(value=40)),
+        **{"Jobs.Status": tell},
+    )
+    assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == found
+    assert [32 * "2", ID.value] == asked
+
+
+@pytest.mark.parametrize("listing", [[], [JobsListResponse()], [listed(OTHER, metadata={IDEMPOTENCY_KEY: 32 * "9"})]])
+def test_a_job_that_is_not_listed_is_created(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
+    """An empty list has no message, or one without a job."""
+    answer = JobsCreateResponse(job_id=ID, payload_id=PAYLOAD)
+    assert ID.value == found_in(hostile, job, *listing, **{"Jobs.Create": answer}).job_id
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        [JobsListResponse(header=ResponseHeader(code=-0x2003))],
+        [listed(None, metadata={IDEMPOTENCY_KEY: 31 * "0" + "1"})],
+        [listed(Identifier(value="x"), metadata={IDEMPOTENCY_KEY: 31 * "0" + "1"})],
+        [listed(None)],
+    ],
+)
+def test_a_list_that_cannot_be_read_is_no_reason_to_create_another_job(
+    listing: list[JobsListResponse], hostile: Make, job: Job
+) -> None:
+    """The list is asked for again, later."""
+    with pytest.raises(Retriable, match="create: the platform"):
+        found_in(hostile, job, *listing, **{"Jobs.Create": b"never asked for"})
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answer=st.binary(max_size=64) | st.builds(lambda text: status(messages=[text]).SerializeToString(), st.text()))
+def test_any_bytes_are_an_answer_or_an_error(answer: bytes, hostile_bytes: Any, created: Job) -> None:
+    """Of the families that the core knows."""
+    submitter, told = hostile_bytes
+    told["answer"] = answer
+    for step in (
+        lambda: submitter.create_job(evolve(created, repeated=True)),
+        lambda: submitter.add_metadata(created, created.metadata),
+        lambda: submitter.start(created),
+        lambda: submitter.status(created),
+        lambda: submitter.cancel(created),
+    ):
+        try:
+            step()
+        except DicomAdapterError as error:
+            assert str(error).isprintable()
+
+
+@pytest.fixture
+def hostile_bytes(hostile: Make) -> tuple[Any, dict[str, bytes]]:
+    """A submitter whose platform answers everything with `answer`."""
+    told: dict[str, bytes] = {}
+    names = ["Jobs.Create", "Jobs.List", "Jobs.AddMetadata", "Jobs.Start", "Jobs.Status", "Jobs.Cancel"]
+    return hostile(dict.fromkeys(names, lambda requests, context: [told["answer"]])), told

@@ -1,0 +1,288 @@
+"""The `clara-grpc` submitter against the emulator, over real gRPC: every step, repeated, lost, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from dicom_adapter import Job, JobPriority, Permanent, PlatformJob, PlatformStatus, Retriable, Upload
+from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.emulator.values import JobState, JobStatus
+from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
+from dicom_adapter_clara_client.platform_metadata import IDEMPOTENCY_KEY
+
+Make = Callable[..., Any]
+LOSSES = [FaultKind.RESET, FaultKind.DROP, FaultKind.TRUNCATE, FaultKind.GARBAGE]
+WALK = ["Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Payloads.Upload", "Jobs.Start"]
+
+
+def known(site: Any, job: Job) -> Job:
+    """The job with the ids of the only one that the platform has."""
+    (found,) = site.platform.jobs.list()
+    return evolve(job, platform_job_id=found.job_id, platform_payload_id=found.payload_id)
+
+
+def test_a_job_is_created_filled_and_started(
+    site: Any, submitter: ClaraGrpcSubmitter, job: Job, carry: Make, make_upload: Make
+) -> None:
+    """One call for each step, in the platform's order; what arrives is what was given."""
+    carry(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
+    assert WALK == site.calls()
+    (found,) = site.platform.jobs.list()
+    assert ("lung-segment-it-20240501120000", job.pipeline_id) == (found.name, found.pipeline_id)
+    assert (JobState.RUNNING, JobPriority.HIGHER) == (found.state, found.priority)
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
+    files = site.platform.payloads.details(found.payload_id).files
+    assert [("input/dcm/000000-1.2.3.0.dcm", 5), ("input/dcm/000001-1.2.3.1.dcm", 6)] == [
+        (file.name, file.size_bytes) for file in files
+    ]
+    with site.platform.payloads.download(found.payload_id, files[1].name)[1] as stored:
+        assert b"second" == stored.read()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("call", sorted(set(WALK)))
+def test_a_lost_answer_does_nothing_twice(
+    call: str,
+    loss: FaultKind,
+    site: Any,
+    submitter: ClaraGrpcSubmitter,
+    job: Job,
+    carry: Make,
+    make_upload: Make,
+) -> None:
+    """One job, each key of its metadata once, each file once, one start; whether the platform had worked or not."""
+    site.fail(call, loss)
+    carry(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
+    (found,) = site.platform.jobs.list()
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
+    sizes = [file.size_bytes for file in site.platform.payloads.details(found.payload_id).files]
+    assert [5, 6] == sizes
+    worked = [record for record in site.log.calls("Jobs.Start") if record.worked and record.code == 0]
+    assert 1 == len(worked)
+    assert JobState.RUNNING is found.state
+
+
+# Not TRUNCATE: a list that ends well before its end is not distinct from one with fewer jobs, and no network does that.
+@pytest.mark.parametrize("loss", [FaultKind.RESET, FaultKind.DROP, FaultKind.GARBAGE])
+def test_looking_for_what_is_done_may_fail_too(
+    loss: FaultKind, site: Any, submitter: ClaraGrpcSubmitter, job: Job, carry: Make
+) -> None:
+    """A step that cannot tell what it did before is tried once more, not done a second time."""
+    for call in ("Jobs.Create", "Jobs.AddMetadata", "Jobs.Start"):
+        site.fail(call, FaultKind.DROP)
+    for call in ("Jobs.List", "Jobs.Status"):
+        site.fail(call, loss)
+    carry(submitter, job)
+    (found,) = site.platform.jobs.list()
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
+    assert 1 == len(site.calls("Jobs.Start"))
+
+
+def test_a_repeated_create_looks_for_the_job_first(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """Others of the same pipeline and name are not ours; without ours one is created."""
+    first = submitter.create_job(job)
+    other = submitter.create_job(evolve(job, job_id=32 * "2"))
+    assert first != other
+    assert first == submitter.create_job(evolve(job, repeated=True))
+    third = submitter.create_job(evolve(job, job_id=32 * "3", repeated=True))
+    assert 3 == len({first, other, third})
+    assert 3 == len(site.platform.jobs.list())
+
+
+def test_a_platform_whose_clock_is_a_day_behind_is_searched_too(
+    site: Any, submitter: ClaraGrpcSubmitter, job: Job
+) -> None:
+    """The search begins so much earlier that no mistaken time zone hides the job."""
+    ahead = evolve(job, created_at=job.created_at + timedelta(hours=25))
+    assert submitter.create_job(ahead) == submitter.create_job(evolve(ahead, repeated=True))
+
+
+@pytest.mark.parametrize("present", [{}, {"INSTANCES": "2"}, {"INSTANCES": "2", "Age": "40"}])
+def test_metadata_that_is_there_already_is_not_sent_again(
+    present: dict[str, str], site: Any, submitter: ClaraGrpcSubmitter, job: Job
+) -> None:
+    """The platform refuses all of a request for one key; what is missing follows."""
+    submitter.create_job(job)
+    job = known(site, job)
+    site.platform.jobs.add_metadata(job.platform_job_id, present)
+    submitter.add_metadata(job, {**job.metadata, "age": "40"})
+    (found,) = site.platform.jobs.list()
+    wanted = {"source", "instances", "age", IDEMPOTENCY_KEY}
+    assert wanted == {key.lower() for key in found.metadata}
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_metadata_may_be_added_any_number_of_times(
+    repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job
+) -> None:
+    """The second call finds all of it there."""
+    submitter.create_job(job)
+    job = known(site, job)
+    submitter.add_metadata(job, job.metadata)
+    submitter.add_metadata(evolve(job, repeated=repeated), job.metadata)
+    assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == site.platform.jobs.list()[0].metadata
+
+
+def test_a_job_without_further_metadata_needs_no_call(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """The source was sent when it was created."""
+    submitter.create_job(job)
+    submitter.add_metadata(known(site, job), {"Source": job.metadata["Source"]})
+    assert ["Jobs.Create"] == site.calls()
+
+
+def test_much_metadata_arrives_whole(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """More than gRPC takes in one message goes in several, and can be read back."""
+    submitter.create_job(job)
+    job = known(site, job)
+    metadata = {f"{number:0128}": 256 * "v" for number in range(10_000)}
+    submitter.add_metadata(job, metadata)
+    submitter.add_metadata(evolve(job, repeated=True), metadata)
+    assert 10_002 == len(site.platform.jobs.list()[0].metadata)
+    assert 4 == len(site.calls("Jobs.AddMetadata"))
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_job_starts_once(repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """Starting what runs or has run changes nothing."""
+    submitter.create_job(job)
+    job = known(site, job)
+    submitter.start(job)
+    submitter.start(evolve(job, repeated=repeated))
+    site.platform.jobs.finish(job.platform_job_id)
+    submitter.start(evolve(job, repeated=repeated))
+    assert JobState.STOPPED is site.platform.jobs.list()[0].state
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_job_that_was_stopped_before_its_start_is_not_taken_for_started(
+    repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job
+) -> None:
+    """Nobody will ever work on it: an operator has to see that."""
+    submitter.create_job(job)
+    job = known(site, job)
+    site.platform.jobs.cancel(job.platform_job_id)
+    with pytest.raises(Permanent, match=r"start: the job was stopped on the platform \(canceled\) before it was"):
+        submitter.start(evolve(job, repeated=repeated))
+
+
+@pytest.mark.parametrize("status", list(JobStatus))
+def test_the_platforms_word_on_a_job_is_told(
+    status: JobStatus, site: Any, submitter: ClaraGrpcSubmitter, job: Job
+) -> None:
+    """Pending, running, then stopped with how it ended and why."""
+    submitter.create_job(job)
+    job = known(site, job)
+    assert PlatformStatus(state="pending", finished=False, detail="healthy") == submitter.status(job)
+    submitter.start(job)
+    assert PlatformStatus(state="running", finished=False, detail="healthy") == submitter.status(job)
+    site.platform.jobs.finish(job.platform_job_id, status, ("because\nof\x1b this",))
+    expected = PlatformStatus(state="stopped", finished=True, detail=f"{status.value}; because of this")
+    assert expected == submitter.status(job)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_job_is_cancelled_in_any_state(started: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """Pending or running, once or twice."""
+    submitter.create_job(job)
+    job = known(site, job)
+    if started:
+        submitter.start(job)
+    submitter.cancel(job)
+    submitter.cancel(job)
+    (found,) = site.platform.jobs.list()
+    assert (JobState.STOPPED, JobStatus.CANCELED) == (found.state, found.status)
+
+
+def test_what_cannot_be_cancelled_is_not_an_error(
+    site: Any, submitter: ClaraGrpcSubmitter, job: Job, created: Job
+) -> None:
+    """Neither a job that was never created, nor one that the platform does not know, nor a stopped one."""
+    submitter.cancel(job)
+    submitter.cancel(created)
+    submitter.create_job(job)
+    job = known(site, job)
+    site.platform.jobs.cancel(job.platform_job_id)
+    site.fail("Jobs.Cancel", FaultKind.CODE, code=-0x2999)
+    submitter.cancel(job)
+    site.fail("Jobs.Cancel", FaultKind.STATUS, status="UNAVAILABLE")
+    with pytest.raises(Retriable, match="cancel: the call ended with UNAVAILABLE: as demanded"):
+        submitter.cancel(job)
+
+
+def test_a_refusal_of_a_running_jobs_cancellation_is_told(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """It goes on running, so the operator must know."""
+    submitter.create_job(job)
+    job = known(site, job)
+    submitter.start(job)
+    site.fail("Jobs.Cancel", FaultKind.CODE, code=-0x2999, messages=("too late",))
+    with pytest.raises(Retriable, match="cancel: the platform answered -0x2999: too late"):
+        submitter.cancel(job)
+
+
+def test_an_unknown_pipeline_faults_the_job(submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """Only the configuration can be mended."""
+    with pytest.raises(Permanent, match=r"create: the platform answered -0x1001 \(no such pipeline\): .*f{32}"):
+        submitter.create_job(evolve(job, pipeline_id=32 * "f"))
+    with pytest.raises(Permanent, match=r"-0x1000 \(pipeline id malformed\)"):
+        submitter.create_job(evolve(job, pipeline_id="lung"))
+
+
+def test_a_job_that_the_platform_forgot_is_faulted(
+    submitter: ClaraGrpcSubmitter, created: Job, make_upload: Make
+) -> None:
+    """No step can be done on it any more, and each says so."""
+    for step in (
+        lambda: submitter.add_metadata(created, created.metadata),
+        lambda: submitter.start(created),
+        lambda: submitter.status(created),
+    ):
+        with pytest.raises(Permanent, match=r"-0x2001 \(no such job\)"):
+            step()
+    with pytest.raises(Retriable, match="upload of instance 41: the platform answered -0x3001"):
+        submitter.upload(created, make_upload())  # payloads' codes are not published
+
+
+@pytest.mark.parametrize("call", sorted(set(WALK)))
+def test_a_refused_step_is_told_in_the_platforms_words(
+    call: str, site: Any, submitter: ClaraGrpcSubmitter, job: Job, make_upload: Make
+) -> None:
+    """Except for metadata, where they may quote a patient's data."""
+    submitter.create_job(job)
+    known_job = known(site, job)
+    steps: dict[str, Callable[[], object]] = {
+        "Jobs.Create": lambda: submitter.create_job(job),
+        "Jobs.AddMetadata": lambda: submitter.add_metadata(known_job, job.metadata),
+        "Payloads.Upload": lambda: submitter.upload(known_job, make_upload()),
+        "Jobs.Start": lambda: submitter.start(known_job),
+    }
+    site.fail(call, FaultKind.CODE, code=-0x2999, messages=("DOE^JANE",))
+    with pytest.raises(Retriable, match="the platform answered -0x2999") as raised:
+        steps[call]()
+    assert (call != "Jobs.AddMetadata") is ("DOE^JANE" in str(raised.value))
+    steps[call]()
+
+
+def test_steps_run_side_by_side(
+    site: Any, submitter: ClaraGrpcSubmitter, job: Job, make_upload: Callable[..., Upload]
+) -> None:
+    """Several jobs and many uploads share the one connection."""
+
+    def submit(number: int) -> PlatformJob:
+        mine = evolve(job, job_id=f"{number:032x}")
+        made = submitter.create_job(mine)
+        mine = evolve(mine, platform_job_id=made.job_id, platform_payload_id=made.payload_id)
+        for position in range(8):
+            submitter.upload(mine, make_upload(bytes(100), position))
+        submitter.start(mine)
+        return made
+
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(submit, range(8)))
+    assert 8 == len(set(made))
+    assert [8] * 8 == [len(site.platform.payloads.details(job.payload_id).files) for job in made]

@@ -1,0 +1,257 @@
+"""Uploads of the `clara-grpc` submitter: whole or not at all, replaced when repeated, small in memory."""
+
+from __future__ import annotations
+
+import resource
+import tracemalloc
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pytest
+from attrs import evolve
+from grpc import StatusCode
+
+from dicom_adapter import ByteSize, Job, Permanent, Retriable, StoredObjectMissing
+from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
+from dicom_adapter_clara_client.wire.common_pb2 import ResponseHeader
+from dicom_adapter_clara_client.wire.payloads_pb2 import (
+    PayloadFileDetails,
+    PayloadsDetailsResponse,
+    PayloadsUploadRequest,
+    PayloadsUploadResponse,
+)
+
+Make = Callable[..., Any]
+MIB = 1 << 20
+NAME = "dcm/000000-1.2.3.0.dcm"
+
+
+class Reader(BytesIO):
+    """Reads like a file until its end, where it fails."""
+
+    def __init__(self, data: bytes, failure: Exception) -> None:
+        super().__init__(data)
+        self._failure = failure
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        if not found:
+            raise self._failure
+        return found
+
+
+@pytest.fixture
+def ready(submitter: ClaraGrpcSubmitter, job: Job) -> Job:
+    """A job that the platform knows."""
+    known = submitter.create_job(job)
+    return evolve(job, platform_job_id=known.job_id, platform_payload_id=known.payload_id)
+
+
+def stored(site: Any, job: Job) -> list[bytes]:
+    """What the platform has of the job's files."""
+    payloads = site.platform.payloads
+    names = [file.name for file in payloads.details(job.platform_payload_id).files]
+    return [payloads.download(job.platform_payload_id, name)[1].read() for name in names]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 5000])
+def test_a_file_arrives_as_it_is(size: int, site: Any, ready: Job, connect: Make, make_upload: Make) -> None:
+    """Empty, in one chunk, in several, with or without a rest."""
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    connect(site.server.address, chunk_size=ByteSize(1024)).upload(ready, make_upload(data))
+    assert [data] == stored(site, ready)
+
+
+def test_a_reader_that_gives_little_at_a_time_is_read_to_its_end(
+    site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
+) -> None:
+    """Raw files may return less than they are asked for."""
+
+    class Slow(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(3)
+
+    submitter.upload(ready, make_upload(b"a whole file", opener=lambda: Slow(b"a whole file")))
+    assert [b"a whole file"] == stored(site, ready)
+
+
+def test_a_repeated_upload_replaces_the_file(
+    site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
+) -> None:
+    """The instance is there once."""
+    for _ in range(2):
+        submitter.upload(evolve(ready, repeated=True), make_upload(b"data"))
+    assert [b"data"] == stored(site, ready)
+
+
+@pytest.mark.parametrize("listed", [NAME, f"input/{NAME}", f"/input/{NAME}"])
+def test_a_name_that_is_taken_is_accepted_when_the_file_is_whole(
+    listed: str, created: Job, hostile: Make, make_upload: Make
+) -> None:
+    """A platform that does not replace files has it from the first try, under its name from the root perhaps."""
+    file = PayloadFileDetails(name=listed, size=4)
+    submitter = hostile(
+        {
+            "Payloads.Upload": PayloadsUploadResponse(header=ResponseHeader(code=-0x3102)),
+            "Payloads.Details": lambda requests, context: [
+                PayloadsDetailsResponse(file=PayloadFileDetails(name="input/dcm/other.dcm", size=4)),
+                PayloadsDetailsResponse(file=file),
+            ],
+        }
+    )
+    submitter.upload(created, make_upload(b"data"))
+    with pytest.raises(Retriable, match="upload of instance 41: the platform answered -0x3102"):
+        submitter.upload(created, make_upload(b"other data"))
+    with pytest.raises(Retriable, match="upload of instance 42: the platform answered -0x3102"):
+        submitter.upload(created, make_upload(b"data", 1))
+
+
+def test_a_refusal_is_told_when_the_platform_does_not_list_files(
+    created: Job, hostile: Make, make_upload: Make
+) -> None:
+    """What it said of the upload matters; a list that may come later is waited for."""
+
+    def refuse(requests: Any, context: Any) -> None:
+        context.abort(StatusCode.ALREADY_EXISTS, "taken")
+
+    upload = make_upload(b"data")
+    with pytest.raises(Permanent, match="upload of instance 41: the call ended with ALREADY_EXISTS: taken"):
+        hostile({"Payloads.Upload": refuse}).upload(created, upload)
+    busy = PayloadsDetailsResponse(header=ResponseHeader(code=-0x3002))
+    with pytest.raises(Retriable, match="upload of instance 41: the platform answered -0x3002"):
+        hostile({"Payloads.Upload": refuse, "Payloads.Details": busy}).upload(created, upload)
+
+
+def test_the_size_that_the_platform_tells_is_checked(created: Job, hostile: Make, make_upload: Make) -> None:
+    """A platform that lost a part of the file is noticed; one that tells the size of a chunk is asked again."""
+    size = {"there": 9}
+    submitter = hostile(
+        {
+            "Payloads.Upload": lambda requests, context: [
+                list(requests) and PayloadsUploadResponse(details=PayloadFileDetails(size=3))
+            ],
+            "Payloads.Details": lambda requests, context: [
+                PayloadsDetailsResponse(file=PayloadFileDetails(name=NAME, size=size["there"]))
+            ],
+        }
+    )
+    submitter.upload(created, make_upload(b"nine byte"))
+    size["there"] = 8
+    with pytest.raises(Retriable, match="says that the file has 3 bytes there"):
+        submitter.upload(created, make_upload(b"nine byte"))
+
+
+def test_every_message_says_what_it_belongs_to(created: Job, hostile: Make, make_upload: Make) -> None:
+    """Header, payload and name are in each of them; the size is that of the chunk, as NVIDIA's client has it."""
+    seen: list[PayloadsUploadRequest] = []
+
+    def take(requests: Any, context: Any) -> list[PayloadsUploadResponse]:
+        seen.extend(map(PayloadsUploadRequest.FromString, requests))
+        return [PayloadsUploadResponse()]
+
+    hostile({"Payloads.Upload": take}, chunk_size=ByteSize(1024)).upload(created, make_upload(bytes(2500)))
+    assert [1024, 1024, 452] == [message.details.size for message in seen]
+    assert {(6, 32 * "c", NAME, 0)} == {
+        (message.header.api_version.minor, message.payload_id.value, message.details.name, message.details.mode)
+        for message in seen
+    }
+
+
+def test_a_missing_file_is_told_as_it_is(submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make) -> None:
+    """The core knows what to do about it."""
+
+    def missing() -> BinaryIO:
+        raise StoredObjectMissing("gone")
+
+    with pytest.raises(StoredObjectMissing, match="gone"):
+        submitter.upload(ready, make_upload(opener=missing))
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (OSError(5, "disk"), Retriable("upload of instance 41: reading the stored file failed (OSError)")),
+        (Permanent("it has changed"), Permanent("it has changed")),
+        (Retriable("not now"), Retriable("not now")),
+        (ZeroDivisionError("bug"), ZeroDivisionError("bug")),
+    ],
+)
+def test_a_file_that_cannot_be_read_to_its_end_does_not_arrive(
+    failure: Exception,
+    expected: Exception,
+    site: Any,
+    submitter: ClaraGrpcSubmitter,
+    ready: Job,
+    make_upload: Make,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A part of it would be taken for the whole. The core checks what was read at its end, and then refuses it."""
+    data = bytes(3 * MIB)
+    with pytest.raises(type(expected), match=str(expected).replace("(", r"\(").replace(")", r"\)")):
+        submitter.upload(ready, make_upload(data, opener=lambda: Reader(data, failure)))
+    assert "failed" == site.log.wait_for("Payloads.Upload")[0].outcome.value
+    assert [] == stored(site, ready)
+    assert [] == caplog.records
+
+
+@pytest.mark.parametrize(("size", "found"), [(5, "only 4"), (3, "more"), (0, "more")])
+def test_a_file_of_another_size_does_not_arrive(
+    size: int, found: str, site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
+) -> None:
+    """It is not what was received."""
+    with pytest.raises(Permanent, match=f"the stored file has {found} bytes where {size} were recorded"):
+        submitter.upload(ready, make_upload(b"data", size=size))
+    site.log.wait_for("Payloads.Upload")
+    assert [] == stored(site, ready)
+
+
+@pytest.mark.parametrize("kind", [FaultKind.STATUS, FaultKind.CODE])
+def test_a_refusal_in_the_middle_ends_the_upload(
+    kind: FaultKind, site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
+) -> None:
+    """What is still to be sent is not, and the file is closed."""
+    reader = BytesIO(bytes(64 * MIB))
+    site.fail("Payloads.Upload", kind, status="INTERNAL", code=-0x3002)
+    with pytest.raises(Retriable, match=r"INTERNAL: as demanded|-0x3002: as demanded"):
+        submitter.upload(ready, make_upload(size=64 * MIB, opener=lambda: reader))
+    assert reader.closed
+
+
+def test_a_platform_that_is_content_too_early_is_not_believed(created: Job, hostile: Make, make_upload: Make) -> None:
+    """It says that it has the file after the first message."""
+    submitter = hostile(
+        {
+            "Payloads.Upload": lambda requests, context: [next(requests) and PayloadsUploadResponse()],
+            "Payloads.Details": PayloadsDetailsResponse(),
+        }
+    )
+    with pytest.raises(Retriable, match="says that it has the file, before it had the whole of it"):
+        submitter.upload(created, make_upload(bytes(64 * MIB)))
+
+
+def test_a_large_file_passes_through_little_memory(
+    tmp_path: Path, make_site: Make, connect: Make, carry: Make, job: Job, make_upload: Make
+) -> None:
+    """200 MB go in pieces, on both sides of the connection."""
+    large = tmp_path / "large.dcm"
+    with large.open("wb") as file:
+        file.truncate(200_000_000)
+    site = make_site(folder=tmp_path / "platform")
+    submitter = connect(site.server.address)
+    upload = make_upload(size=200_000_000, opener=lambda: cast(BinaryIO, large.open("rb")))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        carry(submitter, job, [upload])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    (found,) = site.platform.jobs.list()
+    sizes = [file.size_bytes for file in site.platform.payloads.details(found.payload_id).files]
+    assert [200_000_000] == sizes
+    assert most < 24 * MIB
+    assert grown_kib < 80 * 1024

@@ -1,0 +1,102 @@
+"""What the `clara-rest` submitter can be told, and how mistakes are said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import fields
+
+from dicom_adapter import Secret
+from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
+
+
+def check(name: str, value: Any) -> None:
+    """What the core does with one setting: its validator alone."""
+    field = getattr(fields(ClaraRestSettings), name)
+    field.validator(None, field, value)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://clara.example",
+        "https://clara.example:8443",
+        "http://127.0.0.1:8080/",
+        "http://[::1]:8080",
+        "https://gateway.example/clara/api",
+    ],
+)
+def test_an_endpoint_is_a_url(endpoint: str) -> None:
+    """With or without port and path."""
+    assert endpoint == ClaraRestSettings(endpoint=endpoint).endpoint
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("", "no scheme"),
+        ("clara.example:8443", "no scheme"),
+        ("ftp://clara.example", "no scheme"),
+        ("https://", "no usable host"),
+        ("https://clara.example:0", "no usable host"),
+        ("https://clara.example:99999", "not a URL"),
+        ("https://[::1", "not a URL"),
+        ("https://clära.example", "no usable host"),
+        ("https://user:password@clara.example", "must not hold a user or password: set token"),
+        ("https://clara.example/?a=b", "no query"),
+        ("https://clara.example/#a", "no query"),
+        ("https://clara.example/a b", "no query"),
+        ("https://clara.example/a\x00b", "no query"),
+        ("https://clara.example/v1/", "must not end with /v1"),
+    ],
+)
+def test_what_is_no_endpoint_is_refused(endpoint: str, reason: str) -> None:
+    """With an example, and what is wrong with it."""
+    with pytest.raises(ValueError, match=f"must be a URL such as https://clara.example:8443; .*{reason}"):
+        check("endpoint", endpoint)
+
+
+@pytest.mark.parametrize("token", ["", "two words", "a\r\nHost: x", "ä", "a=b"])
+def test_a_token_cannot_break_out_of_its_header(token: str) -> None:
+    """RFC 6750 says what it consists of; the message does not repeat it."""
+    with pytest.raises(ValueError, match="must be a bearer token") as raised:
+        check("token", Secret(token))
+    assert not token or token not in str(raised.value)
+
+
+def test_a_token_does_not_show() -> None:
+    """Settings end up in logs."""
+    assert "abc123" not in repr(ClaraRestSettings(endpoint="https://x.example", token=Secret("abc123")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timeout", 0),
+        ("timeout", 3601),
+        ("upload_timeout", 0),
+        ("upload_timeout", 86_401),
+        ("keep_alive", -1),
+        ("keep_alive_connections", -1),
+    ],
+)
+def test_times_and_numbers_have_limits(name: str, value: float) -> None:
+    """A wait without end is a mistake."""
+    with pytest.raises(ValueError, match="must be from"):
+        check(name, value)
+
+
+def test_a_key_needs_its_certificate() -> None:
+    """Alone it is of no use."""
+    with pytest.raises(ValueError, match="client-key needs client-certificate"):
+        ClaraRestSettings(endpoint="https://x.example", client_key=Path("key.pem"))
+
+
+@pytest.mark.parametrize("name", ["ca_file", "client_certificate"])
+def test_certificates_need_tls(name: str) -> None:
+    """With http:// they would be left out in silence."""
+    settings: dict[str, Any] = {"endpoint": "http://x.example", name: Path("file.pem")}
+    with pytest.raises(ValueError, match="need an endpoint that begins with https://"):
+        ClaraRestSettings(**settings)

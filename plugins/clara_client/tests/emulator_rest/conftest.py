@@ -1,0 +1,75 @@
+"""A platform, its REST face, and a client that talks to it over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from dicom_adapter_clara_client.emulator.faults import Faults
+from dicom_adapter_clara_client.emulator.record import CallLog
+from dicom_adapter_clara_client.emulator.rest_face import RestServer, serve
+from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.values import Run
+
+PIPELINE = 32 * "a"
+
+
+class Face:
+    """A platform, its REST face, and a client."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
+        self.platform = Platform(pipelines=[PIPELINE], run=Run(seconds=None), clock=lambda: self.now)
+        self.faults = Faults()
+        self.log = CallLog()
+        self.server: RestServer = serve(
+            self.platform, faults=self.faults, log=self.log, clock=lambda: self.now, **options
+        )
+        self.client = httpx.Client(base_url=self.server.url, timeout=10, trust_env=False)
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.stop()
+
+    def post(self, path: str, json: Any = None, key: str | None = None, **more: Any) -> httpx.Response:
+        headers = {"Idempotency-Key": f'"{key or uuid4().hex}"'}
+        return self.client.post(path, json=json if json is not None else {}, headers=headers, **more)
+
+    def new_job(self, **more: Any) -> dict[str, Any]:
+        answer = self.post("/v1/jobs", {"pipelineId": PIPELINE, "name": "ae-lung-1", **more})
+        assert 201 == answer.status_code, answer.text
+        return dict(answer.json())
+
+    @staticmethod
+    def problem(answer: httpx.Response) -> tuple[int, str]:
+        """Status and name of a problem; its document has all that it must have."""
+        assert "application/problem+json" == answer.headers["content-type"]
+        found = answer.json()
+        assert answer.status_code == found["status"]
+        assert found["title"]
+        assert answer.request.url.path == unquote(found["instance"])
+        return answer.status_code, found["type"].removeprefix("/problems/")
+
+
+@pytest.fixture
+def make_face() -> Iterator[Callable[..., Face]]:
+    faces: list[Face] = []
+
+    def make(**options: Any) -> Face:
+        faces.append(Face(**options))
+        return faces[-1]
+
+    yield make
+    for face in faces:
+        face.close()
+
+
+@pytest.fixture
+def face(make_face: Callable[..., Face]) -> Face:
+    return make_face()

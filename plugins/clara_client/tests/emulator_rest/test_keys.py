@@ -1,0 +1,107 @@
+"""Idempotency keys on the emulator's REST face."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from dicom_adapter_clara_client.emulator.rest_keys import Keys
+from dicom_adapter_clara_client.emulator.rest_problems import Problem
+from dicom_adapter_clara_client.emulator.rest_reply import Reply
+
+PIPELINE = 32 * "a"
+NOBODY = 32 * "0"
+
+
+@pytest.mark.parametrize("key", [None, "", "unquoted", '""', '"a"b"'])
+def test_a_key_is_demanded(face: Any, key: str | None) -> None:
+    """A create without a quoted key is refused, and makes no job."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    answer = face.client.post("/v1/jobs", json={"pipelineId": PIPELINE, "name": "a"}, headers=headers)
+    assert (400, "idempotency-key-missing") == face.problem(answer)
+    assert () == face.platform.jobs.list()
+
+
+def test_the_same_key_and_body_have_the_same_answer(face: Any) -> None:
+    """One job is made, however the JSON is written, and the first answer comes again even when the job has gone on."""
+    body = {"pipelineId": PIPELINE, "name": "a"}
+    first = face.post("/v1/jobs", body, key="k")
+    face.post(f"/v1/jobs/{first.json()['jobId']}:start")
+    again = face.post("/v1/jobs", dict(reversed(body.items())), key="k")
+    assert (201, first.json(), first.headers["location"]) == (
+        again.status_code,
+        again.json(),
+        again.headers["location"],
+    )
+    assert 1 == len(face.platform.jobs.list())
+
+
+def test_a_repeated_start_with_its_key_is_no_conflict(face: Any) -> None:
+    """The second answer is the first one."""
+    job_id = face.new_job()["jobId"]
+    answers = [face.post(f"/v1/jobs/{job_id}:start", key="s") for _ in range(2)]
+    assert [202, 202] == [answer.status_code for answer in answers]
+
+
+@pytest.mark.parametrize(
+    "other", [{"pipelineId": PIPELINE, "name": "b"}, {"pipelineId": PIPELINE, "name": "a", "x": 1}]
+)
+def test_a_key_belongs_to_one_body(face: Any, other: dict[str, Any]) -> None:
+    """With another body it is refused, and nothing is made."""
+    face.post("/v1/jobs", {"pipelineId": PIPELINE, "name": "a"}, key="k")
+    assert (422, "idempotency-key-reused") == face.problem(face.post("/v1/jobs", other, key="k"))
+    assert 1 == len(face.platform.jobs.list())
+
+
+def test_a_key_belongs_to_one_path(face: Any) -> None:
+    """Starting with the key of the creation is refused."""
+    body = {"pipelineId": PIPELINE, "name": "a"}
+    job_id = face.post("/v1/jobs", body, key="k").json()["jobId"]
+    assert (422, "idempotency-key-reused") == face.problem(face.post(f"/v1/jobs/{job_id}:start", body, key="k"))
+
+
+def test_a_key_is_kept_for_a_day(face: Any) -> None:
+    """After 24 hours it is a new one."""
+    body = {"pipelineId": PIPELINE, "name": "a"}
+    ids = []
+    for hours in (0, 23.9, 0.2):
+        face.now += timedelta(hours=hours)
+        ids.append(face.post("/v1/jobs", body, key="k").json()["jobId"])
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_refusal_is_not_kept(face: Any) -> None:
+    """What was refused is judged anew, so that what an operator has mended works at once."""
+    body = {"pipelineId": "b" * 32, "name": "a"}
+    refused = face.post("/v1/jobs", body, key="k")
+    definition = [{"path": "pipeline.yaml", "content": "name: lung"}]
+    body["pipelineId"] = face.client.post("/v1/pipelines", json={"files": definition}).json()["pipelineId"]
+    assert (422, "pipeline-not-found") == face.problem(refused)
+    assert 201 == face.post("/v1/jobs", body, key="k").status_code
+
+
+def test_a_key_is_taken_while_its_request_is_answered() -> None:
+    """Whatever the body: who comes too early is told to come again; afterwards there is the answer."""
+    keys = Keys(lambda: datetime(2026, 9, 1, tzinfo=timezone.utc))
+    met: list[str] = []
+
+    def act() -> Reply:
+        for fingerprint in ("same", "other"):
+            with pytest.raises(Problem) as raised:
+                keys.answer("k", fingerprint, Reply)
+            met.append(raised.value.name)
+        return Reply(status=201)
+
+    answers = [keys.answer("k", "same", act) for _ in range(2)]
+    assert ["request-in-progress"] * 2 == met
+    assert [201, 201] == [answer.status for answer in answers]
+
+
+def test_a_key_whose_request_failed_is_free() -> None:
+    """Even when the failure was a bug."""
+    keys = Keys(lambda: datetime(2026, 9, 1, tzinfo=timezone.utc))
+    with pytest.raises(ZeroDivisionError):
+        keys.answer("k", "same", lambda: Reply(status=1 // 0))
+    assert 201 == keys.answer("k", "other", lambda: Reply(status=201)).status

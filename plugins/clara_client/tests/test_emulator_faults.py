@@ -1,0 +1,96 @@
+"""Faults on demand, and the record of calls."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
+
+LUNG = 32 * "a"
+NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
+RECORD = CallRecord(time=NOON, face="grpc", call="Jobs.Create", ids={"jobId": "1"}, outcome=Outcome.DONE, sent_bytes=7)
+
+
+def test_a_fault_strikes_as_often_as_it_says() -> None:
+    """`after` calls pass, `times` calls fail, the rest pass."""
+    fault = Fault(call="Jobs.Create", kind=FaultKind.DROP, times=2, after=1)
+    faults = Faults([fault])
+    assert [None, fault, fault, None] == [faults.take("grpc", "Jobs.Create") for _ in range(4)]
+    assert () == faults.left()
+
+
+def test_a_fault_without_times_strikes_until_it_is_taken_away() -> None:
+    """Faults can be changed while the emulator serves."""
+    fault = Fault(kind=FaultKind.RESET, times=None)
+    faults = Faults([fault])
+    assert [fault] * 5 == [faults.take("rest", "Jobs.Status") for _ in range(5)]
+    faults.clear()
+    assert faults.take("rest", "Jobs.Status") is None
+
+
+def test_a_fault_concerns_what_it_names() -> None:
+    """Other calls, faces and pipelines neither fail nor count."""
+    fault = Fault(call="Payloads.*", kind=FaultKind.DROP, face="grpc", pipeline_id=LUNG.upper())
+    faults = Faults([fault])
+    assert faults.take("grpc", "Jobs.Create", LUNG) is None
+    assert faults.take("rest", "Payloads.Upload", LUNG) is None
+    assert faults.take("grpc", "Payloads.Upload", 32 * "b") is None
+    assert faults.take("grpc", "Payloads.Upload") is None
+    assert fault is faults.take("grpc", "Payloads.Upload", LUNG)
+
+
+def test_the_first_fault_that_strikes_counts() -> None:
+    """Faults stand in a queue: the second has its turn when the first is used up."""
+    first, second = Fault(kind=FaultKind.DROP), Fault(kind=FaultKind.RESET)
+    faults = Faults([first])
+    faults.add(second)
+    assert [first, second, None] == [faults.take("grpc", "Jobs.Start") for _ in range(3)]
+
+
+def test_faults_count_across_threads() -> None:
+    """However many calls come at once, `times` of them fail."""
+    faults = Faults([Fault(kind=FaultKind.DROP, times=100)])
+    with ThreadPoolExecutor(16) as pool:
+        struck = list(pool.map(lambda _: faults.take("grpc", "Jobs.Create"), range(1000)))
+    assert 100 == sum(fault is not None for fault in struck)
+
+
+def test_a_kind_may_be_given_by_its_word() -> None:
+    """Words come from command lines and files; an unknown one is an error."""
+    assert FaultKind.TRUNCATE is Fault(kind="truncate").kind
+    with pytest.raises(ValueError, match="melt"):
+        Fault(kind="melt")
+
+
+def test_calls_are_lines_in_a_file(tmp_path: Path) -> None:
+    """Each call is appended as one line of JSON, beside being kept in memory."""
+    log = CallLog(tmp_path / "calls.jsonl")
+    log.add(RECORD)
+    log.add(RECORD)
+    line: dict[str, Any] = {
+        "time": "2026-09-01T12:00:00+00:00",
+        "face": "grpc",
+        "call": "Jobs.Create",
+        "ids": {"jobId": "1"},
+    }
+    line |= {"receivedBytes": 0, "sentBytes": 7, "outcome": "done", "code": 0, "worked": True}
+    assert [line, line] == [json.loads(text) for text in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert ((RECORD, RECORD), ()) == (log.calls("Jobs.Create"), log.calls("Jobs.Start"))
+
+
+def test_calls_can_be_waited_for() -> None:
+    """A test waits for a call instead of sleeping."""
+    log = CallLog()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(log.wait_for, "Jobs.Create")
+        log.add(RECORD)
+        assert (RECORD,) == waiting.result()
+    with pytest.raises(TimeoutError, match=r"0 calls of Jobs\.Start"):
+        log.wait_for("Jobs.Start", timeout_seconds=0.01)

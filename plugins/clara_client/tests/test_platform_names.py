@@ -1,0 +1,88 @@
+"""Names of jobs and files on the platform: always acceptable, never about a patient."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_adapter import InstanceStorageInfo, Upload
+from dicom_adapter_clara_client.emulator.rules import check_job_name, stored_name
+from dicom_adapter_clara_client.platform_names import file_name, job_name, upload_name
+
+
+def upload_of(uid: str, position: int = 0, patient_id: str = "P1") -> Upload:
+    instance = InstanceStorageInfo(
+        instance_id=1,
+        ae_title="LUNG",
+        calling_ae_title="CT1",
+        peer_address="192.0.2.1",
+        association_id="a1",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        sop_instance_uid=uid,
+        study_instance_uid="1.2.4",
+        series_instance_uid="1.2.5",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        patient_id=patient_id,
+        issuer_of_patient_id="",
+        received_at=datetime(2024, 5, 1, tzinfo=timezone.utc),
+        storage_key="key",
+        size_bytes=4,
+        checksum=0,
+    )
+    return Upload(instance=instance, position=position, size_bytes=4, open=lambda: BytesIO(b"data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("LUNG-lung-20240501120000", "lung-lung-20240501120000"),
+        ("CT_1 (new)--seg!-20240501120000", "ct-1-new-seg-20240501120000"),
+        ("--LUNG--", "lung"),
+        ("LÜNGE", "l-nge"),
+        ("\N{KELVIN SIGN}1", "1"),
+        (70 * "a", 63 * "a"),
+        (62 * "a" + "-b", 62 * "a"),
+        ("", "job"),
+        ("___", "job"),
+    ],
+)
+def test_a_jobs_name_becomes_one_that_the_platform_takes(name: str, expected: str) -> None:
+    """Other characters become single dashes, none at the ends, within 63 characters of lower case."""
+    assert expected == job_name(name)
+
+
+@given(st.text())
+def test_any_text_becomes_an_acceptable_name_that_stays_as_it_is(name: str) -> None:
+    """The platform's rule holds for every outcome, and fixing a fixed name changes nothing."""
+    fixed = job_name(name)
+    check_job_name(fixed)
+    assert fixed == job_name(fixed)
+
+
+def test_a_file_is_named_by_its_place_and_its_uid() -> None:
+    """Operators find instances in the order of the job, and people by the SOP Instance UID."""
+    assert "dcm/000007-1.2.840.1.5.dcm" == upload_name(upload_of("1.2.840.1.5", 7))
+
+
+def test_instances_of_one_uid_are_two_files() -> None:
+    """The place in the job tells them apart, and is the same when an upload is repeated."""
+    first, second = upload_of("1.2.3", 0), upload_of("1.2.3", 1)
+    assert {"000000-1.2.3.dcm", "000001-1.2.3.dcm"} == {file_name(first), file_name(second)}
+
+
+@pytest.mark.parametrize("uid", ["..", ".", "1.2.3/../..", "", "1.2\n", 65 * "1", "DOE^JANE"])
+def test_no_uid_leads_out_of_the_folder(uid: str) -> None:
+    """A UID of dots is only a part of a name, and one that is none is left out."""
+    name = upload_name(upload_of(uid, 1234567))
+    assert re.fullmatch(r"dcm/1234567(-\.\.?)?\.dcm", name)
+    assert name == stored_name(name)
+
+
+def test_a_patients_id_is_not_in_the_name() -> None:
+    """The name is the same whoever the patient is."""
+    assert upload_name(upload_of("1.2.3")) == upload_name(upload_of("1.2.3", patient_id="0815"))
