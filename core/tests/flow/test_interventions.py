@@ -229,3 +229,29 @@ def test_the_platform_is_asked_what_became_of_a_job_until_it_has_ended(adapter: 
     assert 3 == platform.names().count("status")
     told = [event.detail["state"] for event in adapter.events if event.event == "job_platform_state"]
     assert ["running", "stopped"] == told
+
+
+def test_a_job_that_is_cancelled_while_it_starts_is_cancelled_on_the_platform(
+    adapter: Adapter, platform: Platform
+) -> None:
+    """The outcome of the step that was under way does not count any more."""
+    started = platform.meet
+
+    def cancel_meanwhile(call: str, job: Job) -> None:
+        started(call, job)
+        if call == "start":
+            intervene.cancel(adapter.ledger, adapter.clock, job.job_id)
+
+    platform.meet = cancel_meanwhile  # type: ignore[method-assign] # an operator who is quick
+    send_one(adapter)
+    assert JobState.CANCELLED is only_job(adapter).state
+    assert ["start", "cancel"] == platform.names()[-2:]
+
+
+def test_a_job_that_the_platform_refuses_to_know_can_be_cancelled(adapter: Adapter, platform: Platform) -> None:
+    """Asking for its id again is refused as before; that does not keep it."""
+    platform.failing["create"] = Permanent("unknown pipeline")
+    send_one(adapter)
+    intervene.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    adapter.advance(5)
+    assert JobState.CANCELLED is only_job(adapter).state

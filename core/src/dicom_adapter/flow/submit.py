@@ -234,11 +234,16 @@ class Submission:
 
     def _cancel(self, row: JobRow) -> Done:
         """Stop it on the platform, if the platform knows it."""
-        if row.job.platform_job_id:
-            self._submitter.cancel(row.job)
+        if not row.job.platform_job_id and not row.job.repeated:
             return Done(state=JobState.CANCELLED)
-        # A create whose answer was lost: making the job known again tells its id, by which it is cancelled next.
-        return self._create(row) if row.job.repeated else Done(state=JobState.CANCELLED)
+        try:
+            if not row.job.platform_job_id:
+                # A create whose answer was lost: the same again tells the id, by which the job is cancelled next.
+                return self._create(row)
+            self._submitter.cancel(row.job)
+        except Permanent as refusal:  # the platform does not know it, or does not want to: it was not started by us
+            log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
+        return Done(state=JobState.CANCELLED)
 
     def _open_verified(self, instance: InstanceStorageInfo) -> BinaryIO:
         return cast(BinaryIO, VerifiedReader(self._open(instance), instance))

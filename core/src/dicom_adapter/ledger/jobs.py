@@ -98,14 +98,18 @@ def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> dat
 
 
 def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
-    """Write `values` (fields of Job, and `failing_since`) to a job whose state is still the one in `row`.
+    """Write `values` (fields of Job, and `failing_since`) to a job that still stands as in `row`.
 
-    Raises IllegalTransition when somebody else changed its state meanwhile: nothing is written then.
+    Raises IllegalTransition when somebody else changed its state, or asked to cancel it: nothing is written then.
     """
-    is_same = (jobs.c.job_number == row.number) & (jobs.c.state == row.job.state.value)
+    is_same = (
+        (jobs.c.job_number == row.number)
+        & (jobs.c.state == row.job.state.value)
+        & (jobs.c.cancel_requested.is_(row.job.cancel_requested))
+    )
     result = transaction.execute(update(jobs).where(is_same).values(**_written(values)))
     if result.rowcount != 1:
-        raise IllegalTransition(f"job {row.job.job_id} is no longer {row.job.state.value}")
+        raise IllegalTransition(f"job {row.job.job_id} is no longer {row.job.state.value}, or is to be cancelled")
     failing_since = values.pop("failing_since", row.failing_since)
     return evolve(row, job=evolve(row.job, **values), failing_since=failing_since)
 
