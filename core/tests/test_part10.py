@@ -220,7 +220,7 @@ def test_a_patient_id_is_read_in_its_character_set(raw: bytes, character_set: by
 
 @pytest.mark.parametrize("character_set", [b"ISO_IR 192", b"", b"GB18030", b"ISO 2022 IR 149", b"utf-7"])
 def test_two_patients_never_become_one_by_a_wrong_character_set(character_set: bytes) -> None:
-    """Latin-1 bytes under a wrong name are common. Tried: with replacement characters both are M�LLER."""
+    """Latin-1 bytes under a wrong name are common. Tried: with replacement characters both are the same."""
     assert patient_id_of(b"M\xdcLLER", character_set) != patient_id_of(b"M\xd6LLER", character_set)
 
 

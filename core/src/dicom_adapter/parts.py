@@ -118,16 +118,25 @@ class JobQueue:
 
     def _note(self, before: JobRow, after: JobRow) -> None:
         """Learn from a step whether the platform is there."""
-        now = self._clock.now()
+        if after.job.attempts > before.job.attempts and after.job.state is before.job.state:
+            self._note_failure(after)
+            return
         with self._lock:
-            if after.job.attempts > before.job.attempts and after.job.state is before.job.state:
-                self._breaker.failed(now, self._retries.pause(self._breaker.failures + 1, random.random()))  # noqa: S311
-                return
             came_back = self._breaker.succeeded()
         if came_back:
             log.info("platform_back", submitter=self._name)
             with self._ledger.write() as transaction:
                 jobs.hurry(transaction, self._name)
+
+    def _note_failure(self, row: JobRow) -> None:
+        with self._lock:
+            pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
+            self._breaker.failed(self._clock.now(), pause)
+            closed_until = self._breaker.closed_until
+        if closed_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < closed_until:
+            # What operators see, and what a restart goes by, is when it will be tried indeed.
+            with self._ledger.write() as transaction:
+                jobs.change(transaction, row, next_attempt_at=closed_until)
 
     def _next_look(self) -> datetime:
         """When there may be something to do: what an operator asks for comes through the ledger, unannounced."""

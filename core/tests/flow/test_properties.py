@@ -155,8 +155,8 @@ def test_every_acknowledged_instance_is_submitted_once_or_held_or_quarantined(
 ) -> None:
     """At every moment, over two AE titles; and when everything has calmed down, nothing is held any more.
 
-    Tried: with the releases of a turn left out of its transaction, or with timers that ring before what has come in
-    was read, or a processor that is kept after it raised, this fails.
+    Tried: with the releases of a turn left out, a failure taken for success, a processor that is kept after it raised,
+    or one that does not get everything again, this fails.
     """
     adapter = Adapter(tmp_path_factory.mktemp("adapter"), CONFIGURATION, [flaky(iter(trouble))])
     try:

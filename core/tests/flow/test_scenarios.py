@@ -10,14 +10,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy.exc import OperationalError
 
-from dicom_adapter import JobPriority, JobState
+from dicom_adapter import JobPriority, JobProcessorBase, JobState, NoSettings, hookimpl
 from dicom_adapter.flow import process
 from dicom_adapter.flow.store import Status
 from dicom_adapter.flow.turn import Turn
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.synthetic import make_instance, make_study
-from dicom_adapter.testing import Adapter
+from dicom_adapter.testing import Adapter, Plugin
 
 PLATFORM = """
 [submitters.clara]
@@ -269,6 +269,29 @@ def test_what_the_platform_gets_is_what_was_sent(make_adapter: Any, tmp_path: Pa
     assert instance == received
     assert "CT1" == received.file_meta.SourceApplicationEntityTitle
     assert {"Source": "LUNG (aetitle)", "Instances": "1"} == dict(job.metadata)
+
+
+@pytest.mark.parametrize("title", ["../../../X", "..", "/nonexistent/x", "instances", "$(id)", "A B"])
+def test_an_ae_title_never_becomes_a_path(make_adapter: Any, tmp_path: Path, title: str) -> None:
+    """Whatever is configured or called, files lie where they belong. Tried: with the title as a folder's name."""
+
+    class Noting(JobProcessorBase[NoSettings]):
+        name = "noting"
+
+        def handle_instance(self, instance: Any) -> None:
+            (self.data_folder / "note").touch()
+
+    class Brought:
+        @hookimpl
+        def dicom_adapter_processors(self) -> list[type[Noting]]:
+            return [Noting]
+
+    adapter = make_adapter(f'{PLATFORM}[ae-titles."{title}"]\nprocessor = "noting"\n', Plugin(Brought()))
+    adapter.receive(make_instance(), ae_title=title, calling_ae_title=title)
+
+    assert {"pending": 1} == adapter.states
+    (note,) = tmp_path.rglob("note")
+    assert tmp_path / "data" / "processors" == note.parent.parent.resolve()
 
 
 # --- under difficulties -----------------------------------------------------------------------------------------------
