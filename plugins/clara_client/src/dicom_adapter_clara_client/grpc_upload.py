@@ -23,8 +23,9 @@ class Call(Protocol):
 class Outgoing:
     """One file. gRPC asks for its messages in a thread of its own, where an exception would only end up in a log.
 
-    A file that cannot be read to its end must not arrive as a shorter one, so then the call is cancelled: the end of
-    the messages means the end of the file.
+    The end of the messages means the end of the file, so the call is cancelled when the file cannot be read to its end.
+    Some servers (Python's, now and then) take even that for the end: the platform may then have a part of the file
+    under its name, until the upload is repeated. A job with such a file is never started.
     """
 
     subject: str  # what error messages begin with
@@ -54,18 +55,23 @@ class Outgoing:
             self._call_off()
 
     def _chunks(self) -> Iterator[bytes]:
-        """The file in chunks, which `source` may cut shorter; an empty one for an empty file."""
-        sent = 0
+        """The file in chunks, which `source` may cut shorter; an empty one for an empty file.
+
+        The last one is held back until the file has shown its end, and with it any fault: so what went out before a
+        call was cancelled is always shorter than the file, and most files, having one chunk, do not go out at all.
+        """
+        held = self._read()
+        length = len(held)
         while chunk := self._read():
-            sent += len(chunk)
-            if sent > self.size_bytes:
+            length += len(chunk)
+            if length > self.size_bytes:
                 break
-            yield chunk
-        if sent != self.size_bytes:
-            found = "more" if sent > self.size_bytes else f"only {sent}"
+            yield held
+            held = chunk
+        if length != self.size_bytes:
+            found = "more" if length > self.size_bytes else f"only {length}"
             raise Permanent(f"{self.subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
-        if not sent:
-            yield b""
+        yield held
 
     def _read(self) -> bytes:
         try:

@@ -169,9 +169,17 @@ def test_a_list_without_metadata_is_looked_through(hostile: Make, job: Job) -> N
     assert [32 * "2", ID.value] == asked
 
 
-@pytest.mark.parametrize("listing", [[], [JobsListResponse()], [listed(OTHER, metadata={IDEMPOTENCY_KEY: 32 * "9"})]])
+@pytest.mark.parametrize(
+    "listing",
+    [
+        [],
+        [JobsListResponse()],
+        [listed(OTHER, metadata={IDEMPOTENCY_KEY: 32 * "9"})],
+        [listed(OTHER), listed(OTHER, metadata={"a": "b"}), listed(OTHER)],  # it tells metadata where there is any
+    ],
+)
 def test_a_job_that_is_not_listed_is_created(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
-    """An empty list has no message, or one without a job."""
+    """An empty list has no message, or one without a job. Nothing else is asked (`Jobs.Status` is not there)."""
     answer = JobsCreateResponse(job_id=ID, payload_id=PAYLOAD)
     assert ID.value == found_in(hostile, job, *listing, **{"Jobs.Create": answer}).job_id
 
