@@ -33,7 +33,8 @@ class LaunchedService:
         self._news = threading.Condition()
         self._ended = False
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
-            [python, "-m", "dicom_adapter", "run", str(configuration), *arguments],
+            [python, "-m", "dicom_adapter", "run", str(configuration), "--stop-with-stdin", *arguments],
+            stdin=subprocess.PIPE,  # ends with this process: nothing is left behind when it is killed
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -84,6 +84,10 @@ class Service:
         finally:
             self._stop()
 
+    def stop(self) -> None:
+        """Have `run` end, from another thread."""
+        self._reports.put((None, {"event": STOP}))
+
     # --- starting ---------------------------------------------------------------------------------------------------
 
     def _start(self, slot: _Slot, *, first: bool) -> None:

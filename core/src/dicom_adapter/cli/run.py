@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,9 @@ def run(
         int | None,
         typer.Option(min=0, max=65535, help="Listen on this port instead of the configured one; 0 takes any free one."),
     ] = None,
+    stop_with_stdin: Annotated[
+        bool, typer.Option("--stop-with-stdin", help="Stop, too, when standard input ends: with whoever started it.")
+    ] = False,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C.
 
@@ -37,10 +42,19 @@ def run(
     warn(*found.unavailable)
     settings = found.loaded.config
     logs.configure(style=_style(settings.log.format.value), level=settings.log.level.value, process="service")
+    service = Service(settings, _blueprint(found, config, port))
+    if stop_with_stdin:
+        threading.Thread(target=_stop_with_stdin, args=(service,), daemon=True).start()
     try:
-        Service(settings, _blueprint(found, config, port)).run()
+        service.run()
     except CannotStart as refusal:
         raise fail(str(refusal)) from None
+
+
+def _stop_with_stdin(service: Service) -> None:
+    while os.read(0, 4096):
+        pass
+    service.stop()
 
 
 def _blueprint(found: Read, path: Path, port: int | None) -> Blueprint:
