@@ -16,7 +16,8 @@ class Changed(Permanent):
 
 
 class VerifiedReader(io.RawIOBase):
-    """Reads a stored object once, from its beginning; raises Changed instead of its end when it is not as received."""
+    """Reads a stored object once, from its beginning; raises Changed instead of its last piece when it is not as
+    received."""
 
     def __init__(self, file: BinaryIO, instance: InstanceStorageInfo) -> None:
         super().__init__()
@@ -29,14 +30,25 @@ class VerifiedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def read(self, size: int | None = -1) -> bytes:
+        # What io makes of `readinto` is a buffer of `size` bytes, zeroed, and a copy of it: too much for each upload.
+        if size is None or size < 0:
+            return super().read(-1)
+        piece = self._file.read(size)
+        self._take(memoryview(piece), wanted=size)
+        return piece
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # what io calls it with
         count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have it
-        piece = memoryview(buffer)[:count]
-        self._checksum = zlib.crc32(piece[max(0, self._skip - self._size) :], self._checksum)
-        self._size += count
-        if count == 0 and len(buffer):
-            self._verify()
+        self._take(memoryview(buffer)[:count], wanted=len(buffer))
         return int(count)
+
+    def _take(self, piece: memoryview, wanted: int) -> None:
+        self._checksum = zlib.crc32(piece[max(0, self._skip - self._size) :], self._checksum)
+        self._size += len(piece)
+        # With the last piece at the latest: who knows the size may never look for the end.
+        if (wanted and not piece) or self._size >= self._instance.size_bytes:
+            self._verify()
 
     def _verify(self) -> None:
         instance = self._instance

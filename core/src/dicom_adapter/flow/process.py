@@ -21,8 +21,8 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import DicomAdapterError, Unprocessable, describe_failure
-from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings, Superseded, Turn
+from dicom_adapter.errors import Unprocessable, describe_failure
+from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings, Superseded, Turn, Unavailable
 from dicom_adapter.ledger import Ledger, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
@@ -40,10 +40,6 @@ FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles 
 SHOWN_GROUPS = 50  # of what a processor holds back, for operators
 BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
 PLUGIN_FAILURES = (Exception, SystemExit)  # a plugin may raise anything, even leave
-
-
-class LedgerUnavailable(DicomAdapterError):
-    """A turn could not be committed, through no fault of the processor."""
 
 
 @frozen(kw_only=True)
@@ -170,8 +166,8 @@ class Lane:
             self._quarantine(instance, str(refusal))
         except Superseded:
             self._begin_again()
-        except LedgerUnavailable as failure:
-            self._wait_for_ledger(failure)
+        except Unavailable as failure:
+            self._wait(failure)
         except PLUGIN_FAILURES as error:
             self._failed(_failed_turn(self._failure, error, instance.instance_id), instance)
         else:
@@ -183,8 +179,8 @@ class Lane:
             self._take_turn(context, alarm.when, alarm.callback)
         except Superseded:
             self._begin_again()
-        except LedgerUnavailable as failure:
-            self._wait_for_ledger(failure)
+        except Unavailable as failure:
+            self._wait(failure)
         except PLUGIN_FAILURES as error:
             self._failed(_failed_turn(self._failure, error, None), None)
         else:
@@ -206,7 +202,7 @@ class Lane:
             with self._ledger.write() as transaction:
                 return turn.commit(transaction, self._delivered)
         except (OperationalError, NoConnection) as failure:  # others come from values that cannot be written
-            raise LedgerUnavailable from failure
+            raise Unavailable from failure
 
     # --- what goes wrong --------------------------------------------------------------------------------------------
 
@@ -216,8 +212,8 @@ class Lane:
         if failure is not None and _is_past(failure.instance_id, instance_id):
             self._failure = None
 
-    def _wait_for_ledger(self, failure: Exception) -> None:
-        """Begin again when the ledger may be back, however long that takes."""
+    def _wait(self, failure: Exception) -> None:
+        """Begin again when ledger and storage may be back, however long that takes."""
         self._begin_again()
         self._pause(FIRST_PAUSE)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
@@ -263,7 +259,7 @@ class Lane:
                 instances.quarantine(transaction, instance.instance_id, reason)
                 events.record(transaction, [event])
         except SQLAlchemyError as failure:
-            self._wait_for_ledger(failure)
+            self._wait(failure)
             return
         log.warning("instance_quarantined", ae_title=self.ae_title, instance_id=instance.instance_id, reason=reason)
 

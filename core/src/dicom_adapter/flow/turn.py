@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from attrs import Factory, define, evolve, field, frozen
 
-from dicom_adapter.errors import DicomAdapterError, Refused, Unprocessable, describe_failure
+from dicom_adapter.errors import DicomAdapterError, Refused, StoredObjectMissing, Unprocessable, describe_failure
 from dicom_adapter.ledger import Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.model import InstanceStorageInfo, Job, JobPriority
@@ -43,6 +43,10 @@ class Committed:
 
     jobs: tuple[Job, ...] = ()
     released: tuple[int, ...] = ()
+
+
+class Unavailable(DicomAdapterError):
+    """The ledger or the storage backend failed a turn, through no fault of the processor or the instance."""
 
 
 class Superseded(DicomAdapterError):
@@ -219,11 +223,15 @@ class Context:
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
         from pydicom import dcmread
 
-        with self._storage.read(instance.storage_key) as file:
-            try:
+        try:
+            with self._storage.read(instance.storage_key) as file:
                 return dcmread(file, stop_before_pixels=True)
-            except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
-                raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
+        except StoredObjectMissing as failure:
+            raise Unprocessable(str(failure)) from None
+        except OSError as failure:
+            raise Unavailable from failure
+        except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+            raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
 
     def _current(self) -> Turn:
         if self._turn is None:
