@@ -20,6 +20,7 @@ $(STAMP): $(PROJECTS)
 	  || { echo "dicom-adapter needs Python 3.10 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "Python cannot make virtual environments here: install its venv module (Debian: python3-venv)"; exit 1; }
+	@echo "Setting up $(VENV): this takes a minute or two, once."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -e core -e plugins/aetitle -e plugins/clara_client -e ".[dev]"
 	@touch $@

@@ -30,6 +30,9 @@ from dicom_adapter.testing import Plugin
 from dicom_adapter.testing.fixtures import MakeAdapter
 from dicom_adapter_aetitle import AeTitleSettings
 from dicom_adapter_clara_client import FakeSettings, Fault
+from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
+from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -49,11 +52,17 @@ SECTIONS: dict[str, type] = {
     "[ledger]": config.Ledger,
     "[log]": config.Log,
     r"[submitters.\<name\>]": config.SubmitterConfig,
+    'type = "clara-grpc"': ClaraGrpcSettings,
+    'type = "clara-rest"': ClaraRestSettings,
     'type = "fake"': FakeSettings,
     r"[ae-titles.\<AE title\>]": config.AeTitleConfig,
     'processor = "aetitle"': AeTitleSettings,
 }
-PARTS = {config.Caller: r"[ae-titles.\<AE title\>]", Fault: 'type = "fake"'}
+PARTS = {
+    config.Caller: r"[ae-titles.\<AE title\>]",
+    ClaraTls: 'type = "clara-grpc"',
+    Fault: 'type = "fake"',
+}
 
 
 @frozen
@@ -139,7 +148,24 @@ def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
             yield from commands(command, *path, name)
 
 
-COMMANDS = dict(commands(typer.main.get_command(app)))
+def brought() -> typer.Typer:
+    """The commands that the installed plugins bring."""
+    found = typer.Typer()
+    found.callback()(lambda: None)
+    for command in discover().commands(lambda plugin, hook, failure: pytest.fail(f"{plugin}: {hook}: {failure}")):
+        if isinstance(command, typer.Typer):
+            found.add_typer(command)
+        else:
+            found.command()(command)
+    return found
+
+
+COMMANDS = dict(commands(typer.main.get_command(app))) | dict(commands(typer.main.get_command(brought())))
+
+
+def test_plugins_that_come_along_bring_their_commands() -> None:
+    """The commands above are all that there are, not only those of the core."""
+    assert "emulate-platform" in COMMANDS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -149,6 +175,12 @@ def test_every_command_and_its_options_are_described(name: str) -> None:
     options = [param.opts[0] for param in COMMANDS[name].params if param.param_type_name == "option"]
     assert [] == [option for option in options if option != "--help" and option not in text]
     assert f"dicom-adapter {name}" in text or hasattr(COMMANDS[name], "commands")
+
+
+@pytest.mark.parametrize("kind", FaultKind, ids=lambda kind: kind.value)
+def test_every_kind_of_fault_is_described(kind: FaultKind) -> None:
+    """Whoever tries the adapter on the emulator finds what can go wrong there."""
+    assert f"| `{kind.value}` |" in section(DOCS / "commands.md", "emulate-platform")
 
 
 def logged() -> set[str]:
@@ -207,10 +239,11 @@ def test_json_examples_are_json(example: Block) -> None:
 
 @pytest.mark.parametrize("example", blocks("python"), ids=str)
 def test_python_examples_compile_and_import_only_what_is_public(example: Block) -> None:
-    """A plugin imports `dicom_adapter`, and for its tests `dicom_adapter.testing` and synthetic instances."""
+    """A plugin imports `dicom_adapter`, and for its tests `dicom_adapter.testing`, synthetic instances, an emulator."""
     compile(example.text, str(example), "exec", dont_inherit=True)
     imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
-    assert imported <= {"dicom_adapter", "dicom_adapter.testing", "dicom_adapter.synthetic"}
+    for_tests = {"dicom_adapter.testing", "dicom_adapter.synthetic", "dicom_adapter_clara_client.emulator"}
+    assert imported <= {"dicom_adapter", *for_tests}
 
 
 def test_the_projects_entry_point_is_one_that_the_adapter_finds() -> None:
@@ -220,29 +253,40 @@ def test_the_projects_entry_point_is_one_that_the_adapter_finds() -> None:
 
 @pytest.fixture
 def module_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., types.ModuleType]:
-    """Make a module of examples of the plugin guide."""
+    """Make a module of examples of a page, of the plugin guide if none is named."""
 
-    def make(*infos: str) -> types.ModuleType:
+    def make(*infos: str, page: Path = DOCS / "plugins.md") -> types.ModuleType:
         module = types.ModuleType("example")
         monkeypatch.setitem(sys.modules, "example", module)  # attrs looks types up there
         for info in infos:
-            code = compile(block(info).text, f"docs/plugins.md: {info}", "exec", dont_inherit=True)
+            code = compile(block(info, page).text, f"docs/{page.name}: {info}", "exec", dont_inherit=True)
             exec(code, vars(module))
         return module
 
     return make
 
 
-def guide_tests() -> list[str]:
-    return re.findall(r"^def (test_\w+)\(", block("python processor test").text, re.MULTILINE)
+def guide_tests(*where: Any) -> list[str]:
+    return re.findall(r"^def (test_\w+)\(", block(*where).text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", guide_tests())
+@pytest.mark.parametrize("name", guide_tests("python processor test"))
 def test_the_guides_own_tests_pass(
     name: str, module_of: Callable[..., types.ModuleType], request: pytest.FixtureRequest
 ) -> None:
     """The tests that the guide shows pass with the processor that it shows."""
-    test = getattr(module_of("python processor", "python processor test"), name)
+    run_test(getattr(module_of("python processor", "python processor test"), name), request)
+
+
+@pytest.mark.parametrize("name", guide_tests("python emulator test", DOCS / "clara.md"))
+def test_the_emulators_example_passes(
+    name: str, module_of: Callable[..., types.ModuleType], request: pytest.FixtureRequest
+) -> None:
+    """The test that the page on the Clara Platform shows passes."""
+    run_test(getattr(module_of("python emulator test", page=DOCS / "clara.md"), name), request)
+
+
+def run_test(test: Any, request: pytest.FixtureRequest) -> None:
     fixtures = test.__code__.co_varnames[: test.__code__.co_argcount]
     test(**{fixture: request.getfixturevalue(fixture) for fixture in fixtures})
 

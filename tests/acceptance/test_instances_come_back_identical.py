@@ -11,7 +11,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_adapter.part10 import UID_GRAMMAR, file_header
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, PlatformFolder, Run, send
+from support import STORAGE, PlatformFolder, Run, send, wait_until_submitted
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # some of these files are odd on purpose
 
@@ -84,8 +84,7 @@ def test_every_test_file_of_pydicom_comes_back_identical(
             [sendable(path, tmp_path) for (other, _uid), path in sent.items() if other == ae_title], service, ae_title
         )
         assert [] == [result for result in results if not result.ok]
-    studies = {(ae_title, _study(path)) for (ae_title, _uid), path in sent.items()}
-    service.wait_for("job_submitted", times=len(studies))
+    wait_until_submitted(service, len(sent))
     received = {
         (job["aeTitle"], entry["sopInstanceUid"]): file
         for job in platform.jobs
@@ -113,7 +112,3 @@ def test_dcmtk_reads_what_reached_the_platform(
 
 def _transfer_syntax(path: Path) -> str:
     return str(dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).file_meta.TransferSyntaxUID)
-
-
-def _study(path: Path) -> str:
-    return str(dcmread(path, stop_before_pixels=True).StudyInstanceUID)

@@ -81,3 +81,10 @@ def jobs_in_ledger(service: LaunchedService) -> list[Job]:
         found = [row.job for row in reversed(jobs.newest(transaction, 10_000))]
     ledger.close()
     return found
+
+
+def wait_until_submitted(service: LaunchedService, instances: int) -> None:
+    """Wait until so many instances are in submitted jobs, however many jobs a slow sender made of them."""
+    while sum(int(entry["instances"]) for entry in service.logged("job_queued")) < instances:
+        service.wait_for("job_queued", times=1 + len(service.logged("job_queued")))
+    service.wait_for("job_submitted", times=len(service.logged("job_queued")))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter import logs
 from dicom_adapter.child import Channel, Start
@@ -104,15 +105,22 @@ def main() -> None:
     logs.configure(style=start.log_style, level=config.log.level, process="host")
     for problem in plugins.problems:
         log.error("plugin_broken", problem=problem)
-    with only_host(config.storage.path) as alone:
-        if alone:
-            _run(channel, start, config, plugins)
-        else:
-            channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
+    try:
+        with only_host(config.storage.path) as alone:
+            if alone:
+                _run(channel, start, config, plugins)
+            else:
+                channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
+    except OSError as failure:
+        channel.report("failed", reason=f"the data folder {config.storage.path} cannot be made: {failure.strerror}")
 
 
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
-    process = HostProcess(config, plugins, first=start.first)
+    try:
+        process = HostProcess(config, plugins, first=start.first)
+    except (OSError, SQLAlchemyError) as failure:
+        channel.report("failed", reason=f"the data folder {config.storage.path} cannot be used: {failure}")
+        return
     process.start(start.wake_fd)
     for ae_title, table in config.ae_titles.items():
         reason = config.unavailable(ae_title)

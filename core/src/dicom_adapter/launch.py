@@ -96,7 +96,9 @@ class LaunchedService:
 
     def wait(self, seconds: float = 30) -> int:
         """Wait for its end and return its exit status."""
-        return self._process.wait(seconds)
+        status = self._process.wait(seconds)
+        self._close_stdin()
+        return status
 
     def kill(self) -> None:
         """End all its processes at once, as a crash of the machine would. Nothing happens when they have ended."""
@@ -105,6 +107,11 @@ class LaunchedService:
         except ProcessLookupError:
             pass
         self._process.wait()
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        assert self._process.stdin is not None  # it is a pipe
+        self._process.stdin.close()
 
     def pids(self) -> Sequence[int]:
         """The processes of the service: itself, host and receiver, as started last."""

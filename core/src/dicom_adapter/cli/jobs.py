@@ -52,6 +52,8 @@ def list_jobs(
     found = [row.job for row in rows]
     if as_json:
         typer.echo(json.dumps([_as_json(job) for job in found], indent=2))
+    elif not found:
+        typer.echo("There are no such jobs.")
     else:
         Console().print(table_of(found))
 
@@ -159,6 +161,8 @@ def table_of(found: list[Job]) -> Table:
 
 def _note(job: Job) -> str:
     """What an operator has to know of a job that does not go on."""
+    if job.cancel_requested:
+        return "is being cancelled"
     if not job.last_error:
         return ""
     tried = f"attempt {job.attempts} failed" if job.attempts else "failed"

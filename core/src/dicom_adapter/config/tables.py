@@ -170,6 +170,8 @@ def _validate(field: Field, value: Any) -> None:
 
 
 def _default_clause(field: Field, type_: Any) -> str:
+    if field.default is attrs.NOTHING:  # which is a member of an enumeration itself
+        return ""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     if isinstance(default, bool):
         return f" (the default is {str(default).lower()})"

@@ -20,6 +20,8 @@ def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
     if row.job.state is JobState.FAULTED:
         assert row.job.faulted_in is not None  # written with the state
         return _change(ledger, clock, row, "job_retried", state=row.job.faulted_in, faulted_in=None, last_error="")
+    if row.job.cancel_requested:
+        raise Refused(f"job {row.job.job_id} is being cancelled")
     if row.job.state in UNFINISHED:
         return _change(ledger, clock, row, "job_retried")
     raise Refused(f"job {row.job.job_id} is {row.job.state.value}: only faulted and postponed jobs can be retried")

@@ -171,13 +171,13 @@ class _Sender:
             self.fail(entry.path, f"cannot be read: {failure.strerror}")
             return True
         if "Status" in answer:
-            self.answered(entry.path, answer.Status)
+            self.answered(entry.path, answer.Status, str(answer.get("ErrorComment", "")))
         return "Status" in answer
 
-    def answered(self, path: Path, status: int) -> None:
+    def answered(self, path: Path, status: int, comment: str) -> None:
         category = code_to_category(status)
         if category not in ("Success", "Warning"):
-            self.fail(path, status_in_words(status), status)
+            self.fail(path, status_in_words(status) + (comment and f": {comment}"), status)
             return
         self.sent += 1
         self.warnings += category == "Warning"

@@ -60,9 +60,9 @@ class Outgoing:
         The last one is held back until the file has shown its end, and with it any fault: so what went out before a
         call was cancelled is always shorter than the file, and most files, having one chunk, do not go out at all.
         """
-        held = self._read()
+        held = self._read(self.size_bytes)
         length = len(held)
-        while chunk := self._read():
+        while chunk := self._read(self.size_bytes - length):
             length += len(chunk)
             if length > self.size_bytes:
                 break
@@ -73,9 +73,10 @@ class Outgoing:
             raise Permanent(f"{self.subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
         yield held
 
-    def _read(self) -> bytes:
+    def _read(self, left: int) -> bytes:
+        """The next chunk; no room is made for more than what is left and one byte, which would be one too many."""
         try:
-            return self.source.read(self.chunk_bytes)
+            return self.source.read(min(self.chunk_bytes, left + 1))
         except OSError as failure:
             raise Retriable(f"{self.subject}: reading the stored file failed ({type(failure).__name__})") from failure
 

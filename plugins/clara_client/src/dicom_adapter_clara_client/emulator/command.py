@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from contextlib import ExitStack
@@ -56,6 +57,9 @@ def emulate_platform(
     """
     if grpc is None and rest is None:
         raise typer.BadParameter("give --grpc HOST:PORT, --rest HOST:PORT, or both")
+    for address in filter(None, (grpc, rest)):
+        if not re.fullmatch(r".+:[0-9]{1,5}", address):
+            raise typer.BadParameter(f"'{address}' is not of the form HOST:PORT, for example 127.0.0.1:50051")
     faults = Faults([_fault(text) for text in fault or ()])
     platform = Platform(folder=folder, pipelines=pipeline or "any", run=Run(seconds=run_seconds, status=ends))
     calls = _ShownLog(log)
