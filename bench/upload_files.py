@@ -1,0 +1,171 @@
+"""The instances of the benchmark: made once, through the adapter's own storage step, then lent to each run.
+
+A run gets a copy of the ledger and hard links to the files, so that all runs read the same blocks, and an adapter may
+reclaim what it submitted.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import update
+
+from dicom_adapter import synthetic
+from dicom_adapter.clock import SystemClock
+from dicom_adapter.config import load
+from dicom_adapter.flow.store import Received, Status, Store
+from dicom_adapter.ledger import Ledger, schema
+from dicom_adapter.plugins import discover
+from dicom_adapter.stores import open_ledger, open_storage
+
+AE_TITLE = "LUNG"
+PIPELINE = "8abf244aff7647989d4f6b3987a85759"
+EDGE = 512  # pixels, of 16 bits: 512 KiB in each instance
+PIECE_BYTES = 1 << 20
+QUIET_S = 10  # from lending to the job: time for the service to start, and to be looked at before there is a job
+
+# `durability` is of the making alone; the service runs with its defaults otherwise.
+CONFIGURATION = """\
+[dicom]
+port = 0
+bind = "127.0.0.1"
+
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+{storage}
+[submitters.platform]
+type = "clara-{protocol}"
+endpoint = "{endpoint}"
+
+[ae-titles.LUNG.settings]
+group-by = "study"
+timeout = {quiet}
+pipeline-lung = "{pipeline}"
+"""
+
+
+@frozen(kw_only=True)
+class Instances:
+    """A data folder of the adapter with instances that no job has yet."""
+
+    folder: Path
+    paths: tuple[Path, ...]  # of the Part 10 files
+    size_bytes: int  # of all of them
+
+    def lend(self, folder: Path, protocol: str, endpoint: str) -> Path:
+        """Make a service's folder with these instances; returns its configuration."""
+        for path in self.paths:
+            place = folder / path.relative_to(self.folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(path)
+        shutil.copy(self.folder / "data" / "ledger.sqlite", folder / "data")
+        ledger = Ledger(f"sqlite:///{folder}/data/ledger.sqlite")
+        with ledger.write() as transaction:
+            transaction.execute(update(schema.instances).values(received_at=SystemClock().now()))
+        ledger.close()
+        return configure(folder, protocol, endpoint)
+
+
+def configure(folder: Path, protocol: str, endpoint: str, storage: str = "") -> Path:
+    """Write the configuration of a service."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "bench.toml"
+    text = CONFIGURATION.format(protocol=protocol, endpoint=endpoint, storage=storage, pipeline=PIPELINE, quiet=QUIET_S)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def make(folder: Path, count: int) -> Instances:
+    """Store one study of `count` CT images."""
+    catalogue = discover().catalogue()
+    configuration = configure(folder, "grpc", "127.0.0.1:1", 'durability = "process"\n')
+    config = load(configuration.read_bytes(), folder=folder, catalogue=catalogue).config
+    assert config is not None, "the benchmark's own configuration is good"
+    ledger, storage = open_ledger(config), open_storage(config, catalogue)
+    ledger.migrate()
+    store = Store(config, storage, ledger, SystemClock())
+    for dataset in _study(count):
+        answer = store.store(_received(dataset))
+        assert answer.status is Status.SUCCESS, answer.why
+    storage.close()
+    ledger.close()
+    paths = tuple(sorted((folder / "data" / "instances").glob("*/*.dcm")))
+    return Instances(folder=folder, paths=paths, size_bytes=sum(path.stat().st_size for path in paths))
+
+
+def _study(count: int) -> Iterator[Dataset]:
+    study, series = synthetic.make_uid(), synthetic.make_uid()
+    noise = random.Random(1).randbytes(EDGE * EDGE * 2 + count)  # noqa: S311 - pixels
+    for number in range(count):
+        yield synthetic.make_instance(
+            study_uid=study,
+            series_uid=series,
+            instance_number=number + 1,
+            rows=1,  # the stripes of a whole image take long, and are replaced
+            columns=1,
+            Rows=EDGE,
+            Columns=EDGE,
+            PixelData=noise[number : number + EDGE * EDGE * 2],
+        )
+
+
+def _received(dataset: Dataset) -> Received:
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    dataset["PixelData"].VR = "OW"
+    write_dataset(file, dataset)
+    return Received(
+        ae_title=AE_TITLE,
+        calling_ae_title="BENCH",
+        peer_address="127.0.0.1",
+        association_id="bench",
+        sop_class_uid=dataset.SOPClassUID,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        data_set=file.getvalue(),
+    )
+
+
+def read_all(instances: Instances, *, cached: bool) -> None:
+    """Read every file in pieces. Without `cached` the kernel is asked to forget each one first."""
+    piece = bytearray(PIECE_BYTES)
+    for path in instances.paths:
+        with path.open("rb", buffering=0) as file:
+            if not cached:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while file.readinto(piece):
+                pass
+
+
+def write_all(instances: Instances, folder: Path, *, sync: bool) -> None:
+    """Write as many bytes as `instances` have into new files; with `sync` each one is on disk when it is left."""
+    folder.mkdir()
+    data = instances.paths[0].read_bytes()
+    for number in range(len(instances.paths)):
+        with (folder / f"{number:06}.dcm").open("wb", buffering=0) as file:
+            file.write(data)
+            if sync:
+                os.fsync(file.fileno())
+
+
+def empty(folder: Path) -> tuple[int, int]:
+    """Truncate what was received there, and return how many files and bytes there were.
+
+    Nothing is deleted between runs: on ext4, creating files soon after deleting many is slow.
+    """
+    paths = list(folder.rglob("*.dcm"))
+    size = sum(path.stat().st_size for path in paths)
+    for path in paths:
+        os.truncate(path, 0)
+    return len(paths), size

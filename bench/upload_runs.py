@@ -1,0 +1,154 @@
+"""One measured run each: the adapter, the plain loop, the disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from attrs import frozen
+from machine import cpu_seconds, forget_peak, resident_bytes
+from upload_files import Instances, empty
+
+from dicom_adapter.launch import LaunchedService, LogEntry
+
+HERE = Path(__file__).parent
+EMULATOR, SINK = "emulator", "sink"
+SERVERS = (SINK, EMULATOR)
+LONGEST_S = 300.0  # for one run; a machine that needs more is not one to measure on
+STOP_S = 30.0
+
+
+@frozen(kw_only=True)
+class Run:
+    """What one run has told."""
+
+    seconds: float
+    size_bytes: int
+    cpu_seconds: float | None = None  # of the side that uploads
+    growth_bytes: int | None = None  # peak of the adapter's memory above what it had before the job
+    growth_uploading_bytes: int | None = None  # the part of it since the first upload
+    resident_bytes: int | None = None  # all processes of the adapter before the job
+
+    @property
+    def mb_per_s(self) -> float:
+        return self.size_bytes / 1e6 / self.seconds
+
+    @property
+    def cpu_s_per_gb(self) -> float | None:
+        return None if self.cpu_seconds is None else self.cpu_seconds / (self.size_bytes / 1e9)
+
+
+def disk(instances: Instances, act: Callable[[], None]) -> Run:
+    """Time what reads or writes as much as `instances` have."""
+    began, used = time.monotonic(), time.process_time()
+    act()
+    return Run(
+        seconds=time.monotonic() - began, size_bytes=instances.size_bytes, cpu_seconds=time.process_time() - used
+    )
+
+
+def plain(instances: Instances, folder: Path, protocol: str, server: str, parallel: int) -> Run:
+    """The plain loop, in a process of its own."""
+    folder.mkdir()
+    files = folder / "files.txt"
+    files.write_text("\n".join(map(str, instances.paths)))
+    with serve(server, protocol, folder) as endpoint:
+        command = [sys.executable, str(HERE / "upload_plain.py"), protocol, endpoint, str(parallel), str(files)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LONGEST_S)  # noqa: S603 - ourselves
+    _check_received(instances, folder, server)
+    figures = json.loads(done.stdout)
+    return Run(size_bytes=instances.size_bytes, **figures)
+
+
+def adapter(instances: Instances, folder: Path, protocol: str, server: str, parallel: int) -> Run:
+    """`dicom-adapter run`, which finds the instances, waits for the end of their study, and submits one job."""
+    folder.mkdir()
+    with serve(server, protocol, folder) as endpoint:
+        configuration = instances.lend(folder / "adapter", protocol, endpoint)
+        _set_parallel(configuration, parallel)
+        service = LaunchedService(configuration)
+        try:
+            run = _follow(service, instances.size_bytes)
+            service.wait_for("job_submitted", LONGEST_S)
+        finally:
+            service.kill()
+    _check_received(instances, folder, server)
+    return run
+
+
+def _follow(service: LaunchedService, size_bytes: int) -> Run:
+    service.port()
+    pids = service.pids()
+    [host] = [entry["child"] for entry in service.logged("process_started", name="host")]
+    before = _resident(pids)
+    assert not service.logged("job_queued"), "the service took too long to start"
+    first = service.wait_for("job_metadata_sent", LONGEST_S)
+    used, at_first = cpu_seconds(host), _resident(pids)
+    peak_before = _resident(pids, "VmHWM")
+    for pid in pids:
+        forget_peak(pid)
+    last = service.wait_for("job_uploaded", LONGEST_S)
+    used = cpu_seconds(host) - used
+    peak = _resident(pids, "VmHWM")
+    return Run(
+        seconds=_seconds_between(first, last),
+        size_bytes=size_bytes,
+        cpu_seconds=used,
+        growth_bytes=max(peak, peak_before) - before,
+        growth_uploading_bytes=peak - at_first,
+        resident_bytes=before,
+    )
+
+
+def _resident(pids: Sequence[int], field: str = "VmRSS") -> int:
+    return sum(resident_bytes(pid, field) for pid in pids)
+
+
+def _seconds_between(first: LogEntry, last: LogEntry) -> float:
+    times = [datetime.fromisoformat(entry["timestamp"].replace("Z", "+00:00")) for entry in (first, last)]
+    return (times[1] - times[0]).total_seconds()
+
+
+def _set_parallel(configuration: Path, parallel: int) -> None:
+    text = configuration.read_text(encoding="utf-8")
+    table = "[submitters.platform]\n"
+    configuration.write_text(text.replace(table, f"{table}parallel = {parallel}\n"), encoding="utf-8")
+
+
+def _check_received(instances: Instances, folder: Path, server: str) -> None:
+    """A fast run that lost something would be worth nothing."""
+    if server == EMULATOR:
+        found = empty(folder / EMULATOR / "payloads")
+        assert found == (len(instances.paths), instances.size_bytes), f"the platform has {found}"
+
+
+@contextmanager
+def serve(server: str, protocol: str, folder: Path) -> Iterator[str]:
+    """A server in a process of its own; yields where it listens."""
+    command = [sys.executable, str(HERE / "upload_sink.py"), protocol]
+    if server == EMULATOR:
+        command = [sys.executable, "-m", "dicom_adapter", "emulate-platform", "--folder", str(folder / EMULATOR)]
+        command += [f"--{protocol}", "127.0.0.1:0", "--run-seconds", "0"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    assert process.stdout is not None
+    try:
+        where = process.stdout.readline().split()[-1]
+        # The emulator tells every call, and must not wait for a full pipe.
+        threading.Thread(target=_drain, args=(process,), daemon=True).start()
+        yield where
+    finally:
+        process.terminate()
+        process.wait(STOP_S)
+
+
+def _drain(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for _line in process.stdout:
+        pass

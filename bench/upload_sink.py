@@ -1,0 +1,134 @@
+"""`python upload_sink.py grpc|rest`: a platform of minimal cost, which takes any job and throws its files away.
+
+It answers the calls that carry a job to its start, and reads uploads without looking into them: what it costs is the
+least that a server in Python can cost.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import grpc
+
+from dicom_adapter_clara_client.wire import jobs_pb2, payloads_pb2
+from dicom_adapter_clara_client.wire.common_pb2 import Identifier
+
+CALLS_AT_ONCE = 16
+BUFFER_BYTES = 1 << 20
+JOBS = "nvidia.clara.platform.Jobs"
+PAYLOADS = "nvidia.clara.platform.Payloads"
+
+
+def serve_grpc() -> None:
+    """Serve until stdin ends."""
+    server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE), options=[("grpc.max_receive_message_length", -1)])
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                JOBS,
+                {
+                    "Create": _unary(jobs_pb2.JobsCreateRequest, _created),
+                    "AddMetadata": _unary(jobs_pb2.JobsAddMetadataRequest, _same_job),
+                    "Start": _unary(jobs_pb2.JobsStartRequest, _started),
+                },
+            ),
+            # Without a deserializer the messages stay bytes.
+            grpc.method_handlers_generic_handler(PAYLOADS, {"Upload": grpc.stream_unary_rpc_method_handler(_swallow)}),
+        )
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    _say(f"127.0.0.1:{port}")
+    sys.stdin.read()
+    server.stop(None).wait()
+
+
+def _unary(request: Any, answer: Callable[[Any], Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(
+        lambda asked, _context: answer(asked).SerializeToString(), request_deserializer=request.FromString
+    )
+
+
+def _swallow(pieces: Iterator[bytes], _context: Any) -> bytes:
+    for _piece in pieces:
+        pass
+    return payloads_pb2.PayloadsUploadResponse().SerializeToString()
+
+
+def _created(_request: Any) -> Any:
+    return jobs_pb2.JobsCreateResponse(job_id=Identifier(value=uuid4().hex), payload_id=Identifier(value=uuid4().hex))
+
+
+def _same_job(request: Any) -> Any:
+    return jobs_pb2.JobsAddMetadataResponse(job_id=request.job_id)
+
+
+def _started(_request: Any) -> Any:
+    return jobs_pb2.JobsStartResponse(state=jobs_pb2.JOB_STATE_RUNNING)
+
+
+def serve_rest() -> None:
+    """Serve until stdin ends; the threads end with the process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=_accept, args=(listener,), daemon=True).start()
+    _say(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    sys.stdin.read()
+
+
+def _accept(listener: socket.socket) -> None:
+    while True:
+        connection, _peer = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        threading.Thread(target=_converse, args=(connection,), daemon=True).start()
+
+
+def _converse(connection: socket.socket) -> None:
+    """One request after another, as long as the client keeps the connection."""
+    buffer = bytearray(BUFFER_BYTES)
+    with connection:
+        while head := _head(connection):
+            first, *lines = head[0].decode("latin-1").split("\r\n")
+            lengths = [line.partition(":")[2] for line in lines if line.lower().startswith("content-length:")]
+            left = int(lengths[0]) - len(head[1]) if lengths else 0
+            while left > 0:
+                left -= connection.recv_into(buffer, min(left, BUFFER_BYTES)) or left
+            connection.sendall(_answer(*first.split(" ")[:2]))
+
+
+def _head(connection: socket.socket) -> tuple[bytes, bytes] | None:
+    """The next request up to its body, and what came of the body with it; None when there is none."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        piece = connection.recv(65536)
+        if not piece:
+            return None
+        received += piece
+    head, _blank, body = received.partition(b"\r\n\r\n")
+    return head, body
+
+
+def _answer(method: str, path: str) -> bytes:
+    if method == "PUT":
+        return b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+    job_id = path.split("/")[3].partition(":")[0] if path.count("/") > 2 else "1"
+    status = "200 OK" if path.endswith("/metadata") else "202 Accepted" if path.endswith(":start") else "201 Created"
+    job = {"jobId": job_id, "payloadId": "1", "state": "pending", "status": "healthy", "metadata": {}}
+    body = json.dumps(job).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def _say(where: str) -> None:
+    sys.stdout.write(f"{where}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    {"grpc": serve_grpc, "rest": serve_rest}[sys.argv[1]]()
