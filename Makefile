@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
 	@echo "make test    run all tests"
 	@echo "make lint    check format, lint, types and import rules"
 	@echo "make format  put the code into its format"
+	@echo "make bench   measure large uploads against a plain loop (minutes; writes bench/results)"
 	@echo "make clean   remove the virtual environment and caches"
 
 $(STAMP): $(PROJECTS)
@@ -40,6 +41,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python bench/uploads.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
