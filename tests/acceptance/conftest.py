@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support import PlatformFolder, Run
 
-# pynetdicom installs scripts of the same names beside the interpreter.
-PATH_OF_THE_SYSTEM = os.pathsep.join(
-    entry
-    for entry in os.environ.get("PATH", os.defpath).split(os.pathsep)
-    if Path(entry).resolve() != Path(sys.executable).parent.resolve()
-)
+
+def find_dcmtk(program: str) -> str | None:
+    """The first of that name on PATH that is DCMTK's: pynetdicom installs scripts of the same names."""
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        found = shutil.which(program, path=folder)
+        if found is not None:
+            told = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
+            if "$dcmtk" in told.stdout:
+                return found
+    return None
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def dcmtk() -> Run:
     """Run one of DCMTK's clients: `dcmtk("storescu", "-aec", "LUNG", …)`; skips the test where it is not installed."""
 
     def run(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        found = shutil.which(program, path=PATH_OF_THE_SYSTEM)
+        found = find_dcmtk(program)
         if found is None:
             if "dcmtk" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
                 pytest.fail(f"DCMTK's {program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
