@@ -44,8 +44,8 @@ class Receiver:
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
         with self._ledger.read() as transaction:
-            stopped = lanes.stopped(transaction)
-        busy = Load(associations=associations, capacity=self._storage.capacity(), stopped=stopped)
+            stopped, full = lanes.stopped(transaction), lanes.full(transaction)
+        busy = Load(associations=associations, capacity=self._storage.capacity(), stopped=stopped, full=full)
         verdict = judge(request, self._config, busy)
         fields = {
             "association_id": association_id,

@@ -37,7 +37,7 @@ def asked(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7") ->
 
 
 def busy(associations: int = 0, capacity: Capacity | None = ROOM, stopped: Mapping[str, str] | None = None) -> Load:
-    return Load(associations=associations, capacity=capacity, stopped=stopped or {})
+    return Load(associations=associations, capacity=capacity, stopped=stopped or {}, full={})
 
 
 def caller(ae_title: str | None = None, host: str | None = None) -> Caller:

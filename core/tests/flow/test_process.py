@@ -284,7 +284,7 @@ def test_one_ae_titles_trouble_stays_its_own(serve: Serve, capsys: Any) -> None:
     assert LaneState.RUNNING is adapter.lanes["B"].state
     assert [[instance] for instance in sent[1]] == [adapter.instances_of(job) for job in adapter.jobs]
     with adapter.ledger.read() as transaction:
-        load = Load(associations=0, capacity=None, stopped=lanes.stopped(transaction))
+        load = Load(associations=0, capacity=None, stopped=lanes.stopped(transaction), full={})
     calls = [AssociationRequest(called_ae_title=name, calling_ae_title="X", peer_address="::1") for name in "AB"]
     assert [Rejection.TEMPORARY_CONGESTION, None] == [judge(call, adapter.config, load).rejection for call in calls]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,7 +61,7 @@ def statements(ledger: Ledger) -> dict[str, list[str]]:
     """Each table's and index's statement as its sorted words: the order of constraints does not matter."""
     query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'"
     with ledger.read() as transaction:
-        return {name: sorted(sql.replace(",", " ").split()) for name, sql in transaction.execute(text(query))}
+        return {name: sorted(re.findall(r"[^\s,()]+|[()]", sql)) for name, sql in transaction.execute(text(query))}
 
 
 def test_migrating_again_changes_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:

@@ -77,3 +77,21 @@ def test_lanes_that_are_no_longer_configured_are_forgotten(ledger: Ledger) -> No
         assert ["LUNG"] == list(lanes.load(transaction))
         lanes.keep_only(transaction, [])
         assert {} == lanes.load(transaction)
+
+
+def test_operators_have_a_lane_begin_again_and_its_descriptions_do_not_undo_that(ledger: Ledger) -> None:
+    with ledger.write() as transaction:
+        lanes.save(transaction, RUNNING)
+        lanes.begin_again(transaction, RUNNING.ae_title)
+        lanes.begin_again(transaction, RUNNING.ae_title)
+        lanes.save(transaction, RUNNING)
+    with ledger.read() as transaction:
+        assert {RUNNING.ae_title: 2} == lanes.restarts(transaction)
+
+
+def test_an_ae_title_that_is_full_says_why(ledger: Ledger) -> None:
+    with ledger.write() as transaction:
+        lanes.save(transaction, RUNNING)
+        lanes.save(transaction, evolve(RUNNING, ae_title="LIVER", full="quarantine-quota is used up"))
+    with ledger.read() as transaction:
+        assert {"LIVER": "quarantine-quota is used up"} == lanes.full(transaction)

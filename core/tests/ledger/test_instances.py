@@ -14,13 +14,15 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, instances, jobs
+from dicom_adapter.ledger import Ledger, instances, jobs, tallies
 from dicom_adapter.ledger.instances import CHUNK
 from dicom_adapter.ledger.schema import UtcDateTime
 from dicom_adapter.ledger.schema import instances as table
 
 MakeInstance = Callable[..., InstanceStorageInfo]
 MakeJob = Callable[..., Job]
+
+NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_one_sop_instance_is_pending_once_for_an_ae_title(ledger: Ledger, arrive
         arrive(sop_instance_uid="1.2.3")
     arrive(sop_instance_uid="1.2.3", ae_title="LIVER")
     with ledger.write() as transaction:
-        instances.release(transaction, [first.instance_id])
+        instances.release(transaction, [first.instance_id], NOW)
     again = arrive(sop_instance_uid="1.2.3")
     with ledger.read() as transaction:
         assert again == instances.find_pending(transaction, "LUNG", "1.2.3")
@@ -78,7 +80,7 @@ def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arriv
     """Of one AE title or of all, above a number, no more than asked for."""
     arrived = [arrive(ae_title=name) for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER")]
     with ledger.write() as transaction:
-        instances.release(transaction, [3])
+        instances.release(transaction, [3], NOW)
         assert [1, 4] == [found.instance_id for found in instances.pending_after(transaction, 0, 10, "LUNG")]
         assert [4] == [found.instance_id for found in instances.pending_after(transaction, 1, 10, "LUNG")]
         assert [1, 2] == [found.instance_id for found in instances.arrived_after(transaction, 0, 2)]
@@ -110,8 +112,8 @@ def test_what_is_no_longer_pending_means_nothing(
     released, quarantined, replaced = arrive(), arrive(), arrive()
     with ledger.write() as transaction:
         newer = instances.replace(transaction, replaced, an_instance(sop_instance_uid=replaced.sop_instance_uid))
-        instances.release(transaction, [released.instance_id, newer.instance_id])
-        instances.quarantine(transaction, quarantined.instance_id, "no study")
+        instances.release(transaction, [released.instance_id, newer.instance_id], NOW)
+        instances.quarantine(transaction, quarantined.instance_id, "no study", NOW)
         asked = [released.instance_id, quarantined.instance_id, replaced.instance_id, newer.instance_id, 999]
         assert {} == instances.resolve_pending(transaction, asked)
 
@@ -121,7 +123,7 @@ def test_more_instances_than_a_statement_takes_are_resolved(ledger: Ledger, an_i
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(2 * CHUNK + 1)]
         assert {number: number for number in numbers} == instances.resolve_pending(transaction, numbers)
-        instances.release(transaction, numbers)
+        instances.release(transaction, numbers, NOW)
         assert numbers == [found.instance_id for found in instances.reclaimable(transaction, numbers)]
 
 
@@ -132,13 +134,13 @@ def test_each_change_of_state_starts_from_the_state_that_allows_it(ledger: Ledge
     """What was quarantined is not released, what is pending is not reclaimed, what was released is not quarantined."""
     quarantined, pending, released = arrive().instance_id, arrive().instance_id, arrive().instance_id
     with ledger.write() as transaction:
-        instances.quarantine(transaction, quarantined, "no study")
-        instances.release(transaction, [quarantined, released])
-        instances.quarantine(transaction, released, "too late")
-        instances.mark_reclaimed(transaction, [quarantined, pending])
+        instances.quarantine(transaction, quarantined, "no study", NOW)
+        instances.release(transaction, [quarantined, released], NOW)
+        instances.quarantine(transaction, released, "too late", NOW)
+        instances.mark_reclaimed(transaction, [quarantined, pending], NOW)
     assert ["quarantined", "pending", "released"] == states(ledger)
     with ledger.write() as transaction:
-        instances.mark_reclaimed(transaction, [released])
+        instances.mark_reclaimed(transaction, [released], NOW)
         assert {("LUNG", "quarantined"): 1, ("LUNG", "pending"): 1, ("LUNG", "reclaimed"): 1} == (
             instances.count_by_state(transaction)
         )
@@ -155,7 +157,7 @@ def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
     with ledger.write() as transaction:
         jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [held.instance_id, free.instance_id])
         jobs.insert(transaction, a_job(state=state), [held.instance_id])
-        instances.release(transaction, [held.instance_id, free.instance_id])
+        instances.release(transaction, [held.instance_id, free.instance_id], NOW)
         asked = [held.instance_id, free.instance_id, pending.instance_id]
         finished = state in (JobState.SUBMITTED, JobState.CANCELLED)
         assert ([held] if finished else []) + [free] == instances.reclaimable(transaction, asked)
@@ -201,3 +203,46 @@ def test_a_moment_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:
     """Guessing the zone could shift a deadline by hours."""
     with pytest.raises(StatementError, match="offset-naive"):
         arrive(received_at=datetime(2026, 1, 5))  # noqa: DTZ001 - the mistake under test
+
+
+@pytest.mark.parametrize(
+    ("states_of_its_jobs", "outcome"),
+    [
+        ([], "unused"),
+        ([JobState.SUBMITTED], "submitted"),
+        ([JobState.CANCELLED], "cancelled"),
+        ([JobState.CANCELLED, JobState.SUBMITTED], "submitted"),
+    ],
+)
+def test_a_reclaimed_instance_tells_what_it_was_good_for(
+    ledger: Ledger, arrive: MakeInstance, a_job: MakeJob, states_of_its_jobs: list[JobState], outcome: str
+) -> None:
+    number = arrive().instance_id
+    with ledger.write() as transaction:
+        instances.release(transaction, [number], NOW)
+        for state in states_of_its_jobs:
+            jobs.insert(transaction, a_job(state=state), [number])
+        instances.mark_reclaimed(transaction, [number], NOW + timedelta(hours=1))
+    with ledger.read() as transaction:
+        row = transaction.execute(select(table.c.outcome, table.c.changed_at)).one()
+    assert (outcome, NOW + timedelta(hours=1)) == tuple(row)
+
+
+def test_a_replaced_instance_stays_replaced_when_it_is_reclaimed(ledger: Ledger, an_instance: MakeInstance) -> None:
+    with ledger.write() as transaction:
+        old = instances.insert(transaction, an_instance(sop_instance_uid="1.2.3"))
+        instances.replace(transaction, old, an_instance(sop_instance_uid="1.2.3"))
+        instances.mark_reclaimed(transaction, [old.instance_id], NOW)
+        outcomes = transaction.execute(select(table.c.outcome).order_by(table.c.instance_id)).scalars()
+        assert ["replaced", ""] == list(outcomes)
+
+
+def test_every_arrival_is_counted_with_its_row_or_not_at_all(ledger: Ledger, an_instance: MakeInstance) -> None:
+    with ledger.write() as transaction:
+        for ae_title in ("LUNG", "LUNG", "LIVER"):
+            instances.insert(transaction, an_instance(ae_title=ae_title))
+    with pytest.raises(ZeroDivisionError), ledger.write() as transaction:
+        instances.insert(transaction, an_instance(ae_title="LUNG"))
+        raise ZeroDivisionError
+    with ledger.read() as transaction:
+        assert {("LUNG", "received"): 2, ("LIVER", "received"): 1} == tallies.load(transaction)

@@ -23,8 +23,8 @@ def remembering(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo],
     """A ledger with a past: nearly all of it finished."""
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(200)]
-        instances.release(transaction, numbers[:190])
-        instances.mark_reclaimed(transaction, numbers[:180])
+        instances.release(transaction, numbers[:190], NOW)
+        instances.mark_reclaimed(transaction, numbers[:180], NOW)
         for number in numbers:
             jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [number])
         jobs.insert(transaction, a_job(), [1])
@@ -83,7 +83,7 @@ def test_a_frequent_question_uses_its_index(remembering: Ledger, ask: Ask, index
     [
         lambda t: instances.arrived_after(t, 199, 1000),
         lambda t: instances.last_number(t),
-        lambda t: instances.release(t, [190]),
+        lambda t: instances.release(t, [190], NOW),
         lambda t: events.after(t, 1000, 10),
     ],
 )

@@ -112,6 +112,12 @@ class Storage:
         validator=at_least(0, "bytes"),
         help='Room that stays free, in bytes or as a text such as "5 GB"; below it associations are refused.',
     )
+    quarantine_quota: ByteSize = setting(
+        default=ByteSize(20 * 10**9),
+        validator=at_least(0, "bytes"),
+        help="Room that the quarantined instances and those of faulted jobs of one AE title may take, in bytes or as a "
+        'text such as "20 GB"; beyond it, associations to that AE title are refused.',
+    )
     durability: Durability = setting(
         default=Durability.FSYNC,
         help="What an acknowledged instance survives: a power loss (fsync), or the end of a process (process).",
@@ -125,6 +131,11 @@ class Ledger:
 
     url: LedgerUrl | None = setting(
         default=None, help="URL such as sqlite:///ledger.sqlite; left out, the file ledger.sqlite in storage.path."
+    )
+    history_days: float = setting(
+        default=30.0,
+        validator=between(0, 3660, "days"),
+        help="Days for which reclaimed instances, finished jobs and events are remembered.",
     )
 
 

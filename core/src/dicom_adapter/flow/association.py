@@ -39,7 +39,8 @@ class Load:
 
     associations: int  # open ones, this one not counted
     capacity: Capacity | None  # of the storage backend
-    stopped: Mapping[str, str]  # AE titles that take nothing, with the reasons
+    stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
+    full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
 
 
 @frozen(kw_only=True)
@@ -62,7 +63,7 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
     if load.associations >= config.dicom.max_associations:
         return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
-    full = storage_full(load.capacity, config.storage)
+    full = load.full.get(request.called_ae_title) or storage_full(load.capacity, config.storage)
     return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else Verdict()
 
 

@@ -246,8 +246,9 @@ class Lane:
         log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
 
     def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
+        now = self._clock.now()
         event = Event(
-            at=self._clock.now(),
+            at=now,
             event="instance_quarantined",
             ae_title=self.ae_title,
             association_id=instance.association_id,
@@ -256,7 +257,8 @@ class Lane:
         )
         try:
             with self._ledger.write() as transaction:
-                instances.quarantine(transaction, instance.instance_id, reason)
+                if not instances.quarantine(transaction, instance.instance_id, reason, now):
+                    return  # a newer arrival stands for it, and gets a turn of its own
                 events.record(transaction, [event])
         except SQLAlchemyError as failure:
             self._wait(failure)

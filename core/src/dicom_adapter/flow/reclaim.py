@@ -54,7 +54,7 @@ class Reclaim:
         self._storage.delete([instance.storage_key for instance in batch])
         now = self._clock.now()
         with self._ledger.write() as transaction:
-            instances.mark_reclaimed(transaction, [instance.instance_id for instance in batch])
+            instances.mark_reclaimed(transaction, [instance.instance_id for instance in batch], now)
             events.record(transaction, [_reclaimed(instance, now) for instance in batch])
         log.info("instances_reclaimed", count=len(batch), bytes=sum(instance.size_bytes for instance in batch))
         self._on_reclaimed(batch)

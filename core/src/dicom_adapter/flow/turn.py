@@ -115,7 +115,7 @@ class Turn:
             raise Superseded
         submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
         released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
-        instances.release(transaction, released)
+        instances.release(transaction, released, self.now)
         events.record(transaction, [_queued(job) for job in submitted])
         return Committed(submitted, released)
 

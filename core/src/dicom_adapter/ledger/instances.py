@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
 from attrs import asdict, evolve, fields
-from sqlalchemy import Row, Select, bindparam, exists, func, select, update
+from sqlalchemy import Row, Select, bindparam, case, exists, func, select, update
 
+from dicom_adapter.ledger import tallies
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.jobs import FINISHED
-from dicom_adapter.ledger.schema import IS_PENDING, IS_RELEASED, InstanceState, instances, job_instances, jobs
-from dicom_adapter.model import InstanceStorageInfo
+from dicom_adapter.ledger.schema import (
+    IS_PENDING,
+    IS_RELEASED,
+    InstanceState,
+    Outcome,
+    UtcDateTime,
+    instances,
+    job_instances,
+    jobs,
+)
+from dicom_adapter.model import InstanceStorageInfo, JobState
 
 UNNUMBERED = 0  # the `instance_id` of an instance that the ledger has not seen yet
 CHUNK = 500  # ids in one IN (…): below every database's limit of parameters
@@ -24,10 +35,10 @@ T = TypeVar("T")
 
 def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceStorageInfo:
     """Add a pending instance and return it with its number."""
-    values = asdict(instance)
+    values = asdict(instance) | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at}
     del values["instance_id"]
-    result = transaction.execute(instances.insert().values(state=InstanceState.PENDING.value, **values))
-    return evolve(instance, instance_id=inserted_id(result))
+    tallies.add(transaction, instance.ae_title, tallies.RECEIVED)
+    return evolve(instance, instance_id=inserted_id(transaction.execute(instances.insert().values(**values))))
 
 
 def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> InstanceStorageInfo | None:
@@ -44,10 +55,12 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
 
 def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceStorageInfo) -> InstanceStorageInfo:
     """Let `new` stand for the pending `old`, whose room may be reclaimed once no job needs it."""
-    release(transaction, [old.instance_id])
+    release(transaction, [old.instance_id], new.received_at)
     added = insert(transaction, new)
     transaction.execute(
-        update(instances).where(instances.c.instance_id == old.instance_id).values(replaced_by=added.instance_id)
+        update(instances)
+        .where(instances.c.instance_id == old.instance_id)
+        .values(replaced_by=added.instance_id, outcome=Outcome.REPLACED.value)
     )
     return added
 
@@ -92,18 +105,19 @@ def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> di
     return result
 
 
-def release(transaction: Transaction, instance_ids: Iterable[int]) -> None:
+def release(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
     """Pending → released."""
-    _set_state(transaction, instance_ids, InstanceState.RELEASED)
+    _set_state(transaction, instance_ids, at, InstanceState.PENDING, {"state": InstanceState.RELEASED.value})
 
 
-def quarantine(transaction: Transaction, instance_id: int, reason: str) -> None:
-    """Pending → quarantined, with the reason (no patient data)."""
-    transaction.execute(
+def quarantine(transaction: Transaction, instance_id: int, reason: str, at: datetime) -> bool:
+    """Pending → quarantined, with the reason (no patient data). Returns whether it was pending."""
+    result = transaction.execute(
         update(instances)
         .where(instances.c.instance_id == instance_id, IS_PENDING)
-        .values(state=InstanceState.QUARANTINED.value, reason=reason)
+        .values(state=InstanceState.QUARANTINED.value, reason=reason, changed_at=at)
     )
+    return result.rowcount == 1
 
 
 def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
@@ -136,9 +150,19 @@ def released_after(transaction: Transaction, instance_id: int, limit: int) -> li
     return list(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)).scalars())
 
 
-def mark_reclaimed(transaction: Transaction, instance_ids: Iterable[int]) -> None:
-    """Released → reclaimed."""
-    _set_state(transaction, instance_ids, InstanceState.RECLAIMED, InstanceState.RELEASED)
+def mark_reclaimed(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
+    """Released → reclaimed, with what each had been good for."""
+    used = exists().where(
+        job_instances.c.instance_id == instances.c.instance_id, job_instances.c.job_number == jobs.c.job_number
+    )
+    outcome = case(
+        (instances.c.outcome != "", instances.c.outcome),
+        (used.where(jobs.c.state == JobState.SUBMITTED.value), Outcome.SUBMITTED.value),
+        (used, Outcome.CANCELLED.value),
+        else_=Outcome.UNUSED.value,
+    )
+    values = {"state": InstanceState.RECLAIMED.value, "outcome": outcome}
+    _set_state(transaction, instance_ids, at, InstanceState.RELEASED, values)
 
 
 def count_by_state(transaction: Transaction) -> dict[tuple[str, str], int]:
@@ -188,15 +212,16 @@ def _states(transaction: Transaction, instance_ids: list[int]) -> dict[int, tupl
 def _set_state(
     transaction: Transaction,
     instance_ids: Iterable[int],
-    state: InstanceState,
-    expected: InstanceState = InstanceState.PENDING,
+    at: datetime,
+    expected: InstanceState,
+    values: Mapping[str, object],
 ) -> None:
-    rows = [{"number": instance_id} for instance_id in instance_ids]
+    rows = [{"number": instance_id, "at": at} for instance_id in instance_ids]
     if rows:
         transaction.execute(
             update(instances)
             .where(instances.c.instance_id == bindparam("number"), instances.c.state == expected.value)
-            .values(state=state.value),
+            .values(changed_at=bindparam("at", type_=UtcDateTime), **values),
             rows,
         )
 

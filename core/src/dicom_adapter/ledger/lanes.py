@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, select, update
 
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import LaneState, UtcDateTime, lanes
@@ -24,20 +24,22 @@ class LaneReport:
     since: datetime  # of this state, UTC
     waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
     groups: int = 0  # all of them
+    full: str = ""  # why it takes nothing although it runs; "" when it does
+    restarts: int = 0  # how often an operator had it begin again; `save` leaves it as it is
 
 
 def save(transaction: Transaction, lane: LaneReport) -> None:
     """Describe a lane anew."""
-    transaction.execute(delete(lanes).where(lanes.c.ae_title == lane.ae_title))
-    transaction.execute(
-        lanes.insert().values(
-            ae_title=lane.ae_title,
-            state=lane.state.value,
-            reason=lane.reason,
-            since=lane.since,
-            waiting={"groups": lane.groups, "first": [_to_json(waiting) for waiting in lane.waiting]},
-        )
-    )
+    described = {
+        "state": lane.state.value,
+        "reason": lane.reason,
+        "since": lane.since,
+        "waiting": {"groups": lane.groups, "first": [_to_json(waiting) for waiting in lane.waiting]},
+        "full": lane.full,
+    }
+    result = transaction.execute(update(lanes).where(lanes.c.ae_title == lane.ae_title).values(**described))
+    if result.rowcount == 0:
+        transaction.execute(lanes.insert().values(ae_title=lane.ae_title, **described))
 
 
 def load(transaction: Transaction) -> dict[str, LaneReport]:
@@ -46,9 +48,25 @@ def load(transaction: Transaction) -> dict[str, LaneReport]:
 
 
 def stopped(transaction: Transaction) -> dict[str, str]:
-    """The AE titles that take nothing at present, with the reasons."""
+    """The AE titles whose lanes are stopped, with the reasons."""
     query = select(lanes.c.ae_title, lanes.c.reason).where(lanes.c.state == LaneState.STOPPED.value)
     return {row.ae_title: row.reason for row in transaction.execute(query)}
+
+
+def full(transaction: Transaction) -> dict[str, str]:
+    """The AE titles that take nothing more until an operator has made room, with the reasons."""
+    query = select(lanes.c.ae_title, lanes.c.full).where(lanes.c.full != "")
+    return {row.ae_title: row.full for row in transaction.execute(query)}
+
+
+def begin_again(transaction: Transaction, ae_title: str) -> None:
+    """Have the host deliver everything pending of this AE title anew, to a new processor."""
+    transaction.execute(update(lanes).where(lanes.c.ae_title == ae_title).values(restarts=lanes.c.restarts + 1))
+
+
+def restarts(transaction: Transaction) -> dict[str, int]:
+    """How often each lane was asked to begin again."""
+    return {row.ae_title: row.restarts for row in transaction.execute(select(lanes.c.ae_title, lanes.c.restarts))}
 
 
 def keep_only(transaction: Transaction, ae_titles: Sequence[str]) -> None:
@@ -64,6 +82,8 @@ def _lane(row: Row[Any]) -> LaneReport:
         since=row.since,
         waiting=tuple(_from_json(entry) for entry in row.waiting["first"]),
         groups=row.waiting["groups"],
+        full=row.full,
+        restarts=row.restarts,
     )
 
 

@@ -50,6 +50,16 @@ class InstanceState(str, Enum):
     RECLAIMED = "reclaimed"  # its room was given back
 
 
+class Outcome(str, Enum):
+    """What a reclaimed instance had been good for."""
+
+    SUBMITTED = "submitted"  # at least one job with it was started on the platform
+    CANCELLED = "cancelled"  # operators cancelled every job with it
+    UNUSED = "unused"  # its processor removed it without a job
+    REPLACED = "replaced"  # a newer arrival stands for it
+    DISCARDED = "discarded"  # an operator discarded it
+
+
 class LaneState(str, Enum):
     """Whether an AE title takes instances."""
 
@@ -84,6 +94,8 @@ instances = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False, server_default=""),  # why quarantined; without patient data
     Column("replaced_by", RowId, nullable=True),  # the newer arrival that stands for this one
+    Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # when it came into its state
+    Column("outcome", String(16), nullable=False, server_default=""),  # of what is reclaimed, or sure to be
     # A number that was given out is never given out again: who reads "everything after 17" must not miss a new 18.
     sqlite_autoincrement=True,
 )
@@ -113,6 +125,31 @@ Index(
     instances.c.replaced_by,
     sqlite_where=text("replaced_by IS NOT NULL"),
     postgresql_where=text("replaced_by IS NOT NULL"),
+)
+
+Index(
+    "quarantined_instances",
+    instances.c.ae_title,
+    instances.c.instance_id,
+    sqlite_where=text("state = 'quarantined'"),
+    postgresql_where=text("state = 'quarantined'"),
+)
+Index(
+    "reclaimed_instances",
+    instances.c.changed_at,
+    sqlite_where=text("state = 'reclaimed'"),
+    postgresql_where=text("state = 'reclaimed'"),
+)
+Index("instances_of_study", instances.c.study_instance_uid)
+Index("arrivals_of_instance", instances.c.sop_instance_uid)
+
+# received: every row that `instances` ever had; an outcome: how many with it were trimmed from `instances` since.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("ae_title", String(16), primary_key=True),
+    Column("what", String(16), primary_key=True),
+    Column("count", BigInteger, nullable=False),
 )
 
 jobs = Table(
@@ -180,6 +217,18 @@ lanes = Table(
     Column("reason", Text, nullable=False),  # of a stop
     Column("since", UtcDateTime, nullable=False),
     Column("waiting", JSON, nullable=False),  # what its processor held back when last asked
+    Column("full", Text, nullable=False, server_default=""),  # why it takes nothing although it runs
+    Column("restarts", Integer, nullable=False, server_default="0"),  # how often an operator had it begin again
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("part", Text, primary_key=True),  # of the host, or a process
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),  # of a state that is not ok; without patient data
+    Column("since", UtcDateTime, nullable=False),  # of this state
+    Column("seen_at", UtcDateTime, nullable=False),  # when it was last looked at
 )
 
 events = Table(
@@ -195,9 +244,12 @@ events = Table(
     Column("detail", JSON, nullable=False),  # without patient data
     sqlite_autoincrement=True,
 )
+Index("events_by_time", events.c.at)
 
 # SQLite uses a partial index only for a query that repeats its condition literally: a bound parameter will not do.
 IS_PENDING = instances.c.state == literal_column("'pending'")
 IS_RELEASED = instances.c.state == literal_column("'released'")
+IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")
+IS_RECLAIMED = instances.c.state == literal_column("'reclaimed'")
 IS_STARTED = (jobs.c.state == literal_column("'submitted'")) & ~jobs.c.platform_finished
 IS_UNFINISHED = jobs.c.state.in_([literal_column(f"'{state}'") for state in UNFINISHED_JOB_STATES])

@@ -1,0 +1,23 @@
+"""What the ledger has counted: the other side of every balance, kept when rows are trimmed."""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import tallies
+
+RECEIVED = "received"  # beside the values of `schema.Outcome`
+
+
+def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> None:
+    """Count so many more: instances received, or trimmed with an outcome."""
+    is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == what)
+    result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
+    if result.rowcount == 0:
+        transaction.execute(tallies.insert().values(ae_title=ae_title, what=what, count=count))
+
+
+def load(transaction: Transaction) -> dict[tuple[str, str], int]:
+    """Every count, by AE title and what was counted."""
+    return {(ae_title, what): count for ae_title, what, count in transaction.execute(select(tallies))}
