@@ -1,0 +1,372 @@
+"""The acceptor: messages from fragments, answers to messages, and everything that must not become one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from io import BytesIO
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pynetdicom import build_context
+from pynetdicom.dsutils import decode
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    ImplementationClassUIDNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+)
+
+from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.associate import ProposedContext, decode_request
+from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.negotiation import NOT_TAKEN, negotiate
+from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested, State
+from support.conversation import (
+    ABORT,
+    COMMAND,
+    CT,
+    EXPLICIT,
+    IMPLICIT,
+    LAST,
+    RELEASE_RP,
+    RELEASE_RQ,
+    VERIFICATION,
+    abort_of,
+    associate,
+    command_set,
+    context,
+    echo,
+    element,
+    p_data,
+    pdu,
+    pdus,
+    pdv,
+    store,
+)
+
+OURS = ("1.2.3.4", "TEST-1")
+DATA_SET = bytes(range(256)) * 40
+
+
+class Talk:
+    """An acceptor that accepts, keeps what is stored, and answers at once."""
+
+    def __init__(self, maximum_length: int = 0, *, answering: bool = True) -> None:
+        self.acceptor = Acceptor(maximum_length)
+        self.sent = b""
+        self.happened: list[object] = []
+        self.stored: dict[int, bytes] = {}  # by message ID
+        self.broken: list[int] = []
+        self._answering = answering
+        self._open = b""
+
+    def hear(self, *turns: bytes, sizes: Sequence[int] = ()) -> Talk:
+        """Receive what the peer sends until it waits for an answer, and so on; in pieces of these sizes."""
+        left = list(sizes)
+        for turn in turns:
+            view = memoryview(turn)
+            while view:
+                size = left.pop(0) if left else len(view)
+                self._take(view[:size])
+                view = view[size:]
+        return self
+
+    def answers(self, command: Command, status: int, comment: str = "") -> None:
+        self.acceptor.answer(command, status, comment)
+        self.sent += self.acceptor.layer.take_outgoing()
+
+    def _take(self, data: memoryview) -> None:
+        buffer = bytearray(data)
+        for one in self.acceptor.receive(memoryview(buffer)):
+            self._note(one)
+        buffer[:] = b"\xff" * len(buffer)  # whoever keeps a view of it will be found out
+        self.sent += self.acceptor.layer.take_outgoing()
+
+    def _note(self, one: object) -> None:
+        if isinstance(one, memoryview):
+            self._open += one
+            return
+        self.happened.append(one)
+        if isinstance(one, Requested):
+            self.acceptor.accept(negotiate(one.request.contexts), OURS)
+        elif isinstance(one, StoreBegun):
+            self._open = b""
+        elif isinstance(one, StoreEnded):
+            self.stored[one.command.message_id] = self._open
+            if self._answering:
+                self.acceptor.answer(one.command, 0)
+        elif isinstance(one, StoreBroken):
+            self.broken.append(one.command.message_id)
+
+    @property
+    def responses(self) -> list[tuple[int, int, int]]:
+        """Of each response: command field, message ID responded to, status."""
+        return [(one.CommandField, one.MessageIDBeingRespondedTo, one.Status) for one in self.response_sets]
+
+    @property
+    def response_sets(self) -> list[Dataset]:
+        found, body = [], b""
+        for kind, p_data_body in pdus(self.sent):
+            if kind == 0x04:
+                body += p_data_body[6:]
+                if p_data_body[5] & LAST:
+                    found.append(decode(BytesIO(body), is_implicit_vr=True, is_little_endian=True))
+                    body = b""
+        return found
+
+    @property
+    def ended(self) -> list[str]:
+        return [one.how for one in self.happened if isinstance(one, Ended)]
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 40, len(DATA_SET)])
+def test_a_data_set_comes_through_as_it_was_sent(pieces: int) -> None:
+    talk = Talk().hear(associate(), store(DATA_SET, pieces) + RELEASE_RQ)
+    assert {7: DATA_SET} == talk.stored
+    assert [(0x8001, 7, 0)] == talk.responses
+    assert talk.sent.endswith(RELEASE_RP)
+
+
+CONVERSATION = store(DATA_SET, 3, 1) + echo(2) + store(b"", 1, 3) + store(b"abc", 2, 4) + RELEASE_RQ
+
+
+@given(st.lists(st.integers(1, 4000), max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_how_tcp_cuts_the_stream_makes_no_difference(sizes: list[int]) -> None:
+    """Tried: keeping a view of a command set that came in two pieces; leaving out the rest of a cut header."""
+    talk = Talk().hear(associate(), CONVERSATION, sizes=sizes)
+    assert {1: DATA_SET, 3: b"", 4: b"abc"} == talk.stored
+    # Who does not wait for an answer, as was negotiated, may get them in another order.
+    assert [(0x8001, 1, 0), (0x8001, 3, 0), (0x8001, 4, 0), (0x8030, 2, 0)] == sorted(talk.responses)
+    assert talk.sent.endswith(RELEASE_RP)
+
+
+def test_byte_by_byte() -> None:
+    assert {7: b"data set"} == Talk().hear(associate(), store(b"data set"), sizes=[1] * 1000).stored
+
+
+def test_commands_are_answered_with_the_right_status() -> None:
+    c_find = p_data(pdv(command_set(0x0020, message_id=5), COMMAND | LAST)) + p_data(pdv(b"identifier", LAST))
+    n_get = p_data(pdv(command_set(0x0110, data_set=False, message_id=6), COMMAND | LAST))
+    c_cancel = p_data(pdv(command_set(0x0FFF, data_set=False), COMMAND | LAST))
+    talk = Talk().hear(associate(), c_find + n_get + c_cancel + echo(8))
+    assert [(0x8020, 5, 0x0211), (0x8110, 6, 0x0211), (0x8030, 8, 0)] == talk.responses
+    assert [] == talk.ended
+
+
+def test_a_refusal_carries_its_reason() -> None:
+    talk = Talk(answering=False).hear(associate(), store(b"x"))
+    [command] = [one.command for one in talk.happened if isinstance(one, StoreEnded)]
+    talk.answers(command, 0xA700, "there is no room left, " * 9)
+    [response] = talk.response_sets
+    assert (0xA700, "1.2.3.4", CT) == (response.Status, response.AffectedSOPInstanceUID, response.AffectedSOPClassUID)
+    assert 64 == len(response.ErrorComment)
+
+
+@pytest.mark.parametrize("length", [8, 100, 128, 0])
+def test_answers_come_in_pdus_that_the_peer_takes(length: int) -> None:
+    talk = Talk().hear(associate(maximum_length=length), store(b"x"))
+    assert [(0x8001, 7, 0)] == talk.responses
+    assert all(len(body) <= length or not length for kind, body in pdus(talk.sent) if kind == 0x04)
+
+
+def test_a_release_waits_for_the_answers_that_are_owed() -> None:
+    talk = Talk(answering=False).hear(associate(), store(b"x") + RELEASE_RQ)
+    assert not talk.sent.endswith(RELEASE_RP)
+    [command] = [one.command for one in talk.happened if isinstance(one, StoreEnded)]
+    assert 1 == talk.acceptor.owes
+    talk.answers(command, 0)
+    assert talk.sent.endswith(RELEASE_RP)
+    assert [(0x8001, 7, 0)] == talk.responses
+
+
+def test_an_answer_that_comes_too_late_is_none() -> None:
+    talk = Talk(answering=False).hear(associate(), store(b"x") + ABORT)
+    [command] = [one.command for one in talk.happened if isinstance(one, StoreEnded)]
+    sent = talk.sent
+    talk.answers(command, 0)
+    assert sent == talk.sent
+
+
+CUT = p_data(pdv(command_set(), COMMAND | LAST)) + p_data(pdv(b"half", 0))
+
+
+@pytest.mark.parametrize(
+    ("then", "how"),
+    [(ABORT, ["aborted"]), (RELEASE_RQ, []), (pdu(0x09, b""), ["violation"])],
+    ids=["abort", "release", "violation"],
+)
+def test_half_a_data_set_is_none(then: bytes, how: list[str]) -> None:
+    talk = Talk().hear(associate(), CUT + then)
+    assert ({}, [7], how, []) == (talk.stored, talk.broken, talk.ended, talk.responses)
+
+
+def test_half_a_data_set_is_none_when_the_connection_is_lost() -> None:
+    talk = Talk().hear(associate(), CUT)
+    happened = talk.acceptor.closed()
+    assert [StoreBroken, Ended] == [type(one) for one in happened]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(p_data(pdv(b"data", LAST)), id="data set without command"),
+        pytest.param(CUT + p_data(pdv(command_set(), COMMAND | LAST)), id="command in a data set"),
+        pytest.param(CUT + p_data(pdv(b"more", LAST, 3)), id="data set in two contexts"),
+        pytest.param(
+            p_data(pdv(command_set()[:20], COMMAND)) + p_data(pdv(command_set()[20:], COMMAND | LAST, 3)),
+            id="command in two contexts",
+        ),
+        pytest.param(p_data(*[pdv(bytes(16000), COMMAND)] * 650), id="command set of 10 MB"),
+        pytest.param(p_data(pdv(b"\x08\x00\x16\x00\x00\x00\x00\x00", COMMAND | LAST)), id="another group"),
+        pytest.param(p_data(pdv(command_set()[:-5], COMMAND | LAST)), id="command set cut off"),
+        pytest.param(p_data(pdv(b"", COMMAND | LAST)), id="empty command set"),
+        pytest.param(p_data(pdv(element(0x0100, b"\1\0"), COMMAND | LAST)), id="no data set type"),
+        pytest.param(p_data(pdv(command_set(0x8001, data_set=False), COMMAND | LAST)), id="response"),
+    ],
+)
+def test_what_is_no_message_aborts_the_association(sent: bytes) -> None:
+    talk = Talk().hear(associate(), sent)
+    assert ["violation"] == talk.ended
+    assert (0, 0) == abort_of(talk.sent)  # source: the DICOM UL service-user
+    assert {} == talk.stored
+    assert State.AWAITING_CLOSE is talk.acceptor.layer.state
+
+
+# --- associations -----------------------------------------------------------------------------------------------------
+
+
+def primitive() -> A_ASSOCIATE:
+    """As pynetdicom makes it, with everything that may be negotiated."""
+    made = A_ASSOCIATE()
+    made.application_context_name = "1.2.840.10008.3.1.1.1"
+    made.calling_ae_title, made.called_ae_title = "CT1", "LUNG"
+    length, ours, window = (
+        MaximumLengthNotification(),
+        ImplementationClassUIDNotification(),
+        AsynchronousOperationsWindowNegotiation(),
+    )
+    length.maximum_length_received, ours.implementation_class_uid = 32768, "1.2.3"
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 5
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid, role.scu_role, role.scp_role = CT, True, True
+    made.user_information = [length, ours, window, role]
+    contexts = [build_context(CT, [EXPLICIT, IMPLICIT]), build_context(VERIFICATION, [IMPLICIT])]
+    contexts.append(build_context("1.2.840.10008.5.1.4.1.2.1.1", [IMPLICIT]))  # a query
+    for number, one in enumerate(contexts):
+        one.context_id = 2 * number + 1
+    made.presentation_context_definition_list = contexts
+    return made
+
+
+def test_pynetdicoms_request_is_read_and_our_answer_is_read_by_pynetdicom() -> None:
+    request = A_ASSOCIATE_RQ()
+    request.from_primitive(primitive())
+    talk = Talk(16384).hear(request.encode())
+    read = talk.acceptor.request
+    assert read is not None
+    assert (32768, {CT: (True, True)}, True) == (read.maximum_length, read.roles, read.has_window)
+
+    answer = A_ASSOCIATE_AC()
+    answer.decode(talk.sent)
+    told = answer.to_primitive()
+    assert [(1, 0, [EXPLICIT]), (3, 0, [IMPLICIT]), (5, 3, [IMPLICIT])] == [
+        (one.context_id, one.result, one.transfer_syntax) for one in told.presentation_context_definition_results_list
+    ]
+    items = {type(one).__name__: one for one in told.user_information}
+    assert 16384 == items["MaximumLengthNotification"].maximum_length_received
+    assert 1 == items["AsynchronousOperationsWindowNegotiation"].maximum_number_operations_invoked
+    role = items["SCP_SCU_RoleSelectionNegotiation"]
+    assert (CT, True, False) == (role.sop_class_uid, role.scu_role, role.scp_role)
+    assert "TEST-1" == items["ImplementationVersionNameNotification"].implementation_version_name
+
+
+def test_128_contexts_are_answered() -> None:
+    proposed = [
+        context(number, f"1.2.840.10008.5.1.4.1.1.{number}", (EXPLICIT, IMPLICIT)) for number in range(1, 257, 2)
+    ]
+    talk = Talk().hear(associate(*proposed))
+    answer = A_ASSOCIATE_AC()
+    answer.decode(talk.sent)
+    assert 128 == len(answer.presentation_context)
+
+
+@pytest.mark.parametrize("refused", NOT_TAKEN)
+def test_some_transfer_syntaxes_are_not_taken(refused: str) -> None:
+    [alone] = negotiate([ProposedContext(1, CT, (refused,))])
+    assert 4 == alone.result
+    [beside] = negotiate([ProposedContext(1, CT, (refused, IMPLICIT))])
+    assert (0, IMPLICIT) == (beside.result, beside.transfer_syntax)
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        (CT, 0),
+        ("1.2.840.10008.5.1.4.1.1.1.1.999", 0),  # of tomorrow
+        ("1.2.276.0.7230010.3.1.0.1", 0),  # private
+        ("1.2.840.10008.1.20.1", 3),  # Storage Commitment Push Model
+        ("1.2.840.10008.1.3.10", 3),  # Media Storage Directory
+        ("1.2.840.10008.5.1.4.31", 3),  # Modality Worklist
+        ("1.2.840.10008.3.1.2.3.3", 3),  # Modality Performed Procedure Step
+    ],
+)
+def test_storage_is_taken_and_other_services_are_not(name: str, result: int) -> None:
+    assert result == negotiate([ProposedContext(1, name, (IMPLICIT,))])[0].result
+
+
+def test_names_that_are_no_text_are_escaped() -> None:
+    assert "LU\\xffNG" == decode_request(associate(called=b"LU\xffNG")[6:]).called_ae_title
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=300), st.integers(0, len(CONVERSATION)))
+@settings(max_examples=300, deadline=None)
+def test_noise_ends_the_association_at_worst(noise: bytes, after: int) -> None:
+    Talk(16384).hear(associate(), CONVERSATION[:after] + noise + CONVERSATION[after:])
+
+
+@given(st.lists(st.tuples(st.integers(0, len(CONVERSATION) - 1), st.integers(0, 255)), min_size=1, max_size=8))
+@settings(max_examples=500, deadline=None)
+def test_changed_bytes_end_the_association_at_worst(changes: list[tuple[int, int]]) -> None:
+    changed = bytearray(CONVERSATION)
+    for place, value in changes:
+        changed[place] = value
+    talk = Talk(16384).hear(associate(), bytes(changed))
+    assert all(len(data) <= len(DATA_SET) for data in talk.stored.values())
+
+
+@given(st.lists(st.sampled_from([associate(), store(b"abc"), echo(), RELEASE_RQ, RELEASE_RP, ABORT, CUT]), max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_whole_pdus_in_any_order(parts: list[bytes]) -> None:
+    talk = Talk(16384).hear(associate(), b"".join(parts))
+    ends = [one for one in talk.happened if isinstance(one, (Ended, ReleaseRequested))]
+    assert len([one for one in ends if isinstance(one, Ended)]) <= 1
+    assert {message for field, message, _status in talk.responses if field == 0x8001} <= set(talk.stored)
+
+
+def test_what_is_kept_of_a_stream_without_end_is_bounded() -> None:
+    talk = Acceptor(0)
+    for one in talk.receive(memoryview(associate())):
+        assert isinstance(one, Requested)
+    talk.accept(negotiate(talk.request.contexts), OURS)  # type: ignore[union-attr] # it was requested
+    talk.receive(memoryview(p_data(pdv(command_set(), COMMAND | LAST)) + struct.pack(">BxI", 4, 2**32 - 1)))
+    talk.receive(memoryview(struct.pack(">IBB", 2**32 - 5, 1, 0)))
+    piece = memoryview(bytes(1 << 16))
+    taken = 0
+    for _ in range(200):
+        [view] = talk.receive(piece)
+        assert isinstance(view, memoryview)
+        assert view.obj is piece.obj
+        taken += len(view)
+    assert 200 * len(piece) == taken
