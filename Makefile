@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench faults clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    check format, lint, types and import rules"
 	@echo "make format  put the code into its format"
 	@echo "make bench   measure large uploads against a plain loop (minutes; writes bench/results)"
+	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
 	@echo "make clean   remove the virtual environment and caches"
 
 $(STAMP): $(PROJECTS)
@@ -44,6 +45,11 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/uploads.py $(ARGS)
+
+faults: MINUTES ?= 10
+faults: SEED ?= 1
+faults: $(STAMP)
+	@cd tests && $(abspath $(BIN))/python -m faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

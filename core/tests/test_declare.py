@@ -83,3 +83,21 @@ def test_a_settings_class_that_is_no_attrs_class_is_refused_where_it_is_declared
     with pytest.raises(TypeError, match=r"Declared: the settings class .* must be an attrs class"):
 
         class Declared(JobProcessorBase[argument]): ...
+
+
+def test_a_class_in_between_passes_the_settings_class_on() -> None:
+    """Whatever else it is generic in. Tried: read from the last base alone, it silently was NoSettings."""
+    S = TypeVar("S")
+
+    class Middle(JobProcessorBase[T]): ...
+
+    class Lower(Middle[S], Generic[T, S]): ...
+
+    class Direct(Middle[Mine]): ...
+
+    class Deep(Lower[int, Other]): ...
+
+    class Heir(Deep): ...
+
+    assert (Mine, Other, Other) == (Direct.settings_type, Deep.settings_type, Heir.settings_type)
+    assert NoSettings is Middle.settings_type

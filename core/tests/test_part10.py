@@ -18,7 +18,16 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from dicom_adapter.part10 import INFLATED_HEADER_LIMIT, Identity, Mismatch, Unreadable, file_header, identify
+from dicom_adapter.part10 import (
+    BEFORE_META,
+    INFLATED_HEADER_LIMIT,
+    Identity,
+    Mismatch,
+    Unreadable,
+    data_set_offset,
+    file_header,
+    identify,
+)
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 LONG_VRS = (b"OB", b"SQ", b"UN", b"UT")
@@ -81,14 +90,17 @@ def patient_id_of(raw: bytes, character_set: bytes) -> str:
 
 @pytest.mark.parametrize("sop_instance_uid", ["1.2.3", "1.2.34", "2.25." + "9" * 59])
 @pytest.mark.parametrize("caller", ["CT1", "CT12", "A" * 16, ""])
-def test_pydicom_reads_what_begins_with_the_header(sop_instance_uid: str, caller: str) -> None:
+@pytest.mark.parametrize("receiver", ["LUNG", "LIVER", None])
+def test_pydicom_reads_what_begins_with_the_header(sop_instance_uid: str, caller: str, receiver: str | None) -> None:
     """Values of odd and of even length are padded, and the group length is right: the data set follows unharmed."""
-    header = file_header(CT, sop_instance_uid, ExplicitVRLittleEndian, caller)
+    header = file_header(CT, sop_instance_uid, ExplicitVRLittleEndian, caller, receiver)
     read = dcmread(BytesIO(header + encode()))
 
     assert (CT, sop_instance_uid) == (read.file_meta.MediaStorageSOPClassUID, read.file_meta.MediaStorageSOPInstanceUID)
     assert caller == (read.file_meta.SourceApplicationEntityTitle or "")
+    assert receiver == read.file_meta.get("ReceivingApplicationEntityTitle")
     assert len(header) == 128 + 4 + 12 + read.file_meta.FileMetaInformationGroupLength
+    assert len(header) == data_set_offset(header[:BEFORE_META])
     assert 0 == len(header) % 2
     assert "PID-4711" == read.PatientID
     assert b"pixels" == read.PixelData
@@ -99,6 +111,13 @@ def test_a_caller_whose_ae_title_is_no_ascii_gets_a_header_too() -> None:
     header = file_header(CT, "1.2.3", ExplicitVRLittleEndian, "RÖNTGEN")
 
     assert "R?NTGEN" == dcmread(BytesIO(header + encode())).file_meta.SourceApplicationEntityTitle
+
+
+@pytest.mark.parametrize("beginning", [b"", file_header(CT, "1.2.3", "1.2", "A")[:143], b"\0" * 132 + b"\2\0" * 9])
+def test_what_is_no_dicom_file_has_no_data_set(beginning: bytes) -> None:
+    """Cut short, or something else."""
+    with pytest.raises(ValueError, match="no DICOM file"):
+        data_set_offset(beginning)
 
 
 # --- what an instance says of itself ----------------------------------------------------------------------------------

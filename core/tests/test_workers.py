@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 from dicom_adapter import workers
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.testing import VirtualClock
-from dicom_adapter.workers import LONGEST_PAUSE, Worker
+from dicom_adapter.workers import LONGEST_PAUSE, Condition, TookTooLong, Worker, call_within
 
 PATIENCE_S = 30.0  # how long a test waits for what has to happen
 
@@ -138,3 +139,81 @@ def test_a_worker_that_waits_ends_when_it_is_stopped(started: list[Worker]) -> N
     worker.stop()
     assert worker.join(PATIENCE_S)
     assert 1 == step.calls
+
+
+def test_how_long_a_step_takes_can_be_seen_from_outside(started: list[Worker]) -> None:
+    """Since when by the wall clock, for how long by a clock that nobody sets; nothing of it between two steps."""
+    clock, seconds = VirtualClock(), [100.0]
+    entered, go_on, again = threading.Event(), threading.Event(), threading.Event()
+
+    def step() -> datetime | None:
+        if entered.is_set():
+            again.set()
+            return None
+        entered.set()
+        assert go_on.wait(PATIENCE_S)
+        return clock.now()
+
+    worker = Worker("under test", step, clock, lambda: seconds[0])
+    assert Condition() == worker.condition()
+    started.append(worker)
+    began = clock.now()
+    worker.start()
+    assert entered.wait(PATIENCE_S)
+    clock.advance(-3600)
+    seconds[0] += 31
+    assert Condition(busy_since=began, busy_seconds=31.0) == worker.condition()
+    go_on.set()
+    assert again.wait(PATIENCE_S)
+    worker.stop()
+    assert worker.join(PATIENCE_S)
+    assert Condition() == worker.condition()
+
+
+def test_failures_in_a_row_can_be_seen_from_outside() -> None:
+    """How many, and the kind of the last one; a success forgets them."""
+    worker = Worker("under test", Scripted(ValueError("no"), KeyError("no"), None), VirtualClock())
+    worker._take_step()
+    worker._take_step()
+    condition = worker.condition()
+    assert (2, "KeyError") == (condition.failures, condition.error.split()[0])
+    worker._take_step()
+    assert Condition() == worker.condition()
+
+
+# The log cannot be written, which is what ends a worker's thread.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_unasked_is_started_again(started: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ended it. One that was stopped stays so.
+
+    Tried: `revive` that always returns False, and one that does not look whether the worker was stopped.
+    """
+    broken = True
+
+    def error(*_texts: object, **_fields: object) -> None:
+        if broken:
+            raise OSError("no room for logs")
+
+    monkeypatch.setattr(workers.log, "error", error, raising=False)
+    step = Scripted(ValueError("no"), None)
+    worker = start(step, started)
+    step.wait_for(1)
+    assert worker.join(PATIENCE_S)
+    broken = False
+    assert worker.revive()
+    step.wait_for(2)
+    assert not worker.revive()
+    worker.stop()
+    assert worker.join(PATIENCE_S)
+    assert not worker.revive()
+
+
+def test_a_call_that_does_not_return_is_given_up() -> None:
+    """What returns or raises in time does so as ever."""
+    never = threading.Event()
+    assert 3 == call_within(PATIENCE_S, lambda: 3)
+    with pytest.raises(SystemExit):
+        call_within(PATIENCE_S, lambda: sys.exit(1))
+    with pytest.raises(TookTooLong, match=r"it did not return within 0\.01 seconds"):
+        call_within(0.01, lambda: never.wait(PATIENCE_S))
+    never.set()

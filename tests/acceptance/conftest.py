@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from support import PlatformFolder, Run
-
-
-def find_dcmtk(program: str) -> str | None:
-    """The first of that name on PATH that is DCMTK's: pynetdicom installs scripts of the same names."""
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        found = shutil.which(program, path=folder)
-        if found is not None:
-            told = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
-            if "$dcmtk" in told.stdout:
-                return found
-    return None
+from support import PlatformFolder
 
 
 @pytest.fixture
 def platform(tmp_path: Path) -> PlatformFolder:
     """What reached the platform of a service with `STORAGE`, launched under the default name."""
     return PlatformFolder(tmp_path / "service" / "platform")
-
-
-@pytest.fixture
-def dcmtk() -> Run:
-    """Run one of DCMTK's clients: `dcmtk("storescu", "-aec", "LUNG", …)`; skips the test where it is not installed."""
-
-    def run(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        found = find_dcmtk(program)
-        if found is None:
-            if "dcmtk" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-                pytest.fail(f"DCMTK's {program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
-            pytest.skip(f"DCMTK's {program} is not installed")
-        command = [found, *map(str, arguments)]
-        return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60)
-
-    return run

@@ -43,7 +43,7 @@ class Channel:
 
     def __init__(self) -> None:
         # Nothing but reports may go to the pipe: what a plugin prints goes to the log instead.
-        self._reports = os.fdopen(os.dup(1), "w", buffering=1)
+        self._reports = os.dup(1)
         os.dup2(2, 1)
         os.umask(0o077)  # whatever this process makes may hold patients' data
         # The service decides when its processes end; a terminal or a service manager signals all of them at once.
@@ -51,12 +51,18 @@ class Channel:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def start(self) -> Start:
-        """Wait for the first line."""
-        return Start(**json.loads(sys.stdin.readline()))
+        """Wait for the first line. Ends the process when the service is gone before it wrote one."""
+        line = sys.stdin.readline()
+        if not line:
+            sys.exit()
+        return Start(**json.loads(line))
 
     def report(self, event: str, **fields: Any) -> None:
         """Tell the service something."""
-        print(json.dumps({"event": event, **fields}), file=self._reports)
+        try:
+            os.write(self._reports, json.dumps({"event": event, **fields}).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # the service is gone, as `wait_for_stop` is about to tell
 
     def wait_for_stop(self) -> bool:
         """Return True when the service asks to stop, False when it is gone."""

@@ -7,9 +7,11 @@ to be called again. `host_process` runs them on threads; tests call `settle` und
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,7 +22,9 @@ from dicom_adapter.errors import describe_failure
 from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process import Lane
+from dicom_adapter.flow.quota import Quota, describe_unconfigured
 from dicom_adapter.flow.reclaim import Reclaim
+from dicom_adapter.flow.retention import Retention
 from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
 from dicom_adapter.ledger import Ledger, jobs, lanes
@@ -28,15 +32,17 @@ from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import InstanceStorageInfo, Job
-from dicom_adapter.parts import JobQueue, PlatformWatch, ServedLane, Step
-from dicom_adapter.plugins import PluginInfo, Plugins
+from dicom_adapter.parts import SLICE_SECONDS, JobQueue, Observer, PlatformWatch, ServedLane, Step
+from dicom_adapter.plugins import Plugins
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter, SubmitterContext
+from dicom_adapter.workers import TookTooLong, call_within
 
 log = structlog.get_logger("dicom_adapter.host")
 
-LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost
+LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and what operators ask for
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
+PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
 
 
 class Host:
@@ -59,24 +65,28 @@ class Host:
         self._ledger = ledger
         self._clock = clock
         self._wake = wake
-        self._told: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
+        self._sweep: Iterator[int] | None = None  # the one that is under way
         self._sweep_at = clock.now()
         self._notify = Notify(ledger)
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
-        self._lanes = {
-            name: ServedLane(self._lane(name, table), ledger, clock)
-            for name, table in config.ae_titles.items()
-            if not config.unavailable(name)
-        }
+        asked = [name for name, table in config.submitters.items() if table.status_every is not None]
+        self._retention = Retention(ledger, clock, timedelta(days=config.ledger.history_days), asked)
+        self._broken: dict[str, str] = {}  # submitters that cannot be made, with the reasons
         self._submissions = {
             name: self._submission(name, submitter, uploads) for name, submitter in self._make_submitters().items()
+        }
+        self.served, self.refused = self._sort_ae_titles()
+        self._lanes = {
+            name: ServedLane(self._lane(name, config.ae_titles[name]), ledger, clock) for name in self.served
         }
         self._queues = {
             name: JobQueue(name, submission, Retries.of(config.submitters[name]), ledger, clock)
             for name, submission in self._submissions.items()
         }
-        self._announce_lanes()
+        self._quota = Quota(ledger, clock, config.storage.quarantine_quota, config.ae_titles)
+        self._restarts = self._announce_lanes()
 
     # --- putting it together ----------------------------------------------------------------------------------------
 
@@ -91,14 +101,39 @@ class Host:
         return Lane(settings, self._ledger, self._storage, self._clock, self._on_commit)
 
     def _make_submitters(self) -> dict[str, Submitter[Any]]:
+        """Those that can be made; what a constructor does wrong costs nothing but its own submitter."""
         classes = self._plugins.catalogue().submitters
         made = {}
         for name, table in self._config.submitters.items():
             if table.unavailable:
                 continue
             folder = self._config.storage.path / "submitters" / name.encode().hex()
-            made[name] = classes[table.type](table.settings, SubmitterContext(name=name, data_folder=folder))
+            context = SubmitterContext(name=name, data_folder=folder)
+            try:
+                made[name] = call_within(PLUGIN_SECONDS, partial(classes[table.type], table.settings, context))
+            except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+                self._broken[name] = f"submitter '{name}' cannot be made: {_reason(failure)}"
+                log.error("submitter_broken", submitter=name, reason=self._broken[name])
         return made
+
+    def _sort_ae_titles(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Of each AE title that can be served what its processor will do; of each other one why it cannot."""
+        served, refused = {}, {}
+        for name in self._config.ae_titles:
+            reason = self._config.unavailable(name) or self._broken.get(self._config.submitter_for(name), "")
+            if not reason:
+                try:
+                    served[name] = self._describe(name)
+                except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+                    reason = f"its processor cannot describe its settings: {_reason(failure)}"
+            if reason:
+                refused[name] = reason
+        return served, refused
+
+    def _describe(self, ae_title: str) -> str:
+        table = self._config.ae_titles[ae_title]
+        processor = self._plugins.catalogue().processors[table.processor]
+        return call_within(PLUGIN_SECONDS, lambda: processor.describe(table.settings))
 
     def _submission(self, name: str, submitter: Submitter[Any], uploads: Callable[[str, int], Executor]) -> Submission:
         table = self._config.submitters[name]
@@ -113,14 +148,15 @@ class Host:
             {ae_title: entry.metadata for ae_title, entry in self._config.ae_titles.items()},
         )
 
-    def _announce_lanes(self) -> None:
-        """Tell receivers which AE titles are served, before they take anything."""
+    def _announce_lanes(self) -> Mapping[str, int]:
+        """Tell receivers which AE titles are served, before they take anything; returns the restarts so far."""
         with self._ledger.write() as transaction:
-            lanes.keep_only(transaction, list(self._config.ae_titles))
+            describe_unconfigured(transaction, self._config.ae_titles, self._clock.now())
             for name in self._config.ae_titles:
-                reason = self._config.unavailable(name)
+                reason = self.refused.get(name, "")
                 state = LaneState.STOPPED if reason else LaneState.RUNNING
                 lanes.save(transaction, LaneReport(ae_title=name, state=state, reason=reason, since=self._clock.now()))
+            return lanes.restarts(transaction)
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
@@ -129,8 +165,10 @@ class Host:
         parts: dict[str, tuple[Step, int]] = {
             "notify": (self._take_notice, 1),
             "reclaim": (self._give_back, 1),
-            "observers": (self._tell_observers, 1),
+            "history": (self._retention.step, 1),
         }
+        for name, observer in self._observers.items():
+            parts[f"observer {name}"] = (observer.step, 1)
         for name, lane in self._lanes.items():
             parts[f"lane {name}"] = (lane.step, 1)
         for name, submission in self._submissions.items():
@@ -140,6 +178,7 @@ class Host:
                 every = timedelta(seconds=table.status_every)
                 watch = PlatformWatch(name, submission, every, self._ledger, self._clock)
                 parts[f"platform watch {name}"] = (watch.step, 1)
+        parts["quota"] = (self._reckon, 1)  # last, so that `settle` has it see what the others did
         return parts
 
     def settle(self) -> datetime | None:
@@ -152,9 +191,11 @@ class Host:
                 return min(later, default=None)
 
     def _has_work(self) -> bool:
-        return not self._told.empty() or not self._candidates.empty()
+        return not self._candidates.empty() or any(observer.has_news() for observer in self._observers.values())
 
     def _take_notice(self) -> datetime:
+        end = time.monotonic() + SLICE_SECONDS
+        self._restart_lanes()
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
                 self._tell("dicom_adapter_instance_stored", instance=instance)
@@ -163,20 +204,41 @@ class Host:
                 self._wake(f"lane {ae_title}")
             if arrived.replaced:
                 self._consider(arrived.replaced)
+            if time.monotonic() >= end:
+                return self._clock.now()
         return self._clock.now() + LOOK_EVERY
 
+    def _restart_lanes(self) -> None:
+        """Have the lanes begin again that operators asked for since the last look."""
+        with self._ledger.read() as transaction:
+            restarts = lanes.restarts(transaction)
+        for name, lane in self._lanes.items():
+            if restarts[name] != self._restarts[name]:
+                lane.restart()
+                self._wake(f"lane {name}")
+        self._restarts = restarts
+
+    def _reckon(self) -> datetime:
+        began = time.monotonic()
+        self._quota.look()
+        pause = timedelta(seconds=10 * (time.monotonic() - began))  # a tenth of the time, however much there is
+        return self._clock.now() + max(LOOK_EVERY, pause)
+
     def _give_back(self) -> datetime:
-        if self._sweep_at <= self._clock.now():
-            self._sweep_at = self._clock.now() + SWEEP_EVERY  # before it may fail: candidates need not wait for that
-            self._reclaim.everything()
+        """Reclaim what there is; what a step has no time for follows in the next one."""
+        end = time.monotonic() + SLICE_SECONDS
         while not self._candidates.empty():
             self._reclaim.reclaim(self._candidates.get())
+            if time.monotonic() >= end:
+                return self._clock.now()
+        if self._sweep is None and self._sweep_at <= self._clock.now():
+            self._sweep_at = self._clock.now() + SWEEP_EVERY
+            self._sweep = self._reclaim.everything()
+        for _count in self._sweep or ():
+            if time.monotonic() >= end:
+                return self._clock.now()
+        self._sweep = None
         return self._sweep_at
-
-    def _tell_observers(self) -> None:
-        while not self._told.empty():
-            hook, arguments = self._told.get()
-            self._plugins.notify(hook, _observer_failed, **arguments)
 
     # --- what one part tells the others -----------------------------------------------------------------------------
 
@@ -212,16 +274,19 @@ class Host:
         self._wake("reclaim")
 
     def _tell(self, hook: str, **arguments: Any) -> None:
-        self._told.put((hook, arguments))
-        self._wake("observers")
+        for name, observer in self._observers.items():
+            if observer.tell(hook, arguments):
+                self._wake(f"observer {name}")
 
-    def close(self) -> None:
-        """Close what plugins have opened. The ledger has everything that matters."""
-        for lane in self._lanes.values():
-            lane.close()
+    def close(self, hanging: Collection[str] = ()) -> None:
+        """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
+        for name, lane in self._lanes.items():
+            if f"lane {name}" not in hanging:
+                lane.close()
         for submission in self._submissions.values():
             submission.close()
 
 
-def _observer_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    log.error("observer_failed", plugin=str(plugin), hook=hook, error=describe_failure(failure))
+def _reason(failure: BaseException) -> str:
+    """What a plugin did wrong; only our own error has a message that is known to quote nothing."""
+    return str(failure) if isinstance(failure, TookTooLong) else describe_failure(failure)

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from select import select
+from typing import IO
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter import logs
 from dicom_adapter.child import Channel, Start
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
+from dicom_adapter.errors import StorageFull
+from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.host import Host
+from dicom_adapter.ledger import health
+from dicom_adapter.ledger.health import HOST
+from dicom_adapter.locks import share
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import Plugins, discover
-from dicom_adapter.stores import open_ledger, open_storage
-from dicom_adapter.workers import Worker
+from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
+from dicom_adapter.watch import Finding, Watch, examine
+from dicom_adapter.workers import Step, Worker
 
 log = structlog.get_logger("dicom_adapter.host")
 
 STOP_SECONDS = 10.0  # for the steps that are under way; what takes longer is repeated after the next start
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
+WAKE_UPS = "wake-ups"
+FOLLOW_SECONDS = 5.0  # that one look for wake-ups waits
 
 
 class HostProcess:
@@ -35,13 +48,17 @@ class HostProcess:
     def __init__(self, config: Config, plugins: Plugins, *, first: bool) -> None:
         self._workers: dict[str, list[Worker]] = {}
         self._executors: list[ThreadPoolExecutor] = []
+        self._config = config
         self._clock = SystemClock()
-        self._ledger = open_ledger(config)
-        self._ledger.migrate()
         self._storage = open_storage(config, plugins.catalogue())
         if first:
-            self._storage.recover()
+            self._storage.recover()  # before the ledger is written: on a full disk, this is what makes room for that
+        self._ledger = open_ledger(config)
+        self._ledger.migrate()
+        with self._ledger.write() as transaction:
+            health.forget_parts(transaction)
         self._host = Host(config, plugins, self._storage, self._ledger, self._clock, self._uploads, self._wake)
+        self._watch = Watch(self._examine, self._ledger, self._clock)
 
     def _uploads(self, name: str, threads: int) -> Executor:
         executor = ThreadPoolExecutor(threads, thread_name_prefix=f"upload {name}")
@@ -54,26 +71,53 @@ class HostProcess:
 
     def start(self, wake_fd: int) -> None:
         """Start all threads."""
-        for name, (step, threads) in self._host.parts().items():
+        parts: dict[str, tuple[Step, int]] = {**self._host.parts(), WAKE_UPS: (partial(self._follow, wake_fd), 1)}
+        for name, (step, threads) in parts.items():
             self._workers[name] = [Worker(name, step, self._clock) for _number in range(threads)]
         for worker in self._all():
             worker.start()
-        threading.Thread(target=self._follow, args=(wake_fd,), name="wake-ups", daemon=True).start()
+        self._watch.start()
+        self._tell_ae_titles()
 
-    def _follow(self, wake_fd: int) -> None:
-        while os.read(wake_fd, 65536):
+    def _follow(self, wake_fd: int) -> datetime | None:
+        """Pass on that receivers have stored something."""
+        ready, _, _ = select([wake_fd], [], [], FOLLOW_SECONDS)
+        if ready:
+            if not os.read(wake_fd, 65536):
+                return None  # everybody who could write to it is gone
             self._wake("notify")
+        return self._clock.now()
+
+    def _examine(self) -> Mapping[str, Finding]:
+        """How the parts are. Whatever ended their threads, they go on."""
+        for worker in self._all():
+            if worker.revive():
+                log.error("worker_revived", worker=worker.name)
+        found = {
+            name: examine(name, [worker.condition() for worker in workers]) for name, workers in self._workers.items()
+        }
+        return {HOST: Finding(), **found}
+
+    def _tell_ae_titles(self) -> None:
+        for ae_title, settings in self._host.served.items():
+            processor = self._config.ae_titles[ae_title].processor
+            log.info("ae_title_served", ae_title=ae_title, processor=processor, settings=settings)
+        for ae_title, reason in self._host.refused.items():
+            log.error("ae_title_refused", ae_title=ae_title, reason=reason)
 
     def stop(self) -> None:
         """Let every step that is under way finish, within limits, then close everything."""
+        self._watch.close()
         for worker in self._all():
             worker.stop()
-        late = [worker.name for worker in self._all() if not worker.join(STOP_SECONDS)]
+        end = time.monotonic() + STOP_SECONDS
+        at_work = [worker for worker in self._all() if worker.name != WAKE_UPS]  # which has nothing to finish
+        late = {worker.name for worker in at_work if not worker.join(max(0.0, end - time.monotonic()))}
         if late:
-            log.warning("workers_left", workers=late)
+            log.warning("workers_left", workers=sorted(late))
         for executor in self._executors:
             executor.shutdown(wait=not late, cancel_futures=True)
-        self._host.close()
+        self._host.close(hanging=late)
         self._storage.close()
         self._ledger.close()
 
@@ -85,13 +129,19 @@ class HostProcess:
 def only_host(folder: Path) -> Iterator[bool]:
     """Whether this is the only host of that folder: two would deliver every instance twice."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / "host.lock").open("w") as file:
+    with (folder / HOST_LOCK).open("w") as file:
+        yield _lock(file)
+
+
+def _lock(file: IO[str]) -> bool:
+    for _try in range(LOCK_TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            time.sleep(LOCK_PAUSE_SECONDS)  # who only looks whether there is a host holds it for a moment
         else:
-            yield True
+            return True
+    return False
 
 
 def main() -> None:
@@ -107,28 +157,29 @@ def main() -> None:
         log.error("plugin_broken", problem=problem)
     try:
         with only_host(config.storage.path) as alone:
-            if alone:
+            held = share(config.storage.path)  # until this process ends
+            if held is None:
+                channel.report(
+                    "failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done"
+                )
+            elif alone:
                 _run(channel, start, config, plugins)
             else:
                 channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
     except OSError as failure:
-        channel.report("failed", reason=f"the data folder {config.storage.path} cannot be made: {failure.strerror}")
+        reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
+        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
 
 
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     try:
         process = HostProcess(config, plugins, first=start.first)
-    except (OSError, SQLAlchemyError) as failure:
-        channel.report("failed", reason=f"the data folder {config.storage.path} cannot be used: {failure}")
+    except (OSError, StorageFull, SQLAlchemyError) as failure:
+        said = failure.orig if isinstance(failure, DBAPIError) else failure  # without the statement and its values
+        reason = f"the data folder {config.storage.path} cannot be used: {said}"
+        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
         return
     process.start(start.wake_fd)
-    for ae_title, table in config.ae_titles.items():
-        reason = config.unavailable(ae_title)
-        if reason:
-            log.error("ae_title_refused", ae_title=ae_title, reason=reason)
-        else:
-            grouping = plugins.catalogue().processors[table.processor].describe(table.settings)
-            log.info("ae_title_served", ae_title=ae_title, processor=table.processor, settings=grouping)
     log.info("host_started", pid=os.getpid())
     channel.report("ready")
     asked = channel.wait_for_stop()

@@ -10,8 +10,9 @@ import struct
 import warnings
 import zlib
 from io import BytesIO
+from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.config import IGNORE, settings
 from pydicom.dataelem import RawDataElement
@@ -27,9 +28,13 @@ IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
 REPLACEMENT = "\ufffd"  # stands for what could not be decoded
+BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
 UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 section 7.1.1
 INFLATED_HEADER_LIMIT = 1 << 20  # bytes of a deflated data set that are inflated to find its attributes
 
+TRANSFER_SYNTAX_UID = 0x00020010
+SOURCE_AE_TITLE = 0x00020016
+RECEIVING_AE_TITLE = 0x00020018
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -73,8 +78,17 @@ class Identity:
     issuer_of_patient_id: str
 
 
-def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
-    """Preamble, prefix and File Meta Information (PS3.10 section 7.1) in explicit VR little endian."""
+def file_header(
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    source_ae_title: str,
+    receiving_ae_title: str | None = None,
+) -> bytes:
+    """Preamble, prefix and File Meta Information (PS3.10 section 7.1) in explicit VR little endian.
+
+    `receiving_ae_title`: None leaves it out, as the first versions did.
+    """
     meta = b"".join(
         (
             struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
@@ -84,6 +98,7 @@ def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: 
             _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
             _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
             _short(0x0016, b"AE", source_ae_title),
+            b"" if receiving_ae_title is None else _short(0x0018, b"AE", receiving_ae_title),
         )
     )
     length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta))
@@ -95,6 +110,68 @@ def _short(element: int, vr: bytes, text: str) -> bytes:
     if len(value) % 2:
         value += b"\x00" if vr == b"UI" else b" "
     return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+def data_set_offset(beginning: bytes) -> int:
+    """Where the data set of a Part 10 file begins; `beginning`: its first BEFORE_META bytes at least.
+
+    Raises ValueError when that is no Part 10 file.
+    """
+    if len(beginning) < BEFORE_META or beginning[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        raise ValueError("it is no DICOM file: it does not begin with File Meta Information (PS3.10 section 7.1)")
+    (length,) = struct.unpack_from("<I", beginning, BEFORE_META - 4)
+    return BEFORE_META + int(length)
+
+
+@frozen(kw_only=True)
+class StoredFile:
+    """What a Part 10 file of the adapter says of itself."""
+
+    identity: Identity = field(repr=False)
+    transfer_syntax_uid: str
+    source_ae_title: str  # the caller; "" when the header does not name it
+    receiving_ae_title: str  # the called AE title; "" when an earlier version wrote the header
+    data_set: bytes = field(repr=False)
+
+
+def read_file(content: bytes) -> StoredFile:
+    """Take a whole Part 10 file apart. Raises Unreadable or Mismatch, also when it is cut off."""
+    try:
+        offset = data_set_offset(content)
+        meta = read_dataset(BytesIO(content[BEFORE_META:offset]), is_implicit_VR=False, is_little_endian=True)
+    except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+        raise Unreadable(f"its header cannot be parsed ({type(failure).__name__})") from None
+    transfer_syntax_uid = _raw(meta, TRANSFER_SYNTAX_UID).rstrip(b"\x00 ").decode("ascii", "replace")
+    data_set = content[offset:]
+    identity = identify(data_set, transfer_syntax_uid)
+    _require_whole(data_set, UID(transfer_syntax_uid))
+    return StoredFile(
+        identity=identity,
+        transfer_syntax_uid=transfer_syntax_uid,
+        source_ae_title=_ae_title(meta, SOURCE_AE_TITLE),
+        receiving_ae_title=_ae_title(meta, RECEIVING_AE_TITLE),
+        data_set=data_set,
+    )
+
+
+def _require_whole(data_set: bytes, transfer_syntax: UID) -> None:
+    """Raise Unreadable when the data set ends in the middle of something."""
+    if transfer_syntax == DeflatedExplicitVRLittleEndian:
+        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+        rest = data_set
+        while rest and not inflating.eof:
+            inflating.decompress(rest, INFLATED_HEADER_LIMIT)
+            rest = inflating.unconsumed_tail
+        if not inflating.eof:
+            raise Unreadable("the deflated data set is cut off")
+        return
+    elements = _parse(data_set, transfer_syntax)
+    for tag in sorted(elements.keys()):  # without decoding the values
+        _raw(elements, tag)
+
+
+def _ae_title(meta: Dataset, tag: int) -> str:
+    return _raw(meta, tag).decode("ascii", "replace").strip(" \x00")
 
 
 def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
@@ -119,13 +196,17 @@ def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
 def _first_elements(data_set: bytes, transfer_syntax: UID) -> Dataset:
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         data_set = _inflate_beginning(data_set)
+    tags = [BaseTag(tag) for tag in _WANTED]
+    return _parse(data_set, transfer_syntax, stop_when=_beyond_what_is_wanted, specific_tags=tags)
+
+
+def _parse(data_set: bytes, transfer_syntax: UID, **options: Any) -> Dataset:
     try:
         return read_dataset(
             BytesIO(data_set),
             is_implicit_VR=transfer_syntax == ImplicitVRLittleEndian,
             is_little_endian=transfer_syntax.is_private or transfer_syntax.is_little_endian,
-            stop_when=_beyond_what_is_wanted,
-            specific_tags=[BaseTag(tag) for tag in _WANTED],
+            **options,
         )
     except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
         raise Unreadable(f"the data set cannot be parsed ({type(failure).__name__})") from None

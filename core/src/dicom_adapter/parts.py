@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import IllegalTransition
+from dicom_adapter.errors import IllegalTransition, describe_failure
 from dicom_adapter.flow.choice import Breaker, Retries, choose
 from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.submit import Interrupted, Submission
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.plugins import PluginInfo, Plugins
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -25,6 +29,8 @@ AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the se
 LOOK_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
 ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
 REPORT_EVERY = timedelta(seconds=0.5)  # at the most, a lane writes down what it holds back
+SLICE_SECONDS = 0.5  # of real time: a step that finds more to do ends then, so that one that hangs can be told from it
+NEWS_KEPT = 10_000  # notifications that wait for one observer, some 20 MB: beyond them, news is dropped
 
 
 class ServedLane:
@@ -42,20 +48,27 @@ class ServedLane:
         """Something arrived for this lane. From any thread."""
         self._lane.has_news = True
 
+    def restart(self) -> None:
+        """Have the lane begin again. From one thread."""
+        self._lane.restarts_wanted += 1
+
     def step(self) -> datetime | None:
-        """Take all turns that are due."""
+        """Take the turns that are due; what a step has no time for follows in the next one."""
+        end = time.monotonic() + SLICE_SECONDS
         while self._lane.step():
             self._report()
+            if time.monotonic() >= end:
+                return self._clock.now()
         self._report()
         unreported = self._lane.turns != self._told_turns
         wanted = [self._lane.next_turn_at(), self._told_at + REPORT_EVERY if unreported else None]
         return min((when for when in wanted if when is not None), default=None)
 
     def _report(self) -> None:
-        """Write down what the lane holds back, not too often; a stop at once."""
+        """Write down what the lane holds back, not too often; another state at once."""
         now = self._clock.now()
-        stopped = self._lane.state is not self._told.state
-        if not stopped and self._told_at <= now < self._told_at + REPORT_EVERY:
+        changed = (self._lane.state, self._lane.since) != (self._told.state, self._told.since)
+        if not changed and self._told_at <= now < self._told_at + REPORT_EVERY:
             return
         report = self._lane.describe()
         if report != self._told:
@@ -163,6 +176,57 @@ class PlatformWatch:
         now = self._clock.now()
         with self._ledger.read() as transaction:
             found = jobs.started(transaction, self._name, now - self._every, ASKED_AT_ONCE)
+        end = time.monotonic() + SLICE_SECONDS
         for row in found:
             self._submission.ask(row)
+            if time.monotonic() >= end:
+                return now
         return now if len(found) == ASKED_AT_ONCE else now + self._every
+
+
+class Observer:
+    """One plugin that observes, and what it is yet to be told. It may hang, and holds up nobody else."""
+
+    def __init__(self, plugin: PluginInfo, plugins: Plugins, clock: Clock) -> None:
+        self._plugin = plugin
+        self._plugins = plugins
+        self._clock = clock
+        self._news: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue(NEWS_KEPT)
+        self._dropped = 0  # since it had heard all there was
+        self._lock = threading.Lock()  # guards `_dropped`
+
+    def tell(self, hook: str, arguments: dict[str, Any]) -> bool:
+        """Have it told of something, if it wants to hear of that; returns whether it does. From any thread."""
+        if hook not in self._plugin.observes:
+            return False
+        try:
+            self._news.put_nowait((hook, arguments))
+        except queue.Full:
+            with self._lock:
+                self._dropped += 1
+                first = self._dropped == 1
+            if first:
+                log.error("observer_lags", plugin=str(self._plugin), waiting=NEWS_KEPT)
+        return True
+
+    def has_news(self) -> bool:
+        """Whether there is something that it was not told yet."""
+        return not self._news.empty()
+
+    def step(self) -> datetime | None:
+        """Tell it what there is; what a step has no time for follows in the next one."""
+        end = time.monotonic() + SLICE_SECONDS
+        while self.has_news():
+            hook, arguments = self._news.get()
+            self._plugins.notify(self._plugin, hook, _observer_failed, **arguments)
+            if time.monotonic() >= end:
+                return self._clock.now()
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.error("notifications_dropped", plugin=str(self._plugin), dropped=dropped)
+        return None
+
+
+def _observer_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
+    log.error("observer_failed", plugin=str(plugin), hook=hook, error=describe_failure(failure))

@@ -107,13 +107,20 @@ class Plugins:
         found = [c.plugin.name for c in self.components if c.kind is kind and c.name == name and not c.problem]
         return found[0] if found else None
 
-    def notify(self, hook: str, on_failure: OnFailure, **arguments: Any) -> None:
-        """Call an observer hook of every plugin; one that raises is reported and hinders no other."""
+    @property
+    def observers(self) -> list[PluginInfo]:
+        """The plugins that are told what happens."""
+        return [info for info in self.infos if info.observes and not info.problem]
+
+    def notify(self, observer: PluginInfo, hook: str, on_failure: OnFailure, **arguments: Any) -> None:
+        """Call an observer hook of one plugin; what it raises is reported."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            if implementation.plugin_name != observer.name:
+                continue
             try:
                 implementation.function(*(arguments[name] for name in implementation.argnames))
             except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-                on_failure(self._info(implementation.plugin_name), hook, failure)
+                on_failure(observer, hook, failure)
 
     def commands(self, on_failure: OnFailure) -> list[Any]:
         """The commands that plugins bring to the command line; a plugin that raises is reported and brings none."""

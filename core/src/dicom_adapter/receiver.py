@@ -7,27 +7,38 @@ instance and its row, and wakes the host; what the host does with them, and when
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 from attrs import evolve
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter import logs
 from dicom_adapter.child import Channel
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, storage_full
+from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
 from dicom_adapter.flow.store import Answer, Received, Status, Store
 from dicom_adapter.ledger import Ledger, lanes
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import RECEIVER, PartState
+from dicom_adapter.ledger.writer import EventWriter
+from dicom_adapter.locks import share
 from dicom_adapter.net.server import Closed, Server
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import discover
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.stores import open_ledger, open_storage
+from dicom_adapter.watch import Finding, Watch
 
 log = structlog.get_logger("dicom_adapter.receiver")
+
+LOOK_EVERY_SECONDS = 1.0  # for AE titles that are full, while instances come in
 
 
 class Receiver:
@@ -39,13 +50,23 @@ class Receiver:
         self._config = config
         self._storage = storage
         self._ledger = ledger
+        self._clock = clock
+        self._events = EventWriter(ledger)
         self._store = Store(config, storage, ledger, clock)
         self._wake_fd = wake_fd
+        self._full: Mapping[str, str] = {}
+        self._look_at = time.monotonic()
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
         with self._ledger.read() as transaction:
             stopped, full = lanes.stopped(transaction), lanes.full(transaction)
-        busy = Load(associations=associations, capacity=self._storage.capacity(), stopped=stopped, full=full)
+        busy = Load(
+            associations=associations,
+            capacity=self._storage.capacity(),
+            stopped=stopped,
+            full=full,
+            ledger_free=self._ledger.free_bytes(),
+        )
         verdict = judge(request, self._config, busy)
         fields = {
             "association_id": association_id,
@@ -60,14 +81,35 @@ class Receiver:
         return verdict
 
     def store(self, received: Received) -> Answer:
-        full = storage_full(self._storage.capacity(), self._config.storage)
+        full = self._full_for(received)
         answer = Answer(status=Status.OUT_OF_RESOURCES, why=full) if full else self._store.store(received)
         if answer.instance is not None:
             self._wake_host()
         _tell(received, answer)
+        if answer.repeats is not None:
+            self._events.put(_repeated(received, answer, answer.repeats, self._clock.now()))
         return answer
 
+    def _full_for(self, received: Received) -> str:
+        quota = self._full_ae_titles().get(received.ae_title)
+        storage = storage_full(self._storage.capacity(), self._config.storage, len(received.data_set))
+        return quota or storage or ledger_full(self._ledger.free_bytes())
+
+    def _full_ae_titles(self) -> Mapping[str, str]:
+        """The AE titles that take nothing more, with the reasons: not asked for with every instance."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_SECONDS
+            try:
+                with self._ledger.read() as transaction:
+                    self._full = lanes.full(transaction)
+            except SQLAlchemyError:
+                pass  # to store the instance fails as well then, and is answered accordingly
+        return self._full
+
     def closed(self, closed: Closed) -> None:
+        if closed.statuses:
+            self._events.put(_ended(closed, self._clock.now()))
         log.info(
             "association_closed",
             association_id=closed.association_id,
@@ -76,6 +118,10 @@ class Receiver:
             statuses=dict(closed.statuses),
         )
 
+    def close(self) -> None:
+        """Write down what has been heard; nothing is heard any more."""
+        self._events.close()
+
     def _wake_host(self) -> None:
         if self._wake_fd is None:
             return
@@ -83,6 +129,29 @@ class Receiver:
             os.write(self._wake_fd, b"\0")
         except (BlockingIOError, BrokenPipeError):
             pass  # the pipe is full of wake-ups that the host has yet to see, or the service is gone
+
+
+def _repeated(received: Received, answer: Answer, instance_id: int, now: datetime) -> Event:
+    """What has no row of its own is told with the pending instance that it is again."""
+    return Event(
+        at=now,
+        event="instance_not_kept" if answer.status is Status.SUCCESS else "instance_refused",
+        ae_title=received.ae_title,
+        association_id=received.association_id,
+        instance_id=instance_id,
+        detail={"status": f"0x{answer.status:04X}", "reason": answer.why},
+    )
+
+
+def _ended(closed: Closed, now: datetime) -> Event:
+    peer = {"calling_ae_title": closed.request.calling_ae_title, "peer": closed.request.peer_address}
+    return Event(
+        at=now,
+        event="association_closed",
+        ae_title=closed.request.called_ae_title,
+        association_id=closed.association_id,
+        detail={"how": closed.how, "statuses": dict(closed.statuses), **peer},
+    )
 
 
 def _tell(received: Received, answer: Answer) -> None:
@@ -110,15 +179,39 @@ def main() -> None:
     if start.port is not None:
         config = evolve(config, dicom=evolve(config.dicom, port=start.port))
     logs.configure(style=start.log_style, level=config.log.level, process="receiver")
+    held = share(config.storage.path)  # until this process ends
+    if held is None:
+        channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")
+        return
     storage, ledger = open_storage(config, plugins.catalogue()), open_ledger(config)
     os.set_blocking(start.wake_fd, False)
-    server = Server(config.dicom, Receiver(config, storage, ledger, SystemClock(), start.wake_fd))
-    _serve(channel, server, config)
+    receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
+    server = Server(config.dicom, receiver)
+    _serve(channel, server, Watch(Listener(server, channel).examine, ledger, SystemClock()), config)
+    receiver.close()
     storage.close()
     ledger.close()
 
 
-def _serve(channel: Channel, server: Server, config: Config) -> None:
+class Listener:
+    """Looks whether the receiver still takes connections; when it does not, it has to begin again."""
+
+    def __init__(self, server: Server, channel: Channel) -> None:
+        self._server = server
+        self._channel = channel
+        self._reported = False
+
+    def examine(self) -> Mapping[str, Finding]:
+        if not self._server.is_deaf:
+            return {RECEIVER: Finding()}
+        reason = "it takes no connections any more: the thread that accepts them has ended"
+        if not self._reported:
+            self._channel.report("failed", reason=reason)
+            self._reported = True
+        return {RECEIVER: Finding(state=PartState.FAILING, reason=reason)}
+
+
+def _serve(channel: Channel, server: Server, watch: Watch, config: Config) -> None:
     try:
         port = server.start()
     except OSError as failure:
@@ -127,8 +220,11 @@ def _serve(channel: Channel, server: Server, config: Config) -> None:
         return
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)
+    watch.start()
     asked = channel.wait_for_stop()
-    server.stop(config.dicom.drain_timeout if asked else 0)
+    if not server.is_deaf:  # else its thread, which would have to stop it, is gone
+        server.stop(config.dicom.drain_timeout if asked else 0)
+    watch.close()
     log.info("receiver_stopped", drained=asked)
 
 

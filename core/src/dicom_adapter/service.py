@@ -11,14 +11,20 @@ import os
 import queue
 import signal
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from attrs import define, frozen
 
 from dicom_adapter.child import GONE, Child, Report, Start
+from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.health import SERVICE, PartState
+from dicom_adapter.stores import open_ledger
+from dicom_adapter.watch import Finding, Watch
 
 log = structlog.get_logger("dicom_adapter.service")
 
@@ -28,6 +34,7 @@ STOP = "stop"  # what a signal puts to the queue
 FIRST_PAUSE = 0.5  # seconds before a process that died is started again; doubles while it keeps dying
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # a process that has lived so long begins with the first pause again
+DEATHS_TO_REPORT = 3  # in a row: fewer are past before anybody could have a look
 HOST_STOP_SECONDS = 30.0
 
 
@@ -56,6 +63,27 @@ class _Slot:
     started_at: float = 0.0
     pause: float = FIRST_PAUSE
     start_at: float | None = None  # when to start it again
+    deaths: int = 0  # in a row, each before it was healthy
+    last_status: int = 0  # of the last one
+
+    def died(self, status: int) -> None:
+        """It has ended unasked."""
+        healthy = self.is_healthy()
+        self.deaths = 1 if healthy else self.deaths + 1
+        self.pause = FIRST_PAUSE if healthy else min(LONGEST_PAUSE, self.pause * 2)
+        self.last_status = status
+        self.child = None
+        self.start_at = time.monotonic() + self.pause
+
+    def is_healthy(self) -> bool:
+        """Whether it has lived for so long that its deaths are past."""
+        return self.child is not None and time.monotonic() - self.started_at > HEALTHY_SECONDS
+
+    def trouble(self) -> str:
+        """Why somebody should look at it; "" when nobody has to."""
+        if self.deaths < DEATHS_TO_REPORT or self.is_healthy():
+            return ""
+        return f"the {self.name} died {self.deaths} times in a row, the last time with status {self.last_status}"
 
 
 class Service:
@@ -70,6 +98,8 @@ class Service:
         self._receiver = _Slot("receiver", RECEIVER)
         self._wake_read, self._wake_write = os.pipe()
         self._port = blueprint.port
+        self._ledger: Ledger | None = None  # opened when the host has made it
+        self._watch: Watch | None = None
 
     def run(self) -> None:
         """Start everything, keep it running, and stop it in order. Raises CannotStart."""
@@ -80,6 +110,7 @@ class Service:
             if self._wait_for(self._host, "ready"):
                 self._start(self._receiver, first=True)
                 if self._wait_for(self._receiver, "listening"):
+                    self._begin_watch()
                     self._supervise()
         finally:
             self._stop()
@@ -107,14 +138,22 @@ class Service:
         log.info("process_started", name=slot.name, child=slot.child.pid)
 
     def _wait_for(self, slot: _Slot, event: str) -> bool:
-        """Whether that came before a signal to stop."""
+        """Whether that came before a signal to stop. A process for which the disk is too full is started again."""
+        may_pass = False  # what it failed for
         while True:
-            child, report = self._reports.get()
+            try:
+                child, report = self._reports.get(timeout=self._until_next_start())
+            except queue.Empty:
+                self._start_what_is_due()
+                may_pass = False
+                continue
             if report["event"] == STOP:
                 return False
             if report["event"] == "failed":
-                raise CannotStart(report["reason"])
-            if report["event"] == GONE and child is slot.child:
+                may_pass = report.get("may_pass", False)
+                if not may_pass:
+                    raise CannotStart(report["reason"])
+            if report["event"] == GONE and child is slot.child and not may_pass:
                 raise CannotStart(f"the {slot.name} ended with status {report['status']}; the log says why")
             self._take(child, report)
             if report["event"] == event and child is slot.child:
@@ -138,6 +177,7 @@ class Service:
             self._listening(report["port"])
         elif report["event"] == "failed":
             log.error("process_failed", name=child.name, reason=report["reason"])
+            child.stop()  # a receiver that is deaf ends by that, and comes back
         elif report["event"] == GONE:
             self._bury(child, report["status"])
 
@@ -149,10 +189,7 @@ class Service:
     def _bury(self, child: Child, status: int) -> None:
         for slot in (self._host, self._receiver):
             if slot.child is child:
-                lived = time.monotonic() - slot.started_at
-                slot.pause = FIRST_PAUSE if lived > HEALTHY_SECONDS else min(LONGEST_PAUSE, slot.pause * 2)
-                slot.child = None
-                slot.start_at = time.monotonic() + slot.pause
+                slot.died(status)
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
 
     def _until_next_start(self) -> float | None:
@@ -164,14 +201,30 @@ class Service:
             if slot.start_at is not None and slot.start_at <= time.monotonic():
                 self._start(slot, first=False)
 
+    def _begin_watch(self) -> None:
+        self._ledger = open_ledger(self._config)
+        self._watch = Watch(self._examine, self._ledger, SystemClock())
+        self._watch.start()
+
+    def _examine(self) -> Mapping[str, Finding]:
+        """How the processes live: what they cannot say of themselves."""
+        troubles = [trouble for slot in (self._host, self._receiver) if (trouble := slot.trouble())]
+        if troubles:
+            return {SERVICE: Finding(state=PartState.FAILING, reason="; ".join(troubles))}
+        return {SERVICE: Finding()}
+
     # --- stopping ---------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         log.info("service_stopping")
+        if self._watch is not None:
+            self._watch.close()
         self._end(self._receiver, self._config.dicom.drain_timeout + 5)
         self._end(self._host, HOST_STOP_SECONDS)
         os.close(self._wake_read)
         os.close(self._wake_write)
+        if self._ledger is not None:
+            self._ledger.close()
         log.info("service_stopped")
 
     def _end(self, slot: _Slot, seconds: float) -> None:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from dicom_adapter.config.model import Config, Durability
 from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.storage import StorageBackend, StorageContext
+
+HOST_LOCK = "host.lock"  # in the data folder; held by the host for as long as it runs
+
+
+def host_runs(config: Config) -> bool:
+    """Whether there is a host at work in the data folder."""
+    try:
+        with (config.storage.path / HOST_LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def open_storage(config: Config, catalogue: Catalogue) -> StorageBackend[Any]:
@@ -27,6 +45,20 @@ def open_ledger(config: Config) -> Ledger:
 
 def _make_folder(config: Config) -> None:
     config.storage.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if is_durable(config):
+        _sync_name(config.storage.path.resolve())
+
+
+def _sync_name(folder: Path) -> None:
+    """Make durable that there is this folder, and those that it is in, whoever made them: up to a mount point."""
+    while not folder.is_mount():
+        folder = folder.parent
+        with suppress(PermissionError):  # somebody else's folder, which we may pass through but not read
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def is_durable(config: Config) -> bool:

@@ -1,21 +1,45 @@
-"""Threads that do one thing again and again: take a step, then sleep until it is time or somebody wakes them."""
+"""Threads that do one thing again and again: take a step, then sleep until it is time or somebody wakes them.
+
+What they are at can be seen from outside: a step that raises again and again, one that does not return, a thread that
+has ended.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
+from attrs import field, frozen
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import describe_failure
+from dicom_adapter.errors import DicomAdapterError, describe_failure
 
 log = structlog.get_logger("dicom_adapter.workers")
 
 Step = Callable[[], "datetime | None"]
 FIRST_PAUSE = 1.0  # seconds after a step that raised; doubles up to the longest
 LONGEST_PAUSE = 30.0
+
+T = TypeVar("T")
+
+
+class TookTooLong(DicomAdapterError):
+    """A call has not returned in time."""
+
+
+@frozen(kw_only=True)
+class Condition:
+    """What a worker is at."""
+
+    busy_since: datetime | None = None  # UTC; when the step that it is in began; None: it waits
+    busy_seconds: float = 0.0  # that this step has taken so far
+    failures: int = 0  # steps in a row that raised
+    error: str = field(default="", repr=False)  # the last of them
 
 
 class Worker:
@@ -24,17 +48,32 @@ class Worker:
     A step that raises is reported and tried again after a pause: no worker dies silently.
     """
 
-    def __init__(self, name: str, step: Step, clock: Clock) -> None:
+    def __init__(self, name: str, step: Step, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`monotonic`: seconds that no change of the wall clock moves, for how long a step takes."""
         self.name = name
         self._step = step
         self._clock = clock
+        self._monotonic = monotonic
         self._woken = threading.Event()
         self._stopping = threading.Event()
+        self._began: tuple[datetime, float] | None = None  # the step that it is in, by both clocks
         self._failures = 0
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._error = ""
+        self._thread = self._make_thread()
+
+    def _make_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def revive(self) -> bool:
+        """Start it again if its thread has ended unasked; tell whether it had."""
+        if self._thread.is_alive() or self._stopping.is_set():
+            return False
+        self._thread = self._make_thread()
+        self._thread.start()
+        return True
 
     def wake(self) -> None:
         """Let the step be taken now."""
@@ -50,6 +89,16 @@ class Worker:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def condition(self) -> Condition:
+        """What it is at. From any thread."""
+        began = self._began
+        return Condition(
+            busy_since=None if began is None else began[0],
+            busy_seconds=0.0 if began is None else self._monotonic() - began[1],
+            failures=self._failures,
+            error=self._error,
+        )
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
@@ -59,11 +108,31 @@ class Worker:
 
     def _take_step(self) -> float | None:
         """Seconds until the next step; None: until woken."""
+        self._began = self._clock.now(), self._monotonic()
         try:
             when = self._step()
         except BaseException as failure:  # noqa: BLE001 - whatever it is, even sys.exit(), the worker lives on and tells
+            self._error = describe_failure(failure)
             self._failures += 1
-            log.error("worker_failed", worker=self.name, failures=self._failures, error=describe_failure(failure))
+            log.error("worker_failed", worker=self.name, failures=self._failures, error=self._error)
             return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
-        self._failures = 0
+        finally:
+            self._began = None
+        self._failures, self._error = 0, ""
         return None if when is None else max(0.0, (when - self._clock.now()).total_seconds())
+
+
+def call_within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises. Raises TookTooLong when it does neither in time; it is left to itself then."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as failure:  # noqa: BLE001 - raised again where the result is asked for
+            result.set_exception(failure)
+
+    threading.Thread(target=run, name="call", daemon=True).start()
+    if not wait([result], seconds).done:
+        raise TookTooLong(f"it did not return within {seconds:g} seconds")
+    return result.result()

@@ -7,10 +7,19 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from dicom_adapter import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Dicom, Storage, SubmitterConfig
-from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, Verdict, judge, storage_full
+from dicom_adapter.flow.association import (
+    LEDGER_ROOM,
+    AssociationRequest,
+    Load,
+    Rejection,
+    Verdict,
+    judge,
+    storage_full,
+)
 
 GB = 10**9
 ROOM = Capacity(total_bytes=100 * GB, free_bytes=50 * GB)
@@ -199,3 +208,18 @@ def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not()
         Capacity(total_bytes=0, free_bytes=0), storage
     )
     assert "" == storage_full(None, storage)
+
+
+@pytest.mark.parametrize(("free", "full"), [(None, False), (LEDGER_ROOM, False), (LEDGER_ROOM - 1, True)])
+def test_nothing_is_taken_without_room_for_the_rows_that_will_tell_of_it(free: int | None, full: bool) -> None:
+    """Whatever the limits of the storage are; a ledger that lies elsewhere looks after itself."""
+    verdict = judge(asked(), configured(), evolve(busy(), ledger_free=free))
+    assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == verdict.rejection
+    assert full == ("the ledger's disk" in verdict.why)
+
+
+@pytest.mark.parametrize(("size", "full"), [(1 * GB, False), (1 * GB + 1, True)])
+def test_what_arrives_counts_against_the_reserve(size: int, full: bool) -> None:
+    """It must be free afterwards too."""
+    storage = Storage(path=Path("data"), watermark_percent=100, reserve=5 * GB)
+    assert full == bool(storage_full(Capacity(total_bytes=100 * GB, free_bytes=6 * GB), storage, size))

@@ -12,7 +12,7 @@ from attrs import evolve
 from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, Waiting, hookimpl
 from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, judge
-from dicom_adapter.ledger import lanes
+from dicom_adapter.ledger import instances, lanes
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
@@ -383,6 +383,30 @@ def test_whatever_a_processor_raises_the_host_lives_on(
     assert (state, {becomes: 2}) == (adapter.lanes["A"].state, adapter.states)
     adapter.restart()
     assert {becomes: 2} == adapter.states
+
+
+def test_a_processor_that_goes_on_about_what_was_replaced_has_failed(serve: Serve, monkeypatch: Any) -> None:
+    """It keeps its state outside of itself. Tried: taken for bad luck each time, its lane begins again for ever."""
+    kept: list[Instance] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        kept.append(instance)
+        finish(processor, kept[0])
+
+    adapter = serve(handle)
+    monkeypatch.setattr(adapter.host, "settle", lambda: None)
+    first, other = send(adapter, 2)
+    with adapter.ledger.write() as transaction:
+        newer = evolve(first, storage_key="newer", received_at=adapter.clock.now())
+        instances.replace(transaction, first, newer)
+    kept.append(first)
+    monkeypatch.undo()
+    adapter.advance(1 + 2)
+
+    (reason,) = reasons(adapter)
+    assert reason.startswith("the processor failed on it 3 times: Superseded at ")
+    assert [other.instance_id] == [event.instance_id for event in adapter.events if "reason" in event.detail]
+    assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
 def test_nonsense_for_operators_does_not_hold_up_the_lane(serve: Serve) -> None:

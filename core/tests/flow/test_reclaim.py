@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dicom_adapter import InstanceStorageInfo, JobState, hookimpl
+from dicom_adapter.flow import reclaim
 from dicom_adapter.ledger import instances, jobs
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
@@ -162,6 +165,39 @@ def test_a_deletion_that_failed_is_repeated_without_a_restart(
     assert {"released": 2} == adapter.states
     adapter.advance(60)
     assert (0, {"reclaimed": 2}) == (stored(adapter), adapter.states)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 500])
+def test_an_object_that_cannot_be_deleted_keeps_no_other(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """The others go, in its batch and in those that follow; the log names it, and it goes when it can.
+
+    Tried: with the batch deleted as a whole, or the sweep ended by a batch of which nothing goes, all three stay.
+    """
+    adapter = make_adapter(THREE.format(faults=""))
+    monkeypatch.setattr(reclaim, "BATCH", batch)
+    delete, stuck = adapter.storage.delete, set[str]()
+
+    def refuse(keys: Iterable[str]) -> None:
+        keys = list(keys)
+        stuck.update(keys[: not stuck])
+        if stuck & set(keys):
+            raise PermissionError(1, "Operation not permitted")
+        delete(keys)
+
+    with monkeypatch.context() as patch, capture_logs() as logged:
+        patch.setattr(adapter.storage, "delete", refuse)
+        patch.setattr(adapter.host, "_consider", lambda numbers: None)  # the sweep alone has to do it
+        with_a_study(adapter, 3)
+        with suppress(PermissionError):
+            adapter.advance(60)
+        assert (1, {"released": 1, "reclaimed": 2}) == (stored(adapter), adapter.states)
+    assert batch == 1 or [(1, 1)] == [
+        (entry["count"], entry["first"]) for entry in logged if entry["event"] == "instances_not_reclaimed"
+    ]
+    adapter.advance(60)
+    assert (0, {"reclaimed": 3}) == (stored(adapter), adapter.states)
 
 
 def test_observers_are_told_what_was_reclaimed(make_adapter: MakeAdapter) -> None:

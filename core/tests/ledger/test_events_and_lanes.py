@@ -89,9 +89,12 @@ def test_operators_have_a_lane_begin_again_and_its_descriptions_do_not_undo_that
         assert {RUNNING.ae_title: 2} == lanes.restarts(transaction)
 
 
-def test_an_ae_title_that_is_full_says_why(ledger: Ledger) -> None:
+def test_an_ae_title_that_is_full_says_why_and_its_descriptions_do_not_undo_that(ledger: Ledger) -> None:
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
-        lanes.save(transaction, evolve(RUNNING, ae_title="LIVER", full="quarantine-quota is used up"))
-    with ledger.read() as transaction:
+        lanes.save(transaction, STOPPED)
+        lanes.set_full(transaction, "LIVER", "quarantine-quota is used up")
+        lanes.save(transaction, STOPPED)
         assert {"LIVER": "quarantine-quota is used up"} == lanes.full(transaction)
+        lanes.set_full(transaction, "LIVER", "")
+        assert {} == lanes.full(transaction)

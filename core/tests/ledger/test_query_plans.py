@@ -11,9 +11,13 @@ import pytest
 from sqlalchemy import event
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs
+from dicom_adapter.ledger import Ledger, Transaction, accounts, events, history, instances, jobs, traces
+from dicom_adapter.ledger.history import BEGINNING
+from dicom_adapter.ledger.schema import InstanceState
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
+
+PARTIAL = {"pending_instances", "quarantined_instances"}  # indexes of what is held alone
 
 Ask = Callable[[Transaction], Any]
 
@@ -46,12 +50,17 @@ def statements(transaction: Transaction) -> Iterator[list[tuple[str, Any]]]:
 
 def plan_of(ledger: Ledger, ask: Ask) -> list[str]:
     """How SQLite answers the one statement that `ask` sends."""
+    (plan,) = plans_of(ledger, ask)
+    return plan
+
+
+def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
+    """How SQLite answers each statement that `ask` sends."""
     with ledger.write() as transaction:
         with statements(transaction) as sent:
             ask(transaction)
-        ((statement, parameters),) = sent
-        rows = transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-        return [str(row[3]) for row in rows]
+        plans = [transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given) for statement, given in sent]
+        return [[str(row[3]) for row in plan] for plan in plans]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +69,10 @@ def plan_of(ledger: Ledger, ask: Ask) -> list[str]:
         (lambda t: instances.find_pending(t, "LUNG", "2.25.200"), "one_pending_instance"),
         (lambda t: instances.pending_after(t, 190, 1000, "LUNG"), "pending_instances"),
         (lambda t: instances.released_after(t, 0, 500), "released_instances"),
+        (lambda t: instances.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
+        (lambda t: instances.newest(t, 50, ae_title="LUNG", state=InstanceState.PENDING), "pending_instances"),
+        (lambda t: instances.newest(t, 50, study_instance_uid="2.25.7"), "instances_of_study"),
+        (lambda t: instances.pending_arrivals(t, ["2.25.200"]), "arrivals_of_instance"),
         (lambda t: jobs.heads(t, "platform", NOW, {5}), "unfinished_jobs"),
         (lambda t: jobs.started(t, "platform", NOW, 50), "started_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
@@ -94,7 +107,91 @@ def test_a_question_by_number_goes_straight_to_it(remembering: Ledger, ask: Ask)
     assert [] == [line for line in plan if not line.startswith("SEARCH")]
 
 
+def test_what_is_held_is_reckoned_without_reading_the_rest(remembering: Ledger) -> None:
+    """Every few seconds, by the indexes of what is held: not even the finished jobs' or instances' are read."""
+    with remembering.write() as transaction:
+        with statements(transaction) as sent:
+            instances.held_bytes(transaction, "LUNG")
+            instances.held(transaction)
+            events.last_number(transaction)
+            events.ae_titles_after(transaction, 1000, ["job_faulted"])
+        for statement, parameters in sent:
+            plan = [str(row[3]) for row in transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            assert [] == [line for line in plan if line.startswith("SCAN") and line.split()[-1] not in PARTIAL], plan
+            if "faulted" in statement:
+                assert any("faulted_jobs" in line.split() for line in plan), plan
+
+
 def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
     """The index of unfinished jobs is in the order in which they are grouped."""
     plan = plan_of(remembering, lambda t: jobs.heads(t, "platform", NOW))
     assert [] == [line for line in plan if "TEMP B-TREE" in line]
+
+
+@pytest.mark.parametrize(
+    "which",
+    [traces.of_study("2.25.1000"), traces.of_sop_instance("2.25.7"), traces.of_job(7)],
+    ids=("study", "sop", "job"),
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        traces.arrivals,
+        traces.studies_of_newer,
+        traces.jobs_with,
+        traces.job_events,
+        traces.instance_events,
+        traces.association_ends,
+    ],
+)
+def test_a_story_reads_what_belongs_to_it_and_nothing_else(remembering: Ledger, which: Any, ask: Any) -> None:
+    """Each statement searches every table that it needs. Tried: without its index on UIDs the study's fail."""
+    for plan in plans_of(remembering, lambda transaction: ask(transaction, which)):
+        assert [] == [line for line in plan if line.startswith("SCAN")]
+
+
+@pytest.mark.parametrize(
+    ("ask", "index"),
+    [
+        (lambda t: traces.ae_title_events(t, "LUNG", NOW, NOW), "events_of_ae_title"),
+        (lambda t: traces.uploaded(t, 200), "sqlite_autoindex_job_instances_1"),
+        (lambda t: jobs.with_prefix(t, "ab", 2), "sqlite_autoindex_jobs_1"),
+    ],
+)
+def test_the_rest_of_a_story_uses_its_index(remembering: Ledger, ask: Ask, index: str) -> None:
+    (plan,) = plans_of(remembering, ask)
+    assert plan[0].startswith("SEARCH")
+    assert index in plan[0].split()
+
+
+@pytest.mark.parametrize(
+    ("ask", "index"),
+    [
+        (lambda t: history.finished_jobs(t, NOW, BEGINNING, 100, 2000), "finished_jobs"),
+        (lambda t: history.reclaimed_instances(t, NOW, BEGINNING, 500), "reclaimed_instances"),
+        (lambda t: history.old_events(t, NOW, BEGINNING, 500), "events_by_time"),
+    ],
+)
+def test_what_is_old_is_found_without_sorting(remembering: Ledger, ask: Ask, index: str) -> None:
+    """A page begins where the last one ended, however many old rows have to stay."""
+    plan = plan_of(remembering, ask)
+    assert index in plan[0].split()
+    assert [] == [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda t: [history.forget_jobs(t, [2, 3], ["other"], NOW), history.forget_instances(t, [2, 3])],
+        lambda t: history.forget_events(t, [1, 2]),
+        lambda t: accounts.kept_after(t, 100, 1000),
+        lambda t: accounts.kept(t, [1, 2]),
+        lambda t: accounts.is_needed(t, 1),
+        lambda t: accounts.arrivals(t, "LUNG", "2.25.7"),
+    ],
+)
+def test_forgetting_and_comparing_go_straight_to_their_rows(remembering: Ledger, ask: Ask) -> None:
+    """No statement reads a table, or an index, from its beginning to its end."""
+    plans = plans_of(remembering, ask)
+    assert plans
+    assert [] == [line for plan in plans for line in plan if line.startswith("SCAN") and line != "SCAN CONSTANT ROW"]

@@ -7,13 +7,18 @@ import sys
 import typer
 
 from dicom_adapter import __version__
+from dicom_adapter.cli.audit import audit
 from dicom_adapter.cli.check import check
 from dicom_adapter.cli.configuration import warn
 from dicom_adapter.cli.demo import demo
+from dicom_adapter.cli.explain import explain
+from dicom_adapter.cli.instances import instances
 from dicom_adapter.cli.jobs import jobs
+from dicom_adapter.cli.lanes import lanes
 from dicom_adapter.cli.plugins import plugins
 from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
+from dicom_adapter.cli.status import status
 from dicom_adapter.plugins import PluginInfo, Plugins, discover
 
 app = typer.Typer(
@@ -40,14 +45,21 @@ def common(
 
 app.command()(run)
 app.command()(check)
+app.command()(audit)
 app.command()(plugins)
 app.command()(demo)
 app.command()(send)
 app.command()(echo)
+app.command()(status)
+app.command()(explain)
 app.add_typer(jobs, name="jobs")
+app.add_typer(instances, name="instances")
+app.add_typer(lanes, name="lanes")
 
 
-OWN = frozenset({"run", "check", "plugins", "demo", "send", "echo", "jobs"})
+OWN = frozenset(
+    {"run", "check", "audit", "plugins", "demo", "send", "echo", "explain", "status", "jobs", "instances", "lanes"}
+)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
+from dicom_adapter.errors import describe_failure
 
 
 def check(
@@ -48,7 +49,12 @@ def _entry(found: Read, config: Config, ae_title: str) -> dict[str, Any]:
     table = config.ae_titles[ae_title]
     reason = config.unavailable(ae_title)
     processor = found.plugins.catalogue().processors.get(table.processor)
-    does = processor.describe(table.settings) if processor is not None and table.settings is not None else ""
+    does = ""
+    if processor is not None and table.settings is not None:
+        try:
+            does = processor.describe(table.settings)
+        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+            reason = reason or f"its processor cannot describe its settings: {describe_failure(failure)}"
     return {
         "aeTitle": ae_title,
         "processor": table.processor,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from attrs import frozen
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, warn
 from dicom_adapter.clock import Clock, SystemClock
@@ -32,6 +34,8 @@ SHORT_ID = 8  # digits of a job id that tables show and `show` takes
 WATCHED = 1000  # of the newest jobs are followed
 WATCH_EVERY_S = 0.5
 PIPELINE_WIDTH = 9  # characters of a pipeline id that tables show; `show` has all of it
+STATE_WIDTH = max(len(state.value) for state in JobState)
+COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "dim"}
 
 
 @jobs.command("list")
@@ -55,7 +59,7 @@ def list_jobs(
     elif not found:
         typer.echo("There are no such jobs.")
     else:
-        Console().print(table_of(found))
+        Console(highlight=False).print(JobTable(found))
 
 
 @jobs.command()
@@ -147,16 +151,35 @@ def _intervene(config: Path, job_ids: list[str], action: Callable[[Ledger, Clock
         raise typer.Exit(1)
 
 
-def table_of(found: list[Job]) -> Table:
-    """Jobs as people look at them."""
-    notes = [_note(job) for job in found]
-    table = Table(*["Job", "Name", "Pipeline", "Priority", "Inst.", "State"], *(["Note"] if any(notes) else []))
-    table.columns[0].no_wrap = True
-    table.columns[2].no_wrap, table.columns[2].max_width = True, PIPELINE_WIDTH
-    for job, note in zip(found, notes, strict=True):
-        cells = [escape(job.name), escape(job.pipeline_id), job.priority.value, str(job.instance_count)]
-        table.add_row(job.job_id[:SHORT_ID], *cells, _coloured(job.state), *([escape(note)] if any(notes) else []))
-    return table
+@frozen
+class JobTable:
+    """Jobs as people look at them: a line each, and one more for what an operator has to know; 80 columns are enough.
+
+    Names take what room there is; `show` has all of what is cut.
+    """
+
+    jobs: Sequence[Job]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width - len(_row(("", "", "", "", "", ""), 0)) - STATE_WIDTH
+        width = max(len("Name"), min(room, max((len(job.name) for job in self.jobs), default=0)))
+        yield Text(_row(("Job", "Name", "Pipeline", "Priority", "Inst.", "State"), width), "bold", no_wrap=True)
+        for job in self.jobs:
+            cells = (job.job_id[:SHORT_ID], job.name, job.pipeline_id, job.priority.value, str(job.instance_count))
+            yield Text.assemble(_row((*cells, ""), width), (job.state.value, COLOURS.get(job.state, "yellow")))
+            note = " ".join(_note(job).split())
+            if note:
+                yield Text(f"{'':{SHORT_ID}}  {note}", no_wrap=True, overflow="ellipsis")
+
+
+def _row(cells: tuple[str, str, str, str, str, str], name_width: int) -> str:
+    job, name, pipeline, priority, instances, state = cells
+    name, pipeline = _cut(name, name_width), _cut(pipeline, PIPELINE_WIDTH)
+    return f"{job:{SHORT_ID}}  {name}  {pipeline}  {priority:9}  {instances:>5}  {state}"
+
+
+def _cut(cell: str, width: int) -> str:
+    return (cell if len(cell) <= width else f"{cell[: width - 1]}…").ljust(width)
 
 
 def _note(job: Job) -> str:
@@ -184,16 +207,18 @@ def _show(job: Job, story: list[Event]) -> None:
     for title, value in _as_json(job).items():
         if value not in (None, "", {}):
             console.print(f"[bold]{title:18}[/bold] {escape(str(value))}")
-    table = Table("When (UTC)", "Event", "Detail")
+    table = Table("When (UTC)", "Event", Column("Detail", overflow="fold"))
+    told = {job.last_error}
     for event in story:
-        detail = ", ".join(f"{key}={value}" for key, value in event.detail.items())
-        table.add_row(_time(event.at), event.event, escape(detail))
+        error = str(event.detail.get("error", ""))
+        detail = {**event.detail, "error": "as above"} if error and error in told else event.detail
+        told.add(error)
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, escape(_detail(detail)))
     console.print(table)
 
 
-def _coloured(state: JobState) -> str:
-    colour = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "dim"}.get(state, "yellow")
-    return f"[{colour}]{state.value}[/{colour}]"
+def _detail(detail: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in detail.items())
 
 
 def _as_json(job: Job) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from dicom_adapter import synthetic
 from dicom_adapter.cli.configuration import fail, require
-from dicom_adapter.cli.jobs import table_of
+from dicom_adapter.cli.jobs import JobTable
 from dicom_adapter.launch import LaunchedService, ServiceEnded
 from dicom_adapter.ledger import Ledger, instances, jobs, lanes
 from dicom_adapter.ledger.lanes import LaneReport
@@ -107,7 +107,7 @@ def _conclude(found: list[Job], path: Path, *, keep: bool) -> None:
     console = Console()
     submitted = [job for job in found if job.state is JobState.SUBMITTED]
     if len(submitted) != EXPECTED_JOBS:
-        console.print(table_of(found))
+        console.print(JobTable(found))
         raise fail(f"{len(submitted)} of {EXPECTED_JOBS} jobs were submitted; see {path.parent / 'service.log'}")
     console.print(
         f"\n[bold green]Done.[/bold green] {PATIENT_STUDIES} studies of one patient to LUNG became one job for each of "
@@ -166,7 +166,7 @@ def _look(scene: Scene) -> View:
 
 
 def _picture(scene: Scene, view: View) -> Group:
-    return Group(Text("\n".join(scene.said)), _lanes(view.lanes, view.counts), table_of(view.jobs))
+    return Group(Text("\n".join(scene.said)), _lanes(view.lanes, view.counts), JobTable(view.jobs))
 
 
 def _narrate(scene: Scene, view: View) -> None:

@@ -14,6 +14,10 @@ from attrs import frozen
 from dicom_adapter.config.model import AeTitleConfig, Config, Storage
 from dicom_adapter.model import Capacity
 
+# Kept for rows that tell of what was taken before: without them no job comes to its end, and no room is given back.
+# Enough for the write-ahead log, which SQLite folds into the file when it has 4 MiB, and for tens of thousands of rows.
+LEDGER_ROOM = 16 * 2**20  # bytes
+
 
 class Rejection(Enum):
     """Result, source, reason/diagnostic."""
@@ -41,6 +45,7 @@ class Load:
     capacity: Capacity | None  # of the storage backend
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
+    ledger_free: int | None = None  # bytes; None: not known
 
 
 @frozen(kw_only=True)
@@ -63,20 +68,31 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
     if load.associations >= config.dicom.max_associations:
         return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
-    full = load.full.get(request.called_ae_title) or storage_full(load.capacity, config.storage)
+    full = (
+        load.full.get(request.called_ae_title)
+        or storage_full(load.capacity, config.storage)
+        or ledger_full(load.ledger_free)
+    )
     return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else Verdict()
 
 
-def storage_full(capacity: Capacity | None, storage: Storage) -> str:
-    """Why nothing more is to be stored at present; "" when there is room."""
+def storage_full(capacity: Capacity | None, storage: Storage, size: int = 0) -> str:
+    """Why nothing more, or no data set of `size` bytes, is to be stored at present; "" when there is room."""
     if capacity is None:
         return ""
     used = 100 * (1 - capacity.free_bytes / capacity.total_bytes) if capacity.total_bytes else 100.0
     if used >= storage.watermark_percent and storage.watermark_percent < 100:
         return f"storage is {used:.0f} % full, watermark-percent = {storage.watermark_percent}"
-    if capacity.free_bytes < storage.reserve:
+    if storage.reserve and capacity.free_bytes - size < storage.reserve:
         return f"storage has {capacity.free_bytes} bytes left, reserve = {storage.reserve}"
     return ""
+
+
+def ledger_full(free_bytes: int | None) -> str:
+    """Why nothing more is to be taken at present, although storage may have room; "" when the ledger has enough."""
+    if free_bytes is None or free_bytes >= LEDGER_ROOM:
+        return ""
+    return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_ROOM} are needed"
 
 
 def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:

@@ -68,6 +68,7 @@ class Lane:
         self.reason = ""
         self.since = clock.now()
         self.turns = 0  # taken so far
+        self.restarts_wanted = 0  # by operators so far; counted up from any one thread
         self._settings = settings
         self._ledger = ledger
         self._storage = storage
@@ -75,6 +76,8 @@ class Lane:
         self._on_commit = on_commit
         self._failure: Failure | None = None
         self._paused_until: datetime | None = None
+        self._restarts = 0
+        self._superseded_by = BEFORE_ALL_INSTANCES
         self._forget()
 
     def _forget(self) -> None:
@@ -85,18 +88,23 @@ class Lane:
         self._seen = 0  # the last instance that was read
         self._delivered = 0  # the last instance that the processor was given
         self._read_at: datetime | None = None
+        self._delivering_since: datetime | None = self._clock.now()  # what was pending; None: all of that is delivered
         self.has_news = True
 
     # --- what to do next --------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
         """Take the next turn if it is time for one; tell whether there was one."""
+        if self._restarts != self.restarts_wanted:
+            self._restart()
         if self.state is LaneState.STOPPED or self._is_paused():
             return False
         context = self._context or self._build()
         if context is None:
             return True
         self._refill(context)
+        if self._delivering_since is not None and not self._inbox:
+            self._caught_up(self._delivering_since)
         alarm = context.timers.first()
         due = alarm is not None and alarm.when <= self._clock.now()
         if self._inbox and not (due and alarm is not None and alarm.when < self._inbox[0].received_at):
@@ -108,6 +116,8 @@ class Lane:
 
     def next_turn_at(self) -> datetime | None:
         """When `step` should be called again if nothing arrives; None: only then."""
+        if self._restarts != self.restarts_wanted:
+            return self._clock.now()
         if self.state is LaneState.STOPPED:
             return None
         if self._paused_until is not None:
@@ -141,6 +151,11 @@ class Lane:
             self._seen = self._inbox[-1].instance_id
         self.has_news = self.has_news or len(self._inbox) == BATCH
 
+    def _caught_up(self, since: datetime) -> None:
+        self._delivering_since = None
+        seconds = (self._clock.now() - since).total_seconds()
+        log.info("lane_caught_up", ae_title=self.ae_title, turns=self.turns, seconds=round(seconds, 3))
+
     # --- turns ------------------------------------------------------------------------------------------------------
 
     def _build(self) -> Context | None:
@@ -164,8 +179,8 @@ class Lane:
             self._take_turn(context, instance.received_at, lambda: handle(instance))
         except Unprocessable as refusal:
             self._quarantine(instance, str(refusal))
-        except Superseded:
-            self._begin_again()
+        except Superseded as superseded:
+            self._supersede(superseded, instance)
         except Unavailable as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
@@ -177,8 +192,8 @@ class Lane:
         assert alarm.callback is not None  # `first` skips cancelled ones
         try:
             self._take_turn(context, alarm.when, alarm.callback)
-        except Superseded:
-            self._begin_again()
+        except Superseded as superseded:
+            self._supersede(superseded, None)
         except Unavailable as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
@@ -212,6 +227,15 @@ class Lane:
         if failure is not None and _is_past(failure.instance_id, instance_id):
             self._failure = None
 
+    def _supersede(self, superseded: Superseded, instance: InstanceStorageInfo | None) -> None:
+        """Begin again: a new processor is given the newer arrival alone. One that still knows the older has failed."""
+        if superseded.by == self._superseded_by:
+            number = None if instance is None else instance.instance_id
+            self._failed(_failed_turn(self._failure, superseded, number), instance)
+        else:
+            self._superseded_by = superseded.by
+            self._begin_again()
+
     def _wait(self, failure: Exception) -> None:
         """Begin again when ledger and storage may be back, however long that takes."""
         self._begin_again()
@@ -223,6 +247,11 @@ class Lane:
         self._begin_again()
         self._failure = failure
         log.error("processor_failed", ae_title=self.ae_title, failures=failure.count, error=failure.reason)
+        try:
+            self._record("processor_failed", error=failure.reason)
+        except SQLAlchemyError as outage:
+            self._wait(outage)
+            return
         if instance is not None and failure.same_instance >= TRIES_FOR_ONE_INSTANCE:
             self._failure = None
             self._quarantine(instance, f"the processor failed on it {failure.same_instance} times: {failure.reason}")
@@ -240,10 +269,35 @@ class Lane:
         self._paused_until = self._clock.now() + pause
 
     def _stop(self, reason: str) -> None:
+        try:
+            now = self._record("lane_stopped", reason=reason)
+        except SQLAlchemyError as failure:
+            self._wait(failure)
+            return
         self.state = LaneState.STOPPED
         self.reason = reason
-        self.since = self._clock.now()
+        self.since = now
         log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
+
+    def _restart(self) -> None:
+        """Begin again as if nothing had ever failed: an operator has mended it, or has put an instance back."""
+        wanted = self.restarts_wanted
+        now = self._record("lane_restarted")
+        self._restarts = wanted
+        self._begin_again()
+        self._failure = self._paused_until = None
+        if self.state is LaneState.STOPPED:
+            self.state = LaneState.RUNNING
+            self.reason = ""
+            self.since = now
+        log.info("lane_restarted", ae_title=self.ae_title)
+
+    def _record(self, event: str, **detail: object) -> datetime:
+        """Write down what happens to the lane, and return when."""
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            events.record(transaction, [Event(at=now, event=event, ae_title=self.ae_title, detail=detail)])
+        return now
 
     def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
         now = self._clock.now()

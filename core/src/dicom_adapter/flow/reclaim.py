@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
+from dicom_adapter.errors import describe_failure
 from dicom_adapter.ledger import Ledger, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.model import InstanceStorageInfo
@@ -38,26 +40,61 @@ class Reclaim:
         self._clock = clock
         self._on_reclaimed = on_reclaimed
 
-    def everything(self) -> int:
-        """Look at all that is released: once after a start, for what an earlier one left. Returns how many went."""
-        return sum(self.reclaim(batch) for batch in self._released())
+    def everything(self) -> Iterator[int]:
+        """Look at all that is released: once after a start, for what an earlier one left.
+
+        Yields after every batch, which the caller may take its time between, how many went. What the storage backend
+        raised for a whole batch is raised at the end: it must not keep the others.
+        """
+        failed: Exception | None = None
+        for batch in self._released():
+            try:
+                yield self.reclaim(batch)
+            except SQLAlchemyError:
+                raise
+            except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+                failed = failure
+        if failed is not None:
+            raise failed
 
     def reclaim(self, candidates: Sequence[int]) -> int:
         """Of these instances, reclaim those that may go now; returns how many."""
         with self._ledger.read() as transaction:
             free = instances.reclaimable(transaction, candidates)
-        for start in range(0, len(free), BATCH):
-            self._give_back(free[start : start + BATCH])
-        return len(free)
+        return sum(self._give_back(free[start : start + BATCH]) for start in range(0, len(free), BATCH))
 
-    def _give_back(self, batch: Sequence[InstanceStorageInfo]) -> None:
-        self._storage.delete([instance.storage_key for instance in batch])
+    def _give_back(self, batch: Sequence[InstanceStorageInfo]) -> int:
+        gone = self._delete(batch)
         now = self._clock.now()
         with self._ledger.write() as transaction:
-            instances.mark_reclaimed(transaction, [instance.instance_id for instance in batch], now)
-            events.record(transaction, [_reclaimed(instance, now) for instance in batch])
-        log.info("instances_reclaimed", count=len(batch), bytes=sum(instance.size_bytes for instance in batch))
-        self._on_reclaimed(batch)
+            instances.mark_reclaimed(transaction, [instance.instance_id for instance in gone], now)
+            events.record(transaction, [_reclaimed(instance, now) for instance in gone])
+        log.info("instances_reclaimed", count=len(gone), bytes=sum(instance.size_bytes for instance in gone))
+        self._on_reclaimed(gone)
+        return len(gone)
+
+    def _delete(self, batch: Sequence[InstanceStorageInfo]) -> Sequence[InstanceStorageInfo]:
+        """Delete the objects, together or, when that fails, one by one; returns those that are gone.
+
+        Raises what the storage backend raised when it can delete none of them.
+        """
+        try:
+            self._storage.delete([instance.storage_key for instance in batch])
+        except Exception as failure:
+            gone = [instance for instance in batch if self._delete_one(instance)]
+            if not gone:
+                raise
+            left = [instance.instance_id for instance in batch if instance not in gone]
+            log.error("instances_not_reclaimed", count=len(left), first=left[0], error=describe_failure(failure))
+            return gone
+        return batch
+
+    def _delete_one(self, instance: InstanceStorageInfo) -> bool:
+        try:
+            self._storage.delete([instance.storage_key])
+        except Exception:  # noqa: BLE001 - a plugin may raise anything; `_delete` reports it
+            return False
+        return True
 
     def _released(self) -> Iterator[list[int]]:
         last = 0

@@ -15,11 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
-from dicom_adapter.errors import Refused, StorageFull
+from dicom_adapter.errors import StorageFull
 from dicom_adapter.ledger import Ledger, Transaction, instances
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.model import InstanceStorageInfo
-from dicom_adapter.part10 import Identity, Mismatch, Unreadable, file_header, identify
+from dicom_adapter.part10 import BEFORE_META, Identity, Mismatch, Unreadable, data_set_offset, file_header, identify
 from dicom_adapter.storage import InstanceWriter, StorageBackend
 
 log = structlog.get_logger("dicom_adapter.store")
@@ -31,6 +31,7 @@ class Status(IntEnum):
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
     DUPLICATE_SOP_INSTANCE = 0x0111
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
     OUT_OF_RESOURCES = 0xA700
     DATA_SET_DOES_NOT_MATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
@@ -57,10 +58,7 @@ class Answer:
     status: Status
     why: str = ""
     instance: InstanceStorageInfo | None = None  # when it was kept
-
-
-class DuplicateInstance(Refused):
-    """A different data set of the same SOP instance is pending, and is not to be overwritten."""
+    repeats: int | None = None  # the pending instance that it is again, because of which it was not kept
 
 
 class Store:
@@ -83,13 +81,17 @@ class Store:
             return Answer(status=Status.DATA_SET_DOES_NOT_MATCH, why=str(refusal))
         except Unreadable as refusal:
             return Answer(status=Status.CANNOT_UNDERSTAND, why=str(refusal))
-        except DuplicateInstance as refusal:
-            return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=str(refusal))
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return _failure(failure)
 
     def _keep(self, received: Received, ae_title: AeTitleConfig, identity: Identity) -> Answer:
-        header = _header(identity, received.transfer_syntax_uid, received.calling_ae_title)
+        header = file_header(
+            identity.sop_class_uid,
+            identity.sop_instance_uid,
+            received.transfer_syntax_uid,
+            received.calling_ae_title,
+            received.ae_title,
+        )
         writer = self._storage.writer()
         try:
             key = _write(writer, header, received.data_set)
@@ -106,17 +108,39 @@ class Store:
             with self._ledger.write() as transaction:
                 # Stamped while holding the right to write, so that the order of rows is the order of these times.
                 instance = evolve(instance, received_at=self._clock.now())
-                entered = _insert(transaction, instance, ae_title)
-        except DuplicateInstance:
-            self._storage.delete([instance.storage_key])
-            raise
+                answer = self._insert(transaction, instance, ae_title)
         except BaseException:
             self._delete_without_row(instance)
             raise
-        if entered is None:
+        if answer.instance is None:
             self._storage.delete([instance.storage_key])
-            return Answer(status=Status.SUCCESS, why="the same data set is pending already")
-        return Answer(status=Status.SUCCESS, instance=entered)
+        return answer
+
+    def _insert(self, transaction: Transaction, instance: InstanceStorageInfo, ae_title: AeTitleConfig) -> Answer:
+        """Enter it, unless one with the same SOP Instance UID is pending and is not to be overwritten."""
+        pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
+        if pending is None:
+            return Answer(status=Status.SUCCESS, instance=instances.insert(transaction, instance))
+        if ae_title.overwrite_same_instance:
+            return Answer(status=Status.SUCCESS, instance=instances.replace(transaction, pending, instance))
+        if self._is_same(pending, instance):
+            return Answer(
+                status=Status.SUCCESS, why="the same data set is pending already", repeats=pending.instance_id
+            )
+        why = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
+        return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=why, repeats=pending.instance_id)
+
+    def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
+        """Whether they are one data set, whoever sent them."""
+        if (one.checksum, one.transfer_syntax_uid) != (other.checksum, other.transfer_syntax_uid):
+            return False
+        return self._data_set_bytes(one) == self._data_set_bytes(other)
+
+    def _data_set_bytes(self, instance: InstanceStorageInfo) -> int:
+        # The header names sender and receiver, and earlier versions wrote a shorter one. That the object is there at
+        # all counts as well: on the strength of a lost one nothing may be acknowledged.
+        with self._storage.read(instance.storage_key) as file:
+            return instance.size_bytes - data_set_offset(file.read(BEFORE_META))
 
     def _delete_without_row(self, instance: InstanceStorageInfo) -> None:
         """After a failed transaction. A row that came about all the same must keep its stored object."""
@@ -165,40 +189,15 @@ def _write(writer: InstanceWriter, *pieces: bytes) -> str:
     return writer.finish()
 
 
-def _insert(
-    transaction: Transaction, instance: InstanceStorageInfo, ae_title: AeTitleConfig
-) -> InstanceStorageInfo | None:
-    """The numbered instance, or None when the very same data set is pending already."""
-    pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
-    if pending is None:
-        return instances.insert(transaction, instance)
-    if ae_title.overwrite_same_instance:
-        return instances.replace(transaction, pending, instance)
-    if _is_same(pending, instance):
-        return None
-    raise DuplicateInstance(
-        "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
-    )
-
-
-def _is_same(one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
-    return _fingerprint(one) == _fingerprint(other)
-
-
-def _fingerprint(instance: InstanceStorageInfo) -> tuple[int, int, str]:
-    """What tells data sets apart, whoever sent them: the header of the stored file names the sender."""
-    header = _header(instance, instance.transfer_syntax_uid, instance.calling_ae_title)
-    return instance.checksum, instance.size_bytes - len(header), instance.transfer_syntax_uid
-
-
-def _header(identity: Identity | InstanceStorageInfo, transfer_syntax_uid: str, calling_ae_title: str) -> bytes:
-    return file_header(identity.sop_class_uid, identity.sop_instance_uid, transfer_syntax_uid, calling_ae_title)
+def is_lack_of_room(failure: Exception) -> bool:
+    """Whether the disk of storage or ledger is full."""
+    full = isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or "disk is full" in str(getattr(failure, "orig", ""))  # SQLite's words, without the statement's values
 
 
 def _failure(failure: Exception) -> Answer:
     """Out of resources when that is the cause, so that the peer tries again later; else a processing failure."""
-    full = isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    if full or "disk is full" in str(failure):  # the words of SQLite's SQLITE_FULL
+    if is_lack_of_room(failure):
         return Answer(status=Status.OUT_OF_RESOURCES, why="there is no room left")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
     return Answer(status=Status.PROCESSING_FAILURE, why=f"it could not be kept ({type(failure).__name__})")

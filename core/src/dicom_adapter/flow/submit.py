@@ -50,6 +50,7 @@ NEXT = {
     JobState.UPLOADED: JobState.SUBMITTED,
 }
 UPLOADS_PER_COMMIT = 32  # files whose upload is remembered together: at most so many are repeated after a crash
+OPENING_SECONDS = 2.0  # that `close` waits for an `open` that is under way
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
 
@@ -109,10 +110,12 @@ class Submission:
     def close(self) -> None:
         """Close the submitter. Steps that this cuts off end as Interrupted."""
         self._is_closing = True
-        with self._opening:
-            if not self._is_open:
-                return
-            self._is_open = False
+        if not self._opening.acquire(timeout=OPENING_SECONDS):
+            return  # `open` hangs, and has opened nothing that could be closed
+        was_open, self._is_open = self._is_open, False
+        self._opening.release()
+        if not was_open:
+            return
         try:
             self._submitter.close()
         except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave

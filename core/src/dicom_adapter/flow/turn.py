@@ -52,6 +52,10 @@ class Unavailable(DicomAdapterError):
 class Superseded(DicomAdapterError):
     """A turn decided on an instance that has been replaced meanwhile: it has to be taken again."""
 
+    def __init__(self, by: int) -> None:
+        super().__init__(f"instance {by}, which its processor has yet to see, stands for it")
+        self.by = by  # the newest arrival of those that replaced an instance
+
 
 @define
 class Turn:
@@ -111,8 +115,9 @@ class Turn:
         unseen = sorted(number for number in asked if number > delivered)
         if unseen:
             raise Refused(f"instances {unseen[:5]} have not been given to this processor yet")
-        if max(meaning.values(), default=0) > delivered:
-            raise Superseded
+        newest = max(meaning.values(), default=0)
+        if newest > delivered:
+            raise Superseded(newest)
         submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
         released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
         instances.release(transaction, released, self.now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,11 @@ class Ledger:
         with self._engine.connect().execution_options(reads_only=True) as transaction:
             yield transaction
 
+    def free_bytes(self) -> int | None:
+        """Room that is left where the database lies; None when it does not lie in a file of this machine."""
+        folder = _folder(self.url)
+        return None if folder is None else shutil.disk_usage(folder).free
+
     def migrate(self) -> None:
         """Bring the schema up to date; a new file is made on the way. One process does this, before the others."""
         from alembic import command  # takes time to load, which most processes can spare
@@ -95,6 +101,12 @@ def exists(url: str) -> bool:
     """Whether there is a ledger to look at, without making one."""
     database = make_url(url).database
     return database is not None and Path(database).exists()
+
+
+def _folder(url: str) -> Path | None:
+    parts = make_url(url)
+    embedded = parts.get_backend_name() == "sqlite" and parts.database not in (None, "", ":memory:")
+    return Path(str(parts.database)).parent if embedded else None
 
 
 def inserted_id(result: CursorResult[Any]) -> int:

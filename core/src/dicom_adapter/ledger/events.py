@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from attrs import asdict, field, frozen
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, func, select
 
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import events
@@ -48,6 +48,23 @@ def after(transaction: Transaction, event_id: int, limit: int) -> list[tuple[int
     """Events numbered above `event_id` with their numbers, oldest first."""
     query = select(events).where(events.c.event_id > event_id).order_by(events.c.event_id).limit(limit)
     return [(row.event_id, _event(row)) for row in transaction.execute(query)]
+
+
+def last_number(transaction: Transaction) -> int:
+    """The number of the newest event; 0 when there is none."""
+    return transaction.execute(select(func.max(events.c.event_id))).scalar() or 0
+
+
+def ae_titles_after(transaction: Transaction, event_id: int, names: Collection[str]) -> set[str]:
+    """The AE titles to which something with one of these names has happened since event `event_id`."""
+    query = select(events.c.ae_title).where(events.c.event_id > event_id, events.c.event.in_(names)).distinct()
+    return set(transaction.execute(query).scalars())
+
+
+def that(transaction: Transaction, condition: ColumnElement[bool]) -> list[Event]:
+    """Events that meet a condition on the table, oldest first."""
+    query = select(events).where(condition).order_by(events.c.event_id)
+    return [_event(row) for row in transaction.execute(query)]
 
 
 def _event(row: Row[tuple[object, ...]]) -> Event:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from attrs import asdict, evolve, fields, frozen
-from sqlalchemy import Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, func, or_, select, update
 
 from dicom_adapter.errors import IllegalTransition
 from dicom_adapter.ledger.connection import Transaction, inserted_id
@@ -50,8 +50,9 @@ def get(transaction: Transaction, job_id: str) -> JobRow | None:
 
 def with_prefix(transaction: Transaction, prefix: str, limit: int) -> list[JobRow]:
     """Jobs whose id begins with `prefix` (hexadecimal digits), for people who type the first few."""
-    query = _select().where(jobs.c.job_id.startswith(prefix, autoescape=True)).order_by(jobs.c.job_number)
-    return [_row(row) for row in transaction.execute(query.limit(limit))]
+    # A range, because LIKE reads the whole index; what follows the prefix is below "g".
+    is_such = (jobs.c.job_id >= prefix) & (jobs.c.job_id < prefix + "g")
+    return [_row(row) for row in transaction.execute(_select().where(is_such).order_by(jobs.c.job_id).limit(limit))]
 
 
 def newest(
@@ -148,6 +149,35 @@ def instance_ids(transaction: Transaction, number: int) -> list[int]:
     """The ids of a job's instances."""
     query = select(job_instances.c.instance_id).where(job_instances.c.job_number == number)
     return list(transaction.execute(query).scalars())
+
+
+def that(transaction: Transaction, condition: ColumnElement[bool]) -> list[JobRow]:
+    """Jobs that meet a condition on the table, in the order of submission."""
+    return [_row(row) for row in transaction.execute(_select().where(condition).order_by(jobs.c.job_number))]
+
+
+@frozen(kw_only=True)
+class JobCount:
+    """How many jobs are alike in these."""
+
+    ae_title: str
+    submitter: str
+    state: JobState
+    count: int
+
+
+def count(transaction: Transaction) -> list[JobCount]:
+    """How many jobs there are of each AE title, submitter and state. Reads all of them."""
+    alike = (jobs.c.ae_title, jobs.c.submitter, jobs.c.state)
+    rows = transaction.execute(select(*alike, func.count()).group_by(*alike))
+    return [JobCount(ae_title=row[0], submitter=row[1], state=JobState(row[2]), count=row[3]) for row in rows]
+
+
+def oldest_unfinished(transaction: Transaction) -> dict[str, Job]:
+    """The unfinished job that was submitted first, for each AE title that has one."""
+    oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(jobs.c.ae_title)
+    found = [_row(row).job for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
+    return {job.ae_title: job for job in found}
 
 
 def _select() -> Any:

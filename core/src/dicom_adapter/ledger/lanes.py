@@ -24,8 +24,9 @@ class LaneReport:
     since: datetime  # of this state, UTC
     waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
     groups: int = 0  # all of them
+    # `save` leaves these two as they are:
     full: str = ""  # why it takes nothing although it runs; "" when it does
-    restarts: int = 0  # how often an operator had it begin again; `save` leaves it as it is
+    restarts: int = 0  # how often an operator had it begin again
 
 
 def save(transaction: Transaction, lane: LaneReport) -> None:
@@ -35,7 +36,6 @@ def save(transaction: Transaction, lane: LaneReport) -> None:
         "reason": lane.reason,
         "since": lane.since,
         "waiting": {"groups": lane.groups, "first": [_to_json(waiting) for waiting in lane.waiting]},
-        "full": lane.full,
     }
     result = transaction.execute(update(lanes).where(lanes.c.ae_title == lane.ae_title).values(**described))
     if result.rowcount == 0:
@@ -57,6 +57,11 @@ def full(transaction: Transaction) -> dict[str, str]:
     """The AE titles that take nothing more until an operator has made room, with the reasons."""
     query = select(lanes.c.ae_title, lanes.c.full).where(lanes.c.full != "")
     return {row.ae_title: row.full for row in transaction.execute(query)}
+
+
+def set_full(transaction: Transaction, ae_title: str, reason: str) -> None:
+    """Say why an AE title takes nothing more until an operator has made room; "" when there is room."""
+    transaction.execute(update(lanes).where(lanes.c.ae_title == ae_title).values(full=reason))
 
 
 def begin_again(transaction: Transaction, ae_title: str) -> None:

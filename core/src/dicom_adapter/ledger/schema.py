@@ -131,6 +131,7 @@ Index(
     "quarantined_instances",
     instances.c.ae_title,
     instances.c.instance_id,
+    instances.c.size_bytes,  # so that their sum is in the index
     sqlite_where=text("state = 'quarantined'"),
     postgresql_where=text("state = 'quarantined'"),
 )
@@ -199,6 +200,19 @@ Index(
     sqlite_where=text("state = 'submitted' AND platform_finished = 0"),
     postgresql_where=text("state = 'submitted' AND NOT platform_finished"),
 )
+Index(
+    "faulted_jobs",
+    jobs.c.ae_title,
+    jobs.c.job_number,
+    sqlite_where=text("state = 'faulted'"),
+    postgresql_where=text("state = 'faulted'"),
+)
+Index(
+    "finished_jobs",
+    jobs.c.changed_at,
+    sqlite_where=text("state IN ('submitted', 'cancelled')"),
+    postgresql_where=text("state IN ('submitted', 'cancelled')"),
+)
 
 job_instances = Table(
     "job_instances",
@@ -245,11 +259,22 @@ events = Table(
     sqlite_autoincrement=True,
 )
 Index("events_by_time", events.c.at)
+# Of what happened to an AE title as a whole: few, among the very many that happened to its instances and jobs.
+CONCERNS_AE_TITLE = "instance_id IS NULL AND job_id IS NULL AND association_id IS NULL"
+Index(
+    "events_of_ae_title",
+    events.c.ae_title,
+    events.c.at,
+    sqlite_where=text(CONCERNS_AE_TITLE),
+    postgresql_where=text(CONCERNS_AE_TITLE),
+)
 
 # SQLite uses a partial index only for a query that repeats its condition literally: a bound parameter will not do.
 IS_PENDING = instances.c.state == literal_column("'pending'")
 IS_RELEASED = instances.c.state == literal_column("'released'")
 IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")
 IS_RECLAIMED = instances.c.state == literal_column("'reclaimed'")
+IS_FAULTED = jobs.c.state == literal_column("'faulted'")
 IS_STARTED = (jobs.c.state == literal_column("'submitted'")) & ~jobs.c.platform_finished
+IS_FINISHED = jobs.c.state.in_([literal_column("'submitted'"), literal_column("'cancelled'")])
 IS_UNFINISHED = jobs.c.state.in_([literal_column(f"'{state}'") for state in UNFINISHED_JOB_STATES])

@@ -1,41 +1,43 @@
-"""The listening side on pynetdicom: its associations, C-ECHO and C-STORE become questions to `Handlers`.
+"""The listening side: every association of a receiver in one event loop, on a thread of its own.
 
-pynetdicom's own server serves each association in threads of its own. Nothing outside `net/` knows that.
+`Connection` joins a socket with an `Acceptor`, which knows the protocol, and `Handlers`, which decide. What may take
+time (a judgement, an instance to be kept) happens on other threads; while an instance is being kept nothing is read
+from its connection, so that a sender is never faster than that.
 """
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
-import time
-from collections.abc import Mapping
-from socketserver import BaseServer
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar, cast
 from uuid import uuid4
-from weakref import WeakSet
 
 import structlog
 from attrs import define, frozen
-from pydicom.dataset import Dataset
-from pynetdicom import _config, evt
-from pynetdicom.ae import ApplicationEntity
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.pdu import A_ABORT_RQ
-from pynetdicom.presentation import build_context
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at import time
-from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_adapter.config.model import Dicom
 from dicom_adapter.errors import describe_failure
 from dicom_adapter.flow.association import AssociationRequest, Rejection, Verdict
 from dicom_adapter.flow.store import Answer, Received, Status
+from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.associate import AnsweredContext
+from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
 from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = structlog.get_logger("dicom_adapter.net")
 
-ERROR_COMMENT_LENGTH = 64  # characters: (0000,0902) Error Comment is LO
-BACKLOG = 128  # connections that may wait to be taken
+BACKLOG = 1024  # connections that may wait to be taken
+SPARE_CONNECTIONS = 100  # beside the associations: those that have yet to request one, or to close
+RECEIVE_BUFFER = 1 << 18  # bytes read at a time; one buffer for all, since everything is taken from it at once
+THREADS = 32  # for what takes time
 ABORT_SECONDS = 2.0  # for peers to close their connections after an A-ABORT; then they are dropped
+
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -49,7 +51,7 @@ class Closed:
 
 
 class Handlers(Protocol):
-    """What the receiver decides."""
+    """What the receiver decides. Called from several threads."""
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
         """Accept? `associations` are open already."""
@@ -61,182 +63,335 @@ class Handlers(Protocol):
         """An accepted association has ended."""
 
 
-@define
-class _Open:
-    association_id: str
-    request: AssociationRequest
-    statuses: dict[str, int]
-    how: str = "lost"
-
-
 class Server:
-    """Listens from `start` to `stop`."""
+    """Listens from `start` to `stop`, both called from outside of its thread."""
 
     def __init__(self, dicom: Dicom, handlers: Handlers) -> None:
-        # Storage SOP classes are many, private ones too; every one of them is taken, in every transfer syntax.
-        _config.UNRESTRICTED_STORAGE_SERVICE = True
-        _config.LOG_HANDLER_LEVEL = "none"
-        self._dicom = dicom
-        self._handlers = handlers
-        self._open: dict[Association, _Open] = {}
-        self._gone: WeakSet[Association] = WeakSet()  # their connections closed while they were not open
-        self._is_stopping = False
-        self._lock = threading.Lock()  # guards these three
-        self._server: _AssociationServer | None = None
+        self.dicom = dicom
+        self.handlers = handlers
+        self.connections: set[Connection] = set()
+        self.buffer = memoryview(bytearray(RECEIVE_BUFFER))
+        self.loop = asyncio.new_event_loop()
+        self.is_stopping = False
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._thread = threading.Thread(target=self._run, name="network", daemon=True)
+        self._socket: socket.socket | None = None
+        self._listener: asyncio.Server | None = None
 
     def start(self) -> int:
         """Bind and listen; returns the port. Raises OSError when that is not possible."""
-        self._server = _AssociationServer(
-            _application_entity(self._dicom),
-            (self._dicom.bind, self._dicom.port),
-            "ANY",
-            [build_context(Verification)],
-            evt_handlers=[
-                (evt.EVT_REQUESTED, self._requested),
-                (evt.EVT_C_STORE, self._store),
-                (evt.EVT_RELEASED, self._ending, ["released"]),
-                (evt.EVT_ABORTED, self._ending, ["aborted"]),
-                (evt.EVT_PDU_RECV, self._look_for_abort),
-                (evt.EVT_CONN_CLOSE, self._closed),
-            ],
-        )
-        threading.Thread(target=self._server.serve_forever, name="accept", daemon=True).start()
-        assert self._server.socket is not None  # the constructor binds it
-        port: int = self._server.socket.getsockname()[1]
+        self._socket = socket.socket(socket.AF_INET6 if ":" in self.dicom.bind else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((self.dicom.bind, self.dicom.port))
+        except OSError:
+            self._socket.close()
+            raise
+        port: int = self._socket.getsockname()[1]
+        self._thread.start()
+        self._call(self._listen())
         return port
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it takes no connections any more although nobody has stopped it."""
+        return not self._thread.is_alive() and not self.is_stopping
 
     def stop(self, drain_seconds: float) -> None:
         """Take no more connections, wait for open associations that long, then abort what is left."""
-        assert self._server is not None  # started
-        with self._lock:
-            self._is_stopping = True
-        self._server.shutdown()
-        self._server.server_close()
-        self._wait_until_closed(drain_seconds)
-        for association in list(self._open):
-            association.abort(block=False)
-        self._wait_until_closed(ABORT_SECONDS)
-        for association in list(self._open):
-            self._forget(association)
+        self.is_stopping = True
+        self._call(self._drain(drain_seconds))
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self._pool.shutdown(wait=False)
+        self.loop.close()
 
-    def _wait_until_closed(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self._open and time.monotonic() < deadline:
-            time.sleep(0.01)
+    def in_the_background(self, act: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Call `act` on another thread, then `then` with its result in the loop. `act` must not raise."""
 
-    # --- called by pynetdicom, in the association's thread ----------------------------------------------------------
+        def both() -> None:
+            result = act()
+            self.loop.call_soon_threadsafe(then, result)
 
-    def _requested(self, event: evt.Event) -> None:
-        association = event.assoc
-        association_id = uuid4().hex
-        request = _request(association)
-        with self._lock:
-            if association in self._gone:
-                return
-            verdict = self._judge(association_id, request)
-            if verdict.rejection is None:
-                self._open[association] = _Open(association_id, request, {})
+        self._pool.submit(both)
+
+    @property
+    def associations(self) -> int:
+        """Accepted ones, and those that are being judged."""
+        return sum(1 for connection in self.connections if connection.counts)
+
+    def _run(self) -> None:
+        self.loop.run_forever()
+
+    def _call(self, coroutine: Any) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    async def _listen(self) -> None:
+        assert self._socket is not None  # bound before
+        self._listener = await self.loop.create_server(lambda: Connection(self), sock=self._socket, backlog=BACKLOG)
+
+    async def _drain(self, seconds: float) -> None:
+        assert self._listener is not None  # listening
+        self._listener.close()
+        await self._until_nothing_is_open(seconds)
+        for connection in list(self.connections):
+            connection.abort()
+        await self._until_nothing_is_open(ABORT_SECONDS)
+        for connection in list(self.connections):
+            connection.drop()
+
+    async def _until_nothing_is_open(self, seconds: float) -> None:
+        deadline = self.loop.time() + seconds
+        while self.connections and self.loop.time() < deadline:
+            await asyncio.sleep(0.01)
+
+
+@define
+class _Association:
+    """What is known of an association from its request on."""
+
+    association_id: str
+    request: AssociationRequest
+    statuses: dict[str, int]
+    is_accepted: bool = False
+    how: str = "lost"
+
+
+@define
+class _Incoming:
+    """A C-STORE whose data set is on its way."""
+
+    context: AnsweredContext
+    data_set: bytearray
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection, from its accept to its close. Lives in the loop."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._acceptor = Acceptor(server.dicom.max_pdu)
+        self._association: _Association | None = None
+        self._incoming: _Incoming | None = None
+        self._waits = 0  # instances that are being kept; nothing is read meanwhile
+        self._peer_is_slow = False  # to read what it is sent
+        self._last_heard = server.loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._artim_since: float | None = self._last_heard
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the associations that are limited in number."""
+        return self._association is not None
+
+    # --- called by asyncio ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        address = self._transport.get_extra_info("peername")
+        self._peer = str(address[0]).partition("%")[0] if address else ""
+        self._server.connections.add(self)
+        if len(self._server.connections) > self._server.dicom.max_associations + SPARE_CONNECTIONS:
+            log.warning("connection_refused", peer=self._peer, connections=len(self._server.connections))
+            self._transport.abort()
+            return
+        self._watch()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint  # as much as there is
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._last_heard = self._server.loop.time()
+        for happening in self._acceptor.receive(self._server.buffer[:nbytes]):
+            self._take(happening)
+        self._flush()
+
+    def pause_writing(self) -> None:
+        self._peer_is_slow = True
+        self._read_or_not()
+
+    def resume_writing(self) -> None:
+        self._peer_is_slow = False
+        self._read_or_not()
+
+    def connection_lost(self, _reason: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for happening in self._acceptor.closed():
+            self._take(happening)
+        self._server.connections.discard(self)
+        self._end_association()
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def _take(self, happening: object) -> None:
+        if isinstance(happening, memoryview):
+            assert self._incoming is not None  # StoreBegun came before
+            self._incoming.data_set += happening
+        elif isinstance(happening, Requested):
+            self._requested(happening)
+        elif isinstance(happening, StoreBegun):
+            self._incoming = _Incoming(happening.context, bytearray())
+        elif isinstance(happening, StoreEnded):
+            self._store(happening.command)
+        elif isinstance(happening, StoreBroken):
+            self._incoming = None
+        elif isinstance(happening, ReleaseRequested):
+            self._note_end("released")
+        elif isinstance(happening, Ended):
+            self._ended(happening)
+
+    def _requested(self, requested: Requested) -> None:
+        if self._server.associations < self._server.dicom.max_associations:
+            self._judge(requested)
+        else:  # perhaps a peer has left and that has yet to be read, which the loop does before the second of these
+            self._server.loop.call_soon(self._server.loop.call_soon, self._judge, requested)
+
+    def _judge(self, requested: Requested) -> None:
+        others = self._server.associations
+        request = AssociationRequest(
+            called_ae_title=requested.request.called_ae_title,
+            calling_ae_title=requested.request.calling_ae_title,
+            peer_address=self._peer,
+        )
+        association = self._association = _Association(uuid4().hex, request, {})
+        if self._server.is_stopping:
+            self._judged(Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="the service is stopping"))
+            return
+
+        def judge() -> Verdict:
+            try:
+                return self._server.handlers.requested(association.association_id, request, others)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, nobody is accepted for it
+                error = describe_failure(failure)
+                log.error("association_not_judged", association_id=association.association_id, error=error)
+                return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="it could not be judged")
+
+        self._server.in_the_background(judge, self._judged)  # reading on, to see when the peer leaves
+
+    def _judged(self, verdict: Verdict) -> None:
+        if self._association is None:  # the peer has left
+            return
         if verdict.rejection is not None:
-            association.acse.send_reject(*verdict.rejection.value)
-            association.kill()
+            self._acceptor.reject(*verdict.rejection.value)
+            self._association = None
+        else:
+            assert self._acceptor.request is not None  # it was judged
+            self._association.is_accepted = True
+            ours = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
+            self._acceptor.accept(negotiate(self._acceptor.request.contexts), ours)
+        self._flush()
 
-    def _judge(self, association_id: str, request: AssociationRequest) -> Verdict:
-        if self._is_stopping:
-            return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="the service is stopping")
+    def _store(self, command: Command) -> None:
+        incoming, self._incoming = self._incoming, None
+        assert incoming is not None  # StoreBegun came before
+        assert self._association is not None  # accepted
+        if command.sop_class_uid != incoming.context.abstract_syntax:
+            why = "its SOP class is not that of its presentation context"
+            self._answer(command, Answer(status=Status.SOP_CLASS_NOT_SUPPORTED, why=why))
+            return
+        request = self._association.request
+        received = Received(
+            ae_title=request.called_ae_title,
+            calling_ae_title=request.calling_ae_title,
+            peer_address=request.peer_address,
+            association_id=self._association.association_id,
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            transfer_syntax_uid=incoming.context.transfer_syntax,
+            data_set=bytes(incoming.data_set),
+        )
+        self._waits += 1
+        self._read_or_not()
+        self._server.in_the_background(lambda: self._keep(received), lambda answer: self._kept(command, answer))
+
+    def _keep(self, received: Received) -> Answer:
         try:
-            return self._handlers.requested(association_id, request, len(self._open))
-        except Exception as failure:  # noqa: BLE001 - pynetdicom would pass over it and accept
-            log.error("association_not_judged", association_id=association_id, error=describe_failure(failure))
-            return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="it could not be judged")
+            return self._server.handlers.store(received)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the peer must not take it for kept
+            log.error("store_failed", error=describe_failure(failure))
+            return Answer(status=Status.PROCESSING_FAILURE, why="it could not be kept")
 
-    def _store(self, event: evt.Event) -> Dataset | int:
-        opened = self._open[event.assoc]
-        answer = self._handlers.store(_received(event, opened))
-        opened.statuses[answer.status.name] = opened.statuses.get(answer.status.name, 0) + 1
-        return _response(answer)
+    def _kept(self, command: Command, answer: Answer) -> None:
+        self._waits -= 1
+        self._last_heard = self._server.loop.time()  # the peer has had to wait for us
+        self._answer(command, answer)
+        self._flush()
+        self._read_or_not()
 
-    def _ending(self, event: evt.Event, how: str) -> None:
-        opened = self._open.get(event.assoc)
-        if opened is not None:
-            opened.how = how
+    def _answer(self, command: Command, answer: Answer) -> None:
+        if self._association is not None:
+            statuses = self._association.statuses
+            statuses[answer.status.name] = statuses.get(answer.status.name, 0) + 1
+        comment = "" if answer.status is Status.SUCCESS else answer.why
+        self._acceptor.answer(command, answer.status, comment)
 
-    def _look_for_abort(self, event: evt.Event) -> None:
-        if isinstance(event.pdu, A_ABORT_RQ):  # for a peer's abort EVT_ABORTED comes after EVT_CONN_CLOSE
-            self._ending(event, "aborted")
+    def _ended(self, ended: Ended) -> None:
+        self._note_end("lost" if ended.how == "lost" else "aborted")
+        if ended.how == "violation":
+            log.warning("protocol_violated", peer=self._peer, reason=ended.why)
 
-    def _closed(self, event: evt.Event) -> None:
-        self._forget(event.assoc)
+    def _note_end(self, how: str) -> None:
+        if self._association is not None:
+            self._association.how = how
 
-    def _forget(self, association: Association) -> None:
-        with self._lock:
-            opened = self._open.pop(association, None)
-            if opened is None:
-                self._gone.add(association)
-        if opened is not None:
-            self._handlers.closed(
+    def _end_association(self) -> None:
+        association, self._association = self._association, None
+        if association is not None and association.is_accepted:
+            self._server.handlers.closed(
                 Closed(
-                    association_id=opened.association_id,
-                    request=opened.request,
-                    how=opened.how,
-                    statuses=opened.statuses,
+                    association_id=association.association_id,
+                    request=association.request,
+                    how=association.how,
+                    statuses=association.statuses,
                 )
             )
 
+    # --- time and flow -------------------------------------------------------------------------------------
 
-class _AssociationServer(ThreadedAssociationServer):
-    request_queue_size = BACKLOG
-    daemon_threads = True
+    def _read_or_not(self) -> None:
+        if self._transport.is_closing():
+            return
+        if self._waits or self._peer_is_slow:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
-    def shutdown(self) -> None:
-        """Stop accepting. pynetdicom's own asks the application entity for a server that it did not make."""
-        BaseServer.shutdown(self)
+    def _flush(self) -> None:
+        layer = self._acceptor.layer
+        outgoing = layer.take_outgoing()
+        if outgoing and not self._transport.is_closing():
+            self._transport.write(outgoing)
+        if not layer.artim_runs:
+            self._artim_since = None
+        elif self._artim_since is None:
+            self._artim_since = self._server.loop.time()
+        if layer.is_to_close:
+            self._transport.close()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection failed before it became an association. The default prints a traceback."""
-        del request
-        log.warning("connection_failed", peer=str(client_address[0]))
+    def _watch(self) -> None:
+        """Look at the clock when the nearest deadline may be over: it has moved on with everything that was heard."""
+        dicom, now = self._server.dicom, self._server.loop.time()
+        if self._artim_since is not None:
+            deadline = self._artim_since + dicom.association_timeout
+        else:
+            deadline = self._last_heard + dicom.idle_timeout
+        if deadline > now or self._waits:
+            self._timer = self._server.loop.call_at(max(deadline, now + 0.1), self._watch)
+        elif self._artim_since is not None:
+            self._acceptor.artim_expired()
+            self.drop()
+        else:
+            self.abort()
+            self._watch()
 
+    def abort(self) -> None:
+        """End the association at once; the peer closes the connection."""
+        self._note_end("aborted")
+        self._acceptor.abort()
+        self._flush()
 
-def _application_entity(dicom: Dicom) -> ApplicationEntity:
-    entity = ApplicationEntity("ANY")
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.maximum_pdu_size = dicom.max_pdu
-    entity.maximum_associations = 2**31  # `judge` decides
-    entity.acse_timeout = dicom.association_timeout
-    entity.network_timeout = dicom.idle_timeout
-    entity.dimse_timeout = dicom.idle_timeout
-    return entity
-
-
-def _request(association: Association) -> AssociationRequest:
-    primitive = association.requestor.primitive
-    assert primitive is not None  # it has just arrived
-    return AssociationRequest(
-        called_ae_title=(primitive.called_ae_title or "").strip(),
-        calling_ae_title=(primitive.calling_ae_title or "").strip(),
-        peer_address=association.requestor.address or "",
-    )
-
-
-def _received(event: evt.Event, opened: _Open) -> Received:
-    assert isinstance(event.request, C_STORE)  # the event says so
-    return Received(
-        ae_title=opened.request.called_ae_title,
-        calling_ae_title=opened.request.calling_ae_title,
-        peer_address=opened.request.peer_address,
-        association_id=opened.association_id,
-        sop_class_uid=str(event.request.AffectedSOPClassUID),
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
-        data_set=event.encoded_dataset(include_meta=False),
-    )
-
-
-def _response(answer: Answer) -> Dataset | int:
-    if answer.status is Status.SUCCESS:
-        return answer.status.value
-    response = Dataset()
-    response.Status = answer.status.value
-    response.ErrorComment = answer.why[:ERROR_COMMENT_LENGTH]
-    return response
+    def drop(self) -> None:
+        """Close the connection without another word."""
+        self._transport.abort()

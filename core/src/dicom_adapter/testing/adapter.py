@@ -52,6 +52,7 @@ class Adapter:
         Raises ConfigurationError with everything that is wrong with it.
         """
         self.clock = VirtualClock()
+        self._folder = folder
         self._plugins = load_plugins([*installed(), *plugins])
         self.config = _configured(folder, configuration, self._plugins.catalogue())
         self._begin()
@@ -66,9 +67,14 @@ class Adapter:
         )
         self.host.settle()
 
-    def restart(self) -> None:
-        """Close everything and begin again from what is on disk, as after a stop or a crash."""
+    def restart(self, configuration: str | None = None) -> None:
+        """Close everything and begin again from what is on disk, as after a stop or a crash.
+
+        `configuration`: TOML, when it has changed meanwhile.
+        """
         self.close()
+        if configuration is not None:
+            self.config = _configured(self._folder, configuration, self._plugins.catalogue())
         self._begin()
 
     def close(self) -> None:

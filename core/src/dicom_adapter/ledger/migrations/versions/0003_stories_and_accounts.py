@@ -28,7 +28,7 @@ def upgrade() -> None:
     op.create_index(
         "quarantined_instances",
         "instances",
-        ["ae_title", "instance_id"],
+        ["ae_title", "instance_id", "size_bytes"],
         sqlite_where=quarantined,
         postgresql_where=quarantined,
     )
@@ -55,3 +55,9 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
     )
     op.create_index("events_by_time", "events", ["at"])
+    whole = sa.text("instance_id IS NULL AND job_id IS NULL AND association_id IS NULL")
+    op.create_index("events_of_ae_title", "events", ["ae_title", "at"], sqlite_where=whole, postgresql_where=whole)
+    finished = sa.text("state IN ('submitted', 'cancelled')")
+    op.create_index("finished_jobs", "jobs", ["changed_at"], sqlite_where=finished, postgresql_where=finished)
+    faulted = sa.text("state = 'faulted'")
+    op.create_index("faulted_jobs", "jobs", ["ae_title", "job_number"], sqlite_where=faulted, postgresql_where=faulted)

@@ -1,0 +1,170 @@
+"""How soon the service is there again when much is pending: accepting associations, and with everything delivered.
+
+    .venv/bin/python bench/replay.py [--instances 1000000] [--due]
+
+Makes a ledger with so many pending instances of four AE titles, in studies of 100, then starts `dicom-adapter run` on
+it. With `--due` every study's wait is over when the service starts, so that the replay makes its job too; without it,
+all of them wait on. The stored objects themselves are not made: grouping by study or patient never opens them.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import typer
+from machine import describe, resident_bytes
+from rich.console import Console
+
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.schema import instances, tallies
+from dicom_adapter.net import link, scu
+from dicom_adapter.net.address import Address
+
+RESULTS = Path(__file__).parent / "results"
+AE_TITLES = ("LUNG", "LIVER", "BRAIN", "HEART")
+STUDY = 100  # instances
+CHUNK = 10_000  # rows inserted at a time
+MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY, MOST_MB = 5.0, 60.0, 1000.0  # on two cores, for a million
+LONGEST_S = 600.0
+
+
+@attrs.frozen(kw_only=True)
+class Measured:
+    """What a start has told."""
+
+    pending: int
+    due: bool
+    accepting_s: float  # from the start of the process to the first C-ECHO response
+    replayed_s: float  # from the start of the process to the last lane's end of delivery; if due, to the last job
+    memory_mb: float  # peak of all processes of the service together
+
+
+def main(
+    pending: Annotated[int, typer.Option("--instances", min=1000, max=10_000_000, help="Pending instances.")] = 10**6,
+    due: Annotated[bool, typer.Option("--due", help="Every study's wait is over at the start.")] = False,
+) -> None:
+    """Measure one start, print it, and add it to bench/results/replay.json."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-replay-") as made:
+        folder = Path(made)
+        machine = describe(folder)
+        console.print(f"{machine}\nmaking {pending} rows …", highlight=False)
+        _make_ledger(folder, pending, age=timedelta(days=1 if due else 0))
+        measured = _measure(folder, pending, due)
+    console.print(measured, highlight=False)
+    _write({"machine": attrs.asdict(machine), **attrs.asdict(measured)})
+
+
+def _make_ledger(folder: Path, pending: int, age: timedelta) -> None:
+    (folder / "data").mkdir()
+    ledger = Ledger(f"sqlite:///{folder / 'data' / 'ledger.sqlite'}", durable=False)
+    ledger.migrate()
+    rows = _rows(pending, datetime.now(timezone.utc) - age)
+    with ledger.write() as transaction:
+        while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
+            transaction.execute(instances.insert(), chunk)
+        for place, ae_title in enumerate(AE_TITLES):
+            count = sum(1 for number in range(pending) if number // STUDY % len(AE_TITLES) == place)
+            transaction.execute(tallies.insert().values(ae_title=ae_title, what="received", count=count))
+    ledger.close()
+
+
+def _rows(pending: int, received_at: datetime) -> Iterator[dict[str, Any]]:
+    for number in range(pending):
+        study = number // STUDY
+        yield {
+            "ae_title": AE_TITLES[study % len(AE_TITLES)],
+            "calling_ae_title": "CT1",
+            "peer_address": "10.0.0.5",
+            "association_id": f"{study:032x}",
+            "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
+            "sop_instance_uid": f"2.25.{10**37 + number}",
+            "study_instance_uid": f"2.25.{2 * 10**37 + study}",
+            "series_instance_uid": f"2.25.{3 * 10**37 + study}",
+            "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+            "patient_id": f"P{study // 2}",
+            "issuer_of_patient_id": "",
+            "received_at": received_at + timedelta(microseconds=number),
+            "changed_at": received_at + timedelta(microseconds=number),
+            "storage_key": f"{number % 256:02x}{number:030x}",
+            "size_bytes": 526_000,
+            "checksum": number % 2**32,
+            "state": "pending",
+        }
+
+
+def _measure(folder: Path, pending: int, due: bool) -> Measured:
+    configuration = folder / "adapter.toml"
+    configuration.write_text(_configuration(), encoding="utf-8")
+    link.silence_pynetdicom()
+    began = time.monotonic()
+    service = LaunchedService(configuration)
+    ended, sizes = threading.Event(), [0]
+    watch = threading.Thread(target=_watch_memory, args=(service, ended, sizes))
+    try:
+        scu.echo(Address(ae_title="LUNG", host="127.0.0.1", port=service.port(LONGEST_S)), "BENCH")
+        accepting_s = time.monotonic() - began
+        watch.start()
+        for ae_title in AE_TITLES:
+            service.wait_for("lane_caught_up", LONGEST_S, ae_title=ae_title)
+        if due:
+            service.wait_for("job_queued", LONGEST_S, times=-(-pending // STUDY))
+        replayed_s = time.monotonic() - began
+    finally:
+        ended.set()
+        service.kill()
+    return Measured(
+        pending=pending, due=due, accepting_s=accepting_s, replayed_s=replayed_s, memory_mb=max(sizes) / 1e6
+    )
+
+
+def _watch_memory(service: LaunchedService, ended: threading.Event, sizes: list[int]) -> None:
+    while not ended.wait(0.2):
+        sizes.append(sum(resident_bytes(pid, "VmRSS") for pid in service.pids()))
+
+
+def _configuration() -> str:
+    lanes = "\n".join(
+        f'[ae-titles.{name}.settings]\ngroup-by = "{group_by}"\ntimeout = 3600\npipeline-one = "p1"'
+        for name, group_by in zip(AE_TITLES, ("study", "study", "study", "patient"), strict=True)
+    )
+    # The platform is not there: this measures the replay, and jobs wait as they would while it is down.
+    return f"""
+[dicom]
+port = 0
+bind = "127.0.0.1"
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+[submitters.platform]
+type = "clara-rest"
+endpoint = "http://127.0.0.1:9"
+{lanes}
+"""
+
+
+def _write(measured: dict[str, Any]) -> None:
+    file = RESULTS / "replay.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found["due" if measured["due"] else "waiting"] = {
+        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **measured,
+        "is_kept": measured["accepting_s"] <= MOST_S_TO_ACCEPT
+        and measured["replayed_s"] <= MOST_S_TO_REPLAY
+        and measured["memory_mb"] < MOST_MB,
+    }
+    file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,193 @@
+"""`dicom-adapter audit`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.audit import Audit, Kind, Report, Tell
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read
+from dicom_adapter.clock import SystemClock
+from dicom_adapter.errors import DicomAdapterError
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.accounts import Account
+from dicom_adapter.locks import alone, is_used
+from dicom_adapter.part10 import keep_values_out_of_warnings
+from dicom_adapter.repair import Mended, Repair
+from dicom_adapter.storage import StorageBackend
+from dicom_adapter.stores import open_storage
+
+CANNOT_LOOK = 2
+SHOWN = 20  # findings of a kind; `--json` has more
+
+MEANING = {
+    Kind.ORPHAN: "Stored objects that belong to no instance",
+    Kind.MISSING: "Instances without their stored objects",
+    Kind.CHANGED: "Stored objects that are not what was received",
+    Kind.UNREADABLE: "Stored objects that cannot be read",
+    Kind.LEFT: "Reclaimed instances whose stored objects are still there",
+    Kind.UNFINISHED: "Instances that were deleted and are not marked as reclaimed",
+    Kind.OVERDUE: "Instances that nobody needs and that are not reclaimed",
+    Kind.NOT_WHOLE: "Jobs without all their instances",
+    Kind.WITHOUT_DATA: "Jobs that need instances which are reclaimed",
+    Kind.REPLACED: "Instances replaced by others that are not there",
+    Kind.BALANCE: "Instances that are not accounted for",
+}
+
+
+def audit(
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every stored object and compare its checksum, too.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what is safe to mend; the service has to be stopped.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Compare ledger and storage: is everything that was received accounted for? The service may run.
+
+    Exit status: 0 when all is well, 1 when something is not (and was not mended), 2 when it cannot be told.
+    """
+    keep_values_out_of_warnings()
+    try:
+        report, mended = _look(config, verify=verify, repair=repair)
+    except SQLAlchemyError as failure:  # whose message may quote a patient
+        fail(f"the audit ended early: the ledger failed ({type(failure).__name__})")
+        raise typer.Exit(CANNOT_LOOK) from None
+    except (OSError, DicomAdapterError) as failure:
+        fail(f"the audit ended early: {failure}")
+        raise typer.Exit(CANNOT_LOOK) from None
+    if as_json:
+        typer.echo(json.dumps(_as_json(report, mended), indent=2))
+    else:
+        _print(report, mended)
+    if report.count > sum(each.done for each in mended):
+        raise typer.Exit(1)
+
+
+def _look(config: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
+    with _opened(config) as (ledger, storage, folder), _progress() as tell:
+        if not repair:
+            look = Audit(ledger, storage, SystemClock(), is_running=lambda: is_used(folder), verify=verify, tell=tell)
+            return look.look(), []
+        with alone(folder) as unused:
+            if not unused:
+                fail(f"the service, or another repair, works in {folder}: stop it, then repair")
+                raise typer.Exit(CANNOT_LOOK)
+            look = Audit(ledger, storage, SystemClock(), is_running=lambda: False, verify=verify, tell=tell)
+            report = look.look()
+            return report, list(Repair(ledger, storage, SystemClock()).mend(report))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Path]]:
+    """Ledger and storage of a service, and its data folder; ends the command when there are none."""
+    try:
+        ledger = open_ledger(path)
+    except typer.Exit:
+        raise typer.Exit(CANNOT_LOOK) from None
+    found = read(path)
+    config = found.loaded.config
+    assert config is not None  # `open_ledger` has checked it
+    storage = open_storage(config, found.plugins.catalogue())
+    try:
+        yield ledger, storage, config.storage.path
+    finally:
+        storage.close()
+        ledger.close()
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """Bars on stderr, when that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = {}
+
+        def tell(what: str, done: int, of: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what)
+            progress.update(tasks[what], completed=done, total=of)
+
+        yield tell
+
+
+def _print(report: Report, mended: list[Mended]) -> None:
+    for account in report.balance:
+        typer.echo(_sentence(account))
+    for kind, found in report.found.items():
+        typer.echo(f"\n{MEANING[kind]}: {found.count}")
+        for finding in found.listed[:SHOWN]:
+            typer.echo(f"  {finding.text}")
+        if found.count > SHOWN:
+            typer.echo(f"  … and {found.count - SHOWN} more")
+    if mended:
+        typer.echo("\nRepair")
+    for each in mended:
+        typer.echo(f"  {'mended' if each.done else 'left'}: {each.text}")
+    if not report.count:
+        typer.echo("\nAll is well.")
+    elif report.running:
+        typer.echo("\nThe service is running. What it did for unusually long at that moment may be among this:")
+        typer.echo("to be sure, audit again, or stop the service first.")
+
+
+def _sentence(account: Account) -> str:
+    released = {
+        "needed by unfinished jobs": account.unfinished,
+        "needed by faulted jobs": account.faulted,
+        "about to be reclaimed": account.free,
+    }
+    parts = {
+        "pending": account.pending,
+        "quarantined": account.quarantined,
+        **{f"released and {what}": count for what, count in released.items()},
+        **{f"reclaimed ({outcome.value})": count for outcome, count in account.reclaimed.items()},
+    }
+    told = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
+    sign = "≠" if account.difference else "="
+    return f"{account.ae_title}: {account.received} received {sign} {told or 0}"
+
+
+def _as_json(report: Report, mended: list[Mended]) -> Mapping[str, Any]:
+    return {
+        "ok": report.count == sum(each.done for each in mended),
+        "running": report.running,
+        "balance": [_account_as_json(account) for account in report.balance],
+        "counts": {kind.value: found.count for kind, found in report.found.items()},
+        "findings": [
+            {
+                "kind": finding.kind.value,
+                "text": finding.text,
+                "aeTitle": finding.ae_title,
+                "instanceId": finding.instance_id,
+                "jobId": finding.job_id,
+                "storageKey": finding.storage_key,
+            }
+            for found in report.found.values()
+            for finding in found.listed
+        ],
+        "repair": [{"mended": each.done, "text": each.text} for each in mended],
+    }
+
+
+def _account_as_json(account: Account) -> Mapping[str, Any]:
+    return {
+        "aeTitle": account.ae_title,
+        "received": account.received,
+        "pending": account.pending,
+        "quarantined": account.quarantined,
+        "released": {"unfinished": account.unfinished, "faulted": account.faulted, "free": account.free},
+        "reclaimed": {outcome.value: count for outcome, count in account.reclaimed.items()},
+        "difference": account.difference,
+    }

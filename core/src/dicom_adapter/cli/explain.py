@@ -1,0 +1,104 @@
+"""`dicom-adapter explain`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from attrs import asdict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, require
+from dicom_adapter.clock import SystemClock
+from dicom_adapter.errors import Refused
+from dicom_adapter.story import Entry, Story, Unknown, tell
+
+NOW = "now"
+
+
+def explain(
+    name: Annotated[
+        str, typer.Argument(metavar="UID|JOB", help="A Study or SOP Instance UID, or a job's first digits.")
+    ],
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of sentences.")] = False,
+) -> None:
+    """Tell the story of a study, a SOP instance or a job, from association to reclaim.
+
+    Exit status: 0, or 1 when the ledger knows nothing of it.
+    """
+    ledger = open_ledger(config)
+    try:
+        with ledger.read() as transaction:
+            story = tell(transaction, name.strip(), SystemClock().now())
+    except Unknown as refusal:
+        raise fail(f"{refusal}{_why(config)}") from None
+    except Refused as refusal:
+        raise fail(str(refusal)) from None
+    if as_json:
+        typer.echo(json.dumps(_as_json(story), indent=2))
+    else:
+        show(story, Console(highlight=False))
+
+
+def _why(config: Path) -> str:
+    days = require(config).ledger.history_days
+    return (
+        ". Either it never arrived; or all of it was refused, which the receiver's log tells (association_rejected, "
+        f"instance_refused); or it was done with more than history-days = {days:g} days ago and is forgotten"
+    )
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def show(story: Story, console: Console) -> None:
+    """Print it: a table for each AE title, with a line for each new day."""
+    console.print(Text.assemble((story.title, "bold"), ". Times are UTC."))
+    for section in story.sections:
+        console.print(Text(f"\nAE title {section.ae_title}", "bold"))
+        console.print(_table(section.entries))
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    day: date | None = None
+    for entry in entries:
+        if entry.at is not None and entry.at.date() != day:
+            day = entry.at.date()
+            table.add_row(Text(day.isoformat(), "dim"), "")
+        table.add_row(NOW if entry.at is None else f"{entry.at:%H:%M:%S}", Text(entry.text))
+    return table
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def _as_json(story: Story) -> dict[str, Any]:
+    sections = [
+        {"aeTitle": section.ae_title, "entries": [_plain(asdict(entry)) for entry in section.entries]}
+        for section in story.sections
+    ]
+    return {
+        "kind": story.kind,
+        "name": story.name,
+        "title": story.title,
+        "toldAt": _plain(story.told_at),
+        "sections": sections,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds")
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

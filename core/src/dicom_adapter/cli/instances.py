@@ -1,0 +1,328 @@
+"""`dicom-adapter instances`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read, require, warn
+from dicom_adapter.clock import SystemClock
+from dicom_adapter.errors import Permanent
+from dicom_adapter.flow import quarantine
+from dicom_adapter.flow.export import export as export_one
+from dicom_adapter.flow.quarantine import Intervention
+from dicom_adapter.ledger import Transaction, events, lanes
+from dicom_adapter.ledger import instances as ledger_instances
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.instances import InstanceRow
+from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.ledger.schema import instances as instances_table
+from dicom_adapter.ledger.traces import jobs_with
+from dicom_adapter.storage import StorageBackend
+from dicom_adapter.stores import open_storage
+
+instances = typer.Typer(
+    help="List, show, requeue, export and discard instances, through the ledger; the service may run or not.",
+    no_args_is_help=True,
+)
+
+STORED = (InstanceState.PENDING, InstanceState.QUARANTINED, InstanceState.RELEASED)
+
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Instances' numbers.")]
+All = Annotated[bool, typer.Option("--all", help="All instances that the filters leave, instead of numbers.")]
+AeTitle = Annotated[str | None, typer.Option("--ae-title", help="Only instances of this AE title.")]
+Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Only instances of this study.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Only those quarantined for a reason with TEXT.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@instances.command("list")
+def list_instances(
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    state: Annotated[InstanceState | None, typer.Option(help="Only instances in this state.")] = None,
+    ae_title: AeTitle = None,
+    study: Study = None,
+    reason: Reason = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many instances at the most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List instances, the newest first, and why they are held.
+
+    Exit status: 0, also when there are none; 1 when there is no ledger to look into.
+    """
+    ledger = open_ledger(config)
+    with ledger.read() as transaction:
+        rows = ledger_instances.newest(
+            transaction, limit, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
+        )
+        stopped = lanes.stopped(transaction)
+    if as_json:
+        typer.echo(json.dumps([_summary(row, stopped) for row in rows], indent=2))
+        return
+    for row in rows:
+        typer.echo(_lines(row, stopped))
+    if not rows:
+        typer.echo("There are no such instances.")
+
+
+@instances.command()
+def show(
+    number: Annotated[int, typer.Argument(metavar="ID", help="The instance's number.")],
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """Show one instance but for patient data, the jobs that have it, and what happened to it."""
+    ledger = open_ledger(config)
+    with ledger.read() as transaction:
+        rows = ledger_instances.find(transaction, [number])
+        if not rows:
+            raise fail(f"there is no instance {number}; `dicom-adapter instances list` shows them")
+        found = {
+            **_summary(rows[0], lanes.stopped(transaction)),
+            **_origin(rows[0]),
+            "jobs": [row.job.job_id for row, _count in jobs_with(transaction, instances_table.c.instance_id == number)],
+        }
+        story = events.of_instance(transaction, number)
+    if as_json:
+        typer.echo(json.dumps({**found, "events": [_event(event) for event in story]}, indent=2))
+    else:
+        _show(found, story)
+
+
+@instances.command()
+def requeue(
+    ids: Ids = None,
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    everything: All = False,
+    ae_title: AeTitle = None,
+    study: Study = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give quarantined instances to their processors again, in the order in which they had arrived.
+
+    The service notices within seconds. Exit status: 0 when that was done with all of them, 1 otherwise.
+    """
+    ledger = open_ledger(config)
+    with ledger.read() as transaction:
+        chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), ae_title, study, reason)
+    _report("requeued", quarantine.requeue(ledger, SystemClock(), chosen, _operator()), as_json)
+
+
+@instances.command()
+def discard(
+    ids: Ids = None,
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    everything: All = False,
+    state: Annotated[
+        InstanceState, typer.Option(help="With --all: quarantined; or pending, of AE titles that are not served.")
+    ] = InstanceState.QUARANTINED,
+    ae_title: AeTitle = None,
+    study: Study = None,
+    reason: Reason = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give instances up for good: their files are deleted, and no job will have them.
+
+    Quarantined instances, and pending ones of AE titles that are configured no longer or whose plugin is missing.
+
+    Exit status: 0 when that was done with all of them, 1 otherwise.
+    """
+    ledger, settings = open_ledger(config), require(config)
+    with ledger.read() as transaction:
+        chosen = _chosen(transaction, ids, everything, (state,), ae_title, study, reason)
+    if chosen and not yes:
+        typer.confirm(f"Discard {_counted(chosen)} for good?", abort=True, err=True)
+    served = [name for name in settings.ae_titles if not settings.unavailable(name)]
+    _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, _operator(), served), as_json)
+
+
+@instances.command()
+def export(
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", file_okay=False, help="Where the files go.")],
+    ids: Ids = None,
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    everything: All = False,
+    state: Annotated[InstanceState | None, typer.Option(help="With --all: only instances in this state.")] = None,
+    ae_title: AeTitle = None,
+    study: Study = None,
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Copy the stored DICOM files to FOLDER as <ID>.dcm, verified on the way. They hold patient data.
+
+    Nothing is overwritten. Exit status: 0 when all of them were copied, 1 otherwise.
+    """
+    ledger = open_ledger(config)
+    with ledger.read() as transaction:
+        states = STORED if state is None else (state,)
+        chosen = _chosen(transaction, ids, everything, states, ae_title, study, reason)
+        rows = ledger_instances.find(transaction, chosen)
+    storage = _storage(config)
+    result = Intervention(refused=dict.fromkeys(chosen, "there is no such instance"))
+    try:
+        to.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as failure:
+        raise fail(f"{to}: {failure.strerror}") from None
+    console = Console(stderr=True)
+    for row in track(rows, "exporting", console=console, disable=not console.is_terminal or len(rows) == 1):
+        _export(storage, row, to, result)
+    storage.close()
+    _report("exported", result, as_json)
+
+
+def _export(storage: StorageBackend[Any], row: InstanceRow, folder: Path, result: Intervention) -> None:
+    number = row.instance.instance_id
+    try:
+        export_one(storage, row.instance, folder)
+    except FileExistsError:
+        result.refused[number] = f"{folder / f'{number}.dcm'} exists already"
+    except Permanent as failure:
+        gone = row.state is InstanceState.RECLAIMED
+        result.refused[number] = "it is reclaimed: its file is gone" if gone else str(failure)
+    except OSError as failure:
+        result.refused[number] = f"it could not be copied: {failure.strerror}"
+    else:
+        result.done.append(number)
+        del result.refused[number]
+
+
+# --- which instances --------------------------------------------------------------------------------------------------
+
+
+def _chosen(
+    transaction: Transaction,
+    ids: list[int] | None,
+    everything: bool,
+    states: Iterable[InstanceState],
+    ae_title: str | None,
+    study: str | None,
+    reason: str,
+) -> list[int]:
+    """The numbers that were given, or those that the filters leave."""
+    if everything is bool(ids):
+        raise typer.BadParameter("give either numbers of instances or --all")
+    if ids:
+        if ae_title is not None or study is not None or reason:
+            raise typer.BadParameter("filters go with --all")
+        return list(dict.fromkeys(ids))
+    return sorted(
+        row.instance.instance_id
+        for state in states
+        for row in ledger_instances.newest(
+            transaction, None, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
+        )
+    )
+
+
+def _storage(path: Path) -> StorageBackend[Any]:
+    found = read(path)
+    assert found.loaded.config is not None  # the ledger was opened with it
+    return open_storage(found.loaded.config, found.plugins.catalogue())
+
+
+def _operator() -> str:
+    """Who does this: the user whose process it is, whatever the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # such as in a container
+        return f"uid {os.getuid()}"
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+def _report(done: str, result: Intervention, as_json: bool) -> None:
+    """Say what was done and what was not; ends the command with status 1 if anything was not."""
+    if as_json:
+        typer.echo(json.dumps({done: sorted(result.done), "refused": result.refused}, indent=2))
+    else:
+        for number, why in sorted(result.refused.items()):
+            warn(f"instance {number} is not {done}: {why}")
+        typer.echo(f"{_counted(result.done)} {done}")
+    if result.refused:
+        raise typer.Exit(1)
+
+
+def _counted(numbers: list[int]) -> str:
+    return "1 instance" if len(numbers) == 1 else f"{len(numbers)} instances"
+
+
+def _lines(row: InstanceRow, stopped: Mapping[str, str]) -> str:
+    instance = row.instance
+    lines = [
+        f"{instance.instance_id}  {instance.ae_title}  {row.state.value} since {row.changed_at:%Y-%m-%d %H:%M:%S} UTC",
+        f"    study {instance.study_instance_uid}",
+        f"    instance {instance.sop_instance_uid}",
+    ]
+    why = row.reason or _held_because(row, stopped) or row.outcome
+    return "\n".join([*lines, f"    {why}"] if why else lines)
+
+
+def _held_because(row: InstanceRow, stopped: Mapping[str, str]) -> str:
+    """Why a pending instance does not get to its processor at present; "" when it does."""
+    return stopped.get(row.instance.ae_title, "") if row.state is InstanceState.PENDING else ""
+
+
+def _summary(row: InstanceRow, stopped: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "instanceId": row.instance.instance_id,
+        "aeTitle": row.instance.ae_title,
+        "state": row.state.value,
+        "since": _time(row.changed_at),
+        "studyInstanceUid": row.instance.study_instance_uid,
+        "sopInstanceUid": row.instance.sop_instance_uid,
+        "reason": row.reason,
+        "heldBecause": _held_because(row, stopped),
+        "outcome": row.outcome,
+    }
+
+
+def _origin(row: InstanceRow) -> dict[str, Any]:
+    instance = row.instance
+    return {
+        "receivedAt": _time(instance.received_at),
+        "callingAeTitle": instance.calling_ae_title,
+        "peer": instance.peer_address,
+        "associationId": instance.association_id,
+        "seriesInstanceUid": instance.series_instance_uid,
+        "sopClassUid": instance.sop_class_uid,
+        "transferSyntaxUid": instance.transfer_syntax_uid,
+        "bytes": instance.size_bytes,
+        "checksum": f"{instance.checksum:08x}",
+        "storageKey": instance.storage_key,
+        "replacedBy": row.replaced_by,
+    }
+
+
+def _show(found: Mapping[str, Any], story: list[Event]) -> None:
+    console = Console()
+    for title, value in found.items():
+        if value not in (None, "", []):
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            console.print(f"[bold]{title:18}[/bold] {escape(shown)}")
+    table = Table("When (UTC)", "Event", "Detail")
+    for event in story:
+        detail = ", ".join(f"{key}={value}" for key, value in event.detail.items())
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, escape(detail))
+    console.print(table)
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {"at": _time(event.at), "event": event.event, **event.detail}
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,229 @@
+"""`dicom-adapter status`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from attrs import frozen
+
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, open_ledger, read
+from dicom_adapter.clock import SystemClock
+from dicom_adapter.config.model import Config
+from dicom_adapter.errors import describe_failure
+from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.status import (
+    AeTitleStatus,
+    Facts,
+    Level,
+    Problem,
+    Room,
+    Run,
+    assess,
+    counted,
+    gather,
+    overall,
+    run_of,
+)
+from dicom_adapter.stores import host_runs, open_storage
+
+NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is what a command called wrongly ends with
+COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
+MARGIN = 18  # columns on the left, for an AE title of 16 characters
+WIDEST = 100  # columns of a line that is still easy to read
+UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+
+
+@frozen(kw_only=True)
+class Report:
+    """All that is shown."""
+
+    config: Config
+    facts: Facts
+    run: Run
+    room: Room
+    problems: list[Problem]
+
+    @property
+    def level(self) -> Level:
+        return overall(self.problems)
+
+    def state_of(self, status: AeTitleStatus) -> str:
+        """What an AE title is, in a word or two."""
+        return status.state if self.run is Run.RUNNING or not status.is_configured else "not served"
+
+
+def status(
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
+) -> None:
+    """Tell whether the service runs, whether everything in it works, and what waits at each AE title.
+
+    Exit status: 0 when it is green or yellow, 1 when it is red or cannot be told, 3 when the service does not run.
+    """
+    report = _look(config)
+    if as_json:
+        typer.echo(json.dumps(_as_json(report), indent=2))
+    else:
+        _show(report)
+    if report.run is Run.NOT_RUNNING:
+        raise typer.Exit(NOT_RUNNING_STATUS)
+    if report.level is Level.RED:
+        raise typer.Exit(1)
+
+
+def _look(path: Path) -> Report:
+    ledger = open_ledger(path)
+    found = read(path)
+    config = found.loaded.config
+    assert config is not None  # or there was no ledger
+    runs = host_runs(config)
+    with ledger.read() as transaction:
+        facts = gather(transaction, config, SystemClock().now())
+    ledger.close()
+    room = _room(config, found.plugins.catalogue())
+    run = run_of(facts, host_runs=runs)
+    return Report(config=config, facts=facts, run=run, room=room, problems=assess(facts, run, room, config))
+
+
+def _room(config: Config, catalogue: Catalogue) -> Room:
+    try:
+        storage = open_storage(config, catalogue)
+        try:
+            return Room(capacity=storage.capacity())
+        finally:
+            storage.close()
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        return Room(capacity=None, failure=f"its room cannot be told: {describe_failure(failure)}")
+
+
+# --- for people -----------------------------------------------------------------------------------------------------
+
+
+def _show(report: Report) -> None:
+    _print("health", report.level.value, colour=COLOURS[report.level])
+    for problem in report.problems:
+        _print("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
+    _print("service", _service(report))
+    _print("storage", _storage(report))
+    for status in report.facts.ae_titles:
+        typer.echo()
+        for number, line in enumerate([report.state_of(status), *_holdings(status)]):
+            _print("" if number else status.ae_title, line)
+
+
+def _print(title: str, text: str, *, colour: str | None = None) -> None:
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    lines = textwrap.wrap(text, width - MARGIN, break_on_hyphens=False)
+    for number, line in enumerate(lines):
+        typer.echo(f"{'' if number else title:{MARGIN}}{typer.style(line, fg=colour)}")
+
+
+def _service(report: Report) -> str:
+    parts = report.facts.parts
+    if report.run is not Run.RUNNING or "service" not in parts:
+        return report.run.value
+    return f"{report.run.value}; last looked at {_time(parts['service'].seen_at)}"
+
+
+def _storage(report: Report) -> str:
+    settings, capacity = report.config.storage, report.room.capacity
+    if capacity is None:
+        return report.room.failure or "no limit known"
+    used = f", {100 * (1 - capacity.free_bytes / capacity.total_bytes):.0f} % used" if capacity.total_bytes else ""
+    room = f"{_size(capacity.free_bytes)} of {_size(capacity.total_bytes)} free{used}"
+    return (
+        f"{room}; refuses from {settings.watermark_percent} % on, or when less than {_size(settings.reserve)} is free"
+    )
+
+
+def _holdings(status: AeTitleStatus) -> Iterator[str]:
+    if status.lane is not None:
+        yield _waiting(status.lane)
+    quarantined = f"{status.held.quarantined} quarantined ({_size(status.held_bytes.quarantined)})"
+    yield f"{counted(status.held.pending, 'instance')} pending, {quarantined}"
+    counts = ", ".join(f"{count} {state.value}" for state, count in status.jobs.items())
+    yield f"jobs: {counts or 'none'}"
+    if status.oldest is not None:
+        job = status.oldest
+        yield f"the oldest unfinished job is {job.job_id[:8]} ({job.state.value}), of {_time(job.created_at)}"
+
+
+def _waiting(lane: LaneReport) -> str:
+    if not lane.groups:
+        return "no group waits"
+    more = "" if lane.groups == len(lane.waiting) else "more than "
+    count = counted(sum(group.instance_count for group in lane.waiting), "instance")
+    due = lane.waiting[0].until if lane.waiting else None
+    when = f"the next is due at {_time(due)}" if due else "nothing says when the next is due"
+    return f"{counted(lane.groups, 'waiting group')} with {more}{count}; {when}"
+
+
+def _size(count: int) -> str:
+    return next((f"{count / unit:.1f} {name}" for unit, name in UNITS if count >= unit), f"{count} bytes")
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+# --- for programs ---------------------------------------------------------------------------------------------------
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    storage, capacity = report.config.storage, report.room.capacity
+    return {
+        "health": report.level.value,
+        "problems": [
+            {"level": problem.level.value, "part": problem.part, "reason": problem.reason}
+            for problem in report.problems
+        ],
+        "service": report.run.value,
+        "parts": [
+            {
+                "part": part.part,
+                "state": part.state.value,
+                "reason": part.reason,
+                "since": _iso(part.since),
+                "seenAt": _iso(part.seen_at),
+            }
+            for part in report.facts.parts.values()
+        ],
+        "storage": {
+            "totalBytes": None if capacity is None else capacity.total_bytes,
+            "freeBytes": None if capacity is None else capacity.free_bytes,
+            "watermarkPercent": storage.watermark_percent,
+            "reserveBytes": storage.reserve,
+        },
+        "aeTitles": [_ae_title_as_json(status, report.state_of(status)) for status in report.facts.ae_titles],
+    }
+
+
+def _ae_title_as_json(status: AeTitleStatus, state: str) -> dict[str, Any]:
+    lane, oldest = status.lane, status.oldest
+    return {
+        "aeTitle": status.ae_title,
+        "state": state,
+        "reason": "" if lane is None else lane.reason or lane.full,
+        "groups": 0 if lane is None else lane.groups,
+        "nextDueAt": _iso(lane.waiting[0].until) if lane is not None and lane.waiting else None,
+        "pending": status.held.pending,
+        "quarantined": status.held.quarantined,
+        "quarantinedBytes": status.held_bytes.quarantined,
+        "faultedBytes": status.held_bytes.faulted,
+        "jobs": {state.value: count for state, count in status.jobs.items()},
+        "oldestUnfinishedJob": None
+        if oldest is None
+        else {"jobId": oldest.job_id, "state": oldest.state.value, "createdAt": _iso(oldest.created_at)},
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds")

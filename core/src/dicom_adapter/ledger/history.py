@@ -1,0 +1,160 @@
+"""Forgetting what is finished: which rows may go, and what has to be counted when they do.
+
+A job goes when it was finished long ago and all its instances are reclaimed; an instance when it was reclaimed long
+ago and no job is left that had it; an event with the instance or job that it tells of, or at its own age. Old rows that
+have to stay are passed over by their `Place`, so that every look at a page of rows is short, whatever there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Column, ColumnElement, and_, delete, exists, func, literal, literal_column, or_, select, tuple_
+
+from dicom_adapter.ledger import tallies
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import (
+    EPOCH,
+    IS_FINISHED,
+    IS_RECLAIMED,
+    InstanceState,
+    UtcDateTime,
+    events,
+    instances,
+    job_instances,
+    jobs,
+)
+from dicom_adapter.model import JobState
+
+
+class Place(NamedTuple):
+    """A row's place in an order by time."""
+
+    at: datetime
+    number: int
+
+
+BEGINNING = Place(EPOCH, 0)
+
+
+class Page(NamedTuple):
+    """Some rows that follow each other."""
+
+    numbers: Sequence[int]  # what may be looked at more closely
+    end: Place  # of the last of them
+
+
+def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs_at_most: int, rows: int) -> Page:
+    """Jobs that came to their end before a time, those first that did so first; with about `rows` instances in all."""
+    query = select(jobs.c.changed_at, jobs.c.job_number, jobs.c.instance_count).where(
+        IS_FINISHED, jobs.c.changed_at < before, _is_after(jobs.c.changed_at, jobs.c.job_number, after)
+    )
+    numbers, end = [], after
+    for at, number, count in transaction.execute(
+        query.order_by(jobs.c.changed_at, jobs.c.job_number).limit(jobs_at_most)
+    ):
+        numbers.append(number)
+        end = Place(at, number)
+        rows -= count
+        if rows <= 0:
+            break
+    return Page(numbers, end)
+
+
+def forget_jobs(transaction: Transaction, numbers: Sequence[int], asked: Collection[str], before: datetime) -> int:
+    """Delete those of these finished jobs, with their events, of which nothing more is to come; returns how many.
+
+    All of a job's instances have to be reclaimed. A submitted job of a submitter in `asked`, whose platform is asked
+    what became of it, stays until the platform has told its end, or until it was submitted before `before`.
+    """
+    needed = exists().where(
+        job_instances.c.job_number == jobs.c.job_number,
+        job_instances.c.instance_id == instances.c.instance_id,
+        instances.c.state != InstanceState.RECLAIMED.value,
+    )
+    awaited = and_(
+        jobs.c.state == JobState.SUBMITTED.value,
+        jobs.c.submitter.in_(asked),
+        ~jobs.c.platform_finished,
+        jobs.c.changed_at >= before,
+    )
+    are_these = jobs.c.job_number.in_(numbers) & IS_FINISHED
+    query = select(jobs.c.job_number, jobs.c.job_id).where(are_these, ~needed, ~awaited)
+    found = transaction.execute(query).all()
+    if not found:
+        return 0
+    transaction.execute(delete(events).where(events.c.job_id.in_([job_id for _number, job_id in found])))
+    transaction.execute(delete(jobs).where(jobs.c.job_number.in_([number for number, _job_id in found])))
+    return len(found)
+
+
+def reclaimed_instances(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
+    """Instances that were reclaimed before a time, those first that were reclaimed first."""
+    query = select(instances.c.changed_at, instances.c.instance_id).where(
+        IS_RECLAIMED, instances.c.changed_at < before, _is_after(instances.c.changed_at, instances.c.instance_id, after)
+    )
+    rows = transaction.execute(query.order_by(instances.c.changed_at, instances.c.instance_id).limit(limit)).all()
+    return Page([number for _at, number in rows], Place(*rows[-1]) if rows else after)
+
+
+def forget_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
+    """Delete those of these reclaimed instances, with their events, that no job has, and count them.
+
+    A replaced instance stays as long as the same SOP instance is pending: a processor may still hold the older one,
+    and mean the newer. One that stands for another stays as long as that one.
+    """
+    pending = instances.alias()
+    stood_for = exists().where(
+        instances.c.replaced_by.is_not(None),
+        pending.c.ae_title == instances.c.ae_title,
+        pending.c.sop_instance_uid == instances.c.sop_instance_uid,
+        pending.c.state == literal_column("'pending'"),  # literally, as the index says it
+    )
+    in_a_job = exists().where(job_instances.c.instance_id == instances.c.instance_id)
+    are_these = instances.c.instance_id.in_(numbers) & IS_RECLAIMED
+    query = select(instances.c.instance_id).where(are_these, ~in_a_job, ~stood_for)
+    going = _without_replacements(transaction, set(transaction.execute(query).scalars()))
+    if not going:
+        return 0
+    is_going = instances.c.instance_id.in_(going)
+    counts = select(instances.c.ae_title, instances.c.outcome, func.count()).where(is_going)
+    for ae_title, outcome, count in transaction.execute(counts.group_by(instances.c.ae_title, instances.c.outcome)):
+        tallies.add(transaction, ae_title, outcome, count)
+    transaction.execute(delete(events).where(events.c.instance_id.in_(going)))
+    transaction.execute(delete(instances).where(is_going))
+    return len(going)
+
+
+def _without_replacements(transaction: Transaction, going: set[int]) -> list[int]:
+    """Of `going` those that stand for no instance which stays."""
+    query = select(instances.c.instance_id, instances.c.replaced_by).where(instances.c.replaced_by.in_(going))
+    query = query.order_by(instances.c.instance_id)  # a chain's beginning comes first
+    for older, newer in transaction.execute(query):
+        if older not in going:
+            going.discard(newer)
+    return sorted(going)
+
+
+def old_events(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
+    """Events that happened before a time, oldest first; `numbers`: those that tell of nothing that is still there."""
+    told_of = or_(
+        exists().where(instances.c.instance_id == events.c.instance_id),
+        exists().where(jobs.c.job_id == events.c.job_id),
+    )
+    query = select(events.c.at, events.c.event_id, told_of.label("stays")).where(
+        events.c.at < before, _is_after(events.c.at, events.c.event_id, after)
+    )
+    rows = transaction.execute(query.order_by(events.c.at, events.c.event_id).limit(limit)).all()
+    loose = [row.event_id for row in rows if not row.stays]
+    return Page(loose, Place(rows[-1].at, rows[-1].event_id) if rows else after)
+
+
+def forget_events(transaction: Transaction, numbers: Sequence[int]) -> int:
+    """Delete these events; returns how many."""
+    return transaction.execute(delete(events).where(events.c.event_id.in_(numbers))).rowcount
+
+
+def _is_after(at: Column[datetime], number: Column[int], place: Place) -> ColumnElement[bool]:
+    return tuple_(at, number) > tuple_(literal(place.at, UtcDateTime()), literal(place.number))

@@ -1,0 +1,120 @@
+"""What the ledger has on some instances, such as those of one study, and on what they went through.
+
+`Which` says which instances: each question is one statement, however many they are.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+from attrs import fields, frozen
+from sqlalchemy import ColumnElement, Select, func, select, text, union
+
+from dicom_adapter.ledger import events as ledger_events
+from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.ledger.schema import CONCERNS_AE_TITLE, events, instances, job_instances, jobs
+
+Which: TypeAlias = ColumnElement[bool]
+
+
+@frozen(kw_only=True)
+class Arrival:
+    """An instance as it arrived, and where it stands; without patient data."""
+
+    instance_id: int
+    ae_title: str
+    calling_ae_title: str
+    peer_address: str
+    association_id: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    received_at: datetime  # UTC
+    state: str  # a value of InstanceState
+    changed_at: datetime  # UTC; when it came into its state
+    outcome: str  # a value of Outcome, "" as long as there is none
+    replaced_by: int | None
+
+
+def of_study(study_instance_uid: str) -> Which:
+    return instances.c.study_instance_uid == study_instance_uid
+
+
+def of_sop_instance(sop_instance_uid: str) -> Which:
+    return instances.c.sop_instance_uid == sop_instance_uid
+
+
+def of_job(number: int) -> Which:
+    members = select(job_instances.c.instance_id).where(job_instances.c.job_number == number)
+    return instances.c.instance_id.in_(members.correlate(None))
+
+
+def arrivals(transaction: Transaction, which: Which) -> list[Arrival]:
+    """The instances, in the order of arrival."""
+    columns = [instances.c[field.name] for field in fields(Arrival)]
+    query = select(*columns).where(which).order_by(instances.c.instance_id)
+    return [Arrival(**row._mapping) for row in transaction.execute(query)]
+
+
+def studies_of_newer(transaction: Transaction, which: Which) -> list[tuple[str, str]]:
+    """AE titles and studies of newer arrivals that stand for any of them, and are not among them."""
+    newer = select(instances.c.replaced_by).where(which, instances.c.replaced_by.is_not(None))
+    query = select(instances.c.ae_title, instances.c.study_instance_uid).distinct()
+    is_newer = instances.c.instance_id.in_(newer.correlate(None)) & instances.c.instance_id.not_in(_ids(which))
+    return [(ae_title, study) for ae_title, study in transaction.execute(query.where(is_newer))]
+
+
+def jobs_with(transaction: Transaction, which: Which) -> list[tuple[JobRow, int]]:
+    """Jobs in which any of them are, and how many of them, in the order of submission."""
+    query = (
+        select(job_instances.c.job_number, func.count().label("members"))
+        .where(job_instances.c.instance_id.in_(_ids(which)))
+        .group_by(job_instances.c.job_number)
+    )
+    counts = {row.job_number: row.members for row in transaction.execute(query)}
+    found = ledger_jobs.that(transaction, jobs.c.job_number.in_(_job_numbers(which)))
+    return [(row, counts[row.number]) for row in found]
+
+
+def uploaded(transaction: Transaction, number: int) -> int:
+    """How many files of a job the platform has."""
+    query = select(func.count()).where(job_instances.c.job_number == number, job_instances.c.uploaded.is_(True))
+    return transaction.execute(query).scalar_one()
+
+
+def job_events(transaction: Transaction, which: Which) -> list[Event]:
+    """What happened to the jobs in which any of them are, oldest first."""
+    job_ids = select(jobs.c.job_id).where(jobs.c.job_number.in_(_job_numbers(which)))
+    return ledger_events.that(transaction, events.c.job_id.in_(job_ids))
+
+
+def instance_events(transaction: Transaction, which: Which) -> list[Event]:
+    """What happened to them, oldest first; but for their being reclaimed, which each one's row tells."""
+    is_told = events.c.event != "instance_reclaimed"
+    return ledger_events.that(transaction, events.c.instance_id.in_(_ids(which)) & is_told)
+
+
+def association_ends(transaction: Transaction, which: Which) -> list[Event]:
+    """How the associations ended in which they came, or came again, oldest first."""
+    came = select(instances.c.association_id).where(which)
+    came_again = select(events.c.association_id).where(events.c.instance_id.in_(_ids(which))).correlate(None)
+    is_end = events.c.event == "association_closed"
+    return ledger_events.that(transaction, events.c.association_id.in_(union(came, came_again)) & is_end)
+
+
+def ae_title_events(transaction: Transaction, ae_title: str, since: datetime, until: datetime) -> list[Event]:
+    """What happened to an AE title as a whole, oldest first; such as that its lane was stopped."""
+    is_in_time = events.c.at.between(since, until) & (events.c.ae_title == ae_title)
+    return ledger_events.that(transaction, is_in_time & text(CONCERNS_AE_TITLE))
+
+
+def _ids(which: Which) -> Select[tuple[int]]:
+    return select(instances.c.instance_id).where(which).correlate(None)
+
+
+def _job_numbers(which: Which) -> Select[tuple[int]]:
+    return select(job_instances.c.job_number).where(job_instances.c.instance_id.in_(_ids(which))).correlate(None)

@@ -1,0 +1,34 @@
+"""What the ledger knows of the service's health."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from attrs import evolve
+
+from dicom_adapter.ledger import Ledger, health
+from dicom_adapter.ledger.health import PartHealth, PartState
+
+NOW = datetime(2026, 1, 5, 8, 0, 0, 123_456, tzinfo=timezone.utc)
+LANE = PartHealth(part="lane LUNG", state=PartState.HANGS, reason="it has not returned", since=NOW, seen_at=NOW)
+HOST = PartHealth(part="host", state=PartState.OK, since=NOW, seen_at=NOW)
+
+
+def test_health_round_trips(ledger: Ledger) -> None:
+    """What is written again takes the place of what was there."""
+    better = evolve(LANE, state=PartState.OK, reason="", seen_at=NOW + timedelta(seconds=5))
+    with ledger.write() as transaction:
+        health.save(transaction, [LANE, HOST])
+        health.save(transaction, [better])
+    with ledger.read() as transaction:
+        assert {"host": HOST, "lane LUNG": better} == health.load(transaction)
+
+
+def test_processes_outlive_the_parts_of_an_earlier_host(ledger: Ledger) -> None:
+    """The next host may have other parts; the rows of other processes are not its own."""
+    processes = {name: evolve(HOST, part=name) for name in health.PROCESSES}
+    with ledger.write() as transaction:
+        health.save(transaction, [LANE, *processes.values()])
+        health.forget_parts(transaction)
+    with ledger.read() as transaction:
+        assert processes == health.load(transaction)

@@ -1,0 +1,70 @@
+"""Associations as the receiver has them, and the stories that follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+from attrs import define, field
+from pydicom.dataset import Dataset
+
+from dicom_adapter.flow.association import AssociationRequest
+from dicom_adapter.flow.store import Answer, Received
+from dicom_adapter.net.server import Closed
+from dicom_adapter.receiver import Receiver
+from dicom_adapter.story import Story, tell
+from dicom_adapter.testing import Adapter
+
+Associate = Callable[..., str]
+TellStory = Callable[..., Story]
+
+
+@define
+class Heard:
+    """Stands where the adapter's own store is, and lets the receiver keep what comes."""
+
+    receiver: Receiver
+    received: list[Received] = field(factory=list)
+    statuses: Counter[str] = field(factory=Counter)
+
+    def store(self, received: Received) -> Answer:
+        answer = self.receiver.store(received)
+        self.received.append(received)
+        self.statuses[answer.status.name] += 1
+        return answer
+
+
+@pytest.fixture
+def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
+    """Send data sets in one association, through the receiver, which writes down how it ended; returns its id."""
+
+    def send(
+        adapter: Adapter,
+        data_sets: Sequence[Dataset],
+        ae_title: str = "LUNG",
+        caller: str = "CT1",
+        how: str = "released",
+    ) -> str:
+        heard = Heard(Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None))
+        monkeypatch.setattr(adapter, "_store", heard)
+        adapter.receive(*data_sets, ae_title=ae_title, calling_ae_title=caller)
+        request = AssociationRequest(called_ae_title=ae_title, calling_ae_title=caller, peer_address="127.0.0.1")
+        association_id = heard.received[0].association_id
+        closed = Closed(association_id=association_id, request=request, how=how, statuses=heard.statuses)
+        heard.receiver.closed(closed)
+        heard.receiver.close()
+        return association_id[:8]
+
+    return send
+
+
+@pytest.fixture
+def story_of() -> TellStory:
+    """Tell the story as it stands at the adapter's time."""
+
+    def told(adapter: Adapter, name: str) -> Story:
+        with adapter.ledger.read() as transaction:
+            return tell(transaction, name, adapter.clock.now())
+
+    return told

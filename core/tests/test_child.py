@@ -1,0 +1,45 @@
+"""A process of the service whose service is killed: it ends, and nothing about it looks like a defect."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from attrs import asdict
+
+from dicom_adapter.child import Start
+
+START = Start(configuration="", folder="", log_style="json", port=None, first=True, wake_fd=0, plugins=None)
+CHILD = """
+import sys
+from dicom_adapter.child import Channel
+channel = Channel()
+channel.start()
+channel.report("ready")
+sys.exit(7 if channel.wait_for_stop() else 5)
+"""
+
+
+def run_without_a_service(to_child: bytes) -> tuple[int, bytes]:
+    """The exit status and the words of a child whose reports nobody reads, and who is told this and no more."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", CHILD], input=to_child, stdout=write, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    finally:
+        os.close(write)
+    return ended.returncode, ended.stderr
+
+
+def test_it_ends_when_the_service_is_gone_before_it_said_what_to_do() -> None:
+    """No first line: it ends in order. Fails when an empty line is parsed."""
+    assert (0, b"") == run_without_a_service(b"")
+
+
+def test_it_goes_on_to_its_end_when_nobody_reads_its_reports() -> None:
+    """A report that cannot be delivered is not its concern. Fails when a broken pipe is raised."""
+    assert (5, b"") == run_without_a_service(json.dumps(asdict(START)).encode() + b"\n")

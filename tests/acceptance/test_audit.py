@@ -1,0 +1,122 @@
+"""`dicom-adapter audit` beside a real service, and its repair when the service has stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from dicom_adapter import locks
+from dicom_adapter.cli import app
+from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, send, wait_until_submitted, write_study
+
+CONFIGURATION = (
+    STORAGE
+    + """
+[ae-titles.LUNG.settings]
+pipeline-a = "pipeline-1"
+
+[ae-titles.WAIT.settings]
+timeout = 3600
+pipeline-a = "pipeline-1"
+"""
+)
+
+
+def audit(service: LaunchedService, *arguments: str, status: int) -> Result:
+    """Run the command in this process and check its exit status."""
+    command = ["audit", "--config", str(service.configuration), *arguments]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "80"})
+    assert status == result.exit_code, result.output
+    return result
+
+
+def audit_as_json(service: LaunchedService, *arguments: str, status: int) -> Any:
+    return json.loads(audit(service, *arguments, "--json", status=status).stdout)
+
+
+def objects(service: LaunchedService) -> list[Path]:
+    return list((service.configuration.parent / "data" / "instances").glob("??/*.dcm"))
+
+
+@pytest.fixture
+def service(launch_service: LaunchService, tmp_path: Path) -> Iterator[LaunchedService]:
+    """Three instances are submitted, two wait."""
+    launched = launch_service(CONFIGURATION)
+    assert all(result.ok for result in send(write_study(tmp_path / "lung", instances=3), launched, "LUNG"))
+    wait_until_submitted(launched, 3)
+    launched.wait_for("instances_reclaimed")
+    assert all(result.ok for result in send(write_study(tmp_path / "wait", instances=2), launched, "WAIT"))
+    yield launched
+
+
+def test_a_running_service_is_accounted_for_and_not_repaired(service: LaunchedService) -> None:
+    """Everything received has its place; a repair is refused, by a receiver without host, too."""
+    assert (
+        "LUNG: 3 received = 3 reclaimed (submitted)\nWAIT: 2 received = 2 pending\n\nAll is well.\n"
+        == audit(service, "--verify", status=0).stdout
+    )
+    refused = audit(service, "--repair", status=2).stderr
+    assert "works in" in refused
+    assert "stop it, then repair" in refused
+    service_pid, host, _receiver = service.pids()
+    os.kill(service_pid, signal.SIGSTOP)  # it starts no other host
+    os.kill(host, signal.SIGKILL)
+    try:
+        audit(service, "--repair", status=2)
+    finally:
+        os.kill(service_pid, signal.SIGCONT)
+
+
+def test_a_stopped_service_is_repaired(service: LaunchedService, launch_service: LaunchService) -> None:
+    """What is found is mended, and told; the service goes on with what is left."""
+    service.stop()
+    lost, kept = objects(service)
+    content = kept.read_bytes()
+    lost.unlink()
+    found = audit_as_json(service, status=1)
+    assert ({"object-missing": 1}, False, False) == (found["counts"], found["running"], found["ok"])
+    assert audit_as_json(service, "--repair", status=0)["repair"][0]["mended"]
+
+    shard = kept.parent
+    (shard / f"{shard.name}{'0' * 30}.dcm").write_bytes(content)
+    (shard / f"{shard.name}{'1' * 30}.dcm").write_bytes(b"garbage")
+    told = audit(service, "--repair", status=1).stdout
+    assert "WAIT: 2 received = 1 pending + 1 quarantined\n" in told
+    assert f"mended: object {shard.name}{'0' * 30}: deleted, it is the same data set as instance" in told
+    assert f"left: object {shard.name}{'1' * 30} stays where it is" in told
+    again = launch_service(CONFIGURATION)
+    assert again.port()
+    again.stop()
+    assert kept in objects(again)
+
+
+def test_the_service_does_not_start_while_a_repair_is_at_work(
+    service: LaunchedService, launch_service: LaunchService
+) -> None:
+    """It says why."""
+    service.stop()
+    with locks.alone(service.configuration.parent / "data") as unused:
+        assert unused
+        refused = launch_service(CONFIGURATION)
+        with pytest.raises(ServiceEnded, match="`audit --repair` works in"):
+            refused.port()
+        assert 1 == refused.wait()
+
+
+def test_where_there_is_nothing_to_look_at_it_says_so(tmp_path: Path) -> None:
+    """No ledger, no verdict; and none is made."""
+    path = tmp_path / "adapter.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    result = CliRunner().invoke(app, ["audit", "--config", str(path)])
+    assert (2, True) == (result.exit_code, "there is no ledger" in result.stderr)
+    assert [path] == list(tmp_path.iterdir())

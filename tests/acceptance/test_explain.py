@@ -1,0 +1,86 @@
+"""`dicom-adapter explain` over a real service: what its processes wrote down, as people and scripts read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from pydicom import dcmread
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, send, wait_until_submitted, write_study
+
+CONFIGURATION = (
+    STORAGE
+    + """
+[ae-titles.LUNG.settings]
+priority = "higher"
+pipeline-a = "p1"
+[ae-titles.HOLD.settings]
+timeout = 3600
+pipeline-a = "p1"
+"""
+)
+PATIENT = "PID-4711"
+
+
+def explain(service: LaunchedService, *arguments: str, status: int = 0, columns: int = 200) -> str:
+    """The output, of which the times are replaced."""
+    command = ["explain", *arguments, "--config", str(service.configuration)]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": str(columns)})
+    assert (status, False) == (result.exit_code, PATIENT in result.output), result.output
+    lines = [line.rstrip() for line in result.output.splitlines()]
+    return re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", "\n".join(lines))
+
+
+def test_a_study_is_explained_while_the_service_runs_and_after(launch_service: LaunchService, tmp_path: Path) -> None:
+    """At both AE titles; the receiver's events are there at the latest when it has ended."""
+    paths = write_study(tmp_path / "study", instances=3, patient_id=PATIENT)
+    study = str(dcmread(paths[0]).StudyInstanceUID)
+    service = launch_service(CONFIGURATION)
+    send(paths, service, "LUNG")
+    send(paths, service, "HOLD")
+    send(paths[:2], service, "HOLD")
+    wait_until_submitted(service, 3)
+    service.wait_for("instances_reclaimed")
+    service.wait_for("association_closed", times=3)
+    running = explain(service, study)
+    assert "3 instances were reclaimed after submission." in running
+    assert "AE title HOLD\n" in running
+    service.stop()
+
+    stopped = explain(service, study)
+    lung, hold = (
+        entry["association_id"][:8]
+        for name in ("LUNG", "HOLD")
+        for entry in service.logged("association_closed", ae_title=name)[:1]
+    )
+    assert f"Study {study}: 3 instances in 1 series. Times are UTC.\n\nAE title LUNG\n" in stopped
+    until = "( until TIME)?"
+    for association in (lung, hold):
+        ended = f"association {association} was released at TIME"
+        assert re.search(rf"TIME +SENDER \(127.0.0.1\) sent 3 instances{until}; {ended}\.\n", stopped)
+    again = r"2 instances came again from SENDER \(127.0.0.1\) in association \w{8}, which was released,"
+    assert re.search(f"{again}{until} and were not kept: the same data set is pending already", stopped)
+    assert (
+        "now         3 instances wait: the processor holds them. 1 group waits at HOLD; the next one, patient #"
+        in stopped
+    )
+
+    [job_id] = {entry["job_id"] for entry in service.logged("job_submitted")}
+    told = json.loads(explain(service, job_id[:8], "--json"))
+    assert ("job", job_id, ["LUNG"]) == (told["kind"], told["name"], [one["aeTitle"] for one in told["sections"]])
+    entries = told["sections"][0]["entries"]
+    assert ["instances_stored", "job_queued", "job_submitted", "instances_reclaimed"] == [
+        one["kind"] for one in entries
+    ]
+    assert {"kind", "at", "text", "fields"} == set(entries[0])
+    assert max(len(line) for line in explain(service, study, columns=80).splitlines()) <= 80
+
+    unknown = explain(service, "1.2.3", status=1)
+    assert unknown.startswith("error: the ledger has no study and no SOP instance 1.2.3. Either it never arrived; or ")
+    assert "history-days = 30" in unknown

@@ -1,0 +1,155 @@
+"""Health of the real service: what hangs, what cannot be made and what keeps dying is red by name; the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, send, write_study
+from support.third_party import install
+
+# The plugin shortens the deadlines of the host that loads it, so that no test has to wait for half a minute.
+HANGING = '''
+import time
+from pathlib import Path
+
+from dicom_adapter import JobProcessorBase, Submitter, hookimpl, watch
+from dicom_adapter_clara_client.fake import FakeSubmitter
+
+watch.DEADLINES.update({"lane": 0.5, "submitter": 0.5, "observer": 0.5})
+
+
+def hang(name, folder):
+    """Until a test allows it to go on."""
+    while not (folder / f"{name}-goes-on").exists():
+        time.sleep(0.05)
+
+
+class Hanging(JobProcessorBase):
+    name = "hanging"
+
+    def handle_instance(self, instance):
+        hang("processor", self.context.data_folder.parents[1])
+        self.remove_instances([instance])
+
+
+class HangingSubmitter(FakeSubmitter):
+    name = "hanging"
+
+    def open(self):
+        hang("submitter", self.context.data_folder.parents[1])
+        super().open()
+
+
+class Unmakeable(FakeSubmitter):
+    name = "unmakeable"
+
+    def __init__(self, settings, context):
+        raise SystemExit("no licence")
+
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Hanging]
+
+
+@hookimpl
+def dicom_adapter_submitters():
+    return [HangingSubmitter, Unmakeable]
+
+
+@hookimpl
+def dicom_adapter_job_changed(job):
+    hang("observer", Path("FOLDER"))
+'''
+CONFIGURATION = (
+    STORAGE
+    + """
+[submitters.hanging]
+type = "hanging"
+
+[submitters.unmakeable]
+type = "unmakeable"
+
+[ae-titles.HANGS]
+processor = "hanging"
+submitter = "platform"
+
+[ae-titles.WAITS]
+submitter = "hanging"
+settings = { pipeline-a = "1" }
+
+[ae-titles.REFUSED]
+submitter = "unmakeable"
+settings = { pipeline-a = "1" }
+
+[ae-titles.LUNG]
+submitter = "platform"
+settings = { pipeline-a = "1" }
+"""
+)
+
+SECONDS = 30  # that anything may take before a test fails
+HANGS = {"lane HANGS", "submitter hanging", "observer hanging"}
+
+
+def red(service: LaunchedService, python: str = sys.executable) -> tuple[int, dict[str, str]]:
+    """The exit status of `status`, and what it says is red, with the reasons."""
+    command = [python, "-m", "dicom_adapter", "status", "--config", str(service.configuration), "--json"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    problems = json.loads(run.stdout)["problems"]
+    return run.returncode, {each["part"]: each["reason"] for each in problems if each["level"] == "red"}
+
+
+def wait_until_red(expected: set[str], service: LaunchedService, python: str = sys.executable) -> dict[str, str]:
+    """Wait until exactly these are red: the ledger hears of it a little later than the log."""
+    deadline = time.monotonic() + SECONDS
+    while (found := red(service, python))[1].keys() != expected:
+        assert time.monotonic() < deadline, found
+    assert bool(expected) == found[0]
+    return found[1]
+
+
+def test_what_hangs_is_told_by_name_and_affects_nobody_else(launch_service: LaunchService, tmp_path: Path) -> None:
+    """A processor, a submitter and an observer that hang; when they go on, so does what they held up.
+
+    Tried: a watch that looks for failures only.
+    """
+    data = tmp_path / "service" / "data"
+    python = install(tmp_path / "plugins", hanging=HANGING.replace("FOLDER", str(data)))
+    service = launch_service(CONFIGURATION, python=python)
+    for ae_title in ("HANGS", "WAITS", "LUNG"):
+        assert all(result.ok for result in send(write_study(tmp_path / ae_title), service, ae_title))
+    service.wait_for("job_submitted", ae_title="LUNG")
+    for part in HANGS:
+        service.wait_for("part_hangs", part=part)
+    reasons = wait_until_red({*HANGS, "lane REFUSED"}, service, python)
+    assert reasons["lane HANGS"].endswith(" UTC has not returned, within 0.5 s")
+    assert reasons["lane REFUSED"].startswith("submitter 'unmakeable' cannot be made: SystemExit at ")
+    for name in ("processor", "submitter", "observer"):
+        (data / f"{name}-goes-on").touch()
+    for part in HANGS:
+        service.wait_for("part_recovered", part=part)
+    service.wait_for("job_submitted", ae_title="WAITS")
+    wait_until_red({"lane REFUSED"}, service, python)
+    assert 0 == service.stop()
+
+
+def test_a_host_that_keeps_dying_is_red(launch_service: LaunchService) -> None:
+    """The third time, though it is started again each time; a receiver that lives is not."""
+    service = launch_service(STORAGE + '[ae-titles.LUNG.settings]\npipeline-a = "1"\n')
+    service.port()
+    for times in range(1, 4):
+        service.wait_for("host_started", times=times)
+        os.kill(service.pids()[1], signal.SIGKILL)
+        service.wait_for("process_died", times=times)
+    service.wait_for("host_started", times=4)
+    reason = "the host died 3 times in a row, the last time with status -9"
+    assert {"service": reason} == wait_until_red({"service"}, service)

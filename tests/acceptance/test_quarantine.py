@@ -1,0 +1,101 @@
+"""Instances that no processor takes: an AE title that is full of them says so, and operators give them back."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from click.testing import Result
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+from typer.testing import CliRunner
+
+from dicom_adapter import synthetic
+from dicom_adapter.cli import app
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, send, write_study
+
+MISTAKEN = (
+    STORAGE.replace("reserve = 0", "reserve = 0\nquarantine-quota = 1")
+    + """
+[ae-titles.LUNG.settings]
+group-by = "AdmissionID"
+pipeline-a = "pipeline-1"
+
+[ae-titles.HEAD.settings]
+pipeline-a = "pipeline-2"
+"""
+)
+MENDED = MISTAKEN.replace("AdmissionID", "study")
+LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
+SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
+SECONDS = 30  # that anything may take before the test fails
+
+
+def associate(service: LaunchedService, called: str) -> Association:
+    entity = AE(ae_title="SENDER")
+    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    return entity.associate("127.0.0.1", service.port(), ae_title=called)
+
+
+def store_until_refused(association: Association) -> int:
+    """Store until the answer is not success; returns the last status."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        status = association.send_c_store(synthetic.make_instance(rows=2, columns=2)).Status
+        if status != SUCCESS:
+            return int(status)
+    raise AssertionError(f"every instance was taken for {SECONDS} s")
+
+
+def command(service: LaunchedService, *words: str) -> Result:
+    result = CliRunner().invoke(app, [*words, "-c", str(service.configuration)])
+    assert 0 == result.exit_code, result.output
+    return result
+
+
+def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
+    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+) -> None:
+    """The sender is told to come back, on old associations and new ones; after the mistake in the configuration is
+    mended, what was requeued becomes the job that it should have been.
+
+    Tried: without the receiver's look, an open association fills the disk; without the lane's new beginning, no job.
+    """
+    service = launch_service(MISTAKEN)
+    still_open = associate(service, "LUNG")
+    sent = send(write_study(tmp_path / "study", instances=3), service, "LUNG")
+    assert [True] * 3 == [result.ok for result in sent]
+    service.wait_for("instance_quarantined", times=3)
+    service.wait_for("ae_title_full", ae_title="LUNG")
+
+    refused = associate(service, "LUNG")
+    answer = refused.acceptor.primitive
+    assert answer is not None
+    assert LOCAL_LIMIT_EXCEEDED == (answer.result, answer.result_source, answer.diagnostic)
+    told = service.wait_for("association_rejected", ae_title="LUNG", rejection="LOCAL_LIMIT_EXCEEDED")["reason"]
+    assert told.startswith("quarantine-quota = 1 bytes is used up: ")
+    assert OUT_OF_RESOURCES == store_until_refused(still_open)
+    still_open.release()
+    assert associate(service, "HEAD").is_established
+    service.kill()
+
+    again = launch_service(MENDED)
+    again.port()
+    held = json.loads(command(again, "instances", "list", "--state", "quarantined", "--json").stdout)
+    assert {1, 2, 3} <= {row["instanceId"] for row in held}
+    command(again, "instances", "requeue", "1", "2", "3")
+    queued = again.wait_for("job_queued", ae_title="LUNG")
+    assert 3 == queued["instances"]
+    again.wait_for("job_submitted", job_id=queued["job_id"])
+    assert [3] == [len(platform.files(job)) for job in platform.jobs]
+    if len(held) > 3:
+        command(again, "instances", "discard", "--all", "--yes")
+    again.wait_for("ae_title_has_room", ae_title="LUNG")
+    accepted = associate(again, "LUNG")
+    assert accepted.is_established
+    accepted.release()
+    assert 0 == again.stop()

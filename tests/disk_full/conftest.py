@@ -1,0 +1,65 @@
+"""A real file system that is really full: a small tmpfs for each test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support.full_disk import Disk
+
+DISK_SIZE = 32 * 2**20  # bytes; it takes memory for what is really written
+Launch = Callable[..., LaunchedService]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A tmpfs; skips the test where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        if "tmpfs" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
+            pytest.fail("no tmpfs can be mounted, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+        pytest.skip("no tmpfs can be mounted: that takes root")
+    yield Disk(folder)
+    # Lazily: what still has a file open there ends a moment later.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def launch(disk: Disk, launch_service: LaunchService) -> Launch:
+    """Start the service with its instances on the small disk, or its ledger, or both.
+
+    `launch(storage=…, ledger=…)`: "disk", or "elsewhere"; `limits`: lines for [storage].
+    """
+
+    def start(*, storage: str = "disk", ledger: str = "disk", limits: str = NO_LIMITS) -> LaunchedService:
+        folder = {"disk": f"{disk.path}/", "elsewhere": ""}
+        paths = {"data": f"{folder[storage]}data", "ledger": f"{folder[ledger]}ledger.sqlite"}
+        return launch_service(CONFIGURATION.format(limits=limits, **paths))
+
+    return start
+
+
+NO_LIMITS = "watermark-percent = 100\nreserve = 0"
+CONFIGURATION = """
+[storage]
+path = "{data}"
+{limits}
+
+[ledger]
+url = "sqlite:///{ledger}"
+
+[submitters.platform]
+type = "fake"
+folder = "platform"
+
+[ae-titles.LUNG.settings]
+pipeline-a = "pipeline-1"
+"""

@@ -1,0 +1,105 @@
+"""Storage fills up: senders are told to come back, nothing acknowledged is lost, and traffic resumes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dicom_adapter.flow.association import Rejection
+from dicom_adapter.flow.store import Status
+from dicom_adapter.launch import LaunchedService
+from support import Run
+from support.full_disk import KB, MB, Disk, associate, image, rejection, store, submitted
+
+Launch = Callable[..., LaunchedService]
+
+
+def stored(disk: Disk) -> list[str]:
+    """Every file of the local storage, those in `incoming` too."""
+    return [path.name for path in (disk.path / "data" / "instances").rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) -> None:
+    """Without any limit the disk itself says no: 0xA700, and no half file stays.
+
+    The jobs of what was acknowledged before are submitted all the same, their room comes back, and an association that
+    was open all the time can use it. Tried: 0x0110 for ENOSPC; a writer that leaves its file after a failure.
+    """
+    service = launch(ledger="elsewhere")
+    association = associate(service)
+    first = [image(kilobytes=500) for _number in range(2)]
+    assert [Status.SUCCESS] * 2 == [store(association, data_set) for data_set in first]
+
+    disk.fill()
+    assert [Status.OUT_OF_RESOURCES] * 2 == [store(association, image(kilobytes)) for kilobytes in (20, 2000)]
+    disk.fill(leave=300 * KB)
+    assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=500))  # when a part of it is written already
+    assert 2 == len(stored(disk))
+    assert rejection(service) is None
+    disk.fill()
+
+    service.wait_for("job_submitted", times=2)
+    service.wait_for("instances_reclaimed", times=2)
+    assert disk.free >= 1000 * KB
+    last = image(kilobytes=500)
+    assert Status.SUCCESS == store(association, last)
+    association.release()
+    service.wait_for("job_submitted", times=3)
+    service.wait_for("instances_reclaimed", times=3)
+    assert sorted(data_set.SOPInstanceUID for data_set in [*first, last]) == submitted(service)
+    assert [] == stored(disk)
+    assert [] == service.logged("worker_failed") + service.logged("process_died")
+
+
+RESERVE = "watermark-percent = 100\nreserve = '16 MiB'"
+PAGE = 4096  # bytes: what a file grows by
+LIMIT = 16 * 2**20  # bytes: half of the disk
+
+
+@pytest.mark.parametrize("limits", ["watermark-percent = 50\nreserve = 0", RESERVE], ids=["watermark", "reserve"])
+def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> None:
+    """Just above the limit everything is taken; below it associations are rejected and C-STOREs answered with 0xA700.
+
+    As soon as there is room again, so is the service. Tried: a limit that is looked at once, at the start; one that
+    only new associations meet.
+    """
+    service = launch(ledger="elsewhere", limits=limits)
+    association = associate(service)
+    disk.fill(leave=LIMIT + 100 * KB)
+    assert Status.SUCCESS == store(association)
+    assert rejection(service) is None
+
+    disk.fill(leave=LIMIT - PAGE)
+    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service) == (2, 3, 2)
+    assert Status.OUT_OF_RESOURCES == store(association) == 0xA700
+
+    disk.clear()
+    assert rejection(service) is None
+    assert Status.SUCCESS == store(association)
+    association.release()
+
+
+@pytest.mark.dcmtk
+def test_dcmtk_is_told_to_come_back(launch: Launch, disk: Disk, dcmtk: Run) -> None:
+    """Another implementation reads the rejection as it is meant. Tried: a rejection that is permanent."""
+    service = launch(ledger="elsewhere", limits=RESERVE)
+    service.port()
+    disk.fill()
+    told = dcmtk("echoscu", "--verbose", "-aec", "LUNG", "127.0.0.1", service.port(), check=False)
+    assert 0 != told.returncode
+    assert "Result: Rejected Transient" in told.stdout + told.stderr
+    assert "Local Limit Exceeded" in told.stdout + told.stderr
+
+
+def test_the_reserve_is_not_used_up_by_one_large_instance(launch: Launch, disk: Disk) -> None:
+    """What arrives counts: a data set that would reach into the reserve is refused, a smaller one is taken.
+
+    Tried: the size left out.
+    """
+    service = launch(ledger="elsewhere", limits=RESERVE)
+    disk.fill(leave=LIMIT + 1 * MB)
+    association = associate(service)
+    assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=1100))
+    assert Status.SUCCESS == store(association, image(kilobytes=500))
+    association.release()

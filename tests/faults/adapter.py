@@ -1,0 +1,211 @@
+"""The adapter under test: its configuration, and the ways to kill it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+from attrs import frozen
+
+from dicom_adapter.launch import LaunchedService, ServiceEnded
+
+START_SECONDS = 60.0  # until it listens, on a machine that does much else
+BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # no connection of this machine takes one of these by itself (Linux)
+
+
+@frozen(kw_only=True)
+class AeTitle:
+    """One AE title of the configuration."""
+
+    submitter: str
+    settings: str  # TOML, without pipelines
+    pipelines: tuple[str, ...]  # ids, of this AE title alone
+    overwrites: bool = False  # overwrite-same-instance
+
+
+RETRIES = "retry-first = 0.1\nretry-most = 1\nstatus-every = 5"
+
+
+def _pipelines(number: int, count: int) -> tuple[str, ...]:
+    return tuple(f"{number:016x}{pipeline:016x}" for pipeline in range(1, count + 1))
+
+
+AE_TITLES: Mapping[str, AeTitle] = {
+    "STUDIES": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(1, 3)),
+    "PATIENTS": AeTitle(submitter="rest", settings='timeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)),
+    "SERIES": AeTitle(submitter="rest", settings='group-by = "series"\nmax-wait = 8', pipelines=_pipelines(3, 1)),
+    "NEWEST": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(4, 2), overwrites=True),
+}
+
+
+class Victim(str, Enum):
+    """What a kill hits."""
+
+    EVERYTHING = "everything"  # as when the machine stops
+    SUPERVISOR = "supervisor"  # whose processes then leave by themselves
+    HOST = "host"
+    RECEIVER = "receiver"
+
+
+@frozen
+class Ports:
+    """Where servers come back to; all different."""
+
+    adapter: int
+    grpc: int  # the platform's
+    rest: int
+
+    @classmethod
+    def free(cls) -> Ports:
+        candidates = SystemRandom().sample(BELOW_EPHEMERAL_PORTS, 100)
+        return cls(*[port for port in candidates if _is_free(port)][:3])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+class Adapter:
+    """The service in `folder`; one at a time, under one port."""
+
+    def __init__(self, folder: Path, ports: Ports) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.port = ports.adapter
+        self.kills: Counter[str] = Counter()
+        self.launches = 0
+        self._configuration = folder / "adapter.toml"
+        self._configuration.write_text(_configuration(ports), encoding="utf-8")
+        self._service: LaunchedService | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "service.log"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def ensure_running(self) -> None:
+        """Start it unless its supervisor lives; what is left of an earlier one may make the new one give up."""
+        if self._service is None or _has_ended(self._service):
+            self._service = LaunchedService(self._configuration, "--port", str(self.port))
+            self.launches += 1
+
+    def wait_until_it_listens(self) -> None:
+        """Raises ServiceEnded when it does not, within reason."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self.ensure_running()
+            assert self._service is not None
+            try:
+                self._service.port(deadline - time.monotonic())
+                return
+            except ServiceEnded:
+                if time.monotonic() > deadline:
+                    raise
+
+    def kill(self, victim: Victim) -> None:
+        """SIGKILL. Nothing happens when the victim does not live at this moment."""
+        assert self._service is not None
+        if victim is Victim.EVERYTHING:
+            self._service.kill()
+        elif not _killed(_living(self._service, victim)):
+            return
+        self.kills[victim.value] += 1
+
+    def stop(self) -> int:
+        """Stop it in order; returns its exit status."""
+        assert self._service is not None
+        return self._service.stop(60)
+
+    def audit(self) -> Mapping[str, Any]:
+        """What `dicom-adapter audit` says once it is stopped."""
+        command = [sys.executable, "-m", "dicom_adapter", "audit", "--config", str(self._configuration)]
+        told = subprocess.run([*command, "--verify", "--json"], stdout=subprocess.PIPE, check=False)
+        said: Mapping[str, Any] = json.loads(told.stdout)
+        return said
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        if self._service is not None:
+            self._service.kill()
+
+
+def _has_ended(service: LaunchedService) -> bool:
+    try:
+        service.wait(0)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _living(service: LaunchedService, victim: Victim) -> int | None:
+    """The process, unless it has ended and the service knows."""
+    if victim is Victim.SUPERVISOR:
+        return None if _has_ended(service) else service.pids()[0]
+    started = service.logged("process_started", name=victim.value)
+    died = service.logged("process_died", name=victim.value)
+    return started[-1]["child"] if len(started) > len(died) and not _has_ended(service) else None
+
+
+def _killed(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _configuration(ports: Ports) -> str:
+    return f"""
+[dicom]
+bind = "127.0.0.1"
+
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.grpc]
+type = "clara-grpc"
+endpoint = "127.0.0.1:{ports.grpc}"
+deadline = 2
+upload-deadline = 4
+{RETRIES}
+
+[submitters.rest]
+type = "clara-rest"
+endpoint = "http://127.0.0.1:{ports.rest}"
+timeout = 2
+upload-timeout = 4
+{RETRIES}
+""" + "".join(map(_ae_title, AE_TITLES))
+
+
+def _ae_title(name: str) -> str:
+    table = AE_TITLES[name]
+    pipelines = "\n".join(f'pipeline-{number} = "{key}"' for number, key in enumerate(table.pipelines, 1))
+    return f"""
+[ae-titles.{name}]
+submitter = "{table.submitter}"
+overwrite-same-instance = {str(table.overwrites).lower()}
+
+[ae-titles.{name}.settings]
+{table.settings}
+{pipelines}
+"""

@@ -1,0 +1,73 @@
+"""A connection that breaks: in the middle of a PDU on the way there, or before an answer comes back."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+
+ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
+PIECE = 16384  # bytes
+CONNECT_SECONDS = 10
+
+
+class BreakingConnection:
+    """Passes one connection to `target` on, until so many bytes have gone there, or so many have come back.
+
+    Connect to `port`; both sides are reset then. A breaking point that is never reached does no harm.
+    """
+
+    def __init__(self, target: int, *, there: int | None = None, back: int | None = None) -> None:
+        self._target = target
+        self._there = there
+        self._back = back
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(CONNECT_SECONDS)
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with self._listener:
+            try:
+                near, _address = self._listener.accept()
+            except TimeoutError:
+                return  # nobody came
+        with near:
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target), CONNECT_SECONDS)
+            except OSError:
+                return  # the adapter is down: the sender sees its connection closed
+            with far:
+                self._pass_on(near, far)
+
+    def _pass_on(self, near: socket.socket, far: socket.socket) -> None:
+        for side in (near, far):
+            side.settimeout(None)
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        back = threading.Thread(target=_pump, args=(far, near, self._back), daemon=True)
+        back.start()
+        _pump(near, far, self._there)
+        back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
+    """Pass bytes on up to the end of the stream; reset both sides after `most`, or when one of them is reset."""
+    left = most
+    try:
+        while data := source.recv(PIECE):
+            target.sendall(data[:left])
+            if left is not None and (left := left - len(data)) <= 0:
+                raise ConnectionResetError
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        for side in (source, target):
+            _reset(side)
+
+
+def _reset(side: socket.socket) -> None:
+    try:
+        side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
+        side.shutdown(socket.SHUT_RDWR)  # wakes who waits in recv; closing alone would not
+    except OSError:
+        pass  # it is reset, or closed by the other direction
+    side.close()

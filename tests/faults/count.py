@@ -1,0 +1,234 @@
+"""The count: what was acknowledged against what was started, waits, or is set apart. Pure.
+
+    acknowledged   every acknowledged instance is in a started job of each pipeline of its AE title that was created
+                   after it was sent, with the same bytes (or those of a newer arrival, where the AE title overwrites);
+                   or it is pending or quarantined
+    once           no instance is in more started jobs of a pipeline than times that it was sent before; each ledger
+                   row that became jobs is in one job of each pipeline, every other row in none
+    one job        each job of the ledger is submitted, and is one started job of the platform; there are no others
+    payloads       a started job has what its ledger job has, nothing but what was sent to its AE title and not refused,
+                   bit for bit
+    objects        a row that is not reclaimed has its stored object
+    audit          `dicom-adapter audit` finds the orphans that this count finds, and nothing else
+    health         nothing in the log speaks of a defect
+
+Each finding names the UIDs or ids, which are synthetic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+from attrs import frozen
+
+from faults.adapter import AE_TITLES
+from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.records import Sent
+
+WAITING = ("pending", "quarantined")
+ORPHAN = "object-without-row"  # the audit's word
+EXPECTED_TEXT = re.compile(  # of a service that gives up because a process was killed, or lives on from before
+    r"error: (the (host|receiver) ended with status -9; .*|another dicom-adapter works in .*|cannot listen on .*)"
+)
+DEFECTS = {  # events of the log that no kill and no fault of a platform explains
+    "text",  # a traceback, or whatever else was printed
+    "worker_failed",
+    "processor_failed",
+    "processor_close_failed",
+    "processor_waiting_failed",
+    "submitter_close_failed",
+    "turn_not_committed",
+    "lane_stopped",
+    "store_failed",
+    "stored_object_left",
+    "observer_failed",
+    "plugin_broken",
+}
+
+Key: TypeAlias = tuple[str, str]  # AE title, SOP Instance UID
+
+
+@frozen(kw_only=True)
+class Finding:
+    """Something that must not be."""
+
+    rule: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.what}"
+
+
+@frozen(kw_only=True)
+class _Index:
+    """The evidence, by what it is looked for."""
+
+    sent: Mapping[Key, list[Sent]]  # in the order of sending
+    started: list[PlatformJob]  # in the order of their creation
+    holding: Mapping[tuple[str, str], list[PlatformJob]]  # the same by pipeline and SOP Instance UID
+    rows: Mapping[Key, list[LedgerInstance]]
+    by_number: Mapping[int, LedgerInstance]
+    jobs: Mapping[str, LedgerJob]  # by id
+
+
+def count(evidence: Evidence) -> list[Finding]:
+    """Everything that is wrong."""
+    index = _index(evidence)
+    rules: Mapping[str, Callable[[Evidence, _Index], Iterator[str]]] = {
+        "acknowledged": _lost,
+        "once": _too_often,
+        "one job": _unlike_jobs,
+        "payloads": _unlike_payloads,
+        "objects": _missing_objects,
+        "audit": _audited,
+        "health": _defects,
+    }
+    return [Finding(rule=name, what=what) for name, rule in rules.items() for what in rule(evidence, index)]
+
+
+def orphans(evidence: Evidence) -> frozenset[str]:
+    """Stored objects that no row needs: what a crash between the object and its row leaves."""
+    return evidence.stored - _needed(evidence)
+
+
+def _index(evidence: Evidence) -> _Index:
+    sent, rows, holding = defaultdict(list), defaultdict(list), defaultdict(list)
+    for request in sorted(evidence.sent, key=lambda request: request.began):
+        sent[request.ae_title, request.sop_instance_uid].append(request)
+    for row in evidence.instances:
+        rows[row.ae_title, row.sop_instance_uid].append(row)
+    started = sorted((job for job in evidence.platform_jobs if job.is_started), key=lambda job: job.created)
+    for job in started:
+        for uid in {file.sop_instance_uid for file in job.files}:
+            holding[job.pipeline, uid].append(job)
+    return _Index(
+        sent=sent,
+        started=started,
+        holding=holding,
+        rows=rows,
+        by_number={row.number: row for row in evidence.instances},
+        jobs={job.job_id: job for job in evidence.jobs},
+    )
+
+
+# --- the rules ------------------------------------------------------------------------------------------------------
+
+
+def _lost(evidence: Evidence, index: _Index) -> Iterator[str]:
+    for request in evidence.sent:
+        ae_title, uid = request.ae_title, request.sop_instance_uid
+        if not request.is_acknowledged or any(row.state in WAITING for row in index.rows.get((ae_title, uid), ())):
+            continue
+        wanted = {
+            PlatformFile(sop_instance_uid=uid, digest=digest)
+            for digest in _standing_for(request, index.sent[ae_title, uid])
+        }
+        for pipeline in AE_TITLES[ae_title].pipelines:
+            jobs = index.holding.get((pipeline, uid), ())
+            if not any(job.created > request.began and wanted & set(job.files) for job in jobs):
+                yield f"instance {uid}, acknowledged for {ae_title}, is in no started job of pipeline {pipeline}"
+
+
+def _standing_for(request: Sent, all_sent: list[Sent]) -> set[str]:
+    """The bytes that may be in a job for this request: its own, or where the AE title overwrites, those of a later one.
+
+    A request whose answer was lost may be stored later than one that was sent after it.
+    """
+    digests = {request.digest}
+    if AE_TITLES[request.ae_title].overwrites:
+        digests |= {
+            other.digest
+            for other in all_sent
+            if other.may_be_kept and (other.began > request.began or other.status is None)
+        }
+    return digests
+
+
+def _too_often(evidence: Evidence, index: _Index) -> Iterator[str]:
+    for (ae_title, uid), requests in index.sent.items():
+        for pipeline in AE_TITLES[ae_title].pipelines:
+            jobs = index.holding.get((pipeline, uid), [])
+            for number, job in enumerate(jobs, start=1):
+                if sum(request.may_be_kept and request.began < job.created for request in requests) < number:
+                    yield f"instance {uid} of {ae_title} is in too many jobs of pipeline {pipeline}: {job.job_id}"
+    yield from _rows_and_jobs(evidence, index)
+
+
+def _rows_and_jobs(evidence: Evidence, index: _Index) -> Iterator[str]:
+    pipelines: dict[int, list[str]] = defaultdict(list)
+    for job in evidence.jobs:
+        for number in job.instances:
+            pipelines[number].append(job.pipeline)
+    for row in evidence.instances:
+        became_jobs = row.state not in WAITING and not row.is_replaced
+        wanted = sorted(AE_TITLES[row.ae_title].pipelines) if became_jobs else []
+        if wanted != sorted(pipelines[row.number]):
+            yield f"{row.state} instance {row.number} of {row.ae_title} is in jobs of {sorted(pipelines[row.number])}"
+
+
+def _unlike_jobs(evidence: Evidence, index: _Index) -> Iterator[str]:
+    times = Counter(job.adapter_job for job in index.started)
+    for of_ledger in evidence.jobs:
+        if of_ledger.state != "submitted":
+            yield f"job {of_ledger.job_id} is {of_ledger.state}"
+        if times[of_ledger.job_id] != 1:
+            yield f"job {of_ledger.job_id} was started {times[of_ledger.job_id]} times"
+    for job in index.started:
+        mine = index.jobs.get(job.adapter_job)
+        if mine is None:
+            yield f"platform job {job.job_id} was started for no job of the ledger ('{job.adapter_job}')"
+        elif (mine.platform_job, mine.pipeline) != (job.job_id, job.pipeline):
+            yield f"job {mine.job_id} has platform job {mine.platform_job}, but {job.job_id} was started for it"
+
+
+def _unlike_payloads(evidence: Evidence, index: _Index) -> Iterator[str]:
+    for job in index.started:
+        mine = index.jobs.get(job.adapter_job)
+        if mine is None:
+            continue  # told by another rule
+        wanted = sorted(index.by_number[number].sop_instance_uid for number in mine.instances)
+        if wanted != sorted(file.sop_instance_uid for file in job.files):
+            yield f"platform job {job.job_id} has other instances than job {mine.job_id}"
+        if len(set(wanted)) != len(wanted):
+            yield f"job {mine.job_id} has an instance twice"
+        yield from _foreign(job, mine, index)
+
+
+def _foreign(job: PlatformJob, mine: LedgerJob, index: _Index) -> Iterator[str]:
+    for file in job.files:
+        requests = index.sent.get((mine.ae_title, file.sop_instance_uid), [])
+        fitting = [request for request in requests if request.digest == file.digest]
+        if not fitting:
+            yield f"platform job {job.job_id} has bytes of instance {file.sop_instance_uid} that nobody sent"
+        elif not any(request.may_be_kept and request.began < job.created for request in fitting):
+            yield f"platform job {job.job_id} has instance {file.sop_instance_uid}, which was refused"
+
+
+def _missing_objects(evidence: Evidence, index: _Index) -> Iterator[str]:
+    for key in sorted(_needed(evidence) - evidence.stored):
+        yield f"the stored object {key} is missing"
+    for name in evidence.unfinished:
+        yield f"{name}, a reception that never ended, is still there"
+
+
+def _needed(evidence: Evidence) -> frozenset[str]:
+    return frozenset(row.storage_key for row in evidence.instances if row.state != "reclaimed")
+
+
+def _audited(evidence: Evidence, index: _Index) -> Iterator[str]:
+    for found in evidence.audit:
+        if found["kind"] != ORPHAN:
+            yield found["text"]
+    told = {found["storageKey"] for found in evidence.audit if found["kind"] == ORPHAN}
+    for key in sorted(told ^ orphans(evidence)):
+        yield f"object {key} is an orphan for {'the audit' if key in told else 'this count'} alone"
+
+
+def _defects(evidence: Evidence, index: _Index) -> Iterator[str]:
+    for entry in evidence.log:
+        is_expected = EXPECTED_TEXT.fullmatch(entry.get("text", ""))
+        if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):
+            yield str(dict(entry))

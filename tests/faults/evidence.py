@@ -1,0 +1,174 @@
+"""What each side has in its files when all is over, read without the adapter's and the emulator's own code."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from pydicom import dcmread
+
+from faults.records import Sent, data_set_digest
+
+ADAPTER_JOB = "dicom-adapter-job"  # the key under which a platform's job has the adapter's id of it
+
+
+@frozen(kw_only=True)
+class PlatformFile:
+    """One data set in the payload of a platform's job."""
+
+    sop_instance_uid: str  # of the File Meta Information
+    digest: str
+
+
+@frozen(kw_only=True)
+class PlatformJob:
+    """One job on the platform."""
+
+    job_id: str
+    adapter_job: str  # the adapter's id of it; "" when it names none
+    pipeline: str
+    is_started: bool
+    created: float  # seconds since 1970
+    files: tuple[PlatformFile, ...] = ()
+
+
+@frozen(kw_only=True)
+class LedgerInstance:
+    """One row of the ledger's instances."""
+
+    number: int
+    ae_title: str
+    sop_instance_uid: str
+    state: str
+    storage_key: str
+    is_replaced: bool  # a newer arrival stands for it
+
+
+@frozen(kw_only=True)
+class LedgerJob:
+    """One row of the ledger's jobs."""
+
+    job_id: str
+    ae_title: str
+    pipeline: str
+    state: str
+    platform_job: str
+    instances: tuple[int, ...]  # numbers
+
+
+@frozen(kw_only=True)
+class Evidence:
+    """All that is compared."""
+
+    sent: tuple[Sent, ...]
+    platform_jobs: tuple[PlatformJob, ...]
+    instances: tuple[LedgerInstance, ...]
+    jobs: tuple[LedgerJob, ...]
+    stored: frozenset[str]  # storage keys of the objects that there are
+    unfinished: tuple[str, ...] = ()  # files of receptions that never ended
+    log: tuple[Mapping[str, Any], ...] = ()
+    audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`
+
+
+def platform_jobs(state: Path) -> Iterator[PlatformJob]:
+    """The jobs in the folder of the emulator, which must not run."""
+    for path in (state / "jobs").glob("*.json"):
+        job = json.loads(path.read_bytes())
+        yield PlatformJob(
+            job_id=job["job_id"],
+            adapter_job=job["metadata"].get(ADAPTER_JOB, ""),
+            pipeline=job["pipeline_id"],
+            is_started=job["started"] is not None,
+            created=datetime.fromisoformat(job["created"]).timestamp(),
+            files=tuple(map(_platform_file, sorted((state / "payloads" / job["payload_id"]).rglob("*.dcm")))),
+        )
+
+
+def _platform_file(path: Path) -> PlatformFile:
+    header = dcmread(path, stop_before_pixels=True, specific_tags=[])
+    return PlatformFile(sop_instance_uid=header.file_meta.MediaStorageSOPInstanceUID, digest=data_set_digest(path))
+
+
+class LedgerFile:
+    """The ledger's database, whether the adapter runs or not."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def counts(self) -> dict[str, int]:
+        """How many instances and jobs there are in each state, as `instances pending`, `jobs queued`."""
+        return {
+            f"{table} {state}": number
+            for table in ("instances", "jobs")
+            for state, number in self._rows(f"SELECT state, count(*) FROM {table} GROUP BY state")
+        }
+
+    def faulted(self) -> list[str]:
+        """The ids of jobs that wait for an operator."""
+        return [job_id for (job_id,) in self._rows("SELECT job_id FROM jobs WHERE state = 'faulted'")]
+
+    def instances(self) -> Iterator[LedgerInstance]:
+        query = "SELECT instance_id, ae_title, sop_instance_uid, state, storage_key, replaced_by FROM instances"
+        for number, ae_title, uid, state, key, replaced_by in self._rows(query):
+            yield LedgerInstance(
+                number=number,
+                ae_title=ae_title,
+                sop_instance_uid=uid,
+                state=state,
+                storage_key=key,
+                is_replaced=replaced_by is not None,
+            )
+
+    def jobs(self) -> Iterator[LedgerJob]:
+        members: dict[int, list[int]] = {}
+        for job, instance in self._rows("SELECT job_number, instance_id FROM job_instances ORDER BY position"):
+            members.setdefault(job, []).append(instance)
+        query = "SELECT job_number, job_id, ae_title, pipeline_id, state, platform_job_id FROM jobs"
+        for number, job_id, ae_title, pipeline, state, platform_job in self._rows(query):
+            yield LedgerJob(
+                job_id=job_id,
+                ae_title=ae_title,
+                pipeline=pipeline,
+                state=state,
+                platform_job=platform_job,
+                instances=tuple(members.get(number, ())),
+            )
+
+    def _rows(self, query: str) -> list[Any]:
+        with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+            return connection.execute(query).fetchall()
+
+
+def stored_keys(data: Path) -> frozenset[str]:
+    """The objects of the `local` storage backend, by their keys."""
+    return frozenset(path.stem for path in (data / "instances").glob("??/*.dcm"))
+
+
+def unfinished_receptions(data: Path) -> tuple[str, ...]:
+    """The files of the `local` storage backend that were never finished."""
+    return tuple(path.name for path in (data / "instances" / "incoming").iterdir())
+
+
+def log_entries(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The adapter's log; lines in a row that are no entries, such as a traceback, are one entry of the event `text`."""
+    entries = map(_log_entry, path.read_text(encoding="utf-8").splitlines())
+    for is_text, run in groupby(entries, key=lambda entry: entry["event"] == "text"):
+        if is_text:
+            yield {"event": "text", "text": "\n".join(entry["text"] for entry in run)}
+        else:
+            yield from run
+
+
+def _log_entry(line: str) -> Mapping[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    return entry if isinstance(entry, dict) else {"event": "text", "text": line}

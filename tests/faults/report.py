@@ -1,0 +1,59 @@
+"""What a run was like, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from faults.count import Finding
+
+MOST_SHOWN = 40  # findings, in what is printed
+
+
+@frozen(kw_only=True)
+class Report:
+    """One run."""
+
+    seed: str
+    seconds: float  # with faults
+    drained_in: float | None  # seconds after that; None: it was not within the deadline
+    kills: Mapping[str, int]  # of the adapter, by process
+    launches: int
+    platform_restarts: int
+    faults: Mapping[str, int]  # calls of the platform, by kind of fault
+    associations: Mapping[str, int]  # by how they ended
+    sent: int
+    answers: Mapping[str, int]  # C-STORE requests by status
+    ledger: Mapping[str, int]  # rows by state
+    started_jobs: int
+    jobs_never_started: int  # on the platform: a creation whose answer was lost
+    retried: int  # faulted jobs, by the operator
+    orphans: int
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def is_good(self) -> bool:
+        return self.drained_in is not None and not self.findings
+
+    def __str__(self) -> str:
+        drained = "NOT drained" if self.drained_in is None else f"drained in {self.drained_in:.0f} s"
+        lines = [
+            f"seed {self.seed}: {self.seconds:.0f} s of faults, {drained}",
+            f"  adapter        {_counted(self.kills, 'killed')}; started {self.launches} times",
+            f"  platform       started again {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
+            f"  associations   {_counted(self.associations, 'in all')}",
+            f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",
+            f"  ledger         {_counted(self.ledger, 'rows')}; {self.retried} faulted jobs retried",
+            f"  started jobs   {self.started_jobs}; created and never started: {self.jobs_never_started}",
+            f"  orphans        {self.orphans} stored objects without a row",
+            f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in all')}",
+            *(f"    {finding}" for finding in self.findings[:MOST_SHOWN]),
+        ]
+        return "\n".join(lines)
+
+
+def _counted(numbers: Mapping[str, int], word: str) -> str:
+    parts = ", ".join(f"{name} {number}" for name, number in sorted(numbers.items()))
+    return f"{sum(numbers.values())} {word}" + (f" ({parts})" if parts else "")

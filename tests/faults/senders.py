@@ -1,0 +1,222 @@
+"""DICOM senders: `python -m faults.senders`, each a process of its own, until its standard input ends."""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from attrs import define, field, frozen
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.association import Association
+
+from faults.breaking import BreakingConnection
+from faults.records import Record, Records, Sent, read
+from faults.studies import Delivery, End, Instance, deliveries
+
+ANSWER_SECONDS = 20.0  # that a sender waits; longer than a ledger that is in use
+PAUSE_SECONDS = (0.0, 0.6)  # between two associations
+REFUSED_SECONDS = 1.0  # instead, when there was no association
+STOP_SECONDS = 60.0
+ASSOCIATE_BYTES = 300  # of an A-ASSOCIATE-RQ of ours, about
+LONGEST_ANSWERS = 1200  # bytes, of A-ASSOCIATE-AC and a few C-STORE-RSP
+SENT_AGAIN = 0.8  # of what was not acknowledged
+SENT_AGAIN_AFTER = (0.2, 6.0)  # seconds
+TESTS = Path(__file__).resolve().parent.parent
+
+
+# --- in the sender's process ----------------------------------------------------------------------------------------
+
+
+@define(order=True)
+class _Due:
+    at: float
+    number: int
+    delivery: Delivery = field(order=False)
+
+
+class Sender:
+    """Makes up studies and sends them, one association at a time."""
+
+    def __init__(self, port: int, folder: Path, name: str, seed: str) -> None:
+        _config.STORE_SEND_CHUNKED_DATASET = True  # else data sets would be decoded and encoded again
+        self._port = port
+        self._record = Record(folder / f"{name}.jsonl")
+        self._name = name
+        self._studies = _studies(folder / name, seed)
+        self._random = Random(f"{seed}/pauses")
+        self._waiting: list[_Due] = []
+        self._numbers = count()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Send until told to stop."""
+        while not stopping.is_set():
+            if not self._waiting or self._waiting[0].at > time.monotonic():
+                for after, delivery in next(self._studies):
+                    self._send_later(after, delivery)
+            taken = self._deliver(heapq.heappop(self._waiting).delivery)
+            stopping.wait(self._random.uniform(*PAUSE_SECONDS) if taken else REFUSED_SECONDS)
+        self._record.close()
+
+    def _send_later(self, seconds: float, delivery: Delivery) -> None:
+        heapq.heappush(self._waiting, _Due(time.monotonic() + seconds, next(self._numbers), delivery))
+
+    def _deliver(self, delivery: Delivery) -> bool:
+        """Returns whether there was an association."""
+        association = self._associate(delivery)
+        if not association.is_established:
+            self._record.association("rejected" if association.is_rejected else "not established")
+            self._try_again(delivery, delivery.instances)
+            return False
+        wanted = len(delivery.instances)
+        if delivery.end is End.ABORT:
+            wanted = int(wanted * delivery.ends_at)
+        missing = [
+            instance
+            for number, instance in enumerate(delivery.instances)
+            if number >= wanted or not self._store(association, delivery, instance)
+        ]
+        if not association.is_established:
+            self._record.association("lost")
+        elif delivery.end is End.ABORT:
+            association.abort()
+            self._record.association("aborted")
+        else:
+            association.release()
+            self._record.association("released")
+        self._try_again(delivery, missing)
+        return True
+
+    def _associate(self, delivery: Delivery) -> Association:
+        entity = AE(self._name)
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = ANSWER_SECONDS
+        entity.connection_timeout = ANSWER_SECONDS
+        pairs = dict.fromkeys((instance.sop_class, instance.transfer_syntax) for instance in delivery.instances)
+        return entity.associate(
+            "127.0.0.1",
+            self._port_for(delivery),
+            ae_title=delivery.ae_title,
+            contexts=[build_context(*pair) for pair in pairs],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once)],
+        )
+
+    def _port_for(self, delivery: Delivery) -> int:
+        size = ASSOCIATE_BYTES + sum(instance.size_bytes for instance in delivery.instances)
+        if delivery.end is End.BREAK:
+            return BreakingConnection(self._port, there=1 + int(size * delivery.ends_at)).port
+        if delivery.end is End.LOSE_ANSWER:
+            return BreakingConnection(self._port, back=1 + int(LONGEST_ANSWERS * delivery.ends_at)).port
+        return self._port
+
+    def _store(self, association: Association, delivery: Delivery, instance: Instance) -> bool:
+        """Returns whether it was answered. What was never begun is not written down."""
+        if not association.is_established:
+            return False
+        request = self._record.sending(
+            Sent(
+                ae_title=delivery.ae_title,
+                sop_instance_uid=instance.sop_instance_uid,
+                digest=instance.digest,
+                began=time.time(),
+            )
+        )
+        try:
+            answer = association.send_c_store(instance.path)
+        except RuntimeError:  # how pynetdicom says that the association is gone
+            return False
+        if "Status" not in answer:
+            return False
+        self._record.answered(request, answer.Status)
+        return True
+
+    def _try_again(self, delivery: Delivery, missing: Sequence[Instance]) -> None:
+        """As senders do; some give up."""
+        if missing and self._random.random() < SENT_AGAIN:
+            later = Delivery(ae_title=delivery.ae_title, instances=tuple(missing))
+            self._send_later(self._random.uniform(*SENT_AGAIN_AFTER), later)
+
+
+def _studies(folder: Path, seed: str) -> Iterator[list[tuple[float, Delivery]]]:
+    for number in count():
+        study = folder / str(number)
+        study.mkdir(parents=True)
+        yield deliveries(study, f"{seed}/{number}")
+
+
+def _send_at_once(event: evt.Event) -> None:
+    """A C-STORE is two small PDUs; the second must not wait for the acknowledgement of the first."""
+    connection: socket.socket = event.assoc.dul.socket.socket  # type: ignore[union-attr,assignment] # it is open
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _wait_for_end(stopping: threading.Event) -> None:
+    sys.stdin.read()
+    stopping.set()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--seed", required=True)
+    stopping = threading.Event()
+    threading.Thread(target=_wait_for_end, args=(stopping,), daemon=True).start()
+    Sender(**vars(parser.parse_args())).run(stopping)
+
+
+# --- in the process of the harness ----------------------------------------------------------------------------------
+
+
+@frozen
+class _Started:
+    process: subprocess.Popen[bytes]
+    record: Path
+
+
+class Senders:
+    """Several senders."""
+
+    def __init__(self, folder: Path, seed: str, number: int) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._seed = seed
+        self._names = [f"SENDER{number}" for number in range(1, number + 1)]
+        self._started: list[_Started] = []
+
+    def start(self, port: int) -> None:
+        for name in self._names:
+            command = [sys.executable, "-m", "faults.senders", "--port", str(port), "--folder", str(self._folder)]
+            command += ["--name", name, "--seed", f"{self._seed}/{name}"]
+            with (self._folder / f"{name}.log").open("wb") as log:
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, cwd=TESTS)
+            self._started.append(_Started(process, self._folder / f"{name}.jsonl"))
+
+    def stop(self) -> list[int]:
+        """Let each finish the association that it has; returns their exit statuses."""
+        for started in self._started:
+            assert started.process.stdin is not None  # it is a pipe
+            started.process.stdin.close()
+        return [started.process.wait(STOP_SECONDS) for started in self._started]
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        for started in self._started:
+            started.process.kill()
+            started.process.wait()
+
+    def records(self) -> Records:
+        """What they have written down so far."""
+        return read(started.record for started in self._started if started.record.exists())
+
+
+if __name__ == "__main__":
+    main()

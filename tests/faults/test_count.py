@@ -1,0 +1,159 @@
+"""The count finds whatever is wrong: each case changes evidence in which everything is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from faults.adapter import AE_TITLES
+from faults.count import count, orphans
+from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.records import Sent
+
+UID = "2.25.1"
+STORED = "k1"
+
+SENT = Sent(ae_title="NEWEST", sop_instance_uid=UID, digest="d1", began=10.0, status=0x0000)
+ROW = LedgerInstance(
+    number=1, ae_title="NEWEST", sop_instance_uid=UID, state="reclaimed", storage_key=STORED, is_replaced=False
+)
+JOBS = tuple(
+    LedgerJob(
+        job_id=f"job-{number}",
+        ae_title="NEWEST",
+        pipeline=pipeline,
+        state="submitted",
+        platform_job=f"platform-job-{number}",
+        instances=(1,),
+    )
+    for number, pipeline in enumerate(AE_TITLES["NEWEST"].pipelines)
+)
+STARTED = tuple(
+    PlatformJob(
+        job_id=job.platform_job,
+        adapter_job=job.job_id,
+        pipeline=job.pipeline,
+        is_started=True,
+        created=20.0,
+        files=(PlatformFile(sop_instance_uid=UID, digest="d1"),),
+    )
+    for job in JOBS
+)
+GOOD = Evidence(sent=(SENT,), platform_jobs=STARTED, instances=(ROW,), jobs=JOBS, stored=frozenset())
+
+Change = Callable[[Evidence], Evidence]
+
+
+def rules(evidence: Evidence) -> set[str]:
+    """The rules that are broken."""
+    return {finding.rule for finding in count(evidence)}
+
+
+def first_started(**changes: Any) -> Change:
+    """The first started job is otherwise."""
+    return lambda good: evolve(good, platform_jobs=(evolve(STARTED[0], **changes), STARTED[1]))
+
+
+def first_job(**changes: Any) -> Change:
+    """The first job of the ledger is otherwise."""
+    return lambda good: evolve(good, jobs=(evolve(JOBS[0], **changes), JOBS[1]))
+
+
+def row(**changes: Any) -> Change:
+    """The row of the instance is otherwise."""
+    return lambda good: evolve(good, instances=(evolve(ROW, **changes),))
+
+
+def sent(**changes: Any) -> Change:
+    """The request is otherwise."""
+    return lambda good: evolve(good, sent=(evolve(SENT, **changes),))
+
+
+def also_sent(**changes: Any) -> Change:
+    """There is another request after the first one."""
+    return lambda good: evolve(good, sent=(SENT, evolve(SENT, **{"began": 11.0, **changes})))
+
+
+def also_started(**changes: Any) -> Change:
+    """There is another job on the platform."""
+    return lambda good: evolve(good, platform_jobs=(*STARTED, evolve(STARTED[0], job_id="another", **changes)))
+
+
+ORPHAN = {"kind": "object-without-row", "text": "object k9 belongs to no instance", "storageKey": "k9"}
+OTHER_BYTES = (PlatformFile(sop_instance_uid=UID, digest="d2"),)
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "an instance is in no job": (first_started(files=()), "acknowledged"),
+    "a job was never started": (first_started(is_started=False), "acknowledged"),
+    "an instance sent again is in no later job": (also_sent(began=30.0), "acknowledged"),
+    "an instance is in a job of bytes that nobody sent": (first_started(files=OTHER_BYTES), "payloads"),
+    "a refused instance is in a job": (sent(status=0xA700), "payloads"),
+    "an instance of another AE title is in a job": (sent(ae_title="STUDIES"), "payloads"),
+    "a file is there twice": (first_started(files=STARTED[0].files * 2), "payloads"),
+    "a job of the ledger was started twice": (also_started(), "one job"),
+    "a job that the ledger does not know was started": (also_started(adapter_job="unknown"), "one job"),
+    "another job than the ledger's was started": (first_job(platform_job="another"), "one job"),
+    "a job is faulted": (first_job(state="faulted"), "one job"),
+    "an instance is in two jobs of one pipeline": (also_started(adapter_job="job-9"), "once"),
+    "a row that became jobs is not in one of them": (first_job(instances=()), "once"),
+    "a row that was replaced is in jobs": (row(is_replaced=True), "once"),
+    "a pending row is in jobs": (row(state="pending"), "once"),
+    "a row lacks its object": (row(state="released"), "objects"),
+    "a reception never ended": (lambda good: evolve(good, unfinished=("k9.part",)), "objects"),
+    "the audit finds something": (
+        lambda good: evolve(good, audit=({"kind": "balance", "text": "1 is not accounted for"},)),
+        "audit",
+    ),
+    "the audit finds no orphan where there is one": (lambda good: evolve(good, stored=frozenset({"k9"})), "audit"),
+    "the audit finds an orphan where there is none": (lambda good: evolve(good, audit=(ORPHAN,)), "audit"),
+    "something was printed": (lambda good: evolve(good, log=({"event": "text", "text": "Traceback"},)), "health"),
+    "a submitter has a bug": (
+        lambda good: evolve(good, log=({"event": "job_faulted", "error": "bug in submitter 'grpc': KeyError"},)),
+        "health",
+    ),
+}
+
+RIGHT: dict[str, Change] = {
+    "everything is right": lambda good: good,
+    "the answer was lost": sent(status=None),
+    "a duplicate was merged": also_sent(),
+    "a duplicate was refused": also_sent(status=0x0111, digest="d2"),
+    "a newer arrival stands for it": lambda good: evolve(
+        also_sent(digest="d2")(good), platform_jobs=tuple(evolve(job, files=OTHER_BYTES) for job in STARTED)
+    ),
+    "a creation was repeated, and one of the two never started": also_started(is_started=False),
+    "it is quarantined": lambda good: evolve(
+        good,
+        platform_jobs=(),
+        jobs=(),
+        instances=(evolve(ROW, state="quarantined"),),
+        stored=frozenset({STORED}),
+    ),
+    "a crash left an object": lambda good: evolve(good, stored=frozenset({"k9"}), audit=(ORPHAN,)),
+    "a service gave up": lambda good: evolve(
+        good, log=({"event": "text", "text": "error: the host ended with status -9; the log says why"},)
+    ),
+    "a platform refuses": lambda good: evolve(good, log=({"event": "job_faulted", "error": "job 1: refused"},)),
+}
+
+
+@pytest.mark.parametrize(("change", "rule"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_found(change: Change, rule: str) -> None:
+    """The rule that is broken is among the findings."""
+    assert rule in rules(change(GOOD))
+
+
+@pytest.mark.parametrize("change", RIGHT.values(), ids=RIGHT.keys())
+def test_what_may_be_is_no_finding(change: Change) -> None:
+    """Nothing is found where the adapter kept its word."""
+    assert set() == rules(change(GOOD))
+
+
+def test_orphans_are_objects_that_no_row_needs() -> None:
+    """A stored object without a row, or whose row is reclaimed, is an orphan; one of a waiting row is not."""
+    evidence = evolve(row(state="quarantined")(GOOD), stored=frozenset({STORED, "k9"}))
+    assert {"k9"} == orphans(evidence)
+    assert {STORED, "k9"} == orphans(evolve(GOOD, stored=evidence.stored))

@@ -1,0 +1,194 @@
+"""The two sides of the proof: a service that is traced while it receives, and one that starts on what is left."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+
+from attrs import field, frozen
+from pydicom import Dataset
+
+from dicom_adapter import synthetic
+from dicom_adapter.config import Durability, load
+from dicom_adapter.errors import StoredObjectMissing
+from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import instances
+from dicom_adapter.plugins import discover
+from dicom_adapter.stores import open_ledger, open_storage
+from power_loss import strace
+from power_loss.disk import Tree
+from support import send
+
+DATA = "var/lib/data"  # three folders, none of which is there at the start
+# Nothing becomes a job: what is acknowledged stays pending. A newer arrival takes the place of an older one in WARD,
+# whose file is then reclaimed.
+CONFIGURATION = """
+[dicom]
+bind = "127.0.0.1"
+
+[storage]
+path = "{path}"
+watermark-percent = 100
+reserve = 0
+durability = "{durability}"
+
+[submitters.platform]
+type = "fake"
+folder = "platform"
+
+[ae-titles.LUNG.settings]
+timeout = 3600
+pipeline-a = "pipeline-1"
+
+[ae-titles.WARD]
+overwrite-same-instance = true
+
+[ae-titles.WARD.settings]
+timeout = 3600
+pipeline-a = "pipeline-1"
+"""
+
+Versions = Mapping[str, Sequence[bytes]]  # encoded data sets by SOP Instance UID, in the order of sending
+
+
+@frozen(kw_only=True)
+class Traced:
+    """A service from its start to its stop."""
+
+    root: PurePosixPath  # of the disk that it worked on
+    calls: Sequence[strace.Call]
+    sent: Versions
+
+
+def trace(folder: Path, durability: Durability) -> Traced:
+    """Run a service under strace in `folder`, and let it receive instances over three associations at once."""
+    root = folder / "disk"
+    root.mkdir()
+    configuration = folder / "adapter.toml"
+    configuration.write_text(CONFIGURATION.format(path=root / DATA, durability=durability.value), encoding="utf-8")
+    log = folder / "strace.log"
+    program = folder / "python"
+    command = shlex.join([*strace.COMMAND, f"--output={log}", sys.executable])
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+    program.chmod(0o700)
+
+    service = LaunchedService(configuration, "--port", "0", python=str(program))
+    try:
+        service.port(seconds=60)  # tracing takes its time
+        tracer = os.pidfd_open(_tracer_of(service.pids()[0]))
+        sent = _send_all(service, folder)
+        assert 0 == service.stop()
+        assert select.select([tracer], [], [], 30)[0], "strace did not end with the service"
+        os.close(tracer)
+    finally:
+        service.kill()
+    with log.open(encoding="ascii") as lines:
+        calls = [call for call in strace.read(line.rstrip("\n") for line in lines) if not call.is_harmless]
+    return Traced(root=PurePosixPath(root), calls=calls, sent=sent)
+
+
+def _tracer_of(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("TracerPid:"))
+
+
+def _send_all(service: LaunchedService, folder: Path) -> Versions:
+    """Two studies to LUNG, one to WARD and then the same with other pixels; every instance is acknowledged."""
+    one, other, ward = (synthetic.make_study(instances=count, rows=16, columns=16) for count in (8, 8, 3))
+    senders = [("LUNG", [one]), ("LUNG", [other]), ("WARD", [ward, [_changed(data_set) for data_set in ward]])]
+    sent: dict[str, list[bytes]] = {}
+    with ThreadPoolExecutor(len(senders)) as pool:
+        for data_sets in pool.map(lambda sender: _send(service, folder, *sender), senders):
+            for uid, data_set in data_sets:
+                sent.setdefault(uid, []).append(data_set)
+    return sent
+
+
+def _changed(data_set: Dataset) -> Dataset:
+    changed = Dataset(data_set)
+    changed.file_meta = data_set.file_meta
+    changed.PixelData = bytes(len(data_set.PixelData))
+    return changed
+
+
+def _send(
+    service: LaunchedService, folder: Path, ae_title: str, studies: Sequence[Sequence[Dataset]]
+) -> list[tuple[str, bytes]]:
+    """An association for each study, one after the other; returns SOP Instance UIDs with the encoded data sets."""
+    sent: list[tuple[str, bytes]] = []
+    for study in studies:
+        paths = []
+        for data_set in study:
+            paths.append(folder / f"{len(sent)}-{data_set.SOPInstanceUID}.dcm")
+            synthetic.write(data_set, paths[-1])
+            sent.append((str(data_set.SOPInstanceUID), data_set_of(paths[-1].read_bytes())))
+        assert [True] * len(paths) == [result.ok for result in send(paths, service, ae_title)]
+    return sent
+
+
+def data_set_of(file: bytes) -> bytes:
+    """What follows the File Meta Information, which ends where its group length says (PS3.10 section 7.1)."""
+    return file[144 + int.from_bytes(file[140:144], "little") :]
+
+
+@frozen
+class NextStart:
+    """Starts on what a power loss left, as far as finding what is pending."""
+
+    folder: Path  # to put it into
+    _catalogue: Catalogue = field(factory=lambda: discover().catalogue())
+    _known: dict[frozenset[tuple[str, bytes | None]], Mapping[str, bytes | None]] = field(factory=dict)
+
+    def pending(self, tree: Tree) -> Mapping[str, bytes | None]:
+        """The stored data sets of what is pending by SOP Instance UID; None where there is no file.
+
+        Raises what ledger or storage raise when they cannot be opened.
+        """
+        key = frozenset(tree.items())
+        if key not in self._known:
+            _lay_out(tree, self.folder)
+            self._known[key] = dict(self._look())
+        return self._known[key]
+
+    def _look(self) -> Iterator[tuple[str, bytes | None]]:
+        # This start's own syncs are not what is tested.
+        text = CONFIGURATION.format(path=self.folder / DATA, durability=Durability.PROCESS.value)
+        config = load(text, folder=self.folder, catalogue=self._catalogue).config
+        assert config is not None
+        with closing(open_ledger(config)) as ledger, closing(open_storage(config, self._catalogue)) as storage:
+            ledger.migrate()
+            storage.recover()
+            for ae_title in config.ae_titles:
+                with ledger.read() as transaction:
+                    pending = instances.pending_after(transaction, 0, 1000, ae_title)
+                for instance in pending:
+                    try:
+                        with storage.read(instance.storage_key) as file:
+                            yield instance.sop_instance_uid, data_set_of(file.read())
+                    except StoredObjectMissing:
+                        yield instance.sop_instance_uid, None
+
+
+def _lay_out(tree: Tree, folder: Path) -> None:
+    """Put these files there and no others. Folders of an earlier tree stay: a start makes those that are not there."""
+    for parent, _folders, files in os.walk(folder):
+        for name in files:
+            Path(parent, name).unlink()
+    for path, content in tree.items():
+        if content is None:
+            (folder / path).mkdir(exist_ok=True)
+        else:
+            (folder / path).write_bytes(content)
+
+
+def tree_of(root: PurePosixPath) -> Tree:
+    """What is really on the disk."""
+    paths = Path(root).rglob("*")
+    return {str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in paths}

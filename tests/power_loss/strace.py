@@ -1,0 +1,122 @@
+"""What strace (strace(1)) is asked to record, and its log as system calls."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+from attrs import evolve, frozen
+
+OPENS = ("open", "openat")
+WRITES = ("write", "pwrite64", "writev", "pwritev", "sendto", "sendmsg")
+TRUNCATES = ("ftruncate",)
+RENAMES = ("rename", "renameat", "renameat2")
+REMOVES = ("unlink", "unlinkat", "rmdir")
+FOLDERS = ("mkdir", "mkdirat")
+SYNCS = ("fsync", "fdatasync")  # sync_file_range promises nothing
+CALLS = (*OPENS, *WRITES, *TRUNCATES, *RENAMES, *REMOVES, *FOLDERS, *SYNCS)
+
+COMMAND = (
+    "strace",
+    "--daemonize",  # the traced program stays the child of whoever started it
+    "--follow-forks",
+    "--seccomp-bpf",  # stop at these calls only
+    "--quiet=attach,exit,personality,thread-execve",
+    "--signal=none",
+    "--strings-in-hex=all",
+    "--string-limit=100000000",
+    "--no-abbrev",
+    "--decode-fds=path,socket",  # 7</path/of/the/file>
+    # A `?`: not every architecture has every one of them.
+    "--trace=" + ",".join(f"?{name}" for name in CALLS),
+)
+
+BEGUN = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<arguments>.*?)(?: <unfinished \.\.\.>|\) += (?P<result>-?\d+).*)")
+ENDED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>.*\) += (?P<result>-?\d+).*")
+NEVER_ENDED = re.compile(r".* = \?.*")  # the process ended first, or the call is made once more
+STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
+DESCRIPTOR = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>(\(deleted\))?")
+
+
+@frozen(kw_only=True)
+class Call:
+    """A system call, when it begins (`result` None) or when it has ended."""
+
+    pid: int  # of the thread
+    name: str
+    descriptors: Sequence[str]  # a path, or a text such as TCP:[…]; empty for a file whose name is gone
+    strings: Sequence[bytes]  # paths, or what is written
+    others: str  # all arguments without these two: flags and numbers
+    result: int | None = None
+
+    @property
+    def data(self) -> bytes:
+        """What is written."""
+        return b"".join(self.strings)
+
+    @property
+    def paths(self) -> list[PurePosixPath]:
+        """The paths that are given as texts; a relative one starts at the folder that the call names with it."""
+        folders = self.descriptors or ["", ""]
+        return [PurePosixPath(folder, os.fsdecode(text)) for folder, text in zip(folders, self.strings, strict=False)]
+
+    @property
+    def last_number(self) -> int:
+        """The last argument: an offset or a size."""
+        return int(self.others.rpartition(", ")[2])
+
+    @property
+    def is_harmless(self) -> bool:
+        """Opens a file as it is, which most calls do."""
+        return self.name in OPENS and "O_CREAT" not in self.others and "O_TRUNC" not in self.others
+
+
+def why_not() -> str:
+    """Why nothing can be traced here; empty when it can."""
+    if shutil.which(COMMAND[0]) is None:
+        return "strace is not installed"
+    probe = subprocess.run([*COMMAND, "--output=/dev/null", "true"], capture_output=True, text=True, check=False)
+    return f"strace cannot trace here: {probe.stderr.strip()}" if probe.returncode else ""
+
+
+def read(log: Iterable[str]) -> Iterator[Call]:
+    """The calls of all threads as strace saw them: each twice, when it begins and when it has ended.
+
+    strace holds a thread at the beginning and at the end of each call until it has noted it. So when one call waited
+    for another, through whatever lock, the log has the end of the one before the beginning of the other.
+    """
+    unfinished: dict[str, Call] = {}
+    for line in log:
+        if ended := ENDED.fullmatch(line):
+            yield evolve(unfinished.pop(ended["pid"]), result=int(ended["result"]))
+        elif begun := BEGUN.fullmatch(line):
+            call = _call(int(begun["pid"]), begun["name"], begun["arguments"])
+            yield call
+            if begun["result"] is None:
+                unfinished[begun["pid"]] = call
+            else:
+                yield evolve(call, result=int(begun["result"]))
+        elif not NEVER_ENDED.fullmatch(line):
+            raise ValueError(f"strace wrote a line that this test cannot read: {line[:200]!r}")
+
+
+def _call(pid: int, name: str, arguments: str) -> Call:
+    without_strings = STRING.sub("", arguments)
+    return Call(
+        pid=pid,
+        name=name,
+        descriptors=[
+            "" if is_deleted else os.fsdecode(_bytes(text) or text.encode())
+            for text, is_deleted in DESCRIPTOR.findall(without_strings)
+        ],
+        strings=[_bytes(text) for text in STRING.findall(arguments)],
+        others=DESCRIPTOR.sub("", without_strings),
+    )
+
+
+def _bytes(text: str) -> bytes:
+    return bytes.fromhex(text.replace("\\x", "")) if text.startswith("\\x") else b""

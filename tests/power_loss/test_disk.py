@@ -1,0 +1,167 @@
+"""The model of a disk: what it keeps when the power fails."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+
+from power_loss.disk import (
+    Disk,
+    Fate,
+    Tree,
+    Truncate,
+    Write,
+    content,
+    everything,
+    last_one_torn,
+    only_last_one,
+    only_synced,
+)
+
+FOLDER, FILE = PurePosixPath("folder"), PurePosixPath("folder/file")
+ROOT = PurePosixPath()
+
+
+@pytest.fixture
+def disk() -> Disk:
+    """With `folder` and an empty file in it, nothing of it synced."""
+    disk = Disk()
+    disk.make_folder(FOLDER)
+    disk.make_file(FILE)
+    return disk
+
+
+def sync(disk: Disk, *paths: PurePosixPath) -> None:
+    """Sync each from beginning to end."""
+    for path in paths:
+        disk.sync(path).finish()
+
+
+def left(disk: Disk, *, names: Fate = only_synced, data: Fate = only_synced) -> Tree:
+    """What survives; nothing unsynced when not told otherwise."""
+    return disk.after_power_loss(names=names, data=data)
+
+
+def test_a_synced_file_survives_only_under_synced_names(disk: Disk) -> None:
+    """Its content, its name in its folder and the folder's own name are three things."""
+    disk.write(FILE, b"data")
+    sync(disk, FILE)
+    assert {} == left(disk)
+    sync(disk, FOLDER)
+    assert {} == left(disk)
+    sync(disk, ROOT)
+    assert {"folder": None, "folder/file": b"data"} == left(disk)
+
+
+def test_a_synced_name_does_not_bring_its_data(disk: Disk) -> None:
+    """A file whose name alone was synced comes back empty."""
+    disk.write(FILE, b"data")
+    sync(disk, ROOT, FOLDER)
+    assert {"folder": None, "folder/file": b""} == left(disk)
+
+
+def test_a_sync_covers_what_was_complete_when_it_began(disk: Disk) -> None:
+    """What another thread writes meanwhile may be too late; and before it returns nothing is certain."""
+    sync(disk, ROOT, FOLDER)
+    disk.write(FILE, b"early ")
+    running = disk.sync(FILE)
+    disk.write(FILE, b"late")
+    assert {"folder": None, "folder/file": b""} == left(disk)
+    running.finish()
+    assert {"folder": None, "folder/file": b"early "} == left(disk)
+
+
+def test_a_slow_sync_takes_nothing_back(disk: Disk) -> None:
+    """The one that began first and returns last."""
+    sync(disk, ROOT, FOLDER)
+    slow = disk.sync(FILE)
+    disk.write(FILE, b"data")
+    sync(disk, FILE)
+    slow.finish()
+    assert {"folder": None, "folder/file": b"data"} == left(disk)
+
+
+def test_a_rename_is_as_durable_as_its_two_folders(disk: Disk) -> None:
+    """Until both are synced a file may have both names, or after the wrong one none."""
+    other = PurePosixPath("other")
+    disk.make_folder(other)
+    sync(disk, ROOT, FOLDER)
+    disk.rename(FILE, other / "moved")
+    assert {"folder", "folder/file", "other"} == left(disk).keys()
+    sync(disk, other)
+    assert {"folder", "folder/file", "other", "other/moved"} == left(disk).keys()
+    sync(disk, FOLDER)
+    assert {"folder", "other", "other/moved"} == left(disk).keys()
+
+
+def test_the_old_name_alone_synced_loses_a_renamed_file(disk: Disk) -> None:
+    """The order in which folders are synced matters."""
+    other = PurePosixPath("other")
+    disk.make_folder(other)
+    sync(disk, ROOT, FOLDER)
+    disk.rename(FILE, other / "moved")
+    sync(disk, FOLDER)
+    assert {"folder", "other"} == left(disk).keys()
+
+
+def test_a_removed_file_comes_back_until_its_folder_is_synced(disk: Disk) -> None:
+    """Removing is a change as any other."""
+    disk.write(FILE, b"data")
+    sync(disk, ROOT, FOLDER, FILE)
+    disk.remove(FILE)
+    assert {"folder": None, "folder/file": b"data"} == left(disk)
+    sync(disk, FOLDER)
+    assert {"folder": None} == left(disk)
+
+
+def test_a_file_that_takes_a_name_keeps_its_own_content(disk: Disk) -> None:
+    """What was synced of the one that had the name before does not count for it."""
+    disk.write(FILE, b"old")
+    sync(disk, ROOT, FOLDER, FILE)
+    new = FOLDER / "new"
+    disk.make_file(new)
+    disk.write(new, b"new")
+    disk.rename(new, FILE)
+    sync(disk, FOLDER)
+    assert {"folder": None, "folder/file": b""} == left(disk)
+
+
+@pytest.mark.parametrize(
+    ("fate", "expected"),
+    [
+        (only_synced, b"...."),
+        (everything, b"AABB"),
+        (last_one_torn, b"AAB."),
+        (only_last_one, b"..BB"),
+    ],
+)
+def test_fates_of_unsynced_writes(disk: Disk, fate: Fate, expected: bytes) -> None:
+    """Each leaves what was synced, and of the two later writes what it says."""
+    disk.write(FILE, b"....")
+    sync(disk, FILE)
+    disk.write(FILE, b"AA", 0)
+    disk.write(FILE, b"BB", 2)
+    assert expected == left(disk, names=everything, data=fate)["folder/file"]
+
+
+@pytest.mark.parametrize("fate", [only_synced, everything, last_one_torn, only_last_one])
+def test_no_fate_touches_what_is_synced(disk: Disk, fate: Fate) -> None:
+    """Whatever happens to the rest."""
+    disk.write(FILE, b"data")
+    sync(disk, ROOT, FOLDER, FILE)
+    assert {"folder": None, "folder/file": b"data"} == left(disk, names=fate, data=fate)
+
+
+def test_content_after_writes_and_truncations() -> None:
+    """Holes are zero; a file that was cut and grows again has zeros, not what was there."""
+    assert b"\0\0ab" == content([Write(2, b"ab")])
+    assert b"aXc" == content([Write(0, b"abc"), Write(1, b"X")])
+    assert b"a\0\0" == content([Write(0, b"abc"), Truncate(1), Truncate(3)])
+
+
+def test_existence(disk: Disk) -> None:
+    """By the names that a running program sees, synced or not."""
+    assert disk.exists(FILE)
+    disk.remove(FILE)
+    assert not disk.exists(FILE)

@@ -1,0 +1,49 @@
+"""Plugins that somebody else wrote, installed as such."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "acceptance-{name}"
+version = "1.2"
+dependencies = ["dicom-adapter-core"]
+
+[project.entry-points.dicom_adapter]
+{name} = "acceptance_{name}"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["acceptance_{name}.py"]
+"""
+
+
+def install(folder: Path, **plugins: str) -> str:
+    """Install each plugin as a distribution of its own into a new virtual environment that also sees ours.
+
+    Returns the environment's Python.
+    """
+    environment = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = str(environment / "bin" / "python")
+    theirs = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
+    # A path alone would do for packages, but not for editable installs, which have a .pth file of their own.
+    ours = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    Path(theirs.strip(), "ours.pth").write_text(ours, encoding="utf-8")
+    for name, source in plugins.items():
+        (folder / name).mkdir()
+        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        (folder / name / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, *offline, *(folder / name for name in plugins)], check=True)
+    return python
