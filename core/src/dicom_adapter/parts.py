@@ -16,7 +16,7 @@ from dicom_adapter.clock import Clock
 from dicom_adapter.errors import IllegalTransition, describe_failure
 from dicom_adapter.flow.choice import Breaker, Retries, choose
 from dicom_adapter.flow.process import Lane
-from dicom_adapter.flow.submit import Interrupted, Submission
+from dicom_adapter.flow.submit import Interrupted, Platform, Submission, Taken
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.plugins import PluginInfo, Plugins
@@ -119,21 +119,41 @@ class JobQueue:
         with self._lock:
             if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self._taken)):
                 return None
-            with self._ledger.read() as transaction:
-                # While the platform is down its own pause counts, not the jobs': the first in line tries.
-                candidates = jobs.heads(transaction, self._name, None if self._breaker.is_down else now, self._taken)
-            row = choose(candidates, self._served, self._turn)
+            row = self._choose(now)
             if row is not None:
                 self._taken.add(row.number)
                 self._served[row.job.ae_title] = self._turn
                 self._turn += 1
         return row
 
-    def _note(self, before: JobRow, after: JobRow) -> None:
+    def _choose(self, now: datetime) -> JobRow | None:
+        with self._ledger.read() as transaction:
+            if not self._breaker.is_down:
+                return choose(jobs.heads(transaction, self._name, now, self._taken), self._served, self._turn)
+            # While the platform is down its own pause counts, not the jobs': they try in turn, the first in line first.
+            tried = self._breaker.tried
+            row = choose(jobs.heads(transaction, self._name, None, tried), self._served, self._turn)
+            if row is None:
+                tried.clear()
+                row = choose(jobs.heads(transaction, self._name, None), self._served, self._turn)
+            if row is not None:
+                tried.add(row.number)
+            return row
+
+    def _note(self, row: JobRow, taken: Taken) -> None:
         """Learn from a step whether the platform is there."""
-        if after.job.attempts > before.job.attempts and after.job.state is before.job.state:
-            self._note_failure(after)
+        if taken.platform is Platform.ANSWERED:
+            self._note_success()
             return
+        with self._lock:
+            pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
+            if taken.platform is Platform.FAILED:
+                self._breaker.step_failed(row.number, self._clock.now(), pause)
+            else:
+                self._breaker.told_nothing(self._clock.now(), pause)
+        self._note_pause(taken.row)
+
+    def _note_success(self) -> None:
         with self._lock:
             came_back = self._breaker.succeeded()
         if came_back:
@@ -141,11 +161,8 @@ class JobQueue:
             with self._ledger.write() as transaction:
                 jobs.hurry(transaction, self._name)
 
-    def _note_failure(self, row: JobRow) -> None:
-        with self._lock:
-            pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
-            self._breaker.failed(self._clock.now(), pause)
-            closed_until = self._breaker.closed_until
+    def _note_pause(self, row: JobRow) -> None:
+        closed_until = self._breaker.closed_until
         if closed_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < closed_until:
             # What operators see, and what a restart goes by, is when it will be tried indeed.
             with self._ledger.write() as transaction:

@@ -24,6 +24,7 @@ log = structlog.get_logger("dicom_adapter.workers")
 Step = Callable[[], "datetime | None"]
 FIRST_PAUSE = 1.0  # seconds after a step that raised; doubles up to the longest
 LONGEST_PAUSE = 30.0
+LONGEST_WAIT = 3600.0  # for the next step: a thread cannot wait for a hundred years
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ class Worker:
             self._woken.clear()
             pause = self._take_step()
             if pause is None or pause > 0:
-                self._woken.wait(pause)
+                self._woken.wait(None if pause is None else min(pause, LONGEST_WAIT))
 
     def _take_step(self) -> float | None:
         """Seconds until the next step; None: until woken."""

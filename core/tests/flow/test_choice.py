@@ -60,10 +60,10 @@ def test_ae_titles_take_turns() -> None:
 def test_a_platform_is_down_after_failures_in_a_row_and_one_may_try() -> None:
     """Before that all go on; then one at a time, and not before the pause is over."""
     breaker = Breaker()
-    for _number in range(FAILURES_TO_OPEN - 1):
-        breaker.failed(NOW, PAUSE)
+    for number in range(FAILURES_TO_OPEN - 1):
+        breaker.step_failed(number, NOW, PAUSE)
     assert not breaker.is_down
-    breaker.failed(NOW, PAUSE)
+    breaker.step_failed(FAILURES_TO_OPEN, NOW, PAUSE)
     assert breaker.is_down
     assert not breaker.may_try(NOW, trying=0)
     assert breaker.may_try(NOW + PAUSE, trying=0)
@@ -73,8 +73,16 @@ def test_a_platform_is_down_after_failures_in_a_row_and_one_may_try() -> None:
 def test_one_success_ends_it() -> None:
     """It tells that the platform came back, once."""
     breaker = Breaker()
-    for _number in range(FAILURES_TO_OPEN):
-        breaker.failed(NOW, PAUSE)
+    for number in range(FAILURES_TO_OPEN):
+        breaker.step_failed(number, NOW, PAUSE)
     assert breaker.succeeded()
     assert not breaker.is_down
     assert not breaker.succeeded()
+
+
+def test_one_job_that_keeps_failing_does_not_make_the_platform_down() -> None:
+    """It may fail for a reason of its own, and has pauses of its own."""
+    breaker = Breaker()
+    for _attempt in range(FAILURES_TO_OPEN + 1):
+        breaker.step_failed(7, NOW, PAUSE)
+    assert not breaker.is_down

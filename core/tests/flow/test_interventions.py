@@ -204,6 +204,60 @@ def test_a_platform_that_was_down_gets_the_most_urgent_and_oldest_first_without_
     assert "p2" in created[:2]  # it is the most urgent; one turn in a few goes to the oldest all the same
 
 
+class Forgetful(Platform):
+    """It has forgotten one job, the most urgent: whatever is asked of that fails, for a reason that may pass."""
+
+    def meet(self, call: str, job: Job) -> None:
+        super().meet(call, job)
+        if job.pipeline_id == "p2" and call != "create":
+            raise Retriable("what job is that?")
+
+
+def test_a_job_that_keeps_failing_holds_up_no_other(make_adapter: MakeAdapter) -> None:
+    """It is tried again in its own time; the others go their way at once.
+
+    Tried: taking the failures of one job for those of the platform.
+    """
+    adapter = make_adapter(CONFIGURATION, Plugin(Forgetful()))
+    send_one(adapter, ae_title="HEAD", seed="head")
+    adapter.advance(600)
+    for number in range(4):
+        send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
+    assert ["created"] + ["submitted"] * 4 == [job.state.value for job in adapter.jobs]
+
+
+def test_a_platform_that_comes_back_is_noticed_although_one_job_still_fails(make_adapter: MakeAdapter) -> None:
+    """While it was down the job that fails was the first in line; another tries in its turn.
+
+    Tried: letting the first in line try alone.
+    """
+    platform = Forgetful()
+    adapter = make_adapter(CONFIGURATION, Plugin(platform))
+    send_one(adapter, ae_title="HEAD", seed="head")
+    platform.failing["create"] = Retriable("down")
+    for number in range(4):
+        send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
+    adapter.advance(600)
+    del platform.failing["create"]
+    adapter.advance(200)
+    assert ["created"] + ["submitted"] * 4 == [job.state.value for job in adapter.jobs]
+
+
+def test_a_cancellation_that_faults_is_still_wanted_when_it_is_retried(adapter: Adapter, platform: Platform) -> None:
+    """The job never starts. Tried: forgetting the wish with the fault."""
+    platform.failing["upload"] = Permanent("refused")
+    send_one(adapter)
+    intervene.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    platform.failing["cancel"] = ZeroDivisionError("a bug in the submitter")
+    adapter.advance(5)
+    assert JobState.FAULTED is only_job(adapter).state
+    platform.failing.clear()
+    intervene.retry(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    adapter.advance(5)
+    assert JobState.CANCELLED is only_job(adapter).state
+    assert "start" not in platform.names()
+
+
 def test_a_changed_file_faults_its_job_and_no_other(adapter: Adapter) -> None:
     """Neither the platform nor other jobs get what is not as it was received."""
     adapter.receive(make_instance(seed="a", patient_id="A"), ae_title="LUNG")

@@ -184,7 +184,7 @@ def _cut(cell: str, width: int) -> str:
 
 def _note(job: Job) -> str:
     """What an operator has to know of a job that does not go on."""
-    if job.cancel_requested:
+    if job.cancel_requested and job.state is not JobState.FAULTED:
         return "is being cancelled"
     if not job.last_error:
         return ""

@@ -15,7 +15,7 @@ from dicom_adapter.ledger.jobs import RANKS, JobRow
 
 TURNS_TO_THE_OLDEST = 8  # one turn in so many goes to the oldest job, whatever its priority: nobody starves
 MOST_DOUBLINGS = 20  # of a pause: beyond a million days, which `timedelta` can still hold
-FAILURES_TO_OPEN = 3  # retriable failures in a row after which the platform is taken to be down
+FAILURES_TO_OPEN = 3  # jobs that fail in a row, for a reason that may pass: then the platform is taken to be down
 
 
 def choose(candidates: Iterable[JobRow], served: Mapping[str, int], turn: int) -> JobRow | None:
@@ -68,6 +68,8 @@ class Breaker:
 
     failures: int = 0  # retriable ones in a row, of whatever job
     closed_until: datetime | None = field(default=None)  # None: the platform is in use
+    failed: set[int] = field(factory=set)  # the jobs that these were of: one alone may fail for a reason of its own
+    tried: set[int] = field(factory=set)  # the jobs that have tried since the platform is down
 
     @property
     def is_down(self) -> bool:
@@ -78,14 +80,22 @@ class Breaker:
         """Whether one more may try while the platform is down; `trying` are at it."""
         return trying == 0 and (self.closed_until is None or self.closed_until <= now)
 
-    def failed(self, now: datetime, pause: timedelta) -> None:
-        """A step failed for a reason that may pass; `pause`: how long to wait if that makes the platform down."""
+    def step_failed(self, job: int, now: datetime, pause: timedelta) -> None:
+        """A step of a job failed for a reason that may pass; `pause`: how long to wait if the platform is down."""
         self.failures += 1
-        if self.failures >= FAILURES_TO_OPEN:
+        self.failed.add(job)
+        if self.is_down or len(self.failed) >= FAILURES_TO_OPEN:
+            self.closed_until = now + pause
+
+    def told_nothing(self, now: datetime, pause: timedelta) -> None:
+        """The step of the one that tried says nothing of the platform: another tries after the pause."""
+        if self.is_down:
             self.closed_until = now + pause
 
     def succeeded(self) -> bool:
         """A step succeeded; returns whether the platform was taken to be down until now."""
         was_down = self.is_down
         self.failures, self.closed_until = 0, None
+        self.failed.clear()
+        self.tried.clear()
         return was_down

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from datetime import datetime
+from enum import Enum
 from functools import partial
 from typing import Any, BinaryIO, cast
 
@@ -54,6 +55,26 @@ OPENING_SECONDS = 2.0  # that `close` waits for an `open` that is under way
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
 
+class Platform(Enum):
+    """What a step has told of the platform."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"  # for a reason that may pass
+    UNKNOWN = "unknown"  # it was not asked, or what failed was something else
+
+
+@frozen
+class Taken:
+    """A step that was taken: the job as it stands now."""
+
+    row: JobRow
+    platform: Platform
+
+
+class CannotRead(Retriable):
+    """The storage backend failed, which says nothing of the platform."""
+
+
 class Interrupted(Exception):
     """The service stops in the middle of a step, which says nothing of the job: the next start repeats the step."""
 
@@ -65,6 +86,7 @@ class Done:
     found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it told
     state: JobState | None = None  # the next one, when it is not that of the table
     whole: bool = True  # the step is at its end; if not, its next part follows
+    platform: Platform = Platform.ANSWERED
 
 
 class Submission:
@@ -118,10 +140,10 @@ class Submission:
             return
         try:
             self._submitter.close()
-        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
             log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
 
-    def take_step(self, row: JobRow) -> JobRow:
+    def take_step(self, row: JobRow) -> Taken:
         """One step on the platform, or one batch of uploads, then one row in the ledger.
 
         Raises Interrupted, and has written nothing then.
@@ -129,20 +151,23 @@ class Submission:
         try:
             begun = self._begin_step(row)
             done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
+        except CannotRead as failure:
+            return Taken(self._postpone(begun, str(failure)), Platform.UNKNOWN)
         except Retriable as failure:
-            return self._postpone(begun, str(failure))
+            return Taken(self._postpone(begun, str(failure)), Platform.FAILED)
         except Permanent as failure:
-            return self._fault(begun, str(failure))
+            return Taken(self._fault(begun, str(failure)), Platform.UNKNOWN)
         except SQLAlchemyError as failure:  # the ledger's fault, most likely, and may pass
-            return self._postpone(row, f"the ledger failed ({type(failure).__name__})")
-        except (Interrupted, IllegalTransition):
+            return Taken(self._postpone(row, f"the ledger failed ({type(failure).__name__})"), Platform.UNKNOWN)
+        except (Interrupted, IllegalTransition, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as failure:  # a plugin may raise anything, even leave
+        except BaseException as failure:  # a plugin may raise anything, even leave
             if self._is_closing:
                 raise Interrupted from failure
             # A bug, which repeating will not mend.
-            return self._fault(begun, f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}")
-        return self._settle(begun, done)
+            error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
+            return Taken(self._fault(begun, error), Platform.UNKNOWN)
+        return Taken(self._settle(begun, done), done.platform)
 
     def ask(self, row: JobRow) -> None:
         """Ask the platform what became of a submitted job, and write down what it says."""
@@ -172,7 +197,7 @@ class Submission:
             return PlatformStatus(state="unknown", finished=True, detail=str(failure))
         except Retriable as failure:
             log.info("platform_not_asked", job_id=job.job_id, reason=str(failure))
-        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
             log.warning("platform_not_asked", job_id=job.job_id, reason=describe_failure(failure))
         return None
 
@@ -238,7 +263,7 @@ class Submission:
     def _cancel(self, row: JobRow) -> Done:
         """Stop it on the platform, if the platform knows it."""
         if not row.job.platform_job_id and not row.job.repeated:
-            return Done(state=JobState.CANCELLED)
+            return Done(state=JobState.CANCELLED, platform=Platform.UNKNOWN)
         try:
             if not row.job.platform_job_id:
                 # A create whose answer was lost: the same again tells the id, by which the job is cancelled next.
@@ -255,7 +280,7 @@ class Submission:
         try:
             return self._storage.read(instance.storage_key)
         except OSError as failure:
-            raise Retriable(f"the storage backend failed to read ({type(failure).__name__})") from failure
+            raise CannotRead(f"the storage backend failed to read ({type(failure).__name__})") from failure
 
     # --- what became of a step --------------------------------------------------------------------------------------
 
@@ -287,7 +312,7 @@ class Submission:
     def _fault(self, row: JobRow, error: str) -> JobRow:
         faulted_in = row.job.state
         values = {"attempts": row.job.attempts + 1, "next_attempt_at": None, "last_error": error}
-        values |= {"faulted_in": faulted_in, "cancel_requested": False}
+        values |= {"faulted_in": faulted_in}  # the wish to cancel it stays: a retry goes on with that
         return self._change(row, "job_faulted", JobState.FAULTED, values)
 
     def _change(self, row: JobRow, event: str, state: JobState, values: Mapping[str, Any]) -> JobRow:

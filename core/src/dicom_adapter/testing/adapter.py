@@ -148,7 +148,9 @@ class Inline(Executor):
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as failure:  # noqa: BLE001 - as every executor does
+        except KeyboardInterrupt:  # of the test's own thread
+            raise
+        except BaseException as failure:  # noqa: BLE001 - as every executor does
             future.set_exception(failure)
         return future
 
