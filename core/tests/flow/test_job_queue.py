@@ -136,6 +136,27 @@ def test_urgent_jobs_go_first_and_older_ones_among_equals(make_adapter: MakeAdap
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
+def test_a_huge_job_gives_way_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Another AE title's job does not wait for its last file. Tried: uploading all of a job in one step."""
+    together = """
+[submitters.platform]
+type = "scripted"
+[ae-titles.LUNG.settings]
+pipeline-a = "huge"
+[ae-titles.LIVER.settings]
+pipeline-a = "small"
+"""
+    uploads: list[int] = []  # how many jobs had been started at each
+    platform.on_upload = lambda: uploads.append(len(platform.started))
+    adapter = make_adapter(together, Plugin(platform))
+    for data_set in [make_instance(seed=f"huge-{number}", study_uid="1.2.3") for number in range(300)]:
+        adapter.receive(data_set, ae_title="LUNG")
+    adapter.receive(make_instance(seed="small"), ae_title="LIVER")
+    adapter.advance(5)
+    assert 2 == len(platform.started)
+    assert 1 in uploads  # files of the huge job went after the small job had started
+
+
 def test_a_submitter_that_does_not_open_keeps_its_own_jobs_waiting_and_no_others(
     make_adapter: MakeAdapter, platform: Platform
 ) -> None:

@@ -1,0 +1,191 @@
+"""Peers that connect and stall, flood or break off: they get nowhere, leak nothing, and hold up nobody else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.net import scu
+from dicom_adapter.net.address import Address
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE
+from support.conversation import COMMAND, LAST, associate, command_set, echo, p_data, pdu, pdv
+
+CONFIGURATION = f"""
+[dicom]
+association-timeout = 2
+idle-timeout = 2
+max-associations = 5
+{STORAGE}
+[ae-titles.LUNG.settings]
+pipeline-a = "p"
+"""
+CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # by hand: 100000
+MOST_THREADS = 40  # of a receiver: the network, some that store, some that look after it
+MOST_GROWTH_KB = 30_000
+
+
+@pytest.fixture
+def service(launch_service: LaunchService) -> LaunchedService:
+    launched = launch_service(CONFIGURATION)
+    verify(launched)
+    return launched
+
+
+def verify(service: LaunchedService) -> None:
+    """Another peer is served as ever."""
+    scu.echo(Address(ae_title="LUNG", host="127.0.0.1", port=service.port()), "SENDER", timeout=10)
+
+
+def connect(service: LaunchedService) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", service.port()), timeout=20)
+
+
+def reset(connection: socket.socket) -> None:
+    """Close with a reset instead of in order."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+class Receiver:
+    """What the receiver's process uses."""
+
+    def __init__(self, service: LaunchedService) -> None:
+        [entry] = service.logged("process_started", name="receiver")
+        self._folder = Path(f"/proc/{entry['child']}")
+
+    def field(self, name: str) -> int:
+        lines = (self._folder / "status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+    @property
+    def sockets(self) -> int:
+        return sum(_is_socket(entry) for entry in (self._folder / "fd").iterdir())
+
+    def until_sockets(self, most: int, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while self.sockets > most:
+            assert time.monotonic() < deadline, f"{self.sockets} sockets are open"
+            time.sleep(0.02)
+
+
+def _is_socket(entry: Path) -> bool:
+    try:
+        return str(entry.readlink()).startswith("socket:")
+    except FileNotFoundError:  # closed meanwhile
+        return False
+
+
+def test_connects_that_say_nothing_leave_nothing(service: LaunchedService) -> None:
+    """However many come and go, with a reset or in order, as the probes of load balancers do."""
+    receiver = Receiver(service)
+    sockets, before = receiver.sockets, receiver.field("VmRSS")
+    for number in range(CONNECTS):
+        connection = connect(service)
+        if number % 2:
+            reset(connection)
+        else:
+            connection.close()
+    receiver.until_sockets(sockets)
+    verify(service)
+    assert receiver.field("Threads") <= MOST_THREADS
+    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+
+
+def silent(connection: socket.socket) -> None:
+    """Say nothing at all."""
+
+
+def stalled_in_header(connection: socket.socket) -> None:
+    connection.sendall(associate()[:3])
+
+
+def stalled_in_request(connection: socket.socket) -> None:
+    connection.sendall(associate()[:-10])
+
+
+def stalled_before_message(connection: socket.socket) -> None:
+    establish(connection)
+
+
+def stalled_in_pdu(connection: socket.socket) -> None:
+    establish(connection)
+    connection.sendall(pdu(0x04, b"", 1000))
+
+
+def stalled_in_data_set(connection: socket.socket) -> None:
+    establish(connection)
+    connection.sendall(p_data(pdv(command_set(), COMMAND | LAST)) + p_data(pdv(bytes(1000), 0)))
+
+
+def establish(connection: socket.socket) -> None:
+    connection.sendall(associate())
+    assert b"\x02" == connection.recv(6)[:1]  # A-ASSOCIATE-AC
+
+
+@pytest.mark.parametrize(
+    "stall",
+    [silent, stalled_in_header, stalled_in_request, stalled_before_message, stalled_in_pdu, stalled_in_data_set],
+)
+def test_who_stalls_is_dropped_in_time(service: LaunchedService, stall: Callable[[socket.socket], None]) -> None:
+    """Whatever it has begun. Tried: a clock that only runs between PDUs."""
+    receiver = Receiver(service)
+    sockets = receiver.sockets
+    connections = [connect(service) for _number in range(5)]
+    for connection in connections:
+        stall(connection)
+    for connection in connections:
+        while connection.recv(4096):  # perhaps an answer and an A-ABORT, then the end
+            pass
+        connection.close()
+    receiver.until_sockets(sockets)
+    verify(service)
+
+
+def test_silent_connections_are_limited_in_number(service: LaunchedService) -> None:
+    """One too many is closed at once; threads and memory do not grow with them."""
+    receiver = Receiver(service)
+    before = receiver.field("VmRSS")
+    connections = [connect(service) for _number in range(150)]
+    service.wait_for("connection_refused")
+    assert receiver.field("Threads") <= MOST_THREADS
+    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    for connection in connections:
+        reset(connection)
+    receiver.until_sockets(20)
+    verify(service)
+
+
+def test_who_never_reads_its_answers_is_held_back(service: LaunchedService) -> None:
+    """What it is owed does not pile up in memory: it is not read from either, and dropped when it goes on so."""
+    receiver = Receiver(service)
+    before = receiver.field("VmRSS")
+    with connect(service) as connection:
+        establish(connection)
+        flood = echo() * 1000
+        with pytest.raises(OSError):  # it cannot send any more, or the connection is gone
+            for _number in range(10_000):
+                connection.sendall(flood)
+    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    verify(service)
+
+
+@pytest.mark.parametrize("kind", [0x01, 0x02, 0x04], ids=["A-ASSOCIATE-RQ", "A-ASSOCIATE-AC", "P-DATA-TF"])
+def test_a_declared_length_is_checked_before_anything_is_read(service: LaunchedService, kind: int) -> None:
+    """Two gigabytes are announced; nothing is kept for them, and the connection ends at once."""
+    with connect(service) as connection:
+        if kind == 0x04:
+            establish(connection)
+        connection.sendall(pdu(kind, b"", 2**31))
+        answer = b""
+        while piece := connection.recv(4096):
+            answer += piece
+        assert b"\x07" == answer[-10:-9]  # A-ABORT
+    service.wait_for("protocol_violated")
