@@ -180,6 +180,9 @@ def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapt
         lanes.set_full(transaction, "LIVER", "no room")
     assert [("red", "lane LUNG", "it failed"), ("red", "AE title LIVER", "no room")] == problems_of(adapter)
     assert ["service"] == [name for _level, name, _reason in problems_of(adapter, run=Run.NOT_RUNNING)]
+    with adapter.ledger.write() as transaction:
+        lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.RUNNING, reason="it waits", since=NOW))
+    assert ("red", "lane LUNG", "it waits") == problems_of(adapter)[0]
 
 
 def test_what_is_configured_no_longer_and_holds_something_is_listed(make_adapter: MakeAdapter) -> None:
@@ -198,6 +201,9 @@ def test_what_is_configured_no_longer_and_holds_something_is_listed(make_adapter
         ("yellow", "AE title LUNG", "not configured: 2 instances and 0 unfinished jobs held"),
         ("yellow", "submitter platform", "not configured: 1 unfinished job held"),
     ] == problems_of(adapter, config)
+    away = evolve(adapter.config.submitters["platform"], unavailable="a plugin")
+    config = evolve(adapter.config, submitters={"platform": away})
+    assert ("yellow", "submitter platform", "needs a plugin: 1 unfinished job held") in problems_of(adapter, config)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -75,12 +75,15 @@ def test_the_main_job_runs_end_to_end_against_the_emulator(
 def test_a_lost_answer_makes_no_second_job(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
 ) -> None:
-    """The first answer to each call is lost: one job, with its metadata once, each instance once, started once."""
+    """The first answer to each call is lost: one job, with its metadata once, each instance once, started once.
+
+    Fails for gRPC when a repeated create does not search first, and for REST when it has a new key.
+    """
     platform_emulator.faults.add(*(Fault(call=call, kind=FaultKind.DROP) for call in CALLS))
     service = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     service.wait_for("job_submitted")
-    check_one_started_job(platform_emulator, instances=3)
+    check_one_job(platform_emulator, instances=3)
     assert 4 == len(service.logged("job_attempt_failed"))
 
 
@@ -103,14 +106,13 @@ def test_killed_in_any_state_it_starts_one_job(
     second = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
     if [State.SUBMITTED] != [job.state for job in jobs_in_ledger(second)]:
         second.wait_for("job_submitted")
-    check_one_started_job(platform_emulator, instances=3)
+    check_one_job(platform_emulator, instances=3)
 
 
-def check_one_started_job(emulator: PlatformEmulator, instances: int) -> None:
-    """Count what the platform has. It starts a job only once: what counts is that no other job was started."""
-    started = [job for job in emulator.platform.jobs.list() if job.state is not JobState.PENDING]
-    assert 1 == len(started)
-    [job] = started
+def check_one_job(emulator: PlatformEmulator, instances: int) -> None:
+    """Look at all that the platform has: one job, with everything, and started."""
+    [job] = emulator.platform.jobs.list()
+    assert job.state is not JobState.PENDING
     assert str(instances) == job.metadata["Instances"]
     assert instances == len(emulator.platform.payloads.details(job.payload_id).files)
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
-from dicom_adapter.errors import describe_failure
+from dicom_adapter.errors import Refused, describe_failure
 from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process import Lane
@@ -27,6 +27,7 @@ from dicom_adapter.flow.reclaim import Reclaim
 from dicom_adapter.flow.retention import Retention
 from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
+from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
@@ -43,6 +44,8 @@ log = structlog.get_logger("dicom_adapter.host")
 LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and what operators ask for
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
+
+T = TypeVar("T")
 
 
 class Host:
@@ -87,6 +90,7 @@ class Host:
         }
         self._quota = Quota(ledger, clock, config.storage.quarantine_quota, config.ae_titles)
         self._restarts = self._announce_lanes()
+        self._tell_stranded_jobs()
 
     # --- putting it together ----------------------------------------------------------------------------------------
 
@@ -102,17 +106,15 @@ class Host:
 
     def _make_submitters(self) -> dict[str, Submitter[Any]]:
         """Those that can be made; what a constructor does wrong costs nothing but its own submitter."""
-        classes = self._plugins.catalogue().submitters
+        classes = self._plugins.catalogue()
         made = {}
         for name, table in self._config.submitters.items():
             if table.unavailable:
                 continue
-            folder = self._config.storage.path / "submitters" / name.encode().hex()
-            context = SubmitterContext(name=name, data_folder=folder)
             try:
-                made[name] = call_within(PLUGIN_SECONDS, partial(classes[table.type], table.settings, context))
-            except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-                self._broken[name] = f"submitter '{name}' cannot be made: {_reason(failure)}"
+                made[name] = make_submitter(self._config, classes, name)
+            except Refused as refusal:
+                self._broken[name] = str(refusal)
                 log.error("submitter_broken", submitter=name, reason=self._broken[name])
         return made
 
@@ -123,17 +125,12 @@ class Host:
             reason = self._config.unavailable(name) or self._broken.get(self._config.submitter_for(name), "")
             if not reason:
                 try:
-                    served[name] = self._describe(name)
-                except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-                    reason = f"its processor cannot describe its settings: {_reason(failure)}"
+                    served[name] = describe_settings(self._config, self._plugins.catalogue(), name)
+                except Refused as refusal:
+                    reason = str(refusal)
             if reason:
                 refused[name] = reason
         return served, refused
-
-    def _describe(self, ae_title: str) -> str:
-        table = self._config.ae_titles[ae_title]
-        processor = self._plugins.catalogue().processors[table.processor]
-        return call_within(PLUGIN_SECONDS, lambda: processor.describe(table.settings))
 
     def _submission(self, name: str, submitter: Submitter[Any], uploads: Callable[[str, int], Executor]) -> Submission:
         table = self._config.submitters[name]
@@ -157,6 +154,16 @@ class Host:
                 state = LaneState.STOPPED if reason else LaneState.RUNNING
                 lanes.save(transaction, LaneReport(ae_title=name, state=state, reason=reason, since=self._clock.now()))
             return lanes.restarts(transaction)
+
+    def _tell_stranded_jobs(self) -> None:
+        """Jobs whose submitter is not there wait, and nobody else would say so."""
+        with self._ledger.read() as transaction:
+            unfinished = jobs.count_unfinished(transaction)
+        for name, count in unfinished.items():
+            if name not in self._submissions:
+                table = self._config.submitters.get(name)
+                needs = "it is not configured" if table is None else f"it needs {table.unavailable}"
+                log.error("jobs_stranded", submitter=name, jobs=count, reason=self._broken.get(name, needs))
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
@@ -287,6 +294,33 @@ class Host:
             submission.close()
 
 
-def _reason(failure: BaseException) -> str:
-    """What a plugin did wrong; only our own error has a message that is known to quote nothing."""
-    return str(failure) if isinstance(failure, TookTooLong) else describe_failure(failure)
+def make_submitter(config: Config, catalogue: Catalogue, name: str) -> Submitter[Any]:
+    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
+    table = config.submitters[name]
+    folder = config.storage.path / "submitters" / name.encode().hex()
+    context = SubmitterContext(name=name, data_folder=folder)
+    made: Submitter[Any] = _ask_plugin(
+        f"submitter '{name}' cannot be made", partial(catalogue.submitters[table.type], table.settings, context)
+    )
+    return made
+
+
+def describe_settings(config: Config, catalogue: Catalogue, ae_title: str) -> str:
+    """What the processor of an AE title will do, in its own words. Raises Refused with the reason."""
+    table = config.ae_titles[ae_title]
+    return _ask_plugin(
+        "its processor cannot describe its settings",
+        partial(catalogue.processors[table.processor].describe, table.settings),
+    )
+
+
+def _ask_plugin(otherwise: str, call: Callable[[], T]) -> T:
+    """What a plugin answers. Raises Refused, which begins with `otherwise`, when it raises or takes too long."""
+    try:
+        return call_within(PLUGIN_SECONDS, call)
+    except KeyboardInterrupt:  # of whoever runs a command
+        raise
+    except TookTooLong as failure:
+        raise Refused(f"{otherwise}: {failure}") from None
+    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave; its message may quote a secret
+        raise Refused(f"{otherwise}: {describe_failure(failure)}") from None

@@ -78,7 +78,7 @@ class Facts:
     at: datetime
     parts: Mapping[str, PartHealth]
     ae_titles: Sequence[AeTitleStatus]
-    strangers: Mapping[str, int]  # unfinished jobs of submitters that are configured no longer
+    strangers: Mapping[str, int]  # unfinished jobs of submitters that are not there
 
 
 @frozen(kw_only=True)
@@ -124,7 +124,8 @@ def _by_state(counts: Iterator[JobCount]) -> dict[JobState, int]:
 def _strangers(counts: Sequence[JobCount], config: Config) -> dict[str, int]:
     found: dict[str, int] = {}
     for count in counts:
-        if count.state in UNFINISHED and count.submitter not in config.submitters:
+        table = config.submitters.get(count.submitter)
+        if count.state in UNFINISHED and (table is None or table.unavailable):
             found[count.submitter] = found.get(count.submitter, 0) + count.count
     return found
 
@@ -146,7 +147,7 @@ def assess(facts: Facts, run: Run, room: Room, config: Config) -> list[Problem]:
     problems = [
         *_of_processes(facts, run),
         *(problem for ae_title in facts.ae_titles for problem in _of_ae_title(ae_title, run)),
-        *_of_jobs(facts),
+        *_of_jobs(facts, config),
         *_of_storage(room, config),
     ]
     order = list(Level)
@@ -197,7 +198,7 @@ def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
             what = f"{counted(held, 'instance')} and {counted(waiting, 'unfinished job')}"
             yield _yellow(name, f"not configured: {what} held")
     elif run is Run.RUNNING and lane is not None:
-        if lane.state is LaneState.STOPPED:
+        if lane.reason:  # it is stopped, or does not get on
             yield _red(f"lane {name}", lane.reason)
         if lane.full:
             yield _red(f"AE title {name}", lane.full)
@@ -210,10 +211,12 @@ def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
         yield _yellow(name, f"{what} faulted: `dicom-adapter jobs list --state faulted` shows why")
 
 
-def _of_jobs(facts: Facts) -> Iterator[Problem]:
+def _of_jobs(facts: Facts, config: Config) -> Iterator[Problem]:
     for submitter, count in facts.strangers.items():
         what = counted(count, "unfinished job")
-        yield Problem(level=Level.YELLOW, part=f"submitter {submitter}", reason=f"not configured: {what} held")
+        table = config.submitters.get(submitter)
+        why = "not configured" if table is None else f"needs {table.unavailable}"
+        yield Problem(level=Level.YELLOW, part=f"submitter {submitter}", reason=f"{why}: {what} held")
 
 
 def _of_storage(room: Room, config: Config) -> Iterator[Problem]:

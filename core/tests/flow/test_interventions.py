@@ -174,6 +174,60 @@ def test_a_create_that_may_have_reached_the_platform_is_found_again_to_be_cancel
     assert ["create", "create", "cancel"] == platform.names()
 
 
+@pytest.fixture
+def job_in_line(adapter: Adapter, platform: Platform) -> Job:
+    """A job that was never begun: the platform is down, and others are before it."""
+    platform.failing["create"] = Retriable("down")
+    for number in range(2 + FAILURES_TO_OPEN):
+        send_one(adapter, seed=f"lung-{number}", patient_id=f"P{number}")
+    job = adapter.jobs[-1]
+    assert (JobState.QUEUED, False) == (job.state, job.repeated)
+    return job
+
+
+def test_a_job_that_was_never_begun_is_cancelled_at_once(
+    adapter: Adapter, platform: Platform, job_in_line: Job
+) -> None:
+    """The platform is not asked, so it does not matter that it is down. Tried: it waits until it is first in line."""
+    cancelled = intervene.cancel(adapter.ledger, adapter.clock, job_in_line.job_id)
+    assert [JobState.CANCELLED] * 2 == [cancelled.state, adapter.jobs[-1].state]
+    happened = [event.event for event in adapter.events if event.job_id == job_in_line.job_id]
+    assert ["job_queued", "job_cancel_requested", "job_cancelled"] == happened
+    before = adapter.states["released"]
+    adapter.advance(61)  # the host sweeps every minute for what others have let go
+    assert (before - 1, 1) == (adapter.states["released"], adapter.states["reclaimed"])
+    with pytest.raises(Refused, match="is cancelled"):
+        intervene.cancel(adapter.ledger, adapter.clock, job_in_line.job_id)
+    del platform.failing["create"]
+    adapter.advance(200)
+    assert [JobState.CANCELLED] == [job.state for job in adapter.jobs if job.state is not JobState.SUBMITTED]
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ('[submitters.renamed]\ntype = "obedient"', "it is not configured"),
+        (
+            '[submitters.renamed]\ntype = "obedient"\n[submitters.platform]\ntype = "gone"',
+            "needs submitter 'gone', which is not installed",
+        ),
+    ],
+    ids=["renamed", "unavailable"],
+)
+def test_jobs_whose_submitter_is_not_there_are_named_at_the_start(
+    adapter: Adapter, job_in_line: Job, capsys: Any, table: str, reason: str
+) -> None:
+    """With their number; and what was never begun can be cancelled. Tried: they wait without a word."""
+    capsys.readouterr()
+    lung = '\n[ae-titles.LUNG]\nsubmitter = "renamed"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n'
+    adapter.restart(table + lung)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "jobs_stranded" in line]
+    assert f"jobs={len(adapter.jobs)}" in line
+    assert "submitter=platform" in line
+    assert reason in line
+    assert JobState.CANCELLED is intervene.cancel(adapter.ledger, adapter.clock, job_in_line.job_id).state
+
+
 def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) -> None:
     """The refusal names the job and its state."""
     send_one(adapter)

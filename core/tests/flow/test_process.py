@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from attrs import evolve
 from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, Waiting, hookimpl
 from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, judge
-from dicom_adapter.ledger import instances, lanes
+from dicom_adapter.flow.store import Store
+from dicom_adapter.ledger import Ledger, instances, lanes
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
+from dicom_adapter.testing.adapter import _received
+from dicom_adapter.testing.clock import VirtualClock
 
 CONFIGURATION = """
 [submitters.clara]
@@ -26,6 +30,7 @@ processor = "under-test"
 processor = "under-test"
 """
 SECRET = "PID-4711"
+WEST = timezone(timedelta(hours=-5))
 
 Processor = JobProcessorBase[Any]
 Serve = Callable[..., Adapter]
@@ -256,6 +261,89 @@ def test_a_time_without_a_time_zone_is_refused_where_it_is_given(serve: Serve) -
     assert {"quarantined": 1} == adapter.states
 
 
+def test_a_timer_that_no_thread_can_wait_for_is_refused_where_it_is_set(serve: Serve) -> None:
+    """Tried: when it is not, the lane waits for it as long as threads can: it fails, outside of every turn."""
+    never = datetime.max.replace(tzinfo=timezone.utc)
+    told: list[str] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        with pytest.raises(ValueError, match="before the year 2200") as refusal:
+            processor.call_at(never, print)
+        told.append(str(refusal.value))
+        finish(processor, instance)
+
+    adapter = serve(handle)
+    send(adapter)
+
+    assert 1 == len(told)
+    assert {"reclaimed": 1} == adapter.states
+
+
+def test_what_came_before_its_group_was_due_belongs_to_it_however_late_its_row_is(serve: Serve) -> None:
+    """A receiver gives an instance its time, then waits for the ledger. Two arrivals are late here, one at each try.
+
+    Tried: without the look at the commit, the group is split.
+    """
+    groups: dict[Processor, list[Instance]] = {}
+    late = 2
+    turns: list[int] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        turns.append(instance.instance_id)
+        group = groups.setdefault(processor, [])
+        group.append(instance)
+        if len(group) == 1:
+            processor.call_later(5, lambda: due(processor))
+
+    def due(processor: Processor) -> None:
+        nonlocal late
+        if late:
+            late -= 1
+            arrive_unnoticed(adapter, processor.now())
+        finish(processor, *groups[processor])
+
+    adapter = serve(handle)
+    first, second = send(adapter, 2)
+    adapter.advance(5)
+
+    (job,) = adapter.jobs
+    assert [1, 2, 3, 4] == [instance.instance_id for instance in adapter.instances_of(job)]
+    assert [1, 2, 1, 2, 3, 1, 2, 3, 4] == turns
+    assert (first.received_at, second.received_at) < (job.created_at,) * 2
+    assert {"reclaimed": 4} == adapter.states
+
+
+def test_what_came_after_its_group_was_due_leaves_that_alone(serve: Serve) -> None:
+    """It begins a group of its own. Tried: whatever had arrived had the turn taken again."""
+    turns: list[int] = []
+
+    def handle(processor: Processor, instance: Instance) -> None:
+        turns.append(instance.instance_id)
+        processor.call_later(5, lambda: due(processor, instance))
+
+    def due(processor: Processor, instance: Instance) -> None:
+        if turns == [1]:
+            arrive_unnoticed(adapter, processor.now() + timedelta(milliseconds=1))
+        finish(processor, instance)
+
+    adapter = serve(handle)
+    send(adapter)
+    adapter.advance(11)
+
+    assert [1, 2] == turns
+    assert [1, 1] == [job.instance_count for job in adapter.jobs]
+
+
+def arrive_unnoticed(adapter: Adapter, at: datetime) -> None:
+    """Another process stores an instance that had come `at` that time."""
+    clock = VirtualClock()
+    clock.move_to(at)
+    other = Ledger(adapter.ledger.url)
+    received = _received(make_instance(rows=2, columns=2), "A", "CT1", "association")
+    Store(adapter.config, adapter.storage, other, clock).store(received)
+    other.close()
+
+
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -361,7 +449,11 @@ def test_a_bad_start_is_past_when_the_processor_works(serve: Serve) -> None:
     assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
-@pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(1)], ids=["raises", "leaves"])
+class Panic(BaseException):
+    """As pyo3 raises it for a panic in Rust, and asyncio for a task that was cancelled."""
+
+
+@pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(1), Panic()], ids=["raises", "leaves", "panics"])
 @pytest.mark.parametrize(
     ("method", "state", "becomes"),
     [
@@ -375,7 +467,10 @@ def test_a_bad_start_is_past_when_the_processor_works(serve: Serve) -> None:
 def test_whatever_a_processor_raises_the_host_lives_on(
     serve: Serve, method: str, state: LaneState, becomes: str, error: BaseException
 ) -> None:
-    """A processor that calls sys.exit() is no different. Tried: it ended the lane's thread, and nobody was told."""
+    """A processor that calls sys.exit() is no different. Tried: it ended the lane's thread, and nobody was told.
+
+    Tried, too: what is no Exception left the turn, and the lane went on without the instance.
+    """
     adapter = serve(finish, **{method: failing(error)})
     send(adapter, 2)
     adapter.advance(60)
@@ -409,9 +504,17 @@ def test_a_processor_that_goes_on_about_what_was_replaced_has_failed(serve: Serv
     assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
-def test_nonsense_for_operators_does_not_hold_up_the_lane(serve: Serve) -> None:
-    """What waits is only for show. Tried: a time without a time zone failed outside of every turn, again and again."""
-    nonsense = Waiting(label="x", instance_count=1, until=datetime(2026, 1, 5))  # noqa: DTZ001
+NONSENSE = {
+    "a time without a time zone": Waiting(label="x", instance_count=1, until=datetime(2026, 1, 5)),  # noqa: DTZ001
+    "a time that no year has": Waiting(label="x", instance_count=1, until=datetime.max.replace(tzinfo=WEST)),
+    "a count that is no whole number": Waiting(label="x", instance_count=Fraction(1), until=None),  # type: ignore[arg-type] # the mistake
+    "something else": "study 1.2.3",
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
+def test_nonsense_for_operators_does_not_hold_up_the_lane(serve: Serve, nonsense: Any) -> None:
+    """What waits is only for show. Tried: it failed outside of every turn, where it was written, again and again."""
     adapter = serve(finish, waiting=lambda _processor: [nonsense])
     send(adapter)
     adapter.advance(1)

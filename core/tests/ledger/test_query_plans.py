@@ -68,6 +68,8 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
     [
         (lambda t: instances.find_pending(t, "LUNG", "2.25.200"), "one_pending_instance"),
         (lambda t: instances.pending_after(t, 190, 1000, "LUNG"), "pending_instances"),
+        (lambda t: instances.arrived_late(t, "LUNG", 190, NOW), "pending_instances"),
+        (lambda t: jobs.count_unfinished(t), "unfinished_jobs"),
         (lambda t: instances.released_after(t, 0, 500), "released_instances"),
         (lambda t: instances.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
         (lambda t: instances.newest(t, 50, ae_title="LUNG", state=InstanceState.PENDING), "pending_instances"),

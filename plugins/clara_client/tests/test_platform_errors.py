@@ -11,10 +11,10 @@ from dicom_adapter import Permanent, Retriable
 from dicom_adapter_clara_client.platform_errors import (
     LONGEST_TEXT,
     Quoting,
-    one_line,
     refused_by_code,
     refused_by_status,
 )
+from dicom_adapter_clara_client.platform_words import one_line
 
 LOUD = Quoting()
 PERMANENT_STATUSES = {
@@ -38,7 +38,7 @@ def test_every_status_has_a_family(status: grpc.StatusCode) -> None:
     assert str(refusal).startswith(f"job 1: create: the call ended with {status.name}: why")
 
 
-@pytest.mark.parametrize("code", [-0x1000, -0x1001, -0x1100, -0x1101, -0x2000, -0x2001, -0x2100])
+@pytest.mark.parametrize("code", [-0x1000, -0x1001, -0x1100, -0x1101, -0x2000, -0x2001, -0x2100, -0x3001])
 def test_what_the_platform_cannot_take_is_permanent(code: int) -> None:
     """Malformed and unknown ids, unusable definitions and names stay what they are."""
     assert isinstance(refused_by_code("job 1: create", code, [], LOUD), Permanent)

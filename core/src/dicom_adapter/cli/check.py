@@ -7,12 +7,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from attrs import field, frozen
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import describe_failure
+from dicom_adapter.errors import Refused
+from dicom_adapter.host import describe_settings, make_submitter
+from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
+
+
+@frozen(kw_only=True)
+class Tried:
+    """What came of trying the plugins' classes with their settings."""
+
+    described: dict[str, str] = field(factory=dict)  # by AE title, what its processor will do
+    undescribed: dict[str, str] = field(factory=dict)  # by AE title, why its processor does not say that
+    broken: dict[str, str] = field(factory=dict)  # by submitter, why it cannot be made
+    problems: list[str] = field(factory=list)  # all of these reasons, each with the plugin's name
 
 
 def check(
@@ -24,8 +38,10 @@ def check(
     Exit status: 0 when `run --strict` would start, 1 otherwise. All errors are listed, not just the first.
     """
     found = read(config)
-    problems = found.invalid + found.unavailable
-    served = _served(found)
+    tried = _try_plugins(found)
+    problems = found.invalid + found.unavailable + tried.problems
+    usable = found.loaded.config
+    served = [] if usable is None else [_entry(usable, ae_title, tried) for ae_title in usable.ae_titles]
     if as_json:
         typer.echo(json.dumps({"ok": not problems, "problems": problems, "aeTitles": served}, indent=2))
     else:
@@ -38,29 +54,43 @@ def check(
         typer.echo(f"{config}: no errors")
 
 
-def _served(found: Read) -> list[dict[str, Any]]:
-    config = found.loaded.config
+def _try_plugins(found: Read) -> Tried:
+    """Make the submitters and have the processors describe their settings, as `run` does at its start."""
+    config, catalogue = found.loaded.config, found.plugins.catalogue()
+    tried = Tried()
     if config is None:
-        return []
-    return [_entry(found, config, ae_title) for ae_title in config.ae_titles]
+        return tried
+    for name, submitter in config.submitters.items():
+        if not submitter.unavailable:
+            try:
+                make_submitter(config, catalogue, name)
+            except Refused as refusal:
+                tried.broken[name] = str(refusal)
+                tried.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
+    for name, table in config.ae_titles.items():
+        if not table.unavailable:
+            try:
+                tried.described[name] = describe_settings(config, catalogue, name)
+            except Refused as refusal:
+                tried.undescribed[name] = str(refusal)
+                problem = f"{_provider(found, PROCESSOR, table.processor)}: AE title '{name}': {refusal}"
+                tried.problems.append(problem)
+    return tried
 
 
-def _entry(found: Read, config: Config, ae_title: str) -> dict[str, Any]:
+def _provider(found: Read, kind: Kind, name: str) -> PluginInfo:
+    return next(c.plugin for c in found.plugins.components if c.kind is kind and c.name == name and not c.problem)
+
+
+def _entry(config: Config, ae_title: str, tried: Tried) -> dict[str, Any]:
     table = config.ae_titles[ae_title]
-    reason = config.unavailable(ae_title)
-    processor = found.plugins.catalogue().processors.get(table.processor)
-    does = ""
-    if processor is not None and table.settings is not None:
-        try:
-            does = processor.describe(table.settings)
-        except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-            reason = reason or f"its processor cannot describe its settings: {describe_failure(failure)}"
+    submitter = config.submitter_for(ae_title)
     return {
         "aeTitle": ae_title,
         "processor": table.processor,
-        "does": does,
-        "submitter": config.submitter_for(ae_title),
-        "refused": reason,
+        "does": tried.described.get(ae_title, ""),
+        "submitter": submitter,
+        "refused": config.unavailable(ae_title) or tried.broken.get(submitter) or tried.undescribed.get(ae_title, ""),
     }
 
 
@@ -69,6 +99,6 @@ def _show(served: list[dict[str, Any]]) -> None:
         return
     table = Table("AE title", "Processor", "What it does", "Submitter")
     for entry in served:
-        does = f"[red]refused: {entry['refused']}[/red]" if entry["refused"] else entry["does"]
-        table.add_row(entry["aeTitle"], entry["processor"], does, entry["submitter"])
+        does = f"[red]refused: {escape(entry['refused'])}[/red]" if entry["refused"] else escape(entry["does"])
+        table.add_row(escape(entry["aeTitle"]), entry["processor"], does, entry["submitter"])
     Console().print(table)

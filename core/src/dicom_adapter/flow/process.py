@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -21,8 +22,17 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import Unprocessable, describe_failure
-from dicom_adapter.flow.turn import Alarm, Committed, Context, LaneSettings, Superseded, Turn, Unavailable
+from dicom_adapter.errors import StoredObjectMissing, Unprocessable, describe_failure
+from dicom_adapter.flow.turn import (
+    Alarm,
+    Committed,
+    Context,
+    LaneSettings,
+    Superseded,
+    Turn,
+    Unavailable,
+    Unreadable,
+)
 from dicom_adapter.ledger import Ledger, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
@@ -39,7 +49,10 @@ FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
 SHOWN_GROUPS = 50  # of what a processor holds back, for operators
 BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
-PLUGIN_FAILURES = (Exception, SystemExit)  # a plugin may raise anything, even leave
+OTHERS_TO_READ = 3  # stored objects that are tried, to tell one that cannot be read from storage that is away
+# A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust. What comes
+# from outside, KeyboardInterrupt, never comes to a lane's thread.
+PLUGIN_FAILURES = BaseException
 
 
 @frozen(kw_only=True)
@@ -50,6 +63,16 @@ class Failure:
     instance_id: int | None  # that was being handled; None for a timer; BEFORE_ALL_INSTANCES: none was
     same_instance: int  # how often in a row it was this instance
     reason: str = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Stuck:
+    """The last of a row of turns that could not read one stored instance."""
+
+    instance_id: int  # that cannot be read
+    handled: int | None  # the instance whose turn it was; None: it was a timer's
+    tries: int  # in a row at which another stored object could be read
+    reason: str
 
 
 class Lane:
@@ -75,6 +98,7 @@ class Lane:
         self._clock = clock
         self._on_commit = on_commit
         self._failure: Failure | None = None
+        self._stuck: Stuck | None = None
         self._paused_until: datetime | None = None
         self._restarts = 0
         self._superseded_by = BEFORE_ALL_INSTANCES
@@ -181,6 +205,8 @@ class Lane:
             self._quarantine(instance, str(refusal))
         except Superseded as superseded:
             self._supersede(superseded, instance)
+        except Unreadable as failure:
+            self._wait_for_instance(failure, instance.instance_id)
         except Unavailable as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
@@ -191,9 +217,12 @@ class Lane:
     def _ring(self, context: Context, alarm: Alarm) -> None:
         assert alarm.callback is not None  # `first` skips cancelled ones
         try:
-            self._take_turn(context, alarm.when, alarm.callback)
+            # An arrival that superseded a turn does so once: whatever comes of it, the lane gets on.
+            self._take_turn(context, alarm.when, alarm.callback, read=max(self._seen, self._superseded_by))
         except Superseded as superseded:
             self._supersede(superseded, None)
+        except Unreadable as failure:
+            self._wait_for_instance(failure, None)
         except Unavailable as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
@@ -201,8 +230,8 @@ class Lane:
         else:
             self._progressed(None)
 
-    def _take_turn(self, context: Context, now: datetime, call: Callable[[], None]) -> None:
-        """Call the processor, then commit what it asked for."""
+    def _take_turn(self, context: Context, now: datetime, call: Callable[[], None], *, read: int | None = None) -> None:
+        """Call the processor, then commit what it asked for; `read` as in `Turn.commit`."""
         self.turns += 1
         turn = context.begin(now)
         try:
@@ -210,12 +239,12 @@ class Lane:
         finally:
             context.end()
         if turn.submissions or turn.removed:
-            self._on_commit(self._commit(turn))
+            self._on_commit(self._commit(turn, read))
 
-    def _commit(self, turn: Turn) -> Committed:
+    def _commit(self, turn: Turn, read: int | None) -> Committed:
         try:
             with self._ledger.write() as transaction:
-                return turn.commit(transaction, self._delivered)
+                return turn.commit(transaction, self._delivered, read)
         except (OperationalError, NoConnection) as failure:  # others come from values that cannot be written
             raise Unavailable from failure
 
@@ -226,6 +255,8 @@ class Lane:
         failure = self._failure
         if failure is not None and _is_past(failure.instance_id, instance_id):
             self._failure = None
+        if self._stuck is not None and _is_past(self._stuck.handled, instance_id):
+            self._stuck = None
 
     def _supersede(self, superseded: Superseded, instance: InstanceStorageInfo | None) -> None:
         """Begin again: a new processor is given the newer arrival alone. One that still knows the older has failed."""
@@ -241,6 +272,32 @@ class Lane:
         self._begin_again()
         self._pause(FIRST_PAUSE)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
+
+    def _wait_for_instance(self, failure: Unreadable, handled: int | None) -> None:
+        """Wait as for any outage; but quarantine an instance that again and again cannot be read while others can."""
+        self._wait(failure)
+        instance, last = failure.instance, self._stuck
+        before = last.tries if last is not None and last.instance_id == instance.instance_id else 0
+        tries = before + 1 if self._can_read_another(instance.storage_key) else 0
+        reason = f"waits for the storage backend: {failure}"
+        self._stuck = Stuck(instance_id=instance.instance_id, handled=handled, tries=tries, reason=reason)
+        if tries >= TRIES_FOR_ONE_INSTANCE:
+            self._quarantine(instance, f"{failure}: {tries} tries, while other stored objects can be read")
+
+    def _can_read_another(self, storage_key: str) -> bool:
+        try:
+            keys = self._storage.keys()
+            others = islice((key for key in keys if key != storage_key), OTHERS_TO_READ)
+            return any(self._can_read(key) for key in others)
+        except OSError:
+            return False
+
+    def _can_read(self, storage_key: str) -> bool:
+        try:
+            with self._storage.read(storage_key) as file:
+                return bool(file.read(1))
+        except (OSError, StoredObjectMissing):  # missing: reclaimed meanwhile
+            return False
 
     def _failed(self, failure: Failure, instance: InstanceStorageInfo | None) -> None:
         """Throw the processor away and begin again after a pause; give up on the instance, or on the lane, in time."""
@@ -285,7 +342,7 @@ class Lane:
         now = self._record("lane_restarted")
         self._restarts = wanted
         self._begin_again()
-        self._failure = self._paused_until = None
+        self._failure = self._stuck = self._paused_until = None
         if self.state is LaneState.STOPPED:
             self.state = LaneState.RUNNING
             self.reason = ""
@@ -317,6 +374,7 @@ class Lane:
         except SQLAlchemyError as failure:
             self._wait(failure)
             return
+        self._stuck = None
         log.warning("instance_quarantined", ae_title=self.ae_title, instance_id=instance.instance_id, reason=reason)
 
     # --- for operators ----------------------------------------------------------------------------------------------
@@ -327,7 +385,7 @@ class Lane:
         return LaneReport(
             ae_title=self.ae_title,
             state=self.state,
-            reason=self.reason,
+            reason=self.reason or (self._stuck.reason if self._stuck else ""),
             since=self.since,
             waiting=tuple(waiting[:SHOWN_GROUPS]),
             groups=len(waiting),
@@ -337,7 +395,8 @@ class Lane:
         """What the processor holds back; what is due first stands first."""
         try:
             waiting = self._processor.waiting() if self._context and self._processor else ()
-            return sorted(waiting, key=lambda group: timedelta.max if group.until is None else group.until - self.since)
+            shown = [_checked(group) for group in waiting]
+            return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - self.since)
         except PLUGIN_FAILURES as failure:  # this is for show only
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
             return []
@@ -353,6 +412,17 @@ class Lane:
             self._processor.close()
         except PLUGIN_FAILURES as failure:
             log.warning("processor_close_failed", ae_title=self.ae_title, error=describe_failure(failure))
+
+
+def _checked(group: Waiting) -> Waiting:
+    """Raises what is wrong with it: others write and read it later, outside of any boundary around the plugin."""
+    if not isinstance(group, Waiting) or not isinstance(group.label, str) or not isinstance(group.instance_count, int):
+        raise TypeError(
+            "waiting() must give Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"
+        )
+    if group.until is not None:
+        group.until.astimezone(timezone.utc)  # OverflowError for what is no time there
+    return group
 
 
 def _is_past(failed: int | None, succeeded: int | None) -> bool:

@@ -5,9 +5,10 @@ A `Turn` only records. `Turn.commit` writes all of it in one transaction, or rai
 
 from __future__ import annotations
 
+import errno
 import heapq
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from dicom_adapter.storage import StorageBackend
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # no thread can be told to wait longer than 292 years
 
 
 @frozen(kw_only=True)
@@ -49,12 +52,23 @@ class Unavailable(DicomAdapterError):
     """The ledger or the storage backend failed a turn, through no fault of the processor or the instance."""
 
 
+class Unreadable(Unavailable):
+    """The storage backend has an instance, and failed to read it."""
+
+    def __init__(self, instance: InstanceStorageInfo, failure: OSError) -> None:
+        kind = errno.errorcode.get(failure.errno or 0, type(failure).__name__)
+        super().__init__(f"the stored file of instance {instance.instance_id} cannot be read ({kind})")
+        self.instance = instance
+
+
 class Superseded(DicomAdapterError):
-    """A turn decided on an instance that has been replaced meanwhile: it has to be taken again."""
+    """A turn did not know of an arrival that changes what it decided: it has to be taken again."""
 
     def __init__(self, by: int) -> None:
-        super().__init__(f"instance {by}, which its processor has yet to see, stands for it")
-        self.by = by  # the newest arrival of those that replaced an instance
+        super().__init__(
+            f"its processor has yet to see instance {by}, which came before this turn or stands for another"
+        )
+        self.by = by  # the newest of those arrivals
 
 
 @define
@@ -101,11 +115,12 @@ class Turn:
         """Record that the processor needs these no longer."""
         self.removed += [instance.instance_id for instance in self._own(taken)]
 
-    def commit(self, transaction: Transaction, delivered: int) -> Committed:
+    def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
         """Write jobs, releases and their events; `delivered` is the last instance that the processor has seen.
 
-        Raises Refused when an instance is not pending, and Superseded when a newer arrival stands for one that the
-        processor has yet to see: it may belong to another group, or to none.
+        `read`, in a timer's turn, is the last instance that the lane knows of. Raises Refused when an instance is not
+        pending, and Superseded when the processor has yet to see a newer arrival that stands for one (it may belong to
+        another group, or to none), or one after `read` that had come when the timer was to ring: it may belong here.
         """
         asked = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
         meaning = instances.resolve_pending(transaction, sorted(asked))
@@ -118,6 +133,9 @@ class Turn:
         newest = max(meaning.values(), default=0)
         if newest > delivered:
             raise Superseded(newest)
+        late = None if read is None else instances.arrived_late(transaction, self.ae_title, read, self.now)
+        if late is not None:
+            raise Superseded(late)
         submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
         released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
         instances.release(transaction, released, self.now)
@@ -221,8 +239,10 @@ class Context:
         self._current().remove(instances)
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
-        if when.tzinfo is None:
+        if when.utcoffset() is None:
             raise ValueError("call_at needs a time with a time zone, such as UTC: self.now() + timedelta(seconds=5)")
+        if when > LATEST_TIMER:
+            raise ValueError("call_at needs a time before the year 2200; for what is never to happen, set no timer")
         return self.timers.set(when, callback)
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
@@ -234,7 +254,7 @@ class Context:
         except StoredObjectMissing as failure:
             raise Unprocessable(str(failure)) from None
         except OSError as failure:
-            raise Unavailable from failure
+            raise Unreadable(instance, failure) from failure
         except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
             raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
 

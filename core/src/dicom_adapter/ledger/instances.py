@@ -80,6 +80,23 @@ def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_tit
     return _instances(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)))
 
 
+def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
+    """The newest pending instance of an AE title above `instance_id` that was received until `at`, or None.
+
+    Only the next ones are looked at: a time is given shortly before a number, so whoever is late is among them.
+    """
+    following = (
+        select(instances.c.instance_id, instances.c.received_at)
+        .where(instances.c.instance_id > instance_id, IS_PENDING, instances.c.ae_title == ae_title)
+        .order_by(instances.c.instance_id)
+        .limit(CHUNK)
+        .subquery()
+    )
+    query = select(func.max(following.c.instance_id)).where(following.c.received_at <= at)
+    found: int | None = transaction.execute(query).scalar()
+    return found
+
+
 def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
     """Instances numbered above `instance_id`, whatever has become of them already, in the order of arrival."""
     query = _select_instances().where(instances.c.instance_id > instance_id)

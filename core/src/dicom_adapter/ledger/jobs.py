@@ -173,6 +173,12 @@ def count(transaction: Transaction) -> list[JobCount]:
     return [JobCount(ae_title=row[0], submitter=row[1], state=JobState(row[2]), count=row[3]) for row in rows]
 
 
+def count_unfinished(transaction: Transaction) -> dict[str, int]:
+    """How many unfinished jobs each submitter that has any is to take."""
+    query = select(jobs.c.submitter, func.count()).where(IS_UNFINISHED).group_by(jobs.c.submitter)
+    return {row[0]: row[1] for row in transaction.execute(query)}
+
+
 def oldest_unfinished(transaction: Transaction) -> dict[str, Job]:
     """The unfinished job that was submitted first, for each AE title that has one."""
     oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(jobs.c.ae_title)

@@ -20,7 +20,7 @@ class LaneReport:
 
     ae_title: str
     state: LaneState
-    reason: str  # of a stop
+    reason: str  # of a stop, or why a running lane does not get on; "" when it does
     since: datetime  # of this state, UTC
     waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
     groups: int = 0  # all of them

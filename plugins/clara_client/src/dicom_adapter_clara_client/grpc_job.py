@@ -9,7 +9,8 @@ from attrs import field, frozen
 
 from dicom_adapter import Job
 from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
-from dicom_adapter_clara_client.platform_errors import garbage, one_line
+from dicom_adapter_clara_client.platform_errors import garbage
+from dicom_adapter_clara_client.platform_words import one_line
 from dicom_adapter_clara_client.wire import jobs_pb2
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
 

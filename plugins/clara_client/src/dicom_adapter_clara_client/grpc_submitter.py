@@ -16,14 +16,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dicom_adapter import Job, JobPriority, Permanent, PlatformJob, PlatformStatus, Submitter, SubmitterContext, Upload
+from dicom_adapter import (
+    Job,
+    JobPriority,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    SubmitterContext,
+    Upload,
+)
 from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
 from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, look_at, subject_of
 from dicom_adapter_clara_client.grpc_payload import is_stored
 from dicom_adapter_clara_client.grpc_search import find_job
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
 from dicom_adapter_clara_client.grpc_upload import Outgoing
-from dicom_adapter_clara_client.platform_errors import Refusal, garbage
+from dicom_adapter_clara_client.platform_errors import PermanentRefusal, Refusal, garbage
 from dicom_adapter_clara_client.platform_metadata import (
     fitting_metadata,
     in_requests,
@@ -91,7 +101,13 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
                 raise
 
     def status(self, job: Job) -> PlatformStatus:
-        found = self._look(job, subject_of(job, "status"))
+        try:
+            found = self._look(job, subject_of(job, "status"))
+        except PermanentRefusal as refusal:
+            if refusal.is_missing:
+                raise
+            # The job is there, whatever the platform says to who asks: an operator may mend that, and asking goes on.
+            raise Retriable(str(refusal)) from refusal
         detail = "; ".join(text for text in (found.status, found.messages) if text)
         return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
 

@@ -14,6 +14,8 @@
     -0x1100, -0x1101  pipeline's definition        Permanent  only an operator can mend it
     -0x2000, -0x2001  job malformed, unknown       Permanent  the platform has forgotten the job
     -0x2100           job's name invalid           Permanent  it would be the same name again
+    -0x3001           payload unknown              Permanent  the platform has forgotten the job's files; the page with
+                                                              this code is lost, but -0x1001 and -0x2001 are formed so
     -0x1002 … -0x1004, -0x2002, -0x2003            Retriable  the platform could not store or list
     all others below 0                             Retriable  NVIDIA's list is not complete: giving up after a day of
                                                               retries is better than faulting for what would pass
@@ -34,6 +36,7 @@ from attrs import field, frozen
 from grpc import StatusCode
 
 from dicom_adapter import DicomAdapterError, Permanent, Retriable
+from dicom_adapter_clara_client.platform_words import one_line
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 PERMANENT_CODES = frozenset(
@@ -45,6 +48,7 @@ PERMANENT_CODES = frozenset(
         ClaraCode.JOB_ID_MALFORMED,
         ClaraCode.NO_SUCH_JOB,
         ClaraCode.JOB_NAME_INVALID,
+        ClaraCode.NO_SUCH_PAYLOAD,
     }
 )
 RETRIABLE_CODES = frozenset(
@@ -143,13 +147,6 @@ def refused_by_status(subject: str, status: StatusCode, details: str, quoting: Q
 def garbage(subject: str, why: str) -> Refusal:
     """The error for an answer that means success and is not what the API promises."""
     return RetriableRefusal(f"{subject}: {why}; check that the endpoint leads to the platform itself")
-
-
-def one_line(text: str, most: int) -> str:
-    """One line of at most `most` characters, with nothing in it that a terminal or a log takes for a command."""
-    head = text[: most * 4]  # enough to fill the line, and never a long walk through a huge text
-    line = " ".join("".join(c if c.isprintable() else " " for c in head).split())
-    return line if len(line) <= most and len(head) == len(text) else line[: most - 1] + "…"
 
 
 def _code_name(code: int) -> str:

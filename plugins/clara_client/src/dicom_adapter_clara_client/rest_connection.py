@@ -14,7 +14,8 @@ import httpx
 from attrs import field, frozen
 
 from dicom_adapter import Permanent, Retriable
-from dicom_adapter_clara_client.rest_errors import LONGEST_HEADER, Answer, refusal, shortened
+from dicom_adapter_clara_client.platform_words import one_line
+from dicom_adapter_clara_client.rest_errors import LONGEST_HEADER, Answer, refusal
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 from dicom_adapter_clara_client.rest_transport import FAILURES, Deadline, TimedTransport
 
@@ -145,7 +146,7 @@ def _usable(name: str, path: Path, load: Callable[[], T]) -> T:
         return load()
     except OSError as error:  # what ssl raises is one, too
         reason = error.strerror or type(error).__name__
-        raise Retriable(f"{name} = {str(path)!r}, cannot be used: {shortened(reason, LONGEST_HEADER)}") from error
+        raise Retriable(f"{name} = {str(path)!r}, cannot be used: {one_line(reason, LONGEST_HEADER)}") from error
 
 
 def _headers(settings: ClaraRestSettings) -> dict[str, str]:
@@ -188,7 +189,7 @@ def _described(failure: Exception, seconds: float) -> str:
     if kind.endswith("Timeout"):
         return f"the platform took too long ({kind}, {seconds:g} s in all)"
     if kind == "ConnectError":
-        return f"no connection to the platform ({shortened(str(failure), LONGEST_HEADER)})"
+        return f"no connection to the platform ({one_line(str(failure), LONGEST_HEADER)})"
     if kind == "RemoteProtocolError":
-        return f"the platform broke off or does not speak HTTP ({shortened(str(failure), LONGEST_HEADER)})"
+        return f"the platform broke off or does not speak HTTP ({one_line(str(failure), LONGEST_HEADER)})"
     return f"the connection to the platform failed ({kind})"

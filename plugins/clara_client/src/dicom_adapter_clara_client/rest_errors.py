@@ -23,6 +23,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from dicom_adapter import Permanent, Retriable
+from dicom_adapter_clara_client.platform_words import one_line
 
 RETRIABLE_4XX = frozenset({408, 425, 429})
 PERMANENT_5XX = frozenset({501, 505})
@@ -53,7 +54,7 @@ class Answer:
 
     def quoted(self, text: str, most: int) -> str:
         """A text of the platform's, as it may be quoted in a message."""
-        return shortened(text.replace(self.secret, "…") if self.secret else text, most)
+        return one_line(text.replace(self.secret, "…") if self.secret else text, most)
 
 
 @frozen(kw_only=True)
@@ -154,10 +155,3 @@ def _phrase(status: int) -> str:
 def _text(found: Json, key: str) -> str:
     value = found.get(key)
     return value if isinstance(value, str) else ""
-
-
-def shortened(text: str, most: int) -> str:
-    """One line of at most `most` characters, with nothing in it that a terminal or a log takes for a command."""
-    head = text[: most * 4]  # enough to fill the line, and never a long walk through a huge text
-    line = " ".join("".join(c if c.isprintable() else " " for c in head).split())
-    return line if len(line) <= most and len(head) == len(text) else line[: most - 1] + "…"

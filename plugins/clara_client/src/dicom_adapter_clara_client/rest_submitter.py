@@ -101,7 +101,13 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             raise refusal(subject, answer)
 
     def status(self, job: Job) -> PlatformStatus:
-        found = self._look(job, _subject(job, "status"))
+        subject = _subject(job, "status")
+        answer = self._connection.ask(Request(subject=subject, method="GET", path=_path(job)))
+        if answer.status != OK:
+            refused = refusal(subject, answer)
+            # But for a job that is gone, an operator may mend whatever keeps the platform from telling: asking goes on.
+            raise refused if _knows_no_job(answer) else Retriable(str(refused))
+        found = job_of(subject, answer, job.platform_job_id)
         detail = "; ".join(text for text in (found.status, found.messages) if text)
         return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
 
@@ -112,7 +118,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             return  # never created, so there is nothing to stop
         path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
         answer = self._connection.ask(Request(subject=subject, method="POST", path=path, body=body))
-        if answer.status == HTTPStatus.NOT_FOUND and problem_of(answer).name == JOB_NOT_FOUND:
+        if _knows_no_job(answer):
             return
         if answer.status != OK:
             raise refusal(subject, answer)
@@ -177,6 +183,11 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
     def _look(self, job: Job, subject: str) -> RestJob:
         answer = self._connection.send(Request(subject=subject, method="GET", path=_path(job)), OK)
         return job_of(subject, answer, job.platform_job_id)
+
+
+def _knows_no_job(answer: Answer) -> bool:
+    """Whether the platform itself says so; any proxy answers 404."""
+    return answer.status == HTTPStatus.NOT_FOUND and problem_of(answer).name == JOB_NOT_FOUND
 
 
 def _age(job: Job) -> timedelta:

@@ -244,8 +244,21 @@ def test_a_job_that_the_platform_forgot_is_faulted(
     ):
         with pytest.raises(Permanent, match=r"-0x2001 \(no such job\)"):
             step()
-    with pytest.raises(Retriable, match="upload of instance 41: the platform answered -0x3001"):
-        submitter.upload(created, make_upload())  # payloads' codes are not published
+    with pytest.raises(Permanent, match=r"upload of instance 41: the platform answered -0x3001 \(no such payload\)"):
+        submitter.upload(created, make_upload())
+
+
+@pytest.mark.parametrize("status", ["UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "INVALID_ARGUMENT"])
+def test_a_platform_that_does_not_tell_is_asked_again(
+    status: str, site: Any, submitter: ClaraGrpcSubmitter, job: Job
+) -> None:
+    """Credentials that have expired, or a proxy in the way, say nothing of the job: it is not given up."""
+    submitter.create_job(job)
+    job = known(site, job)
+    site.fail("Jobs.Status", FaultKind.STATUS, status=status)
+    with pytest.raises(Retriable, match=f"status: the call ended with {status}"):
+        submitter.status(job)
+    assert "pending" == submitter.status(job).state
 
 
 @pytest.mark.parametrize("call", sorted(set(WALK)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,20 @@ def test_a_job_whose_creation_got_lost_is_made_once(site: Any, kind: FaultKind, 
         site.submitter.create_job(job)
     made = site.submitter.create_job(evolve(job, repeated=True))
     assert [(made.job_id, made.payload_id)] == [(job.job_id, job.payload_id) for job in site.platform.jobs.list()]
+
+
+def test_a_creation_whose_answer_got_lost_is_known_to_a_platform_that_was_restarted(
+    make_site: Callable[..., Any], tmp_path: Path, job: Job
+) -> None:
+    """The repetition gives the one job that there is. It fails when the emulator keeps its keys in memory only."""
+    first = make_site(folder=tmp_path / "platform")
+    first.fail("Jobs.Create", FaultKind.DROP)
+    with pytest.raises(Retriable):
+        first.submitter.create_job(job)
+    first.server.stop()
+    second = make_site(folder=tmp_path / "platform")
+    made = second.submitter.create_job(evolve(job, repeated=True))
+    assert [made.job_id] == [job.job_id for job in second.platform.jobs.list()]
 
 
 @pytest.mark.parametrize("after", [timedelta(hours=30), timedelta(days=9)])
@@ -172,6 +187,28 @@ def test_the_status_is_the_platforms(site: Any) -> None:
         PlatformStatus(state="stopped", finished=True, detail="faulted; out of [31m memory"),
     ]
     assert expected == seen
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 410, 501])
+def test_a_platform_that_does_not_tell_is_asked_again(site: Any, status: int) -> None:
+    """A token that has expired, or a proxy in the way, says nothing of the job: it is not given up."""
+    job = site.created()
+    site.fail("Jobs.Status", FaultKind.STATUS, status=status)
+    with pytest.raises(Retriable, match=f"status: .*{status}"):
+        site.submitter.status(job)
+    assert "pending" == site.submitter.status(job).state
+
+
+def test_a_job_that_the_platform_does_not_know_is_asked_after_no_more(site: Any, known: Job) -> None:
+    """What is gone does not come back."""
+    with pytest.raises(Permanent, match=r"status: .*No such job"):
+        site.submitter.status(known)
+
+
+def test_a_payload_that_the_platform_does_not_know_is_permanent(site: Any, an_instance: MakeUpload, known: Job) -> None:
+    """The job's files are forgotten: no repetition brings them back."""
+    with pytest.raises(Permanent, match=r"upload .*No such payload"):
+        site.submitter.upload(known, an_instance(0, b"x"))
 
 
 def test_a_job_is_cancelled_in_any_state(site: Any, job: Job) -> None:

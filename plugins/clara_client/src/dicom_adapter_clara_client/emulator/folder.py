@@ -4,6 +4,7 @@
     <folder>/payload-records/<id>.json  one payload without its files
     <folder>/payloads/<id>/input/…      the files of one payload, under their own names
     <folder>/pipelines/<id>.json        one pipeline
+    <folder>/keys/<digest>.json         one idempotency key, which is any text, with the answer that it stands for
     <folder>/incoming/<id>              a file on its way
 
 Every file gets its name in one step, when it is whole. There is no fsync: the emulator has to survive `kill -9`, not a
@@ -12,6 +13,7 @@ power loss. One process at a time may use the folder.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,12 +26,12 @@ from attrs import evolve
 from cattrs.preconf.json import make_converter
 
 from dicom_adapter_clara_client.emulator.store import Known, Sink, Store
-from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline, StoredFile
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline, KeyedAnswer, StoredFile
 
 FOLDER_MODE = 0o700  # payloads are patient data
 FILE_MODE = 0o600
 
-Record = TypeVar("Record", ClaraJob, ClaraPayload, ClaraPipeline)
+Record = TypeVar("Record", ClaraJob, ClaraPayload, ClaraPipeline, KeyedAnswer)
 
 _CONVERTER = make_converter()
 
@@ -42,16 +44,23 @@ class InFolder(Store):
         self._records = folder / "payload-records"
         self._payloads = folder / "payloads"
         self._pipelines = folder / "pipelines"
+        self._keys = folder / "keys"
         self._incoming = folder / "incoming"
 
     def load(self) -> Known:
         """What is there, without what a killed process left half made."""
         shutil.rmtree(self._incoming, ignore_errors=True)
-        for folder in (self._jobs, self._records, self._payloads, self._pipelines, self._incoming):
+        for folder in (self._jobs, self._records, self._payloads, self._pipelines, self._keys, self._incoming):
             _make(folder)
         jobs = sorted(_read_all(self._jobs, ClaraJob), key=lambda job: job.created)
         payloads = list(self._whole_payloads({job.job_id for job in jobs}))
-        return Known(jobs=tuple(jobs), payloads=tuple(payloads), pipelines=tuple(self._saved_pipelines()))
+        answers = sorted(_read_all(self._keys, KeyedAnswer), key=lambda answer: answer.since)
+        return Known(
+            jobs=tuple(jobs),
+            payloads=tuple(payloads),
+            pipelines=tuple(self._saved_pipelines()),
+            answers=tuple(answers),
+        )
 
     def save_job(self, job: ClaraJob) -> None:
         self._write(self._jobs / f"{job.job_id}.json", job)
@@ -70,6 +79,12 @@ class InFolder(Store):
 
     def delete_pipeline(self, pipeline_id: str) -> None:
         (self._pipelines / f"{pipeline_id}.json").unlink(missing_ok=True)
+
+    def save_answer(self, answer: KeyedAnswer) -> None:
+        self._write(self._key_path(answer.key), answer)
+
+    def delete_answer(self, key: str) -> None:
+        self._key_path(key).unlink()
 
     def receive(self) -> Sink:
         return _Temporary(self._incoming / uuid4().hex, self._payloads)
@@ -90,6 +105,9 @@ class InFolder(Store):
                 return
             folder.rmdir()
 
+    def _key_path(self, key: str) -> Path:
+        return self._keys / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
     def _saved_pipelines(self) -> list[ClaraPipeline]:
         """In the order in which they were changed last."""
         paths = sorted(self._pipelines.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -105,7 +123,7 @@ class InFolder(Store):
                 continue
             yield evolve(record, files=tuple(_files_below(root)))
 
-    def _write(self, path: Path, record: ClaraJob | ClaraPayload | ClaraPipeline) -> None:
+    def _write(self, path: Path, record: ClaraJob | ClaraPayload | ClaraPipeline | KeyedAnswer) -> None:
         whole = self._incoming / uuid4().hex
         with _create(whole) as target:
             target.write(json.dumps(_CONVERTER.unstructure(record), indent=2).encode())

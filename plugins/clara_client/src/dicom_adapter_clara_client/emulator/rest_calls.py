@@ -16,7 +16,7 @@ from starlette.responses import Response
 from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
 from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
 from dicom_adapter_clara_client.emulator.rest_faults import CutOff, Lost, demanded_code, demanded_status
-from dicom_adapter_clara_client.emulator.rest_keys import Keys, unquoted
+from dicom_adapter_clara_client.emulator.rest_keys import unquoted
 from dicom_adapter_clara_client.emulator.rest_operations import Operation
 from dicom_adapter_clara_client.emulator.rest_problems import (
     MEDIA_TYPE,
@@ -76,7 +76,6 @@ class Calls:
         self._log = log
         self._token = token
         self._clock = clock
-        self._keys = Keys(clock)
 
     def endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         """What Starlette calls for an operation with a small body."""
@@ -118,7 +117,7 @@ class Calls:
     def _act(self, operation: Operation, ask: Ask, key: str) -> Reply:
         if not key:
             return operation.act(self.platform, ask)
-        return self._keys.answer(key, ask.fingerprint(), lambda: operation.act(self.platform, ask))
+        return self.platform.keys.answer(key, ask.fingerprint(), lambda: operation.act(self.platform, ask))
 
     def _authorize(self, call: Call) -> None:
         if self._token is None:

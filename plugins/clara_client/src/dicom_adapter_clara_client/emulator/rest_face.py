@@ -128,7 +128,7 @@ def serve(
 ) -> RestServer:
     """Serve a platform on `host:port`; port 0 takes a free one. Raises OSError when the address cannot be had.
 
-    `token`: the bearer token that clients must show; `clock` says how old idempotency keys are.
+    `token`: the bearer token that clients must show; `clock` dates the records of calls.
 
         with serve(Platform(pipelines="any")) as server:
             httpx.get(f"{server.url}/v1/version")

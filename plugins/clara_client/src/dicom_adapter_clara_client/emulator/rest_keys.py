@@ -13,73 +13,81 @@ A refused request changed nothing, so its key is free again: what an operator ha
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-
-from attrs import frozen
+from threading import RLock
 
 from dicom_adapter_clara_client.emulator.rest_problems import IN_PROGRESS, KEY_MISSING, KEY_REUSED, Problem
 from dicom_adapter_clara_client.emulator.rest_reply import Reply
+from dicom_adapter_clara_client.emulator.store import Store
+from dicom_adapter_clara_client.emulator.values import KeyedAnswer
 
 KEPT = timedelta(hours=24)
 QUOTED = re.compile(r'"([ !#-\[\]-~]{1,255})"')  # a structured field's text (RFC 8941), without escapes
 
 
-@frozen
-class _Entry:
-    fingerprint: str
-    since: datetime
-    reply: Reply | None  # None: it is still being made
-
-
 class Keys:
-    """The keys of the last 24 hours. Used from many threads; nothing outlives the process."""
+    """The keys of the last 24 hours, kept with the platform's state. Used from many threads.
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
+    An emulator that is killed between its work and `save_answer` has done the work and does not know the key.
+    """
+
+    def __init__(self, store: Store, lock: RLock, known: Iterable[KeyedAnswer], clock: Callable[[], datetime]) -> None:
+        """`known`: oldest first."""
+        self._store = store
+        self._lock = lock
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}  # oldest first
-        self._lock = threading.Lock()
+        self._answers = {answer.key: answer for answer in known}  # oldest first
+        self._under_way: set[str] = set()
 
     def answer(self, key: str, fingerprint: str, act: Callable[[], Reply]) -> Reply:
         """What `act` answers, now or when the key was first used."""
+        since = self._clock()
         known = self._begin(key, fingerprint)
         if known is not None:
-            return known
+            return Reply(status=known.status, body=known.body, headers=known.headers)
         try:
             reply = act()
-        except BaseException:
-            self._end(key, None)
-            raise
-        self._end(key, reply)
+            self._keep(
+                KeyedAnswer(
+                    key=key,
+                    fingerprint=fingerprint,
+                    since=since,
+                    status=reply.status,
+                    body=reply.body,
+                    headers=reply.headers,
+                )
+            )
+        finally:
+            with self._lock:
+                self._under_way.remove(key)
         return reply
 
-    def _begin(self, key: str, fingerprint: str) -> Reply | None:
+    def _begin(self, key: str, fingerprint: str) -> KeyedAnswer | None:
         with self._lock:
             self._forget()
-            entry = self._entries.get(key)
-            if entry is None:
-                self._entries[key] = _Entry(fingerprint, self._clock(), None)
-                return None
-        if entry.reply is None:
-            raise Problem(IN_PROGRESS, headers={"Retry-After": "1"})
-        if entry.fingerprint != fingerprint:
-            raise Problem(KEY_REUSED, "use a new key for another request")
-        return entry.reply
+            if key in self._under_way:
+                raise Problem(IN_PROGRESS, headers={"Retry-After": "1"})
+            known = self._answers.get(key)
+            if known is None:
+                self._under_way.add(key)
+            elif known.fingerprint != fingerprint:
+                raise Problem(KEY_REUSED, "use a new key for another request")
+            return known
 
-    def _end(self, key: str, reply: Reply | None) -> None:
+    def _keep(self, answer: KeyedAnswer) -> None:
         with self._lock:
-            entry = self._entries.pop(key)
-            if reply is not None:
-                self._entries[key] = _Entry(entry.fingerprint, entry.since, reply)
+            self._store.save_answer(answer)
+            self._answers[answer.key] = answer
 
     def _forget(self) -> None:
         """Requests may end in another order than they began: what is old behind something younger goes later."""
         oldest = self._clock() - KEPT
-        for key in list(self._entries):
-            if self._entries[key].since > oldest:
+        for key in list(self._answers):
+            if self._answers[key].since > oldest:
                 return
-            del self._entries[key]
+            self._store.delete_answer(key)
+            del self._answers[key]
 
 
 def unquoted(header: str | None) -> str:

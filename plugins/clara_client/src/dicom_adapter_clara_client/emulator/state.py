@@ -17,6 +17,7 @@ from dicom_adapter_clara_client.emulator.folder import InFolder
 from dicom_adapter_clara_client.emulator.jobs import Jobs
 from dicom_adapter_clara_client.emulator.payloads import Payloads
 from dicom_adapter_clara_client.emulator.pipelines import Pipelines
+from dicom_adapter_clara_client.emulator.rest_keys import Keys
 from dicom_adapter_clara_client.emulator.rules import ClaraError
 from dicom_adapter_clara_client.emulator.store import InMemory
 from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPipeline, PlatformVersion, Run
@@ -56,6 +57,7 @@ class Platform:
         self.version = PlatformVersion()
         self.jobs = Jobs(store, lock, known.jobs, clock, run or Run())
         self.payloads = Payloads(store, lock, known.payloads, self.jobs.state_of)
+        self.keys = Keys(store, lock, known.answers, clock)
         self.pipelines = Pipelines(store, lock, registered.values(), any_id=pipelines == "any")
 
     def create_job(

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from attrs import field, frozen
 
-from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline, KeyedAnswer
 
 
 @frozen(kw_only=True)
@@ -18,6 +18,7 @@ class Known:
     jobs: tuple[ClaraJob, ...] = ()
     payloads: tuple[ClaraPayload, ...] = field(default=(), repr=False)  # with their files
     pipelines: tuple[ClaraPipeline, ...] = ()
+    answers: tuple[KeyedAnswer, ...] = ()  # oldest first
 
 
 class Sink(ABC):
@@ -60,6 +61,12 @@ class Store(ABC):
     def delete_pipeline(self, pipeline_id: str) -> None: ...
 
     @abstractmethod
+    def save_answer(self, answer: KeyedAnswer) -> None: ...
+
+    @abstractmethod
+    def delete_answer(self, key: str) -> None: ...
+
+    @abstractmethod
     def receive(self) -> Sink: ...
 
     @abstractmethod
@@ -96,6 +103,12 @@ class InMemory(Store):
         """The platform has it."""
 
     def delete_pipeline(self, pipeline_id: str) -> None:
+        """The platform forgets it."""
+
+    def save_answer(self, answer: KeyedAnswer) -> None:
+        """The platform has it."""
+
+    def delete_answer(self, key: str) -> None:
         """The platform forgets it."""
 
     def receive(self) -> Sink:

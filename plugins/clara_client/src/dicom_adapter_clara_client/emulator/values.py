@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from attrs import field, frozen
 
@@ -102,6 +103,18 @@ class ClaraPipeline:
     name: str
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
     files: tuple[PipelineFile, ...] = ()
+
+
+@frozen(kw_only=True)
+class KeyedAnswer:
+    """What was answered to a request with an idempotency key."""
+
+    key: str
+    fingerprint: str  # of the request
+    since: datetime  # when the request came
+    status: int
+    body: Any = field(repr=False)  # of JSON; may hold DICOM values
+    headers: Mapping[str, str] = field(factory=dict)
 
 
 @frozen(kw_only=True)

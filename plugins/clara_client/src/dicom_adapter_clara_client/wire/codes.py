@@ -12,7 +12,8 @@ class ClaraCode(IntEnum):
     """`ResponseHeader.code`: 0 is success, negative an error, positive a success with a count or in part.
 
     The published list ends in the middle of the jobs. The names under "ours" are what the emulator says instead; a
-    client must take any negative code for a failure, and must not rely on those.
+    client must take any negative code for a failure, and must not rely on those. But for one: the two published ranges
+    both have "malformed id" at their beginning and "no such" after it, so NO_SUCH_PAYLOAD is taken for the platform's.
     """
 
     OK = 0
