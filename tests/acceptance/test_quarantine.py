@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 from click.testing import Result
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.association import Association
 from typer.testing import CliRunner
 
@@ -17,6 +15,7 @@ from dicom_adapter.cli import app
 from dicom_adapter.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
+from support.requestor import associate, rejection
 
 MISTAKEN = (
     STORAGE.replace("reserve = 0", "reserve = 0\nquarantine-quota = 1")
@@ -33,12 +32,6 @@ MENDED = MISTAKEN.replace("AdmissionID", "study")
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 SECONDS = 30  # that anything may take before the test fails
-
-
-def associate(service: LaunchedService, called: str) -> Association:
-    entity = AE(ae_title="SENDER")
-    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    return entity.associate("127.0.0.1", service.port(), ae_title=called)
 
 
 def store_until_refused(association: Association) -> int:
@@ -66,21 +59,18 @@ def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
     Tried: without the receiver's look, an open association fills the disk; without the lane's new beginning, no job.
     """
     service = launch_service(MISTAKEN)
-    still_open = associate(service, "LUNG")
+    still_open = associate(service.port(), "LUNG")
     sent = send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     assert [True] * 3 == [result.ok for result in sent]
     service.wait_for("instance_quarantined", times=3)
     service.wait_for("ae_title_full", ae_title="LUNG")
 
-    refused = associate(service, "LUNG")
-    answer = refused.acceptor.primitive
-    assert answer is not None
-    assert LOCAL_LIMIT_EXCEEDED == (answer.result, answer.result_source, answer.diagnostic)
+    assert LOCAL_LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
     told = service.wait_for("association_rejected", ae_title="LUNG", rejection="LOCAL_LIMIT_EXCEEDED")["reason"]
     assert told.startswith("quarantine-quota = 1 bytes is used up: ")
     assert OUT_OF_RESOURCES == store_until_refused(still_open)
     still_open.release()
-    assert associate(service, "HEAD").is_established
+    assert rejection(service.port(), "HEAD") is None
     service.kill()
 
     again = launch_service(MENDED)
@@ -95,7 +85,5 @@ def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
     if len(held) > 3:
         command(again, "instances", "discard", "--all", "--yes")
     again.wait_for("ae_title_has_room", ae_title="LUNG")
-    accepted = associate(again, "LUNG")
-    assert accepted.is_established
-    accepted.release()
+    assert rejection(again.port(), "LUNG") is None
     assert 0 == again.stop()

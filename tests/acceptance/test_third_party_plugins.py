@@ -7,14 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from pydicom.uid import CTImageStorage
-from pynetdicom import AE
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
+from support.requestor import rejection
 from support.third_party import install
 
 CONFIGURATION = (
@@ -126,19 +124,6 @@ def command(python: str, *arguments: object) -> tuple[int, str, list[str]]:
     return run.returncode, run.stdout, run.stderr.splitlines()
 
 
-def rejection(service: LaunchedService, called: str) -> tuple[int, int, int] | None:
-    """How the service rejects an association; None when it accepts it."""
-    entity = AE(ae_title="SENDER")
-    entity.add_requested_context(CTImageStorage)
-    association = entity.associate("127.0.0.1", service.port(), ae_title=called)
-    if association.is_established:
-        association.release()
-        return None
-    answer = association.acceptor.primitive
-    assert answer is not None
-    return answer.result, answer.result_source, answer.diagnostic
-
-
 def batches(platform: PlatformFolder) -> list[tuple[str, str, int]]:
     """Pipeline, priority and number of instances of each started job."""
     return [(job["pipelineId"], job["priority"], len(job["instances"])) for job in platform.jobs]
@@ -163,8 +148,8 @@ def test_its_jobs_reach_the_platform(
 def test_without_it_its_ae_title_alone_is_refused(launch_service: LaunchService) -> None:
     """`run` starts all the same, and says why; associations with the AE title are told to come back."""
     service = launch_service(CONFIGURATION)
-    assert TEMPORARY_CONGESTION == rejection(service, "BATCH")
-    assert rejection(service, "HEAD") is None
+    assert TEMPORARY_CONGESTION == rejection(service.port(), "BATCH")
+    assert rejection(service.port(), "HEAD") is None
     reason = "processor 'batch', which is not installed (installed: aetitle)"
     assert reason == service.wait_for("ae_title_refused", ae_title="BATCH")["reason"]
     assert reason == service.wait_for("association_rejected", ae_title="BATCH")["reason"]
@@ -209,8 +194,8 @@ def test_broken_plugins_hinder_no_other(
     assert 1 == status
     assert "error: AE title 'TWICE': needs processor 'twice', which is not installed" in errors[0]
     assert sorted(PROBLEMS.values()) == sorted(line.split(": ", 2)[2] for line in errors[1:])
-    assert TEMPORARY_CONGESTION == rejection(service, "TWICE")
-    assert rejection(service, "HEAD") is None
+    assert TEMPORARY_CONGESTION == rejection(service.port(), "TWICE")
+    assert rejection(service.port(), "HEAD") is None
     send(write_study(tmp_path / "study"), service, "BATCH")
     service.wait_for("job_submitted")
     assert [("pipeline-1", "immediate", 2)] == batches(platform)

@@ -15,7 +15,8 @@ from dicom_adapter.flow.store import Status
 from dicom_adapter.launch import LaunchedService
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing.fixtures import MakeAdapter
-from support.full_disk import MB, Disk, associate, image, rejection, store, submitted
+from support.full_disk import MB, Disk, image, store, submitted
+from support.requestor import associate, rejection
 
 Launch = Callable[..., LaunchedService]
 
@@ -38,10 +39,10 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
     A host that dies meanwhile comes back too. Tried: without the look at the ledger's room, associations are accepted.
     """
     service = launch(storage=storage)
-    association = associate(service)
+    association = associate(service.port(), "LUNG")
     before = store_some(association)
     disk.fill()
-    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service)
+    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
     assert [Status.OUT_OF_RESOURCES] * 2 == [store(association) for _number in range(2)]
     _service, host, receiver = service.pids()
     service.wait_for("worker_failed")  # a turn that cannot be written down
@@ -50,7 +51,7 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
     assert [] == service.logged("job_submitted")
 
     disk.clear()
-    assert rejection(service) is None
+    assert rejection(service.port(), "LUNG") is None
     after = store_some(association)
     association.release()
     service.wait_for("job_submitted", times=len(before + after), seconds=60)
@@ -64,7 +65,7 @@ def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> 
     Tried: the service ends when its host cannot start.
     """
     first = launch()
-    before = store_some(associate(first))
+    before = store_some(associate(first.port(), "LUNG"))
     first.kill()
     disk.fill()
 
@@ -82,7 +83,7 @@ def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> 
 def test_what_a_killed_receiver_left_half_written_makes_room_for_the_start(launch: Launch, disk: Disk) -> None:
     """The disk is full of it: it goes before the ledger is written. Tried: the other way round."""
     first = launch()
-    before = store_some(associate(first))
+    before = store_some(associate(first.port(), "LUNG"))
     first.kill()
     disk.fill(leave=1 * MB)
     with (disk.path / "data" / "instances" / "incoming" / f"{'0' * 32}.part").open("wb") as file:
@@ -100,17 +101,17 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
     Tried: without the look at the ledger's room nothing refuses the association, and all room is used up.
     """
     service = launch()
-    association = associate(service)
+    association = associate(service.port(), "LUNG")
     sent = []
     for kilobytes in (2000, 200, 20, 1):  # until not even the smallest is taken
         while Status.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
-    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service)
+    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
     assert LEDGER_ROOM - 3 * MB < disk.free < LEDGER_ROOM
     service.wait_for("job_submitted", times=len(sent), seconds=60)
     service.wait_for("instances_reclaimed")
     assert Status.SUCCESS == store(association)
-    assert rejection(service) is None
+    assert rejection(service.port(), "LUNG") is None
     association.release()
     assert uids(sent) == submitted(service)
 

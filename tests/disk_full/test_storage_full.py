@@ -10,7 +10,8 @@ from dicom_adapter.flow.association import Rejection
 from dicom_adapter.flow.store import Status
 from dicom_adapter.launch import LaunchedService
 from support import Run
-from support.full_disk import KB, MB, Disk, associate, image, rejection, store, submitted
+from support.full_disk import KB, MB, Disk, image, store, submitted
+from support.requestor import associate, rejection
 
 Launch = Callable[..., LaunchedService]
 
@@ -27,7 +28,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
     was open all the time can use it. Tried: 0x0110 for ENOSPC; a writer that leaves its file after a failure.
     """
     service = launch(ledger="elsewhere")
-    association = associate(service)
+    association = associate(service.port(), "LUNG")
     first = [image(kilobytes=500) for _number in range(2)]
     assert [Status.SUCCESS] * 2 == [store(association, data_set) for data_set in first]
 
@@ -36,7 +37,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
     disk.fill(leave=300 * KB)
     assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=500))  # when a part of it is written already
     assert 2 == len(stored(disk))
-    assert rejection(service) is None
+    assert rejection(service.port(), "LUNG") is None
     disk.fill()
 
     service.wait_for("job_submitted", times=2)
@@ -65,17 +66,17 @@ def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> No
     only new associations meet.
     """
     service = launch(ledger="elsewhere", limits=limits)
-    association = associate(service)
+    association = associate(service.port(), "LUNG")
     disk.fill(leave=LIMIT + 100 * KB)
     assert Status.SUCCESS == store(association)
-    assert rejection(service) is None
+    assert rejection(service.port(), "LUNG") is None
 
     disk.fill(leave=LIMIT - PAGE)
-    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service) == (2, 3, 2)
+    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG") == (2, 3, 2)
     assert Status.OUT_OF_RESOURCES == store(association) == 0xA700
 
     disk.clear()
-    assert rejection(service) is None
+    assert rejection(service.port(), "LUNG") is None
     assert Status.SUCCESS == store(association)
     association.release()
 
@@ -99,7 +100,7 @@ def test_the_reserve_is_not_used_up_by_one_large_instance(launch: Launch, disk: 
     """
     service = launch(ledger="elsewhere", limits=RESERVE)
     disk.fill(leave=LIMIT + 1 * MB)
-    association = associate(service)
+    association = associate(service.port(), "LUNG")
     assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=1100))
     assert Status.SUCCESS == store(association, image(kilobytes=500))
     association.release()

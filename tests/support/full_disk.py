@@ -8,8 +8,6 @@ from pathlib import Path
 
 from attrs import frozen
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.association import Association
 
 from dicom_adapter import synthetic
@@ -52,31 +50,6 @@ class Disk:
 def image(kilobytes: int = 20) -> Dataset:
     """A CT image with about so many kilobytes of pixel data, in a study of its own."""
     return synthetic.make_instance(rows=kilobytes, columns=500)  # of 16 bits
-
-
-def associate(service: LaunchedService) -> Association:
-    """An association with LUNG that was accepted."""
-    association = _request(service)
-    assert association.is_established
-    return association
-
-
-def rejection(service: LaunchedService) -> tuple[int, int, int] | None:
-    """Result, source and reason with which an association is rejected now; None: it is accepted."""
-    association = _request(service)
-    if association.is_established:
-        association.release()
-        return None
-    assert association.is_rejected
-    answer = association.acceptor.primitive
-    assert answer is not None  # the rejection
-    return answer.result, answer.result_source, answer.diagnostic
-
-
-def _request(service: LaunchedService) -> Association:
-    entity = AE(ae_title="SENDER")
-    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    return entity.associate("127.0.0.1", service.port(), ae_title="LUNG")
 
 
 def store(association: Association, data_set: Dataset | None = None) -> int:

@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, MaximumLengthNotification
 from pynetdicom.status import GENERAL_STATUS, STORAGE_SERVICE_CLASS_STATUS
 
@@ -83,6 +84,7 @@ class _Link:
 
     timeout: float  # seconds
     connected: bool = False
+    rejection: A_ASSOCIATE | None = None
     association: Association | None = None
     socket: socket.socket | None = None
 
@@ -92,6 +94,7 @@ class _Link:
             (evt.EVT_ACSE_SENT, self._on_request),
             (evt.EVT_CONN_OPEN, self._on_connected),
             (evt.EVT_PDU_SENT, self._on_sent),
+            (evt.EVT_PDU_RECV, self._on_received),
         ]
 
     def _on_request(self, event: evt.Event) -> None:
@@ -111,6 +114,11 @@ class _Link:
         # sent at once. Linux forgets this option with every exchange; elsewhere there is none.
         if self.socket and hasattr(socket, "TCP_QUICKACK"):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def _on_received(self, event: evt.Event) -> None:
+        # A rejection that comes before pynetdicom has looked whether it is connected is no rejection to it.
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self.rejection = event.pdu.to_primitive()
 
 
 def _associate(link: _Link, address: Address, calling_ae_title: str, pairs: list[tuple[UID, UID]]) -> Association:
@@ -165,8 +173,8 @@ def _bound_memory(association: Association) -> None:
 
 
 def _why_not(association: Association, address: Address, link: _Link, seconds: float) -> DicomAdapterError:
-    answer = association.acceptor.primitive
-    if association.is_rejected and isinstance(answer, A_ASSOCIATE):
+    answer = link.rejection
+    if answer is not None:
         family = AssociationRejected if answer.result == 1 else AssociationRejectedForNow
         reason = f"{answer.reason_str} ({answer.result_str}, by the {answer.source_str})".lower()
         return family(f"{address} rejected the association: {reason}")

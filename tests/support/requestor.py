@@ -1,0 +1,43 @@
+"""A requestor that says for certain how it was answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
+
+Rejection = tuple[int, int, int]  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
+
+
+def associate(port: int, called: str, calling: str = "SENDER") -> Association:
+    """An association for CT images that was accepted."""
+    association, rejected = _request(port, called, calling)
+    assert association.is_established, f"rejected: {rejected}"
+    return association
+
+
+def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | None:
+    """How an association is rejected; None when it is accepted, and released again."""
+    association, rejected = _request(port, called, calling)
+    if association.is_established:
+        association.release()
+        return None
+    assert rejected is not None, "the association was neither accepted nor rejected"
+    return rejected
+
+
+def _request(port: int, called: str, calling: str) -> tuple[Association, Rejection | None]:
+    rejections: list[Rejection] = []
+
+    def received(event: Any) -> None:
+        # A rejection that comes before pynetdicom has looked whether it is connected is no rejection to it.
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append((event.pdu.result, event.pdu.source, event.pdu.reason_diagnostic))
+
+    entity = AE(ae_title=calling)
+    entity.add_requested_context(CTImageStorage)
+    association = entity.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(evt.EVT_PDU_RECV, received)])
+    return association, rejections[0] if rejections else None
