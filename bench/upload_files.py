@@ -22,7 +22,7 @@ from sqlalchemy import update
 from dicom_adapter import synthetic
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load
-from dicom_adapter.flow.store import Received, Status, Store
+from dicom_adapter.flow.store import Status, Store, StoreRequest
 from dicom_adapter.ledger import Ledger, schema
 from dicom_adapter.plugins import discover
 from dicom_adapter.stores import open_ledger, open_storage
@@ -96,7 +96,7 @@ def make(folder: Path, count: int) -> Instances:
     ledger.migrate()
     store = Store(config, storage, ledger, SystemClock())
     for dataset in _study(count):
-        answer = store.store(_received(dataset))
+        answer = store.keep(_request(dataset), _encode(dataset))
         assert answer.status is Status.SUCCESS, answer.why
     storage.close()
     ledger.close()
@@ -120,12 +120,16 @@ def _study(count: int) -> Iterator[Dataset]:
         )
 
 
-def _received(dataset: Dataset) -> Received:
+def _encode(dataset: Dataset) -> bytes:
     file = DicomBytesIO()
     file.is_little_endian, file.is_implicit_VR = True, False
     dataset["PixelData"].VR = "OW"
     write_dataset(file, dataset)
-    return Received(
+    return file.getvalue()
+
+
+def _request(dataset: Dataset) -> StoreRequest:
+    return StoreRequest(
         ae_title=AE_TITLE,
         calling_ae_title="BENCH",
         peer_address="127.0.0.1",
@@ -133,7 +137,6 @@ def _received(dataset: Dataset) -> Received:
         sop_class_uid=dataset.SOPClassUID,
         sop_instance_uid=dataset.SOPInstanceUID,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        data_set=file.getvalue(),
     )
 
 

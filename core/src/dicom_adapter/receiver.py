@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
-from dicom_adapter.flow.store import Answer, Received, Status, Store
+from dicom_adapter.flow.store import Answer, Arrival, Incoming, Status, Store, StoreRequest
+from dicom_adapter.group_commit import Deliver, GroupCommit
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER, PartState
 from dicom_adapter.ledger.writer import EventWriter
 from dicom_adapter.locks import share
-from dicom_adapter.net.server import Closed, Server
+from dicom_adapter.net.connection import Closed
+from dicom_adapter.net.server import Server
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import discover
 from dicom_adapter.storage import StorageBackend
@@ -54,6 +56,7 @@ class Receiver:
         self._events = EventWriter(ledger)
         self._store = Store(config, storage, ledger, clock)
         self._wake_fd = wake_fd
+        self._commits: GroupCommit | None = None
         self._full: Mapping[str, str] = {}
         self._look_at = time.monotonic()
 
@@ -80,19 +83,40 @@ class Receiver:
             log.warning("association_rejected", **fields, rejection=verdict.rejection.name, reason=verdict.why)
         return verdict
 
-    def store(self, received: Received) -> Answer:
-        full = self._full_for(received)
-        answer = Answer(status=Status.OUT_OF_RESOURCES, why=full) if full else self._store.store(received)
-        if answer.instance is not None:
-            self._wake_host()
-        _tell(received, answer)
-        if answer.repeats is not None:
-            self._events.put(_repeated(received, answer, answer.repeats, self._clock.now()))
-        return answer
+    def start(self, deliver: Deliver) -> None:
+        self._commits = GroupCommit(self._commit, deliver)
 
-    def _full_for(self, received: Received) -> str:
-        quota = self._full_ae_titles().get(received.ae_title)
-        storage = storage_full(self._storage.capacity(), self._config.storage, len(received.data_set))
+    def begin(self, request: StoreRequest) -> Incoming:
+        return self._store.begin(request, self._full_for(request))
+
+    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+        arrival = incoming.end()
+        if isinstance(arrival, Answer):
+            _tell(incoming.request, arrival)
+            return arrival
+        full = self._full_for(arrival.request)  # now that it has taken its room
+        if full:
+            incoming.discard()
+            answer = Answer(status=Status.OUT_OF_RESOURCES, why=full)
+            _tell(incoming.request, answer)
+            return answer
+        assert self._commits is not None  # started
+        self._commits.put(arrival, ticket)
+        return None
+
+    def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[Answer]:
+        answers = self._store.commit(arrivals)
+        if any(answer.instance is not None for answer in answers):
+            self._wake_host()
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            _tell(arrival.request, answer)
+            if answer.repeats is not None:
+                self._events.put(_repeated(arrival.request, answer, answer.repeats, self._clock.now()))
+        return answers
+
+    def _full_for(self, request: StoreRequest) -> str:
+        quota = self._full_ae_titles().get(request.ae_title)
+        storage = storage_full(self._storage.capacity(), self._config.storage)
         return quota or storage or ledger_full(self._ledger.free_bytes())
 
     def _full_ae_titles(self) -> Mapping[str, str]:
@@ -120,7 +144,14 @@ class Receiver:
 
     def close(self) -> None:
         """Write down what has been heard; nothing is heard any more."""
+        if self._commits is not None:
+            self._commits.close()
         self._events.close()
+
+    @property
+    def commits(self) -> bool:
+        """Whether what has arrived is being committed."""
+        return self._commits is None or self._commits.is_alive
 
     def _wake_host(self) -> None:
         if self._wake_fd is None:
@@ -131,13 +162,13 @@ class Receiver:
             pass  # the pipe is full of wake-ups that the host has yet to see, or the service is gone
 
 
-def _repeated(received: Received, answer: Answer, instance_id: int, now: datetime) -> Event:
+def _repeated(request: StoreRequest, answer: Answer, instance_id: int, now: datetime) -> Event:
     """What has no row of its own is told with the pending instance that it is again."""
     return Event(
         at=now,
         event="instance_not_kept" if answer.status is Status.SUCCESS else "instance_refused",
-        ae_title=received.ae_title,
-        association_id=received.association_id,
+        ae_title=request.ae_title,
+        association_id=request.association_id,
         instance_id=instance_id,
         detail={"status": f"0x{answer.status:04X}", "reason": answer.why},
     )
@@ -154,11 +185,11 @@ def _ended(closed: Closed, now: datetime) -> Event:
     )
 
 
-def _tell(received: Received, answer: Answer) -> None:
+def _tell(request: StoreRequest, answer: Answer) -> None:
     fields: dict[str, Any] = {
-        "association_id": received.association_id,
-        "ae_title": received.ae_title,
-        "sop_instance_uid": received.sop_instance_uid,
+        "association_id": request.association_id,
+        "ae_title": request.ae_title,
+        "sop_instance_uid": request.sop_instance_uid,
     }
     if answer.instance is not None:
         log.info("instance_stored", **fields, instance_id=answer.instance.instance_id)
@@ -187,24 +218,28 @@ def main() -> None:
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
     server = Server(config.dicom, receiver)
-    _serve(channel, server, Watch(Listener(server, channel).examine, ledger, SystemClock()), config)
+    _serve(channel, server, Watch(Listener(server, receiver, channel).examine, ledger, SystemClock()), config)
     receiver.close()
     storage.close()
     ledger.close()
 
 
 class Listener:
-    """Looks whether the receiver still takes connections; when it does not, it has to begin again."""
+    """Looks whether the receiver still takes connections and commits; when it does not, it has to begin again."""
 
-    def __init__(self, server: Server, channel: Channel) -> None:
+    def __init__(self, server: Server, receiver: Receiver, channel: Channel) -> None:
         self._server = server
+        self._receiver = receiver
         self._channel = channel
         self._reported = False
 
     def examine(self) -> Mapping[str, Finding]:
-        if not self._server.is_deaf:
+        if self._server.is_deaf:
+            reason = "it takes no connections any more: the thread that accepts them has ended"
+        elif not (self._receiver.commits or self._server.is_stopping):
+            reason = "it acknowledges nothing any more: the thread that commits has ended"
+        else:
             return {RECEIVER: Finding()}
-        reason = "it takes no connections any more: the thread that accepts them has ended"
         if not self._reported:
             self._channel.report("failed", reason=reason)
             self._reported = True

@@ -37,6 +37,11 @@ class InstanceWriter(ABC):
         Raises StorageFull when there is no room. The writer may then only be discarded.
         """
 
+    def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all of them, as `write` does each: a backend that can do it in one step is faster so."""
+        for piece in pieces:
+            self.write(piece)
+
     @abstractmethod
     def finish(self) -> str:
         """End the file and return its key. It is durable after `StorageBackend.sync` has returned for that key."""

@@ -18,7 +18,7 @@ from dicom_adapter.ledger import Ledger, instances, lanes
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter.testing.adapter import _received
+from dicom_adapter.testing.adapter import encode, request_of
 from dicom_adapter.testing.clock import VirtualClock
 
 CONFIGURATION = """
@@ -339,8 +339,9 @@ def arrive_unnoticed(adapter: Adapter, at: datetime) -> None:
     clock = VirtualClock()
     clock.move_to(at)
     other = Ledger(adapter.ledger.url)
-    received = _received(make_instance(rows=2, columns=2), "A", "CT1", "association")
-    Store(adapter.config, adapter.storage, other, clock).store(received)
+    data_set = make_instance(rows=2, columns=2)
+    request = request_of(data_set, "A", "CT1", "association")
+    Store(adapter.config, adapter.storage, other, clock).keep(request, encode(data_set))
     other.close()
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, StorageFull
-from dicom_adapter.flow.store import Answer, Received, Status, Store
+from dicom_adapter.flow.store import Answer, Status, Store, StoreRequest
 from dicom_adapter.ledger import Transaction, instances
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.local_storage import LocalWriter
@@ -51,7 +51,7 @@ class Site:
         self.ledger, self.storage, self.folder = adapter.ledger, adapter.storage, adapter.config.storage.path
 
     def send(self, data_set: bytes, **changes: str) -> Answer:
-        return self.store.store(received(data_set, **changes))
+        return self.store.keep(request(**changes), data_set)
 
     @property
     def kept(self) -> list[bytes]:
@@ -94,9 +94,9 @@ def encode(**changes: bytes) -> bytes:
     return b"".join(element(*one) for one in elements if one[2])
 
 
-def received(data_set: bytes, **changes: str) -> Received:
+def request(**changes: str) -> StoreRequest:
     """A C-STORE request that fits `encode()`."""
-    plain = Received(
+    plain = StoreRequest(
         ae_title="KEEP",
         calling_ae_title="CT1",
         peer_address="127.0.0.1",
@@ -104,7 +104,6 @@ def received(data_set: bytes, **changes: str) -> Received:
         sop_class_uid=CT,
         sop_instance_uid="1.2.3.4",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        data_set=data_set,
     )
     return evolve(plain, **changes)
 
@@ -126,9 +125,9 @@ def test_what_is_acknowledged_is_stored_bit_by_bit_and_has_a_row(site: Site) -> 
 
     assert answer.status is Status.SUCCESS
     assert [part10(encode())] == site.kept
-    sent = received(encode(), peer_address="10.0.0.7", association_id="a" * 32)
+    sent = request(peer_address="10.0.0.7", association_id="a" * 32)
     expected = InstanceStorageInfo(
-        **asdict(sent, filter=lambda attribute, _value: attribute.name != "data_set"),
+        **asdict(sent),
         instance_id=1,
         study_instance_uid="1.2.3",
         series_instance_uid="1.2.3.1",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 import pytest
 from attrs import define, field
 from pydicom.dataset import Dataset
 
 from dicom_adapter.flow.association import AssociationRequest
-from dicom_adapter.flow.store import Answer, Received
-from dicom_adapter.net.server import Closed
+from dicom_adapter.flow.store import Answer, StoreRequest
+from dicom_adapter.net.connection import Closed
 from dicom_adapter.receiver import Receiver
 from dicom_adapter.story import Story, tell
 from dicom_adapter.testing import Adapter
@@ -25,12 +26,18 @@ class Heard:
     """Stands where the adapter's own store is, and lets the receiver keep what comes."""
 
     receiver: Receiver
-    received: list[Received] = field(factory=list)
+    received: list[StoreRequest] = field(factory=list)
     statuses: Counter[str] = field(factory=Counter)
+    _answers: SimpleQueue[Answer] = field(factory=SimpleQueue)
 
-    def store(self, received: Received) -> Answer:
-        answer = self.receiver.store(received)
-        self.received.append(received)
+    def __attrs_post_init__(self) -> None:
+        self.receiver.start(lambda answers: self._answers.put(answers[0][1]))
+
+    def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
+        incoming = self.receiver.begin(request)
+        incoming.write([data_set])
+        answer = self.receiver.end(incoming, None) or self._answers.get(timeout=30)
+        self.received.append(request)
         self.statuses[answer.status.name] += 1
         return answer
 

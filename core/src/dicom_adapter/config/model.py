@@ -96,6 +96,11 @@ class Dicom:
         validator=_pdu_length,
         help="Longest PDU to receive, in bytes, as told to the peer; 0 is no limit.",
     )
+    max_data_set: ByteSize = setting(
+        default=ByteSize(16 * 10**9),
+        validator=at_least(1, "bytes"),
+        help='Size of the largest data set to take, in bytes or as a text such as "16 GB".',
+    )
 
 
 @frozen(kw_only=True)

@@ -1,4 +1,9 @@
-"""Step 2: keep the data set as it came, then write its row; only then may C-STORE answer success.
+"""Step 2: keep the data set as it comes, then write its row; only then may C-STORE answer success.
+
+    begin    the header of a Part 10 file goes to the storage backend
+    write    every piece of the data set follows as it comes; nothing is held but what says which instance it is
+    end      it is complete: an `Arrival` that waits for its commit, or it is refused
+    commit   all that waits becomes durable with one sync, and gets its rows in one transaction
 
 Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) and nothing is kept.
 """
@@ -6,20 +11,24 @@ Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) 
 from __future__ import annotations
 
 import errno
-import zlib
+from collections.abc import Sequence
+from datetime import datetime
 from enum import IntEnum
+from typing import Any
 
 import structlog
-from attrs import evolve, frozen
-from sqlalchemy.exc import SQLAlchemyError
+from attrs import define, field, frozen
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from dicom_adapter.checksum import crc32
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.errors import StorageFull
+from dicom_adapter.identity import Identity, IdentityReader, Mismatch, Unreadable
 from dicom_adapter.ledger import Ledger, Transaction, instances
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.model import InstanceStorageInfo
-from dicom_adapter.part10 import BEFORE_META, Identity, Mismatch, Unreadable, data_set_offset, file_header, identify
+from dicom_adapter.part10 import BEFORE_META, data_set_offset, file_header
 from dicom_adapter.storage import InstanceWriter, StorageBackend
 
 log = structlog.get_logger("dicom_adapter.store")
@@ -38,8 +47,8 @@ class Status(IntEnum):
 
 
 @frozen(kw_only=True)
-class Received:
-    """One C-STORE request with its data set."""
+class StoreRequest:
+    """A C-STORE request, before its data set."""
 
     ae_title: str  # called
     calling_ae_title: str
@@ -48,7 +57,6 @@ class Received:
     sop_class_uid: str  # Affected SOP Class UID
     sop_instance_uid: str  # Affected SOP Instance UID
     transfer_syntax_uid: str
-    data_set: bytes
 
 
 @frozen(kw_only=True)
@@ -61,74 +69,247 @@ class Answer:
     repeats: int | None = None  # the pending instance that it is again, because of which it was not kept
 
 
-class Store:
-    """Used from many threads at once."""
+@frozen(kw_only=True)
+class Arrival:
+    """An instance whose data set is complete, and which is not durable yet."""
 
-    def __init__(self, config: Config, storage: StorageBackend[object], ledger: Ledger, clock: Clock) -> None:
+    request: StoreRequest
+    identity: Identity
+    storage_key: str
+    size_bytes: int  # of the stored Part 10 file
+    checksum: int  # CRC-32 of the encoded data set
+
+    def at(self, when: datetime, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
+        """The instance that it becomes."""
+        request, identity = self.request, self.identity
+        return InstanceStorageInfo(
+            instance_id=instance_id,
+            ae_title=request.ae_title,
+            calling_ae_title=request.calling_ae_title,
+            peer_address=request.peer_address,
+            association_id=request.association_id,
+            sop_class_uid=identity.sop_class_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            patient_id=identity.patient_id,
+            issuer_of_patient_id=identity.issuer_of_patient_id,
+            received_at=when,
+            storage_key=self.storage_key,
+            size_bytes=self.size_bytes,
+            checksum=self.checksum,
+        )
+
+
+@define
+class Incoming:
+    """One C-STORE, from its request to the end of its data set. Used by one thread; raises nothing."""
+
+    request: StoreRequest
+    refusal: Answer | None = None  # it is refused, or not to be kept, whatever else comes
+    _limit: int = 0  # bytes that a data set may have
+    _writer: InstanceWriter | None = None
+    _header_size: int = 0
+    _size: int = 0  # of the data set so far
+    _checksum: int = 0
+    _reader: IdentityReader = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._reader = IdentityReader(self.request.transfer_syntax_uid)
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Take pieces of the data set; they may be reused afterwards."""
+        if self.refusal is not None or self._writer is None:
+            return
+        try:
+            self._writer.write_pieces(pieces)
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            self._refuse(_failure(failure))
+            return
+        for piece in pieces:
+            self._size += len(piece)
+            self._checksum = crc32(piece, self._checksum)
+            if self._reader.needs_more:
+                self._reader.feed(piece)
+        if self._size > self._limit:
+            why = f"its data set has more than max-data-set = {self._limit} bytes"
+            self._refuse(Answer(status=Status.CANNOT_UNDERSTAND, why=why))
+
+    def end(self) -> Arrival | Answer:
+        """The data set is complete."""
+        if self.refusal is None:
+            try:
+                return self._arrival(self._checked_identity())
+            except Mismatch as refusal:
+                self._refuse(Answer(status=Status.DATA_SET_DOES_NOT_MATCH, why=str(refusal)))
+            except Unreadable as refusal:
+                self._refuse(Answer(status=Status.CANNOT_UNDERSTAND, why=str(refusal)))
+            except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+                self._refuse(_failure(failure))
+        assert self.refusal is not None  # or it has arrived
+        return self.refusal
+
+    def discard(self) -> None:
+        """Nothing more comes: let it never have been."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.discard()
+            except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
+                log.warning("incoming_left", error=type(failure).__name__)
+
+    def _refuse(self, answer: Answer) -> None:
+        self.refusal = answer
+        self.discard()
+
+    def _checked_identity(self) -> Identity:
+        identity = self._reader.identity()
+        if identity.sop_instance_uid != self.request.sop_instance_uid:
+            raise Mismatch("the data set's SOP Instance UID is not the request's Affected SOP Instance UID")
+        if identity.sop_class_uid != self.request.sop_class_uid:
+            raise Mismatch("the data set's SOP Class UID is not the request's Affected SOP Class UID")
+        return identity
+
+    def _arrival(self, identity: Identity) -> Arrival:
+        assert self._writer is not None  # it is not refused
+        return Arrival(
+            request=self.request,
+            identity=identity,
+            storage_key=self._writer.finish(),
+            size_bytes=self._header_size + self._size,
+            checksum=self._checksum,
+        )
+
+
+class Store:
+    """`begin` and what comes of it is for one thread, `commit` for another one."""
+
+    def __init__(self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock) -> None:
         self._config = config
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
 
-    def store(self, received: Received) -> Answer:
-        """Keep what was received; returns when it is durable, or when it is certain that it was not kept."""
-        ae_title = self._config.ae_titles[received.ae_title]
-        if received.sop_class_uid in ae_title.ignored_sop_classes:
-            return Answer(status=Status.SUCCESS, why="its SOP class is among ignored-sop-classes")
-        try:
-            return self._keep(received, ae_title, _identify(received))
-        except Mismatch as refusal:
-            return Answer(status=Status.DATA_SET_DOES_NOT_MATCH, why=str(refusal))
-        except Unreadable as refusal:
-            return Answer(status=Status.CANNOT_UNDERSTAND, why=str(refusal))
-        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            return _failure(failure)
-
-    def _keep(self, received: Received, ae_title: AeTitleConfig, identity: Identity) -> Answer:
+    def begin(self, request: StoreRequest, full: str = "") -> Incoming:
+        """Take a request. `full`: why there is no room for it; "" when there is."""
+        if request.sop_class_uid in self._config.ae_titles[request.ae_title].ignored_sop_classes:
+            why = "its SOP class is among ignored-sop-classes"
+            return Incoming(request, Answer(status=Status.SUCCESS, why=why))
+        if full:
+            return Incoming(request, Answer(status=Status.OUT_OF_RESOURCES, why=full))
         header = file_header(
-            identity.sop_class_uid,
-            identity.sop_instance_uid,
-            received.transfer_syntax_uid,
-            received.calling_ae_title,
-            received.ae_title,
+            request.sop_class_uid,
+            request.sop_instance_uid,
+            request.transfer_syntax_uid,
+            request.calling_ae_title,
+            request.ae_title,
         )
-        writer = self._storage.writer()
         try:
-            key = _write(writer, header, received.data_set)
-            self._storage.sync([key])
-        except BaseException:
-            writer.discard()
-            raise
-        instance = self._describe(received, identity, key, len(header) + len(received.data_set))
-        return self._enter(instance, ae_title)
+            writer = self._storage.writer()
+            writer.write(header)
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            return Incoming(request, _failure(failure))
+        return Incoming(request, limit=self._config.dicom.max_data_set, writer=writer, header_size=len(header))
 
-    def _enter(self, instance: InstanceStorageInfo, ae_title: AeTitleConfig) -> Answer:
-        """Write the row; without it the stored object has never been."""
+    def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
+        """All at once, for who has it whole."""
+        incoming = self.begin(request)
+        incoming.write([data_set])
+        arrival = incoming.end()
+        return arrival if isinstance(arrival, Answer) else self.commit([arrival])[0]
+
+    # --- commit -----------------------------------------------------------------------------------------------------
+
+    def commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+        """Make them durable and enter them; returns what each is answered, in their order."""
+        try:
+            self._storage.sync([arrival.storage_key for arrival in arrivals])
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            return [_failure(failure)] * len(arrivals)
+        return self._enter(arrivals)
+
+    def _enter(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+        """Write the rows; without them the stored objects have never been."""
         try:
             with self._ledger.write() as transaction:
                 # Stamped while holding the right to write, so that the order of rows is the order of these times.
-                instance = evolve(instance, received_at=self._clock.now())
-                answer = self._insert(transaction, instance, ae_title)
-        except BaseException:
-            self._delete_without_row(instance)
-            raise
-        if answer.instance is None:
-            self._storage.delete([instance.storage_key])
-        return answer
+                answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(arrivals)
+        except OperationalError as failure:  # the ledger is full, locked or broken, for all of them alike
+            return self._not_entered(arrivals, failure)
+        except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; nobody fails for another one
+            if len(arrivals) == 1:
+                return self._not_entered(arrivals, failure)
+            return [answer for arrival in arrivals for answer in self._enter([arrival])]
+        self._delete([one for one, answer in zip(arrivals, answers, strict=True) if answer.instance is None])
+        return answers
 
-    def _insert(self, transaction: Transaction, instance: InstanceStorageInfo, ae_title: AeTitleConfig) -> Answer:
-        """Enter it, unless one with the same SOP Instance UID is pending and is not to be overwritten."""
-        pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
-        if pending is None:
-            return Answer(status=Status.SUCCESS, instance=instances.insert(transaction, instance))
-        if ae_title.overwrite_same_instance:
-            return Answer(status=Status.SUCCESS, instance=instances.replace(transaction, pending, instance))
+    def _not_entered(self, arrivals: Sequence[Arrival], failure: Exception) -> list[Answer]:
+        """After a failed transaction. A row that came about all the same must keep its stored object."""
+        try:
+            with self._ledger.read() as transaction:
+                pending = instances.find_all_pending(transaction, map(_name, arrivals))
+        except SQLAlchemyError as unknown:
+            log.warning("stored_objects_left", count=len(arrivals), error=type(unknown).__name__)
+        else:
+            kept = {instance.storage_key for instance in pending.values()}
+            self._delete([arrival for arrival in arrivals if arrival.storage_key not in kept])
+        return [_failure(failure)] * len(arrivals)
+
+    def _delete(self, arrivals: Sequence[Arrival]) -> None:
+        if arrivals:
+            try:
+                self._storage.delete([arrival.storage_key for arrival in arrivals])
+            except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
+                log.warning("stored_objects_left", count=len(arrivals), error=type(failure).__name__)
+
+
+class _Entry:
+    """The rows of one transaction."""
+
+    def __init__(self, config: Config, storage: StorageBackend[Any], transaction: Transaction, now: datetime) -> None:
+        self._config = config
+        self._storage = storage
+        self._transaction = transaction
+        self._now = now
+
+    def enter(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+        """Enter them in their order, many at a time; who comes twice among them comes in two runs."""
+        answers: list[Answer] = []
+        run: list[Arrival] = []
+        seen: set[tuple[str, str]] = set()
+        for arrival in arrivals:
+            if (name := _name(arrival)) in seen:
+                answers += self._enter_run(run)
+                run, seen = [], set()
+            run.append(arrival)
+            seen.add(name)
+        return answers + self._enter_run(run)
+
+    def _enter_run(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+        pending = instances.find_all_pending(self._transaction, map(_name, arrivals))
+        new = [arrival.at(self._now) for arrival in arrivals if _name(arrival) not in pending]
+        entered = iter(instances.insert_all(self._transaction, new))
+        return [
+            Answer(status=Status.SUCCESS, instance=next(entered)) if earlier is None else self._again(arrival, earlier)
+            for arrival in arrivals
+            for earlier in (pending.get(_name(arrival)),)
+        ]
+
+    def _again(self, arrival: Arrival, pending: InstanceStorageInfo) -> Answer:
+        """An instance with the same SOP Instance UID is pending."""
+        instance = arrival.at(self._now)
+        if self._table(arrival).overwrite_same_instance:
+            return Answer(status=Status.SUCCESS, instance=instances.replace(self._transaction, pending, instance))
         if self._is_same(pending, instance):
             return Answer(
                 status=Status.SUCCESS, why="the same data set is pending already", repeats=pending.instance_id
             )
         why = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
         return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=why, repeats=pending.instance_id)
+
+    def _table(self, arrival: Arrival) -> AeTitleConfig:
+        return self._config.ae_titles[arrival.request.ae_title]
 
     def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
         """Whether they are one data set, whoever sent them."""
@@ -142,51 +323,10 @@ class Store:
         with self._storage.read(instance.storage_key) as file:
             return instance.size_bytes - data_set_offset(file.read(BEFORE_META))
 
-    def _delete_without_row(self, instance: InstanceStorageInfo) -> None:
-        """After a failed transaction. A row that came about all the same must keep its stored object."""
-        try:
-            with self._ledger.read() as transaction:
-                pending = instances.find_pending(transaction, instance.ae_title, instance.sop_instance_uid)
-        except SQLAlchemyError as failure:
-            log.warning("stored_object_left", storage_key=instance.storage_key, error=type(failure).__name__)
-            return
-        if pending is None or pending.storage_key != instance.storage_key:
-            self._storage.delete([instance.storage_key])
 
-    def _describe(self, received: Received, identity: Identity, key: str, size: int) -> InstanceStorageInfo:
-        return InstanceStorageInfo(
-            instance_id=UNNUMBERED,
-            ae_title=received.ae_title,
-            calling_ae_title=received.calling_ae_title,
-            peer_address=received.peer_address,
-            association_id=received.association_id,
-            sop_class_uid=identity.sop_class_uid,
-            sop_instance_uid=identity.sop_instance_uid,
-            study_instance_uid=identity.study_instance_uid,
-            series_instance_uid=identity.series_instance_uid,
-            transfer_syntax_uid=received.transfer_syntax_uid,
-            patient_id=identity.patient_id,
-            issuer_of_patient_id=identity.issuer_of_patient_id,
-            received_at=self._clock.now(),
-            storage_key=key,
-            size_bytes=size,
-            checksum=zlib.crc32(received.data_set),
-        )
-
-
-def _identify(received: Received) -> Identity:
-    identity = identify(received.data_set, received.transfer_syntax_uid)
-    if identity.sop_instance_uid != received.sop_instance_uid:
-        raise Mismatch("the data set's SOP Instance UID is not the request's Affected SOP Instance UID")
-    if identity.sop_class_uid != received.sop_class_uid:
-        raise Mismatch("the data set's SOP Class UID is not the request's Affected SOP Class UID")
-    return identity
-
-
-def _write(writer: InstanceWriter, *pieces: bytes) -> str:
-    for piece in pieces:
-        writer.write(piece)
-    return writer.finish()
+def _name(arrival: Arrival) -> tuple[str, str]:
+    """By which it is known whether it comes again."""
+    return arrival.request.ae_title, arrival.identity.sop_instance_uid
 
 
 def is_lack_of_room(failure: Exception) -> bool:

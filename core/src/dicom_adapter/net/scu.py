@@ -22,6 +22,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # th
 from pynetdicom.status import code_to_category
 
 from dicom_adapter.errors import Refused, Retriable
+from dicom_adapter.identity import UID_GRAMMAR
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.link import (
     NOT_ACCEPTED,
@@ -34,7 +35,6 @@ from dicom_adapter.net.link import (
     status_in_words,
 )
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
-from dicom_adapter.part10 import UID_GRAMMAR
 
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 

@@ -16,7 +16,7 @@ from pydicom.filewriter import write_dataset
 
 from dicom_adapter.config import Config, load
 from dicom_adapter.errors import ConfigurationError
-from dicom_adapter.flow.store import Answer, Received, Store
+from dicom_adapter.flow.store import Answer, Store, StoreRequest
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes
 from dicom_adapter.ledger.events import Event
@@ -88,7 +88,8 @@ class Adapter:
         """Let instances arrive now, in one association, and let their processor see them."""
         association_id = uuid4().hex
         answers = [
-            self._store.store(_received(data_set, ae_title, calling_ae_title, association_id)) for data_set in data_sets
+            self._store.keep(request_of(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
+            for data_set in data_sets
         ]
         self.host.settle()
         return answers
@@ -164,19 +165,23 @@ def _configured(folder: Path, configuration: str, catalogue: Any) -> Config:
     return loaded.config
 
 
-def _received(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> Received:
-    transfer_syntax = data_set.file_meta.TransferSyntaxUID
-    file = DicomBytesIO()
-    file.is_implicit_VR = transfer_syntax.is_implicit_VR
-    file.is_little_endian = transfer_syntax.is_little_endian
-    write_dataset(file, data_set)
-    return Received(
+def request_of(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
+    """The C-STORE request for a data set."""
+    return StoreRequest(
         ae_title=ae_title,
         calling_ae_title=calling_ae_title,
         peer_address="127.0.0.1",
         association_id=association_id,
         sop_class_uid=data_set.SOPClassUID,
         sop_instance_uid=data_set.SOPInstanceUID,
-        transfer_syntax_uid=transfer_syntax,
-        data_set=file.getvalue(),
+        transfer_syntax_uid=data_set.file_meta.TransferSyntaxUID,
     )
+
+
+def encode(data_set: Dataset) -> bytes:
+    """A data set in the transfer syntax that its File Meta Information names."""
+    file = DicomBytesIO()
+    file.is_implicit_VR = data_set.file_meta.TransferSyntaxUID.is_implicit_VR
+    file.is_little_endian = data_set.file_meta.TransferSyntaxUID.is_little_endian
+    write_dataset(file, data_set)
+    return file.getvalue()

@@ -1,4 +1,4 @@
-"""The `local` storage backend: what it promises when all goes well, and what is left when it does not."""
+"""The `files` storage backend: what it promises when all goes well, and what is left when it does not."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from typing import Any
 import pytest
 
 from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing
-from dicom_adapter.local_storage import OPEN_LIMIT, LocalStorage, dicom_adapter_storage_backends
+from dicom_adapter.file_storage import OPEN_LIMIT, FileStorage, dicom_adapter_storage_backends
 
 UNKNOWN = "0" * 32
 HOSTILE = ["", "..", "../../etc/passwd", "/etc/passwd", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "0" * 31 + "\0"]
 
 
 @pytest.fixture(params=[True, False], ids=["durable", "not-durable"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalStorage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileStorage]:
     yield from opened(tmp_path / "data", durable=request.param)
 
 
 @pytest.fixture
-def durable(tmp_path: Path) -> Iterator[LocalStorage]:
+def durable(tmp_path: Path) -> Iterator[FileStorage]:
     yield from opened(tmp_path / "data", durable=True)
 
 
-def opened(path: Path, *, durable: bool) -> Iterator[LocalStorage]:
-    storage = LocalStorage(NoSettings(), StorageContext(path=path, durable=durable))
+def opened(path: Path, *, durable: bool) -> Iterator[FileStorage]:
+    storage = FileStorage(NoSettings(), StorageContext(path=path, durable=durable))
     storage.open()
     yield storage
     storage.close()
 
 
-def finished(storage: LocalStorage, *pieces: bytes | memoryview) -> str:
+def finished(storage: FileStorage, *pieces: bytes | memoryview) -> str:
     writer = storage.writer()
     for piece in pieces:
         writer.write(piece)
     return writer.finish()
 
 
-def stored(storage: LocalStorage, *pieces: bytes) -> str:
+def stored(storage: FileStorage, *pieces: bytes) -> str:
     key = finished(storage, *pieces)
     storage.sync([key])
     return key
 
 
-def content(storage: LocalStorage, key: str) -> bytes:
+def content(storage: FileStorage, key: str) -> bytes:
     with storage.read(key) as reader:
         return reader.read()
 
 
-def files(storage: LocalStorage) -> list[Path]:
+def files(storage: FileStorage) -> list[Path]:
     return [path for path in storage.context.path.rglob("*") if path.is_file()]
 
 
@@ -65,7 +65,7 @@ def open_descriptors() -> int:
 # --- what goes in comes out -------------------------------------------------------------------------------------------
 
 
-def test_what_was_written_is_read_back(storage: LocalStorage) -> None:
+def test_what_was_written_is_read_back(storage: FileStorage) -> None:
     """Pieces of any kind and size make one file, which can be read from the start and from anywhere."""
     key = finished(storage, b"DICM", b"", memoryview(b"-pixels-")[1:7])
     storage.sync([key])
@@ -76,7 +76,7 @@ def test_what_was_written_is_read_back(storage: LocalStorage) -> None:
     assert whole == b"DICMpixels"
 
 
-def test_the_caller_may_reuse_its_buffer(storage: LocalStorage) -> None:
+def test_the_caller_may_reuse_its_buffer(storage: FileStorage) -> None:
     """A piece is taken before `write` returns."""
     buffer = bytearray(b"first")
     writer = storage.writer()
@@ -87,14 +87,14 @@ def test_the_caller_may_reuse_its_buffer(storage: LocalStorage) -> None:
     assert content(storage, key) == b"first"
 
 
-def test_short_writes_are_completed(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_completed(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that takes three bytes at a time loses none."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, piece: write(descriptor, memoryview(piece)[:3]))
     assert content(storage, stored(storage, b"0123456789")) == b"0123456789"
 
 
-def test_a_key_is_readable_only_after_sync(storage: LocalStorage) -> None:
+def test_a_key_is_readable_only_after_sync(storage: FileStorage) -> None:
     """Neither `read` nor `keys` shows a file that is finished but not synced."""
     key = finished(storage, b"x")
     assert list(storage.keys()) == []
@@ -104,7 +104,7 @@ def test_a_key_is_readable_only_after_sync(storage: LocalStorage) -> None:
     assert [key] == list(storage.keys())
 
 
-def test_a_batch_is_synced_at_once_and_again(storage: LocalStorage) -> None:
+def test_a_batch_is_synced_at_once_and_again(storage: FileStorage) -> None:
     """Many keys in one call; to repeat it does no harm."""
     keys = [finished(storage, str(number).encode()) for number in range(40)]
     storage.sync(keys)
@@ -113,7 +113,7 @@ def test_a_batch_is_synced_at_once_and_again(storage: LocalStorage) -> None:
     assert content(storage, keys[39]) == b"39"
 
 
-def test_more_files_than_descriptors_are_kept(durable: LocalStorage) -> None:
+def test_more_files_than_descriptors_are_kept(durable: FileStorage) -> None:
     """The number of descriptors that wait for `sync` is bounded, and all of them are given back."""
     before = open_descriptors()
     keys = [finished(durable, b"x") for _ in range(OPEN_LIMIT + 20)]
@@ -123,7 +123,7 @@ def test_more_files_than_descriptors_are_kept(durable: LocalStorage) -> None:
     assert set(keys) == set(durable.keys())
 
 
-def test_deleting_is_repeatable(storage: LocalStorage) -> None:
+def test_deleting_is_repeatable(storage: FileStorage) -> None:
     """What is deleted is gone; deleting it again, or what never was, is no error."""
     key, other, unsynced = stored(storage, b"x"), stored(storage, b"y"), finished(storage, b"z")
     storage.delete(iter([key, UNKNOWN, unsynced]))
@@ -132,7 +132,7 @@ def test_deleting_is_repeatable(storage: LocalStorage) -> None:
     assert len(files(storage)) == 1
 
 
-def test_capacity_is_that_of_the_disk(storage: LocalStorage) -> None:
+def test_capacity_is_that_of_the_disk(storage: FileStorage) -> None:
     """Free room is what an unprivileged service may still fill."""
     capacity = storage.capacity()
     disk = os.statvfs(storage.context.path)
@@ -140,10 +140,10 @@ def test_capacity_is_that_of_the_disk(storage: LocalStorage) -> None:
     assert 0 < capacity.free_bytes < capacity.total_bytes
 
 
-def test_another_process_sees_what_was_synced(storage: LocalStorage) -> None:
+def test_another_process_sees_what_was_synced(storage: FileStorage) -> None:
     """A second backend on the same folder reads, lists and deletes what the first one stored."""
     key = stored(storage, b"shared")
-    second = LocalStorage(NoSettings(), storage.context)
+    second = FileStorage(NoSettings(), storage.context)
     second.open()
     assert content(second, key) == b"shared"
     assert [key] == list(second.keys())
@@ -151,7 +151,7 @@ def test_another_process_sees_what_was_synced(storage: LocalStorage) -> None:
     assert list(storage.keys()) == []
 
 
-def test_threads_do_not_disturb_each_other(storage: LocalStorage) -> None:
+def test_threads_do_not_disturb_each_other(storage: FileStorage) -> None:
     """Writers, syncs, reads and deletes from many threads: every kept object is whole."""
 
     def life(number: int) -> tuple[str, bytes]:
@@ -169,7 +169,7 @@ def test_threads_do_not_disturb_each_other(storage: LocalStorage) -> None:
     assert len(files(storage)) == 100
 
 
-def test_nobody_else_may_read(storage: LocalStorage) -> None:
+def test_nobody_else_may_read(storage: FileStorage) -> None:
     """Folders are the service's own, and so are files, whatever is in them."""
     finished(storage, b"waiting")
     stored(storage, b"stored")
@@ -180,7 +180,7 @@ def test_nobody_else_may_read(storage: LocalStorage) -> None:
 
 def test_it_is_registered_as_any_plugin_is() -> None:
     """The module's hook returns the backend under the name that the configuration uses."""
-    assert {"local": LocalStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
+    assert {"local": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
 
 # --- durability -------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return calls
 
 
-def test_data_then_name_then_folder(durable: LocalStorage, recorded: list[tuple[str, str]]) -> None:
+def test_data_then_name_then_folder(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
     """Before `sync` returns: each file's data before its name, each folder once and after all its names."""
     keys = [finished(durable, b"x") for _ in range(3)]
     durable.sync(keys)
@@ -218,7 +218,7 @@ def test_data_then_name_then_folder(durable: LocalStorage, recorded: list[tuple[
     assert 3 + 3 + len({key[:2] for key in keys}) == len(recorded)
 
 
-def test_the_files_of_one_batch_share_a_folder(durable: LocalStorage, recorded: list[tuple[str, str]]) -> None:
+def test_the_files_of_one_batch_share_a_folder(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
     """A batch costs one fsync of a folder, not one for each file; the next batch goes elsewhere."""
     batches = [[finished(durable, b"x") for _ in range(4)]]
     durable.sync(batches[0])
@@ -262,7 +262,7 @@ NO_ROOM = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 
 
 @NO_ROOM
-def test_no_room_while_writing(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+def test_no_room_while_writing(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     """StorageFull, no file left, no descriptor left; the next instance is stored when there is room again."""
     before = open_descriptors()
     writer = storage.writer()
@@ -278,7 +278,7 @@ def test_no_room_while_writing(storage: LocalStorage, monkeypatch: pytest.Monkey
 
 
 @NO_ROOM
-def test_no_room_for_another_file(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+def test_no_room_for_another_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     """When not even an empty file can be made, that is StorageFull too."""
     with monkeypatch.context() as full:
         full.setattr(os, "open", failing(error))
@@ -288,7 +288,7 @@ def test_no_room_for_another_file(storage: LocalStorage, monkeypatch: pytest.Mon
 
 @NO_ROOM
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_no_room_while_syncing(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> None:
+def test_no_room_while_syncing(durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> None:
     """Whether the data or the folder cannot be synced: none of the batch was ever written."""
     before = open_descriptors()
     keys = [finished(durable, b"x"), finished(durable, b"y")]
@@ -300,7 +300,7 @@ def test_no_room_while_syncing(durable: LocalStorage, monkeypatch: pytest.Monkey
     assert before == open_descriptors()
 
 
-def test_a_broken_disk_is_not_a_full_one(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other errors keep their kind, and leave no file either."""
     key, earlier = finished(durable, b"x"), stored(durable, b"y")
     with monkeypatch.context() as broken:
@@ -311,14 +311,14 @@ def test_a_broken_disk_is_not_a_full_one(durable: LocalStorage, monkeypatch: pyt
     assert len(files(durable)) == 1
 
 
-def test_one_unknown_key_fails_the_whole_sync(storage: LocalStorage) -> None:
+def test_one_unknown_key_fails_the_whole_sync(storage: FileStorage) -> None:
     """The caller cannot acknowledge a batch of which a part is missing."""
     with pytest.raises(StoredObjectMissing):
         storage.sync([finished(storage, b"x"), UNKNOWN])
     assert files(storage) == []
 
 
-def test_discarding(storage: LocalStorage) -> None:
+def test_discarding(storage: FileStorage) -> None:
     """Before or after `finish`, once or twice: the file is gone. What was synced stays."""
     early, late, synced = storage.writer(), storage.writer(), storage.writer()
     for writer in (early, late, synced):
@@ -334,7 +334,7 @@ def test_discarding(storage: LocalStorage) -> None:
         storage.sync([key])
 
 
-def test_a_writer_that_ended_takes_nothing_more(storage: LocalStorage) -> None:
+def test_a_writer_that_ended_takes_nothing_more(storage: FileStorage) -> None:
     """To go on writing after `finish` or `discard` is a bug in the caller and says so."""
     writer = storage.writer()
     writer.discard()
@@ -346,13 +346,13 @@ def test_a_writer_that_ended_takes_nothing_more(storage: LocalStorage) -> None:
 
 def test_recovery_removes_what_was_half_written(tmp_path: Path) -> None:
     """After `kill -9`: what was being written or not yet synced goes, what was synced stays."""
-    killed = LocalStorage(NoSettings(), StorageContext(path=tmp_path, durable=True))
+    killed = FileStorage(NoSettings(), StorageContext(path=tmp_path, durable=True))
     killed.recover()  # before the first start there is nothing, not even a folder
     killed.open()
     kept = stored(killed, b"kept")
     finished(killed, b"never synced")
     killed.writer().write(b"half")
-    restarted = LocalStorage(NoSettings(), killed.context)
+    restarted = FileStorage(NoSettings(), killed.context)
     restarted.open()
     restarted.recover()
     assert [kept] == list(restarted.keys())
@@ -373,7 +373,7 @@ def test_closing_gives_back_what_was_not_synced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [*HOSTILE, UNKNOWN])
-def test_what_is_no_key_is_missing(storage: LocalStorage, key: str) -> None:
+def test_what_is_no_key_is_missing(storage: FileStorage, key: str) -> None:
     """Nothing but a key that this backend could have made becomes a path."""
     with pytest.raises(StoredObjectMissing):
         storage.read(key)
@@ -382,7 +382,7 @@ def test_what_is_no_key_is_missing(storage: LocalStorage, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", HOSTILE)
-def test_deleting_what_is_no_key_deletes_nothing(storage: LocalStorage, key: str) -> None:
+def test_deleting_what_is_no_key_deletes_nothing(storage: FileStorage, key: str) -> None:
     """A key of another make is a mistake that shows before anything is deleted."""
     kept = stored(storage, b"x")
     with pytest.raises(StoredObjectMissing):
@@ -390,7 +390,7 @@ def test_deleting_what_is_no_key_deletes_nothing(storage: LocalStorage, key: str
     assert [kept] == list(storage.keys())
 
 
-def test_foreign_files_are_not_keys(storage: LocalStorage) -> None:
+def test_foreign_files_are_not_keys(storage: FileStorage) -> None:
     """What an operator or another program left in the folders is neither listed nor touched."""
     shard = storage.context.path / "instances" / "00"
     for name in ("notes.txt", "1" * 32 + ".dcm", "0" * 32 + ".dcm~", "0" * 32):

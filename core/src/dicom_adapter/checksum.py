@@ -1,0 +1,10 @@
+"""CRC-32 (ISO/IEC 8802-3, as zlib has it), with the processor's own instructions where they are there."""
+
+from __future__ import annotations
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # no build for this platform; the result is the same
+    from zlib import crc32
+
+__all__ = ["crc32"]

@@ -1,0 +1,312 @@
+"""One connection: a socket joined with an `Acceptor`, which knows the protocol, and `Handlers`, which decide.
+
+The pieces of a data set go on as they come. While an instance is being committed its connection is read on, but not
+without end: a sender that does not wait for answers is stopped by not reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, cast
+from uuid import uuid4
+
+import structlog
+from attrs import define, frozen
+
+from dicom_adapter.errors import describe_failure
+from dicom_adapter.flow.association import AssociationRequest, Rejection, Verdict
+from dicom_adapter.flow.store import Answer, Incoming, Status, StoreRequest
+from dicom_adapter.group_commit import Deliver
+from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
+from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+if TYPE_CHECKING:
+    from dicom_adapter.net.server import Server
+
+log = structlog.get_logger("dicom_adapter.net")
+
+UNANSWERED = 4  # instances of a connection that may wait for their commit; then nothing is read from it
+OURS = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
+
+
+@frozen(kw_only=True)
+class Closed:
+    """An association that was accepted and has ended."""
+
+    association_id: str
+    request: AssociationRequest
+    how: str  # "released", "aborted" or "lost"
+    statuses: Mapping[str, int]  # how many C-STOREs were answered with which status, by name
+
+
+class Handlers(Protocol):
+    """What the receiver decides. But for `requested`, all is called in the loop, and must be quick."""
+
+    def start(self, deliver: Deliver) -> None:
+        """Before anything else. `deliver` takes answers with the tickets that `end` was given, on any thread."""
+
+    def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
+        """Accept? `associations` are open already. Called on several threads: it may take its time."""
+
+    def begin(self, request: StoreRequest) -> Incoming:
+        """An instance comes."""
+
+    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+        """It is complete. None: the answer will be delivered."""
+
+    def closed(self, closed: Closed) -> None:
+        """An accepted association has ended."""
+
+
+@define
+class _Association:
+    """What is known of an association from its request on."""
+
+    association_id: str
+    request: AssociationRequest
+    statuses: dict[str, int]
+    is_accepted: bool = False
+    how: str = "lost"
+
+
+class Connection(asyncio.BufferedProtocol):
+    """From its accept to its close. Lives in the loop."""
+
+    def __init__(self, server: Server, peer: str) -> None:
+        """`peer`: its address."""
+        self.peer = peer
+        self.association: _Association | None = None  # when it is one of those that are limited in number
+        self._server = server
+        self._acceptor = Acceptor(server.dicom.max_pdu)
+        self._incoming: Incoming | None = None
+        self._pieces: list[memoryview] = []  # of its data set, from the buffer that is just being read
+        self._waits = 0  # instances that are being committed
+        self._peer_is_slow = False  # to read what it is sent
+        self._is_paused = False
+        self._last_heard = server.loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._artim_since: float | None = self._last_heard
+
+    # --- called by asyncio ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.came(self)
+        self._watch()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint  # as much as there is
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._last_heard = self._server.loop.time()
+        for happening in self._acceptor.receive(self._server.buffer[:nbytes]):
+            if isinstance(happening, memoryview):
+                self._pieces.append(happening)
+            else:
+                self._pass_pieces_on()
+                self._take(happening)
+        self._pass_pieces_on()
+        self._flush()
+
+    def eof_received(self) -> None:
+        self._disconnected()  # at once: whoever comes next must find its place free
+
+    def pause_writing(self) -> None:
+        self._peer_is_slow = True
+        self._read_or_not()
+
+    def resume_writing(self) -> None:
+        self._peer_is_slow = False
+        self._read_or_not()
+
+    def connection_lost(self, _reason: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._disconnected()
+        self._server.gone(self)
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def _pass_pieces_on(self) -> None:
+        if self._pieces:
+            assert self._incoming is not None  # StoreBegun came before
+            self._incoming.write(self._pieces)
+            self._pieces.clear()
+
+    def _take(self, happening: object) -> None:
+        if isinstance(happening, StoreBegun):
+            self._incoming = self._begin(happening)
+        elif isinstance(happening, StoreEnded):
+            self._end(happening.command)
+        elif isinstance(happening, StoreBroken):
+            assert self._incoming is not None  # StoreBegun came before
+            self._incoming.discard()
+            self._incoming = None
+        elif isinstance(happening, Requested):
+            self._requested(happening)
+        elif isinstance(happening, ReleaseRequested):
+            self._note_end("released")
+        elif isinstance(happening, Ended):
+            self._ended(happening)
+
+    def _requested(self, requested: Requested) -> None:
+        request = AssociationRequest(
+            called_ae_title=requested.request.called_ae_title,
+            calling_ae_title=requested.request.calling_ae_title,
+            peer_address=self.peer,
+        )
+        self._server.when_there_is_room(lambda others: self._judge(request, others))
+
+    def _judge(self, request: AssociationRequest, others: int) -> None:
+        """`others`: associations that are open already."""
+        if self._transport.is_closing():  # the peer has left
+            return
+        association = self.association = _Association(uuid4().hex, request, {})
+        self._server.associations += 1
+        if self._server.is_stopping:
+            self._judged(Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="the service is stopping"))
+            return
+
+        def judge() -> Verdict:
+            try:
+                return self._server.handlers.requested(association.association_id, request, others)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, nobody is accepted for it
+                error = describe_failure(failure)
+                log.error("association_not_judged", association_id=association.association_id, error=error)
+                return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="it could not be judged")
+
+        self._server.in_the_background(judge, self._judged)  # reading on, to see when the peer leaves
+
+    def _judged(self, verdict: Verdict) -> None:
+        if self.association is None:  # the peer has left
+            return
+        if verdict.rejection is not None:
+            self._acceptor.reject(*verdict.rejection.value)
+            self._leave()
+        else:
+            assert self._acceptor.request is not None  # it was judged
+            self.association.is_accepted = True
+            self._acceptor.accept(negotiate(self._acceptor.request.contexts), OURS)
+        self._flush()
+
+    def _begin(self, begun: StoreBegun) -> Incoming:
+        assert self.association is not None  # accepted
+        request = StoreRequest(
+            ae_title=self.association.request.called_ae_title,
+            calling_ae_title=self.association.request.calling_ae_title,
+            peer_address=self.peer,
+            association_id=self.association.association_id,
+            sop_class_uid=begun.command.sop_class_uid,
+            sop_instance_uid=begun.command.sop_instance_uid,
+            transfer_syntax_uid=begun.context.transfer_syntax,
+        )
+        if request.sop_class_uid != begun.context.abstract_syntax:
+            why = "its SOP class is not that of its presentation context"
+            return Incoming(request, Answer(status=Status.SOP_CLASS_NOT_SUPPORTED, why=why))
+        return self._server.handlers.begin(request)
+
+    def _end(self, command: Command) -> None:
+        incoming, self._incoming = self._incoming, None
+        assert incoming is not None  # StoreBegun came before
+        answer = self._server.handlers.end(incoming, (self, command))
+        if answer is not None:
+            self._answer(command, answer)
+        else:
+            self._waits += 1
+            self._read_or_not()
+
+    def committed(self, command: Command, answer: Answer) -> None:
+        """The answer that `_end` did without."""
+        self._waits -= 1
+        self._last_heard = self._server.loop.time()  # the peer has had to wait for us
+        self._answer(command, answer)
+        self._flush()
+        self._read_or_not()
+
+    def _answer(self, command: Command, answer: Answer) -> None:
+        if self.association is not None:
+            statuses = self.association.statuses
+            statuses[answer.status.name] = statuses.get(answer.status.name, 0) + 1
+        comment = "" if answer.status is Status.SUCCESS else answer.why
+        self._acceptor.answer(command, answer.status, comment)
+
+    def _ended(self, ended: Ended) -> None:
+        self._note_end("lost" if ended.how == "lost" else "aborted")
+        if ended.how == "violation":
+            log.warning("protocol_violated", peer=self.peer, reason=ended.why)
+
+    def _note_end(self, how: str) -> None:
+        if self.association is not None:
+            self.association.how = how
+
+    def _disconnected(self) -> None:
+        for happening in self._acceptor.closed():
+            self._take(happening)
+        self._leave()
+
+    def _leave(self) -> None:
+        """The association is over, one way or another."""
+        association, self.association = self.association, None
+        if association is None:
+            return
+        if association.is_accepted:
+            self._server.handlers.closed(
+                Closed(
+                    association_id=association.association_id,
+                    request=association.request,
+                    how=association.how,
+                    statuses=association.statuses,
+                )
+            )
+        self._server.association_left()
+
+    # --- time and flow ----------------------------------------------------------------------------------------------
+
+    def _read_or_not(self) -> None:
+        is_paused = self._waits >= UNANSWERED or self._peer_is_slow
+        if is_paused is not self._is_paused and not self._transport.is_closing():
+            self._is_paused = is_paused
+            (self._transport.pause_reading if is_paused else self._transport.resume_reading)()
+
+    def _flush(self) -> None:
+        layer = self._acceptor.layer
+        outgoing = layer.take_outgoing()
+        if outgoing and not self._transport.is_closing():
+            self._transport.write(outgoing)
+        if not layer.artim_runs:
+            self._artim_since = None
+        elif self._artim_since is None:
+            self._artim_since = self._server.loop.time()
+        if layer.is_to_close:
+            self._transport.close()
+
+    def _watch(self) -> None:
+        """Look at the clock when the nearest deadline may be over: it has moved on with everything that was heard."""
+        dicom, now = self._server.dicom, self._server.loop.time()
+        if self._artim_since is not None:
+            deadline = self._artim_since + dicom.association_timeout
+        else:
+            deadline = self._last_heard + dicom.idle_timeout
+        if deadline > now or self._waits:
+            self._timer = self._server.loop.call_at(max(deadline, now + 0.1), self._watch)
+        elif self._artim_since is not None:
+            self._acceptor.artim_expired()
+            self.drop()
+        else:
+            self.abort()
+            self._watch()
+
+    def abort(self) -> None:
+        """End the association at once; the peer closes the connection."""
+        self._note_end("aborted")
+        self._acceptor.abort()
+        self._flush()
+
+    def drop(self) -> None:
+        """Close the connection without another word."""
+        self._transport.abort()
