@@ -49,7 +49,7 @@ WANTED = frozenset(
 # Value representations by the size of their length (PS3.5 section 7.1.2), without UN, in which anything may be.
 SHORT_VRS = {vr.encode() for vr in re.findall("..", "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")}
 LONG_VRS = {vr.encode() for vr in re.findall("..", "OBODOFOLOVOWSQSVUCURUTUV")}
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD  # PS3.5 table 7.5-1
+ITEM_GROUP, ENDS = 0xFFFE, {0xFFFEE00D, 0xFFFEE0DD}  # items, and the ends of items and sequences (PS3.5 table 7.5-1)
 
 
 class Unreadable(Refused):
@@ -79,7 +79,7 @@ class IdentityReader:
         self.needs_more = True  # what comes is still to be fed
         self._transfer_syntax_uid = transfer_syntax_uid
         order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
-        self._tag, self._short, self._long = (struct.Struct(order + form) for form in ("HH", "H", "I"))
+        self._element, self._long = struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from
         self._is_implicit = transfer_syntax_uid == ImplicitVRLittleEndian
         self._head = bytearray()
         self._at = 0  # where the next element begins
@@ -105,38 +105,33 @@ class IdentityReader:
         return identify(bytes(self._head), self._transfer_syntax_uid)
 
     def _advance(self) -> None:
-        head, size = self._head, len(self._head)
-        while self._at + 12 <= size:
-            group, element = self._tag.unpack_from(head, self._at)
-            tag = group << 16 | element
+        head, size, at = self._head, len(self._head), self._at
+        element, long, is_implicit = self._element, self._long, self._is_implicit
+        while at + 12 <= size:
+            group, number, vr, length = element(head, at)
+            tag = group << 16 | number
             if tag > SERIES_INSTANCE_UID and not self._depth:
                 self._is_past = True
                 return
-            header, length = self._header(tag)
-            if not self._is_usual:
-                return
-            value = self._at + header
+            value = at + 8
+            if is_implicit or group == ITEM_GROUP:
+                length = long(head, at + 4)[0]
+            elif vr not in SHORT_VRS:
+                if vr not in LONG_VRS:
+                    self._is_usual = False
+                    return
+                length, value = long(head, at + 8)[0], at + 12
             if length == UNDEFINED_LENGTH:
                 self._depth += 1
                 length = 0
-            elif tag in (ITEM_END, SEQUENCE_END):
+            elif tag in ENDS:
                 self._depth -= 1
             elif tag in WANTED and not self._depth:
                 if value + length > size:
-                    return
+                    break
                 self._values[tag] = bytes(head[value : value + length])
-            self._at = value + length
-
-    def _header(self, tag: int) -> tuple[int, int]:
-        """Lengths of the element's header and of its value."""
-        head, at = self._head, self._at
-        if self._is_implicit or tag in (ITEM, ITEM_END, SEQUENCE_END):
-            return 8, self._long.unpack_from(head, at + 4)[0]
-        vr = bytes(head[at + 4 : at + 6])
-        if vr in SHORT_VRS:
-            return 8, self._short.unpack_from(head, at + 6)[0]
-        self._is_usual = vr in LONG_VRS
-        return 12, self._long.unpack_from(head, at + 8)[0]
+            at = value + length
+        self._at = at
 
 
 def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:

@@ -161,7 +161,8 @@ class LocalStorage(StorageBackend[NoSettings]):
             return
         try:
             for start in starts:
-                _require(written.segment, name, start)
+                if start not in written.unsynced:  # it was synced before, or deleted
+                    _require(written.segment, name, start)
             self._make_durable(written)
             with self._lock:
                 written.unsynced.difference_update(starts)

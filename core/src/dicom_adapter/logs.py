@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import warnings
 from collections.abc import MutableMapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any, TextIO, cast
 
+import orjson
 import structlog
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -19,10 +22,8 @@ def configure(*, style: str, level: str, process: str) -> None:
     # A line has to be one write: the processes of the service share stderr, and must not write into each other's lines.
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _Process(process),
+            _Stamp(process),
             _renderer(style),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -47,21 +48,30 @@ class _Unfailing:
             self._stream.flush()
 
 
-class _Process:
-    """Says which process of the service speaks."""
+class _Stamp:
+    """Says when it is, and which process of the service speaks."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, process: str) -> None:
+        self._process = process
 
     def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["process"] = self._name
+        event["timestamp"] = datetime.now(timezone.utc).isoformat(timespec="microseconds")[:-6] + "Z"
+        event["process"] = self._process
         return event
 
 
 def _renderer(style: str) -> Any:
     if style == "json":
-        return structlog.processors.JSONRenderer()
+        return structlog.processors.JSONRenderer(serializer=_to_json)
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+
+def _to_json(event: Any, **options: Any) -> str:
+    """A line is written for every instance: the quick way matters."""
+    try:
+        return orjson.dumps(event, default=options.get("default")).decode()
+    except TypeError:  # what it does not take, such as a path that is no Unicode
+        return json.dumps(event, **options)
 
 
 def _silence_libraries() -> None:

@@ -6,6 +6,7 @@ The data set itself is never decoded and encoded again; it is stored as it came.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from io import BytesIO
 
 from attrs import field, frozen
@@ -47,6 +48,18 @@ def file_header(
             struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
             _short(0x0002, b"UI", sop_class_uid),
             _short(0x0003, b"UI", sop_instance_uid),
+            _rest(transfer_syntax_uid, source_ae_title, receiving_ae_title),
+        )
+    )
+    length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta))
+    return b"\x00" * 128 + b"DICM" + length + meta
+
+
+@lru_cache(maxsize=1024)
+def _rest(transfer_syntax_uid: str, source_ae_title: str, receiving_ae_title: str | None) -> bytes:
+    """What is the same for all instances of a presentation context."""
+    return b"".join(
+        (
             _short(0x0010, b"UI", transfer_syntax_uid),
             _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
             _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
@@ -54,8 +67,6 @@ def file_header(
             b"" if receiving_ae_title is None else _short(0x0018, b"AE", receiving_ae_title),
         )
     )
-    length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta))
-    return b"\x00" * 128 + b"DICM" + length + meta
 
 
 def _short(element: int, vr: bytes, text: str) -> bytes:

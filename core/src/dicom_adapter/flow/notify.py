@@ -37,8 +37,8 @@ class Notify:
         while True:
             with self._ledger.read() as transaction:
                 batch = instances.arrived_after(transaction, self._seen, BATCH)
-                replaced = instances.replaced_by(transaction, [instance.instance_id for instance in batch])
-            if not batch:
-                return
+                if not batch:
+                    return
+                replaced = instances.replaced_by(transaction, batch[0].instance_id, batch[-1].instance_id)
             self._seen = batch[-1].instance_id
             yield Arrived(instances=batch, replaced=replaced)

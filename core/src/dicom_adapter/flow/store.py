@@ -25,7 +25,7 @@ from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.errors import StorageFull
 from dicom_adapter.identity import Identity, IdentityReader, Mismatch, Unreadable
-from dicom_adapter.ledger import Ledger, Transaction, instances
+from dicom_adapter.ledger import Ledger, Transaction, arrivals, instances
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.model import InstanceStorageInfo
 from dicom_adapter.part10 import BEFORE_META, data_set_offset, file_header
@@ -221,47 +221,50 @@ class Store:
 
     # --- commit -----------------------------------------------------------------------------------------------------
 
-    def commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+    def commit(self, waiting: Sequence[Arrival]) -> list[Answer]:
         """Make them durable and enter them; returns what each is answered, in their order."""
         try:
-            self._storage.sync([arrival.storage_key for arrival in arrivals])
+            self._storage.sync([arrival.storage_key for arrival in waiting])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            return [_failure(failure)] * len(arrivals)
-        return self._enter(arrivals)
+            return [_failure(failure)] * len(waiting)
+        return self._enter(waiting)
 
-    def _enter(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+    def _enter(self, waiting: Sequence[Arrival]) -> list[Answer]:
         """Write the rows; without them the stored objects have never been."""
         try:
             with self._ledger.write() as transaction:
                 # Stamped while holding the right to write, so that the order of rows is the order of these times.
-                answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(arrivals)
+                answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(waiting)
         except OperationalError as failure:  # the ledger is full, locked or broken, for all of them alike
-            return self._not_entered(arrivals, failure)
+            return self._not_entered(waiting, failure)
         except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; nobody fails for another one
-            if len(arrivals) == 1:
-                return self._not_entered(arrivals, failure)
-            return [answer for arrival in arrivals for answer in self._enter([arrival])]
-        self._delete([one for one, answer in zip(arrivals, answers, strict=True) if answer.instance is None])
+            if len(waiting) == 1:
+                return self._not_entered(waiting, failure)
+            return [answer for arrival in waiting for answer in self._enter([arrival])]
+        self._delete([one for one, answer in zip(waiting, answers, strict=True) if answer.instance is None])
         return answers
 
-    def _not_entered(self, arrivals: Sequence[Arrival], failure: Exception) -> list[Answer]:
+    def _not_entered(self, waiting: Sequence[Arrival], failure: Exception) -> list[Answer]:
         """After a failed transaction. A row that came about all the same must keep its stored object."""
         try:
             with self._ledger.read() as transaction:
-                pending = instances.find_all_pending(transaction, map(_name, arrivals))
+                pending = [
+                    instances.find_pending(transaction, one.request.ae_title, one.identity.sop_instance_uid)
+                    for one in waiting
+                ]
         except SQLAlchemyError as unknown:
-            log.warning("stored_objects_left", count=len(arrivals), error=type(unknown).__name__)
+            log.warning("stored_objects_left", count=len(waiting), error=type(unknown).__name__)
         else:
-            kept = {instance.storage_key for instance in pending.values()}
-            self._delete([arrival for arrival in arrivals if arrival.storage_key not in kept])
-        return [_failure(failure)] * len(arrivals)
+            kept = {instance.storage_key for instance in pending if instance is not None}
+            self._delete([arrival for arrival in waiting if arrival.storage_key not in kept])
+        return [_failure(failure)] * len(waiting)
 
-    def _delete(self, arrivals: Sequence[Arrival]) -> None:
-        if arrivals:
+    def _delete(self, waiting: Sequence[Arrival]) -> None:
+        if waiting:
             try:
-                self._storage.delete([arrival.storage_key for arrival in arrivals])
+                self._storage.delete([arrival.storage_key for arrival in waiting])
             except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
-                log.warning("stored_objects_left", count=len(arrivals), error=type(failure).__name__)
+                log.warning("stored_objects_left", count=len(waiting), error=type(failure).__name__)
 
 
 class _Entry:
@@ -273,32 +276,21 @@ class _Entry:
         self._transaction = transaction
         self._now = now
 
-    def enter(self, arrivals: Sequence[Arrival]) -> list[Answer]:
-        """Enter them in their order, many at a time; who comes twice among them comes in two runs."""
-        answers: list[Answer] = []
-        run: list[Arrival] = []
-        seen: set[tuple[str, str]] = set()
-        for arrival in arrivals:
-            if (name := _name(arrival)) in seen:
-                answers += self._enter_run(run)
-                run, seen = [], set()
-            run.append(arrival)
-            seen.add(name)
-        return answers + self._enter_run(run)
-
-    def _enter_run(self, arrivals: Sequence[Arrival]) -> list[Answer]:
-        pending = instances.find_all_pending(self._transaction, map(_name, arrivals))
-        new = [arrival.at(self._now) for arrival in arrivals if _name(arrival) not in pending]
-        entered = iter(instances.insert_all(self._transaction, new))
+    def enter(self, all_of_them: Sequence[Arrival]) -> list[Answer]:
+        """Enter them in their order."""
+        numbers = arrivals.enter(self._transaction, [arrival.at(self._now) for arrival in all_of_them])
         return [
-            Answer(status=Status.SUCCESS, instance=next(entered)) if earlier is None else self._again(arrival, earlier)
-            for arrival in arrivals
-            for earlier in (pending.get(_name(arrival)),)
+            self._again(arrival)
+            if number is None
+            else Answer(status=Status.SUCCESS, instance=arrival.at(self._now, number))
+            for arrival, number in zip(all_of_them, numbers, strict=True)
         ]
 
-    def _again(self, arrival: Arrival, pending: InstanceStorageInfo) -> Answer:
+    def _again(self, arrival: Arrival) -> Answer:
         """An instance with the same SOP Instance UID is pending."""
         instance = arrival.at(self._now)
+        pending = instances.find_pending(self._transaction, instance.ae_title, instance.sop_instance_uid)
+        assert pending is not None  # it was when this one was not entered, in this transaction
         if self._table(arrival).overwrite_same_instance:
             return Answer(status=Status.SUCCESS, instance=instances.replace(self._transaction, pending, instance))
         if self._is_same(pending, instance):
@@ -322,11 +314,6 @@ class _Entry:
         # all counts as well: on the strength of a lost one nothing may be acknowledged.
         with self._storage.read(instance.storage_key) as file:
             return instance.size_bytes - data_set_offset(file.read(BEFORE_META))
-
-
-def _name(arrival: Arrival) -> tuple[str, str]:
-    """By which it is known whether it comes again."""
-    return arrival.request.ae_title, arrival.identity.sop_instance_uid
 
 
 def is_lack_of_room(failure: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +31,10 @@ class Ledger:
         self.url = url
         self._durable = durable
         self._engine = self._connect()
+        self._folder = _folder(url)
         # SQLite lets one transaction write. Threads of one process queue here, fairly, instead of polling the file.
         self._writing = threading.Lock()
+        self._writer: Connection | None = None  # kept open: to get one from the pool costs as much as a small change
 
     def _connect(self) -> Engine:
         engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=32)
@@ -51,8 +53,11 @@ class Ledger:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """A transaction that may change things: committed when the block ends, undone when it raises."""
-        with self._writing, self._engine.begin() as transaction:
-            yield transaction
+        with self._writing:
+            if self._writer is None or self._writer.invalidated:
+                self._writer = self._engine.connect()
+            with self._writer.begin():
+                yield self._writer
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -62,8 +67,10 @@ class Ledger:
 
     def free_bytes(self) -> int | None:
         """Room that is left where the database lies; None when it does not lie in a file of this machine."""
-        folder = _folder(self.url)
-        return None if folder is None else shutil.disk_usage(folder).free
+        if self._folder is None:
+            return None
+        found = os.statvfs(self._folder)
+        return found.f_bavail * found.f_frsize
 
     def migrate(self) -> None:
         """Bring the schema up to date; a new file is made on the way. One process does this, before the others."""
@@ -94,6 +101,10 @@ class Ledger:
 
     def close(self) -> None:
         """Close every connection; the last one to leave folds the write-ahead log into the file."""
+        with self._writing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
         self._engine.dispose()
 
 

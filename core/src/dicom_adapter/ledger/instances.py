@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-from attrs import evolve, fields, frozen
+from attrs import asdict, evolve, fields, frozen
 from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, update
 
 from dicom_adapter.ledger import tallies
-from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.schema import (
     IS_FAULTED,
@@ -38,53 +37,27 @@ _COLUMNS = [instances.c[name] for name in _NAMES]
 _OWN = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
 _ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # in many rows that follow each other
 
-_GIVEN = [name for name in _NAMES if name != "instance_id"]
-_INSERT = instances.insert().returning(instances.c.instance_id, sort_by_parameter_order=True)
-_PENDING = select(*_COLUMNS).where(
-    instances.c.ae_title == bindparam("ae_title"),
-    instances.c.sop_instance_uid.in_(bindparam("uids", expanding=True)),
-    IS_PENDING,
-)
-
 T = TypeVar("T")
 
 
 def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceStorageInfo:
     """Add a pending instance and return it with its number."""
-    return insert_all(transaction, [instance])[0]
-
-
-def insert_all(transaction: Transaction, arrived: Sequence[InstanceStorageInfo]) -> list[InstanceStorageInfo]:
-    """Add pending instances and return them with their numbers, which rise in their order."""
-    rows = []
-    for instance in arrived:
-        row = {name: getattr(instance, name) for name in _GIVEN}
-        rows.append(row | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at})
-    numbers = transaction.execute(_INSERT, rows).scalars() if rows else ()
-    for ae_title, count in Counter(instance.ae_title for instance in arrived).items():
-        tallies.add(transaction, ae_title, tallies.RECEIVED, count)
-    return [evolve(instance, instance_id=number) for instance, number in zip(arrived, numbers, strict=True)]
+    values = asdict(instance) | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at}
+    del values["instance_id"]
+    tallies.add(transaction, instance.ae_title, tallies.RECEIVED)
+    return evolve(instance, instance_id=inserted_id(transaction.execute(instances.insert().values(**values))))
 
 
 def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> InstanceStorageInfo | None:
     """The pending instance of this AE title and SOP Instance UID; there is one at the most."""
-    return find_all_pending(transaction, [(ae_title, sop_instance_uid)]).get((ae_title, sop_instance_uid))
-
-
-def find_all_pending(
-    transaction: Transaction, names: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], InstanceStorageInfo]:
-    """The pending instances with these AE titles and SOP Instance UIDs."""
-    by_ae_title: dict[str, list[str]] = {}
-    for ae_title, sop_instance_uid in names:
-        by_ae_title.setdefault(ae_title, []).append(sop_instance_uid)
-    found = [
-        instance
-        for ae_title, uids in by_ae_title.items()
-        for chunk in _chunks(uids)
-        for instance in _instances(transaction.execute(_PENDING, {"ae_title": ae_title, "uids": chunk}))
-    ]
-    return {(instance.ae_title, instance.sop_instance_uid): instance for instance in found}
+    row = transaction.execute(
+        _select_instances().where(
+            instances.c.ae_title == ae_title,
+            instances.c.sop_instance_uid == sop_instance_uid,
+            IS_PENDING,
+        )
+    ).one_or_none()
+    return None if row is None else _instance(row)
 
 
 def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceStorageInfo) -> InstanceStorageInfo:
@@ -184,14 +157,10 @@ def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[I
     return found
 
 
-def replaced_by(transaction: Transaction, instance_ids: Sequence[int]) -> list[int]:
-    """Ids of the instances that these newer arrivals stand for."""
-    query = select(instances.c.instance_id).where(instances.c.replaced_by.is_not(None))
-    return [
-        number
-        for chunk in _chunks(instance_ids)
-        for number in transaction.execute(query.where(instances.c.replaced_by.in_(chunk))).scalars()
-    ]
+def replaced_by(transaction: Transaction, first: int, last: int) -> list[int]:
+    """Ids of the instances that the arrivals from `first` to `last` stand for."""
+    query = select(instances.c.instance_id).where(instances.c.replaced_by.between(first, last))
+    return list(transaction.execute(query).scalars())
 
 
 def released_after(transaction: Transaction, instance_id: int, limit: int) -> list[int]:
