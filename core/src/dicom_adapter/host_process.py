@@ -39,7 +39,7 @@ log = structlog.get_logger("dicom_adapter.host")
 STOP_SECONDS = 10.0  # for the steps that are under way; what takes longer is repeated after the next start
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
 WAKE_UPS = "wake-ups"
-GATHER_SECONDS = 0.01  # in which arrivals come together before the host looks at them; no sender waits for it
+GATHER_SECONDS = 0.05  # between two looks at arrivals: under load many come together, and no sender waits for it
 FOLLOW_SECONDS = 5.0  # that one look for wake-ups waits
 
 
@@ -84,10 +84,10 @@ class HostProcess:
         """Pass on that receivers have stored something."""
         ready, _, _ = select([wake_fd], [], [], FOLLOW_SECONDS)
         if ready:
-            time.sleep(GATHER_SECONDS)
             if not os.read(wake_fd, 65536):
                 return None  # everybody who could write to it is gone
             self._wake("notify")
+            time.sleep(GATHER_SECONDS)
         return self._clock.now()
 
     def _examine(self) -> Mapping[str, Finding]:

@@ -35,6 +35,7 @@ log = structlog.get_logger("dicom_adapter.storage")
 KEY = re.compile(r"([0-9a-f]{32})-([0-9a-f]{1,10})")
 SUFFIX = ".segment"
 SEGMENT_BYTES = 128 << 20  # from there on a segment is full; what was begun below is finished in it
+GATHERED_BYTES = 1 << 16  # of a file that are held to be written in one step: a small file is written in one
 FOLDER_MODE = 0o700  # patient data: the service's own user and nobody else
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -275,6 +276,8 @@ class LocalWriter(InstanceWriter):
         self._start = self._segment.end
         self._position = self._start + RECORD.size
         self._checksum = 0
+        self._gathered: list[bytes | memoryview] = []  # small pieces, copied, which are written with what follows
+        self._gathered_size = 0
         self._ended = False
         self._key = ""
 
@@ -283,6 +286,15 @@ class LocalWriter(InstanceWriter):
 
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
         self._require_not_ended()
+        size = sum(map(len, pieces))
+        if self._gathered_size + size <= GATHERED_BYTES:
+            self._gathered.extend(map(bytes, pieces))
+            self._gathered_size += size
+        else:
+            self._write([*self._gathered, *pieces])
+            self._gathered, self._gathered_size = [], 0
+
+    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
         try:
             self._position = write_all(self._segment.descriptor, pieces, self._position)
         except BaseException as error:
@@ -293,16 +305,27 @@ class LocalWriter(InstanceWriter):
 
     def finish(self) -> str:
         self._require_not_ended()
-        content = self._start + RECORD.size
-        record = Record(start=self._start, length=self._position - content, checksum=self._checksum, is_alive=True)
-        try:
-            self._segment.seal(record)
-        except BaseException as error:
-            self._give_up(error)
-            raise
+        record = self._complete()
         self._ended = True
         self._key = self._storage.finished(self._written, record)
         return self._key
+
+    def _complete(self) -> Record:
+        """Write what is left, and the header, which says that it is all there."""
+        for piece in self._gathered:
+            self._checksum = crc32(piece, self._checksum)
+        length = self._position + self._gathered_size - self._start - RECORD.size
+        record = Record(start=self._start, length=length, checksum=self._checksum, is_alive=True)
+        try:
+            if self._position == self._start + RECORD.size:
+                write_all(self._segment.descriptor, [self._segment.header(record), *self._gathered], self._start)
+            else:
+                write_all(self._segment.descriptor, self._gathered, self._position)
+                write_all(self._segment.descriptor, [self._segment.header(record)], self._start)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        return record
 
     def discard(self) -> None:
         if self._key:

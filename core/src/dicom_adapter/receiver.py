@@ -6,6 +6,7 @@ instance and its row, and wakes the host; what the host does with them, and when
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ from dicom_adapter.watch import Finding, Watch
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
+ROOM_SECONDS = 0.05  # for which a look at the disks holds; there is another one at the end of every instance
 LOOK_EVERY_SECONDS = 1.0  # for AE titles that are full, while instances come in
 
 
@@ -59,10 +61,12 @@ class Receiver:
         self._commits: GroupCommit | None = None
         self._full: Mapping[str, str] = {}
         self._look_at = time.monotonic()
+        self._no_room = ""  # why there is no room for anybody
+        self._room_until = self._look_at
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
         with self._ledger.read() as transaction:
-            stopped, full = lanes.stopped(transaction), lanes.full(transaction)
+            stopped, full = lanes.refusing(transaction)
         busy = Load(
             associations=associations,
             capacity=self._storage.capacity(),
@@ -83,10 +87,12 @@ class Receiver:
             log.warning("association_rejected", **fields, rejection=verdict.rejection.name, reason=verdict.why)
         return verdict
 
-    def start(self, deliver: Deliver) -> None:
-        self._commits = GroupCommit(self._commit, deliver)
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+        self._commits = GroupCommit(loop, self._commit, deliver)
 
     def begin(self, request: StoreRequest) -> Incoming:
+        if time.monotonic() >= self._room_until:
+            self._look_for_room()
         return self._store.begin(request, self._full_for(request))
 
     def end(self, incoming: Incoming, ticket: object) -> Answer | None:
@@ -94,7 +100,8 @@ class Receiver:
         if isinstance(arrival, Answer):
             _tell(incoming.request, arrival)
             return arrival
-        full = self._full_for(arrival.request)  # now that it has taken its room
+        self._look_for_room()  # now that it has taken its own
+        full = self._full_for(arrival.request)
         if full:
             incoming.discard()
             answer = Answer(status=Status.OUT_OF_RESOURCES, why=full)
@@ -115,9 +122,12 @@ class Receiver:
         return answers
 
     def _full_for(self, request: StoreRequest) -> str:
-        quota = self._full_ae_titles().get(request.ae_title)
+        return self._full_ae_titles().get(request.ae_title) or self._no_room
+
+    def _look_for_room(self) -> None:
         storage = storage_full(self._storage.capacity(), self._config.storage)
-        return quota or storage or ledger_full(self._ledger.free_bytes())
+        self._no_room = storage or ledger_full(self._ledger.free_bytes())
+        self._room_until = time.monotonic() + ROOM_SECONDS
 
     def _full_ae_titles(self) -> Mapping[str, str]:
         """The AE titles that take nothing more, with the reasons: not asked for with every instance."""
@@ -126,7 +136,7 @@ class Receiver:
             self._look_at = now + LOOK_EVERY_SECONDS
             try:
                 with self._ledger.read() as transaction:
-                    self._full = lanes.full(transaction)
+                    _stopped, self._full = lanes.refusing(transaction)
             except SQLAlchemyError:
                 pass  # to store the instance fails as well then, and is answered accordingly
         return self._full

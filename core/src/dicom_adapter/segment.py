@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from dicom_adapter.checksum import crc32
 
@@ -36,6 +36,7 @@ MAGIC = b"dicom-adapter 1\n"
 SEGMENT = struct.Struct("<16s16sB")  # magic, nonce, whether it is sealed: nothing in it is torn
 SEALED = SEGMENT.size - 1  # offset of that byte
 RECORD = struct.Struct("<16sQIB3xI")  # nonce, length of the content, its CRC-32, life, CRC-32 of all this
+OWN = struct.Struct("<I")  # the last part of it
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
@@ -102,9 +103,11 @@ class Segment:
 
     # --- records ----------------------------------------------------------------------------------------------------
 
-    def seal(self, record: Record) -> None:
-        """Write the header of a record whose content is there."""
-        write_all(self.descriptor, [self._header(record.length, record.checksum, ALIVE)], record.start)
+    def header(self, record: Record) -> bytes:
+        """What is to be written at its start when its content is there, or is deleted."""
+        life = ALIVE if record.is_alive else DEAD
+        header = RECORD.pack(self.nonce, record.length, record.checksum, life, 0)[:-4]
+        return header + OWN.pack(zlib.crc32(header))
 
     def record_at(self, start: int) -> Record | None:
         """The record that begins there, dead or alive; None when there is none."""
@@ -143,7 +146,7 @@ class Segment:
     def give_back(self, record: Record) -> None:
         """Let it be no record any more; its room goes to the file system."""
         if not self.punch(record.start, record.end):
-            write_all(self.descriptor, [self._header(record.length, record.checksum, DEAD)], record.start)
+            write_all(self.descriptor, [self.header(evolve(record, is_alive=False))], record.start)
 
     def punch(self, start: int, end: int) -> bool:
         """Make a hole of these blocks; False where the file system has no holes."""
@@ -184,10 +187,6 @@ class Segment:
     def reader(self, record: Record) -> io.BufferedReader:
         """The content as a file of its own, which closes the segment when it is closed."""
         return io.BufferedReader(_Extent(self, record))
-
-    def _header(self, length: int, checksum: int, life: int) -> bytes:
-        header = RECORD.pack(self.nonce, length, checksum, life, 0)
-        return header[:-4] + struct.pack("<I", zlib.crc32(header[:-4]))
 
     def _next_data(self, start: int) -> int:
         """The first block from `start` on that is no hole; -1 when there is none."""
@@ -243,7 +242,7 @@ def aligned(offset: int) -> int:
 def write_all(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
     """Write all of it there; returns the offset behind it. The kernel may take less at a time, as on a full disk."""
     wanted = sum(map(len, pieces))
-    written = os.pwritev(descriptor, pieces, offset)
+    written = os.pwritev(descriptor, pieces, offset) if pieces else 0
     if written < wanted:
         rest = memoryview(b"".join(pieces))
         while written < wanted:

@@ -79,6 +79,27 @@ class Arrival:
     size_bytes: int  # of the stored Part 10 file
     checksum: int  # CRC-32 of the encoded data set
 
+    def row(self, received_at: int) -> tuple[object, ...]:
+        """Its row, in the order of `arrivals.COLUMNS`."""
+        request, identity = self.request, self.identity
+        return (
+            request.ae_title,
+            request.calling_ae_title,
+            request.peer_address,
+            request.association_id,
+            identity.sop_class_uid,
+            identity.sop_instance_uid,
+            identity.study_instance_uid,
+            identity.series_instance_uid,
+            request.transfer_syntax_uid,
+            identity.patient_id,
+            identity.issuer_of_patient_id,
+            received_at,
+            self.storage_key,
+            self.size_bytes,
+            self.checksum,
+        )
+
     def at(self, when: datetime, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
         """The instance that it becomes."""
         request, identity = self.request, self.identity
@@ -278,7 +299,8 @@ class _Entry:
 
     def enter(self, all_of_them: Sequence[Arrival]) -> list[Answer]:
         """Enter them in their order."""
-        numbers = arrivals.enter(self._transaction, [arrival.at(self._now) for arrival in all_of_them])
+        moment = arrivals.moment(self._now)
+        numbers = arrivals.enter(self._transaction, [arrival.row(moment) for arrival in all_of_them], moment)
         return [
             self._again(arrival)
             if number is None

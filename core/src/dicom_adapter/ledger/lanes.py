@@ -47,16 +47,11 @@ def load(transaction: Transaction) -> dict[str, LaneReport]:
     return {row.ae_title: _lane(row) for row in transaction.execute(select(lanes))}
 
 
-def stopped(transaction: Transaction) -> dict[str, str]:
-    """The AE titles whose lanes are stopped, with the reasons."""
-    query = select(lanes.c.ae_title, lanes.c.reason).where(lanes.c.state == LaneState.STOPPED.value)
-    return {row.ae_title: row.reason for row in transaction.execute(query)}
-
-
-def full(transaction: Transaction) -> dict[str, str]:
-    """The AE titles that take nothing more until an operator has made room, with the reasons."""
-    query = select(lanes.c.ae_title, lanes.c.full).where(lanes.c.full != "")
-    return {row.ae_title: row.full for row in transaction.execute(query)}
+def refusing(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
+    """The AE titles whose lanes are stopped, and those that are full until an operator has made room, with reasons."""
+    rows = transaction.execute(_REFUSING).all()
+    stopped = {ae_title: reason for ae_title, state, reason, _full in rows if state == LaneState.STOPPED.value}
+    return stopped, {ae_title: full for ae_title, _state, _reason, full in rows if full}
 
 
 def set_full(transaction: Transaction, ae_title: str, reason: str) -> None:
@@ -93,6 +88,9 @@ def _lane(row: Row[Any]) -> LaneReport:
 
 
 _TIME = UtcDateTime()
+_REFUSING = select(lanes.c.ae_title, lanes.c.state, lanes.c.reason, lanes.c.full).where(
+    (lanes.c.state == LaneState.STOPPED.value) | (lanes.c.full != "")
+)
 
 
 def _to_json(waiting: Waiting) -> list[object]:

@@ -46,8 +46,8 @@ class Closed:
 class Handlers(Protocol):
     """What the receiver decides. But for `requested`, all is called in the loop, and must be quick."""
 
-    def start(self, deliver: Deliver) -> None:
-        """Before anything else. `deliver` takes answers with the tickets that `end` was given, on any thread."""
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+        """Before anything else. `deliver` takes, in the loop, answers with the tickets that `end` was given."""
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
         """Accept? `associations` are open already. Called on several threads: it may take its time."""

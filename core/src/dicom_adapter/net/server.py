@@ -66,7 +66,7 @@ class Server:
             raise
         self._socket.setblocking(False)
         port: int = self._socket.getsockname()[1]
-        self.handlers.start(self._deliver)
+        self.handlers.start(self.loop, _answer)
         self._thread.start()
         self.loop.call_soon_threadsafe(self._listen)
         return port
@@ -87,9 +87,6 @@ class Server:
 
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
-
-    def _deliver(self, answers: Sequence[tuple[Any, Answer]]) -> None:
-        self.loop.call_soon_threadsafe(_answer, answers)
 
     # --- connections ------------------------------------------------------------------------------------------------
 

@@ -159,7 +159,8 @@ class UpperLayer:
                 data = data[self._take(data) :]
             except InvalidPdu as violation:
                 self._violated(violation)
-            yield from self._taken()
+            if self._found:
+                yield from self._taken()
 
     def closed(self) -> list[Indication]:
         """The connection is closed, by whomever."""
@@ -317,11 +318,11 @@ class UpperLayer:
         if self._kind == 0x04:
             self._take = self._skip_body
             self._received_pdu("P-DATA-TF")
-        else:
-            self._body.clear()
-            self._take = self._take_body
-            if not self._pdu_left:
-                self._take_body(data[:0])
+            return self._and_on(data, used)
+        self._body.clear()
+        self._take = self._take_body
+        if not self._pdu_left:
+            self._take_body(data[:0])
         return used
 
     def _check_header(self) -> None:
@@ -374,9 +375,13 @@ class UpperLayer:
             raise _invalid(f"{self._pdu_left} bytes behind the last presentation data value of a P-DATA-TF")
         if not self._pdv_left:
             self._give(data[:0])
-        else:
-            self._take = self._take_pdv
-        return used
+            return used
+        self._take = self._take_pdv
+        return self._and_on(data, used)
+
+    def _and_on(self, data: memoryview, used: int) -> int:
+        """What follows a header is most often there with it."""
+        return used + self._take(data[used:]) if len(data) > used else used
 
     def _take_pdv(self, data: memoryview) -> int:
         piece = data[: self._pdv_left]
