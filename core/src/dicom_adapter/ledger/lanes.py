@@ -54,6 +54,16 @@ def refusing(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
     return stopped, {ae_title: full for ae_title, _state, _reason, full in rows if full}
 
 
+def stopped(transaction: Transaction) -> dict[str, str]:
+    """The AE titles whose lanes are stopped, with the reasons."""
+    return refusing(transaction)[0]
+
+
+def full(transaction: Transaction) -> dict[str, str]:
+    """The AE titles that take nothing more until an operator has made room, with the reasons."""
+    return refusing(transaction)[1]
+
+
 def set_full(transaction: Transaction, ae_title: str, reason: str) -> None:
     """Say why an AE title takes nothing more until an operator has made room; "" when there is room."""
     transaction.execute(update(lanes).where(lanes.c.ae_title == ae_title).values(full=reason))
