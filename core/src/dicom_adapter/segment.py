@@ -38,6 +38,7 @@ SEALED = SEGMENT.size - 1  # offset of that byte
 RECORD = struct.Struct("<16sQIB3xI")  # nonce, length of the content, its CRC-32, life, CRC-32 of all this
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
+MOST_PIECES = 1024  # that Linux writes with one call (IOV_MAX)
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -243,6 +244,8 @@ def aligned(offset: int) -> int:
 def write_all(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
     """Write all of it there; returns the offset behind it. The kernel may take less at a time, as on a full disk."""
     wanted = sum(map(len, pieces))
+    if len(pieces) > MOST_PIECES:
+        pieces = [b"".join(pieces)]
     written = os.pwritev(descriptor, pieces, offset)
     if written < wanted:
         rest = memoryview(b"".join(pieces))
