@@ -12,6 +12,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -89,7 +90,8 @@ class Server:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     def _deliver(self, answers: Sequence[tuple[Any, Answer]]) -> None:
-        self.loop.call_soon_threadsafe(_answer, answers)
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self.loop.call_soon_threadsafe(_answer, answers)
 
     # --- connections ------------------------------------------------------------------------------------------------
 
