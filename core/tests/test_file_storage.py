@@ -180,7 +180,7 @@ def test_nobody_else_may_read(storage: FileStorage) -> None:
 
 def test_it_is_registered_as_any_plugin_is() -> None:
     """The module's hook returns the backend under the name that the configuration uses."""
-    assert {"local": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
+    assert {"files": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
 
 # --- durability -------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ class IdentityReader:
 
         Raises Unreadable when it cannot be parsed, Mismatch when a UID is missing or malformed (PS3.5 section 9).
         """
-        if self._is_past:
+        if self._is_past and self._values:
             return _identity(self._values)
         return identify(bytes(self._head), self._transfer_syntax_uid)
 

@@ -276,8 +276,7 @@ class LocalWriter(InstanceWriter):
         self._start = self._segment.end
         self._position = self._start + RECORD.size
         self._checksum = 0
-        self._gathered: list[bytes | memoryview] = []  # small pieces, copied, which are written with what follows
-        self._gathered_size = 0
+        self._gathered = bytearray()  # small pieces, which are written with what follows
         self._ended = False
         self._key = ""
 
@@ -287,14 +286,14 @@ class LocalWriter(InstanceWriter):
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
         self._require_not_ended()
         size = sum(map(len, pieces))
-        if self._gathered_size + size <= GATHERED_BYTES:
-            self._gathered.extend(map(bytes, pieces))
-            self._gathered_size += size
+        if len(self._gathered) + size <= GATHERED_BYTES:
+            for piece in pieces:
+                self._gathered += piece
         else:
-            self._write([*self._gathered, *pieces])
-            self._gathered, self._gathered_size = [], 0
+            self._write([self._gathered, *pieces])
+            self._gathered = bytearray()
 
-    def _write(self, pieces: Sequence[bytes | memoryview]) -> None:
+    def _write(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
         try:
             self._position = write_all(self._segment.descriptor, pieces, self._position)
         except BaseException as error:
@@ -312,15 +311,14 @@ class LocalWriter(InstanceWriter):
 
     def _complete(self) -> Record:
         """Write what is left, and the header, which says that it is all there."""
-        for piece in self._gathered:
-            self._checksum = crc32(piece, self._checksum)
-        length = self._position + self._gathered_size - self._start - RECORD.size
+        self._checksum = crc32(self._gathered, self._checksum)
+        length = self._position + len(self._gathered) - self._start - RECORD.size
         record = Record(start=self._start, length=length, checksum=self._checksum, is_alive=True)
         try:
             if self._position == self._start + RECORD.size:
-                write_all(self._segment.descriptor, [self._segment.header(record), *self._gathered], self._start)
+                write_all(self._segment.descriptor, [self._segment.header(record), self._gathered], self._start)
             else:
-                write_all(self._segment.descriptor, self._gathered, self._position)
+                write_all(self._segment.descriptor, [self._gathered], self._position)
                 write_all(self._segment.descriptor, [self._segment.header(record)], self._start)
         except BaseException as error:
             self._give_up(error)

@@ -39,6 +39,7 @@ RECORD = struct.Struct("<16sQIB3xI")  # nonce, length of the content, its CRC-32
 OWN = struct.Struct("<I")  # the last part of it
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
+MOST_PIECES = 1024  # that Linux writes with one call (IOV_MAX)
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -239,9 +240,11 @@ def aligned(offset: int) -> int:
     return -(-offset // BLOCK) * BLOCK
 
 
-def write_all(descriptor: int, pieces: Sequence[bytes | memoryview], offset: int) -> int:
+def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
     """Write all of it there; returns the offset behind it. The kernel may take less at a time, as on a full disk."""
     wanted = sum(map(len, pieces))
+    if len(pieces) > MOST_PIECES:
+        pieces = [b"".join(pieces)]
     written = os.pwritev(descriptor, pieces, offset) if pieces else 0
     if written < wanted:
         rest = memoryview(b"".join(pieces))

@@ -24,6 +24,7 @@ from dicom_adapter.ledger import Transaction, instances
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.local_storage import LocalWriter
 from dicom_adapter.part10 import file_header
+from dicom_adapter.segment import Segment
 from dicom_adapter.testing import Adapter
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -56,7 +57,27 @@ class Site:
     @property
     def kept(self) -> list[bytes]:
         """The stored objects."""
-        return [path.read_bytes() for path in self.folder.glob("instances/??/*")]
+        return [self.content(key) for key in self.storage.keys()]
+
+    def content(self, key: str) -> bytes:
+        with self.storage.read(key) as file:
+            return file.read()
+
+    def put(self, content: bytes) -> str:
+        """A stored object without a row; returns its key."""
+        writer = self.storage.writer()
+        writer.write(content)
+        key = writer.finish()
+        self.storage.sync([key])
+        return key
+
+    def exchange(self, content: bytes) -> str:
+        """Let the only row have another object than its own; returns its key."""
+        self.storage.delete(list(self.storage.keys()))
+        key = self.put(content)
+        with self.ledger.write() as transaction:
+            transaction.execute(update(table).values(storage_key=key))
+        return key
 
     @property
     def submitted(self) -> list[list[bytes]]:
@@ -66,7 +87,11 @@ class Site:
 
     def assert_nothing_was_kept(self) -> None:
         """Neither an object, nor a half written one, nor a row."""
-        assert [] == [path for path in self.folder.glob("instances/**/*") if path.is_file()]
+        assert [] == self.kept
+        for path in (self.folder / "instances").iterdir():
+            segment = Segment.open(path)
+            assert [] == list(segment.walk())
+            segment.close()
         assert {} == self.adapter.states
 
 
@@ -194,14 +219,12 @@ def test_an_identical_instance_that_comes_again_is_acknowledged_and_kept_once(si
     assert [[part10(encode())]] == site.submitted
 
 
-def stored_by_an_earlier_version(site: Site) -> Path:
-    """An instance is pending whose file does not name the receiving AE title."""
+def stored_by_an_earlier_version(site: Site) -> str:
+    """An instance is pending whose file does not name the receiving AE title; returns its key."""
     site.send(encode())
-    [file] = site.folder.glob("instances/??/*")
-    file.write_bytes(part10(encode(), None))
     with site.ledger.write() as transaction:
         transaction.execute(update(table).values(size_bytes=len(part10(encode(), None))))
-    return file
+    return site.exchange(part10(encode(), None))
 
 
 def test_what_an_earlier_version_stored_is_the_same_data_set_and_is_submitted(site: Site) -> None:
@@ -217,11 +240,11 @@ def test_what_an_earlier_version_stored_is_the_same_data_set_and_is_submitted(si
 @pytest.mark.parametrize("content", [None, b"", b"no DICOM" * 30])
 def test_nothing_is_acknowledged_on_the_strength_of_a_lost_object(site: Site, content: bytes | None) -> None:
     """The pending one's object is gone or spoilt: the sender keeps its instance, and is to try again (0x0110)."""
-    file = stored_by_an_earlier_version(site)
-    file.unlink() if content is None else file.write_bytes(content)
+    key = stored_by_an_earlier_version(site)
+    site.storage.delete([key]) if content is None else site.exchange(content)
 
     assert 0x0110 == site.send(encode()).status
-    assert [] == [path for path in site.folder.glob("instances/??/*") if path != file]
+    assert site.kept == ([] if content is None else [content])
 
 
 @pytest.mark.parametrize("other", [encode(notes=b"++"), encode(notes=b"****"), encode(patient=b"P2")])
@@ -264,20 +287,25 @@ def test_after_its_submission_the_same_instance_is_a_new_arrival(site: Site, ae_
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 HOSTILE = [b"../../etc/passwd", b"..\\..\\x", b"1.2\0.3", b"9" * 10_000, b"/", b"1.2/3", b"\xe9"]
-HEX_32 = "[0-9a-f]{32}"
+OURS = r"data/(instances/[0-9a-f]{32}\.segment|ledger\.sqlite-...)"
+
+
+def of_others(new: set[str]) -> list[str]:
+    """Files that have no name of ours."""
+    return [path for path in new if not re.fullmatch(OURS, path)]
 
 
 @pytest.mark.parametrize("uid", ["study", "series", "sop"])
 @pytest.mark.parametrize("value", [b"", *HOSTILE], ids=lambda value: repr(value[:9]))
 def test_an_instance_without_proper_uids_is_refused(site: Site, tmp_path: Path, uid: str, value: bytes) -> None:
-    """0xA900, data set does not match SOP class, even when the request says the same; the disk is as it was."""
+    """0xA900, data set does not match SOP class, even when the request says the same; no file is named by it."""
     before = tree(tmp_path)
     data_set = encode(**{uid: value})
     named = {"sop_instance_uid": value.decode("latin-1")} if uid == "sop" else {}
 
     assert 0xA900 == site.send(data_set, **named).status
     site.assert_nothing_was_kept()
-    assert before == tree(tmp_path)
+    assert [] == of_others(tree(tmp_path) - before)
 
 
 @pytest.mark.parametrize("changes", [{"sop_instance_uid": "1.2.3.5"}, {"sop_class_uid": CT + ".1"}])
@@ -305,14 +333,12 @@ def test_what_a_patient_id_says_never_becomes_a_path(site: Site, tmp_path: Path,
     answer = site.send(encode(patient=patient), calling_ae_title="../../../x")
 
     assert answer.instance is not None
-    new = tree(tmp_path) - before
-    assert [] == [
-        path for path in new if not re.fullmatch(rf"data/(instances/../{HEX_32}\.dcm|ledger.sqlite-...)", path)
-    ]
-    assert 1 == len([path for path in new if path.endswith(".dcm")])
+    assert [] == of_others(tree(tmp_path) - before)
+    assert 1 == len(site.kept)
     site.adapter.advance(5)
     assert {"reclaimed": 1} == site.adapter.states
-    assert all(path.startswith(("data/ledger.sqlite", "platform")) for path in tree(tmp_path) - before)
+    assert [] == site.kept
+    assert all(path.startswith("platform") for path in of_others(tree(tmp_path) - before))
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------
@@ -337,7 +363,7 @@ def raising(failure: Exception) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(("failure", "status"), STORAGE_FAILURES, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("where", ["writer", "write", "finish", "sync"])
+@pytest.mark.parametrize("where", ["writer", "write_pieces", "finish", "sync"])
 def test_a_storage_failure_is_told_and_leaves_nothing(
     site: Site, monkeypatch: Any, where: str, failure: Exception, status: int
 ) -> None:
@@ -370,7 +396,7 @@ def test_a_ledger_failure_is_told_and_leaves_nothing(
         if where == "begin":
             patch.setattr(site.ledger, "write", raising(failure))
         elif where == "insert":
-            patch.setattr(instances, "insert", raising(failure))
+            patch.setattr(instances, "insert_all", raising(failure))
         else:
             patch.setattr("sqlalchemy.engine.Transaction.commit", raising(failure))
         assert status == site.send(encode()).status

@@ -131,22 +131,22 @@ class Incoming:
     refusal: Answer | None = None  # it is refused, or not to be kept, whatever else comes
     _limit: int = 0  # bytes that a data set may have
     _writer: InstanceWriter | None = None
-    _header_size: int = 0
-    _size: int = 0  # of the data set so far
-    _checksum: int = 0
+    _header_size: int = field(default=0, init=False)
+    _size: int = field(default=0, init=False)  # of the data set so far
+    _checksum: int = field(default=0, init=False)
     _reader: IdentityReader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._reader = IdentityReader(self.request.transfer_syntax_uid)
 
+    def write_header(self, header: bytes) -> None:
+        """What the stored file begins with."""
+        self._header_size = len(header)
+        self._put([header])
+
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """Take pieces of the data set; they may be reused afterwards."""
-        if self.refusal is not None or self._writer is None:
-            return
-        try:
-            self._writer.write_pieces(pieces)
-        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            self._refuse(_failure(failure))
+        if not self._put(pieces):
             return
         for piece in pieces:
             self._size += len(piece)
@@ -179,6 +179,16 @@ class Incoming:
                 writer.discard()
             except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
                 log.warning("incoming_left", error=type(failure).__name__)
+
+    def _put(self, pieces: Sequence[bytes | memoryview]) -> bool:
+        if self.refusal is not None or self._writer is None:
+            return False
+        try:
+            self._writer.write_pieces(pieces)
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            self._refuse(_failure(failure))
+            return False
+        return True
 
     def _refuse(self, answer: Answer) -> None:
         self.refusal = answer
@@ -228,10 +238,11 @@ class Store:
         )
         try:
             writer = self._storage.writer()
-            writer.write(header)
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return Incoming(request, _failure(failure))
-        return Incoming(request, limit=self._config.dicom.max_data_set, writer=writer, header_size=len(header))
+        incoming = Incoming(request, limit=self._config.dicom.max_data_set, writer=writer)
+        incoming.write_header(header)
+        return incoming
 
     def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
         """All at once, for who has it whole."""
@@ -247,6 +258,7 @@ class Store:
         try:
             self._storage.sync([arrival.storage_key for arrival in waiting])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            self._delete(waiting)  # not every backend does so by itself
             return [_failure(failure)] * len(waiting)
         return self._enter(waiting)
 
