@@ -32,7 +32,8 @@ from dicom_adapter.storage import InstanceWriter, StorageBackend, StorageContext
 
 log = structlog.get_logger("dicom_adapter.storage")
 
-KEY = re.compile(r"([0-9a-f]{32})-([0-9a-f]{1,10})")
+NAME = re.compile(r"[0-9a-f]{32}")
+BLOCK_NUMBER = re.compile(r"[0-9a-f]{1,10}")
 SUFFIX = ".segment"
 SEGMENT_BYTES = 128 << 20  # from there on a segment is full; what was begun below is finished in it
 GATHERED_BYTES = 1 << 16  # of a file that are held to be written in one step: a small file is written in one
@@ -260,6 +261,8 @@ class LocalStorage(StorageBackend[NoSettings]):
             _retire(written)
 
     def _open(self, name: str, *, to_change: bool = False) -> Segment:
+        if NAME.fullmatch(name) is None:  # nothing else becomes a path
+            raise _missing(f"{name}-…")
         try:
             return Segment.open(self._root / f"{name}{SUFFIX}", to_change=to_change)
         except (FileNotFoundError, ValueError) as failure:
@@ -390,11 +393,11 @@ def _drop_if_empty(segment: Segment) -> None:
 
 
 def _parse(key: str) -> tuple[str, int]:
-    """Segment and offset; nothing but a key that this backend could have made becomes a path."""
-    match = KEY.fullmatch(key)
-    if match is None:
+    """Segment and offset. Raises StoredObjectMissing for what this backend has not made."""
+    name, _dash, block = key.partition("-")
+    if BLOCK_NUMBER.fullmatch(block) is None:
         raise _missing(key)
-    return match[1], int(match[2], 16) * BLOCK
+    return name, int(block, 16) * BLOCK
 
 
 def _by_segment(keys: Iterable[str]) -> Mapping[str, list[int]]:

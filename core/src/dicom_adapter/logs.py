@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Any, TextIO, cast
 
@@ -40,12 +41,34 @@ class _Unfailing:
         self._stream = stream
 
     def write(self, text: str) -> None:
+        lines: list[str] | None = getattr(_gathering, "lines", None)
+        if lines is not None:
+            lines.append(text)
+            return
         with suppress(OSError, ValueError):
             self._stream.write(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._stream.flush()
+        if getattr(_gathering, "lines", None) is None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
+
+
+_gathering = threading.local()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Write what this thread logs in the block in one step, at its end."""
+    _gathering.lines = lines = []
+    try:
+        yield
+    finally:
+        _gathering.lines = None
+        if lines:
+            stream = _Unfailing(sys.stderr)
+            stream.write("".join(lines))
+            stream.flush()
 
 
 class _Stamp:

@@ -115,8 +115,10 @@ class Receiver:
         answers = self._store.commit(arrivals)
         if any(answer.instance is not None for answer in answers):
             self._wake_host()
+        with logs.together():
+            for arrival, answer in zip(arrivals, answers, strict=True):
+                _tell(arrival.request, answer)
         for arrival, answer in zip(arrivals, answers, strict=True):
-            _tell(arrival.request, answer)
             if answer.repeats is not None:
                 self._events.put(_repeated(arrival.request, answer, answer.repeats, self._clock.now()))
         return answers
