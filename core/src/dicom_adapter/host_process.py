@@ -36,6 +36,7 @@ from dicom_adapter.workers import Step, Worker
 
 log = structlog.get_logger("dicom_adapter.host")
 
+NICENESS = 5  # senders wait for the receivers; what the host does may wait, whatever its plugins compute
 STOP_SECONDS = 10.0  # for the steps that are under way; what takes longer is repeated after the next start
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
 WAKE_UPS = "wake-ups"
@@ -151,6 +152,7 @@ def main() -> None:
     channel = Channel()
     start = channel.start()
     keep_values_out_of_warnings()
+    os.nice(NICENESS)
     plugins = discover()
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
