@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from dicom_adapter import segment as module
 from dicom_adapter.segment import BLOCK, MOST_PIECES, RECORD, SEGMENT, Record, Segment, write_all
+from dicom_adapter.synthetic import make_instance, write
 
 
 @pytest.fixture
@@ -80,6 +82,15 @@ def test_a_reader_stays_within_its_record(segment: Segment) -> None:
         assert (20, b"") == (reader.seek(20), reader.read())
         with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
             reader.seek(-99, os.SEEK_END)
+
+
+def test_pydicom_reads_a_record(segment: Segment, tmp_path: Path) -> None:
+    """Which asks buffered files for their names. Tried: without one, no header can be read."""
+    write(make_instance(patient_id="P1"), tmp_path / "one.dcm")
+    append(segment, b"before")
+    record = append(segment, (tmp_path / "one.dcm").read_bytes())
+    with Segment.open(segment.path).reader(record) as reader:
+        assert "P1" == dcmread(reader, stop_before_pixels=True).PatientID
 
 
 def test_more_pieces_than_the_system_takes_at_once_are_written(segment: Segment) -> None:
