@@ -299,7 +299,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def test_another_process_sees_reads_and_deletes_what_was_stored(storage: LocalStorage) -> None:
-    """While the first one goes on writing to the same segment."""
+    """While the first one goes on writing to the same segment. Tried: without the lock, the segment goes."""
     key = stored(storage, b"shared")
     second = LocalStorage(NoSettings(), storage.context)
     second.open()
@@ -324,7 +324,7 @@ def delete_in_a_process(context: StorageContext, keys: Any, deleted: Any) -> Non
 
 
 def test_another_process_deletes_while_this_one_writes(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments fill and go; what was not deleted is whole. Tried: without the lock, new objects go with old ones."""
+    """Segments fill and go; what was not deleted is whole."""
     monkeypatch.setattr(local_storage, "SEGMENT_BYTES", 16 * BLOCK)
     spawn = multiprocessing.get_context("spawn")
     keys, deleted = spawn.Queue(), spawn.Queue()
