@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from unittest.mock import Mock
 
@@ -31,7 +30,7 @@ def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> No
     Tried: `is_deaf` that does not look at the thread, and a report at every look.
     """
     server, reports = Server(Dicom(port=0, bind="127.0.0.1"), Mock()), Reports()
-    listener = Listener(server, reports)  # type: ignore[arg-type] # all of a channel that it uses
+    listener = Listener(server, Mock(commits=True), reports)  # type: ignore[arg-type] # all of a channel that it uses
     server.start()
     assert {RECEIVER: Finding()} == listener.examine()
     server.loop.call_soon_threadsafe(server.loop.stop)
@@ -40,7 +39,18 @@ def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> No
     assert ["failed"] == reports.told
     server.is_stopping = True
     assert {RECEIVER: Finding()} == listener.examine()
-    assert server._listener is not None
-    server._listener.close()
-    server.loop.run_until_complete(asyncio.sleep(0))
+    assert server._socket is not None
+    server._socket.close()
     server.loop.close()
+
+
+def test_a_receiver_that_commits_no_more_asks_to_begin_again() -> None:
+    """Its senders would wait for ever; a receiver that is being stopped has a reason."""
+    server, receiver, reports = Mock(is_deaf=False, is_stopping=False), Mock(commits=True), Reports()
+    listener = Listener(server, receiver, reports)  # type: ignore[arg-type] # as above
+    assert {RECEIVER: Finding()} == listener.examine()
+    receiver.commits = False
+    assert [PartState.FAILING] * 2 == [listener.examine()[RECEIVER].state for _look in range(2)]
+    assert ["failed"] == reports.told
+    server.is_stopping = True
+    assert {RECEIVER: Finding()} == listener.examine()

@@ -60,7 +60,8 @@ _gathering = threading.local()
 @contextmanager
 def together() -> Iterator[None]:
     """Write what this thread logs in the block in one step, at its end."""
-    _gathering.lines = lines = []
+    lines: list[str] = []
+    _gathering.lines = lines
     try:
         yield
     finally:

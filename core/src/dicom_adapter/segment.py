@@ -208,6 +208,11 @@ class _Extent(io.RawIOBase):
         self._record = record
         self._position = 0
 
+    @property
+    def name(self) -> str:
+        """pydicom asks every file for it."""
+        return f"{self._segment.path.stem}-{self._record.start // BLOCK:x}"
+
     def readable(self) -> bool:
         return True
 

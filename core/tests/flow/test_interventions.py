@@ -26,6 +26,9 @@ from dicom_adapter.testing import Adapter, Plugin, make_instance
 MakeAdapter = Callable[..., Adapter]
 
 CONFIGURATION = """
+[storage]
+path = "data"
+backend = "files"
 [submitters.platform]
 type = "obedient"
 retry-first = 2

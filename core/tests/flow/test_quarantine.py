@@ -35,6 +35,7 @@ QUOTA = 10_000
 STORAGE = f"""
 [storage]
 path = "data"
+backend = "files"
 watermark-percent = 100
 reserve = 0
 durability = "process"

@@ -57,7 +57,7 @@ class Site:
     @property
     def kept(self) -> list[bytes]:
         """The stored objects."""
-        return [self.content(key) for key in sorted(self.storage.keys())]
+        return list(map(self.content, sorted(self.storage.keys())))
 
     def content(self, key: str) -> bytes:
         with self.storage.read(key) as file:

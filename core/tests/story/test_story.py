@@ -18,7 +18,7 @@ from dicom_adapter.ledger import events, lanes
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import Outcome
 from dicom_adapter.ledger.writer import EventWriter
-from dicom_adapter.net.server import Closed
+from dicom_adapter.net.connection import Closed
 from dicom_adapter.receiver import Receiver
 from dicom_adapter.story import Story, Unknown
 from dicom_adapter.story.arriving import ENDED, OUTCOMES
