@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from dicom_adapter.flow.store import Answer, Arrival, Status, Store, StoreRequest
-from dicom_adapter.group_commit import MOST, GroupCommit
+from dicom_adapter.group_commit import GroupCommit
 from dicom_adapter.identity import Identity
-from dicom_adapter.ledger import instances
+from dicom_adapter.ledger import arrivals, instances
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter
 from dicom_adapter.testing.adapter import encode, request_of
@@ -52,88 +53,87 @@ class Ledger:
         self.groups: list[list[str]] = []
         self.answered: list[tuple[Any, str]] = []
         self.may_go_on = threading.Event()
-        self.begun = threading.Semaphore(0)
+        self.loop = asyncio.new_event_loop()
+        self.commits = GroupCommit(self.loop, self._commit, self._deliver)
 
-    def commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+    def _commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
         self.groups.append([one.storage_key for one in arrivals])
-        self.begun.release()
+        self.loop.call_soon_threadsafe(self.begun.set)
         assert self.may_go_on.wait(SECONDS)
         return [Answer(status=Status.SUCCESS, why=one.storage_key) for one in arrivals]
 
-    def deliver(self, answers: Sequence[tuple[Any, Answer]]) -> None:
+    def _deliver(self, answers: Sequence[tuple[Any, Answer]]) -> None:
         self.answered += [(ticket, answer.why) for ticket, answer in answers]
+        self.told.set()
+
+    def run(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let a scene play in the loop."""
+        self.begun, self.told = asyncio.Event(), asyncio.Event()
+        self.loop.run_until_complete(asyncio.wait_for(scene(), SECONDS))
+
+    async def until_answered(self, count: int) -> None:
+        while len(self.answered) < count:
+            self.told.clear()
+            await self.told.wait()
+
+    def close(self) -> None:
+        self.may_go_on.set()
+        self.commits.close()
+        self.loop.close()
 
 
 @pytest.fixture
-def ledger() -> Ledger:
-    return Ledger()
+def ledger() -> Iterator[Ledger]:
+    ledger = Ledger()
+    yield ledger
+    ledger.close()
 
 
-@pytest.fixture
-def commits(ledger: Ledger) -> Iterator[GroupCommit]:
-    commits = GroupCommit(ledger.commit, ledger.deliver)
-    yield commits
-    ledger.may_go_on.set()
-    commits.close()
+def test_what_comes_at_the_same_time_is_a_group_and_what_comes_meanwhile_the_next(ledger: Ledger) -> None:
+    """Nobody waits for others to come; each answer comes with its own ticket, in their order."""
 
+    async def scene() -> None:
+        for number in range(2):
+            ledger.commits.put(arrival(number), f"ticket {number}")
+        await ledger.begun.wait()
+        for number in range(2, 6):
+            ledger.commits.put(arrival(number), f"ticket {number}")
+        ledger.may_go_on.set()
+        await ledger.until_answered(6)
 
-def test_what_comes_while_a_group_is_committed_is_the_next_one(ledger: Ledger, commits: GroupCommit) -> None:
-    """The first goes alone, without waiting for others; each answer comes with its own ticket, in their order."""
-    commits.put(arrival(0), "ticket 0")
-    assert ledger.begun.acquire(timeout=SECONDS)
-    for number in range(1, 6):
-        commits.put(arrival(number), f"ticket {number}")
-    ledger.may_go_on.set()
-    commits.close()
-
-    assert [["0"], ["1", "2", "3", "4", "5"]] == ledger.groups
+    ledger.run(scene)
+    assert [["0", "1"], ["2", "3", "4", "5"]] == ledger.groups
     assert [(f"ticket {number}", str(number)) for number in range(6)] == ledger.answered
 
 
-def test_a_group_has_its_limit(ledger: Ledger, commits: GroupCommit) -> None:
-    """The first of it must not wait for all that follow."""
-    commits.put(arrival(0), None)
-    assert ledger.begun.acquire(timeout=SECONDS)
-    for number in range(1, MOST + 4):
-        commits.put(arrival(number), None)
+def test_after_a_pause_the_next_one_is_committed_at_once(ledger: Ledger) -> None:
+    """It does not need another one to set it going."""
     ledger.may_go_on.set()
-    commits.close()
 
-    assert [1, MOST, 3] == list(map(len, ledger.groups))
+    async def scene() -> None:
+        for number in range(3):
+            ledger.commits.put(arrival(number), number)
+            await ledger.until_answered(number + 1)
+
+    ledger.run(scene)
+    assert [["0"], ["1"], ["2"]] == ledger.groups
 
 
-def test_closing_commits_what_waits(ledger: Ledger, commits: GroupCommit) -> None:
-    """And returns when that is answered; the thread has ended then."""
-    commits.put(arrival(0), None)
-    assert ledger.begun.acquire(timeout=SECONDS)
-    commits.put(arrival(1), None)
-    assert commits.is_alive
-    closing = threading.Thread(target=commits.close)
+def test_closing_waits_for_the_group_that_is_under_way(ledger: Ledger) -> None:
+    """And the thread has ended then, although nobody is left to be told."""
+
+    async def scene() -> None:
+        ledger.commits.put(arrival(0), None)
+        await ledger.begun.wait()
+
+    ledger.run(scene)
+    ledger.loop.close()
+    assert ledger.commits.is_alive
+    closing = threading.Thread(target=ledger.commits.close)
     closing.start()
     ledger.may_go_on.set()
     closing.join(SECONDS)
-
-    assert (["0", "1"], False) == ([why for _ticket, why in ledger.answered], commits.is_alive)
-
-
-def test_from_many_threads_everything_is_answered_once(ledger: Ledger, commits: GroupCommit) -> None:
-    """Each sender's in its order."""
-    ledger.may_go_on.set()
-
-    def send(sender: int) -> None:
-        for number in range(100):
-            commits.put(arrival(number), (sender, number))
-
-    senders = [threading.Thread(target=send, args=(sender,)) for sender in range(4)]
-    for thread in senders:
-        thread.start()
-    for thread in senders:
-        thread.join(SECONDS)
-    commits.close()
-
-    for sender in range(4):
-        own = [(ticket[1], why) for ticket, why in ledger.answered if ticket[0] == sender]
-        assert [(number, str(number)) for number in range(100)] == own
+    assert ([["0"]], False) == (ledger.groups, ledger.commits.is_alive)
 
 
 # --- what a group has in common, and what not -------------------------------------------------------------------------
@@ -188,11 +188,11 @@ def group(make_adapter: Callable[..., Adapter]) -> Group:
 
 def test_a_group_gets_its_rows_in_its_order(group: Group) -> None:
     """Whatever AE titles they are for."""
-    arrivals = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
-    answers = group.store.commit(arrivals)
+    waiting = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
+    answers = group.store.commit(waiting)
 
     assert [Status.SUCCESS] * 20 == [answer.status for answer in answers]
-    keys = [one.storage_key for one in arrivals]
+    keys = [one.storage_key for one in waiting]
     assert keys == [answer.instance.storage_key for answer in answers if answer.instance is not None]
     assert keys == group.rows
     assert set(keys) == group.stored
@@ -201,12 +201,12 @@ def test_a_group_gets_its_rows_in_its_order(group: Group) -> None:
 @pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
 def test_who_comes_twice_in_a_group_is_there_once(group: Group, ae_title: str, kept: int) -> None:
     """As if one had come after the other: the first stays, or the second takes its place."""
-    arrivals = [group.arrive(ae_title, seed="same") for _time in range(2)]
+    same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
-    answers = group.store.commit([*arrivals, other])
+    answers = group.store.commit([*same, other])
 
     assert [Status.SUCCESS] * 3 == [answer.status for answer in answers]
-    assert {arrivals[kept].storage_key, other.storage_key} == set(group.rows)
+    assert {same[kept].storage_key, other.storage_key} == set(group.rows)
     if ae_title == "A":
         assert (None, answers[0].instance.instance_id) == (answers[1].instance, answers[1].repeats)  # type: ignore[union-attr] # it was kept
         assert set(group.rows) == group.stored
@@ -214,20 +214,20 @@ def test_who_comes_twice_in_a_group_is_there_once(group: Group, ae_title: str, k
 
 def test_one_that_cannot_be_entered_does_not_fail_the_others(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sender is told, and its object goes; the others are kept. Tried: without a second try, all fail."""
-    insert_all = instances.insert_all
-    arrivals = [group.arrive(seed=str(number)) for number in range(4)]
-    bad = arrivals[2].storage_key
+    enter = arrivals.enter
+    waiting = [group.arrive(seed=str(number)) for number in range(4)]
+    bad = waiting[2].storage_key
 
-    def refuse_one(transaction: Any, arrived: Sequence[Any]) -> Any:
-        if any(one.storage_key == bad for one in arrived):
+    def refuse_one(transaction: Any, rows: Sequence[Any], at: int) -> Any:
+        if any(bad in row for row in rows):
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
-        return insert_all(transaction, arrived)
+        return enter(transaction, rows, at)
 
-    monkeypatch.setattr(instances, "insert_all", refuse_one)
-    answers = group.store.commit(arrivals)
+    monkeypatch.setattr(arrivals, "enter", refuse_one)
+    answers = group.store.commit(waiting)
 
     assert [0x0000, 0x0000, 0x0110, 0x0000] == [answer.status for answer in answers]
-    assert [one.storage_key for one in arrivals if one.storage_key != bad] == group.rows
+    assert [one.storage_key for one in waiting if one.storage_key != bad] == group.rows
     assert set(group.rows) == group.stored
 
 
@@ -237,8 +237,8 @@ def test_a_sync_that_fails_fails_all_that_wait_for_it(group: Group, monkeypatch:
     def fail(_keys: Sequence[str]) -> None:
         raise OSError(5, "Input/output error")
 
-    arrivals = [group.arrive(seed=str(number)) for number in range(3)]
+    waiting = [group.arrive(seed=str(number)) for number in range(3)]
     monkeypatch.setattr(group.adapter.storage, "sync", fail)
 
-    assert [0x0110] * 3 == [answer.status for answer in group.store.commit(arrivals)]
+    assert [0x0110] * 3 == [answer.status for answer in group.store.commit(waiting)]
     assert ([], set()) == (group.rows, group.stored)

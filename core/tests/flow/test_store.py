@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, StorageFull
 from dicom_adapter.flow.store import Answer, Status, Store, StoreRequest
-from dicom_adapter.ledger import Transaction, instances
+from dicom_adapter.ledger import Transaction, arrivals, instances
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.local_storage import LocalWriter
 from dicom_adapter.part10 import file_header
@@ -396,7 +396,7 @@ def test_a_ledger_failure_is_told_and_leaves_nothing(
         if where == "begin":
             patch.setattr(site.ledger, "write", raising(failure))
         elif where == "insert":
-            patch.setattr(instances, "insert_all", raising(failure))
+            patch.setattr(arrivals, "enter", raising(failure))
         else:
             patch.setattr("sqlalchemy.engine.Transaction.commit", raising(failure))
         assert status == site.send(encode()).status

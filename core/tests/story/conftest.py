@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 
 import pytest
 from attrs import define, field
@@ -28,18 +28,26 @@ class Heard:
     receiver: Receiver
     received: list[StoreRequest] = field(factory=list)
     statuses: Counter[str] = field(factory=Counter)
-    _answers: SimpleQueue[Answer] = field(factory=SimpleQueue)
+    _loop: asyncio.AbstractEventLoop = field(factory=asyncio.new_event_loop)
 
     def __attrs_post_init__(self) -> None:
-        self.receiver.start(lambda answers: self._answers.put(answers[0][1]))
+        self.receiver.start(self._loop, lambda answers: answers[0][0].set_result(answers[0][1]))
 
     def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
         incoming = self.receiver.begin(request)
         incoming.write([data_set])
-        answer = self.receiver.end(incoming, None) or self._answers.get(timeout=30)
+        committed = self._loop.create_future()
+        answer = self.receiver.end(incoming, committed)
+        if answer is None:
+            answer = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
+        assert isinstance(answer, Answer)
         self.received.append(request)
         self.statuses[answer.status.name] += 1
         return answer
+
+    def close(self) -> None:
+        self.receiver.close()
+        self._loop.close()
 
 
 @pytest.fixture
@@ -60,7 +68,7 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
         association_id = heard.received[0].association_id
         closed = Closed(association_id=association_id, request=request, how=how, statuses=heard.statuses)
         heard.receiver.closed(closed)
-        heard.receiver.close()
+        heard.close()
         return association_id[:8]
 
     return send
