@@ -41,6 +41,7 @@ bind = "127.0.0.1"
 
 [storage]
 path = "data"
+backend = "files"
 watermark-percent = 100
 reserve = 0
 {storage}
@@ -100,7 +101,7 @@ def make(folder: Path, count: int) -> Instances:
         assert answer.status is Status.SUCCESS, answer.why
     storage.close()
     ledger.close()
-    paths = tuple(sorted((folder / "data" / "instances").glob("*/*.dcm")))
+    paths = tuple(sorted((folder / "data" / "instances").glob("??/*.dcm")))
     return Instances(folder=folder, paths=paths, size_bytes=sum(path.stat().st_size for path in paths))
 
 

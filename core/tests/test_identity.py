@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom.data import get_testdata_files
+from pydicom.data import get_testdata_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -19,6 +19,7 @@ from pydicom.uid import (
 from dicom_adapter.identity import HEAD_LIMIT, Identity, IdentityReader, Mismatch, Unreadable, identify
 from dicom_adapter.part10 import data_set_offset
 
+SHIPPED = Path(str(get_testdata_file("CT_small.dcm"))).parent
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
 UNDEFINED = 0xFFFFFFFF
@@ -86,7 +87,7 @@ def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
 
 def shipped() -> list[Path]:
     """All that pydicom ships as Part 10 files with a data set that is not deflated."""
-    return [path for path in map(Path, sorted(set(get_testdata_files("*.dcm")))) if transfer_syntax(path)]
+    return [path for path in sorted(SHIPPED.rglob("*.dcm")) if transfer_syntax(path)]
 
 
 def transfer_syntax(path: Path) -> str:

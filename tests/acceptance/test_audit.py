@@ -20,7 +20,7 @@ from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, wait_until_submitted, write_study
 
 CONFIGURATION = (
-    STORAGE
+    STORAGE.replace("reserve = 0", 'reserve = 0\nbackend = "files"')
     + """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"

@@ -13,6 +13,7 @@ from pynetdicom.association import Association
 from dicom_adapter.flow.association import LEDGER_ROOM, Rejection
 from dicom_adapter.flow.store import Status
 from dicom_adapter.launch import LaunchedService
+from dicom_adapter.segment import BLOCK, Segment
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing.fixtures import MakeAdapter
 from support.full_disk import MB, Disk, image, store, submitted
@@ -86,8 +87,10 @@ def test_what_a_killed_receiver_left_half_written_makes_room_for_the_start(launc
     before = store_some(associate(first.port(), "LUNG"))
     first.kill()
     disk.fill(leave=1 * MB)
-    with (disk.path / "data" / "instances" / "incoming" / f"{'0' * 32}.part").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, disk.free)
+    left = Segment.create(disk.path / "data" / "instances" / f"{'0' * 32}.segment")
+    os.posix_fallocate(left.descriptor, BLOCK, disk.free)
+    os.pwrite(left.descriptor, b"half written", BLOCK)
+    left.close()
 
     second = launch()
     second.wait_for("job_submitted", times=len(before))

@@ -9,7 +9,7 @@ import pytest
 from dicom_adapter.flow.association import Rejection
 from dicom_adapter.flow.store import Status
 from dicom_adapter.launch import LaunchedService
-from support import Run
+from support import Run, what_is_stored
 from support.full_disk import KB, MB, Disk, image, store, submitted
 from support.requestor import associate, rejection
 
@@ -17,8 +17,8 @@ Launch = Callable[..., LaunchedService]
 
 
 def stored(disk: Disk) -> list[str]:
-    """Every file of the local storage, those in `incoming` too."""
-    return [path.name for path in (disk.path / "data" / "instances").rglob("*") if path.is_file()]
+    """Everything in the local storage, half written or not."""
+    return what_is_stored(disk.path / "data")
 
 
 def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) -> None:

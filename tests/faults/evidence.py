@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
@@ -16,6 +18,9 @@ from pydicom import dcmread
 
 from faults.records import Sent, data_set_digest
 
+BLOCK = 4096
+HEADER = struct.Struct("<16sQIB3xI")
+ALIVE = 1
 ADAPTER_JOB = "dicom-adapter-job"  # the key under which a platform's job has the adapter's id of it
 
 
@@ -72,7 +77,7 @@ class Evidence:
     instances: tuple[LedgerInstance, ...]
     jobs: tuple[LedgerJob, ...]
     stored: frozenset[str]  # storage keys of the objects that there are
-    unfinished: tuple[str, ...] = ()  # files of receptions that never ended
+    unfinished: tuple[str, ...] = ()  # where there are parts of receptions that never ended
     log: tuple[Mapping[str, Any], ...] = ()
     audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`
 
@@ -148,12 +153,41 @@ class LedgerFile:
 
 def stored_keys(data: Path) -> frozenset[str]:
     """The objects of the `local` storage backend, by their keys."""
-    return frozenset(path.stem for path in (data / "instances").glob("??/*.dcm"))
+    return frozenset(key for path in _segments(data) for key, is_object in _blocks(path) if is_object)
 
 
 def unfinished_receptions(data: Path) -> tuple[str, ...]:
-    """The files of the `local` storage backend that were never finished."""
-    return tuple(path.name for path in (data / "instances" / "incoming").iterdir())
+    """What the `local` storage backend has of instances that were never finished."""
+    return tuple(key for path in _segments(data) for key, is_object in _blocks(path) if not is_object)
+
+
+def _segments(data: Path) -> Iterator[Path]:
+    return (data / "instances").glob("*.segment")
+
+
+def _blocks(path: Path) -> Iterator[tuple[str, bool]]:
+    """Blocks with which something begins, as keys: an object, or data without a header. Dead ones are left out.
+
+    A segment begins with 16 bytes of magic and a nonce of 16; an object with that nonce, the length of its content (8
+    bytes), a CRC-32 of that, its life (1: alive), and at byte 32 a CRC-32 of all this. Holes read as zeros.
+    """
+    content = path.read_bytes()
+    nonce, start = content[16:32], BLOCK
+    while start < len(content):
+        header = content[start : start + HEADER.size]
+        if (
+            len(header) == HEADER.size
+            and header.startswith(nonce)
+            and zlib.crc32(header[:32]) == HEADER.unpack(header)[4]
+        ):
+            _nonce, length, _checksum, life, _own = HEADER.unpack(header)
+            if life == ALIVE:
+                yield f"{path.stem}-{start // BLOCK:x}", True
+            start += -(-(HEADER.size + length) // BLOCK) * BLOCK
+        else:
+            if any(content[start : start + BLOCK]):
+                yield f"{path.stem}-{start // BLOCK:x}", False
+            start += BLOCK
 
 
 def log_entries(path: Path) -> Iterator[Mapping[str, Any]]:

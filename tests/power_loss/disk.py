@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from attrs import define, evolve, field, frozen
 
+Change: TypeAlias = "Write | Truncate | Punch"
 Tree: TypeAlias = Mapping[str, "bytes | None"]  # contents of files by path below the root, None for folders
 Fate: TypeAlias = Callable[[Sequence[Any], int], Sequence[Any]]  # (changes, how many are synced) → what survives
 
@@ -33,6 +34,14 @@ class Truncate:
 
 
 @frozen
+class Punch:
+    """A hole in a file: zeros, which do not change its size."""
+
+    offset: int
+    length: int
+
+
+@frozen
 class Entry:
     """A name in a folder means this from now on; None: nothing."""
 
@@ -44,7 +53,7 @@ class Entry:
 class File:
     """What happened to its content."""
 
-    changes: list[Write | Truncate] = field(factory=list)
+    changes: list[Change] = field(factory=list)
     synced: int = 0
 
 
@@ -94,6 +103,9 @@ class Disk:
     def truncate(self, path: PurePosixPath, size: int) -> None:
         self._file(path).changes.append(Truncate(size))
 
+    def punch(self, path: PurePosixPath, offset: int, length: int) -> None:
+        self._file(path).changes.append(Punch(offset, length))
+
     def rename(self, old: PurePosixPath, new: PurePosixPath) -> None:
         """Two changes when it leads to another folder: each is as durable as its folder."""
         self._enter(new, self._find(old))
@@ -132,10 +144,14 @@ class Disk:
         self._folder(path.parent).changes.append(Entry(path.name, node))
 
 
-def content(changes: Sequence[Write | Truncate]) -> bytes:
+def content(changes: Sequence[Change]) -> bytes:
     """A file's bytes after these changes; what was never written between others is zero."""
     data = bytearray()
     for change in changes:
+        if isinstance(change, Punch):
+            end = min(len(data), change.offset + change.length)
+            data[change.offset : end] = bytes(max(0, end - change.offset))
+            continue
         end = change.size if isinstance(change, Truncate) else change.offset + len(change.data)
         data.extend(bytes(max(0, end - len(data))))
         if isinstance(change, Truncate):
@@ -172,6 +188,16 @@ def only_synced(changes: Sequence[Any], synced: int) -> Sequence[Any]:
 def everything(changes: Sequence[Any], synced: int) -> Sequence[Any]:
     """All was on its way already; also what the end of a process leaves behind."""
     return changes
+
+
+def every_other_one(changes: Sequence[Any], synced: int) -> Sequence[Any]:
+    """Of what several have written to one file, the second, the fourth, and so on survive."""
+    return [*changes[:synced], *changes[synced:][1::2]]
+
+
+def first_ones(changes: Sequence[Any], synced: int) -> Sequence[Any]:
+    """Half of what was not synced was on its way; the rest came too late."""
+    return changes[: synced + (len(changes) - synced) // 2]
 
 
 def last_one_torn(changes: Sequence[Any], synced: int) -> Sequence[Any]:

@@ -114,7 +114,7 @@ class Replay:
             yield self._now(f"success {sum(self.acknowledged.values())} leaves")
 
     def _change(self, call: Call) -> None:
-        if call.name in (*strace.WRITES, *strace.TRUNCATES):
+        if call.name in (*strace.WRITES, *strace.TRUNCATES, *strace.PUNCHES):
             path = self._below_root(call.descriptors[0])
             if path is not None:
                 self._change_content(call, path)
@@ -126,9 +126,13 @@ class Replay:
     def _change_content(self, call: Call, path: PurePosixPath) -> None:
         if call.name in strace.TRUNCATES:
             self.disk.truncate(path, call.last_number)
+        elif call.name in strace.PUNCHES:
+            assert "FALLOC_FL_PUNCH_HOLE" in call.others, f"nobody is known to call {call.name} with {call.others}"
+            self.disk.punch(path, call.number(-2), call.number(-1))
         else:
             # write(2) goes on where the descriptor stands. Those that use it here fill new files from their beginning.
-            offset = call.last_number if call.name.startswith("pwrite") else None
+            place = -2 if call.name == "pwritev2" else -1  # its flags come behind the offset
+            offset = call.number(place) if call.name.startswith("pwrite") else None
             self.disk.write(path, call.data[: call.result], offset)
 
     def _change_names(self, call: Call, paths: list[PurePosixPath]) -> None:

@@ -12,13 +12,14 @@ from pathlib import PurePosixPath
 from attrs import evolve, frozen
 
 OPENS = ("open", "openat")
-WRITES = ("write", "pwrite64", "writev", "pwritev", "sendto", "sendmsg")
+WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "sendto", "sendmsg")
 TRUNCATES = ("ftruncate",)
+PUNCHES = ("fallocate",)
 RENAMES = ("rename", "renameat", "renameat2")
 REMOVES = ("unlink", "unlinkat", "rmdir")
 FOLDERS = ("mkdir", "mkdirat")
 SYNCS = ("fsync", "fdatasync")  # sync_file_range promises nothing
-CALLS = (*OPENS, *WRITES, *TRUNCATES, *RENAMES, *REMOVES, *FOLDERS, *SYNCS)
+CALLS = (*OPENS, *WRITES, *TRUNCATES, *PUNCHES, *RENAMES, *REMOVES, *FOLDERS, *SYNCS)
 
 COMMAND = (
     "strace",
@@ -67,7 +68,11 @@ class Call:
     @property
     def last_number(self) -> int:
         """The last argument: an offset or a size."""
-        return int(self.others.rpartition(", ")[2])
+        return self.number(-1)
+
+    def number(self, place: int) -> int:
+        """A numeric argument; `place` from the end, as -1."""
+        return int(self.others.split(", ")[place])
 
     @property
     def is_harmless(self) -> bool:

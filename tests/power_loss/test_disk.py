@@ -9,11 +9,14 @@ import pytest
 from power_loss.disk import (
     Disk,
     Fate,
+    Punch,
     Tree,
     Truncate,
     Write,
     content,
+    every_other_one,
     everything,
+    first_ones,
     last_one_torn,
     only_last_one,
     only_synced,
@@ -134,6 +137,8 @@ def test_a_file_that_takes_a_name_keeps_its_own_content(disk: Disk) -> None:
         (everything, b"AABB"),
         (last_one_torn, b"AAB."),
         (only_last_one, b"..BB"),
+        (every_other_one, b"..BB"),
+        (first_ones, b"AA.."),
     ],
 )
 def test_fates_of_unsynced_writes(disk: Disk, fate: Fate, expected: bytes) -> None:
@@ -145,7 +150,7 @@ def test_fates_of_unsynced_writes(disk: Disk, fate: Fate, expected: bytes) -> No
     assert expected == left(disk, names=everything, data=fate)["folder/file"]
 
 
-@pytest.mark.parametrize("fate", [only_synced, everything, last_one_torn, only_last_one])
+@pytest.mark.parametrize("fate", [only_synced, everything, last_one_torn, only_last_one, every_other_one, first_ones])
 def test_no_fate_touches_what_is_synced(disk: Disk, fate: Fate) -> None:
     """Whatever happens to the rest."""
     disk.write(FILE, b"data")
@@ -158,6 +163,15 @@ def test_content_after_writes_and_truncations() -> None:
     assert b"\0\0ab" == content([Write(2, b"ab")])
     assert b"aXc" == content([Write(0, b"abc"), Write(1, b"X")])
     assert b"a\0\0" == content([Write(0, b"abc"), Truncate(1), Truncate(3)])
+
+
+def test_a_hole_is_zero_and_changes_no_size() -> None:
+    """In the middle, at the end, and beyond it."""
+    whole = Write(0, b"abcd")
+    assert b"a\0\0d" == content([whole, Punch(1, 2)])
+    assert b"ab\0\0" == content([whole, Punch(2, 9)])
+    assert b"abcd" == content([whole, Punch(9, 2)])
+    assert b"aXXd" == content([whole, Punch(0, 4), Write(0, b"a"), Write(3, b"d"), Write(1, b"XX")])
 
 
 def test_existence(disk: Disk) -> None:

@@ -17,6 +17,7 @@ from dicom_adapter.model import Job
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
 from dicom_adapter.net.results import SendResult
+from dicom_adapter.segment import Segment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -30,6 +31,16 @@ reserve = 0
 type = "fake"
 folder = "platform"
 """
+
+
+def what_is_stored(data: Path) -> list[str]:
+    """The beginnings of everything in the `local` storage backend's segments, half written or not."""
+    found = []
+    for path in (data / "instances").iterdir():
+        segment = Segment.open(path)
+        found += [f"{path.stem}: {one}" for one in segment.walk()]
+        segment.close()
+    return found
 
 
 @frozen

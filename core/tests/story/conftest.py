@@ -62,8 +62,9 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
         how: str = "released",
     ) -> str:
         heard = Heard(Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None))
-        monkeypatch.setattr(adapter, "_store", heard)
-        adapter.receive(*data_sets, ae_title=ae_title, calling_ae_title=caller)
+        with monkeypatch.context() as patch:
+            patch.setattr(adapter, "_store", heard)
+            adapter.receive(*data_sets, ae_title=ae_title, calling_ae_title=caller)
         request = AssociationRequest(called_ae_title=ae_title, calling_ae_title=caller, peer_address="127.0.0.1")
         association_id = heard.received[0].association_id
         closed = Closed(association_id=association_id, request=request, how=how, statuses=heard.statuses)
