@@ -22,10 +22,11 @@ from typing import Annotated
 import attrs
 import typer
 from machine import describe
+from receive_adapter import START_S, configure
 from receive_instances import write_data_sets
 from receive_link import Link
 from receive_pdus import make_uid, store_request
-from receive_receivers import AE_TITLE, START_S, configure
+from receive_values import AE_TITLE
 from receiving import LONGEST_PDU
 from results_page import write_results
 from rich.console import Console

@@ -21,9 +21,10 @@ import receive_runs
 import typer
 from machine import describe
 from pending_rows import make_ledger
+from receive_adapter import adapter
 from receive_instances import write_data_sets
-from receive_receivers import ADAPTER, AE_TITLE, Receiver, Start, adapter
-from receive_values import WORKLOADS, Rate
+from receive_receivers import ADAPTER, Receiver, Start
+from receive_values import AE_TITLE, WORKLOADS, Rate
 from receiving import LONGEST_PDU, MOST_ROUNDS
 from results_page import write_results
 from rich.console import Console

@@ -17,9 +17,9 @@ from pathlib import Path
 from attrs import evolve
 from family import Family, Peak
 from receive_link import Link, LinkFailed
-from receive_receivers import AE_TITLE, Receiver, Running
+from receive_receivers import Receiver
 from receive_sender import Order, Sent
-from receive_values import Associations, Rate, Workload
+from receive_values import AE_TITLE, Associations, Rate, Running, Workload
 
 HERE = Path(__file__).parent
 WARM_UP_S = 0.7

@@ -1,8 +1,18 @@
-"""What is measured, and what a measured run tells."""
+"""What the benchmark of receiving is made of: who receives where, what is measured, what a measured run tells."""
 
 from __future__ import annotations
 
 from attrs import frozen
+
+AE_TITLE = "BENCH"  # that is called
+
+
+@frozen
+class Running:
+    """A receiver that listens."""
+
+    port: int
+    pid: int  # of the process that started all others
 
 
 @frozen(kw_only=True)

@@ -78,7 +78,7 @@ def _begin(only: Sequence[str] | None) -> Measurement:
     wanted = [receiver for receiver in RECEIVERS if only is None or receiver.key in only]
     measurement = Measurement(wanted)
     for receiver in RECEIVERS:
-        if receiver in wanted and not receiver.product.is_installed:
+        if receiver in wanted and receiver.product.find() is None:
             measurement.leave_out(receiver, "not installed")
     return measurement
 
