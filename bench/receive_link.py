@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from types import TracebackType
 
@@ -24,7 +25,7 @@ from receive_pdus import (
 )
 
 HOST = "127.0.0.1"
-SILENCE_S = 120.0  # a receiver that says nothing for so long has failed
+SILENCE_S = 120  # a receiver that says nothing for so long has failed
 TRANSIENT = 2  # result of A-ASSOCIATE-RJ
 PAUSE_S = 0.001  # before an association is asked for again that was rejected as transient
 
@@ -55,8 +56,7 @@ class Link:
     def _associate(self, port: int, request: bytes) -> Accepted:
         deadline = time.monotonic() + SILENCE_S
         while True:
-            self._socket = socket.create_connection((HOST, port), timeout=SILENCE_S)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = _connect(port)
             self._socket.sendall(request)
             kind, body = self._read()
             if kind == ACCEPT:
@@ -113,3 +113,12 @@ class Link:
                 raise LinkFailed("the receiver closed the connection")
             received += more
         return received[0], received[HEADER.size :]
+
+
+def _connect(port: int) -> socket.socket:
+    connection = socket.create_connection((HOST, port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # The kernel's time limits, socket(7), not Python's, which cost a poll(2) for each call.
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE_S, 0))
+    return connection

@@ -49,8 +49,8 @@ def run_workload(
         longest_pdu=longest_pdu,
     )
     with _fresh(receiver, folder, workload.senders) as running:
-        [warm] = _send(running, [order])
-        each = max(4, round(warm.count / (warm.ended - warm.began) * seconds / workload.senders))
+        warm = _per_second(_send(running, [order] * workload.senders))
+        each = max(4, round(warm * seconds / workload.senders))
         family = Family(running.pid)
         with Peak(family) as peak:
             used = family.cpu_seconds()
@@ -62,13 +62,19 @@ def run_workload(
 def _rate(sent: Sequence[Sent], cpu_seconds: float, peak_bytes: int) -> Rate:
     total = sum(one.count for one in sent)
     return Rate(
-        rate=total / (max(one.ended for one in sent) - min(one.began for one in sent)),
+        rate=_per_second(sent),
         count=total,
         cpu_ms=cpu_seconds * 1e3 / total,
         sender_cpu_us=sum(one.cpu_seconds for one in sent) * 1e6 / total,
         peak_mb=peak_bytes / 1e6,
         rejections=sum(one.rejections for one in sent),
     )
+
+
+def _per_second(sent: Sequence[Sent]) -> float:
+    """From the first accepted association to the last answer."""
+    seconds = max(one.ended for one in sent) - min(one.began for one in sent)
+    return sum(one.count for one in sent) / seconds
 
 
 @contextmanager

@@ -75,6 +75,10 @@ def main(
 
 
 def _begin(only: Sequence[str] | None) -> Measurement:
+    unknown = sorted(set(only or ()) - {receiver.key for receiver in RECEIVERS})
+    if unknown:
+        known = ", ".join(receiver.key for receiver in RECEIVERS)
+        raise typer.BadParameter(f"there is no receiver {', '.join(unknown)} (there are: {known})", param_hint="--only")
     wanted = [receiver for receiver in RECEIVERS if only is None or receiver.key in only]
     measurement = Measurement(wanted)
     for receiver in RECEIVERS:
