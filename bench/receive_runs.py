@@ -174,7 +174,7 @@ def _hold(running: Running, family: Family, most: int) -> tuple[int, float | Non
         while held < most and time.monotonic() < end:
             links.callback(Link(running.port, AE_TITLE).close)
             held += 1
-        memory = (family.proportional_bytes() - before) / held / 1e3
+        memory = max(0, family.proportional_bytes() - before) / held / 1e3
         idle = (_idle_share(family) - without) * 100
         another = max(_cycle(running, SPARE)) * 1e3
     return held, memory, max(0.0, idle), another
