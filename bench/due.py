@@ -1,8 +1,8 @@
 """How long it takes from the end of a group's wait to its job, with very many groups open.
 
-    .venv/bin/python bench/due.py [--groups 10000] [--probes 500] [--wait 120]
+    .venv/bin/python bench/due.py [--groups 10000] [--probes 400] [--wait 120]
 
-A service receives probes, 25 per second, each a study of its own, and then all the other groups. The probes fall due at
+A service receives probes, 10 per second, each a study of its own, and then all the other groups. The probes fall due at
 the pace at which they came, while the others wait on. A job is late by the time from when its group was due, which the
 ledger has as its creation, to `job_queued` in the log, which follows the commit.
 """
@@ -36,7 +36,7 @@ from dicom_adapter.launch import LaunchedService, LogEntry
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.schema import jobs
 
-PROBES_PER_S = 25
+PROBES_PER_S = 10
 SENDERS = 8  # of the other groups
 LONGEST_S = 60.0  # that a job may be late before the measurement is given up
 
@@ -47,7 +47,7 @@ class TooSlow(Exception):
 
 def main(
     groups: Annotated[int, typer.Option(min=0, max=1_000_000, help="Groups that wait on.")] = 10_000,
-    probes: Annotated[int, typer.Option(min=100, max=100_000, help="Groups that fall due.")] = 500,
+    probes: Annotated[int, typer.Option(min=100, max=100_000, help="Groups that fall due.")] = 400,
     wait: Annotated[float, typer.Option(min=30, max=3600, help="Seconds that a group waits.")] = 120.0,
 ) -> None:
     """Measure, print, and write bench/results/due.json."""
