@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import pygal
 from pygal.style import DefaultStyle
 from receive_report import THROUGHPUT, Results
 from receive_values import WORKLOADS
+
+# pygal looks for its own plugins on every import, in a way that Python 3.12 has dropped and 3.11 warns of.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 
 DECADES = (10, 100, 1000, 10_000, 100_000)
 # Ours in blue, and one colour for each family of neighbours; by the order of the receivers.
