@@ -13,7 +13,8 @@ help:
 	@echo "make test    run all tests"
 	@echo "make lint    check format, lint, types and import rules"
 	@echo "make format  put the code into its format"
-	@echo "make bench   measure large uploads against a plain loop (minutes; writes bench/results)"
+	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
+	@echo "make bench WHAT=uploads|replay|due|pending ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -37,14 +38,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy bench
 	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: WHAT ?= receiving
 bench: $(STAMP)
-	$(BIN)/python bench/uploads.py $(ARGS)
+	$(BIN)/python bench/$(WHAT).py $(ARGS)
 
 faults: MINUTES ?= 10
 faults: SEED ?= 1

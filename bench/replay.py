@@ -9,11 +9,9 @@ all of them wait on. The stored objects themselves are not made: grouping by stu
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,18 +19,15 @@ from typing import Annotated, Any
 import attrs
 import typer
 from machine import describe, resident_bytes
+from pending_rows import STUDY, make_ledger
+from results_page import read_results, write_results
 from rich.console import Console
 
 from dicom_adapter.launch import LaunchedService
-from dicom_adapter.ledger import Ledger
-from dicom_adapter.ledger.schema import instances, tallies
 from dicom_adapter.net import link, scu
 from dicom_adapter.net.address import Address
 
-RESULTS = Path(__file__).parent / "results"
 AE_TITLES = ("LUNG", "LIVER", "BRAIN", "HEART")
-STUDY = 100  # instances
-CHUNK = 10_000  # rows inserted at a time
 MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY, MOST_MB = 5.0, 60.0, 1000.0  # on two cores, for a million
 LONGEST_S = 600.0
 
@@ -58,48 +53,10 @@ def main(
         folder = Path(made)
         machine = describe(folder)
         console.print(f"{machine}\nmaking {pending} rows …", highlight=False)
-        _make_ledger(folder, pending, age=timedelta(days=1 if due else 0))
+        make_ledger(folder / "data", pending, AE_TITLES, age=timedelta(days=1 if due else 0))
         measured = _measure(folder, pending, due)
     console.print(measured, highlight=False)
     _write({"machine": attrs.asdict(machine), **attrs.asdict(measured)})
-
-
-def _make_ledger(folder: Path, pending: int, age: timedelta) -> None:
-    (folder / "data").mkdir()
-    ledger = Ledger(f"sqlite:///{folder / 'data' / 'ledger.sqlite'}", durable=False)
-    ledger.migrate()
-    rows = _rows(pending, datetime.now(timezone.utc) - age)
-    with ledger.write() as transaction:
-        while chunk := [row for row, _ in zip(rows, range(CHUNK), strict=False)]:
-            transaction.execute(instances.insert(), chunk)
-        for place, ae_title in enumerate(AE_TITLES):
-            count = sum(1 for number in range(pending) if number // STUDY % len(AE_TITLES) == place)
-            transaction.execute(tallies.insert().values(ae_title=ae_title, what="received", count=count))
-    ledger.close()
-
-
-def _rows(pending: int, received_at: datetime) -> Iterator[dict[str, Any]]:
-    for number in range(pending):
-        study = number // STUDY
-        yield {
-            "ae_title": AE_TITLES[study % len(AE_TITLES)],
-            "calling_ae_title": "CT1",
-            "peer_address": "10.0.0.5",
-            "association_id": f"{study:032x}",
-            "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
-            "sop_instance_uid": f"2.25.{10**37 + number}",
-            "study_instance_uid": f"2.25.{2 * 10**37 + study}",
-            "series_instance_uid": f"2.25.{3 * 10**37 + study}",
-            "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-            "patient_id": f"P{study // 2}",
-            "issuer_of_patient_id": "",
-            "received_at": received_at + timedelta(microseconds=number),
-            "changed_at": received_at + timedelta(microseconds=number),
-            "storage_key": f"{number % 256:02x}{number:030x}",
-            "size_bytes": 526_000,
-            "checksum": number % 2**32,
-            "state": "pending",
-        }
 
 
 def _measure(folder: Path, pending: int, due: bool) -> Measured:
@@ -154,8 +111,7 @@ endpoint = "http://127.0.0.1:9"
 
 
 def _write(measured: dict[str, Any]) -> None:
-    file = RESULTS / "replay.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found = read_results("replay")
     found["due" if measured["due"] else "waiting"] = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **measured,
@@ -163,7 +119,7 @@ def _write(measured: dict[str, Any]) -> None:
         and measured["replayed_s"] <= MOST_S_TO_REPLAY
         and measured["memory_mb"] < MOST_MB,
     }
-    file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_results("replay", found)
 
 
 if __name__ == "__main__":

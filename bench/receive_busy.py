@@ -1,0 +1,35 @@
+"""A plugin whose processor computes without pause: what the receiver has to be safe from."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, hookimpl
+
+TURN_S = 1.0  # a turn that never ended would be taken for a hanging one
+
+
+class BusyProcessor(JobProcessorBase[NoSettings]):
+    """Begins when it is built, and never rests."""
+
+    name = "busy"
+
+    def open(self) -> None:
+        self.call_at(datetime.now(timezone.utc), self._compute)
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        """Nothing is sent to it."""
+
+    def _compute(self) -> None:
+        self.call_later(0, self._compute)
+        end = time.monotonic() + TURN_S
+        while time.monotonic() < end:
+            sum(range(10_000))
+
+
+@hookimpl
+def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
+    """Bring `processor = "busy"`."""
+    return [BusyProcessor]

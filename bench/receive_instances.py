@@ -1,0 +1,41 @@
+"""The data sets that are sent: CT images of noise, large and small."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from receive_pdus import INSTANCE_PLACE, SERIES_PLACE, STUDY_PLACE
+
+from dicom_adapter import synthetic
+
+EDGES = {"large": 512, "small": 64}  # pixels of 16 bits: 512 KiB, 8 KiB
+
+
+def write_data_sets(folder: Path) -> dict[str, Path]:
+    """Write each data set, in Explicit VR Little Endian, into a file of its own."""
+    paths = {size: folder / f"{size}.dataset" for size in EDGES}
+    for size, path in paths.items():
+        path.write_bytes(encode(EDGES[size]))
+    return paths
+
+
+def encode(edge: int) -> bytes:
+    """An image of `edge` by `edge` pixels, with places for the UIDs of instance, study and series."""
+    dataset = synthetic.make_instance(
+        sop_uid=INSTANCE_PLACE,
+        study_uid=STUDY_PLACE,
+        series_uid=SERIES_PLACE,
+        rows=1,  # the stripes of a whole image take long, and are replaced
+        columns=1,
+        Rows=edge,
+        Columns=edge,
+        PixelData=random.Random(1).randbytes(edge * edge * 2),  # noqa: S311 - pixels
+    )
+    dataset["PixelData"].VR = "OW"
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    write_dataset(file, dataset)
+    return file.getvalue()

@@ -1,0 +1,140 @@
+"""The neighbours: receivers of others, each as it comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from receive_link import HOST, Link, LinkFailed
+from receive_values import AE_TITLE, Running
+
+HERE = Path(__file__).parent
+START_S, STOP_S = 60.0, 30.0
+
+
+@contextmanager
+def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> Iterator[Running]:
+    """DCMTK's."""
+    port = _free_port()
+    with _launched([str(find_dcmtk()), "--output-directory", str(_made(folder)), *options, str(port)], port) as running:
+        yield running
+
+
+@contextmanager
+def orthanc(folder: Path, _associations: int) -> Iterator[Running]:
+    """Orthanc without plugins and HTTP, otherwise as it comes: it syncs its storage area, and has an index."""
+    port = _free_port()
+    store = _made(folder)
+    configuration = folder / "orthanc.json"
+    settings = {
+        "StorageDirectory": str(store),
+        "IndexDirectory": str(store),
+        "Plugins": [],
+        "HttpServerEnabled": False,
+        "DicomPort": port,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowEcho": True,
+    }
+    configuration.write_text(json.dumps(settings), encoding="utf-8")
+    with _launched([str(find_orthanc()), str(configuration)], port) as running:
+        yield running
+
+
+@contextmanager
+def pynetdicom_application(folder: Path, _associations: int) -> Iterator[Running]:
+    """`python -m pynetdicom storescp`."""
+    port = _free_port()
+    command = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-ba", HOST, "-od", str(_made(folder))]
+    with _launched(command, port) as running:
+        yield running
+
+
+@contextmanager
+def pynetdicom_minimal(folder: Path, associations: int) -> Iterator[Running]:
+    """What somebody writes who wants files and nothing else."""
+    port = _free_port()
+    script = str(HERE / "receive_minimal.py")
+    with _launched([sys.executable, script, str(port), str(_made(folder)), str(associations)], port) as running:
+        yield running
+
+
+def _made(folder: Path) -> Path:
+    store = folder / "store"
+    store.mkdir()
+    return store
+
+
+def _free_port() -> int:
+    """For programs that cannot be asked which one they took."""
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _launched(command: Sequence[str], port: int) -> Iterator[Running]:
+    """A process in a group of its own that answers at `port`; the whole group ends with the context."""
+    process = subprocess.Popen(  # noqa: S603 - the commands above
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_until_it_answers(process, port)
+        yield Running(port, process.pid)
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, how)
+            process.wait(STOP_S)
+            return
+        except ProcessLookupError:  # all of them have ended already
+            return
+        except subprocess.TimeoutExpired:
+            pass
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            with Link(port, AE_TITLE) as link:
+                link.echo()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise LinkFailed(f"{process.args!r} does not listen; its exit status is {process.poll()}") from None
+            time.sleep(0.02)
+
+
+@cache
+def find_dcmtk() -> str | None:
+    """The first `storescp` in PATH that is DCMTK's: pynetdicom installs a script of the same name."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = filter(None, (shutil.which("storescp", path=folder) for folder in folders))
+    return next((program for program in found if "$dcmtk" in told_version(program)), None)
+
+
+@cache
+def find_orthanc() -> str | None:
+    """It lies where only root's PATH leads to, in Debian."""
+    return shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")
+
+
+def told_version(program: str) -> str:
+    """What `program --version` prints; "" when it knows no such option."""
+    asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - a neighbour
+    return asked.stdout

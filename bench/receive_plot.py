@@ -1,0 +1,65 @@
+"""The plot of instances per second."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import pygal
+from pygal.style import DefaultStyle
+from receive_report import THROUGHPUT, Results
+from receive_values import WORKLOADS
+
+# pygal looks for its own plugins on every import, in a way that Python 3.12 has dropped and 3.11 warns of.
+sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
+
+DECADES = (10, 100, 1000, 10_000, 100_000)
+# Ours in blue, and one colour for each family of neighbours; by the order of the receivers.
+COLOURS = ("#1f4e9c", "#7ba0dc", "#e08214", "#1b7837", "#5aae61", "#a6dba0", "#762a83", "#b79ac8")
+NUMBERS = ("white", "black", "black", "white", "black", "black", "white", "black")  # on these colours
+FROM_BELOW = tuple(reversed(THROUGHPUT))  # as bars are drawn
+
+
+def draw(results: Results, names: Mapping[str, str]) -> str:
+    """An SVG of bars: for each workload one for each receiver, on a logarithmic scale."""
+    lowest, highest = _range(results)
+    style = DefaultStyle(
+        background="white",
+        plot_background="white",
+        colors=COLOURS,
+        opacity="1",
+        font_family="sans-serif",
+        label_font_size=14,
+        major_label_font_size=14,
+        legend_font_size=13,
+        value_font_size=12,
+        value_colors=NUMBERS,
+    )
+    chart = pygal.HorizontalBar(
+        style=style,
+        js=[],  # it stands on a page as an image
+        width=1000,
+        height=820,
+        logarithmic=True,
+        zero=lowest,
+        range=(lowest, highest),
+        y_labels=[decade for decade in DECADES if lowest <= decade <= highest],
+        print_values=True,
+        value_formatter=lambda value: f"{value:,.0f}",
+        x_title="instances per second",
+        legend_at_bottom=True,
+        legend_at_bottom_columns=2,
+        spacing=10,
+    )
+    workloads = {workload.key: workload.name for workload in WORKLOADS}
+    chart.x_labels = [workloads[key] for key in FROM_BELOW]
+    for receiver in results.rates:
+        chart.add(names[receiver], [results.rate(receiver, key) for key in FROM_BELOW])
+    drawn: str = chart.render(is_unicode=True, disable_xml_declaration=True)
+    return drawn + "\n"
+
+
+def _range(results: Results) -> tuple[float, float]:
+    """From the decade below the slowest rate, so that each bar has a length, to a little more than the fastest."""
+    rates = [results.rate(receiver, key) for receiver in results.rates for key in THROUGHPUT]
+    return max(decade for decade in (1, *DECADES) if decade < max(2, min(rates))), max(rates) * 1.2

@@ -1,0 +1,205 @@
+"""One measured run each: how many instances a receiver takes in a second, and what its associations cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+from attrs import evolve
+from family import Family, Peak
+from receive_link import Link, LinkFailed
+from receive_receivers import Receiver
+from receive_sender import Order, Sent
+from receive_values import AE_TITLE, Associations, Rate, Running, Workload
+
+HERE = Path(__file__).parent
+WARM_UP_S = 0.7
+LONGEST_S = 120.0  # for one run
+CYCLES, CYCLES_S = 200, 2.0  # associations opened and released one after the other: at most so many, for so long
+OPENING_S = 20.0  # associations that are held were idle less than this when the last one is there: it fits any timeout
+IDLE_S = 2.0
+SPARE = 10  # associations that come while the others are held
+ECHOES = 200
+
+_numbers = count(1)  # of senders
+
+
+def run_workload(
+    receiver: Receiver, workload: Workload, folder: Path, data_set: Path, seconds: float, longest_pdu: int
+) -> Rate:
+    """Start `receiver` in `folder`, warm it up, and send for about `seconds`. Raises LinkFailed."""
+    folder.mkdir()
+    order = Order(
+        port=0,
+        called=AE_TITLE,
+        data_set=str(data_set),
+        number=0,
+        count=10**9,
+        seconds=WARM_UP_S,
+        is_association_each=workload.is_association_each,
+        longest_pdu=longest_pdu,
+    )
+    with _fresh(receiver, folder, workload.senders) as running:
+        warm = _per_second(_send(running, [order] * workload.senders))
+        each = max(4, round(warm * seconds / workload.senders))
+        family = Family(running.pid)
+        with Peak(family) as peak:
+            used = family.cpu_seconds()
+            sent = _send(running, [evolve(order, count=each, seconds=LONGEST_S)] * workload.senders)
+            used = family.cpu_seconds() - used
+    return _rate(sent, used, peak.size_bytes)
+
+
+def _rate(sent: Sequence[Sent], cpu_seconds: float, peak_bytes: int) -> Rate:
+    total = sum(one.count for one in sent)
+    return Rate(
+        rate=_per_second(sent),
+        count=total,
+        cpu_ms=cpu_seconds * 1e3 / total,
+        sender_cpu_us=sum(one.cpu_seconds for one in sent) * 1e6 / total,
+        peak_mb=peak_bytes / 1e6,
+        rejections=sum(one.rejections for one in sent),
+    )
+
+
+def _per_second(sent: Sequence[Sent]) -> float:
+    """From the first accepted association to the last answer."""
+    seconds = max(one.ended for one in sent) - min(one.began for one in sent)
+    return sum(one.count for one in sent) / seconds
+
+
+@contextmanager
+def _fresh(receiver: Receiver, folder: Path, associations: int) -> Iterator[Running]:
+    """The receiver, on a disk that has nothing else to write."""
+    os.sync()
+    try:
+        with receiver.start(folder, associations) as running:
+            yield running
+    finally:
+        _truncate(folder)
+
+
+def _truncate(folder: Path) -> None:
+    """Give the room back. Nothing is deleted before the end: on ext4, creating files soon after that is slow."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.truncate(path, 0)
+
+
+def _send(running: Running, orders: Sequence[Order]) -> list[Sent]:
+    """Let all senders begin at the same moment, each in a process of its own."""
+    senders = [_start(running, order) for order in orders]
+    try:
+        for sender in senders:
+            _read_line(sender)
+        for sender in senders:
+            assert sender.stdin is not None
+            sender.stdin.write("go\n")
+            sender.stdin.flush()
+        return [Sent(**json.loads(_read_line(sender))) for sender in senders]
+    finally:
+        for sender in senders:
+            sender.kill()
+            sender.communicate()
+
+
+def _start(running: Running, order: Order) -> subprocess.Popen[str]:
+    order = evolve(order, port=running.port, number=next(_numbers))
+    command = [sys.executable, str(HERE / "receive_sender.py"), order.write()]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+
+
+def _read_line(sender: subprocess.Popen[str]) -> str:
+    assert sender.stdout is not None
+    line = sender.stdout.readline()
+    if not line:
+        raise LinkFailed(f"a sender failed with status {sender.wait()}")
+    return line
+
+
+# --- associations -----------------------------------------------------------------------------------------------------
+
+
+def run_associations(receiver: Receiver, folder: Path) -> Associations:
+    """Open and release associations one after the other; then hold many, and look what they cost."""
+    folder.mkdir()
+    with _fresh(receiver, folder, receiver.holds + SPARE) as running:
+        _cycle(running, 10)
+        family = Family(running.pid)
+        used = family.cpu_seconds()
+        times = _cycle(running, CYCLES)
+        cycle_cpu = (family.cpu_seconds() - used) / len(times)
+        with Link(running.port, AE_TITLE) as link:
+            echo_ms = statistics.median(_timed(link.echo) for _ in range(ECHOES)) * 1e3
+        held, memory, idle, another = _hold(running, family, receiver.holds)
+    return Associations(
+        accept_ms=statistics.median(times) * 1e3,
+        cycle_cpu_ms=cycle_cpu * 1e3,
+        echo_ms=echo_ms,
+        held=held,
+        memory_kb=memory,
+        idle_cpu_percent=idle,
+        another_ms=another,
+    )
+
+
+def _cycle(running: Running, times: int) -> list[float]:
+    """Open and release associations; how long each took to be accepted, in seconds."""
+    end = time.monotonic() + CYCLES_S
+    taken: list[float] = []
+    while len(taken) < times and time.monotonic() < end:
+        began = time.monotonic()
+        with Link(running.port, AE_TITLE):
+            taken.append(time.monotonic() - began)
+    return taken
+
+
+def _hold(running: Running, family: Family, most: int) -> tuple[int, float | None, float | None, float | None]:
+    """Hold up to `most` associations: how many it were, kB for each, CPU in percent, ms until one more is accepted."""
+    if not most:
+        return 0, None, None, None
+    without, before = _idle_share(family), family.proportional_bytes()
+    with ExitStack() as links, _many_files(most):
+        end = time.monotonic() + OPENING_S
+        held = 0
+        while held < most and time.monotonic() < end:
+            links.callback(Link(running.port, AE_TITLE).close)
+            held += 1
+        memory = max(0, family.proportional_bytes() - before) / held / 1e3
+        idle = (_idle_share(family) - without) * 100
+        another = max(_cycle(running, SPARE)) * 1e3
+    return held, memory, max(0.0, idle), another
+
+
+def _idle_share(family: Family) -> float:
+    """What the receiver uses of one core while nothing happens."""
+    time.sleep(0.3)  # for what the last association has left to do
+    used, began = family.cpu_seconds(), time.monotonic()
+    time.sleep(IDLE_S)
+    return (family.cpu_seconds() - used) / (time.monotonic() - began)
+
+
+@contextmanager
+def _many_files(count: int) -> Iterator[None]:
+    """Let this process have so many open files more; receivers that run already keep their own limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + count, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _timed(act: Callable[[], None]) -> float:
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began

@@ -1,0 +1,62 @@
+"""What the benchmark of receiving is made of: who receives where, what is measured, what a measured run tells."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+AE_TITLE = "BENCH"  # that is called
+
+
+@frozen
+class Running:
+    """A receiver that listens."""
+
+    port: int
+    pid: int  # of the process that started all others
+
+
+@frozen(kw_only=True)
+class Workload:
+    """What is sent, by how many."""
+
+    key: str
+    name: str
+    size: str  # of the data sets
+    senders: int
+    is_association_each: bool = False
+
+
+WORKLOADS = (
+    Workload(key="large-1", name="large, 1", size="large", senders=1),
+    Workload(key="large-8", name="large, 8", size="large", senders=8),
+    Workload(key="small-1", name="small, 1", size="small", senders=1),
+    Workload(key="small-8", name="small, 8", size="small", senders=8),
+    Workload(
+        key="each", name="an association for each small one, 8", size="small", senders=8, is_association_each=True
+    ),
+)
+
+
+@frozen(kw_only=True)
+class Rate:
+    """What a run of a workload has told."""
+
+    rate: float  # instances per second
+    count: int  # instances
+    cpu_ms: float  # per instance, of all processes of the receiver
+    sender_cpu_us: float  # per instance
+    peak_mb: float  # resident memory of all processes of the receiver
+    rejections: int  # associations for which the receiver was too busy
+
+
+@frozen(kw_only=True)
+class Associations:
+    """What associations cost a receiver."""
+
+    accept_ms: float  # from the connection to the acceptance, median
+    cycle_cpu_ms: float  # of the receiver, to accept an association and release it
+    echo_ms: float  # C-ECHO, median
+    held: int  # associations that were open at once
+    memory_kb: float | None  # that each of them takes
+    idle_cpu_percent: float | None  # of one core, of all of them together, above what the receiver uses without
+    another_ms: float | None  # until one more is accepted, the longest of SPARE

@@ -1,0 +1,145 @@
+"""How fast instances are received, beside the neighbours that are installed.
+
+    .venv/bin/python bench/receiving.py [--repeat 3] [--seconds 3] [--only adapter --only orthanc]
+
+Each round lets all receivers do the same thing one after the other, so that what else the machine does hits all alike,
+and goes on to the next thing. The sender replays PDUs that were encoded before, over loopback, from one or eight
+processes. Every run has a receiver that was just started, and a fresh folder. Medians count.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import receive_runs
+import typer
+from machine import describe
+from receive_instances import write_data_sets
+from receive_link import LinkFailed
+from receive_receivers import RECEIVERS, Receiver
+from receive_report import ADAPTER, BUSY, Results, number, to_json
+from receive_values import WORKLOADS, Associations, Rate, Workload
+from results_page import write_results
+from rich.console import Console
+from rich.table import Table
+
+MOST_ROUNDS = 20
+LONGEST_PDU = 16384  # what DCMTK's clients send, and most others
+OURS = (ADAPTER, BUSY)
+
+
+@attrs.define
+class Measurement:
+    """What was measured so far. A neighbour that fails is left out from then on; the adapter must not fail."""
+
+    receivers: list[Receiver]
+    left_out: list[str] = attrs.field(factory=list)
+    rates: dict[str, dict[str, list[Rate]]] = attrs.field(factory=dict)
+    associations: dict[str, list[Associations]] = attrs.field(factory=dict)
+
+    def leave_out(self, receiver: Receiver, why: str) -> None:
+        self.receivers.remove(receiver)
+        self.left_out.append(f"{receiver.name} ({why})")
+        self.rates.pop(receiver.key, None)
+        self.associations.pop(receiver.key, None)
+
+
+def main(
+    repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.2, max=60, help="About how long each run sends.")] = 3.0,
+    longest_pdu: Annotated[int, typer.Option("--pdu", min=4096, max=1 << 20, help="Longest PDU.")] = LONGEST_PDU,
+    only: Annotated[list[str] | None, typer.Option(help="These receivers only; writes no results.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to put the files; else the temporary folder.")] = None,
+) -> None:
+    """Measure receiving, print tables, and write bench/results/receiving.json and docs/performance.md."""
+    console = Console(width=140)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files do not stay behind
+    measurement = _begin(only)
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-receiving-", dir=folder) as made:
+        machine = describe(Path(made))
+        console.print(f"{machine}\nnot measured: {', '.join(measurement.left_out) or 'nothing'}", highlight=False)
+        _measure(measurement, Path(made), repeat, seconds, longest_pdu, console)
+        console.print("deleting the files …")
+    _show(measurement, console)
+    if only is None:
+        about = {"machine": attrs.asdict(machine), "rounds": repeat, "seconds": seconds, "longest_pdu": longest_pdu}
+        write_results("receiving", {**about, **_told(measurement)})
+
+
+def _begin(only: Sequence[str] | None) -> Measurement:
+    unknown = sorted(set(only or ()) - {receiver.key for receiver in RECEIVERS})
+    if unknown:
+        known = ", ".join(receiver.key for receiver in RECEIVERS)
+        raise typer.BadParameter(f"there is no receiver {', '.join(unknown)} (there are: {known})", param_hint="--only")
+    wanted = [receiver for receiver in RECEIVERS if only is None or receiver.key in only]
+    measurement = Measurement(wanted)
+    for receiver in RECEIVERS:
+        if receiver in wanted and receiver.product.find() is None:
+            measurement.leave_out(receiver, "not installed")
+    return measurement
+
+
+def _measure(
+    measurement: Measurement, folder: Path, repeat: int, seconds: float, longest_pdu: int, console: Console
+) -> None:
+    data_sets = write_data_sets(folder)
+
+    def rate(receiver: Receiver, place: Path, workload: Workload) -> None:
+        data_set = data_sets[workload.size]
+        run = receive_runs.run_workload(receiver, workload, place, data_set, seconds, longest_pdu)
+        measurement.rates.setdefault(receiver.key, {}).setdefault(workload.key, []).append(run)
+        console.print(f"{place.parent.name}: {receiver.name}: {run.rate:,.0f} per second", highlight=False)
+
+    def associate(receiver: Receiver, place: Path) -> None:
+        found = receive_runs.run_associations(receiver, place)
+        measurement.associations.setdefault(receiver.key, []).append(found)
+        console.print(f"{place.parent.name}: {receiver.name}: accepts in {found.accept_ms:.2f} ms", highlight=False)
+
+    for turn in range(1, repeat + 1):
+        for workload in WORKLOADS:
+            _in_turn(measurement, folder / f"round {turn}, {workload.key}", partial(rate, workload=workload))
+        _in_turn(measurement, folder / f"round {turn}, associations", associate)
+
+
+def _in_turn(measurement: Measurement, folder: Path, act: Callable[[Receiver, Path], None]) -> None:
+    folder.mkdir()
+    for receiver in tuple(measurement.receivers):
+        try:
+            act(receiver, folder / receiver.key)
+        except (LinkFailed, OSError) as failure:
+            if receiver.key in OURS:
+                raise
+            measurement.leave_out(receiver, f"failed: {failure}")
+
+
+def _show(measurement: Measurement, console: Console) -> None:
+    table = Table("receiver", *(workload.name for workload in WORKLOADS), "memory, MB")
+    results = Results(rates=measurement.rates, associations=measurement.associations)
+    for receiver in measurement.receivers:
+        rates = [number(results.rate(receiver.key, workload.key)) for workload in WORKLOADS]
+        table.add_row(receiver.name, *rates, number(results.peak_mb(receiver.key)))
+    console.print(table)
+
+
+def _told(measurement: Measurement) -> dict[str, Any]:
+    results = Results(rates=measurement.rates, associations=measurement.associations)
+    return {
+        "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "names": {receiver.key: receiver.name for receiver in measurement.receivers},
+        "syncs": [receiver.key for receiver in measurement.receivers if receiver.syncs],
+        "versions": {receiver.product.name: receiver.product.version() for receiver in measurement.receivers},
+        "left_out": measurement.left_out,
+        **to_json(results),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,164 @@
+"""The page of figures: made of what bench/results holds, whichever benchmark was run last.
+
+`publish` writes it into docs/performance.md, between two marks, with its plot beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import receive_plot
+from machine import Machine
+from receive_report import (
+    ADAPTER,
+    BUSY,
+    THROUGHPUT,
+    Results,
+    Verdict,
+    at_least,
+    at_most,
+    from_json,
+    number,
+    ratio_verdicts,
+    verdicts,
+)
+from receive_values import WORKLOADS
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
+BEGIN, END = "<!-- figures: written by make bench -->\n", "<!-- end of the figures -->\n"
+RATIOS = {
+    BUSY: "with a busy plugin, to without one",
+    "orthanc": "to Orthanc",
+    "pynetdicom": "to pynetdicom storescp",
+    "storescp-b": "to DCMTK storescp +B",
+}
+MOST_DUE_MS = 50.0
+FLAT = (0.9, 1.1)
+MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY = 5.0, 60.0
+
+CPU = "CPU, ms (large, 8 / small, 8)"
+
+Told = Mapping[str, Any]
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """What a benchmark found last; nothing when it was not run."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def write_results(name: str, told: Told) -> None:
+    """Keep what a benchmark found, and publish it together with what the others found last."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    publish()
+
+
+def publish() -> None:
+    """Write the page and the plot from bench/results; nothing as long as receiving was not measured."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
+    if "receiving" not in found:
+        return
+    receiving = found["receiving"]
+    (DOCS / "performance.svg").write_text(receive_plot.draw(from_json(receiving), receiving["names"]), encoding="utf-8")
+    text = figures(found)
+    (RESULTS / "receiving.md").write_text(f"# Receiving\n\n{text}", encoding="utf-8")
+    page = DOCS / "performance.md"
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    block = f"\n![Instances per second](performance.svg)\n\n{text}\n"
+    page.write_text(f"{before}{BEGIN}{block}{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def figures(found: Mapping[str, Told]) -> str:
+    """All figures as Markdown, from the results by name."""
+    receiving = found["receiving"]
+    results = from_json(receiving)
+    sections = [
+        _setting(receiving, results),
+        _table(("instances per second", *_headings(), "each", CPU, "memory, MB"), _rates(results, receiving)),
+        "### What it is to reach",
+        _table(("instances per second", *_headings()), _ratios(results)),
+        _table(("", "measured", "limit", "met"), map(_verdict, (*verdicts(results), *_others(found)))),
+        "### Associations",
+        _table(ASSOCIATION_HEADINGS, _associations(results, receiving["names"])),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _setting(receiving: Told, results: Results) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in receiving["versions"].items())
+    sender_us = results.rate(ADAPTER, "small-1", "sender_cpu_us")
+    left_out = [f"Left out: {name}." for name in receiving["left_out"]]
+    return " ".join(
+        (
+            f"Measured at {receiving['measured_at']} on {Machine(**receiving['machine'])}; {versions};",
+            f"medians of {receiving['rounds']} rounds. The sender used {number(sender_us)} µs for each small instance.",
+            *left_out,
+        )
+    )
+
+
+def _headings() -> list[str]:
+    names = {workload.key: workload.name for workload in WORKLOADS}
+    return [names[key] for key in THROUGHPUT]
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, ["---"] * len(headings), *rows))
+
+
+def _rates(results: Results, receiving: Told) -> Iterator[Sequence[str]]:
+    for receiver in results.rates:
+        cpu = [number(results.rate(receiver, workload, "cpu_ms")) for workload in ("large-8", "small-8")]
+        rates = [number(results.rate(receiver, workload)) for workload in (*THROUGHPUT, "each")]
+        syncs = " (syncs)" if receiver in receiving["syncs"] else ""
+        yield (f"{receiving['names'][receiver]}{syncs}", *rates, " / ".join(cpu), number(results.peak_mb(receiver)))
+
+
+def _ratios(results: Results) -> Iterator[Sequence[str]]:
+    for neighbour, found in ratio_verdicts(results).items():
+        cells = [f"{number(one.value)} ({one.limit_told()}){'' if one.is_met else ' **no**'}" for one in found]
+        yield (f"dicom-adapter {RATIOS[neighbour]}", *cells)
+
+
+def _verdict(verdict: Verdict) -> Sequence[str]:
+    return verdict.what, verdict.told(), verdict.limit_told(), "yes" if verdict.is_met else "**no**"
+
+
+def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:
+    """What the benchmarks beside that of receiving have to say, as far as they were run."""
+    if due := found.get("due"):
+        what = f"From the end of a group's wait to its job, of {due['open_groups']:,} open ones, 99th percentile"
+        yield at_most(due["p99_ms"], MOST_DUE_MS, what, " ms")
+    if pending := found.get("pending"):
+        what = f"Cost of an instance with {pending['instances']:,} pending, to that with none"
+        yield at_least(pending["rate_ratio"], FLAT[0], f"Instances per second with {pending['instances']:,} pending")
+        yield at_most(pending["cpu_ratio"], FLAT[1], what)
+    if replay := found.get("replay", {}).get("waiting"):
+        start = f"Start with {replay['pending']:,} pending instances"
+        yield at_most(replay["accepting_s"], MOST_S_TO_ACCEPT, f"{start} until associations are accepted", " s")
+        yield at_most(replay["replayed_s"], MOST_S_TO_REPLAY, f"{start} until everything is replayed", " s")
+
+
+ASSOCIATION_HEADINGS = (
+    "receiver",
+    "accepted in, ms",
+    "CPU to accept and release, ms",
+    "C-ECHO, ms",
+    "held open",
+    "memory of each, kB",
+    "CPU of all, % of a core",
+    "one more, ms",
+)
+
+
+def _associations(results: Results, names: Mapping[str, str]) -> Iterator[Sequence[str]]:
+    fields = ("accept_ms", "cycle_cpu_ms", "echo_ms", "held", "memory_kb", "idle_cpu_percent", "another_ms")
+    for receiver in results.associations:
+        values = [results.association(receiver, field) for field in fields]
+        yield (names[receiver], *("–" if value is None else number(value) for value in values))

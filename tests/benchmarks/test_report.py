@@ -1,0 +1,118 @@
+"""What the benchmark says about its figures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import results_page
+from attrs import evolve
+from receive_report import Results, at_least, at_most, from_json, number, ratio_verdicts, to_json, verdicts
+from receive_values import WORKLOADS, Associations, Rate
+
+RUN = Rate(rate=1000.0, count=3000, cpu_ms=0.5, sender_cpu_us=20.0, peak_mb=100.0, rejections=0)
+HELD = Associations(
+    accept_ms=0.5, cycle_cpu_ms=0.4, echo_ms=0.1, held=990, memory_kb=30.0, idle_cpu_percent=0.0, another_ms=2.0
+)
+ONE_AT_A_TIME = evolve(HELD, held=0, memory_kb=None, idle_cpu_percent=None, another_ms=None)
+NAMES = {"adapter": "dicom-adapter", "adapter-busy": "dicom-adapter, busy", "orthanc": "Orthanc"}
+
+
+def results(**rates: list[float]) -> Results:
+    """The same rates of each receiver in all workloads; the underscore stands for a hyphen."""
+    runs = {name.replace("_", "-"): [evolve(RUN, rate=rate) for rate in found] for name, found in rates.items()}
+    return Results(
+        rates={name: {workload.key: found for workload in WORKLOADS} for name, found in runs.items()},
+        associations={name: [HELD if name == "adapter" else ONE_AT_A_TIME] for name in runs},
+    )
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    """A round in which the machine was slow for both says as much as the others."""
+    found = results(adapter=[900.0, 90.0, 1200.0], orthanc=[300.0, 30.0, 100.0])
+    assert 3.0 == found.ratio("adapter", "orthanc", "large-1")
+    assert 900.0 == found.rate("adapter", "large-1")
+
+
+def test_the_ratios_are_held_against_each_neighbour_that_was_measured() -> None:
+    """Three times Orthanc is enough for large instances, and not for small ones; half is enough with a busy plugin."""
+    found = ratio_verdicts(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))
+    assert {"adapter-busy", "orthanc"} == found.keys()
+    assert [True, True, False, False] == [verdict.is_met for verdict in found["orthanc"]]
+    assert [True] * 4 == [verdict.is_met for verdict in found["adapter-busy"]]
+
+
+def test_everything_else_is_held_against_its_limit() -> None:
+    """Met, with figures that meet all limits; DCMTK's process per association is the one that is still faster."""
+    found = list(verdicts(results(adapter=[900.0], adapter_busy=[450.0], storescp_fork=[1000.0])))
+    assert ["The same, to DCMTK storescp --fork +B"] == [verdict.what for verdict in found if not verdict.is_met]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_met", "limit"),
+    [
+        (at_least(3.0, 3.0), True, "≥ 3"),
+        (at_least(2.99, 3.0), False, "≥ 3"),
+        (at_most(150.0, 150.0, unit=" MB"), True, "≤ 150 MB"),
+        (at_most(150.1, 150.0, unit=" MB"), False, "≤ 150 MB"),
+    ],
+)
+def test_a_limit_that_is_just_reached_is_met(verdict: Any, is_met: bool, limit: str) -> None:
+    """And it is told with its direction."""
+    assert (is_met, limit) == (verdict.is_met, verdict.limit_told())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(16234.4, "16,234"), (99.94, "99.9"), (1.2345, "1.23"), (0.04567, "0.0457")]
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    """All of a large one's, and never an exponent."""
+    assert text == number(value)
+
+
+def test_results_survive_their_file() -> None:
+    """What is read is what was written."""
+    written = results(adapter=[900.0, 1000.0], orthanc=[300.0, 290.0])
+    assert to_json(written) == to_json(from_json(json.loads(json.dumps(to_json(written)))))
+
+
+def test_figures_and_plot_go_between_the_marks_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing twice leaves one block; what stands around it stays; the other benchmarks' figures are there too."""
+    monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results_page, "DOCS", tmp_path)
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{results_page.BEGIN}old\n{results_page.END}after\n", encoding="utf-8")
+    told = {**ABOUT, **to_json(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))}
+    results_page.write_results("receiving", told)
+    results_page.write_results("due", {"p99_ms": 12.5, "open_groups": 10_000})
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!--")
+    assert text.endswith("-->\nafter\n")
+    assert "old" not in text
+    assert 1 == len(re.findall(r"^\| Orthanc ", text.partition("### What")[0], re.MULTILINE))
+    assert "| dicom-adapter to Orthanc | 3 (≥ 3) | 3 (≥ 3) | 3 (≥ 3.5) **no** | 3 (≥ 9) **no** |" in text
+    assert "10,000 open ones, 99th percentile | 12.5 ms | ≤ 50 ms | yes |" in text
+    assert "DCMTK storescp (not installed)" in text
+    assert (tmp_path / "performance.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+ABOUT = {
+    "machine": {
+        "cpu": "test",
+        "cores": 2,
+        "memory_gb": 8.0,
+        "kernel": "6",
+        "python": "3.11",
+        "file_system": "ext4",
+        "load": 0.1,
+    },
+    "measured_at": "2026-11-25T00:00:00+00:00",
+    "rounds": 1,
+    "names": NAMES,
+    "syncs": ["adapter", "adapter-busy", "orthanc"],
+    "versions": {"Orthanc": "1.10.1"},
+    "left_out": ["DCMTK storescp (not installed)"],
+}

@@ -1,0 +1,54 @@
+"""The benchmark runs: with a real receiver, for a moment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import receive_runs
+from family import Family
+from receive_instances import write_data_sets
+from receive_receivers import RECEIVERS
+from receive_values import WORKLOADS
+
+MINIMAL = next(receiver for receiver in RECEIVERS if receiver.key == "pynetdicom-minimal")
+
+BURN = "import time; end = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\n"
+PARENT = f"""
+import subprocess, sys
+subprocess.run([sys.executable, "-c", {BURN.format(seconds=0.2)!r}], check=True)
+kept = subprocess.Popen([sys.executable, "-c", {BURN.format(seconds=0.2)!r} + "print(flush=True); input()"],
+                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+kept.stdout.readline()
+print(flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("key", ["small-8", "each"])
+def test_a_run_counts_what_the_receiver_has_taken(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that was sent, by eight senders and in the warm-up, is in the receiver's folder, and truncated."""
+    monkeypatch.setattr(receive_runs, "WARM_UP_S", 0.05)
+    [workload] = [workload for workload in WORKLOADS if workload.key == key]
+    data_set = write_data_sets(tmp_path)["small"]
+    run = receive_runs.run_workload(MINIMAL, workload, tmp_path / "run", data_set, 0.1, 16384)
+    files = list((tmp_path / "run" / "store").iterdir())
+    assert 8 * 4 <= run.count < len(files)
+    assert {0} == {path.stat().st_size for path in files}
+    assert min(run.rate, run.cpu_ms, run.sender_cpu_us, run.peak_mb) > 0
+
+
+def test_a_family_counts_children_that_live_and_those_that_have_ended() -> None:
+    """What a process per association costs is not lost with it."""
+    run = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with run([sys.executable, "-c", PARENT]) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        family = Family(process.pid)
+        assert 2 == len(family.pids())
+        assert family.cpu_seconds() >= 0.38  # two times 0.2, less the tick in which the ended child is counted
+        assert family.resident_bytes() > family.proportional_bytes() > 0
+        process.kill()
