@@ -12,13 +12,14 @@ from structlog.testing import capture_logs
 
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.health import PartHealth, PartState
+from dicom_adapter.parts import SLICE_SECONDS
 from dicom_adapter.testing import VirtualClock
-from dicom_adapter.watch import CHANGES_KEPT, Finding, Watch, deadline_of, examine
+from dicom_adapter.watch import CHANGES_KEPT, LOOK_EVERY, Finding, Watch, deadline_of, examine
 from dicom_adapter.workers import Condition
 
 NOW = VirtualClock().now()
-BUSY = Condition(busy_since=NOW, busy_seconds=30.1)
-HANGS = Finding(state=PartState.HANGS, reason="what it began at 2026-01-05 08:00:00 UTC has not returned, within 30 s")
+BUSY = Condition(busy_since=NOW, busy_seconds=25.1)
+HANGS = Finding(state=PartState.HANGS, reason="what it began at 2026-01-05 08:00:00 UTC has not returned, within 25 s")
 OK = Finding()
 
 
@@ -65,7 +66,7 @@ def site(ledger: Ledger) -> Site:
 
 @pytest.mark.parametrize(
     ("part", "seconds"),
-    [("lane LUNG", 30), ("lane submitter", 30), ("submitter lane", 3600), ("observer x", 60), ("something new", 120)],
+    [("lane LUNG", 25), ("lane submitter", 25), ("submitter lane", 3600), ("observer x", 60), ("something new", 120)],
 )
 def test_every_part_has_a_deadline(part: str, seconds: float) -> None:
     """By its kind, whatever it is called."""
@@ -76,7 +77,7 @@ def test_every_part_has_a_deadline(part: str, seconds: float) -> None:
     ("conditions", "finding"),
     [
         ([Condition()], OK),
-        ([Condition(busy_since=NOW, busy_seconds=30.0)], OK),
+        ([Condition(busy_since=NOW, busy_seconds=25.0)], OK),
         ([Condition(), BUSY], HANGS),
         ([Condition(failures=9), BUSY], HANGS),
         ([Condition(failures=2, error="KeyError")], OK),
@@ -89,6 +90,14 @@ def test_every_part_has_a_deadline(part: str, seconds: float) -> None:
 def test_a_part_is_as_the_worst_of_its_workers(conditions: list[Condition], finding: Finding) -> None:
     """It hangs when a step takes longer than its deadline, and fails after three failures in a row."""
     assert finding == examine("lane LUNG", conditions)
+
+
+def test_a_processor_that_hangs_is_told_of_within_half_a_minute() -> None:
+    """Also when its turn begins late in a step, right after a look. Tried: a deadline of 30 s is told of after it."""
+    turn_began_s = SLICE_SECONDS
+    last_look_s = turn_began_s + 30 - LOOK_EVERY.total_seconds()
+    condition = Condition(busy_since=NOW, busy_seconds=last_look_s)
+    assert PartState.HANGS is examine("lane LUNG", [condition]).state
 
 
 def test_changes_are_told_once_by_name(site: Site) -> None:

@@ -17,7 +17,7 @@ from dicom_adapter import locks
 from dicom_adapter.cli import app
 from dicom_adapter.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, send, wait_until_submitted, write_study
+from support import STORAGE, send, wait_until_reclaimed, write_study
 
 CONFIGURATION = (
     STORAGE.replace("reserve = 0", 'reserve = 0\nbackend = "files"')
@@ -53,8 +53,7 @@ def service(launch_service: LaunchService, tmp_path: Path) -> Iterator[LaunchedS
     """Three instances are submitted, two wait."""
     launched = launch_service(CONFIGURATION)
     assert all(result.ok for result in send(write_study(tmp_path / "lung", instances=3), launched, "LUNG"))
-    wait_until_submitted(launched, 3)
-    launched.wait_for("instances_reclaimed")
+    wait_until_reclaimed(launched, 3)
     assert all(result.ok for result in send(write_study(tmp_path / "wait", instances=2), launched, "WAIT"))
     yield launched
 

@@ -230,7 +230,10 @@ def test_dcmtk_names_the_reason(service: LaunchedService, dcmtk: Run) -> None:
 
 
 def test_nothing_can_be_stored_after_a_rejection(service: LaunchedService) -> None:
-    """A peer that goes on as if it had been accepted gets no answer, and nothing is kept."""
+    """A peer that goes on as if it had been accepted gets no answer, and nothing is kept.
+
+    Tried: a rejection after which the association is established all the same.
+    """
     peer = Peer(service.port(), "NOBODY")
     assert ASSOCIATE_RJ == peer.answer
     data_set = encoded(synthetic.make_instance(sop_uid="1.2.3"))

@@ -35,7 +35,7 @@ allowed-callers = ["CT1"]
 settings = {{ pipeline-a = "pipeline-1" }}
 """
 )
-DEMO_SECONDS = 30
+DEMO_SECONDS = 100  # on a machine that does much else; it takes some 15
 
 
 def command(*arguments: object, status: int = 0) -> Result:
@@ -284,7 +284,7 @@ def test_every_command_explains_itself(name: str) -> None:
 
 
 def test_demo_shows_six_jobs_and_what_to_try_next(demo: subprocess.Popen[str]) -> None:
-    """One job for each of LUNG's three pipelines and for each of HEAD's three studies, in less than half a minute."""
+    """One job for each of LUNG's three pipelines and for each of HEAD's three studies."""
     told, _nothing = demo.communicate(timeout=DEMO_SECONDS)
     assert 0 == demo.returncode
     submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}, .*, (\d+) instances: submitted", told)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dicom_adapter.cli import app
 from dicom_adapter.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, send, wait_until_submitted, write_study
+from support import STORAGE, send, wait_until_reclaimed, write_study
 
 CONFIGURATION = (
     STORAGE
@@ -45,8 +45,7 @@ def test_a_study_is_explained_while_the_service_runs_and_after(launch_service: L
     send(paths, service, "LUNG")
     send(paths, service, "HOLD")
     send(paths[:2], service, "HOLD")
-    wait_until_submitted(service, 3)
-    service.wait_for("instances_reclaimed")
+    wait_until_reclaimed(service, 3)
     service.wait_for("association_closed", times=3)
     running = explain(service, study)
     assert "3 instances were reclaimed after submission." in running

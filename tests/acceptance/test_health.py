@@ -96,7 +96,7 @@ settings = { pipeline-a = "1" }
 """
 )
 
-SECONDS = 30  # that anything may take before a test fails
+SECONDS = 60  # that anything may take before a test fails
 HANGS = {"lane HANGS", "submitter hanging", "observer hanging"}
 
 

@@ -6,7 +6,9 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,8 @@ max-associations = 5
 pipeline-a = "p"
 """
 CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # by hand: 100000
+STALLED = int(os.environ.get("DICOM_ADAPTER_STALLED", "1000"))  # by hand: 10000
+OPEN_AT_ONCE = 200  # of the stalled; more than the service takes
 MOST_THREADS = 40  # of a receiver: the network, some that store, some that look after it
 MOST_GROWTH_KB = 30_000
 
@@ -146,6 +150,28 @@ def test_who_stalls_is_dropped_in_time(service: LaunchedService, stall: Callable
             pass
         connection.close()
     receiver.until_sockets(sockets)
+    verify(service)
+
+
+def test_handshakes_that_stall_leave_nothing(service: LaunchedService) -> None:
+    """However many begin a request and never end it: those beyond the limit are refused, the others dropped in time.
+
+    Tried: without association-timeout they stay.
+    """
+    receiver = Receiver(service)
+    sockets, before = receiver.sockets, receiver.field("VmRSS")
+    stalled: deque[socket.socket] = deque()
+    for _number in range(STALLED):
+        stalled.append(connect(service))
+        with suppress(ConnectionError):  # one too many, and refused
+            stalled_in_request(stalled[-1])
+        if len(stalled) > OPEN_AT_ONCE:
+            reset(stalled.popleft())
+    assert receiver.field("Threads") <= MOST_THREADS
+    assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
+    receiver.until_sockets(sockets)  # although the last of them are still open here
+    for connection in stalled:
+        reset(connection)
     verify(service)
 
 

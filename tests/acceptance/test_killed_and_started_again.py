@@ -16,7 +16,7 @@ retry-first = 0.1
 retry-most = 0.5
 
 [ae-titles.LUNG.settings]
-timeout = 5
+timeout = 10
 pipeline-a = "pipeline-1"
 pipeline-b = "pipeline-2"
 """

@@ -17,21 +17,20 @@ from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
 from support.requestor import associate, rejection
 
-MISTAKEN = (
-    STORAGE.replace("reserve = 0", "reserve = 0\nquarantine-quota = 1")
+CONFIGURATION = (
+    STORAGE.replace("reserve = 0", "reserve = 0\nquarantine-quota = {quota}")
     + """
 [ae-titles.LUNG.settings]
-group-by = "AdmissionID"
+group-by = "{group_by}"
 pipeline-a = "pipeline-1"
 
 [ae-titles.HEAD.settings]
 pipeline-a = "pipeline-2"
 """
 )
-MENDED = MISTAKEN.replace("AdmissionID", "study")
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
-SECONDS = 30  # that anything may take before the test fails
+SECONDS = 60  # that anything may take before the test fails
 
 
 def store_until_refused(association: Association) -> int:
@@ -58,22 +57,24 @@ def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
 
     Tried: without the receiver's look, an open association fills the disk; without the lane's new beginning, no job.
     """
-    service = launch_service(MISTAKEN)
+    paths = write_study(tmp_path / "study", instances=3)
+    quota = sum(path.stat().st_size for path in paths) * 5 // 6  # the third is one too many, and no earlier one
+    service = launch_service(CONFIGURATION.format(quota=quota, group_by="AdmissionID"))
     still_open = associate(service.port(), "LUNG")
-    sent = send(write_study(tmp_path / "study", instances=3), service, "LUNG")
+    sent = send(paths, service, "LUNG")
     assert [True] * 3 == [result.ok for result in sent]
     service.wait_for("instance_quarantined", times=3)
     service.wait_for("ae_title_full", ae_title="LUNG")
 
     assert LOCAL_LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
     told = service.wait_for("association_rejected", ae_title="LUNG", rejection="LOCAL_LIMIT_EXCEEDED")["reason"]
-    assert told.startswith("quarantine-quota = 1 bytes is used up: ")
+    assert told.startswith(f"quarantine-quota = {quota} bytes is used up: ")
     assert OUT_OF_RESOURCES == store_until_refused(still_open)
     still_open.release()
     assert rejection(service.port(), "HEAD") is None
     service.kill()
 
-    again = launch_service(MENDED)
+    again = launch_service(CONFIGURATION.format(quota=quota, group_by="study"))
     again.port()
     held = json.loads(command(again, "instances", "list", "--state", "quarantined", "--json").stdout)
     assert {1, 2, 3} <= {row["instanceId"] for row in held}

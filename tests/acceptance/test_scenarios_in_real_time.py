@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, send, write_study
 
@@ -16,7 +21,7 @@ CONFIGURATION = (
     + """
 [ae-titles.LUNG.settings]
 priority = "normal"
-timeout = 5
+timeout = 12
 pipeline-a = "pipeline-1"
 pipeline-b = "pipeline-2"
 pipeline-c = "pipeline-3"
@@ -68,13 +73,32 @@ def test_three_studies_in_one_association_become_three_jobs(
 def test_every_arrival_starts_the_wait_anew(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """One study of four instances, each in its own association, 4, 3 and 1 s apart: one job with all four."""
+    """One study of four instances, each in its own association, 4, 3 and 1 s apart: one job with all four.
+
+    Where sending takes so long that some are five seconds apart indeed, the study is as many jobs as it has parts.
+    """
     service = launch_service(CONFIGURATION)
     for path, pause in zip(write_study(tmp_path / "study", instances=4), (4, 3, 1, 0), strict=True):
         assert [True] == [result.ok for result in send([path], service, "HEAD")]
         time.sleep(pause)  # the scenario is made of these pauses, in real time
-    service.wait_for("job_submitted")
-    assert [("pipeline-4", "higher", 4)] == sent_instances(platform)
+    parts = parts_of(arrivals(service), quiet=timedelta(seconds=5))
+    service.wait_for("job_submitted", times=len(parts))
+    assert sorted(("pipeline-4", "higher", part) for part in parts) == sent_instances(platform)
+
+
+def arrivals(service: LaunchedService) -> list[datetime]:
+    """When each instance had come."""
+    url = f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}"
+    with closing(Ledger(url)) as ledger, ledger.read() as transaction:
+        return [instance.received_at for instance in instances.arrived_after(transaction, 0, 1000)]
+
+
+def parts_of(times: list[datetime], quiet: timedelta) -> list[int]:
+    """How many came before each pause of more than that."""
+    parts = [1]
+    for before, after in pairwise(times):
+        parts = [*parts, 1] if after - before > quiet else [*parts[:-1], parts[-1] + 1]
+    return parts
 
 
 def _study(file: Path) -> str:

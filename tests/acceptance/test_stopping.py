@@ -27,7 +27,7 @@ pipeline-a = "pipeline-1"
 """
 )
 SUCCESS = 0x0000
-SECONDS = 30  # that anything may take before a test fails
+SECONDS = 60  # that anything may take before a test fails
 
 
 def associate(service: LaunchedService, on_abort: Callable[[], None] | None = None) -> Association:

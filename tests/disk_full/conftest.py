@@ -36,13 +36,16 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def launch(disk: Disk, launch_service: LaunchService) -> Launch:
     """Start the service with its instances on the small disk, or its ledger, or both.
 
-    `launch(storage=…, ledger=…)`: "disk", or "elsewhere"; `limits`: lines for [storage].
+    `launch(storage=…, ledger=…)`: "disk", or "elsewhere"; `limits`: lines for [storage]; `quiet`: seconds after which a
+    study becomes a job.
     """
 
-    def start(*, storage: str = "disk", ledger: str = "disk", limits: str = NO_LIMITS) -> LaunchedService:
+    def start(
+        *, storage: str = "disk", ledger: str = "disk", limits: str = NO_LIMITS, quiet: int = 5
+    ) -> LaunchedService:
         folder = {"disk": f"{disk.path}/", "elsewhere": ""}
         paths = {"data": f"{folder[storage]}data", "ledger": f"{folder[ledger]}ledger.sqlite"}
-        return launch_service(CONFIGURATION.format(limits=limits, **paths))
+        return launch_service(CONFIGURATION.format(limits=limits, quiet=quiet, **paths))
 
     return start
 
@@ -61,5 +64,7 @@ type = "fake"
 folder = "platform"
 
 [ae-titles.LUNG.settings]
+group-by = "study"
+timeout = {quiet}
 pipeline-a = "pipeline-1"
 """

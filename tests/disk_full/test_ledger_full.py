@@ -21,6 +21,8 @@ from support.requestor import associate, rejection
 
 Launch = Callable[..., LaunchedService]
 
+QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a machine that does much else
+
 
 def store_some(association: Association, count: int = 3) -> list[Dataset]:
     """Store a few instances and see them acknowledged."""
@@ -39,7 +41,7 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
 
     A host that dies meanwhile comes back too. Tried: without the look at the ledger's room, associations are accepted.
     """
-    service = launch(storage=storage)
+    service = launch(storage=storage, quiet=QUIET)
     association = associate(service.port(), "LUNG")
     before = store_some(association)
     disk.fill()
@@ -55,7 +57,7 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
     assert rejection(service.port(), "LUNG") is None
     after = store_some(association)
     association.release()
-    service.wait_for("job_submitted", times=len(before + after), seconds=60)
+    service.wait_for("job_submitted", times=len(before + after))
     assert uids(before + after) == submitted(service)
     assert receiver == service.pids()[2]
 
@@ -65,7 +67,7 @@ def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> 
 
     Tried: the service ends when its host cannot start.
     """
-    first = launch()
+    first = launch(quiet=QUIET)
     before = store_some(associate(first.port(), "LUNG"))
     first.kill()
     disk.fill()
@@ -77,13 +79,13 @@ def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> 
     reason = third.wait_for("process_failed", name="host")["reason"]
     assert f"the data folder {disk.path / 'data'} cannot be used: database or disk is full" == reason
     disk.clear()
-    third.wait_for("job_submitted", times=len(before), seconds=60)
+    third.wait_for("job_submitted", times=len(before))
     assert uids(before) == submitted(third)
 
 
 def test_what_a_killed_receiver_left_half_written_makes_room_for_the_start(launch: Launch, disk: Disk) -> None:
     """The disk is full of it: it goes before the ledger is written. Tried: the other way round."""
-    first = launch()
+    first = launch(quiet=QUIET)
     before = store_some(associate(first.port(), "LUNG"))
     first.kill()
     disk.fill(leave=1 * MB)
@@ -103,7 +105,7 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
 
     Tried: without the look at the ledger's room nothing refuses the association, and all room is used up.
     """
-    service = launch()
+    service = launch(quiet=QUIET)
     association = associate(service.port(), "LUNG")
     sent = []
     for kilobytes in (2000, 200, 20, 1):  # until not even the smallest is taken
@@ -111,7 +113,7 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
             sent.append(data_set)
     assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
     assert LEDGER_ROOM - 3 * MB < disk.free < LEDGER_ROOM
-    service.wait_for("job_submitted", times=len(sent), seconds=60)
+    service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")
     assert Status.SUCCESS == store(association)
     assert rejection(service.port(), "LUNG") is None

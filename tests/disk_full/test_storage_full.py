@@ -16,6 +16,9 @@ from support.requestor import associate, rejection
 Launch = Callable[..., LaunchedService]
 
 
+QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a machine that does much else
+
+
 def stored(disk: Disk) -> list[str]:
     """Everything in the local storage, half written or not."""
     return what_is_stored(disk.path / "data")
@@ -27,7 +30,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
     The jobs of what was acknowledged before are submitted all the same, their room comes back, and an association that
     was open all the time can use it. Tried: 0x0110 for ENOSPC; a writer that leaves its file after a failure.
     """
-    service = launch(ledger="elsewhere")
+    service = launch(ledger="elsewhere", quiet=QUIET)
     association = associate(service.port(), "LUNG")
     first = [image(kilobytes=500) for _number in range(2)]
     assert [Status.SUCCESS] * 2 == [store(association, data_set) for data_set in first]
@@ -65,7 +68,7 @@ def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> No
     As soon as there is room again, so is the service. Tried: a limit that is looked at once, at the start; one that
     only new associations meet.
     """
-    service = launch(ledger="elsewhere", limits=limits)
+    service = launch(ledger="elsewhere", limits=limits, quiet=QUIET)
     association = associate(service.port(), "LUNG")
     disk.fill(leave=LIMIT + 100 * KB)
     assert Status.SUCCESS == store(association)

@@ -50,6 +50,7 @@ class Report:
             f"  orphans        {self.orphans} stored objects without a row",
             f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in all')}",
             *(f"    {finding}" for finding in self.findings[:MOST_SHOWN]),
+            "  nothing acknowledged was lost, nothing was started twice" if self.is_good else "  FAILED",
         ]
         return "\n".join(lines)
 

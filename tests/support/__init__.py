@@ -99,3 +99,10 @@ def wait_until_submitted(service: LaunchedService, instances: int) -> None:
     while sum(int(entry["instances"]) for entry in service.logged("job_queued")) < instances:
         service.wait_for("job_queued", times=1 + len(service.logged("job_queued")))
     service.wait_for("job_submitted", times=len(service.logged("job_queued")))
+
+
+def wait_until_reclaimed(service: LaunchedService, instances: int) -> None:
+    """Wait until so many instances are submitted and reclaimed, in however many pieces."""
+    wait_until_submitted(service, instances)
+    while sum(int(entry["count"]) for entry in service.logged("instances_reclaimed")) < instances:
+        service.wait_for("instances_reclaimed", times=1 + len(service.logged("instances_reclaimed")))

@@ -19,6 +19,7 @@ import structlog
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.errors import Refused, describe_failure
+from dicom_adapter.flow import intervene
 from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.process import Lane
@@ -28,7 +29,7 @@ from dicom_adapter.flow.retention import Retention
 from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
 from dicom_adapter.hookspecs import Catalogue
-from dicom_adapter.ledger import Ledger, jobs, lanes
+from dicom_adapter.ledger import Ledger, events, jobs, lanes
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
@@ -91,6 +92,8 @@ class Host:
         self._quota = Quota(ledger, clock, config.storage.quarantine_quota, config.ae_titles)
         self._restarts = self._announce_lanes()
         self._tell_stranded_jobs()
+        with ledger.read() as transaction:
+            self._last_event = events.last_number(transaction)  # that was looked at, for what operators do
 
     # --- putting it together ----------------------------------------------------------------------------------------
 
@@ -203,6 +206,7 @@ class Host:
     def _take_notice(self) -> datetime:
         end = time.monotonic() + SLICE_SECONDS
         self._restart_lanes()
+        self._notice_cancelled_jobs()
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
                 self._tell("dicom_adapter_instance_stored", instance=instance)
@@ -224,6 +228,16 @@ class Host:
                 lane.restart()
                 self._wake(f"lane {name}")
         self._restarts = restarts
+
+    def _notice_cancelled_jobs(self) -> None:
+        """Tell of the jobs that operators have cancelled before any step of theirs was begun."""
+        with self._ledger.read() as transaction:
+            last = events.last_number(transaction)
+            cancelled = intervene.cancelled_at_once(transaction, self._last_event)
+        self._last_event = last
+        for job in cancelled:
+            log.info("job_cancelled", job_id=job.job_id, ae_title=job.ae_title, attempts=job.attempts, error="")
+            self._on_job_changed(job)
 
     def _reckon(self) -> datetime:
         began = time.monotonic()

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -32,7 +32,7 @@ from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import Plugins, discover
 from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
 from dicom_adapter.watch import Finding, Watch, examine
-from dicom_adapter.workers import Step, Worker
+from dicom_adapter.workers import Step, Turnstile, Worker
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -49,7 +49,7 @@ class HostProcess:
 
     def __init__(self, config: Config, plugins: Plugins, *, first: bool) -> None:
         self._workers: dict[str, list[Worker]] = {}
-        self._executors: list[ThreadPoolExecutor] = []
+        self._executors: list[Executor] = []
         self._config = config
         self._clock = SystemClock()
         self._storage = open_storage(config, plugins.catalogue())
@@ -63,7 +63,7 @@ class HostProcess:
         self._watch = Watch(self._examine, self._ledger, self._clock)
 
     def _uploads(self, name: str, threads: int) -> Executor:
-        executor = ThreadPoolExecutor(threads, thread_name_prefix=f"upload {name}")
+        executor = Turnstile(threads, f"upload {name}")
         self._executors.append(executor)
         return executor
 

@@ -16,6 +16,7 @@ from typing import Any
 from dicom_adapter.errors import Refused
 
 LogEntry = Mapping[str, Any]
+PATIENCE_S = 60.0  # for what takes a few seconds, on a machine that does much else
 
 
 class ServiceEnded(Refused):
@@ -61,12 +62,12 @@ class LaunchedService:
             self._entries.append(entry)
             self._news.notify_all()
 
-    def port(self, seconds: float = 30) -> int:
+    def port(self, seconds: float = PATIENCE_S) -> int:
         """The port, as soon as the service listens."""
         port: int = self.wait_for("service_listening", seconds=seconds)["port"]
         return port
 
-    def wait_for(self, event: str, seconds: float = 30, times: int = 1, **fields: object) -> LogEntry:
+    def wait_for(self, event: str, seconds: float = PATIENCE_S, times: int = 1, **fields: object) -> LogEntry:
         """Wait until the log has this event with these fields so many times; returns the last of them.
 
         Raises ServiceEnded with the end of the log when the service ends before, or the time is over.
@@ -89,12 +90,12 @@ class LaunchedService:
     def _tail(self) -> str:
         return "\n".join(json.dumps(entry) for entry in self._entries[-20:])
 
-    def stop(self, seconds: float = 30) -> int:
+    def stop(self, seconds: float = PATIENCE_S) -> int:
         """Ask it to end, in order, and return its exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = PATIENCE_S) -> int:
         """Wait for its end and return its exit status."""
         status = self._process.wait(seconds)
         self._close_stdin()

@@ -32,7 +32,7 @@ LAST_WORDS_SECONDS = 5.0  # that an orderly end waits for a busy ledger
 
 # Seconds in which one step of a part must come to an end. A part's name begins with its kind.
 DEADLINES = {
-    "lane": 30.0,  # one turn of a processor, or half a second of turns
+    "lane": 25.0,  # one turn of a processor, or half a second of turns; whoever hangs is told of within half a minute
     "notify": 30.0,  # reads the ledger for half a second
     "wake-ups": 30.0,  # waits for a few seconds
     "observer": 60.0,  # one call of an observer hook, which nothing waits for

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from attrs import field, frozen
@@ -121,6 +122,49 @@ class Worker:
             self._began = None
         self._failures, self._error = 0, ""
         return None if when is None else max(0.0, (when - self._clock.now()).total_seconds())
+
+
+class Turnstile(Executor):
+    """Threads whose queue is as short as it may be: `submit` waits for a place in it, first come, first served.
+
+    So those who have many calls to make, one after another, take turns.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._places = 2 * threads  # that are free: as many calls wait as are at work, so that no thread has to
+        self._waiting: deque[threading.Event] = deque()  # only while no place is free
+        self._lock = threading.Lock()  # guards both
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        self._enter()
+        try:
+            future = self._threads.submit(fn, *args, **kwargs)
+        except BaseException:
+            self._leave()
+            raise
+        future.add_done_callback(lambda _done: self._leave())
+        return future
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._places:
+                self._places -= 1
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        turn.wait()
+
+    def _leave(self) -> None:
+        """Hand the place over: a semaphore gives it to whoever is quickest, which may be the same again and again."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._places += 1
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
 
 def call_within(seconds: float, call: Callable[[], T]) -> T:

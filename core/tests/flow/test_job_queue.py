@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
@@ -24,9 +25,11 @@ from dicom_adapter import (
 )
 from dicom_adapter.flow.submit import Interrupted, Retries, Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
-from dicom_adapter.synthetic import make_instance
+from dicom_adapter.parts import JobQueue
+from dicom_adapter.synthetic import make_instance, make_study
 from dicom_adapter.testing import Adapter, Plugin
 from dicom_adapter.testing.adapter import Inline
+from dicom_adapter.workers import Turnstile, Worker
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -42,6 +45,17 @@ submitter = "platform"
 processor = "one-by-one"
 submitter = "other"
 """
+TOGETHER = """
+[submitters.platform]
+type = "scripted"
+[ae-titles.LUNG.settings]
+pipeline-a = "huge"
+[ae-titles.LIVER.settings]
+pipeline-a = "small"
+"""
+NO_TIME = timedelta(0)
+ONCE = Retries(first=NO_TIME, most=NO_TIME, lasting=NO_TIME)  # gives up at the first failure
+PATIENCE_S = 30.0  # how long a test waits for what has to happen
 
 
 class OneByOne(JobProcessorBase):  # type: ignore[type-arg] # without settings
@@ -60,7 +74,7 @@ class Platform:
 
     def __init__(self) -> None:
         self.on_open: Callable[[], None] = lambda: None
-        self.on_upload: Callable[[], None] = lambda: None
+        self.on_upload: Callable[[Job], None] = lambda _job: None
         self.started: list[str] = []  # priorities
         self.is_open = False
 
@@ -88,7 +102,7 @@ def scripted(platform: Platform) -> type[Submitter[Any]]:
         def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None: ...
 
         def upload(self, job: Job, upload: Upload) -> None:
-            platform.on_upload()
+            platform.on_upload(job)
 
         def start(self, job: Job) -> None:
             platform.started.append(job.priority.value)
@@ -111,8 +125,8 @@ def platform() -> Platform:
     return Platform()
 
 
-def raising(failure: BaseException) -> Callable[[], None]:
-    def call() -> None:
+def raising(failure: BaseException) -> Callable[..., None]:
+    def call(*_: object) -> None:
         raise failure
 
     return call
@@ -133,28 +147,90 @@ def test_urgent_jobs_go_first_and_older_ones_among_equals(make_adapter: MakeAdap
     assert [2, 5, 3, 0, 6, 1, 4] == numbers
 
 
-# --- opening --------------------------------------------------------------------------------------------------------
+# --- uploads --------------------------------------------------------------------------------------------------------
 
 
 def test_a_huge_job_gives_way_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
     """Another AE title's job does not wait for its last file. Tried: uploading all of a job in one step."""
-    together = """
-[submitters.platform]
-type = "scripted"
-[ae-titles.LUNG.settings]
-pipeline-a = "huge"
-[ae-titles.LIVER.settings]
-pipeline-a = "small"
-"""
     uploads: list[int] = []  # how many jobs had been started at each
-    platform.on_upload = lambda: uploads.append(len(platform.started))
-    adapter = make_adapter(together, Plugin(platform))
+    platform.on_upload = lambda _job: uploads.append(len(platform.started))
+    adapter = make_adapter(TOGETHER, Plugin(platform))
     for data_set in [make_instance(seed=f"huge-{number}", study_uid="1.2.3") for number in range(300)]:
         adapter.receive(data_set, ae_title="LUNG")
     adapter.receive(make_instance(seed="small"), ae_title="LIVER")
     adapter.advance(5)
     assert 2 == len(platform.started)
     assert 1 in uploads  # files of the huge job went after the small job had started
+
+
+def uploading(adapter: Adapter, platform: Platform, *, huge: int, small: int) -> None:
+    """Have a job of LUNG and one of LIVER, of so many files, come to their first upload, and wait there."""
+    platform.on_upload = raising(Retriable("away"))
+    for ae_title, count in (("LUNG", huge), ("LIVER", small)):
+        adapter.receive(*make_study(modality="CT", instances=count, rows=2, columns=2), ae_title=ae_title)
+    adapter.advance(5)
+    assert [JobState.METADATA_SENT] * 2 == [job.state for job in adapter.jobs]
+    adapter.clock.advance(60)  # both may try again
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _try in range(int(PATIENCE_S * 100)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("waited in vain")
+
+
+def test_jobs_on_a_slow_platform_take_turns_before_their_batches_are_done(
+    make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the time of a batch is over, whose turn it is is decided anew. Tried: without the look at the time."""
+    monkeypatch.setattr("dicom_adapter.flow.submit.BATCH_SECONDS", 0.0)
+    adapter = make_adapter(TOGETHER, Plugin(platform))
+    uploading(adapter, platform, huge=3, small=3)
+    uploaded: list[str] = []
+    platform.on_upload = lambda job: uploaded.append(job.pipeline_id)
+    adapter.host.settle()
+    assert "small" in uploaded[:3]
+    assert ["huge"] * 3 + ["small"] * 3 == sorted(uploaded)
+
+
+def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    """On the threads of a real service. Tried: with all of a batch in the threads' queue at once."""
+    adapter = make_adapter(TOGETHER, Plugin(platform))
+    uploading(adapter, platform, huge=100, small=1)
+    begun, ended, other_uploaded = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+
+    def upload(job: Job) -> None:
+        if job.pipeline_id == "small":
+            other_uploaded.set()
+        else:
+            begun.release()
+            ended.acquire()
+
+    platform.on_upload = upload
+    executor = Turnstile(2, "upload")
+    queue = JobQueue("platform", submission(adapter, platform, executor), ONCE, adapter.ledger, adapter.clock)
+    workers = [Worker("submitter platform", queue.step, adapter.clock) for _number in range(2)]
+    try:
+        workers[0].start()
+        assert all(begun.acquire(timeout=PATIENCE_S) for _thread in range(2))  # no thread is free
+        workers[1].start()
+        wait_until(lambda: len(executor._waiting) == 2)  # each with the next file of its job
+        ended.release(8)
+        assert other_uploaded.wait(PATIENCE_S)
+    finally:
+        ended.release(1000)
+        for worker in workers:
+            worker.stop()
+        assert all(worker.join(PATIENCE_S) for worker in workers)
+        executor.shutdown()
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
 
 
 def test_a_submitter_that_does_not_open_keeps_its_own_jobs_waiting_and_no_others(
@@ -200,10 +276,9 @@ def waiting(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
 
 
 def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submission:
-    once = timedelta(0)  # gives up at the first failure: an interruption must not count as one
     made = Submission(
         scripted(platform)(None, None),  # type: ignore[arg-type] # it uses neither
-        Retries(first=once, most=once, lasting=once),
+        ONCE,
         adapter.ledger,
         adapter.storage,
         adapter.clock,
@@ -216,7 +291,7 @@ def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submi
 
 
 def interrupted(adapter: Adapter, sending: Submission) -> None:
-    """Taking the next step is interrupted, and leaves the job as it was."""
+    """Taking the next step is interrupted, which counts as no failure, and leaves the job as it was."""
     before = adapter.jobs
     with adapter.ledger.read() as transaction:
         row = ledger_jobs.get(transaction, before[0].job_id)
@@ -252,13 +327,13 @@ def test_a_step_that_closing_cuts_off_does_not_fault_the_job(
     """What the submitter raises then says nothing of the job."""
     sending = submission(waiting, platform, Inline())
 
-    def close_and_fail() -> None:
+    def close_and_fail(_job: Job) -> None:
         sending.close()
         raise failure
 
     platform.on_upload = close_and_fail
     interrupted(waiting, sending)
-    platform.on_upload = lambda: None
+    platform.on_upload = lambda _job: None
     waiting.restart()
     waiting.advance(2)
     assert [JobState.SUBMITTED] == [job.state for job in waiting.jobs]
@@ -267,7 +342,7 @@ def test_a_step_that_closing_cuts_off_does_not_fault_the_job(
 def test_a_job_that_somebody_else_changed_meanwhile_is_left_alone(waiting: Adapter, platform: Platform) -> None:
     """An operator's cancellation wins over a step that was under way."""
 
-    def cancel() -> None:
+    def cancel(_job: Job) -> None:
         with waiting.ledger.write() as transaction:
             row = ledger_jobs.get(transaction, waiting.jobs[0].job_id)
             assert row is not None

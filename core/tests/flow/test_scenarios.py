@@ -242,7 +242,7 @@ def test_patients_are_told_apart_by_id_and_issuer(make_adapter: Any) -> None:
 
 
 def test_an_instance_without_the_attribute_that_groups_it_is_quarantined_with_the_reason(make_adapter: Any) -> None:
-    """Acknowledged is acknowledged: it waits for an operator, and the others go on."""
+    """Acknowledged is acknowledged: it waits for an operator, the others go on. Tried: a processor that drops it."""
     adapter = make_adapter(PATIENTS)
     nameless, other = make_instance(patient_id=""), make_instance()
     adapter.receive(nameless, other, ae_title="LUNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dicom_adapter.clock import Clock
@@ -13,6 +14,7 @@ from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.model import Job, JobState
 
 AT_ONCE = {"attempts": 0, "failing_since": None, "next_attempt_at": None}
+NEVER_BEGUN = {"begun": False}  # detail of the end of a job that no step was begun of
 
 
 def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
@@ -44,8 +46,15 @@ def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
         wish = {"state": job.faulted_in or job.state, "faulted_in": None, "cancel_requested": True}
         row = _change(transaction, clock, row, "job_cancel_requested", wish)
         if job.state is JobState.QUEUED and not job.repeated:
-            row = _change(transaction, clock, row, "job_cancelled", {"state": JobState.CANCELLED})
+            row = _change(transaction, clock, row, "job_cancelled", {"state": JobState.CANCELLED}, NEVER_BEGUN)
     return row.job
+
+
+def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
+    """Jobs that `cancel` itself has brought to their end since that event: no step tells the host of them."""
+    ended = events.named_after(transaction, event_number, "job_cancelled")
+    rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
+    return [row.job for row in rows if row is not None]
 
 
 def _find(transaction: Transaction, job_id: str) -> JobRow:
@@ -55,8 +64,15 @@ def _find(transaction: Transaction, job_id: str) -> JobRow:
     return row
 
 
-def _change(transaction: Transaction, clock: Clock, row: JobRow, event: str, values: Mapping[str, Any]) -> JobRow:
+def _change(
+    transaction: Transaction,
+    clock: Clock,
+    row: JobRow,
+    event: str,
+    values: Mapping[str, Any],
+    detail: Mapping[str, object] = MappingProxyType({}),
+) -> JobRow:
     now = clock.now()
-    happened = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id)
+    happened = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
     events.record(transaction, [happened])
     return jobs.change(transaction, row, changed_at=now, **AT_ONCE, **values)

@@ -12,13 +12,15 @@
 
 Before a step is begun for the first time, the ledger says so; between the step on the platform and the row that tells
 of it the power may fail, or the answer may get lost. Then the step is repeated, with `job.repeated` set, and submitters
-make that harmless. Uploads are remembered file by file, and a job with many files gives way to others after each batch.
+make that harmless. Uploads are remembered file by file, and a job with many files, or slow ones, gives way to others
+after each batch.
 """
 
 from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from datetime import datetime
@@ -51,6 +53,7 @@ NEXT = {
     JobState.UPLOADED: JobState.SUBMITTED,
 }
 UPLOADS_PER_COMMIT = 32  # files whose upload is remembered together: at most so many are repeated after a crash
+BATCH_SECONDS = 2.0  # after which no further upload of a batch begins: on a slow platform others wait for their turn
 OPENING_SECONDS = 2.0  # that `close` waits for an `open` that is under way
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
@@ -237,7 +240,10 @@ class Submission:
     def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
         """Upload side by side, remember what arrived, then raise what went wrong, if anything did."""
         futures: dict[int, Future[None]] = {}
+        end = time.monotonic() + BATCH_SECONDS
         for position, instance in members:
+            if futures and time.monotonic() >= end:
+                break  # the others are of the next batch
             upload = Upload(
                 instance=instance,
                 position=position,

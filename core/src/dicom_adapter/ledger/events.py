@@ -61,6 +61,11 @@ def ae_titles_after(transaction: Transaction, event_id: int, names: Collection[s
     return set(transaction.execute(query).scalars())
 
 
+def named_after(transaction: Transaction, event_id: int, name: str) -> list[Event]:
+    """Events of this name numbered above `event_id`, oldest first."""
+    return that(transaction, (events.c.event_id > event_id) & (events.c.event == name))
+
+
 def that(transaction: Transaction, condition: ColumnElement[bool]) -> list[Event]:
     """Events that meet a condition on the table, oldest first."""
     query = select(events).where(condition).order_by(events.c.event_id)

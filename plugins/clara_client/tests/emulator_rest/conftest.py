@@ -31,7 +31,7 @@ class Face:
         self.server: RestServer = serve(
             self.platform, faults=self.faults, log=self.log, clock=lambda: self.now, **options
         )
-        self.client = httpx.Client(base_url=self.server.url, timeout=10, trust_env=False)
+        self.client = httpx.Client(base_url=self.server.url, timeout=60, trust_env=False)
 
     def close(self) -> None:
         self.client.close()

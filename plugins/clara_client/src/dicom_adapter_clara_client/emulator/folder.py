@@ -84,7 +84,7 @@ class InFolder(Store):
         self._write(self._key_path(answer.key), answer)
 
     def delete_answer(self, key: str) -> None:
-        self._key_path(key).unlink()
+        self._key_path(key).unlink(missing_ok=True)
 
     def receive(self) -> Sink:
         return _Temporary(self._incoming / uuid4().hex, self._payloads)

@@ -1,0 +1,72 @@
+"""Names that come from the network: whatever they are, no file or folder is called so, or lies elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydicom import config
+
+from dicom_adapter.flow.store import Status
+from dicom_adapter.synthetic import make_instance
+from dicom_adapter.testing import Adapter
+
+CONFIGURATION = """
+[submitters.platform]
+type = "fake"
+folder = "platform"
+[ae-titles.LUNG.settings]
+pipeline-one = "p1"
+"""
+SIGN, NUMBER = "evil", "2718281828"  # one of them is in each name
+KINDS = ("../../../{}", "/{}", "../{}/..", "1/../{}", "~{}", "a\0{}", "C:\\{}", "$({})", "{}" * 80, "\x1b[2J{}")
+text = st.one_of(
+    st.sampled_from(KINDS), st.text(st.characters(codec="latin-1"), max_size=80).map(lambda text: text + "{}")
+)
+names = text.map(lambda text: text.replace("{}", SIGN))
+lists_of_uids = st.one_of(names, st.from_regex(r"[0-9./]{0,70}", fullmatch=True).map(lambda text: text + NUMBER))
+uids = lists_of_uids.map(lambda text: text.replace("\\", "/"))  # what parts several values, a request cannot have
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Deep enough for what climbs out of it to be seen."""
+    folder = tmp_path_factory.mktemp("hostile") / "2" / "1" / "0"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> Iterator[Adapter]:
+    adapter = Adapter(folder, CONFIGURATION)
+    yield adapter
+    adapter.close()
+
+
+@settings(max_examples=settings.default.max_examples // 4, deadline=None)
+@given(calling=names, sop_uid=uids, study_uid=lists_of_uids, patient_id=names)
+@example(calling="../../evil", sop_uid=f"1.2.{NUMBER}", study_uid=f"1.3.{NUMBER}", patient_id="../../../evil")
+def test_no_name_from_the_network_becomes_a_path(
+    adapter: Adapter, folder: Path, calling: str, sop_uid: str, study_uid: str, patient_id: str
+) -> None:
+    """An instance is refused, or kept and submitted, under names of the adapter's own.
+
+    Tried: with the calling AE title as the name of a folder.
+    """
+    with config.disable_value_validation():
+        data_set = make_instance(sop_uid=sop_uid, study_uid=study_uid, patient_id=patient_id)
+        [answer] = adapter.receive(data_set, ae_title="LUNG", calling_ae_title=calling)
+    assert answer.status in (Status.SUCCESS, Status.DATA_SET_DOES_NOT_MATCH, Status.CANNOT_UNDERSTAND)
+    if answer.status is Status.SUCCESS:
+        adapter.advance(6)
+    assert {"reclaimed"} >= adapter.states.keys()
+    found = {path for path in folder.parents[2].rglob("*") if path not in folder.parents}
+    assert [] == [path for path in found if SIGN in str(path) or NUMBER in str(path)]
+    assert {folder, folder / "data", folder / "platform"} == {path for path in found if path.parent in around(folder)}
+
+
+def around(folder: Path) -> tuple[Path, ...]:
+    return (folder, *folder.parents)
