@@ -33,6 +33,7 @@ from dicom_adapter.ledger.writer import EventWriter
 from dicom_adapter.locks import share
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
+from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import discover
 from dicom_adapter.storage import StorageBackend
@@ -81,6 +82,8 @@ class Receiver:
             "calling_ae_title": request.calling_ae_title,
             "peer": request.peer_address,
         }
+        if request.certificate_names:
+            fields["certificate"] = ", ".join(sorted(request.certificate_names))
         if verdict.rejection is None:
             log.info("association_accepted", **fields)
         else:
@@ -264,6 +267,9 @@ def _serve(channel: Channel, server: Server, watch: Watch, config: Config) -> No
     except OSError as failure:
         address = f"{config.dicom.bind}:{config.dicom.port}"
         channel.report("failed", reason=f"cannot listen on {address}: {failure.strerror}")
+        return
+    except UnusableCertificate as refusal:
+        channel.report("failed", reason=str(refusal))
         return
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)

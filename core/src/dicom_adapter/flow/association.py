@@ -35,6 +35,7 @@ class AssociationRequest:
     called_ae_title: str
     calling_ae_title: str
     peer_address: str
+    certificate_names: frozenset[str] = frozenset()  # common and DNS names of the certificate that the caller showed
 
 
 @frozen(kw_only=True)
@@ -100,8 +101,11 @@ def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
         return True
     address = ip_address(request.peer_address)
     address = getattr(address, "ipv4_mapped", None) or address  # how IPv4 callers look on a socket for both
+    names = {name.casefold() for name in request.certificate_names}
     return any(
-        caller.ae_title in (None, request.calling_ae_title) and (caller.host is None or address in caller.host)
+        caller.ae_title in (None, request.calling_ae_title)
+        and (caller.host is None or address in caller.host)
+        and (caller.certificate is None or caller.certificate.casefold() in names)
         for caller in ae_title.allowed_callers
     )
 

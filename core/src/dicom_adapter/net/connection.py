@@ -21,6 +21,7 @@ from dicom_adapter.group_commit import Deliver
 from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.tls import certificate_names
 from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
 from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -159,6 +160,7 @@ class Connection(asyncio.BufferedProtocol):
             called_ae_title=requested.request.called_ae_title,
             calling_ae_title=requested.request.calling_ae_title,
             peer_address=self.peer,
+            certificate_names=certificate_names(self._transport.get_extra_info("peercert")),
         )
         self._server.when_there_is_room(lambda others: self._judge(request, others))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,6 +22,7 @@ from dicom_adapter.config.model import Dicom
 from dicom_adapter.flow.store import Answer
 from dicom_adapter.net.connection import Connection, Handlers
 from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.tls import Certificates
 
 log = structlog.get_logger("dicom_adapter.net")
 
@@ -30,6 +33,7 @@ THREADS = 4  # for judgements
 ABORT_SECONDS = 2.0  # for peers to close their connections after an A-ABORT; then they are dropped
 FULL_SECONDS = 0.25  # that a request waits for somebody else's association to end, when there are as many as may be
 ACCEPT_PAUSE_SECONDS = 1.0  # when the system has no descriptors left
+RENEW_SECONDS = 2.0  # between two looks whether the certificates have changed
 
 T = TypeVar("T")
 Ask = Callable[[int], None]  # with how many associations there are
@@ -45,6 +49,8 @@ class Server:
         self.loop = asyncio.new_event_loop()
         self.is_stopping = False
         self.associations = 0  # accepted ones, and those that are being judged
+        self._certificates: Certificates | None = None
+        self._arriving: set[asyncio.Task[None]] = set()  # those that are no connections yet
         self._connections: set[Connection] = set()
         self._peers: Counter[str] = Counter()  # connections of each address
         self._asking: deque[tuple[Ask, asyncio.TimerHandle]] = deque()  # while there are as many as may be
@@ -55,7 +61,9 @@ class Server:
     # --- from outside -----------------------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Bind and listen; returns the port. Raises OSError when that is not possible."""
+        """Bind and listen; returns the port. Raises OSError when that is not possible, or UnusableCertificate."""
+        if self.dicom.tls is not None:
+            self._certificates = Certificates(self.dicom.tls)
         self._socket = socket.socket(socket.AF_INET6 if ":" in self.dicom.bind else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -69,6 +77,7 @@ class Server:
         self.handlers.start(self.loop, _answer)
         self._thread.start()
         self.loop.call_soon_threadsafe(self._listen)
+        self.loop.call_soon_threadsafe(self._renew_certificates)
         return port
 
     @property
@@ -113,14 +122,34 @@ class Server:
                 accepted.close()
             else:
                 self._peers[peer] += 1
-                self.loop.create_task(self._connect(accepted, peer))
+                task = self.loop.create_task(self._connect(accepted, peer))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
 
     async def _connect(self, accepted: socket.socket, peer: str) -> None:
         try:
-            await self.loop.connect_accepted_socket(lambda: Connection(self, peer), accepted)
-        except OSError:  # it has gone already
+            await self.loop.connect_accepted_socket(lambda: Connection(self, peer), accepted, **self._encryption())
+        except (OSError, asyncio.CancelledError) as failure:  # no handshake in time, or it has gone already
             self._left(peer)
             accepted.close()
+            if self._certificates is not None and isinstance(failure, OSError):
+                log.warning("tls_handshake_failed", peer=peer, reason=_reason(failure))
+
+    def _encryption(self) -> dict[str, Any]:
+        """What a connection needs for TLS; for all of it and the request of an association there is the same time."""
+        if self._certificates is None:
+            return {}
+        arguments = {"ssl": self._certificates.context, "ssl_handshake_timeout": self.dicom.association_timeout}
+        if sys.version_info >= (3, 11):  # before, who does not close its side is waited for without end
+            arguments["ssl_shutdown_timeout"] = ABORT_SECONDS
+        return arguments
+
+    def _renew_certificates(self) -> None:
+        if self._certificates is not None:
+            self.in_the_background(self._certificates.renew, self._renew_later)
+
+    def _renew_later(self, _nothing: None) -> None:
+        self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
     def came(self, connection: Connection) -> None:
         """A connection is open."""
@@ -177,6 +206,8 @@ class Server:
         assert self._socket is not None  # listening
         self.loop.remove_reader(self._socket)
         self._socket.close()
+        for task in self._arriving:
+            task.cancel()
         await self._until_nothing_is_open(seconds)
         for connection in list(self._connections):
             connection.abort()
@@ -188,6 +219,13 @@ class Server:
         deadline = self.loop.time() + seconds
         while self._connections and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
+
+
+def _reason(failure: OSError) -> str:
+    """Why there is no TLS with a peer, in the words of OpenSSL or of the system."""
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return f"its certificate is not good: {failure.verify_message}"
+    return str(getattr(failure, "reason", None) or failure.strerror or failure)
 
 
 def _answer(answers: Sequence[tuple[tuple[Connection, Command], Answer]]) -> None:
