@@ -65,11 +65,12 @@ class Receiver:
         self._no_room = ""  # why there is no room for anybody
         self._room_until = self._look_at
 
-    def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
+    def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
         with self._ledger.read() as transaction:
             stopped, full = lanes.refusing(transaction)
         busy = Load(
             associations=associations,
+            associations_of_peer=of_peer,
             capacity=self._storage.capacity(),
             stopped=stopped,
             full=full,

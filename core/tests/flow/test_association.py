@@ -254,3 +254,13 @@ def test_a_certificate_may_be_bound_to_the_calling_ae_title(
     """
     verdict = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
     assert (None if allowed else NOT_CALLING) == told(verdict)
+
+
+def test_a_peer_has_a_limit_of_its_own() -> None:
+    """Rejected as transient, as soon as so many are open from its address."""
+    config = configured()
+    limited = evolve(config, dicom=evolve(config.dicom, max_associations=9, max_associations_per_peer=2))
+    assert Verdict() == judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=1))
+    verdict = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
+    assert AT_ITS_LIMIT == told(verdict)
+    assert "max-associations-per-peer = 2 are open from this address" == verdict.why

@@ -171,7 +171,7 @@ def test_who_does_not_finish_the_handshake_is_dropped(listen: Listen, tls: Tls, 
         silent.sendall(hello)
         assert b"" == silent.recv(1)
     listening.wait_for("tls_handshake_failed")
-    wait_until(lambda: not listening.server._peers)
+    wait_until(lambda: listening.server.admission.connections == 0)
 
 
 def test_a_stop_does_not_wait_for_a_handshake(listen: Listen, tls: Tls) -> None:

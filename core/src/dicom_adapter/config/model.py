@@ -112,6 +112,11 @@ class Dicom:
     port: int = setting(default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
     bind: Address = setting(default="0.0.0.0", help="IP address to listen on.")  # noqa: S104 - modalities are elsewhere
     max_associations: int = setting(default=25, validator=between(1, 1000), help="Associations open at the same time.")
+    max_associations_per_peer: int | None = setting(
+        default=None,
+        validator=optional(between(1, 1000)),
+        help="Associations open at the same time from one IP address.",
+    )
     association_timeout: float = setting(
         default=30.0,
         validator=between(0.1, DAY_S, "seconds"),

@@ -46,6 +46,7 @@ class Load:
     capacity: Capacity | None  # of the storage backend
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
+    associations_of_peer: int = 0  # so many of them
     ledger_free: int | None = None  # bytes; None: not known
 
 
@@ -69,6 +70,9 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
     if load.associations >= config.dicom.max_associations:
         return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
+    most = config.dicom.max_associations_per_peer
+    if most is not None and load.associations_of_peer >= most:
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations-per-peer = {most} are open from this address")
     full = (
         load.full.get(request.called_ae_title)
         or storage_full(load.capacity, config.storage)

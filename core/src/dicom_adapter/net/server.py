@@ -11,7 +11,6 @@ import socket
 import ssl
 import sys
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -20,6 +19,8 @@ import structlog
 
 from dicom_adapter.config.model import Dicom
 from dicom_adapter.flow.store import Answer
+from dicom_adapter.net.address import plain_address
+from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.connection import Connection, Handlers
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.tls import Certificates
@@ -27,16 +28,13 @@ from dicom_adapter.net.tls import Certificates
 log = structlog.get_logger("dicom_adapter.net")
 
 BACKLOG = 1024  # connections that may wait to be taken
-SPARE_CONNECTIONS = 100  # beside the associations: those that have yet to request one, or to close
 RECEIVE_BUFFER = 1 << 18  # bytes read at a time; one buffer for all, since everything is taken from it at once
 THREADS = 4  # for judgements
 ABORT_SECONDS = 2.0  # for peers to close their connections after an A-ABORT; then they are dropped
-FULL_SECONDS = 0.25  # that a request waits for somebody else's association to end, when there are as many as may be
 ACCEPT_PAUSE_SECONDS = 1.0  # when the system has no descriptors left
 RENEW_SECONDS = 2.0  # between two looks whether the certificates have changed
 
 T = TypeVar("T")
-Ask = Callable[[int], None]  # with how many associations there are
 
 
 class Server:
@@ -48,12 +46,10 @@ class Server:
         self.buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self.loop = asyncio.new_event_loop()
         self.is_stopping = False
-        self.associations = 0  # accepted ones, and those that are being judged
+        self.admission = Admission(dicom, self.loop)
         self._certificates: Certificates | None = None
         self._arriving: set[asyncio.Task[None]] = set()  # those that are no connections yet
         self._connections: set[Connection] = set()
-        self._peers: Counter[str] = Counter()  # connections of each address
-        self._asking: deque[tuple[Ask, asyncio.TimerHandle]] = deque()  # while there are as many as may be
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="judge")
         self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
         self._socket: socket.socket | None = None
@@ -116,21 +112,23 @@ class Server:
                 self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
                 return
             accepted.setblocking(False)
-            peer = str(address[0]).partition("%")[0]
-            if self._peers.total() >= self.dicom.max_associations + SPARE_CONNECTIONS:
-                log.warning("connection_refused", peer=peer, connections=self._peers.total())
+            peer = plain_address(address[0])
+            refusal = self.admission.enter(peer)
+            if refusal:
+                log.warning("connection_refused", peer=peer, reason=refusal)
                 accepted.close()
             else:
-                self._peers[peer] += 1
                 task = self.loop.create_task(self._connect(accepted, peer))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
 
     async def _connect(self, accepted: socket.socket, peer: str) -> None:
+        connection = Connection(self, peer)
         try:
-            await self.loop.connect_accepted_socket(lambda: Connection(self, peer), accepted, **self._encryption())
+            await self.loop.connect_accepted_socket(lambda: connection, accepted, **self._encryption())
         except (OSError, asyncio.CancelledError) as failure:  # no handshake in time, or it has gone already
-            self._left(peer)
+            if not connection.has_begun:
+                self.admission.leave(peer)
             accepted.close()
             if self._certificates is not None and isinstance(failure, OSError):
                 log.warning("tls_handshake_failed", peer=peer, reason=_reason(failure))
@@ -158,38 +156,9 @@ class Server:
     def gone(self, connection: Connection) -> None:
         """A connection is closed."""
         self._connections.discard(connection)
-        self._left(connection.peer)
+        self.admission.leave(connection.peer)
 
-    def _left(self, peer: str) -> None:
-        self._peers[peer] -= 1
-        if not self._peers[peer]:
-            del self._peers[peer]
-
-    # --- associations -----------------------------------------------------------------------------------------------
-
-    def when_there_is_room(self, ask: Ask) -> None:
-        """Call `ask` when fewer associations are open than may be, or when none of them has ended for a moment.
-
-        Senders that open one for every instance are often quicker to ask than the end of the last one is to be seen.
-        """
-        if self.associations < self.dicom.max_associations:
-            ask(self.associations)
-        else:
-            # Later than what is to be read by then: a timer comes behind it, what that asks for behind the next.
-            timer = self.loop.call_later(FULL_SECONDS, self.loop.call_soon, self._ask_first)
-            self._asking.append((ask, timer))
-
-    def association_left(self) -> None:
-        """There is room for another one."""
-        self.associations -= 1
-        if self._asking and self.associations < self.dicom.max_associations:
-            self._asking[0][1].cancel()
-            self._ask_first()
-
-    def _ask_first(self) -> None:
-        if self._asking:
-            ask, _timer = self._asking.popleft()
-            ask(self.associations)
+    # --- background ----------------------------------------------------------------------------------------------
 
     def in_the_background(self, act: Callable[[], T], then: Callable[[T], None]) -> None:
         """Call `act` on another thread, then `then` with its result in the loop. `act` must not raise."""
