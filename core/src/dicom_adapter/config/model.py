@@ -117,6 +117,10 @@ class Dicom:
         validator=optional(between(1, 1000)),
         help="Associations open at the same time from one IP address.",
     )
+    proxies: tuple[Network, ...] = setting(
+        default=(),
+        help="IP addresses and networks of balancers; their connections begin with a header of the PROXY protocol.",
+    )
     association_timeout: float = setting(
         default=30.0,
         validator=between(0.1, DAY_S, "seconds"),

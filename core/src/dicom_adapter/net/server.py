@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import structlog
@@ -23,6 +24,7 @@ from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.connection import Connection, Handlers
 from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.proxy import InvalidProxyHeader, ProxyHeader
 from dicom_adapter.net.tls import Certificates
 
 log = structlog.get_logger("dicom_adapter.net")
@@ -113,14 +115,45 @@ class Server:
                 return
             accepted.setblocking(False)
             peer = plain_address(address[0])
-            refusal = self.admission.enter(peer)
-            if refusal:
-                log.warning("connection_refused", peer=peer, reason=refusal)
-                accepted.close()
-            else:
-                task = self.loop.create_task(self._connect(accepted, peer))
+            is_proxy = self._is_proxy(peer)
+            if self._enter(accepted, peer, is_proxy=is_proxy):
+                arrive = self._connect_through(accepted, peer) if is_proxy else self._connect(accepted, peer)
+                task = self.loop.create_task(arrive)
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
+
+    def _enter(self, accepted: socket.socket, peer: str, *, is_proxy: bool = False) -> bool:
+        """Whether there is a place for it; else it is closed."""
+        refusal = self.admission.enter(peer, is_proxy=is_proxy)
+        if refusal:
+            log.warning("connection_refused", peer=peer, reason=refusal)
+            accepted.close()
+        return not refusal
+
+    def _is_proxy(self, peer: str) -> bool:
+        return any(ip_address(peer) in network for network in self.dicom.proxies)
+
+    async def _connect_through(self, accepted: socket.socket, proxy: str) -> None:
+        """Hear from a proxy whose connection it is, and take it as that peer's."""
+        header = ProxyHeader()
+        try:
+            await asyncio.wait_for(self._read(header, accepted), self.dicom.association_timeout)
+        except (OSError, asyncio.TimeoutError, asyncio.CancelledError, InvalidProxyHeader) as failure:
+            self.admission.leave(proxy)
+            accepted.close()
+            if header.has_begun or not isinstance(failure, (ConnectionError, asyncio.CancelledError)):
+                log.warning("proxy_header_refused", peer=proxy, reason=str(failure) or "it did not come in time")
+            return
+        self.admission.leave(proxy)
+        if self._enter(accepted, header.source or proxy, is_proxy=header.source is None):
+            await self._connect(accepted, header.source or proxy)
+
+    async def _read(self, header: ProxyHeader, accepted: socket.socket) -> None:
+        while header.wanted:
+            data = await self.loop.sock_recv(accepted, header.wanted)
+            if not data:  # as balancers do that only look whether somebody listens
+                raise ConnectionAbortedError("closed before the end of its header")
+            header.feed(data)
 
     async def _connect(self, accepted: socket.socket, peer: str) -> None:
         connection = Connection(self, peer)
