@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
 from dicom_adapter.config.names import Address, AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
@@ -111,6 +111,9 @@ class Dicom:
 
     port: int = setting(default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
     bind: Address = setting(default="0.0.0.0", help="IP address to listen on.")  # noqa: S104 - modalities are elsewhere
+    receivers: int = setting(
+        default=1, validator=between(1, 64), help="Processes that receive, side by side on the same port."
+    )
     max_associations: int = setting(default=25, validator=between(1, 1000), help="Associations open at the same time.")
     max_associations_per_peer: int | None = setting(
         default=None,
@@ -147,6 +150,18 @@ class Dicom:
         help='Size of the largest data set to take, in bytes or as a text such as "16 GB".',
     )
     tls: Tls | None = setting(default=None, help="DICOM over TLS; left out, connections are not encrypted.")
+
+    def __attrs_post_init__(self) -> None:
+        if self.receivers > self.max_associations:
+            most = self.max_associations
+            raise ValueError(
+                f"receivers = {self.receivers} must not be above max-associations = {most}, which they share"
+            )
+
+    def share_of(self, receiver: int) -> Dicom:
+        """The part that one of the receivers, counted from 1, has in what they share."""
+        share, rest = divmod(self.max_associations, self.receivers)
+        return evolve(self, receivers=1, max_associations=share + (receiver <= rest))
 
 
 @frozen(kw_only=True)

@@ -42,9 +42,12 @@ T = TypeVar("T")
 class Server:
     """Listens from `start` to `stop`, both called from outside of its thread."""
 
-    def __init__(self, dicom: Dicom, handlers: Handlers) -> None:
+    def __init__(self, dicom: Dicom, handlers: Handlers, *, shares_port: bool = False, is_first: bool = False) -> None:
+        """`shares_port`: other processes of this service listen on it, too; `is_first`: they are yet to begin."""
         self.dicom = dicom
         self.handlers = handlers
+        self._shares_port = shares_port
+        self._is_first = is_first
         self.buffer = memoryview(bytearray(RECEIVE_BUFFER))
         self.loop = asyncio.new_event_loop()
         self.is_stopping = False
@@ -62,14 +65,7 @@ class Server:
         """Bind and listen; returns the port. Raises OSError when that is not possible, or UnusableCertificate."""
         if self.dicom.tls is not None:
             self._certificates = Certificates(self.dicom.tls)
-        self._socket = socket.socket(socket.AF_INET6 if ":" in self.dicom.bind else socket.AF_INET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((self.dicom.bind, self.dicom.port))
-            self._socket.listen(BACKLOG)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = self._bind()
         self._socket.setblocking(False)
         port: int = self._socket.getsockname()[1]
         self.handlers.start(self.loop, _answer)
@@ -77,6 +73,13 @@ class Server:
         self.loop.call_soon_threadsafe(self._listen)
         self.loop.call_soon_threadsafe(self._renew_certificates)
         return port
+
+    def _bind(self) -> socket.socket:
+        """Raises OSError: where a port is shared, too, when it is somebody else's."""
+        address = self.dicom.bind, self.dicom.port
+        if self._shares_port and self._is_first:
+            _bound(address, shares_port=False, backlog=None).close()
+        return _bound(address, shares_port=self._shares_port, backlog=BACKLOG)
 
     @property
     def is_deaf(self) -> bool:
@@ -221,6 +224,21 @@ class Server:
         deadline = self.loop.time() + seconds
         while self._connections and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
+
+
+def _bound(address: tuple[str, int], *, shares_port: bool, backlog: int | None) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares_port:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found.bind(address)
+        if backlog is not None:
+            found.listen(backlog)
+    except OSError:
+        found.close()
+        raise
+    return found
 
 
 def _reason(failure: OSError) -> str:
