@@ -9,7 +9,6 @@ from typing import Any
 from dicom_adapter.config.model import Dicom
 from dicom_adapter.flow.association import AssociationRequest, Verdict
 from dicom_adapter.flow.store import Answer, Incoming, Status, StoreRequest
-from dicom_adapter.group_commit import Deliver
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
 
@@ -23,7 +22,7 @@ class Decisions:
         self.requests: list[AssociationRequest] = []
         self.ended: list[Closed] = []
 
-    def start(self, deliver: Deliver) -> None: ...
+    def start(self, *_delivery: object) -> None: ...
 
     def requested(self, association_id: str, request: AssociationRequest, *_open: int) -> Verdict:
         self.requests.append(request)

@@ -194,7 +194,7 @@ class Server:
         self._connections.discard(connection)
         self.admission.leave(connection.peer)
 
-    # --- background ----------------------------------------------------------------------------------------------
+    # --- background -------------------------------------------------------------------------------------------------
 
     def in_the_background(self, act: Callable[[], T], then: Callable[[T], None]) -> None:
         """Call `act` on another thread, then `then` with its result in the loop. `act` must not raise."""
@@ -213,6 +213,7 @@ class Server:
         self._socket.close()
         for task in self._arriving:
             task.cancel()
+        await asyncio.gather(*self._arriving, return_exceptions=True)
         await self._until_nothing_is_open(seconds)
         for connection in list(self._connections):
             connection.abort()

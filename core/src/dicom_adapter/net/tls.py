@@ -65,21 +65,26 @@ def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> 
     _require_readable(key, "private key")
     try:
         context.load_cert_chain(certificate, key, password=ask_for_password)
-    except ssl.SSLError as failure:
-        if failure.reason == "KEY_VALUES_MISMATCH":
+    except OSError as failure:  # ssl's own among them
+        reason = _reason(failure)
+        if reason == "KEY_VALUES_MISMATCH":
             why = f"the private key in {key} is not that of the certificate in {certificate}; renew both"
         else:
             why = f"no certificate in {certificate}, or no private key in {key}; both have to be in PEM format"
-        raise UnusableCertificate(f"TLS: {why} ({failure.reason})") from None
+        raise UnusableCertificate(f"TLS: {why} ({reason})") from None
 
 
 def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
     _require_readable(path, "file of authorities")
     try:
         context.load_verify_locations(path)
-    except ssl.SSLError as failure:
+    except OSError as failure:  # ssl's own among them
         why = f"no certificate of an authority in {path}, which has to be in PEM format"
-        raise UnusableCertificate(f"TLS: {why} ({failure.reason})") from None
+        raise UnusableCertificate(f"TLS: {why} ({_reason(failure)})") from None
+
+
+def _reason(failure: OSError) -> str:
+    return str(getattr(failure, "reason", None) or failure.strerror)
 
 
 def _require_readable(path: Path, what: str) -> None:
