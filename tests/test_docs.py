@@ -48,6 +48,7 @@ LOGGED = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([^\"]+)\"")
 SECTIONS: dict[str, type] = {
     "The top of the file": config.Config,
     "[dicom]": config.Dicom,
+    "[dicom.tls]": config.Tls,
     "[storage]": config.Storage,
     "[ledger]": config.Ledger,
     "[log]": config.Log,

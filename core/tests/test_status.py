@@ -47,7 +47,7 @@ def part(name: str, state: PartState = PartState.OK, reason: str = "", age: floa
 
 def facts(*parts: PartHealth) -> Facts:
     """What the ledger says when the processes are fine, but for `parts`."""
-    known = {name: part(name) for name in health.PROCESSES} | {each.part: each for each in parts}
+    known = {name: part(name) for name in health.processes(1)} | {each.part: each for each in parts}
     return Facts(at=NOW, parts=known, ae_titles=(), strangers={})
 
 
@@ -134,7 +134,7 @@ def problems_of(adapter: Any, config: Any = None, run: Run = Run.RUNNING) -> lis
     """What is not green at the AE titles of an adapter."""
     with adapter.ledger.read() as transaction:
         found = gather(transaction, config or adapter.config, adapter.clock.now())
-    processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.PROCESSES}
+    processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.processes(1)}
     problems = assess(evolve(found, parts=processes), run, ROOM, config or adapter.config)
     return [(each.level.value, each.part, each.reason) for each in problems]
 
@@ -218,7 +218,7 @@ def service(make_adapter: MakeAdapter, tmp_path: Path) -> Path:
     adapter.advance(1)  # then the lane has described itself
     file = tmp_path / "adapter.toml"
     file.write_text(CONFIGURATION + storage, encoding="utf-8")
-    tell(tmp_path, dict.fromkeys(health.PROCESSES, PartState.STOPPED))
+    tell(tmp_path, dict.fromkeys(health.processes(1), PartState.STOPPED))
     return file
 
 
@@ -241,7 +241,7 @@ def run(*arguments: object, columns: int = 80) -> Any:
 def test_the_exit_status_tells_whether_all_is_well(service: Path) -> None:
     """3 when it does not run, 0 when it is green, 1 when something is red or there is nothing to look into."""
     assert 3 == run("--config", service).exit_code
-    tell(service.parent, dict.fromkeys(health.PROCESSES, PartState.OK))
+    tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     assert 0 == run("--config", service).exit_code
     tell(service.parent, {"lane LUNG": PartState.HANGS})
     assert 1 == run("--config", service).exit_code
@@ -251,7 +251,7 @@ def test_the_exit_status_tells_whether_all_is_well(service: Path) -> None:
 
 def test_it_can_be_read_on_80_columns(service: Path) -> None:
     """The health with its reasons first, then service, storage and each AE title."""
-    tell(service.parent, dict.fromkeys(health.PROCESSES, PartState.OK))
+    tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     shown = run("--config", service).stdout.splitlines()
     assert all(len(line) <= 80 for line in shown)
     assert "health            green" == shown[0]

@@ -58,7 +58,7 @@ class HostProcess:
         self._ledger = open_ledger(config)
         self._ledger.migrate()
         with self._ledger.write() as transaction:
-            health.forget_parts(transaction)
+            health.forget_parts(transaction, config.dicom.receivers)
         self._host = Host(config, plugins, self._storage, self._ledger, self._clock, self._uploads, self._wake)
         self._watch = Watch(self._examine, self._ledger, self._clock)
 

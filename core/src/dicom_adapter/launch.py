@@ -115,6 +115,6 @@ class LaunchedService:
         self._process.stdin.close()
 
     def pids(self) -> Sequence[int]:
-        """The processes of the service: itself, host and receiver, as started last."""
+        """The processes of the service: itself, host and receivers, as started last."""
         started = {entry["name"]: entry["child"] for entry in self.logged("process_started")}
         return [self._process.pid, *started.values()]

@@ -28,11 +28,12 @@ from dicom_adapter.flow.store import Answer, Arrival, Incoming, Status, Store, S
 from dicom_adapter.group_commit import Deliver, GroupCommit
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.health import RECEIVER, PartState
+from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
 from dicom_adapter.ledger.writer import EventWriter
 from dicom_adapter.locks import share
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
+from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import discover
 from dicom_adapter.storage import StorageBackend
@@ -64,11 +65,12 @@ class Receiver:
         self._no_room = ""  # why there is no room for anybody
         self._room_until = self._look_at
 
-    def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
+    def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
         with self._ledger.read() as transaction:
             stopped, full = lanes.refusing(transaction)
         busy = Load(
             associations=associations,
+            associations_of_peer=of_peer,
             capacity=self._storage.capacity(),
             stopped=stopped,
             full=full,
@@ -81,6 +83,8 @@ class Receiver:
             "calling_ae_title": request.calling_ae_title,
             "peer": request.peer_address,
         }
+        if request.certificate_names:
+            fields["certificate"] = ", ".join(sorted(request.certificate_names))
         if verdict.rejection is None:
             log.info("association_accepted", **fields)
         else:
@@ -219,9 +223,11 @@ def main() -> None:
     plugins = discover(only=start.plugins)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
+    shares_port, name = config.dicom.receivers > 1, receiver_names(config.dicom.receivers)[start.number - 1]
+    config = evolve(config, dicom=config.dicom.share_of(start.number))
     if start.port is not None:
         config = evolve(config, dicom=evolve(config.dicom, port=start.port))
-    logs.configure(style=start.log_style, level=config.log.level, process="receiver")
+    logs.configure(style=start.log_style, level=config.log.level, process=name)
     held = share(config.storage.path)  # until this process ends
     if held is None:
         channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")
@@ -229,8 +235,9 @@ def main() -> None:
     storage, ledger = open_storage(config, plugins.catalogue()), open_ledger(config)
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
-    server = Server(config.dicom, receiver)
-    _serve(channel, server, Watch(Listener(server, receiver, channel).examine, ledger, SystemClock()), config)
+    server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
+    watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
+    _serve(channel, server, watch, config)
     receiver.close()
     storage.close()
     ledger.close()
@@ -239,10 +246,12 @@ def main() -> None:
 class Listener:
     """Looks whether the receiver still takes connections and commits; when it does not, it has to begin again."""
 
-    def __init__(self, server: Server, receiver: Receiver, channel: Channel) -> None:
+    def __init__(self, server: Server, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
+        """`name`: under which it is known, when there are several."""
         self._server = server
         self._receiver = receiver
         self._channel = channel
+        self._name = name
         self._reported = False
 
     def examine(self) -> Mapping[str, Finding]:
@@ -251,11 +260,11 @@ class Listener:
         elif not (self._receiver.commits or self._server.is_stopping):
             reason = "it acknowledges nothing any more: the thread that commits has ended"
         else:
-            return {RECEIVER: Finding()}
+            return {self._name: Finding()}
         if not self._reported:
             self._channel.report("failed", reason=reason)
             self._reported = True
-        return {RECEIVER: Finding(state=PartState.FAILING, reason=reason)}
+        return {self._name: Finding(state=PartState.FAILING, reason=reason)}
 
 
 def _serve(channel: Channel, server: Server, watch: Watch, config: Config) -> None:
@@ -264,6 +273,9 @@ def _serve(channel: Channel, server: Server, watch: Watch, config: Config) -> No
     except OSError as failure:
         address = f"{config.dicom.bind}:{config.dicom.port}"
         channel.report("failed", reason=f"cannot listen on {address}: {failure.strerror}")
+        return
+    except UnusableCertificate as refusal:
+        channel.report("failed", reason=str(refusal))
         return
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)

@@ -11,7 +11,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -22,14 +22,15 @@ from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.ledger import Ledger
-from dicom_adapter.ledger.health import SERVICE, PartState
+from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
 from dicom_adapter.stores import open_ledger
 from dicom_adapter.watch import Finding, Watch
 
 log = structlog.get_logger("dicom_adapter.service")
 
-HOST = "dicom_adapter.host_process"
-RECEIVER = "dicom_adapter.receiver"
+HOST_MODULE = "dicom_adapter.host_process"
+RECEIVER_MODULE = "dicom_adapter.receiver"
+READY = frozenset({"ready", "listening"})  # what host and receivers report when they work
 STOP = "stop"  # what a signal puts to the queue
 FIRST_PAUSE = 0.5  # seconds before a process that died is started again; doubles while it keeps dying
 LONGEST_PAUSE = 30.0
@@ -59,7 +60,9 @@ class _Slot:
 
     name: str
     module: str
+    number: int = 1  # of a receiver
     child: Child | None = None
+    is_ready: bool = False
     started_at: float = 0.0
     pause: float = FIRST_PAUSE
     start_at: float | None = None  # when to start it again
@@ -73,6 +76,7 @@ class _Slot:
         self.pause = FIRST_PAUSE if healthy else min(LONGEST_PAUSE, self.pause * 2)
         self.last_status = status
         self.child = None
+        self.is_ready = False
         self.start_at = time.monotonic() + self.pause
 
     def is_healthy(self) -> bool:
@@ -94,8 +98,9 @@ class Service:
         self._blueprint = blueprint
         # Signal handlers put to it too: a SimpleQueue may be interrupted by its own `put`, a Queue would lock up.
         self._reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
-        self._host = _Slot("host", HOST)
-        self._receiver = _Slot("receiver", RECEIVER)
+        self._host = _Slot(HOST, HOST_MODULE)
+        names = enumerate(receiver_names(config.dicom.receivers), start=1)
+        self._receivers = [_Slot(name, RECEIVER_MODULE, number) for number, name in names]
         self._wake_read, self._wake_write = os.pipe()
         self._port = blueprint.port
         self._ledger: Ledger | None = None  # opened when the host has made it
@@ -106,12 +111,11 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reports.put((None, {"event": STOP})))
         try:
-            self._start(self._host, first=True)
-            if self._wait_for(self._host, "ready"):
-                self._start(self._receiver, first=True)
-                if self._wait_for(self._receiver, "listening"):
-                    self._begin_watch()
-                    self._supervise()
+            # The first receiver finds the port that the others share.
+            first, *others = self._receivers
+            if all(self._begin(slots) for slots in ([self._host], [first], others)):
+                self._begin_watch()
+                self._supervise()
         finally:
             self._stop()
 
@@ -121,6 +125,12 @@ class Service:
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
+    def _begin(self, slots: list[_Slot]) -> bool:
+        """Start these for the first time; returns whether they work, and nobody wants to stop already."""
+        for slot in slots:
+            self._start(slot, first=slot in (self._host, self._receivers[0]))
+        return self._wait_for(slots)
+
     def _start(self, slot: _Slot, *, first: bool) -> None:
         is_host = slot is self._host
         start = Start(
@@ -129,6 +139,7 @@ class Service:
             log_style=self._blueprint.log_style,
             port=self._port,
             first=first,
+            number=slot.number,
             wake_fd=self._wake_read if is_host else self._wake_write,
             plugins=None if is_host else [self._blueprint.storage_plugin],
         )
@@ -137,27 +148,27 @@ class Service:
         slot.start_at = None
         log.info("process_started", name=slot.name, child=slot.child.pid)
 
-    def _wait_for(self, slot: _Slot, event: str) -> bool:
-        """Whether that came before a signal to stop. A process for which the disk is too full is started again."""
-        may_pass = False  # what it failed for
-        while True:
+    def _wait_for(self, slots: list[_Slot]) -> bool:
+        """Whether they work before a signal to stop. A process for which the disk is too full is started again."""
+        may_pass: set[str] = set()  # those that failed for what may pass
+        while not all(slot.is_ready for slot in slots):
             try:
                 child, report = self._reports.get(timeout=self._until_next_start())
             except queue.Empty:
                 self._start_what_is_due()
-                may_pass = False
                 continue
             if report["event"] == STOP:
                 return False
             if report["event"] == "failed":
-                may_pass = report.get("may_pass", False)
-                if not may_pass:
+                if not report.get("may_pass", False):
                     raise CannotStart(report["reason"])
-            if report["event"] == GONE and child is slot.child and not may_pass:
-                raise CannotStart(f"the {slot.name} ended with status {report['status']}; the log says why")
+                may_pass.add(child.name)
+            elif report["event"] == GONE and child.name in may_pass:
+                may_pass.discard(child.name)
+            elif report["event"] == GONE and any(slot.child is child for slot in slots):
+                raise CannotStart(f"the {child.name} ended with status {report['status']}; the log says why")
             self._take(child, report)
-            if report["event"] == event and child is slot.child:
-                return True
+        return True
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -173,31 +184,40 @@ class Service:
             self._take(child, report)
 
     def _take(self, child: Child, report: Report) -> None:
-        if report["event"] == "listening":
-            self._listening(report["port"])
+        if report["event"] in READY:
+            self._work(child, report)
         elif report["event"] == "failed":
             log.error("process_failed", name=child.name, reason=report["reason"])
             child.stop()  # a receiver that is deaf ends by that, and comes back
         elif report["event"] == GONE:
             self._bury(child, report["status"])
 
-    def _listening(self, port: int) -> None:
-        # A receiver that is started again comes back under the port that senders know.
-        self._port = port
-        log.info("service_listening", port=port, pid=os.getpid())
+    def _work(self, child: Child, report: Report) -> None:
+        """A process works. The others share, and one that is started again comes back under, the port they know."""
+        for slot in self._slots:
+            if slot.child is child:
+                slot.is_ready = True
+        if "port" in report:
+            self._port = report["port"]
+            if all(slot.is_ready for slot in self._receivers):
+                log.info("service_listening", port=self._port, pid=os.getpid())
+
+    @property
+    def _slots(self) -> Iterable[_Slot]:
+        return (self._host, *self._receivers)
 
     def _bury(self, child: Child, status: int) -> None:
-        for slot in (self._host, self._receiver):
+        for slot in self._slots:
             if slot.child is child:
                 slot.died(status)
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
 
     def _until_next_start(self) -> float | None:
-        times = [slot.start_at for slot in (self._host, self._receiver) if slot.start_at is not None]
+        times = [slot.start_at for slot in self._slots if slot.start_at is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _start_what_is_due(self) -> None:
-        for slot in (self._host, self._receiver):
+        for slot in self._slots:
             if slot.start_at is not None and slot.start_at <= time.monotonic():
                 self._start(slot, first=False)
 
@@ -208,7 +228,7 @@ class Service:
 
     def _examine(self) -> Mapping[str, Finding]:
         """How the processes live: what they cannot say of themselves."""
-        troubles = [trouble for slot in (self._host, self._receiver) if (trouble := slot.trouble())]
+        troubles = [trouble for slot in self._slots if (trouble := slot.trouble())]
         if troubles:
             return {SERVICE: Finding(state=PartState.FAILING, reason="; ".join(troubles))}
         return {SERVICE: Finding()}
@@ -219,19 +239,22 @@ class Service:
         log.info("service_stopping")
         if self._watch is not None:
             self._watch.close()
-        self._end(self._receiver, self._config.dicom.drain_timeout + 5)
-        self._end(self._host, HOST_STOP_SECONDS)
+        self._end(self._receivers, self._config.dicom.drain_timeout + 5)
+        self._end([self._host], HOST_STOP_SECONDS)
         os.close(self._wake_read)
         os.close(self._wake_write)
         if self._ledger is not None:
             self._ledger.close()
         log.info("service_stopped")
 
-    def _end(self, slot: _Slot, seconds: float) -> None:
-        if slot.child is None:
-            return
-        slot.child.stop()
-        if not slot.child.wait(seconds):
-            log.warning("process_killed", name=slot.name, after_seconds=seconds)
-            slot.child.kill()
-            slot.child.wait(seconds)
+    def _end(self, slots: Iterable[_Slot], seconds: float) -> None:
+        """Ask all of them to end, wait for them that long, and kill what is left."""
+        deadline = time.monotonic() + seconds
+        children = [slot.child for slot in slots if slot.child is not None]
+        for child in children:
+            child.stop()
+        for child in children:
+            if not child.wait(max(0.0, deadline - time.monotonic())):
+                log.warning("process_killed", name=child.name, after_seconds=seconds)
+                child.kill()
+                child.wait(seconds)

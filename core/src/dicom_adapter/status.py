@@ -14,7 +14,7 @@ from attrs import field, frozen
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.association import storage_full
 from dicom_adapter.ledger import Transaction, health, instances, jobs, lanes
-from dicom_adapter.ledger.health import HOST, PROCESSES, SERVICE, STALE_AFTER, PartHealth, PartState
+from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.instances import Held, HeldBytes
 from dicom_adapter.ledger.jobs import UNFINISHED, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
@@ -145,7 +145,7 @@ def run_of(facts: Facts, *, host_runs: bool) -> Run:
 def assess(facts: Facts, run: Run, room: Room, config: Config) -> list[Problem]:
     """Everything that is not green, what is worst first."""
     problems = [
-        *_of_processes(facts, run),
+        *_of_processes(facts, run, config.dicom.receivers),
         *(problem for ae_title in facts.ae_titles for problem in _of_ae_title(ae_title, run)),
         *_of_jobs(facts, config),
         *_of_storage(room, config),
@@ -159,14 +159,15 @@ def overall(problems: Sequence[Problem]) -> Level:
     return problems[0].level if problems else Level.GREEN
 
 
-def _of_processes(facts: Facts, run: Run) -> Iterator[Problem]:
+def _of_processes(facts: Facts, run: Run, receivers: int) -> Iterator[Problem]:
     if run is Run.NOT_RUNNING:
         yield _red(SERVICE, f"does not run; {_farewell(facts.parts.get(SERVICE))}")
         return
     if run is Run.CHANGING:
         yield Problem(level=Level.YELLOW, part=SERVICE, reason="starts or stops")
         return
-    for name in PROCESSES:
+    names = processes(receivers)
+    for name in names:
         process = facts.parts.get(name)
         if process is None:
             yield _red(name, "has not been heard of yet")
@@ -177,7 +178,7 @@ def _of_processes(facts: Facts, run: Run) -> Iterator[Problem]:
     host = facts.parts.get(HOST)
     if host is not None and not _is_stale(host, facts.at):  # else nobody knows how its parts are
         for name, part in facts.parts.items():
-            if name not in PROCESSES and part.state in (PartState.FAILING, PartState.HANGS):
+            if name not in names and part.state in (PartState.FAILING, PartState.HANGS):
                 yield _red(name, part.reason)
 
 

@@ -73,7 +73,7 @@ def test_mistakes_in_callers_have_their_place_in_the_list(problems: Problems) ->
     expected = {
         f"{at}[1].host": "= '10.0.0.5/24', must have no host bits set; the network is 10.0.0.0/24",
         f"{at}[2].host": "must be an IP address or a network",
-        f"{at}[3]": "ae-title, host or both must be given",
+        f"{at}[3]": "ae-title, host or certificate must be given",
         f"{at}[4]": "must be an AE title or a table such as",
         f"{at}[5].hots": "did you mean 'host'?",
         f"{at}[6].host": "= 1, must be an IP address or a network",

@@ -41,16 +41,19 @@ def configured(*callers: Caller, storage: Storage | None = None) -> Config:
     )
 
 
-def asked(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7") -> AssociationRequest:
-    return AssociationRequest(called_ae_title=called, calling_ae_title=calling, peer_address=peer)
+def asked(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7", *names: str) -> AssociationRequest:
+    """`names`: of the certificate that the caller showed."""
+    return AssociationRequest(
+        called_ae_title=called, calling_ae_title=calling, peer_address=peer, certificate_names=frozenset(names)
+    )
 
 
 def busy(associations: int = 0, capacity: Capacity | None = ROOM, stopped: Mapping[str, str] | None = None) -> Load:
     return Load(associations=associations, capacity=capacity, stopped=stopped or {}, full={})
 
 
-def caller(ae_title: str | None = None, host: str | None = None) -> Caller:
-    return Caller(ae_title=ae_title, host=None if host is None else ip_network(host))
+def caller(ae_title: str | None = None, host: str | None = None, certificate: str | None = None) -> Caller:
+    return Caller(ae_title=ae_title, host=None if host is None else ip_network(host), certificate=certificate)
 
 
 def told(verdict: Verdict) -> tuple[int, int, int] | None:
@@ -223,3 +226,41 @@ def test_what_arrives_counts_against_the_reserve(size: int, full: bool) -> None:
     """It must be free afterwards too."""
     storage = Storage(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     assert full == bool(storage_full(Capacity(total_bytes=100 * GB, free_bytes=6 * GB), storage, size))
+
+
+BY_CERTIFICATE = (caller("CT1", certificate="ct1.example"), caller("CT2"), caller(certificate="gateway.example"))
+
+
+@pytest.mark.parametrize(
+    ("calling", "names", "allowed"),
+    [
+        ("CT1", ("ct1.example",), True),
+        ("CT1", ("The CT", "CT1.Example"), True),  # names of hosts have no case
+        ("CT1", (), False),
+        ("CT1", ("ct2.example",), False),
+        ("CT1", ("ct1.example.org",), False),
+        ("CT2", (), True),
+        ("CT2", ("whatever",), True),
+        ("PET", ("gateway.example",), True),
+        ("PET", ("ct1.example",), False),
+    ],
+)
+def test_a_certificate_may_be_bound_to_the_calling_ae_title(
+    calling: str, names: tuple[str, ...], allowed: bool
+) -> None:
+    """Who has not shown the certificate that an entry demands is not that caller.
+
+    Tried: comparing with any part of a name, this fails.
+    """
+    verdict = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
+    assert (None if allowed else NOT_CALLING) == told(verdict)
+
+
+def test_a_peer_has_a_limit_of_its_own() -> None:
+    """Rejected as transient, as soon as so many are open from its address."""
+    config = configured()
+    limited = evolve(config, dicom=evolve(config.dicom, max_associations=9, max_associations_per_peer=2))
+    assert Verdict() == judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=1))
+    verdict = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
+    assert AT_ITS_LIMIT == told(verdict)
+    assert "max-associations-per-peer = 2 are open from this address" == verdict.why

@@ -26,9 +26,9 @@ def test_health_round_trips(ledger: Ledger) -> None:
 
 def test_processes_outlive_the_parts_of_an_earlier_host(ledger: Ledger) -> None:
     """The next host may have other parts; the rows of other processes are not its own."""
-    processes = {name: evolve(HOST, part=name) for name in health.PROCESSES}
+    processes = {name: evolve(HOST, part=name) for name in health.processes(1)}
     with ledger.write() as transaction:
         health.save(transaction, [LANE, *processes.values()])
-        health.forget_parts(transaction)
+        health.forget_parts(transaction, receivers=1)
     with ledger.read() as transaction:
         assert processes == health.load(transaction)

@@ -16,6 +16,7 @@ from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.host import describe_settings, make_submitter
+from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
 
 
@@ -39,7 +40,7 @@ def check(
     """
     found = read(config)
     tried = _try_plugins(found)
-    problems = found.invalid + found.unavailable + tried.problems
+    problems = found.invalid + found.unavailable + tried.problems + _tls_problems(found)
     usable = found.loaded.config
     served = [] if usable is None else [_entry(usable, ae_title, tried) for ae_title in usable.ae_titles]
     if as_json:
@@ -76,6 +77,18 @@ def _try_plugins(found: Read) -> Tried:
                 problem = f"{_provider(found, PROCESSOR, table.processor)}: AE title '{name}': {refusal}"
                 tried.problems.append(problem)
     return tried
+
+
+def _tls_problems(found: Read) -> list[str]:
+    """What keeps a receiver from using the files of [dicom.tls]."""
+    config = found.loaded.config
+    if config is None or config.dicom.tls is None:
+        return []
+    try:
+        server_context(config.dicom.tls)
+    except Refused as refusal:
+        return [str(refusal)]
+    return []
 
 
 def _provider(found: Read, kind: Kind, name: str) -> PluginInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from dicom_adapter.errors import DicomAdapterError
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address, parse_ae_title
 from dicom_adapter.net.dicom_files import Skipped, find_dicom
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
+from dicom_adapter.net.tls import UnusableCertificate, client_context
 
 LISTED = 20  # failures that are written out; --json has them all
 
@@ -49,6 +51,18 @@ Caller = Annotated[
     typer.Option("--from", parser=_parser(parse_ae_title), metavar="AET", help="The calling AE title."),
 ]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a connection and for each response.")]
+Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(help="With --tls: PEM file of the authorities to trust, instead of the system's.", dir_okay=False),
+]
+TlsCertificate = Annotated[
+    Path | None, typer.Option(help="With --tls: PEM file of the certificate to show.", dir_okay=False)
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(help="PEM file of its private key; left out, it is in --tls-certificate.", dir_okay=False),
+]
 
 
 def send(
@@ -64,6 +78,10 @@ def send(
         bool, typer.Option("--association-per-instance", help="Open an association for each file.")
     ] = False,
     timeout: Timeout = DEFAULT_TIMEOUT,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all that happened.")] = False,
 ) -> None:
     """Send DICOM files to a peer (C-STORE), exactly as they are encoded.
@@ -78,11 +96,18 @@ def send(
     from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do without
 
     link.silence_pynetdicom()
+    context = _tls_context(tls, tls_ca, tls_certificate, tls_key)
     found = _find(paths)
     started = time.monotonic()
     with _Bar(total=len(found.files)) as bar:
         summary = scu.send(
-            found.files, to, calling_ae_title=calling, per_association=grouping, timeout=timeout, on_result=bar.advance
+            found.files,
+            to,
+            calling_ae_title=calling,
+            per_association=grouping,
+            timeout=timeout,
+            tls=context,
+            on_result=bar.advance,
         )
     report = _Report(to=to, found=found, summary=summary, seconds=time.monotonic() - started)
     report.print_json() if as_json else report.print()
@@ -90,7 +115,15 @@ def send(
         raise typer.Exit(1)
 
 
-def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = DEFAULT_TIMEOUT) -> None:
+def echo(
+    to: Peer,
+    calling: Caller = "DICOM-ADAPTER",
+    timeout: Timeout = DEFAULT_TIMEOUT,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
+) -> None:
     """Ask a peer whether it answers (C-ECHO).
 
     Example: dicom-adapter echo --to LUNG@localhost:11112
@@ -100,12 +133,28 @@ def echo(to: Peer, calling: Caller = "DICOM-ADAPTER", timeout: Timeout = DEFAULT
     from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do without
 
     link.silence_pynetdicom()
+    context = _tls_context(tls, tls_ca, tls_certificate, tls_key)
     try:
-        seconds = scu.echo(to, calling, timeout)
+        seconds = scu.echo(to, calling, timeout, context)
     except DicomAdapterError as failure:
         typer.echo(str(failure), err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{to} answered in {max(1, round(seconds * 1000))} ms")
+
+
+def _tls_context(
+    is_wanted: bool, authorities: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext | None:
+    if not is_wanted:
+        if authorities or certificate or key:
+            raise typer.BadParameter("--tls-ca, --tls-certificate and --tls-key need --tls")
+        return None
+    if key and not certificate:
+        raise typer.BadParameter("--tls-key needs --tls-certificate")
+    try:
+        return client_context(authorities, certificate, key)
+    except UnusableCertificate as refusal:
+        raise typer.BadParameter(str(refusal)) from None
 
 
 def _grouping(per_study: bool, per_instance: bool) -> Grouping | None:

@@ -4,6 +4,7 @@ from dicom_adapter.config.load import Loaded, load
 from dicom_adapter.config.model import (
     AeTitleConfig,
     Caller,
+    ClientCertificates,
     Config,
     Dicom,
     Durability,
@@ -13,12 +14,15 @@ from dicom_adapter.config.model import (
     LogLevel,
     Storage,
     SubmitterConfig,
+    Tls,
+    TlsProfile,
 )
 from dicom_adapter.config.problems import Problem, ProblemKind
 
 __all__ = [
     "AeTitleConfig",
     "Caller",
+    "ClientCertificates",
     "Config",
     "Dicom",
     "Durability",
@@ -31,5 +35,7 @@ __all__ = [
     "ProblemKind",
     "Storage",
     "SubmitterConfig",
+    "Tls",
+    "TlsProfile",
     "load",
 ]

@@ -34,7 +34,7 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
         return Loaded(config=None, problems=(Problem(message=str(error)),))
     converter = make_converter(folder.absolute())
     plugged = Plugged(catalogue, converter)
-    found = [*_submitter_problems(document), *plugged.problems(document)]
+    found = [*_submitter_problems(document), *_certificate_problems(document), *plugged.problems(document)]
     config = None
     try:
         config = converter.structure(document, Config)
@@ -85,6 +85,21 @@ def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]
     if isinstance(name, str) and name not in submitters:
         message = f"must name a [submitters.<name>] table{nearest(name, submitters)} (there are: {listed(submitters)})"
         yield Problem(where=where, message=message, value=shown(name))
+
+
+def _certificate_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Where a caller is known by a certificate, one has to be asked for."""
+    dicom, ae_titles = document.get("dicom"), document.get("ae-titles")
+    tls = dicom.get("tls") if isinstance(dicom, dict) else None
+    if isinstance(tls, dict) and "client-ca" in tls:
+        return
+    for title, table in ae_titles.items() if isinstance(ae_titles, dict) else ():
+        callers = table.get("allowed-callers") if isinstance(table, dict) else None
+        for index, caller in enumerate(callers if isinstance(callers, list) else ()):
+            if isinstance(caller, dict) and "certificate" in caller:
+                where = ("ae-titles", title, "allowed-callers", index, "certificate")
+                message = "needs a [dicom.tls] table with client-ca: without it no caller shows a certificate"
+                yield Problem(where=where, message=message)
 
 
 def _place(document: Any, where: Where) -> list[int]:

@@ -12,13 +12,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 from attrs.validators import optional
 
 from dicom_adapter.config.names import Address, AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.errors import Refused
-from dicom_adapter.settings import HELP, ByteSize, at_least, between, setting
+from dicom_adapter.settings import HELP, ByteSize, at_least, between, not_empty, setting
 
 DAY_S = 86_400
 YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and too long for some clocks
@@ -69,13 +69,61 @@ class LogLevel(str, Enum):
     ERROR = "error"
 
 
+class TlsProfile(str, Enum):
+    """A secure transport connection profile of PS3.15 annex B."""
+
+    BCP195 = "bcp195"  # what BCP 195 recommends, and what it tolerates for older peers
+    NON_DOWNGRADING = "bcp195-non-downgrading"  # what it recommends, and nothing else
+
+
+class ClientCertificates(str, Enum):
+    """Whether callers have to say who they are."""
+
+    REQUIRED = "required"
+    OPTIONAL = "optional"  # one that is shown has to be good
+
+
+@frozen(kw_only=True)
+class Tls:
+    """[dicom.tls]: DICOM over TLS on the listening port."""
+
+    certificate: Path = setting(help="PEM file of the adapter's certificate, with what leads to its authority.")
+    key: Path | None = setting(
+        default=None, help="PEM file of its private key, without a password; left out, it is in certificate."
+    )
+    client_ca: Path | None = setting(
+        default=None,
+        help="PEM file of the authorities whose client certificates are good; left out, none is asked for.",
+    )
+    client_certificates: ClientCertificates | None = setting(
+        default=None, help="Whether callers must show a certificate; left out, they must when client-ca is given."
+    )
+    profile: TlsProfile = setting(default=TlsProfile.BCP195, help="TLS profile of PS3.15 annex B.")
+
+    def __attrs_post_init__(self) -> None:
+        if self.client_certificates is not None and self.client_ca is None:
+            raise ValueError("client-certificates needs client-ca, the authorities whose certificates are good")
+
+
 @frozen(kw_only=True)
 class Dicom:
     """[dicom]: the listening port and the limits of associations."""
 
     port: int = setting(default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
     bind: Address = setting(default="0.0.0.0", help="IP address to listen on.")  # noqa: S104 - modalities are elsewhere
+    receivers: int = setting(
+        default=1, validator=between(1, 64), help="Processes that receive, side by side on the same port."
+    )
     max_associations: int = setting(default=25, validator=between(1, 1000), help="Associations open at the same time.")
+    max_associations_per_peer: int | None = setting(
+        default=None,
+        validator=optional(between(1, 1000)),
+        help="Associations open at the same time from one IP address.",
+    )
+    proxies: tuple[Network, ...] = setting(
+        default=(),
+        help="IP addresses and networks of balancers; their connections begin with a header of the PROXY protocol.",
+    )
     association_timeout: float = setting(
         default=30.0,
         validator=between(0.1, DAY_S, "seconds"),
@@ -101,6 +149,19 @@ class Dicom:
         validator=at_least(1, "bytes"),
         help='Size of the largest data set to take, in bytes or as a text such as "16 GB".',
     )
+    tls: Tls | None = setting(default=None, help="DICOM over TLS; left out, connections are not encrypted.")
+
+    def __attrs_post_init__(self) -> None:
+        if self.receivers > self.max_associations:
+            most = self.max_associations
+            raise ValueError(
+                f"receivers = {self.receivers} must not be above max-associations = {most}, which they share"
+            )
+
+    def share_of(self, receiver: int) -> Dicom:
+        """The part that one of the receivers, counted from 1, has in what they share."""
+        share, rest = divmod(self.max_associations, self.receivers)
+        return evolve(self, receivers=1, max_associations=share + (receiver <= rest))
 
 
 @frozen(kw_only=True)
@@ -184,14 +245,19 @@ class SubmitterConfig:
 
 @frozen(kw_only=True)
 class Caller:
-    """One entry of allowed-callers; both must hold when both are given."""
+    """One entry of allowed-callers; all that is given must hold."""
 
     ae_title: AeTitle | None = setting(default=None, help="Calling AE title.")
     host: Network | None = setting(default=None, help="IP address, or network in CIDR notation, of the caller.")
+    certificate: str | None = setting(
+        default=None,
+        validator=optional(not_empty),
+        help="Common name or DNS name in the certificate that the caller must show; needs dicom.tls with client-ca.",
+    )
 
     def __attrs_post_init__(self) -> None:
-        if self.ae_title is None and self.host is None:
-            raise ValueError("ae-title, host or both must be given")
+        if (self.ae_title, self.host, self.certificate) == (None, None, None):
+            raise ValueError("ae-title, host or certificate must be given")
 
 
 @frozen(kw_only=True)
@@ -202,7 +268,7 @@ class AeTitleConfig:
     allowed_callers: tuple[Caller, ...] | None = setting(
         default=None,
         validator=_callers,
-        help="Who may send: calling AE titles, or tables with ae-title, host or both; left out, everybody.",
+        help="Who may send: calling AE titles, or tables with ae-title, host and certificate; left out, everybody.",
     )
     ignored_sop_classes: tuple[Uid, ...] = setting(
         default=(), help="SOP class UIDs whose instances are acknowledged and not kept."

@@ -35,6 +35,7 @@ class AssociationRequest:
     called_ae_title: str
     calling_ae_title: str
     peer_address: str
+    certificate_names: frozenset[str] = frozenset()  # common and DNS names of the certificate that the caller showed
 
 
 @frozen(kw_only=True)
@@ -45,6 +46,7 @@ class Load:
     capacity: Capacity | None  # of the storage backend
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
+    associations_of_peer: int = 0  # so many of them
     ledger_free: int | None = None  # bytes; None: not known
 
 
@@ -68,6 +70,9 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
     if load.associations >= config.dicom.max_associations:
         return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
+    most = config.dicom.max_associations_per_peer
+    if most is not None and load.associations_of_peer >= most:
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations-per-peer = {most} are open from this address")
     full = (
         load.full.get(request.called_ae_title)
         or storage_full(load.capacity, config.storage)
@@ -100,8 +105,11 @@ def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
         return True
     address = ip_address(request.peer_address)
     address = getattr(address, "ipv4_mapped", None) or address  # how IPv4 callers look on a socket for both
+    names = {name.casefold() for name in request.certificate_names}
     return any(
-        caller.ae_title in (None, request.calling_ae_title) and (caller.host is None or address in caller.host)
+        caller.ae_title in (None, request.calling_ae_title)
+        and (caller.host is None or address in caller.host)
+        and (caller.certificate is None or caller.certificate.casefold() in names)
         for caller in ae_title.allowed_callers
     )
 

@@ -16,8 +16,18 @@ from sqlalchemy import delete, select, update
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import health
 
-SERVICE, HOST, RECEIVER = PROCESSES = ("service", "host", "receiver")
+SERVICE, HOST, RECEIVER = "service", "host", "receiver"
 STALE_AFTER = timedelta(seconds=30)  # without a new look: processes write every five, and a ledger may be busy
+
+
+def receiver_names(count: int) -> tuple[str, ...]:
+    """What the receivers are called, in the order of their numbers."""
+    return tuple(f"{RECEIVER} {number}" for number in range(1, count + 1)) if count > 1 else (RECEIVER,)
+
+
+def processes(receivers: int) -> tuple[str, ...]:
+    """All processes of a service with so many receivers."""
+    return (SERVICE, HOST, *receiver_names(receivers))
 
 
 class PartState(str, Enum):
@@ -55,6 +65,6 @@ def load(transaction: Transaction) -> dict[str, PartHealth]:
     return {row.part: PartHealth(**{**row._mapping, "state": PartState(row.state)}) for row in rows}
 
 
-def forget_parts(transaction: Transaction) -> None:
-    """Forget the parts of an earlier host, which the next one may not have."""
-    transaction.execute(delete(health).where(health.c.part.not_in(PROCESSES)))
+def forget_parts(transaction: Transaction, receivers: int) -> None:
+    """Forget the parts of an earlier host, which the next one may not have, and receivers beyond so many."""
+    transaction.execute(delete(health).where(health.c.part.not_in(processes(receivers))))

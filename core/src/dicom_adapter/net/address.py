@@ -46,6 +46,12 @@ def parse_ae_title(text: str) -> str:
     return text.strip(" ")
 
 
+def plain_address(text: str) -> str:
+    """The IP address of a socket: without a zone, and IPv4 as such where the socket is for both."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
 def _parse_host(host: str, text: str) -> str:
     if not host or re.search(r"\s", host):
         raise InvalidAddress(f"'{text}' has no host between '@' and ':'")

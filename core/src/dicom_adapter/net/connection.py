@@ -21,6 +21,7 @@ from dicom_adapter.group_commit import Deliver
 from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.tls import certificate_names
 from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
 from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -49,8 +50,11 @@ class Handlers(Protocol):
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
         """Before anything else. `deliver` takes, in the loop, answers with the tickets that `end` was given."""
 
-    def requested(self, association_id: str, request: AssociationRequest, associations: int) -> Verdict:
-        """Accept? `associations` are open already. Called on several threads: it may take its time."""
+    def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
+        """Accept? `associations` are open already, so many of them of this peer.
+
+        Called on several threads: it may take its time.
+        """
 
     def begin(self, request: StoreRequest) -> Incoming:
         """An instance comes."""
@@ -79,6 +83,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: Server, peer: str) -> None:
         """`peer`: its address."""
         self.peer = peer
+        self.has_begun = False
         self.association: _Association | None = None  # when it is one of those that are limited in number
         self._server = server
         self._acceptor = Acceptor(server.dicom.max_pdu)
@@ -95,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.has_begun = True
         self._server.came(self)
         self._watch()
 
@@ -159,22 +165,23 @@ class Connection(asyncio.BufferedProtocol):
             called_ae_title=requested.request.called_ae_title,
             calling_ae_title=requested.request.calling_ae_title,
             peer_address=self.peer,
+            certificate_names=certificate_names(self._transport.get_extra_info("peercert")),
         )
-        self._server.when_there_is_room(lambda others: self._judge(request, others))
+        self._server.admission.when_there_is_room(self.peer, lambda *others: self._judge(request, *others))
 
-    def _judge(self, request: AssociationRequest, others: int) -> None:
-        """`others`: associations that are open already."""
+    def _judge(self, request: AssociationRequest, others: int, of_peer: int) -> None:
+        """`others`: associations that are open already; so many of them are this peer's."""
         if self._transport.is_closing():  # the peer has left
             return
         association = self.association = _Association(uuid4().hex, request, {})
-        self._server.associations += 1
+        self._server.admission.associated(self.peer)
         if self._server.is_stopping:
             self._judged(Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="the service is stopping"))
             return
 
         def judge() -> Verdict:
             try:
-                return self._server.handlers.requested(association.association_id, request, others)
+                return self._server.handlers.requested(association.association_id, request, others, of_peer)
             except Exception as failure:  # noqa: BLE001 - whatever it is, nobody is accepted for it
                 error = describe_failure(failure)
                 log.error("association_not_judged", association_id=association.association_id, error=error)
@@ -263,7 +270,7 @@ class Connection(asyncio.BufferedProtocol):
                     statuses=association.statuses,
                 )
             )
-        self._server.association_left()
+        self._server.admission.association_left(self.peer)
 
     # --- time and flow ----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,9 +63,13 @@ def silence_pynetdicom() -> None:
 
 @contextmanager
 def associated(
-    address: Address, calling_ae_title: str, pairs: list[tuple[UID, UID]], timeout: float
+    address: Address,
+    calling_ae_title: str,
+    pairs: list[tuple[UID, UID]],
+    timeout: float,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Association]:
-    link = _Link(timeout=timeout)
+    link = _Link(timeout=timeout, tls=tls)
     try:
         association = _associate(link, address, parse_ae_title(calling_ae_title), pairs)
         yield association
@@ -83,6 +88,7 @@ class _Link:
     """What pynetdicom tells in events only."""
 
     timeout: float  # seconds
+    tls: ssl.SSLContext | None
     connected: bool = False
     rejection: A_ASSOCIATE | None = None
     association: Association | None = None
@@ -102,8 +108,10 @@ class _Link:
             self.association = event.assoc
             self.socket = event.assoc.dul.socket.socket
 
-    def _on_connected(self, _event: evt.Event) -> None:
+    def _on_connected(self, event: evt.Event) -> None:
         self.connected = True
+        if event.assoc.dul.socket:  # another one than before: TLS is wrapped around it
+            self.socket = event.assoc.dul.socket.socket
         if self.socket:
             self.socket.settimeout(self.timeout)  # a peer that stops reading
             # A C-STORE is two small PDUs; the second must not wait for the acknowledgement of the first.
@@ -130,6 +138,7 @@ def _associate(link: _Link, address: Address, calling_ae_title: str, pairs: list
             [build_context(*pair) for pair in pairs],
             ae_title=address.ae_title,
             evt_handlers=link.handlers,
+            tls_args=(link.tls, address.host) if link.tls else None,
         )
     except OSError as failure:
         raise PeerUnreachable(f"{address} cannot be reached: {failure.strerror or failure}") from None
@@ -181,18 +190,24 @@ def _why_not(association: Association, address: Address, link: _Link, seconds: f
     if association.rejected_contexts:
         return NothingAccepted(f"{address}: {NOT_ACCEPTED}")
     if not link.connected:
-        return PeerUnreachable(f"{address} cannot be reached: {_why_unreachable(address, seconds, link.timeout)}")
+        return PeerUnreachable(f"{address} cannot be reached: {_why_unreachable(address, seconds, link)}")
     if seconds >= link.timeout:
         return PeerUnreachable(f"{address} did not answer the association request within {link.timeout:g} seconds")
     return AssociationLost(f"{address} aborted the association request, or closed the connection")
 
 
-def _why_unreachable(address: Address, seconds: float, timeout: float) -> str:
+def _why_unreachable(address: Address, seconds: float, link: _Link) -> str:
     """pynetdicom keeps the reason to its log, so the attempt is repeated, unless it was a long one."""
-    if seconds >= timeout:
-        return f"no connection within {timeout:g} seconds"
+    if seconds >= link.timeout:
+        return f"no connection within {link.timeout:g} seconds"
     try:
-        socket.create_connection((address.host, address.port), timeout).close()
+        with socket.create_connection((address.host, address.port), link.timeout) as plain:
+            if link.tls:
+                link.tls.wrap_socket(plain, server_hostname=address.host).close()
+    except ssl.SSLCertVerificationError as failure:
+        return f"its certificate is not trusted: {failure.verify_message}"
+    except ssl.SSLError as failure:
+        return f"TLS handshake failed ({failure.reason})"
     except OSError as failure:
         return (failure.strerror or str(failure)).lower()
     return "the connection failed"

@@ -6,6 +6,7 @@ one transfer syntax is proposed. So the peer either takes a file as it is or doe
 
 from __future__ import annotations
 
+import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -39,9 +40,11 @@ from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, Sen
 MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 
 
-def echo(address: Address, calling_ae_title: str, timeout: float = DEFAULT_TIMEOUT) -> float:
+def echo(
+    address: Address, calling_ae_title: str, timeout: float = DEFAULT_TIMEOUT, tls: ssl.SSLContext | None = None
+) -> float:
     """Verify that the peer answers a C-ECHO; returns the seconds from request to response."""
-    with associated(address, calling_ae_title, [(Verification, ImplicitVRLittleEndian)], timeout) as association:
+    with associated(address, calling_ae_title, [(Verification, ImplicitVRLittleEndian)], timeout, tls) as association:
         started = time.perf_counter()
         answer = association.send_c_echo()
         seconds = time.perf_counter() - started
@@ -59,6 +62,7 @@ def send(
     calling_ae_title: str,
     per_association: Grouping | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    tls: ssl.SSLContext | None = None,
     on_result: Callable[[SendResult], None] = lambda _result: None,
 ) -> SendSummary:
     """Send Part 10 files as they are, over as few associations as `per_association` allows.
@@ -67,7 +71,7 @@ def send(
     failure in the summary, never an exception.
     """
     _config.STORE_SEND_CHUNKED_DATASET = True  # read at every call: else the file would be decoded and encoded again
-    sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, on_result=on_result)
+    sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, tls=tls, on_result=on_result)
     entries = [entry for file in files if (entry := sender.read(file, per_association))]
     for batch in _batches(entries):
         sender.send_batch(batch)
@@ -110,6 +114,7 @@ class _Sender:
     address: Address
     calling_ae_title: str
     timeout: float
+    tls: ssl.SSLContext | None
     on_result: Callable[[SendResult], None]
     sent: int = 0
     warnings: int = 0
@@ -144,7 +149,7 @@ class _Sender:
         if not batch:
             return [], ""
         pairs = list(dict.fromkeys(entry.pair for entry in batch))
-        with associated(self.address, self.calling_ae_title, pairs, self.timeout) as association:
+        with associated(self.address, self.calling_ae_title, pairs, self.timeout, self.tls) as association:
             self.associations += 1
             accepted = {
                 (context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts

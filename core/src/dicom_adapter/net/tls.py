@@ -1,0 +1,159 @@
+"""TLS: contexts by the profiles of PS3.15 annex B, and for the listening side anew when certificates are renewed.
+
+Both profiles speak TLS 1.3 and 1.2, the only versions that RFC 8996 leaves, with the cipher suites of RFC 9325 section
+4.2. `bcp195` takes older ones besides, for peers that know no better: still with ephemeral keys, so that who steals the
+private key cannot read what was recorded before. Suites with finite-field DHE are in neither: RFC 9325 advises against.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+
+from dicom_adapter.config.model import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.errors import Refused
+
+log = structlog.get_logger("dicom_adapter.net")
+
+# Of TLS 1.2, by OpenSSL's names, the best first. Those of TLS 1.3 are all good and on by themselves.
+RECOMMENDED = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+)
+TOLERATED = (
+    "ECDHE-ECDSA-AES256-SHA384",
+    "ECDHE-RSA-AES256-SHA384",
+    "ECDHE-ECDSA-AES128-SHA256",
+    "ECDHE-RSA-AES128-SHA256",
+)
+CIPHERS = {TlsProfile.BCP195: RECOMMENDED + TOLERATED, TlsProfile.NON_DOWNGRADING: RECOMMENDED}
+
+Stamps = tuple[tuple[int, int, int] | None, ...]
+
+
+class UnusableCertificate(Refused):
+    """A file with certificates or a private key cannot be used."""
+
+
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """What new connections are encrypted with. Raises UnusableCertificate, which names the file."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(":".join(CIPHERS[tls.profile]))
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # A ticket resumes a session with the process that gave it; there may be several, and associations are long.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    _load_certificate(context, tls.certificate, tls.key or tls.certificate)
+    if tls.client_ca is not None:
+        _load_authorities(context, tls.client_ca)
+        is_optional = tls.client_certificates is ClientCertificates.OPTIONAL
+        context.verify_mode = ssl.CERT_OPTIONAL if is_optional else ssl.CERT_REQUIRED
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    def ask_for_password() -> NoReturn:
+        raise UnusableCertificate(f"TLS: the private key in {key} has a password; store it without one")
+
+    _require_readable(certificate, "certificate")
+    _require_readable(key, "private key")
+    try:
+        context.load_cert_chain(certificate, key, password=ask_for_password)
+    except OSError as failure:  # ssl's own among them
+        reason = _reason(failure)
+        if reason == "KEY_VALUES_MISMATCH":
+            why = f"the private key in {key} is not that of the certificate in {certificate}; renew both"
+        else:
+            why = f"no certificate in {certificate}, or no private key in {key}; both have to be in PEM format"
+        raise UnusableCertificate(f"TLS: {why} ({reason})") from None
+
+
+def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
+    _require_readable(path, "file of authorities")
+    try:
+        context.load_verify_locations(path)
+    except OSError as failure:  # ssl's own among them
+        why = f"no certificate of an authority in {path}, which has to be in PEM format"
+        raise UnusableCertificate(f"TLS: {why} ({_reason(failure)})") from None
+
+
+def _reason(failure: OSError) -> str:
+    return str(getattr(failure, "reason", None) or failure.strerror)
+
+
+def _require_readable(path: Path, what: str) -> None:
+    """OpenSSL does not say which of its files it could not open."""
+    try:
+        path.open("rb").close()
+    except OSError as failure:
+        why = f"the {what} {path} cannot be read ({failure.strerror})"
+        raise UnusableCertificate(f"TLS: {why}; it must be there, and readable for this user") from None
+
+
+def client_context(
+    authorities: Path | None = None, certificate: Path | None = None, key: Path | None = None
+) -> ssl.SSLContext:
+    """What `send` and `echo` are encrypted with: the peer is whom its certificate names, or there is no connection.
+
+    `authorities`: whom to trust, instead of the system's. Raises UnusableCertificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(":".join(CIPHERS[TlsProfile.BCP195]))
+    if authorities is None:
+        context.load_default_certs()
+    else:
+        _load_authorities(context, authorities)
+    if certificate is not None:
+        _load_certificate(context, certificate, key or certificate)
+    return context
+
+
+def certificate_names(certificate: Any) -> frozenset[str]:
+    """The common names and DNS names of what `SSLSocket.getpeercert` returned."""
+    if not certificate:
+        return frozenset()
+    subject = (pair for part in certificate.get("subject", ()) for pair in part)
+    common = {value for name, value in subject if name == "commonName"}
+    return frozenset(common | {value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"})
+
+
+class Certificates:
+    """The context for new connections. Looks at its files when told to, on one thread at a time."""
+
+    def __init__(self, tls: Tls) -> None:
+        """Raises UnusableCertificate."""
+        self._tls = tls
+        self._stamps = self._look()
+        self.context = server_context(tls)
+
+    def renew(self) -> None:
+        """Take the files when they have changed; who is connected stays so. What cannot be used changes nothing."""
+        stamps = self._look()  # before the files are read: what changes meanwhile is seen the next time
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            self.context = server_context(self._tls)
+        except UnusableCertificate as refusal:
+            log.error("certificates_not_renewed", reason=str(refusal))
+        else:
+            log.info("certificates_renewed", certificate=str(self._tls.certificate))
+
+    def _look(self) -> Stamps:
+        return tuple(_stamp(path) for path in (self._tls.certificate, self._tls.key, self._tls.client_ca) if path)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,27 @@
+"""A listening server on a real port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicom_adapter.config.model import Dicom
+from support.listening import Listen, Listening
+
+
+@pytest.fixture
+def listen() -> Iterator[Listen]:
+    """Listen with `Dicom(**settings)` on a free port of this machine; stopped when the test ends."""
+    listening: list[Listening] = []
+    with capture_logs() as logged:
+
+        def start(**settings: Any) -> Listening:
+            listening.append(Listening(Dicom(port=0, bind="127.0.0.1", **settings), logged))
+            return listening[-1]
+
+        yield start
+        for one in listening:
+            one.stop()

@@ -1,0 +1,85 @@
+"""How many may come: connections and associations, overall and of each peer, on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from dicom_adapter.config.model import Dicom
+from dicom_adapter.net import admission
+from dicom_adapter.net.admission import Admission
+from support.listening import SECONDS, Listen, Listening, wait_until
+
+# IP addresses of this machine, each a peer of its own to the server.
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
+
+
+@pytest.fixture(autouse=True)
+def few_spare_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "SPARE_CONNECTIONS", 2)
+    monkeypatch.setattr(admission, "SPARE_OF_PEER", 1)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def connect(stack: ExitStack, listening: Listening, source: str = HERE) -> socket.socket:
+    address = ("127.0.0.1", listening.port)
+    return stack.enter_context(socket.create_connection(address, SECONDS, source_address=(source, 0)))
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the peer closes it, rather than waiting for a word."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_connections_have_a_limit_overall(listen: Listen, stack: ExitStack) -> None:
+    """One more is closed at once; when one leaves, there is a place again."""
+    listening = listen(max_associations=1)
+    taken = [connect(stack, listening) for _number in range(3)]
+    assert is_closed(connect(stack, listening))
+    assert "3 connections are open" == listening.wait_for("connection_refused")["reason"]
+    taken[0].close()
+    wait_until(lambda: listening.server.admission.connections == 2)
+    connect(stack, listening)
+    wait_until(lambda: listening.server.admission.connections == 3)
+    assert 1 == len(listening.logged("connection_refused"))
+
+
+def test_one_peer_does_not_take_the_places_of_others(listen: Listen, stack: ExitStack) -> None:
+    """Beyond its own limit its connections are closed, while others come in."""
+    listening = listen(max_associations=10, max_associations_per_peer=1)
+    for _number in range(2):
+        connect(stack, listening)
+    assert is_closed(connect(stack, listening))
+    refused = listening.wait_for("connection_refused")
+    assert (HERE, "2 connections are open from this address") == (refused["peer"], refused["reason"])
+    connect(stack, listening, ELSEWHERE)
+    wait_until(lambda: listening.server.admission.connections == 3)
+
+
+def test_who_waits_for_room_is_asked_when_its_own_association_ends() -> None:
+    """A peer that has as many as it may waits for one of them; another peer does not wait for it."""
+    asked: list[tuple[str, int, int]] = []
+
+    async def come_and_go() -> None:
+        door = Admission(Dicom(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
+        door.associated(HERE)
+        door.when_there_is_room(HERE, lambda *others: asked.append((HERE, *others)))
+        door.when_there_is_room(ELSEWHERE, lambda *others: asked.append((ELSEWHERE, *others)))
+        door.associated(ELSEWHERE)
+        assert [(ELSEWHERE, 1, 0)] == asked
+        door.association_left(HERE)
+        assert [(ELSEWHERE, 1, 0), (HERE, 1, 0)] == asked
+
+    asyncio.run(come_and_go())

@@ -1,0 +1,191 @@
+"""The PROXY protocol: headers byte by byte, and connections that come through a balancer."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_adapter.config.model import Tls
+from dicom_adapter.net import admission
+from dicom_adapter.net.proxy import FIXED, LONGEST_BODY, PROXY, SIGNATURE, TCP4, TCP6, InvalidProxyHeader, ProxyHeader
+from dicom_adapter.net.tls import client_context
+from support.certificates import Pki
+from support.conversation import associate
+from support.listening import SECONDS, Listen, wait_until
+
+PROXIES = (ip_network("127.0.0.1"),)
+BEHIND = b"what follows"
+
+
+def binary(command: int, family: int, body: bytes) -> bytes:
+    return SIGNATURE + FIXED.pack(command, family, len(body)) + body
+
+
+def addresses(source: str, destination: str) -> bytes:
+    return ip_address(source).packed + ip_address(destination).packed + b"\xd4\x31\x2b\x68"
+
+
+IPV4 = binary(PROXY, TCP4, addresses("192.0.2.7", "198.51.100.1"))
+GOOD = [
+    (b"PROXY TCP4 192.0.2.7 198.51.100.1 54321 11112\r\n", "192.0.2.7"),
+    (b"PROXY TCP6 2001:db8::7 2001:db8::1 54321 11112\r\n", "2001:db8::7"),
+    (b"PROXY UNKNOWN\r\n", None),
+    (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", None),
+    (IPV4, "192.0.2.7"),
+    (binary(PROXY, TCP6, addresses("2001:db8::7", "2001:db8::1")), "2001:db8::7"),
+    (binary(PROXY, TCP4, addresses("192.0.2.7", "198.51.100.1") + b"\x04\0\x03abc"), "192.0.2.7"),  # and more
+    (binary(0x20, TCP4, addresses("192.0.2.7", "198.51.100.1")), None),  # its own: it looks whether we live
+    (binary(PROXY, 0, b""), None),
+]
+BAD = [
+    b"GET / HTTP/1.1\r\n",
+    b"PROXY TCP4 192.0.2.7 198.51.100.1 54321\r\n",
+    b"PROXY TCP4 2001:db8::7 198.51.100.1 54321 11112\r\n",
+    b"PROXY TCP9 192.0.2.7 198.51.100.1 54321 11112\r\n",
+    b"PROXY TCP4 pacs.example 198.51.100.1 54321 11112\r\n",
+    b"PROXY " + b"x" * 200,
+    binary(0x11, TCP4, b""),
+    binary(PROXY, TCP4, b"12345678901"),
+    binary(PROXY, 0x31, b"\0" * 216),
+    binary(PROXY, TCP4, b"\0" * (LONGEST_BODY + 1)),
+]
+
+
+def read(data: bytes, step: int = 1 << 20) -> tuple[ProxyHeader, bytes]:
+    """Read a header as a socket would give it, at most `step` bytes at a time; and what is left behind it."""
+    header = ProxyHeader()
+    while header.wanted:
+        piece = data[: min(header.wanted, step)]
+        assert piece, "it wants more than there is"
+        header.feed(piece)
+        data = data[len(piece) :]
+    return header, data
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+@pytest.mark.parametrize(("data", "source"), GOOD)
+def test_a_header_is_read_to_its_end_and_no_further(data: bytes, source: str | None, step: int) -> None:
+    """However it comes; what follows belongs to TLS or DICOM."""
+    header, rest = read(data + BEHIND, step)
+    assert (source, BEHIND) == (header.source, rest)
+
+
+@pytest.mark.parametrize("data", BAD)
+def test_what_is_no_header_is_refused(data: bytes) -> None:
+    """Other words, other versions, addresses that are none, and what is too long."""
+    with pytest.raises(InvalidProxyHeader):
+        read(data)
+
+
+@given(st.binary(max_size=300))
+def test_nothing_else_comes_of_any_bytes(data: bytes) -> None:
+    """A header, a refusal, or a wish for more: never more than is allowed to be kept."""
+    header = ProxyHeader()
+    for beginning in (b"", b"PROXY ", SIGNATURE):
+        header = ProxyHeader()
+        left = beginning + data
+        try:
+            while header.wanted and left:
+                piece, left = left[: header.wanted], left[header.wanted :]
+                header.feed(piece)
+        except InvalidProxyHeader:
+            continue
+        assert header.wanted <= LONGEST_BODY
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def talk(connection: socket.socket, header: bytes) -> int:
+    """Send a header and the request of an association; returns the type of the PDU that answers, 0 for none."""
+    connection.settimeout(SECONDS)
+    connection.sendall(header + associate())
+    try:
+        return (connection.recv(1) or b"\0")[0]
+    except ConnectionResetError:
+        return 0
+
+
+def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), SECONDS, source_address=(source, 0))
+
+
+ACCEPTED = 0x02
+
+
+def test_the_peer_is_whom_the_proxy_names(listen: Listen) -> None:
+    """With either version; and the proxy itself when it names nobody."""
+    listening = listen(proxies=PROXIES)
+    for header in (GOOD[0][0], IPV4, binary(0x20, 0, b"")):
+        with connect(listening.port) as connection:
+            assert ACCEPTED == talk(connection, header)
+    peers = [request.peer_address for request in listening.decisions.requests]
+    assert ["192.0.2.7", "192.0.2.7", "127.0.0.1"] == peers
+
+
+def test_nobody_else_is_believed(listen: Listen) -> None:
+    """From other addresses a header is no PDU; without one they come in as themselves."""
+    listening = listen(proxies=PROXIES)
+    with connect(listening.port, "127.0.0.2") as connection:
+        assert ACCEPTED != talk(connection, GOOD[0][0])
+    with connect(listening.port, "127.0.0.2") as connection:
+        assert ACCEPTED == talk(connection, b"")
+    assert ["127.0.0.2"] == [request.peer_address for request in listening.decisions.requests]
+
+
+def test_a_proxy_has_to_name_its_peer(listen: Listen) -> None:
+    """Without a header the connection is closed: a proxy that is not set up would make one peer of all."""
+    listening = listen(proxies=PROXIES)
+    with connect(listening.port) as connection:
+        assert 0 == talk(connection, b"")
+    assert "it begins with no PROXY header" == listening.wait_for("proxy_header_refused")["reason"]
+    wait_until(lambda: listening.server.admission.connections == 0)
+
+
+def test_a_header_has_its_time(listen: Listen) -> None:
+    """A connection that does not say whose it is, or only the half, is closed, and its place is free."""
+    listening = listen(proxies=PROXIES, association_timeout=0.2)
+    for beginning in (b"", b"PROXY TCP4"):
+        with connect(listening.port) as connection:
+            connection.sendall(beginning)
+            assert b"" == connection.recv(1)
+    listening.wait_for("proxy_header_refused", times=2)
+    wait_until(lambda: listening.server.admission.connections == 0)
+
+
+def test_a_proxy_that_looks_whether_we_live_is_no_event(listen: Listen) -> None:
+    """Balancers connect and close every few seconds."""
+    listening = listen(proxies=PROXIES)
+    connect(listening.port).close()
+    with connect(listening.port) as connection:
+        assert ACCEPTED == talk(connection, IPV4)
+    assert [] == listening.logged("proxy_header_refused")
+
+
+def test_limits_are_those_of_the_peer_that_is_told(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A balancer brings as many as there are; one peer behind it does not."""
+    monkeypatch.setattr(admission, "SPARE_OF_PEER", 0)
+    listening = listen(proxies=PROXIES, max_associations_per_peer=1)
+    other = GOOD[0][0].replace(b"192.0.2.7", b"192.0.2.8")
+    with connect(listening.port) as one, connect(listening.port) as two, connect(listening.port) as three:
+        assert ACCEPTED == talk(one, IPV4)
+        assert 0 == talk(two, IPV4)
+        assert ACCEPTED == talk(three, other)
+    assert "192.0.2.7" == listening.wait_for("connection_refused")["peer"]
+
+
+def test_the_header_comes_before_tls(listen: Listen, tmp_path: Path) -> None:
+    """In clear, as balancers send it; not a byte of the handshake is lost to it."""
+    pki = Pki(tmp_path / "pki")
+    certificate, key = pki.adapter()
+    listening = listen(proxies=PROXIES, tls=Tls(certificate=certificate, key=key))
+    with connect(listening.port) as plain:
+        plain.sendall(IPV4)
+        with client_context(pki.authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+            assert ACCEPTED == talk(connection, b"")
+    assert ["192.0.2.7"] == [request.peer_address for request in listening.decisions.requests]

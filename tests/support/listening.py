@@ -1,0 +1,76 @@
+"""A listening server that accepts everybody, on a real port: for tests of connections."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dicom_adapter.config.model import Dicom
+from dicom_adapter.flow.association import AssociationRequest, Verdict
+from dicom_adapter.flow.store import Answer, Incoming, Status, StoreRequest
+from dicom_adapter.net.connection import Closed
+from dicom_adapter.net.server import Server
+
+SECONDS = 30  # that anything may take before a test fails
+
+
+class Decisions:
+    """Accepts everybody, keeps nothing, and remembers who came."""
+
+    def __init__(self) -> None:
+        self.requests: list[AssociationRequest] = []
+        self.ended: list[Closed] = []
+
+    def start(self, *_delivery: object) -> None: ...
+
+    def requested(self, association_id: str, request: AssociationRequest, *_open: int) -> Verdict:
+        self.requests.append(request)
+        return Verdict()
+
+    def begin(self, request: StoreRequest) -> Incoming:
+        return Incoming(request, Answer(status=Status.SUCCESS, why="nothing is kept"))
+
+    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+        assert incoming.refusal is not None
+        return incoming.refusal
+
+    def closed(self, closed: Closed) -> None:
+        self.ended.append(closed)
+
+
+class Listening:
+    """A server that listens, what it decided, and what it logged."""
+
+    def __init__(self, dicom: Dicom, logged: list[Any]) -> None:
+        self.decisions = Decisions()
+        self.server = Server(dicom, self.decisions)
+        self.port = self.server.start()
+        self._logged = logged
+
+    def logged(self, event: str) -> list[Any]:
+        """What it logged of one event."""
+        return [entry for entry in list(self._logged) if entry["event"] == event]
+
+    def wait_for(self, event: str, times: int = 1) -> Any:
+        """Wait until it has logged this event so many times; returns the last of them."""
+        wait_until(lambda: len(self.logged(event)) >= times)
+        return self.logged(event)[times - 1]
+
+    def stop(self) -> None:
+        """At once."""
+        if not self.server.is_stopping:
+            self.server.stop(0)
+
+
+Listen = Callable[..., Listening]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what nothing tells."""
+    pause = threading.Event()
+    for _try in range(SECONDS * 50):
+        if condition():
+            return
+        pause.wait(0.02)
+    raise AssertionError("waited in vain")
