@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing, local_storage, segment
-from dicom_adapter.local_storage import LocalStorage, dicom_adapter_storage_backends
+from dicom_adapter.local_storage import GATHERED_BYTES, LocalStorage, dicom_adapter_storage_backends
 from dicom_adapter.segment import BLOCK, SEGMENT, Segment
 
 UNKNOWN = "0" * 32 + "-1"
@@ -432,11 +432,11 @@ def test_no_room_while_writing(storage: LocalStorage, monkeypatch: pytest.Monkey
     kept = stored(storage, b"kept")
     size = segment_of(storage, kept).stat().st_size
     writer = storage.writer()
-    writer.write(bytes(10 * BLOCK))
+    writer.write(bytes(GATHERED_BYTES + 1))
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
         with pytest.raises(StorageFull):
-            writer.write(b"does not fit")
+            writer.write(bytes(GATHERED_BYTES + 1))
     assert size <= segment_of(storage, kept).stat().st_size <= size + BLOCK
     writer.discard()
     later = stored(storage, b"x")

@@ -261,8 +261,6 @@ class LocalStorage(StorageBackend[NoSettings]):
             _retire(written)
 
     def _open(self, name: str, *, to_change: bool = False) -> Segment:
-        if NAME.fullmatch(name) is None:  # nothing else becomes a path
-            raise _missing(f"{name}-…")
         try:
             return Segment.open(self._root / f"{name}{SUFFIX}", to_change=to_change)
         except (FileNotFoundError, ValueError) as failure:
@@ -322,7 +320,7 @@ class LocalWriter(InstanceWriter):
                 write_all(self._segment.descriptor, [self._segment.header(record), self._gathered], self._start)
             else:
                 write_all(self._segment.descriptor, [self._gathered], self._position)
-                write_all(self._segment.descriptor, [self._segment.header(record)], self._start)
+                self._segment.seal(record)
         except BaseException as error:
             self._give_up(error)
             raise
@@ -369,6 +367,7 @@ def _mend(segment: Segment) -> None:
     segment.truncate(end)
     if torn:
         log.warning("segment_mended", segment=segment.path.name, records_or_blocks=torn)
+    os.fdatasync(segment.descriptor)  # it must not be known as whole before it is
     segment.mark_sealed()
 
 
@@ -393,9 +392,9 @@ def _drop_if_empty(segment: Segment) -> None:
 
 
 def _parse(key: str) -> tuple[str, int]:
-    """Segment and offset. Raises StoredObjectMissing for what this backend has not made."""
+    """Segment and offset; nothing but a key that this backend could have made becomes a path."""
     name, _dash, block = key.partition("-")
-    if BLOCK_NUMBER.fullmatch(block) is None:
+    if NAME.fullmatch(name) is None or BLOCK_NUMBER.fullmatch(block) is None:
         raise _missing(key)
     return name, int(block, 16) * BLOCK
 

@@ -104,6 +104,10 @@ class Segment:
 
     # --- records ----------------------------------------------------------------------------------------------------
 
+    def seal(self, record: Record) -> None:
+        """Write the header of a record whose content is there."""
+        write_all(self.descriptor, [self.header(record)], record.start)
+
     def header(self, record: Record) -> bytes:
         """What is to be written at its start when its content is there, or is deleted."""
         life = ALIVE if record.is_alive else DEAD
@@ -147,7 +151,7 @@ class Segment:
     def give_back(self, record: Record) -> None:
         """Let it be no record any more; its room goes to the file system."""
         if not self.punch(record.start, record.end):
-            write_all(self.descriptor, [self.header(evolve(record, is_alive=False))], record.start)
+            self.seal(evolve(record, is_alive=False))
 
     def punch(self, start: int, end: int) -> bool:
         """Make a hole of these blocks; False where the file system has no holes."""
