@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -49,6 +50,7 @@ class SimulatedAdapter:
         self.config = config
         self.clock = clock
         self._plugins = plugins
+        self._is_down = False
         self._begin()
 
     def _begin(self) -> None:
@@ -88,7 +90,7 @@ class SimulatedAdapter:
             self._store.keep(request_of(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
             for data_set in data_sets
         ]
-        self.host.settle()
+        self._settle()
         return answers
 
     def advance(self, seconds: float) -> None:
@@ -98,12 +100,25 @@ class SimulatedAdapter:
     def advance_to(self, end: datetime) -> None:
         """Let time pass until then."""
         while True:
-            due = self.host.settle()
+            due = self._settle()
             if due is None or due > end:
                 break
             self.clock.move_to(max(due, self.clock.now()))
         self.clock.move_to(end)
-        self.host.settle()
+        self._settle()
+
+    def _settle(self) -> datetime | None:
+        return None if self._is_down else self.host.settle()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """While the host is down, instances are received and time passes; then the adapter begins again."""
+        self._is_down = True
+        try:
+            yield
+        finally:
+            self._is_down = False
+        self.begin_again(self.config)
 
     # --- what became of it ------------------------------------------------------------------------------------------
 

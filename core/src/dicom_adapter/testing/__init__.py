@@ -22,13 +22,23 @@ if TYPE_CHECKING:
     from dicom_adapter.synthetic import make_instance, make_study
     from dicom_adapter.testing.adapter import Adapter
     from dicom_adapter.testing.expectation import ExpectedJob
+    from dicom_adapter.testing.processor_suite import BaseProcessorTests
+    from dicom_adapter.testing.processor_traffic import Arrival
     from dicom_adapter.testing.service import Service
+    from dicom_adapter.testing.storage_suite import BaseStorageBackendTests
+    from dicom_adapter.testing.submitter_jobs import PlatformRecord
+    from dicom_adapter.testing.submitter_suite import BaseSubmitterTests
 
 _HOMES = {
     "Adapter": "dicom_adapter.testing.adapter",
+    "Arrival": "dicom_adapter.testing.processor_traffic",
+    "BaseProcessorTests": "dicom_adapter.testing.processor_suite",
+    "BaseStorageBackendTests": "dicom_adapter.testing.storage_suite",
+    "BaseSubmitterTests": "dicom_adapter.testing.submitter_suite",
     "ExpectedJob": "dicom_adapter.testing.expectation",
     "HandedOver": "dicom_adapter.simulation.platform",
     "Platform": "dicom_adapter.simulation.platform",
+    "PlatformRecord": "dicom_adapter.testing.submitter_jobs",
     "Plugin": "dicom_adapter.simulation.adapter",
     "Service": "dicom_adapter.testing.service",
     "VirtualClock": "dicom_adapter.simulation.clock",
@@ -38,9 +48,14 @@ _HOMES = {
 
 __all__ = [
     "Adapter",
+    "Arrival",
+    "BaseProcessorTests",
+    "BaseStorageBackendTests",
+    "BaseSubmitterTests",
     "ExpectedJob",
     "HandedOver",
     "Platform",
+    "PlatformRecord",
     "Plugin",
     "Service",
     "VirtualClock",

@@ -92,7 +92,7 @@ class Adapter(SimulatedAdapter):
         if self._loopback is None:
             self._loopback = Loopback(self.config, self.storage, self.ledger, self.clock)
         results = self._loopback.send(data_sets, self._called(ae_title), calling_ae_title)
-        self.host.settle()
+        self._settle()
         return results
 
     def restart(self, configuration: str | None = None) -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 from dicom_adapter.testing.job_list import JobList
 
+SUITES = ("processor_suite", "storage_suite", "submitter_suite")
+pytest.register_assert_rewrite(*(f"dicom_adapter.testing.{suite}" for suite in SUITES))
+
 MakeAdapter = Callable[..., "Adapter"]
 LaunchService = Callable[..., "Service"]
 
