@@ -261,7 +261,6 @@ def test_a_careless_storage_backend_is_found(pytester: pytest.Pytester) -> None:
             "what_is_no_key_names_nothing": "",
             "sync_fails_when_something_is_not_there": "DID NOT RAISE",
             "another_process_sees_what_was_synced": "FileNotFoundError",
-            "recovery_keeps_what_was_synced_and_nothing_half_written": "after recover() there must be what was synced",
             "what_is_discarded_is_gone": "",
             "to_delete_what_is_gone_is_no_error": "FileNotFoundError",
             "a_missing_object_is_said_to_be_missing": "FileNotFoundError",

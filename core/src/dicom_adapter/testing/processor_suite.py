@@ -64,22 +64,13 @@ class BaseProcessorTests:
     settles_after: ClassVar[float] = 600.0  # seconds after which every group has become jobs
     holds: ClassVar[bool] = False  # True for one that keeps instances until somebody asks for them
 
+    _undisturbed: ClassVar[list[Outcome]]
+
     def traffic(self) -> Sequence[Arrival]:
         """What arrives; override it when the usual traffic makes no job."""
         return usual_traffic(self.modality)
 
     # --- what the tests work with
-
-    @pytest.fixture(scope="class")
-    def undisturbed(self, tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
-        """The jobs that the traffic becomes when nothing goes wrong."""
-        folder = tmp_path_factory.mktemp("undisturbed")
-        adapter = Adapter(folder, self._configuration((AE_TITLE,), overwrite=False), [self._plugin()])
-        try:
-            self._play(adapter)
-            return outcomes(adapter, AE_TITLE)
-        finally:
-            adapter.close()
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Callable[..., Adapter]]:
@@ -97,6 +88,15 @@ class BaseProcessorTests:
         yield make
         for adapter in made:
             adapter.close()
+
+    @pytest.fixture
+    def undisturbed(self, make: Callable[..., Adapter]) -> list[Outcome]:
+        """The jobs that the traffic becomes when nothing goes wrong; found out once for each class."""
+        if "_undisturbed" not in vars(type(self)):
+            adapter = make()
+            self._play(adapter)
+            type(self)._undisturbed = outcomes(adapter, AE_TITLE)
+        return type(self)._undisturbed
 
     def _configuration(self, ae_titles: Sequence[str], *, overwrite: bool) -> str:
         tables = [
