@@ -13,9 +13,9 @@ from dicom_adapter.flow.store import Answer, Arrival, Status, Store, StoreReques
 from dicom_adapter.group_commit import GroupCommit
 from dicom_adapter.identity import Identity
 from dicom_adapter.ledger import arrivals, instances
+from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter
-from dicom_adapter.testing.adapter import encode, request_of
 
 SECONDS = 30  # that a test waits for a thread
 

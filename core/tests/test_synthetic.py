@@ -1,5 +1,8 @@
 """Synthetic instances are valid, writable without a warning, and unique or repeatable as asked for."""
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,25 +19,19 @@ from pydicom.uid import (
 from dicom_adapter import synthetic
 from dicom_adapter.part10 import identify
 
-COMMON_TYPE_1 = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "PixelData",
-]
+COMMON_TYPE_1 = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
 TYPE_1 = {
     "CT": ["ImageType", "FrameOfReferenceUID", "PixelSpacing", "ImagePositionPatient", "RescaleSlope"],
     "MR": ["ImageType", "FrameOfReferenceUID", "PixelSpacing", "ScanningSequence", "SequenceVariant"],
     "CR": [],
+    "DX": ["ImageType", "PresentationIntentType", "ImageLaterality", "ImagerPixelSpacing", "PresentationLUTShape"],
     "US": [],
+    "OT": ["ConversionType"],
+    "SR": ["CompletionFlag", "ValueType", "ConceptNameCodeSequence", "ContentSequence"],
+    "SEG": ["SegmentationType", "SegmentSequence", "NumberOfFrames", "PerFrameFunctionalGroupsSequence"],
 }
+IMAGE_TYPE_1 = ["SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "PixelData"]
+IMAGES = [name for name, kind in synthetic.MODALITIES.items() if kind.makes == "image"]
 
 
 def written(dataset: Dataset, folder: Path) -> Dataset:
@@ -58,16 +55,38 @@ def test_every_modality_can_be_written_and_read_again(modality: str, transfer_sy
 def test_required_attributes_have_a_value(modality: str, tmp_path: Path) -> None:
     """Type 1 attributes of the IOD are there and not empty."""
     read = written(synthetic.make_instance(modality=modality), tmp_path)
-    assert [] == [keyword for keyword in COMMON_TYPE_1 + TYPE_1[modality] if read.get(keyword) in (None, "")]
+    required = COMMON_TYPE_1 + TYPE_1[modality] + (IMAGE_TYPE_1 if modality in IMAGES else [])
+    assert [] == [keyword for keyword in required if read.get(keyword) in (None, "")]
 
 
+@pytest.mark.dciodvfy
 @pytest.mark.parametrize("modality", synthetic.MODALITIES)
+def test_a_validator_finds_nothing_to_object_to(modality: str, tmp_path: Path) -> None:
+    """dicom3tools' dciodvfy compares with the IOD of PS3.3, and has neither errors nor warnings."""
+    validator = shutil.which("dciodvfy")
+    if validator is None:
+        if "dciodvfy" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
+            pytest.fail("dciodvfy is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    made = synthetic.make_study(modality=modality, series=1, instances=2)[1]
+    synthetic.write(made, tmp_path / "instance.dcm")
+    told = subprocess.run([validator, tmp_path / "instance.dcm"], capture_output=True, text=True, check=False)
+    assert (0, 1) == (told.returncode, len(told.stderr.splitlines())), told.stderr  # the one line names the IOD
+
+
+@pytest.mark.parametrize("modality", IMAGES)
 def test_pixel_data_has_the_size_that_the_attributes_say(modality: str) -> None:
     """Rows x columns x bytes, padded to an even length, and not all alike."""
     made = synthetic.make_instance(modality=modality, rows=5, columns=7)
     size = 5 * 7 * made.BitsAllocated // 8
     assert size + size % 2 == len(made.PixelData)
     assert len(set(made.PixelData)) > 2
+
+
+def test_a_segment_is_the_upper_half_of_its_frame() -> None:
+    """One bit for each pixel, the first one in the lowest, padded to an even length."""
+    made = synthetic.make_instance(modality="SEG", rows=4, columns=5)
+    assert ((1 << 10) - 1).to_bytes(4, "little") == made.PixelData
 
 
 def test_uids_are_unique_by_default() -> None:

@@ -72,7 +72,7 @@ def exported(module: str) -> list[str]:
         "import dicom_adapter.model as model",
         "from dicom_adapter import ledger",
         "from dicom_adapter.model import Job",
-        "from dicom_adapter.testing.clock import VirtualClock",
+        "from dicom_adapter.simulation.clock import VirtualClock",
         "def later():\n    from dicom_adapter.flow import submit",
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 PROJECT = """
@@ -30,6 +31,18 @@ def install(folder: Path, **plugins: str) -> str:
 
     Returns the environment's Python.
     """
+    for name, source in plugins.items():
+        (folder / name).mkdir()
+        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        (folder / name / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
+    return install_folders(folder, [folder / name for name in plugins])
+
+
+def install_folders(folder: Path, distributions: Sequence[Path]) -> str:
+    """Build and install distributions, without a network, into a new virtual environment that also sees ours.
+
+    Returns the environment's Python.
+    """
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = str(environment / "bin" / "python")
@@ -39,11 +52,7 @@ def install(folder: Path, **plugins: str) -> str:
     # A path alone would do for packages, but not for editable installs, which have a .pth file of their own.
     ours = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     Path(theirs.strip(), "ours.pth").write_text(ours, encoding="utf-8")
-    for name, source in plugins.items():
-        (folder / name).mkdir()
-        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
-        (folder / name / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, *offline, *(folder / name for name in plugins)], check=True)
+    subprocess.run([*pip, *offline, *distributions], check=True)
     return python

@@ -34,6 +34,7 @@ from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import InstanceStorageInfo, Job
+from dicom_adapter.parts import LOOK_EVERY as JOBS_LOOK_EVERY
 from dicom_adapter.parts import SLICE_SECONDS, JobQueue, Observer, PlatformWatch, ServedLane, Step
 from dicom_adapter.plugins import Plugins
 from dicom_adapter.storage import StorageBackend
@@ -61,14 +62,20 @@ class Host:
         clock: Clock,
         uploads: Callable[[str, int], Executor],
         wake: Callable[[str], None],
+        *,
+        look_every: timedelta | None = None,
     ) -> None:
-        """`uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now."""
+        """`uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now.
+
+        `look_every`: how often to look for what nobody tells of, where that is not up to the parts themselves.
+        """
         self._config = config
         self._plugins = plugins
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
         self._wake = wake
+        self._look_every = look_every or LOOK_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
         self._sweep: Iterator[int] | None = None  # the one that is under way
@@ -86,7 +93,9 @@ class Host:
             name: ServedLane(self._lane(name, config.ae_titles[name]), ledger, clock) for name in self.served
         }
         self._queues = {
-            name: JobQueue(name, submission, Retries.of(config.submitters[name]), ledger, clock)
+            name: JobQueue(
+                name, submission, Retries.of(config.submitters[name]), ledger, clock, look_every or JOBS_LOOK_EVERY
+            )
             for name, submission in self._submissions.items()
         }
         self._quota = Quota(ledger, clock, config.storage.quarantine_quota, config.ae_titles)
@@ -217,7 +226,11 @@ class Host:
                 self._consider(arrived.replaced)
             if time.monotonic() >= end:
                 return self._clock.now()
-        return self._clock.now() + LOOK_EVERY
+        return self._clock.now() + self._look_every
+
+    def describe_lanes(self) -> list[LaneReport]:
+        """The lanes as they are now. From the thread that takes their steps."""
+        return [lane.describe() for lane in self._lanes.values()]
 
     def _restart_lanes(self) -> None:
         """Have the lanes begin again that operators asked for since the last look."""
@@ -243,7 +256,7 @@ class Host:
         began = time.monotonic()
         self._quota.look()
         pause = timedelta(seconds=10 * (time.monotonic() - began))  # a tenth of the time, however much there is
-        return self._clock.now() + max(LOOK_EVERY, pause)
+        return self._clock.now() + max(self._look_every, pause)
 
     def _give_back(self) -> datetime:
         """Reclaim what there is; what a step has no time for follows in the next one."""

@@ -19,6 +19,7 @@ from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.submit import Interrupted, Platform, Submission, Taken
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins import PluginInfo, Plugins
 
 log = structlog.get_logger("dicom_adapter.host")
@@ -47,6 +48,10 @@ class ServedLane:
     def expect_news(self) -> None:
         """Something arrived for this lane. From any thread."""
         self._lane.has_news = True
+
+    def describe(self) -> LaneReport:
+        """The lane as it is now. From the thread that takes its steps."""
+        return self._lane.describe()
 
     def restart(self) -> None:
         """Have the lane begin again. From one thread."""
@@ -84,10 +89,19 @@ class ServedLane:
 class JobQueue:
     """The jobs of one submitter. Who takes one takes one step with it; then whose turn it is is decided anew."""
 
-    def __init__(self, name: str, submission: Submission, retries: Retries, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        submission: Submission,
+        retries: Retries,
+        ledger: Ledger,
+        clock: Clock,
+        look_every: timedelta = LOOK_EVERY,
+    ) -> None:
         self._name = name
         self._submission = submission
         self._retries = retries
+        self._look_every = look_every
         self._ledger = ledger
         self._clock = clock
         self._taken: set[int] = set()
@@ -174,7 +188,7 @@ class JobQueue:
         with self._ledger.read() as transaction:
             postponed = jobs.next_attempt(transaction, self._name, now)
         wanted = [when for when in (postponed, self._breaker.closed_until) if when is not None and when > now]
-        return min([*wanted, now + LOOK_EVERY])
+        return min([*wanted, now + self._look_every])
 
 
 class PlatformWatch:

@@ -26,9 +26,9 @@ from dicom_adapter import (
 from dicom_adapter.flow.submit import Interrupted, Retries, Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.parts import JobQueue
+from dicom_adapter.simulation.adapter import Inline
 from dicom_adapter.synthetic import make_instance, make_study
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter.testing.adapter import Inline
 from dicom_adapter.workers import Turnstile, Worker
 
 MakeAdapter = Callable[..., Adapter]

@@ -16,10 +16,10 @@ from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, 
 from dicom_adapter.flow.store import Store
 from dicom_adapter.ledger import Ledger, instances, lanes
 from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter.testing.adapter import encode, request_of
-from dicom_adapter.testing.clock import VirtualClock
 
 CONFIGURATION = """
 [submitters.clara]

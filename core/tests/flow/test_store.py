@@ -29,6 +29,12 @@ from dicom_adapter.testing import Adapter
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CONFIGURATION = """
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+
 [submitters.clara]
 type = "fake"
 folder = "platform"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -204,21 +203,6 @@ def test_an_instance_that_cannot_be_read_is_not_there(make: Make, folder: Path |
     assert [item.size_bytes for item in submitter.jobs[job.job_id].instances] == [5]
 
 
-def test_many_threads_upload_at_once(make: Make) -> None:
-    """Several jobs and positions at once, each twice: every instance is there once."""
-    submitter, jobs = make(), [a_job(number) for number in range(4)]
-    for job in jobs:
-        submitter.create_job(job)
-    with ThreadPoolExecutor(8) as threads:
-        for position in range(20):
-            for job in jobs * 2:
-                threads.submit(submitter.upload, job, an_upload(position, bytes(position)))
-    for kept in submitter.jobs.values():
-        assert list(range(20)) == [item.position for item in kept.instances]
-        assert list(range(20)) == [item.size_bytes for item in kept.instances]
-    assert sum(call.call is Call.UPLOAD for call in submitter.calls) == 160
-
-
 def test_many_threads_start_a_job_once(make: Make) -> None:
     """However often it is asked to, a job runs once."""
     submitter, job = make(), a_job()
@@ -354,31 +338,6 @@ def test_calls_are_lines_that_anybody_can_read(tmp_path: Path) -> None:
     assert [create, upload] == lines
 
 
-def test_a_large_instance_passes_through_little_memory(tmp_path: Path) -> None:
-    """An instance of 64 MiB is never held whole."""
-
-    class Zeros(BytesIO):
-        left = 64 << 20
-
-        def read(self, size: int | None = -1) -> bytes:
-            assert size is not None
-            assert size > 0
-            piece = bytes(min(size, self.left))
-            self.left -= len(piece)
-            return piece
-
-    submitter, job = submitter_in(tmp_path, tmp_path), a_job()
-    submitter.create_job(job)
-    large = Upload(instance=an_upload(0, b"").instance, position=0, size_bytes=64 << 20, open=lambda: Zeros())
-    tracemalloc.start()
-    try:
-        submitter.upload(job, large)
-        assert tracemalloc.get_traced_memory()[1] < 4 << 20
-    finally:
-        tracemalloc.stop()
-    assert [item.size_bytes for item in submitter.jobs[job.job_id].instances] == [64 << 20]
-
-
 def test_what_a_peer_sent_never_becomes_a_path(tmp_path: Path) -> None:
     """Hostile UIDs are values in the manifest; a job id that the core cannot have made is refused."""
     submitter, job = submitter_in(tmp_path / "p", tmp_path), a_job()
@@ -402,12 +361,6 @@ def test_nobody_else_may_read_what_was_submitted(tmp_path: Path) -> None:
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
     assert {0o600} == {mode for path, mode in modes.items() if path.is_file()}
     assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
-
-
-def test_a_submitter_has_no_effect_before_it_is_opened(tmp_path: Path) -> None:
-    """The constructor touches nothing."""
-    FakeSubmitter(FakeSettings(folder=tmp_path / "p"), SubmitterContext(name="p", data_folder=tmp_path / "d"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_registered() -> None:

@@ -18,6 +18,7 @@ from dicom_adapter.cli.lanes import lanes
 from dicom_adapter.cli.plugins import plugins
 from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
+from dicom_adapter.cli.simulate import simulate
 from dicom_adapter.cli.status import status
 from dicom_adapter.plugins import PluginInfo, Plugins, discover
 
@@ -48,6 +49,7 @@ app.command()(check)
 app.command()(audit)
 app.command()(plugins)
 app.command()(demo)
+app.command()(simulate)
 app.command()(send)
 app.command()(echo)
 app.command()(status)
@@ -58,7 +60,21 @@ app.add_typer(lanes, name="lanes")
 
 
 OWN = frozenset(
-    {"run", "check", "audit", "plugins", "demo", "send", "echo", "explain", "status", "jobs", "instances", "lanes"}
+    {
+        "run",
+        "check",
+        "audit",
+        "plugins",
+        "demo",
+        "simulate",
+        "send",
+        "echo",
+        "explain",
+        "status",
+        "jobs",
+        "instances",
+        "lanes",
+    }
 )
 
 

@@ -1,187 +1,170 @@
-"""A whole adapter in the process: real ledger, real storage, real plugins; a virtual clock, and no network."""
+"""The adapter of a test: made from a TOML text, with what it takes to say *these instances, therefore these jobs*."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
-from uuid import uuid4
 
-from attrs import frozen
+import tomli
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 
 from dicom_adapter.config import Config, load
 from dicom_adapter.errors import ConfigurationError
-from dicom_adapter.flow.store import Answer, Store, StoreRequest
-from dicom_adapter.host import Host
-from dicom_adapter.ledger import events, instances, jobs, lanes
-from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.model import InstanceStorageInfo, Job
+from dicom_adapter.flow.store import Answer, Status
+from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.model import Job
+from dicom_adapter.net.results import SendResult
 from dicom_adapter.plugins import installed
 from dicom_adapter.plugins import load as load_plugins
-from dicom_adapter.stores import open_ledger, open_storage
-from dicom_adapter.testing.clock import VirtualClock
+from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
+from dicom_adapter.simulation.clock import VirtualClock
+from dicom_adapter.simulation.platform import Memory, Platform
+from dicom_adapter.testing.account import account
+from dicom_adapter.testing.expectation import ExpectedJob, SeenJob, differences
+from dicom_adapter.testing.job_list import JobList
+from dicom_adapter.testing.loopback import Loopback
 
-T = TypeVar("T")
+STORAGE = """
+[storage]
+backend = "memory"
+path = "data"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+"""
+SUBMITTER = """
+[submitters.memory]
+type = "memory"
+"""
 
 
-@frozen
-class Plugin:
-    """A plugin for one test: a module or object with hook implementations, as if it were installed."""
-
-    plugin: object
-    name: str = "under-test"
-    value: str = ""
-    dist: Any = None
-
-    def load(self) -> object:
-        return self.plugin
-
-
-class Adapter:
-    """Receive, advance the clock, look at the jobs."""
+class Adapter(SimulatedAdapter):
+    """A whole adapter in the process. Time stands still until `advance`, or `at` and `by`, move it."""
 
     def __init__(self, folder: Path, configuration: str, plugins: Sequence[Plugin] = ()) -> None:
-        """`configuration`: TOML; `[storage] path` is added when it has no [storage] table.
+        """`configuration`: TOML; storage and submitter in memory are added when it has no tables for them.
 
         Raises ConfigurationError with everything that is wrong with it.
         """
-        self.clock = VirtualClock()
+        memory = Memory()
+        self.platform: Platform = memory.platform  # of the submitter `memory`
+        self.refused: list[Answer] = []  # what was received and not stored
         self._folder = folder
-        self._plugins = load_plugins([*installed(), *plugins])
-        self.config = _configured(folder, configuration, self._plugins.catalogue())
-        self._begin()
+        self._loopback: Loopback | None = None
+        found = load_plugins([*installed(), *plugins, Plugin(memory, name="memory")])
+        clock = VirtualClock()
+        self.began = clock.now()
+        super().__init__(_configured(folder, configuration, found.catalogue()), found, clock)
 
-    def _begin(self) -> None:
-        self.ledger = open_ledger(self.config)
-        self.ledger.migrate()
-        self.storage = open_storage(self.config, self._plugins.catalogue())
-        self._store = Store(self.config, self.storage, self.ledger, self.clock)
-        self.host = Host(
-            self.config, self._plugins, self.storage, self.ledger, self.clock, lambda *_: Inline(), lambda _part: None
-        )
-        self.host.settle()
-
-    def restart(self, configuration: str | None = None) -> None:
-        """Close everything and begin again from what is on disk, as after a stop or a crash.
-
-        `configuration`: TOML, when it has changed meanwhile.
-        """
-        self.close()
-        if configuration is not None:
-            self.config = _configured(self._folder, configuration, self._plugins.catalogue())
-        self._begin()
-
-    def close(self) -> None:
-        self.host.close()
-        self.storage.close()
-        self.ledger.close()
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return (self.clock.now() - self.began).total_seconds()
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
-    def receive(self, *data_sets: Dataset, ae_title: str, calling_ae_title: str = "TEST-SCU") -> list[Answer]:
-        """Let instances arrive now, in one association, and let their processor see them."""
-        association_id = uuid4().hex
-        answers = [
-            self._store.keep(request_of(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
-            for data_set in data_sets
-        ]
-        self.host.settle()
+    def receive(
+        self,
+        *data_sets: Dataset,
+        ae_title: str | None = None,
+        calling_ae_title: str = "TEST-SCU",
+        at: float | None = None,
+    ) -> list[Answer]:
+        """Let instances arrive in one association, and let their processor see them.
+
+        `ae_title` may be left out when only one is configured. `at`: seconds since the beginning; left out, now.
+        """
+        self._move_to(at)
+        answers = self.take(*data_sets, ae_title=self._called(ae_title), calling_ae_title=calling_ae_title)
+        self.refused += [answer for answer in answers if answer.status is not Status.SUCCESS]
         return answers
 
-    def advance(self, seconds: float) -> None:
-        """Let time pass; everything that falls due on the way happens at its time."""
-        end = self.clock.now() + timedelta(seconds=seconds)
-        while True:
-            due = self.host.settle()
-            if due is None or due > end:
-                break
-            self.clock.move_to(max(due, self.clock.now()))
-        self.clock.move_to(end)
-        self.host.settle()
+    def send(
+        self,
+        *data_sets: Dataset,
+        ae_title: str | None = None,
+        calling_ae_title: str = "TEST-SCU",
+        at: float | None = None,
+    ) -> list[SendResult]:
+        """The same over a real association with the real receiver, on the loopback interface."""
+        self._move_to(at)
+        if self._loopback is None:
+            self._loopback = Loopback(self.config, self.storage, self.ledger, self.clock)
+        results = self._loopback.send(data_sets, self._called(ae_title), calling_ae_title)
+        self._settle()
+        return results
+
+    def restart(self, configuration: str | None = None) -> None:
+        """Close everything and begin again from what is stored, as after a stop or a crash.
+
+        `configuration`: TOML, when it has changed meanwhile.
+        """
+        if configuration is None:
+            self.begin_again(self.config)
+        else:
+            self.begin_again(_configured(self._folder, configuration, self._plugins.catalogue()))
+
+    def close(self) -> None:
+        if self._loopback is not None:
+            self._loopback.close()
+            self._loopback = None
+        super().close()
+
+    def _called(self, ae_title: str | None) -> str:
+        if ae_title is not None:
+            return ae_title
+        if len(self.config.ae_titles) > 1:
+            raise ValueError(
+                f"several AE titles are configured, name one: ae_title={' or '.join(self.config.ae_titles)}"
+            )
+        return next(iter(self.config.ae_titles))
+
+    def _move_to(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self.advance_to(self._time(seconds))
+
+    def _time(self, seconds: float) -> datetime:
+        when = self.began + timedelta(seconds=seconds)
+        if when < self.clock.now():
+            raise ValueError(f"{seconds:.10g} s is past: {self.elapsed:.10g} s have passed since the beginning")
+        return when
 
     # --- what became of it ------------------------------------------------------------------------------------------
 
     @property
     def jobs(self) -> list[Job]:
         """All jobs, in the order of their submission."""
-        with self.ledger.read() as transaction:
-            return [row.job for row in reversed(jobs.newest(transaction, 100_000))]
+        return JobList(super().jobs, self.account)
 
-    def instances_of(self, job: Job) -> list[InstanceStorageInfo]:
-        """A job's instances, in its order."""
-        with self.ledger.read() as transaction:
-            row = jobs.get(transaction, job.job_id)
-            assert row is not None, f"there is no job {job.job_id}"
-            return [instance for _position, instance in instances.of_job(transaction, row.number, missing_only=False)]
+    def expect_jobs(self, *expected: ExpectedJob, by: float | None = None) -> None:
+        """Compare all jobs so far, in the order of their submission, with what is expected.
 
-    @property
-    def states(self) -> dict[str, int]:
-        """How many instances there are in each state."""
-        counted: dict[str, int] = {}
-        with self.ledger.read() as transaction:
-            for (_ae_title, state), count in instances.count_by_state(transaction).items():
-                counted[state] = counted.get(state, 0) + count
-        return counted
+        `by`: seconds since the beginning, to let pass before. Raises AssertionError, which tells what jobs, groups and
+        instances there are, and why.
+        """
+        __tracebackhide__ = True
+        self._move_to(by)
+        seen = [SeenJob(job=job, instances=self.instances_of(job), began=self.began) for job in self.jobs]
+        found = differences(expected, seen)
+        if found:
+            raise AssertionError("\n".join([*found, "", self.account()]))
 
-    @property
-    def lanes(self) -> dict[str, LaneReport]:
-        """What operators see of each AE title."""
-        with self.ledger.read() as transaction:
-            return lanes.load(transaction)
+    def account(self) -> str:
+        """What jobs, groups and instances there are, and why, for people who look for a mistake."""
+        return "\n".join(account(self, self.began, self.refused))
 
-    @property
-    def events(self) -> list[Event]:
-        """Everything that was written down, oldest first."""
-        with self.ledger.read() as transaction:
-            return [event for _number, event in events.after(transaction, 0, 1_000_000)]
+    def __repr__(self) -> str:
+        return self.account()
 
 
-class Inline(Executor):
-    """Runs what it is given at once, in the caller's thread."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except KeyboardInterrupt:  # of the test's own thread
-            raise
-        except BaseException as failure:  # noqa: BLE001 - as every executor does
-            future.set_exception(failure)
-        return future
-
-
-def _configured(folder: Path, configuration: str, catalogue: Any) -> Config:
-    if "[storage]" not in configuration:
-        configuration += '\n[storage]\npath = "data"\nwatermark-percent = 100\nreserve = 0\ndurability = "process"\n'
+def _configured(folder: Path, configuration: str, catalogue: Catalogue) -> Config:
+    try:
+        tables = tomli.loads(configuration).keys()
+    except tomli.TOMLDecodeError:
+        tables = {"storage": None, "submitters": None}.keys()  # loading it tells what is wrong
+    configuration += ("" if "storage" in tables else STORAGE) + ("" if "submitters" in tables else SUBMITTER)
     loaded = load(configuration, folder=folder, catalogue=catalogue)
     if loaded.config is None:
         raise ConfigurationError([str(problem) for problem in loaded.problems])
     return loaded.config
-
-
-def request_of(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
-    """The C-STORE request for a data set."""
-    return StoreRequest(
-        ae_title=ae_title,
-        calling_ae_title=calling_ae_title,
-        peer_address="127.0.0.1",
-        association_id=association_id,
-        sop_class_uid=data_set.SOPClassUID,
-        sop_instance_uid=data_set.SOPInstanceUID,
-        transfer_syntax_uid=data_set.file_meta.TransferSyntaxUID,
-    )
-
-
-def encode(data_set: Dataset) -> bytes:
-    """A data set in the transfer syntax that its File Meta Information names."""
-    file = DicomBytesIO()
-    file.is_implicit_VR = data_set.file_meta.TransferSyntaxUID.is_implicit_VR
-    file.is_little_endian = data_set.file_meta.TransferSyntaxUID.is_little_endian
-    write_dataset(file, data_set)
-    return file.getvalue()

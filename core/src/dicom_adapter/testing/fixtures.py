@@ -1,19 +1,47 @@
-"""The pytest plugin: it comes with the installation."""
+"""The pytest plugin: it comes with the installation, and imports nothing of the adapter before a test asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from dicom_adapter.launch import LaunchedService
-    from dicom_adapter.testing.adapter import Adapter, Plugin
+    from dicom_adapter.simulation.adapter import Plugin
+    from dicom_adapter.testing.adapter import Adapter
+    from dicom_adapter.testing.service import Service
+
+from dicom_adapter.testing.job_list import JobList
+
+SUITES = ("processor_suite", "storage_suite", "submitter_suite")
+pytest.register_assert_rewrite(*(f"dicom_adapter.testing.{suite}" for suite in SUITES))
 
 MakeAdapter = Callable[..., "Adapter"]
-LaunchService = Callable[..., "LaunchedService"]
+LaunchService = Callable[..., "Service"]
+
+
+@pytest.fixture
+def adapter_configuration() -> str:
+    """The configuration of the fixture `adapter`, to be overridden: TOML with an AE title or more."""
+    pytest.fail(
+        "the fixture `adapter` needs a configuration: define a fixture `adapter_configuration`, in the test's module "
+        "or in conftest.py, that returns TOML with a table [ae-titles.<AE title>]",
+        pytrace=False,
+    )
+
+
+@pytest.fixture
+def adapter_plugins() -> Sequence[Plugin]:
+    """Plugins of the fixture `adapter` that are not installed, to be overridden."""
+    return ()
+
+
+@pytest.fixture
+def adapter(make_adapter: MakeAdapter, adapter_configuration: str, adapter_plugins: Sequence[Plugin]) -> Adapter:
+    """An `Adapter` with the configuration that the fixture `adapter_configuration` returns."""
+    return make_adapter(adapter_configuration, *adapter_plugins)
 
 
 @pytest.fixture
@@ -38,17 +66,29 @@ def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
 
     The configuration's folder is `tmp_path / name`; a second launch with the same name starts the service again there.
     """
-    from dicom_adapter.launch import LaunchedService
+    from dicom_adapter.testing.service import Service
 
-    launched: list[LaunchedService] = []
+    launched: list[Service] = []
 
-    def launch(configuration: str, *arguments: str, name: str = "service", **options: str) -> LaunchedService:
+    def launch(configuration: str, *arguments: str, name: str = "service", **options: str) -> Service:
         path = tmp_path / name / "adapter.toml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(configuration, encoding="utf-8")
-        launched.append(LaunchedService(path, "--port", "0", *arguments, **options))
+        launched.append(Service(path, "--port", "0", *arguments, **options))
         return launched[-1]
 
     yield launch
     for service in launched:
         service.kill()
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Where an adapter's jobs are not what a plain `assert` says, tell what there is, and why."""
+    told = next((side for side in (left, right) if isinstance(side, JobList)), None)
+    if told is None:
+        return None
+    return [f"{_brief(left)} {op} {_brief(right)}", *told.account().splitlines()]
+
+
+def _brief(side: object) -> str:
+    return f"<{len(side)} jobs>" if isinstance(side, JobList) else repr(side)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from attrs import evolve
 
-from dicom_adapter import Job, JobPriority, Permanent, PlatformJob, PlatformStatus, Retriable, Upload
+from dicom_adapter import Job, JobPriority, Permanent, PlatformStatus, Retriable
 from dicom_adapter_clara_client.emulator.faults import FaultKind
 from dicom_adapter_clara_client.emulator.values import JobState, JobStatus
 from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
@@ -279,23 +278,3 @@ def test_a_refused_step_is_told_in_the_platforms_words(
         steps[call]()
     assert (call != "Jobs.AddMetadata") is ("DOE^JANE" in str(raised.value))
     steps[call]()
-
-
-def test_steps_run_side_by_side(
-    site: Any, submitter: ClaraGrpcSubmitter, job: Job, make_upload: Callable[..., Upload]
-) -> None:
-    """Several jobs and many uploads share the one connection."""
-
-    def submit(number: int) -> PlatformJob:
-        mine = evolve(job, job_id=f"{number:032x}")
-        made = submitter.create_job(mine)
-        mine = evolve(mine, platform_job_id=made.job_id, platform_payload_id=made.payload_id)
-        for position in range(8):
-            submitter.upload(mine, make_upload(bytes(100), position))
-        submitter.start(mine)
-        return made
-
-    with ThreadPoolExecutor(8) as threads:
-        made = list(threads.map(submit, range(8)))
-    assert 8 == len(set(made))
-    assert [8] * 8 == [len(site.platform.payloads.details(job.payload_id).files) for job in made]

@@ -1,88 +1,29 @@
-"""Synthetic DICOM instances for demos and tests: valid images of nobody, with a pattern that a viewer shows.
+"""Synthetic DICOM instances for demos and tests: valid images of nobody, with a pattern that a viewer shows, and what
+is made of images: a report (SR) and a segmentation (SEG).
 
 Without a `seed` every call makes new UIDs (2.25 and a random UUID, PS3.5 B.2); with one, the same call makes the same.
 """
 
 from __future__ import annotations
 
-import struct
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
 from pydicom import dcmwrite
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-    ComputedRadiographyImageStorage,
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MRImageStorage,
-    UltrasoundImageStorage,
-)
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_adapter.synthetic.content import report, segmentation
+from dicom_adapter.synthetic.images import image, plane
+from dicom_adapter.synthetic.modalities import MODALITIES, Modality
+from dicom_adapter.synthetic.uids import make_uid
+
+__all__ = ["MODALITIES", "TRANSFER_SYNTAXES", "make_instance", "make_study", "make_uid", "write"]
 
 TRANSFER_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
-SLICE_MM = 2.5  # distance of neighbouring slices
-STRIPE = 16  # pixels from one diagonal stripe to the next
-
-
-@frozen(kw_only=True)
-class _Modality:
-    """What the images of a modality have beyond what all images have (PS3.3 annex A)."""
-
-    sop_class: UID
-    bits_stored: int
-    attributes: Mapping[str, Any] = field(factory=dict)
-    has_planes: bool = False  # images lie in a patient coordinate system (PS3.3 C.7.6.2 and C.7.4.1)
-
-
-MODALITIES: Mapping[str, _Modality] = {
-    "CT": _Modality(
-        sop_class=CTImageStorage,
-        bits_stored=12,
-        has_planes=True,
-        attributes={
-            "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
-            "RescaleIntercept": -1024,
-            "RescaleSlope": 1,
-            "RescaleType": "HU",
-            "KVP": 120,
-            "AcquisitionNumber": 1,
-        },
-    ),
-    "MR": _Modality(
-        sop_class=MRImageStorage,
-        bits_stored=12,
-        has_planes=True,
-        attributes={
-            "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"],
-            "ScanningSequence": "SE",
-            "SequenceVariant": "NONE",
-            "ScanOptions": "",
-            "MRAcquisitionType": "2D",
-            "RepetitionTime": 500,
-            "EchoTime": 15,
-            "EchoTrainLength": 1,
-        },
-    ),
-    "CR": _Modality(
-        sop_class=ComputedRadiographyImageStorage,
-        bits_stored=12,
-        attributes={"BodyPartExamined": "CHEST", "ViewPosition": "PA", "PatientOrientation": ["L", "F"]},
-    ),
-    "US": _Modality(
-        sop_class=UltrasoundImageStorage,
-        bits_stored=8,
-        attributes={"ImageType": ["ORIGINAL", "PRIMARY", "ABDOMINAL", "0001"], "PatientOrientation": ""},
-    ),
-}
 
 
 def make_instance(
@@ -102,7 +43,7 @@ def make_instance(
     seed: str | int | None = None,
     **attributes: Any,
 ) -> Dataset:
-    """One image of `modality` (a key of MODALITIES), ready for `write`. `attributes` sets further DICOM keywords.
+    """One instance of `modality` (a key of MODALITIES), ready for `write`. `attributes` sets further DICOM keywords.
 
     Raises ValueError for a modality, transfer syntax or keyword that it does not know.
     """
@@ -119,9 +60,7 @@ def make_instance(
         dataset.IssuerOfPatientID = issuer
     dataset.AccessionNumber = accession_number
     _set(dataset, kind.attributes)
-    if kind.has_planes:
-        _set(dataset, _plane(dataset.SeriesInstanceUID, instance_number))
-    _set(dataset, _image(kind, rows, columns, instance_number))
+    _set(dataset, _content(kind, dataset.SeriesInstanceUID, rows, columns, instance_number))
     _set(dataset, attributes)
     dataset.file_meta = _file_meta(dataset, transfer_syntax)
     return dataset
@@ -157,13 +96,7 @@ def write(dataset: Dataset, path: Path | str) -> None:
     dcmwrite(path, dataset, enforce_file_format=True)
 
 
-def make_uid(seed: str | int | None = None, role: str = "") -> UID:
-    """A UID from a random UUID, or with a `seed` the one that belongs to `seed` and `role`."""
-    made = uuid.uuid4() if seed is None else uuid.uuid5(uuid.NAMESPACE_OID, f"dicom-adapter/{seed}/{role}")
-    return UID(f"2.25.{made.int}")
-
-
-def _kind(modality: str) -> _Modality:
+def _kind(modality: str) -> Modality:
     if modality not in MODALITIES:
         raise ValueError(f"modality {modality!r} is not one of {', '.join(MODALITIES)}")
     return MODALITIES[modality]
@@ -194,42 +127,17 @@ def _general(modality: str, instance_number: int) -> dict[str, Any]:
         "StudyID": "1",
         "SeriesNumber": 1,
         "InstanceNumber": instance_number,
-        "BurnedInAnnotation": "NO",
     }
 
 
-def _plane(series_uid: str, instance_number: int) -> dict[str, Any]:
-    return {
-        "PatientPosition": "HFS",
-        "FrameOfReferenceUID": make_uid(series_uid, "frame of reference"),
-        "PositionReferenceIndicator": "",
-        "ImagePositionPatient": [0, 0, SLICE_MM * (instance_number - 1)],
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-        "PixelSpacing": [1, 1],
-        "SliceThickness": SLICE_MM,
-    }
-
-
-def _image(kind: _Modality, rows: int, columns: int, instance_number: int) -> dict[str, Any]:
-    return {
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": rows,
-        "Columns": columns,
-        "BitsAllocated": 8 if kind.bits_stored == 8 else 16,
-        "BitsStored": kind.bits_stored,
-        "HighBit": kind.bits_stored - 1,
-        "PixelRepresentation": 0,
-        "PixelData": _pixels(kind, rows, columns, instance_number),
-    }
-
-
-def _pixels(kind: _Modality, rows: int, columns: int, shift: int) -> bytes:
-    """Diagonal stripes from black to white, moved one pixel on with each instance."""
-    step = (1 << kind.bits_stored) // STRIPE
-    levels = [struct.pack("<B" if kind.bits_stored == 8 else "<H", step * level) for level in range(STRIPE)]
-    pixels = b"".join(levels[(row + column + shift) % STRIPE] for row in range(rows) for column in range(columns))
-    return pixels + b"\x00" * (len(pixels) % 2)
+def _content(kind: Modality, series_uid: str, rows: int, columns: int, instance_number: int) -> dict[str, Any]:
+    """What an instance shows or says."""
+    if kind.makes == "report":
+        return report(instance_number)
+    if kind.makes == "segmentation":
+        return segmentation(series_uid, rows, columns, instance_number)
+    found = image(kind, rows, columns, instance_number)
+    return {**plane(series_uid, instance_number), **found} if kind.has_planes else found
 
 
 def _file_meta(dataset: Dataset, transfer_syntax: UID) -> FileMetaDataset:

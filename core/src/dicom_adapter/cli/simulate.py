@@ -1,0 +1,106 @@
+"""`dicom-adapter simulate`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_adapter.cli.configuration import fail, open_ledger, require, warn
+from dicom_adapter.errors import ConfigurationError, Refused
+
+EXAMPLE = "example:"
+CONFIG_ARGUMENT = typer.Argument(metavar="CONFIG", help="The configuration file, or example:NAME.")
+SCHEDULE_ARGUMENT = typer.Argument(metavar="SCHEDULE", help="What arrives when: TOML or .csv, or example:NAME.")
+
+
+def simulate(
+    config: Annotated[str, CONFIG_ARGUMENT],
+    schedule: Annotated[str, SCHEDULE_ARGUMENT],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of lines.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write SCHEDULE (.csv) from what the service has received, and stop.")
+    ] = False,
+    quiet: Annotated[
+        float, typer.Option("--for", min=0, max=366 * 86_400, help="Seconds to let pass after the last arrival.")
+    ] = 3600.0,
+) -> None:
+    """Let a schedule of arrivals go through the configured processors under a virtual clock, and print what happens.
+
+    Nothing is received, stored or submitted: storage and platforms are replaced. The same input gives the same output.
+    """
+    path = _find(config, ".toml")
+    if record:
+        _record(path, Path(schedule))
+    else:
+        _simulate(path, _find(schedule, ".toml", ".csv"), timedelta(seconds=quiet), as_json=as_json)
+
+
+def _find(given: str, *suffixes: str) -> Path:
+    """A file, or one that comes along."""
+    if not given.startswith(EXAMPLE):
+        return Path(given)
+    folder = Path(str(files("dicom_adapter") / "examples"))
+    found = [folder / f"{given.removeprefix(EXAMPLE)}{suffix}" for suffix in suffixes]
+    if not any(path.is_file() for path in found):
+        names = sorted(path.stem for path in folder.iterdir() if path.suffix in suffixes)
+        raise fail(f"there is no {given}; there are: {', '.join(names)}")
+    return next(path for path in found if path.is_file())
+
+
+def _simulate(path: Path, schedule: Path, quiet: timedelta, *, as_json: bool) -> None:
+    import structlog
+
+    from dicom_adapter.simulation.rehearsal import rehearse
+    from dicom_adapter.simulation.schedule import read
+
+    config = require(path)
+    missing = [
+        f"AE title '{name}' needs {table.unavailable}" for name, table in config.ae_titles.items() if table.unavailable
+    ]
+    if missing:
+        raise fail(*missing)
+    try:
+        arrivals = read(schedule, config.ae_titles)
+    except OSError as failure:
+        raise fail(f"{schedule}: {failure.strerror}") from None
+    except ConfigurationError as failure:
+        raise fail(*failure.problems) from None
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-simulate-") as folder, structlog.testing.capture_logs():
+        try:
+            timeline = rehearse(config, arrivals, Path(folder), quiet)
+        except Refused as refusal:
+            raise fail(str(refusal)) from None
+    if as_json:
+        typer.echo(json.dumps(timeline.to_json(), indent=2))
+    else:
+        for line in timeline.lines():
+            typer.echo(line)
+
+
+def _record(path: Path, schedule: Path) -> None:
+    from dicom_adapter.simulation.recording import record
+    from dicom_adapter.simulation.schedule import to_csv
+
+    if schedule.suffix.lower() != ".csv":
+        raise fail(f"{schedule}: recorded schedules are CSV, so its name must end in .csv")
+    ledger = open_ledger(path)
+    arrivals = record(ledger)
+    ledger.close()
+    if not arrivals:
+        raise fail("the ledger has no instances: there is nothing to record")
+    try:
+        with schedule.open("x", encoding="utf-8") as file:
+            file.write(to_csv(arrivals))
+    except FileExistsError:
+        raise fail(f"{schedule}: it is there already; name a new file") from None
+    except OSError as failure:
+        raise fail(f"{schedule}: {failure.strerror}") from None
+    typer.echo(f"{schedule}: {sum(arrival.count for arrival in arrivals)} instances in {len(arrivals)} lines")
+    if any(arrival.modality == "OT" for arrival in arrivals):
+        warn("of some SOP classes no synthetic instances can be made: they are recorded as OT (secondary capture)")

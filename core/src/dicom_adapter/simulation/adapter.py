@@ -1,0 +1,193 @@
+"""The adapter in one process and one thread: real ledger, real flow, real plugins; a virtual clock, and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from attrs import frozen
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from dicom_adapter.config.model import Config
+from dicom_adapter.flow.store import Answer, Store, StoreRequest
+from dicom_adapter.host import Host
+from dicom_adapter.ledger import events, instances, jobs, lanes
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.model import InstanceStorageInfo, Job
+from dicom_adapter.plugins import Plugins
+from dicom_adapter.simulation.clock import VirtualClock
+from dicom_adapter.stores import open_ledger, open_storage
+
+LOOK_EVERY = timedelta(hours=1)  # for what other processes do: there are none, and `settle` looks each time anyway
+
+T = TypeVar("T")
+
+
+@frozen
+class Plugin:
+    """A plugin for one test: a module or object with hook implementations, as if it were installed."""
+
+    plugin: object
+    name: str = "under-test"
+    value: str = ""
+    dist: Any = None
+
+    def load(self) -> object:
+        return self.plugin
+
+
+class SimulatedAdapter:
+    """Receive, advance the clock, look at the jobs."""
+
+    def __init__(self, config: Config, plugins: Plugins, clock: VirtualClock) -> None:
+        self.config = config
+        self.clock = clock
+        self._plugins = plugins
+        self._is_down = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self.ledger = open_ledger(self.config)
+        self.ledger.migrate()
+        self.storage = open_storage(self.config, self._plugins.catalogue())
+        self._store = Store(self.config, self.storage, self.ledger, self.clock)
+        self.host = Host(
+            self.config,
+            self._plugins,
+            self.storage,
+            self.ledger,
+            self.clock,
+            lambda *_: Inline(),
+            lambda _part: None,
+            look_every=LOOK_EVERY,
+        )
+        self.host.settle()
+
+    def begin_again(self, config: Config) -> None:
+        """Close everything and begin again from what is on disk, as after a stop or a crash."""
+        self.close()
+        self.config = config
+        self._begin()
+
+    def close(self) -> None:
+        self.host.close()
+        self.storage.close()
+        self.ledger.close()
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def take(self, *data_sets: Dataset, ae_title: str, calling_ae_title: str, association_id: str = "") -> list[Answer]:
+        """Let instances arrive now, in one association, and let their processor see them."""
+        association_id = association_id or uuid4().hex
+        answers = [
+            self._store.keep(request_of(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
+            for data_set in data_sets
+        ]
+        self._settle()
+        return answers
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; everything that falls due on the way happens at its time."""
+        self.advance_to(self.clock.now() + timedelta(seconds=seconds))
+
+    def advance_to(self, end: datetime) -> None:
+        """Let time pass until then."""
+        while True:
+            due = self._settle()
+            if due is None or due > end:
+                break
+            self.clock.move_to(max(due, self.clock.now()))
+        self.clock.move_to(end)
+        self._settle()
+
+    def _settle(self) -> datetime | None:
+        return None if self._is_down else self.host.settle()
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """While the host is down, instances are received and time passes; then the adapter begins again."""
+        self._is_down = True
+        try:
+            yield
+        finally:
+            self._is_down = False
+        self.begin_again(self.config)
+
+    # --- what became of it ------------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs, in the order of their submission."""
+        with self.ledger.read() as transaction:
+            return [row.job for row in reversed(jobs.newest(transaction, 100_000))]
+
+    def instances_of(self, job: Job) -> list[InstanceStorageInfo]:
+        """A job's instances, in its order."""
+        with self.ledger.read() as transaction:
+            row = jobs.get(transaction, job.job_id)
+            assert row is not None, f"there is no job {job.job_id}"
+            return [instance for _position, instance in instances.of_job(transaction, row.number, missing_only=False)]
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many instances there are in each state."""
+        counted: dict[str, int] = {}
+        with self.ledger.read() as transaction:
+            for (_ae_title, state), count in instances.count_by_state(transaction).items():
+                counted[state] = counted.get(state, 0) + count
+        return counted
+
+    @property
+    def lanes(self) -> dict[str, LaneReport]:
+        """What operators see of each AE title."""
+        with self.ledger.read() as transaction:
+            return lanes.load(transaction)
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything that was written down, oldest first."""
+        with self.ledger.read() as transaction:
+            return [event for _number, event in events.after(transaction, 0, 1_000_000)]
+
+
+class Inline(Executor):
+    """Runs what it is given at once, in the caller's thread."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except KeyboardInterrupt:  # of the test's own thread
+            raise
+        except BaseException as failure:  # noqa: BLE001 - as every executor does
+            future.set_exception(failure)
+        return future
+
+
+def request_of(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
+    """The C-STORE request for a data set."""
+    return StoreRequest(
+        ae_title=ae_title,
+        calling_ae_title=calling_ae_title,
+        peer_address="127.0.0.1",
+        association_id=association_id,
+        sop_class_uid=data_set.SOPClassUID,
+        sop_instance_uid=data_set.SOPInstanceUID,
+        transfer_syntax_uid=data_set.file_meta.TransferSyntaxUID,
+    )
+
+
+def encode(data_set: Dataset) -> bytes:
+    """A data set in the transfer syntax that its File Meta Information names."""
+    file = DicomBytesIO()
+    file.is_implicit_VR = data_set.file_meta.TransferSyntaxUID.is_implicit_VR
+    file.is_little_endian = data_set.file_meta.TransferSyntaxUID.is_little_endian
+    write_dataset(file, data_set)
+    return file.getvalue()

@@ -1,0 +1,79 @@
+"""A storage backend in memory: what was stored lasts as long as the simulated adapter, its restarts included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from io import BytesIO
+from typing import BinaryIO, ClassVar
+from uuid import uuid4
+
+from dicom_adapter.declare import NoSettings
+from dicom_adapter.errors import StoredObjectMissing
+from dicom_adapter.model import Capacity
+from dicom_adapter.storage import InstanceWriter, StorageBackend
+
+
+class MemoryStorage(StorageBackend[NoSettings]):
+    """The base of the class that `memory_storage` makes."""
+
+    name = "memory"
+    objects: ClassVar[MutableMapping[str, bytes]]  # by key; synced
+    finished: ClassVar[MutableMapping[str, bytes]]  # by key; not synced yet
+
+    def recover(self) -> None:
+        self.finished.clear()
+
+    def writer(self) -> InstanceWriter:
+        return _Writer(self.finished)
+
+    def sync(self, keys: Sequence[str]) -> None:
+        missing = [key for key in keys if key not in self.finished and key not in self.objects]
+        if missing:
+            raise StoredObjectMissing(f"storage key {missing[0]!r}: there is no such object")
+        for key in keys:
+            if key in self.finished:
+                self.objects[key] = self.finished.pop(key)
+
+    def read(self, key: str) -> BinaryIO:
+        try:
+            return BytesIO(self.objects[key])
+        except KeyError:
+            raise StoredObjectMissing(f"storage key {key!r}: there is no such object") from None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
+            self.finished.pop(key, None)
+
+    def keys(self) -> Iterator[str]:
+        return iter(list(self.objects))
+
+    def capacity(self) -> Capacity | None:
+        return None
+
+
+class _Writer(InstanceWriter):
+    def __init__(self, finished: MutableMapping[str, bytes]) -> None:
+        self._finished = finished
+        self._key = uuid4().hex
+        self._pieces = bytearray()
+
+    def write(self, piece: bytes | memoryview) -> None:
+        self._pieces += piece
+
+    def finish(self) -> str:
+        self._finished[self._key] = bytes(self._pieces)
+        return self._key
+
+    def discard(self) -> None:
+        self._finished.pop(self._key, None)
+
+
+def memory_storage() -> type[MemoryStorage]:
+    """A class whose objects all have the same memory, and share it with no other such class."""
+
+    class Memory(MemoryStorage):
+        objects: ClassVar[MutableMapping[str, bytes]] = {}
+        finished: ClassVar[MutableMapping[str, bytes]] = {}
+
+    return Memory

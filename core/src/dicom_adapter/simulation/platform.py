@@ -1,0 +1,142 @@
+"""A platform in memory, and the submitter that hands jobs to it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from attrs import define, evolve, field, frozen
+
+from dicom_adapter.declare import NoSettings
+from dicom_adapter.errors import Permanent
+from dicom_adapter.hookspecs import hookimpl
+from dicom_adapter.model import Job, PlatformJob, PlatformStatus
+from dicom_adapter.simulation.memory import MemoryStorage, memory_storage
+from dicom_adapter.storage import StorageBackend
+from dicom_adapter.submitter import Submitter, Upload
+
+CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel")
+
+
+@frozen(kw_only=True)
+class HandedOver:
+    """What a platform has of one job."""
+
+    job: Job  # as it was created
+    metadata: Mapping[str, str] = field(factory=dict, repr=False)
+    files: Mapping[int, bytes] = field(factory=dict, repr=False)  # Part 10 files by their 0-based place in the job
+    started: bool = False
+    cancelled: bool = False
+
+
+@define
+class _Fault:
+    call: str
+    error: Exception
+    times: int
+
+
+class Platform:
+    """Keeps what it is given, does everything once, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, HandedOver] = {}  # by job id
+        self._faults: list[_Fault] = []
+        self._lock = threading.Lock()
+
+    def fail(self, call: str, error: Exception, times: int = 1) -> None:
+        """Have the next `times` calls of a submitter's method, such as "upload", raise `error`."""
+        if call not in CALLS:
+            raise ValueError(f"a submitter has no call {call!r}; it has {', '.join(CALLS)}")
+        self._faults.append(_Fault(call, error, times))
+
+    def create(self, job: Job) -> None:
+        with self._lock:
+            self._meet("create_job")
+            self.jobs.setdefault(job.job_id, HandedOver(job=job))
+
+    def find(self, job: Job, call: str) -> HandedOver:
+        """Raises Permanent when it was never created."""
+        with self._lock:
+            self._meet(call)
+            return self._get(job)
+
+    def change(self, job: Job, call: str, **changes: Any) -> None:
+        """Raises Permanent when it was never created, or would start although it was cancelled."""
+        with self._lock:
+            self._meet(call)
+            found = self._get(job)
+            if call == "start" and found.cancelled:
+                raise Permanent(f"job {job.job_id}: it was cancelled")
+            self.jobs[job.job_id] = evolve(found, **changes)
+
+    def take(self, job: Job, position: int, file: bytes) -> None:
+        with self._lock:
+            found = self._get(job)
+            self.jobs[job.job_id] = evolve(found, files={**found.files, position: file})
+
+    def _get(self, job: Job) -> HandedOver:
+        found = self.jobs.get(job.job_id)
+        if found is None:
+            raise Permanent(f"job {job.job_id}: the platform does not know it")
+        return found
+
+    def _meet(self, call: str) -> None:
+        for fault in self._faults:
+            if fault.call == call and fault.times > 0:
+                fault.times -= 1
+                raise fault.error
+
+
+class MemorySubmitter(Submitter[NoSettings]):
+    """The base of the class that `Memory` brings."""
+
+    name = "memory"
+    platform: ClassVar[Platform]
+
+    def create_job(self, job: Job) -> PlatformJob:
+        self.platform.create(job)
+        return PlatformJob(job_id=job.job_id)
+
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        self.platform.change(job, "add_metadata", metadata=dict(metadata))
+
+    def upload(self, job: Job, upload: Upload) -> None:
+        self.platform.find(job, "upload")
+        with upload.open() as source:
+            self.platform.take(job, upload.position, source.read())
+
+    def start(self, job: Job) -> None:
+        self.platform.change(job, "start", started=True)
+
+    def status(self, job: Job) -> PlatformStatus:
+        found = self.platform.find(job, "status")
+        state = "cancelled" if found.cancelled else "running" if found.started else "pending"
+        return PlatformStatus(state=state, finished=found.cancelled)
+
+    def cancel(self, job: Job) -> None:
+        if job.job_id in self.platform.jobs:
+            self.platform.change(job, "cancel", cancelled=True)
+
+
+class Memory:
+    """A plugin: the submitter and the storage backend `memory`, of one simulated adapter."""
+
+    def __init__(self) -> None:
+        self.platform = platform = Platform()
+        self.storage: type[MemoryStorage] = memory_storage()
+
+        class ToPlatform(MemorySubmitter):
+            pass
+
+        ToPlatform.platform = platform
+        self.submitter = ToPlatform
+
+    @hookimpl
+    def dicom_adapter_submitters(self) -> Iterable[type[Submitter[NoSettings]]]:
+        return [self.submitter]
+
+    @hookimpl
+    def dicom_adapter_storage_backends(self) -> Iterable[type[StorageBackend[NoSettings]]]:
+        return [self.storage]

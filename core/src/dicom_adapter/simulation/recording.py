@@ -1,0 +1,83 @@
+"""A schedule from what a ledger has: who sent what when, with names that tell nothing of the patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from attrs import define, field
+
+from dicom_adapter.ledger import Ledger, instances
+from dicom_adapter.model import InstanceStorageInfo
+from dicom_adapter.simulation.schedule import Arrival
+from dicom_adapter.synthetic import MODALITIES
+
+BATCH = 1000  # rows read at a time
+LONGEST_GAP_S = 1.0  # between two instances of one line: beyond, the pause is kept as it was
+BY_SOP_CLASS = {str(kind.sop_class): modality for modality, kind in MODALITIES.items()}
+OTHER = "OT"  # for SOP classes of which no synthetic instances can be made
+
+
+@define
+class _Names:
+    """Numbers for what is found, in the order in which it is met."""
+
+    kind: str
+    known: dict[object, str] = field(factory=dict)
+
+    def __call__(self, found: object) -> str:
+        return self.known.setdefault(found, f"{self.kind}-{len(self.known) + 1}")
+
+
+def record(ledger: Ledger) -> list[Arrival]:
+    """The arrivals that the ledger remembers, those that were reclaimed included; the first is at 0 s."""
+    patients, studies, series, associations = map(_Names, ("patient", "study", "series", "association"))
+    began: datetime | None = None
+    found = []
+    for run in _runs(_all(ledger)):
+        first, last = run[0], run[-1]
+        began = began or first.received_at
+        found.append(
+            Arrival(
+                time=(first.received_at - began).total_seconds(),
+                ae_title=first.ae_title,
+                patient=patients((first.patient_id.strip(), first.issuer_of_patient_id.strip())),
+                study=studies(first.study_instance_uid),
+                series=series(first.series_instance_uid),
+                count=len(run),
+                over=(last.received_at - first.received_at).total_seconds(),
+                modality=BY_SOP_CLASS.get(first.sop_class_uid, OTHER),
+                association=associations(first.association_id),
+                calling_ae_title=first.calling_ae_title,
+            )
+        )
+    return found
+
+
+def _all(ledger: Ledger) -> Iterator[InstanceStorageInfo]:
+    last = 0
+    while True:
+        with ledger.read() as transaction:
+            batch = instances.arrived_after(transaction, last, BATCH)
+        if not batch:
+            return
+        yield from batch
+        last = batch[-1].instance_id
+
+
+def _runs(arrived: Iterable[InstanceStorageInfo]) -> Iterator[list[InstanceStorageInfo]]:
+    """Instances of one series that follow each other in one association without a pause."""
+    run: list[InstanceStorageInfo] = []
+    for instance in arrived:
+        if run and not _goes_on(run[-1], instance):
+            yield run
+            run = []
+        run.append(instance)
+    if run:
+        yield run
+
+
+def _goes_on(last: InstanceStorageInfo, instance: InstanceStorageInfo) -> bool:
+    alike = ("association_id", "ae_title", "series_instance_uid", "sop_class_uid")
+    gap = (instance.received_at - last.received_at).total_seconds()
+    return 0 <= gap <= LONGEST_GAP_S and all(getattr(last, name) == getattr(instance, name) for name in alike)

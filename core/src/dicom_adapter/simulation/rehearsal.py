@@ -1,0 +1,233 @@
+"""Lets a schedule arrive at an adapter with the configured processors, and writes down what comes of it.
+
+Storage, ledger and platform are simulated: nothing is sent anywhere, and what the service has is not touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+from pydicom.dataset import Dataset
+
+from dicom_adapter.config.model import Config, Durability, Ledger, Storage, SubmitterConfig
+from dicom_adapter.declare import NoSettings
+from dicom_adapter.errors import Refused
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.model import Job, Waiting
+from dicom_adapter.plugins import installed, load
+from dicom_adapter.settings import ByteSize
+from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
+from dicom_adapter.simulation.clock import VirtualClock
+from dicom_adapter.simulation.platform import Memory
+from dicom_adapter.simulation.schedule import Arrival, Schedule
+from dicom_adapter.simulation.timeline import Happening, Timeline, clock
+from dicom_adapter.story.words import counted
+from dicom_adapter.synthetic import make_instance, make_uid
+
+PIXELS = 4  # rows and columns: processors look at headers
+DIGEST = re.compile(r"#[0-9a-f]{6,}")  # by which a label tells patients apart, other ones in each run
+TOLD = {"instance_quarantined": "quarantined", "processor_failed": "failed", "lane_stopped": "stopped"}
+YEAR = timedelta(days=366)
+
+
+@frozen
+class Instance:
+    """One instance of an arrival."""
+
+    at: datetime
+    association: str
+    arrival: Arrival
+    data_set: Dataset = field(repr=False)
+
+
+@define
+class Names:
+    """What the schedule calls studies, series and groups."""
+
+    by_uid: dict[str, str] = field(factory=dict)
+    groups: dict[str, str] = field(factory=dict)
+
+    def label(self, label: str) -> str:
+        """A group's label in the words of the schedule, the same in each run."""
+        found = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
+        return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), found)
+
+
+def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta) -> Timeline:
+    """Play the schedule, and let `quiet` pass after it, or more while a group says that it waits for longer.
+
+    `folder`: an empty one, for what is simulated. Raises Refused when an AE title cannot be served.
+    """
+    memory = Memory()
+    plugins = load([*installed(), Plugin(memory, name="simulated")])
+    adapter = SimulatedAdapter(_simulated(config, memory, folder), plugins, VirtualClock(schedule.start))
+    try:
+        if adapter.host.refused:
+            raise Refused("; ".join(f"AE title '{name}': {why}" for name, why in adapter.host.refused.items()))
+        return _Rehearsal(adapter, schedule).play(quiet)
+    finally:
+        adapter.close()
+
+
+def _simulated(config: Config, memory: Memory, folder: Path) -> Config:
+    """The same AE titles with their processors; all else is replaced."""
+    storage = Storage(
+        backend=memory.storage.name,
+        path=folder,
+        watermark_percent=100,
+        reserve=ByteSize(0),
+        durability=Durability.PROCESS,
+        settings=NoSettings(),
+    )
+    submitter = SubmitterConfig(type=memory.submitter.name, settings=NoSettings())
+    submitters = dict.fromkeys(config.submitters, submitter)
+    return evolve(config, storage=storage, ledger=Ledger(), submitters=submitters)
+
+
+class _Rehearsal:
+    def __init__(self, adapter: SimulatedAdapter, schedule: Schedule) -> None:
+        self._adapter = adapter
+        self._start = schedule.start
+        self._names = Names()
+        self._instances = list(_instances(schedule, self._names))
+        self._studies = {
+            str(i.data_set.SOPInstanceUID): f"{i.arrival.patient}/{i.arrival.study}" for i in self._instances
+        }
+        self._seen: dict[tuple[str, str], Waiting] = {}
+        self._happenings: list[Happening] = []
+
+    def play(self, quiet: timedelta) -> Timeline:
+        for (at, association), batch in groupby(self._instances, key=lambda one: (one.at, one.association)):
+            self._arrive(at, association, list(batch))
+        self._settle(quiet)
+        self._happenings += [self._job(job) for job in self._adapter.jobs]
+        self._happenings += [_trouble(event) for event in self._adapter.events if event.event in TOLD]
+        return Timeline(
+            start=self._start,
+            end=self._adapter.clock.now(),
+            happenings=sorted(self._happenings, key=lambda happening: happening.at),
+            waiting=[self._waits(ae_title, group) for ae_title, group in self._waiting()],
+            states=self._adapter.states,
+        )
+
+    def _arrive(self, at: datetime, association: str, batch: list[Instance]) -> None:
+        arrival = batch[0].arrival
+        self._adapter.advance_to(at)
+        self._note_groups()
+        self._happenings += [_arrived(at, instances) for instances in _by_arrival(batch)]
+        self._adapter.take(
+            *(instance.data_set for instance in batch),
+            ae_title=arrival.ae_title,
+            calling_ae_title=arrival.calling_ae_title,
+            association_id=association,
+        )
+        self._note_groups()
+
+    def _settle(self, quiet: timedelta) -> None:
+        end = self._adapter.clock.now() + quiet
+        latest = self._adapter.clock.now() + YEAR
+        while True:
+            self._adapter.advance_to(end)
+            self._note_groups()
+            due = [group.until for _ae_title, group in self._waiting() if group.until and group.until < latest]
+            if not due or max(due) <= end:
+                return
+            end = max(due)
+
+    def _waiting(self) -> list[tuple[str, Waiting]]:
+        return [(lane.ae_title, group) for lane in self._adapter.host.describe_lanes() for group in lane.waiting]
+
+    def _note_groups(self) -> None:
+        """Groups that are new, have grown, or wait for longer."""
+        now = {(ae_title, group.label): group for ae_title, group in self._waiting()}
+        for (ae_title, label), group in now.items():
+            if self._seen.get((ae_title, label)) != group:
+                self._happenings.append(self._waits(ae_title, group))
+        self._seen.update(now)  # not all that wait are shown at all times
+
+    def _waits(self, ae_title: str, group: Waiting) -> Happening:
+        label, until = self._names.label(group.label), group.until
+        text = f"{label}: {counted(group.instance_count, 'instance')}"
+        text += "" if until is None else f", until {clock(until - self._start)}"
+        seconds = None if until is None else round((until - self._start).total_seconds(), 6)
+        fields = {"group": label, "instances": group.instance_count, "untilSeconds": seconds}
+        return Happening(at=self._adapter.clock.now(), kind="waits", ae_title=ae_title, text=text, fields=fields)
+
+    def _job(self, job: Job) -> Happening:
+        uids = [instance.sop_instance_uid for instance in self._adapter.instances_of(job)]
+        studies = list(dict.fromkeys(self._studies[uid] for uid in uids))
+        size = counted(len(uids), "instance")
+        text = f"{job.name} for pipeline {job.pipeline_id}, priority {job.priority.value}, {size}: {', '.join(studies)}"
+        fields = {
+            "name": job.name,
+            "pipelineId": job.pipeline_id,
+            "priority": job.priority.value,
+            "submitter": job.submitter,
+            "instances": len(uids),
+            "studies": studies,
+        }
+        return Happening(at=job.created_at, kind="job", ae_title=job.ae_title, text=text, fields=fields)
+
+
+def _instances(schedule: Schedule, names: Names) -> Iterator[Instance]:
+    """Every instance of the schedule, in the order of the times."""
+    numbers: dict[tuple[str, str, str], Iterator[int]] = {}
+    made = []
+    for place, arrival in enumerate(schedule.arrivals):
+        number = numbers.setdefault((arrival.patient, arrival.study, arrival.series), count(1))
+        step = arrival.over / (arrival.count - 1) if arrival.count > 1 else 0.0
+        for index in range(arrival.count):
+            at = schedule.start + timedelta(seconds=arrival.time + index * step)
+            association = arrival.association or f"arrival {place + 1}"
+            made.append(Instance(at, association, arrival, _data_set(arrival, next(number), names)))
+    yield from sorted(made, key=lambda instance: instance.at)
+
+
+def _data_set(arrival: Arrival, number: int, names: Names) -> Dataset:
+    study, series = f"{arrival.patient}/{arrival.study}", f"{arrival.patient}/{arrival.study}/{arrival.series}"
+    study_uid, series_uid = make_uid("simulate", study), make_uid("simulate", series)
+    names.by_uid.update({str(study_uid): study, str(series_uid): series})
+    return make_instance(
+        modality=arrival.modality,
+        patient_id=arrival.patient,
+        study_uid=study_uid,
+        series_uid=series_uid,
+        sop_uid=make_uid("simulate", f"{series}/{number}"),
+        instance_number=number,
+        rows=PIXELS,
+        columns=PIXELS,
+        **dict[str, Any](arrival.attributes),
+    )
+
+
+def _by_arrival(batch: list[Instance]) -> list[list[Instance]]:
+    found: dict[int, list[Instance]] = {}
+    for instance in batch:
+        found.setdefault(id(instance.arrival), []).append(instance)
+    return list(found.values())
+
+
+def _arrived(at: datetime, instances: list[Instance]) -> Happening:
+    arrival = instances[0].arrival
+    text = f"{arrival.patient}/{arrival.study}, series {arrival.series}: {len(instances)} {arrival.modality}"
+    fields: Mapping[str, object] = {
+        "patient": arrival.patient,
+        "study": arrival.study,
+        "series": arrival.series,
+        "modality": arrival.modality,
+        "instances": len(instances),
+    }
+    return Happening(at=at, kind="arrived", ae_title=arrival.ae_title, text=text, fields=fields)
+
+
+def _trouble(event: Event) -> Happening:
+    reason = str(event.detail.get("reason") or event.detail.get("error"))
+    return Happening(
+        at=event.at, kind=TOLD[event.event], ae_title=event.ae_title, text=reason, fields={"reason": reason}
+    )

@@ -1,0 +1,51 @@
+"""What an adapter has at one moment, in lines for people: jobs, groups that wait, instances, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from dicom_adapter.flow.store import Answer
+from dicom_adapter.ledger import instances
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.simulation.adapter import SimulatedAdapter
+from dicom_adapter.testing.expectation import SeenJob
+
+WENT_WRONG = ("processor_failed", "instance_quarantined", "lane_stopped")
+SHOWN_EVENTS = 5  # of what went wrong at an AE title, the last ones
+
+
+def account(adapter: SimulatedAdapter, began: datetime, refused: Sequence[Answer]) -> Iterator[str]:
+    """All of it."""
+    now = adapter.clock.now()
+    yield f"at {(now - began).total_seconds():.10g} s ({now:%H:%M:%S} UTC)"
+    jobs = [SeenJob(job=job, instances=(), began=began) for job in adapter.jobs]
+    yield "jobs:" if jobs else "jobs: none"
+    yield from (f"  {number}. {job}" for number, job in enumerate(jobs, start=1))
+    for answer in refused:
+        yield f"an instance was not stored (0x{answer.status:04X}): {answer.why}"
+    for lane in adapter.host.describe_lanes():
+        yield from _lane(adapter, lane, began)
+    for ae_title, reason in adapter.host.refused.items():
+        yield f"AE title {ae_title} is refused: {reason}"
+
+
+def _lane(adapter: SimulatedAdapter, lane: LaneReport, began: datetime) -> Iterator[str]:
+    does = adapter.host.served[lane.ae_title]
+    processor = f"processor {adapter.config.ae_titles[lane.ae_title].processor}" + (f" ({does})" if does else "")
+    yield f"AE title {lane.ae_title}, {processor}: {lane.state.value}" + (f", {lane.reason}" if lane.reason else "")
+    with adapter.ledger.read() as transaction:
+        counts = instances.count_by_state(transaction)
+    states = [f"{count} {state}" for (ae_title, state), count in counts.items() if ae_title == lane.ae_title]
+    yield f"  instances: {', '.join(states) or 'none'}"
+    for group in lane.waiting:
+        until = "" if group.until is None else f", until {(group.until - began).total_seconds():.10g} s"
+        yield f"  waits: {group.label}, {group.instance_count} instances{until}"
+    yield from _troubles(adapter, lane.ae_title, began)
+
+
+def _troubles(adapter: SimulatedAdapter, ae_title: str, began: datetime) -> Iterator[str]:
+    found = [event for event in adapter.events if event.ae_title == ae_title and event.event in WENT_WRONG]
+    for event in found[-SHOWN_EVENTS:]:
+        reason = event.detail.get("reason") or event.detail.get("error")
+        yield f"  {event.event} at {(event.at - began).total_seconds():.10g} s: {reason}"

@@ -1,0 +1,17 @@
+"""The jobs of an adapter, which can say why there are these and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dicom_adapter.model import Job
+
+
+class JobList(list["Job"]):
+    """Jobs in the order of their submission."""
+
+    def __init__(self, jobs: Iterable[Job], account: Callable[[], str]) -> None:
+        super().__init__(jobs)
+        self.account = account

@@ -1,0 +1,53 @@
+"""A receiver on a free port of this machine, without a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from pydicom.dataset import Dataset
+
+from dicom_adapter.clock import Clock
+from dicom_adapter.config.model import Config
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.net import scu
+from dicom_adapter.net.address import Address
+from dicom_adapter.net.results import SendResult
+from dicom_adapter.net.server import Server
+from dicom_adapter.receiver import Receiver
+from dicom_adapter.storage import StorageBackend
+from dicom_adapter.synthetic import write
+
+HOST = "127.0.0.1"
+TIMEOUT_S = 30.0  # of each exchange: long, for a busy machine
+
+
+class Loopback:
+    """Listens from its making to `close`."""
+
+    def __init__(self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock) -> None:
+        self._receiver = Receiver(config, storage, ledger, clock, None)
+        self._server = Server(evolve(config.dicom, bind=HOST, port=0), self._receiver)
+        self._port = self._server.start()
+
+    def send(self, data_sets: Sequence[Dataset], ae_title: str, calling_ae_title: str) -> list[SendResult]:
+        """Send in one association; returns what became of each."""
+        return send(data_sets, Address(ae_title=ae_title, host=HOST, port=self._port), calling_ae_title)
+
+    def close(self) -> None:
+        self._server.stop(0)
+        self._receiver.close()
+
+
+def send(data_sets: Sequence[Dataset], address: Address, calling_ae_title: str) -> list[SendResult]:
+    """Send data sets in one association; returns what became of each, in their order."""
+    results: list[SendResult] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.dcm" for number in range(len(data_sets))]
+        for data_set, path in zip(data_sets, paths, strict=True):
+            write(data_set, path)
+        scu.send(paths, address, calling_ae_title=calling_ae_title, timeout=TIMEOUT_S, on_result=results.append)
+    return sorted(results, key=lambda result: paths.index(result.path))

@@ -1,0 +1,93 @@
+"""Arrivals to try a processor with, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from pydicom.dataset import Dataset
+
+from dicom_adapter.model import Job
+from dicom_adapter.synthetic import make_instance, make_study
+from dicom_adapter.testing.adapter import Adapter
+
+PATIENT = "NOBODY-4711"  # what must not show anywhere
+NAME = "Nobody^Norbert"
+_NAMED: dict[str, Any] = {"patient_id": PATIENT, "patient_name": NAME, "accession_number": PATIENT}
+
+
+@frozen
+class Arrival:
+    """Instances that come in one association."""
+
+    at: float  # seconds since the beginning
+    data_sets: Sequence[Dataset]
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """A job, without what differs from run to run."""
+
+    at: datetime  # when it was submitted
+    name: str
+    pipeline_id: str
+    priority: str
+    instances: Sequence[str]  # SOP Instance UIDs, in the job's order
+    metadata: Sequence[tuple[str, str]]
+
+    def __str__(self) -> str:
+        return f"{self.at:%H:%M:%S.%f} {self.name} for {self.pipeline_id}: {len(self.instances)} instances"
+
+
+def usual_traffic(modality: str) -> list[Arrival]:
+    """Two studies of one patient that come mixed and in parts, one of another patient, and one that comes late."""
+    first = make_study(modality=modality, seed="suite first", series=2, instances=2, **_NAMED)
+    second = make_study(modality=modality, seed="suite second", instances=2, **_NAMED)
+    other = make_study(modality=modality, seed="suite other", instances=3, patient_id="Ünïcödé 患者")
+    late = make_study(modality=modality, seed="suite late", instances=2, **_NAMED)
+    return [
+        Arrival(0.0, first[:2]),
+        Arrival(0.0, other[:1]),
+        Arrival(1.25, second),
+        Arrival(3.0, first[2:3]),
+        Arrival(3.0, other[1:]),
+        Arrival(4.5, first[3:]),
+        Arrival(90.0, late),
+    ]
+
+
+def hostile_traffic(modality: str) -> list[Arrival]:
+    """Patient IDs, UIDs and descriptions that no hospital should have, but some do."""
+    values = ["", " ", "..", "../../etc/passwd", "/etc/hostname", "名前^患者", "a\\b", "%s{0}$(id)`", "x" * 64]
+    arrivals = [
+        Arrival(float(number), [make_instance(modality=modality, seed=f"hostile {number}", patient_id=value)])
+        for number, value in enumerate(values)
+    ]
+    nameless = make_instance(modality=modality, seed="nameless", patient_id="")
+    for keyword in ("PatientID", "AccessionNumber", "StudyDescription", "SeriesDescription", "StudyDate", "Modality"):
+        delattr(nameless, keyword)
+    return [*arrivals, Arrival(20.0, [nameless])]
+
+
+def outcomes(adapter: Adapter, ae_title: str) -> list[Outcome]:
+    """The jobs of an AE title, in an order that does not depend on chance."""
+    found = [_outcome(adapter, job) for job in adapter.jobs if job.ae_title == ae_title]
+    return sorted(found, key=lambda outcome: (outcome.at, outcome.pipeline_id, outcome.name, tuple(outcome.instances)))
+
+
+def _outcome(adapter: Adapter, job: Job) -> Outcome:
+    return Outcome(
+        at=job.created_at,
+        name=job.name,
+        pipeline_id=job.pipeline_id,
+        priority=job.priority.value,
+        instances=tuple(instance.sop_instance_uid for instance in adapter.instances_of(job)),
+        metadata=tuple(sorted(job.metadata.items())),
+    )
+
+
+def listed(found: Sequence[Outcome]) -> Iterator[str]:
+    """Jobs in lines, for messages."""
+    return (f"  {outcome}" for outcome in found) if found else iter(["  none"])

@@ -1,0 +1,184 @@
+"""`dicom-adapter simulate`: schedules through the configured processors, the same every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.testing import Adapter, make_study
+
+SCENARIOS = "example:scenarios"
+CONFIGURATION = """
+[storage]
+path = "data"
+reserve = 0
+watermark-percent = 100
+[submitters.platform]
+type = "fake"
+[ae-titles.LUNG.settings]
+timeout = 60
+pipeline-lung = "p-lung"
+[ae-titles.ACCESSION.settings]
+group-by = "AccessionNumber"
+pipeline-lung = "p-lung"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "adapter.toml"
+    path.write_text(CONFIGURATION)
+    return path
+
+
+def simulate(*arguments: object) -> tuple[int, str, list[str]]:
+    """Exit status, standard output and error lines."""
+    result = CliRunner().invoke(app, ["simulate", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr.splitlines()
+
+
+def jobs(told: str) -> list[tuple[float, str, int, list[str]]]:
+    found: list[dict[str, Any]] = json.loads(told)["timeline"]
+    return [
+        (one["seconds"], one["pipelineId"][:4], one["instances"], one["studies"])
+        for one in found
+        if one["kind"] == "job"
+    ]
+
+
+def test_five_studies_of_one_patient_become_three_jobs() -> None:
+    """The first scenario, as it comes along."""
+    status, told, errors = simulate(SCENARIOS, "example:scenario-1", "--json")
+    assert (0, []) == (status, errors)
+    studies = [f"P1/{study}" for study in "ABCDE"]
+    assert [(104.0, pipeline, 10, studies) for pipeline in ("8abf", "dd4a", "2ac1")] == jobs(told)
+    assert {"reclaimed": 10} == json.loads(told)["instances"]
+
+
+def test_each_study_becomes_a_job_and_arrivals_start_the_wait_anew() -> None:
+    """The second scenario, as it comes along."""
+    _status, told, _errors = simulate(SCENARIOS, "example:scenario-2", "--json")
+    first = [(5.0, "51c7", 4, [f"P1/{study}"]) for study in "ABC"]
+    assert [*first, (73.0, "51c7", 4, ["P2/D"])] == jobs(told)
+
+
+def test_the_output_is_the_same_every_time(config: Path, tmp_path: Path) -> None:
+    """Labels that hide patients are numbered, UIDs are the schedule's names; and nothing is left behind."""
+    schedule = tmp_path / "schedule.csv"
+    schedule.write_text(
+        "time,ae-title,patient,study,count,over,AccessionNumber\n"
+        "0,LUNG,P1,A,3,1.5,\n1,ACCESSION,P2,B,1,,A1\n0:00:02.5,ACCESSION,P3,C,2,,\n"
+    )
+    first, second = simulate(config, schedule), simulate(config, schedule)
+    assert first == second
+    assert (0, []) == (first[0], first[2])
+    assert first[1].splitlines()[:6] == [
+        "00:00:00.000  arrived   LUNG              P1/A, series 1: 1 CT",
+        "00:00:00.000  waits     LUNG              patient #1: 1 instance, until 00:01:00.000",
+        "00:00:00.750  arrived   LUNG              P1/A, series 1: 1 CT",
+        "00:00:00.750  waits     LUNG              patient #1: 2 instances, until 00:01:00.750",
+        "00:00:01.000  arrived   ACCESSION         P2/B, series 1: 1 CT",
+        "00:00:01.000  waits     ACCESSION         AccessionNumber #2: 1 instance, until 00:00:06.000",
+    ]
+    assert 2 == first[1].count(" quarantined  ACCESSION ")
+    assert "2 jobs; instances: 2 quarantined, 4 reclaimed" == first[1].splitlines()[-1]
+    assert sorted(tmp_path.iterdir()) == [config, schedule]
+
+
+def test_what_waits_at_the_end_is_told(config: Path, tmp_path: Path) -> None:
+    """When nobody waits for it: the time after the last arrival is up to the caller, but for groups that say more."""
+    schedule = tmp_path / "schedule.toml"
+    schedule.write_text(
+        'start = 2030-02-03T04:05:06Z\n[[arrivals]]\ntime = 00:00:01\nae-title = "LUNG"\npatient = "P"\nstudy = "A"\n'
+    )
+    _status, told, _errors = simulate(config, schedule, "--for", 10, "--json")
+    assert ("2030-02-03T04:06:07Z", [(61.0, "p-lu", 1, ["P/A"])]) == (json.loads(told)["end"], jobs(told))
+
+
+def test_an_hour_of_traffic_is_played(config: Path, tmp_path: Path) -> None:
+    """A study every two minutes: every one of them is there."""
+    schedule = tmp_path / "hour.csv"
+    lines = [f"{120 * number},LUNG,P{number},S,2,10" for number in range(30)]
+    schedule.write_text("\n".join(["time,ae-title,patient,study,count,over", *lines]))
+    _status, told, _errors = simulate(config, schedule, "--json")
+    assert [(120.0 * n + 70, "p-lu", 2, [f"P{n}/S"]) for n in range(30)] == jobs(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("s.csv", "", ["it is empty; its first line names the columns, such as time,ae-title,patient,study,count"]),
+        (
+            "s.csv",
+            "time,ae-title,patient,study,count\n0,LUNG,P,S\n",
+            ["line 2: it has 4 values, and there are 5 columns"],
+        ),
+        (
+            "s.csv",
+            "# comment\ntime,ae-title,patient,study,cuont\n-1,LUNGS,P,S,2\nsoon,LUNG,,S,2\n",
+            [
+                "line 3: ae-title: 'LUNGS' is not configured (there are: ACCESSION, LUNG)",
+                "line 3: cuont: there is no such key, and no such DICOM keyword; did you mean 'count'?",
+                "line 3: time: '-1' must be seconds, or hours:minutes:seconds, since the beginning",
+                "line 4: patient: is missing",
+                "line 4: cuont: there is no such key, and no such DICOM keyword; did you mean 'count'?",
+                "line 4: time: 'soon' must be seconds, or hours:minutes:seconds, since the beginning",
+            ],
+        ),
+        (
+            "s.toml",
+            '[[arrivals]]\ntime = 0\nae-title = "LUNG"\npatient = "P"\nstudy = "S"\ncount = 0\nmodality = "XX"\n',
+            [
+                "arrivals[0]: count: 0 must be a whole number from 1 to 100000",
+                "arrivals[0]: modality: 'XX' must be one of CT, MR, CR, DX, US, OT, SR, SEG",
+            ],
+        ),
+        ("s.toml", "[[arrivals]]\ntime = \n", ["Invalid value (at line 2, column 8)"]),
+        ("s.toml", "arrivals = 3", ["arrivals: there must be tables [[arrivals]]"]),
+        ("s.toml", "start = 3\narrivals = []", ["start: must be a date and time with a time zone"]),
+        ("s.toml", "begin = 3", ["begin: there is no such key; a schedule has start and [[arrivals]]"]),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_told(
+    config: Path, tmp_path: Path, name: str, text: str, expected: list[str]
+) -> None:
+    """All of it, each with its line or key."""
+    schedule = tmp_path / name
+    schedule.write_text(text)
+    status, told, errors = simulate(config, schedule)
+    assert (1, "", len(expected)) == (status, told, len(errors)), errors
+    for line, part in zip(errors, expected, strict=True):
+        assert line.startswith(f"error: {schedule}: {part}")
+
+
+def test_what_is_not_there_is_told(config: Path, tmp_path: Path) -> None:
+    """Files, and examples."""
+    assert (1, "", [f"error: {tmp_path / 'x.csv'}: No such file or directory"]) == simulate(config, tmp_path / "x.csv")
+    expected = "error: there is no example:x; there are: scenario-1, scenario-2, scenarios, two-ae-titles"
+    assert (1, "", [expected]) == simulate(config, "example:x")
+
+
+def test_what_a_service_received_is_recorded_without_its_patients(
+    config: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """And played, it gives the same jobs at the same times."""
+    adapter = Adapter(tmp_path, CONFIGURATION)
+    for second in (0, 1, 40):
+        adapter.receive(*make_study(modality="MR", instances=2, patient_id="DOE"), ae_title="LUNG", at=second)
+    adapter.advance(60)
+    assert [100] == [(job.created_at - adapter.began).total_seconds() for job in adapter.jobs]
+    adapter.close()
+    schedule = tmp_path / "recorded.csv"
+    assert (0, f"{schedule}: 6 instances in 3 lines\n", []) == simulate(config, schedule, "--record")
+    heading, *lines = schedule.read_text().splitlines()
+    assert "time,ae-title,patient,study,series,count,over,modality,association,calling-ae-title" == heading
+    assert "40.000,LUNG,patient-1,study-3,series-3,2,0.000,MR,association-3,TEST-SCU" == lines[2]
+    _status, told, _errors = simulate(config, schedule, "--json")
+    assert [(100.0, "p-lu", 6, ["patient-1/study-1", "patient-1/study-2", "patient-1/study-3"])] == jobs(told)
+    status, _told, errors = simulate(config, schedule, "--record")
+    assert (1, [f"error: {schedule}: it is there already; name a new file"]) == (status, errors)

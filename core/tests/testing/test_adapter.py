@@ -1,0 +1,277 @@
+"""The adapter of a test: these instances at these times, therefore these jobs; and what a failure tells."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO
+
+import pytest
+from pydicom import dcmread
+
+from dicom_adapter import (
+    InstanceStorageInfo,
+    JobPriority,
+    JobProcessorBase,
+    JobState,
+    NoSettings,
+    Permanent,
+    Retriable,
+    Unprocessable,
+    hookimpl,
+)
+from dicom_adapter.testing import Adapter, ExpectedJob, Plugin, make_instance, make_study
+
+MakeAdapter = Callable[..., Adapter]
+LUNG = '[ae-titles.LUNG.settings]\npipeline-lung = "p-lung"\n'
+
+
+@pytest.fixture
+def adapter_configuration() -> str:
+    return LUNG
+
+
+# --- these instances, therefore these jobs ----------------------------------------------------------------------------
+
+
+def test_every_arrival_starts_the_wait_anew(adapter: Adapter) -> None:
+    """What an author writes: five lines."""
+    study = make_study(instances=4)
+    for second, instance in zip((0, 4, 7, 8), study, strict=True):
+        adapter.receive(instance, at=second)
+    adapter.expect_jobs(ExpectedJob("p-lung", instances=study, at=13), by=60)
+
+
+def test_no_jobs_can_be_expected(adapter: Adapter) -> None:
+    """Up to a moment before a group is due."""
+    adapter.receive(make_instance())
+    adapter.expect_jobs(by=4.999)
+
+
+def test_everything_of_a_job_can_be_expected(adapter: Adapter) -> None:
+    """What a job has, and where it stands."""
+    adapter.receive(make_instance())
+    adapter.expect_jobs(
+        ExpectedJob(
+            "p-lung",
+            instances=1,
+            at=5,
+            ae_title="LUNG",
+            name="LUNG-lung-20260105080005",
+            priority=JobPriority.NORMAL,
+            state=JobState.SUBMITTED,
+            metadata={"Instances": "1"},
+        ),
+        by=5,
+    )
+
+
+def failure(adapter: Adapter, *expected: ExpectedJob, by: float | None = None) -> list[str]:
+    with pytest.raises(AssertionError) as raised:
+        adapter.expect_jobs(*expected, by=by)
+    return str(raised.value).splitlines()
+
+
+def test_a_missing_job_is_told_with_the_group_that_waits(adapter: Adapter) -> None:
+    """The reader sees why there is none yet."""
+    study = make_study(instances=2, study_uid="1.2.3")
+    adapter.receive(*study)
+    assert [
+        "the jobs are not as expected (1 job expected, 0 there):",
+        "job 1 is missing: pipeline p-lung, instances 2, at 5 s",
+        "",
+        "at 4.5 s (08:00:04 UTC)",
+        "jobs: none",
+        "AE title LUNG, processor aetitle (groups by study, ready 5 s after the last instance, 1 pipeline (lung), "
+        "priority normal): running",
+        "  instances: 2 pending",
+        "  waits: study 1.2.3, 2 instances, until 5 s",
+    ] == failure(adapter, ExpectedJob("p-lung", instances=study, at=5), by=4.5)
+
+
+def test_a_job_that_nobody_expected_is_told(adapter: Adapter) -> None:
+    """With all that it has."""
+    adapter.receive(make_instance())
+    told = failure(adapter, by=5)
+    job = "pipeline p-lung, instances 1, at 5 s, AE title LUNG, name LUNG-lung-20260105080005, priority normal"
+    assert [f"job 1 was not expected: {job}, state submitted"] == told[1:2]
+    assert f"  1. {job}, state submitted" in told
+    assert "  instances: 1 reclaimed" in told
+
+
+def test_each_difference_of_a_job_is_told(adapter: Adapter) -> None:
+    """What there is, instead of what."""
+    first, second = make_study(instances=2)
+    adapter.receive(first, second)
+    other = make_instance()
+    uids = [instance.SOPInstanceUID for instance in (first, second, other)]
+    expected = ExpectedJob("p-liver", instances=[first, other], at=6, metadata={"Source": "CT1"}, ae_title="HEAD")
+    assert [
+        "job 1: at 5 s instead of 6 s",
+        "job 1: pipeline p-lung instead of p-liver",
+        "job 1: AE title LUNG instead of HEAD",
+        "job 1: metadata Source is 'LUNG (aetitle)' instead of 'CT1'",
+        f"job 1: 2 instances instead of 2: missing ['{uids[2]}'], not expected ['{uids[1]}']",
+    ] == failure(adapter, expected, by=5)[1:6]
+    swapped = failure(adapter, ExpectedJob("p-lung", instances=[second, first]))[1]
+    assert swapped.startswith("job 1: the instances are in another order: ")
+    assert "job 1: 2 instances instead of 3" == failure(adapter, ExpectedJob("p-lung", instances=3))[1]
+
+
+class Picky(JobProcessorBase[NoSettings]):
+    """Does what a patient's id says."""
+
+    name = "picky"
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        if instance.patient_id == "BAD":
+            raise Unprocessable("it is not for this AE title")
+        if instance.patient_id == "BUG":
+            raise KeyError("a bug")
+        self.submit_pipeline_job("job", "p", JobPriority.NORMAL, [instance])
+        self.remove_instances([instance])
+
+
+class Brought:
+    @hookimpl
+    def dicom_adapter_processors(self) -> list[type[Picky]]:
+        return [Picky]
+
+
+def test_what_went_wrong_is_told(make_adapter: MakeAdapter) -> None:
+    """Quarantined instances, failed turns, refused instances and faulted jobs, each with its reason."""
+    adapter = make_adapter('[ae-titles.A]\nprocessor = "picky"\n', Plugin(Brought()))
+    adapter.platform.fail("start", Permanent("the platform has no room"))
+    same = make_instance(patient_id="OK")
+    changed = make_instance(patient_id="BAD", sop_uid="1.2.3")
+    again = make_instance(patient_id="BAD", sop_uid="1.2.3", rows=8)
+    adapter.receive(same, make_instance(patient_id="BAD"), make_instance(patient_id="BUG"), changed)
+    adapter.receive(again)
+    told = adapter.account()
+    assert "state faulted (the platform has no room)" in told
+    assert "instance_quarantined at 0 s: it is not for this AE title" in told
+    assert "processor_failed at 0 s: KeyError at " in told
+    assert repr(adapter) == told
+
+
+def test_a_plain_assert_tells_the_same(pytester: pytest.Pytester) -> None:
+    """`assert [] == adapter.jobs` is enough to see why there are jobs, or none."""
+    pytester.makepyfile(
+        f"""
+        from dicom_adapter.testing import make_instance
+
+        def test_none(make_adapter):
+            adapter = make_adapter({LUNG!r})
+            adapter.receive(make_instance(study_uid="1.2.3"), make_instance(study_uid="1.2.4"))
+            adapter.advance(4)
+            adapter.receive(make_instance(study_uid="1.2.3"))
+            adapter.advance(1)
+            assert [] == adapter.jobs
+        """
+    )
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(
+        [
+            "E*assert [[]] == <1 jobs>",
+            "E*1. pipeline p-lung, instances 1, at 5 s, AE title LUNG*",
+            "E*waits: study 1.2.3, 2 instances, until 9 s",
+        ]
+    )
+
+
+# --- time and place ---------------------------------------------------------------------------------------------------
+
+
+def test_time_does_not_go_back(adapter: Adapter) -> None:
+    """An instance cannot arrive before one that has arrived."""
+    adapter.advance(10)
+    with pytest.raises(ValueError, match="9 s is past: 10 s have passed since the beginning"):
+        adapter.receive(make_instance(), at=9)
+
+
+def test_of_several_ae_titles_one_has_to_be_named(make_adapter: MakeAdapter) -> None:
+    """It is not guessed."""
+    adapter = make_adapter(LUNG + LUNG.replace("LUNG", "HEAD"))
+    with pytest.raises(ValueError, match="several AE titles are configured, name one: ae_title=LUNG or HEAD"):
+        adapter.receive(make_instance())
+    adapter.receive(make_instance(), ae_title="HEAD")
+    adapter.expect_jobs(ExpectedJob("p-lung", ae_title="HEAD"), by=5)
+
+
+def test_the_platform_has_what_was_submitted(adapter: Adapter) -> None:
+    """The submitter `memory` keeps metadata and files; faults are retried as those of any platform."""
+    adapter.platform.fail("upload", Retriable("too busy"), times=2)
+    study = make_study(instances=2)
+    adapter.receive(*study)
+    adapter.advance(600)
+    (handed,) = adapter.platform.jobs.values()
+    assert study == [dcmread(BytesIO(handed.files[place])) for place in range(2)]
+    assert (True, "2") == (handed.started, handed.metadata["Instances"])
+    with pytest.raises(ValueError, match="a submitter has no call 'uplaod'"):
+        adapter.platform.fail("uplaod", Retriable("typing error"))
+
+
+def test_what_is_stored_in_memory_survives_a_restart(adapter: Adapter) -> None:
+    """Instances, and the group with its deadline."""
+    study = make_study(instances=2)
+    adapter.receive(*study)
+    adapter.advance(3)
+    adapter.restart()
+    assert 2 == len(list(adapter.storage.keys()))
+    adapter.expect_jobs(ExpectedJob("p-lung", instances=study, at=5), by=5)
+    assert [] == list(adapter.storage.keys())
+
+
+def test_two_adapters_have_nothing_in_common(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Neither storage nor platform."""
+    other = Adapter(tmp_path_factory.mktemp("other"), LUNG)
+    adapter.receive(make_instance())
+    adapter.advance(5)
+    assert ({}, [], {}) == (other.states, list(other.storage.keys()), other.platform.jobs)
+    other.close()
+
+
+def test_a_configuration_may_name_its_own_storage_and_submitter(make_adapter: MakeAdapter) -> None:
+    """Nothing is added to what is there."""
+    adapter = make_adapter('storage = { path = "data", reserve = 0 }\nsubmitters.p.type = "fake"\n' + LUNG)
+    assert ("local", ["p"]) == (adapter.config.storage.backend, list(adapter.config.submitters))
+
+
+# --- over the network -------------------------------------------------------------------------------------------------
+
+
+def test_instances_come_over_a_real_association(adapter: Adapter) -> None:
+    """The real receiver takes them, at the virtual time; what the platform gets is what was sent."""
+    study = make_study(modality="SR", instances=2)
+    assert [True, True] == [result.ok for result in adapter.send(*study, calling_ae_title="CT1")]
+    assert [True] == [result.ok for result in adapter.send(make_instance(modality="SEG"), at=2)]
+    adapter.expect_jobs(ExpectedJob("p-lung", instances=study, at=5), ExpectedJob("p-lung", instances=1, at=7), by=60)
+    first = next(iter(adapter.platform.jobs.values()))
+    received = [dcmread(BytesIO(first.files[place])) for place in range(2)]
+    assert study == received
+    assert "CT1" == received[0].file_meta.SourceApplicationEntityTitle
+
+
+def test_what_the_receiver_refuses_is_told(adapter: Adapter) -> None:
+    """An AE title that is not configured takes nothing."""
+    (result,) = adapter.send(make_instance(), ae_title="NOBODY")
+    assert (False, None) == (result.ok, result.status)
+    assert "called ae title not recognised" in result.message
+
+
+# --- in pytest --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_configuration_the_fixture_says_what_is_missing(pytester: pytest.Pytester) -> None:
+    """In one line, without a traceback."""
+    pytester.makepyfile("def test_it(adapter): ...")
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["the fixture `adapter` needs a configuration: define a fixture *"])
+
+
+def test_pytest_starts_without_the_adapter() -> None:
+    """Whoever has it installed pays nothing for it in tests of something else."""
+    heavy = "{'sqlalchemy', 'pydicom', 'pynetdicom', 'alembic'}"
+    program = f"import dicom_adapter.testing.fixtures, sys; print(sorted({heavy} & sys.modules.keys()))"
+    assert "[]\n" == subprocess.check_output([sys.executable, "-c", program], text=True)

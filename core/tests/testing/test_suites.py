@@ -1,0 +1,355 @@
+"""The conformance suites find what is wrong with plugins that were written carelessly, and say what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dicom_adapter.simulation.memory import memory_storage
+from dicom_adapter.testing import BaseStorageBackendTests
+from dicom_adapter.testing.adapter import Adapter  # noqa: F401 - pytester runs in this process, and forgets what it imports
+
+Expected = dict[str, str]
+
+
+class TestMemory(BaseStorageBackendTests):
+    """What comes along for tests keeps the rules too."""
+
+    streams = False
+
+    @pytest.fixture(autouse=True)
+    def fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(self), "backend", memory_storage(), raising=False)
+
+
+def run(pytester: pytest.Pytester, source: str, *tests: str) -> dict[str, str]:
+    """Run tests of a suite on careless plugins; returns the messages of those that failed, by class and test."""
+    pytester.makepyfile(source)
+    wanted = " or ".join(tests)
+    result = pytester.inline_run("-p", "no:cacheprovider", "-p", "no:xdist", "-k", wanted)
+    failed: dict[str, str] = {}
+    for report in result.getreports("pytest_runtest_logreport"):
+        if report.failed:
+            name = "::".join(report.nodeid.split("::")[1:]).partition("[")[0]
+            failed[name] = str(report.longrepr.reprcrash.message)  # type: ignore[union-attr] # a failed test has it
+    return failed
+
+
+def expect(failed: dict[str, str], expected: Expected) -> None:
+    """Each of these tests has failed with a message that has this in it, and no other one."""
+    assert sorted(expected) == sorted(failed), failed
+    assert {} == {name: failed[name] for name, part in expected.items() if part not in failed[name]}
+
+
+PROCESSORS = """
+import threading
+from collections import defaultdict
+from datetime import datetime, timedelta, timezone
+from uuid import uuid4
+
+from dicom_adapter import JobPriority, JobProcessorBase, Waiting
+from dicom_adapter.testing import BaseProcessorTests
+
+
+class Careful(JobProcessorBase):
+    name = "careful"
+
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        self.studies = defaultdict(dict)
+
+    def handle_instance(self, instance):
+        study = self.studies[instance.study_instance_uid]
+        study[instance.sop_instance_uid] = instance
+        if len(study) == 1:
+            self.call_later(30, lambda: self.finish(instance.study_instance_uid))
+
+    def finish(self, uid):
+        instances = list(self.studies.pop(uid).values())
+        self.submit_pipeline_job(self.job_name(instances), "p", JobPriority.NORMAL, instances)
+        self.remove_instances(instances)
+
+    def job_name(self, instances):
+        return f"{self.ae_title}-{self.now():%H%M%S}"
+
+
+class Shared(Careful):
+    all_studies = defaultdict(dict)
+
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        self.studies = self.all_studies
+
+
+class Busy(Careful):
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        self.stopped = threading.Event()
+        threading.Thread(target=self.stopped.wait, daemon=True).start()
+
+
+class Forgetful(Careful):
+    def remove_instances(self, instances):
+        pass
+
+
+class WallClock(Careful):
+    def job_name(self, instances):
+        return f"job-{datetime.now(timezone.utc):%H%M%S.%f}"
+
+
+class OwnClock(Careful):
+    def handle_instance(self, instance):
+        uid = instance.study_instance_uid
+        if uid not in self.studies:
+            self.call_at(datetime.now(timezone.utc) + timedelta(seconds=30), lambda: self.finish(uid))
+        self.studies[uid][instance.sop_instance_uid] = instance
+
+
+class Talkative(Careful):
+    def job_name(self, instances):
+        return f"job-of-{instances[0].patient_id or 'nobody'}"
+
+    def waiting(self):
+        patients = [next(iter(study.values())).patient_id for study in self.studies.values()]
+        return [Waiting(label=patient, instance_count=1, until=None) for patient in patients]
+
+
+class Trusting(Careful):
+    def handle_instance(self, instance):
+        assert instance.patient_id.strip(), "there is always one"
+        super().handle_instance(instance)
+
+
+class ByInstanceId(Careful):
+    def handle_instance(self, instance):
+        study = self.studies[instance.study_instance_uid]
+        study[instance.instance_id] = instance
+        if len(study) == 1:
+            self.call_later(30, lambda: self.finish(instance.study_instance_uid))
+
+    def finish(self, uid):
+        instances = list(self.studies.pop(uid).values())
+        if len({instance.sop_instance_uid for instance in instances}) < len(instances):
+            raise LookupError("twice")
+        self.submit_pipeline_job("job", "p", JobPriority.NORMAL, instances)
+        self.remove_instances(instances)
+
+
+class Wrong(Careful):
+    def waiting(self):
+        return ["a study"]
+
+
+for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Trusting, ByInstanceId, Wrong]:
+    name = f"Test{cls.__name__}"
+    globals()[name] = type(name, (BaseProcessorTests,), {"processor": cls, "settles_after": 60})
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls", "tests", "expected"),
+    [
+        ("Careful", ["redelivery", "changes_nothing", "no_patient"], {}),
+        ("Shared", ["two_ae"], {"two_ae_titles_do_not_disturb_each_other": "another AE title has the same processor"}),
+        (
+            "Busy",
+            ["changes_nothing", "leaves_no_threads"],
+            {
+                "to_make_one_changes_nothing": "the constructor started threads",
+                "it_leaves_no_threads": "threads are left after close()",
+            },
+        ),
+        (
+            "Forgetful",
+            ["given_back", "redelivery"],
+            {
+                "instances_become_jobs_and_are_given_back": "11 instances were never removed, and would stay for ever",
+                "redelivery_gives_the_same_jobs": "the jobs are other ones when the service restarts",
+            },
+        ),
+        ("WallClock", ["redelivery"], {"redelivery_gives_the_same_jobs": "the first that differs has name job-"}),
+        ("OwnClock", ["given_back"], {"instances_become_jobs_and_are_given_back": "no job came about within 60 s"}),
+        ("Talkative", ["no_patient"], {"no_patient_shows": "a patient's ID shows in: <patient>"}),
+        ("Trusting", ["no_hospital"], {"values_that_no_hospital_should_have_do_no_harm": "AssertionError at "}),
+        (
+            "ByInstanceId",
+            ["comes_again"],
+            {"an_instance_that_comes_again_stands_for_the_earlier_one": "LookupError at "},
+        ),
+        ("Wrong", ["what_waits"], {"what_waits_is_told": "waiting() failed or gave what is no Waiting"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_careless_processor_is_found(
+    pytester: pytest.Pytester, cls: str, tests: list[str], expected: Expected
+) -> None:
+    """Each habit that works until something goes wrong makes a test fail that says which rule it breaks."""
+    failed = run(pytester, PROCESSORS, *(f"(Test{cls} and {test})" for test in tests))
+    expect(failed, {f"Test{cls}::test_{name}": message for name, message in expected.items()})
+
+
+STORAGE = """
+from io import BytesIO
+from uuid import uuid4
+
+from dicom_adapter import InstanceWriter, StorageBackend, StoredObjectMissing
+from dicom_adapter.testing import BaseStorageBackendTests
+
+
+class Writer(InstanceWriter):
+    def __init__(self, folder):
+        self.path, self.pieces = folder / uuid4().hex, []
+
+    def write(self, piece):
+        self.pieces.append(piece)
+
+    def finish(self):
+        self.path.write_bytes(b"".join(self.pieces))
+        return self.path.name
+
+    def discard(self):
+        pass
+
+
+class Careless(StorageBackend):
+    name = "careless"
+
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        (context.path / "instances").mkdir(exist_ok=True)
+
+    @property
+    def folder(self):
+        return self.context.path / "instances"
+
+    def writer(self):
+        return Writer(self.folder)
+
+    def sync(self, keys):
+        pass
+
+    def read(self, key):
+        return (self.folder / key).open("rb")
+
+    def delete(self, keys):
+        for key in keys:
+            (self.folder / key).unlink()
+
+    def keys(self):
+        return (path.name for path in self.folder.iterdir())
+
+    def capacity(self):
+        return None
+
+
+class TestCareless(BaseStorageBackendTests):
+    backend = Careless
+"""
+
+
+def test_a_careless_storage_backend_is_found(pytester: pytest.Pytester) -> None:
+    """It works as long as nothing goes wrong."""
+    failed = run(pytester, STORAGE, "TestCareless and not hospital")
+    expect(
+        {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
+        {
+            "to_make_one_changes_nothing": "the constructor made files or folders: that belongs into open()",
+            "a_piece_may_be_reused_as_soon_as_write_returns": "write() kept the caller's buffer",
+            "a_large_object_passes_through_little_memory": "it is held whole",
+            "what_is_no_key_names_nothing": "",
+            "sync_fails_when_something_is_not_there": "DID NOT RAISE",
+            "another_process_sees_what_was_synced": "FileNotFoundError",
+            "what_is_discarded_is_gone": "",
+            "to_delete_what_is_gone_is_no_error": "FileNotFoundError",
+            "a_missing_object_is_said_to_be_missing": "FileNotFoundError",
+        },
+    )
+
+
+SUBMITTER = """
+import pytest
+
+from dicom_adapter import PlatformJob, PlatformStatus, Submitter, SubmitterContext, NoSettings
+from dicom_adapter.testing import BaseSubmitterTests, PlatformRecord
+
+
+class Careless(Submitter):
+    name = "careless"
+
+    def __init__(self, settings, context):
+        super().__init__(settings, context)
+        context.data_folder.mkdir(parents=True, exist_ok=True)
+        self.jobs = {}
+
+    def create_job(self, job):
+        made = PlatformJob(job_id=f"p{len(self.jobs)}")
+        self.jobs[made.job_id] = {"metadata": {}, "files": [], "started": False, "cancelled": False}
+        return made
+
+    def add_metadata(self, job, metadata):
+        self.jobs[job.platform_job_id]["metadata"].update(metadata)
+
+    def upload(self, job, upload):
+        try:
+            self.jobs[job.platform_job_id]["files"].append(upload.open().read())
+        except Exception:
+            self.jobs[job.platform_job_id]["files"].append(b"half")
+
+    def start(self, job):
+        self.jobs[job.platform_job_id]["started"] = True
+
+    def status(self, job):
+        return "running"
+
+    def cancel(self, job):
+        self.jobs[job.platform_job_id]["cancelled"] = True
+
+
+class TestCareless(BaseSubmitterTests):
+    @pytest.fixture
+    def only_one(self, tmp_path):
+        return Careless(NoSettings(), SubmitterContext(name="s", data_folder=tmp_path / "own"))
+
+    @pytest.fixture
+    def make_submitter(self, only_one):
+        return lambda: only_one
+
+    @pytest.fixture
+    def on_platform(self, only_one):
+        return lambda: [PlatformRecord(platform_job_id=key, **job) for key, job in only_one.jobs.items()]
+"""
+
+
+def test_a_careless_submitter_is_found(pytester: pytest.Pytester) -> None:
+    """It works as long as every call is made once."""
+    failed = run(pytester, SUBMITTER, "TestCareless")
+    expect(
+        {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
+        {
+            "to_make_one_changes_nothing": "the constructor made its data folder: that belongs into open()",
+            "every_step_taken_twice_has_the_effect_of_one": "a repeated create_job made another job",
+            "instances_may_come_in_any_order": "files must stand in the order of their positions",
+            "the_platform_is_asked_what_became_of_a_job": "status must return a PlatformStatus, not str",
+            "a_large_instance_passes_through_little_memory": "it is held whole",
+            "an_upload_that_cannot_be_read_to_its_end_does_not_count": "DID NOT RAISE",
+            "a_job_that_was_cancelled_does_not_start": "DID NOT RAISE",
+            "a_job_that_the_platform_does_not_know_is_cancelled": "KeyError",
+        },
+    )
+
+
+def test_a_suite_says_what_has_to_be_overridden(pytester: pytest.Pytester) -> None:
+    """In words, not with an AttributeError."""
+    failed: dict[str, Any] = run(
+        pytester,
+        """
+        from dicom_adapter.testing import BaseSubmitterTests
+
+        class TestNothing(BaseSubmitterTests):
+            pass
+        """,
+        "TestNothing and arrives_whole",
+    )
+    assert "override the fixture `make_submitter`" in failed["TestNothing::test_a_job_arrives_whole"]

@@ -1,0 +1,29 @@
+"""The AE Title Job Processor does what the adapter relies on in any processor, whatever it groups by."""
+
+from __future__ import annotations
+
+from dicom_adapter.testing import BaseProcessorTests
+from dicom_adapter_aetitle import AeTitleJobProcessor
+
+
+class TestByStudy(BaseProcessorTests):
+    """The default without a timeout."""
+
+    processor = AeTitleJobProcessor
+    settings = 'pipeline-lung = "p1"\npipeline-liver = "p2"'
+
+
+class TestByPatient(BaseProcessorTests):
+    """The default with a timeout."""
+
+    processor = AeTitleJobProcessor
+    settings = 'timeout = 60\nmax-wait = 100\npriority = "higher"\npipeline-lung = "p1"'
+
+
+class TestByAnyAttribute(BaseProcessorTests):
+    """Read from the stored instance."""
+
+    processor = AeTitleJobProcessor
+    settings = 'group-by = "AccessionNumber"\npipeline-lung = "p1"'
+
+    # Instances without an Accession Number are quarantined: so is the other patient's study of the usual traffic.

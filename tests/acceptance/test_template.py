@@ -1,0 +1,117 @@
+"""What the template makes: distributions that lint, pass their tests, install, and do their job in a real adapter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import tomli
+from cookiecutter.exceptions import FailedHookException
+
+from dicom_adapter.testing import make_study
+from dicom_adapter.testing.fixtures import LaunchService
+from support.template import KINDS, generate
+from support.third_party import install_folders
+
+CONFIGURATION = """
+[storage]
+backend = "template-storage-backend"
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.platform]
+type = "template-submitter"
+folder = "platform"
+
+[ae-titles.MINE]
+processor = "template-processor"
+
+[ae-titles.MINE.settings]
+quiet = 1
+pipeline-first = "pipeline-1"
+pipeline-second = "pipeline-2"
+"""
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """A distribution of each kind."""
+    folder = tmp_path_factory.mktemp("generated")
+    return {kind: generate(folder, kind, f"Template {kind}") for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def python(generated: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of a fresh environment in which all of them are installed."""
+    return install_folders(tmp_path_factory.mktemp("template"), list(generated.values()))
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a command says; fails the test when it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_generated_lints_and_type_checks(generated: Mapping[str, Path], kind: str) -> None:
+    """As it is, with the commands of its README."""
+    ruff = str(Path(sys.executable).parent / "ruff")
+    run(generated[kind], ruff, "format", "--check", ".")
+    run(generated[kind], ruff, "check", ".")
+    run(generated[kind], sys.executable, "-m", "mypy")
+    assert f"A {kind.replace('-', ' ')} for" in (generated[kind] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(600)  # a conformance suite, beside everything else that runs
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_generated_passes_its_own_tests(generated: Mapping[str, Path], python: str, kind: str) -> None:
+    """Installed, without network: its behaviour and the conformance suite."""
+    told = run(generated[kind], python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300")
+    assert " passed" in told
+    assert "failed" not in told
+
+
+def test_all_of_them_do_their_job_in_a_real_adapter(
+    launch_service: LaunchService, python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored by the one, grouped by the next, handed over by the third, told by the last."""
+    told = tmp_path / "told.jsonl"
+    monkeypatch.setenv("DICOM_ADAPTER_TEMPLATE_OBSERVER_FILE", str(told))
+    service = launch_service(CONFIGURATION, "--strict", python=python)
+    study = make_study(instances=3)
+    assert [True] * 3 == [result.ok for result in service.send(*study, ae_title="MINE")]
+    service.wait_for("job_submitted", times=2, seconds=60)
+    service.wait_for("instances_reclaimed")
+    assert 0 == service.stop()
+
+    folder = tmp_path / "service"
+    jobs = sorted((folder / "platform").iterdir())
+    assert {"pipeline-1", "pipeline-2"} == {(job / "ready").read_text(encoding="utf-8") for job in jobs}
+    assert [3, 3] == [len(list(job.glob("*.dcm"))) for job in jobs]
+    assert [] == list((folder / "data" / "instances").iterdir())
+    lines = [json.loads(line) for line in told.read_text(encoding="utf-8").splitlines()]
+    assert [("MINE", "submitted")] * 2 == [(line["aeTitle"], line["state"]) for line in lines]
+
+
+@pytest.mark.parametrize("licence", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
+def test_each_licence_has_its_text_and_its_name(tmp_path: Path, licence: str) -> None:
+    """In LICENSE, and as an SPDX expression."""
+    made = generate(tmp_path, "observer", "Licensed", licence=licence)
+    project = tomli.loads((made / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"].removeprefix("LicenseRef-") == licence
+    assert [{"name": 'Ann "Author" Example'}] == project["authors"]
+    assert "{" + "{" not in (made / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["名前", "9 lives", "a_b", " "])
+def test_a_name_that_cannot_be_a_distribution_is_refused(tmp_path: Path, name: str) -> None:
+    """Before anything is written."""
+    with pytest.raises(FailedHookException):
+        generate(tmp_path, "processor", name)
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,17 @@
+"""Distributions made from the project's template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cookiecutter.main import cookiecutter
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+KINDS = ("processor", "submitter", "storage-backend", "observer")
+
+
+def generate(folder: Path, kind: str, name: str, **answers: str) -> Path:
+    """The folder of a new distribution."""
+    given = {"name": name, "kind": kind, "author": 'Ann "Author" Example', **answers}
+    made = cookiecutter(str(ROOT / "template"), no_input=True, output_dir=str(folder), extra_context=given)
+    return Path(made)
