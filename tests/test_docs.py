@@ -49,6 +49,7 @@ SECTIONS: dict[str, type] = {
     "The top of the file": config.Config,
     "[dicom]": config.Dicom,
     "[dicom.tls]": config.Tls,
+    "[http]": config.Http,
     "[storage]": config.Storage,
     "[ledger]": config.Ledger,
     "[log]": config.Log,
@@ -300,6 +301,20 @@ def test_the_example_processor_runs_as_configured(
     adapter.receive(make_instance(), make_instance(series_uid="1.2.3"), ae_title="ONCO")
     adapter.advance(600)
     assert 2 == len(adapter.jobs)  # two studies, neither complete
+
+
+def test_the_example_that_is_asked_composes_a_job(
+    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter
+) -> None:
+    """Over HTTP, in the lane of its AE title."""
+    module = module_of("python asking")
+    adapter = make_adapter(
+        '[submitters.p]\ntype = "fake"\n[ae-titles.KEEP]\nprocessor = "on-demand"', Plugin(module, name="on-demand")
+    )
+    adapter.receive(make_instance(), make_instance(), ae_title="KEEP")
+    job_id = adapter.ask("KEEP", lambda processor: processor.compose("pipeline-1"))
+    assert [(job_id, 2)] == [(job.job_id, job.instance_count) for job in adapter.jobs]
+    assert ["compose"] == [handler.handler_name for handler in adapter.host.brought("dicom_adapter_http")["on-demand"]]
 
 
 def test_the_example_submitter_puts_jobs_into_its_folder(

@@ -105,6 +105,12 @@ class Adapter:
         self.clock.move_to(end)
         self.host.settle()
 
+    def ask(self, ae_title: str, request: Callable[[Any], T]) -> T:
+        """Ask the processor of an AE title, as through its `LaneHandle`; what the request raises is raised."""
+        future = self.host.handles[ae_title].ask(request)
+        self.host.settle()
+        return future.result(0)
+
     # --- what became of it ------------------------------------------------------------------------------------------
 
     @property
