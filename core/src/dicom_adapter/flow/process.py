@@ -185,6 +185,9 @@ class Lane:
             context.opening_at = self._clock.now()
             processor.open()
             context.opening_at = None
+        except Retriable as failure:
+            self._wait(failure)
+            return None
         except PLUGIN_FAILURES as error:
             self._failed(failed_build(self._failure, error), None)
             return None
@@ -203,7 +206,7 @@ class Lane:
             self._supersede(superseded, instance)
         except Unreadable as failure:
             self._wait_for_instance(failure, instance.instance_id)
-        except Unavailable as failure:
+        except (Unavailable, Retriable) as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
             self._failed(failed_turn(self._failure, error, instance.instance_id), instance)
@@ -219,7 +222,7 @@ class Lane:
             self._supersede(superseded, None)
         except Unreadable as failure:
             self._wait_for_instance(failure, None)
-        except Unavailable as failure:
+        except (Unavailable, Retriable) as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
             self._failed(failed_turn(self._failure, error, None), None)
@@ -232,9 +235,9 @@ class Lane:
         try:
             answer = self._take_turn(context, request.when, partial(request.call, self._processor))
         except RequestFailed as failure:
-            if request.is_notice:
-                self._failed(failed_turn(self._failure, failure.reason, None), None)
             request.fail(failure.reason)
+            if request.is_notice:
+                self._notice_failed(failure.reason)
         except Superseded as superseded:
             if superseded.by == self._superseded_by:
                 request.fail(superseded)
@@ -251,6 +254,12 @@ class Lane:
             if request.is_notice:
                 self._progressed(None)
             request.resolve(answer)
+
+    def _notice_failed(self, reason: BaseException) -> None:
+        if isinstance(reason, Retriable):
+            self._wait(reason)
+        else:
+            self._failed(failed_turn(self._failure, reason, None), None)
 
     def _take_turn(self, context: Context, now: datetime, call: Callable[[], T], *, read: int | None = None) -> T:
         """Call the processor, then commit what it asked for; `read` as in `Turn.commit`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from litestar import Litestar, MediaType, Response, Router, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
+from litestar.serialization import encode_json
 from litestar.types import ASGIApp
 
 from dicom_adapter.errors import describe_failure
@@ -50,9 +50,8 @@ def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: boo
     if needs_token:
         config.components = Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")})
         config.security = [{"token": []}]
-    document = json.dumps(
-        Litestar(handlers, openapi_config=config, logging_config=None).openapi_schema.to_schema()
-    ).encode()
+    described = Litestar(handlers, openapi_config=config, logging_config=None)
+    document = encode_json(described.openapi_schema.to_schema())
 
     @get(f"/{DOCUMENT}", sync_to_thread=False)
     def openapi() -> Response[bytes]:
