@@ -56,6 +56,7 @@ class Kept:
     adapter: Adapter
     lanes: Mapping[str, Any]
     cache: Cache
+    application: Any
     rest: Any
 
     def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> None:
@@ -91,6 +92,6 @@ def keep(make_adapter: Callable[[str], Adapter]) -> Iterator[Keep]:
             green = Health(health="green", service="running", problems=[])
             app = make_app({"cache": handlers(cache)}, lambda: green, None, "1.0")
             client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
-            return Kept(adapter, lanes, cache, clients.enter_context(client))
+            return Kept(adapter, lanes, cache, app, clients.enter_context(client))
 
         yield make

@@ -6,13 +6,13 @@ turn fails, the processor is built anew, and `Index` is compared with what the l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, select, update
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
@@ -43,6 +43,7 @@ _INFO = [
 ]
 
 T = TypeVar("T")
+Key: TypeAlias = tuple[str, str]  # Study Instance UID and Series Instance UID: a series
 
 
 @frozen
@@ -79,7 +80,7 @@ class Index:
     def __init__(self, database: Database, ae_title: str) -> None:
         self._database = database
         self._ae_title = ae_title
-        self._places: dict[tuple[str, str], Place] = {}  # of series, by study and series
+        self._places: dict[Key, Place] = {}
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -88,9 +89,8 @@ class Index:
         with self._database.read() as transaction:
             return set(transaction.execute(_of(select(instances.c.instance_id), self._ae_title)).scalars())
 
-    def place(self, instance: InstanceStorageInfo) -> Place | None:
-        """Where the instance's series lies, if it is known."""
-        key = (instance.study_instance_uid, instance.series_instance_uid)
+    def knows(self, key: Key) -> bool:
+        """Whether there is such a series."""
         if key not in self._places:
             query = (
                 select(studies.c.study_id, series.c.series_id)
@@ -101,25 +101,27 @@ class Index:
             with self._database.read() as transaction:
                 found = transaction.execute(query).one_or_none()
             if found is None:
-                return None
+                return False
             self._places[key] = Place(found[0], found[1])
-        return self._places[key]
+        return True
 
-    def add(self, instance: InstanceStorageInfo, place: Place | None, found: Attributes | None) -> int | None:
-        """Add an instance to its series, or with a new one; returns the number of the one that it stands for."""
+    def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[Key, Attributes]) -> set[int]:
+        """Add instances; `found` has the attributes of series that are new.
+
+        Returns the numbers of those that newer ones stand for: of each SOP instance the last one counts.
+        """
+        newest = {instance.sop_instance_uid: instance for instance in arrived}
+        first = {key_of(instance): instance for instance in reversed(arrived)}
         with self._database.write() as transaction:
-            if place is None:
-                assert found is not None  # who adds a series has read it
-                place = self._add_series(transaction, instance, found)
-            replaced = self._find_same(transaction, instance)
-            if replaced is not None:
-                _remove(transaction, [replaced])
-            transaction.execute(instances.insert().values(_row(instance, place)))
-            _count(transaction, place, instance)
-        self._places[(instance.study_instance_uid, instance.series_instance_uid)] = place
-        if replaced is not None:
-            self._places.clear()  # its series may have gone with it
-        return replaced
+            new = {key: self._add_series(transaction, first[key], own) for key, own in found.items()}
+            places = {**self._places, **new}
+            older = self._same(transaction, newest)
+            rows = [_row(instance, places[key_of(instance)]) for instance in newest.values()]
+            transaction.execute(instances.insert(), rows)
+            _count(transaction, newest.values(), places)
+            _remove(transaction, older)
+        self._places = {} if older else places  # a series may have gone with an older one
+        return older | {instance.instance_id for instance in arrived if newest[instance.sop_instance_uid] != instance}
 
     def _add_series(self, transaction: Transaction, instance: InstanceStorageInfo, found: Attributes) -> Place:
         uid = instance.study_instance_uid
@@ -143,12 +145,14 @@ class Index:
         }
         return Place(study_id, _inserted(transaction.execute(series.insert().values(row))))
 
-    def _find_same(self, transaction: Transaction, instance: InstanceStorageInfo) -> int | None:
+    def _same(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
+        """The numbers of what is there of these SOP instances."""
         query = _of(select(instances.c.instance_id), self._ae_title)
-        found: int | None = transaction.execute(
-            query.where(instances.c.sop_instance_uid == instance.sop_instance_uid)
-        ).scalar()
-        return found
+        return {
+            number
+            for chunk in chunks(uids)
+            for number in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk))).scalars()
+        }
 
     def remove(self, instance_ids: Iterable[int]) -> None:
         """Forget these instances, and the series and studies that are empty then."""
@@ -266,6 +270,11 @@ class Index:
         self._database.close()
 
 
+def key_of(instance: InstanceStorageInfo) -> Key:
+    """The series that an instance belongs to."""
+    return instance.study_instance_uid, instance.series_instance_uid
+
+
 def infos(
     transaction: Transaction, ae_title: str, column: ColumnElement[Any], values: Iterable[Any]
 ) -> list[InstanceStorageInfo]:
@@ -334,25 +343,28 @@ def _study(instance: InstanceStorageInfo, found: Attributes) -> dict[str, Any]:
     }
 
 
-def _count(transaction: Transaction, place: Place, instance: InstanceStorageInfo) -> None:
-    transaction.execute(
-        update(series)
-        .where(series.c.series_id == place.series_id)
-        .values(
-            instance_count=series.c.instance_count + 1,
-            size_bytes=series.c.size_bytes + instance.size_bytes,
-        )
-    )
-    transaction.execute(
-        update(studies)
-        .where(studies.c.study_id == place.study_id)
-        .values(
-            instance_count=studies.c.instance_count + 1,
-            size_bytes=studies.c.size_bytes + instance.size_bytes,
-            last_arrival=instance.received_at,
-            last_use=instance.received_at,
-        )
-    )
+def _count(transaction: Transaction, arrived: Iterable[InstanceStorageInfo], places: Mapping[Key, Place]) -> None:
+    """Add instances to the counts of their series and studies."""
+    of_series: dict[int, dict[str, Any]] = {}
+    of_study: dict[int, dict[str, Any]] = {}
+    for instance in arrived:
+        place = places[key_of(instance)]
+        for number, counts in ((place.series_id, of_series), (place.study_id, of_study)):
+            own = counts.setdefault(number, {"number": number, "more": 0, "size": 0})
+            own["more"] += 1
+            own["size"] += instance.size_bytes
+            own["at"] = instance.received_at
+    for table, key, counts in ((series, series.c.series_id, of_series), (studies, studies.c.study_id, of_study)):
+        values: dict[str, Any] = {
+            "instance_count": table.c.instance_count + bindparam("more"),
+            "size_bytes": table.c.size_bytes + bindparam("size"),
+        }
+        if table is studies:
+            at = bindparam("at", type_=studies.c.last_use.type)
+            values |= {"last_arrival": at, "last_use": at}
+        else:
+            counts = {number: {k: v for k, v in own.items() if k != "at"} for number, own in counts.items()}
+        transaction.execute(update(table).where(key == bindparam("number")).values(values), list(counts.values()))
 
 
 def _remove(transaction: Transaction, instance_ids: Iterable[int]) -> None:

@@ -16,12 +16,14 @@ from dicom_adapter import InstanceStorageInfo, Job, JobProcessorBase, JobState, 
 from dicom_adapter_cache import selection
 from dicom_adapter_cache.database import Database
 from dicom_adapter_cache.errors import Invalid, KeyReused, Unknown
-from dicom_adapter_cache.header import attributes
-from dicom_adapter_cache.index import Index, KeptJob
+from dicom_adapter_cache.header import Attributes, attributes
+from dicom_adapter_cache.index import Index, KeptJob, Key, key_of
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 
 LOOK_EVERY_S = 60.0  # for what has become too old
+WRITE_AFTER_S = 0.2  # that an instance may be in no search
+WRITTEN_AT_ONCE = 500  # instances
 EVICTED_AT_ONCE = 100  # studies that are looked for at a time
 RESERVED = ("Source", "Instances")  # metadata that the host adds
 ENDS = (JobState.SUBMITTED, JobState.CANCELLED)
@@ -38,6 +40,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._known: set[int] = set()  # the numbers of all instances in the index
         self._undelivered: set[int] = set()  # those of them that the ledger has not delivered since `open`
         self._bytes = 0  # that all of them take
+        self._arrived: list[InstanceStorageInfo] = []  # that the index has not yet
+        self._found: dict[Key, Attributes] = {}  # of their series, as far as these are new
         self._bounding: Timer | None = None  # set while the cache is too large and nothing may go
 
     @classmethod
@@ -63,15 +67,27 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._undelivered.discard(instance.instance_id)
         if instance.instance_id in self._known:
             return
-        place = self._index.place(instance)
-        found = None if place is not None else attributes(self.read_header(instance))
-        replaced = self._index.add(instance, place, found)
+        key = key_of(instance)
+        if key not in self._found and not self._index.knows(key):
+            self._found[key] = attributes(self.read_header(instance))
+        if not self._arrived:
+            self.call_later(WRITE_AFTER_S, self._write)
+        self._arrived.append(instance)
         self._known.add(instance.instance_id)
         self._bytes += instance.size_bytes
-        if replaced is not None:
-            self._known.discard(replaced)
-            self._bytes = self._index.total_bytes()
+        if len(self._arrived) >= WRITTEN_AT_ONCE:
+            self._write()
         self._keep_to_size()
+
+    def _write(self) -> None:
+        """Bring the index up to date: many instances together cost little more than one alone."""
+        if not self._arrived:
+            return
+        replaced = self._index.add(self._arrived, self._found)
+        self._arrived, self._found = [], {}
+        if replaced:
+            self._known -= replaced
+            self._bytes = self._index.total_bytes()
 
     def waiting(self) -> Iterable[Waiting]:
         return [Waiting(label="kept", instance_count=len(self._known), until=None)] if self._known else []
@@ -80,6 +96,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def _begin(self) -> None:
         """Everything that was pending is delivered: what else the index has is gone, and so is what it missed."""
+        self._write()
         if self._undelivered:
             self._index.remove(self._undelivered)
             self._known -= self._undelivered
@@ -91,6 +108,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._keep_to_age()
 
     def job_changed(self, job: Job) -> None:
+        self._write()
         kept = self._index.find_job(job.job_id)
         if kept is not None and not kept.finished:
             self._look_after(kept, job)
@@ -139,6 +157,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     def _keep_to_age(self) -> None:
         if self.settings.max_age is None:
             return
+        self._write()
         oldest = self.now() - timedelta(seconds=self.settings.max_age)
         reason = f"it was not used for max-age = {self.settings.max_age:.10g} seconds"
         while True:
@@ -151,6 +170,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def _evict(self, wanted_bytes: int, reason: str) -> None:
         """Let the longest unused studies go until so many bytes are free, or nothing more may go."""
+        self._write()
         while wanted_bytes > 0:
             chosen = []
             for study in self._index.idle(self.now() - self._settle, EVICTED_AT_ONCE):
@@ -170,6 +190,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def compose(self, order: Order, job_id: str | None) -> Job:
         """Submit a job of everything that the order names. `job_id`: made of the Idempotency-Key, if there is one."""
+        self._write()
         fingerprint = fingerprint_of(order)
         first = None if job_id is None else self._first(job_id, fingerprint)
         if first is not None:
@@ -218,6 +239,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._index.use([found], self.now())
 
     def _study(self, uid: str) -> int:
+        self._write()
         found = self._index.find_study(uid)
         if found is None:
             raise Unknown(f"there is no study {uid} at AE title '{self.ae_title}'")
