@@ -30,8 +30,8 @@ from dicom_adapter.flow.room import room_wanted
 from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
 from dicom_adapter.hookspecs import Catalogue
-from dicom_adapter.ledger import Ledger, events, jobs, lanes
 from dicom_adapter.lane import LaneHandle
+from dicom_adapter.ledger import Ledger, events, jobs, lanes
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
