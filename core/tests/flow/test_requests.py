@@ -290,3 +290,23 @@ def test_room_is_wanted_before_it_is_used_up(
 def test_now_tells_when_the_processor_was_opened(adapter: Adapter) -> None:
     """So that timers can be set there."""
     assert adapter.lanes["A"].since == adapter.ask("A", lambda processor: processor.opened_at)
+
+
+def test_a_processor_that_lacks_what_it_needs_makes_its_lane_wait(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Retriable`, wherever it is raised, costs neither an instance nor the lane."""
+
+    def fail(*_: Any) -> None:
+        raise Retriable("the database of the processor is away")
+
+    for method in ("handle_instance", "open", "job_changed"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Keeper, method, fail)
+            adapter.restart()
+            receive(adapter)
+            adapter.advance(600)
+            assert LaneState.RUNNING is adapter.lanes["A"].state
+            assert {"pending"} == adapter.states.keys()
+        adapter.advance(1)
+    assert 3 == adapter.ask("A", compose).instance_count
