@@ -65,7 +65,7 @@ def test_two_studies_become_a_job_and_the_disk_is_given_back(
         study(tmp_path / "studies", uid)
     service = launch_service(f"[http]\nport = 0\n{_storage(platform_emulator.rest)}{CACHE}")
     port = service.port()
-    dcmtk("dcmsend", "--scan-directories", "--recurse", "--aec", "CACHE", "localhost", port, tmp_path / "studies")
+    dcmtk("dcmsend", "-aec", "CACHE", "+sd", "+r", "localhost", port, tmp_path / "studies")
     url = f"http://127.0.0.1:{service.wait_for('http_listening')['port']}/cache"
     wait_until(lambda: 4 == sum(study["instances"] for study in _curl(f"{url}/studies")["items"]))
     order = {"pipeline": "lung", "name": "both", "studies": ["1.2.3", "1.2.4"], "keep": False}
