@@ -29,7 +29,7 @@ from dicom_adapter.http.health import Health
 from dicom_adapter.ledger import instances
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter
-from dicom_adapter.testing.adapter import _received
+from dicom_adapter.testing.adapter import encode, request_of
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers
 
@@ -132,7 +132,7 @@ def fill(adapter: Adapter, studies: int) -> None:
             StudyDate=f"2025{number % 12 + 1:02}{number % 28 + 1:02}",
             StudyDescription=f"Body part {number % 12}",
         )
-        stored = adapter._store.store(_received(first, "CACHE", "BENCH", "0" * 32)).instance
+        stored = adapter._store.keep(request_of(first, "CACHE", "BENCH", "0" * 32), encode(first)).instance
         assert stored is not None
         with adapter.ledger.write() as transaction:
             for place in range(1, INSTANCES):

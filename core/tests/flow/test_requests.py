@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from pydicom.dataset import Dataset
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo as Instance
@@ -19,7 +20,7 @@ from dicom_adapter.model import Capacity
 from dicom_adapter.story import tell
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter.testing.adapter import _received
+from dicom_adapter.testing.adapter import encode, request_of
 
 CONFIGURATION = """
 default-submitter = "clara"
@@ -77,6 +78,11 @@ def receive(adapter: Adapter, count: int = 1) -> None:
     adapter.receive(*(make_instance(rows=2, columns=2) for _ in range(count)), ae_title="A")
 
 
+def arrive(adapter: Adapter, instance: Dataset) -> None:
+    """Let it be stored, and nobody told yet."""
+    adapter._store.keep(request_of(instance, "A", "SCU", "0" * 32), encode(instance))
+
+
 def compose(processor: Keeper) -> Job:
     return processor.compose()
 
@@ -122,7 +128,7 @@ def test_an_unexpected_error_is_whoever_asked_to_see_and_logged(
 
 def test_a_request_comes_after_what_was_received_before(adapter: Adapter) -> None:
     """Nobody has told the lane yet that something arrived."""
-    adapter._store.store(_received(make_instance(rows=2, columns=2), "A", "SCU", "0" * 32))
+    arrive(adapter, make_instance(rows=2, columns=2))
     assert 1 == adapter.ask("A", lambda processor: len(processor.kept))
 
 
@@ -175,7 +181,7 @@ def test_a_request_whose_instance_came_again_is_made_again(make_adapter: Callabl
     def compose_while_it_comes_again(processor: Keeper) -> Job:
         asked.append(len(processor.kept))
         if len(asked) == 1:
-            adapter._store.store(_received(instance, "A", "SCU", "0" * 32))
+            arrive(adapter, instance)
         return processor.compose()
 
     assert 1 == adapter.ask("A", compose_while_it_comes_again).instance_count
