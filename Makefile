@@ -25,7 +25,7 @@ $(STAMP): $(PROJECTS)
 	  || { echo "Python cannot make virtual environments here: install its venv module (Debian: python3-venv)"; exit 1; }
 	@echo "Setting up $(VENV): this takes a minute or two, once."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -e core -e plugins/aetitle -e plugins/clara_client -e ".[dev]"
+	  -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e ".[dev]"
 	@touch $@
 
 demo: $(STAMP)

@@ -29,6 +29,7 @@ from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Plugin
 from dicom_adapter.testing.fixtures import MakeAdapter
 from dicom_adapter_aetitle import AeTitleSettings
+from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_clara_client import FakeSettings, Fault
 from dicom_adapter_clara_client.emulator.faults import FaultKind
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
@@ -49,6 +50,7 @@ SECTIONS: dict[str, type] = {
     "The top of the file": config.Config,
     "[dicom]": config.Dicom,
     "[dicom.tls]": config.Tls,
+    "[http]": config.Http,
     "[storage]": config.Storage,
     "[ledger]": config.Ledger,
     "[log]": config.Log,
@@ -58,6 +60,7 @@ SECTIONS: dict[str, type] = {
     'type = "fake"': FakeSettings,
     r"[ae-titles.\<AE title\>]": config.AeTitleConfig,
     'processor = "aetitle"': AeTitleSettings,
+    'processor = "cache"': CacheSettings,
 }
 PARTS = {
     config.Caller: r"[ae-titles.\<AE title\>]",
@@ -166,7 +169,7 @@ COMMANDS = dict(commands(typer.main.get_command(app))) | dict(commands(typer.mai
 
 def test_plugins_that_come_along_bring_their_commands() -> None:
     """The commands above are all that there are, not only those of the core."""
-    assert "emulate-platform" in COMMANDS
+    assert {"emulate-platform", "cache compose"} <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -244,7 +247,8 @@ def test_python_examples_compile_and_import_only_what_is_public(example: Block) 
     compile(example.text, str(example), "exec", dont_inherit=True)
     imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
     for_tests = {"dicom_adapter.testing", "dicom_adapter.synthetic", "dicom_adapter_clara_client.emulator"}
-    assert imported <= {"dicom_adapter", *for_tests}
+    for_clients = {"dicom_adapter_cache.wire.cache_pb2", "dicom_adapter_cache.wire.cache_pb2_grpc"}
+    assert imported <= {"dicom_adapter", *for_tests, *for_clients}
 
 
 def test_the_projects_entry_point_is_one_that_the_adapter_finds() -> None:
@@ -300,6 +304,20 @@ def test_the_example_processor_runs_as_configured(
     adapter.receive(make_instance(), make_instance(series_uid="1.2.3"), ae_title="ONCO")
     adapter.advance(600)
     assert 2 == len(adapter.jobs)  # two studies, neither complete
+
+
+def test_the_example_that_is_asked_composes_a_job(
+    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter
+) -> None:
+    """Over HTTP, in the lane of its AE title."""
+    module = module_of("python asking")
+    adapter = make_adapter(
+        '[submitters.p]\ntype = "fake"\n[ae-titles.KEEP]\nprocessor = "on-demand"', Plugin(module, name="on-demand")
+    )
+    adapter.receive(make_instance(), make_instance(), ae_title="KEEP")
+    job_id = adapter.ask("KEEP", lambda processor: processor.compose("pipeline-1"))
+    assert [(job_id, 2)] == [(job.job_id, job.instance_count) for job in adapter.jobs]
+    assert ["compose"] == [handler.handler_name for handler in adapter.host.brought("dicom_adapter_http")["on-demand"]]
 
 
 def test_the_example_submitter_puts_jobs_into_its_folder(

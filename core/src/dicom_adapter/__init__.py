@@ -15,6 +15,7 @@ from dicom_adapter.errors import (
     Unprocessable,
 )
 from dicom_adapter.hookspecs import hookimpl
+from dicom_adapter.lane import LaneHandle
 from dicom_adapter.model import (
     Capacity,
     InstanceStorageInfo,
@@ -26,6 +27,7 @@ from dicom_adapter.model import (
     Waiting,
 )
 from dicom_adapter.processor import JobProcessorBase, ProcessorContext, Timer
+from dicom_adapter.server import Server
 from dicom_adapter.settings import ByteSize, Secret, at_least, between, not_empty, setting
 from dicom_adapter.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.submitter import Submitter, SubmitterContext, Upload
@@ -43,6 +45,7 @@ __all__ = [
     "JobPriority",
     "JobProcessorBase",
     "JobState",
+    "LaneHandle",
     "NoSettings",
     "Permanent",
     "PlatformJob",
@@ -51,6 +54,7 @@ __all__ = [
     "Refused",
     "Retriable",
     "Secret",
+    "Server",
     "StorageBackend",
     "StorageContext",
     "StorageFull",

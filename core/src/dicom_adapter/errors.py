@@ -18,7 +18,11 @@ class DicomAdapterError(Exception):
 
 
 class Retriable(DicomAdapterError):
-    """The call failed for a reason that may pass: the core tries again with back-off."""
+    """The call failed for a reason that may pass: the core tries again with back-off.
+
+    From a processor, it says that what the processor itself needs is not there: the turn is taken again, and no
+    instance and no lane is given up for that.
+    """
 
 
 # --- give up: repeating the same call is pointless ------------------------------------------------------------------

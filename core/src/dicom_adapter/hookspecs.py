@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 from attrs import field, frozen
 
+from dicom_adapter.lane import LaneHandle
 from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.server import Server
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter
 
@@ -96,6 +98,40 @@ def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: 
         @hookimpl
         def dicom_adapter_commands():
             return [hello]
+    """
+
+
+@hookspec
+def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # type: ignore[empty-body] # a specification
+    """Return Litestar handlers, controllers or routers that the adapter's HTTP server mounts at `/<plugin>`.
+
+    `<plugin>` is the name of the entry point. `lanes` are those of the AE titles whose processors the plugin brings,
+    by AE title. Called once in the host process, only when the configuration has a table [http]. The server checks
+    tokens, limits bodies, answers errors with problem details, and describes all handlers in `/openapi.json`.
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_http(lanes):
+            @get("/count", sync_to_thread=True)
+            def count() -> int:
+                return sum(lane.ask(lambda mine: mine.count).result(10) for lane in lanes.values())
+
+            return [count]
+    """
+
+
+@hookspec
+def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:  # type: ignore[empty-body] # a specification
+    """Return servers of the plugin's own, such as a gRPC server: the host starts, watches and stops them.
+
+    `lanes` as in `dicom_adapter_http`. Called once in the host process; make no threads and open no ports here.
+
+    Example::
+
+        @hookimpl
+        def dicom_adapter_servers(lanes):
+            return [MyGrpcServer(lane) for lane in lanes.values() if lane.settings.grpc_port]
     """
 
 

@@ -26,17 +26,20 @@ from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.quota import Quota, describe_unconfigured
 from dicom_adapter.flow.reclaim import Reclaim
 from dicom_adapter.flow.retention import Retention
+from dicom_adapter.flow.room import room_wanted
 from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
 from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.lane import LaneHandle
 from dicom_adapter.ledger import Ledger, events, jobs, lanes
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.parts import LOOK_EVERY as JOBS_LOOK_EVERY
-from dicom_adapter.parts import SLICE_SECONDS, JobQueue, Observer, PlatformWatch, ServedLane, Step
-from dicom_adapter.plugins import Plugins
+from dicom_adapter.parts import SLICE_SECONDS, Handle, JobQueue, Observer, PlatformWatch, ServedLane, Step
+from dicom_adapter.plugins import PROCESSOR, PluginInfo, Plugins
+from dicom_adapter.processor import JobProcessorBase
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter, SubmitterContext
 from dicom_adapter.workers import TookTooLong, call_within
@@ -45,6 +48,7 @@ log = structlog.get_logger("dicom_adapter.host")
 
 LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and what operators ask for
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
+SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
 PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
 
 T = TypeVar("T")
@@ -79,7 +83,7 @@ class Host:
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
         self._sweep: Iterator[int] | None = None  # the one that is under way
-        self._sweep_at = clock.now()
+        self._sweep_at = self._spare_at = clock.now()
         self._notify = Notify(ledger)
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
         asked = [name for name, table in config.submitters.items() if table.status_every is not None]
@@ -89,9 +93,17 @@ class Host:
             name: self._submission(name, submitter, uploads) for name, submitter in self._make_submitters().items()
         }
         self.served, self.refused = self._sort_ae_titles()
+        settings = {name: self._lane_settings(name, config.ae_titles[name]) for name in self.served}
         self._lanes = {
-            name: ServedLane(self._lane(name, config.ae_titles[name]), ledger, clock) for name in self.served
+            name: ServedLane(Lane(own, ledger, storage, clock, self._on_commit), ledger, clock)
+            for name, own in settings.items()
         }
+        self.handles: Mapping[str, LaneHandle] = {
+            name: Handle(own, self._lanes[name], ledger, storage, clock, partial(wake, f"lane {name}"))
+            for name, own in settings.items()
+        }
+        self._hearing = self._overriding("job_changed")
+        self._sparing = self._overriding("make_room")
         self._queues = {
             name: JobQueue(
                 name, submission, Retries.of(config.submitters[name]), ledger, clock, look_every or JOBS_LOOK_EVERY
@@ -106,15 +118,36 @@ class Host:
 
     # --- putting it together ----------------------------------------------------------------------------------------
 
-    def _lane(self, ae_title: str, table: AeTitleConfig) -> Lane:
-        settings = LaneSettings(
+    def _lane_settings(self, ae_title: str, table: AeTitleConfig) -> LaneSettings:
+        return LaneSettings(
             ae_title=ae_title,
             processor=self._plugins.catalogue().processors[table.processor],
             settings=table.settings,
             submitter=self._config.submitter_for(ae_title),
+            submitters=self._submissions.keys(),
             data_folder=self._config.storage.path / "processors" / ae_title.encode().hex(),
         )
-        return Lane(settings, self._ledger, self._storage, self._clock, self._on_commit)
+
+    def _overriding(self, method: str) -> list[str]:
+        """The AE titles whose processors have this method of their own: others are not called for nothing."""
+        classes = self._plugins.catalogue().processors
+        base = getattr(JobProcessorBase, method)
+        return [
+            name for name in self.served if getattr(classes[self._config.ae_titles[name].processor], method) != base
+        ]
+
+    def brought(self, hook: str) -> dict[str, list[Any]]:
+        """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
+        return self._plugins.brought(hook, _hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)})
+
+    def _handles_of(self, plugin: str) -> dict[str, LaneHandle]:
+        """Those of the AE titles whose processors the plugin brings."""
+        processors = {name: self._config.ae_titles[name].processor for name in self.handles}
+        return {
+            name: self.handles[name]
+            for name, processor in processors.items()
+            if self._plugins.provider(PROCESSOR, processor) == plugin
+        }
 
     def _make_submitters(self) -> dict[str, Submitter[Any]]:
         """Those that can be made; what a constructor does wrong costs nothing but its own submitter."""
@@ -197,6 +230,8 @@ class Host:
                 every = timedelta(seconds=table.status_every)
                 watch = PlatformWatch(name, submission, every, self._ledger, self._clock)
                 parts[f"platform watch {name}"] = (watch.step, 1)
+        if self._sparing:
+            parts["room"] = (self._spare, 1)
         parts["quota"] = (self._reckon, 1)  # last, so that `settle` has it see what the others did
         return parts
 
@@ -258,6 +293,24 @@ class Host:
         pause = timedelta(seconds=10 * (time.monotonic() - began))  # a tenth of the time, however much there is
         return self._clock.now() + max(self._look_every, pause)
 
+    def _spare(self) -> datetime:
+        """Have processors give back what they can spare when room gets short."""
+        if self._clock.now() < self._spare_at:
+            return self._spare_at
+        self._spare_at = self._clock.now() + SPARE_EVERY
+        wanted = room_wanted(self._storage.capacity(), self._config.storage)
+        if wanted:
+            log.info("room_wanted", bytes=wanted, ae_titles=self._sparing)
+            share = -(-wanted // len(self._sparing))
+            for name in self._sparing:
+                self._notice(name, lambda processor: processor.make_room(share))
+        return self._spare_at
+
+    def _notice(self, ae_title: str, call: Callable[[Any], None]) -> None:
+        """Tell a processor something, on its lane."""
+        self._lanes[ae_title].ask(call, is_notice=True)
+        self._wake(f"lane {ae_title}")
+
     def _give_back(self) -> datetime:
         """Reclaim what there is; what a step has no time for follows in the next one."""
         end = time.monotonic() + SLICE_SECONDS
@@ -294,6 +347,8 @@ class Host:
 
     def _on_job_changed(self, job: Job) -> None:
         self._tell("dicom_adapter_job_changed", job=job)
+        if job.ae_title in self._hearing:
+            self._notice(job.ae_title, lambda processor: processor.job_changed(job))
         if job.state in FINISHED:
             with self._ledger.read() as transaction:
                 row = jobs.get(transaction, job.job_id)
@@ -319,6 +374,10 @@ class Host:
                 lane.close()
         for submission in self._submissions.values():
             submission.close()
+
+
+def _hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
+    log.error("hook_failed", plugin=str(plugin), hook=hook, error=describe_failure(failure))
 
 
 def make_submitter(config: Config, catalogue: Catalogue, name: str) -> Submitter[Any]:

@@ -17,19 +17,21 @@ from typing import IO
 import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from dicom_adapter import logs
+from dicom_adapter import __version__, logs
 from dicom_adapter.child import Channel, Start
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load
-from dicom_adapter.config.model import Config
-from dicom_adapter.errors import StorageFull
+from dicom_adapter.config.model import Config, Http
+from dicom_adapter.errors import Refused, StorageFull
 from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import health
 from dicom_adapter.ledger.health import HOST
 from dicom_adapter.locks import share
 from dicom_adapter.part10 import keep_values_out_of_warnings
+from dicom_adapter.parts import ServerPart
 from dicom_adapter.plugins import Plugins, discover
+from dicom_adapter.server import Server
 from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
 from dicom_adapter.watch import Finding, Watch, examine
 from dicom_adapter.workers import Step, Turnstile, Worker
@@ -41,6 +43,7 @@ STOP_SECONDS = 10.0  # for the steps that are under way; what takes longer is re
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
 WAKE_UPS = "wake-ups"
 GATHER_SECONDS = 0.05  # between two looks at arrivals: under load many come together, and no sender waits for it
+HTTP = "http"
 FOLLOW_SECONDS = 5.0  # that one look for wake-ups waits
 
 
@@ -60,7 +63,30 @@ class HostProcess:
         with self._ledger.write() as transaction:
             health.forget_parts(transaction, config.dicom.receivers)
         self._host = Host(config, plugins, self._storage, self._ledger, self._clock, self._uploads, self._wake)
+        self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)
+
+    def _make_servers(self) -> dict[str, ServerPart]:
+        """Those that plugins bring and the HTTP server, if there is to be one; none is started."""
+        brought = self._host.brought("dicom_adapter_servers")
+        servers: dict[str, Server] = {
+            f"{plugin} {server.name}": server for plugin, own in brought.items() for server in own
+        }
+        if self._config.http is not None:
+            servers[HTTP] = self._make_http_server(self._config.http)
+        return {name: ServerPart(name, server, self._clock) for name, server in servers.items()}
+
+    def _make_http_server(self, config: Http) -> Server:
+        from dicom_adapter import http  # takes time to load, which others can spare
+
+        look = partial(http.examine, self._config, self._ledger, self._storage, self._clock)
+        app = http.make_app(self._host.brought("dicom_adapter_http"), look, config.token, __version__)
+        return http.HttpServer(app, config)
+
+    def take_port(self) -> None:
+        """Have the HTTP server listen. Raises Refused when it cannot: later it would be tried again and again."""
+        if HTTP in self._servers:
+            self._servers[HTTP].start()
 
     def _uploads(self, name: str, threads: int) -> Executor:
         executor = Turnstile(threads, f"upload {name}")
@@ -74,6 +100,7 @@ class HostProcess:
     def start(self, wake_fd: int) -> None:
         """Start all threads."""
         parts: dict[str, tuple[Step, int]] = {**self._host.parts(), WAKE_UPS: (partial(self._follow, wake_fd), 1)}
+        parts |= {f"server {name}": (server.step, 1) for name, server in self._servers.items()}
         for name, (step, threads) in parts.items():
             self._workers[name] = [Worker(name, step, self._clock) for _number in range(threads)]
         for worker in self._all():
@@ -115,6 +142,9 @@ class HostProcess:
             worker.stop()
         end = time.monotonic() + STOP_SECONDS
         at_work = [worker for worker in self._all() if worker.name != WAKE_UPS]  # which has nothing to finish
+        for name, server in self._servers.items():
+            if self._workers[f"server {name}"][0].join(max(0.0, end - time.monotonic())):
+                server.close()
         late = {worker.name for worker in at_work if not worker.join(max(0.0, end - time.monotonic()))}
         if late:
             log.warning("workers_left", workers=sorted(late))
@@ -178,10 +208,15 @@ def main() -> None:
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     try:
         process = HostProcess(config, plugins, first=start.first)
+        if start.first:
+            process.take_port()
     except (OSError, StorageFull, SQLAlchemyError) as failure:
         said = failure.orig if isinstance(failure, DBAPIError) else failure  # without the statement and its values
         reason = f"the data folder {config.storage.path} cannot be used: {said}"
         channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+        return
+    except Refused as refusal:
+        channel.report("failed", reason=str(refusal))
         return
     process.start(start.wake_fd)
     log.info("host_started", pid=os.getpid())

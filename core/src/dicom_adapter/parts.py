@@ -7,28 +7,37 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import structlog
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import IllegalTransition, describe_failure
+from dicom_adapter.errors import IllegalTransition, Refused, describe_failure
 from dicom_adapter.flow.choice import Breaker, Retries, choose
 from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.submit import Interrupted, Platform, Submission, Taken
+from dicom_adapter.flow.turn import LaneSettings, find_job
 from dicom_adapter.ledger import Ledger, jobs, lanes
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.plugins import PluginInfo, Plugins
+from dicom_adapter.server import Server
+from dicom_adapter.storage import StorageBackend
 
 log = structlog.get_logger("dicom_adapter.host")
+
+T = TypeVar("T")
 
 Step = Callable[[], "datetime | None"]  # does what there is to do; returns when to be called again, None: when woken
 
 AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
 LOOK_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
 ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
+SERVER_LOOK_EVERY = timedelta(seconds=1)
 REPORT_EVERY = timedelta(seconds=0.5)  # at the most, a lane writes down what it holds back
 SLICE_SECONDS = 0.5  # of real time: a step that finds more to do ends then, so that one that hangs can be told from it
 NEWS_KEPT = 10_000  # notifications that wait for one observer, some 20 MB: beyond them, news is dropped
@@ -52,6 +61,10 @@ class ServedLane:
     def describe(self) -> LaneReport:
         """The lane as it is now. From the thread that takes its steps."""
         return self._lane.describe()
+
+    def ask(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
+        """Ask the processor as a turn; a notice must not fail. From any thread."""
+        return self._lane.requests.add(function, is_notice=is_notice)
 
     def restart(self) -> None:
         """Have the lane begin again. From one thread."""
@@ -84,6 +97,77 @@ class ServedLane:
     def close(self) -> None:
         """Close the processor."""
         self._lane.close()
+
+
+class Handle:
+    """What a plugin is given of a lane (see `lane.LaneHandle`)."""
+
+    def __init__(
+        self,
+        settings: LaneSettings,
+        lane: ServedLane,
+        ledger: Ledger,
+        storage: StorageBackend[Any],
+        clock: Clock,
+        wake: Callable[[], None],
+    ) -> None:
+        self.ae_title = settings.ae_title
+        self.settings = settings.settings
+        self.now = clock.now
+        self._lane_settings = settings
+        self._lane = lane
+        self._ledger = ledger
+        self._storage = storage
+        self._wake = wake
+
+    @property
+    def data_folder(self) -> Path:
+        return self._lane_settings.made_folder()
+
+    def ask(self, request: Callable[[Any], T]) -> Future[T]:
+        future = self._lane.ask(request)
+        self._wake()
+        return future
+
+    def find_job(self, job_id: str) -> Job | None:
+        return find_job(self._ledger, self.ae_title, job_id)
+
+    def open_stored(self, instance: InstanceStorageInfo) -> BinaryIO:
+        return self._storage.read(instance.storage_key)
+
+
+class ServerPart:
+    """A server: started, looked at every second, and started again when it does not serve."""
+
+    def __init__(self, name: str, server: Server, clock: Clock) -> None:
+        self._name = name
+        self._server = server
+        self._clock = clock
+        self._is_started = False
+
+    def start(self) -> None:
+        """Start it; what it raises goes to the caller."""
+        self._server.start()
+        self._is_started = True
+
+    def step(self) -> datetime:
+        """See that it serves."""
+        if self._is_started and not self._server.is_alive():
+            log.error("server_ended", server=self._name)
+            self.close()
+        if not self._is_started:
+            try:
+                self.start()
+            except (OSError, Refused) as failure:
+                log.error("server_not_started", server=self._name, reason=str(failure))
+                raise
+        return self._clock.now() + SERVER_LOOK_EVERY
+
+    def close(self) -> None:
+        """Stop it, if it was started."""
+        if self._is_started:
+            self._is_started = False
+            self._server.stop()
 
 
 class JobQueue:

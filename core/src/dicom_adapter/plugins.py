@@ -6,7 +6,7 @@ is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import importlib_metadata
@@ -124,12 +124,24 @@ class Plugins:
 
     def commands(self, on_failure: OnFailure) -> list[Any]:
         """The commands that plugins bring to the command line; a plugin that raises is reported and brings none."""
-        found: list[Any] = []
-        for implementation in self.manager.hook.dicom_adapter_commands.get_hookimpls():
+        brought = self.brought("dicom_adapter_commands", on_failure, lambda _plugin: {})
+        return [command for commands in brought.values() for command in commands]
+
+    def brought(
+        self, hook: str, on_failure: OnFailure, arguments: Callable[[str], Mapping[str, Any]]
+    ) -> dict[str, list[Any]]:
+        """What each plugin brings by a hook that is called late, by the name of its entry point.
+
+        `arguments` gives those of one plugin. A plugin that raises is reported and brings nothing.
+        """
+        found: dict[str, list[Any]] = {}
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            name, given = implementation.plugin_name, arguments(implementation.plugin_name)
             try:
-                found += cast(Iterable[Any], implementation.function())
+                brought = implementation.function(*(given[argument] for argument in implementation.argnames))
+                found[name] = list(cast(Iterable[Any], brought))
             except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-                on_failure(self._info(implementation.plugin_name), "dicom_adapter_commands", failure)
+                on_failure(self._info(name), hook, failure)
         return found
 
     def _usable(self, kind: Kind) -> dict[str, Any]:

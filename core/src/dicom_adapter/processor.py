@@ -49,9 +49,15 @@ class ProcessorContext(Protocol):
         priority: JobPriority,
         instances: Iterable[InstanceStorageInfo],
         metadata: Mapping[str, str],
+        submitter: str | None,
+        job_id: str | None,
     ) -> Job: ...
 
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None: ...
+
+    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None: ...
+
+    def find_job(self, job_id: str) -> Job | None: ...
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer: ...
 
@@ -61,8 +67,9 @@ class ProcessorContext(Protocol):
 class JobProcessorBase(ABC, Generic[SettingsT]):
     """The base of all job processors.
 
-    Life cycle: constructed (no side effects), `open`, then turns (`handle_instance` and timers), `close`. When a turn
-    raises, the processor is closed and another one takes its place.
+    Life cycle: constructed (no side effects), `open`, then turns (`handle_instance`, timers, and for those who define
+    them `job_changed` and `make_room`), `close`. When a turn raises, the processor is closed and another one takes its
+    place. Others ask a processor through its `LaneHandle`.
     """
 
     name: ClassVar[str]  # what `processor = "…"` in [ae-titles.<AE title>] calls it
@@ -108,12 +115,21 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         instances: Iterable[InstanceStorageInfo],
         *,
         metadata: Mapping[str, str] | None = None,
+        submitter: str | None = None,
+        job_id: str | None = None,
     ) -> Job:
         """Ask for one job, committed with this turn. The instances must be pending at this AE title.
 
-        `metadata` goes to the platform with the job, after `Source` and `Instances`, which the host adds.
+        `metadata` goes to the platform with the job, after `Source` and `Instances`, which the host adds. `submitter`
+        is the one that the AE title is configured with, unless another is named. `job_id`, 32 lower-case hexadecimal
+        digits, is a random one; made of what the job is for, it keeps the job from being submitted twice. Raises
+        Refused for a submitter that is not there; the turn fails with Refused when there is such a job.
         """
-        return self.context.submit(job_name, pipeline_id, priority, instances, metadata or {})
+        return self.context.submit(job_name, pipeline_id, priority, instances, metadata or {}, submitter, job_id)
+
+    def find_job(self, job_id: str) -> Job | None:
+        """A job of this AE title as it stands now, or None: there is none, or it was finished long ago."""
+        return self.context.find_job(job_id)
 
     def remove_instances(self, instances: Iterable[InstanceStorageInfo]) -> None:
         """Say that this processor needs `instances` no longer, committed with this turn.
@@ -122,10 +138,18 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """
         self.context.remove(instances)
 
+    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
+        """Have `explain` tell that these were `what`, such as "evicted", and why; committed with this turn.
+
+        Neither text may hold patient data.
+        """
+        self.context.record(what, instances, reason)
+
     def now(self) -> datetime:
         """The time of this turn, in UTC: the instance's `received_at`, or the time that the timer was set for.
 
-        Not the wall clock: so turns that are made up for after a restart decide as they would have decided then.
+        Not the wall clock: so turns that are made up for after a restart decide as they would have decided then. In
+        `open`, which is no turn, it is the time at which that was called.
         """
         return self.context.now()
 
@@ -148,6 +172,18 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     def data_folder(self) -> Path:
         """A folder of this processor's own, for what it can rebuild. It exists."""
         return self.context.data_folder
+
+    def job_changed(self, job: Job) -> None:
+        """A job of this AE title changed its state. A turn of its own, after the change was committed.
+
+        What happens while there is no processor is not told: `find_job` tells it.
+        """
+
+    def make_room(self, wanted_bytes: int) -> None:
+        """The storage backend is nearly full: remove what can be spared, before associations are refused.
+
+        A turn of its own, every ten seconds as long as it is so.
+        """
 
     def waiting(self) -> Iterable[Waiting]:
         """What is held back at present, for operators. Called on the lane between turns; keep it cheap."""

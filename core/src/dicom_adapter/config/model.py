@@ -7,8 +7,10 @@ A field `max_pdu` is the key `max-pdu`; `help` is what the reference documentati
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from attrs.validators import optional
 from dicom_adapter.config.names import Address, AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.errors import Refused
-from dicom_adapter.settings import HELP, ByteSize, at_least, between, not_empty, setting
+from dicom_adapter.settings import HELP, ByteSize, Secret, at_least, between, not_empty, setting
 
 DAY_S = 86_400
 YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and too long for some clocks
+SHORTEST_TOKEN = 16  # characters: shorter ones can be guessed
+TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 has no bounds, but memory and round trips do
 
 
@@ -164,6 +168,29 @@ class Dicom:
         return evolve(self, receivers=1, max_associations=share + (receiver <= rest))
 
 
+def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
+    if value is not None and not TOKEN.fullmatch(value):
+        raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of them visible ASCII")
+
+
+@frozen(kw_only=True)
+class Http:
+    """[http]: the HTTP server of health and of what plugins bring; without this table there is none."""
+
+    port: int = setting(default=8042, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
+    bind: Address = setting(default="127.0.0.1", help="IP address to listen on; any but a loopback one needs a token.")
+    token: Secret | None = setting(
+        default=None, validator=_token, help="Bearer token that every request has to show; left out, none."
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.token is None and not ip_address(self.bind).is_loopback:
+            raise ValueError(
+                f"bind = {self.bind} can be reached from other machines, which needs a token: set token, or bind to "
+                "127.0.0.1"
+            )
+
+
 @frozen(kw_only=True)
 class Storage:
     """[storage]: where instances wait. Further keys are the backend's own."""
@@ -291,6 +318,9 @@ class Config:
     """The whole file."""
 
     dicom: Dicom = setting(factory=Dicom, help="The listening port and the limits of associations.")
+    http: Http | None = setting(
+        default=None, help="The HTTP server of health and of what plugins bring; without this table there is none."
+    )
     storage: Storage = setting(help="Where instances wait.")
     ledger: Ledger = setting(factory=Ledger, help="The database of instances, jobs and events.")
     log: Log = setting(factory=Log, help="What is logged, and how.")

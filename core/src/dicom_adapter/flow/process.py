@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from attrs import evolve, field, frozen
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import StoredObjectMissing, Unprocessable, describe_failure
+from dicom_adapter.errors import Refused, Retriable, StoredObjectMissing, Unprocessable, describe_failure
+from dicom_adapter.flow.failure import BEFORE_ALL_INSTANCES, Failure, Stuck, failed_build, failed_turn, is_past
+from dicom_adapter.flow.request import Request, RequestFailed, Requests
 from dicom_adapter.flow.turn import (
     Alarm,
     Committed,
@@ -48,31 +50,12 @@ TRIES_FOR_ONE_INSTANCE = 3  # turns in a row that one instance may spoil before 
 FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
 SHOWN_GROUPS = 50  # of what a processor holds back, for operators
-BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
 OTHERS_TO_READ = 3  # stored objects that are tried, to tell one that cannot be read from storage that is away
 # A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust. What comes
 # from outside, KeyboardInterrupt, never comes to a lane's thread.
 PLUGIN_FAILURES = BaseException
 
-
-@frozen(kw_only=True)
-class Failure:
-    """The last of a row of failed turns."""
-
-    count: int
-    instance_id: int | None  # that was being handled; None for a timer; BEFORE_ALL_INSTANCES: none was
-    same_instance: int  # how often in a row it was this instance
-    reason: str = field(repr=False)
-
-
-@frozen(kw_only=True)
-class Stuck:
-    """The last of a row of turns that could not read one stored instance."""
-
-    instance_id: int  # that cannot be read
-    handled: int | None  # the instance whose turn it was; None: it was a timer's
-    tries: int  # in a row at which another stored object could be read
-    reason: str
+T = TypeVar("T")
 
 
 class Lane:
@@ -102,6 +85,7 @@ class Lane:
         self._paused_until: datetime | None = None
         self._restarts = 0
         self._superseded_by = BEFORE_ALL_INSTANCES
+        self.requests = Requests(settings.ae_title, clock)
         self._forget()
 
     def _forget(self) -> None:
@@ -121,6 +105,8 @@ class Lane:
         """Take the next turn if it is time for one; tell whether there was one."""
         if self._restarts != self.restarts_wanted:
             self._restart()
+        if self.state is LaneState.STOPPED:
+            self.requests.refuse_all(Refused(f"AE title '{self.ae_title}' is stopped: {self.reason}"))
         if self.state is LaneState.STOPPED or self._is_paused():
             return False
         context = self._context or self._build()
@@ -129,27 +115,35 @@ class Lane:
         self._refill(context)
         if self._delivering_since is not None and not self._inbox:
             self._caught_up(self._delivering_since)
-        alarm = context.timers.first()
-        due = alarm is not None and alarm.when <= self._clock.now()
-        if self._inbox and not (due and alarm is not None and alarm.when < self._inbox[0].received_at):
+        due = self._first_due(context)
+        if self._inbox and not (due is not None and due.when < self._inbox[0].received_at):
             self._deliver(context, self._inbox.popleft())
-            return True
-        if due:
+        elif isinstance(due, Request):
+            self._answer(context, self.requests.pop())
+        elif due is not None:
             self._ring(context, context.timers.pop())
-        return due
+        else:
+            return False
+        return True
+
+    def _first_due(self, context: Context) -> Alarm | Request | None:
+        """The timer or request whose time has come, the earlier of the two."""
+        now = self._clock.now()
+        waiting = (context.timers.first(), self.requests.first())
+        return min((one for one in waiting if one is not None and one.when <= now), key=_when, default=None)
 
     def next_turn_at(self) -> datetime | None:
         """When `step` should be called again if nothing arrives; None: only then."""
         if self._restarts != self.restarts_wanted:
             return self._clock.now()
         if self.state is LaneState.STOPPED:
-            return None
+            return None if self.requests.first() is None else self._clock.now()
         if self._paused_until is not None:
             return self._paused_until
         if self._context is None or self._inbox or self.has_news:
             return self._clock.now()
-        alarm = self._context.timers.first()
-        return None if alarm is None else alarm.when
+        waiting = (self._context.timers.first(), self.requests.first())
+        return min((one.when for one in waiting if one is not None), default=None)
 
     def _is_paused(self) -> bool:
         if self._paused_until is not None and self._paused_until <= self._clock.now():
@@ -158,8 +152,8 @@ class Lane:
 
     def _refill(self, context: Context) -> None:
         """Read what has arrived. Before a timer rings too: what came before its time has to be delivered first."""
-        alarm = context.timers.first()
-        must_look = alarm is not None and (self._read_at is None or self._read_at < alarm.when <= self._clock.now())
+        due = self._first_due(context)
+        must_look = due is not None and (self._read_at is None or self._read_at < due.when)
         if self._inbox or not (self.has_news or must_look):
             return
         self.has_news = False  # before reading: what arrives meanwhile is news again
@@ -184,13 +178,18 @@ class Lane:
 
     def _build(self) -> Context | None:
         settings = self._settings
-        context = Context(settings, self._storage)
+        context = Context(settings, self._storage, self._ledger)
         try:
             processor = settings.processor(settings.settings, context)
             self._processor = processor
+            context.opening_at = self._clock.now()
             processor.open()
+            context.opening_at = None
+        except Retriable as failure:
+            self._wait(failure)
+            return None
         except PLUGIN_FAILURES as error:
-            self._failed(_failed_build(self._failure, error), None)
+            self._failed(failed_build(self._failure, error), None)
             return None
         self._context = context
         return context
@@ -207,10 +206,10 @@ class Lane:
             self._supersede(superseded, instance)
         except Unreadable as failure:
             self._wait_for_instance(failure, instance.instance_id)
-        except Unavailable as failure:
+        except (Unavailable, Retriable) as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
-            self._failed(_failed_turn(self._failure, error, instance.instance_id), instance)
+            self._failed(failed_turn(self._failure, error, instance.instance_id), instance)
         else:
             self._progressed(instance.instance_id)
 
@@ -223,23 +222,56 @@ class Lane:
             self._supersede(superseded, None)
         except Unreadable as failure:
             self._wait_for_instance(failure, None)
-        except Unavailable as failure:
+        except (Unavailable, Retriable) as failure:
             self._wait(failure)
         except PLUGIN_FAILURES as error:
-            self._failed(_failed_turn(self._failure, error, None), None)
+            self._failed(failed_turn(self._failure, error, None), None)
         else:
             self._progressed(None)
 
-    def _take_turn(self, context: Context, now: datetime, call: Callable[[], None], *, read: int | None = None) -> None:
+    def _answer(self, context: Context, request: Request) -> None:
+        """Take a turn that somebody asked for. What goes wrong in it is for whoever asked."""
+        assert self._processor is not None  # built together with the context
+        try:
+            answer = self._take_turn(context, request.when, partial(request.call, self._processor))
+        except RequestFailed as failure:
+            request.fail(failure.reason)
+            if request.is_notice:
+                self._notice_failed(failure.reason)
+        except Superseded as superseded:
+            if superseded.by == self._superseded_by:
+                request.fail(superseded)
+            else:
+                self.requests.put_back(request)
+            self._supersede(superseded, None)
+        except Unavailable as failure:
+            request.fail(Retriable("the ledger cannot be written at present; nothing has happened, ask again"))
+            self._wait(failure)
+        except PLUGIN_FAILURES as failure:  # the ledger knows better than the processor what there is
+            request.fail(failure)
+            self._begin_again()
+        else:
+            if request.is_notice:
+                self._progressed(None)
+            request.resolve(answer)
+
+    def _notice_failed(self, reason: BaseException) -> None:
+        if isinstance(reason, Retriable):
+            self._wait(reason)
+        else:
+            self._failed(failed_turn(self._failure, reason, None), None)
+
+    def _take_turn(self, context: Context, now: datetime, call: Callable[[], T], *, read: int | None = None) -> T:
         """Call the processor, then commit what it asked for; `read` as in `Turn.commit`."""
         self.turns += 1
         turn = context.begin(now)
         try:
-            call()
+            answer = call()
         finally:
             context.end()
-        if turn.submissions or turn.removed:
+        if not turn.is_empty:
             self._on_commit(self._commit(turn, read))
+        return answer
 
     def _commit(self, turn: Turn, read: int | None) -> Committed:
         try:
@@ -253,16 +285,16 @@ class Lane:
     def _progressed(self, instance_id: int | None) -> None:
         """A failure is past when the turn that it happened in has succeeded."""
         failure = self._failure
-        if failure is not None and _is_past(failure.instance_id, instance_id):
+        if failure is not None and is_past(failure.instance_id, instance_id):
             self._failure = None
-        if self._stuck is not None and _is_past(self._stuck.handled, instance_id):
+        if self._stuck is not None and is_past(self._stuck.handled, instance_id):
             self._stuck = None
 
     def _supersede(self, superseded: Superseded, instance: InstanceStorageInfo | None) -> None:
         """Begin again: a new processor is given the newer arrival alone. One that still knows the older has failed."""
         if superseded.by == self._superseded_by:
             number = None if instance is None else instance.instance_id
-            self._failed(_failed_turn(self._failure, superseded, number), instance)
+            self._failed(failed_turn(self._failure, superseded, number), instance)
         else:
             self._superseded_by = superseded.by
             self._begin_again()
@@ -403,6 +435,7 @@ class Lane:
 
     def close(self) -> None:
         """Close the processor; nothing is lost, the ledger has it all."""
+        self.requests.close()
         self._begin_again()
 
     def _close_processor(self) -> None:
@@ -425,27 +458,5 @@ def _checked(group: Waiting) -> Waiting:
     return group
 
 
-def _is_past(failed: int | None, succeeded: int | None) -> bool:
-    """Whether a turn that succeeded is the one that failed, or comes after it; a timer's turn has no number."""
-    if failed == BEFORE_ALL_INSTANCES:
-        return True
-    if failed is None or succeeded is None:
-        return failed is succeeded
-    return succeeded >= failed
-
-
-def _failed_turn(last: Failure | None, error: BaseException, instance_id: int | None) -> Failure:
-    again = last is not None and instance_id is not None and last.instance_id == instance_id
-    return Failure(
-        count=1 if last is None else last.count + 1,
-        instance_id=instance_id,
-        same_instance=last.same_instance + 1 if again and last else 1,
-        reason=describe_failure(error),
-    )
-
-
-def _failed_build(last: Failure | None, error: BaseException) -> Failure:
-    """One more of the row that made a new processor necessary; the first of a row is past with any turn."""
-    if last is not None:
-        return evolve(last, count=last.count + 1, reason=describe_failure(error))
-    return Failure(count=1, instance_id=BEFORE_ALL_INSTANCES, same_instance=0, reason=describe_failure(error))
+def _when(one: Alarm | Request) -> datetime:
+    return one.when

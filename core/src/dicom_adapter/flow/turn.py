@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import errno
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,7 @@ from uuid import uuid4
 from attrs import Factory, define, evolve, field, frozen
 
 from dicom_adapter.errors import DicomAdapterError, Refused, StoredObjectMissing, Unprocessable, describe_failure
-from dicom_adapter.ledger import Transaction, events, instances, jobs
+from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.model import InstanceStorageInfo, Job, JobPriority
 from dicom_adapter.processor import JobProcessorBase, Timer
@@ -26,6 +27,7 @@ from dicom_adapter.storage import StorageBackend
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+JOB_ID = re.compile("[0-9a-f]{32}")
 LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # no thread can be told to wait longer than 292 years
 
 
@@ -36,8 +38,14 @@ class LaneSettings:
     ae_title: str
     processor: type[JobProcessorBase[Any]]
     settings: Any
-    submitter: str
+    submitter: str  # of jobs that name none
+    submitters: Collection[str]  # that jobs may name
     data_folder: Path
+
+    def made_folder(self) -> Path:
+        """The data folder, which is there from now on."""
+        self.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.data_folder
 
 
 @frozen
@@ -71,16 +79,32 @@ class Superseded(DicomAdapterError):
         self.by = by  # the newest of those arrivals
 
 
+@frozen
+class Note:
+    """What a processor has `explain` tell of some instances."""
+
+    what: str  # became of them, such as "evicted"
+    reason: str
+    numbers: tuple[int, ...]
+
+
 @define
 class Turn:
     """One call of a processor: the time that it sees, and what it asks for."""
 
     ae_title: str
     source: str  # the metadata `Source` of its jobs
-    submitter: str
+    submitter: str  # of jobs that name none
+    submitters: Collection[str]
     now: datetime
     submissions: list[tuple[Job, tuple[int, ...]]] = Factory(list)
     removed: list[int] = Factory(list)
+    notes: list[Note] = Factory(list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing."""
+        return not (self.submissions or self.removed or self.notes)
 
     def submit(
         self,
@@ -89,6 +113,8 @@ class Turn:
         priority: JobPriority,
         taken: Iterable[InstanceStorageInfo],
         metadata: Mapping[str, str],
+        submitter: str | None,
+        job_id: str | None,
     ) -> Job:
         """Record the wish for a job. Raises Refused for what can never be a job."""
         numbers = tuple(instance.instance_id for instance in self._own(taken))
@@ -96,13 +122,17 @@ class Turn:
             raise Refused("a job needs a name and a pipeline id")
         if not numbers:
             raise Refused(f"job '{name}' has no instances")
+        if submitter is not None and submitter not in self.submitters:
+            raise Refused(f"there is no submitter {submitter!r} (there are: {', '.join(sorted(self.submitters))})")
+        if job_id is not None and not JOB_ID.fullmatch(job_id):
+            raise Refused(f"job id {job_id!r} must be 32 lower-case hexadecimal digits")
         job = Job(
-            job_id=uuid4().hex,
+            job_id=job_id or uuid4().hex,
             name=name,
             ae_title=self.ae_title,
             pipeline_id=pipeline_id,
             priority=JobPriority(priority),
-            submitter=self.submitter,
+            submitter=submitter or self.submitter,
             instance_count=len(numbers),
             metadata={"Source": self.source, **metadata},
             created_at=self.now,
@@ -114,6 +144,10 @@ class Turn:
     def remove(self, taken: Iterable[InstanceStorageInfo]) -> None:
         """Record that the processor needs these no longer."""
         self.removed += [instance.instance_id for instance in self._own(taken)]
+
+    def note(self, what: str, told: Iterable[InstanceStorageInfo], reason: str) -> None:
+        """Record what is to be told of these."""
+        self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._own(told))))
 
     def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
         """Write jobs, releases and their events; `delivered` is the last instance that the processor has seen.
@@ -136,10 +170,14 @@ class Turn:
         late = None if read is None else instances.arrived_late(transaction, self.ae_title, read, self.now)
         if late is not None:
             raise Superseded(late)
+        for job, _numbers in self.submissions:
+            if jobs.get(transaction, job.job_id) is not None:
+                raise Refused(f"there is a job {job.job_id} already")
         submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
         released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
         instances.release(transaction, released, self.now)
         events.record(transaction, [_queued(job) for job in submitted])
+        events.record(transaction, [_noted(self, note, number) for note in self.notes for number in note.numbers])
         return Committed(submitted, released)
 
     def _own(self, taken: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
@@ -161,6 +199,11 @@ def _enter(transaction: Transaction, job: Job, numbers: tuple[int, ...], meaning
 def _queued(job: Job) -> Event:
     detail = {"name": job.name, "pipeline": job.pipeline_id, "instances": job.instance_count}
     return Event(at=job.created_at, event="job_queued", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
+
+
+def _noted(turn: Turn, note: Note, number: int) -> Event:
+    detail = {"what": note.what, "reason": note.reason}
+    return Event(at=turn.now, event="instance_noted", ae_title=turn.ae_title, instance_id=number, detail=detail)
 
 
 @define(order=True)
@@ -201,17 +244,25 @@ class Timers:
 class Context:
     """What the lane offers to one processor (see `processor.ProcessorContext`)."""
 
-    def __init__(self, settings: LaneSettings, storage: StorageBackend[Any]) -> None:
+    def __init__(self, settings: LaneSettings, storage: StorageBackend[Any], ledger: Ledger) -> None:
         self.ae_title = settings.ae_title
         self.timers = Timers()
+        self.opening_at: datetime | None = None  # the time that the processor sees while it is opened
         self._settings = settings
         self._storage = storage
+        self._ledger = ledger
         self._turn: Turn | None = None
 
     def begin(self, now: datetime) -> Turn:
         settings = self._settings
         source = f"{settings.ae_title} ({settings.processor.name})"
-        self._turn = Turn(ae_title=self.ae_title, source=source, submitter=settings.submitter, now=now)
+        self._turn = Turn(
+            ae_title=self.ae_title,
+            source=source,
+            submitter=settings.submitter,
+            submitters=settings.submitters,
+            now=now,
+        )
         return self._turn
 
     def end(self) -> None:
@@ -219,11 +270,10 @@ class Context:
 
     @property
     def data_folder(self) -> Path:
-        self._settings.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return self._settings.data_folder
+        return self._settings.made_folder()
 
     def now(self) -> datetime:
-        return self._current().now
+        return self.opening_at or self._current().now
 
     def submit(
         self,
@@ -232,11 +282,19 @@ class Context:
         priority: JobPriority,
         instances: Iterable[InstanceStorageInfo],
         metadata: Mapping[str, str],
+        submitter: str | None,
+        job_id: str | None,
     ) -> Job:
-        return self._current().submit(name, pipeline_id, priority, instances, metadata)
+        return self._current().submit(name, pipeline_id, priority, instances, metadata, submitter, job_id)
 
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None:
         self._current().remove(instances)
+
+    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
+        self._current().note(what, instances, reason)
+
+    def find_job(self, job_id: str) -> Job | None:
+        return find_job(self._ledger, self.ae_title, job_id)
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
         if when.utcoffset() is None:
@@ -262,3 +320,10 @@ class Context:
         if self._turn is None:
             raise RuntimeError("a processor may only act within a turn: in handle_instance or in a timer's callback")
         return self._turn
+
+
+def find_job(ledger: Ledger, ae_title: str, job_id: str) -> Job | None:
+    """The job with this id, if it is of this AE title."""
+    with ledger.read() as transaction:
+        row = jobs.get(transaction, job_id)
+    return row.job if row is not None and row.job.ae_title == ae_title else None

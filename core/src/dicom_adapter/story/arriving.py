@@ -73,12 +73,12 @@ def interventions(facts: Facts) -> Iterator[Entry]:
     """What was quarantined and why, and what operators did then."""
     others = [event for event in facts.instance_events if "status" not in event.detail]
     for _event, run in groupby(others, key=lambda event: event.event):
-        alike: dict[tuple[str, str], list[Event]] = {}
+        alike: dict[tuple[str, str, str], list[Event]] = {}
         for event in run:
-            key = str(event.detail.get("reason", "")), str(event.detail.get("by", ""))
+            key = str(event.detail.get("reason", "")), str(event.detail.get("by", "")), _became(event)
             alike.setdefault(key, []).append(event)
-        for (reason, by), events in alike.items():
-            yield _happened(reason, by, events)
+        for (reason, by, what), events in alike.items():
+            yield _happened(reason, by, what, events)
 
 
 def reclaimed(facts: Facts) -> Iterator[Entry]:
@@ -211,10 +211,15 @@ def _sender_of(end: Event | None) -> str:
     return "" if end is None else f" from {end.detail['calling_ae_title']} ({end.detail['peer']})"
 
 
-def _happened(reason: str, by: str, events: Sequence[Event]) -> Entry:
+def _became(event: Event) -> str:
+    """What was done with an instance; what a processor has to tell it says itself."""
+    kind = event.event
+    return str(event.detail.get("what", HAPPENED.get(kind, kind.removeprefix("instance_").replace("_", " "))))
+
+
+def _happened(reason: str, by: str, what: str, events: Sequence[Event]) -> Entry:
     first, last = _span(event.at for event in events)
     kind, count = events[0].event, len(events)
-    what = HAPPENED.get(kind, kind.removeprefix("instance_").replace("_", " "))
     text = f"{counted(count, 'instance')} {was(count)} {what}{f' by {by}' if by else ''}{until(first, last)}"
     fields = {"instances": count, "reason": reason, "by": by, "until": last}
     return Entry(kind=kind, at=first, text=sentence(f"{text}: {reason}" if reason else text), fields=fields)

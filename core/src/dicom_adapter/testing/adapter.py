@@ -130,6 +130,12 @@ class Adapter(SimulatedAdapter):
             raise ValueError(f"{seconds:.10g} s is past: {self.elapsed:.10g} s have passed since the beginning")
         return when
 
+    def ask(self, ae_title: str, request: Callable[[Any], T]) -> T:
+        """Ask the processor of an AE title, as through its `LaneHandle`; what the request raises is raised."""
+        future = self.host.handles[ae_title].ask(request)
+        self.host.settle()
+        return future.result(0)
+
     # --- what became of it ------------------------------------------------------------------------------------------
 
     @property

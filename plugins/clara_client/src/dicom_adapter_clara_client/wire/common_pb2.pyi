@@ -3,7 +3,7 @@
 isort:skip_file
 What all services of the Clara Platform API share. Written for dicom-adapter from the published facts of the wire
 interface (docs of version 0.8.1); names, numbers and types are the platform's, so both ends understand each other.
-`python plugins/clara_client/tools/generate.py` makes the Python modules beside these files.
+`python tools/generate.py` makes the Python modules beside these files.
 """
 
 import builtins

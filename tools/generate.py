@@ -1,7 +1,7 @@
-"""Generates the Python modules of the Clara Platform API from the `.proto` files beside them.
+"""Generates the Python modules of the plugins' gRPC APIs from the `.proto` files beside them.
 
     pip install grpcio-tools==1.62.3 mypy-protobuf==3.6.0 "setuptools<81"
-    python plugins/clara_client/tools/generate.py [FOLDER]
+    python tools/generate.py [FOLDER]
 
 Without FOLDER the modules are written where they are checked in. The pins are old on purpose: what these versions write
 runs on every grpcio from 1.60 and every protobuf from 4.25 on, newer ones demand a runtime that is as new as they are.
@@ -14,8 +14,11 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[1] / "src"
-WIRE = Path("dicom_adapter_clara_client", "wire")
+PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
+WIRES = {  # by the folder of the sources
+    PLUGINS / "cache" / "src": Path("dicom_adapter_cache", "wire"),
+    PLUGINS / "clara_client" / "src": Path("dicom_adapter_clara_client", "wire"),
+}
 PINS = {"grpcio-tools": "1.62.3", "mypy-protobuf": "3.6.0"}  # what decides the text of the modules
 REQUIREMENTS = [*(f"{name}=={version}" for name, version in PINS.items()), "setuptools<81"]  # for its pkg_resources
 
@@ -32,26 +35,28 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def generate(target: Path) -> None:
-    """Write all modules below `target`."""
+def generate(sources: Path, target: Path) -> None:
+    """Write the modules of one plugin below `target`."""
+    import grpc_tools
     from grpc_tools import protoc
 
-    sources = sorted(str(path) for path in (SOURCES / WIRE).glob("*.proto"))
+    protos = sorted(str(path) for path in (sources / WIRES[sources]).glob("*.proto"))
     plugins = [f"--plugin={path}" for path in sorted(Path(sys.executable).parent.glob("protoc-gen-mypy*"))]
     kinds = [f"--{kind}_out={target}" for kind in ("python", "mypy", "grpc_python", "mypy_grpc")]
+    google = Path(grpc_tools.__file__).with_name("_proto")  # the types that every protoc knows
+    paths = [f"--proto_path={sources}", f"--proto_path={google}"]
     target.mkdir(parents=True, exist_ok=True)
-    if protoc.main(
-        ["protoc", f"--proto_path={SOURCES}", "--mypy_opt=quiet", "--mypy_grpc_opt=quiet", *plugins, *kinds, *sources]
-    ):
+    if protoc.main(["protoc", *paths, "--mypy_opt=quiet", "--mypy_grpc_opt=quiet", *plugins, *kinds, *protos]):
         raise SystemExit("protoc failed: see its messages above")
-    for module in (target / WIRE).glob("common_pb2_grpc.py*"):
+    for module in (target / WIRES[sources]).glob("common_pb2_grpc.py*"):
         module.unlink()  # there are no services in it
 
 
 def main() -> None:
     if absent := missing():
         raise SystemExit(f"this environment lacks {' and '.join(absent)}: see the top of {Path(__file__).name}")
-    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCES)
+    for sources in WIRES:
+        generate(sources, Path(sys.argv[1]) if len(sys.argv) > 1 else sources)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""How long the cache takes to answer: searches among 100,000 instances in 1,000 studies, and a job of 10,000.
+
+    python bench/cache.py [--studies 1000] [--searches 1000] [--folder PATH]
+
+The whole way is measured but for the network between machines: HTTP requests to the adapter's own server on a loopback
+port, index and ledger on disk with `durability = "fsync"`. The instances come from rows that were written to the ledger
+beforehand; those of a study share one stored file, which composing does not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+from attrs import evolve
+from machine import describe
+
+from dicom_adapter import InstanceStorageInfo
+from dicom_adapter.http import HttpServer, make_app
+from dicom_adapter.http.health import Health
+from dicom_adapter.ledger import instances
+from dicom_adapter.synthetic import make_instance
+from dicom_adapter.testing import Adapter
+from dicom_adapter.testing.adapter import encode, request_of
+from dicom_adapter_cache.operations import Cache
+from dicom_adapter_cache.rest import handlers
+
+CONFIGURATION = """
+[http]
+port = 0
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+[submitters.platform]
+type = "fake"
+[ae-titles.CACHE]
+processor = "cache"
+[ae-titles.CACHE.settings]
+settle = 0
+"""
+INSTANCES = 100  # of a study
+MODALITIES = ("CT", "MR", "CR")
+QUERIES = (
+    "patientId=P-00{0:03}",
+    "patientName=name-{0}*&modality=CT",
+    "studyDate=2025{1:02}01-2025{1:02}28",
+    "studyDescription=*part%20{1}*&modality=MR",
+    "accessionNumber=A{0:05}",
+    "limit=100&offset={0}",
+)
+RESULT = Path(__file__).parent / "results" / "cache.json"
+
+
+class Stepping:
+    """A handle whose lane takes its turns in the thread that asks, and nothing else is done meanwhile."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._handle = adapter.host.handles["CACHE"]
+        self._step = adapter.host.parts()["lane CACHE"][0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name)
+
+    def ask(self, request: Callable[[Any], Any]) -> Future[Any]:
+        future = self._handle.ask(request)
+        while not future.done():
+            self._step()
+        return future
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--searches", type=int, default=1000)
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        figures = measure(Path(folder), options.studies, options.searches)
+    RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=2))  # noqa: T201 - a program for a terminal
+
+
+def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
+    """Fill a cache, ask it, and return the figures."""
+    machine = str(describe(folder))
+    adapter = Adapter(folder, CONFIGURATION)
+    fill(adapter, studies)
+    began = time.perf_counter()
+    adapter.host.settle()
+    indexed = time.perf_counter() - began
+    adapter.clock.advance(60)
+    assert adapter.config.http is not None
+    cache = Cache({"CACHE": Stepping(adapter)})  # type: ignore[dict-item] # what it has not of its own, it takes from the handle
+    green = Health(health="green", service="running", problems=[])
+    server = HttpServer(make_app({"cache": handlers(cache)}, lambda: green, None, "bench"), adapter.config.http)
+    server.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server._port}/cache", timeout=120) as client:
+            return {
+                "machine": machine,
+                "instances": studies * INSTANCES,
+                "studies": studies,
+                "instances_indexed_per_second": round(studies * INSTANCES / indexed),
+                "search_ms": search(client, studies, searches),
+                "compose_10000_s": compose(client),
+            }
+    finally:
+        server.stop()
+        adapter.close()
+
+
+def fill(adapter: Adapter, studies: int) -> None:
+    """Let the ledger have pending instances, as if they had arrived."""
+    for number in range(studies):
+        first = make_instance(
+            study_uid=f"1.{number}",
+            modality=MODALITIES[number % 3],
+            patient_id=f"P-{number // 2:05}",
+            patient_name=f"Name-{number // 2}^Given",
+            accession_number=f"A{number:05}",
+            rows=4,
+            columns=4,
+            StudyDate=f"2025{number % 12 + 1:02}{number % 28 + 1:02}",
+            StudyDescription=f"Body part {number % 12}",
+        )
+        stored = adapter._store.keep(request_of(first, "CACHE", "BENCH", "0" * 32), encode(first)).instance
+        assert stored is not None
+        with adapter.ledger.write() as transaction:
+            for place in range(1, INSTANCES):
+                instances.insert(transaction, another(stored, place))
+
+
+def another(instance: InstanceStorageInfo, place: int) -> InstanceStorageInfo:
+    return evolve(instance, sop_instance_uid=f"{instance.study_instance_uid}.9.{place}")
+
+
+def search(client: httpx.Client, studies: int, searches: int) -> dict[str, float]:
+    """Milliseconds from request to answer, of filtered searches in turn."""
+    taken = []
+    for number in range(searches):
+        query = QUERIES[number % len(QUERIES)].format(number * 7 % studies // 2, number % 12 + 1)
+        began = time.perf_counter()
+        answer = client.get(f"/studies?{query}")
+        taken.append((time.perf_counter() - began) * 1000)
+        answer.raise_for_status()
+    cuts = statistics.quantiles(taken, n=100)
+    return {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "most": round(max(taken), 2)}
+
+
+def compose(client: httpx.Client) -> list[float]:
+    """Seconds that it takes to compose a job of 10,000 instances, three times."""
+    order = {"pipeline": "p", "name": "large", "studies": [f"1.{number}" for number in range(10_000 // INSTANCES)]}
+    taken = []
+    for _try in range(3):
+        began = time.perf_counter()
+        answer = client.post("/jobs", json=order)
+        taken.append(round(time.perf_counter() - began, 3))
+        assert answer.json()["instances"] == len(order["studies"]) * INSTANCES, answer.text
+    return taken
+
+
+if __name__ == "__main__":
+    main()

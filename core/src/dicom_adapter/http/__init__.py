@@ -1,0 +1,11 @@
+"""The HTTP server in the host process: health, what plugins mount, and their description in OpenAPI.
+
+`guard` decides who may come in, `problems` how errors are answered, `health` what the service says of itself, `app`
+puts them together, `server` runs it. All but `server` can be used without a socket.
+"""
+
+from dicom_adapter.http.app import Mounts, make_app
+from dicom_adapter.http.health import examine
+from dicom_adapter.http.server import HttpServer
+
+__all__ = ["HttpServer", "Mounts", "examine", "make_app"]

@@ -1,0 +1,75 @@
+"""The application: health, what plugins mount, the OpenAPI document, and the guard before all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from litestar import Litestar, MediaType, Response, Router, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.serialization import encode_json
+from litestar.types import ASGIApp
+
+from dicom_adapter.errors import describe_failure
+from dicom_adapter.http.guard import Guard
+from dicom_adapter.http.health import Examine, health_handler
+from dicom_adapter.http.problems import answer
+from dicom_adapter.settings import Secret
+
+log = structlog.get_logger("dicom_adapter.http")
+
+LARGEST_BODY = 2**20  # bytes: requests name things, they do not carry images
+PREFIX = re.compile("[a-z][a-z0-9-]*")  # of what a plugin mounts, and so of its entry point
+DOCUMENT = "openapi.json"
+OWN = frozenset({"health", DOCUMENT})
+
+Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers by the plugin that brings them
+
+
+def make_app(mounts: Mounts, look: Examine, token: Secret | None, version: str) -> ASGIApp:
+    """The application with what plugins mount. What cannot be mounted is logged, and hinders no other plugin."""
+    usable = [router for name, handlers in mounts.items() if (router := _router(name, handlers)) is not None]
+    handlers: list[Any] = [health_handler(look), *usable]
+    app = Litestar(
+        [*handlers, _document_handler(handlers, version, needs_token=token is not None)],
+        exception_handlers={Exception: answer},
+        request_max_body_size=LARGEST_BODY,
+        openapi_config=None,
+        logging_config=None,  # else it would set up logging for the whole process
+    )
+    return Guard(app, token)
+
+
+def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: bool) -> HTTPRouteHandler:
+    """`GET /openapi.json`. Litestar's own routes for it answer in HTML whatever else is asked below them."""
+    config = OpenAPIConfig(title="dicom-adapter", version=version)
+    if needs_token:
+        config.components = Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")})
+        config.security = [{"token": []}]
+    described = Litestar(handlers, openapi_config=config, logging_config=None)
+    document = encode_json(described.openapi_schema.to_schema())
+
+    @get(f"/{DOCUMENT}", sync_to_thread=False)
+    def openapi() -> Response[bytes]:
+        return Response(document, media_type=MediaType.JSON)
+
+    return openapi
+
+
+def _router(name: str, handlers: Sequence[Any]) -> Router | None:
+    """What a plugin brings below its own prefix, tried alone first: one plugin's mistake is not to cost the others."""
+    if not handlers:
+        return None
+    if name in OWN or not PREFIX.fullmatch(name):
+        log.error("http_mount_failed", plugin=name, error="the name of the entry point cannot be a path of its own")
+        return None
+    try:
+        Litestar([Router(f"/{name}", route_handlers=list(handlers))], logging_config=None)
+    except Exception as failure:  # noqa: BLE001 - handlers of a plugin may be wrong in any way
+        log.error("http_mount_failed", plugin=name, error=describe_failure(failure))
+        return None
+    return Router(f"/{name}", route_handlers=list(handlers))

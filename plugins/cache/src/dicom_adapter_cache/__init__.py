@@ -1,0 +1,47 @@
+"""Keeps studies, and composes jobs from them on request: over REST, gRPC and the command line.
+
+An AE title with `processor = "cache"` submits nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dicom_adapter import JobProcessorBase, LaneHandle, Server, hookimpl
+
+
+@hookimpl
+def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:
+    """The processor of this plugin."""
+    from dicom_adapter_cache.processor import CacheProcessor
+
+    return [CacheProcessor]
+
+
+@hookimpl
+def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:
+    """The REST API, at `/cache`."""
+    from dicom_adapter_cache.operations import Cache
+    from dicom_adapter_cache.rest import handlers
+
+    return handlers(Cache(lanes)) if lanes else []
+
+
+@hookimpl
+def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:
+    """The gRPC API of each AE title that is configured with one."""
+    wanted = [lane for lane in lanes.values() if lane.settings.grpc is not None]
+    if not wanted:
+        return []
+    from dicom_adapter_cache.grpc_server import GrpcServer
+
+    return [GrpcServer(lane) for lane in wanted]
+
+
+@hookimpl
+def dicom_adapter_commands() -> Iterable[Any]:
+    """`dicom-adapter cache …`."""
+    from dicom_adapter_cache.commands import cache
+
+    return [cache]

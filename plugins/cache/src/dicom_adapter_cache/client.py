@@ -1,0 +1,105 @@
+"""How the commands talk with a running service: its REST API, at the address and with the token that it is configured
+with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+import tomli
+
+from dicom_adapter import Refused
+
+TIMEOUT_S = 60.0
+DEFAULT_PORT = 8042
+
+
+class NotServed(Refused):
+    """The service cannot be asked, or has refused."""
+
+
+class Client:
+    """Asks the REST API. Raises NotServed with what the service says."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Without the environment's proxies: the service is on this machine, or in this house.
+        self._http = httpx.Client(base_url=f"{url}/cache", headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._url = url
+
+    def get(self, path: str, **query: Any) -> Any:
+        """What is there."""
+        return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})
+
+    def post(self, path: str, body: Any, key: str | None) -> Any:
+        """Order something."""
+        return self._call("POST", path, json=body, headers={} if key is None else {"Idempotency-Key": key})
+
+    def put(self, path: str, **query: Any) -> Any:
+        """Set something."""
+        return self._call("PUT", path, params={name: value for name, value in query.items() if value is not None})
+
+    def delete(self, path: str, **query: Any) -> Any:
+        """Let something go."""
+        return self._call("DELETE", path, params={name: value for name, value in query.items() if value is not None})
+
+    def _call(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **more)
+        except httpx.HTTPError as failure:
+            raise NotServed(f"{self._url} does not answer ({failure}): does the service run, with [http]?") from None
+        if answer.is_success:
+            return answer.json() if answer.content else None
+        raise NotServed(_said(answer))
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def address(config: Path, url: str | None) -> tuple[str, str | None]:
+    """Where the service of a configuration serves HTTP, and the token that it asks for."""
+    table = _http_table(config) if url is None or config.exists() else {}
+    token = os.environ.get("DICOM_ADAPTER_TOKEN") or _token(table.get("token"), config.parent)
+    if url is not None:
+        return url.rstrip("/"), token
+    bind = str(table.get("bind", "127.0.0.1"))
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104 - not to bind
+    return f"http://{host}:{table.get('port', DEFAULT_PORT)}", token
+
+
+def _http_table(config: Path) -> dict[str, Any]:
+    try:
+        document = tomli.loads(config.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise NotServed(f"{config}: {failure.strerror}; name the configuration with --config, or --url") from None
+    except ValueError as failure:
+        raise NotServed(f"{config}: {failure}") from None
+    table = document.get("http")
+    if not isinstance(table, dict):
+        raise NotServed(f"{config} has no table [http]: without it the service has no REST API")
+    return table
+
+
+def _token(source: Any, folder: Path) -> str | None:
+    """The token from where the configuration says that it is kept."""
+    if not isinstance(source, dict):
+        return None
+    if "env" in source:
+        return os.environ.get(str(source["env"]))
+    try:
+        return (folder / Path(str(source.get("file"))).expanduser()).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as failure:
+        raise NotServed(f"the token cannot be read: {failure.strerror}; set DICOM_ADAPTER_TOKEN instead") from None
+
+
+def _said(answer: httpx.Response) -> str:
+    """A problem in a line: what it is, and what it is about."""
+    try:
+        problem = answer.json()
+        detail = str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the service answered {answer.status_code} {answer.reason_phrase}"
+    about = {name: value for name, value in problem.items() if name in ("missing", "studies", "errors", "aeTitles")}
+    return f"{detail} {about}" if about else detail

@@ -1,0 +1,213 @@
+"""`dicom-adapter cache …`: what the REST API offers, for people at a terminal and for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from dicom_adapter import JobPriority
+from dicom_adapter_cache.client import Client, NotServed, address
+
+cache = typer.Typer(
+    name="cache",
+    help="Search, compose, pin and delete what cache AE titles keep, through the running service's REST API.",
+    no_args_is_help=True,
+)
+
+CONFIG = typer.Option("--config", "-c", envvar="DICOM_ADAPTER_CONFIG", help="The configuration file of the service.")
+URL = typer.Option(envvar="DICOM_ADAPTER_URL", help="Where the service is, such as http://127.0.0.1:8042, instead.")
+JSON = typer.Option("--json", help="Print JSON instead of a table.")
+AE_TITLE = typer.Option(help="The AE title, when several have the study.")
+DEFAULT = Path("dicom-adapter.toml")
+
+Config = Annotated[Path, CONFIG]
+Url = Annotated[str | None, URL]
+Json = Annotated[bool, JSON]
+AeTitle = Annotated[str | None, AE_TITLE]
+
+
+@cache.command()
+def studies(
+    config: Config = DEFAULT,
+    url: Url = None,
+    ae_title: Annotated[str | None, typer.Option(help="Only studies of this AE title.")] = None,
+    patient_id: Annotated[str | None, typer.Option(help="Patient ID; * and ? are wildcards.")] = None,
+    patient_name: Annotated[str | None, typer.Option(help="Patient's name; * and ? are wildcards.")] = None,
+    study_date: Annotated[
+        str | None, typer.Option(help="YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231.")
+    ] = None,
+    accession_number: Annotated[str | None, typer.Option(help="Accession number; * and ? are wildcards.")] = None,
+    modality: Annotated[str | None, typer.Option(help="A modality that the study has.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many studies at the most.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="How many to leave out before.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """List kept studies, the newest arrival first.
+
+    Exit status: 0, also when there are none; 1 when the service cannot be asked or refuses.
+    """
+    query = {
+        "aeTitle": ae_title,
+        "patientId": patient_id,
+        "patientName": patient_name,
+        "studyDate": study_date,
+        "accessionNumber": accession_number,
+        "modality": modality,
+        "limit": limit,
+        "offset": offset,
+    }
+    with _client(config, url) as client:
+        found = client.get("/studies", **query)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not found["items"]:
+        typer.echo("There are no such studies.")
+    else:
+        _show(found)
+
+
+@cache.command()
+def compose(
+    pipeline: Annotated[str, typer.Option(help="The pipeline's name or id.")],
+    name: Annotated[str, typer.Option(help="The job's name.")],
+    study: Annotated[list[str] | None, typer.Option(help="A Study Instance UID; may be repeated.")] = None,
+    series: Annotated[list[str] | None, typer.Option(help="A Series Instance UID; may be repeated.")] = None,
+    instance: Annotated[list[str] | None, typer.Option(help="A SOP Instance UID; may be repeated.")] = None,
+    patient: Annotated[list[str] | None, typer.Option(help="A Patient ID; may be repeated.")] = None,
+    issuer: Annotated[str, typer.Option(help="Issuer of these Patient IDs.")] = "",
+    ae_title: AeTitle = None,
+    priority: Annotated[JobPriority, typer.Option(help="How urgent it is.")] = JobPriority.NORMAL,
+    submitter: Annotated[str | None, typer.Option(help="The submitter, if not the AE title's own.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
+    clean_up: Annotated[bool, typer.Option("--clean-up", help="Let the instances go when it is submitted.")] = False,
+    insist: Annotated[bool, typer.Option("--insist", help="Although a study is still arriving.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: repeated, the first job is the answer.")] = None,
+    config: Config = DEFAULT,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Compose a job of any mix of patients, studies, series and instances: of all of them, or none.
+
+    Exit status: 0 when there is a job, 1 when the service refuses, with the reason.
+    """
+    order = {
+        "pipeline": pipeline,
+        "name": name,
+        "aeTitle": ae_title,
+        "priority": priority.value,
+        "patients": [{"patientId": each, "issuerOfPatientId": issuer} for each in patient or ()],
+        "studies": study or [],
+        "series": series or [],
+        "instances": instance or [],
+        "submitter": submitter,
+        "metadata": dict(_pair(text) for text in metadata or ()),
+        "keep": not clean_up,
+        "insist": insist,
+    }
+    with _client(config, url) as client:
+        job = client.post("/jobs", order, key)
+    if as_json:
+        typer.echo(json.dumps(job, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"job {job['jobId']} ({job['instances']} instances) is {job['state']}")
+
+
+@cache.command()
+def pin(
+    studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Unpin them.")] = False,
+    ae_title: AeTitle = None,
+    config: Config = DEFAULT,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Keep studies whatever their age and the room they take, or do so no longer.
+
+    Exit status: 0 when all are as asked for, 1 at the first that is not.
+    """
+    answers = []
+    with _client(config, url) as client:
+        for uid in studies:
+            call = client.delete if undo else client.put
+            answers.append(call(f"/studies/{uid}/pin", aeTitle=ae_title))
+            if not as_json:
+                typer.echo(f"{uid} is {'pinned' if answers[-1]['pinned'] else 'not pinned'}")
+    if as_json:
+        typer.echo(json.dumps(answers, indent=2))
+
+
+@cache.command()
+def delete(
+    studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")],
+    ae_title: AeTitle = None,
+    config: Config = DEFAULT,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Delete studies from the cache; jobs that they are part of are submitted all the same.
+
+    Exit status: 0 when all are gone, 1 at the first that is not there.
+    """
+    with _client(config, url) as client:
+        for uid in studies:
+            client.delete(f"/studies/{uid}", aeTitle=ae_title)
+            if not as_json:
+                typer.echo(f"{uid} is deleted")
+    if as_json:
+        typer.echo(json.dumps({"deleted": studies}, indent=2))
+
+
+@contextmanager
+def _client(config: Path, url: str | None) -> Iterator[Client]:
+    """A client of the service; ends the command with status 1 and what is wrong."""
+    try:
+        client = Client(*address(config, url))
+        try:
+            yield client
+        finally:
+            client.close()
+    except NotServed as refusal:
+        typer.secho(f"error: {refusal}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"'{text}' is not of the form KEY=VALUE")
+    return key, value
+
+
+def _show(found: dict[str, Any]) -> None:
+    table = Table(
+        Column("Study Instance UID", overflow="fold"),
+        Column("Patient", overflow="fold"),
+        "Date",
+        "Modality",
+        Column("Instances", justify="right"),
+        "",
+    )
+    for study in found["items"]:
+        marks = ", ".join(mark for mark in ("pinned", "arriving") if study[mark])
+        patient = f"{study['patientId']} {study['patientName']}".strip()
+        table.add_row(
+            escape(study["studyInstanceUid"]),
+            escape(patient),
+            study["studyDate"],
+            ", ".join(map(escape, study["modalities"])),
+            str(study["instances"]),
+            marks,
+        )
+    console = Console()
+    console.print(table)
+    last = found["offset"] + len(found["items"])
+    if last < found["total"]:
+        console.print(f"{last} of {found['total']}; --offset {last} shows more")

@@ -1,0 +1,76 @@
+"""Between the cache's values and the messages of its gRPC API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from dicom_adapter import JobPriority
+from dicom_adapter_cache import values
+from dicom_adapter_cache.wire import cache_pb2
+
+M = TypeVar("M")
+
+PRIORITIES = {
+    cache_pb2.PRIORITY_UNSPECIFIED: JobPriority.NORMAL,
+    cache_pb2.PRIORITY_LOWER: JobPriority.LOWER,
+    cache_pb2.PRIORITY_NORMAL: JobPriority.NORMAL,
+    cache_pb2.PRIORITY_HIGHER: JobPriority.HIGHER,
+    cache_pb2.PRIORITY_IMMEDIATE: JobPriority.IMMEDIATE,
+}
+NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # of two, the one that is not UNSPECIFIED
+
+
+def message(kind: Callable[..., M], value: values.Value) -> M:
+    """The message that has the same fields as a value."""
+    return kind(**{name: _field(each) for name, each in msgspec.structs.asdict(value).items()})
+
+
+def detail(found: values.StudyDetail) -> cache_pb2.StudyDetail:
+    """A study with its series."""
+    return cache_pb2.StudyDetail(
+        study=message(cache_pb2.Study, found.study), series=[message(cache_pb2.Series, each) for each in found.series]
+    )
+
+
+def study_filter(request: cache_pb2.SearchStudiesRequest) -> values.StudyFilter:
+    """What studies have to match."""
+    names = [name for name in values.StudyFilter.__struct_fields__ if name != "pinned"]
+    pinned = request.pinned if request.HasField("pinned") else None
+    return values.StudyFilter(**{name: getattr(request, name) for name in names}, pinned=pinned)
+
+
+def order(request: cache_pb2.ComposeRequest) -> values.Order:
+    """A job to compose. Raises msgspec.ValidationError for what breaks a rule of the values."""
+    return msgspec.convert(
+        {
+            "pipeline": request.pipeline,
+            "name": request.name,
+            "aeTitle": request.ae_title or None,
+            "priority": PRIORITIES.get(request.priority, str(request.priority)),
+            "patients": [
+                {"patientId": each.patient_id, "issuerOfPatientId": each.issuer_of_patient_id}
+                for each in request.patients
+            ],
+            "studies": list(request.studies),
+            "series": list(request.series),
+            "instances": list(request.instances),
+            "submitter": request.submitter or None,
+            "metadata": dict(request.metadata),
+            "keep": not request.clean_up,
+            "insist": request.insist,
+        },
+        values.Order,
+    )
+
+
+def _field(value: Any) -> Any:
+    if isinstance(value, datetime):
+        stamp = Timestamp()
+        stamp.FromDatetime(value)
+        return stamp
+    return NUMBERS[value] if isinstance(value, JobPriority) else value

@@ -1,0 +1,113 @@
+"""The gRPC server of one AE title: the API, health and reflection, behind a token and TLS if there are any."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from dicom_adapter import LaneHandle, Refused, Server
+from dicom_adapter_cache.grpc_service import CacheService
+from dicom_adapter_cache.operations import Cache
+from dicom_adapter_cache.settings import GrpcSettings
+from dicom_adapter_cache.wire import cache_pb2, cache_pb2_grpc
+
+log = structlog.get_logger("dicom_adapter_cache")
+
+SERVICE = cache_pb2.DESCRIPTOR.services_by_name["Cache"].full_name
+THREADS = 16
+CALLS = 64  # at the same time, most of them waiting; one more is refused
+LARGEST_MESSAGE = 2**20  # bytes: requests name things, they do not carry images
+GRACE_S = 3.0  # that calls under way have when the server stops
+OPTIONS = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.so_reuseport", 0),  # else two services would share a port without a word
+)
+
+Continue = Callable[[grpc.HandlerCallDetails], Any]
+
+
+class GrpcServer(Server):
+    """Serves the cache of one AE title."""
+
+    def __init__(self, lane: LaneHandle) -> None:
+        self.name = f"gRPC {lane.ae_title}"
+        self._lane = lane
+        self._settings: GrpcSettings = lane.settings.grpc
+        self._port = self._settings.port
+        self._server: grpc.Server | None = None
+
+    def start(self) -> None:
+        """Listen, then serve. Raises Refused when the address or the certificate cannot be used."""
+        interceptors: list[grpc.ServerInterceptor] = (
+            [] if self._settings.token is None else [TokenCheck(self._settings.token)]
+        )
+        server = grpc.server(
+            ThreadPoolExecutor(THREADS, thread_name_prefix="cache-grpc"),
+            interceptors=interceptors,
+            options=OPTIONS,
+            maximum_concurrent_rpcs=CALLS,
+        )
+        cache_pb2_grpc.add_CacheServicer_to_server(CacheService(Cache({self._lane.ae_title: self._lane})), server)
+        state = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(state, server)
+        state.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        self._port = self._listen(server)  # a server that is started again comes back under the same port
+        server.start()
+        self._server = server
+        log.info("cache_grpc_listening", ae_title=self._lane.ae_title, address=self._settings.bind, port=self._port)
+
+    def _listen(self, server: grpc.Server) -> int:
+        bind = self._settings.bind
+        address = f"[{bind}]:{self._port}" if ":" in bind else f"{bind}:{self._port}"
+        try:
+            credentials = self._credentials()
+            if credentials is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, credentials)
+        except OSError as failure:
+            raise Refused(f"gRPC of AE title '{self._lane.ae_title}': {failure.filename}: {failure.strerror}") from None
+        except RuntimeError:  # gRPC's own, with no word on the reason
+            raise Refused(
+                f"gRPC of AE title '{self._lane.ae_title}': cannot listen at {address}: is the port taken, and are "
+                "certificate and key what they should be?"
+            ) from None
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        if self._settings.certificate_file is None or self._settings.key_file is None:
+            return None
+        pair = (self._settings.key_file.read_bytes(), self._settings.certificate_file.read_bytes())
+        return grpc.ssl_server_credentials([pair])
+
+    def is_alive(self) -> bool:
+        return self._server is not None
+
+    def stop(self) -> None:
+        """End; calls under way have a few seconds."""
+        if self._server is not None:
+            self._server.stop(GRACE_S).wait()
+            self._server = None
+
+
+class TokenCheck(grpc.ServerInterceptor):
+    """Lets in who shows the token; how long the answer takes tells nothing of it."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
+
+    def intercept_service(self, continuation: Continue, details: grpc.HandlerCallDetails) -> Any:
+        shown = [value for name, value in details.invocation_metadata if name == "authorization"]
+        given = str(shown[0]).encode() if len(shown) == 1 else b""
+        return continuation(details) if hmac.compare_digest(given, self._expected) else self._refusal
+
+
+def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the call has to show the server's token: authorization: Bearer …")

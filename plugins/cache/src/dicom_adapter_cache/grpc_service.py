@@ -1,0 +1,143 @@
+"""The calls of the gRPC API: each reads the request, asks `Cache`, and answers with messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import grpc
+import msgspec
+import structlog
+
+from dicom_adapter import Refused, Retriable
+from dicom_adapter_cache import errors, grpc_messages, values
+from dicom_adapter_cache.errors import CacheError, Invalid
+from dicom_adapter_cache.operations import Cache
+from dicom_adapter_cache.wire import cache_pb2, cache_pb2_grpc
+
+log = structlog.get_logger("dicom_adapter_cache")
+
+Context: TypeAlias = grpc.ServicerContext
+CODES: dict[type[CacheError], grpc.StatusCode] = {
+    errors.Unknown: grpc.StatusCode.NOT_FOUND,
+    errors.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Ambiguous: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StillArriving: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.KeyReused: grpc.StatusCode.ALREADY_EXISTS,
+}
+PIECE_BYTES = 256 * 1024
+KEY = re.compile(values.KEY_PATTERN)
+
+T = TypeVar("T")
+
+
+class CacheService(cache_pb2_grpc.CacheServicer):
+    """One AE title. Used from the threads of the gRPC server."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def SearchStudies(  # noqa: N802 - as the .proto says
+        self, request: cache_pb2.SearchStudiesRequest, context: Context
+    ) -> Iterator[cache_pb2.Study]:
+        found = grpc_messages.study_filter(request)
+        with _refusals(context):
+            for study in _all(lambda page: self._cache.studies(found, page), request.offset, request.limit):
+                yield grpc_messages.message(cache_pb2.Study, study)
+
+    def SearchPatients(  # noqa: N802 - as the .proto says
+        self, request: cache_pb2.SearchStudiesRequest, context: Context
+    ) -> Iterator[cache_pb2.Patient]:
+        found = grpc_messages.study_filter(request)
+        with _refusals(context):
+            for patient in _all(lambda page: self._cache.patients(found, page), request.offset, request.limit):
+                yield grpc_messages.message(cache_pb2.Patient, patient)
+
+    def GetStudy(self, request: cache_pb2.StudyRequest, context: Context) -> cache_pb2.StudyDetail:  # noqa: N802
+        with _refusals(context):
+            return grpc_messages.detail(self._cache.study(request.study_instance_uid, request.ae_title))
+
+    def ListInstances(  # noqa: N802 - as the .proto says
+        self, request: cache_pb2.ListInstancesRequest, context: Context
+    ) -> Iterator[cache_pb2.Instance]:
+        uid, series = request.study_instance_uid, request.series_instance_uid or None
+        with _refusals(context):
+            for instance in _all(lambda page: self._cache.instances(uid, series, page, request.ae_title), 0, 0):
+                yield grpc_messages.message(cache_pb2.Instance, instance)
+
+    def Download(  # noqa: N802 - as the .proto says
+        self, request: cache_pb2.DownloadRequest, context: Context
+    ) -> Iterator[cache_pb2.Piece]:
+        with _refusals(context), self._cache.download(request.sop_instance_uid, request.ae_title).file as file:
+            while content := file.read(PIECE_BYTES):
+                yield cache_pb2.Piece(content=content)
+
+    def Compose(self, request: cache_pb2.ComposeRequest, context: Context) -> cache_pb2.Job:  # noqa: N802
+        with _refusals(context):
+            key = request.idempotency_key or None
+            if key is not None and not KEY.fullmatch(key):
+                raise Invalid("idempotency_key must be 1 to 255 visible ASCII characters", field="idempotency_key")
+            job = self._cache.compose(grpc_messages.order(request), key)
+            return grpc_messages.message(cache_pb2.Job, job)
+
+    def GetJob(self, request: cache_pb2.JobRequest, context: Context) -> cache_pb2.Job:  # noqa: N802
+        with _refusals(context):
+            return grpc_messages.message(cache_pb2.Job, self._cache.job(request.job_id))
+
+    def ListJobs(self, request: cache_pb2.ListJobsRequest, context: Context) -> Iterator[cache_pb2.Job]:  # noqa: N802
+        with _refusals(context):
+            for job in self._cache.jobs(min(request.limit, values.LARGEST_PAGE) or 100).items:
+                yield grpc_messages.message(cache_pb2.Job, job)
+
+    def DeleteStudy(  # noqa: N802 - as the .proto says
+        self, request: cache_pb2.StudyRequest, context: Context
+    ) -> cache_pb2.DeleteStudyResponse:
+        with _refusals(context):
+            self._cache.delete(request.study_instance_uid, request.ae_title)
+            return cache_pb2.DeleteStudyResponse()
+
+    def PinStudy(  # noqa: N802 - as the .proto says
+        self, request: cache_pb2.PinStudyRequest, context: Context
+    ) -> cache_pb2.PinStudyResponse:
+        with _refusals(context):
+            pinned = self._cache.pin(request.study_instance_uid, pinned=request.pinned, ae_title=request.ae_title)
+            return grpc_messages.message(cache_pb2.PinStudyResponse, pinned)
+
+
+def _all(look: Callable[[values.Page], Any], offset: int, limit: int) -> Iterator[Any]:
+    """What there is page by page, from `offset` on, at the most `limit`; 0: all. Raises Invalid for negative ones."""
+    if limit < 0 or offset < 0:
+        raise Invalid("limit and offset must not be negative", field="limit")
+    left = limit or values.LARGEST_OFFSET
+    while left > 0:
+        page = look(values.Page(limit=min(left, values.LARGEST_PAGE), offset=offset))
+        yield from page.items
+        offset += len(page.items)
+        left -= len(page.items)
+        if not page.items or offset >= page.total:
+            return
+
+
+@contextmanager
+def _refusals(context: Context) -> Iterator[None]:
+    """What the cache refuses, as gRPC says it."""
+    try:
+        yield
+    except CacheError as refusal:
+        about = {name: value for name, value in refusal.members.items() if name != "field"}
+        text = f"{refusal} {msgspec.json.encode(about).decode()}" if about else str(refusal)
+        _abort(context, CODES[type(refusal)], text, refusal.kind)
+    except msgspec.ValidationError as failure:
+        _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(failure), errors.Invalid.kind)
+    except Retriable as failure:
+        _abort(context, grpc.StatusCode.UNAVAILABLE, str(failure), "retriable")
+    except Refused as refusal:
+        _abort(context, grpc.StatusCode.FAILED_PRECONDITION, str(refusal), "refused")
+
+
+def _abort(context: Context, code: grpc.StatusCode, text: str, kind: str) -> NoReturn:
+    context.set_trailing_metadata((("problem", kind),))
+    context.abort(code, text)
+    raise AssertionError  # `abort` has raised

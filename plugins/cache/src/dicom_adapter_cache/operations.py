@@ -1,0 +1,223 @@
+"""What the cache can be asked, over whatever protocol: reads go to the index, changes to the lanes.
+
+All of it raises `CacheError` for requests that cannot be, `Refused` for what the host refuses, and `Retriable` for what
+may pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import TimeoutError as NotInTime
+from datetime import timedelta
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
+
+from attrs import frozen
+
+from dicom_adapter import InstanceStorageInfo, LaneHandle, Retriable, StoredObjectMissing
+from dicom_adapter_cache import values
+from dicom_adapter_cache.errors import Ambiguous, Invalid, Unknown
+from dicom_adapter_cache.processor import CacheProcessor, check
+from dicom_adapter_cache.search import Reader
+
+ANSWER_S = 30.0  # that a lane may take to answer: it may be handing out what was pending at the start
+NEWEST_JOBS = 100
+
+T = TypeVar("T")
+
+
+@frozen
+class Kept:
+    """One AE title of the cache."""
+
+    lane: LaneHandle
+    reader: Reader
+
+
+@frozen(kw_only=True)
+class Download:
+    """A stored Part 10 file, open for reading."""
+
+    instance: InstanceStorageInfo
+    file: BinaryIO
+
+
+class Cache:
+    """All AE titles that the cache processor serves. Used from any thread."""
+
+    def __init__(self, lanes: Mapping[str, LaneHandle]) -> None:
+        self._kept = {name: Kept(lane, _reader(lane)) for name, lane in lanes.items()}
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def studies(self, found: values.StudyFilter, page: values.Page) -> values.Studies:
+        """A page of the studies that match, the newest arrival first."""
+        check_page(page)
+        items: list[values.Study] = []
+        total = 0
+        for kept in self._among(found.ae_title):
+            own, count = kept.reader.studies(found, page.offset + page.limit, kept.lane.now())
+            items += own
+            total += count
+        items.sort(key=lambda study: (study.last_arrival, study.study_instance_uid), reverse=True)
+        return values.Studies(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
+
+    def patients(self, found: values.StudyFilter, page: values.Page) -> values.Patients:
+        """A page of the patients with studies that match, by ID."""
+        check_page(page)
+        items: list[values.Patient] = []
+        total = 0
+        for kept in self._among(found.ae_title):
+            own, count = kept.reader.patients(found, page.offset + page.limit)
+            items += own
+            total += count
+        items.sort(key=lambda patient: (patient.patient_id, patient.issuer_of_patient_id, patient.ae_title))
+        return values.Patients(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
+
+    def study(self, uid: str, ae_title: str = "") -> values.StudyDetail:
+        """A study with its series."""
+        kept = self._with_study(uid, ae_title)
+        found = kept.reader.study(uid, kept.lane.now())
+        if found is None:
+            raise _no_study(uid)
+        return found
+
+    def instances(self, uid: str, series_uid: str | None, page: values.Page, ae_title: str = "") -> values.Instances:
+        """A page of the instances of a study, or of one of its series."""
+        check_page(page)
+        items, total = self._with_study(uid, ae_title).reader.instances(uid, series_uid, page.limit, page.offset)
+        if not total:
+            raise Unknown(f"there is no series {series_uid} in study {uid}")
+        return values.Instances(items=items, total=total, limit=page.limit, offset=page.offset)
+
+    def download(self, sop_instance_uid: str, ae_title: str = "") -> Download:
+        """Open the stored file of an instance; its study counts as used."""
+        for kept in self._among(ae_title):
+            found = kept.reader.find_instance(sop_instance_uid)
+            if found is not None:
+                try:
+                    file = kept.lane.open_stored(found)
+                except StoredObjectMissing:
+                    continue  # it has just gone
+                kept.lane.ask(partial(_use, found.study_instance_uid))
+                return Download(instance=found, file=file)
+        raise Unknown(f"there is no instance {sop_instance_uid}")
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def compose(self, order: values.Order, key: str | None) -> values.JobStatus:
+        """Compose a job, or find the one that an earlier call with the same key has composed."""
+        check(order)
+        job_id = None if key is None else job_id_of(key)
+        lane = self._lane_of(order, job_id)
+        return values.job_status(_answer(lane, lambda cache: cache.compose(order, job_id)))
+
+    def job(self, job_id: str) -> values.JobStatus:
+        """A job as it stands now."""
+        for kept in self._kept.values():
+            job = kept.lane.find_job(job_id)
+            if job is not None:
+                return values.job_status(job)
+        raise Unknown(f"there is no job {job_id}; finished jobs are forgotten after some time")
+
+    def jobs(self, limit: int = NEWEST_JOBS) -> values.Jobs:
+        """The newest composed jobs."""
+        found = [
+            (at, job)
+            for kept in self._kept.values()
+            for at, job_id in kept.reader.jobs(limit)
+            if (job := kept.lane.find_job(job_id)) is not None
+        ]
+        found.sort(key=lambda entry: entry[0], reverse=True)
+        return values.Jobs(items=[values.job_status(job) for _at, job in found[:limit]])
+
+    def _lane_of(self, order: values.Order, job_id: str | None) -> LaneHandle:
+        """The one AE title that the job is composed at."""
+        if order.ae_title is not None or len(self._kept) == 1:
+            return next(iter(self._among(order.ae_title or ""))).lane
+        for kept in self._kept.values():
+            if job_id is not None and kept.lane.find_job(job_id) is not None:
+                return kept.lane  # what it was made of may be gone
+        owners = [kept.lane for kept in self._kept.values() if kept.reader.owns(order)]
+        if not owners:
+            raise Unknown("nothing of the selection is in the cache")
+        if len(owners) > 1:
+            names = [lane.ae_title for lane in owners]
+            raise Ambiguous(
+                f"the selection is at more than one AE title ({', '.join(names)}): name one as aeTitle", aeTitles=names
+            )
+        return owners[0]
+
+    # --- studies ------------------------------------------------------------------------------------------------------
+
+    def delete(self, uid: str, ae_title: str = "") -> None:
+        """Let a study go."""
+        _answer(self._with_study(uid, ae_title).lane, lambda cache: cache.delete(uid))
+
+    def pin(self, uid: str, *, pinned: bool, ae_title: str = "") -> values.Pinned:
+        """Keep a study whatever its age and the room it takes, or do so no longer."""
+        _answer(self._with_study(uid, ae_title).lane, lambda cache: cache.pin(uid, pinned=pinned))
+        return values.Pinned(study_instance_uid=uid, pinned=pinned)
+
+    # --- AE titles ----------------------------------------------------------------------------------------------------
+
+    def _among(self, ae_title: str) -> Iterable[Kept]:
+        """The AE title with this name; all when there is no name."""
+        if not ae_title:
+            return self._kept.values()
+        if ae_title not in self._kept:
+            served = ", ".join(self._kept) or "none"
+            raise Unknown(f"the cache does not serve AE title {ae_title!r} (it serves: {served})")
+        return [self._kept[ae_title]]
+
+    def _with_study(self, uid: str, ae_title: str) -> Kept:
+        found = [kept for kept in self._among(ae_title) if kept.reader.has_study(uid)]
+        if not found:
+            raise _no_study(uid)
+        if len(found) > 1:
+            names = [kept.lane.ae_title for kept in found]
+            raise Ambiguous(f"study {uid} is at AE titles {', '.join(names)}: name one as aeTitle", aeTitles=names)
+        return found[0]
+
+
+def job_id_of(key: str) -> str:
+    """The id of the job that a key stands for: so the ledger itself keeps it from being composed twice."""
+    return hashlib.blake2b(key.encode(), digest_size=16, person=b"cache key").hexdigest()
+
+
+def check_page(page: values.Page) -> None:
+    """Raises Invalid for a page that nobody can have."""
+    if not 1 <= page.limit <= values.LARGEST_PAGE:
+        raise Invalid(f"limit must be from 1 to {values.LARGEST_PAGE}", field="limit")
+    if not 0 <= page.offset <= values.LARGEST_OFFSET:
+        raise Invalid(f"offset must be from 0 to {values.LARGEST_OFFSET}", field="offset")
+
+
+def _reader(lane: LaneHandle) -> Reader:
+    url = lane.settings.index_location(lane.data_folder)
+    return Reader(url, lane.ae_title, timedelta(seconds=lane.settings.settle))
+
+
+def _answer(lane: LaneHandle, request: Callable[[CacheProcessor], T]) -> T:
+    future = lane.ask(request)
+    try:
+        return future.result(ANSWER_S)
+    except NotInTime:
+        future.cancel()
+        raise Retriable(
+            f"AE title '{lane.ae_title}' is busy, perhaps with what was pending at a start: ask again, with the same "
+            "Idempotency-Key"
+        ) from None
+
+
+def _use(study_instance_uid: str, processor: CacheProcessor) -> None:
+    processor.use(study_instance_uid)
+
+
+def _slice(items: list[Any], page: values.Page) -> list[Any]:
+    return items[page.offset : page.offset + page.limit]
+
+
+def _no_study(uid: str) -> Unknown:
+    return Unknown(f"there is no study {uid}")

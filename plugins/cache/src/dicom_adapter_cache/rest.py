@@ -1,0 +1,233 @@
+"""The REST API: each handler reads the request, asks `Cache`, and answers with its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, BinaryIO
+
+from litestar import delete, get, post, put
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream
+
+from dicom_adapter_cache import errors, values
+from dicom_adapter_cache.errors import CacheError
+from dicom_adapter_cache.operations import Cache
+
+STATUSES: dict[type[CacheError], int] = {
+    errors.Unknown: 404,
+    errors.Invalid: 400,
+    errors.Ambiguous: 409,
+    errors.StillArriving: 409,
+    errors.KeyReused: 422,
+}
+KIND = "urn:dicom-adapter:cache:{}"  # the `type` of a problem
+PIECE_BYTES = 256 * 1024  # of a file that is downloaded
+
+UidPath = Annotated[str, PathParameter(pattern=values.UID_PATTERN, description="A DICOM UID")]
+JobPath = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="A job's id")]
+AeTitleQuery = Annotated[
+    str | None,
+    QueryParameter(
+        name="aeTitle", pattern=values.AE_TITLE_PATTERN, description="Needed when several AE titles have it"
+    ),
+]
+Limit = Annotated[int, QueryParameter(ge=1, le=values.LARGEST_PAGE, description="Entries of a page")]
+Offset = Annotated[int, QueryParameter(ge=0, le=values.LARGEST_OFFSET, description="Entries before the page")]
+Key = Annotated[
+    str | None,
+    HeaderParameter(
+        name="Idempotency-Key", pattern=values.KEY_PATTERN, description="Repeated, the first job is the answer"
+    ),
+]
+
+
+class Problem(values.Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """Problem details (RFC 9457); further members depend on `type`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def _text(name: str, description: str) -> Any:
+    pattern = values.PLAIN_PATTERN
+    return QueryParameter(name=name, max_length=values.LONGEST_TEXT, pattern=pattern, description=description)
+
+
+WILD = "; `*` and `?` are wildcards, upper and lower case are alike"
+UidQuery = Annotated[
+    str, QueryParameter(name="studyInstanceUid", pattern="^[0-9.,]{0,1024}$", description="UIDs, with commas between")
+]
+PatientIdQuery = Annotated[str, _text("patientId", f"Patient ID{WILD}")]
+PatientNameQuery = Annotated[str, _text("patientName", f"Patient's Name{WILD}")]
+AccessionQuery = Annotated[str, _text("accessionNumber", f"Accession Number{WILD}")]
+DescriptionQuery = Annotated[str, _text("studyDescription", f"Study Description{WILD}")]
+ModalityQuery = Annotated[str, _text("modality", "A modality that the study has, such as CT")]
+DateQuery = Annotated[str, _text("studyDate", "YYYYMMDD, or a range: 20250101-20251231, 20250101-, -20251231")]
+PinnedQuery = Annotated[bool | None, QueryParameter(description="Only studies that are pinned, or are not")]
+
+
+@contextmanager
+def problems() -> Iterator[None]:
+    """What the cache refuses, as the HTTP server answers it."""
+    try:
+        yield
+    except CacheError as refusal:
+        extra = {"type": KIND.format(refusal.kind), **refusal.members}
+        raise HTTPException(str(refusal), status_code=STATUSES[type(refusal)], extra=extra) from None
+
+
+def specified(*statuses: int, **more: Any) -> dict[str, Any]:
+    """What a route's description has in common with those of the others."""
+    known = {
+        400: "The request is wrong in itself",
+        401: "The token is missing or wrong",
+        404: "There is no such thing",
+        409: "It cannot be as things stand",
+        413: "The body is too large",
+        422: "The Idempotency-Key was used for another request",
+        503: "Nothing has happened; ask again",
+    }
+    used = {status: known[status] for status in (400, 401, *statuses, 503)}
+    responses = {
+        status: ResponseSpec(
+            data_container=Problem, generate_examples=False, description=text, media_type="application/problem+json"
+        )
+        for status, text in used.items()
+    }
+    return {"sync_to_thread": True, "tags": ["cache"], "responses": responses, **more}
+
+
+def handlers(cache: Cache) -> list[Any]:
+    """All routes of the API."""
+    return [*_looking(cache), *_composing(cache), *_changing(cache)]
+
+
+def _looking(cache: Cache) -> list[Any]:
+    @get("/studies", **specified(404, summary="Search studies, the newest arrival first"))
+    def search_studies(
+        ae_title: AeTitleQuery = None,
+        study_instance_uid: UidQuery = "",
+        patient_id: PatientIdQuery = "",
+        patient_name: PatientNameQuery = "",
+        study_date: DateQuery = "",
+        accession_number: AccessionQuery = "",
+        study_description: DescriptionQuery = "",
+        modality: ModalityQuery = "",
+        pinned: PinnedQuery = None,
+        limit: Limit = 100,
+        offset: Offset = 0,
+    ) -> values.Studies:
+        found = values.StudyFilter(
+            ae_title=ae_title or "",
+            study_instance_uid=study_instance_uid,
+            patient_id=patient_id,
+            patient_name=patient_name,
+            study_date=study_date,
+            accession_number=accession_number,
+            study_description=study_description,
+            modality=modality,
+            pinned=pinned,
+        )
+        with problems():
+            return cache.studies(found, values.Page(limit=limit, offset=offset))
+
+    @get("/patients", **specified(404, summary="Search patients with kept studies"))
+    def search_patients(
+        ae_title: AeTitleQuery = None,
+        patient_id: PatientIdQuery = "",
+        patient_name: PatientNameQuery = "",
+        limit: Limit = 100,
+        offset: Offset = 0,
+    ) -> values.Patients:
+        found = values.StudyFilter(ae_title=ae_title or "", patient_id=patient_id, patient_name=patient_name)
+        with problems():
+            return cache.patients(found, values.Page(limit=limit, offset=offset))
+
+    @get("/studies/{uid:str}", **specified(404, 409, summary="A study with its series"))
+    def study(uid: UidPath, ae_title: AeTitleQuery = None) -> values.StudyDetail:
+        with problems():
+            return cache.study(uid, ae_title or "")
+
+    @get("/studies/{uid:str}/instances", **specified(404, 409, summary="The instances of a study"))
+    def study_instances(
+        uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
+    ) -> values.Instances:
+        with problems():
+            return cache.instances(uid, None, values.Page(limit=limit, offset=offset), ae_title or "")
+
+    @get(
+        "/studies/{uid:str}/series/{series_uid:str}/instances",
+        **specified(404, 409, summary="The instances of a series"),
+    )
+    def series_instances(
+        uid: UidPath, series_uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
+    ) -> values.Instances:
+        with problems():
+            return cache.instances(uid, series_uid, values.Page(limit=limit, offset=offset), ae_title or "")
+
+    @get(
+        "/instances/{uid:str}/file",
+        media_type="application/dicom",
+        **specified(404, summary="The stored DICOM file of an instance"),
+    )
+    def download(uid: UidPath, ae_title: AeTitleQuery = None) -> Stream:
+        with problems():
+            found = cache.download(uid, ae_title or "")
+        headers = {
+            "Content-Length": str(found.instance.size_bytes),
+            "Content-Disposition": f'attachment; filename="{uid}.dcm"',  # only digits and dots, as its pattern says
+        }
+        return Stream(_pieces(found.file), media_type="application/dicom", headers=headers)
+
+    return [search_studies, search_patients, study, study_instances, series_instances, download]
+
+
+def _composing(cache: Cache) -> list[Any]:
+    @post("/jobs", **specified(404, 409, 413, 422, summary="Compose a job"))
+    def compose(data: JSONBody[values.Order], key: Key = None) -> values.JobStatus:
+        with problems():
+            return cache.compose(data, key)
+
+    @get("/jobs", **specified(summary="The newest composed jobs"))
+    def jobs(limit: Limit = 100) -> values.Jobs:
+        with problems():
+            return cache.jobs(limit)
+
+    @get("/jobs/{job_id:str}", **specified(404, summary="A job as it stands"))
+    def job(job_id: JobPath) -> values.JobStatus:
+        with problems():
+            return cache.job(job_id)
+
+    return [compose, jobs, job]
+
+
+def _changing(cache: Cache) -> list[Any]:
+    @delete(
+        "/studies/{uid:str}", **specified(404, 409, summary="Delete a study; jobs of it are submitted all the same")
+    )
+    def delete_study(uid: UidPath, ae_title: AeTitleQuery = None) -> None:
+        with problems():
+            cache.delete(uid, ae_title or "")
+
+    @put("/studies/{uid:str}/pin", **specified(404, 409, summary="Keep a study whatever its age"))
+    def pin(uid: UidPath, ae_title: AeTitleQuery = None) -> values.Pinned:
+        with problems():
+            return cache.pin(uid, pinned=True, ae_title=ae_title or "")
+
+    @delete("/studies/{uid:str}/pin", status_code=200, **specified(404, 409, summary="Do so no longer"))
+    def unpin(uid: UidPath, ae_title: AeTitleQuery = None) -> values.Pinned:
+        with problems():
+            return cache.pin(uid, pinned=False, ae_title=ae_title or "")
+
+    return [delete_study, pin, unpin]
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece

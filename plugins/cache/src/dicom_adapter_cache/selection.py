@@ -1,0 +1,135 @@
+"""From what an order names to the instances of its job, or to what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, Select, and_, select
+
+from dicom_adapter import InstanceStorageInfo
+from dicom_adapter_cache.database import Database, Transaction
+from dicom_adapter_cache.errors import StillArriving, Unknown
+from dicom_adapter_cache.index import chunks, infos
+from dicom_adapter_cache.schema import instances, series, studies
+from dicom_adapter_cache.search import is_patient
+from dicom_adapter_cache.values import Order
+
+SHOWN = 20  # of what is missing, or still arrives, that an error names
+
+
+@frozen(kw_only=True)
+class Chosen:
+    """What an order comes to."""
+
+    instances: list[InstanceStorageInfo]  # in the order of their arrival, each once
+    studies: set[int]  # their numbers
+
+
+def choose(database: Database, ae_title: str, order: Order) -> Chosen:
+    """Find everything that the order names. Raises Unknown with all that is missing."""
+    with database.read() as transaction:
+        lookup = _Lookup(transaction, ae_title)
+        for patient in order.patients:
+            lookup.patients(is_patient(patient), patient.patient_id)
+        lookup.uids("studies", studies.c.study_instance_uid, order.studies)
+        lookup.uids("series", series.c.series_instance_uid, order.series)
+        lookup.uids("instances", instances.c.sop_instance_uid, order.instances)
+        lookup.check()
+        return Chosen(instances=lookup.found(), studies=lookup.study_ids)
+
+
+def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime) -> None:
+    """Raises StillArriving when a chosen study has had an instance since."""
+    query = select(studies.c.study_instance_uid)
+    with database.read() as transaction:
+        late = [
+            uid
+            for chunk in chunks(chosen.studies)
+            for uid in transaction.execute(
+                query.where(studies.c.study_id.in_(chunk), studies.c.last_arrival > arrived_before)
+            ).scalars()
+        ]
+    if late:
+        raise StillArriving(
+            f"{len(late)} of the studies are still arriving: wait until nothing more comes, or set insist",
+            studies=sorted(late)[:SHOWN],
+        )
+
+
+class _Lookup:
+    """Collects series as a whole and single instances, and what is missing."""
+
+    def __init__(self, transaction: Transaction, ae_title: str) -> None:
+        self.study_ids: set[int] = set()
+        self._transaction = transaction
+        self._ae_title = ae_title
+        self._series_ids: set[int] = set()
+        self._instance_ids: set[int] = set()
+        self._missing: dict[str, list[str]] = {}
+
+    def patients(self, condition: ColumnElement[bool], patient_id: str) -> None:
+        """All series of a patient."""
+        query = _series(self._ae_title).where(condition)
+        if not self._take_series(self._transaction.execute(query)):
+            self._missing.setdefault("patients", []).append(patient_id)
+
+    def uids(self, kind: str, column: ColumnElement[str], uids: Iterable[str]) -> None:
+        """What these UIDs name."""
+        asked = list(dict.fromkeys(uids))
+        there: set[str] = set()
+        for chunk in chunks(asked):
+            if kind == "instances":
+                there |= self._take_instances(chunk)
+            else:
+                rows = self._transaction.execute(_series(self._ae_title).add_columns(column).where(column.in_(chunk)))
+                there |= self._take_series(rows)
+        lost = [uid for uid in asked if uid not in there]
+        if lost:
+            self._missing[kind] = lost
+
+    def _take_series(self, rows: Any) -> set[str]:
+        named = set()
+        for row in rows:
+            self.study_ids.add(row[0])
+            self._series_ids.add(row[1])
+            named.add(str(row[-1]))
+        return named
+
+    def _take_instances(self, uids: list[str]) -> set[str]:
+        query = (
+            select(series.c.study_id, instances.c.instance_id, instances.c.sop_instance_uid)
+            .join(series, series.c.series_id == instances.c.series_id)
+            .join(studies, studies.c.study_id == series.c.study_id)
+            .where(and_(studies.c.ae_title == self._ae_title, instances.c.sop_instance_uid.in_(uids)))
+        )
+        rows = self._transaction.execute(query).all()
+        self.study_ids.update(row[0] for row in rows)
+        self._instance_ids.update(row[1] for row in rows)
+        return {row[2] for row in rows}
+
+    def check(self) -> None:
+        """Raises Unknown when something is missing."""
+        if not self._missing:
+            return
+        count = sum(map(len, self._missing.values()))
+        kinds = ", ".join(f"{len(lost)} {kind}" for kind, lost in self._missing.items())
+        shown = {kind: lost[:SHOWN] for kind, lost in self._missing.items()}
+        raise Unknown(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
+
+    def found(self) -> list[InstanceStorageInfo]:
+        """The instances of all that was found."""
+        whole = infos(self._transaction, self._ae_title, instances.c.series_id, self._series_ids)
+        single = infos(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
+        by_number = {instance.instance_id: instance for instance in [*whole, *single]}
+        return [by_number[number] for number in sorted(by_number)]
+
+
+def _series(ae_title: str) -> Select[Any]:
+    return (
+        select(studies.c.study_id, series.c.series_id)
+        .join(series, series.c.study_id == studies.c.study_id)
+        .where(studies.c.ae_title == ae_title)
+    )

@@ -1,0 +1,116 @@
+"""The table [ae-titles.<AE title>.settings] of an AE title with `processor = "cache"`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from attrs import Attribute, field, frozen
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from dicom_adapter import ByteSize, Secret, at_least, between, setting
+from dicom_adapter_cache.errors import Invalid
+
+DAY_S = 86_400
+YEAR_S = 366 * DAY_S
+INDEX_FILE = "index.sqlite"
+SHORTEST_TOKEN = 16  # characters: shorter ones can be guessed
+TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
+
+
+def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
+    try:
+        url = None if value is None else make_url(value)
+    except ArgumentError:
+        raise ValueError("must be a URL as SQLAlchemy writes it, such as sqlite:////var/lib/index.sqlite") from None
+    if url is not None and url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ValueError("must name a file, because several threads open it")
+
+
+def _address(_instance: Any, _attribute: Attribute[Any], value: str) -> None:
+    try:
+        ip_address(value)
+    except ValueError:
+        raise ValueError("must be an IP address, such as 127.0.0.1") from None
+
+
+def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
+    if value is not None and not TOKEN.fullmatch(value):
+        raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of them visible ASCII")
+
+
+@frozen(kw_only=True)
+class GrpcSettings:
+    """[ae-titles.<AE title>.settings.grpc]: the gRPC API of this AE title."""
+
+    port: int = setting(validator=between(0, 65535), help="TCP port; 0 takes any free one.")
+    bind: str = setting(
+        default="127.0.0.1",
+        validator=_address,
+        help="IP address to listen on; any but a loopback one needs a token.",
+    )
+    token: Secret | None = setting(
+        default=None, validator=_token, help="Bearer token that every call has to show; left out, none."
+    )
+    certificate_file: Path | None = setting(
+        default=None, help="The server's certificate chain (PEM); with key-file, the connection is encrypted."
+    )
+    key_file: Path | None = setting(default=None, help="The private key of the certificate (PEM).")
+
+    def __attrs_post_init__(self) -> None:
+        if self.token is None and not ip_address(self.bind).is_loopback:
+            raise ValueError(f"bind = {self.bind} can be reached from other machines, which needs a token: set token")
+        if (self.certificate_file is None) is not (self.key_file is None):
+            raise ValueError("certificate-file and key-file belong together: give both, or neither")
+
+
+@frozen(kw_only=True)
+class CacheSettings:
+    """How long studies are kept, and what jobs are composed with."""
+
+    settle: float = setting(
+        default=5.0,
+        validator=between(0, DAY_S, "seconds"),
+        help="Seconds after its last instance in which a study counts as still arriving.",
+    )
+    max_size: ByteSize | None = setting(
+        default=None,
+        validator=at_least(1, "byte"),
+        help='Room that the kept instances may take, in bytes or as a text such as "500 GB"; left out, all there is.',
+    )
+    max_age: float | None = setting(
+        default=None,
+        validator=between(1, 10 * YEAR_S, "seconds"),
+        help="Seconds after its last use for which a study is kept; left out, as long as there is room.",
+    )
+    index_url: str | None = setting(
+        default=None,
+        validator=_url,
+        help="Database of the index, as SQLAlchemy names it; left out, a file in the adapter's data folder.",
+    )
+    pipelines: Mapping[str, str] = setting(
+        factory=dict, prefix="pipeline-", help="A pipeline's id by name; without any, jobs may name every id."
+    )
+    grpc: GrpcSettings | None = setting(default=None, help="The gRPC API; without this table there is none.")
+    _ids: frozenset[str] = field(init=False, repr=False)
+
+    @_ids.default
+    def _collect_ids(self) -> frozenset[str]:
+        return frozenset(self.pipelines.values())
+
+    def pipeline_id(self, name: str) -> str:
+        """The id of a pipeline that a job names. Raises Invalid when it may not."""
+        if name in self.pipelines:
+            return self.pipelines[name]
+        if self.pipelines and name not in self._ids:
+            known = ", ".join(sorted(self.pipelines))
+            raise Invalid(f"there is no pipeline {name!r} (there are: {known})", field="pipeline")
+        return name
+
+    def index_location(self, folder: Path) -> str:
+        """The URL of the index of an AE title whose data folder that is."""
+        return self.index_url or f"sqlite:///{folder / INDEX_FILE}"

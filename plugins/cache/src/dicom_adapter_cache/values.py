@@ -1,0 +1,238 @@
+"""What the cache tells and is told, over REST, gRPC and the command line: one set of values for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from dicom_adapter import Job, JobPriority
+
+LARGEST_PAGE = 1000
+LARGEST_OFFSET = 1_000_000
+LONGEST_TEXT = 1024  # of a filter
+UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 section 9; some devices in use break the finer rules
+AE_TITLE_PATTERN = r"^[ -\[\]-~]{1,16}$"
+DATE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
+PLAIN_PATTERN = r"^[^\x00-\x1f\x7f]*$"  # no control characters
+KEY_PATTERN = r"^[!-~]{1,255}$"
+
+Uid = Annotated[str, Meta(pattern=UID_PATTERN)]
+AeTitle = Annotated[str, Meta(pattern=AE_TITLE_PATTERN)]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=PLAIN_PATTERN)]
+Text = Annotated[str, Meta(max_length=LONGEST_TEXT, pattern=PLAIN_PATTERN)]
+
+
+class Value(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Frozen; `study_date` is `studyDate` in JSON; unknown members are errors."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__  # most hold patient data
+
+
+# --- what is there ----------------------------------------------------------------------------------------------------
+
+
+class Patient(Value, frozen=True, kw_only=True):
+    """A patient with kept studies, told apart by AE title, Patient ID and its issuer."""
+
+    ae_title: str
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    studies: int
+    instances: int
+    size_bytes: int
+    last_arrival: datetime
+
+
+class Study(Value, frozen=True, kw_only=True):
+    """A kept study."""
+
+    ae_title: str
+    study_instance_uid: str
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    study_date: str
+    study_time: str
+    accession_number: str
+    study_description: str
+    modalities: list[str]
+    series: int
+    instances: int
+    size_bytes: int
+    first_arrival: datetime
+    last_arrival: datetime
+    last_use: datetime
+    pinned: bool
+    arriving: bool  # its last instance came less than `settle` ago
+
+
+class Series(Value, frozen=True, kw_only=True):
+    """A series of a kept study."""
+
+    series_instance_uid: str
+    modality: str
+    series_description: str
+    body_part_examined: str
+    instances: int
+    size_bytes: int
+
+
+class StudyDetail(Value, frozen=True, kw_only=True):
+    """A study with its series."""
+
+    study: Study
+    series: list[Series]
+
+
+class Instance(Value, frozen=True, kw_only=True):
+    """A kept instance."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    size_bytes: int
+    received_at: datetime
+
+
+class Patients(Value, frozen=True, kw_only=True):
+    """A page of patients."""
+
+    items: list[Patient]
+    total: int
+    limit: int
+    offset: int
+
+
+class Studies(Value, frozen=True, kw_only=True):
+    """A page of studies."""
+
+    items: list[Study]
+    total: int
+    limit: int
+    offset: int
+
+
+class Instances(Value, frozen=True, kw_only=True):
+    """A page of instances."""
+
+    items: list[Instance]
+    total: int
+    limit: int
+    offset: int
+
+
+class StudyFilter(Value, frozen=True, kw_only=True):
+    """What studies have to match; text may have the wildcards `*` and `?`, upper and lower case are alike."""
+
+    ae_title: str = ""
+    study_instance_uid: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    study_date: str = ""  # a date YYYYMMDD, or a range: 20250101-20251231, 20250101-, -20251231
+    accession_number: str = ""
+    study_description: str = ""
+    modality: str = ""
+    pinned: bool | None = None
+
+
+class Page(Value, frozen=True, kw_only=True):
+    """Which of the matches."""
+
+    limit: int = 100
+    offset: int = 0
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+class PatientRef(Value, frozen=True, kw_only=True):
+    """A patient that a job is to have all studies of."""
+
+    patient_id: Annotated[str, Meta(min_length=1, max_length=LONGEST_TEXT)]
+    issuer_of_patient_id: Text = ""
+
+
+class Order(Value, frozen=True, kw_only=True):
+    """A job to compose: of what, for which pipeline, and what becomes of it afterwards."""
+
+    pipeline: Name
+    name: Name
+    ae_title: AeTitle | None = None
+    priority: JobPriority = JobPriority.NORMAL
+    patients: list[PatientRef] = field(default_factory=list)
+    studies: list[Uid] = field(default_factory=list)
+    series: list[Uid] = field(default_factory=list)
+    instances: list[Uid] = field(default_factory=list)
+    submitter: Name | None = None
+    metadata: dict[Name, Text] = field(default_factory=dict)
+    keep: bool = True  # False: the instances of the job go when it is submitted
+    insist: bool = False  # although a study is still arriving
+
+
+class JobStatus(Value, frozen=True, kw_only=True):
+    """A composed job as it stands."""
+
+    job_id: str
+    name: str
+    ae_title: str
+    pipeline_id: str
+    priority: JobPriority
+    submitter: str
+    state: str
+    instances: int
+    created_at: datetime
+    changed_at: datetime
+    attempts: int
+    last_error: str
+    platform_job_id: str
+    platform_state: str
+
+
+class Jobs(Value, frozen=True, kw_only=True):
+    """The newest composed jobs."""
+
+    items: list[JobStatus]
+
+
+class Pinned(Value, frozen=True, kw_only=True):
+    """Whether a study is kept whatever its age and the room it takes."""
+
+    study_instance_uid: str
+    pinned: bool
+
+
+def job_status(job: Job) -> JobStatus:
+    """A job as whoever composed it sees it."""
+    return JobStatus(
+        job_id=job.job_id,
+        name=job.name,
+        ae_title=job.ae_title,
+        pipeline_id=job.pipeline_id,
+        priority=job.priority,
+        submitter=job.submitter,
+        state=job.state.value,
+        instances=job.instance_count,
+        created_at=job.created_at,
+        changed_at=job.changed_at,
+        attempts=job.attempts,
+        last_error=job.last_error,
+        platform_job_id=job.platform_job_id,
+        platform_state=job.platform_state,
+    )
+
+
+def selects_nothing(order: Order) -> bool:
+    """Whether an order names nothing at all."""
+    chosen: Sequence[Sequence[object]] = (order.patients, order.studies, order.series, order.instances)
+    return not any(chosen)

@@ -1,0 +1,106 @@
+"""`dicom-adapter cache …` against the real service, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.synthetic import make_study, write
+from dicom_adapter.testing.fixtures import LaunchService
+from dicom_adapter_cache.commands import cache
+
+CONFIGURATION = """
+[http]
+port = 0
+token = { file = "token" }
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+[submitters.platform]
+type = "fake"
+folder = "platform"
+[ae-titles.CACHE]
+processor = "cache"
+[ae-titles.CACHE.settings]
+settle = 0
+pipeline-lung = "pipeline-1"
+"""
+TOKEN = "0123456789abcdef"
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command in the test's folder."""
+    (tmp_path / "service").mkdir()
+    monkeypatch.chdir(tmp_path / "service")
+    return lambda *arguments: CliRunner().invoke(cache, list(map(str, arguments)))
+
+
+def test_studies_are_listed_composed_pinned_and_deleted(
+    launch_service: LaunchService, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """From the C-STORE to an empty disk, with nothing but commands and the token of the configuration."""
+    (tmp_path / "service" / "token").write_text(TOKEN + "\n")
+    for uid in ("1.1", "1.2"):
+        for number, data_set in enumerate(make_study(study_uid=uid, instances=2, patient_name="A^[b]B")):
+            (tmp_path / uid).mkdir(exist_ok=True)
+            write(data_set, tmp_path / uid / f"{number}.dcm")
+    service = launch_service(CONFIGURATION)
+    to = f"CACHE@127.0.0.1:{service.port()}"
+    sent = CliRunner().invoke(app, ["send", str(tmp_path / "1.1"), str(tmp_path / "1.2"), "--to", to])
+    assert 0 == sent.exit_code, sent.output
+    url = ("--url", f"http://127.0.0.1:{service.wait_for('http_listening')['port']}", "-c", "adapter.toml")
+
+    listed = json.loads(command("studies", "--json", *url).stdout)
+    assert {"1.1", "1.2"} == {study["studyInstanceUid"] for study in listed["items"]}
+    assert "A^[b]B" in command("studies", "--patient-name", "a*", *url).stdout
+    assert "There are no such studies." in command("studies", "--modality", "MR", *url).stdout
+
+    assert "1.1 is pinned" in command("pin", "1.1", *url).stdout
+    assert "1.1 is not pinned" in command("pin", "1.1", "--undo", *url).stdout
+
+    order = (
+        "--pipeline",
+        "lung",
+        "--name",
+        "both",
+        "--study",
+        "1.1",
+        "--metadata",
+        "Who=me",
+        "--clean-up",
+        "--key",
+        "k",
+    )
+    job = json.loads(command("compose", *order, "--json", *url).stdout)
+    assert job["jobId"] in command("compose", *order, *url).stdout
+    service.wait_for("job_submitted", job_id=job["jobId"])
+    service.wait_for("instances_reclaimed")
+
+    assert "1.2 is deleted" in command("delete", "1.2", *url).stdout
+    gone = command("delete", "1.2", *url)
+    assert (1, True) == (gone.exit_code, "error: there is no study 1.2" in gone.stderr)
+    refused = command("compose", "--pipeline", "other", "--name", "x", "--study", "1.1", *url)
+    assert (1, True) == (refused.exit_code, "there is no pipeline 'other' (there are: lung)" in refused.stderr)
+    assert 0 == service.stop()
+    assert [] == list((tmp_path / "service" / "data" / "instances").glob("*/*.dcm"))
+
+
+def test_a_service_that_cannot_be_asked_is_told(command: Callable[..., Any], tmp_path: Path) -> None:
+    """With what may be wrong."""
+    away = command("studies", "--url", "http://127.0.0.1:9")
+    assert (1, True) == (away.exit_code, "does not answer" in away.stderr)
+    none = command("studies")
+    assert (1, True) == (none.exit_code, "name the configuration with --config" in none.stderr)
+    (tmp_path / "service" / "dicom-adapter.toml").write_text(CONFIGURATION.replace("[http]", "[ledger]", 1))
+    without = command("studies")
+    assert (1, True) == (without.exit_code, "has no table [http]" in without.stderr)

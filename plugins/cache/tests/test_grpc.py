@@ -1,0 +1,210 @@
+"""The gRPC API, over a real port, from a client made of the `.proto`."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from attrs import evolve
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from dicom_adapter import Refused, Secret
+from dicom_adapter.synthetic import make_study
+from dicom_adapter_cache.grpc_server import GrpcServer
+from dicom_adapter_cache.settings import GrpcSettings
+from dicom_adapter_cache.wire import cache_pb2 as pb
+from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
+
+TOKEN = "0123456789abcdef"
+SHOWN = (("authorization", f"Bearer {TOKEN}"),)
+Serve = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def serve(keep: Any) -> Iterator[Serve]:
+    """An adapter whose cache is served over gRPC, as configured, and a channel to it."""
+    with ExitStack() as cleaning:
+
+        def make(**grpc_settings: Any) -> SimpleNamespace:
+            kept = keep()
+            lane = kept.lanes["CACHE"]
+            settings = evolve(lane.settings, grpc=GrpcSettings(port=0, **grpc_settings))
+            server = GrpcServer(Lane(lane, settings))  # type: ignore[arg-type] # it takes the rest from the handle
+            server.start()
+            cleaning.callback(server.stop)
+            address = f"127.0.0.1:{server._port}"
+            channel = cleaning.enter_context(grpc.insecure_channel(address))
+            return SimpleNamespace(kept=kept, server=server, address=address, channel=channel, stub=CacheStub(channel))
+
+        yield make
+
+
+class Lane:
+    """A handle with other settings."""
+
+    def __init__(self, lane: Any, settings: Any) -> None:
+        self._lane = lane
+        self.settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lane, name)
+
+
+def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
+    """The same operations as over REST."""
+    served = serve()
+    kept, stub = served.kept, served.stub
+    kept.receive(*make_study(study_uid="1.1", series=2, instances=2, patient_id="P-1"))
+    kept.receive(*make_study(study_uid="1.2", patient_id="P-2"))
+
+    assert ["1.2", "1.1"] == [each.study_instance_uid for each in stub.SearchStudies(pb.SearchStudiesRequest())]
+    [one] = stub.SearchStudies(pb.SearchStudiesRequest(patient_id="p?1", limit=5))
+    assert (["CT"], 4) == (list(one.modalities), one.instances)
+    assert ["P-1", "P-2"] == [each.patient_id for each in stub.SearchPatients(pb.SearchStudiesRequest())]
+    detail = stub.GetStudy(pb.StudyRequest(study_instance_uid="1.1"))
+    assert [2, 2] == [series.instances for series in detail.series]
+    instances = list(stub.ListInstances(pb.ListInstancesRequest(study_instance_uid="1.1")))
+    pieces = stub.Download(pb.DownloadRequest(sop_instance_uid=instances[0].sop_instance_uid))
+    assert instances[0].size_bytes == len(b"".join(piece.content for piece in pieces))
+
+    assert stub.PinStudy(pb.PinStudyRequest(study_instance_uid="1.2", pinned=True)).pinned
+    request = pb.ComposeRequest(
+        pipeline="p", name="job", studies=["1.1"], priority=pb.PRIORITY_HIGHER, clean_up=True, idempotency_key="k"
+    )
+    job = stub.Compose(request)
+    assert (4, pb.PRIORITY_HIGHER) == (job.instances, job.priority)
+    assert job.job_id == stub.Compose(request).job_id
+    assert "submitted" == stub.GetJob(pb.JobRequest(job_id=job.job_id)).state
+    assert [job.job_id] == [each.job_id for each in stub.ListJobs(pb.ListJobsRequest())]
+    stub.DeleteStudy(pb.StudyRequest(study_instance_uid="1.2"))
+    assert ([], {"reclaimed": 8}) == (list(stub.SearchStudies(pb.SearchStudiesRequest())), kept.adapter.states)
+
+
+def test_long_lists_are_streamed_whole(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page behind the scenes; a limit and an offset are kept to."""
+    from dicom_adapter_cache import values
+
+    monkeypatch.setattr(values, "LARGEST_PAGE", 2)
+    served = serve()
+    uids = [f"1.{number}" for number in range(5)]
+    for uid in uids:
+        served.kept.receive(*make_study(study_uid=uid, instances=1))
+
+    def search(**request: int) -> list[str]:
+        return [each.study_instance_uid for each in served.stub.SearchStudies(pb.SearchStudiesRequest(**request))]
+
+    assert uids[::-1] == search()
+    assert uids[::-1][1:4] == search(offset=1, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "problem"),
+    [
+        (lambda stub: stub.GetStudy(pb.StudyRequest(study_instance_uid="9.9")), "NOT_FOUND", "unknown"),
+        (lambda stub: stub.GetJob(pb.JobRequest(job_id="../x")), "NOT_FOUND", "unknown"),
+        (lambda stub: list(stub.SearchStudies(pb.SearchStudiesRequest(study_date="x"))), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: list(stub.SearchStudies(pb.SearchStudiesRequest(limit=-1))), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(pb.ComposeRequest(pipeline="p", name="n")), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(pb.ComposeRequest(name="n", studies=["1"])), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(composing(studies=["x'--"])), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(composing(priority=99)), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(composing(idempotency_key="é")), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(composing(studies=["9.9"])), "NOT_FOUND", "unknown"),
+        (lambda stub: stub.Compose(composing(submitter="none")), "FAILED_PRECONDITION", "refused"),
+    ],
+)
+def test_what_is_wrong_has_a_code_and_a_word(serve: Serve, call: Any, code: str, problem: str) -> None:
+    """For people and for programs."""
+    served = serve()
+    served.kept.receive(*make_study(study_uid="1.1", instances=1))
+    with pytest.raises(grpc.RpcError) as failed:
+        call(served.stub)
+    assert (code, problem) == (failed.value.code().name, dict(failed.value.trailing_metadata()).get("problem"))
+
+
+def composing(**more: Any) -> pb.ComposeRequest:
+    return pb.ComposeRequest(**{"pipeline": "p", "name": "n", "studies": ["1.1"], **more})
+
+
+def test_a_request_is_limited(serve: Serve) -> None:
+    """Requests name things; they do not carry images."""
+    with pytest.raises(grpc.RpcError) as failed:
+        serve().stub.Compose(composing(name="x" * 2**21))
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.value.code()
+
+
+@pytest.mark.parametrize("shown", [None, (), (("authorization", "Bearer x"),), (*SHOWN, *SHOWN)])
+def test_with_a_token_nothing_is_answered_without_it(serve: Serve, shown: Any) -> None:
+    """Neither the API nor health nor reflection."""
+    served = serve(token=Secret(TOKEN))
+    for call in (
+        lambda: list(served.stub.SearchStudies(pb.SearchStudiesRequest(), metadata=shown)),
+        lambda: health_pb2_grpc.HealthStub(served.channel).Check(health_pb2.HealthCheckRequest(), metadata=shown),
+    ):
+        with pytest.raises(grpc.RpcError) as failed:
+            call()
+        assert grpc.StatusCode.UNAUTHENTICATED is failed.value.code()
+    assert [] == list(served.stub.SearchStudies(pb.SearchStudiesRequest(), metadata=SHOWN))
+
+
+def test_health_and_reflection_are_served(serve: Serve) -> None:
+    """As every gRPC tool expects them."""
+    channel = serve().channel
+    service = "dicom_adapter.cache.v1.Cache"
+    state = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status
+    assert health_pb2.HealthCheckResponse.SERVING == state
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    [answer] = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+    assert service in [each.name for each in answer.list_services_response.service]
+
+
+def test_the_connection_can_be_encrypted(serve: Serve, tmp_path: Path) -> None:
+    """With the server's certificate; who does not speak TLS gets nowhere."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    served = serve(certificate_file=tmp_path / "cert.pem", key_file=tmp_path / "key.pem")
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with grpc.secure_channel(served.address, credentials) as channel:
+        assert [] == list(CacheStub(channel).SearchStudies(pb.SearchStudiesRequest()))
+    with pytest.raises(grpc.RpcError):
+        list(served.stub.SearchStudies(pb.SearchStudiesRequest()))
+
+
+def test_a_port_that_is_taken_is_told(keep: Any) -> None:
+    """With the AE title that wants it."""
+    lane = keep().lanes["CACHE"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings = evolve(lane.settings, grpc=GrpcSettings(port=other.getsockname()[1]))
+        with pytest.raises(Refused, match="gRPC of AE title 'CACHE': cannot listen at"):
+            GrpcServer(Lane(lane, settings)).start()  # type: ignore[arg-type] # it takes the rest from the handle
+
+
+@pytest.mark.parametrize(
+    ("table", "rule"),
+    [
+        ({"bind": "0.0.0.0"}, "needs a token"),
+        ({"certificate_file": Path("x")}, "belong together"),
+    ],
+)
+def test_what_cannot_be_served_safely_is_refused(table: dict[str, Any], rule: str) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match=rule):
+        GrpcSettings(port=1, **table)
+
+
+def test_the_command_line_does_not_load_grpc() -> None:
+    """It takes a second, which nobody has who only wants help."""
+    loaded = "import sys, dicom_adapter_cache as c; list(c.dicom_adapter_commands()); print('grpc' in sys.modules)"
+    assert "False" == subprocess.check_output([sys.executable, "-c", loaded], text=True).strip()

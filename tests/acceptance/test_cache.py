@@ -1,0 +1,140 @@
+"""The cache as a user meets it: the page's how-to step by step, and what `kill -9` may not do to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.synthetic import make_study, write
+from dicom_adapter.testing.fixtures import LaunchService
+from dicom_adapter_clara_client.testing import PlatformEmulator
+from support import STORAGE, PlatformFolder, Run, send
+
+CACHE = """
+[ae-titles.CACHE]
+processor = "cache"
+[ae-titles.CACHE.settings]
+settle = 0
+pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
+"""
+PATIENCE_S = 60.0  # on a busy machine
+
+
+def study(folder: Path, uid: str, instances: int = 2) -> list[Path]:
+    """Files of a study with this UID."""
+    target = folder / uid
+    target.mkdir(parents=True)
+    paths = []
+    for number, data_set in enumerate(make_study(study_uid=uid, instances=instances, rows=16, columns=16)):
+        paths.append(target / f"{number}.dcm")
+        write(data_set, paths[-1])
+    return paths
+
+
+def cache_of(service: LaunchedService) -> httpx.Client:
+    port = service.wait_for("http_listening")["port"]
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}/cache", timeout=PATIENCE_S)
+
+
+def wait_until(holds: Callable[[], Any]) -> Any:
+    """What `holds` returns as soon as it is true; it is asked often, since nothing tells when."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := holds()):
+        assert time.monotonic() < end, "it has not come about in time"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.dcmtk
+@pytest.mark.timeout(300)
+def test_two_studies_become_a_job_and_the_disk_is_given_back(
+    launch_service: LaunchService, dcmtk: Run, platform_emulator: PlatformEmulator, tmp_path: Path
+) -> None:
+    """`dcmsend`, `curl`, the platform emulator: the steps of docs/cache.md."""
+    for uid in ("1.2.3", "1.2.4"):
+        study(tmp_path / "studies", uid)
+    service = launch_service(f"[http]\nport = 0\n{_storage(platform_emulator.rest)}{CACHE}")
+    port = service.port()
+    dcmtk("dcmsend", "-aec", "CACHE", "+sd", "+r", "localhost", port, tmp_path / "studies")
+    url = f"http://127.0.0.1:{service.wait_for('http_listening')['port']}/cache"
+    wait_until(lambda: 4 == sum(study["instances"] for study in _curl(f"{url}/studies")["items"]))
+    order = {"pipeline": "lung", "name": "both", "studies": ["1.2.3", "1.2.4"], "keep": False}
+    json_type, key = ("-H", "Content-Type: application/json"), ("-H", "Idempotency-Key: my-first-job")
+    job = _curl(f"{url}/jobs", *json_type, *key, "-d", json.dumps(order))
+    assert 4 == job["instances"]
+    wait_until(lambda: "submitted" == _curl(f"{url}/jobs/{job['jobId']}")["state"])
+    wait_until(lambda: 0 == _curl(f"{url}/studies")["total"])
+    service.wait_for("instances_reclaimed")
+    [arrived] = platform_emulator.platform.jobs.list()
+    assert "both" == arrived.name
+
+
+def _storage(url: str) -> str:
+    return STORAGE.replace('type = "fake"\nfolder = "platform"', f'type = "clara-rest"\nendpoint = "{url}"')
+
+
+def _curl(*arguments: str) -> Any:
+    told = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    return json.loads(told.stdout)
+
+
+@pytest.mark.timeout(600)
+def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_twice(
+    launch_service: LaunchService, tmp_path: Path
+) -> None:
+    """Again and again, a little later each time: the same key gives the same job, and each study goes once."""
+    configuration = f"[http]\nport = 0\n{STORAGE}{CACHE}"
+    rounds = 4
+    for number in range(rounds):
+        service = launch_service(configuration)
+        uid = f"1.2.{number}"
+        send(study(tmp_path / "studies", uid), service, "CACHE")
+        order = {"pipeline": "lung", "name": f"job {number}", "studies": [uid], "keep": False}
+        with cache_of(service) as cache:
+            wait_until(lambda: cache.get(f"/studies/{uid}").is_success)  # noqa: B023 - it is called at once
+            first = cache.post("/jobs", json=order, headers={"Idempotency-Key": uid}).json()
+        time.sleep(0.15 * number)  # a moment of the job's way, another one each time
+        service.kill()
+        service = launch_service(configuration)
+        service.port()
+        with cache_of(service) as cache:
+            again = cache.post("/jobs", json=order, headers={"Idempotency-Key": uid}).json()
+            assert first["jobId"] == again["jobId"]
+            wait_until(lambda: "submitted" == cache.get(f"/jobs/{first['jobId']}").json()["state"])  # noqa: B023
+            wait_until(lambda: 0 == cache.get("/studies").json()["total"])
+        assert 0 == service.stop()
+    platform = PlatformFolder(tmp_path / "service" / "platform")
+    assert [f"job {number}" for number in range(rounds)] == [job["name"] for job in platform.jobs]
+    command = [sys.executable, "-m", "dicom_adapter", "audit", "-c", str(tmp_path / "service" / "adapter.toml")]
+    audited = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    assert 0 == audited.returncode, audited.stdout + audited.stderr
+
+
+@pytest.mark.timeout(300)
+def test_two_clients_that_delete_and_compose_a_study_at_once_get_a_clear_answer_each(
+    launch_service: LaunchService, tmp_path: Path
+) -> None:
+    """One comes first: either the job has all of the study, or there is no such study any more."""
+    service = launch_service(f"[http]\nport = 0\n{STORAGE}{CACHE}")
+    for number in range(5):
+        uid = f"1.2.{number}"
+        send(study(tmp_path / "studies", uid, instances=3), service, "CACHE")
+        order = {"pipeline": "lung", "name": "job", "studies": [uid]}
+        with cache_of(service) as cache, ThreadPoolExecutor(2) as clients:
+            wait_until(lambda: cache.get(f"/studies/{uid}").is_success)  # noqa: B023 - it is called at once
+            composed = clients.submit(cache.post, "/jobs", json=order)
+            deleted = clients.submit(cache.delete, f"/studies/{uid}")
+            assert 204 == deleted.result().status_code
+            answer = composed.result()
+            assert (answer.status_code, answer.json().get("instances")) in [(201, 3), (404, None)]
+    assert 0 == service.stop()

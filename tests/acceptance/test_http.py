@@ -1,0 +1,149 @@
+"""The HTTP server of the real service, and what an installed plugin brings to it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, send, write_study
+from support.third_party import install
+
+COUNTER = """
+from litestar import get
+
+from dicom_adapter import JobProcessorBase, Server, hookimpl
+
+
+class Counter(JobProcessorBase):
+    name = "counter"
+
+    def open(self):
+        self.count = 0
+
+    def handle_instance(self, instance):
+        self.count += 1
+
+
+class Noisy(Server):
+    name = "noisy"
+
+    def __init__(self, lanes):
+        self.lanes = lanes
+        self.starts = 0
+
+    def start(self):
+        self.starts += 1
+        print("noisy starts", self.starts, *self.lanes, flush=True)
+
+    def is_alive(self):
+        return self.starts > 1
+
+    def stop(self):
+        print("noisy stops", flush=True)
+
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Counter]
+
+
+@hookimpl
+def dicom_adapter_http(lanes):
+    @get("/counts", sync_to_thread=True)
+    def counts() -> dict[str, int]:
+        return {name: lane.ask(lambda counter: counter.count).result(30) for name, lane in lanes.items()}
+
+    return [counts]
+
+
+@hookimpl
+def dicom_adapter_servers(lanes):
+    return [Noisy(lanes)]
+"""
+CONFIGURATION = (
+    "[http]\nport = 0\n"
+    + STORAGE
+    + """
+[ae-titles.COUNT]
+processor = "counter"
+[ae-titles.LUNG.settings]
+pipeline-lung = "pipeline-1"
+"""
+)
+
+
+def http(service: LaunchedService, path: str, **headers: str) -> tuple[int, Any]:
+    port = service.wait_for("http_listening")["port"]
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, json.load(refusal)
+
+
+def test_a_plugin_serves_what_its_processors_know(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Its handlers ask the lanes of its own AE titles; a server of its own is watched and started again."""
+    python = install(tmp_path, counter=COUNTER)
+    service = launch_service(CONFIGURATION, python=python)
+    send(write_study(tmp_path / "study", instances=3), service, "COUNT")
+    assert (200, {"COUNT": 3}) == http(service, "/counter/counts")
+    assert (200, "green") == ((answer := http(service, "/health"))[0], answer[1]["health"])
+    service.wait_for("text", text="noisy starts 2 COUNT")
+    assert 1 == len(service.logged("server_ended", server="counter noisy"))
+    assert 0 == service.stop()
+    assert 2 == len(service.logged("text", text="noisy stops"))
+
+
+def test_a_host_that_is_started_again_serves_again(launch_service: LaunchService) -> None:
+    """Without a port of one's own it may be another one."""
+    service = launch_service("[http]\nport = 0\n" + STORAGE + LUNG)
+    service.port()
+    [host] = [entry["child"] for entry in service.logged("process_started", name="host")]
+    subprocess.run(["kill", "-9", str(host)], check=True)
+    service.wait_for("http_listening", times=2)
+
+
+LUNG = """
+[ae-titles.LUNG.settings]
+pipeline-lung = "pipeline-1"
+"""
+
+
+def test_a_port_that_is_taken_is_told(launch_service: LaunchService) -> None:
+    """The service does not start, and says which setting to change."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        service = launch_service(f"[http]\nport = {port}\n" + STORAGE + LUNG)
+        with pytest.raises(ServiceEnded):
+            service.port()
+    assert 1 == service.wait()
+    [said] = [entry["text"] for entry in service.logged("text") if "error:" in entry["text"]]
+    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen there" in said
+
+
+@pytest.mark.parametrize("token", ["", 'token = { env = "SHORT" }\n'])
+def test_other_machines_are_let_in_with_a_good_token_alone(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check` and `run` say so, and start nothing."""
+    monkeypatch.setenv("SHORT", "secret")
+    path = tmp_path / "adapter.toml"
+    path.write_text(f'[http]\nbind = "0.0.0.0"\n{token}' + STORAGE + LUNG)
+    for command in ("check", "run"):
+        told = subprocess.run(
+            [sys.executable, "-m", "dicom_adapter", command, path], capture_output=True, text=True, check=False
+        )
+        assert (1, False) == (told.returncode, "secret" in told.stderr)
+        assert ("at least 16 characters" if token else "needs a token") in told.stderr
