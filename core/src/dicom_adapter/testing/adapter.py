@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import tomli
 from pydicom.dataset import Dataset
@@ -24,6 +25,8 @@ from dicom_adapter.testing.account import account
 from dicom_adapter.testing.expectation import ExpectedJob, SeenJob, differences
 from dicom_adapter.testing.job_list import JobList
 from dicom_adapter.testing.loopback import Loopback
+
+T = TypeVar("T")
 
 STORAGE = """
 [storage]
