@@ -27,9 +27,9 @@ from dicom_adapter import InstanceStorageInfo
 from dicom_adapter.http import HttpServer, make_app
 from dicom_adapter.http.health import Health
 from dicom_adapter.ledger import instances
+from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter
-from dicom_adapter.testing.adapter import encode, request_of
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers
 
@@ -99,7 +99,7 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     indexed = time.perf_counter() - began
     adapter.clock.advance(60)
     assert adapter.config.http is not None
-    cache = Cache({"CACHE": Stepping(adapter)})  # type: ignore[dict-item] # what it has not of its own, it takes from the handle
+    cache = Cache({"CACHE": Stepping(adapter)})  # what it has not of its own, it takes from the handle
     green = Health(health="green", service="running", problems=[])
     server = HttpServer(make_app({"cache": handlers(cache)}, lambda: green, None, "bench"), adapter.config.http)
     server.start()
