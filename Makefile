@@ -32,7 +32,7 @@ demo: $(STAMP)
 	@$(BIN)/dicom-adapter demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -150,7 +150,7 @@ def test_without_it_its_ae_title_alone_is_refused(launch_service: LaunchService)
     service = launch_service(CONFIGURATION)
     assert TEMPORARY_CONGESTION == rejection(service.port(), "BATCH")
     assert rejection(service.port(), "HEAD") is None
-    reason = "processor 'batch', which is not installed (installed: aetitle)"
+    reason = "processor 'batch', which is not installed; did you mean 'cache'? (installed: aetitle, cache)"
     assert reason == service.wait_for("ae_title_refused", ae_title="BATCH")["reason"]
     assert reason == service.wait_for("association_rejected", ae_title="BATCH")["reason"]
 
@@ -159,7 +159,8 @@ def test_without_it_check_and_strict_fail(launch_service: LaunchService) -> None
     """Both say which AE title needs what; nothing starts."""
     service = launch_service(CONFIGURATION, "--strict")
     checked = CliRunner().invoke(app, ["check", str(service.configuration)])
-    message = "error: AE title 'BATCH': needs processor 'batch', which is not installed (installed: aetitle)"
+    hint = "did you mean 'cache'? (installed: aetitle, cache)"
+    message = f"error: AE title 'BATCH': needs processor 'batch', which is not installed; {hint}"
     assert (1, [message]) == (checked.exit_code, checked.stderr.splitlines())
     assert 1 == service.wait()
     service.wait_for("text", times=2)

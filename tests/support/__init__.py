@@ -17,7 +17,7 @@ from dicom_adapter.model import Job
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
 from dicom_adapter.net.results import SendResult
-from dicom_adapter.segment import Segment
+from dicom_adapter.segment import Record, Segment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -33,14 +33,19 @@ folder = "platform"
 """
 
 
-def what_is_stored(data: Path) -> list[str]:
+def what_is_stored(data: Path) -> list[Record | int]:
     """The beginnings of everything in the `local` storage backend's segments, half written or not."""
-    found = []
+    found: list[Record | int] = []
     for path in (data / "instances").iterdir():
         segment = Segment.open(path)
-        found += [f"{path.stem}: {one}" for one in segment.walk()]
+        found += segment.walk()
         segment.close()
     return found
+
+
+def half_written(data: Path) -> list[Record | int]:
+    """What is no whole record among it."""
+    return [one for one in what_is_stored(data) if not isinstance(one, Record)]
 
 
 @frozen

@@ -32,7 +32,7 @@ def install(folder: Path, **plugins: str) -> str:
     Returns the environment's Python.
     """
     for name, source in plugins.items():
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
         (folder / name / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
     return install_folders(folder, [folder / name for name in plugins])

@@ -92,7 +92,10 @@ class Lane:
         priority: JobPriority,
         instances: Iterable[InstanceStorageInfo],
         metadata: Mapping[str, str],
+        submitter: str | None = None,
+        job_id: str | None = None,
     ) -> Job:
+        assert (submitter, job_id) == (None, None)  # the host's own choice
         if next(self._submissions) in self.failing_submissions:
             raise RuntimeError("the turn fails here")
         taken = self._only_pending(instances)

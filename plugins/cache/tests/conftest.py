@@ -59,11 +59,12 @@ class Kept:
     application: Any
     rest: Any
 
-    def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> None:
-        """Let instances arrive, and be there for long enough."""
-        self.adapter.receive(*data_sets, ae_title=ae_title)
+    def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> list[Any]:
+        """Let instances arrive, and be there for long enough; returns how they were answered."""
+        answers = self.adapter.receive(*data_sets, ae_title=ae_title)
         if settled:
             self.adapter.advance(6)
+        return answers
 
     def compose(self, key: str | None = None, **order: Any) -> Any:
         """POST /cache/jobs."""
