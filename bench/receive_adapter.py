@@ -57,6 +57,7 @@ def adapter(folder: Path, associations: int, *, is_busy: bool = False, data: Pat
         port = service.port(START_S)
         for ae_title in (AE_TITLE, "BUSY") if is_busy else (AE_TITLE,):
             service.wait_for("lane_caught_up", START_S, ae_title=ae_title)
+        service.stop_reading()
         yield Running(port, service.pids()[0])
     finally:
         service.kill()

@@ -68,7 +68,7 @@ def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> No
     As soon as there is room again, so is the service. Tried: a limit that is looked at once, at the start; one that
     only new associations meet.
     """
-    service = launch(ledger="elsewhere", limits=limits, quiet=QUIET)
+    service = launch(ledger="elsewhere", limits=limits, quiet=3600)  # no job gives room back
     association = associate(service.port(), "LUNG")
     disk.fill(leave=LIMIT + 100 * KB)
     assert Status.SUCCESS == store(association)
@@ -101,9 +101,9 @@ def test_the_reserve_is_not_used_up_by_one_large_instance(launch: Launch, disk: 
 
     Tried: the size left out.
     """
-    service = launch(ledger="elsewhere", limits=RESERVE)
-    disk.fill(leave=LIMIT + 1 * MB)
+    service = launch(ledger="elsewhere", limits=RESERVE, quiet=3600)
     association = associate(service.port(), "LUNG")
-    assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=1100))
+    disk.fill(leave=LIMIT + 1 * MB)
+    assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=2000))
     assert Status.SUCCESS == store(association, image(kilobytes=500))
     association.release()

@@ -33,6 +33,7 @@ class LaunchedService:
         self._entries: list[LogEntry] = []
         self._news = threading.Condition()
         self._ended = False
+        self._is_read = True
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
             [python, "-m", "dicom_adapter", "run", str(configuration), "--stop-with-stdin", *arguments],
             stdin=subprocess.PIPE,  # ends with this process: nothing is left behind when it is killed
@@ -48,7 +49,8 @@ class LaunchedService:
             for line in lines:
                 log.write(line)
                 log.flush()
-                self._take(line)
+                if self._is_read:
+                    self._take(line)
         with self._news:
             self._ended = True
             self._news.notify_all()
@@ -61,6 +63,10 @@ class LaunchedService:
         with self._news:
             self._entries.append(entry)
             self._news.notify_all()
+
+    def stop_reading(self) -> None:
+        """Leave what it logs from now on to the file alone: to read every line costs as much as to receive a little."""
+        self._is_read = False
 
     def port(self, seconds: float = PATIENCE_S) -> int:
         """The port, as soon as the service listens."""

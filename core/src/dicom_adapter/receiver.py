@@ -95,7 +95,7 @@ class Receiver:
         self._commits = GroupCommit(loop, self._commit, deliver)
 
     def begin(self, request: StoreRequest) -> Incoming:
-        if time.monotonic() >= self._room_until:
+        if self._no_room or time.monotonic() >= self._room_until:  # nobody is refused for what was true a moment ago
             self._look_for_room()
         return self._store.begin(request, self._full_for(request))
 

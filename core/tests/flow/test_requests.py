@@ -17,10 +17,10 @@ from dicom_adapter.flow.room import room_wanted
 from dicom_adapter.flow.turn import Turn
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import Capacity
+from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.story import tell
 from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter.testing.adapter import encode, request_of
 
 CONFIGURATION = """
 default-submitter = "clara"

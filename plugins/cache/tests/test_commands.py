@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ pipeline-lung = "pipeline-1"
 TOKEN = "0123456789abcdef"
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """For what nothing tells."""
+    pause = threading.Event()
+    for _try in range(600):
+        if condition():
+            return
+        pause.wait(0.05)
+    raise AssertionError("waited in vain")
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run a command in the test's folder."""
@@ -60,8 +71,10 @@ def test_studies_are_listed_composed_pinned_and_deleted(
     assert 0 == sent.exit_code, sent.output
     url = ("--url", f"http://127.0.0.1:{service.wait_for('http_listening')['port']}", "-c", "adapter.toml")
 
-    listed = json.loads(command("studies", "--json", *url).stdout)
-    assert {"1.1", "1.2"} == {study["studyInstanceUid"] for study in listed["items"]}
+    def listed() -> set[str]:
+        return {study["studyInstanceUid"] for study in json.loads(command("studies", "--json", *url).stdout)["items"]}
+
+    wait_until(lambda: {"1.1", "1.2"} == listed())  # the index is written a moment after the acknowledgement
     assert "A^[b]B" in command("studies", "--patient-name", "a*", *url).stdout
     assert "There are no such studies." in command("studies", "--modality", "MR", *url).stdout
 
