@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -133,35 +134,39 @@ class Turnstile(Executor):
     def __init__(self, threads: int, name: str) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._places = 2 * threads  # that are free: as many calls wait as are at work, so that no thread has to
-        self._waiting: deque[threading.Event] = deque()  # only while no place is free
+        self._waiting: deque[tuple[Callable[[], Any], Future[Future[Any]]]] = deque()  # only while no place is free
         self._lock = threading.Lock()  # guards both
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        self._enter()
-        try:
-            future = self._threads.submit(fn, *args, **kwargs)
-        except BaseException:
-            self._leave()
-            raise
-        future.add_done_callback(lambda _done: self._leave())
-        return future
-
-    def _enter(self) -> None:
+        call, entered = partial(fn, *args, **kwargs), Future[Future[T]]()
         with self._lock:
-            if self._places:
+            has_place = self._places > 0
+            if has_place:
                 self._places -= 1
-                return
-            turn = threading.Event()
-            self._waiting.append(turn)
-        turn.wait()
+            else:
+                self._waiting.append((call, entered))
+        if has_place:
+            self._enter(call, entered)
+        return entered.result()
+
+    def _enter(self, call: Callable[[], T], entered: Future[Future[T]]) -> None:
+        try:
+            future = self._threads.submit(call)
+        except RuntimeError as failure:  # it is shut down
+            entered.set_exception(failure)
+            self._leave()
+        else:
+            entered.set_result(future)
+            future.add_done_callback(lambda _done: self._leave())
 
     def _leave(self) -> None:
-        """Hand the place over: a semaphore gives it to whoever is quickest, which may be the same again and again."""
+        """Hand the place over, to the call itself: its thread may be slow to wake, and others would overtake it."""
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
+            if not self._waiting:
                 self._places += 1
+                return
+            call, entered = self._waiting.popleft()
+        self._enter(call, entered)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait, cancel_futures=cancel_futures)

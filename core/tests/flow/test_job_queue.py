@@ -199,7 +199,10 @@ def test_jobs_on_a_slow_platform_take_turns_before_their_batches_are_done(
 def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the threads of a real service. Tried: with all of a batch in the threads' queue at once."""
+    """On the threads of a real service.
+
+    Tried: with all of a batch in the threads' queue at once; with the place handed to a thread that is slow to wake.
+    """
     monkeypatch.setattr("dicom_adapter.flow.submit.BATCH_SECONDS", 10 * PATIENCE_S)  # however slow the machine is
     adapter = make_adapter(TOGETHER, Plugin(platform))
     uploading(adapter, platform, huge=100, small=1)
