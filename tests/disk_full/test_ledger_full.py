@@ -103,7 +103,8 @@ def test_what_a_killed_receiver_left_half_written_makes_room_for_the_start(launc
 def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, disk: Disk) -> None:
     """Filled by senders alone, and without any limit configured, the disk becomes free again by itself.
 
-    Tried: without the look at the ledger's room all of it is used up.
+    Tried: without the look at the ledger's room all of it is used up; with associations accepted until there is none,
+    one is, whose instances are refused.
     """
     service = launch(quiet=QUIET)
     association = associate(service.port(), "LUNG")
@@ -112,6 +113,7 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
         while Status.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
     assert LEDGER_ROOM - 3 * MB < disk.free < LEDGER_ROOM + 1 * MB  # the last one was written, and taken back
+    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")
     assert Status.SUCCESS == store(association)

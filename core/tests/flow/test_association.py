@@ -13,6 +13,7 @@ from dicom_adapter import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Dicom, Storage, SubmitterConfig
 from dicom_adapter.flow.association import (
     LEDGER_ROOM,
+    WORTHWHILE,
     AssociationRequest,
     Load,
     Rejection,
@@ -213,7 +214,10 @@ def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not()
     assert "" == storage_full(None, storage)
 
 
-@pytest.mark.parametrize(("free", "full"), [(None, False), (LEDGER_ROOM, False), (LEDGER_ROOM - 1, True)])
+ENOUGH = LEDGER_ROOM + WORTHWHILE
+
+
+@pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
 def test_nothing_is_taken_without_room_for_the_rows_that_will_tell_of_it(free: int | None, full: bool) -> None:
     """Whatever the limits of the storage are; a ledger that lies elsewhere looks after itself."""
     verdict = judge(asked(), configured(), evolve(busy(), ledger_free=free))

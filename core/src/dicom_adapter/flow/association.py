@@ -17,6 +17,9 @@ from dicom_adapter.model import Capacity
 # Kept for rows that tell of what was taken before: without them no job comes to its end, and no room is given back.
 # Enough for the write-ahead log, which SQLite folds into the file when it has 4 MiB, and for tens of thousands of rows.
 LEDGER_ROOM = 16 * 2**20  # bytes
+# An association is not worth its while when not even a data set of this size would be taken; without it, one after the
+# other is accepted at the limit, whose instances are refused once they are there.
+WORTHWHILE = 2**20  # bytes
 
 
 class Rejection(Enum):
@@ -76,7 +79,7 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
     full = (
         load.full.get(request.called_ae_title)
         or storage_full(load.capacity, config.storage)
-        or ledger_full(load.ledger_free)
+        or ledger_full(load.ledger_free, WORTHWHILE)
     )
     return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else Verdict()
 
@@ -93,11 +96,14 @@ def storage_full(capacity: Capacity | None, storage: Storage, size: int = 0) -> 
     return ""
 
 
-def ledger_full(free_bytes: int | None) -> str:
-    """Why nothing more is to be taken at present, although storage may have room; "" when the ledger has enough."""
-    if free_bytes is None or free_bytes >= LEDGER_ROOM:
+def ledger_full(free_bytes: int | None, more: int = 0) -> str:
+    """Why nothing more is to be taken at present, although storage may have room; "" when the ledger has enough.
+
+    `more`: bytes that shall be there besides, for data sets that lie on the same disk.
+    """
+    if free_bytes is None or free_bytes >= LEDGER_ROOM + more:
         return ""
-    return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_ROOM} are needed"
+    return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_ROOM + more} are needed"
 
 
 def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
