@@ -50,6 +50,7 @@ LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
 PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
+STORED = "dicom_adapter_instance_stored"  # an observer hook
 
 T = TypeVar("T")
 
@@ -84,7 +85,7 @@ class Host:
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
         self._sweep: Iterator[int] | None = None  # the one that is under way
         self._sweep_at = self._spare_at = clock.now()
-        self._notify = Notify(ledger)
+        self._notify = Notify(ledger, each=any(STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
         asked = [name for name, table in config.submitters.items() if table.status_every is not None]
         self._retention = Retention(ledger, clock, timedelta(days=config.ledger.history_days), asked)
@@ -253,8 +254,8 @@ class Host:
         self._notice_cancelled_jobs()
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
-                self._tell("dicom_adapter_instance_stored", instance=instance)
-            for ae_title in {instance.ae_title for instance in arrived.instances} & self._lanes.keys():
+                self._tell(STORED, instance=instance)
+            for ae_title in arrived.ae_titles & self._lanes.keys():
                 self._lanes[ae_title].expect_news()
                 self._wake(f"lane {ae_title}")
             if arrived.replaced:

@@ -87,6 +87,17 @@ def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arriv
         assert arrived[-1].instance_id == instances.last_number(transaction)
 
 
+def test_the_newest_of_the_next_ones_is_known_by_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
+    """Whatever has become of them; those beyond the limit are of the next look."""
+    for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER"):
+        arrive(ae_title=name)
+    with ledger.write() as transaction:
+        instances.release(transaction, [3], NOW)
+        assert {"LUNG": 4, "LIVER": 5} == instances.newest_after(transaction, 0, 10)
+        assert {"LUNG": 3, "LIVER": 2} == instances.newest_after(transaction, 0, 3)
+        assert {} == instances.newest_after(transaction, 5, 10)
+
+
 # --- replacement ----------------------------------------------------------------------------------------------------
 
 

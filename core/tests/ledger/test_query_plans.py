@@ -109,6 +109,12 @@ def test_a_question_by_number_goes_straight_to_it(remembering: Ledger, ask: Ask)
     assert [] == [line for line in plan if not line.startswith("SEARCH")]
 
 
+def test_who_follows_what_arrives_reads_nothing_older(remembering: Ledger) -> None:
+    """The newest number of each AE title is found among the next rows alone."""
+    plan = plan_of(remembering, lambda t: instances.newest_after(t, 199, 1000))
+    assert ["SEARCH instances USING INTEGER PRIMARY KEY (rowid>?)"] == [line for line in plan if "instances" in line]
+
+
 def test_what_is_held_is_reckoned_without_reading_the_rest(remembering: Ledger) -> None:
     """Every few seconds, by the indexes of what is held: not even the finished jobs' or instances' are read."""
     with remembering.write() as transaction:

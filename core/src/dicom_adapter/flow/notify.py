@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
-from dicom_adapter.ledger import Ledger, instances
+from dicom_adapter.ledger import Ledger, Transaction, instances
 from dicom_adapter.model import InstanceStorageInfo
 
 BATCH = 1000  # rows read at a time
@@ -20,15 +20,18 @@ BATCH = 1000  # rows read at a time
 class Arrived:
     """A batch of arrivals."""
 
-    instances: Sequence[InstanceStorageInfo]
+    ae_titles: frozenset[str]  # that they were sent to
+    instances: Sequence[InstanceStorageInfo]  # when somebody wants to hear of each
     replaced: Sequence[int]  # ids of earlier arrivals that some of these stand for
 
 
 class Notify:
     """Follows the ledger from the moment it was made. Used by one thread."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, each: bool) -> None:
+        """`each`: somebody wants to hear of every single instance; to read them costs as much as a lane does."""
         self._ledger = ledger
+        self._each = each
         with ledger.read() as transaction:
             self._seen = instances.last_number(transaction)
 
@@ -36,9 +39,20 @@ class Notify:
         """What came since the last call, a batch at a time, in the order of arrival."""
         while True:
             with self._ledger.read() as transaction:
-                batch = instances.arrived_after(transaction, self._seen, BATCH)
-                if not batch:
-                    return
-                replaced = instances.replaced_by(transaction, batch[0].instance_id, batch[-1].instance_id)
-            self._seen = batch[-1].instance_id
-            yield Arrived(instances=batch, replaced=replaced)
+                last, batch = self._next(transaction)
+            if last == self._seen:
+                return
+            self._seen = last
+            yield batch
+
+    def _next(self, transaction: Transaction) -> tuple[int, Arrived]:
+        """The next batch, and the number of its last instance."""
+        found: Sequence[InstanceStorageInfo] = []
+        if self._each:
+            found = instances.arrived_after(transaction, self._seen, BATCH)
+            last, ae_titles = max([self._seen, *(one.instance_id for one in found)]), {one.ae_title for one in found}
+        else:
+            newest = instances.newest_after(transaction, self._seen, BATCH)
+            last, ae_titles = max([self._seen, *newest.values()]), set(newest)
+        replaced = instances.replaced_by(transaction, self._seen + 1, last) if last > self._seen else []
+        return last, Arrived(ae_titles=frozenset(ae_titles), instances=found, replaced=replaced)

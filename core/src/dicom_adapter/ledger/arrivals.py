@@ -33,7 +33,6 @@ def _compile() -> str:
         .on_conflict_do_nothing(
             index_elements=[instances.c.ae_title, instances.c.sop_instance_uid], index_where=IS_PENDING
         )
-        .returning(instances.c.instance_id)
     )
     compiled = insert.compile(dialect=sqlite.dialect(), column_keys=columns)
     assert compiled.positiontup == columns  # as they are defined in the table, too
@@ -61,7 +60,7 @@ def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int)
     cursor = transaction.connection.cursor()
     try:
         stamp = (InstanceState.PENDING.value, at)
-        numbers = [_number(cursor.execute(_ENTER, row + stamp).fetchone()) for row in rows]
+        numbers = [_number(cursor.execute(_ENTER, row + stamp)) for row in rows]
         _count(cursor, [row for row, number in zip(rows, numbers, strict=True) if number is not None])
     except transaction.dialect.loaded_dbapi.Error as failure:
         raise as_everywhere(transaction, failure) from failure
@@ -70,8 +69,10 @@ def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int)
     return numbers
 
 
-def _number(found: tuple[int] | None) -> int | None:
-    return None if found is None else found[0]
+def _number(cursor: Any) -> int | None:
+    """Of the row that a statement has just added; to ask for it with RETURNING takes a fourth longer."""
+    number: int = cursor.lastrowid
+    return number if cursor.rowcount else None
 
 
 def _count(cursor: Any, entered: Sequence[tuple[object, ...]]) -> None:

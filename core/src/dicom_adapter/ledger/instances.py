@@ -103,6 +103,19 @@ def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> lis
     return _instances(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)))
 
 
+def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
+    """By AE title, the newest of the next `limit` instances numbered above `instance_id`."""
+    following = (
+        select(instances.c.ae_title, instances.c.instance_id)
+        .where(instances.c.instance_id > instance_id)
+        .order_by(instances.c.instance_id)
+        .limit(limit)
+        .subquery()
+    )
+    query = select(following.c.ae_title, func.max(following.c.instance_id)).group_by(following.c.ae_title)
+    return {row[0]: row[1] for row in transaction.execute(query)}
+
+
 def last_number(transaction: Transaction) -> int:
     """The number of the newest instance, whatever became of it; 0 when there is none."""
     return transaction.execute(select(func.max(instances.c.instance_id))).scalar() or 0
