@@ -87,6 +87,14 @@ def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arriv
         assert arrived[-1].instance_id == instances.last_number(transaction)
 
 
+@pytest.mark.parametrize("patient_id", ["", 'a"b\\c', "\x00 in \x1b the\r\nmiddle", "山田^太郎", "\U0001f600"])
+def test_what_is_read_at_once_is_what_was_written(ledger: Ledger, arrive: MakeInstance, patient_id: str) -> None:
+    """Whatever stands in a patient ID, and to the last bit of a number."""
+    instance = arrive(patient_id=patient_id, size_bytes=2**53 + 1, checksum=2**32 - 1)
+    with ledger.read() as transaction:
+        assert [instance] == instances.pending_after(transaction, 0, 10, instance.ae_title)
+
+
 def test_the_newest_of_the_next_ones_is_known_by_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
     """Whatever has become of them; those beyond the limit are of the next look."""
     for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
+from operator import itemgetter
 from typing import Any, TypeVar
 
+import orjson
 from attrs import asdict, evolve, fields, frozen
 from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, update
 
@@ -14,6 +16,7 @@ from dicom_adapter.ledger import tallies
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.schema import (
+    EPOCH,
     IS_FAULTED,
     IS_PENDING,
     IS_QUARANTINED,
@@ -34,6 +37,7 @@ CHUNK = 500  # ids in one IN (…): below every database's limit of parameters
 
 _NAMES = [attribute.name for attribute in fields(InstanceStorageInfo)]
 _COLUMNS = [instances.c[name] for name in _NAMES]
+_NUMBER, _RECEIVED_AT = _NAMES.index("instance_id"), _NAMES.index("received_at")
 _OWN = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
 _ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # in many rows that follow each other
 
@@ -77,7 +81,7 @@ def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_tit
     query = _select_instances().where(
         instances.c.instance_id > instance_id, IS_PENDING, instances.c.ae_title == ae_title
     )
-    return _instances(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)))
+    return _read_at_once(transaction, query.order_by(instances.c.instance_id).limit(limit))
 
 
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
@@ -100,7 +104,7 @@ def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: 
 def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
     """Instances numbered above `instance_id`, whatever has become of them already, in the order of arrival."""
     query = _select_instances().where(instances.c.instance_id > instance_id)
-    return _instances(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)))
+    return _read_at_once(transaction, query.order_by(instances.c.instance_id).limit(limit))
 
 
 def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
@@ -224,6 +228,20 @@ def of_job(
 
 def _select_instances() -> Select[tuple[object, ...]]:
     return select(*_COLUMNS)
+
+
+def _read_at_once(transaction: Transaction, query: Select[tuple[object, ...]]) -> list[InstanceStorageInfo]:
+    """Read many rows of `_COLUMNS` as one value, in the order of their numbers.
+
+    The driver lets go of the interpreter for every row, and where several lanes read, waits for each to get it back:
+    that takes ten times as long as the database does.
+    """
+    rows = query.subquery("batch")
+    told = transaction.execute(select(func.json_group_array(func.json_array(*rows.c)))).scalar_one()
+    found = sorted(orjson.loads(told), key=itemgetter(_NUMBER))
+    for values in found:
+        values[_RECEIVED_AT] = EPOCH + timedelta(microseconds=values[_RECEIVED_AT])
+    return _instances(found)
 
 
 def _instance(row: Row[Any]) -> InstanceStorageInfo:
