@@ -19,6 +19,9 @@ from typing import Any
 from attrs import asdict, frozen
 
 Report = Mapping[str, Any]
+# glibc keeps a heap for each thread, up to eight for each core, and gives little of them back: a job of 1 GB, uploaded
+# over gRPC, leaves three times as much behind as with two heaps, and is not faster.
+SPARING = {"MALLOC_ARENA_MAX": "2"}
 GONE = "gone"  # the report that the parent side adds when a child has ended
 
 
@@ -84,6 +87,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[start.wake_fd],
+            env={**SPARING, **os.environ},
             text=True,
         )
         self._send(json.dumps(asdict(start)))
