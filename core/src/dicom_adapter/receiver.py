@@ -65,6 +65,11 @@ class Receiver:
         self._no_room = ""  # why there is no room for anybody
         self._room_until = self._look_at
 
+    def configure(self, config: Config) -> None:
+        """Judge and store by another configuration from now on. From any one thread."""
+        self._store.configure(config)
+        self._config = config
+
     def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
         with self._ledger.read() as transaction:
             stopped, full = lanes.refusing(transaction)

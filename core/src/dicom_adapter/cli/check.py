@@ -15,9 +15,9 @@ from rich.table import Table
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
-from dicom_adapter.host import describe_settings, make_submitter
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
+from dicom_adapter.trial import describe_settings, make_submitter
 
 
 @frozen(kw_only=True)

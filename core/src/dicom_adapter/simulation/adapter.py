@@ -76,6 +76,14 @@ class SimulatedAdapter:
         self.config = config
         self._begin()
 
+    def configure(self, config: Config) -> None:
+        """Go on with another configuration, as after a reload."""
+        self._store.configure(config)
+        for close in self.host.configure(config).gone.values():
+            close()
+        self.config = config
+        self._settle()
+
     def close(self) -> None:
         self.host.close()
         self.storage.close()

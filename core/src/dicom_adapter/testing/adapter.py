@@ -108,6 +108,13 @@ class Adapter(SimulatedAdapter):
         else:
             self.begin_again(_configured(self._folder, configuration, self._plugins.catalogue()))
 
+    def reload(self, configuration: str) -> None:
+        """Go on with another configuration, as after a reload: what has not changed is left alone.
+
+        Raises Refused when an AE title could not be served with it; nothing has changed then.
+        """
+        self.configure(_configured(self._folder, configuration, self._plugins.catalogue()))
+
     def close(self) -> None:
         if self._loopback is not None:
             self._loopback.close()
