@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from attrs import frozen
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import Config
@@ -28,12 +29,14 @@ from dicom_adapter.flow.room import room_wanted
 from dicom_adapter.flow.turn import Committed
 from dicom_adapter.lane import LaneHandle
 from dicom_adapter.ledger import Ledger, events, jobs, lanes
+from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.parts import SLICE_SECONDS, Observer, Step
 from dicom_adapter.platforms import Made, Platforms
 from dicom_adapter.plugins import PROCESSOR, PluginInfo, Plugins
+from dicom_adapter.reload.leave import Farewell
 from dicom_adapter.serving import Serving, Sorted, sort_ae_titles
 from dicom_adapter.storage import StorageBackend
 
@@ -67,8 +70,11 @@ class Host:
         wake: Callable[[str], None],
         *,
         look_every: timedelta | None = None,
+        leaving: Leaving = Leaving(),  # noqa: B008 - a frozen value
     ) -> None:
-        """`uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now.
+        """`leaving`: what of `config` stays only until nothing of it is left to do.
+
+        `uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now.
 
         `look_every`: how often to look for what nobody tells of, where that is not up to the parts themselves.
         """
@@ -87,28 +93,35 @@ class Host:
         self._platforms = Platforms(ledger, storage, clock, uploads, self._on_job_changed, look_every)
         self._serving = Serving(ledger, storage, clock, self._on_commit, wake)
         made = self._platforms.make(config, plugins.catalogue())
-        self._take(config, made, sort_ae_titles(config, plugins.catalogue(), made.broken))
+        found = sort_ae_titles(config, plugins.catalogue(), made.broken)
+        self._serving.announce(config, found)
+        self._take(config, made, found, leaving)
         with ledger.read() as transaction:
             self._restarts = lanes.restarts(transaction)  # so far
             self._last_event = events.last_number(transaction)  # that was looked at, for what operators do
 
     # --- putting it together ----------------------------------------------------------------------------------------
 
-    def configure(self, config: Config) -> Taken:
+    def configure(self, config: Config, leaving: Leaving) -> Taken:
         """Work with another configuration from now on: what has not changed is left alone.
 
-        From any one thread. Raises Refused, and nothing has changed, when an AE title could not be served with it.
+        From any one thread; `leaving` as when it was made. Raises Refused, and nothing has changed, when an AE title
+        could not be served with it.
         """
         catalogue = self._plugins.catalogue()
         made = self._platforms.make(config, catalogue)
         found = sort_ae_titles(config, catalogue, made.broken)
-        if found.refused:
-            raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in found.refused.items()))
-        return self._take(config, made, found)
+        refused = {name: reason for name, reason in found.refused.items() if name not in leaving.ae_titles}
+        if refused:
+            raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))
+        try:
+            self._serving.announce(config, found)
+        except SQLAlchemyError as failure:
+            raise Refused(f"the ledger cannot be written at present ({type(failure).__name__})") from failure
+        return self._take(config, made, found, leaving)
 
-    def _take(self, config: Config, made: Made, found: Sorted) -> Taken:
+    def _take(self, config: Config, made: Made, found: Sorted, leaving: Leaving) -> Taken:
         """From nothing, at the start, or from one configuration to the next."""
-        self._serving.announce(config, found)  # first what may fail: it writes to the ledger
         self._config = config
         ledger = self._ledger
         closing = self._platforms.take(config, made)
@@ -117,6 +130,7 @@ class Host:
         self._sparing = self._serving.overriding("make_room")
         asked = [name for name, table in config.submitters.items() if table.status_every is not None]
         self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), asked)
+        self._farewell = Farewell(config, leaving, ledger, self._clock)
         self._quota = Quota(ledger, self._clock, config.storage.quarantine_quota, config.ae_titles)
         return Taken(gone={**closing, **gone}, changed=changed)
 
@@ -130,6 +144,10 @@ class Host:
         """The AE titles that are configured and cannot be served, with the reasons."""
         return self._serving.sorted.refused
 
+    def processor_of(self, ae_title: str) -> str:
+        """The name of its processor."""
+        return self._config.ae_titles[ae_title].processor
+
     @property
     def handles(self) -> Mapping[str, LaneHandle]:
         """What plugins are given of the lanes."""
@@ -138,6 +156,11 @@ class Host:
     def brought(self, hook: str) -> dict[str, list[Any]]:
         """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
         return self._plugins.brought(hook, _hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)})
+
+    def bringers(self, *hooks: str) -> dict[str, LaneHandle]:
+        """What the plugins were given that bring something by these hooks."""
+        plugins = {name for hook in hooks for name in self._plugins.implementing(hook)}
+        return {ae_title: handle for plugin in plugins for ae_title, handle in self._handles_of(plugin).items()}
 
     def _handles_of(self, plugin: str) -> dict[str, LaneHandle]:
         """Those of the AE titles whose processors the plugin brings."""
@@ -160,6 +183,7 @@ class Host:
         for name, observer in self._observers.items():
             parts[f"observer {name}"] = (observer.step, 1)
         parts |= self._serving.parts() | self._platforms.parts()
+        parts["farewell"] = (self._farewell.step, 1)
         if self._sparing:
             parts["room"] = (self._spare, 1)
         parts["quota"] = (self._reckon, 1)  # last, so that `settle` has it see what the others did
@@ -203,7 +227,7 @@ class Host:
         with self._ledger.read() as transaction:
             restarts = lanes.restarts(transaction)
         for name, lane in self._serving.lanes.items():
-            if restarts[name] != self._restarts.get(name, restarts[name]):
+            if restarts.get(name) != self._restarts.get(name, restarts.get(name)):
                 lane.restart()
                 self._wake(f"lane {name}")
         self._restarts = restarts
@@ -305,7 +329,7 @@ class Host:
         for name, lane in self._serving.lanes.items():
             if f"lane {name}" not in hanging:
                 lane.close()
-        self._platforms.close()
+        self._platforms.close(wait=not hanging)
 
 
 def _hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:

@@ -44,9 +44,9 @@ class _Platform:
     queue: JobQueue
     watch: PlatformWatch | None
 
-    def close(self) -> None:
-        """Cut off what is under way, and close the submitter."""
-        self.uploads.shutdown(wait=False, cancel_futures=True)
+    def close(self, *, wait: bool = False) -> None:
+        """Close the submitter; uploads that are under way are waited for, or cut off by that."""
+        self.uploads.shutdown(wait=wait, cancel_futures=True)
         self.submission.close()
 
 
@@ -144,7 +144,7 @@ class Platforms:
                 parts[f"platform watch {name}"] = (platform.watch.step, 1)
         return parts
 
-    def close(self) -> None:
-        """Close all submitters."""
+    def close(self, *, wait: bool) -> None:
+        """Close all submitters; `wait`: for uploads that are under way."""
         for platform in self._platforms.values():
-            platform.submission.close()
+            platform.close(wait=wait)
