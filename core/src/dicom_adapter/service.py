@@ -125,6 +125,7 @@ class Service:
         self._next: Blueprint | None = None  # that the host works with, or begins with; the receivers are yet to follow
         self._asking: Asking | None = None
         self._is_hung_up = False
+        self._had_terminal = os.isatty(0)
         self._passing: Passing | None = None
 
     def run(self) -> None:
@@ -278,6 +279,9 @@ class Service:
     # --- another configuration --------------------------------------------------------------------------------------
 
     def _hang_up(self) -> None:
+        if self._had_terminal and not os.isatty(0):  # it was closed: what the signal means by itself
+            self.stop()
+            return
         self._is_hung_up = True
         if self._asking is not None:  # else it hears of it when it is there
             self._asking.hang_up()

@@ -144,18 +144,20 @@ class Asking:
         log.info("reload_called", path=self._path)
         command = [sys.executable, "-m", "dicom_adapter", "reload", self._path, "--apply", "--json"]
         called = subprocess.run(  # noqa: S603 - ourselves
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
         )
-        self._tell_result(called.returncode, called.stdout)
+        _tell_result(called)
         return self._clock.now() if self._hung_up else None
 
-    def _tell_result(self, status: int, said: bytes) -> None:
-        try:
-            result = json.loads(said)
-        except ValueError:
-            log.error("reload_refused", problems=[f"`dicom-adapter reload` ended with status {status}"])
-            return
-        if result["problems"]:
-            log.error("reload_refused", problems=result["problems"])
-        elif result["applied"] is None:
-            log.info("reload_not_needed")
+
+def _tell_result(called: subprocess.CompletedProcess[bytes]) -> None:
+    try:
+        result = json.loads(called.stdout)
+    except ValueError:  # it ended early, such as for a file that cannot be read
+        said = called.stderr.decode(errors="replace").splitlines()
+        log.error("reload_refused", problems=said or [f"`dicom-adapter reload` ended with status {called.returncode}"])
+        return
+    if result["problems"]:
+        log.error("reload_refused", problems=result["problems"])
+    elif result["applied"] is None:
+        log.info("reload_not_needed")

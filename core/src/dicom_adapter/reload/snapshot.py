@@ -15,6 +15,7 @@ import attrs
 from attrs import frozen
 
 from dicom_adapter.config.model import Config
+from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.plugins import STORAGE, Plugins
 from dicom_adapter.settings import PREFIX, Secret
 
@@ -67,7 +68,10 @@ def _keys(table: Any, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
         if field.metadata.get(PREFIX) is not None:
             yield from ((f"{field.metadata[PREFIX]}{key}", one) for key, one in value.items())
         elif attrs.has(type(value)):
-            yield from ((f"{name}.{key}", one) for key, one in _keys(value))
+            within = "" if field.metadata.get(DERIVED) else f"{name}."  # a plugin's own keys stand in the same table
+            yield from ((f"{within}{key}", one) for key, one in _keys(value))
+        elif field.metadata.get(DERIVED):
+            continue  # no key says it
         else:
             yield name, value
 
