@@ -301,7 +301,12 @@ def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
         sending = [pool.submit(send_studies, ae_title) for ae_title in ("HEAD", "LUNG")]
         try:
             for number in range(8):
-                apply(service, two + random.choice(choices) + f"# {number}\n", "--removed", random.choice(["hold", "drain"]))
+                apply(
+                    service,
+                    two + random.choice(choices) + f"# {number}\n",
+                    "--removed",
+                    random.choice(["hold", "drain"]),
+                )
                 stop.wait(1.5)
         finally:
             stop.set()

@@ -37,7 +37,7 @@ from dicom_adapter.server import Server
 from dicom_adapter.staff import Parts, Staff, join
 from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
 from dicom_adapter.watch import Finding, Watch, examine
-from dicom_adapter.workers import Step, Turnstile
+from dicom_adapter.workers import Step, Turnstile, call_within
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -65,20 +65,23 @@ class HostProcess:
             self._storage.recover()  # before the ledger is written: on a full disk, this is what makes room for that
         self._ledger = open_ledger(config)
         self._ledger.migrate()
-        with self._ledger.write() as transaction:
-            health.forget_parts(transaction, config.dicom.receivers)
         whole, leaving = self._with_leaving(config)
         wake = self._staff.wake
         self._host = Host(whole, plugins, self._storage, self._ledger, self._clock, _uploads, wake, leaving=leaving)
+        self._write_down(config)
         self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)
 
     def _with_leaving(self, config: Config) -> tuple[Config, Leaving]:
-        """Together with what leaves; what is configured again leaves no longer."""
+        """Together with what leaves."""
+        return with_leaving(config, departures(self._ledger, self._catalogue))
+
+    def _write_down(self, config: Config) -> None:
+        """What is configured again leaves no longer, and parts of an earlier configuration may be no more."""
         back = Leaving(ae_titles=config.ae_titles, submitters=config.submitters)
         with self._ledger.write() as transaction:
             configurations.has_left(transaction, back)
-        return with_leaving(config, departures(self._ledger, self._catalogue))
+            health.forget_parts(transaction, config.dicom.receivers)
 
     def _make_servers(self) -> dict[str, ServerPart]:
         """Those that plugins bring and the HTTP server, if there is to be one; none is started."""
@@ -152,11 +155,12 @@ class HostProcess:
         before, served = self._mounts(), self._host.served
         taken = self._host.configure(*self._with_leaving(config))
         self._config = config
-        if self._mounts() != before:
-            self._renew_servers()
-        self._retire(taken.gone)
-        with self._ledger.write() as transaction:
-            health.forget_parts(transaction, config.dicom.receivers)
+        late = self._renew_servers() if self._mounts() != before else set()
+        late |= self._dismiss()
+        for name, close in taken.gone.items():
+            if name not in late or not name.startswith("lane "):  # a submitter's calls are cut off by that
+                _close(name, close)
+        self._write_down(config)
         wait(taken.changed.values(), EXCHANGE_SECONDS)
         self._tell_ae_titles(served.keys() - taken.changed.keys())
         return [name for name, done in taken.changed.items() if not done.done()]
@@ -165,11 +169,13 @@ class HostProcess:
         """What servers are made of: when it is another, they are made anew."""
         return self._config.http, self._host.bringers("dicom_adapter_http", "dicom_adapter_servers")
 
-    def _renew_servers(self) -> None:
-        """The old ones first: they have the ports."""
+    def _renew_servers(self) -> set[str]:
+        """The old ones end first: they have the ports. Returns as `_dismiss`, which it needs for that."""
         old, self._servers = self._servers, {}
-        self._close_servers(old, self._dismiss())
+        late = self._dismiss()
+        self._close_servers(old, late)
         self._servers = self._make_servers()
+        return late
 
     def _dismiss(self) -> set[str]:
         """Have the workers go on with the parts that there are now; returns the other parts that have not ended."""
@@ -181,14 +187,7 @@ class HostProcess:
     def _close_servers(self, servers: Mapping[str, ServerPart], late: Collection[str]) -> None:
         for name, server in servers.items():
             if f"server {name}" not in late:
-                server.close()
-
-    def _retire(self, gone: Mapping[str, Callable[[], None]]) -> None:
-        """Close what is gone, when it is at rest."""
-        late = self._dismiss()
-        for name, close in gone.items():
-            if name not in late or not name.startswith("lane "):  # a submitter's calls are cut off by that
-                close()
+                _close(f"server {name}", server.close)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -204,6 +203,14 @@ class HostProcess:
         self._host.close(hanging=late)
         self._storage.close()
         self._ledger.close()
+
+
+def _close(part: str, close: Callable[[], None]) -> None:
+    """Close what a plugin has opened; it may hang in that, or raise."""
+    try:
+        call_within(STOP_SECONDS, close)
+    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
+        log.warning("part_close_failed", part=part, error=describe_failure(failure))
 
 
 def _uploads(name: str, threads: int) -> Executor:

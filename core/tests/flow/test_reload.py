@@ -151,6 +151,52 @@ def test_what_an_open_association_sends_to_a_removed_ae_title_is_kept(make_adapt
     assert [("old", 1)] == pipelines(adapter)
 
 
+def test_an_ae_title_that_drains_makes_its_jobs_and_is_gone(make_adapter: MakeAdapter) -> None:
+    """By its own rule and without a new processor; what is sent to it over an open association after that as well."""
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(3)
+    before = processor(adapter, "LUNG")
+    adapter.reload(PLATFORM + HEAD, drain=True)
+    assert processor(adapter, "LUNG") is before
+    assert {"HEAD", "LUNG"} == adapter.lanes.keys()
+    adapter.advance(4)
+    assert [("old", 1)] == pipelines(adapter)
+    assert {"HEAD"} == adapter.lanes.keys()
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(10)
+    assert [("old", 1)] * 2 == pipelines(adapter)
+
+
+def test_a_submitter_that_drains_finishes_its_jobs(make_adapter: MakeAdapter) -> None:
+    """It is the default one of an AE title that leaves with it, beside another that is the only one by then."""
+    second = '[submitters.second]\ntype = "fake"\nfolder = "second"\nfail = [{ call = "start", times = 3 }]\n'
+    both = 'default-submitter = "second"\n' + PLATFORM + second
+    adapter = make_adapter(both + LUNG + HEAD + "[ae-titles.OLD.settings]\npipeline-one = 'old'\n")
+    adapter.receive(make_instance(), ae_title="OLD")
+    adapter.advance(5)
+    assert [JobState.UPLOADED] == [job.state for job in adapter.jobs]
+    adapter.reload(PLATFORM + LUNG + HEAD, drain=True)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(100)
+    assert [("old", 1)] * 2 == pipelines(adapter)
+    assert ["second", "platform"] == [job.submitter for job in adapter.jobs]
+
+
+def test_what_leaves_and_comes_back_does_not_notice(make_adapter: MakeAdapter) -> None:
+    """It is what it was: the same processor goes on."""
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(2)
+    before = processor(adapter, "LUNG")
+    adapter.reload(PLATFORM + HEAD, drain=True)
+    adapter.reload(BOTH)
+    assert processor(adapter, "LUNG") is before
+    adapter.advance(3)
+    assert [("old", 1)] == pipelines(adapter)
+    assert {"HEAD", "LUNG"} == adapter.lanes.keys()
+
+
 def test_an_ae_title_that_is_added_is_served(make_adapter: MakeAdapter) -> None:
     """From the moment at which the reload is over."""
     adapter = make_adapter(PLATFORM + HEAD)
@@ -238,7 +284,7 @@ def test_reloads_in_the_middle_of_studies_lose_nothing_and_submit_nothing_twice(
 ) -> None:
     """Whatever is changed when: every instance is in one job in the end, and each study's in one at a time.
 
-    Tried: lanes that go on with an old processor after the exchange.
+    Tried: an exchange that forgets nothing of what the old processor was given.
     """
     random = Random(seed)
     adapter = make_adapter(BOTH)
@@ -248,7 +294,7 @@ def test_reloads_in_the_middle_of_studies_lose_nothing_and_submit_nothing_twice(
             ae_title = random.choice(["HEAD", "LUNG"])
             sent += sum(answer.instance is not None for answer in adapter.receive(data_set, ae_title=ae_title))
             if random.random() < 0.4:
-                adapter.reload(random.choice(CHOICES))
+                adapter.reload(random.choice(CHOICES), drain=random.random() < 0.5)
             adapter.advance(random.choice([0, 0.5, 4, 6]))
     adapter.reload(BOTH)
     adapter.advance(1000)

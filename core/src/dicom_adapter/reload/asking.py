@@ -144,7 +144,7 @@ class Asking:
         log.info("reload_called", path=self._path)
         command = [sys.executable, "-m", "dicom_adapter", "reload", self._path, "--apply", "--json"]
         called = subprocess.run(  # noqa: S603 - ourselves
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
         _tell_result(called)
         return self._clock.now() if self._hung_up else None
