@@ -1,4 +1,4 @@
-"""One whole run: all is started, reconfigured, killed and failed for a while; then it calms down, drains, is counted."""
+"""A whole run: all is started, reconfigured, killed and failed for a while; then it calms down, drains, is counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.
 PAUSES = {(0.0, 2.0): 75, (3.0, 6.0): 25}
 WHILE_IT_STARTS = 0.3  # of the kills strike within START_SECONDS of the last one, whether it listens or not
 START_SECONDS = (0.0, 2.0)
-WITH_A_RELOAD = 0.5  # of the others strike after a reload was begun: before, while, or after it is applied
+WITH_A_RELOAD = 0.5  # of the others strike within RELOAD_SECONDS of a reload: before, while, or after it is applied
+RELOAD_SECONDS = (0.0, 8.0)
 PROGRESS_SECONDS = 10.0
 LOOK_SECONDS = 0.2  # at the ledger, while it drains
 SETTLED = {"instances quarantined", "instances reclaimed", "jobs submitted"}  # the states in which nothing moves
@@ -94,6 +95,7 @@ class _Campaign:
                 self.adapter.wait_until_it_listens()
                 if random.random() < WITH_A_RELOAD:
                     self.adapter.reload(random)
+                    pause = RELOAD_SECONDS
             time.sleep(random.uniform(*pause))
             [victim] = random.choices(list(VICTIMS), list(VICTIMS.values()))
             self.adapter.kill(victim)
