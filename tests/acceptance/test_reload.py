@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -231,6 +232,19 @@ def test_a_host_that_dies_comes_back_with_what_was_applied(launch_service: Launc
         service.wait_for(back, times=2)
     assert [True] == [result.ok for result in send(write_study(tmp_path / "study", instances=1), service, "LUNG")]
     service.wait_for("job_submitted")
+
+
+def test_what_plugins_serve_over_http_follows_their_ae_titles(launch_service: LaunchService) -> None:
+    """The server begins anew when an AE title comes of which a plugin serves something, and not for others."""
+    http = "[http]\nport = 0\n" + STORAGE + HEAD
+    cache = '[ae-titles.CACHE]\nprocessor = "cache"\n[ae-titles.CACHE.settings]\npipeline-l = "lung"\n'
+    service = launch_service(http)
+    service.port()
+    apply(service, http + LUNG)
+    apply(service, http + LUNG + cache)
+    port = service.wait_for("http_listening", times=2)["port"]
+    assert 200 == httpx.get(f"http://127.0.0.1:{port}/cache/studies", timeout=60).status_code
+    assert 2 == len(service.logged("http_listening"))
 
 
 @pytest.fixture(scope="module")
