@@ -68,7 +68,7 @@ def apply(service: LaunchedService, configuration: str, *arguments: str) -> Any:
     """Have it applied; returns the plan."""
     write(service, configuration)
     status, told = call(service, "--apply", *arguments)
-    assert (0, []) == (status, told["problems"])
+    assert (0, []) == (status, told["problems"]), told["problems"]
     return told["plan"]
 
 
