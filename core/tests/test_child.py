@@ -22,7 +22,7 @@ from dicom_adapter.child import Channel
 channel = Channel()
 channel.start()
 channel.report("ready")
-sys.exit(7 if channel.wait_for_stop() else 5)
+sys.exit(7 if channel.wait_for_stop(print) else 5)
 """
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
-from dicom_adapter.host import describe_settings, make_submitter
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
+from dicom_adapter.trial import describe_settings, make_submitter
 
 
 @frozen(kw_only=True)
@@ -39,8 +39,8 @@ def check(
     Exit status: 0 when `run --strict` would start, 1 otherwise. All errors are listed, not just the first.
     """
     found = read(config)
-    tried = _try_plugins(found)
-    problems = found.invalid + found.unavailable + tried.problems + _tls_problems(found)
+    tried = try_plugins(found)
+    problems = problems_of(found, tried)
     usable = found.loaded.config
     served = [] if usable is None else [_entry(usable, ae_title, tried) for ae_title in usable.ae_titles]
     if as_json:
@@ -55,7 +55,12 @@ def check(
         typer.echo(f"{config}: no errors")
 
 
-def _try_plugins(found: Read) -> Tried:
+def problems_of(found: Read, tried: Tried) -> list[str]:
+    """Everything that is wrong, a sentence each."""
+    return found.invalid + found.unavailable + tried.problems + _tls_problems(found)
+
+
+def try_plugins(found: Read) -> Tried:
     """Make the submitters and have the processors describe their settings, as `run` does at its start."""
     config, catalogue = found.loaded.config, found.plugins.catalogue()
     tried = Tried()
