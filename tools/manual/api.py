@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -41,12 +42,36 @@ def _section(title: str, names: Iterable[str], module: ModuleType) -> str:
 
 def _entry(name: str, thing: Any) -> str:
     if inspect.isclass(thing):
-        return f".. autoclass:: {name}\n   :members:\n   :show-inheritance:\n\n"
+        bases = "" if thing.__bases__ == (object,) else "   :show-inheritance:\n"
+        return f".. autoclass:: {name}\n   :members:\n{bases}\n"
     return f".. autofunction:: {name}\n\n" if inspect.isfunction(thing) else f".. autodata:: {name}\n   :no-value:\n\n"
 
 
-def fields(cls: type) -> Iterator[str]:
-    """Lines of reStructuredText: the fields of an attrs class, with the comments that stand beside them."""
+def described(thing: Any, lines: Iterable[str]) -> Iterator[str]:
+    """Lines of reStructuredText: a docstring, and what Sphinx does not see of the fields or values of a class."""
+    yield from _with_code(lines)
+    yield ""
+    if inspect.isclass(thing) and attrs.has(thing):
+        yield from _fields(thing)
+    elif inspect.isclass(thing) and issubclass(thing, Enum):
+        yield f"One of {', '.join(f'``{member.name}`` (``{member.value}``)' for member in thing)}."
+    yield ""
+
+
+def _with_code(lines: Iterable[str]) -> Iterator[str]:
+    """What stands indented is code, as in Markdown."""
+    before, inside = "", False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not inside and not before.endswith("::"):
+            yield from ("::", "")
+        yield line
+        if line.strip():
+            before, inside = line, indented
+
+
+def _fields(cls: type) -> Iterator[str]:
+    """The fields of an attrs class, with the comments that stand beside them."""
     comments = dict(_comments(cls))
     for field in attrs.fields(cls):
         if field.init and not field.name.startswith("_"):
