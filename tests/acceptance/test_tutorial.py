@@ -27,7 +27,7 @@ def walkthrough(tmp_path: Path) -> Iterator[Walkthrough]:
 def test_the_first_processor_does_its_job(walkthrough: Walkthrough) -> None:
     """Every file is written and every command typed, in the page's order; the order of two studies becomes one job.
 
-    Tried: without the line that cancels the timer the page's own tests fail; without the restart there is no job.
+    Tried: without the line that cancels the timer, the page's own tests fail.
     """
     steps = [block for block in blocks_of(TUTORIAL) if "tutorial" in block.info.split()]
     assert len(blocks_of(TUTORIAL)) == len(steps), "a block of the tutorial is not followed"
