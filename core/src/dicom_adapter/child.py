@@ -85,20 +85,23 @@ class Channel:
 
 
 class Child:
-    """One process of the service; what it reports is put to a queue as (child, report)."""
+    """One process of the service; what it reports is put to a queue as (child, report).
 
-    def __init__(self, name: str, module: str, start: Start, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
+    It loads what it needs, and waits until it is given what to work with.
+    """
+
+    def __init__(self, name: str, module: str, wake_fd: int, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
+        """`wake_fd`: the descriptor that its `Start` is going to name."""
         self.name = name
         self._reports = reports
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[start.wake_fd],
+            pass_fds=[wake_fd],
             env={**SPARING, **os.environ},
             text=True,
         )
-        self.give(start)
         threading.Thread(target=self._listen, name=f"{name} reports", daemon=True).start()
 
     @property

@@ -1,6 +1,7 @@
 """The service: what `dicom-adapter run` supervises. One host, one or more receivers, and the order of their lives.
 
-Start: the host first (it brings the ledger up to date and says which AE titles are served), then the receivers.
+Start: the host first (it brings the ledger up to date and says which AE titles are served), then the receivers, which
+load meanwhile.
 Stop: the receivers first (no new associations, open ones finish), then the host. A process that dies is started again
 after a pause; the others do not notice more than that. Another configuration is passed to all of them: see `reload`.
 """
@@ -78,6 +79,7 @@ class _Slot:
     module: str
     number: int = 1  # of a receiver
     child: Child | None = None
+    ahead: Child | None = None  # the first one, which loads while the host begins
     is_ready: bool = False
     started_at: float = 0.0
     pause: float = FIRST_PAUSE
@@ -134,6 +136,8 @@ class Service:
             signal.signal(number, lambda *_: self._reports.put((None, {"event": STOP})))
         signal.signal(signal.SIGHUP, lambda *_: self._reports.put((None, {"event": HANG_UP})))
         try:
+            for slot in self._receivers:
+                slot.ahead = self._make_child(slot)
             # The first receiver finds the port that the others share.
             first, *others = self._receivers
             if all(self._begin(slots) for slots in ([self._host], [first], others)):
@@ -155,10 +159,17 @@ class Service:
         return self._wait_for(slots)
 
     def _start(self, slot: _Slot, *, first: bool) -> None:
-        slot.child = Child(slot.name, slot.module, self._order(slot, first=first), self._reports)
+        slot.child, slot.ahead = slot.ahead or self._make_child(slot), None
+        slot.child.give(self._order(slot, first=first))
         slot.started_at = time.monotonic()
         slot.start_at = None
         log.info("process_started", name=slot.name, child=slot.child.pid)
+
+    def _make_child(self, slot: _Slot) -> Child:
+        return Child(slot.name, slot.module, self._wake_fd(slot), self._reports)
+
+    def _wake_fd(self, slot: _Slot) -> int:
+        return self._wake_read if slot is self._host else self._wake_write
 
     def _order(self, slot: _Slot, *, first: bool) -> Start:
         is_host = slot is self._host
@@ -170,7 +181,7 @@ class Service:
             port=self._port,
             first=first,
             number=slot.number,
-            wake_fd=self._wake_read if is_host else self._wake_write,
+            wake_fd=self._wake_fd(slot),
             plugins=None if is_host else [blueprint.storage_plugin],
         )
 
@@ -240,7 +251,9 @@ class Service:
 
     def _bury(self, child: Child, status: int) -> None:
         for slot in self._slots:
-            if slot.child is child and slot.is_ending:
+            if slot.ahead is child:
+                slot.ahead = None
+            elif slot.child is child and slot.is_ending:
                 slot.is_ending = slot.is_ready = False
                 self._start(slot, first=False)
             elif slot.child is child:
@@ -349,6 +362,10 @@ class Service:
     def _end(self, slots: Iterable[_Slot], seconds: float) -> None:
         """Ask all of them to end, wait for them that long, and kill what is left."""
         deadline = time.monotonic() + seconds
+        for slot in slots:
+            if slot.ahead is not None:  # it was given nothing to do
+                slot.ahead.kill()
+                slot.ahead.wait(seconds)
         children = [slot.child for slot in slots if slot.child is not None]
         for child in children:
             child.stop()
