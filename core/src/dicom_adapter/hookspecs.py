@@ -3,6 +3,9 @@
     [project.entry-points.dicom_adapter]
     my-plugin = "my_plugin"
 
+The group says which version of the hooks (`API_VERSION`) the plugin was built for: this one version 1, the group
+`dicom_adapter.v2` version 2. A plugin for another version is refused by name, and not imported.
+
 Registration hooks are called once, when a process of the adapter starts, and return classes; the configuration selects
 among them by `name`. Observer hooks are called in the host process, one after another on a thread of their own: they
 may be slow, and what they raise is logged. They are told of each change once, after it was committed; what happens
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from typer import Typer
 
 PROJECT = "dicom_adapter"  # the entry-point group, and the prefix of every hook
+# Of these specifications and of all that `dicom_adapter` exports. It changes when a plugin that was written for it may
+# no longer work: when something is removed, is called otherwise, or means something else; not when something is added.
+API_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -41,6 +47,7 @@ class Catalogue:
     submitters: Mapping[str, type[Submitter[Any]]] = field(factory=dict)
     storage_backends: Mapping[str, type[StorageBackend[Any]]] = field(factory=dict)
     broken: Sequence[str] = ()  # for messages: a line for each plugin that could not be used
+    disabled: Sequence[str] = ()  # for messages: a line for each plugin that was not loaded, at somebody's wish
 
 
 @hookspec

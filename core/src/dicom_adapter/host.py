@@ -18,6 +18,7 @@ import structlog
 
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
+from dicom_adapter.deadline import TookTooLong, call_within
 from dicom_adapter.errors import Refused, describe_failure
 from dicom_adapter.flow import intervene
 from dicom_adapter.flow.choice import Retries
@@ -42,7 +43,6 @@ from dicom_adapter.plugins import PROCESSOR, PluginInfo, Plugins
 from dicom_adapter.processor import JobProcessorBase
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter, SubmitterContext
-from dicom_adapter.workers import TookTooLong, call_within
 
 log = structlog.get_logger("dicom_adapter.host")
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from dicom_adapter import __version__, logs
 from dicom_adapter.child import Channel, Start
 from dicom_adapter.clock import SystemClock
-from dicom_adapter.config import load
+from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config, Http
 from dicom_adapter.errors import Refused, StorageFull
 from dicom_adapter.flow.store import is_lack_of_room
@@ -183,12 +183,11 @@ def main() -> None:
     start = channel.start()
     keep_values_out_of_warnings()
     os.nice(NICENESS)
-    plugins = discover()
+    plugins = discover(disable=plugin_settings(start.configuration).disable)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
     logs.configure(style=start.log_style, level=config.log.level, process="host")
-    for problem in plugins.problems:
-        log.error("plugin_broken", problem=problem)
+    _tell_plugins(plugins)
     try:
         with only_host(config.storage.path) as alone:
             held = share(config.storage.path)  # until this process ends
@@ -203,6 +202,16 @@ def main() -> None:
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
         channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+
+
+def _tell_plugins(plugins: Plugins) -> None:
+    for problem in plugins.broken:
+        log.error("plugin_broken", problem=problem)
+    for info in plugins.infos:
+        if info.disabled:
+            log.info("plugin_disabled", plugin=str(info), reason=info.disabled)
+    for problem in plugins.unknown:
+        log.warning("plugin_unknown", problem=problem)
 
 
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:

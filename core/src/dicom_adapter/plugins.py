@@ -7,33 +7,17 @@ is refused by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import importlib_metadata
 import pluggy
 from attrs import evolve, field, frozen
 
 from dicom_adapter import hookspecs
+from dicom_adapter.entry_points import PluginPoint, Wanted, installed, misfit
 from dicom_adapter.hookspecs import PROJECT, Catalogue
 from dicom_adapter.processor import JobProcessorBase
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter
-
-
-class PluginPoint(Protocol):
-    """Where a plugin is found: an entry point, or something like it in a test."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def value(self) -> str: ...
-
-    @property
-    def dist(self) -> Any: ...
-
-    def load(self) -> Any: ...
-
 
 OnFailure = Callable[["PluginInfo", str, BaseException], None]
 
@@ -62,6 +46,7 @@ class PluginInfo:
     distribution: str
     version: str
     problem: str = ""  # why it cannot be used; "" when it can
+    disabled: str = ""  # why it was not loaded, at somebody's wish
     observes: tuple[str, ...] = ()  # the observer hooks that it implements
 
     def __str__(self) -> str:
@@ -86,12 +71,18 @@ class Plugins:
     infos: tuple[PluginInfo, ...]
     components: tuple[Component, ...]
     manager: pluggy.PluginManager = field(repr=False)
+    unknown: tuple[str, ...] = ()  # a sentence for each name of a plugin that is not there
 
     @property
-    def problems(self) -> list[str]:
+    def broken(self) -> list[str]:
         """A sentence for everything that cannot be used."""
         broken = [f"{info}: {info.problem}" for info in self.infos if info.problem]
         return broken + [f"{c.plugin}: {c.problem}" for c in self.components if c.problem]
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for everything that somebody should look at."""
+        return [*self.broken, *self.unknown]
 
     def catalogue(self) -> Catalogue:
         """What a configuration can choose from."""
@@ -99,7 +90,8 @@ class Plugins:
             processors=self._usable(PROCESSOR),
             submitters=self._usable(SUBMITTER),
             storage_backends=self._usable(STORAGE),
-            broken=tuple(self.problems),
+            broken=tuple(self.broken),
+            disabled=tuple(f"{info}, because {info.disabled}" for info in self.infos if info.disabled),
         )
 
     def provider(self, kind: Kind, name: str) -> str | None:
@@ -151,14 +143,24 @@ class Plugins:
         return next(info for info in self.infos if info.name == name and not info.problem)
 
 
-def installed() -> list[PluginPoint]:
-    """The entry points of all installed plugins."""
-    return list(importlib_metadata.entry_points(group=PROJECT))
+def discover(*own: PluginPoint, only: Collection[str] | None = None, disable: Collection[str] = ()) -> Plugins:
+    """Load the installed plugins, or those entry points alone that `only` names.
 
-
-def discover(only: Collection[str] | None = None) -> Plugins:
-    """Load the installed plugins, or those entry points alone that `only` names."""
-    return load(point for point in installed() if only is None or point.name in only)
+    `own`: further ones, which are loaded whatever is disabled. `disable`: what the configuration says of it.
+    """
+    wanted = Wanted.by(disable)
+    points = installed()
+    found = load(
+        [
+            *own,
+            *(point for point in points if not wanted.objection(point.name) and (only is None or point.name in only)),
+        ]
+    )
+    if only is not None:
+        return found
+    disabled = [_disabled(point, reason) for point in _unique(points) if (reason := wanted.objection(point.name))]
+    unknown = wanted.unknown(point.name for point in points)
+    return evolve(found, infos=(*found.infos, *disabled), unknown=tuple(unknown))
 
 
 def load(points: Iterable[PluginPoint]) -> Plugins:
@@ -190,12 +192,22 @@ def _unique(points: Iterable[PluginPoint]) -> list[PluginPoint]:
     return [found[key] for key in sorted(found)]
 
 
-def _register(manager: pluggy.PluginManager, point: PluginPoint) -> PluginInfo:
-    info = PluginInfo(
+def _described(point: PluginPoint) -> PluginInfo:
+    return PluginInfo(
         name=point.name,
         distribution=point.dist.name if point.dist else "an unknown distribution",
         version=point.dist.version if point.dist else "",
     )
+
+
+def _disabled(point: PluginPoint, reason: str) -> PluginInfo:
+    return evolve(_described(point), disabled=reason)
+
+
+def _register(manager: pluggy.PluginManager, point: PluginPoint) -> PluginInfo:
+    info = _described(point)
+    if problem := misfit(point.group):
+        return evolve(info, problem=problem)
     if manager.get_plugin(point.name) is not None:
         return evolve(info, problem="another distribution has a plugin of the same name; uninstall one of them")
     try:

@@ -16,11 +16,12 @@ from attrs import field, frozen
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
+from dicom_adapter.deadline import TookTooLong, call_within
 from dicom_adapter.errors import describe_failure
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
-from dicom_adapter.workers import Condition, TookTooLong, Worker, call_within
+from dicom_adapter.workers import Condition, Worker
 
 log = structlog.get_logger("dicom_adapter.watch")
 

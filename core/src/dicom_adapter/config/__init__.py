@@ -1,6 +1,6 @@
 """The configuration: TOML to frozen values, with every problem told at once."""
 
-from dicom_adapter.config.load import Loaded, load
+from dicom_adapter.config.load import Loaded, load, plugin_settings
 from dicom_adapter.config.model import (
     AeTitleConfig,
     Caller,
@@ -13,6 +13,7 @@ from dicom_adapter.config.model import (
     Log,
     LogFormat,
     LogLevel,
+    PluginSettings,
     Storage,
     SubmitterConfig,
     Tls,
@@ -33,6 +34,7 @@ __all__ = [
     "Log",
     "LogFormat",
     "LogLevel",
+    "PluginSettings",
     "Problem",
     "ProblemKind",
     "Storage",
@@ -40,4 +42,5 @@ __all__ = [
     "Tls",
     "TlsProfile",
     "load",
+    "plugin_settings",
 ]
