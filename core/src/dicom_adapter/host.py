@@ -12,14 +12,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
+from dicom_adapter.boundary import BROUGHT_CHECKS, close_within, describe_settings, hook_failed, make_submitter
+from dicom_adapter.calls import Called
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import AeTitleConfig, Config
-from dicom_adapter.deadline import TookTooLong, call_within
-from dicom_adapter.errors import Refused, describe_failure
+from dicom_adapter.errors import Refused
 from dicom_adapter.flow import intervene
 from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.notify import Notify
@@ -30,7 +31,6 @@ from dicom_adapter.flow.retention import Retention
 from dicom_adapter.flow.room import room_wanted
 from dicom_adapter.flow.submit import Submission
 from dicom_adapter.flow.turn import Committed, LaneSettings
-from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.lane import LaneHandle
 from dicom_adapter.ledger import Ledger, events, jobs, lanes
 from dicom_adapter.ledger.jobs import FINISHED
@@ -39,20 +39,17 @@ from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.parts import LOOK_EVERY as JOBS_LOOK_EVERY
 from dicom_adapter.parts import SLICE_SECONDS, Handle, JobQueue, Observer, PlatformWatch, ServedLane, Step
-from dicom_adapter.plugins import PROCESSOR, PluginInfo, Plugins
+from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Plugins
 from dicom_adapter.processor import JobProcessorBase
 from dicom_adapter.storage import StorageBackend
-from dicom_adapter.submitter import Submitter, SubmitterContext
+from dicom_adapter.submitter import Submitter
 
 log = structlog.get_logger("dicom_adapter.host")
 
 LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and what operators ask for
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
-PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
 STORED = "dicom_adapter_instance_stored"  # an observer hook
-
-T = TypeVar("T")
 
 
 class Host:
@@ -100,7 +97,9 @@ class Host:
             for name, own in settings.items()
         }
         self.handles: Mapping[str, LaneHandle] = {
-            name: Handle(own, self._lanes[name], ledger, storage, clock, partial(wake, f"lane {name}"))
+            name: Handle(
+                own, self._lanes[name], ledger, storage, clock, self._called(name), partial(wake, f"lane {name}")
+            )
             for name, own in settings.items()
         }
         self._hearing = self._overriding("job_changed")
@@ -122,12 +121,18 @@ class Host:
     def _lane_settings(self, ae_title: str, table: AeTitleConfig) -> LaneSettings:
         return LaneSettings(
             ae_title=ae_title,
-            processor=self._plugins.catalogue().processors[table.processor],
+            processor=self._plugins.measured(PROCESSOR, table.processor, f"lane {ae_title}"),
             settings=table.settings,
             submitter=self._config.submitter_for(ae_title),
             submitters=self._submissions.keys(),
             data_folder=self._config.storage.path / "processors" / ae_title.encode().hex(),
         )
+
+    def _called(self, ae_title: str) -> Called:
+        """For what others ask of its processor."""
+        table = self._config.ae_titles[ae_title]
+        plugin = self._plugins.provider(PROCESSOR, table.processor)
+        return self._plugins.calls.of(f"plugin '{plugin}'", f"lane {ae_title}")
 
     def _overriding(self, method: str) -> list[str]:
         """The AE titles whose processors have this method of their own: others are not called for nothing."""
@@ -139,7 +144,9 @@ class Host:
 
     def brought(self, hook: str) -> dict[str, list[Any]]:
         """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
-        return self._plugins.brought(hook, _hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)})
+        return self._plugins.brought(
+            hook, hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)}, BROUGHT_CHECKS[hook]
+        )
 
     def _handles_of(self, plugin: str) -> dict[str, LaneHandle]:
         """Those of the AE titles whose processors the plugin brings."""
@@ -152,13 +159,13 @@ class Host:
 
     def _make_submitters(self) -> dict[str, Submitter[Any]]:
         """Those that can be made; what a constructor does wrong costs nothing but its own submitter."""
-        classes = self._plugins.catalogue()
         made = {}
         for name, table in self._config.submitters.items():
             if table.unavailable:
                 continue
             try:
-                made[name] = make_submitter(self._config, classes, name)
+                cls = self._plugins.measured(SUBMITTER, table.type, f"submitter {name}")
+                made[name] = make_submitter(self._config, name, cls)
             except Refused as refusal:
                 self._broken[name] = str(refusal)
                 log.error("submitter_broken", submitter=name, reason=self._broken[name])
@@ -372,42 +379,6 @@ class Host:
         """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
         for name, lane in self._lanes.items():
             if f"lane {name}" not in hanging:
-                lane.close()
-        for submission in self._submissions.values():
-            submission.close()
-
-
-def _hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    log.error("hook_failed", plugin=str(plugin), hook=hook, error=describe_failure(failure))
-
-
-def make_submitter(config: Config, catalogue: Catalogue, name: str) -> Submitter[Any]:
-    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
-    table = config.submitters[name]
-    folder = config.storage.path / "submitters" / name.encode().hex()
-    context = SubmitterContext(name=name, data_folder=folder)
-    made: Submitter[Any] = _ask_plugin(
-        f"submitter '{name}' cannot be made", partial(catalogue.submitters[table.type], table.settings, context)
-    )
-    return made
-
-
-def describe_settings(config: Config, catalogue: Catalogue, ae_title: str) -> str:
-    """What the processor of an AE title will do, in its own words. Raises Refused with the reason."""
-    table = config.ae_titles[ae_title]
-    return _ask_plugin(
-        "its processor cannot describe its settings",
-        partial(catalogue.processors[table.processor].describe, table.settings),
-    )
-
-
-def _ask_plugin(otherwise: str, call: Callable[[], T]) -> T:
-    """What a plugin answers. Raises Refused, which begins with `otherwise`, when it raises or takes too long."""
-    try:
-        return call_within(PLUGIN_SECONDS, call)
-    except KeyboardInterrupt:  # of whoever runs a command
-        raise
-    except TookTooLong as failure:
-        raise Refused(f"{otherwise}: {failure}") from None
-    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave; its message may quote a secret
-        raise Refused(f"{otherwise}: {describe_failure(failure)}") from None
+                close_within(f"lane {name}", lane.close)
+        for name, submission in self._submissions.items():
+            close_within(f"submitter {name}", submission.close)

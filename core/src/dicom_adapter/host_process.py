@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter import __version__, logs
+from dicom_adapter.calls import Calls
 from dicom_adapter.child import Channel, Start
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load, plugin_settings
@@ -26,14 +27,15 @@ from dicom_adapter.errors import Refused, StorageFull
 from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import health
-from dicom_adapter.ledger.health import HOST
+from dicom_adapter.ledger.health import HOST, PartState
 from dicom_adapter.locks import share
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.parts import ServerPart
 from dicom_adapter.plugins import Plugins, discover
 from dicom_adapter.server import Server
 from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
-from dicom_adapter.watch import Finding, Watch, examine
+from dicom_adapter.threads import describe_leak
+from dicom_adapter.watch import Finding, Watch, examine, with_slow
 from dicom_adapter.workers import Step, Turnstile, Worker
 
 log = structlog.get_logger("dicom_adapter.host")
@@ -44,6 +46,7 @@ LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
 WAKE_UPS = "wake-ups"
 GATHER_SECONDS = 0.05  # between two looks at arrivals: under load many come together, and no sender waits for it
 HTTP = "http"
+THREADS = "threads"
 FOLLOW_SECONDS = 5.0  # that one look for wake-ups waits
 
 
@@ -54,6 +57,7 @@ class HostProcess:
         self._workers: dict[str, list[Worker]] = {}
         self._executors: list[Executor] = []
         self._config = config
+        self._plugins = plugins
         self._clock = SystemClock()
         self._storage = open_storage(config, plugins.catalogue())
         if first:
@@ -69,12 +73,18 @@ class HostProcess:
     def _make_servers(self) -> dict[str, ServerPart]:
         """Those that plugins bring and the HTTP server, if there is to be one; none is started."""
         brought = self._host.brought("dicom_adapter_servers")
-        servers: dict[str, Server] = {
-            f"{plugin} {server.name}": server for plugin, own in brought.items() for server in own
+        servers: dict[str, tuple[str, Server]] = {
+            f"{plugin} {server.name}": (f"plugin '{plugin}'", server)
+            for plugin, own in brought.items()
+            for server in own
         }
         if self._config.http is not None:
-            servers[HTTP] = self._make_http_server(self._config.http)
-        return {name: ServerPart(name, server, self._clock) for name, server in servers.items()}
+            servers[HTTP] = "dicom-adapter", self._make_http_server(self._config.http)
+        calls = self._plugins.calls
+        return {
+            name: ServerPart(name, server, self._clock, calls.of(plugin, f"server {name}"))
+            for name, (plugin, server) in servers.items()
+        }
 
     def _make_http_server(self, config: Http) -> Server:
         from dicom_adapter import http  # takes time to load, which others can spare
@@ -126,7 +136,12 @@ class HostProcess:
         found = {
             name: examine(name, [worker.condition() for worker in workers]) for name, workers in self._workers.items()
         }
-        return {HOST: Finding(), **found}
+        return {HOST: Finding(), THREADS: self._examine_threads(), **with_slow(found, self._plugins.calls.slow())}
+
+    def _examine_threads(self) -> Finding:
+        own = len(self._all()) + sum(table.parallel for table in self._config.submitters.values())
+        leak = describe_leak(self._plugins.calls, own)
+        return Finding(state=PartState.DEGRADED, reason=leak) if leak else Finding()
 
     def _tell_ae_titles(self) -> None:
         for ae_title, settings in self._host.served.items():
@@ -183,10 +198,12 @@ def main() -> None:
     start = channel.start()
     keep_values_out_of_warnings()
     os.nice(NICENESS)
-    plugins = discover(disable=plugin_settings(start.configuration).disable)
+    calls = Calls(trace=start.trace_hooks)
+    plugins = discover(disable=plugin_settings(start.configuration).disable, calls=calls)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
     logs.configure(style=start.log_style, level=config.log.level, process="host")
+    calls.tell()
     _tell_plugins(plugins)
     try:
         with only_host(config.storage.path) as alone:

@@ -19,6 +19,7 @@ from attrs import evolve
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter import logs
+from dicom_adapter.calls import Calls
 from dicom_adapter.child import Channel
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
@@ -220,7 +221,8 @@ def main() -> None:
     channel = Channel()
     start = channel.start()
     keep_values_out_of_warnings()
-    plugins = discover(only=start.plugins)
+    calls = Calls(trace=start.trace_hooks)
+    plugins = discover(only=start.plugins, calls=calls)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
     shares_port, name = config.dicom.receivers > 1, receiver_names(config.dicom.receivers)[start.number - 1]
@@ -228,6 +230,7 @@ def main() -> None:
     if start.port is not None:
         config = evolve(config, dicom=evolve(config.dicom, port=start.port))
     logs.configure(style=start.log_style, level=config.log.level, process=name)
+    calls.tell()
     held = share(config.storage.path)  # until this process ends
     if held is None:
         channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")

@@ -52,6 +52,7 @@ class Blueprint:
     log_style: str
     port: int | None  # to listen on instead of the configured one
     storage_plugin: str  # the entry point that a receiver loads; it needs no other
+    trace_hooks: bool = False  # log every call of a plugin
 
 
 @define
@@ -140,6 +141,7 @@ class Service:
             port=self._port,
             first=first,
             number=slot.number,
+            trace_hooks=self._blueprint.trace_hooks,
             wake_fd=self._wake_read if is_host else self._wake_write,
             plugins=None if is_host else [self._blueprint.storage_plugin],
         )

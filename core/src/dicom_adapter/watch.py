@@ -75,6 +75,16 @@ def examine(part: str, conditions: Sequence[Condition]) -> Finding:
     return Finding()
 
 
+def with_slow(found: Mapping[str, Finding], slow: Mapping[str, str]) -> Mapping[str, Finding]:
+    """What was found, and of the parts that work, whether a plugin was slow in them of late."""
+    return {
+        name: Finding(state=PartState.DEGRADED, reason=slow[name])
+        if name in slow and finding.state is PartState.OK
+        else finding
+        for name, finding in found.items()
+    }
+
+
 class Watch:
     """Looks at the parts of one process, from `start` to `close`."""
 
@@ -122,6 +132,9 @@ class Watch:
         elif part.state is PartState.FAILING:
             log.error("part_failing", part=part.part, reason=part.reason)
             self._note("part_failing", part, now)
+        elif part.state is PartState.DEGRADED:
+            log.warning("part_degraded", part=part.part, reason=part.reason)
+            self._note("part_degraded", part, now)
         elif part.state is PartState.OK:
             log.info("part_recovered", part=part.part)
             self._note("part_recovered", part, now)

@@ -8,9 +8,10 @@ import typer
 
 from dicom_adapter import __version__
 from dicom_adapter.cli.audit import audit
+from dicom_adapter.cli.brought import add_commands
 from dicom_adapter.cli.check import check
-from dicom_adapter.cli.configuration import warn
 from dicom_adapter.cli.demo import demo
+from dicom_adapter.cli.doctor import doctor
 from dicom_adapter.cli.explain import explain
 from dicom_adapter.cli.instances import instances
 from dicom_adapter.cli.jobs import jobs
@@ -20,7 +21,7 @@ from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
 from dicom_adapter.cli.simulate import simulate
 from dicom_adapter.cli.status import status
-from dicom_adapter.plugins import PluginInfo, Plugins, discover
+from dicom_adapter.plugins import discover
 
 app = typer.Typer(
     name="dicom-adapter",
@@ -48,6 +49,7 @@ app.command()(run)
 app.command()(check)
 app.command()(audit)
 app.command()(plugins)
+app.command()(doctor)
 app.command()(demo)
 app.command()(simulate)
 app.command()(send)
@@ -65,6 +67,7 @@ OWN = frozenset(
         "check",
         "audit",
         "plugins",
+        "doctor",
         "demo",
         "simulate",
         "send",
@@ -83,18 +86,5 @@ def main() -> None:
     # Plugins are loaded for their commands only when they may matter: importing them takes time.
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
     if wanted not in OWN:
-        add_commands(discover())
+        add_commands(app, discover(), OWN)
     app()
-
-
-def add_commands(found: Plugins) -> None:
-    """Add the commands that plugins bring."""
-    for command in found.commands(_failed):
-        if isinstance(command, typer.Typer):
-            app.add_typer(command)
-        else:
-            app.command()(command)
-
-
-def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    warn(f"{plugin}: {hook} failed: {type(failure).__name__}: {failure}")

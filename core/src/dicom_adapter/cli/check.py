@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_adapter.boundary import describe_settings, make_submitter
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
-from dicom_adapter.host import describe_settings, make_submitter
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
 
@@ -64,7 +64,7 @@ def _try_plugins(found: Read) -> Tried:
     for name, submitter in config.submitters.items():
         if not submitter.unavailable:
             try:
-                make_submitter(config, catalogue, name)
+                make_submitter(config, name, catalogue.submitters[submitter.type])
             except Refused as refusal:
                 tried.broken[name] = str(refusal)
                 tried.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")

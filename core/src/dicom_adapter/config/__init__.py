@@ -1,6 +1,6 @@
 """The configuration: TOML to frozen values, with every problem told at once."""
 
-from dicom_adapter.config.load import Loaded, load, plugin_settings
+from dicom_adapter.config.load import Loaded, load, plugin_settings, structure, tables_of
 from dicom_adapter.config.model import (
     AeTitleConfig,
     Caller,
@@ -20,6 +20,7 @@ from dicom_adapter.config.model import (
     TlsProfile,
 )
 from dicom_adapter.config.problems import Problem, ProblemKind
+from dicom_adapter.config.tables import prefixes_of
 
 __all__ = [
     "AeTitleConfig",
@@ -43,4 +44,7 @@ __all__ = [
     "TlsProfile",
     "load",
     "plugin_settings",
+    "prefixes_of",
+    "structure",
+    "tables_of",
 ]

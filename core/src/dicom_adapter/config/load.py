@@ -32,6 +32,11 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
         document = _parse(text)
     except ValueError as error:
         return Loaded(config=None, problems=(Problem(message=str(error)),))
+    return structure(document, folder=folder, catalogue=catalogue)
+
+
+def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue) -> Loaded:
+    """The same, of what is no text any more."""
     converter = make_converter(folder.absolute())
     plugged = Plugged(catalogue, converter)
     found = [*_submitter_problems(document), *_certificate_problems(document), *plugged.problems(document)]
@@ -55,6 +60,14 @@ def plugin_settings(text: str | bytes) -> PluginSettings:
     except (ValueError, TypeError, BaseValidationError):
         return PluginSettings()
     return found
+
+
+def tables_of(text: str) -> dict[str, Any]:
+    """What stands in a configuration file, as it is; nothing when it is not TOML."""
+    try:
+        return _parse(text)
+    except ValueError:
+        return {}
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:

@@ -50,6 +50,7 @@ TRIES_FOR_ONE_INSTANCE = 3  # turns in a row that one instance may spoil before 
 FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
 SHOWN_GROUPS = 50  # of what a processor holds back, for operators
+MOST_GROUPS = 1_000_000  # that are asked for: a generator that never ends must not take all memory
 OTHERS_TO_READ = 3  # stored objects that are tried, to tell one that cannot be read from storage that is away
 # A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust. What comes
 # from outside, KeyboardInterrupt, never comes to a lane's thread.
@@ -427,7 +428,7 @@ class Lane:
         """What the processor holds back; what is due first stands first."""
         try:
             waiting = self._processor.waiting() if self._context and self._processor else ()
-            shown = [_checked(group) for group in waiting]
+            shown = [_checked(group) for group in islice(waiting, MOST_GROUPS)]
             return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - self.since)
         except PLUGIN_FAILURES as failure:  # this is for show only
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))

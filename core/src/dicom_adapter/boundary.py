@@ -1,0 +1,89 @@
+"""Where the host asks plugins for something, or has them let go of it: whatever they do, it goes on.
+
+What they do on lanes, in steps of jobs and as observers is bounded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from dicom_adapter.config.model import Config
+from dicom_adapter.deadline import TookTooLong, call_within
+from dicom_adapter.errors import DicomAdapterError, Refused, describe_failure
+from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.plugins import PluginInfo
+from dicom_adapter.server import Server
+from dicom_adapter.submitter import Submitter, SubmitterContext
+
+log = structlog.get_logger("dicom_adapter.host")
+
+PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
+CLOSE_SECONDS = 5.0  # that what a plugin has opened may take to be closed; a stop has half a minute for all of it
+
+T = TypeVar("T")
+
+
+def close_within(part: str, close: Callable[[], None]) -> None:
+    """Close what a part has open; when that hangs, it is left to itself."""
+    try:
+        call_within(CLOSE_SECONDS, close)
+    except TookTooLong as failure:
+        log.warning("close_hangs", part=part, reason=str(failure))
+
+
+def hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
+    """What a plugin brings by a hook is left out."""
+    error = str(failure) if isinstance(failure, (TookTooLong, WrongKind)) else describe_failure(failure)
+    log.error("hook_failed", plugin=str(plugin), hook=hook, error=error)
+
+
+class WrongKind(DicomAdapterError):
+    """A hook gave something else than it should."""
+
+
+def _is_server(brought: Any) -> None:
+    if not isinstance(brought, Server) or not isinstance(getattr(brought, "name", None), str):
+        kind = type(brought).__name__
+        raise WrongKind(f"it gave a {kind}; it has to give objects that extend Server and have a `name`")
+
+
+def _anything(_brought: Any) -> None:
+    """Whether it can be mounted shows when it is."""
+
+
+BROUGHT_CHECKS = {"dicom_adapter_servers": _is_server, "dicom_adapter_http": _anything}
+
+
+def make_submitter(config: Config, name: str, cls: type[Submitter[Any]]) -> Submitter[Any]:
+    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
+    table = config.submitters[name]
+    folder = config.storage.path / "submitters" / name.encode().hex()
+    context = SubmitterContext(name=name, data_folder=folder)
+    made: Submitter[Any] = _ask_plugin(f"submitter '{name}' cannot be made", partial(cls, table.settings, context))
+    return made
+
+
+def describe_settings(config: Config, catalogue: Catalogue, ae_title: str) -> str:
+    """What the processor of an AE title will do, in its own words. Raises Refused with the reason."""
+    table = config.ae_titles[ae_title]
+    otherwise = "its processor cannot describe its settings"
+    described: object = _ask_plugin(otherwise, partial(catalogue.processors[table.processor].describe, table.settings))
+    if not isinstance(described, str):
+        raise Refused(f"{otherwise}: describe() gave a {type(described).__name__}; it has to give a text")
+    return described
+
+
+def _ask_plugin(otherwise: str, call: Callable[[], T]) -> T:
+    """What a plugin answers. Raises Refused, which begins with `otherwise`, when it raises or takes too long."""
+    try:
+        return call_within(PLUGIN_SECONDS, call)
+    except KeyboardInterrupt:  # of whoever runs a command
+        raise
+    except TookTooLong as failure:
+        raise Refused(f"{otherwise}: {failure}") from None
+    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave; its message may quote a secret
+        raise Refused(f"{otherwise}: {describe_failure(failure)}") from None
