@@ -14,7 +14,7 @@ help:
 	@echo "make lint    check format, lint, types and import rules"
 	@echo "make format  put the code into its format"
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
-	@echo "make bench WHAT=uploads|replay|due|pending ARGS=...  measure something else"
+	@echo "make bench WHAT=uploads|replay|due|pending|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
 	@echo "make clean   remove the virtual environment and caches"
 

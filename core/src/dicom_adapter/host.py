@@ -129,10 +129,8 @@ class Host:
         )
 
     def _called(self, ae_title: str) -> Called:
-        """For what others ask of its processor."""
-        table = self._config.ae_titles[ae_title]
-        plugin = self._plugins.provider(PROCESSOR, table.processor)
-        return self._plugins.calls.of(f"plugin '{plugin}'", f"lane {ae_title}")
+        """For what is asked of its processor, or of the class."""
+        return self._plugins.called(PROCESSOR, self._config.ae_titles[ae_title].processor, f"lane {ae_title}")
 
     def _overriding(self, method: str) -> list[str]:
         """The AE titles whose processors have this method of their own: others are not called for nothing."""
@@ -178,7 +176,8 @@ class Host:
             reason = self._config.unavailable(name) or self._broken.get(self._config.submitter_for(name), "")
             if not reason:
                 try:
-                    served[name] = describe_settings(self._config, self._plugins.catalogue(), name)
+                    described = partial(describe_settings, self._config, self._plugins.catalogue(), name)
+                    served[name] = self._called(name)("describe", described)
                 except Refused as refusal:
                     reason = str(refusal)
             if reason:

@@ -74,7 +74,7 @@ class HostProcess:
         """Those that plugins bring and the HTTP server, if there is to be one; none is started."""
         brought = self._host.brought("dicom_adapter_servers")
         servers: dict[str, tuple[str, Server]] = {
-            f"{plugin} {server.name}": (f"plugin '{plugin}'", server)
+            f"{plugin} {server.name}": (str(self._plugins.info(plugin)), server)
             for plugin, own in brought.items()
             for server in own
         }

@@ -131,8 +131,12 @@ class Plugins:
 
     def measured(self, kind: Kind, name: str, part: str) -> type[Any]:
         """The class that can be chosen by this name, with its calls by that part of the process measured."""
+        return measured(self._usable(kind)[name], kind.methods, self.called(kind, name, part), kind.callbacks)
+
+    def called(self, kind: Kind, name: str, part: str) -> Called:
+        """For that part's calls of the plugin that brings the component."""
         found = next(c for c in self.components if c.kind is kind and c.name == name and not c.problem)
-        return measured(found.cls, kind.methods, self.calls.of(str(found.plugin), part), kind.callbacks)
+        return self.calls.of(str(found.plugin), part)
 
     def _storage_backends(self) -> dict[str, Any]:
         """They are called for every instance: measured only when every call is to be logged."""
@@ -177,7 +181,7 @@ class Plugins:
         found: dict[str, list[Any]] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             name, given = implementation.plugin_name, arguments(implementation.plugin_name)
-            called = self.calls.of(str(self._info(name)), "plugins")
+            called = self.calls.of(str(self.info(name)), "plugins")
             call = partial(implementation.function, *(given[argument] for argument in implementation.argnames))
             try:
                 brought = _bring(called, hook, call, BRING_SECONDS)
@@ -187,13 +191,14 @@ class Plugins:
             except KeyboardInterrupt:  # of whoever runs a command
                 raise
             except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-                on_failure(self._info(name), hook, failure)
+                on_failure(self.info(name), hook, failure)
         return found
 
     def _usable(self, kind: Kind) -> dict[str, Any]:
         return {c.name: c.cls for c in self.components if c.kind is kind and not c.problem}
 
-    def _info(self, name: str) -> PluginInfo:
+    def info(self, name: str) -> PluginInfo:
+        """A plugin that can be used, by the name of its entry point."""
         return next(info for info in self.infos if info.name == name and not info.problem)
 
 
