@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
+from attrs import frozen
 from structlog.testing import capture_logs
 
-from dicom_adapter.calls import KEPT, REMEMBERED_SECONDS, SLOW_SECONDS, TELL_EVERY_SECONDS, Called, Calls, measured
+from dicom_adapter.calls import (
+    KEPT,
+    REMEMBERED_SECONDS,
+    SLOW_SECONDS,
+    TELL_EVERY_SECONDS,
+    Called,
+    Calls,
+    Maker,
+    measure,
+)
+from dicom_adapter.errors import describe_failure
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.watch import Finding, with_slow
 
@@ -124,39 +136,56 @@ def test_what_happens_before_logging_is_set_up_is_told_afterwards(time: Time) ->
     assert ("load 1", KEPT) == (logged[0]["hook"], len(logged))
 
 
-def test_a_class_is_measured_in_its_methods_and_stays_what_it_is(time: Time) -> None:
-    """Its name, its place and its doc string; what it is given to call later is measured too."""
+class Plain:
+    """Something that a plugin brings."""
 
-    class Plain:
-        """Does things."""
+    made: ClassVar[int] = 0
 
-        def __init__(self, answer: int) -> None:
-            self.answer = answer
+    def __init__(self, answer: int) -> None:
+        self.answer = answer
+        type(self).made += 1
 
-        def work(self, more: int, *, most: int) -> int:
-            return min(self.answer + more, most)
+    def work(self, more: int, *, most: int) -> int:
+        return min(self.answer + more, most)
 
-        def call_at(self, _when: object, callback: Callable[[], object]) -> Callable[[], object]:
-            return callback
+    def call_at(self, _when: object, callback: Callable[[], object]) -> Callable[[], object]:
+        return callback
 
+
+def test_an_object_is_measured_in_its_methods_and_its_class_stays_what_it_is(time: Time) -> None:
+    """What it is given to call later is measured too. Tried: a measured subclass, and `type(self)` was another."""
     _calls, called = tracing(time, trace=True)
-    cls = measured(Plain, ["__init__", "work"], called, ["call_at"])
+    before = Plain.made
     with capture_logs() as logged:
-        made = cls(1)
+        made = Maker(Plain, called, ["work"], ["call_at"])(1)
         assert 3 == made.work(2, most=9)
         assert "answer" == made.call_at(None, time.taking(0))()
     assert ["__init__", "work", "timer"] == [entry["hook"] for entry in logged]
-    assert (Plain.__qualname__, Plain.__module__, "Does things.") == (cls.__qualname__, cls.__module__, cls.__doc__)
+    assert (Plain, before + 1) == (type(made), Plain.made)
 
 
-def test_a_class_that_does_not_want_to_be_extended_is_used_as_it_is(time: Time) -> None:
-    """It works, unmeasured."""
+def test_an_object_that_refuses_to_be_changed_is_measured_too(time: Time) -> None:
+    """A frozen attrs class; and what an object has put in the place of a method stays."""
 
-    class Final:
-        def __init_subclass__(cls) -> None:
-            raise TypeError("no")
+    @frozen(slots=False)
+    class Frozen:
+        own: Callable[[], str]
 
-    assert measured(Final, [], tracing(time)[1]) is Final
+        def work(self) -> str:
+            return "worked"
+
+    _calls, called = tracing(time, trace=True)
+    with capture_logs() as logged:
+        made = measure(Frozen(lambda: "its own"), called, ["own", "work"])
+        assert ("its own", "worked") == (made.own(), made.work())
+    assert ["work"] == [entry["hook"] for entry in logged]
+
+
+def test_what_measures_does_not_show_among_the_places_of_an_error(time: Time) -> None:
+    """There are three of them, which are worth more. Tried: all frames."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        tracing(time)[1]("work", lambda: 1 / 0)
+    assert "calls.py" not in describe_failure(caught.value)
 
 
 def test_a_part_that_works_is_degraded_while_a_plugin_is_slow_in_it() -> None:

@@ -354,8 +354,8 @@ CASES = [*of_hooks(), *of_processors(), *of_submitters(), *of_servers()]
 
 def test_every_hook_and_method_is_tried_in_every_way() -> None:
     """A new one has to be added above. Commands are tried elsewhere, what storage backends do in their own suite."""
-    methods = [f"processor.{name}" for name in (*PROCESSOR.methods, "describe", "timer")]
-    methods += [f"submitter.{name}" for name in SUBMITTER.methods]
+    methods = [f"processor.{name}" for name in (*PROCESSOR.methods, "__init__", "describe", "timer")]
+    methods += [f"submitter.{name}" for name in (*SUBMITTER.methods, "__init__")]
     methods += [f"server.{name}" for name in ("start", "is_alive", "stop")]
     hooks = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_") and name != "dicom_adapter_commands"]
     wanted = {(spot, misdeed) for spot in (*hooks, *methods) for misdeed in Misdeed}

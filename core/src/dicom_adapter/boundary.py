@@ -58,12 +58,15 @@ def _anything(_brought: Any) -> None:
 BROUGHT_CHECKS = {"dicom_adapter_servers": _is_server, "dicom_adapter_http": _anything}
 
 
-def make_submitter(config: Config, name: str, cls: type[Submitter[Any]]) -> Submitter[Any]:
-    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
+def make_submitter(config: Config, name: str, make: Callable[..., Submitter[Any]]) -> Submitter[Any]:
+    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason.
+
+    `make`: its class, or what makes one.
+    """
     table = config.submitters[name]
     folder = config.storage.path / "submitters" / name.encode().hex()
     context = SubmitterContext(name=name, data_folder=folder)
-    made: Submitter[Any] = _ask_plugin(f"submitter '{name}' cannot be made", partial(cls, table.settings, context))
+    made: Submitter[Any] = _ask_plugin(f"submitter '{name}' cannot be made", partial(make, table.settings, context))
     return made
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import threading
 import time
-import types
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from attrs import define, frozen
@@ -147,31 +146,48 @@ def slow_seconds(hook: str) -> float:
     return SLOW_SECONDS.get(hook, OTHER_SLOW_SECONDS)
 
 
-def measured(cls: type[T], methods: Sequence[str], called: Called, callbacks: Sequence[str] = ()) -> type[T]:
-    """A class like `cls` whose `methods` are measured, and what its `callbacks` methods are given to call later."""
-    body: dict[str, Any] = {name: _measured_method(cls, name, called) for name in methods}
-    body |= {name: _with_measured_callback(cls, name, called) for name in callbacks}
-    body |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    try:
-        made: type[T] = types.new_class(cls.__name__, (cls,), exec_body=lambda names: names.update(body))
-    except Exception:  # noqa: BLE001 - a plugin's class that does not want to be extended is used as it is
-        return cls
+@frozen
+class Maker(Generic[T]):
+    """Makes objects of a plugin's class, measured from their constructors on."""
+
+    cls: type[T]
+    called: Called
+    methods: Sequence[str]
+    callbacks: Sequence[str] = ()
+
+    def __call__(self, *arguments: Any) -> T:
+        """One more."""
+        return measure(self.called("__init__", self.cls, *arguments), self.called, self.methods, self.callbacks)
+
+
+def measure(made: T, called: Called, methods: Sequence[str], callbacks: Sequence[str] = ()) -> T:
+    """Have an object's `methods` measured, and what its `callbacks` methods are given to call later.
+
+    The object's own attributes go before those of its class, which stays what it is: a plugin may rely on `type(self)`.
+    """
+    for name in methods:
+        _set(made, name, _measured_method(made, name, called))
+    for name in callbacks:
+        _set(made, name, _with_measured_callback(made, name, called))
     return made
 
 
-def _measured_method(cls: type, name: str, called: Called) -> Callable[..., Any]:
-    """`cls.name` is looked up when it is called: tests replace methods of a class that is in use."""
+def _set(made: object, name: str, method: Callable[..., Any]) -> None:
+    if name not in vars(made):  # else it has put something there itself
+        object.__setattr__(made, name, method)  # frozen attrs classes refuse the usual way
 
-    @functools.wraps(getattr(cls, name))
-    def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        return called(name, getattr(cls, name), self, *arguments, **named)
+
+def _measured_method(made: object, name: str, called: Called) -> Callable[..., Any]:
+    """The method is looked up when it is called: tests replace those of a class that is in use."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return called(name, getattr(type(made), name), made, *arguments, **named)
 
     return call
 
 
-def _with_measured_callback(cls: type, name: str, called: Called) -> Callable[..., Any]:
-    @functools.wraps(getattr(cls, name))
-    def call(self: Any, when: Any, callback: Callable[[], Any]) -> Any:
-        return getattr(cls, name)(self, when, functools.partial(called, "timer", callback))
+def _with_measured_callback(made: object, name: str, called: Called) -> Callable[..., Any]:
+    def call(when: Any, callback: Callable[[], Any]) -> Any:
+        return getattr(type(made), name)(made, when, functools.partial(called, "timer", callback))
 
     return call

@@ -121,7 +121,7 @@ class Host:
     def _lane_settings(self, ae_title: str, table: AeTitleConfig) -> LaneSettings:
         return LaneSettings(
             ae_title=ae_title,
-            processor=self._plugins.measured(PROCESSOR, table.processor, f"lane {ae_title}"),
+            processor=self._plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}"),
             settings=table.settings,
             submitter=self._config.submitter_for(ae_title),
             submitters=self._submissions.keys(),
@@ -162,8 +162,8 @@ class Host:
             if table.unavailable:
                 continue
             try:
-                cls = self._plugins.measured(SUBMITTER, table.type, f"submitter {name}")
-                made[name] = make_submitter(self._config, name, cls)
+                make = self._plugins.maker(SUBMITTER, table.type, f"submitter {name}")
+                made[name] = make_submitter(self._config, name, make)
             except Refused as refusal:
                 self._broken[name] = str(refusal)
                 log.error("submitter_broken", submitter=name, reason=self._broken[name])

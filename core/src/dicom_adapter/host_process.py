@@ -59,7 +59,7 @@ class HostProcess:
         self._config = config
         self._plugins = plugins
         self._clock = SystemClock()
-        self._storage = open_storage(config, plugins.catalogue())
+        self._storage = open_storage(config, plugins.catalogue(), plugins.trace_storage)
         if first:
             self._storage.recover()  # before the ledger is written: on a full disk, this is what makes room for that
         self._ledger = open_ledger(config)

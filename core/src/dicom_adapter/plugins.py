@@ -15,7 +15,7 @@ import pluggy
 from attrs import evolve, field, frozen, has
 
 from dicom_adapter import hookspecs
-from dicom_adapter.calls import Called, Calls, measured
+from dicom_adapter.calls import Called, Calls, Maker, measure
 from dicom_adapter.deadline import TookTooLong, call_within
 from dicom_adapter.entry_points import PluginPoint, Wanted, installed, misfit
 from dicom_adapter.hookspecs import PROJECT, Catalogue
@@ -48,20 +48,20 @@ PROCESSOR = Kind(
     title="processor",
     hook="dicom_adapter_processors",
     base=JobProcessorBase,
-    methods=("__init__", "open", "handle_instance", "job_changed", "make_room", "waiting", "close"),
+    methods=("open", "handle_instance", "job_changed", "make_room", "waiting", "close"),
     callbacks=("call_at", "call_later"),
 )
 SUBMITTER = Kind(
     title="submitter",
     hook="dicom_adapter_submitters",
     base=Submitter,
-    methods=("__init__", "open", "create_job", "add_metadata", "upload", "start", "status", "cancel", "close"),
+    methods=("open", "create_job", "add_metadata", "upload", "start", "status", "cancel", "close"),
 )
 STORAGE = Kind(
     title="storage backend",
     hook="dicom_adapter_storage_backends",
     base=StorageBackend,
-    methods=("__init__", "open", "recover", "writer", "sync", "read", "delete", "keys", "capacity", "close"),
+    methods=("open", "recover", "writer", "sync", "read", "delete", "keys", "capacity", "close"),
 )
 KINDS = (PROCESSOR, SUBMITTER, STORAGE)
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
@@ -119,7 +119,7 @@ class Plugins:
         return Catalogue(
             processors=self._usable(PROCESSOR),
             submitters=self._usable(SUBMITTER),
-            storage_backends=self._storage_backends(),
+            storage_backends=self._usable(STORAGE),
             broken=tuple(self.broken),
             disabled=tuple(f"{info}, because {info.disabled}" for info in self.infos if info.disabled),
         )
@@ -129,19 +129,19 @@ class Plugins:
         found = [c.plugin.name for c in self.components if c.kind is kind and c.name == name and not c.problem]
         return found[0] if found else None
 
-    def measured(self, kind: Kind, name: str, part: str) -> type[Any]:
-        """The class that can be chosen by this name, with its calls by that part of the process measured."""
-        return measured(self._usable(kind)[name], kind.methods, self.called(kind, name, part), kind.callbacks)
+    def maker(self, kind: Kind, name: str, part: str) -> Maker[Any]:
+        """Makes objects of the class that can be chosen by this name; that part's calls of them are measured."""
+        return Maker(self._usable(kind)[name], self.called(kind, name, part), kind.methods, kind.callbacks)
+
+    def trace_storage(self, backend: StorageBackend[Any]) -> None:
+        """It is called for every instance: measured only when every call is to be logged."""
+        if self.calls.trace:
+            measure(backend, self.called(STORAGE, backend.name, "storage"), STORAGE.methods)
 
     def called(self, kind: Kind, name: str, part: str) -> Called:
         """For that part's calls of the plugin that brings the component."""
         found = next(c for c in self.components if c.kind is kind and c.name == name and not c.problem)
         return self.calls.of(str(found.plugin), part)
-
-    def _storage_backends(self) -> dict[str, Any]:
-        """They are called for every instance: measured only when every call is to be logged."""
-        found = self._usable(STORAGE)
-        return {name: self.measured(STORAGE, name, "storage") for name in found} if self.calls.trace else found
 
     @property
     def observers(self) -> list[PluginInfo]:

@@ -235,7 +235,8 @@ def main() -> None:
     if held is None:
         channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")
         return
-    storage, ledger = open_storage(config, plugins.catalogue()), open_ledger(config)
+    storage = open_storage(config, plugins.catalogue(), plugins.trace_storage)
+    ledger = open_ledger(config)
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
     server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
