@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test lint format bench faults clean
+.PHONY: help demo test lint format docs reference bench faults clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
 	@echo "make test    run all tests"
 	@echo "make lint    check format, lint, types and import rules"
 	@echo "make format  put the code into its format"
+	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
+	@echo "make reference  bring the tables of docs/configuration.md up to date with the settings classes"
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench WHAT=uploads|replay|due|pending|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
@@ -25,7 +27,7 @@ $(STAMP): $(PROJECTS)
 	  || { echo "Python cannot make virtual environments here: install its venv module (Debian: python3-venv)"; exit 1; }
 	@echo "Setting up $(VENV): this takes a minute or two, once."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e ".[dev]"
+	  -e core -e plugins/aetitle -e plugins/cache -e plugins/clara_client -e ".[dev,docs]"
 	@touch $@
 
 demo: $(STAMP)
@@ -39,11 +41,19 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy bench
+	$(BIN)/mypy tools/manual
 	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/site
+	@echo "The start page is build/site/index.html"
+
+reference: $(STAMP)
+	@cd tools && $(abspath $(BIN))/python -m manual
 
 bench: WHAT ?= receiving
 bench: $(STAMP)
@@ -55,4 +65,4 @@ faults: $(STAMP)
 	@cd tests && $(abspath $(BIN))/python -m faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build docs/reference .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

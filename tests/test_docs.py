@@ -1,108 +1,31 @@
-"""The documentation: names everything that there is, and its examples work."""
+"""The documentation names everything that there is, and its pages hold together."""
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-import types
-from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
-import tomli
-import typer.main
 from attrs import frozen
 
 import dicom_adapter
-from dicom_adapter import config, hookspecs, model
-from dicom_adapter.cli import app
-from dicom_adapter.config import tables
+from dicom_adapter import hookspecs, model, setting
+from dicom_adapter.config import Config, tables
 from dicom_adapter.flow.association import Rejection
 from dicom_adapter.flow.store import Status
 from dicom_adapter.flow.submit import NEXT
-from dicom_adapter.plugins import discover
-from dicom_adapter.synthetic import make_instance
-from dicom_adapter.testing import Plugin
-from dicom_adapter.testing.fixtures import MakeAdapter
-from dicom_adapter_aetitle import AeTitleSettings
-from dicom_adapter_cache.settings import CacheSettings
-from dicom_adapter_clara_client import FakeSettings, Fault
 from dicom_adapter_clara_client.emulator.faults import FaultKind
-from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
-from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
+from manual import api, command_line, hooks
+from manual.pages import pages, write
+from manual.tables import headings, row, sections, updated
+from support.pages import BLOCK, DOCS, GENERATED, PAGES, ROOT, WRITTEN, blocks, read, section
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = [*(ROOT / "core" / "src").rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
+MADE = dict(pages())
 
-BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 LOGGED = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([^\"]+)\"")
-
-# The classes that tables of the file become, by their headings in docs/configuration.md.
-SECTIONS: dict[str, type] = {
-    "The top of the file": config.Config,
-    "[dicom]": config.Dicom,
-    "[dicom.tls]": config.Tls,
-    "[http]": config.Http,
-    "[storage]": config.Storage,
-    "[ledger]": config.Ledger,
-    "[log]": config.Log,
-    r"[submitters.\<name\>]": config.SubmitterConfig,
-    'type = "clara-grpc"': ClaraGrpcSettings,
-    'type = "clara-rest"': ClaraRestSettings,
-    'type = "fake"': FakeSettings,
-    r"[ae-titles.\<AE title\>]": config.AeTitleConfig,
-    'processor = "aetitle"': AeTitleSettings,
-    'processor = "cache"': CacheSettings,
-}
-PARTS = {
-    config.Caller: r"[ae-titles.\<AE title\>]",
-    ClaraTls: 'type = "clara-grpc"',
-    Fault: 'type = "fake"',
-}
-
-
-@frozen
-class Block:
-    """A fenced block: its page, its info string (a language, perhaps a name), its text."""
-
-    page: Path
-    info: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.name}:{self.info}"
-
-
-def blocks(language: str, pages: list[Path] = PAGES) -> list[Block]:
-    """All fenced blocks of a language."""
-    found = (Block(page, info, text) for page in pages for info, text in BLOCK.findall(read(page)))
-    return [block for block in found if block.info.split()[:1] == [language]]
-
-
-def block(info: str, page: Path = DOCS / "plugins.md") -> Block:
-    """The one block of a page with this info string."""
-    [found] = [block for block in blocks(info.split()[0], [page]) if block.info == info]
-    return found
-
-
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def section(page: Path, heading: str) -> str:
-    """A section's text, up to the next heading of any level."""
-    parts = re.split(r"^(#+ .*)$", read(page), flags=re.MULTILINE)
-    found = [text for title, text in zip(parts[1::2], parts[2::2], strict=True) if title.lstrip("# ") == heading]
-    assert 1 == len(found), f"{page.name} has no section '{heading}'"
-    return found[0]
 
 
 # --- everything has its place ---------------------------------------------------------------------------------------
@@ -112,73 +35,85 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_")]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_every_hook_has_a_specification_and_an_example(hook: str) -> None:
-    """The guide has a row with each hook, and an implementation of it."""
+def test_every_hook_has_a_page_with_its_specification_and_an_example(hook: str) -> None:
+    """The site has a page of each, made of its docstring; the guide has a row with it, and an implementation."""
+    page = MADE[f"hooks/{hook}.md"]
+    assert f"def {hook}(" in page.partition("## Example")[0]
+    assert f"def {hook}(" in page.partition("## Example")[2]
     assert f"| `{hook}` |" in section(DOCS / "plugins.md", "All hooks")
     assert any(f"def {hook}(" in example.text for example in blocks("python"))
 
 
-def settings() -> Iterator[tuple[str, Any]]:
-    for heading, cls in [*SECTIONS.items(), *((heading, cls) for cls, heading in PARTS.items())]:
-        for field in tables.settable(cls):
-            yield heading, field
+def test_the_list_of_hooks_has_all_of_them() -> None:
+    """With a link to each page."""
+    assert [] == [hook for hook in HOOKS if f"[`{hook}`]({hook}.md)" not in MADE["hooks/index.md"]]
+    assert list(hooks.hooks()) == HOOKS
 
 
-@pytest.mark.parametrize(("heading", "field"), list(settings()), ids=lambda value: getattr(value, "name", str(value)))
-def test_every_key_is_described_with_its_default(heading: str, field: Any) -> None:
-    """The reference has a row with each key in the section of its table, with the default in force."""
-    rows = section(DOCS / "configuration.md", heading).splitlines()
-    mine = [row.split(" | ") for row in rows if row.startswith(f"| `{tables.key_of(field)}` |")]
-    assert 1 == len(mine), tables.key_of(field)
-    assert default_of(field) in (None, mine[0][2])
+def test_the_tables_of_keys_are_what_the_settings_classes_say() -> None:
+    """Each key of each table has a row, with type, default, rule and meaning; `make reference` writes them."""
+    written = read(DOCS / "configuration.md")
+    assert updated(written) == written, "docs/configuration.md is out of date: run `make reference`"
 
 
-def default_of(field: Any) -> str | None:
-    """A default as the reference writes it; None when words say it better."""
-    if field.default is attrs.NOTHING:  # an enumeration's member itself
-        return None
-    value = field.default.value if isinstance(field.default, Enum) else field.default
-    if value is None or isinstance(value, attrs.Factory):  # type: ignore[arg-type] # a class
-        return None
-    if isinstance(value, float):
-        return f"`{value:.15g}`"
-    return "`[]`" if value == () else f"`{json.dumps(value)}`"
+def test_every_table_of_the_configuration_has_a_section() -> None:
+    """The adapter's own, and those of the plugins that come along."""
+    found = sections(headings(read(DOCS / "configuration.md")))
+    assert {"The top of the file", *(f"[{name}]" for name in ("dicom", "dicom.tls", "storage"))} <= found.keys()
+    assert {'type = "fake"', 'processor = "aetitle"', 'processor = "cache"'} <= found.keys()
 
 
-def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        yield " ".join((*path, name)), command
-        if hasattr(command, "commands"):
-            yield from commands(command, *path, name)
+def test_a_section_or_table_that_is_missing_is_named() -> None:
+    """A page without the section of a table, or without the table in it, cannot be brought up to date."""
+    written, text = read(DOCS / "configuration.md"), section(DOCS / "configuration.md", "[log]")
+    with pytest.raises(ValueError, match=r"docs/configuration\.md has no section '\[log\]'"):
+        updated(written.replace(f"## [log]{text}", ""))
+    with pytest.raises(ValueError, match=r"docs/configuration\.md, section '\[log\]', needs a table of keys .* Log"):
+        updated(written.replace(text, "\n\nNothing.\n\n"))
 
 
-def brought() -> typer.Typer:
-    """The commands that the installed plugins bring."""
-    found = typer.Typer()
-    found.callback()(lambda: None)
-    for command in discover().commands(lambda plugin, hook, failure: pytest.fail(f"{plugin}: {hook}: {failure}")):
-        if isinstance(command, typer.Typer):
-            found.add_typer(command)
-        else:
-            found.command()(command)
-    return found
+def test_a_row_tells_key_type_default_rule_and_meaning() -> None:
+    """In this order; what a validator asks for is the first line of its docstring."""
+
+    @frozen(kw_only=True)
+    class Example:
+        quick_walk: float | None = setting(default=2.5, validator=dicom_adapter.between(1, 3, "m/s"), help="How fast.")
+        dogs: tuple[str, ...] = setting(default=(), validator=dicom_adapter.not_empty, help="Their names.")
+
+    rows = [
+        "| `quick-walk` | number | `2.5` | 1 to 3 m/s | How fast. |\n",
+        "| `dogs` | list of texts | `[]` | not empty | Their names. |\n",
+    ]
+    assert rows == [row(field) for field in tables.settable(Example)]
 
 
-COMMANDS = dict(commands(typer.main.get_command(app))) | dict(commands(typer.main.get_command(brought())))
+def test_every_setting_says_what_it_means() -> None:
+    """In a sentence."""
+    classes = [cls for found in sections(headings(read(DOCS / "configuration.md"))).values() for cls in found]
+    rows = [row(field) for cls in classes for field in tables.settable(cls)]
+    assert Config in classes
+    assert [] == [each for each in rows if not each.endswith(". |\n")]
+
+
+COMMANDS = command_line.commands()
 
 
 def test_plugins_that_come_along_bring_their_commands() -> None:
-    """The commands above are all that there are, not only those of the core."""
+    """The commands are all that there are, not only those of the core."""
     assert {"emulate-platform", "cache compose"} <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_its_options_are_described(name: str) -> None:
-    """The reference has a section for each command, in which each option occurs."""
+    """The guide has a section for each command, in which each option occurs; the page made of `--help` has it too."""
     text = section(DOCS / "commands.md", name)
+    made = MADE["command-line.md"].partition(f"# {name}\n")[2].partition("\n#")[0]
     options = [param.opts[0] for param in COMMANDS[name].params if param.param_type_name == "option"]
-    assert [] == [option for option in options if option != "--help" and option not in text]
+    options = [option for option in options if option != "--help"]
+    assert [] == [option for option in options if option not in text]
+    assert [] == [option for option in options if option not in made]
     assert f"dicom-adapter {name}" in text or hasattr(COMMANDS[name], "commands")
+    assert f"dicom-adapter {name}" in made
 
 
 @pytest.mark.parametrize("kind", FaultKind, ids=lambda kind: kind.value)
@@ -213,168 +148,85 @@ def test_every_job_state_is_described() -> None:
     assert [] == [state.value for state in model.JobState if f"`{state.value}`" not in text]
 
 
-# --- examples work --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("page", "module"), api.PUBLIC.items(), ids=list(api.PUBLIC))
+def test_every_public_name_has_its_place_and_its_docstring(page: str, module: object) -> None:
+    """Whoever writes a plugin finds all that may be imported."""
+    names = module.__all__  # type: ignore[attr-defined] # it is a module with a list of what is public
+    assert [] == [name for name in names if not re.search(rf"^\.\. auto\w+:: {name}$", MADE[f"{page}.rst"], re.M)]
+    assert [] == [name for name in names if not getattr(module, name).__doc__]
 
 
-def plain_toml() -> list[Block]:
-    return [found for found in blocks("toml") if found.info == "toml"]
+# What NVIDIA's adapter may be configured with: its documentation of appsettings.json, its classes of settings (0.8.2).
+CLARA_SETTINGS = [
+    "dicom.scp.port",
+    "dicom.scp.maximumNumberOfAssociations",
+    "dicom.scp.verification.enabled",
+    "dicom.scp.verification.transferSyntaxes",
+    "dicom.scp.rejectUnknownSources",
+    "dicom.scp.logDimseDatasets",
+    "dicom.scu.aeTitle",
+    "dicom.scu.logDimseDatasets",
+    "dicom.scu.logDataPDUs",
+    "dicom.scu.maximumNumberOfAssociations",
+    "dicom.scu.export.maximumRetries",
+    "dicom.scu.export.failureThreshold",
+    "dicom.scu.export.pollFrequencyMs",
+    "dicom.scu.export.agent",
+    "services.platform.endpoint",
+    "services.platform.parallelUploads",
+    "services.platform.maxRetries",
+    "services.platform.retryDelaySeconds",
+    "services.platform.uploadMetadata",
+    "services.platform.metadataDicomSource",
+    "services.resultsServiceEndpoint",
+    "storage.temporary",
+    "storage.watermarkPercent",
+    "storage.reserveSpaceGB",
+    "ConnectionStrings.DicomAdapterDatabase",
+    "Logging.LogLevel",
+    "Logging.Console",
+    "AllowedHosts",
+    "name",
+    "aeTitle",
+    "overwriteSameInstance",
+    "ignoredSopClasses",
+    "processor",
+    "processorSettings",
+    "hostIp",
+    "timeout",
+    "priority",
+    "groupBy",
+    "jobRetryDelay",
+    "pipeline-*",
+]
+CLARA_CLASSES = [
+    "JobProcessorBase",
+    "HandleInstance",
+    "SubmitPipelineJob",
+    "RemoveInstances",
+    "IJobProcessorValidator",
+    "ProcessorValidationAttribute",
+    "InstanceStorageInfo",
+    "IInstanceStoredNotificationService",
+    "IInstanceCleanupQueue",
+    "IJobRepository",
+    "IJobs",
+    "IPayloads",
+    "IResultsService",
+    "InferenceJob",
+    "ClaraApplicationEntity",
+    "SourceApplicationEntity",
+    "DestinationApplicationEntity",
+    "InstanceNotSupportedException",
+    "MissingRequiredTagException",
+]
 
 
-@pytest.mark.parametrize("example", plain_toml(), ids=str)
-def test_configurations_load(example: Block, tmp_path: Path) -> None:
-    """A TOML block without further words is a configuration without problems."""
-    loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue())
-    assert () == loaded.problems
-
-
-def test_a_wrong_configuration_has_the_problems_that_are_shown(tmp_path: Path) -> None:
-    """The problems in the reference are what `check` says."""
-    page = DOCS / "configuration.md"
-    wrong = block("toml wrong", page)
-    loaded = config.load(wrong.text, folder=tmp_path, catalogue=discover().catalogue())
-    assert block("text", page).text.splitlines() == [str(problem) for problem in loaded.problems]
-
-
-@pytest.mark.parametrize("example", blocks("json"), ids=str)
-def test_json_examples_are_json(example: Block) -> None:
-    """What is shown as JSON can be read as JSON."""
-    assert json.loads(example.text)
-
-
-@pytest.mark.parametrize("example", blocks("python"), ids=str)
-def test_python_examples_compile_and_import_only_what_is_public(example: Block) -> None:
-    """A plugin imports `dicom_adapter`, and for its tests `dicom_adapter.testing`, synthetic instances, an emulator."""
-    compile(example.text, str(example), "exec", dont_inherit=True)
-    imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
-    for_tests = {"dicom_adapter.testing", "dicom_adapter.synthetic", "dicom_adapter_clara_client.emulator"}
-    for_clients = {"dicom_adapter_cache.wire.cache_pb2", "dicom_adapter_cache.wire.cache_pb2_grpc"}
-    assert imported <= {"dicom_adapter", *for_tests, *for_clients}
-
-
-def test_the_projects_entry_point_is_one_that_the_adapter_finds() -> None:
-    """The example's pyproject.toml names the entry-point group of the plugin host."""
-    assert hookspecs.PROJECT in tomli.loads(block("toml pyproject").text)["project"]["entry-points"]
-
-
-@pytest.fixture
-def module_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., types.ModuleType]:
-    """Make a module of examples of a page, of the plugin guide if none is named."""
-
-    def make(*infos: str, page: Path = DOCS / "plugins.md") -> types.ModuleType:
-        module = types.ModuleType("example")
-        monkeypatch.setitem(sys.modules, "example", module)  # attrs looks types up there
-        for info in infos:
-            code = compile(block(info, page).text, f"docs/{page.name}: {info}", "exec", dont_inherit=True)
-            exec(code, vars(module))
-        return module
-
-    return make
-
-
-def guide_tests(*where: Any) -> list[str]:
-    return re.findall(r"^def (test_\w+)\(", block(*where).text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("name", guide_tests("python processor test"))
-def test_the_guides_own_tests_pass(
-    name: str, module_of: Callable[..., types.ModuleType], request: pytest.FixtureRequest
-) -> None:
-    """The tests that the guide shows pass with the processor that it shows."""
-    run_test(getattr(module_of("python processor", "python processor test"), name), request)
-
-
-@pytest.mark.parametrize("name", guide_tests("python emulator test", DOCS / "clara.md"))
-def test_the_emulators_example_passes(
-    name: str, module_of: Callable[..., types.ModuleType], request: pytest.FixtureRequest
-) -> None:
-    """The test that the page on the Clara Platform shows passes."""
-    run_test(getattr(module_of("python emulator test", page=DOCS / "clara.md"), name), request)
-
-
-def run_test(test: Any, request: pytest.FixtureRequest) -> None:
-    fixtures = test.__code__.co_varnames[: test.__code__.co_argcount]
-    test(**{fixture: request.getfixturevalue(fixture) for fixture in fixtures})
-
-
-def test_the_example_processor_runs_as_configured(
-    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter
-) -> None:
-    """The configuration beside the processor is one that it takes."""
-    adapter = make_adapter(block("toml processor").text, Plugin(module_of("python processor")))
-    adapter.receive(make_instance(), make_instance(series_uid="1.2.3"), ae_title="ONCO")
-    adapter.advance(600)
-    assert 2 == len(adapter.jobs)  # two studies, neither complete
-
-
-def test_the_example_that_is_asked_composes_a_job(
-    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter
-) -> None:
-    """Over HTTP, in the lane of its AE title."""
-    module = module_of("python asking")
-    adapter = make_adapter(
-        '[submitters.p]\ntype = "fake"\n[ae-titles.KEEP]\nprocessor = "on-demand"', Plugin(module, name="on-demand")
-    )
-    adapter.receive(make_instance(), make_instance(), ae_title="KEEP")
-    job_id = adapter.ask("KEEP", lambda processor: processor.compose("pipeline-1"))
-    assert [(job_id, 2)] == [(job.job_id, job.instance_count) for job in adapter.jobs]
-    assert ["compose"] == [handler.handler_name for handler in adapter.host.brought("dicom_adapter_http")["on-demand"]]
-
-
-def test_the_example_submitter_puts_jobs_into_its_folder(
-    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter, tmp_path: Path
-) -> None:
-    """A known pipeline's job arrives whole, one of an unknown pipeline is faulted."""
-    adapter = make_adapter(block("toml submitter").text, Plugin(module_of("python submitter")))
-    adapter.receive(make_instance(), ae_title="LUNG")
-    adapter.advance(5)
-    assert ["submitted", "faulted"] == [job.state.value for job in adapter.jobs]
-    [folder] = (tmp_path / "jobs").iterdir()
-    assert ["00000.dcm", "metadata.json", "ready"] == sorted(path.name for path in folder.iterdir())
-    assert {"Source": "LUNG (aetitle)", "Instances": "1"} == json.loads((folder / "metadata.json").read_bytes())
-
-
-def test_every_call_of_the_example_submitter_can_be_repeated(
-    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each step taken twice gives what it gives once."""
-    module = module_of("python submitter")
-    for name in ("create_job", "add_metadata", "upload", "start"):
-        monkeypatch.setattr(module.DropFolder, name, twice(getattr(module.DropFolder, name)))
-    adapter = make_adapter(block("toml submitter").text, Plugin(module))
-    adapter.receive(make_instance(), ae_title="LUNG")
-    adapter.advance(5)
-    assert "submitted" == adapter.jobs[0].state.value
-
-
-def twice(method: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
-        first, second = method(*arguments), method(*arguments)
-        assert first == second
-        return second
-
-    return call
-
-
-def test_the_example_storage_backend_keeps_and_gives_back(
-    module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter, tmp_path: Path
-) -> None:
-    """Instances go through it to the platform, survive a restart on the way, and leave nothing behind."""
-    adapter = make_adapter(block("toml storage backend").text, Plugin(module_of("python storage backend")))
-    adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
-    adapter.restart()
-    assert 2 == len(list(adapter.storage.keys()))
-    adapter.advance(5)
-    assert ["submitted"] * 2 == [job.state.value for job in adapter.jobs]
-    assert [] == list((tmp_path / "data" / "instances").iterdir())
-
-
-def test_the_example_observers_are_told(module_of: Callable[..., types.ModuleType], make_adapter: MakeAdapter) -> None:
-    """Each observer hook of the guide is called."""
-    module = module_of("python observers")
-    adapter = make_adapter('[submitters.p]\ntype = "fake"\n[ae-titles.A.settings]\npipeline-a = "1"', Plugin(module))
-    adapter.receive(make_instance(), make_instance(), ae_title="A")
-    adapter.advance(5)
-    assert {"stored": 2, "submitted": 2, "reclaimed": 2} == module.counts
+@pytest.mark.parametrize("name", [*CLARA_SETTINGS, *CLARA_CLASSES])
+def test_everything_of_claras_adapter_is_mapped(name: str) -> None:
+    """In a column of what is there, or in the sentence before a table."""
+    text = BLOCK.sub("", read(DOCS / "coming-from-clara.md"))
+    assert re.search(rf"`(?:\w+\.)*{re.escape(name)}\b|`{re.escape(name)}`", text)
 
 
 # --- pages hold together --------------------------------------------------------------------------------------------
@@ -387,13 +239,14 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    """Each link to a file names one that is there, and each anchor a heading of it."""
+    """Each link to a file names one that is there, and each anchor a heading of it: here, and on the site."""
     text = BLOCK.sub("", read(page))
     for link in LINK.findall(text):
         if not link.startswith("https://"):
             path, _, anchor = link.partition("#")
             target = page.parent / path if path else page
             assert target.exists(), link
+            assert GENERATED not in target.resolve().parents, f"{link} is there on the site only"
             assert not anchor or anchor in anchors(target), link
 
 
@@ -403,7 +256,19 @@ def test_every_page_can_be_reached_from_the_readme(page: Path) -> None:
     assert f"(docs/{page.name})" in read(ROOT / "README.md")
 
 
-def test_everything_public_is_documented_where_authors_look() -> None:
-    """Each public class or function of `dicom_adapter` has a docstring."""
-    public = [getattr(dicom_adapter, name) for name in dicom_adapter.__all__]
-    assert [] == [each.__name__ for each in public if hasattr(each, "__name__") and not each.__doc__]
+@pytest.mark.parametrize("page", [*WRITTEN, *(GENERATED / path for path in MADE)], ids=lambda page: page.name)
+def test_every_page_is_in_the_sites_contents(page: Path) -> None:
+    """In one of the lists of its start page; hooks are in the list of hooks, decisions are taken as they come."""
+    lists = "".join(each.text for each in blocks("{toctree}", [DOCS / "index.md"])) + MADE["hooks/index.md"]
+    name = page.relative_to(DOCS).with_suffix("").as_posix()
+    listed = {name, page.stem} & set(lists.split()) or page.parent.name == "decisions"
+    assert listed or page == DOCS / "index.md"
+
+
+def test_pages_of_hooks_that_are_gone_are_removed(tmp_path: Path) -> None:
+    """What an earlier build left behind is not on the site."""
+    gone = tmp_path / "hooks" / "dicom_adapter_gone.md"
+    gone.parent.mkdir()
+    gone.touch()
+    write(tmp_path)
+    assert set(MADE) == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}

@@ -315,7 +315,7 @@ def of_processors() -> Iterator[Case]:
     yield Case("processor.waiting", HANGS, "part_hangs", LANE_PART)
     yield Case("processor.waiting", NONSENSE, "processor_waiting_failed", LANE)
     yield Case("processor.close", RAISES, "processor_close_failed", LANE)
-    yield Case("processor.close", HANGS, "close_hangs", LANE_PART)
+    yield Case("processor.close", HANGS, "part_close_failed", LANE_PART)
     yield Case("processor.close", NONSENSE)
 
 
@@ -335,7 +335,7 @@ def of_submitters() -> Iterator[Case]:
     yield Case("submitter.status", HANGS, "part_hangs", {"part": "platform watch bad"})
     yield Case("submitter.status", NONSENSE, "platform_not_asked")
     yield Case("submitter.close", RAISES, "submitter_close_failed")
-    yield Case("submitter.close", HANGS, "close_hangs", SUBMITTER_PART)
+    yield Case("submitter.close", HANGS, "part_close_failed", SUBMITTER_PART)
     yield Case("submitter.close", NONSENSE)
 
 

@@ -55,7 +55,7 @@ def test_a_lane_takes_a_slice_of_its_turns_in_one_step(
     monkeypatch.setattr(adapter.host, "settle", lambda: None)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
     adapter.host.parts()["notify"][0]()
-    lane = adapter.host._lanes["LUNG"]
+    lane = adapter.host._serving.lanes["LUNG"]
     wanted = [lane.step() for _turn in range(3)]
     assert [adapter.clock.now()] * 3 == wanted
     assert 3 == lane._lane.turns
@@ -190,7 +190,7 @@ def test_a_submitter_whose_opening_hangs_keeps_nobody_from_closing(
         entered.set()
         hang()
 
-    submission = adapter.host._submissions["platform"]
+    submission = adapter.host._platforms._platforms["platform"].submission
     submission._is_open = False
     monkeypatch.setattr(FakeSubmitter, "open", hang_in_open)
     threading.Thread(target=submission.open, daemon=True).start()

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Any
 
 from attrs import frozen
@@ -47,6 +47,11 @@ AE_TITLES: Mapping[str, AeTitle] = {
     "SERIES": AeTitle(submitter="rest", settings='group-by = "series"\nmax-wait = 8', pipelines=_pipelines(3, 1)),
     "NEWEST": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(4, 2), overwrites=True),
 }
+
+
+# What a reload may change: a submitter, groupings, and whether an AE title is there at all (its table is cut out).
+CHANGES = [("deadline = 2", "deadline = 3"), ("timeout = 6", "timeout = 7"), ("max-wait = 8", "max-wait = 9")]
+COMES_AND_GOES = "SERIES"
 
 
 class Victim(str, Enum):
@@ -87,7 +92,9 @@ class Adapter:
         self.kills: Counter[str] = Counter()
         self.launches = 0
         self._configuration = folder / "adapter.toml"
-        self._configuration.write_text(_configuration(ports), encoding="utf-8")
+        self._ports = ports
+        self.reloads = 0
+        self.restore()
         self._service: LaunchedService | None = None
 
     @property
@@ -125,6 +132,27 @@ class Adapter:
         elif not _killed(_living(self._service, victim)):
             return
         self.kills[victim.value] += 1
+
+    def reload(self, random: Random) -> None:
+        """Change the file, and have the service apply it, whatever happens to it meanwhile."""
+        left_out = [COMES_AND_GOES] if random.random() < 0.3 else []
+        text = _configuration(self._ports, left_out)
+        for before, after in random.sample(CHANGES, random.randint(1, len(CHANGES))):
+            text = text.replace(before, after)
+        self._write(text)
+        assert self._service is not None
+        if not _has_ended(self._service):
+            os.kill(self._service.pids()[0], signal.SIGHUP)
+            self.reloads += 1
+
+    def restore(self) -> None:
+        """Have the next start read the configuration that everything is counted by."""
+        self._write(_configuration(self._ports))
+
+    def _write(self, text: str) -> None:
+        new = self._configuration.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(self._configuration)
 
     def stop(self) -> int:
         """Stop it in order; returns its exit status."""
@@ -171,7 +199,7 @@ def _killed(pid: int | None) -> bool:
     return True
 
 
-def _configuration(ports: Ports) -> str:
+def _configuration(ports: Ports, left_out: Sequence[str] = ()) -> str:
     return f"""
 [dicom]
 bind = "127.0.0.1"
@@ -194,7 +222,7 @@ endpoint = "http://127.0.0.1:{ports.rest}"
 timeout = 2
 upload-timeout = 4
 {RETRIES}
-""" + "".join(map(_ae_title, AE_TITLES))
+""" + "".join(_ae_title(name) for name in AE_TITLES if name not in left_out)
 
 
 def _ae_title(name: str) -> str:

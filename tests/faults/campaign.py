@@ -1,4 +1,4 @@
-"""One whole run: everything is started, killed and failed for a while; then it calms down, drains, and is counted."""
+"""A whole run: all is started, reconfigured, killed and failed for a while; then it calms down, drains, is counted."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.
 PAUSES = {(0.0, 2.0): 75, (3.0, 6.0): 25}
 WHILE_IT_STARTS = 0.3  # of the kills strike within START_SECONDS of the last one, whether it listens or not
 START_SECONDS = (0.0, 2.0)
+WITH_A_RELOAD = 0.5  # of the others strike within RELOAD_SECONDS of a reload: before, while, or after it is applied
+RELOAD_SECONDS = (0.0, 8.0)
 PROGRESS_SECONDS = 10.0
 LOOK_SECONDS = 0.2  # at the ledger, while it drains
 SETTLED = {"instances quarantined", "instances reclaimed", "jobs submitted"}  # the states in which nothing moves
@@ -91,6 +93,9 @@ class _Campaign:
                 pause = START_SECONDS
             else:
                 self.adapter.wait_until_it_listens()
+                if random.random() < WITH_A_RELOAD:
+                    self.adapter.reload(random)
+                    pause = RELOAD_SECONDS
             time.sleep(random.uniform(*pause))
             [victim] = random.choices(list(VICTIMS), list(VICTIMS.values()))
             self.adapter.kill(victim)
@@ -103,6 +108,7 @@ class _Campaign:
         if any(statuses):
             raise RuntimeError(f"senders ended with {statuses}: see {self.plan.folder / 'senders'}")
         self.platform.calm_down()
+        self.adapter.restore()
         self.adapter.kill(Victim.EVERYTHING)
         self.adapter.wait_until_it_listens()
 
@@ -156,6 +162,8 @@ class _Campaign:
             drained_in=drained_in,
             kills=self.adapter.kills,
             launches=self.adapter.launches,
+            reloads=self.adapter.reloads,
+            applied=sum(entry["event"] == "reload_applied" for entry in evidence.log),
             platform_restarts=self.platform.restarts,
             faults=self.platform.faults_by_kind(),
             associations=records.associations,

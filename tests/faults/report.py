@@ -21,6 +21,8 @@ class Report:
     drained_in: float | None  # seconds after that; None: it was not within the deadline
     kills: Mapping[str, int]  # of the adapter, by process
     launches: int
+    reloads: int  # that were called for
+    applied: int  # of these
     platform_restarts: int
     faults: Mapping[str, int]  # calls of the platform, by kind of fault
     associations: Mapping[str, int]  # by how they ended
@@ -42,6 +44,7 @@ class Report:
         lines = [
             f"seed {self.seed}: {self.seconds:.0f} s of faults, {drained}",
             f"  adapter        {_counted(self.kills, 'killed')}; started {self.launches} times",
+            f"                 {self.reloads} reloads, {self.applied} of them applied",
             f"  platform       started again {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
             f"  associations   {_counted(self.associations, 'in all')}",
             f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",

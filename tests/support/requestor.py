@@ -19,6 +19,12 @@ def associate(port: int, called: str, calling: str = "SENDER") -> Association:
     return association
 
 
+def try_to_associate(port: int, called: str, calling: str = "SENDER") -> Association | None:
+    """An association for CT images, if it is accepted."""
+    association, _rejected = _request(port, called, calling)
+    return association if association.is_established else None
+
+
 def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | None:
     """How an association is rejected; None when it is accepted, and released again."""
     association, rejected = _request(port, called, calling)

@@ -31,11 +31,19 @@ def install(folder: Path, **plugins: str) -> str:
 
     Returns the environment's Python.
     """
-    for name, source in plugins.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
-        (folder / name / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
-    return install_folders(folder, [folder / name for name in plugins])
+    return install_folders(folder, [_distribution(folder / name, name, source) for name, source in plugins.items()])
+
+
+def install_beside(python: str, folder: Path, **plugins: str) -> None:
+    """Install further plugins into an environment that is in use."""
+    _pip_install(python, [_distribution(folder / name, name, source) for name, source in plugins.items()])
+
+
+def _distribution(folder: Path, name: str, source: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+    (folder / f"acceptance_{name}.py").write_text(source, encoding="utf-8")
+    return folder
 
 
 def install_folders(folder: Path, distributions: Sequence[Path]) -> str:
@@ -52,7 +60,12 @@ def install_folders(folder: Path, distributions: Sequence[Path]) -> str:
     # A path alone would do for packages, but not for editable installs, which have a .pth file of their own.
     ours = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     Path(theirs.strip(), "ours.pth").write_text(ours, encoding="utf-8")
+    if distributions:
+        _pip_install(python, distributions)
+    return python
+
+
+def _pip_install(python: str, distributions: Sequence[Path]) -> None:
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, *offline, *distributions], check=True)
-    return python

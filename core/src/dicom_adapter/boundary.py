@@ -14,8 +14,7 @@ import structlog
 from dicom_adapter.config.model import Config
 from dicom_adapter.deadline import TookTooLong, call_within
 from dicom_adapter.errors import DicomAdapterError, Refused, describe_failure
-from dicom_adapter.hookspecs import Catalogue
-from dicom_adapter.plugins import PluginInfo
+from dicom_adapter.plugins import PROCESSOR, SUBMITTER, PluginInfo, Plugins
 from dicom_adapter.server import Server
 from dicom_adapter.submitter import Submitter, SubmitterContext
 
@@ -28,17 +27,21 @@ T = TypeVar("T")
 
 
 def close_within(part: str, close: Callable[[], None]) -> None:
-    """Close what a part has open; when that hangs, it is left to itself."""
+    """Close what a part has open; what fails or hangs in that is left to itself."""
     try:
         call_within(CLOSE_SECONDS, close)
-    except TookTooLong as failure:
-        log.warning("close_hangs", part=part, reason=str(failure))
+    except Exception as failure:  # noqa: BLE001 - whatever it is, others are closed after it
+        log.warning("part_close_failed", part=part, error=_said(failure))
 
 
 def hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
     """What a plugin brings by a hook is left out."""
-    error = str(failure) if isinstance(failure, (TookTooLong, WrongKind)) else describe_failure(failure)
-    log.error("hook_failed", plugin=str(plugin), hook=hook, error=error)
+    log.error("hook_failed", plugin=str(plugin), hook=hook, error=_said(failure))
+
+
+def _said(failure: BaseException) -> str:
+    """In the words of what is the adapter's own; others may quote a patient."""
+    return str(failure) if isinstance(failure, (TookTooLong, WrongKind)) else describe_failure(failure)
 
 
 class WrongKind(DicomAdapterError):
@@ -58,23 +61,23 @@ def _anything(_brought: Any) -> None:
 BROUGHT_CHECKS = {"dicom_adapter_servers": _is_server, "dicom_adapter_http": _anything}
 
 
-def make_submitter(config: Config, name: str, make: Callable[..., Submitter[Any]]) -> Submitter[Any]:
-    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason.
-
-    `make`: its class, or what makes one.
-    """
+def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any]:
+    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
     table = config.submitters[name]
     folder = config.storage.path / "submitters" / name.encode().hex()
     context = SubmitterContext(name=name, data_folder=folder)
+    make = plugins.maker(SUBMITTER, table.type, f"submitter {name}")
     made: Submitter[Any] = _ask_plugin(f"submitter '{name}' cannot be made", partial(make, table.settings, context))
     return made
 
 
-def describe_settings(config: Config, catalogue: Catalogue, ae_title: str) -> str:
+def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
     """What the processor of an AE title will do, in its own words. Raises Refused with the reason."""
     table = config.ae_titles[ae_title]
     otherwise = "its processor cannot describe its settings"
-    described: object = _ask_plugin(otherwise, partial(catalogue.processors[table.processor].describe, table.settings))
+    processor = plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}")
+    call = partial(processor.called, "describe", processor.cls.describe, table.settings)
+    described: object = _ask_plugin(otherwise, call)
     if not isinstance(described, str):
         raise Refused(f"{otherwise}: describe() gave a {type(described).__name__}; it has to give a text")
     return described

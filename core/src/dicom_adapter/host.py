@@ -9,40 +9,37 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 import structlog
+from attrs import frozen
+from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.boundary import BROUGHT_CHECKS, close_within, describe_settings, hook_failed, make_submitter
-from dicom_adapter.calls import Called
+from dicom_adapter.boundary import BROUGHT_CHECKS, close_within, hook_failed
 from dicom_adapter.clock import Clock
-from dicom_adapter.config.model import AeTitleConfig, Config
+from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.flow import intervene
-from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.notify import Notify
-from dicom_adapter.flow.process import Lane
-from dicom_adapter.flow.quota import Quota, describe_unconfigured
+from dicom_adapter.flow.quota import Quota
 from dicom_adapter.flow.reclaim import Reclaim
 from dicom_adapter.flow.retention import Retention
 from dicom_adapter.flow.room import room_wanted
-from dicom_adapter.flow.submit import Submission
-from dicom_adapter.flow.turn import Committed, LaneSettings
+from dicom_adapter.flow.turn import Committed
 from dicom_adapter.lane import LaneHandle
 from dicom_adapter.ledger import Ledger, events, jobs, lanes
+from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.model import InstanceStorageInfo, Job
-from dicom_adapter.parts import LOOK_EVERY as JOBS_LOOK_EVERY
-from dicom_adapter.parts import SLICE_SECONDS, Handle, JobQueue, Observer, PlatformWatch, ServedLane, Step
-from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Plugins
-from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.parts import SLICE_SECONDS, Observer, Step
+from dicom_adapter.platforms import Made, Platforms
+from dicom_adapter.plugins import PROCESSOR, Plugins
+from dicom_adapter.reload.leave import Farewell
+from dicom_adapter.serving import Serving, Sorted, sort_ae_titles
 from dicom_adapter.storage import StorageBackend
-from dicom_adapter.submitter import Submitter
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -50,6 +47,14 @@ LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
 STORED = "dicom_adapter_instance_stored"  # an observer hook
+
+
+@frozen(kw_only=True)
+class Taken:
+    """What a new configuration has changed."""
+
+    gone: Mapping[str, Callable[[], None]]  # what closes each part that is gone or replaced, once its steps have ended
+    changed: Mapping[str, Future[None]]  # AE titles that get another processor; done when they have
 
 
 class Host:
@@ -66,12 +71,14 @@ class Host:
         wake: Callable[[str], None],
         *,
         look_every: timedelta | None = None,
+        leaving: Leaving = Leaving(),  # noqa: B008 - a frozen value
     ) -> None:
-        """`uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now.
+        """`leaving`: what of `config` stays only until nothing of it is left to do.
+
+        `uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now.
 
         `look_every`: how often to look for what nobody tells of, where that is not up to the parts themselves.
         """
-        self._config = config
         self._plugins = plugins
         self._storage = storage
         self._ledger = ledger
@@ -84,67 +91,78 @@ class Host:
         self._sweep_at = self._spare_at = clock.now()
         self._notify = Notify(ledger, each=any(STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
-        asked = [name for name, table in config.submitters.items() if table.status_every is not None]
-        self._retention = Retention(ledger, clock, timedelta(days=config.ledger.history_days), asked)
-        self._broken: dict[str, str] = {}  # submitters that cannot be made, with the reasons
-        self._submissions = {
-            name: self._submission(name, submitter, uploads) for name, submitter in self._make_submitters().items()
-        }
-        self.served, self.refused = self._sort_ae_titles()
-        settings = {name: self._lane_settings(name, config.ae_titles[name]) for name in self.served}
-        self._lanes = {
-            name: ServedLane(Lane(own, ledger, storage, clock, self._on_commit), ledger, clock)
-            for name, own in settings.items()
-        }
-        self.handles: Mapping[str, LaneHandle] = {
-            name: Handle(
-                own, self._lanes[name], ledger, storage, clock, self._called(name), partial(wake, f"lane {name}")
-            )
-            for name, own in settings.items()
-        }
-        self._hearing = self._overriding("job_changed")
-        self._sparing = self._overriding("make_room")
-        self._queues = {
-            name: JobQueue(
-                name, submission, Retries.of(config.submitters[name]), ledger, clock, look_every or JOBS_LOOK_EVERY
-            )
-            for name, submission in self._submissions.items()
-        }
-        self._quota = Quota(ledger, clock, config.storage.quarantine_quota, config.ae_titles)
-        self._restarts = self._announce_lanes()
-        self._tell_stranded_jobs()
+        self._platforms = Platforms(ledger, storage, clock, uploads, self._on_job_changed, look_every)
+        self._serving = Serving(ledger, storage, clock, self._on_commit, wake)
+        made = self._platforms.make(config, plugins)
+        found = sort_ae_titles(config, plugins, made.broken)
+        self._serving.announce(config, found)
+        self._take(config, made, found, leaving)
         with ledger.read() as transaction:
+            self._restarts = lanes.restarts(transaction)  # so far
             self._last_event = events.last_number(transaction)  # that was looked at, for what operators do
 
     # --- putting it together ----------------------------------------------------------------------------------------
 
-    def _lane_settings(self, ae_title: str, table: AeTitleConfig) -> LaneSettings:
-        return LaneSettings(
-            ae_title=ae_title,
-            processor=self._plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}"),
-            settings=table.settings,
-            submitter=self._config.submitter_for(ae_title),
-            submitters=self._submissions.keys(),
-            data_folder=self._config.storage.path / "processors" / ae_title.encode().hex(),
-        )
+    def configure(self, config: Config, leaving: Leaving) -> Taken:
+        """Work with another configuration from now on: what has not changed is left alone.
 
-    def _called(self, ae_title: str) -> Called:
-        """For what is asked of its processor, or of the class."""
-        return self._plugins.called(PROCESSOR, self._config.ae_titles[ae_title].processor, f"lane {ae_title}")
+        From any one thread; `leaving` as when it was made. Raises Refused, and nothing has changed, when an AE title
+        could not be served with it.
+        """
+        made = self._platforms.make(config, self._plugins)
+        found = sort_ae_titles(config, self._plugins, made.broken)
+        refused = {name: reason for name, reason in found.refused.items() if name not in leaving.ae_titles}
+        if refused:
+            raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))
+        try:
+            self._serving.announce(config, found)
+        except SQLAlchemyError as failure:
+            raise Refused(f"the ledger cannot be written at present ({type(failure).__name__})") from failure
+        return self._take(config, made, found, leaving)
 
-    def _overriding(self, method: str) -> list[str]:
-        """The AE titles whose processors have this method of their own: others are not called for nothing."""
-        classes = self._plugins.catalogue().processors
-        base = getattr(JobProcessorBase, method)
-        return [
-            name for name in self.served if getattr(classes[self._config.ae_titles[name].processor], method) != base
-        ]
+    def _take(self, config: Config, made: Made, found: Sorted, leaving: Leaving) -> Taken:
+        """From nothing, at the start, or from one configuration to the next."""
+        self._config = config
+        ledger = self._ledger
+        closing = self._platforms.take(config, made)
+        gone, changed = self._serving.take(config, found, self._plugins, self._platforms.names)
+        self._hearing = self._serving.overriding("job_changed")
+        self._sparing = self._serving.overriding("make_room")
+        asked = [name for name, table in config.submitters.items() if table.status_every is not None]
+        self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), asked)
+        self._farewell = Farewell(config, leaving, ledger, self._clock)
+        self._quota = Quota(ledger, self._clock, config.storage.quarantine_quota, config.ae_titles)
+        return Taken(gone={**closing, **gone}, changed=changed)
+
+    @property
+    def served(self) -> Mapping[str, str]:
+        """The AE titles that are served, with what their processors do."""
+        return self._serving.sorted.served
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """The AE titles that are configured and cannot be served, with the reasons."""
+        return self._serving.sorted.refused
+
+    def processor_of(self, ae_title: str) -> str:
+        """The name of its processor."""
+        return self._config.ae_titles[ae_title].processor
+
+    @property
+    def handles(self) -> Mapping[str, LaneHandle]:
+        """What plugins are given of the lanes."""
+        return self._serving.handles
 
     def brought(self, hook: str) -> dict[str, list[Any]]:
         """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
         return self._plugins.brought(
             hook, hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)}, BROUGHT_CHECKS[hook]
         )
+
+    def bringers(self, *hooks: str) -> dict[str, LaneHandle]:
+        """What the plugins were given that bring something by these hooks."""
+        plugins = {name for hook in hooks for name in self._plugins.implementing(hook)}
+        return {ae_title: handle for plugin in plugins for ae_title, handle in self._handles_of(plugin).items()}
 
     def _handles_of(self, plugin: str) -> dict[str, LaneHandle]:
         """Those of the AE titles whose processors the plugin brings."""
@@ -154,68 +172,6 @@ class Host:
             for name, processor in processors.items()
             if self._plugins.provider(PROCESSOR, processor) == plugin
         }
-
-    def _make_submitters(self) -> dict[str, Submitter[Any]]:
-        """Those that can be made; what a constructor does wrong costs nothing but its own submitter."""
-        made = {}
-        for name, table in self._config.submitters.items():
-            if table.unavailable:
-                continue
-            try:
-                make = self._plugins.maker(SUBMITTER, table.type, f"submitter {name}")
-                made[name] = make_submitter(self._config, name, make)
-            except Refused as refusal:
-                self._broken[name] = str(refusal)
-                log.error("submitter_broken", submitter=name, reason=self._broken[name])
-        return made
-
-    def _sort_ae_titles(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Of each AE title that can be served what its processor will do; of each other one why it cannot."""
-        served, refused = {}, {}
-        for name in self._config.ae_titles:
-            reason = self._config.unavailable(name) or self._broken.get(self._config.submitter_for(name), "")
-            if not reason:
-                try:
-                    described = partial(describe_settings, self._config, self._plugins.catalogue(), name)
-                    served[name] = self._called(name)("describe", described)
-                except Refused as refusal:
-                    reason = str(refusal)
-            if reason:
-                refused[name] = reason
-        return served, refused
-
-    def _submission(self, name: str, submitter: Submitter[Any], uploads: Callable[[str, int], Executor]) -> Submission:
-        table = self._config.submitters[name]
-        return Submission(
-            submitter,
-            Retries.of(table),
-            self._ledger,
-            self._storage,
-            self._clock,
-            uploads(name, table.parallel),
-            self._on_job_changed,
-            {ae_title: entry.metadata for ae_title, entry in self._config.ae_titles.items()},
-        )
-
-    def _announce_lanes(self) -> Mapping[str, int]:
-        """Tell receivers which AE titles are served, before they take anything; returns the restarts so far."""
-        with self._ledger.write() as transaction:
-            describe_unconfigured(transaction, self._config.ae_titles, self._clock.now())
-            for name in self._config.ae_titles:
-                reason = self.refused.get(name, "")
-                state = LaneState.STOPPED if reason else LaneState.RUNNING
-                lanes.save(transaction, LaneReport(ae_title=name, state=state, reason=reason, since=self._clock.now()))
-            return lanes.restarts(transaction)
-
-    def _tell_stranded_jobs(self) -> None:
-        """Jobs whose submitter is not there wait, and nobody else would say so."""
-        with self._ledger.read() as transaction:
-            unfinished = jobs.count_unfinished(transaction)
-        for name, count in unfinished.items():
-            if name not in self._submissions:
-                table = self._config.submitters.get(name)
-                needs = "it is not configured" if table is None else f"it needs {table.unavailable}"
-                log.error("jobs_stranded", submitter=name, jobs=count, reason=self._broken.get(name, needs))
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
@@ -228,15 +184,8 @@ class Host:
         }
         for name, observer in self._observers.items():
             parts[f"observer {name}"] = (observer.step, 1)
-        for name, lane in self._lanes.items():
-            parts[f"lane {name}"] = (lane.step, 1)
-        for name, submission in self._submissions.items():
-            table = self._config.submitters[name]
-            parts[f"submitter {name}"] = (self._queues[name].step, table.parallel)
-            if table.status_every is not None:
-                every = timedelta(seconds=table.status_every)
-                watch = PlatformWatch(name, submission, every, self._ledger, self._clock)
-                parts[f"platform watch {name}"] = (watch.step, 1)
+        parts |= self._serving.parts() | self._platforms.parts()
+        parts["farewell"] = (self._farewell.step, 1)
         if self._sparing:
             parts["room"] = (self._spare, 1)
         parts["quota"] = (self._reckon, 1)  # last, so that `settle` has it see what the others did
@@ -261,8 +210,9 @@ class Host:
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
                 self._tell(STORED, instance=instance)
-            for ae_title in arrived.ae_titles & self._lanes.keys():
-                self._lanes[ae_title].expect_news()
+            served = self._serving.lanes  # now: a lane that is made later reads by itself what has come by then
+            for ae_title in arrived.ae_titles & served.keys():
+                served[ae_title].expect_news()
                 self._wake(f"lane {ae_title}")
             if arrived.replaced:
                 self._consider(arrived.replaced)
@@ -272,14 +222,14 @@ class Host:
 
     def describe_lanes(self) -> list[LaneReport]:
         """The lanes as they are now. From the thread that takes their steps."""
-        return [lane.describe() for lane in self._lanes.values()]
+        return [lane.describe() for lane in self._serving.lanes.values()]
 
     def _restart_lanes(self) -> None:
         """Have the lanes begin again that operators asked for since the last look."""
         with self._ledger.read() as transaction:
             restarts = lanes.restarts(transaction)
-        for name, lane in self._lanes.items():
-            if restarts[name] != self._restarts[name]:
+        for name, lane in self._serving.lanes.items():
+            if restarts.get(name) != self._restarts.get(name, restarts.get(name)):
                 lane.restart()
                 self._wake(f"lane {name}")
         self._restarts = restarts
@@ -315,8 +265,10 @@ class Host:
 
     def _notice(self, ae_title: str, call: Callable[[Any], None]) -> None:
         """Tell a processor something, on its lane."""
-        self._lanes[ae_title].ask(call, is_notice=True)
-        self._wake(f"lane {ae_title}")
+        lane = self._serving.lanes.get(ae_title)
+        if lane is not None:
+            lane.ask(call, is_notice=True)
+            self._wake(f"lane {ae_title}")
 
     def _give_back(self) -> datetime:
         """Reclaim what there is; what a step has no time for follows in the next one."""
@@ -376,8 +328,7 @@ class Host:
 
     def close(self, hanging: Collection[str] = ()) -> None:
         """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
-        for name, lane in self._lanes.items():
+        for name, lane in self._serving.lanes.items():
             if f"lane {name}" not in hanging:
                 close_within(f"lane {name}", lane.close)
-        for name, submission in self._submissions.items():
-            close_within(f"submitter {name}", submission.close)
+        self._platforms.close(wait=not hanging)

@@ -74,6 +74,10 @@ class ServedLane:
         """Have the lane begin again. From one thread."""
         self._lane.restarts_wanted += 1
 
+    def exchange(self, settings: LaneSettings) -> Future[None]:
+        """Have the lane go on with another processor; done when it does. From any thread."""
+        return self._lane.exchange(settings)
+
     def step(self) -> datetime | None:
         """Take the turns that are due; what a step has no time for follows in the next one."""
         end = time.monotonic() + SLICE_SECONDS
@@ -192,18 +196,20 @@ class JobQueue:
         ledger: Ledger,
         clock: Clock,
         look_every: timedelta = LOOK_EVERY,
+        predecessor: JobQueue | None = None,
     ) -> None:
+        """`predecessor`: the queue that this one takes the place of; what is under way there is left to it."""
         self._name = name
         self._submission = submission
         self._retries = retries
         self._look_every = look_every
         self._ledger = ledger
         self._clock = clock
-        self._taken: set[int] = set()
+        self._taken: set[int] = set() if predecessor is None else predecessor._taken
         self._served: dict[str, int] = {}  # by AE title, the number of the turn in which it was served last
         self._turn = 0
         self._breaker = Breaker()
-        self._lock = threading.Lock()
+        self._lock: threading.Lock = threading.Lock() if predecessor is None else predecessor._lock
 
     def step(self) -> datetime | None:
         """Take one step with one job; returns when to come again. Raises what opening the submitter does."""

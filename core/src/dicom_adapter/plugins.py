@@ -194,6 +194,10 @@ class Plugins:
                 on_failure(self.info(name), hook, failure)
         return found
 
+    def implementing(self, hook: str) -> set[str]:
+        """The entry points of the plugins that implement a hook."""
+        return {implementation.plugin_name for implementation in getattr(self.manager.hook, hook).get_hookimpls()}
+
     def _usable(self, kind: Kind) -> dict[str, Any]:
         return {c.name: c.cls for c in self.components if c.kind is kind and not c.problem}
 

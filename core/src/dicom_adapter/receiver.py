@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter import logs
 from dicom_adapter.calls import Calls
-from dicom_adapter.child import Channel
+from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
@@ -65,6 +65,11 @@ class Receiver:
         self._look_at = time.monotonic()
         self._no_room = ""  # why there is no room for anybody
         self._room_until = self._look_at
+
+    def configure(self, config: Config) -> None:
+        """Judge and store by another configuration from now on. From any one thread."""
+        self._store.configure(config)
+        self._config = config
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
         with self._ledger.read() as transaction:
@@ -223,12 +228,10 @@ def main() -> None:
     keep_values_out_of_warnings()
     calls = Calls(trace=start.trace_hooks)
     plugins = discover(only=start.plugins, calls=calls)
-    config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
-    assert config is not None  # the service has checked it
-    shares_port, name = config.dicom.receivers > 1, receiver_names(config.dicom.receivers)[start.number - 1]
-    config = evolve(config, dicom=config.dicom.share_of(start.number))
-    if start.port is not None:
-        config = evolve(config, dicom=evolve(config.dicom, port=start.port))
+    whole = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
+    assert whole is not None  # the service has checked it
+    shares_port, name = whole.dicom.receivers > 1, receiver_names(whole.dicom.receivers)[start.number - 1]
+    config = _own(whole, start)
     logs.configure(style=start.log_style, level=config.log.level, process=name)
     calls.tell()
     held = share(config.storage.path)  # until this process ends
@@ -241,10 +244,29 @@ def main() -> None:
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
     server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
     watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
-    _serve(channel, server, watch, config)
+
+    def take(start: Start) -> None:
+        """Work with another configuration."""
+        loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
+        if loaded.config is None:
+            channel.report(NOT_TAKEN, reason="; ".join(map(str, loaded.problems)))
+            return
+        own = _own(loaded.config, start)
+        receiver.configure(own)
+        server.configure(own.dicom)
+        log.info("receiver_configured")
+        channel.report(TAKEN)
+
+    _serve(channel, server, watch, take)
     receiver.close()
     storage.close()
     ledger.close()
+
+
+def _own(config: Config, start: Start) -> Config:
+    """The configuration of one receiver."""
+    dicom = config.dicom.share_of(start.number)
+    return evolve(config, dicom=dicom if start.port is None else evolve(dicom, port=start.port))
 
 
 class Listener:
@@ -271,11 +293,11 @@ class Listener:
         return {self._name: Finding(state=PartState.FAILING, reason=reason)}
 
 
-def _serve(channel: Channel, server: Server, watch: Watch, config: Config) -> None:
+def _serve(channel: Channel, server: Server, watch: Watch, take: Callable[[Start], None]) -> None:
     try:
         port = server.start()
     except OSError as failure:
-        address = f"{config.dicom.bind}:{config.dicom.port}"
+        address = f"{server.dicom.bind}:{server.dicom.port}"
         channel.report("failed", reason=f"cannot listen on {address}: {failure.strerror}")
         return
     except UnusableCertificate as refusal:
@@ -284,9 +306,9 @@ def _serve(channel: Channel, server: Server, watch: Watch, config: Config) -> No
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)
     watch.start()
-    asked = channel.wait_for_stop()
+    asked = channel.wait_for_stop(take)
     if not server.is_deaf:  # else its thread, which would have to stop it, is gone
-        server.stop(config.dicom.drain_timeout if asked else 0)
+        server.stop(server.dicom.drain_timeout if asked else 0)
     watch.close()
     log.info("receiver_stopped", drained=asked)
 

@@ -1,8 +1,9 @@
 """The service: what `dicom-adapter run` supervises. One host, one or more receivers, and the order of their lives.
 
-Start: the host first (it brings the ledger up to date and says which AE titles are served), then the receivers.
+Start: the host first (it brings the ledger up to date and says which AE titles are served), then the receivers, which
+load meanwhile.
 Stop: the receivers first (no new associations, open ones finish), then the host. A process that dies is started again
-after a pause; the others do not notice more than that.
+after a pause; the others do not notice more than that. Another configuration is passed to all of them: see `reload`.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from dicom_adapter.child import GONE, Child, Report, Start
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
+from dicom_adapter.reload.asking import RELOAD, Asking, Begun
+from dicom_adapter.reload.passing import Passing
+from dicom_adapter.reload.snapshot import Snapshot
 from dicom_adapter.stores import open_ledger
 from dicom_adapter.watch import Finding, Watch
 
@@ -31,7 +37,7 @@ log = structlog.get_logger("dicom_adapter.service")
 HOST_MODULE = "dicom_adapter.host_process"
 RECEIVER_MODULE = "dicom_adapter.receiver"
 READY = frozenset({"ready", "listening"})  # what host and receivers report when they work
-STOP = "stop"  # what a signal puts to the queue
+STOP, HANG_UP = "stop", "hang-up"  # what signals put to the queue
 FIRST_PAUSE = 0.5  # seconds before a process that died is started again; doubles while it keeps dying
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # a process that has lived so long begins with the first pause again
@@ -47,12 +53,23 @@ class CannotStart(Refused):
 class Blueprint:
     """What the processes are started with."""
 
+    path: str  # of the configuration file
     configuration: str
     folder: str
+    settings: Snapshot  # what the configuration says
     log_style: str
     port: int | None  # to listen on instead of the configured one
     storage_plugin: str  # the entry point that a receiver loads; it needs no other
     trace_hooks: bool = False  # log every call of a plugin
+
+    def with_configuration(self, asked: Configuration) -> Blueprint:
+        """The same with another configuration."""
+        return evolve(self, configuration=asked.text, folder=asked.folder, settings=Snapshot(**asked.settings))
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long a stop waits for open associations."""
+        return float(self.settings.service["dicom.drain-timeout"])
 
 
 @define
@@ -63,12 +80,14 @@ class _Slot:
     module: str
     number: int = 1  # of a receiver
     child: Child | None = None
+    ahead: Child | None = None  # the first one, which loads while the host begins
     is_ready: bool = False
     started_at: float = 0.0
     pause: float = FIRST_PAUSE
     start_at: float | None = None  # when to start it again
     deaths: int = 0  # in a row, each before it was healthy
     last_status: int = 0  # of the last one
+    is_ending: bool = False  # because it was asked to, and another one is to begin
 
     def died(self, status: int) -> None:
         """It has ended unasked."""
@@ -106,12 +125,20 @@ class Service:
         self._port = blueprint.port
         self._ledger: Ledger | None = None  # opened when the host has made it
         self._watch: Watch | None = None
+        self._next: Blueprint | None = None  # that the host works with, or begins with; the receivers are yet to follow
+        self._asking: Asking | None = None
+        self._is_hung_up = False
+        self._had_terminal = os.isatty(0)
+        self._passing: Passing | None = None
 
     def run(self) -> None:
         """Start everything, keep it running, and stop it in order. Raises CannotStart."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reports.put((None, {"event": STOP})))
+        signal.signal(signal.SIGHUP, lambda *_: self._reports.put((None, {"event": HANG_UP})))
         try:
+            for slot in self._receivers:
+                slot.ahead = self._make_child(slot)
             # The first receiver finds the port that the others share.
             first, *others = self._receivers
             if all(self._begin(slots) for slots in ([self._host], [first], others)):
@@ -133,22 +160,32 @@ class Service:
         return self._wait_for(slots)
 
     def _start(self, slot: _Slot, *, first: bool) -> None:
-        is_host = slot is self._host
-        start = Start(
-            configuration=self._blueprint.configuration,
-            folder=self._blueprint.folder,
-            log_style=self._blueprint.log_style,
-            port=self._port,
-            first=first,
-            number=slot.number,
-            trace_hooks=self._blueprint.trace_hooks,
-            wake_fd=self._wake_read if is_host else self._wake_write,
-            plugins=None if is_host else [self._blueprint.storage_plugin],
-        )
-        slot.child = Child(slot.name, slot.module, start, self._reports)
+        slot.child, slot.ahead = slot.ahead or self._make_child(slot), None
+        slot.child.give(self._order(slot, first=first))
         slot.started_at = time.monotonic()
         slot.start_at = None
         log.info("process_started", name=slot.name, child=slot.child.pid)
+
+    def _make_child(self, slot: _Slot) -> Child:
+        return Child(slot.name, slot.module, self._wake_fd(slot), self._reports)
+
+    def _wake_fd(self, slot: _Slot) -> int:
+        return self._wake_read if slot is self._host else self._wake_write
+
+    def _order(self, slot: _Slot, *, first: bool) -> Start:
+        is_host = slot is self._host
+        blueprint = (is_host and self._next) or self._blueprint
+        return Start(
+            configuration=blueprint.configuration,
+            folder=blueprint.folder,
+            log_style=blueprint.log_style,
+            port=self._port,
+            first=first,
+            number=slot.number,
+            trace_hooks=blueprint.trace_hooks,
+            wake_fd=self._wake_fd(slot),
+            plugins=None if is_host else [blueprint.storage_plugin],
+        )
 
     def _wait_for(self, slots: list[_Slot]) -> bool:
         """Whether they work before a signal to stop. A process for which the disk is too full is started again."""
@@ -193,6 +230,12 @@ class Service:
             child.stop()  # a receiver that is deaf ends by that, and comes back
         elif report["event"] == GONE:
             self._bury(child, report["status"])
+        elif report["event"] == HANG_UP:
+            self._hang_up()
+        elif report["event"] == RELOAD:
+            self._passing = Passing(report["asked"], self)
+        if self._passing is not None and child is not None:
+            self._follow(self._passing, child, report)
 
     def _work(self, child: Child, report: Report) -> None:
         """A process works. The others share, and one that is started again comes back under, the port they know."""
@@ -210,7 +253,12 @@ class Service:
 
     def _bury(self, child: Child, status: int) -> None:
         for slot in self._slots:
-            if slot.child is child:
+            if slot.ahead is child:
+                slot.ahead = None
+            elif slot.child is child and slot.is_ending:
+                slot.is_ending = slot.is_ready = False
+                self._start(slot, first=False)
+            elif slot.child is child:
                 slot.died(status)
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
 
@@ -227,6 +275,14 @@ class Service:
         self._ledger = open_ledger(self._config)
         self._watch = Watch(self._examine, self._ledger, SystemClock())
         self._watch.start()
+        blueprint = self._blueprint
+        begun = Begun(
+            path=blueprint.path, text=blueprint.configuration, folder=blueprint.folder, settings=blueprint.settings
+        )
+        self._asking = Asking(begun, self._ledger, SystemClock(), lambda report: self._reports.put((None, report)))
+        self._asking.start()
+        if self._is_hung_up:  # while it started: the file that it has read may be an older one
+            self._asking.hang_up()
 
     def _examine(self) -> Mapping[str, Finding]:
         """How the processes live: what they cannot say of themselves."""
@@ -235,13 +291,69 @@ class Service:
             return {SERVICE: Finding(state=PartState.FAILING, reason="; ".join(troubles))}
         return {SERVICE: Finding()}
 
+    # --- another configuration --------------------------------------------------------------------------------------
+
+    def _hang_up(self) -> None:
+        if self._had_terminal and not os.isatty(0):  # it was closed: what the signal means by itself
+            self.stop()
+            return
+        self._is_hung_up = True
+        if self._asking is not None:  # else it hears of it when it is there
+            self._asking.hang_up()
+
+    def _follow(self, passing: Passing, child: Child, report: Report) -> None:
+        outcome = passing.hear(child.name, report)
+        if outcome is not None and self._asking is not None:
+            self._passing = None
+            self._asking.finished(outcome)
+
+    # As `Processes` says what they do.
+
+    def give_host(self, asked: Configuration) -> bool:
+        if self._host.child is None:
+            return False
+        self._next = self._blueprint.with_configuration(asked)
+        self._host.child.give(self._order(self._host, first=False))
+        return True
+
+    def restart_host(self, asked: Configuration) -> bool:
+        self._next = self._blueprint.with_configuration(asked)
+        child = self._host.child
+        if child is None:
+            return False
+        self._host.is_ending = True
+        child.stop()
+        killer = threading.Timer(HOST_STOP_SECONDS, child.kill)  # nothing happens when it has ended by then
+        killer.daemon = True
+        killer.start()
+        return True
+
+    def give_receivers(self) -> set[str]:
+        assert self._next is not None  # the host works with it
+        self._blueprint, self._next = self._next, None
+        given = [slot for slot in self._receivers if slot.child is not None]
+        for slot in given:
+            assert slot.child is not None
+            slot.child.give(self._order(slot, first=False))
+        return {slot.name for slot in given}
+
+    def renew_receiver(self, name: str) -> None:
+        for slot in self._receivers:
+            if slot.name == name and slot.child is not None:
+                slot.child.stop()
+
+    def go_back(self) -> None:
+        self._next = None
+
     # --- stopping ---------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         log.info("service_stopping")
         if self._watch is not None:
             self._watch.close()
-        self._end(self._receivers, self._config.dicom.drain_timeout + 5)
+        if self._asking is not None:
+            self._asking.close()
+        self._end(self._receivers, self._blueprint.drain_seconds + 5)
         self._end([self._host], HOST_STOP_SECONDS)
         os.close(self._wake_read)
         os.close(self._wake_write)
@@ -252,6 +364,10 @@ class Service:
     def _end(self, slots: Iterable[_Slot], seconds: float) -> None:
         """Ask all of them to end, wait for them that long, and kill what is left."""
         deadline = time.monotonic() + seconds
+        for slot in slots:
+            if slot.ahead is not None:  # it was given nothing to do
+                slot.ahead.kill()
+                slot.ahead.wait(seconds)
         children = [slot.child for slot in slots if slot.child is not None]
         for child in children:
             child.stop()

@@ -34,7 +34,8 @@ def setting(
 
     `default` or `factory` make it optional. `validator` is called as attrs does, `validator(instance, attribute,
     value)`; since settings are checked one by one so that all errors show at once, `instance` is None. It raises
-    ValueError with a message that goes on after the value, such as "must be at least 5 seconds".
+    ValueError with a message that goes on after the value, such as "must be at least 5 seconds". The first line of its
+    docstring, such as "at least 5 seconds", is the rule in the reference.
     """
     metadata = {HELP: help, PREFIX: prefix}
     if factory is not None:
@@ -47,8 +48,9 @@ def at_least(minimum: Number, unit: str = "") -> Validator:
 
     def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
         if value is not None and value < minimum:
-            raise ValueError(f"must be at least {minimum}{unit and ' ' + unit}")
+            raise ValueError(f"must be {check.__doc__}")
 
+    check.__doc__ = f"at least {minimum}{unit and ' ' + unit}"
     return check
 
 
@@ -57,13 +59,17 @@ def between(low: Number, high: Number, unit: str = "") -> Validator:
 
     def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
         if value is not None and not low <= value <= high:
-            raise ValueError(f"must be from {low} to {high}{unit and ' ' + unit}")
+            raise ValueError(f"must be from {check.__doc__}")
 
+    check.__doc__ = f"{low} to {high}{unit and ' ' + unit}"
     return check
 
 
 def not_empty(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
-    """A validator: the text, list or table has something in it."""
+    """not empty
+
+    A validator: the text, list or table has something in it.
+    """
     if not value:
         raise ValueError("must not be empty")
 

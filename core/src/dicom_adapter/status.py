@@ -13,7 +13,8 @@ from attrs import field, frozen
 
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.association import storage_full
-from dicom_adapter.ledger import Transaction, health, instances, jobs, lanes
+from dicom_adapter.ledger import Transaction, configurations, health, instances, jobs, lanes
+from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
 from dicom_adapter.ledger.instances import Held, HeldBytes
 from dicom_adapter.ledger.jobs import UNFINISHED, JobCount
@@ -58,12 +59,13 @@ class AeTitleStatus:
     held_bytes: HeldBytes
     jobs: Mapping[JobState, int]
     oldest: Job | None  # of its unfinished jobs
+    is_leaving: bool = False  # a reload has removed it, and it stays until its work is done
 
     @property
     def state(self) -> str:
         """In a word, as long as the service runs."""
         if not self.is_configured:
-            return "not configured"
+            return "leaving" if self.is_leaving else "not configured"
         if self.lane is None:
             return "not yet served"
         if self.lane.state is LaneState.STOPPED:
@@ -79,6 +81,8 @@ class Facts:
     parts: Mapping[str, PartHealth]
     ae_titles: Sequence[AeTitleStatus]
     strangers: Mapping[str, int]  # unfinished jobs of submitters that are not there
+    running: Configuration | None = None  # what the service works with
+    newest: Configuration | None = None  # what it was given or asked to work with last
 
 
 @frozen(kw_only=True)
@@ -93,6 +97,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> Facts:
     """Collect what the ledger knows."""
     held, described = instances.held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
+    leaving = configurations.leaving(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, JobState.FAULTED)}
     names = [*config.ae_titles, *sorted((held.keys() | waiting) - config.ae_titles.keys())]
     return Facts(
@@ -107,10 +112,13 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> Facts:
                 held_bytes=instances.held_bytes(transaction, name),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
+                is_leaving=name in leaving.ae_titles,
             )
             for name in names
         ],
-        strangers=_strangers(counts, config),
+        strangers=_strangers([count for count in counts if count.submitter not in leaving.submitters], config),
+        running=configurations.running(transaction),
+        newest=configurations.newest(transaction),
     )
 
 
@@ -177,7 +185,8 @@ def _of_processes(facts: Facts, run: Run, receivers: int) -> Iterator[Problem]:
             yield _red(name, process.reason)
     host = facts.parts.get(HOST)
     if host is not None and not _is_stale(host, facts.at):  # else nobody knows how its parts are
-        yield from _of_parts(part for name, part in facts.parts.items() if name not in names)
+        others = (part for name, part in facts.parts.items() if name not in names)
+        yield from _of_parts(part for part in others if not _is_stale(part, facts.at))
 
 
 def _of_parts(parts: Iterable[PartHealth]) -> Iterator[Problem]:
@@ -199,7 +208,10 @@ def _farewell(service: PartHealth | None) -> str:
 def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
     name, lane = status.ae_title, status.lane
     held = status.held.pending + status.held.quarantined
-    if not status.is_configured:
+    if status.is_leaving and not status.is_configured:
+        if run is Run.RUNNING and lane is not None and lane.reason:
+            yield _red(f"lane {name}", lane.reason)
+    elif not status.is_configured:
         waiting = sum(count for state, count in status.jobs.items() if state in UNFINISHED)
         if held or waiting:
             what = f"{counted(held, 'instance')} and {counted(waiting, 'unfinished job')}"

@@ -17,6 +17,7 @@ from dicom_adapter.cli.instances import instances
 from dicom_adapter.cli.jobs import jobs
 from dicom_adapter.cli.lanes import lanes
 from dicom_adapter.cli.plugins import plugins
+from dicom_adapter.cli.reload import reload
 from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
 from dicom_adapter.cli.simulate import simulate
@@ -47,6 +48,7 @@ def common(
 
 app.command()(run)
 app.command()(check)
+app.command()(reload)
 app.command()(audit)
 app.command()(plugins)
 app.command()(doctor)
@@ -65,6 +67,7 @@ OWN = frozenset(
     {
         "run",
         "check",
+        "reload",
         "audit",
         "plugins",
         "doctor",

@@ -39,8 +39,8 @@ def check(
     Exit status: 0 when `run --strict` would start, 1 otherwise. All errors are listed, not just the first.
     """
     found = read(config)
-    tried = _try_plugins(found)
-    problems = found.invalid + found.unavailable + tried.problems + _tls_problems(found)
+    tried = try_plugins(found)
+    problems = problems_of(found, tried)
     usable = found.loaded.config
     served = [] if usable is None else [_entry(usable, ae_title, tried) for ae_title in usable.ae_titles]
     if as_json:
@@ -55,23 +55,28 @@ def check(
         typer.echo(f"{config}: no errors")
 
 
-def _try_plugins(found: Read) -> Tried:
+def problems_of(found: Read, tried: Tried) -> list[str]:
+    """Everything that is wrong, a sentence each."""
+    return found.invalid + found.unavailable + tried.problems + _tls_problems(found)
+
+
+def try_plugins(found: Read) -> Tried:
     """Make the submitters and have the processors describe their settings, as `run` does at its start."""
-    config, catalogue = found.loaded.config, found.plugins.catalogue()
+    config, plugins = found.loaded.config, found.plugins
     tried = Tried()
     if config is None:
         return tried
     for name, submitter in config.submitters.items():
         if not submitter.unavailable:
             try:
-                make_submitter(config, name, catalogue.submitters[submitter.type])
+                make_submitter(config, plugins, name)
             except Refused as refusal:
                 tried.broken[name] = str(refusal)
                 tried.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
     for name, table in config.ae_titles.items():
         if not table.unavailable:
             try:
-                tried.described[name] = describe_settings(config, catalogue, name)
+                tried.described[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 tried.undescribed[name] = str(refusal)
                 problem = f"{_provider(found, PROCESSOR, table.processor)}: AE title '{name}': {refusal}"

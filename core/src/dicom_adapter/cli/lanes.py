@@ -82,7 +82,7 @@ def _why_not(ae_title: str, config: Config, is_known: bool) -> str:
     unavailable = config.unavailable(ae_title)
     if unavailable:
         return f"is not served: {unavailable}; mend that, then start the service anew"
-    return "" if is_known else "has no lane yet: it gets one when the service is started with this configuration"
+    return "" if is_known else "has no lane yet: it gets one when this configuration is applied: `dicom-adapter reload`"
 
 
 def _coloured(state: LaneState) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from dicom_adapter import logs
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
 from dicom_adapter.plugins import STORAGE
+from dicom_adapter.reload.snapshot import snapshot
 from dicom_adapter.service import Blueprint, CannotStart, Service
 
 
@@ -33,7 +35,7 @@ def run(
         bool, typer.Option("--stop-with-stdin", help="Stop, too, when standard input ends: with whoever started it.")
     ] = False,
 ) -> None:
-    """Run the service until SIGTERM or Ctrl-C.
+    """Run the service until SIGTERM or Ctrl-C. SIGHUP has it apply the changed file, as `reload --apply` does.
 
     AE titles whose plugins are missing or broken refuse associations, the others are served. Logs go to stderr.
     Exit status: 0 after an orderly stop, 1 when the service cannot start.
@@ -67,8 +69,10 @@ def _blueprint(found: Read, path: Path, port: int | None, *, trace_hooks: bool) 
     provider = found.plugins.provider(STORAGE, config.storage.backend)
     assert provider is not None  # a missing storage backend makes the configuration invalid
     return Blueprint(
+        path=str(path.resolve()),
         configuration=found.text,
         folder=str(path.resolve().parent),
+        settings=snapshot(config, found.plugins, secrets.token_hex(16)),
         log_style=_style(config.log.format.value),
         port=port,
         storage_plugin=provider,

@@ -18,6 +18,7 @@ from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import describe_failure
 from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.ledger.configurations import Configuration, State
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.status import (
     AeTitleStatus,
@@ -112,6 +113,7 @@ def _show(report: Report) -> None:
     for problem in report.problems:
         _print("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
     _print("service", _service(report))
+    _print("configuration", _configuration(report.facts))
     _print("storage", _storage(report))
     for status in report.facts.ae_titles:
         typer.echo()
@@ -131,6 +133,19 @@ def _service(report: Report) -> str:
     if report.run is not Run.RUNNING or "service" not in parts:
         return report.run.value
     return f"{report.run.value}; last looked at {_time(parts['service'].seen_at)}"
+
+
+def _configuration(facts: Facts) -> str:
+    """Which one runs, and what became of the last one that was asked for."""
+    running, newest = facts.running, facts.newest
+    if running is None or newest is None:
+        return "not known yet"
+    since = f"number {running.number}, since {_time(running.changed_at)}" + (running.reason and f"; {running.reason}")
+    if newest.state is State.ASKED:
+        return f"{since}; number {newest.number} is being applied"
+    if newest.state is State.REFUSED:
+        return f"{since}; number {newest.number} was refused at {_time(newest.changed_at)}: {newest.reason}"
+    return since
 
 
 def _storage(report: Report) -> str:
@@ -196,6 +211,7 @@ def _as_json(report: Report) -> dict[str, Any]:
             }
             for part in report.facts.parts.values()
         ],
+        "configuration": None if report.facts.newest is None else _configuration_as_json(report.facts.newest),
         "storage": {
             "totalBytes": None if capacity is None else capacity.total_bytes,
             "freeBytes": None if capacity is None else capacity.free_bytes,
@@ -203,6 +219,15 @@ def _as_json(report: Report) -> dict[str, Any]:
             "reserveBytes": storage.reserve,
         },
         "aeTitles": [_ae_title_as_json(status, report.state_of(status)) for status in report.facts.ae_titles],
+    }
+
+
+def _configuration_as_json(newest: Configuration) -> dict[str, Any]:
+    return {
+        "number": newest.number,
+        "state": newest.state.value,
+        "reason": newest.reason,
+        "since": _iso(newest.changed_at),
     }
 
 

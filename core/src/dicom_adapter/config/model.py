@@ -35,16 +35,22 @@ def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
 
 
 def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
+    """0, or 4096 to 1048576 bytes"""
+
     if value != 0 and not SMALLEST_PDU <= value <= LARGEST_PDU:
         raise ValueError(f"must be 0 (no limit) or from {SMALLEST_PDU} to {LARGEST_PDU} bytes")
 
 
 def _some_table(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
+    """at least one"""
+
     if not value:
         raise ValueError(f"must have at least one table [{attribute.name.replace('_', '-')}.<name>]")
 
 
 def _callers(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
+    """not empty"""
+
     if value is not None and not value:
         raise ValueError("must not be empty; leave it out to allow every caller")
 
@@ -91,16 +97,29 @@ class ClientCertificates(str, Enum):
 class Tls:
     """[dicom.tls]: DICOM over TLS on the listening port."""
 
-    certificate: Path = setting(help="PEM file of the adapter's certificate, with what leads to its authority.")
+    certificate: Path = setting(
+        help="PEM file of the adapter's certificate, followed by those that lead to its authority."
+    )
     key: Path | None = setting(
-        default=None, help="PEM file of its private key, without a password; left out, it is in certificate."
+        default=None,
+        help=(
+            "PEM file of its private key, without a password; left out, it is in `certificate`. Nobody but the "
+            "service's user should be able to read it."
+        ),
     )
     client_ca: Path | None = setting(
         default=None,
-        help="PEM file of the authorities whose client certificates are good; left out, none is asked for.",
+        help=(
+            "PEM file of the authorities whose client certificates are good. Left out, no caller is asked for a "
+            "certificate."
+        ),
     )
     client_certificates: ClientCertificates | None = setting(
-        default=None, help="Whether callers must show a certificate; left out, they must when client-ca is given."
+        default=None,
+        help=(
+            "Whether callers must show a certificate: left out, they must when `client-ca` is given. With "
+            '`"optional"` one that is shown has to be good all the same. Needs `client-ca`.'
+        ),
     )
     profile: TlsProfile = setting(default=TlsProfile.BCP195, help="TLS profile of PS3.15 annex B.")
 
@@ -113,20 +132,31 @@ class Tls:
 class Dicom:
     """[dicom]: the listening port and the limits of associations."""
 
-    port: int = setting(default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
-    bind: Address = setting(default="0.0.0.0", help="IP address to listen on.")  # noqa: S104 - modalities are elsewhere
-    receivers: int = setting(
-        default=1, validator=between(1, 64), help="Processes that receive, side by side on the same port."
+    port: int = setting(
+        default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one. `run --port` goes before it."
     )
-    max_associations: int = setting(default=25, validator=between(1, 1000), help="Associations open at the same time.")
+    bind: Address = setting(default="0.0.0.0", help='IP address to listen on; `"127.0.0.1"` for this machine only.')  # noqa: S104 - modalities are elsewhere
+    receivers: int = setting(
+        default=1,
+        validator=between(1, 64),
+        help="Processes that receive, side by side on the same port. Not above `max-associations`, which they share.",
+    )
+    max_associations: int = setting(
+        default=25,
+        validator=between(1, 1000),
+        help="Associations open at the same time. One more is rejected as transient.",
+    )
     max_associations_per_peer: int | None = setting(
         default=None,
         validator=optional(between(1, 1000)),
-        help="Associations open at the same time from one IP address.",
+        help=(
+            "Associations open at the same time from one IP address. One more is rejected as transient. Left out, "
+            "one peer may take all of them."
+        ),
     )
     proxies: tuple[Network, ...] = setting(
         default=(),
-        help="IP addresses and networks of balancers; their connections begin with a header of the PROXY protocol.",
+        help="Balancers: their connections begin with a header of the PROXY protocol, and nobody else's do.",
     )
     association_timeout: float = setting(
         default=30.0,
@@ -141,17 +171,20 @@ class Dicom:
     drain_timeout: float = setting(
         default=30.0,
         validator=between(0, DAY_S, "seconds"),
-        help="Seconds that a stop waits for open associations.",
+        help="Seconds that a stop waits for open associations; what is open then is aborted.",
     )
     max_pdu: int = setting(
         default=131_072,
         validator=_pdu_length,
-        help="Longest PDU to receive, in bytes, as told to the peer; 0 is no limit.",
+        help="Longest PDU to receive, as told to the peer; 0 is no limit.",
     )
     max_data_set: ByteSize = setting(
         default=ByteSize(16 * 10**9),
         validator=at_least(1, "bytes"),
-        help='Size of the largest data set to take, in bytes or as a text such as "16 GB".',
+        help=(
+            'Largest data set to take, in bytes or as a text such as `"16 GB"`. A larger one is answered with '
+            "0xC000, and what had come of it is deleted."
+        ),
     )
     tls: Tls | None = setting(default=None, help="DICOM over TLS; left out, connections are not encrypted.")
 
@@ -169,6 +202,8 @@ class Dicom:
 
 
 def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
+    """at least 16 characters of visible ASCII"""
+
     if value is not None and not TOKEN.fullmatch(value):
         raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of them visible ASCII")
 
@@ -177,10 +212,22 @@ def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> 
 class Http:
     """[http]: the HTTP server of health and of what plugins bring; without this table there is none."""
 
-    port: int = setting(default=8042, validator=between(0, 65535), help="TCP port; 0 takes any free one.")
-    bind: Address = setting(default="127.0.0.1", help="IP address to listen on; any but a loopback one needs a token.")
+    port: int = setting(
+        default=8042,
+        validator=between(0, 65535),
+        help=(
+            "TCP port; 0 takes any free one, which the log tells (`http_listening`). A port that cannot be had is "
+            "an error at the start."
+        ),
+    )
+    bind: Address = setting(default="127.0.0.1", help="IP address to listen on. Any but a loopback one needs a token.")
     token: Secret | None = setting(
-        default=None, validator=_token, help="Bearer token that every request has to show; left out, none."
+        default=None,
+        validator=_token,
+        help=(
+            "Bearer token that every request has to show: `Authorization: Bearer <token>`. Left out, requests "
+            "have to come to `localhost` or a loopback address by name, so that no web page gets in."
+        ),
     )
 
     def __attrs_post_init__(self) -> None:
@@ -195,25 +242,34 @@ class Http:
 class Storage:
     """[storage]: where instances wait. Further keys are the backend's own."""
 
-    backend: str = setting(default="local", help="Name of the storage backend.")
-    path: Path = setting(help="The adapter's data folder; a relative path starts at the configuration file's folder.")
+    backend: str = setting(default="local", help="Name of the storage backend, as `dicom-adapter plugins` lists it.")
+    path: Path = setting(help="The adapter's data folder. It is made when it is not there.")
     watermark_percent: int = setting(
-        default=85, validator=between(1, 100), help="Share of the room in use from which associations are refused."
+        default=85,
+        validator=between(1, 100),
+        help="Share of the room in use from which associations are refused; 100 switches this limit off.",
     )
     reserve: ByteSize = setting(
         default=ByteSize(5 * 10**9),
         validator=at_least(0, "bytes"),
-        help='Room that stays free, in bytes or as a text such as "5 GB"; below it associations are refused.',
+        help=(
+            'Room that stays free, in bytes or as a text such as `"5 GB"`: below it associations are refused, and '
+            "instances that would use it up; 0 switches this limit off. `kB`, `MB`, `GB`, `TB` are powers of "
+            "1000, `KiB`, `MiB`, `GiB`, `TiB` of 1024."
+        ),
     )
     quarantine_quota: ByteSize = setting(
         default=ByteSize(20 * 10**9),
         validator=at_least(0, "bytes"),
-        help="Room that the quarantined instances and those of faulted jobs of one AE title may take, in bytes or as a "
-        'text such as "20 GB"; beyond it, associations to that AE title are refused.',
+        help=(
+            "Room that the quarantined instances and those of the faulted jobs of one AE title may take, in bytes "
+            'or as a text such as `"20 GB"`; beyond it, associations to that AE title are refused until an '
+            "operator has made room."
+        ),
     )
     durability: Durability = setting(
         default=Durability.FSYNC,
-        help="What an acknowledged instance survives: a power loss (fsync), or the end of a process (process).",
+        help="What an acknowledged instance survives: a power loss (`fsync`), or the end of a process (`process`).",
     )
     settings: Any = derived(default=None, help="The backend's own settings.")
 
@@ -223,12 +279,19 @@ class Ledger:
     """[ledger]: the database of instances, jobs and events."""
 
     url: LedgerUrl | None = setting(
-        default=None, help="URL such as sqlite:///ledger.sqlite; left out, the file ledger.sqlite in storage.path."
+        default=None,
+        help=(
+            "`sqlite:///<file>`; left out, the file `ledger.sqlite` in `storage.path`. It is on a local disk, and "
+            "nobody but the service's user should be able to read its folder: it holds patient IDs."
+        ),
     )
     history_days: float = setting(
         default=30.0,
         validator=between(0, 3660, "days"),
-        help="Days for which reclaimed instances, finished jobs and events are remembered.",
+        help=(
+            "Days for which reclaimed instances, finished jobs and events are remembered. What is pending, in "
+            "quarantine or part of an unfinished or faulted job is remembered as long as it is."
+        ),
     )
 
 
@@ -236,7 +299,7 @@ class Ledger:
 class Log:
     """[log]"""
 
-    format: LogFormat = setting(default=LogFormat.AUTO, help="auto is console on a terminal, json otherwise.")
+    format: LogFormat = setting(default=LogFormat.AUTO, help="`auto` is `console` on a terminal, `json` otherwise.")
     level: LogLevel = setting(default=LogLevel.INFO, help="The least important events to show.")
 
 
@@ -245,17 +308,28 @@ class SubmitterConfig:
     """[submitters.<name>]: a way to a platform. Further keys are the submitter's own."""
 
     type: str = setting(help="Name of the submitter, as `dicom-adapter plugins` lists it.")
-    parallel: int = setting(default=4, validator=between(1, 64), help="Uploads at the same time.")
+    parallel: int = setting(
+        default=4,
+        validator=between(1, 64),
+        help="Steps at the same time, each of another job, and uploads at the same time.",
+    )
     retry_for: float = setting(
         default=float(DAY_S),
         validator=between(0, YEAR_S, "seconds"),
-        help="Seconds during which retriable errors of a job are retried.",
+        help=(
+            "Seconds during which retriable errors of a job are retried, from the first failure of a step on; "
+            "then the job is faulted."
+        ),
     )
     retry_first: float = setting(
-        default=2.0, validator=between(0.1, DAY_S, "seconds"), help="Seconds before the first retry; they double then."
+        default=2.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help="Seconds before the first retry; they double then. Chance takes up to half of each pause away.",
     )
     retry_most: float = setting(
-        default=300.0, validator=between(0.1, DAY_S, "seconds"), help="Longest pause between retries, in seconds."
+        default=300.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help="Longest pause between retries, in seconds; not below `retry-first`.",
     )
     status_every: float | None = setting(
         default=None,
@@ -279,7 +353,10 @@ class Caller:
     certificate: str | None = setting(
         default=None,
         validator=optional(not_empty),
-        help="Common name or DNS name in the certificate that the caller must show; needs dicom.tls with client-ca.",
+        help=(
+            "Common name, or a DNS name, in the certificate that the caller must show (in lower or upper case). "
+            "Needs `dicom.tls` with `client-ca`."
+        ),
     )
 
     def __attrs_post_init__(self) -> None:
@@ -291,11 +368,11 @@ class Caller:
 class AeTitleConfig:
     """[ae-titles.<AE title>]: what is accepted for a called AE title, and what becomes of it."""
 
-    processor: str = setting(default="aetitle", help="Name of the job processor.")
+    processor: str = setting(default="aetitle", help="Name of the job processor, as `dicom-adapter plugins` lists it.")
     allowed_callers: tuple[Caller, ...] | None = setting(
         default=None,
         validator=_callers,
-        help="Who may send: calling AE titles, or tables with ae-title, host and certificate; left out, everybody.",
+        help="Who may send: calling AE titles, or tables as below. Left out, everybody.",
     )
     ignored_sop_classes: tuple[Uid, ...] = setting(
         default=(), help="SOP class UIDs whose instances are acknowledged and not kept."
@@ -304,10 +381,14 @@ class AeTitleConfig:
         default=False, help="Whether an instance that comes again while it is pending replaces the earlier one."
     )
     submitter: str | None = setting(
-        default=None, help="Name of the [submitters.<name>] table; left out, default-submitter or the only one."
+        default=None, help="Name of the `[submitters.<name>]` table; left out, `default-submitter` or the only one."
     )
     metadata: tuple[Keyword, ...] = setting(
-        default=(), help="DICOM keywords whose values go to the platform with each job."
+        default=(),
+        help=(
+            "DICOM keywords whose values go to the platform with each job: **patient data, if you name such "
+            "attributes**."
+        ),
     )
     settings: Any = setting(default=None, help="The processor's own settings.")
     unavailable: str = derived(default="", help="Why its processor cannot be used; empty when it can.")
@@ -318,7 +399,8 @@ class PluginSettings:
     """[plugins]: which of the installed plugins are used."""
 
     disable: tuple[str, ...] = setting(
-        default=(), help="Names of plugins that are not loaded, as `dicom-adapter plugins` lists them."
+        default=(),
+        help="Names of plugins that are not loaded, as `dicom-adapter plugins` lists them in the column *Plugin*.",
     )
 
 
@@ -335,10 +417,19 @@ class Config:
     log: Log = setting(factory=Log, help="What is logged, and how.")
     plugins: PluginSettings = setting(factory=PluginSettings, help="Which of the installed plugins are used.")
     submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
-        factory=dict, validator=_some_table, help="The ways to platforms, by name."
+        factory=dict,
+        validator=_some_table,
+        help=(
+            "The ways to platforms, by name: 1 to 64 letters, digits, `.`, `_` and `-`, beginning with a letter "
+            "or digit."
+        ),
     )
     default_submitter: str | None = setting(
-        default=None, help="Submitter of the AE titles that name none; the only one is the default by itself."
+        default=None,
+        help=(
+            "Submitter of the AE titles that name none. Only needed when there are several: the only one is the "
+            "default by itself."
+        ),
     )
     ae_titles: Mapping[AeTitle, AeTitleConfig] = setting(
         factory=dict, validator=_some_table, help="The called AE titles that are served."

@@ -116,7 +116,7 @@ class Sandbox:
         own = [t for t in self._tables.get("submitters", {}).values() if t.get("type") == component.name]
         tables = own or [{"type": component.name, **guess} for guess in _guesses(component.cls)]
         config = self._first_valid([{"submitters": {TRIED: table}} for table in tables])
-        made = make_submitter(config, TRIED, component.cls)
+        made = make_submitter(config, self._plugins, TRIED)
         if made.context.data_folder.exists():
             raise Refused("its constructor made its data folder, which `check` would do too; do that in open()")
         return "made; not opened, so that no platform hears of it"

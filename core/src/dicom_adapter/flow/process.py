@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
+from attrs import field, frozen
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
@@ -59,6 +61,14 @@ PLUGIN_FAILURES = BaseException
 T = TypeVar("T")
 
 
+@frozen(eq=False)
+class _Exchange:
+    """The wish to go on with other settings."""
+
+    settings: LaneSettings
+    done: Future[None] = field(factory=Future)
+
+
 class Lane:
     """Passive: `step` takes one turn if there is one. A thread, or a test, calls it."""
 
@@ -77,6 +87,8 @@ class Lane:
         self.turns = 0  # taken so far
         self.restarts_wanted = 0  # by operators so far; counted up from any one thread
         self._settings = settings
+        self._exchange: _Exchange | None = None  # the last one
+        self._wanted: _Exchange | None = None  # another one than the last: what is yet to be done
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
@@ -104,6 +116,8 @@ class Lane:
 
     def step(self) -> bool:
         """Take the next turn if it is time for one; tell whether there was one."""
+        if self._wanted is not self._exchange:
+            self._take_exchange()
         if self._restarts != self.restarts_wanted:
             self._restart()
         if self.state is LaneState.STOPPED:
@@ -135,7 +149,7 @@ class Lane:
 
     def next_turn_at(self) -> datetime | None:
         """When `step` should be called again if nothing arrives; None: only then."""
-        if self._restarts != self.restarts_wanted:
+        if self._restarts != self.restarts_wanted or self._wanted is not self._exchange:
             return self._clock.now()
         if self.state is LaneState.STOPPED:
             return None if self.requests.first() is None else self._clock.now()
@@ -369,18 +383,39 @@ class Lane:
         self.since = now
         log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
 
+    def exchange(self, settings: LaneSettings) -> Future[None]:
+        """Have it go on with another processor, as after a restart; done when it does. From any one thread."""
+        wanted = _Exchange(settings)
+        self._wanted = wanted
+        return wanted.done
+
+    def _take_exchange(self) -> None:
+        wanted = self._wanted
+        assert wanted is not None  # there was none before the first
+        now = self._record("lane_changed")
+        if wanted.settings.processor != self._settings.processor:
+            self.requests.refuse_all(Retriable("the AE title has another processor now; nothing has happened"))
+        self._settings = wanted.settings
+        self._renew(now)
+        self._exchange = wanted
+        log.info("lane_changed", ae_title=self.ae_title)
+        wanted.done.set_result(None)
+
     def _restart(self) -> None:
         """Begin again as if nothing had ever failed: an operator has mended it, or has put an instance back."""
         wanted = self.restarts_wanted
         now = self._record("lane_restarted")
         self._restarts = wanted
+        self._renew(now)
+        log.info("lane_restarted", ae_title=self.ae_title)
+
+    def _renew(self, now: datetime) -> None:
         self._begin_again()
         self._failure = self._stuck = self._paused_until = None
         if self.state is LaneState.STOPPED:
             self.state = LaneState.RUNNING
             self.reason = ""
             self.since = now
-        log.info("lane_restarted", ae_title=self.ae_title)
 
     def _record(self, event: str, **detail: object) -> datetime:
         """Write down what happens to the lane, and return when."""

@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import Any
 
 import structlog
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from dicom_adapter.checksum import crc32
@@ -221,6 +221,11 @@ class Store:
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
+
+    def configure(self, config: Config) -> None:
+        """Go on with another configuration. Associations that are open go on, whatever has become of their AE title."""
+        known = {**self._config.ae_titles, **config.ae_titles}
+        self._config = evolve(config, ae_titles=known)
 
     def begin(self, request: StoreRequest, full: str = "") -> Incoming:
         """Take a request. `full`: why there is no room for it; "" when there is."""

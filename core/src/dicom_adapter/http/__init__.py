@@ -5,7 +5,7 @@ puts them together, `server` runs it. All but `server` can be used without a soc
 """
 
 from dicom_adapter.http.app import Mounts, make_app
-from dicom_adapter.http.health import examine
+from dicom_adapter.http.health import Health, examine
 from dicom_adapter.http.server import HttpServer
 
-__all__ = ["HttpServer", "Mounts", "examine", "make_app"]
+__all__ = ["Health", "HttpServer", "Mounts", "examine", "make_app"]

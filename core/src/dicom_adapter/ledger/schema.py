@@ -245,6 +245,21 @@ health = Table(
     Column("seen_at", UtcDateTime, nullable=False),  # when it was last looked at
 )
 
+configurations = Table(
+    "configurations",
+    metadata,
+    Column("number", RowId, primary_key=True, autoincrement=True),
+    Column("text", Text, nullable=False),
+    Column("folder", Text, nullable=False),  # that relative paths in it start from
+    Column("settings", JSON, nullable=False),  # what it says, secrets as digests
+    Column("wanted", JSON, nullable=False),  # of whoever asked for it
+    Column("leaving", JSON, nullable=False),  # what it had, and has yet to come to its end
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 events = Table(
     "events",
     metadata,

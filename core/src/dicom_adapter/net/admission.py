@@ -32,12 +32,16 @@ class Admission:
     """Counts. Peers are told apart by their addresses."""
 
     def __init__(self, dicom: Dicom, loop: asyncio.AbstractEventLoop) -> None:
-        self._most = dicom.max_associations
-        self._most_of_peer = dicom.max_associations_per_peer
+        self.limit(dicom)
         self._loop = loop
         self._connections: Counter[str] = Counter()
         self._associations: Counter[str] = Counter()
         self._waiting: list[_Waiting] = []
+
+    def limit(self, dicom: Dicom) -> None:
+        """Set the limits; whoever is there already stays."""
+        self._most = dicom.max_associations
+        self._most_of_peer = dicom.max_associations_per_peer
 
     # --- connections ------------------------------------------------------------------------------------------------
 

@@ -81,6 +81,11 @@ class Server:
             _bound(address, shares_port=False, backlog=None).close()
         return _bound(address, shares_port=self._shares_port, backlog=BACKLOG)
 
+    def configure(self, dicom: Dicom) -> None:
+        """Go on with other limits, as far as they are no matter of listening; connections that are open stay."""
+        self.dicom = dicom
+        self.loop.call_soon_threadsafe(self.admission.limit, dicom)
+
     @property
     def is_deaf(self) -> bool:
         """Whether it takes no connections any more although nobody has stopped it."""

@@ -19,13 +19,16 @@ from dicom_adapter.flow.store import Answer, Store, StoreRequest
 from dicom_adapter.hookspecs import PROJECT
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes
+from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.plugins import Plugins
+from dicom_adapter.reload.leave import Departure, with_leaving
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.stores import open_ledger, open_storage
 
+NOTHING = Leaving()
 LOOK_EVERY = timedelta(hours=1)  # for what other processes do: there are none, and `settle` looks each time anyway
 
 T = TypeVar("T")
@@ -53,6 +56,7 @@ class SimulatedAdapter:
         self.clock = clock
         self._plugins = plugins
         self._is_down = False
+        self._departures: list[Departure] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -77,6 +81,15 @@ class SimulatedAdapter:
         self.close()
         self.config = config
         self._begin()
+
+    def configure(self, config: Config, leaving: Leaving = NOTHING) -> None:
+        """Go on with another configuration, as after a reload; `leaving`: what of the present one stays for a while."""
+        self._departures = [Departure(config=self.config, leaving=leaving), *self._departures]
+        for close in self.host.configure(*with_leaving(config, self._departures)).gone.values():
+            close()
+        self._store.configure(config)
+        self.config = config
+        self._settle()
 
     def close(self) -> None:
         self.host.close()

@@ -17,6 +17,7 @@ from dicom_adapter.story.words import clock, counted, due, listed, sentence, sho
 HAPPENED = {
     "lane_stopped": "it was stopped",
     "lane_restarted": "it began again, because an operator wanted it",
+    "lane_changed": "it began again, because a reload changed its settings",
     "processor_failed": "its processor failed",
     "ae_title_full": "it took nothing more",
     "ae_title_has_room": "it took instances again",

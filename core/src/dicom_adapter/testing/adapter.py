@@ -14,6 +14,7 @@ from dicom_adapter.config import Config, load, plugin_settings
 from dicom_adapter.errors import ConfigurationError
 from dicom_adapter.flow.store import Answer, Status
 from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.model import Job
 from dicom_adapter.net.results import SendResult
 from dicom_adapter.plugins import discover
@@ -106,6 +107,16 @@ class Adapter(SimulatedAdapter):
             self.begin_again(self.config)
         else:
             self.begin_again(_configured(self._folder, configuration, self._plugins.catalogue()))
+
+    def reload(self, configuration: str, *, drain: bool = False) -> None:
+        """Go on with another configuration, as after a reload: what has not changed is left alone.
+
+        `drain`: what it has no longer stays until its work is done. Raises Refused when an AE title could not be
+        served with it; nothing has changed then.
+        """
+        config, before = _configured(self._folder, configuration, self._plugins.catalogue()), self.config
+        leaving = Leaving(ae_titles=before.ae_titles, submitters=before.submitters) if drain else Leaving()
+        self.configure(config, leaving)
 
     def close(self) -> None:
         if self._loopback is not None:

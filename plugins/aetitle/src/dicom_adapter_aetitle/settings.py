@@ -15,16 +15,22 @@ LONGEST_SECONDS = 365 * 24 * 3600  # a year: more is a slip of the pen, and TOML
 
 
 def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
+    """at most a year"""
+
     if value is not None and not value <= LONGEST_SECONDS:  # written so that NaN fails
         raise ValueError(f"must be at most {LONGEST_SECONDS} seconds (a year)")
 
 
 def _positive(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
+    """more than 0 seconds"""
+
     if value is not None and not value > 0:
         raise ValueError("must be more than 0 seconds")
 
 
 def _named_pipelines(_instance: Any, _attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
+    """a name and an id each"""
+
     if not value:
         raise ValueError('must be given at least once, such as pipeline-lung = "<the pipeline\'s id>"')
     problems = [problem for name, pipeline_id in value.items() for problem in _pipeline_problems(name, pipeline_id)]
@@ -50,26 +56,34 @@ def _grouping(_instance: Any, _attribute: attrs.Attribute[Any], value: str | Non
 class AeTitleSettings:
     """How long to wait for the instances of a group, and what becomes of it then."""
 
-    priority: JobPriority = setting(default=JobPriority.NORMAL, help="How urgent the jobs are.")
+    priority: JobPriority = setting(
+        default=JobPriority.NORMAL, help="How urgent the jobs are. Jobs of higher priority go first."
+    )
     timeout: float | None = setting(
         default=None,
         validator=[at_least(5, "seconds"), _within_a_year],
-        help="Seconds without a new instance after which a group becomes jobs; at least 5, 5 when left out.",
+        help="Seconds without a new instance after which a group becomes jobs; 5 when left out.",
     )
     pipelines: Mapping[str, str] = setting(
         prefix="pipeline-",
         validator=_named_pipelines,
-        help="A pipeline's id. At least one; each makes one job for every group.",
+        help="A pipeline's id. Each makes one job for every group.",
     )
     group_by: str | None = setting(
         default=None,
         validator=_grouping,
-        help="study, patient, series, a DICOM keyword or a tag; patient when timeout is set, study when it is not.",
+        help=(
+            '`study`, `patient`, `series`, a DICOM keyword or a tag such as `"(0008,0050)"`; left out, `patient` '
+            "when `timeout` is set, `study` when it is not."
+        ),
     )
     max_wait: float | None = setting(
         default=None,
         validator=[_positive, _within_a_year],
-        help="Seconds after its first instance when a group that keeps growing becomes jobs all the same.",
+        help=(
+            "Seconds after its first instance when a group that keeps growing becomes jobs all the same; not "
+            "below `timeout`."
+        ),
     )
 
     def __attrs_post_init__(self) -> None:

@@ -23,6 +23,8 @@ TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 
 
 def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
+    """a URL as SQLAlchemy writes it; for SQLite, of a file"""
+
     try:
         url = None if value is None else make_url(value)
     except ArgumentError:
@@ -32,6 +34,8 @@ def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
 
 
 def _address(_instance: Any, _attribute: Attribute[Any], value: str) -> None:
+    """an IP address"""
+
     try:
         ip_address(value)
     except ValueError:
@@ -39,6 +43,8 @@ def _address(_instance: Any, _attribute: Attribute[Any], value: str) -> None:
 
 
 def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
+    """at least 16 characters of visible ASCII"""
+
     if value is not None and not TOKEN.fullmatch(value):
         raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of them visible ASCII")
 
@@ -47,19 +53,26 @@ def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> 
 class GrpcSettings:
     """[ae-titles.<AE title>.settings.grpc]: the gRPC API of this AE title."""
 
-    port: int = setting(validator=between(0, 65535), help="TCP port; 0 takes any free one.")
+    port: int = setting(
+        validator=between(0, 65535),
+        help="TCP port; 0 takes any free one, which the log tells (`cache_grpc_listening`).",
+    )
     bind: str = setting(
         default="127.0.0.1",
         validator=_address,
         help="IP address to listen on; any but a loopback one needs a token.",
     )
     token: Secret | None = setting(
-        default=None, validator=_token, help="Bearer token that every call has to show; left out, none."
+        default=None,
+        validator=_token,
+        help="Bearer token that every call has to show, as metadata `authorization`; left out, none.",
     )
     certificate_file: Path | None = setting(
-        default=None, help="The server's certificate chain (PEM); with key-file, the connection is encrypted."
+        default=None, help="PEM file of the server's certificate chain. With `key-file`, the connection is encrypted."
     )
-    key_file: Path | None = setting(default=None, help="The private key of the certificate (PEM).")
+    key_file: Path | None = setting(
+        default=None, help="PEM file of its key. It goes with `certificate-file`: both or neither."
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.token is None and not ip_address(self.bind).is_loopback:
@@ -80,7 +93,10 @@ class CacheSettings:
     max_size: ByteSize | None = setting(
         default=None,
         validator=at_least(1, "byte"),
-        help='Room that the kept instances may take, in bytes or as a text such as "500 GB"; left out, all there is.',
+        help=(
+            'Room that the kept instances may take, in bytes or as a text such as `"500 GB"`; beyond it the '
+            "longest unused study is evicted. Left out, all the room there is."
+        ),
     )
     max_age: float | None = setting(
         default=None,
@@ -90,12 +106,16 @@ class CacheSettings:
     index_url: str | None = setting(
         default=None,
         validator=_url,
-        help="Database of the index, as SQLAlchemy names it; left out, a file in the adapter's data folder.",
+        help="Database of the index, as SQLAlchemy names it; left out, a SQLite file in the adapter's data folder.",
     )
     pipelines: Mapping[str, str] = setting(
-        factory=dict, prefix="pipeline-", help="A pipeline's id by name; without any, jobs may name every id."
+        factory=dict,
+        prefix="pipeline-",
+        help="A pipeline's id by name. Without any, jobs may name every id; with some, only these.",
     )
-    grpc: GrpcSettings | None = setting(default=None, help="The gRPC API; without this table there is none.")
+    grpc: GrpcSettings | None = setting(
+        default=None, help="The gRPC API; without this table there is none. Its keys are below."
+    )
     _ids: frozenset[str] = field(init=False, repr=False)
 
     @_ids.default

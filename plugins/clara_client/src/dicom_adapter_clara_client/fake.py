@@ -50,8 +50,12 @@ class FaultKind(str, Enum):
 class Fault:
     """Calls that fail, before they have any effect. Counted from the start of the process."""
 
-    call: Call = setting(help="The call that fails.")
-    times: int = setting(default=1, validator=at_least(0), help="How many such calls fail; 0: all of them.")
+    call: Call = setting(help="The call that fails, before it has any effect.")
+    times: int = setting(
+        default=1,
+        validator=at_least(0),
+        help="How many such calls fail, counted from the start of the host process; 0: all of them.",
+    )
     kind: FaultKind = setting(default=FaultKind.RETRIABLE, help="How they fail.")
     pipeline: str | None = setting(default=None, help="Only calls for jobs of this pipeline.")
     after: int = setting(default=0, validator=at_least(0), help="How many such calls are let through first.")
@@ -61,7 +65,10 @@ class Fault:
 class FakeSettings:
     """The [submitters.<name>] table of `type = "fake"`."""
 
-    folder: Path | None = setting(default=None, help="Where jobs are kept; without it everything stays in memory.")
+    folder: Path | None = setting(
+        default=None,
+        help="Where jobs are kept; without it everything stays in memory, and is gone with the host process.",
+    )
     fail: tuple[Fault, ...] = setting(default=(), help="Faults; a call meets them in this order, one at a time.")
 
 

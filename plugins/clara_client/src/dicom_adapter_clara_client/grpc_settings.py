@@ -21,6 +21,8 @@ METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC dro
 
 
 def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
+    """host:port, without a scheme"""
+
     found = ENDPOINT.fullmatch(value)
     if found is None or not 1 <= int(found["port"]) <= 65535:
         raise ValueError("must be host:port, such as clara.example:50051 or [2001:db8::7]:50051, without a scheme")
@@ -46,7 +48,7 @@ class ClaraTls:
     )
     client_certificate: Path | None = setting(default=None, help="PEM file of the certificate to show to the platform.")
     client_key: Path | None = setting(
-        default=None, help="PEM file of its private key; left out, it is in client-certificate."
+        default=None, help="PEM file of its private key, without a password; left out, it is in `client-certificate`."
     )
     server_name: str | None = setting(
         default=None, help="Name that the platform's certificate must have; left out, the endpoint's host."
@@ -62,12 +64,25 @@ class ClaraTls:
 class ClaraGrpcSettings:
     """The [submitters.<name>] table of `type = "clara-grpc"`."""
 
-    endpoint: str = setting(validator=_endpoint, help="Host and port of the platform, such as clara.example:50051.")
+    endpoint: str = setting(
+        validator=_endpoint,
+        help='Host and port of the platform, such as `"clara.example:50051"` or `"[2001:db8::7]:50051"`.',
+    )
     tls: bool | ClaraTls = setting(
-        default=False, help="true, or a table, for a platform that speaks TLS; NVIDIA's own does not."
+        default=False,
+        help=(
+            "TLS, for a platform that speaks it; NVIDIA's own does not. `true` trusts the authorities that gRPC "
+            "brings, a table (below) may name others."
+        ),
     )
     metadata: Mapping[str, Secret | str] = setting(
-        factory=dict, validator=_metadata, help="Metadata of every call, such as authorization; names in lower case."
+        factory=dict,
+        validator=_metadata,
+        help=(
+            "gRPC metadata of every call, such as `authorization`. Names in lower case, `a-z`, `0-9`, `.`, `_` and "
+            "`-`, not ending in `-bin` and none that gRPC needs itself; values in printable ASCII without blanks at "
+            "the ends."
+        ),
     )
     deadline: float = setting(
         default=30.0, validator=between(0.1, HOUR_S, "seconds"), help="Seconds in which a call must be answered."
@@ -78,11 +93,13 @@ class ClaraGrpcSettings:
     chunk_size: ByteSize = setting(
         default=ByteSize(MIB),
         validator=between(1024, LARGEST_CHUNK_BYTES, "bytes"),
-        help="Bytes of a file that one message carries.",
+        help='Bytes of a file that one message carries, or a text such as `"64 KiB"`.',
     )
     keepalive: float = setting(
         default=300.0,
         validator=between(10, DAY_S, "seconds"),
-        help="Seconds of silence during a call after which the platform is asked whether it is still there; by "
-        "default a gRPC server cuts off who asks more often than every 300 seconds.",
+        help=(
+            "Seconds of silence during a call after which the platform is asked whether it is still there. By "
+            "default a gRPC server cuts off who asks more often than every 300 seconds."
+        ),
     )

@@ -18,6 +18,8 @@ SCHEMES = ("http", "https")
 
 
 def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
+    """`http` or `https`, without user, query or fragment"""
+
     problem = _problem_of_url(value)
     if problem:
         raise ValueError(f"must be a URL such as https://clara.example:8443; {problem}")
@@ -42,6 +44,8 @@ def _problem_of_url(value: str) -> str:
 
 
 def _token(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
+    """a bearer token (RFC 6750)"""
+
     if value is not None and not TOKEN.fullmatch(value):
         raise ValueError("must be a bearer token: letters, digits and . _ ~ + / - with = at the end alone (RFC 6750)")
 
@@ -51,15 +55,17 @@ class ClaraRestSettings:
     """The [submitters.<name>] table of `type = "clara-rest"`."""
 
     endpoint: str = setting(
-        validator=_endpoint, help="URL of the platform's REST API, up to /v1, such as https://clara.example:8443."
+        validator=_endpoint, help="The platform's REST API up to `/v1`, such as `https://clara.example:8443`."
     )
     token: Secret | None = setting(default=None, validator=_token, help="Bearer token that the platform asks for.")
     ca_file: Path | None = setting(
-        default=None, help="PEM file of the authorities to trust; left out, those of the system."
+        default=None, help="PEM file of the authorities to trust; left out, those of the system. Needs `https`."
     )
-    client_certificate: Path | None = setting(default=None, help="PEM file of the certificate to show to the platform.")
+    client_certificate: Path | None = setting(
+        default=None, help="PEM file of the certificate to show to the platform. Needs `https`."
+    )
     client_key: Path | None = setting(
-        default=None, help="PEM file of its private key; left out, it is in client-certificate."
+        default=None, help="PEM file of its private key, without a password; left out, it is in `client-certificate`."
     )
     timeout: float = setting(
         default=30.0,

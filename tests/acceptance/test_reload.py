@@ -1,0 +1,360 @@
+"""A changed file applied to the running service, by command and by SIGHUP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from dicom_adapter import synthetic
+from dicom_adapter.cli import app
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.testing.fixtures import LaunchService
+from support import STORAGE, PlatformFolder, send, wait_until_submitted, write_study
+from support.requestor import associate, rejection, try_to_associate
+from support.third_party import install, install_beside
+
+HEAD = '[ae-titles.HEAD.settings]\npipeline-h = "head"\n'
+LUNG = '[ae-titles.LUNG.settings]\npipeline-l = "lung"\n'
+SLOW_LUNG = LUNG + "timeout = 3600\n"
+OTHER_LUNG = '[ae-titles.LUNG.settings]\npipeline-x = "other"\ntimeout = 6\ngroup-by = "study"\n'
+BOTH = STORAGE + HEAD + LUNG
+SUCCESS = 0x0000
+NOT_RECOGNIZED = (1, 1, 7)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
+
+COUNTING = """
+from dicom_adapter import JobPriority, JobProcessorBase, hookimpl
+
+
+class Counting(JobProcessorBase):
+    name = "counting"
+
+    def handle_instance(self, instance):
+        self.submit_pipeline_job("counted", "counting", JobPriority.NORMAL, [instance])
+        self.remove_instances([instance])
+
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Counting]
+"""
+
+
+def write(service: LaunchedService, configuration: str) -> None:
+    """As an editor does that saves a file."""
+    new = service.configuration.with_suffix(".new")
+    new.write_text(configuration, encoding="utf-8")
+    new.replace(service.configuration)
+
+
+def call(service: LaunchedService, *arguments: str) -> tuple[int, Any]:
+    """The exit status of `reload`, and what it prints for programs."""
+    called = CliRunner().invoke(app, ["reload", str(service.configuration), "--json", *arguments])
+    return called.exit_code, json.loads(called.stdout)
+
+
+def apply(service: LaunchedService, configuration: str, *arguments: str) -> Any:
+    """Have it applied; returns the plan."""
+    write(service, configuration)
+    status, told = call(service, "--apply", *arguments)
+    assert (0, []) == (status, told["problems"]), told["problems"]
+    return told["plan"]
+
+
+def hang_up(service: LaunchedService) -> None:
+    os.kill(service.pids()[0], signal.SIGHUP)
+
+
+def status(service: LaunchedService) -> dict[str, Any]:
+    """What `status` says of each AE title."""
+    told = json.loads(CliRunner().invoke(app, ["status", "--config", str(service.configuration), "--json"]).stdout)
+    return {entry["aeTitle"]: entry for entry in told["aeTitles"]} | {"configuration": told["configuration"]}
+
+
+def pipelines(platform: PlatformFolder) -> Counter[tuple[str, int]]:
+    """How many jobs there are of each pipeline and number of instances."""
+    return Counter((job["pipelineId"], len(job["instances"])) for job in platform.jobs)
+
+
+def test_the_plan_shows_what_is_different_and_changes_nothing(launch_service: LaunchService) -> None:
+    """AE titles, submitters, other keys, what needs a restart; as text and for programs."""
+    service = launch_service(BOTH)
+    service.port()
+    write(
+        service,
+        "[dicom]\nport = 11113\nidle-timeout = 5\n"
+        + STORAGE.replace('folder = "platform"', 'folder = "other"')
+        + OTHER_LUNG
+        + '[ae-titles.NEW.settings]\npipeline-n = "new"\n',
+    )
+    exit_code, told = call(service, "--plan")
+    plan = told["plan"]
+    assert 1 == exit_code
+    assert (["NEW"], ["HEAD"], ["LUNG"]) == (
+        plan["aeTitles"]["added"],
+        plan["aeTitles"]["removed"],
+        list(plan["aeTitles"]["changed"]),
+    )
+    assert ["dicom.port"] == [change["key"] for change in plan["needsRestart"]]
+    assert [{"key": "dicom.idle-timeout", "before": "60.0", "after": "5.0"}] == plan["settings"]
+    assert ["folder"] == [change["key"] for change in plan["submitters"]["changed"]["platform"]]
+    changed = {change["key"]: (change["before"], change["after"]) for change in plan["aeTitles"]["changed"]["LUNG"]}
+    assert (None, '"study"') == changed["settings.group-by"]
+    assert ('"lung"', None) == changed["settings.pipeline-l"]
+    said = CliRunner().invoke(app, ["reload", str(service.configuration), "--apply"])
+    assert 1 == said.exit_code
+    assert "- AE title HEAD: its instances and jobs wait until it is configured again" in said.stdout
+    assert "! dicom.port: 11112 -> 11113: needs a restart of the service" in said.stdout
+    assert "dicom.port: cannot be changed while the service runs, and nothing was" in said.stderr
+    assert rejection(service.port(), "HEAD") is None
+    assert NOT_RECOGNIZED == rejection(service.port(), "NEW")
+
+
+def test_an_association_goes_on_while_another_ae_title_is_added_and_its_own_removed(
+    launch_service: LaunchService, platform: PlatformFolder
+) -> None:
+    """It has what it was promised; the one that is new takes some, and the one that is removed no more."""
+    service = launch_service(STORAGE + HEAD)
+    association = associate(service.port(), "HEAD")
+    assert SUCCESS == association.send_c_store(synthetic.make_instance()).Status
+    processes = service.pids()
+    plan = apply(service, STORAGE + LUNG, "--removed", "drain")
+    assert (["LUNG"], ["HEAD"]) == (plan["aeTitles"]["added"], plan["aeTitles"]["removed"])
+    assert rejection(service.port(), "LUNG") is None
+    assert NOT_RECOGNIZED == rejection(service.port(), "HEAD")
+    assert SUCCESS == association.send_c_store(synthetic.make_instance()).Status
+    association.release()
+    service.wait_for("job_submitted", times=2)
+    assert {("head", 1): 2} == pipelines(platform)
+    assert processes == service.pids()
+    assert 0 == service.stop()
+
+
+def test_a_signal_applies_the_file_as_the_command_does(
+    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+) -> None:
+    """What waits by the old settings becomes a job by the new ones; the same file again is nothing to do."""
+    service = launch_service(STORAGE + HEAD + SLOW_LUNG)
+    send(write_study(tmp_path / "study", instances=3), service, "LUNG")
+    write(service, BOTH)
+    hang_up(service)
+    service.wait_for("reload_applied")
+    service.wait_for("lane_changed", ae_title="LUNG")
+    assert [] == service.logged("lane_changed", ae_title="HEAD")
+    service.wait_for("job_submitted")
+    assert {("lung", 3): 1} == pipelines(platform)
+    hang_up(service)
+    service.wait_for("reload_not_needed")
+    told = status(service)["configuration"]
+    assert ("running", "") == (told["state"], told["reason"])
+
+
+def test_a_file_that_is_not_valid_is_refused_and_changes_nothing(launch_service: LaunchService) -> None:
+    """By the command and by the signal, with what `check` says."""
+    service = launch_service(BOTH)
+    service.port()
+    write(service, STORAGE + OTHER_LUNG.replace("timeout = 6", "timeout = 3"))
+    checked = CliRunner().invoke(app, ["check", "--json", str(service.configuration)])
+    problems = json.loads(checked.stdout)["problems"]
+    exit_code, told = call(service, "--apply")
+    assert (1, None) == (exit_code, told["applied"])
+    assert [*problems, "the service, if it runs, goes on as before"] == told["problems"]
+    hang_up(service)
+    assert told["problems"] == service.wait_for("reload_refused")["problems"]
+    assert rejection(service.port(), "HEAD") is None
+
+
+def test_without_a_service_the_command_says_so(launch_service: LaunchService) -> None:
+    """Before it is started, and after it has ended."""
+    service = launch_service(BOTH)
+    service.port()
+    service.stop()
+    exit_code, told = call(service, "--apply")
+    assert 1 == exit_code
+    assert "no service runs with the data folder" in told["problems"][0]
+
+
+def test_a_removed_ae_title_is_held_until_it_is_configured_again(
+    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+) -> None:
+    """It is shown as long as there is something of it, across a restart of the service."""
+    service = launch_service(STORAGE + HEAD + SLOW_LUNG)
+    send(write_study(tmp_path / "study", instances=3), service, "LUNG")
+    apply(service, STORAGE + HEAD)
+    assert ("not configured", 3) == (status(service)["LUNG"]["state"], status(service)["LUNG"]["pending"])
+    service.stop()
+    service = launch_service(STORAGE + HEAD)
+    service.port()
+    apply(service, BOTH)
+    service.wait_for("job_submitted")
+    assert {("lung", 3): 1} == pipelines(platform)
+
+
+def test_a_removed_ae_title_drains_across_restarts_of_everything(
+    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+) -> None:
+    """Its group falls due, its job is submitted over a submitter that is removed as well, then both are gone."""
+    two = (
+        'default-submitter = "platform"\n' + STORAGE + '[submitters.second]\ntype = "fake"\nfolder = "second"\n' + HEAD
+    )
+    waiting = '[ae-titles.LUNG]\nsubmitter = "second"\n' + LUNG + 'timeout = 20\ngroup-by = "study"\n'
+    service = launch_service(two + waiting)
+    send(write_study(tmp_path / "study", instances=3), service, "LUNG")
+    apply(service, STORAGE + HEAD, "--removed", "drain")
+    assert "leaving" == status(service)["LUNG"]["state"]
+    assert NOT_RECOGNIZED == rejection(service.port(), "LUNG")
+    service.stop()
+    service = launch_service(STORAGE + HEAD)
+    service.wait_for("submitter_left", submitter="second")
+    service.wait_for("ae_title_left", ae_title="LUNG")
+    assert {("lung", 3): 1} == pipelines(PlatformFolder(platform.path.parent / "second"))
+    assert "LUNG" not in status(service)
+
+
+def test_a_host_that_dies_comes_back_with_what_was_applied(launch_service: LaunchService, tmp_path: Path) -> None:
+    """And so does a receiver."""
+    service = launch_service(STORAGE + HEAD)
+    service.port()
+    apply(service, BOTH)
+    for name, back in (("host", "host_started"), ("receiver", "receiver_listening")):
+        os.kill(service.wait_for("process_started", name=name)["child"], signal.SIGKILL)
+        service.wait_for(back, times=2)
+    assert [True] == [result.ok for result in send(write_study(tmp_path / "study", instances=1), service, "LUNG")]
+    service.wait_for("job_submitted")
+
+
+def test_what_plugins_serve_over_http_follows_their_ae_titles(launch_service: LaunchService) -> None:
+    """The server begins anew when an AE title comes of which a plugin serves something, and not for others."""
+    http = "[http]\nport = 0\n" + STORAGE + HEAD
+    cache = '[ae-titles.CACHE]\nprocessor = "cache"\n[ae-titles.CACHE.settings]\npipeline-l = "lung"\n'
+    service = launch_service(http)
+    service.port()
+    apply(service, http + LUNG)
+    apply(service, http + LUNG + cache)
+    port = service.wait_for("http_listening", times=2)["port"]
+    assert 200 == httpx.get(f"http://127.0.0.1:{port}/cache/studies", timeout=60).status_code
+    assert 2 == len(service.logged("http_listening"))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of an environment of its own."""
+    return install(tmp_path_factory.mktemp("environment"))
+
+
+def test_a_plugin_that_was_installed_meanwhile_is_there_after_a_reload(
+    launch_service: LaunchService, platform: PlatformFolder, environment: str, tmp_path: Path
+) -> None:
+    """The host begins anew for it, which the plan says, and senders notice nothing."""
+    service = launch_service(BOTH, python=environment)
+    association = associate(service.port(), "HEAD")
+    install_beside(environment, tmp_path / "new", counting=COUNTING)
+    write(service, BOTH + '[ae-titles.COUNT]\nprocessor = "counting"\n')
+    stop, refused = threading.Event(), []
+
+    def send_again_and_again() -> None:
+        while not stop.is_set():
+            if association.send_c_store(synthetic.make_instance()).Status != SUCCESS or rejection(port, "LUNG"):
+                refused.append(1)
+
+    port = service.port()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send_again_and_again)
+        command = [environment, "-m", "dicom_adapter", "reload", str(service.configuration), "--json"]
+        planned = json.loads(subprocess.run([*command, "--plan"], capture_output=True, check=True).stdout)["plan"]
+        subprocess.run([*command, "--apply"], check=True, capture_output=True)
+        stop.set()
+        sending.result()
+    association.release()
+    assert [] == refused
+    assert True is planned["restartsHost"]
+    assert [{"key": "counting", "before": None, "after": "acceptance-counting 1.2"}] == planned["plugins"]
+    service.wait_for("host_started", times=2)
+    assert [] == service.logged("process_died")
+    send(write_study(tmp_path / "study", instances=2), service, "COUNT")
+    service.wait_for("job_queued", times=2, ae_title="COUNT")
+    assert 0 == service.stop()
+
+
+def test_a_plugin_that_is_disabled_is_gone_after_a_reload_and_comes_back_after_another(
+    launch_service: LaunchService, tmp_path: Path
+) -> None:
+    """The host begins anew for it, which the plan says; what somebody needs cannot be disabled."""
+    service = launch_service(BOTH)
+    service.port()
+    write(service, "[plugins]\ndisable = ['aetitle']\n" + BOTH)
+    refused, told = call(service, "--apply")
+    assert (1, None) == (refused, told["applied"])
+    assert any("[plugins] disable names it" in problem for problem in told["problems"]), told
+    plan = apply(service, "[plugins]\ndisable = ['cache']\n" + BOTH)
+    assert [("plugins.disable", "[]", '["cache"]')] == [tuple(change.values()) for change in plan["settings"]]
+    assert (True, ["cache"], [None]) == (
+        plan["restartsHost"],
+        [change["key"] for change in plan["plugins"]],
+        [change["after"] for change in plan["plugins"]],
+    )
+    service.wait_for("host_started", times=2)
+    service.wait_for("plugin_disabled")
+    assert [True] == [result.ok for result in send(write_study(tmp_path / "study", instances=1), service, "LUNG")]
+    service.wait_for("job_submitted")
+    assert True is apply(service, BOTH)["restartsHost"]
+    service.wait_for("host_started", times=3)
+    assert 1 == len(service.logged("plugin_disabled"))
+    assert [] == service.logged("process_died")
+
+
+def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
+    launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
+) -> None:
+    """Everything acknowledged is in one job, whatever was changed in the middle of its study.
+
+    Tried: a lane that is exchanged without giving its new processor what is pending.
+    """
+    two = "[dicom]\nreceivers = 2\n"
+    service = launch_service(two + BOTH)
+    port, stop, random = service.port(), threading.Event(), Random(7)
+    choices = [BOTH, STORAGE + HEAD + OTHER_LUNG, STORAGE + LUNG]
+    choices.append(STORAGE.replace('type = "fake"', 'type = "fake"\nretry-first = 3') + HEAD + LUNG)
+    acknowledged: list[str] = []
+
+    def send_studies(ae_title: str) -> None:
+        while not stop.is_set():
+            for data_set in synthetic.make_study(modality="CT", instances=3):
+                association = try_to_associate(port, ae_title)
+                if association is not None:
+                    if association.send_c_store(data_set).Status == SUCCESS:
+                        acknowledged.append(data_set.SOPInstanceUID)
+                    association.release()
+                stop.wait(0.2)
+
+    with ThreadPoolExecutor(2) as pool:
+        sending = [pool.submit(send_studies, ae_title) for ae_title in ("HEAD", "LUNG")]
+        try:
+            for number in range(8):
+                apply(
+                    service,
+                    two + random.choice(choices) + f"# {number}\n",
+                    "--removed",
+                    random.choice(["hold", "drain"]),
+                )
+                stop.wait(1.5)
+        finally:
+            stop.set()
+        for each in sending:
+            each.result()
+    apply(service, two + BOTH)
+    wait_until_submitted(service, len(acknowledged))
+    assert 0 == service.stop()
+    submitted = [entry["sopInstanceUid"] for job in platform.jobs for entry in job["instances"]]
+    assert sorted(acknowledged) == sorted(submitted)

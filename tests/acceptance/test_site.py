@@ -1,0 +1,59 @@
+"""The site of the documentation."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from manual.pages import pages
+from support.pages import DOCS, WRITTEN
+
+LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "srcset"}
+PASSIVE = {"canonical", "index", "next", "prev", "search"}  # links that only a reader follows
+
+
+class Loaded(HTMLParser):
+    """What a page has a browser load by itself."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        address = given.get(LOADS.get(tag, ""))
+        if address and given.get("rel") not in PASSIVE:
+            self.addresses.append(address)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fresh-env", "--fail-on-warning", "--keep-going"]
+    done = subprocess.run([*command, DOCS, folder], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return folder
+
+
+def paths() -> Iterator[Path]:
+    yield from (page.relative_to(DOCS) for page in WRITTEN)
+    yield from (Path("reference", path) for path, _ in pages())
+
+
+@pytest.mark.timeout(300)  # all pages are read and written
+def test_every_page_is_there_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    """Readable without internet: no script, style, font or picture is fetched. Tried: a web font in site.css."""
+    for path in paths():
+        page = (site / path).with_suffix(".html")
+        loaded = Loaded(page).addresses
+        assert [] == [address for address in loaded if re.match(r"(\w+:)?//", address)], page.name
+    styles = "".join(style.read_text(encoding="utf-8") for style in site.rglob("*.css"))
+    assert [] == re.findall(r"(?:url\(|@import)[\s\"']*(?:\w+:)?//[^)\s]*", styles)

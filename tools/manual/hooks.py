@@ -1,0 +1,65 @@
+"""A page for each hook, of its specification in `hookspecs.py`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dicom_adapter import hookspecs
+
+Hook = Callable[..., Any]
+EXAMPLE = "Example::\n"
+REGISTERS = "A registration hook: what it returns becomes part of the adapter."
+OBSERVES = "An observer hook: it is told what has happened, after it was committed."
+
+
+def hooks() -> Mapping[str, Hook]:
+    """All specifications, by name."""
+    mark = f"{hookspecs.PROJECT}_spec"  # pluggy leaves it on every function that it is given
+    return {name: each for name, each in vars(hookspecs).items() if hasattr(each, mark)}
+
+
+def page(name: str, hook: Hook) -> str:
+    """What the specification says: signature, meaning, example."""
+    body, _, example = inspect.cleandoc(hook.__doc__ or "").partition(EXAMPLE)
+    kind = OBSERVES if hook.__annotations__["return"] == "None" else REGISTERS
+    parts = [f"# {name}", kind, fenced(signature(name, hook)), escaped(body.strip())]
+    if example:
+        parts += ["## Example", fenced(inspect.cleandoc(example))]
+    return "\n\n".join([*parts, "[Writing plugins](../../plugins.md#all-hooks) shows all hooks side by side."]) + "\n"
+
+
+def signature(name: str, hook: Hook) -> str:
+    """The specification's first line, as it is written."""
+    notes = dict(hook.__annotations__)
+    result = notes.pop("return")
+    return f"def {name}({', '.join(f'{parameter}: {type_}' for parameter, type_ in notes.items())}) -> {result}"
+
+
+def index() -> str:
+    """The first sentence of each, with a link."""
+    rows = [f"| [`{name}`]({name}.md) | {_first_sentence(hook)} |\n" for name, hook in hooks().items()]
+    pages = "".join(f"{name}\n" for name in hooks())
+    tree = f"```{{toctree}}\n:hidden:\n\n{pages}```\n"
+    return f"# Hooks\n\n{escaped(_introduction())}\n\n| hook | |\n|---|---|\n{''.join(rows)}\n{tree}"
+
+
+def _introduction() -> str:
+    """What the module says of all of them, its example as a block of its own."""
+    return inspect.cleandoc(hookspecs.__doc__ or "")
+
+
+def _first_sentence(hook: Hook) -> str:
+    line = " ".join(inspect.cleandoc(hook.__doc__ or "").split("\n\n")[0].split())
+    return escaped(line).replace("|", "\\|")
+
+
+def fenced(code: str) -> str:
+    return f"```python\n{code.strip()}\n```"
+
+
+def escaped(text: str) -> str:
+    """Markdown in which `<name>` outside of code is no HTML."""
+    parts = text.split("`")
+    return "`".join(part.replace("<", "\\<") if at % 2 == 0 else part for at, part in enumerate(parts))

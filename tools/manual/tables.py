@@ -1,0 +1,101 @@
+"""The tables of keys in `docs/configuration.md`: which there are, what stands in them, and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import attrs
+
+from dicom_adapter.config import Config
+from dicom_adapter.config.tables import key_of, settable
+from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.plugins import discover
+from dicom_adapter.settings import HELP, PREFIX
+from manual.words import default_words, rule_words, type_words
+
+HEAD = "| key | type | default | rule | meaning |\n|---|---|---|---|---|\n"
+TABLE = re.compile(r"^\| key \| type \|.*\n(?:\|.*\n)*", re.MULTILINE)
+HEADING = re.compile(r"^#+ +(.*)\n", re.MULTILINE)
+TOP = "The top of the file"
+NAMES = {"submitters": r"submitters.\<name\>", "ae-titles": r"ae-titles.\<AE title\>"}
+
+
+def updated(text: str) -> str:
+    """The page with its tables as they should be. Raises ValueError naming the section or table that it lacks."""
+    for heading, classes in sections(headings(text)).items():
+        text = _with_tables(text, heading, classes)
+    return text
+
+
+def headings(text: str) -> list[str]:
+    """The headings of a page."""
+    return HEADING.findall(text)
+
+
+def sections(known: list[str]) -> Mapping[str, list[type]]:
+    """The classes whose keys a section lists, by its heading. What has no heading of its own stands with its parent."""
+    found: dict[str, list[type]] = {TOP: [Config]}
+    for key, cls in tables_in(Config):
+        name = NAMES.get(key, key)
+        found[f"[{name}]"] = [cls]
+        for inner, nested in tables_in(cls):
+            own = f"[{name}.{inner}]"
+            found.setdefault(own if own in known else f"[{name}]", []).append(nested)
+    for heading, cls in _plugins(discover().catalogue()):
+        found[heading] = [cls, *(nested for _, nested in tables_in(cls))]
+    return found
+
+
+def _plugins(catalogue: Catalogue) -> Iterator[tuple[str, type]]:
+    """What plugins have keys, by the headings of their sections."""
+    kinds: Mapping[str, Mapping[str, Any]] = {
+        "type": catalogue.submitters,
+        "processor": catalogue.processors,
+        "backend": catalogue.storage_backends,
+    }
+    for key, plugins in kinds.items():
+        for name, plugin in plugins.items():
+            if settable(plugin.settings_type):
+                yield f'{key} = "{name}"', plugin.settings_type
+
+
+def tables_in(cls: type) -> Iterator[tuple[str, type]]:
+    """The tables that a table may hold, by their keys."""
+    for field in settable(cls):
+        for part in _parts(field.type):
+            if isinstance(part, type) and attrs.has(part):
+                yield key_of(field), part
+
+
+def _parts(type_: Any) -> Iterator[Any]:
+    yield type_
+    for argument in get_args(type_):
+        yield from _parts(argument)
+
+
+def table(cls: type) -> str:
+    """A row for each key."""
+    return HEAD + "".join(row(field) for field in settable(cls))
+
+
+def row(field: attrs.Attribute[Any]) -> str:
+    """A key with its type, default, rule and meaning."""
+    type_ = get_args(field.type)[1] if field.metadata.get(PREFIX) else field.type  # of each key with the prefix
+    cells = (f"`{key_of(field)}`", type_words(type_), default_words(field), rule_words(field), field.metadata[HELP])
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _with_tables(text: str, heading: str, classes: list[type]) -> str:
+    parts = HEADING.split(text)  # what is before, heading, section, heading, section, …
+    if heading not in parts[1::2]:
+        raise ValueError(f"docs/configuration.md has no section '{heading}', in which the keys of it are listed")
+    start = text.index(f" {heading}\n")
+    section = parts[parts.index(heading) + 1]
+    if len(TABLE.findall(section)) != len(classes):
+        names = ", ".join(cls.__name__ for cls in classes)
+        raise ValueError(f"docs/configuration.md, section '{heading}', needs a table of keys for each of {names}")
+    wanted = iter(classes)
+    written = TABLE.sub(lambda _: table(next(wanted)), section)
+    return text[:start] + text[start:].replace(section, written, 1)
