@@ -108,10 +108,11 @@ class Watch:
         """Look at every part, log what has changed, and have that written."""
         now = self._clock.now()
         parts = {part: self._judge(part, finding, now) for part, finding in self._look().items()}
-        changed = [part for name, part in parts.items() if part.state is not self._state_of(name)]
+        states = {name: self._state_of(name) for name in parts}
+        changed = [part for name, part in parts.items() if part.state is not states[name]]
         self._parts = parts
         for part in changed:
-            self._tell(part, now)
+            self._tell(part, states[part.part], now)
         if changed:
             self._writer.wake()
         return now + LOOK_EVERY
@@ -125,7 +126,10 @@ class Watch:
         since = before.since if before is not None and before.state is finding.state else now
         return PartHealth(part=name, state=finding.state, reason=finding.reason, since=since, seen_at=now)
 
-    def _tell(self, part: PartHealth, now: datetime) -> None:
+    def _tell(self, part: PartHealth, before: PartState, now: datetime) -> None:
+        if part.state is PartState.OK or (part.state is PartState.DEGRADED and before is not PartState.OK):
+            log.info("part_recovered", part=part.part)
+            self._note("part_recovered", part, now)
         if part.state is PartState.HANGS:
             log.error("part_hangs", part=part.part, reason=part.reason)
             self._note("part_hangs", part, now)
@@ -135,9 +139,6 @@ class Watch:
         elif part.state is PartState.DEGRADED:
             log.warning("part_degraded", part=part.part, reason=part.reason)
             self._note("part_degraded", part, now)
-        elif part.state is PartState.OK:
-            log.info("part_recovered", part=part.part)
-            self._note("part_recovered", part, now)
 
     def _note(self, event: str, part: PartHealth, now: datetime) -> None:
         kind, _, ae_title = part.part.partition(" ")
