@@ -370,6 +370,7 @@ class Running:
     healthy: Healthy
     receive: Callable[[str], None]
     cancel_jobs: Callable[[str], None]
+    close: Callable[[], None]
 
 
 def begin(folder: Path, doing: Misbehaviour) -> Running:
@@ -383,7 +384,8 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
     process = HostProcess(config, found, first=True)
     read_end, write_end = os.pipe()
     ledger, clock = open_ledger(config), SystemClock()
-    store = Store(config, open_storage(config, found.catalogue()), ledger, clock)
+    storage = open_storage(config, found.catalogue())
+    store = Store(config, storage, ledger, clock)
 
     def receive(ae_title: str) -> None:
         data_set = make_instance(patient_name=SECRET)
@@ -398,8 +400,18 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
             if row.job.ae_title == ae_title:
                 intervene.cancel(ledger, clock, row.job.job_id)
 
+    def close() -> None:
+        process.stop()
+        os.close(write_end)  # who follows it ends by that
+        for thread in threading.enumerate():
+            if thread.name == host_process.WAKE_UPS:
+                thread.join(PATIENCE_S)
+        os.close(read_end)
+        storage.close()
+        ledger.close()
+
     process.start(read_end)
-    return Running(process, healthy, receive, cancel_jobs)
+    return Running(process, healthy, receive, cancel_jobs, close)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -420,7 +432,7 @@ def test_what_a_plugin_does_costs_nothing_but_what_depends_on_it(case: Case, tmp
     finally:
         if case.spot not in AT_THE_STOP:
             doing.let_go.set()
-        running.process.stop()
+        running.close()
         doing.let_go.set()
     if case.event:
         log_book.wait_for(case.event, case.fields)
