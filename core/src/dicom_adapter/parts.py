@@ -60,7 +60,7 @@ class ServedLane:
 
     def expect_news(self) -> None:
         """Something arrived for this lane. From any thread."""
-        self._lane.has_news = True
+        self._lane.expect_news()
 
     def describe(self) -> LaneReport:
         """The lane as it is now. From the thread that takes its steps."""

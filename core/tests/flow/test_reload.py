@@ -28,7 +28,7 @@ CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetada
 
 
 def processor(adapter: Adapter, ae_title: str) -> Any:
-    return adapter.host._serving.lanes[ae_title]._lane._processor
+    return adapter.host._serving.lanes[ae_title]._lane._incumbent.processor
 
 
 def submitter(adapter: Adapter) -> Any:
