@@ -51,7 +51,7 @@ def adapter(folder: Path, associations: int, *, is_busy: bool = False, data: Pat
     if data is not None:
         shutil.copytree(data, folder / "data")
     configuration = configure(folder, associations, is_busy=is_busy)
-    with _importable(_install_busy(folder)) if is_busy else nullcontext():
+    with importable(_install_busy(folder)) if is_busy else nullcontext():
         service = LaunchedService(configuration)
     try:
         port = service.port(START_S)
@@ -84,7 +84,7 @@ def _install_busy(folder: Path) -> Path:
 
 
 @contextmanager
-def _importable(site: Path) -> Iterator[None]:
+def importable(site: Path) -> Iterator[None]:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), before)))
     try:

@@ -90,7 +90,7 @@ def test_what_plugins_do_wrong_when_they_are_tried_is_reported_with_their_names(
     exceptions caught, SystemExit(0) ends `check` as if all were well.
     """
 
-    def discover() -> Plugins:
+    def discover(*, disable: tuple[str, ...] = ()) -> Plugins:
         return load([*installed(), Plugin(Bad(error), name="bad")])
 
     monkeypatch.setattr(configuration, "discover", discover)

@@ -20,6 +20,7 @@ from dicom_adapter.workers import Condition
 NOW = VirtualClock().now()
 BUSY = Condition(busy_since=NOW, busy_seconds=25.1)
 HANGS = Finding(state=PartState.HANGS, reason="what it began at 2026-01-05 08:00:00 UTC has not returned, within 25 s")
+SLOW = Finding(state=PartState.DEGRADED, reason="handle_instance of a plugin took up to 9.0 s")
 OK = Finding()
 
 
@@ -112,6 +113,15 @@ def test_changes_are_told_once_by_name(site: Site) -> None:
     assert [("part_recovered", "lane LUNG")] == site.look(lane_LUNG=OK)
     site.watch.write()
     assert [("part_hangs", "LUNG"), ("part_failing", "LUNG"), ("part_recovered", "LUNG")] == site.events
+
+
+def test_a_part_that_hung_and_goes_on_is_told_of_though_it_was_slow(site: Site) -> None:
+    """It works again, and somebody should look; later it is well. Tried: only the second."""
+    site.look()
+    assert [("part_hangs", "lane LUNG")] == site.look(lane_LUNG=HANGS)
+    assert [("part_recovered", "lane LUNG"), ("part_degraded", "lane LUNG")] == site.look(lane_LUNG=SLOW)
+    assert [] == site.look()
+    assert [("part_recovered", "lane LUNG")] == site.look(lane_LUNG=OK)
 
 
 def test_the_ledger_has_the_state_since_when_and_the_last_look(site: Site) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from dicom_adapter import workers
 from dicom_adapter.clock import SystemClock
+from dicom_adapter.deadline import TookTooLong, call_within
 from dicom_adapter.testing import VirtualClock
-from dicom_adapter.workers import LONGEST_PAUSE, Condition, TookTooLong, Worker, call_within
+from dicom_adapter.workers import LONGEST_PAUSE, Condition, Worker
 
 PATIENCE_S = 30.0  # how long a test waits for what has to happen
 

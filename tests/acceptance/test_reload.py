@@ -287,6 +287,33 @@ def test_a_plugin_that_was_installed_meanwhile_is_there_after_a_reload(
     assert 0 == service.stop()
 
 
+def test_a_plugin_that_is_disabled_is_gone_after_a_reload_and_comes_back_after_another(
+    launch_service: LaunchService, tmp_path: Path
+) -> None:
+    """The host begins anew for it, which the plan says; what somebody needs cannot be disabled."""
+    service = launch_service(BOTH)
+    service.port()
+    write(service, "[plugins]\ndisable = ['aetitle']\n" + BOTH)
+    refused, told = call(service, "--apply")
+    assert (1, None) == (refused, told["applied"])
+    assert any("[plugins] disable names it" in problem for problem in told["problems"]), told
+    plan = apply(service, "[plugins]\ndisable = ['cache']\n" + BOTH)
+    assert [("plugins.disable", "[]", '["cache"]')] == [tuple(change.values()) for change in plan["settings"]]
+    assert (True, ["cache"], [None]) == (
+        plan["restartsHost"],
+        [change["key"] for change in plan["plugins"]],
+        [change["after"] for change in plan["plugins"]],
+    )
+    service.wait_for("host_started", times=2)
+    service.wait_for("plugin_disabled")
+    assert [True] == [result.ok for result in send(write_study(tmp_path / "study", instances=1), service, "LUNG")]
+    service.wait_for("job_submitted")
+    assert True is apply(service, BOTH)["restartsHost"]
+    service.wait_for("host_started", times=3)
+    assert 1 == len(service.logged("plugin_disabled"))
+    assert [] == service.logged("process_died")
+
+
 def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:

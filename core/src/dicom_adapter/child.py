@@ -38,6 +38,7 @@ class Start:
     port: int | None  # to listen on instead of the configured one
     first: bool  # nothing else of this service runs yet
     number: int = 1  # of a receiver
+    trace_hooks: bool = False  # log every call of a plugin
     wake_fd: int  # the receivers write to it, the host reads from it
     plugins: Sequence[str] | None  # entry points to load; None: all
 

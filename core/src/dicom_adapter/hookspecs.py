@@ -3,6 +3,12 @@
     [project.entry-points.dicom_adapter]
     my-plugin = "my_plugin"
 
+The group says which version of the hooks (`API_VERSION`) the plugin was built for: this one version 1, the group
+`dicom_adapter.v2` version 2. A plugin for another version is refused by name, and not imported.
+
+Whatever a plugin does costs only what depends on it: what it raises is logged by kind and place, what does not return
+in time is given up or shown by `status`, what it gives is checked. Every call is measured.
+
 Registration hooks are called once, when a process of the adapter starts, and return classes; the configuration selects
 among them by `name`. Observer hooks are called in the host process, one after another on a thread of their own: they
 may be slow, and what they raise is logged. They are told of each change once, after it was committed; what happens
@@ -28,6 +34,9 @@ if TYPE_CHECKING:
     from typer import Typer
 
 PROJECT = "dicom_adapter"  # the entry-point group, and the prefix of every hook
+# Of these specifications and of all that `dicom_adapter` exports. It changes when a plugin that was written for it may
+# no longer work: when something is removed, is called otherwise, or means something else; not when something is added.
+API_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -41,6 +50,7 @@ class Catalogue:
     submitters: Mapping[str, type[Submitter[Any]]] = field(factory=dict)
     storage_backends: Mapping[str, type[StorageBackend[Any]]] = field(factory=dict)
     broken: Sequence[str] = ()  # for messages: a line for each plugin that could not be used
+    disabled: Sequence[str] = ()  # for messages: a line for each plugin that was not loaded, at somebody's wish
 
 
 @hookspec
@@ -88,7 +98,9 @@ def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # 
 def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: ignore[empty-body] # a specification
     """Return commands for `dicom-adapter`: functions as typer takes them, or a `typer.Typer` as a group of commands.
 
-    A function's name, with dashes for underscores, becomes the command; a group needs `Typer(name="…")`.
+    A function's name, with dashes for underscores, becomes the command; a group needs `Typer(name="…")`. A name that is
+    one of the adapter's own is refused. Called when the command line needs a command that is not its own; it has ten
+    seconds.
 
     Example::
 
@@ -106,7 +118,9 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
     """Return Litestar handlers, controllers or routers that the adapter's HTTP server mounts at `/<plugin>`.
 
     `<plugin>` is the name of the entry point. `lanes` are those of the AE titles whose processors the plugin brings,
-    by AE title. Called once in the host process, only when the configuration has a table [http]. The server checks
+    by AE title. Called once in the host process, only when the configuration has a table [http]; it has ten seconds.
+    What cannot be mounted is left out, and the plugin is named. A handler that never returns keeps one of the server's
+    threads; an `async` one that blocks keeps the server, which `status` tells. The server checks
     tokens, limits bodies, answers errors with problem details, and describes all handlers in `/openapi.json`.
 
     Example::
@@ -125,7 +139,8 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
 def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:  # type: ignore[empty-body] # a specification
     """Return servers of the plugin's own, such as a gRPC server: the host starts, watches and stops them.
 
-    `lanes` as in `dicom_adapter_http`. Called once in the host process; make no threads and open no ports here.
+    `lanes` as in `dicom_adapter_http`. Called once in the host process; it has ten seconds. Make no threads and open no
+    ports here.
 
     Example::
 

@@ -17,9 +17,10 @@ import structlog
 from attrs import frozen
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_adapter.boundary import BROUGHT_CHECKS, close_within, hook_failed
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import Refused, describe_failure
+from dicom_adapter.errors import Refused
 from dicom_adapter.flow import intervene
 from dicom_adapter.flow.notify import Notify
 from dicom_adapter.flow.quota import Quota
@@ -35,7 +36,7 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.model import InstanceStorageInfo, Job
 from dicom_adapter.parts import SLICE_SECONDS, Observer, Step
 from dicom_adapter.platforms import Made, Platforms
-from dicom_adapter.plugins import PROCESSOR, PluginInfo, Plugins
+from dicom_adapter.plugins import PROCESSOR, Plugins
 from dicom_adapter.reload.leave import Farewell
 from dicom_adapter.serving import Serving, Sorted, sort_ae_titles
 from dicom_adapter.storage import StorageBackend
@@ -92,8 +93,8 @@ class Host:
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
         self._platforms = Platforms(ledger, storage, clock, uploads, self._on_job_changed, look_every)
         self._serving = Serving(ledger, storage, clock, self._on_commit, wake)
-        made = self._platforms.make(config, plugins.catalogue())
-        found = sort_ae_titles(config, plugins.catalogue(), made.broken)
+        made = self._platforms.make(config, plugins)
+        found = sort_ae_titles(config, plugins, made.broken)
         self._serving.announce(config, found)
         self._take(config, made, found, leaving)
         with ledger.read() as transaction:
@@ -108,9 +109,8 @@ class Host:
         From any one thread; `leaving` as when it was made. Raises Refused, and nothing has changed, when an AE title
         could not be served with it.
         """
-        catalogue = self._plugins.catalogue()
-        made = self._platforms.make(config, catalogue)
-        found = sort_ae_titles(config, catalogue, made.broken)
+        made = self._platforms.make(config, self._plugins)
+        found = sort_ae_titles(config, self._plugins, made.broken)
         refused = {name: reason for name, reason in found.refused.items() if name not in leaving.ae_titles}
         if refused:
             raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))
@@ -125,7 +125,7 @@ class Host:
         self._config = config
         ledger = self._ledger
         closing = self._platforms.take(config, made)
-        gone, changed = self._serving.take(config, found, self._plugins.catalogue(), self._platforms.names)
+        gone, changed = self._serving.take(config, found, self._plugins, self._platforms.names)
         self._hearing = self._serving.overriding("job_changed")
         self._sparing = self._serving.overriding("make_room")
         asked = [name for name, table in config.submitters.items() if table.status_every is not None]
@@ -155,7 +155,9 @@ class Host:
 
     def brought(self, hook: str) -> dict[str, list[Any]]:
         """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
-        return self._plugins.brought(hook, _hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)})
+        return self._plugins.brought(
+            hook, hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)}, BROUGHT_CHECKS[hook]
+        )
 
     def bringers(self, *hooks: str) -> dict[str, LaneHandle]:
         """What the plugins were given that bring something by these hooks."""
@@ -328,9 +330,5 @@ class Host:
         """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
         for name, lane in self._serving.lanes.items():
             if f"lane {name}" not in hanging:
-                lane.close()
+                close_within(f"lane {name}", lane.close)
         self._platforms.close(wait=not hanging)
-
-
-def _hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    log.error("hook_failed", plugin=str(plugin), hook=hook, error=describe_failure(failure))

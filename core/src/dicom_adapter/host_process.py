@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,16 +18,18 @@ import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter import __version__, logs
+from dicom_adapter.boundary import close_within
+from dicom_adapter.calls import Calls
 from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import SystemClock
-from dicom_adapter.config import load
+from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config, Http
 from dicom_adapter.errors import Refused, StorageFull, describe_failure
 from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import configurations, health
 from dicom_adapter.ledger.configurations import Leaving
-from dicom_adapter.ledger.health import HOST
+from dicom_adapter.ledger.health import HOST, PartState
 from dicom_adapter.locks import share
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.parts import ServerPart
@@ -36,8 +38,9 @@ from dicom_adapter.reload.leave import departures, with_leaving
 from dicom_adapter.server import Server
 from dicom_adapter.staff import Parts, Staff, join
 from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
-from dicom_adapter.watch import Finding, Watch, examine
-from dicom_adapter.workers import Step, Turnstile, call_within
+from dicom_adapter.threads import describe_leak
+from dicom_adapter.watch import Finding, Watch, examine, with_slow
+from dicom_adapter.workers import Condition, Step, Turnstile
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -47,6 +50,7 @@ LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
 WAKE_UPS = "wake-ups"
 GATHER_SECONDS = 0.05  # between two looks at arrivals: under load many come together, and no sender waits for it
 HTTP = "http"
+THREADS = "threads"
 EXCHANGE_SECONDS = 30.0  # that a reload waits for the turns of old processors; what hangs is told of before that
 FOLLOW_SECONDS = 5.0  # that one look for wake-ups waits
 
@@ -56,11 +60,11 @@ class HostProcess:
 
     def __init__(self, config: Config, plugins: Plugins, *, first: bool) -> None:
         self._config = config
-        self._catalogue = plugins.catalogue()
+        self._plugins, self._catalogue = plugins, plugins.catalogue()
         self._clock = SystemClock()
         self._staff = Staff(self._clock)
         self._wake_ups: dict[str, tuple[Step, int]] = {}
-        self._storage = open_storage(config, self._catalogue)
+        self._storage = open_storage(config, self._catalogue, plugins.trace_storage)
         if first:
             self._storage.recover()  # before the ledger is written: on a full disk, this is what makes room for that
         self._ledger = open_ledger(config)
@@ -86,12 +90,18 @@ class HostProcess:
     def _make_servers(self) -> dict[str, ServerPart]:
         """Those that plugins bring and the HTTP server, if there is to be one; none is started."""
         brought = self._host.brought("dicom_adapter_servers")
-        servers: dict[str, Server] = {
-            f"{plugin} {server.name}": server for plugin, own in brought.items() for server in own
+        servers: dict[str, tuple[str, Server]] = {
+            f"{plugin} {server.name}": (str(self._plugins.info(plugin)), server)
+            for plugin, own in brought.items()
+            for server in own
         }
         if self._config.http is not None:
-            servers[HTTP] = self._make_http_server(self._config.http)
-        return {name: ServerPart(name, server, self._clock) for name, server in servers.items()}
+            servers[HTTP] = "dicom-adapter", self._make_http_server(self._config.http)
+        called = self._plugins.calls.of
+        return {
+            name: ServerPart(name, server, self._clock, called(plugin, f"server {name}"))
+            for name, (plugin, server) in servers.items()
+        }
 
     def _make_http_server(self, config: Http) -> Server:
         from dicom_adapter import http  # takes time to load, which others can spare
@@ -132,8 +142,16 @@ class HostProcess:
         """How the parts are. Whatever ended their threads, they go on."""
         for part in self._staff.revive():
             log.error("worker_revived", worker=part)
-        found = {name: examine(name, conditions) for name, conditions in self._staff.conditions().items()}
-        return {HOST: Finding(), **found}
+        conditions = self._staff.conditions()
+        found = {name: examine(name, own) for name, own in conditions.items()}
+        known = with_slow(found, self._plugins.calls.slow())
+        return {HOST: Finding(), THREADS: self._examine_threads(conditions), **known}
+
+    def _examine_threads(self, conditions: Mapping[str, Sequence[Condition]]) -> Finding:
+        own = sum(map(len, conditions.values()))
+        own += sum(table.parallel for table in self._config.submitters.values())
+        leak = describe_leak(self._plugins.calls, own)
+        return Finding(state=PartState.DEGRADED, reason=leak) if leak else Finding()
 
     def _tell_ae_titles(self, known: Collection[str] = ()) -> None:
         """Log what becomes of the AE titles, but for those of which that is known."""
@@ -159,7 +177,7 @@ class HostProcess:
         late |= self._dismiss()
         for name, close in taken.gone.items():
             if name not in late or not name.startswith("lane "):  # a submitter's calls are cut off by that
-                _close(name, close)
+                close_within(name, close)
         self._write_down(config)
         wait(taken.changed.values(), EXCHANGE_SECONDS)
         self._tell_ae_titles(served.keys() - taken.changed.keys())
@@ -187,7 +205,7 @@ class HostProcess:
     def _close_servers(self, servers: Mapping[str, ServerPart], late: Collection[str]) -> None:
         for name, server in servers.items():
             if f"server {name}" not in late:
-                _close(f"server {name}", server.close)
+                server.close()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -203,14 +221,6 @@ class HostProcess:
         self._host.close(hanging=late)
         self._storage.close()
         self._ledger.close()
-
-
-def _close(part: str, close: Callable[[], None]) -> None:
-    """Close what a plugin has opened; it may hang in that, or raise."""
-    try:
-        call_within(STOP_SECONDS, close)
-    except Exception as failure:  # noqa: BLE001 - a plugin may raise anything
-        log.warning("part_close_failed", part=part, error=describe_failure(failure))
 
 
 def _uploads(name: str, threads: int) -> Executor:
@@ -242,12 +252,13 @@ def main() -> None:
     start = channel.start()
     keep_values_out_of_warnings()
     os.nice(NICENESS)
-    plugins = discover()
+    calls = Calls(trace=start.trace_hooks)
+    plugins = discover(disable=plugin_settings(start.configuration).disable, calls=calls)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
     logs.configure(style=start.log_style, level=config.log.level, process="host")
-    for problem in plugins.problems:
-        log.error("plugin_broken", problem=problem)
+    calls.tell()
+    _tell_plugins(plugins)
     try:
         with only_host(config.storage.path) as alone:
             held = share(config.storage.path)  # until this process ends
@@ -262,6 +273,16 @@ def main() -> None:
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
         channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+
+
+def _tell_plugins(plugins: Plugins) -> None:
+    for problem in plugins.broken:
+        log.error("plugin_broken", problem=problem)
+    for info in plugins.infos:
+        if info.disabled:
+            log.info("plugin_disabled", plugin=str(info), reason=info.disabled)
+    for problem in plugins.unknown:
+        log.warning("plugin_unknown", problem=problem)
 
 
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import structlog
 
+from dicom_adapter.calls import Called
 from dicom_adapter.clock import Clock
+from dicom_adapter.deadline import call_within
 from dicom_adapter.errors import IllegalTransition, Refused, describe_failure
 from dicom_adapter.flow.choice import Breaker, Retries, choose
 from dicom_adapter.flow.process import Lane
@@ -38,6 +41,7 @@ AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the se
 LOOK_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
 ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
 SERVER_LOOK_EVERY = timedelta(seconds=1)
+SERVER_STOP_SECONDS = 15.0  # after which a server is left to itself; the adapter's own needs up to 13
 REPORT_EVERY = timedelta(seconds=0.5)  # at the most, a lane writes down what it holds back
 SLICE_SECONDS = 0.5  # of real time: a step that finds more to do ends then, so that one that hangs can be told from it
 NEWS_KEPT = 10_000  # notifications that wait for one observer, some 20 MB: beyond them, news is dropped
@@ -56,7 +60,7 @@ class ServedLane:
 
     def expect_news(self) -> None:
         """Something arrived for this lane. From any thread."""
-        self._lane.has_news = True
+        self._lane.expect_news()
 
     def describe(self) -> LaneReport:
         """The lane as it is now. From the thread that takes its steps."""
@@ -113,6 +117,7 @@ class Handle:
         ledger: Ledger,
         storage: StorageBackend[Any],
         clock: Clock,
+        called: Called,
         wake: Callable[[], None],
     ) -> None:
         self.ae_title = settings.ae_title
@@ -122,6 +127,7 @@ class Handle:
         self._lane = lane
         self._ledger = ledger
         self._storage = storage
+        self._called = called
         self._wake = wake
 
     @property
@@ -129,7 +135,7 @@ class Handle:
         return self._lane_settings.made_folder()
 
     def ask(self, request: Callable[[Any], T]) -> Future[T]:
-        future = self._lane.ask(request)
+        future = self._lane.ask(partial(self._called, "request", request))
         self._wake()
         return future
 
@@ -143,20 +149,21 @@ class Handle:
 class ServerPart:
     """A server: started, looked at every second, and started again when it does not serve."""
 
-    def __init__(self, name: str, server: Server, clock: Clock) -> None:
+    def __init__(self, name: str, server: Server, clock: Clock, called: Called) -> None:
         self._name = name
+        self._called = called
         self._server = server
         self._clock = clock
         self._is_started = False
 
     def start(self) -> None:
         """Start it; what it raises goes to the caller."""
-        self._server.start()
+        self._called("start", self._server.start)
         self._is_started = True
 
     def step(self) -> datetime:
         """See that it serves."""
-        if self._is_started and not self._server.is_alive():
+        if self._is_started and not self._called("is_alive", self._server.is_alive):
             log.error("server_ended", server=self._name)
             self.close()
         if not self._is_started:
@@ -168,10 +175,14 @@ class ServerPart:
         return self._clock.now() + SERVER_LOOK_EVERY
 
     def close(self) -> None:
-        """Stop it, if it was started."""
-        if self._is_started:
-            self._is_started = False
-            self._server.stop()
+        """Stop it, if it was started. Whatever it does then, others are closed after it."""
+        if not self._is_started:
+            return
+        self._is_started = False
+        try:
+            call_within(SERVER_STOP_SECONDS, partial(self._called, "stop", self._server.stop))
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+            log.error("server_not_stopped", server=self._name, error=describe_failure(failure))
 
 
 class JobQueue:

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
 from attrs import frozen
 
+from dicom_adapter.boundary import close_within, make_submitter
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import Config, SubmitterConfig
 from dicom_adapter.errors import Refused
 from dicom_adapter.flow.choice import Retries
 from dicom_adapter.flow.submit import Submission
-from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.ledger import Ledger, jobs
 from dicom_adapter.model import Job
 from dicom_adapter.parts import LOOK_EVERY, JobQueue, PlatformWatch, Step
+from dicom_adapter.plugins import Plugins
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.submitter import Submitter
-from dicom_adapter.trial import make_submitter
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -73,7 +74,7 @@ class Platforms:
         self.names: Collection[str] = self._platforms.keys()  # as they are at any time
         self.broken: Mapping[str, str] = {}
 
-    def make(self, config: Config, catalogue: Catalogue) -> Made:
+    def make(self, config: Config, plugins: Plugins) -> Made:
         """Make the submitters that are new or changed. Nothing else happens."""
         made, broken = {}, {}
         for name, table in config.submitters.items():
@@ -81,7 +82,7 @@ class Platforms:
             if table.unavailable or (platform is not None and platform.table == table):
                 continue
             try:
-                made[name] = make_submitter(config, catalogue, name)
+                made[name] = make_submitter(config, plugins, name)
             except Refused as refusal:
                 broken[name] = str(refusal)
         return Made(submitters=made, broken=broken)
@@ -146,5 +147,5 @@ class Platforms:
 
     def close(self, *, wait: bool) -> None:
         """Close all submitters; `wait`: for uploads that are under way."""
-        for platform in self._platforms.values():
-            platform.close(wait=wait)
+        for name, platform in self._platforms.items():
+            close_within(f"submitter {name}", partial(platform.close, wait=wait))

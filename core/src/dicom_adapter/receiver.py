@@ -19,6 +19,7 @@ from attrs import evolve
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter import logs
+from dicom_adapter.calls import Calls
 from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
@@ -225,17 +226,20 @@ def main() -> None:
     channel = Channel()
     start = channel.start()
     keep_values_out_of_warnings()
-    plugins = discover(only=start.plugins)
+    calls = Calls(trace=start.trace_hooks)
+    plugins = discover(only=start.plugins, calls=calls)
     whole = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert whole is not None  # the service has checked it
     shares_port, name = whole.dicom.receivers > 1, receiver_names(whole.dicom.receivers)[start.number - 1]
     config = _own(whole, start)
     logs.configure(style=start.log_style, level=config.log.level, process=name)
+    calls.tell()
     held = share(config.storage.path)  # until this process ends
     if held is None:
         channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")
         return
-    storage, ledger = open_storage(config, plugins.catalogue()), open_ledger(config)
+    storage = open_storage(config, plugins.catalogue(), plugins.trace_storage)
+    ledger = open_ledger(config)
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
     server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)

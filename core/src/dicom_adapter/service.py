@@ -60,6 +60,7 @@ class Blueprint:
     log_style: str
     port: int | None  # to listen on instead of the configured one
     storage_plugin: str  # the entry point that a receiver loads; it needs no other
+    trace_hooks: bool = False  # log every call of a plugin
 
     def with_configuration(self, asked: Configuration) -> Blueprint:
         """The same with another configuration."""
@@ -181,6 +182,7 @@ class Service:
             port=self._port,
             first=first,
             number=slot.number,
+            trace_hooks=blueprint.trace_hooks,
             wake_fd=self._wake_fd(slot),
             plugins=None if is_host else [blueprint.storage_plugin],
         )

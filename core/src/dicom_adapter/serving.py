@@ -9,21 +9,21 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from dicom_adapter.boundary import describe_settings
 from dicom_adapter.clock import Clock
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.flow.process import Lane
 from dicom_adapter.flow.quota import describe_unconfigured
 from dicom_adapter.flow.turn import Committed, LaneSettings
-from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.lane import LaneHandle
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.parts import Handle, ServedLane, Step
+from dicom_adapter.plugins import PROCESSOR, Plugins
 from dicom_adapter.processor import JobProcessorBase
 from dicom_adapter.storage import StorageBackend
-from dicom_adapter.trial import describe_settings
 
 Close = Callable[[], None]
 
@@ -73,7 +73,7 @@ class Serving:
                 lanes.save(transaction, LaneReport(ae_title=name, state=LaneState.STOPPED, reason=reason, since=now))
 
     def take(
-        self, config: Config, found: Sorted, catalogue: Catalogue, submitters: Collection[str]
+        self, config: Config, found: Sorted, plugins: Plugins, submitters: Collection[str]
     ) -> tuple[dict[str, Close], dict[str, Future[None]]]:
         """Serve these AE titles from now on.
 
@@ -83,7 +83,7 @@ class Serving:
         served: dict[str, _Served] = {}
         changed: dict[str, Future[None]] = {}
         for name in found.served:
-            settings, before = _lane_settings(config, catalogue, name, submitters), self._served.get(name)
+            settings, before = _lane_settings(config, plugins, name, submitters), self._served.get(name)
             if before is None:
                 lane = ServedLane(
                     Lane(settings, self._ledger, self._storage, self._clock, self._on_commit), self._ledger, self._clock
@@ -102,7 +102,7 @@ class Serving:
 
     def _handle(self, settings: LaneSettings, lane: ServedLane) -> LaneHandle:
         wake = partial(self._wake, f"lane {settings.ae_title}")
-        return Handle(settings, lane, self._ledger, self._storage, self._clock, wake)
+        return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.called, wake)
 
     @property
     def lanes(self) -> dict[str, ServedLane]:
@@ -117,14 +117,14 @@ class Serving:
     def overriding(self, method: str) -> list[str]:
         """The AE titles whose processors have this method of their own: others are not called for nothing."""
         base = getattr(JobProcessorBase, method)
-        return [name for name, served in self._served.items() if getattr(served.settings.processor, method) != base]
+        return [name for name, served in self._served.items() if getattr(served.settings.processor.cls, method) != base]
 
     def parts(self) -> dict[str, tuple[Step, int]]:
         """The step function of each part by its name, and how many threads it may run on."""
         return {f"lane {name}": (served.lane.step, 1) for name, served in self._served.items()}
 
 
-def sort_ae_titles(config: Config, catalogue: Catalogue, broken: Mapping[str, str]) -> Sorted:
+def sort_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> Sorted:
     """Of each AE title that can be served what its processor will do; of each other one why it cannot.
 
     `broken`: submitters that cannot be made, with the reasons.
@@ -134,7 +134,7 @@ def sort_ae_titles(config: Config, catalogue: Catalogue, broken: Mapping[str, st
         reason = config.unavailable(name) or broken.get(config.submitter_for(name), "")
         if not reason:
             try:
-                served[name] = describe_settings(config, catalogue, name)
+                served[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 reason = str(refusal)
         if reason:
@@ -142,11 +142,11 @@ def sort_ae_titles(config: Config, catalogue: Catalogue, broken: Mapping[str, st
     return Sorted(served=served, refused=refused)
 
 
-def _lane_settings(config: Config, catalogue: Catalogue, ae_title: str, submitters: Collection[str]) -> LaneSettings:
+def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: Collection[str]) -> LaneSettings:
     table = config.ae_titles[ae_title]
     return LaneSettings(
         ae_title=ae_title,
-        processor=catalogue.processors[table.processor],
+        processor=plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}"),
         settings=table.settings,
         submitter=config.submitter_for(ae_title),
         submitters=submitters,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 
@@ -185,13 +185,16 @@ def _of_processes(facts: Facts, run: Run, receivers: int) -> Iterator[Problem]:
             yield _red(name, process.reason)
     host = facts.parts.get(HOST)
     if host is not None and not _is_stale(host, facts.at):  # else nobody knows how its parts are
-        for name, part in facts.parts.items():
-            if (
-                name not in names
-                and not _is_stale(part, facts.at)
-                and part.state in (PartState.FAILING, PartState.HANGS)
-            ):
-                yield _red(name, part.reason)
+        others = (part for name, part in facts.parts.items() if name not in names)
+        yield from _of_parts(part for part in others if not _is_stale(part, facts.at))
+
+
+def _of_parts(parts: Iterable[PartHealth]) -> Iterator[Problem]:
+    for part in parts:
+        if part.state in (PartState.FAILING, PartState.HANGS):
+            yield _red(part.part, part.reason)
+        elif part.state is PartState.DEGRADED:
+            yield Problem(level=Level.YELLOW, part=part.part, reason=part.reason)
 
 
 def _farewell(service: PartHealth | None) -> str:

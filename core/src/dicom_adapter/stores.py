@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ def host_runs(config: Config) -> bool:
     return False
 
 
-def open_storage(config: Config, catalogue: Catalogue) -> StorageBackend[Any]:
-    """The configured storage backend, ready for use in this process."""
+def open_storage(
+    config: Config, catalogue: Catalogue, measure: Callable[[StorageBackend[Any]], None] = lambda _backend: None
+) -> StorageBackend[Any]:
+    """The configured storage backend, ready for use in this process. `measure` is given it before it is opened."""
     _make_folder(config)
     context = StorageContext(path=config.storage.path, durable=is_durable(config))
     backend = catalogue.storage_backends[config.storage.backend](config.storage.settings, context)
+    measure(backend)
     backend.open()
     return backend
 

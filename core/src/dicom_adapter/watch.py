@@ -16,11 +16,12 @@ from attrs import field, frozen
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
+from dicom_adapter.deadline import TookTooLong, call_within
 from dicom_adapter.errors import describe_failure
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
-from dicom_adapter.workers import Condition, TookTooLong, Worker, call_within
+from dicom_adapter.workers import Condition, Worker
 
 log = structlog.get_logger("dicom_adapter.watch")
 
@@ -74,6 +75,16 @@ def examine(part: str, conditions: Sequence[Condition]) -> Finding:
     return Finding()
 
 
+def with_slow(found: Mapping[str, Finding], slow: Mapping[str, str]) -> Mapping[str, Finding]:
+    """What was found, and of the parts that work, whether a plugin was slow in them of late."""
+    return {
+        name: Finding(state=PartState.DEGRADED, reason=slow[name])
+        if name in slow and finding.state is PartState.OK
+        else finding
+        for name, finding in found.items()
+    }
+
+
 class Watch:
     """Looks at the parts of one process, from `start` to `close`."""
 
@@ -97,10 +108,11 @@ class Watch:
         """Look at every part, log what has changed, and have that written."""
         now = self._clock.now()
         parts = {part: self._judge(part, finding, now) for part, finding in self._look().items()}
-        changed = [part for name, part in parts.items() if part.state is not self._state_of(name)]
+        states = {name: self._state_of(name) for name in parts}
+        changed = [part for name, part in parts.items() if part.state is not states[name]]
         self._parts = parts
         for part in changed:
-            self._tell(part, now)
+            self._tell(part, states[part.part], now)
         if changed:
             self._writer.wake()
         return now + LOOK_EVERY
@@ -114,16 +126,19 @@ class Watch:
         since = before.since if before is not None and before.state is finding.state else now
         return PartHealth(part=name, state=finding.state, reason=finding.reason, since=since, seen_at=now)
 
-    def _tell(self, part: PartHealth, now: datetime) -> None:
+    def _tell(self, part: PartHealth, before: PartState, now: datetime) -> None:
+        if part.state is PartState.OK or (part.state is PartState.DEGRADED and before is not PartState.OK):
+            log.info("part_recovered", part=part.part)
+            self._note("part_recovered", part, now)
         if part.state is PartState.HANGS:
             log.error("part_hangs", part=part.part, reason=part.reason)
             self._note("part_hangs", part, now)
         elif part.state is PartState.FAILING:
             log.error("part_failing", part=part.part, reason=part.reason)
             self._note("part_failing", part, now)
-        elif part.state is PartState.OK:
-            log.info("part_recovered", part=part.part)
-            self._note("part_recovered", part, now)
+        elif part.state is PartState.DEGRADED:
+            log.warning("part_degraded", part=part.part, reason=part.reason)
+            self._note("part_degraded", part, now)
 
     def _note(self, event: str, part: PartHealth, now: datetime) -> None:
         kind, _, ae_title = part.part.partition(" ")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ import structlog
 from attrs import field, frozen
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import DicomAdapterError, describe_failure
+from dicom_adapter.errors import describe_failure
 
 log = structlog.get_logger("dicom_adapter.workers")
 
@@ -29,10 +29,6 @@ LONGEST_PAUSE = 30.0
 LONGEST_WAIT = 3600.0  # for the next step: a thread cannot wait for a hundred years
 
 T = TypeVar("T")
-
-
-class TookTooLong(DicomAdapterError):
-    """A call has not returned in time."""
 
 
 @frozen(kw_only=True)
@@ -170,19 +166,3 @@ class Turnstile(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
-
-
-def call_within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises. Raises TookTooLong when it does neither in time; it is left to itself then."""
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as failure:  # noqa: BLE001 - raised again where the result is asked for
-            result.set_exception(failure)
-
-    threading.Thread(target=run, name="call", daemon=True).start()
-    if not wait([result], seconds).done:
-        raise TookTooLong(f"it did not return within {seconds:g} seconds")
-    return result.result()

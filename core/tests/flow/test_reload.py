@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from dicom_adapter import JobPriority, JobProcessorBase, JobState, Refused, Submitter, hookimpl
 from dicom_adapter.ledger.schema import LaneState
@@ -27,7 +28,7 @@ CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetada
 
 
 def processor(adapter: Adapter, ae_title: str) -> Any:
-    return adapter.host._serving.lanes[ae_title]._lane._processor
+    return adapter.host._serving.lanes[ae_title]._lane._incumbent.processor
 
 
 def submitter(adapter: Adapter) -> Any:
@@ -67,6 +68,21 @@ def test_who_may_call_and_what_goes_along_is_no_reason_to_build_a_processor_anew
     assert processor(adapter, "LUNG") is before
     adapter.advance(5)
     assert [("old", 1)] == pipelines(adapter)
+
+
+def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: MakeAdapter) -> None:
+    """The processor, its timers, and the submitter. Tried: a lane that makes its next processor of the bare class."""
+    adapter = make_adapter(BOTH)
+    calls = adapter._plugins.calls
+    calls.trace = True
+    calls.tell()
+    adapter.reload(SLOWER.replace(PLATFORM, RETRIES))
+    with capture_logs() as logged:
+        adapter.receive(make_instance(), ae_title="LUNG")
+        adapter.advance(60)
+    assert [("new", 1)] == pipelines(adapter)
+    called = {(entry["part"], entry["hook"]) for entry in logged if entry["event"] == "hook_called"}
+    assert {("lane LUNG", "handle_instance"), ("lane LUNG", "timer"), ("submitter platform", "upload")} <= called
 
 
 def test_what_waits_goes_to_the_new_processor_in_the_order_and_with_the_times_of_its_arrival(

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import JobPriority, JobProcessorBase, JobState, NoSettings, hookimpl
-from dicom_adapter.flow import process
+from dicom_adapter.flow import inbox
 from dicom_adapter.flow.store import Status
 from dicom_adapter.flow.turn import Turn
 from dicom_adapter.ledger import instances
@@ -353,7 +353,7 @@ def test_an_instance_that_comes_exactly_when_its_group_is_due_belongs_to_it(
 
 def test_a_lane_reads_ahead_without_skipping_anything(make_adapter: Any, monkeypatch: Any) -> None:
     """Five instances in batches of two, before and after a restart."""
-    monkeypatch.setattr(process, "BATCH", 2)
+    monkeypatch.setattr(inbox, "BATCH", 2)
     adapter = make_adapter(STUDIES)
     study = make_study(instances=5)
     adapter.receive(*study, ae_title="LUNG")

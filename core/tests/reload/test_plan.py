@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from dicom_adapter.config import load
+from dicom_adapter.config import load, plugin_settings
+from dicom_adapter.entry_points import VARIABLE
 from dicom_adapter.plugins import discover
 from dicom_adapter.reload.plan import Plan, compare, to_json
 from dicom_adapter.reload.snapshot import Snapshot, snapshot
@@ -24,9 +25,9 @@ Take = Callable[..., Snapshot]
 @pytest.fixture
 def take(tmp_path: Path) -> Take:
     """What a configuration says."""
-    plugins = discover()
 
     def take(text: str, salt: str = "salt") -> Snapshot:
+        plugins = discover(disable=plugin_settings(text).disable)
         loaded = load(text, folder=tmp_path, catalogue=plugins.catalogue())
         assert loaded.config is not None, loaded.problems
         return snapshot(loaded.config, plugins, salt)
@@ -136,3 +137,19 @@ def test_plugins_that_the_host_alone_has_loaded_are_exchanged_with_it(take: Take
         [change.key for change in plan.plugins],
         [change.key for change in plan.restart],
     )
+
+
+@pytest.mark.parametrize("name", ["cache", "file-storage"])
+def test_plugins_that_are_disabled_or_enabled_again_come_and_go_with_the_host(take: Take, name: str) -> None:
+    """Those of the core too, if receivers have not loaded them. Tried: disabled plugins among those that are there."""
+    before, after = take(BOTH), take(f"[plugins]\ndisable = ['{name}']\n" + BOTH)
+    for plan in (compare(before, after), compare(after, before)):
+        assert (["plugins.disable"], []) == keys(plan)
+        assert [name] == [change.key for change in plan.plugins]
+
+
+def test_to_disable_what_is_not_loaded_anyway_restarts_nothing(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment has left it out already."""
+    monkeypatch.setenv(VARIABLE, "local-storage,aetitle,clara-client")
+    plan = compare(take(BOTH), take("[plugins]\ndisable = ['cache']\n" + BOTH))
+    assert ((["plugins.disable"], []), ()) == (keys(plan), plan.plugins)

@@ -8,9 +8,10 @@ import typer
 
 from dicom_adapter import __version__
 from dicom_adapter.cli.audit import audit
+from dicom_adapter.cli.brought import add_commands
 from dicom_adapter.cli.check import check
-from dicom_adapter.cli.configuration import warn
 from dicom_adapter.cli.demo import demo
+from dicom_adapter.cli.doctor import doctor
 from dicom_adapter.cli.explain import explain
 from dicom_adapter.cli.instances import instances
 from dicom_adapter.cli.jobs import jobs
@@ -21,7 +22,7 @@ from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
 from dicom_adapter.cli.simulate import simulate
 from dicom_adapter.cli.status import status
-from dicom_adapter.plugins import PluginInfo, Plugins, discover
+from dicom_adapter.plugins import discover
 
 app = typer.Typer(
     name="dicom-adapter",
@@ -50,6 +51,7 @@ app.command()(check)
 app.command()(reload)
 app.command()(audit)
 app.command()(plugins)
+app.command()(doctor)
 app.command()(demo)
 app.command()(simulate)
 app.command()(send)
@@ -68,6 +70,7 @@ OWN = frozenset(
         "reload",
         "audit",
         "plugins",
+        "doctor",
         "demo",
         "simulate",
         "send",
@@ -86,18 +89,5 @@ def main() -> None:
     # Plugins are loaded for their commands only when they may matter: importing them takes time.
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
     if wanted not in OWN:
-        add_commands(discover())
+        add_commands(app, discover(), OWN)
     app()
-
-
-def add_commands(found: Plugins) -> None:
-    """Add the commands that plugins bring."""
-    for command in found.commands(_failed):
-        if isinstance(command, typer.Typer):
-            app.add_typer(command)
-        else:
-            app.command()(command)
-
-
-def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    warn(f"{plugin}: {hook} failed: {type(failure).__name__}: {failure}")

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dicom_adapter.boundary import describe_settings, make_submitter
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
-from dicom_adapter.trial import describe_settings, make_submitter
 
 
 @frozen(kw_only=True)
@@ -62,21 +62,21 @@ def problems_of(found: Read, tried: Tried) -> list[str]:
 
 def try_plugins(found: Read) -> Tried:
     """Make the submitters and have the processors describe their settings, as `run` does at its start."""
-    config, catalogue = found.loaded.config, found.plugins.catalogue()
+    config, plugins = found.loaded.config, found.plugins
     tried = Tried()
     if config is None:
         return tried
     for name, submitter in config.submitters.items():
         if not submitter.unavailable:
             try:
-                make_submitter(config, catalogue, name)
+                make_submitter(config, plugins, name)
             except Refused as refusal:
                 tried.broken[name] = str(refusal)
                 tried.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
     for name, table in config.ae_titles.items():
         if not table.unavailable:
             try:
-                tried.described[name] = describe_settings(config, catalogue, name)
+                tried.described[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
                 tried.undescribed[name] = str(refusal)
                 problem = f"{_provider(found, PROCESSOR, table.processor)}: AE title '{name}': {refusal}"

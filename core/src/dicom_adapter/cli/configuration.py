@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from attrs import frozen
 
-from dicom_adapter.config import ProblemKind, load
+from dicom_adapter.config import ProblemKind, load, plugin_settings
 from dicom_adapter.config.load import Loaded
 from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
@@ -48,14 +48,19 @@ class Read:
 
 def read(path: Path) -> Read:
     """Read and check; ends the command with status 1 when there is no such file."""
+    text = read_text(path)
+    found = discover(disable=plugin_settings(text).disable)
+    return Read(text=text, loaded=load(text, folder=path.resolve().parent, catalogue=found.catalogue()), plugins=found)
+
+
+def read_text(path: Path) -> str:
+    """The text of a configuration file; ends the command with status 1 when it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as failure:
         raise fail(f"{path}: {failure.strerror}") from None
     except UnicodeDecodeError:
         raise fail(f"{path}: not UTF-8, which TOML has to be") from None
-    found = discover()
-    return Read(text=text, loaded=load(text, folder=path.resolve().parent, catalogue=found.catalogue()), plugins=found)
 
 
 def require(path: Path) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,25 +11,43 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.plugins import Component, PluginInfo, discover
+from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, read_text
+from dicom_adapter.config import plugin_settings
+from dicom_adapter.plugins import Component, PluginInfo, Plugins, discover
 
 
 def plugins(
+    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List what is installed: processors, submitters, storage backends, observers; and what cannot be used, and why.
+    """List what is installed: processors, submitters, storage backends, observers; what cannot be used or is disabled.
 
-    Exit status: 0 when everything can be used, 1 otherwise.
+    What the configuration disables is known when its file is there; none is needed otherwise. Exit status: 0 when
+    everything that is not disabled can be used, 1 otherwise.
     """
-    found = discover()
-    rows = [_component(component) for component in found.components]
-    rows += [_observer(info) for info in found.infos if info.observes]
-    rows += [_broken(info) for info in found.infos if info.problem]
+    found = discover(disable=_disabled(config))
+    rows = _rows(found)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
         _show(rows)
+    if found.unknown:
+        raise fail(*found.unknown)
     raise typer.Exit(1 if found.problems else 0)
+
+
+def _disabled(path: Path) -> tuple[str, ...]:
+    if path == DEFAULT_FILE and not path.exists():
+        return ()
+    return plugin_settings(read_text(path)).disable
+
+
+def _rows(found: Plugins) -> list[dict[str, Any]]:
+    rows = [_component(component) for component in found.components]
+    rows += [_observer(info) for info in found.infos if info.observes]
+    rows += [_unusable(info) for info in found.infos if info.problem or info.disabled]
+    told = {row["plugin"] for row in rows}
+    return rows + [_row("other", "", info, "") for info in found.infos if info.name not in told]
 
 
 def _row(kind: str, name: str, info: PluginInfo, problem: str) -> dict[str, Any]:
@@ -39,6 +58,7 @@ def _row(kind: str, name: str, info: PluginInfo, problem: str) -> dict[str, Any]
         "distribution": info.distribution,
         "version": info.version,
         "problem": problem,
+        "disabled": info.disabled,
     }
 
 
@@ -50,13 +70,15 @@ def _observer(info: PluginInfo) -> dict[str, Any]:
     return _row("observer", ", ".join(name.removeprefix("dicom_adapter_") for name in info.observes), info, "")
 
 
-def _broken(info: PluginInfo) -> dict[str, Any]:
+def _unusable(info: PluginInfo) -> dict[str, Any]:
     return _row("unknown", "", info, info.problem)
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table("Kind", "Name", "Distribution", "Version", "Problem")
-    for row in sorted(rows, key=lambda row: (row["kind"], row["name"])):
+    table = Table("Kind", "Name", "Plugin", "Distribution", "Version", "Problem")
+    for row in sorted(rows, key=lambda row: (row["kind"], row["name"], row["plugin"])):
         problem = f"[red]{escape(row['problem'])}[/red]"
-        table.add_row(row["kind"], row["name"], row["distribution"], row["version"], problem)
+        if row["disabled"]:
+            problem = f"disabled: {escape(row['disabled'])}"
+        table.add_row(row["kind"], row["name"], row["plugin"], row["distribution"], row["version"], problem)
     Console().print(table)

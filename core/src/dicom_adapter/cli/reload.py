@@ -203,4 +203,4 @@ def _tables(kind: str, tables: Tables, gone: str, plan: Plan | None) -> Iterator
 
 
 def _plugin(change: Change) -> str:
-    return f"{change.key}: {change.before or 'not installed'} -> {change.after or 'not installed'}"
+    return f"{change.key}: {change.before or 'not loaded'} -> {change.after or 'not loaded'}"

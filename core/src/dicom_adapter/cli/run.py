@@ -27,6 +27,10 @@ def run(
         int | None,
         typer.Option(min=0, max=65535, help="Listen on this port instead of the configured one; 0 takes any free one."),
     ] = None,
+    trace_hooks: Annotated[
+        bool,
+        typer.Option("--trace-hooks", help="Log every call of a plugin, with how long it took and what it came to."),
+    ] = False,
     stop_with_stdin: Annotated[
         bool, typer.Option("--stop-with-stdin", help="Stop, too, when standard input ends: with whoever started it.")
     ] = False,
@@ -44,7 +48,7 @@ def run(
     warn(*found.unavailable)
     settings = found.loaded.config
     logs.configure(style=_style(settings.log.format.value), level=settings.log.level.value, process="service")
-    service = Service(settings, _blueprint(found, config, port))
+    service = Service(settings, _blueprint(found, config, port, trace_hooks=trace_hooks))
     if stop_with_stdin:
         threading.Thread(target=_stop_with_stdin, args=(service,), daemon=True).start()
     try:
@@ -59,7 +63,7 @@ def _stop_with_stdin(service: Service) -> None:
     service.stop()
 
 
-def _blueprint(found: Read, path: Path, port: int | None) -> Blueprint:
+def _blueprint(found: Read, path: Path, port: int | None, *, trace_hooks: bool) -> Blueprint:
     config = found.loaded.config
     assert config is not None  # the caller has checked
     provider = found.plugins.provider(STORAGE, config.storage.backend)
@@ -72,6 +76,7 @@ def _blueprint(found: Read, path: Path, port: int | None) -> Blueprint:
         log_style=_style(config.log.format.value),
         port=port,
         storage_plugin=provider,
+        trace_hooks=trace_hooks,
     )
 
 

@@ -1,6 +1,6 @@
 """The configuration: TOML to frozen values, with every problem told at once."""
 
-from dicom_adapter.config.load import Loaded, load
+from dicom_adapter.config.load import Loaded, load, plugin_settings, structure, tables_of
 from dicom_adapter.config.model import (
     AeTitleConfig,
     Caller,
@@ -13,12 +13,14 @@ from dicom_adapter.config.model import (
     Log,
     LogFormat,
     LogLevel,
+    PluginSettings,
     Storage,
     SubmitterConfig,
     Tls,
     TlsProfile,
 )
 from dicom_adapter.config.problems import Problem, ProblemKind
+from dicom_adapter.config.tables import prefixes_of
 
 __all__ = [
     "AeTitleConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "Log",
     "LogFormat",
     "LogLevel",
+    "PluginSettings",
     "Problem",
     "ProblemKind",
     "Storage",
@@ -40,4 +43,8 @@ __all__ = [
     "Tls",
     "TlsProfile",
     "load",
+    "plugin_settings",
+    "prefixes_of",
+    "structure",
+    "tables_of",
 ]

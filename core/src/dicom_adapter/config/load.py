@@ -11,7 +11,7 @@ from attrs import frozen
 from cattrs import BaseValidationError
 
 from dicom_adapter.config.convert import make_converter
-from dicom_adapter.config.model import Config
+from dicom_adapter.config.model import Config, PluginSettings
 from dicom_adapter.config.plugged import Plugged
 from dicom_adapter.config.problems import Problem, ProblemKind, Where, faults, shown
 from dicom_adapter.config.suggest import listed, nearest
@@ -32,6 +32,11 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
         document = _parse(text)
     except ValueError as error:
         return Loaded(config=None, problems=(Problem(message=str(error)),))
+    return structure(document, folder=folder, catalogue=catalogue)
+
+
+def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue) -> Loaded:
+    """The same, of what is no text any more."""
     converter = make_converter(folder.absolute())
     plugged = Plugged(catalogue, converter)
     found = [*_submitter_problems(document), *_certificate_problems(document), *plugged.problems(document)]
@@ -43,6 +48,26 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
     if any(problem.kind is ProblemKind.INVALID for problem in found):
         config = None
     return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _place(document, problem.where))))
+
+
+def plugin_settings(text: str | bytes) -> PluginSettings:
+    """The table [plugins] alone: plugins that are disabled must not be loaded, and `load` needs those that are.
+
+    The defaults when it cannot be read; `load` tells why.
+    """
+    try:
+        found: PluginSettings = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginSettings)
+    except (ValueError, TypeError, BaseValidationError):
+        return PluginSettings()
+    return found
+
+
+def tables_of(text: str) -> dict[str, Any]:
+    """What stands in a configuration file, as it is; nothing when it is not TOML."""
+    try:
+        return _parse(text)
+    except ValueError:
+        return {}
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:

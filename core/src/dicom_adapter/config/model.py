@@ -395,6 +395,16 @@ class AeTitleConfig:
 
 
 @frozen(kw_only=True)
+class PluginSettings:
+    """[plugins]: which of the installed plugins are used."""
+
+    disable: tuple[str, ...] = setting(
+        default=(),
+        help="Names of plugins that are not loaded, as `dicom-adapter plugins` lists them in the column *Plugin*.",
+    )
+
+
+@frozen(kw_only=True)
 class Config:
     """The whole file."""
 
@@ -405,6 +415,7 @@ class Config:
     storage: Storage = setting(help="Where instances wait.")
     ledger: Ledger = setting(factory=Ledger, help="The database of instances, jobs and events.")
     log: Log = setting(factory=Log, help="What is logged, and how.")
+    plugins: PluginSettings = setting(factory=PluginSettings, help="Which of the installed plugins are used.")
     submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
         factory=dict,
         validator=_some_table,

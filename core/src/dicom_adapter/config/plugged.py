@@ -28,14 +28,15 @@ class Choice:
     reason: str = ""  # why it cannot be used
 
 
-def choose(kind: str, name: object, installed: Mapping[str, Any], broken: tuple[str, ...]) -> Choice:
+def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Catalogue) -> Choice:
     """Find the plugin that a table names. A name that is not even a text is for the converter to refuse."""
     if not isinstance(name, str):
         return Choice(None)
     if name in installed:
         return Choice(installed[name].settings_type)
     reason = f"{kind} '{name}', which is not installed{nearest(name, installed)} (installed: {listed(installed)})"
-    return Choice(None, "; could not be used: ".join([reason, *broken]))
+    reason = "; could not be used: ".join([reason, *catalogue.broken])
+    return Choice(None, "; disabled: ".join([reason, *catalogue.disabled]))
 
 
 class Plugged:
@@ -61,14 +62,14 @@ class Plugged:
 
     def _backend(self, table: Any) -> Choice:
         name = _entry(table, "backend", DEFAULT_BACKEND)
-        return choose("storage backend", name, self._catalogue.storage_backends, tuple(self._catalogue.broken))
+        return choose("storage backend", name, self._catalogue.storage_backends, self._catalogue)
 
     def _type(self, table: Any) -> Choice:
-        return choose("submitter", _entry(table, "type"), self._catalogue.submitters, tuple(self._catalogue.broken))
+        return choose("submitter", _entry(table, "type"), self._catalogue.submitters, self._catalogue)
 
     def _processor(self, table: Any) -> Choice:
         name = _entry(table, "processor", DEFAULT_PROCESSOR)
-        return choose("processor", name, self._catalogue.processors, tuple(self._catalogue.broken))
+        return choose("processor", name, self._catalogue.processors, self._catalogue)
 
     def _storage(self, table: Any, _: Any) -> Any:
         return self._open_table(table, Storage, self._backend(table))

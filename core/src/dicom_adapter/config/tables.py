@@ -55,6 +55,11 @@ def settable(cls: Any) -> list[Field]:
     return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init and not f.metadata.get(DERIVED)]
 
 
+def prefixes_of(cls: type) -> list[str]:
+    """What keys of the table begin with that may have any name, such as `pipeline-`."""
+    return [prefix for field in settable(cls) if (prefix := field.metadata.get(PREFIX))]
+
+
 def key_of(field: Field) -> str:
     """The key that sets a field, or the pattern of its keys."""
     prefix = field.metadata.get(PREFIX)

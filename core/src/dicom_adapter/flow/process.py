@@ -10,52 +10,38 @@ after a restart, are taken in the order of those times, so that they decide as t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
 from attrs import field, frozen
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnection
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
-from dicom_adapter.errors import Refused, Retriable, StoredObjectMissing, Unprocessable, describe_failure
+from dicom_adapter.errors import Refused, Retriable, Unprocessable
 from dicom_adapter.flow.failure import BEFORE_ALL_INSTANCES, Failure, Stuck, failed_build, failed_turn, is_past
+from dicom_adapter.flow.inbox import Inbox
+from dicom_adapter.flow.incumbent import PLUGIN_FAILURES, Incumbent
+from dicom_adapter.flow.outage import can_read_another
+from dicom_adapter.flow.quarantine import hold
 from dicom_adapter.flow.request import Request, RequestFailed, Requests
-from dicom_adapter.flow.turn import (
-    Alarm,
-    Committed,
-    Context,
-    LaneSettings,
-    Superseded,
-    Turn,
-    Unavailable,
-    Unreadable,
-)
-from dicom_adapter.ledger import Ledger, events, instances
+from dicom_adapter.flow.turn import Alarm, Committed, LaneSettings, Superseded, Unavailable, Unreadable
+from dicom_adapter.ledger import Ledger, events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.model import InstanceStorageInfo, Waiting
-from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.model import InstanceStorageInfo
 from dicom_adapter.storage import StorageBackend
 
 log = structlog.get_logger("dicom_adapter.process")
 
-BATCH = 1000  # instances that a lane reads ahead: bounds its memory, whatever is pending
 TRIES_FOR_ONE_INSTANCE = 3  # turns in a row that one instance may spoil before it is quarantined
 FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
 SHOWN_GROUPS = 50  # of what a processor holds back, for operators
-OTHERS_TO_READ = 3  # stored objects that are tried, to tell one that cannot be read from storage that is away
-# A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust. What comes
-# from outside, KeyboardInterrupt, never comes to a lane's thread.
-PLUGIN_FAILURES = BaseException
 
 T = TypeVar("T")
 
@@ -102,14 +88,12 @@ class Lane:
 
     def _forget(self) -> None:
         """Back to the beginning: no processor, nothing seen."""
-        self._processor: JobProcessorBase[Any] | None = None
-        self._context: Context | None = None
-        self._inbox: deque[InstanceStorageInfo] = deque()
-        self._seen = 0  # the last instance that was read
-        self._delivered = 0  # the last instance that the processor was given
-        self._read_at: datetime | None = None
-        self._delivering_since: datetime | None = self._clock.now()  # what was pending; None: all of that is delivered
-        self.has_news = True
+        self._incumbent: Incumbent | None = None
+        self._inbox = Inbox(self.ae_title, self._ledger, self._clock)
+
+    def expect_news(self) -> None:
+        """Something has arrived. From any thread."""
+        self._inbox.has_news = True  # one that takes its place meanwhile reads all that is there
 
     # --- what to do next --------------------------------------------------------------------------------------------
 
@@ -123,27 +107,27 @@ class Lane:
             self.requests.refuse_all(Refused(f"AE title '{self.ae_title}' is stopped: {self.reason}"))
         if self.state is LaneState.STOPPED or self._is_paused():
             return False
-        context = self._context or self._build()
-        if context is None:
+        incumbent = self._incumbent or self._build()
+        if incumbent is None:
             return True
-        self._refill(context)
-        if self._delivering_since is not None and not self._inbox:
-            self._caught_up(self._delivering_since)
-        due = self._first_due(context)
-        if self._inbox and not (due is not None and due.when < self._inbox[0].received_at):
-            self._deliver(context, self._inbox.popleft())
+        due = self._first_due(incumbent)
+        self._inbox.refill(None if due is None else due.when)
+        self._tell_caught_up()
+        due, arrived = self._first_due(incumbent), self._inbox.first()
+        if arrived is not None and not (due is not None and due.when < arrived.received_at):
+            self._deliver(incumbent, self._inbox.pop())
         elif isinstance(due, Request):
-            self._answer(context, self.requests.pop())
+            self._answer(incumbent, self.requests.pop())
         elif due is not None:
-            self._ring(context, context.timers.pop())
+            self._ring(incumbent, incumbent.timers.pop())
         else:
             return False
         return True
 
-    def _first_due(self, context: Context) -> Alarm | Request | None:
+    def _first_due(self, incumbent: Incumbent) -> Alarm | Request | None:
         """The timer or request whose time has come, the earlier of the two."""
         now = self._clock.now()
-        waiting = (context.timers.first(), self.requests.first())
+        waiting = (incumbent.timers.first(), self.requests.first())
         return min((one for one in waiting if one is not None and one.when <= now), key=_when, default=None)
 
     def next_turn_at(self) -> datetime | None:
@@ -154,9 +138,9 @@ class Lane:
             return None if self.requests.first() is None else self._clock.now()
         if self._paused_until is not None:
             return self._paused_until
-        if self._context is None or self._inbox or self.has_news:
+        if self._incumbent is None or self._inbox.has_news or self._inbox.first() is not None:
             return self._clock.now()
-        waiting = (self._context.timers.first(), self.requests.first())
+        waiting = (self._incumbent.timers.first(), self.requests.first())
         return min((one.when for one in waiting if one is not None), default=None)
 
     def _is_paused(self) -> bool:
@@ -164,56 +148,28 @@ class Lane:
             self._paused_until = None
         return self._paused_until is not None
 
-    def _refill(self, context: Context) -> None:
-        """Read what has arrived. Before a timer rings too: what came before its time has to be delivered first."""
-        due = self._first_due(context)
-        must_look = due is not None and (self._read_at is None or self._read_at < due.when)
-        if self._inbox or not (self.has_news or must_look):
-            return
-        self.has_news = False  # before reading: what arrives meanwhile is news again
-        now = self._clock.now()
-        try:
-            with self._ledger.read() as transaction:
-                self._inbox.extend(instances.pending_after(transaction, self._seen, BATCH, self.ae_title))
-        except SQLAlchemyError:
-            self.has_news = True
-            raise
-        self._read_at = now
-        if self._inbox:
-            self._seen = self._inbox[-1].instance_id
-        self.has_news = self.has_news or len(self._inbox) == BATCH
-
-    def _caught_up(self, since: datetime) -> None:
-        self._delivering_since = None
-        seconds = (self._clock.now() - since).total_seconds()
-        log.info("lane_caught_up", ae_title=self.ae_title, turns=self.turns, seconds=round(seconds, 3))
+    def _tell_caught_up(self) -> None:
+        seconds = self._inbox.caught_up()
+        if seconds is not None:
+            log.info("lane_caught_up", ae_title=self.ae_title, turns=self.turns, seconds=round(seconds, 3))
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
-    def _build(self) -> Context | None:
-        settings = self._settings
-        context = Context(settings, self._storage, self._ledger)
+    def _build(self) -> Incumbent | None:
         try:
-            processor = settings.processor(settings.settings, context)
-            self._processor = processor
-            context.opening_at = self._clock.now()
-            processor.open()
-            context.opening_at = None
+            self._incumbent = Incumbent(self._settings, self._storage, self._ledger)
+            self._incumbent.open(self._clock.now())
         except Retriable as failure:
             self._wait(failure)
-            return None
         except PLUGIN_FAILURES as error:
             self._failed(failed_build(self._failure, error), None)
-            return None
-        self._context = context
-        return context
+        return self._incumbent  # None: it was thrown away again
 
-    def _deliver(self, context: Context, instance: InstanceStorageInfo) -> None:
-        assert self._processor is not None  # built together with the context
-        handle = self._processor.handle_instance
-        self._delivered = instance.instance_id
+    def _deliver(self, incumbent: Incumbent, instance: InstanceStorageInfo) -> None:
+        handle = incumbent.processor.handle_instance
+        incumbent.delivered = instance.instance_id
         try:
-            self._take_turn(context, instance.received_at, lambda: handle(instance))
+            self._take_turn(incumbent, instance.received_at, lambda: handle(instance))
         except Unprocessable as refusal:
             self._quarantine(instance, str(refusal))
         except Superseded as superseded:
@@ -227,11 +183,11 @@ class Lane:
         else:
             self._progressed(instance.instance_id)
 
-    def _ring(self, context: Context, alarm: Alarm) -> None:
+    def _ring(self, incumbent: Incumbent, alarm: Alarm) -> None:
         assert alarm.callback is not None  # `first` skips cancelled ones
         try:
             # An arrival that superseded a turn does so once: whatever comes of it, the lane gets on.
-            self._take_turn(context, alarm.when, alarm.callback, read=max(self._seen, self._superseded_by))
+            self._take_turn(incumbent, alarm.when, alarm.callback, read=max(self._inbox.seen, self._superseded_by))
         except Superseded as superseded:
             self._supersede(superseded, None)
         except Unreadable as failure:
@@ -243,11 +199,10 @@ class Lane:
         else:
             self._progressed(None)
 
-    def _answer(self, context: Context, request: Request) -> None:
+    def _answer(self, incumbent: Incumbent, request: Request) -> None:
         """Take a turn that somebody asked for. What goes wrong in it is for whoever asked."""
-        assert self._processor is not None  # built together with the context
         try:
-            answer = self._take_turn(context, request.when, partial(request.call, self._processor))
+            answer = self._take_turn(incumbent, request.when, partial(request.call, incumbent.processor))
         except RequestFailed as failure:
             request.fail(failure.reason)
             if request.is_notice:
@@ -275,24 +230,13 @@ class Lane:
         else:
             self._failed(failed_turn(self._failure, reason, None), None)
 
-    def _take_turn(self, context: Context, now: datetime, call: Callable[[], T], *, read: int | None = None) -> T:
-        """Call the processor, then commit what it asked for; `read` as in `Turn.commit`."""
+    def _take_turn(self, incumbent: Incumbent, now: datetime, call: Callable[[], T], *, read: int | None = None) -> T:
+        """Call the processor, and tell what was committed; `read` as in `Turn.commit`."""
         self.turns += 1
-        turn = context.begin(now)
-        try:
-            answer = call()
-        finally:
-            context.end()
-        if not turn.is_empty:
-            self._on_commit(self._commit(turn, read))
+        answer, committed = incumbent.take_turn(now, call, read)
+        if committed is not None:
+            self._on_commit(committed)
         return answer
-
-    def _commit(self, turn: Turn, read: int | None) -> Committed:
-        try:
-            with self._ledger.write() as transaction:
-                return turn.commit(transaction, self._delivered, read)
-        except (OperationalError, NoConnection) as failure:  # others come from values that cannot be written
-            raise Unavailable from failure
 
     # --- what goes wrong --------------------------------------------------------------------------------------------
 
@@ -324,26 +268,11 @@ class Lane:
         self._wait(failure)
         instance, last = failure.instance, self._stuck
         before = last.tries if last is not None and last.instance_id == instance.instance_id else 0
-        tries = before + 1 if self._can_read_another(instance.storage_key) else 0
+        tries = before + 1 if can_read_another(self._storage, instance.storage_key) else 0
         reason = f"waits for the storage backend: {failure}"
         self._stuck = Stuck(instance_id=instance.instance_id, handled=handled, tries=tries, reason=reason)
         if tries >= TRIES_FOR_ONE_INSTANCE:
             self._quarantine(instance, f"{failure}: {tries} tries, while other stored objects can be read")
-
-    def _can_read_another(self, storage_key: str) -> bool:
-        try:
-            keys = self._storage.keys()
-            others = islice((key for key in keys if key != storage_key), OTHERS_TO_READ)
-            return any(self._can_read(key) for key in others)
-        except OSError:
-            return False
-
-    def _can_read(self, storage_key: str) -> bool:
-        try:
-            with self._storage.read(storage_key) as file:
-                return bool(file.read(1))
-        except (OSError, StoredObjectMissing):  # missing: reclaimed meanwhile
-            return False
 
     def _failed(self, failure: Failure, instance: InstanceStorageInfo | None) -> None:
         """Throw the processor away and begin again after a pause; give up on the instance, or on the lane, in time."""
@@ -365,7 +294,8 @@ class Lane:
 
     def _begin_again(self) -> None:
         """Throw the processor away; another is built and given everything that is pending."""
-        self._close_processor()
+        if self._incumbent is not None:
+            self._incumbent.close()
         self._forget()
 
     def _pause(self, pause: timedelta) -> None:
@@ -392,7 +322,7 @@ class Lane:
         wanted = self._wanted
         assert wanted is not None  # there was none before the first
         now = self._record("lane_changed")
-        if wanted.settings.processor is not self._settings.processor:
+        if wanted.settings.processor != self._settings.processor:
             self.requests.refuse_all(Retriable("the AE title has another processor now; nothing has happened"))
         self._settings = wanted.settings
         self._renew(now)
@@ -424,20 +354,9 @@ class Lane:
         return now
 
     def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
-        now = self._clock.now()
-        event = Event(
-            at=now,
-            event="instance_quarantined",
-            ae_title=self.ae_title,
-            association_id=instance.association_id,
-            instance_id=instance.instance_id,
-            detail={"reason": reason},
-        )
         try:
-            with self._ledger.write() as transaction:
-                if not instances.quarantine(transaction, instance.instance_id, reason, now):
-                    return  # a newer arrival stands for it, and gets a turn of its own
-                events.record(transaction, [event])
+            if not hold(self._ledger, instance, reason, self._clock.now()):
+                return  # a newer arrival stands for it, and gets a turn of its own
         except SQLAlchemyError as failure:
             self._wait(failure)
             return
@@ -448,7 +367,7 @@ class Lane:
 
     def describe(self) -> LaneReport:
         """The lane as receivers and operators see it."""
-        waiting = self._waiting()
+        waiting = [] if self._incumbent is None else self._incumbent.waiting()
         return LaneReport(
             ae_title=self.ae_title,
             state=self.state,
@@ -458,39 +377,10 @@ class Lane:
             groups=len(waiting),
         )
 
-    def _waiting(self) -> list[Waiting]:
-        """What the processor holds back; what is due first stands first."""
-        try:
-            waiting = self._processor.waiting() if self._context and self._processor else ()
-            shown = [_checked(group) for group in waiting]
-            return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - self.since)
-        except PLUGIN_FAILURES as failure:  # this is for show only
-            log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
-            return []
-
     def close(self) -> None:
         """Close the processor; nothing is lost, the ledger has it all."""
         self.requests.close()
         self._begin_again()
-
-    def _close_processor(self) -> None:
-        if self._processor is None:
-            return
-        try:
-            self._processor.close()
-        except PLUGIN_FAILURES as failure:
-            log.warning("processor_close_failed", ae_title=self.ae_title, error=describe_failure(failure))
-
-
-def _checked(group: Waiting) -> Waiting:
-    """Raises what is wrong with it: others write and read it later, outside of any boundary around the plugin."""
-    if not isinstance(group, Waiting) or not isinstance(group.label, str) or not isinstance(group.instance_count, int):
-        raise TypeError(
-            "waiting() must give Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"
-        )
-    if group.until is not None:
-        group.until.astimezone(timezone.utc)  # OverflowError for what is no time there
-    return group
 
 
 def _when(one: Alarm | Request) -> datetime:

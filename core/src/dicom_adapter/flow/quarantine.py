@@ -1,12 +1,13 @@
-"""Beside step 4: what an operator may do with instances that no processor takes. Each call is one transaction.
+"""Beside step 4: instances that no processor takes, and what an operator may do with them.
 
 state        operation   next state   allowed when
+pending      hold        quarantined  no newer arrival of the same SOP instance stands for it
 quarantined  requeue     pending      no other arrival of the same SOP instance is pending at the same AE title
 quarantined  discard     released     always
 pending      discard     released     the AE title is not served: nobody will ever take it
 
 What is discarded is reclaimed as soon as no job needs it. What is requeued keeps its `received_at`, and its lane begins
-again, so that it is delivered in its place in the order of arrival.
+again, so that it is delivered in its place in the order of arrival. Each call is one transaction.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dicom_adapter.ledger import Ledger, Transaction, events, instances, lanes
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState, LaneState
+from dicom_adapter.model import InstanceStorageInfo
 
 
 @define
@@ -29,6 +31,23 @@ class Intervention:
 
     done: list[int] = Factory(list)
     refused: dict[int, str] = Factory(dict)
+
+
+def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: datetime) -> bool:
+    """Quarantine an instance that its processor cannot take; whether it was still pending."""
+    event = Event(
+        at=now,
+        event="instance_quarantined",
+        ae_title=instance.ae_title,
+        association_id=instance.association_id,
+        instance_id=instance.instance_id,
+        detail={"reason": reason},
+    )
+    with ledger.write() as transaction:
+        if not instances.quarantine(transaction, instance.instance_id, reason, now):
+            return False
+        events.record(transaction, [event])
+    return True
 
 
 def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str) -> Intervention:

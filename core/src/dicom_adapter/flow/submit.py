@@ -195,7 +195,7 @@ class Submission:
 
     def _status(self, job: Job) -> PlatformStatus | None:
         try:
-            return self._submitter.status(job)
+            return _checked_status(self._submitter.status(job))
         except Permanent as failure:
             return PlatformStatus(state="unknown", finished=True, detail=str(failure))
         except Retriable as failure:
@@ -364,3 +364,11 @@ def _raise_worst(errors: Iterable[BaseException]) -> None:
     found = sorted(errors, key=lambda error: isinstance(error, (Retriable, SQLAlchemyError, Interrupted)))
     if found:
         raise found[0]
+
+
+def _checked_status(told: PlatformStatus) -> PlatformStatus:
+    """Raises what is wrong with it: it is written to the ledger."""
+    texts = isinstance(told, PlatformStatus) and isinstance(told.state, str) and isinstance(told.detail, str)
+    if not texts or not isinstance(told.finished, bool):
+        raise TypeError("status must answer with PlatformStatus(state=<text>, finished=<bool>, detail=<text>)")
+    return told

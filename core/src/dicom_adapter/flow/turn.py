@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from attrs import Factory, define, evolve, field, frozen
 
+from dicom_adapter.calls import Maker
 from dicom_adapter.errors import DicomAdapterError, Refused, StoredObjectMissing, Unprocessable, describe_failure
 from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
@@ -36,7 +37,7 @@ class LaneSettings:
     """What a lane works with."""
 
     ae_title: str
-    processor: type[JobProcessorBase[Any]]
+    processor: Maker[JobProcessorBase[Any]]  # of its settings and a context
     settings: Any
     submitter: str  # of jobs that name none
     submitters: Collection[str]  # that jobs may name
@@ -255,7 +256,7 @@ class Context:
 
     def begin(self, now: datetime) -> Turn:
         settings = self._settings
-        source = f"{settings.ae_title} ({settings.processor.name})"
+        source = f"{settings.ae_title} ({settings.processor.cls.name})"
         self._turn = Turn(
             ae_title=self.ae_title,
             source=source,

@@ -32,8 +32,9 @@ Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers by the
 
 def make_app(mounts: Mounts, look: Examine, token: Secret | None, version: str) -> ASGIApp:
     """The application with what plugins mount. What cannot be mounted is logged, and hinders no other plugin."""
-    usable = [router for name, handlers in mounts.items() if (router := _router(name, handlers)) is not None]
-    handlers: list[Any] = [health_handler(look), *usable]
+    handlers: list[Any] = [health_handler(look)]
+    for name, brought in mounts.items():
+        handlers += _routers(name, brought, handlers)
     app = Litestar(
         [*handlers, _document_handler(handlers, version, needs_token=token is not None)],
         exception_handlers={Exception: answer},
@@ -60,16 +61,19 @@ def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: boo
     return openapi
 
 
-def _router(name: str, handlers: Sequence[Any]) -> Router | None:
-    """What a plugin brings below its own prefix, tried alone first: one plugin's mistake is not to cost the others."""
+def _routers(name: str, handlers: Sequence[Any], others: Sequence[Any]) -> list[Router]:
+    """What a plugin brings below its own prefix; nothing when it does not go with what there is already.
+
+    It is tried with its OpenAPI document, first: one plugin's mistake is not to cost the others.
+    """
     if not handlers:
-        return None
+        return []
     if name in OWN or not PREFIX.fullmatch(name):
         log.error("http_mount_failed", plugin=name, error="the name of the entry point cannot be a path of its own")
-        return None
+        return []
     try:
-        Litestar([Router(f"/{name}", route_handlers=list(handlers))], logging_config=None)
-    except Exception as failure:  # noqa: BLE001 - handlers of a plugin may be wrong in any way
+        _document_handler([*others, Router(f"/{name}", route_handlers=list(handlers))], "", needs_token=False)
+    except BaseException as failure:  # noqa: BLE001 - handlers of a plugin may be wrong in any way
         log.error("http_mount_failed", plugin=name, error=describe_failure(failure))
-        return None
-    return Router(f"/{name}", route_handlers=list(handlers))
+        return []
+    return [Router(f"/{name}", route_handlers=list(handlers))]

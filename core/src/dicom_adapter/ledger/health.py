@@ -34,6 +34,7 @@ class PartState(str, Enum):
     """How a part is."""
 
     OK = "ok"
+    DEGRADED = "degraded"  # it works, and somebody should look at it
     FAILING = "failing"  # what it does fails again and again
     HANGS = "hangs"  # what it does has not come to an end in time
     STOPPED = "stopped"  # in order, with the service

@@ -28,6 +28,7 @@ RELOADABLE = frozenset(
         "storage.reserve",
         "storage.quarantine-quota",
         "ledger.history-days",
+        "plugins.disable",  # what comes and goes by it is a change of the plugins
     }
 )
 RELOADABLE_TABLE = "http."
@@ -105,8 +106,12 @@ def _is_reloadable(key: str) -> bool:
 
 
 def _is_of_receivers(plugin: Change, running: Snapshot) -> bool:
-    """Whether receivers have loaded it, which go on: the storage backend, and whatever belongs to the core."""
-    return plugin.key == running.storage_plugin or f"{plugin.before} ".startswith(f"{CORE} ")
+    """Whether receivers, which go on, have loaded it: the storage backend, and another version of the core.
+
+    A plugin of the core that is gone has been disabled; there is always one that tells of another version.
+    """
+    is_other_core = plugin.after is not None and f"{plugin.before} ".startswith(f"{CORE} ")
+    return plugin.key == running.storage_plugin or is_other_core
 
 
 def _tables(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> Tables:

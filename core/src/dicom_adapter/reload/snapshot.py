@@ -31,7 +31,7 @@ class Snapshot:
     service: Mapping[str, str]  # the keys of all tables but these two:
     submitters: Mapping[str, Mapping[str, str]]
     ae_titles: Mapping[str, Mapping[str, str]]
-    plugins: Mapping[str, str]  # the distribution and version of each, by its entry point
+    plugins: Mapping[str, str]  # the distribution and version of each that is not disabled, by its entry point
     storage_plugin: str  # the entry point that brings the storage backend
 
     def to_json(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def snapshot(config: Config, plugins: Plugins, salt: str) -> Snapshot:
         service=_flat(config, salt, without=TABLES),
         submitters={name: _flat(table, salt) for name, table in config.submitters.items()},
         ae_titles=ae_titles,
-        plugins={info.name: f"{info.distribution} {info.version}" for info in plugins.infos},
+        plugins={info.name: f"{info.distribution} {info.version}" for info in plugins.infos if not info.disabled},
         storage_plugin=plugins.provider(STORAGE, config.storage.backend) or "",
     )
 

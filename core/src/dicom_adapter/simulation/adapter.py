@@ -16,6 +16,7 @@ from pydicom.filewriter import write_dataset
 
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.store import Answer, Store, StoreRequest
+from dicom_adapter.hookspecs import PROJECT
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes
 from dicom_adapter.ledger.configurations import Leaving
@@ -41,6 +42,7 @@ class Plugin:
     name: str = "under-test"
     value: str = ""
     dist: Any = None
+    group: str = PROJECT
 
     def load(self) -> object:
         return self.plugin

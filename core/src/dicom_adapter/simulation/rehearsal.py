@@ -20,7 +20,7 @@ from dicom_adapter.declare import NoSettings
 from dicom_adapter.errors import Refused
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.model import Job, Waiting
-from dicom_adapter.plugins import installed, load
+from dicom_adapter.plugins import discover
 from dicom_adapter.settings import ByteSize
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
@@ -65,7 +65,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
     `folder`: an empty one, for what is simulated. Raises Refused when an AE title cannot be served.
     """
     memory = Memory()
-    plugins = load([*installed(), Plugin(memory, name="simulated")])
+    plugins = discover(Plugin(memory, name="simulated"), disable=config.plugins.disable)
     adapter = SimulatedAdapter(_simulated(config, memory, folder), plugins, VirtualClock(schedule.start))
     try:
         if adapter.host.refused:

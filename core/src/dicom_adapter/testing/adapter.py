@@ -10,15 +10,14 @@ from typing import Any, TypeVar
 import tomli
 from pydicom.dataset import Dataset
 
-from dicom_adapter.config import Config, load
+from dicom_adapter.config import Config, load, plugin_settings
 from dicom_adapter.errors import ConfigurationError
 from dicom_adapter.flow.store import Answer, Status
 from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.model import Job
 from dicom_adapter.net.results import SendResult
-from dicom_adapter.plugins import installed
-from dicom_adapter.plugins import load as load_plugins
+from dicom_adapter.plugins import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import Memory, Platform
@@ -56,7 +55,7 @@ class Adapter(SimulatedAdapter):
         self.refused: list[Answer] = []  # what was received and not stored
         self._folder = folder
         self._loopback: Loopback | None = None
-        found = load_plugins([*installed(), *plugins, Plugin(memory, name="memory")])
+        found = discover(*plugins, Plugin(memory, name="memory"), disable=plugin_settings(configuration).disable)
         clock = VirtualClock()
         self.began = clock.now()
         super().__init__(_configured(folder, configuration, found.catalogue()), found, clock)

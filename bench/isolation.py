@@ -1,0 +1,179 @@
+"""What plugins that misbehave cost a healthy AE title beside them.
+
+    .venv/bin/python bench/isolation.py [--rounds 4] [--instances 2000] [--paced 60]
+
+Each round measures two services, one after the other: one with a healthy plugin alone; and one with a crashing, a
+hanging, a leaking and an outdated plugin beside it, which have all done it by then. The healthy AE title receives
+instances in one association, as fast as they come (throughput), and then single ones, ten a second, each of which
+becomes a job at once: latency is from arrival, which the ledger has, to the job's submission, which it has too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import attrs
+import typer
+from attrs import frozen
+from isolation_plugins import AE_TITLES, BAD, HEALTHY, place
+from machine import describe
+from receive_adapter import importable
+from receive_instances import write_data_sets
+from receive_link import Link
+from receive_pdus import make_uid, store_request
+from receiving import LONGEST_PDU
+from results_page import write_results
+from rich.console import Console
+from sqlalchemy import select
+
+from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.schema import instances, job_instances, jobs
+
+PAUSE_S = 0.1
+TO_EACH_BAD_ONE = 10  # instances
+PATIENCE_S = 120.0
+CONFIGURATION = """\
+[dicom]
+port = 0
+bind = "127.0.0.1"
+
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.platform]
+type = "fake"
+
+[ae-titles.GOOD]
+processor = "healthy"
+settings = {{ size = {size} }}
+
+[ae-titles.PACED]
+processor = "healthy"
+"""
+
+
+@frozen(kw_only=True)
+class Run:
+    """One service of one round."""
+
+    per_second: float  # instances received in one association
+    latencies_ms: Sequence[float]  # of the paced ones, from arrival to submission
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.latencies_ms)
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, max=50)] = 4,
+    count: Annotated[int, typer.Option("--instances", min=10, max=100_000, help="Received at once.")] = 2000,
+    paced: Annotated[int, typer.Option(min=10, max=10_000, help="Received one by one.")] = 60,
+) -> None:
+    """Measure, print, and write bench/results/isolation.json."""
+    console = Console()
+    runs: dict[bool, list[Run]] = {False: [], True: []}
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-isolation-") as made:
+        machine = describe(Path(made))
+        console.print(str(machine), highlight=False)
+        data_set = write_data_sets(Path(made))["small"].read_bytes()
+        for number in range(rounds):
+            for beside in (False, True) if number % 2 == 0 else (True, False):
+                folder = Path(made, f"{number}-{beside}")
+                folder.mkdir()
+                runs[beside].append(_measure(folder, data_set, count, paced, beside=beside))
+                console.print(f"{'beside bad plugins' if beside else 'alone':20} {_line(runs[beside][-1])}")
+    told = _summary(runs)
+    console.print(told)
+    measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    found = {"measured_at": measured_at, "machine": attrs.asdict(machine), "instances": count, "paced": paced, **told}
+    write_results("isolation", found)
+
+
+def _line(run: Run) -> str:
+    return f"{run.per_second:7.0f} instances/s, median latency {run.median_ms:6.1f} ms"
+
+
+def _summary(runs: dict[bool, list[Run]]) -> dict[str, object]:
+    """Medians over the rounds, and those with the bad plugins to those without."""
+    rates = {beside: statistics.median(run.per_second for run in found) for beside, found in runs.items()}
+    latencies = {beside: statistics.median(run.median_ms for run in found) for beside, found in runs.items()}
+    return {
+        "alone": {"per_second": rates[False], "median_latency_ms": latencies[False]},
+        "beside_bad_plugins": {"per_second": rates[True], "median_latency_ms": latencies[True]},
+        "throughput_ratio": rates[True] / rates[False],
+        "latency_ratio": latencies[True] / latencies[False],
+        "rounds": {
+            name: [{"per_second": run.per_second, "median_latency_ms": run.median_ms} for run in runs[beside]]
+            for name, beside in (("alone", False), ("beside_bad_plugins", True))
+        },
+    }
+
+
+def _measure(folder: Path, data_set: bytes, count: int, paced: int, *, beside: bool) -> Run:
+    site, configuration = folder / "site", folder / "bench.toml"
+    site.mkdir()
+    place(site, {"healthy": HEALTHY, **(BAD if beside else {})})
+    text = CONFIGURATION.format(size=count) + (AE_TITLES if beside else "")
+    configuration.write_text(text, encoding="utf-8")
+    with importable(site):
+        service = LaunchedService(configuration)
+    try:
+        port = service.port(PATIENCE_S)
+        if beside:
+            _provoke(service, port, data_set)
+        began = time.monotonic()
+        _send(port, "GOOD", data_set, range(1, count + 1))
+        per_second = count / (time.monotonic() - began)
+        service.wait_for("job_submitted", PATIENCE_S, ae_title="GOOD")
+        _send(port, "PACED", data_set, range(count + 1, count + paced + 1), pause_s=PAUSE_S)
+        service.wait_for("job_submitted", PATIENCE_S, times=paced, ae_title="PACED")
+    finally:
+        service.kill()
+    return Run(per_second=per_second, latencies_ms=list(_latencies_ms(folder / "data" / "ledger.sqlite")))
+
+
+def _provoke(service: LaunchedService, port: int, data_set: bytes) -> None:
+    """Have the bad plugins do it, and see that they have."""
+    for place_, ae_title in enumerate(("CRASHES", "HANGS", "LEAKS")):
+        first = 1_000_000 * (place_ + 1)
+        _send(port, ae_title, data_set, range(first, first + TO_EACH_BAD_ONE))
+    service.wait_for("processor_failed", PATIENCE_S, ae_title="CRASHES")
+    service.wait_for("part_degraded", PATIENCE_S, part="threads")
+    service.wait_for("part_hangs", PATIENCE_S, part="lane HANGS")
+
+
+def _send(port: int, ae_title: str, data_set: bytes, numbers: Sequence[int], pause_s: float = 0) -> None:
+    """Send an instance for each of `numbers` in one association."""
+    with Link(port, ae_title) as link:
+        longest = min(LONGEST_PDU, link.accepted.maximum_length or LONGEST_PDU)
+        message = store_request(data_set, make_uid(2, numbers[0]), make_uid(3, numbers[0]), longest)
+        for number in numbers:
+            link.store(message.rename(make_uid(1, number)))
+            time.sleep(pause_s)
+
+
+def _latencies_ms(path: Path) -> Iterator[float]:
+    ledger = Ledger(f"sqlite:///{path}")
+    query = (
+        select(instances.c.received_at, jobs.c.changed_at)
+        .join(job_instances, job_instances.c.instance_id == instances.c.instance_id)
+        .join(jobs, jobs.c.job_number == job_instances.c.job_number)
+        .where(jobs.c.ae_title == "PACED", jobs.c.state == "submitted")
+    )
+    with ledger.read() as transaction:
+        for received_at, submitted_at in transaction.execute(query):
+            yield (submitted_at - received_at).total_seconds() * 1e3
+    ledger.close()
+
+
+if __name__ == "__main__":
+    typer.run(main)

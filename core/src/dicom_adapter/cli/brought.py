@@ -1,0 +1,25 @@
+"""Commands that plugins bring: each is tried alone, so that none costs the adapter's own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+import typer
+
+from dicom_adapter import commands
+from dicom_adapter.cli.configuration import warn
+from dicom_adapter.deadline import TookTooLong
+from dicom_adapter.errors import Refused
+from dicom_adapter.plugins import PluginInfo, Plugins
+
+
+def add_commands(app: typer.Typer, found: Plugins, own: Collection[str]) -> None:
+    """Add what plugins bring. Those of a plugin that cannot be used are left out, and it is named."""
+    for command in found.commands(_failed, partial(commands.check, own=own)):
+        commands.add(app, command)
+
+
+def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
+    told = isinstance(failure, (TookTooLong, Refused))
+    warn(f"{plugin}: {hook} failed: {failure if told else f'{type(failure).__name__}: {failure}'}")

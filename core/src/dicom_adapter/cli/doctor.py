@@ -1,0 +1,70 @@
+"""`dicom-adapter doctor`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_adapter.cli.configuration import fail, read_text
+from dicom_adapter.doctor.consult import SECONDS, examine
+from dicom_adapter.doctor.values import Diagnosis, Trial
+from dicom_adapter.entry_points import PluginPoint, installed
+
+
+def doctor(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[PLUGIN]…", help="Plugins to try; left out, all.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Try them with the settings of this configuration.", dir_okay=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, max=3600, help="Seconds that one trial may take.")
+    ] = SECONDS,
+) -> None:
+    """Try plugins, each in a process of its own, with synthetic instances, a virtual clock and a platform in memory.
+
+    Disabled ones are tried too. Nothing that they bring is connected to anything. Exit status: 0 when all are well, 1
+    otherwise.
+    """
+    if config is not None:
+        read_text(config)
+    points = _chosen(names or [])
+    diagnoses = []
+    for point in points:
+        diagnoses.append(examine(point, config, seconds))
+        if not as_json:
+            _show(diagnoses[-1])
+    if as_json:
+        typer.echo(json.dumps([diagnosis.to_json() for diagnosis in diagnoses], indent=2))
+    if not all(diagnosis.is_well for diagnosis in diagnoses):
+        raise typer.Exit(1)
+
+
+def _chosen(names: list[str]) -> list[PluginPoint]:
+    points = sorted({point.name: point for point in reversed(installed())}.values(), key=lambda point: point.name)
+    known = [point.name for point in points]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        there = ", ".join(known) or "none"
+        raise fail(*(f"there is no plugin '{name}' (installed: {there})" for name in unknown))
+    return [point for point in points if not names or point.name in names]
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    colour = typer.colors.GREEN if diagnosis.is_well else typer.colors.RED
+    verdict = "is well" if diagnosis.is_well else "is not well"
+    typer.secho(f"{diagnosis.plugin} ({diagnosis.distribution} {diagnosis.version}) {verdict}", fg=colour)
+    for trial in diagnosis.trials:
+        typer.secho(f"  {trial.seconds:8.3f} s  {_line(trial)}", fg=typer.colors.RED if trial.problem else None)
+
+
+def _line(trial: Trial) -> str:
+    if trial.problem:
+        return f"{trial.what}: {trial.problem}"
+    return f"{trial.what}: {trial.told or f'not tried: {trial.skipped}'}"
