@@ -39,6 +39,7 @@ class Instance:
 
     path: Path
     sop_class: UID
+    study_instance_uid: str
     sop_instance_uid: str
     transfer_syntax: UID
     digest: str
@@ -86,6 +87,7 @@ class _Study:
         return Instance(
             path=path,
             sop_class=data_set.SOPClassUID,
+            study_instance_uid=data_set.StudyInstanceUID,
             sop_instance_uid=data_set.SOPInstanceUID,
             transfer_syntax=self.transfer_syntax,
             digest=data_set_digest(path),
