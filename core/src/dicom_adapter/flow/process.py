@@ -133,7 +133,7 @@ class Lane:
         if self._inbox and not (due is not None and due.when < self._inbox[0].received_at):
             self._deliver(context, self._inbox.popleft())
         elif isinstance(due, Request):
-            self._answer(context, self.requests.pop())
+            self._answer(context)
         elif due is not None:
             self._ring(context, context.timers.pop())
         else:
@@ -243,9 +243,12 @@ class Lane:
         else:
             self._progressed(None)
 
-    def _answer(self, context: Context, request: Request) -> None:
+    def _answer(self, context: Context) -> None:
         """Take a turn that somebody asked for. What goes wrong in it is for whoever asked."""
         assert self._processor is not None  # built together with the context
+        request = self.requests.pop()
+        if request is None:
+            return
         try:
             answer = self._take_turn(context, request.when, partial(request.call, self._processor))
         except RequestFailed as failure:
