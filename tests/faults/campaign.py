@@ -23,7 +23,7 @@ from faults.platform import Platform
 from faults.records import Records
 from faults.report import Report
 from faults.senders import Senders
-from faults.shelf import Kept, read_shelf
+from faults.shelf import Kept, read_shelf, wait_for_the_lane
 
 VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # in a hundred
 # Seconds of peace before a kill, since the adapter listens: many strike it at work, some when groups become jobs.
@@ -34,12 +34,8 @@ WITH_A_RELOAD = 0.5  # of the others strike within RELOAD_SECONDS of a reload: b
 RELOAD_SECONDS = (0.0, 8.0)
 PROGRESS_SECONDS = 10.0
 LOOK_SECONDS = 0.2  # at the ledger, while it drains
-SETTLED = {
-    "instances kept",
-    "instances quarantined",
-    "instances reclaimed",
-    "jobs submitted",
-}  # the states in which nothing moves
+# The states in which nothing moves.
+SETTLED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted"}
 
 
 @frozen(kw_only=True)
@@ -124,6 +120,7 @@ class _Campaign:
         self.adapter.wait_until_it_listens()
         self.composer.tell_to_stop()  # what it has asked for will be answered now
         statuses.append(self.composer.wait())
+        wait_for_the_lane(self.adapter.http_port)
         if any(statuses):
             raise RuntimeError(f"senders and composer ended with {statuses}: see {self.plan.folder}")
 

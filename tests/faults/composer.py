@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -25,25 +26,27 @@ from faults.clients import work
 from faults.orders import COMPOSED, CONFLICT, PASSING, UNKNOWN, Order
 from faults.records import SUCCESS, Record
 
-ANSWER_SECONDS = 45.0  # that it waits: longer than the cache waits for its lane
+ANSWER_SECONDS = 45.0  # that it waits; the cache gives up before, unless a turn has begun
 PAUSE_SECONDS = (0.05, 0.6)  # between two requests
 REPEAT_SECONDS = (0.05, 0.5)  # after a request without an answer
 AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # how often an order is given again after this answer
 AGAIN_AFTER = (0.2, 12.0)  # seconds
-DELETIONS = 0.2  # of its requests
-CLEANING_UP, INSISTING = 0.4, 0.4  # of the orders
+DELETIONS = 0.1  # of its requests
+CLEANING_UP, INSISTING = 0.2, 0.4  # of the orders
 MOST_STUDIES = 3  # of an order
-RECENT = 12  # studies that it chooses from: so that they are used twice, while they arrive, and after they are gone
+RECENT = 12  # studies that it chooses from: so that they are used twice, and while they arrive
+GONE = 0.1  # of the requests are for studies that are gone
 BREAKING = 0.25  # of the connections
 ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)  # for each connection
 HEAD_BYTES, ANSWER_BYTES = 700, 500  # of a request and of an answer, about
 
 
 class Arrivals:
-    """The studies of the cache that had an instance acknowledged, as the senders write it down."""
+    """The studies of the cache that had an instance acknowledged, as the senders write it down; the oldest first."""
 
     def __init__(self, folder: Path) -> None:
-        self.studies: dict[str, None] = {}  # the oldest first
+        self.present: dict[str, None] = {}
+        self.gone: dict[str, None] = {}  # deleted or cleaned up after, and nothing has come since
         self._folder = folder
         self._read: Counter[Path] = Counter()  # bytes of each record
         self._requests: dict[tuple[Path, int], str] = {}
@@ -62,7 +65,14 @@ class Arrivals:
         if entry.get("ae_title") == CACHE:
             self._requests[path, entry["request"]] = entry["study_instance_uid"]
         elif (study := self._requests.pop((path, entry.get("answer", 0)), None)) and entry["status"] == SUCCESS:
-            self.studies[study] = None
+            self.gone.pop(study, None)
+            self.present[study] = None
+
+    def leave(self, studies: Iterable[str]) -> None:
+        """These go."""
+        for study in studies:
+            self.present.pop(study, None)
+            self.gone[study] = None
 
 
 @define(order=True)
@@ -92,13 +102,18 @@ class Composer:
             self._arrivals.look()
             if self._again and self._again[0].at <= time.monotonic():
                 self._compose(heapq.heappop(self._again).order)
-            elif not (studies := list(self._arrivals.studies)[-RECENT:]):
+            elif not (studies := self._studies()):
                 continue
             elif self._random.random() < DELETIONS:
                 self._delete(self._random.choice(studies))
             else:
                 self._compose(self._order(studies))
         self._record.close()
+
+    def _studies(self) -> list[str]:
+        """Those that something may be asked of."""
+        is_gone = self._random.random() < GONE
+        return list(self._arrivals.gone if is_gone else self._arrivals.present)[-RECENT:]
 
     def _order(self, studies: list[str]) -> Order:
         random = self._random
@@ -125,6 +140,8 @@ class Composer:
                 if answer.status_code != PASSING:
                     break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
+        if answer.status_code == COMPOSED and not order.keep:
+            self._arrivals.leave(order.studies)
         if self._random.random() < AGAIN.get(answer.status_code, 0):
             later = time.monotonic() + self._random.uniform(*AGAIN_AFTER)
             heapq.heappush(self._again, _Due(later, next(self._numbers), order))
@@ -136,8 +153,9 @@ class Composer:
             if answer is not None:
                 self._record.end(request, status=answer.status_code)
                 if answer.status_code != PASSING:
-                    return
+                    break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
+        self._arrivals.leave([study])
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
         """The answer, if there is one; some connections are made to break."""

@@ -16,7 +16,8 @@ from faults.orders import PASSING, UNKNOWN
 from faults.records import data_set_digest
 
 PAGE = 7  # entries, so that there are many pages
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 75.0  # longer than the cache waits for its lane
+LONGEST_START_SECONDS = 120.0
 AGAIN_SECONDS = 0.5
 NO_STUDY = "2.25.0"
 
@@ -32,19 +33,34 @@ class Kept:
 
 def read_shelf(port: int, folder: Path) -> tuple[Kept, ...]:
     """Everything that is kept, asked for over REST; `folder`: for files in between."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/cache", timeout=ANSWER_SECONDS, trust_env=False) as cache:
-        _wait_for_the_lane(cache)
-        with tempfile.TemporaryDirectory(dir=folder) as made:
-            return tuple(_kept(cache, Path(made) / "downloaded.dcm"))
+    wait_for_the_lane(port)
+    with _cache(port) as cache, tempfile.TemporaryDirectory(dir=folder) as made:
+        return tuple(_kept(cache, Path(made) / "downloaded.dcm"))
 
 
-def _wait_for_the_lane(cache: httpx.Client) -> None:
-    """What is composed comes after everything that was received before; so does the refusal."""
+def wait_for_the_lane(port: int) -> None:
+    """Wait until the cache has seen everything that was received before: what is composed comes after it.
+
+    So does the refusal of what cannot be composed.
+    """
     order = {"name": "nothing", "pipeline": AE_TITLES[CACHE].pipelines[0], "studies": [NO_STUDY]}
-    while (answer := cache.post("/jobs", json=order)).status_code == PASSING:
-        time.sleep(AGAIN_SECONDS)
-    if answer.status_code != UNKNOWN:
-        raise RuntimeError(f"a job of a study that was never there is answered with {answer.status_code}")
+    deadline = time.monotonic() + LONGEST_START_SECONDS
+    with _cache(port) as cache:
+        while (status := _status(cache, order)) in (None, PASSING) and time.monotonic() < deadline:
+            time.sleep(AGAIN_SECONDS)
+    if status != UNKNOWN:
+        raise RuntimeError(f"a job of a study that was never there is answered with {status}")
+
+
+def _status(cache: httpx.Client, order: dict[str, Any]) -> int | None:
+    try:
+        return cache.post("/jobs", json=order).status_code
+    except httpx.TransportError:
+        return None  # the host is starting
+
+
+def _cache(port: int) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}/cache", timeout=ANSWER_SECONDS, trust_env=False)
 
 
 def _kept(cache: httpx.Client, file: Path) -> Iterator[Kept]:
