@@ -134,9 +134,7 @@ class Composer:
             request = self._record.begin({"order": asdict(order), "began": time.time()})
             answer = self._ask("POST", "/jobs", json=body, headers={"Idempotency-Key": order.key})
             if answer is not None:
-                told = answer.json()
-                problem = told.get("type", "")
-                self._record.end(request, status=answer.status_code, job_id=told.get("jobId", ""), problem=problem)
+                self._record.end(request, **_told(answer))
                 if answer.status_code != PASSING:
                     break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
@@ -171,6 +169,13 @@ class Composer:
         if self._random.random() < 0.5:
             return BreakingConnection(self._port, there=self._random.randint(1, HEAD_BYTES)).port
         return BreakingConnection(self._port, back=self._random.randint(1, ANSWER_BYTES)).port
+
+
+def _told(answer: httpx.Response) -> dict[str, Any]:
+    """What is to be remembered of an answer to an order."""
+    is_json = answer.headers.get("content-type", "").endswith("json")  # else whatever it is, it is no answer of ours
+    told = answer.json() if is_json else {"type": answer.text}
+    return {"status": answer.status_code, "job_id": told.get("jobId", ""), "problem": told.get("type", "")}
 
 
 if __name__ == "__main__":

@@ -119,4 +119,6 @@ class Requests:
 
 
 def _stopping() -> Retriable:
-    return Retriable("the service stops; nothing has happened, ask again when it runs")
+    return Retriable(
+        "the service stops, or serves this AE title no longer; nothing has happened, ask again when it does"
+    )
