@@ -35,6 +35,7 @@ DELETIONS = 0.1  # of its requests
 CLEANING_UP, INSISTING = 0.2, 0.4  # of the orders
 MOST_STUDIES = 3  # of an order
 RECENT = 12  # studies that it chooses from: so that they are used twice, and while they arrive
+STAYING = 5  # studies, so that something is kept in the end
 GONE = 0.1  # of the requests are for studies that are gone
 BREAKING = 0.25  # of the connections
 ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)  # for each connection
@@ -104,7 +105,7 @@ class Composer:
                 self._compose(heapq.heappop(self._again).order)
             elif not (studies := self._studies()):
                 continue
-            elif self._random.random() < DELETIONS:
+            elif self._random.random() < DELETIONS and self._may_go():
                 self._delete(self._random.choice(studies))
             else:
                 self._compose(self._order(studies))
@@ -115,6 +116,9 @@ class Composer:
         is_gone = self._random.random() < GONE
         return list(self._arrivals.gone if is_gone else self._arrivals.present)[-RECENT:]
 
+    def _may_go(self) -> bool:
+        return len(self._arrivals.present) > STAYING
+
     def _order(self, studies: list[str]) -> Order:
         random = self._random
         return Order(
@@ -122,7 +126,7 @@ class Composer:
             studies=random.sample(studies, random.randint(1, min(MOST_STUDIES, len(studies)))),
             pipeline=random.choice(AE_TITLES[CACHE].pipelines),
             submitter=random.choice([None, "grpc", "rest"]),
-            keep=random.random() >= CLEANING_UP,
+            keep=random.random() >= CLEANING_UP or not self._may_go(),
             insist=random.random() < INSISTING,
         )
 
