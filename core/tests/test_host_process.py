@@ -99,7 +99,7 @@ def test_who_waits_for_a_lane_is_answered_before_servers_stop(
 ) -> None:
     """What was begun is done; who comes later is told that nothing has happened, while there is a server to tell them.
 
-    Tried: with the lanes closed after the servers, an HTTP request was cut off with status 500.
+    Tried: with the lanes closed after the servers, as they were, the second was not answered when the server stopped.
     """
     plugin, begun, stopping = Slowly(), threading.Event(), threading.Event()
     plugins = load_plugins([*installed(), Plugin(plugin, name="slowly")])
