@@ -16,7 +16,7 @@ help:
 	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
 	@echo "make reference  bring the tables of docs/configuration.md up to date with the settings classes"
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
-	@echo "make bench WHAT=uploads|replay|due|pending|isolation ARGS=...  measure something else"
+	@echo "make bench WHAT=uploads|replay|due|pending|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
 	@echo "make clean   remove the virtual environment and caches"
 

@@ -1,10 +1,13 @@
-"""How long the cache takes to answer: searches among 100,000 instances in 1,000 studies, and a job of 10,000.
+"""How long the cache takes: to search among 100,000 instances in 1,000 studies, for a job of 10,000, to receive.
 
-    python bench/cache.py [--studies 1000] [--searches 1000] [--folder PATH]
+    .venv/bin/python bench/cache.py [--studies 1000] [--searches 1000] [--rounds 3] [--folder PATH]
 
-The whole way is measured but for the network between machines: HTTP requests to the adapter's own server on a loopback
-port, index and ledger on disk with `durability = "fsync"`. The instances come from rows that were written to the ledger
-beforehand; those of a study share one stored file, which composing does not read.
+Searching and composing are measured on the whole way but for the network between machines: HTTP requests to the
+adapter's own server on a loopback port, index and ledger on disk with `durability = "fsync"`. The instances come from
+rows that were written to the ledger beforehand; those of a study share one stored file, which composing does not read.
+Eviction is one turn of the lane: 100 studies of 10,000 instances go, while 30,000 are in jobs that are not submitted.
+
+Receiving is measured as in receiving.py, with an AE title of the cache beside one that groups, in turn.
 """
 
 from __future__ import annotations
@@ -16,12 +19,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 from attrs import evolve
 from machine import describe
+from receive_adapter import adapter as run_adapter
+from receive_instances import write_data_sets
+from receive_receivers import RECEIVERS
+from receive_runs import run_workload
+from receive_values import WORKLOADS
+from receiving import LONGEST_PDU
+from results_page import write_results
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter.http import HttpServer, make_app
@@ -57,7 +70,10 @@ QUERIES = (
     "accessionNumber=A{0:05}",
     "limit=100&offset={0}",
 )
-RESULT = Path(__file__).parent / "results" / "cache.json"
+EVICTED = 100  # studies
+SECONDS = 2.0  # about how long each run of receiving sends
+GROUPING = RECEIVERS[0]  # the adapter with the processor `aetitle`
+KEEPING = evolve(GROUPING, key="cache", name="dicom-adapter, cache", start=partial(run_adapter, keeps=True))
 
 
 class Stepping:
@@ -81,17 +97,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--searches", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        figures = measure(Path(folder), options.studies, options.searches)
-    RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=options.folder) as made:
+        folder = Path(made)
+        about = {
+            "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": attrs.asdict(describe(folder)),
+        }
+        received = receive(folder, options.rounds)
+        figures = {**about, **received, **measure(folder / "cache", options.studies, options.searches)}
+    write_results("cache", figures)
     print(json.dumps(figures, indent=2))  # noqa: T201 - a program for a terminal
+
+
+def receive(folder: Path, rounds: int) -> dict[str, Any]:
+    """Instances per second at an AE title of the cache beside one that groups; medians of the rounds."""
+    data_sets = write_data_sets(folder)
+    found: dict[str, Any] = {}
+    for workload in WORKLOADS:
+        rates: dict[str, list[float]] = {GROUPING.key: [], KEEPING.key: []}
+        for turn in range(rounds):
+            for receiver in (GROUPING, KEEPING):
+                where = folder / f"{workload.key}-{turn}-{receiver.key}"
+                rate = run_workload(receiver, workload, where, data_sets[workload.size], SECONDS, LONGEST_PDU)
+                rates[receiver.key].append(rate.rate)
+        ratios = [kept / grouped for grouped, kept in zip(*rates.values(), strict=True)]
+        found[workload.key] = {
+            "aetitle": round(statistics.median(rates[GROUPING.key])),
+            "cache": round(statistics.median(rates[KEEPING.key])),
+            "ratio": round(statistics.median(ratios), 3),
+        }
+    return {"rounds": rounds, "received_per_second": found}
 
 
 def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     """Fill a cache, ask it, and return the figures."""
-    machine = str(describe(folder))
+    folder.mkdir()
     adapter = Adapter(folder, CONFIGURATION)
     fill(adapter, studies)
     began = time.perf_counter()
@@ -99,19 +142,20 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     indexed = time.perf_counter() - began
     adapter.clock.advance(60)
     assert adapter.config.http is not None
-    cache = Cache({"CACHE": Stepping(adapter)})  # what it has not of its own, it takes from the handle
+    lane = Stepping(adapter)
+    cache = Cache({"CACHE": lane})  # what it has not of its own, it takes from the handle
     green = Health(health="green", service="running", problems=[])
     server = HttpServer(make_app({"cache": handlers(cache)}, lambda: green, None, "bench"), adapter.config.http)
     server.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{server._port}/cache", timeout=120) as client:
             return {
-                "machine": machine,
                 "instances": studies * INSTANCES,
                 "studies": studies,
                 "instances_indexed_per_second": round(studies * INSTANCES / indexed),
                 "search_ms": search(client, studies, searches),
                 "compose_10000_s": compose(client),
+                "evict_10000_s": evict(client, lane),
             }
     finally:
         server.stop()
@@ -165,6 +209,21 @@ def compose(client: httpx.Client) -> list[float]:
         answer = client.post("/jobs", json=order)
         taken.append(round(time.perf_counter() - began, 3))
         assert answer.json()["instances"] == len(order["studies"]) * INSTANCES, answer.text
+    return taken
+
+
+def evict(client: httpx.Client, lane: Stepping) -> list[float]:
+    """Seconds that it takes to let 100 studies of 10,000 instances go for lack of room, three times."""
+    newest = client.get("/studies?limit=1000").json()["items"]
+    wanted = int(sum(study["sizeBytes"] for study in newest) / len(newest) * EVICTED)
+    taken = []
+    for _try in range(3):
+        before = client.get("/studies?limit=1").json()["total"]
+        began = time.perf_counter()
+        lane.ask(lambda cache: cache.make_room(wanted)).result()
+        taken.append(round(time.perf_counter() - began, 3))
+        gone = before - client.get("/studies?limit=1").json()["total"]
+        assert abs(gone - EVICTED) <= EVICTED // 20, gone  # the sizes of studies differ a little
     return taken
 
 

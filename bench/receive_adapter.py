@@ -31,11 +31,16 @@ reserve = 0
 
 [submitters.platform]
 type = "fake"
-
+"""
+GROUPING = """
 [ae-titles.BENCH.settings]
 group-by = "study"
 timeout = {timeout}
 pipeline-bench = "bench"
+"""
+KEEPING = """
+[ae-titles.BENCH]
+processor = "cache"
 """
 BUSY = """
 [ae-titles.BUSY]
@@ -46,11 +51,16 @@ BUSY_ENTRY_POINTS = "[dicom_adapter]\nbusy = receive_busy\n"
 
 
 @contextmanager
-def adapter(folder: Path, associations: int, *, is_busy: bool = False, data: Path | None = None) -> Iterator[Running]:
-    """`dicom-adapter run`, beside a processor that computes without pause if `is_busy`; `data`: what it has already."""
+def adapter(
+    folder: Path, associations: int, *, is_busy: bool = False, keeps: bool = False, data: Path | None = None
+) -> Iterator[Running]:
+    """`dicom-adapter run`, beside a processor that computes without pause if `is_busy`; `data`: what it has already.
+
+    `keeps`: instances go to the processor `cache`.
+    """
     if data is not None:
         shutil.copytree(data, folder / "data")
-    configuration = configure(folder, associations, is_busy=is_busy)
+    configuration = configure(folder, associations, is_busy=is_busy, keeps=keeps)
     with importable(_install_busy(folder)) if is_busy else nullcontext():
         service = LaunchedService(configuration)
     try:
@@ -63,11 +73,14 @@ def adapter(folder: Path, associations: int, *, is_busy: bool = False, data: Pat
         service.kill()
 
 
-def configure(folder: Path, associations: int, *, is_busy: bool = False, timeout: float = 3600) -> Path:
-    """Write the configuration of a service; `timeout`: after which groups are due, in seconds."""
+def configure(
+    folder: Path, associations: int, *, is_busy: bool = False, keeps: bool = False, timeout: float = 3600
+) -> Path:
+    """Write the configuration of a service; `timeout`: after which groups are due, in seconds, unless it `keeps`."""
     limit = f"max-associations = {associations}\n" if associations > DEFAULT_ASSOCIATIONS else ""
     configuration = folder / "bench.toml"
-    text = CONFIGURATION.format(limit=limit, timeout=timeout) + (BUSY if is_busy else "")
+    table = KEEPING if keeps else GROUPING.format(timeout=timeout)
+    text = CONFIGURATION.format(limit=limit) + table + (BUSY if is_busy else "")
     configuration.write_text(text, encoding="utf-8")
     return configuration
 

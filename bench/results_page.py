@@ -38,6 +38,7 @@ RATIOS = {
 }
 MOST_DUE_MS = 50.0
 FLAT = (0.9, 1.1)
+LEAST_KEPT, MOST_SEARCH_MS, MOST_COMPOSE_S = 0.7, 50.0, 1.0
 MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY = 5.0, 60.0
 
 CPU = "CPU, ms (large, 8 / small, 8)"
@@ -143,6 +144,19 @@ def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:
         start = f"Start with {replay['pending']:,} pending instances"
         yield at_most(replay["accepting_s"], MOST_S_TO_ACCEPT, f"{start} until associations are accepted", " s")
         yield at_most(replay["replayed_s"], MOST_S_TO_REPLAY, f"{start} until everything is replayed", " s")
+    if cache := found.get("cache"):
+        yield from _cache(cache)
+
+
+def _cache(cache: Told) -> Iterator[Verdict]:
+    """What the cache has to say."""
+    ratios = [rates["ratio"] for rates in cache["received_per_second"].values()]
+    kept = f"with {cache['instances']:,} kept instances"
+    yield at_least(min(ratios), LEAST_KEPT, "Instances per second to the cache, to that of `aetitle`, the least")
+    yield at_most(cache["search_ms"]["p99"], MOST_SEARCH_MS, f"Search {kept}, 99th percentile", " ms")
+    yield at_most(
+        max(cache["compose_10000_s"]), MOST_COMPOSE_S, f"Composing 10,000 instances {kept}, the longest", " s"
+    )
 
 
 ASSOCIATION_HEADINGS = (

@@ -88,6 +88,7 @@ def test_figures_and_plot_go_between_the_marks_of_the_page(tmp_path: Path, monke
     told = {**ABOUT, **to_json(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))}
     results_page.write_results("receiving", told)
     results_page.write_results("due", {"p99_ms": 12.5, "open_groups": 10_000})
+    results_page.write_results("cache", CACHE)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n<!--")
     assert text.endswith("-->\nafter\n")
@@ -95,10 +96,18 @@ def test_figures_and_plot_go_between_the_marks_of_the_page(tmp_path: Path, monke
     assert 1 == len(re.findall(r"^\| Orthanc ", text.partition("### What")[0], re.MULTILINE))
     assert "| dicom-adapter to Orthanc | 3 (≥ 3) | 3 (≥ 3) | 3 (≥ 3.5) **no** | 3 (≥ 9) **no** |" in text
     assert "10,000 open ones, 99th percentile | 12.5 ms | ≤ 50 ms | yes |" in text
+    assert "to that of `aetitle`, the least | 0.65 | ≥ 0.7 | **no** |" in text
+    assert "Composing 10,000 instances with 100,000 kept instances, the longest | 0.8 s | ≤ 1 s | yes |" in text
     assert "DCMTK storescp (not installed)" in text
     assert (tmp_path / "performance.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
+CACHE = {
+    "received_per_second": {"large-1": {"ratio": 0.95}, "small-1": {"ratio": 0.65}},
+    "instances": 100_000,
+    "search_ms": {"p50": 10.0, "p99": 40.0},
+    "compose_10000_s": [0.7, 0.8],
+}
 ABOUT = {
     "machine": {
         "cpu": "test",

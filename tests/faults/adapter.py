@@ -28,10 +28,16 @@ BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # no connection of this machine t
 class AeTitle:
     """One AE title of the configuration."""
 
+    processor: str = "aetitle"
     submitter: str
     settings: str  # TOML, without pipelines
     pipelines: tuple[str, ...]  # ids, of this AE title alone
     overwrites: bool = False  # overwrite-same-instance
+
+    @property
+    def keeps(self) -> bool:
+        """It submits nothing by itself."""
+        return self.processor == "cache"
 
 
 RETRIES = "retry-first = 0.1\nretry-most = 1\nstatus-every = 5"
@@ -41,16 +47,24 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
     return tuple(f"{number:016x}{pipeline:016x}" for pipeline in range(1, count + 1))
 
 
+CACHE = "CACHE"
+SETTLE_SECONDS = 3  # at the most, while reloads change it
 AE_TITLES: Mapping[str, AeTitle] = {
     "STUDIES": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(1, 3)),
     "PATIENTS": AeTitle(submitter="rest", settings='timeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)),
     "SERIES": AeTitle(submitter="rest", settings='group-by = "series"\nmax-wait = 8', pipelines=_pipelines(3, 1)),
     "NEWEST": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(4, 2), overwrites=True),
+    CACHE: AeTitle(processor="cache", submitter="grpc", settings="settle = 2", pipelines=_pipelines(5, 2)),
 }
 
 
 # What a reload may change: a submitter, groupings, and whether an AE title is there at all (its table is cut out).
-CHANGES = [("deadline = 2", "deadline = 3"), ("timeout = 6", "timeout = 7"), ("max-wait = 8", "max-wait = 9")]
+CHANGES = [
+    ("deadline = 2", "deadline = 3"),
+    ("timeout = 6", "timeout = 7"),
+    ("max-wait = 8", "max-wait = 9"),
+    ("settle = 2", f"settle = {SETTLE_SECONDS}"),
+]
 COMES_AND_GOES = "SERIES"
 
 
@@ -70,11 +84,12 @@ class Ports:
     adapter: int
     grpc: int  # the platform's
     rest: int
+    http: int  # the adapter's
 
     @classmethod
     def free(cls) -> Ports:
         candidates = SystemRandom().sample(BELOW_EPHEMERAL_PORTS, 100)
-        return cls(*[port for port in candidates if _is_free(port)][:3])
+        return cls(*[port for port in candidates if _is_free(port)][:4])
 
 
 def _is_free(port: int) -> bool:
@@ -89,6 +104,7 @@ class Adapter:
         folder.mkdir()
         self.folder = folder
         self.port = ports.adapter
+        self.http_port = ports.http
         self.kills: Counter[str] = Counter()
         self.launches = 0
         self._configuration = folder / "adapter.toml"
@@ -204,6 +220,9 @@ def _configuration(ports: Ports, left_out: Sequence[str] = ()) -> str:
 [dicom]
 bind = "127.0.0.1"
 
+[http]
+port = {ports.http}
+
 [storage]
 path = "data"
 watermark-percent = 100
@@ -230,6 +249,7 @@ def _ae_title(name: str) -> str:
     pipelines = "\n".join(f'pipeline-{number} = "{key}"' for number, key in enumerate(table.pipelines, 1))
     return f"""
 [ae-titles.{name}]
+processor = "{table.processor}"
 submitter = "{table.submitter}"
 overwrite-same-instance = {str(table.overwrites).lower()}
 

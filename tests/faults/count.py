@@ -12,6 +12,8 @@
     audit          `dicom-adapter audit` finds the orphans that this count finds, and nothing else
     health         nothing in the log speaks of a defect
 
+The first two do not concern an AE title of the cache, of which `count_cache` has rules of its own.
+
 Each finding names the UIDs or ids, which are synthetic.
 """
 
@@ -20,15 +22,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
 
-from attrs import frozen
-
+from faults import count_cache
 from faults.adapter import AE_TITLES
-from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.evidence import Evidence, LedgerJob, PlatformFile, PlatformJob
+from faults.lookup import WAITING, Finding, Lookup, look_up
 from faults.records import Sent
 
-WAITING = ("pending", "quarantined")
 ORPHAN = "object-without-row"  # the audit's word
 EXPECTED_TEXT = re.compile(  # of a service that gives up because a process was killed, or lives on from before
     r"error: (the (host|receiver) ended with status -9; .*|another dicom-adapter works in .*|cannot listen on .*)"
@@ -48,36 +48,11 @@ DEFECTS = {  # events of the log that no kill and no fault of a platform explain
     "plugin_broken",
 }
 
-Key: TypeAlias = tuple[str, str]  # AE title, SOP Instance UID
-
-
-@frozen(kw_only=True)
-class Finding:
-    """Something that must not be."""
-
-    rule: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.rule}: {self.what}"
-
-
-@frozen(kw_only=True)
-class _Index:
-    """The evidence, by what it is looked for."""
-
-    sent: Mapping[Key, list[Sent]]  # in the order of sending
-    started: list[PlatformJob]  # in the order of their creation
-    holding: Mapping[tuple[str, str], list[PlatformJob]]  # the same by pipeline and SOP Instance UID
-    rows: Mapping[Key, list[LedgerInstance]]
-    by_number: Mapping[int, LedgerInstance]
-    jobs: Mapping[str, LedgerJob]  # by id
-
 
 def count(evidence: Evidence) -> list[Finding]:
     """Everything that is wrong."""
-    index = _index(evidence)
-    rules: Mapping[str, Callable[[Evidence, _Index], Iterator[str]]] = {
+    lookup = look_up(evidence)
+    rules: Mapping[str, Callable[[Evidence, Lookup], Iterator[str]]] = {
         "acknowledged": _lost,
         "once": _too_often,
         "one job": _unlike_jobs,
@@ -86,7 +61,8 @@ def count(evidence: Evidence) -> list[Finding]:
         "audit": _audited,
         "health": _defects,
     }
-    return [Finding(rule=name, what=what) for name, rule in rules.items() for what in rule(evidence, index)]
+    found = [(name, what) for name, rule in rules.items() for what in rule(evidence, lookup)]
+    return [Finding(rule=name, what=what) for name, what in (*found, *count_cache.findings(evidence, lookup))]
 
 
 def orphans(evidence: Evidence) -> frozenset[str]:
@@ -94,40 +70,22 @@ def orphans(evidence: Evidence) -> frozenset[str]:
     return evidence.stored - _needed(evidence)
 
 
-def _index(evidence: Evidence) -> _Index:
-    sent, rows, holding = defaultdict(list), defaultdict(list), defaultdict(list)
-    for request in sorted(evidence.sent, key=lambda request: request.began):
-        sent[request.ae_title, request.sop_instance_uid].append(request)
-    for row in evidence.instances:
-        rows[row.ae_title, row.sop_instance_uid].append(row)
-    started = sorted((job for job in evidence.platform_jobs if job.is_started), key=lambda job: job.created)
-    for job in started:
-        for uid in {file.sop_instance_uid for file in job.files}:
-            holding[job.pipeline, uid].append(job)
-    return _Index(
-        sent=sent,
-        started=started,
-        holding=holding,
-        rows=rows,
-        by_number={row.number: row for row in evidence.instances},
-        jobs={job.job_id: job for job in evidence.jobs},
-    )
-
-
 # --- the rules ------------------------------------------------------------------------------------------------------
 
 
-def _lost(evidence: Evidence, index: _Index) -> Iterator[str]:
+def _lost(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for request in evidence.sent:
         ae_title, uid = request.ae_title, request.sop_instance_uid
-        if not request.is_acknowledged or any(row.state in WAITING for row in index.rows.get((ae_title, uid), ())):
+        if AE_TITLES[ae_title].keeps or not request.is_acknowledged:
+            continue
+        if any(row.state in WAITING for row in lookup.rows.get((ae_title, uid), ())):
             continue
         wanted = {
             PlatformFile(sop_instance_uid=uid, digest=digest)
-            for digest in _standing_for(request, index.sent[ae_title, uid])
+            for digest in _standing_for(request, lookup.sent[ae_title, uid])
         }
         for pipeline in AE_TITLES[ae_title].pipelines:
-            jobs = index.holding.get((pipeline, uid), ())
+            jobs = lookup.holding.get((pipeline, uid), ())
             if not any(job.created > request.began and wanted & set(job.files) for job in jobs):
                 yield f"instance {uid}, acknowledged for {ae_title}, is in no started job of pipeline {pipeline}"
 
@@ -147,59 +105,61 @@ def _standing_for(request: Sent, all_sent: list[Sent]) -> set[str]:
     return digests
 
 
-def _too_often(evidence: Evidence, index: _Index) -> Iterator[str]:
-    for (ae_title, uid), requests in index.sent.items():
-        for pipeline in AE_TITLES[ae_title].pipelines:
-            jobs = index.holding.get((pipeline, uid), [])
+def _too_often(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
+    for (ae_title, uid), requests in lookup.sent.items():
+        for pipeline in () if AE_TITLES[ae_title].keeps else AE_TITLES[ae_title].pipelines:
+            jobs = lookup.holding.get((pipeline, uid), [])
             for number, job in enumerate(jobs, start=1):
                 if sum(request.may_be_kept and request.began < job.created for request in requests) < number:
                     yield f"instance {uid} of {ae_title} is in too many jobs of pipeline {pipeline}: {job.job_id}"
-    yield from _rows_and_jobs(evidence, index)
+    yield from _rows_and_jobs(evidence, lookup)
 
 
-def _rows_and_jobs(evidence: Evidence, index: _Index) -> Iterator[str]:
+def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     pipelines: dict[int, list[str]] = defaultdict(list)
     for job in evidence.jobs:
         for number in job.instances:
             pipelines[number].append(job.pipeline)
     for row in evidence.instances:
+        if AE_TITLES[row.ae_title].keeps:
+            continue
         became_jobs = row.state not in WAITING and not row.is_replaced
         wanted = sorted(AE_TITLES[row.ae_title].pipelines) if became_jobs else []
         if wanted != sorted(pipelines[row.number]):
             yield f"{row.state} instance {row.number} of {row.ae_title} is in jobs of {sorted(pipelines[row.number])}"
 
 
-def _unlike_jobs(evidence: Evidence, index: _Index) -> Iterator[str]:
-    times = Counter(job.adapter_job for job in index.started)
+def _unlike_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
+    times = Counter(job.adapter_job for job in lookup.started)
     for of_ledger in evidence.jobs:
         if of_ledger.state != "submitted":
             yield f"job {of_ledger.job_id} is {of_ledger.state}"
         if times[of_ledger.job_id] != 1:
             yield f"job {of_ledger.job_id} was started {times[of_ledger.job_id]} times"
-    for job in index.started:
-        mine = index.jobs.get(job.adapter_job)
+    for job in lookup.started:
+        mine = lookup.jobs.get(job.adapter_job)
         if mine is None:
             yield f"platform job {job.job_id} was started for no job of the ledger ('{job.adapter_job}')"
         elif (mine.platform_job, mine.pipeline) != (job.job_id, job.pipeline):
             yield f"job {mine.job_id} has platform job {mine.platform_job}, but {job.job_id} was started for it"
 
 
-def _unlike_payloads(evidence: Evidence, index: _Index) -> Iterator[str]:
-    for job in index.started:
-        mine = index.jobs.get(job.adapter_job)
+def _unlike_payloads(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
+    for job in lookup.started:
+        mine = lookup.jobs.get(job.adapter_job)
         if mine is None:
             continue  # told by another rule
-        wanted = sorted(index.by_number[number].sop_instance_uid for number in mine.instances)
+        wanted = sorted(lookup.by_number[number].sop_instance_uid for number in mine.instances)
         if wanted != sorted(file.sop_instance_uid for file in job.files):
             yield f"platform job {job.job_id} has other instances than job {mine.job_id}"
         if len(set(wanted)) != len(wanted):
             yield f"job {mine.job_id} has an instance twice"
-        yield from _foreign(job, mine, index)
+        yield from _foreign(job, mine, lookup)
 
 
-def _foreign(job: PlatformJob, mine: LedgerJob, index: _Index) -> Iterator[str]:
+def _foreign(job: PlatformJob, mine: LedgerJob, lookup: Lookup) -> Iterator[str]:
     for file in job.files:
-        requests = index.sent.get((mine.ae_title, file.sop_instance_uid), [])
+        requests = lookup.sent.get((mine.ae_title, file.sop_instance_uid), [])
         fitting = [request for request in requests if request.digest == file.digest]
         if not fitting:
             yield f"platform job {job.job_id} has bytes of instance {file.sop_instance_uid} that nobody sent"
@@ -207,7 +167,7 @@ def _foreign(job: PlatformJob, mine: LedgerJob, index: _Index) -> Iterator[str]:
             yield f"platform job {job.job_id} has instance {file.sop_instance_uid}, which was refused"
 
 
-def _missing_objects(evidence: Evidence, index: _Index) -> Iterator[str]:
+def _missing_objects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for key in sorted(_needed(evidence) - evidence.stored):
         yield f"the stored object {key} is missing"
     for name in evidence.unfinished:
@@ -218,7 +178,7 @@ def _needed(evidence: Evidence) -> frozenset[str]:
     return frozenset(row.storage_key for row in evidence.instances if row.state != "reclaimed")
 
 
-def _audited(evidence: Evidence, index: _Index) -> Iterator[str]:
+def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for found in evidence.audit:
         if found["kind"] != ORPHAN:
             yield found["text"]
@@ -227,7 +187,7 @@ def _audited(evidence: Evidence, index: _Index) -> Iterator[str]:
         yield f"object {key} is an orphan for {'the audit' if key in told else 'this count'} alone"
 
 
-def _defects(evidence: Evidence, index: _Index) -> Iterator[str]:
+def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for entry in evidence.log:
         is_expected = EXPECTED_TEXT.fullmatch(entry.get("text", ""))
         if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):

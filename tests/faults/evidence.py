@@ -6,6 +6,7 @@ import json
 import sqlite3
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
@@ -13,14 +14,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from pydicom import dcmread
 
+from faults.adapter import AE_TITLES
+from faults.orders import Orders
 from faults.records import Sent, data_set_digest
+from faults.shelf import Kept
 
 BLOCK = 4096
 HEADER = struct.Struct("<16sQIB3xI")
 ALIVE = 1
+MICROSECONDS = 1e6  # the ledger's unit of time
 ADAPTER_JOB = "dicom-adapter-job"  # the key under which a platform's job has the adapter's id of it
 
 
@@ -50,10 +55,13 @@ class LedgerInstance:
 
     number: int
     ae_title: str
+    study_instance_uid: str
     sop_instance_uid: str
     state: str
     storage_key: str
     is_replaced: bool  # a newer arrival stands for it
+    received: float  # seconds since 1970
+    changed: float  # when it came into its state
 
 
 @frozen(kw_only=True)
@@ -61,6 +69,7 @@ class LedgerJob:
     """One row of the ledger's jobs."""
 
     job_id: str
+    name: str
     ae_title: str
     pipeline: str
     state: str
@@ -77,6 +86,8 @@ class Evidence:
     instances: tuple[LedgerInstance, ...]
     jobs: tuple[LedgerJob, ...]
     stored: frozenset[str]  # storage keys of the objects that there are
+    orders: Orders = field(factory=Orders)  # that were given to the cache
+    kept: tuple[Kept, ...] = ()  # what the cache said it has
     unfinished: tuple[str, ...] = ()  # where there are parts of receptions that never ended
     log: tuple[Mapping[str, Any], ...] = ()
     audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`
@@ -108,37 +119,47 @@ class LedgerFile:
         self._path = path
 
     def counts(self) -> dict[str, int]:
-        """How many instances and jobs there are in each state, as `instances pending`, `jobs queued`."""
-        return {
-            f"{table} {state}": number
-            for table in ("instances", "jobs")
-            for state, number in self._rows(f"SELECT state, count(*) FROM {table} GROUP BY state")
-        }
+        """How many instances and jobs there are in each state, as `instances pending`, `jobs queued`.
+
+        Pending instances of a cache are `kept`: they wait for nothing.
+        """
+        counted: Counter[str] = Counter()
+        for table in ("instances", "jobs"):
+            query = f"SELECT ae_title, state, count(*) FROM {table} GROUP BY ae_title, state"
+            for ae_title, state, number in self._rows(query):
+                is_kept = state == "pending" and AE_TITLES[ae_title].keeps
+                counted[f"{table} {'kept' if is_kept else state}"] += number
+        return counted
 
     def faulted(self) -> list[str]:
         """The ids of jobs that wait for an operator."""
         return [job_id for (job_id,) in self._rows("SELECT job_id FROM jobs WHERE state = 'faulted'")]
 
     def instances(self) -> Iterator[LedgerInstance]:
-        query = "SELECT instance_id, ae_title, sop_instance_uid, state, storage_key, replaced_by FROM instances"
-        for number, ae_title, uid, state, key, replaced_by in self._rows(query):
+        columns = "instance_id, ae_title, study_instance_uid, sop_instance_uid, state, storage_key, replaced_by"
+        for row in self._rows(f"SELECT {columns}, received_at, changed_at FROM instances"):
+            number, ae_title, study, uid, state, key, replaced_by, received, changed = row
             yield LedgerInstance(
                 number=number,
                 ae_title=ae_title,
+                study_instance_uid=study,
                 sop_instance_uid=uid,
                 state=state,
                 storage_key=key,
                 is_replaced=replaced_by is not None,
+                received=received / MICROSECONDS,
+                changed=changed / MICROSECONDS,
             )
 
     def jobs(self) -> Iterator[LedgerJob]:
         members: dict[int, list[int]] = {}
         for job, instance in self._rows("SELECT job_number, instance_id FROM job_instances ORDER BY position"):
             members.setdefault(job, []).append(instance)
-        query = "SELECT job_number, job_id, ae_title, pipeline_id, state, platform_job_id FROM jobs"
-        for number, job_id, ae_title, pipeline, state, platform_job in self._rows(query):
+        query = "SELECT job_number, job_id, name, ae_title, pipeline_id, state, platform_job_id FROM jobs"
+        for number, job_id, name, ae_title, pipeline, state, platform_job in self._rows(query):
             yield LedgerJob(
                 job_id=job_id,
+                name=name,
                 ae_title=ae_title,
                 pipeline=pipeline,
                 state=state,
@@ -206,3 +227,12 @@ def _log_entry(line: str) -> Mapping[str, Any]:
     except ValueError:
         entry = None
     return entry if isinstance(entry, dict) else {"event": "text", "text": line}
+
+
+def jobs_to_clean_up_after(data: Path) -> int:
+    """How many jobs the cache's index has whose end it does not know yet."""
+    found = 0
+    for path in (data / "processors").glob("*/index.sqlite"):
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+            found += connection.execute("SELECT count(*) FROM cache_jobs WHERE NOT finished").fetchone()[0]
+    return found

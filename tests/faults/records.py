@@ -1,16 +1,17 @@
-"""What a sender writes down of each C-STORE: a line before it, a line after its answer. Independent of the adapter."""
+"""What a client writes down of each request: a line before it, a line after its answer. Independent of the adapter."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, evolve, frozen
+from attrs import frozen
 from pynetdicom.dsutils import split_dataset
 
 SUCCESS = 0x0000  # PS3.4 table B.2-1
@@ -21,10 +22,12 @@ class Sent:
     """One C-STORE request as its sender saw it."""
 
     ae_title: str  # called
+    study_instance_uid: str
     sop_instance_uid: str
     digest: str  # of the data set's bytes
     began: float  # seconds since 1970, before the first byte left
     status: int | None = None  # of the response; None: there was none
+    answered: float | None = None  # seconds since 1970, when the response was there
 
     @property
     def is_acknowledged(self) -> bool:
@@ -38,31 +41,28 @@ class Sent:
 
 
 class Record:
-    """A file that a sender appends to; a line that was written survives the sender's end."""
+    """A file that a sender or composer appends to; a line that was written survives its end."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._requests = 0
 
-    def sending(self, sent: Sent) -> int:
+    def begin(self, request: dict[str, Any]) -> int:
         """Write down that a request is about to leave; returns its number."""
         self._requests += 1
-        self._write({"request": self._requests, **asdict(sent)})
+        self.note({"request": self._requests, **request})
         return self._requests
 
-    def answered(self, request: int, status: int) -> None:
+    def end(self, request: int, **answer: Any) -> None:
         """Write down what was answered."""
-        self._write({"answer": request, "status": status})
+        self.note({"answer": request, **answer, "answered": time.time()})
 
-    def association(self, end: str) -> None:
-        """Write down how an association ended."""
-        self._write({"association": end})
+    def note(self, line: dict[str, Any]) -> None:
+        """Write down something else."""
+        os.write(self._descriptor, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def _write(self, line: dict[str, Any]) -> None:
-        os.write(self._descriptor, json.dumps(line).encode() + b"\n")
 
 
 @frozen(kw_only=True)
@@ -78,22 +78,29 @@ class Records:
 
 
 def read(paths: Iterable[Path]) -> Records:
-    """Everything from these files; a line that is still being written is left out."""
+    """Everything that senders wrote into these files."""
     sent: list[Sent] = []
     associations: Counter[str] = Counter()
     for path in paths:
-        requests: dict[int, Sent] = {}
-        for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
-            entry = json.loads(line)
-            if "association" in entry:
-                associations[entry["association"]] += 1
-            elif "answer" in entry:
-                requests[entry["answer"]] = evolve(requests[entry["answer"]], status=entry["status"])
-            else:
-                number = entry.pop("request")
-                requests[number] = Sent(**entry)
-        sent += requests.values()
+        requests, notes = read_requests(path)
+        sent += [Sent(**request) for request in requests]
+        associations.update(note["association"] for note in notes)
     return Records(sent=tuple(sent), associations=associations)
+
+
+def read_requests(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All requests of a file, each with its answer, and what else was noted; what is being written is left out."""
+    requests: dict[int, dict[str, Any]] = {}
+    notes = []
+    for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
+        entry = json.loads(line)
+        if "request" in entry:
+            requests[entry.pop("request")] = entry
+        elif "answer" in entry:
+            requests[entry.pop("answer")].update(entry)
+        else:
+            notes.append(entry)
+    return list(requests.values()), notes
 
 
 def data_set_digest(path: Path) -> str:

@@ -28,6 +28,9 @@ class Report:
     associations: Mapping[str, int]  # by how they ended
     sent: int
     answers: Mapping[str, int]  # C-STORE requests by status
+    orders: int  # jobs that the composer wanted
+    composing: Mapping[str, int]  # requests for them by status
+    deleting: Mapping[str, int]  # requests to delete studies, by status
     ledger: Mapping[str, int]  # rows by state
     started_jobs: int
     jobs_never_started: int  # on the platform: a creation whose answer was lost
@@ -48,6 +51,8 @@ class Report:
             f"  platform       started again {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
             f"  associations   {_counted(self.associations, 'in all')}",
             f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",
+            f"  cache          {self.orders} orders, in {_counted(self.composing, 'requests')}",
+            f"                 deletions in {_counted(self.deleting, 'requests')}",
             f"  ledger         {_counted(self.ledger, 'rows')}; {self.retried} faulted jobs retried",
             f"  started jobs   {self.started_jobs}; created and never started: {self.jobs_never_started}",
             f"  orphans        {self.orphans} stored objects without a row",

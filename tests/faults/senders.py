@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,23 +11,22 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 
 from faults.breaking import BreakingConnection
+from faults.clients import Client, work
 from faults.records import Record, Records, Sent, read
 from faults.studies import Delivery, End, Instance, deliveries
 
 ANSWER_SECONDS = 20.0  # that a sender waits; longer than a ledger that is in use
 PAUSE_SECONDS = (0.0, 0.6)  # between two associations
 REFUSED_SECONDS = 1.0  # instead, when there was no association
-STOP_SECONDS = 60.0
 ASSOCIATE_BYTES = 300  # of an A-ASSOCIATE-RQ of ours, about
 LONGEST_ANSWERS = 1200  # bytes, of A-ASSOCIATE-AC and a few C-STORE-RSP
 SENT_AGAIN = 0.8  # of what was not acknowledged
 SENT_AGAIN_AFTER = (0.2, 6.0)  # seconds
-TESTS = Path(__file__).resolve().parent.parent
 
 
 # --- in the sender's process ----------------------------------------------------------------------------------------
@@ -73,7 +69,7 @@ class Sender:
         """Returns whether there was an association."""
         association = self._associate(delivery)
         if not association.is_established:
-            self._record.association("rejected" if association.is_rejected else "not established")
+            self._note("rejected" if association.is_rejected else "not established")
             self._try_again(delivery, delivery.instances)
             return False
         wanted = len(delivery.instances)
@@ -85,15 +81,18 @@ class Sender:
             if number >= wanted or not self._store(association, delivery, instance)
         ]
         if not association.is_established:
-            self._record.association("lost")
+            self._note("lost")
         elif delivery.end is End.ABORT:
             association.abort()
-            self._record.association("aborted")
+            self._note("aborted")
         else:
             association.release()
-            self._record.association("released")
+            self._note("released")
         self._try_again(delivery, missing)
         return True
+
+    def _note(self, end: str) -> None:
+        self._record.note({"association": end})
 
     def _associate(self, delivery: Delivery) -> Association:
         entity = AE(self._name)
@@ -120,21 +119,21 @@ class Sender:
         """Returns whether it was answered. What was never begun is not written down."""
         if not association.is_established:
             return False
-        request = self._record.sending(
-            Sent(
-                ae_title=delivery.ae_title,
-                sop_instance_uid=instance.sop_instance_uid,
-                digest=instance.digest,
-                began=time.time(),
-            )
+        sent = Sent(
+            ae_title=delivery.ae_title,
+            study_instance_uid=instance.study_instance_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            digest=instance.digest,
+            began=time.time(),
         )
+        request = self._record.begin(asdict(sent))
         try:
             answer = association.send_c_store(instance.path)
         except RuntimeError:  # how pynetdicom says that the association is gone
             return False
         if "Status" not in answer:
             return False
-        self._record.answered(request, answer.Status)
+        self._record.end(request, status=answer.Status)
         return True
 
     def _try_again(self, delivery: Delivery, missing: Sequence[Instance]) -> None:
@@ -157,29 +156,7 @@ def _send_at_once(event: evt.Event) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _wait_for_end(stopping: threading.Event) -> None:
-    sys.stdin.read()
-    stopping.set()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--seed", required=True)
-    stopping = threading.Event()
-    threading.Thread(target=_wait_for_end, args=(stopping,), daemon=True).start()
-    Sender(**vars(parser.parse_args())).run(stopping)
-
-
 # --- in the process of the harness ----------------------------------------------------------------------------------
-
-
-@frozen
-class _Started:
-    process: subprocess.Popen[bytes]
-    record: Path
 
 
 class Senders:
@@ -187,36 +164,28 @@ class Senders:
 
     def __init__(self, folder: Path, seed: str, number: int) -> None:
         folder.mkdir()
-        self._folder = folder
-        self._seed = seed
-        self._names = [f"SENDER{number}" for number in range(1, number + 1)]
-        self._started: list[_Started] = []
+        self.folder = folder
+        self._clients = [Client("senders", folder, f"SENDER{number}", seed) for number in range(1, number + 1)]
 
     def start(self, port: int) -> None:
-        for name in self._names:
-            command = [sys.executable, "-m", "faults.senders", "--port", str(port), "--folder", str(self._folder)]
-            command += ["--name", name, "--seed", f"{self._seed}/{name}"]
-            with (self._folder / f"{name}.log").open("wb") as log:
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, cwd=TESTS)
-            self._started.append(_Started(process, self._folder / f"{name}.jsonl"))
+        for client in self._clients:
+            client.start(port)
 
     def stop(self) -> list[int]:
         """Let each finish the association that it has; returns their exit statuses."""
-        for started in self._started:
-            assert started.process.stdin is not None  # it is a pipe
-            started.process.stdin.close()
-        return [started.process.wait(STOP_SECONDS) for started in self._started]
+        for client in self._clients:
+            client.tell_to_stop()
+        return [client.wait() for client in self._clients]
 
     def end(self) -> None:
         """Leave nothing behind."""
-        for started in self._started:
-            started.process.kill()
-            started.process.wait()
+        for client in self._clients:
+            client.end()
 
     def records(self) -> Records:
         """What they have written down so far."""
-        return read(started.record for started in self._started if started.record.exists())
+        return read(client.record for client in self._clients if client.record.exists())
 
 
 if __name__ == "__main__":
-    main()
+    work(Sender, __doc__)

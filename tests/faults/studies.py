@@ -10,7 +10,7 @@ from attrs import field, frozen
 from pydicom.uid import UID
 
 from dicom_adapter.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_instance, make_uid, write
-from faults.adapter import AE_TITLES
+from faults.adapter import AE_TITLES, CACHE
 from faults.records import data_set_digest
 
 PATIENTS = 40  # so that studies of one patient meet
@@ -39,6 +39,7 @@ class Instance:
 
     path: Path
     sop_class: UID
+    study_instance_uid: str
     sop_instance_uid: str
     transfer_syntax: UID
     digest: str
@@ -86,6 +87,7 @@ class _Study:
         return Instance(
             path=path,
             sop_class=data_set.SOPClassUID,
+            study_instance_uid=data_set.StudyInstanceUID,
             sop_instance_uid=data_set.SOPInstanceUID,
             transfer_syntax=self.transfer_syntax,
             digest=data_set_digest(path),
@@ -99,7 +101,7 @@ def deliveries(folder: Path, seed: str) -> list[tuple[float, Delivery]]:
     study = _Study(
         folder=folder,
         seed=seed,
-        ae_title=random.choice(list(AE_TITLES)),
+        ae_title=random.choice([*AE_TITLES, CACHE]),  # more often there: others choose among what it has
         modality=random.choice(list(MODALITIES)),
         patient="" if random.random() < NAMELESS else f"SYN-{random.randrange(PATIENTS):04}",
         rows=random.choice(ROWS),

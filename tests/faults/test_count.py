@@ -16,13 +16,30 @@ from faults.records import Sent
 UID = "2.25.1"
 STORED = "k1"
 
-SENT = Sent(ae_title="NEWEST", sop_instance_uid=UID, digest="d1", began=10.0, status=0x0000)
+SENT = Sent(
+    ae_title="NEWEST",
+    study_instance_uid="2.25.9",
+    sop_instance_uid=UID,
+    digest="d1",
+    began=10.0,
+    status=0x0000,
+    answered=10.5,
+)
 ROW = LedgerInstance(
-    number=1, ae_title="NEWEST", sop_instance_uid=UID, state="reclaimed", storage_key=STORED, is_replaced=False
+    number=1,
+    ae_title="NEWEST",
+    study_instance_uid="2.25.9",
+    sop_instance_uid=UID,
+    state="reclaimed",
+    storage_key=STORED,
+    is_replaced=False,
+    received=10.2,
+    changed=40.0,
 )
 JOBS = tuple(
     LedgerJob(
         job_id=f"job-{number}",
+        name="NEWEST-1",
         ae_title="NEWEST",
         pipeline=pipeline,
         state="submitted",

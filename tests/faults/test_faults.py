@@ -14,8 +14,9 @@ def test_nothing_acknowledged_is_lost_and_nothing_starts_twice(tmp_path: Path) -
     """Killed and failed for some seconds, the adapter drains, and every count is right.
 
     Runs of the same harness failed with a C-STORE that was answered before its row was written (acknowledged), with
-    jobs and releases committed one after the other (once), and with objects that were reclaimed before their jobs were
-    submitted (acknowledged).
+    jobs and releases committed one after the other (once), with objects that were reclaimed before their jobs were
+    submitted (acknowledged), with an Idempotency-Key that the cache forgot (composed), and with a clean-up that took
+    along what had come later (gone, refused).
     """
     report = run(Plan(folder=tmp_path / "run", seed="pytest", seconds=8, senders=2), tell=lambda _line: None)
     assert report.is_good, str(report)

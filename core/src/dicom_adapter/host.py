@@ -326,6 +326,11 @@ class Host:
             if observer.tell(hook, arguments):
                 self._wake(f"observer {name}")
 
+    def refuse_requests(self) -> None:
+        """Answer those who wait for a lane that will take no more steps: servers wait for them when they stop."""
+        for lane in self._serving.lanes.values():
+            lane.refuse_requests()
+
     def close(self, hanging: Collection[str] = ()) -> None:
         """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
         for name, lane in self._serving.lanes.items():

@@ -217,6 +217,7 @@ class HostProcess:
         late = join(at_work, STOP_SECONDS)
         if late:
             log.warning("workers_left", workers=sorted(late))
+        self._host.refuse_requests()
         self._close_servers(self._servers, late)
         self._host.close(hanging=late)
         self._storage.close()

@@ -37,7 +37,8 @@ class LaneHandle(Protocol):
         The future is done when the turn is committed. What `request` raises is its caller's: nothing that it asked for
         happens, and the processor lives on, so raise before changing any attribute. `Retriable`: nothing has happened,
         because ledger or storage failed or the service stops. `Refused`: the lane is stopped, or the turn cannot be.
-        A request may be made twice when the first time was not committed.
+        A request may be made twice when the first time was not committed. `Future.cancel` succeeds until the turn
+        begins: then it never does.
         """
 
     def find_job(self, job_id: str) -> Job | None:

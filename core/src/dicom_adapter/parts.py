@@ -102,6 +102,10 @@ class ServedLane:
                 lanes.save(transaction, report)
         self._told, self._told_at, self._told_turns = report, now, self._lane.turns
 
+    def refuse_requests(self) -> None:
+        """Answer whatever the processor is asked and has not begun, now and from now on. From any thread."""
+        self._lane.requests.close()
+
     def close(self) -> None:
         """Close the processor."""
         self._lane.close()

@@ -95,6 +95,9 @@ class Serving:
             else:
                 served[name] = before
         gone = {f"lane {name}": old.lane.close for name, old in self._served.items() if name not in served}
+        for name, old in self._served.items():
+            if name not in served:
+                old.lane.refuse_requests()
         self._served, self.sorted = served, found
         for name in changed:
             self._wake(f"lane {name}")

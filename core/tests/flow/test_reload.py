@@ -71,7 +71,7 @@ def test_who_may_call_and_what_goes_along_is_no_reason_to_build_a_processor_anew
 
 
 def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: MakeAdapter) -> None:
-    """The processor, its timers, and the submitter. Tried: a lane that makes its next processor of the bare class."""
+    """The processor, its timers, and the submitter."""
     adapter = make_adapter(BOTH)
     calls = adapter._plugins.calls
     calls.trace = True

@@ -216,6 +216,21 @@ def test_a_request_that_nobody_waits_for_any_more_is_not_made(adapter: Adapter) 
     assert [] == adapter.jobs
 
 
+def test_a_request_cannot_be_cancelled_while_it_is_made(adapter: Adapter) -> None:
+    """Whoever is told that it was may rely on that nothing has happened."""
+    receive(adapter)
+    cancelled: list[bool] = []
+
+    def ask(processor: Any) -> Job:
+        cancelled.append(future.cancel())
+        return compose(processor)
+
+    future = adapter.host.handles["A"].ask(ask)
+    adapter.advance(1)
+    assert ([False], 1) == (cancelled, len(adapter.jobs))
+    assert "job" == future.result(0).name
+
+
 def test_a_job_may_name_its_submitter_and_its_id(adapter: Adapter) -> None:
     """The id keeps it from being submitted twice; a submitter that is not there is refused."""
     receive(adapter)

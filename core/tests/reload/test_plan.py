@@ -141,7 +141,7 @@ def test_plugins_that_the_host_alone_has_loaded_are_exchanged_with_it(take: Take
 
 @pytest.mark.parametrize("name", ["cache", "file-storage"])
 def test_plugins_that_are_disabled_or_enabled_again_come_and_go_with_the_host(take: Take, name: str) -> None:
-    """Those of the core too, if receivers have not loaded them. Tried: disabled plugins among those that are there."""
+    """Those of the core too, if receivers have not loaded them."""
     before, after = take(BOTH), take(f"[plugins]\ndisable = ['{name}']\n" + BOTH)
     for plan in (compare(before, after), compare(after, before)):
         assert (["plugins.disable"], []) == keys(plan)

@@ -96,3 +96,10 @@ def keep(make_adapter: Callable[[str], Adapter]) -> Iterator[Keep]:
             return Kept(adapter, lanes, cache, app, clients.enter_context(client))
 
         yield make
+
+
+@pytest.fixture(params=["'; DROP TABLE cache_studies; --", '" OR 1=1 --', "../../etc/passwd", "%", "\\", "$(id)*?|"])
+def odd(request: pytest.FixtureRequest) -> str:
+    """What means something to a database, a file system or a shell."""
+    text: str = request.param
+    return text

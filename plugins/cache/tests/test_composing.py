@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from dicom_adapter.synthetic import make_instance, make_study
+from dicom_adapter_cache import operations
 
 
 def states(kept: Any) -> list[str]:
@@ -166,6 +168,43 @@ def test_a_wrong_order_is_refused_by_name(keep: Any, order: dict[str, Any], stat
     assert [] == kept.adapter.jobs
 
 
+def test_what_means_something_elsewhere_means_nothing_in_an_order(keep: Any, odd: str) -> None:
+    """To a database, a file system or a shell: texts are carried as they are, what is no UID is refused."""
+    kept = keep()
+    kept.receive(*make_study(study_uid="1.1"))
+    assert 201 == kept.compose(studies=["1.1"], name=odd, pipeline=odd, metadata={odd: odd}).status_code
+    [job] = kept.adapter.jobs
+    assert (odd, odd, odd) == (job.name, job.pipeline_id, job.metadata[odd])
+    wrong = {
+        "studies": ([odd], {400}),
+        "series": ([odd], {400}),
+        "instances": ([odd], {400}),
+        "patients": ([{"patientId": odd, "issuerOfPatientId": odd}], {404}),
+        "submitter": (odd, {409}),
+        "aeTitle": (odd, {400, 404}),
+    }
+    for member, (value, statuses) in wrong.items():
+        assert kept.compose(**{"studies": ["1.1"], member: value}).status_code in statuses
+    assert (1, ["1.1"]) == (len(kept.adapter.jobs), kept.study_uids())
+
+
+@pytest.mark.parametrize(("has_begun", "told"), [(False, "nothing has happened"), (True, "has begun this")])
+def test_a_lane_that_does_not_answer_is_told(
+    keep: Any, monkeypatch: pytest.MonkeyPatch, has_begun: bool, told: str
+) -> None:
+    """What has not begun is called off, so that it does not happen after all."""
+    kept = keep()
+    kept.receive(*make_study(study_uid="1.1"))
+    asked: Future[Any] = Future()
+    if has_begun:
+        asked.set_running_or_notify_cancel()
+    monkeypatch.setattr(operations, "ANSWER_S", 0.01)
+    monkeypatch.setattr(kept.lanes["CACHE"], "ask", lambda _request: asked)
+    answer = kept.compose(studies=["1.1"])
+    assert (503, not has_begun) == (answer.status_code, asked.cancelled())
+    assert told in answer.json()["detail"]
+
+
 def test_a_configured_pipeline_goes_by_its_name_or_its_id(keep: Any) -> None:
     """The platform gets the id."""
     kept = keep('pipeline-lung = "pipeline-1"')
@@ -204,10 +243,11 @@ def test_a_job_of_everything_there_is_is_the_one_that_is_newer(keep: Any) -> Non
     assert [newer.instance] == kept.adapter.instances_of(kept.adapter.jobs[0])
 
 
-def test_a_body_is_limited(keep: Any) -> None:
-    """Whoever sends a gigabyte is cut off at the first MiB."""
+@pytest.mark.parametrize("more", [{}, {"Content-Length": str(2**30)}])
+def test_a_body_is_limited(keep: Any, more: dict[str, str]) -> None:
+    """Whoever sends a gigabyte is cut off at the first MiB, or before it when it says so."""
     kept = keep()
     answer = kept.rest.post(
-        "/cache/jobs", content=iter([b" " * 2**19] * 4), headers={"Content-Type": "application/json"}
+        "/cache/jobs", content=iter([b" " * 2**19] * 4), headers={"Content-Type": "application/json", **more}
     )
     assert 413 == answer.status_code

@@ -61,6 +61,16 @@ def test_studies_are_found_by_what_they_have(hospital: Any, query: str, expected
     assert expected == hospital.study_uids(query)
 
 
+def test_what_means_something_elsewhere_means_nothing_in_a_search(hospital: Any, odd: str) -> None:
+    """In whatever field; the studies are there afterwards."""
+    for name in ("patientId", "patientName", "accessionNumber", "studyDescription", "modality"):
+        assert [] == hospital.study_uids(f"{name}={quote(odd)}")
+    for name in ("studyDate", "studyInstanceUid", "pinned", "limit", "offset"):
+        assert 400 == hospital.rest.get(f"/cache/studies?{name}={quote(odd)}").status_code
+    assert hospital.rest.get(f"/cache/studies?aeTitle={quote(odd)}").status_code in (400, 404)
+    assert ["1.3", "1.2", "1.1"] == hospital.study_uids()
+
+
 @pytest.mark.parametrize(
     ("query", "named"),
     [

@@ -117,7 +117,7 @@ class Lane:
         if arrived is not None and not (due is not None and due.when < arrived.received_at):
             self._deliver(incumbent, self._inbox.pop())
         elif isinstance(due, Request):
-            self._answer(incumbent, self.requests.pop())
+            self._answer(incumbent)
         elif due is not None:
             self._ring(incumbent, incumbent.timers.pop())
         else:
@@ -199,8 +199,11 @@ class Lane:
         else:
             self._progressed(None)
 
-    def _answer(self, incumbent: Incumbent, request: Request) -> None:
+    def _answer(self, incumbent: Incumbent) -> None:
         """Take a turn that somebody asked for. What goes wrong in it is for whoever asked."""
+        request = self.requests.pop()
+        if request is None:
+            return
         try:
             answer = self._take_turn(incumbent, request.when, partial(request.call, incumbent.processor))
         except RequestFailed as failure:

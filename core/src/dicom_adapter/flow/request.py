@@ -50,16 +50,19 @@ class Request:
         except BaseException as failure:
             raise RequestFailed(failure) from failure
 
+    def take(self) -> bool:
+        """From now on it cannot be cancelled. False: it was."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
     def resolve(self, answer: Any) -> None:
-        """Tell whoever asked, if they still listen."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(answer)
+        """Tell whoever asked; it was taken."""
+        self.future.set_result(answer)
 
     def fail(self, failure: BaseException) -> None:
         """Tell whoever asked, and the log what nobody meant to happen."""
         if not self.is_notice and not isinstance(failure, DicomAdapterError):
             log.error("request_failed", ae_title=self.ae_title, error=describe_failure(failure))
-        if self.future.set_running_or_notify_cancel():
+        if self.take():
             self.future.set_exception(failure)
 
 
@@ -90,10 +93,11 @@ class Requests:
                 self._waiting.popleft()
             return self._waiting[0] if self._waiting else None
 
-    def pop(self) -> Request:
-        """Take the request that `first` showed."""
+    def pop(self) -> Request | None:
+        """Take the request that `first` showed, unless it was cancelled since."""
         with self._lock:
-            return self._waiting.popleft()
+            request = self._waiting.popleft()
+        return request if request.take() else None
 
     def put_back(self, request: Request) -> None:
         """Have it asked again, before the others."""
@@ -115,4 +119,6 @@ class Requests:
 
 
 def _stopping() -> Retriable:
-    return Retriable("the service stops; nothing has happened, ask again when it runs")
+    return Retriable(
+        "the service stops, or serves this AE title no longer; nothing has happened, ask again when it does"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from datetime import timedelta
 from functools import partial
@@ -204,10 +205,21 @@ def _answer(lane: LaneHandle, request: Callable[[CacheProcessor], T]) -> T:
     try:
         return future.result(ANSWER_S)
     except NotInTime:
-        future.cancel()
+        if not future.cancel():
+            return _answer_begun(lane, future)
+    raise Retriable(
+        f"AE title '{lane.ae_title}' is busy, perhaps with what was pending at a start; nothing has happened, ask again"
+    )
+
+
+def _answer_begun(lane: LaneHandle, future: Future[T]) -> T:
+    """The answer of a turn that has begun, and so may have an effect."""
+    try:
+        return future.result(ANSWER_S)
+    except NotInTime:
         raise Retriable(
-            f"AE title '{lane.ae_title}' is busy, perhaps with what was pending at a start: ask again, with the same "
-            "Idempotency-Key"
+            f"AE title '{lane.ae_title}' has begun this and does not come to its end: look what has become of it, or "
+            "ask again with the same Idempotency-Key"
         ) from None
 
 

@@ -90,7 +90,7 @@ def specified(*statuses: int, **more: Any) -> dict[str, Any]:
         409: "It cannot be as things stand",
         413: "The body is too large",
         422: "The Idempotency-Key was used for another request",
-        503: "Nothing has happened; ask again",
+        503: "It cannot be done now; ask again",
     }
     used = {status: known[status] for status in (400, 401, *statuses, 503)}
     responses = {

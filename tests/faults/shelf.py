@@ -1,0 +1,80 @@
+"""What the cache says that it keeps: every study, every instance, and the file of each."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from attrs import frozen
+
+from faults.adapter import AE_TITLES, CACHE
+from faults.orders import PASSING, UNKNOWN
+from faults.records import data_set_digest
+
+PAGE = 7  # entries, so that there are many pages
+ANSWER_SECONDS = 75.0  # longer than the cache waits for its lane
+LONGEST_START_SECONDS = 120.0
+AGAIN_SECONDS = 0.5
+NO_STUDY = "2.25.0"
+
+
+@frozen(kw_only=True)
+class Kept:
+    """One instance that the cache has."""
+
+    study_instance_uid: str
+    sop_instance_uid: str
+    digest: str  # of the data set that it hands out
+
+
+def read_shelf(port: int, folder: Path) -> tuple[Kept, ...]:
+    """Everything that is kept, asked for over REST; `folder`: for files in between."""
+    wait_for_the_lane(port)
+    with _cache(port) as cache, tempfile.TemporaryDirectory(dir=folder) as made:
+        return tuple(_kept(cache, Path(made) / "downloaded.dcm"))
+
+
+def wait_for_the_lane(port: int) -> None:
+    """Wait until the cache has seen everything that was received before: what is composed comes after it.
+
+    So does the refusal of what cannot be composed.
+    """
+    order = {"name": "nothing", "pipeline": AE_TITLES[CACHE].pipelines[0], "studies": [NO_STUDY]}
+    deadline = time.monotonic() + LONGEST_START_SECONDS
+    with _cache(port) as cache:
+        while (status := _status(cache, order)) in (None, PASSING) and time.monotonic() < deadline:
+            time.sleep(AGAIN_SECONDS)
+    if status != UNKNOWN:
+        raise RuntimeError(f"a job of a study that was never there is answered with {status}")
+
+
+def _status(cache: httpx.Client, order: dict[str, Any]) -> int | None:
+    try:
+        return cache.post("/jobs", json=order).status_code
+    except httpx.TransportError:
+        return None  # the host is starting
+
+
+def _cache(port: int) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}/cache", timeout=ANSWER_SECONDS, trust_env=False)
+
+
+def _kept(cache: httpx.Client, file: Path) -> Iterator[Kept]:
+    for study in _pages(cache, "/studies"):
+        uid = study["studyInstanceUid"]
+        for instance in _pages(cache, f"/studies/{uid}/instances"):
+            sop_instance_uid = instance["sopInstanceUid"]
+            file.write_bytes(cache.get(f"/instances/{sop_instance_uid}/file").raise_for_status().content)
+            yield Kept(study_instance_uid=uid, sop_instance_uid=sop_instance_uid, digest=data_set_digest(file))
+
+
+def _pages(cache: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
+    offset, total = 0, 1
+    while offset < total:
+        page = cache.get(path, params={"limit": PAGE, "offset": offset}).raise_for_status().json()
+        yield from page["items"]
+        offset, total = offset + PAGE, page["total"]
