@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
 from dicom_adapter.launch import LaunchedService
 from dicom_adapter.synthetic import make_study, write
 from dicom_adapter.testing.fixtures import LaunchService
+from dicom_adapter_cache.wire.cache_pb2 import ComposeRequest, JobRequest, SearchStudiesRequest
+from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 from dicom_adapter_clara_client.testing import PlatformEmulator
 from support import STORAGE, PlatformFolder, Run, send
 
@@ -57,15 +60,24 @@ def wait_until(holds: Callable[[], Any]) -> Any:
 
 @pytest.mark.dcmtk
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("api", ["rest", "grpc"])
 def test_two_studies_become_a_job_and_the_disk_is_given_back(
-    launch_service: LaunchService, dcmtk: Run, platform_emulator: PlatformEmulator, tmp_path: Path
+    launch_service: LaunchService, dcmtk: Run, platform_emulator: PlatformEmulator, tmp_path: Path, api: str
 ) -> None:
-    """`dcmsend`, `curl`, the platform emulator: the steps of docs/cache.md."""
+    """`dcmsend`, `curl` or a gRPC client, the platform emulator: the steps of docs/cache.md."""
     for uid in ("1.2.3", "1.2.4"):
         study(tmp_path / "studies", uid)
-    service = launch_service(f"[http]\nport = 0\n{_storage(platform_emulator.rest)}{CACHE}")
+    grpc_table = "[ae-titles.CACHE.settings.grpc]\nport = 0\n"
+    service = launch_service(f"[http]\nport = 0\n{_storage(platform_emulator.rest)}{CACHE}{grpc_table}")
     port = service.port()
     dcmtk("dcmsend", "-aec", "CACHE", "+sd", "+r", "localhost", port, tmp_path / "studies")
+    (_compose_with_curl if api == "rest" else _compose_over_grpc)(service)
+    service.wait_for("instances_reclaimed")
+    [arrived] = platform_emulator.platform.jobs.list()
+    assert "both" == arrived.name
+
+
+def _compose_with_curl(service: LaunchedService) -> None:
     url = f"http://127.0.0.1:{service.wait_for('http_listening')['port']}/cache"
     wait_until(lambda: 4 == sum(study["instances"] for study in _curl(f"{url}/studies")["items"]))
     order = {"pipeline": "lung", "name": "both", "studies": ["1.2.3", "1.2.4"], "keep": False}
@@ -74,9 +86,19 @@ def test_two_studies_become_a_job_and_the_disk_is_given_back(
     assert 4 == job["instances"]
     wait_until(lambda: "submitted" == _curl(f"{url}/jobs/{job['jobId']}")["state"])
     wait_until(lambda: 0 == _curl(f"{url}/studies")["total"])
-    service.wait_for("instances_reclaimed")
-    [arrived] = platform_emulator.platform.jobs.list()
-    assert "both" == arrived.name
+
+
+def _compose_over_grpc(service: LaunchedService) -> None:
+    port = service.wait_for("cache_grpc_listening")["port"]
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        cache, everything = CacheStub(channel), SearchStudiesRequest()
+        wait_until(lambda: 4 == sum(study.instances for study in cache.SearchStudies(everything)))
+        uids = [study.study_instance_uid for study in cache.SearchStudies(everything)]
+        request = ComposeRequest(pipeline="lung", name="both", studies=uids, clean_up=True, idempotency_key="my-job")
+        job = cache.Compose(request)
+        assert 4 == job.instances
+        wait_until(lambda: "submitted" == cache.GetJob(JobRequest(job_id=job.job_id)).state)
+        wait_until(lambda: not list(cache.SearchStudies(everything)))
 
 
 def _storage(url: str) -> str:
