@@ -118,10 +118,11 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
     """Return Litestar handlers, controllers or routers that the adapter's HTTP server mounts at `/<plugin>`.
 
     `<plugin>` is the name of the entry point. `lanes` are those of the AE titles whose processors the plugin brings,
-    by AE title. Called once in the host process, only when the configuration has a table [http]; it has ten seconds.
-    What cannot be mounted is left out, and the plugin is named. A handler that never returns keeps one of the server's
-    threads; an `async` one that blocks keeps the server, which `status` tells. The server checks
-    tokens, limits bodies, answers errors with problem details, and describes all handlers in `/openapi.json`.
+    by AE title. Called in the host process, only when the configuration has a table [http]: when it starts, and when a
+    reload makes its servers anew. It has ten seconds. What cannot be mounted is left out, and the plugin is named. A
+    handler that never returns keeps one of the server's threads; an `async` one that blocks keeps the server, which
+    `status` tells. The server checks tokens, limits bodies, answers errors with problem details, and describes all
+    handlers in `/openapi.json`.
 
     Example::
 
@@ -139,8 +140,8 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
 def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:  # type: ignore[empty-body] # a specification
     """Return servers of the plugin's own, such as a gRPC server: the host starts, watches and stops them.
 
-    `lanes` as in `dicom_adapter_http`. Called once in the host process; it has ten seconds. Make no threads and open no
-    ports here.
+    `lanes` as in `dicom_adapter_http`. Called in the host process when it starts, and when a reload makes its servers
+    anew; it has ten seconds. Make no threads and open no ports here.
 
     Example::
 
