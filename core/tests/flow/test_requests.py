@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import Job, JobPriority, JobProcessorBase, JobState, NoSettings, Refused, Retriable, hookimpl
+from dicom_adapter.flow.request import Requests
 from dicom_adapter.flow.room import room_wanted
 from dicom_adapter.flow.turn import Turn
 from dicom_adapter.ledger.schema import LaneState
@@ -214,6 +215,23 @@ def test_a_request_that_nobody_waits_for_any_more_is_not_made(adapter: Adapter) 
     assert adapter.host.handles["A"].ask(compose).cancel()
     adapter.advance(1)
     assert [] == adapter.jobs
+
+
+def test_who_asked_is_told_whenever_the_lane_is_closed(adapter: Adapter) -> None:
+    """Between its look at a request and taking it, and while it is made and would be made again.
+
+    Tried: taking what is no longer there raises; what is put back to a closed lane is never answered.
+    """
+    looked_at, taken = Requests("A", adapter.clock), Requests("A", adapter.clock)
+    futures = [looked_at.add(lambda _processor: None), taken.add(lambda _processor: None)]
+    assert looked_at.first() is not None
+    request = taken.pop()
+    assert request is not None
+    for requests in (looked_at, taken):
+        requests.close()
+    assert looked_at.pop() is None
+    taken.put_back(request)
+    assert [Retriable, Retriable] == [type(future.exception(0)) for future in futures]
 
 
 def test_a_request_cannot_be_cancelled_while_it_is_made(adapter: Adapter) -> None:

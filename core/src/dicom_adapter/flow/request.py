@@ -94,15 +94,18 @@ class Requests:
             return self._waiting[0] if self._waiting else None
 
     def pop(self) -> Request | None:
-        """Take the request that `first` showed, unless it was cancelled since."""
+        """Take the request that `first` showed, unless it was cancelled or refused since."""
         with self._lock:
-            request = self._waiting.popleft()
-        return request if request.take() else None
+            request = self._waiting.popleft() if self._waiting else None
+        return request if request is not None and request.take() else None
 
     def put_back(self, request: Request) -> None:
         """Have it asked again, before the others."""
         with self._lock:
-            self._waiting.appendleft(request)
+            if not self._is_closed:
+                self._waiting.appendleft(request)
+                return
+        request.fail(_stopping())
 
     def refuse_all(self, reason: DicomAdapterError) -> None:
         """Answer whatever waits with the reason why it is not asked."""
