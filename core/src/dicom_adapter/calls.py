@@ -25,6 +25,7 @@ SLOW_SECONDS: Mapping[str, float] = {
     "upload": 60.0,  # of an instance that may be large
 }
 OTHER_SLOW_SECONDS = 5.0
+NEVER_SLOW_SECONDS = min(OTHER_SLOW_SECONDS, *SLOW_SECONDS.values())
 REMEMBERED_SECONDS = 300.0  # a slow call shows in `status` for so long
 TELL_EVERY_SECONDS = 60.0  # one kind of slow call, however often it happens
 KEPT = 1000  # events from before it is known how to log
@@ -130,15 +131,18 @@ class Called:
 
     def __call__(self, hook: str, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call it, measured; whatever it returns or raises is the caller's."""
-        threads = threading.active_count()
-        outcome, began = "returned", self.calls.monotonic()
+        calls = self.calls
+        threads, began = threading.active_count(), calls.monotonic()
         try:
-            return function(*arguments, **named)
+            result = function(*arguments, **named)
         except BaseException as failure:
-            outcome = describe_failure(failure)
+            seconds, outcome = calls.monotonic() - began, describe_failure(failure)
+            calls.note(self, hook, seconds, outcome, threading.active_count() - threads)
             raise
-        finally:
-            self.calls.note(self, hook, self.calls.monotonic() - began, outcome, threading.active_count() - threads)
+        seconds, threads = calls.monotonic() - began, threading.active_count() - threads
+        if threads or seconds > NEVER_SLOW_SECONDS or calls.trace:  # for most of millions of calls none of it is true
+            calls.note(self, hook, seconds, "returned", threads)
+        return result
 
 
 def slow_seconds(hook: str) -> float:
