@@ -6,7 +6,9 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from dicom_adapter.flow.turn import Turn
 from dicom_adapter.synthetic import make_instance, make_study
 from dicom_adapter_cache import operations
 
@@ -102,6 +104,25 @@ def test_what_is_not_to_be_kept_goes_when_the_job_is_submitted(keep: Any) -> Non
     assert (["1.1"], ["uploaded"]) == (kept.study_uids(), states(kept))
     kept.adapter.advance(60)
     assert ([], ["submitted"], {"reclaimed": 4}) == (kept.study_uids(), states(kept), kept.adapter.states)
+
+
+def test_a_clean_up_that_did_not_count_is_made_up_for(keep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the host is killed between the index and the ledger. Tried: a job that is finished in the same turn."""
+    kept = keep()
+    kept.receive(*make_study(study_uid="1.1", instances=2))
+    commit, turns = Turn.commit, []
+
+    def fail_once(turn: Turn, *arguments: Any) -> Any:
+        turns.append(turn)
+        if len(turns) == 2:  # the first one composes
+            raise OperationalError("DELETE", {}, Exception("disk I/O error"))
+        return commit(turn, *arguments)
+
+    monkeypatch.setattr(Turn, "commit", fail_once)
+    job = kept.compose(studies=["1.1"], keep=False).json()
+    kept.adapter.advance(10)
+    assert "submitted" == kept.rest.get(f"/cache/jobs/{job['jobId']}").json()["state"]
+    assert ([], 3) == (kept.study_uids(), len(turns))
 
 
 def test_a_cancelled_job_gives_its_studies_back(keep: Any) -> None:

@@ -110,10 +110,10 @@ class Lane:
         incumbent = self._incumbent or self._build()
         if incumbent is None:
             return True
-        due = self._first_due(incumbent)
+        due = self._first_due(incumbent)  # what comes to be due after this has to wait for another look at arrivals
         self._inbox.refill(None if due is None else due.when)
         self._tell_caught_up()
-        due, arrived = self._first_due(incumbent), self._inbox.first()
+        arrived = self._inbox.first()
         if arrived is not None and not (due is not None and due.when < arrived.received_at):
             self._deliver(incumbent, self._inbox.pop())
         elif isinstance(due, Request):
@@ -126,9 +126,15 @@ class Lane:
 
     def _first_due(self, incumbent: Incumbent) -> Alarm | Request | None:
         """The timer or request whose time has come, the earlier of the two."""
-        now = self._clock.now()
-        waiting = (incumbent.timers.first(), self.requests.first())
-        return min((one for one in waiting if one is not None and one.when <= now), key=_when, default=None)
+        first = self._first(incumbent)
+        return first if first is not None and first.when <= self._clock.now() else None
+
+    def _first(self, incumbent: Incumbent) -> Alarm | Request | None:
+        """The timer or request whose time comes first."""
+        timer, request = incumbent.timers.first(), self.requests.first()
+        if timer is None or request is None:
+            return timer or request
+        return timer if timer.when <= request.when else request
 
     def next_turn_at(self) -> datetime | None:
         """When `step` should be called again if nothing arrives; None: only then."""
@@ -140,8 +146,8 @@ class Lane:
             return self._paused_until
         if self._incumbent is None or self._inbox.has_news or self._inbox.first() is not None:
             return self._clock.now()
-        waiting = (self._incumbent.timers.first(), self.requests.first())
-        return min((one.when for one in waiting if one is not None), default=None)
+        first = self._first(self._incumbent)
+        return None if first is None else first.when
 
     def _is_paused(self) -> bool:
         if self._paused_until is not None and self._paused_until <= self._clock.now():
@@ -384,7 +390,3 @@ class Lane:
         """Close the processor; nothing is lost, the ledger has it all."""
         self.requests.close()
         self._begin_again()
-
-
-def _when(one: Alarm | Request) -> datetime:
-    return one.when

@@ -1,7 +1,8 @@
 """The index as the processor writes it: what is kept, what is pinned, and which jobs were made of it.
 
 The ledger is the truth about instances and jobs. The index is committed before the turn that it belongs to: when that
-turn fails, the processor is built anew, and `Index` is compared with what the ledger delivers.
+turn fails, the processor is built anew, and `Index` is compared with what the ledger delivers. So nothing is written
+here as done that the same turn does.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 
@@ -120,7 +121,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         elif job.state in ENDS:
             if job.state is JobState.SUBMITTED and not kept.keep:
                 self._clean_up(kept)
-            self._index.finish_job(kept.job_id)
+            # The index is committed before this turn is. Not before the next one is it certain that this one counts.
+            self.call_later(0, partial(self._index.finish_job, kept.job_id))
 
     def _clean_up(self, kept: KeptJob) -> None:
         """Let go of what a job was made of. What came later was not part of it; what is pinned stays."""
