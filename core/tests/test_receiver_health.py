@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import Mock
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 from dicom_adapter.ledger.health import RECEIVER, PartState
 from dicom_adapter.net.server import Server
 from dicom_adapter.receiver import Listener

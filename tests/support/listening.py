@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 from dicom_adapter.flow.association import AssociationRequest, Verdict
 from dicom_adapter.flow.store import Answer, Incoming, Status, StoreRequest
 from dicom_adapter.net.connection import Closed

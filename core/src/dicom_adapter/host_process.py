@@ -23,7 +23,8 @@ from dicom_adapter.calls import Calls
 from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load, plugin_settings
-from dicom_adapter.config.model import Config, Http
+from dicom_adapter.config.listening import Http
+from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused, StorageFull, describe_failure
 from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.host import Host

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 
 
 def test_associations_are_shared_out_among_the_receivers() -> None:

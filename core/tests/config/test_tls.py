@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dicom_adapter.config import Loaded
-from dicom_adapter.config.model import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
 
 Read = Callable[[str], Loaded]
 Problems = Callable[[str], dict[str, str]]

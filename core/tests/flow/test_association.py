@@ -10,7 +10,8 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import Capacity
-from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Dicom, Storage, SubmitterConfig
+from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Storage, SubmitterConfig
 from dicom_adapter.flow.association import (
     LEDGER_ROOM,
     WORTHWHILE,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 from support.listening import Listen, Listening
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 from dicom_adapter.net import admission
 from dicom_adapter.net.admission import Admission
 from support.listening import SECONDS, Listen, Listening, wait_until

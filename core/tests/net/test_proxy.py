@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_adapter.config.model import Tls
+from dicom_adapter.config.listening import Tls
 from dicom_adapter.net import admission
 from dicom_adapter.net.proxy import FIXED, LONGEST_BODY, PROXY, SIGNATURE, TCP4, TCP6, InvalidProxyHeader, ProxyHeader
 from dicom_adapter.net.tls import client_context

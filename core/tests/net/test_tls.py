@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from trustme import KeyType
 
-from dicom_adapter.config.model import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
 from dicom_adapter.errors import DicomAdapterError
 from dicom_adapter.net import scu, server
 from dicom_adapter.net.address import Address

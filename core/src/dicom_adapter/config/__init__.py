@@ -1,14 +1,12 @@
 """The configuration: TOML to frozen values, with every problem told at once."""
 
+from dicom_adapter.config.listening import ClientCertificates, Dicom, Http, Tls, TlsProfile
 from dicom_adapter.config.load import Loaded, load, plugin_settings, structure, tables_of
 from dicom_adapter.config.model import (
     AeTitleConfig,
     Caller,
-    ClientCertificates,
     Config,
-    Dicom,
     Durability,
-    Http,
     Ledger,
     Log,
     LogFormat,
@@ -16,8 +14,6 @@ from dicom_adapter.config.model import (
     PluginSettings,
     Storage,
     SubmitterConfig,
-    Tls,
-    TlsProfile,
 )
 from dicom_adapter.config.problems import Problem, ProblemKind
 from dicom_adapter.config.tables import prefixes_of

@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 from litestar.types import ASGIApp
 
-from dicom_adapter.config.model import Http
+from dicom_adapter.config.listening import Http
 from dicom_adapter.errors import Refused
 from dicom_adapter.server import Server
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 
 SPARE_CONNECTIONS = 100  # beside the associations: those that have yet to request one, or to close
 SPARE_OF_PEER = 10  # the same, for each peer

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from dicom_adapter.config.model import Dicom
+from dicom_adapter.config.listening import Dicom
 from dicom_adapter.flow.store import Answer
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from dicom_adapter.config.model import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
 from dicom_adapter.errors import Refused
 
 log = structlog.get_logger("dicom_adapter.net")

@@ -104,10 +104,10 @@ def specified(*statuses: int, **more: Any) -> dict[str, Any]:
 
 def handlers(cache: Cache) -> list[Any]:
     """All routes of the API."""
-    return [*_looking(cache), *_composing(cache), *_changing(cache)]
+    return [*_searching(cache), *_looking(cache), *_composing(cache), *_changing(cache)]
 
 
-def _looking(cache: Cache) -> list[Any]:
+def _searching(cache: Cache) -> list[Any]:
     @get("/studies", **specified(404, summary="Search studies, the newest arrival first"))
     def search_studies(
         ae_title: AeTitleQuery = None,
@@ -148,6 +148,10 @@ def _looking(cache: Cache) -> list[Any]:
         with problems():
             return cache.patients(found, values.Page(limit=limit, offset=offset))
 
+    return [search_studies, search_patients]
+
+
+def _looking(cache: Cache) -> list[Any]:
     @get("/studies/{uid:str}", **specified(404, 409, summary="A study with its series"))
     def study(uid: UidPath, ae_title: AeTitleQuery = None) -> values.StudyDetail:
         with problems():
@@ -184,7 +188,7 @@ def _looking(cache: Cache) -> list[Any]:
         }
         return Stream(_pieces(found.file), media_type="application/dicom", headers=headers)
 
-    return [search_studies, search_patients, study, study_instances, series_instances, download]
+    return [study, study_instances, series_instances, download]
 
 
 def _composing(cache: Cache) -> list[Any]:
