@@ -218,3 +218,20 @@ def test_a_call_that_does_not_return_is_given_up() -> None:
     with pytest.raises(TookTooLong, match=r"it did not return within 0\.01 seconds"):
         call_within(0.01, lambda: never.wait(PATIENCE_S))
     never.set()
+
+
+def test_who_is_just_beginning_has_not_ended(started: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks then starts no second thread beside it. Tried: a thread that is known before it begins."""
+    step, begin, revived = Scripted(), threading.Thread.start, list[bool]()
+
+    def look_first(thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        revived.append(worker.revive())
+        begin(thread)
+
+    worker = Worker("under test", step, SystemClock())
+    started.append(worker)
+    monkeypatch.setattr(threading.Thread, "start", look_first)
+    worker.start()
+    step.wait_for(1)
+    assert ([False], False) == (revived, worker.revive())

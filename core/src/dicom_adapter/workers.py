@@ -58,20 +58,19 @@ class Worker:
         self._began: tuple[datetime, float] | None = None  # the step that it is in, by both clocks
         self._failures = 0
         self._error = ""
-        self._thread = self._make_thread()
-
-    def _make_thread(self) -> threading.Thread:
-        return threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread: threading.Thread | None = None  # it was started
 
     def start(self) -> None:
-        self._thread.start()
+        """Once."""
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        thread.start()
+        self._thread = thread  # not before: who looks whether it has ended must not find one that has yet to begin
 
     def revive(self) -> bool:
-        """Start it again if its thread has ended unasked; tell whether it had."""
-        if self._thread.is_alive() or self._stopping.is_set():
+        """Start it again if its thread has ended unasked; tell whether it had. From any one thread."""
+        if self._thread is None or self._thread.is_alive() or self._stopping.is_set():
             return False
-        self._thread = self._make_thread()
-        self._thread.start()
+        self.start()
         return True
 
     def wake(self) -> None:
@@ -85,6 +84,8 @@ class Worker:
 
     def join(self, seconds: float) -> bool:
         """Whether it has ended within that time."""
+        if self._thread is None:
+            return True
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
