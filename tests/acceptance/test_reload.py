@@ -9,6 +9,8 @@ import subprocess
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,7 +21,9 @@ from typer.testing import CliRunner
 
 from dicom_adapter import synthetic
 from dicom_adapter.cli import app
+from dicom_adapter.cli.configuration import open_ledger
 from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import configurations
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, wait_until_submitted, write_study
 from support.requestor import associate, rejection, try_to_associate
@@ -183,6 +187,20 @@ def test_without_a_service_the_command_says_so(launch_service: LaunchService) ->
     exit_code, told = call(service, "--apply")
     assert 1 == exit_code
     assert "no service runs with the data folder" in told["problems"][0]
+
+
+def test_what_runs_is_written_down_before_anybody_reaches_it(launch_service: LaunchService) -> None:
+    """A file that is applied at once is compared with what runs, not with what ran before."""
+    before = launch_service(BOTH)
+    before.port()
+    before.stop()
+    service = launch_service(BOTH)
+    listening = service.wait_for("service_listening")
+    with closing(open_ledger(service.configuration)) as ledger, ledger.read() as transaction:
+        running = configurations.running(transaction)
+    assert running is not None
+    assert 2 == running.number
+    assert running.changed_at <= datetime.fromisoformat(listening["timestamp"].replace("Z", "+00:00"))
 
 
 def test_a_removed_ae_title_is_held_until_it_is_configured_again(

@@ -139,11 +139,15 @@ class Service:
         try:
             for slot in self._receivers:
                 slot.ahead = self._make_child(slot)
-            # The first receiver finds the port that the others share.
-            first, *others = self._receivers
-            if all(self._begin(slots) for slots in ([self._host], [first], others)):
-                self._begin_watch()
-                self._supervise()
+            if self._begin([self._host]):
+                self._ledger = open_ledger(self._config)
+                self._asking = self._make_asking(self._ledger)
+                # The first receiver finds the port that the others share.
+                first, *others = self._receivers
+                if self._begin([first]) and self._begin(others):
+                    self._watch = self._begin_watch(self._ledger)
+                    self._asking.start()
+                    self._supervise()
         finally:
             self._stop()
 
@@ -271,18 +275,21 @@ class Service:
             if slot.start_at is not None and slot.start_at <= time.monotonic():
                 self._start(slot, first=False)
 
-    def _begin_watch(self) -> None:
-        self._ledger = open_ledger(self._config)
-        self._watch = Watch(self._examine, self._ledger, SystemClock())
-        self._watch.start()
+    def _make_asking(self, ledger: Ledger) -> Asking:
         blueprint = self._blueprint
         begun = Begun(
             path=blueprint.path, text=blueprint.configuration, folder=blueprint.folder, settings=blueprint.settings
         )
-        self._asking = Asking(begun, self._ledger, SystemClock(), lambda report: self._reports.put((None, report)))
-        self._asking.start()
-        if self._is_hung_up:  # while it started: the file that it has read may be an older one
-            self._asking.hang_up()
+        asking = Asking(begun, ledger, SystemClock(), lambda report: self._reports.put((None, report)))
+        asking.begin()
+        if self._is_hung_up:  # while the host began: the file that it has read may be an older one
+            asking.hang_up()
+        return asking
+
+    def _begin_watch(self, ledger: Ledger) -> Watch:
+        watch = Watch(self._examine, ledger, SystemClock())
+        watch.start()
+        return watch
 
     def _examine(self) -> Mapping[str, Finding]:
         """How the processes live: what they cannot say of themselves."""

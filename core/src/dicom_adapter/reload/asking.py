@@ -15,8 +15,10 @@ from typing import Any
 
 import structlog
 from attrs import frozen
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.clock import Clock
+from dicom_adapter.errors import describe_failure
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.configurations import Configuration, Leaving
 from dicom_adapter.reload.snapshot import Snapshot
@@ -47,7 +49,7 @@ class Outcome:
 
 
 class Asking:
-    """From `start` to `close`; everything but the two workers' steps is for the service's own thread."""
+    """From `begin` to `close`; everything but the two workers' steps is for the service's own thread."""
 
     def __init__(self, begun: Begun, ledger: Ledger, clock: Clock, tell: Callable[[Mapping[str, Any]], None]) -> None:
         """`tell` is called, on another thread, with the report of a configuration that is asked for."""
@@ -61,6 +63,13 @@ class Asking:
         self._looking = Worker("reload", self.look, clock)
         self._calling = Worker("reload on SIGHUP", self.call, clock)
         self._hung_up = False
+
+    def begin(self) -> None:
+        """Write down what the service was started with: before anybody has reached it, and compares with what runs."""
+        try:
+            self._write_down()
+        except SQLAlchemyError as failure:  # such as a full disk: the first look tries again
+            log.warning("configuration_not_written", error=describe_failure(failure))
 
     def start(self) -> None:
         """Begin to look."""
@@ -87,9 +96,7 @@ class Asking:
 
     def look(self) -> datetime | None:
         """Look what is asked for, and write down what became of it. What fails is tried again."""
-        if self._begun is not None:
-            self._begin(self._begun)
-            self._begun = None
+        self._write_down()
         if self._under_way is not None:
             if self._outcome is None:
                 return None
@@ -101,9 +108,13 @@ class Asking:
             self._tell({"event": RELOAD, "asked": asked})
         return self._clock.now() + LOOK_EVERY
 
-    def _begin(self, begun: Begun) -> None:
+    def _write_down(self) -> None:
+        begun = self._begun
+        if begun is None:
+            return
         with self._ledger.write() as transaction:
             configurations.begin(transaction, begun.text, begun.folder, begun.settings.to_json(), self._clock.now())
+        self._begun = None
 
     def _next(self) -> Configuration | None:
         with self._ledger.read() as transaction:
