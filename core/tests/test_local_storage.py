@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing, local_storage, segment
-from dicom_adapter.local_storage import GATHERED_BYTES, LocalStorage, dicom_adapter_storage_backends
+from dicom_adapter.local_storage import LocalStorage, dicom_adapter_storage_backends
+from dicom_adapter.local_writer import HELD_AT_LEAST, HELD_BYTES, HELD_TOGETHER
 from dicom_adapter.segment import BLOCK, SEGMENT, Segment
 
 UNKNOWN = "0" * 32 + "-1"
@@ -165,15 +166,36 @@ def test_writers_that_take_turns_share_a_segment(storage: LocalStorage) -> None:
     assert 1 == len({key[:32] for key in keys}) == len(segments(storage))
 
 
-def test_writers_at_the_same_time_have_a_segment_each_and_leave_it_to_others(storage: LocalStorage) -> None:
-    """As many as there are at once, and no more."""
+@pytest.mark.parametrize(("size", "count"), [(5000, 1), (HELD_BYTES + 1, 3)])
+def test_writers_at_the_same_time_share_a_segment_unless_their_files_are_large(
+    storage: LocalStorage, size: int, count: int
+) -> None:
+    """Those that are written as they come have one each, and leave it to others."""
     for _round in range(3):
         writers = [storage.writer() for _ in range(3)]
         for number, writer in enumerate(writers):
-            writer.write(bytes([number]) * 5000)
+            writer.write(bytes([number]) * size)
         keys = [writer.finish() for writer in writers]
-        assert [bytes([number]) * 5000 for number in range(3)] == [content(storage, key) for key in keys]
-    assert 3 == len(segments(storage))
+        assert [bytes([number]) * size for number in range(3)] == [content(storage, key) for key in keys]
+    assert count == len(segments(storage))
+
+
+def test_the_more_write_at_the_same_time_the_less_each_may_hold(storage: LocalStorage) -> None:
+    """What is held of all files together has a limit; who has ended does not count, however that was."""
+    writers = [storage.writer() for _ in range(2 * HELD_TOGETHER // HELD_BYTES)]
+    assert HELD_BYTES // 2 == storage.may_hold()
+    for writer in writers:
+        writer.write(bytes(HELD_BYTES // 2))
+    assert [] == segments(storage)
+    writers[0].write(b"x")
+    assert 1 == len(segments(storage))
+    writers[0].finish()
+    for writer in writers[1:]:
+        writer.discard()
+    assert HELD_BYTES == storage.may_hold()
+    for _number in range(2 * HELD_TOGETHER // HELD_AT_LEAST):
+        storage.writer()
+    assert HELD_AT_LEAST == storage.may_hold()
 
 
 def test_deleting_is_repeatable(storage: LocalStorage) -> None:
@@ -438,11 +460,11 @@ def test_no_room_while_writing(storage: LocalStorage, monkeypatch: pytest.Monkey
     kept = stored(storage, b"kept")
     size = segment_of(storage, kept).stat().st_size
     writer = storage.writer()
-    writer.write(bytes(GATHERED_BYTES + 1))
+    writer.write(bytes(HELD_BYTES + 1))
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
         with pytest.raises(StorageFull):
-            writer.write(bytes(GATHERED_BYTES + 1))
+            writer.write(bytes(HELD_BYTES + 1))
     assert size <= segment_of(storage, kept).stat().st_size <= size + BLOCK
     writer.discard()
     later = stored(storage, b"x")
@@ -472,7 +494,7 @@ def test_no_room_for_another_segment(storage: LocalStorage, monkeypatch: pytest.
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
         with pytest.raises(StorageFull):
-            storage.writer()
+            storage.writer().finish()
     assert ([], before) == (segments(storage), open_descriptors(storage))
 
 

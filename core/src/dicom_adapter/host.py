@@ -43,7 +43,7 @@ from dicom_adapter.storage import StorageBackend
 
 log = structlog.get_logger("dicom_adapter.host")
 
-LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and what operators ask for
+LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and for what operators ask
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
 STORED = "dicom_adapter_instance_stored"  # an observer hook
@@ -179,6 +179,7 @@ class Host:
         """The step function of each part by its name, and how many threads it may run on."""
         parts: dict[str, tuple[Step, int]] = {
             "notify": (self._take_notice, 1),
+            "operators": (self._heed_operators, 1),
             "reclaim": (self._give_back, 1),
             "history": (self._retention.step, 1),
         }
@@ -205,8 +206,6 @@ class Host:
 
     def _take_notice(self) -> datetime:
         end = time.monotonic() + SLICE_SECONDS
-        self._restart_lanes()
-        self._notice_cancelled_jobs()
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
                 self._tell(STORED, instance=instance)
@@ -223,6 +222,12 @@ class Host:
     def describe_lanes(self) -> list[LaneReport]:
         """The lanes as they are now. From the thread that takes their steps."""
         return [lane.describe() for lane in self._serving.lanes.values()]
+
+    def _heed_operators(self) -> datetime:
+        """Do what they have asked for in the ledger."""
+        self._restart_lanes()
+        self._notice_cancelled_jobs()
+        return self._clock.now() + self._look_every
 
     def _restart_lanes(self) -> None:
         """Have the lanes begin again that operators asked for since the last look."""

@@ -2,8 +2,9 @@
 
     <path>/instances/<32 digits>.segment
 
-A key is the number of a segment and that of a block in it. Who writes takes a segment for itself and gives it back when
-its file is complete: senders that take turns share one, those that send large files at the same time have one each.
+A key is the number of a segment and that of a block in it. A file is held in memory until it is complete, and then
+written in one step, so that all who send share a segment, and a sync. One that gets too large for that is written as it
+comes: it takes a segment for itself and gives it back at its end.
 """
 
 from __future__ import annotations
@@ -14,52 +15,35 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import structlog
-from attrs import define, field
 
-from dicom_adapter.checksum import crc32
 from dicom_adapter.declare import NoSettings
-from dicom_adapter.errors import StorageFull, StoredObjectMissing
+from dicom_adapter.errors import StoredObjectMissing
 from dicom_adapter.hookspecs import hookimpl
+from dicom_adapter.local_writer import (
+    HELD_AT_LEAST,
+    HELD_BYTES,
+    HELD_TOGETHER,
+    SUFFIX,
+    LocalWriter,
+    Written,
+    no_room_is_storage_full,
+)
 from dicom_adapter.model import Capacity
-from dicom_adapter.segment import BLOCK, RECORD, Record, Segment, write_all
-from dicom_adapter.storage import InstanceWriter, StorageBackend, StorageContext
+from dicom_adapter.segment import BLOCK, Record, Segment
+from dicom_adapter.storage import StorageBackend, StorageContext
 
 log = structlog.get_logger("dicom_adapter.storage")
 
 NAME = re.compile(r"[0-9a-f]{32}")
 BLOCK_NUMBER = re.compile(r"[0-9a-f]{1,10}")
-SUFFIX = ".segment"
 SEGMENT_BYTES = 128 << 20  # from there on a segment is full; what was begun below is finished in it
-GATHERED_BYTES = 1 << 16  # of a file that are held to be written in one step: a small file is written in one
 FOLDER_MODE = 0o700  # patient data: the service's own user and nobody else
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-@define(eq=False)
-class _Written:
-    """A segment that this process writes."""
-
-    segment: Segment
-    unsynced: set[int] = field(factory=set)  # starts of complete records that no sync has covered
-    in_use: bool = False
-    syncs: int = 0  # under way
-    is_named: bool = False  # its name is durable
-    is_full: bool = False  # nothing more is written to it
-    is_broken: bool = False  # a sync failed: what it left behind is not known, and a later one may not say so again
-
-    @property
-    def name(self) -> str:
-        return self.segment.path.name[: -len(SUFFIX)]
-
-    @property
-    def is_done(self) -> bool:
-        return self.is_full and not (self.unsynced or self.in_use or self.syncs)
 
 
 class LocalStorage(StorageBackend[NoSettings]):
@@ -70,12 +54,13 @@ class LocalStorage(StorageBackend[NoSettings]):
     def __init__(self, settings: NoSettings, context: StorageContext) -> None:
         super().__init__(settings, context)
         self._root = context.path / "instances"
-        self._written: dict[str, _Written] = {}
-        self._idle: list[_Written] = []  # used again from the end: few segments instead of many half full ones
-        self._lock = threading.Lock()  # guards these two and all that a `_Written` says
+        self._written: dict[str, Written] = {}
+        self._idle: list[Written] = []  # used again from the end: few segments instead of many half full ones
+        self._writers = 0  # under way
+        self._lock = threading.Lock()  # guards these three and all that a `Written` says
 
     def open(self) -> None:
-        with _no_room_is_storage_full():
+        with no_room_is_storage_full():
             self.context.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             self._root.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
@@ -100,25 +85,28 @@ class LocalStorage(StorageBackend[NoSettings]):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def writer(self) -> LocalWriter:
-        return LocalWriter(self, self._take() or self._begin())
+        with self._lock:
+            self._writers += 1
+        return LocalWriter(self)
 
-    def _take(self) -> _Written | None:
+    def may_hold(self) -> int:
+        return max(HELD_AT_LEAST, min(HELD_BYTES, HELD_TOGETHER // max(1, self._writers)))
+
+    def take(self) -> Written:
+        """A segment for a writer, until it is given back. Raises OSError or StorageFull when there is none."""
         with self._lock:
             while self._idle:
                 written = self._idle.pop()
                 if not written.is_full:
                     written.in_use = True
                     return written
-        return None
-
-    def _begin(self) -> _Written:
-        with _no_room_is_storage_full():
-            written = _Written(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
+        with no_room_is_storage_full():
+            written = Written(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
         with self._lock:
             self._written[written.name] = written
         return written
 
-    def finished(self, written: _Written, record: Record) -> str:
+    def finished(self, written: Written, record: Record) -> str:
         """A writer has completed a record."""
         with self._lock:
             written.segment.end = record.end
@@ -127,7 +115,12 @@ class LocalStorage(StorageBackend[NoSettings]):
         self.given_back(written)
         return f"{written.name}-{record.start // BLOCK:x}"
 
-    def given_back(self, written: _Written) -> None:
+    def ended(self) -> None:
+        """A writer writes no more."""
+        with self._lock:
+            self._writers -= 1
+
+    def given_back(self, written: Written) -> None:
         """A writer needs its segment no longer."""
         with self._lock:
             written.in_use = False
@@ -135,7 +128,7 @@ class LocalStorage(StorageBackend[NoSettings]):
                 self._idle.append(written)
         self._close_if_done(written)
 
-    def _close_if_done(self, written: _Written) -> None:
+    def _close_if_done(self, written: Written) -> None:
         with self._lock:
             if not written.is_done or self._written.pop(written.name, None) is None:
                 return
@@ -173,13 +166,13 @@ class LocalStorage(StorageBackend[NoSettings]):
                 written.syncs -= 1
             self._close_if_done(written)
 
-    def _make_durable(self, written: _Written) -> None:
+    def _make_durable(self, written: Written) -> None:
         if not self.context.durable:
             return
         if written.is_broken:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         try:
-            with _no_room_is_storage_full():
+            with no_room_is_storage_full():
                 os.fdatasync(written.segment.descriptor)
                 if not written.is_named:
                     _sync_folder(self._root)
@@ -195,7 +188,7 @@ class LocalStorage(StorageBackend[NoSettings]):
             for start in starts:
                 _require(segment, name, start)
             if self.context.durable:
-                with _no_room_is_storage_full():
+                with no_room_is_storage_full():
                     os.fdatasync(segment.descriptor)
                     _sync_folder(self._root)
         finally:
@@ -267,88 +260,6 @@ class LocalStorage(StorageBackend[NoSettings]):
             raise _missing(f"{name}-…") from failure
 
 
-class LocalWriter(InstanceWriter):
-    """Writes one record. An OSError or StorageFull gives back its room at once; it may then only be discarded."""
-
-    def __init__(self, storage: LocalStorage, written: _Written) -> None:
-        self._storage = storage
-        self._written = written
-        self._segment = written.segment
-        self._start = self._segment.end
-        self._position = self._start + RECORD.size
-        self._checksum = 0
-        self._gathered = bytearray()  # small pieces, which are written with what follows
-        self._ended = False
-        self._key = ""
-
-    def write(self, piece: bytes | memoryview) -> None:
-        self.write_pieces((piece,))
-
-    def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
-        self._require_not_ended()
-        size = sum(map(len, pieces))
-        if len(self._gathered) + size <= GATHERED_BYTES:
-            for piece in pieces:
-                self._gathered += piece
-        else:
-            self._write([self._gathered, *pieces])
-            self._gathered = bytearray()
-
-    def _write(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
-        try:
-            self._position = write_all(self._segment.descriptor, pieces, self._position)
-        except BaseException as error:
-            self._give_up(error)
-            raise
-        for piece in pieces:
-            self._checksum = crc32(piece, self._checksum)
-
-    def finish(self) -> str:
-        self._require_not_ended()
-        record = self._complete()
-        self._ended = True
-        self._key = self._storage.finished(self._written, record)
-        return self._key
-
-    def _complete(self) -> Record:
-        """Write what is left, and the header, which says that it is all there."""
-        self._checksum = crc32(self._gathered, self._checksum)
-        length = self._position + len(self._gathered) - self._start - RECORD.size
-        record = Record(start=self._start, length=length, checksum=self._checksum, is_alive=True)
-        try:
-            if self._position == self._start + RECORD.size:
-                write_all(self._segment.descriptor, [self._segment.header(record), self._gathered], self._start)
-            else:
-                write_all(self._segment.descriptor, [self._gathered], self._position)
-                self._segment.seal(record)
-        except BaseException as error:
-            self._give_up(error)
-            raise
-        return record
-
-    def discard(self) -> None:
-        if self._key:
-            self._storage.delete([self._key])
-        elif not self._ended:
-            self._give_back()
-
-    def _require_not_ended(self) -> None:
-        if self._ended:
-            raise ValueError("the writer was finished or discarded before; ask the storage backend for a new one")
-
-    def _give_up(self, error: BaseException) -> None:
-        self._give_back()
-        _raise_if_no_room(error)
-
-    def _give_back(self) -> None:
-        self._ended = True
-        try:
-            self._segment.truncate(self._start)
-        except OSError:
-            self._written.is_full = True  # with rubbish at its end, which the next start takes away
-        self._storage.given_back(self._written)
-
-
 # --- segments as a whole ----------------------------------------------------------------------------------------------
 
 
@@ -371,7 +282,7 @@ def _mend(segment: Segment) -> None:
     segment.mark_sealed()
 
 
-def _retire(written: _Written) -> None:
+def _retire(written: Written) -> None:
     """Write it no more. Unless all that it holds is known to be whole, the next start looks for itself."""
     segment = written.segment
     try:
@@ -425,20 +336,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _no_room_is_storage_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        _raise_if_no_room(error)
-        raise
-
-
-def _raise_if_no_room(error: BaseException) -> None:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        raise StorageFull(f"local storage: {error.strerror}; free some room or give it a larger disk") from error
 
 
 @hookimpl
