@@ -40,10 +40,11 @@ class Notify:
         while True:
             with self._ledger.read() as transaction:
                 last, batch = self._next(transaction)
-            if last == self._seen:
+            read, self._seen = last - self._seen, last
+            if read:
+                yield batch
+            if read < BATCH:  # numbers rise: there were no more, and of what comes meanwhile a wake-up tells
                 return
-            self._seen = last
-            yield batch
 
     def _next(self, transaction: Transaction) -> tuple[int, Arrived]:
         """The next batch, and the number of its last instance."""

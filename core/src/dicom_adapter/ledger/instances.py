@@ -44,6 +44,29 @@ _ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # in 
 T = TypeVar("T")
 
 
+def _at_once(query: Select[tuple[object, ...]]) -> Select[tuple[Any]]:
+    """Many rows of `_COLUMNS` as one value, for `_read_at_once`."""
+    rows = query.order_by(instances.c.instance_id).limit(bindparam("limit")).subquery("batch")
+    return select(func.json_group_array(func.json_array(*rows.c)))
+
+
+# What is asked after every few arrivals is put together once: that takes longer than the answer.
+_AFTER = instances.c.instance_id > bindparam("after")
+_ARRIVED_AFTER = _at_once(select(*_COLUMNS).where(_AFTER))
+_PENDING_AFTER = _at_once(select(*_COLUMNS).where(_AFTER, IS_PENDING, instances.c.ae_title == bindparam("ae_title")))
+_following = (
+    select(instances.c.ae_title, instances.c.instance_id)
+    .where(_AFTER)
+    .order_by(instances.c.instance_id)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_NEWEST_AFTER = select(_following.c.ae_title, func.max(_following.c.instance_id)).group_by(_following.c.ae_title)
+_REPLACED_BY = select(instances.c.instance_id).where(
+    instances.c.replaced_by.between(bindparam("first"), bindparam("last"))
+)
+
+
 def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceStorageInfo:
     """Add a pending instance and return it with its number."""
     values = asdict(instance) | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at}
@@ -78,10 +101,7 @@ def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceSto
 
 def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_title: str) -> list[InstanceStorageInfo]:
     """Pending instances of an AE title numbered above `instance_id`, in the order of arrival."""
-    query = _select_instances().where(
-        instances.c.instance_id > instance_id, IS_PENDING, instances.c.ae_title == ae_title
-    )
-    return _read_at_once(transaction, query.order_by(instances.c.instance_id).limit(limit))
+    return _read_at_once(transaction, _PENDING_AFTER, after=instance_id, ae_title=ae_title, limit=limit)
 
 
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
@@ -103,21 +123,13 @@ def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: 
 
 def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
     """Instances numbered above `instance_id`, whatever has become of them already, in the order of arrival."""
-    query = _select_instances().where(instances.c.instance_id > instance_id)
-    return _read_at_once(transaction, query.order_by(instances.c.instance_id).limit(limit))
+    return _read_at_once(transaction, _ARRIVED_AFTER, after=instance_id, limit=limit)
 
 
 def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
     """By AE title, the newest of the next `limit` instances numbered above `instance_id`."""
-    following = (
-        select(instances.c.ae_title, instances.c.instance_id)
-        .where(instances.c.instance_id > instance_id)
-        .order_by(instances.c.instance_id)
-        .limit(limit)
-        .subquery()
-    )
-    query = select(following.c.ae_title, func.max(following.c.instance_id)).group_by(following.c.ae_title)
-    return {row[0]: row[1] for row in transaction.execute(query)}
+    rows = transaction.execute(_NEWEST_AFTER, {"after": instance_id, "limit": limit})
+    return {row[0]: row[1] for row in rows}
 
 
 def last_number(transaction: Transaction) -> int:
@@ -176,8 +188,7 @@ def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[I
 
 def replaced_by(transaction: Transaction, first: int, last: int) -> list[int]:
     """Ids of the instances that the arrivals from `first` to `last` stand for."""
-    query = select(instances.c.instance_id).where(instances.c.replaced_by.between(first, last))
-    return list(transaction.execute(query).scalars())
+    return list(transaction.execute(_REPLACED_BY, {"first": first, "last": last}).scalars())
 
 
 def released_after(transaction: Transaction, instance_id: int, limit: int) -> list[int]:
@@ -230,14 +241,13 @@ def _select_instances() -> Select[tuple[object, ...]]:
     return select(*_COLUMNS)
 
 
-def _read_at_once(transaction: Transaction, query: Select[tuple[object, ...]]) -> list[InstanceStorageInfo]:
-    """Read many rows of `_COLUMNS` as one value, in the order of their numbers.
+def _read_at_once(transaction: Transaction, query: Select[tuple[Any]], **asked: object) -> list[InstanceStorageInfo]:
+    """Read many rows in the order of their numbers.
 
     The driver lets go of the interpreter for every row, and where several lanes read, waits for each to get it back:
     that takes ten times as long as the database does.
     """
-    rows = query.subquery("batch")
-    told = transaction.execute(select(func.json_group_array(func.json_array(*rows.c)))).scalar_one()
+    told = transaction.execute(query, asked).scalar_one()
     found = sorted(orjson.loads(told), key=itemgetter(_NUMBER))
     for values in found:
         values[_RECEIVED_AT] = EPOCH + timedelta(microseconds=values[_RECEIVED_AT])
