@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test lint format docs reference bench faults clean
+.PHONY: help demo test lint format docs reference bench faults fuzz clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench WHAT=uploads|replay|due|pending|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
+	@echo "make fuzz    give the network code any bytes, guided by coverage (TARGET=acceptor|identity|proxy MINUTES=5)"
 	@echo "make clean   remove the virtual environment and caches"
 
 $(STAMP): $(PROJECTS)
@@ -63,6 +64,12 @@ faults: MINUTES ?= 10
 faults: SEED ?= 1
 faults: $(STAMP)
 	@cd tests && $(abspath $(BIN))/python -m faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+fuzz: MINUTES ?= 5
+fuzz: TARGET ?= acceptor
+fuzz: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	@cd tests && $(abspath $(BIN))/python -m fuzz $(TARGET) --minutes $(MINUTES) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build docs/reference .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,44 @@
+"""Fuzzing by coverage, for as long as one likes: `make fuzz TARGET=acceptor MINUTES=5`.
+
+An input for which a target raises ends it, with its traceback; it is written to `build/fuzz`. What widens the coverage
+is kept in a folder for the next time, if one is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+LONGEST = 1 << 16  # bytes of an input
+MEMORY_MB = 1024
+CRASHES = Path(__file__).parents[2] / "build" / "fuzz"
+
+
+def main(
+    target: Annotated[str, typer.Argument(help="acceptor, identity or proxy.")] = "acceptor",
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long.")] = 5.0,
+    corpus: Annotated[Path | None, typer.Option(help="Folder of inputs, which grows; else a temporary one.")] = None,
+) -> None:
+    """Give a target input after input; exit status 0 when it took all of them."""
+    atheris: Any = importlib.import_module("atheris")  # installed by `make fuzz`: nothing else needs it
+    with atheris.instrument_imports(include=["dicom_adapter"]):
+        targets = importlib.import_module("fuzz.targets").TARGETS
+    if target not in targets:
+        raise typer.BadParameter(f"there is no target {target!r} (there are: {', '.join(targets)})")
+    CRASHES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="dicom-adapter-fuzz-") as made:
+        inputs = corpus or Path(made)
+        inputs.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(targets[target].seeds):
+            (inputs / f"seed-{number}").write_bytes(seed)
+        limits = [f"-max_total_time={round(minutes * 60)}", f"-max_len={LONGEST}", f"-rss_limit_mb={MEMORY_MB}"]
+        atheris.Setup(["fuzz", str(inputs), f"-artifact_prefix={CRASHES}/{target}-", *limits], targets[target].run)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    typer.run(main)

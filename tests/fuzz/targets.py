@@ -1,0 +1,107 @@
+"""What is fuzzed: each target takes any bytes, and may raise nothing; each has inputs to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from attrs import frozen
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from dicom_adapter.errors import Refused
+from dicom_adapter.identity import IdentityReader
+from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.proxy import SIGNATURE, InvalidProxyHeader, ProxyHeader
+from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
+from dicom_adapter.synthetic import make_instance
+from support.conversation import ABORT, EXPLICIT, IMPLICIT, RELEASE_RQ, associate, echo, store
+
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+SYNTAXES = (EXPLICIT, IMPLICIT, BIG_ENDIAN)
+LONGEST_PDUS = (0, 4096, 16384)
+OURS = ("1.2.3.4", "FUZZ")
+
+
+@frozen
+class Target:
+    """One of them."""
+
+    run: Callable[[bytes], None]
+    seeds: Sequence[bytes]
+
+
+def acceptor(data: bytes) -> None:
+    """A peer's side of a connection. The first byte says how TCP cuts it, and what the longest PDU is."""
+    if not data:
+        return
+    size, talk = 1 + data[0] % 97, Acceptor(LONGEST_PDUS[data[0] % len(LONGEST_PDUS)])
+    received, is_open, ends = 0, False, 0
+    for start in range(1, len(data), size):
+        for one in talk.receive(memoryview(data)[start : start + size]):
+            if isinstance(one, memoryview):
+                assert is_open, "a piece of no data set"
+                received += len(one)
+            elif isinstance(one, Requested):
+                talk.accept(negotiate(one.request.contexts), OURS)
+            elif isinstance(one, (StoreBegun, StoreEnded, StoreBroken)):
+                assert is_open is not isinstance(one, StoreBegun), "a data set within another, or the end of none"
+                is_open = isinstance(one, StoreBegun)
+                if isinstance(one, StoreEnded):
+                    talk.answer(one.command, 0)
+            else:
+                assert isinstance(one, (Ended, ReleaseRequested)), one
+                ends += isinstance(one, Ended)
+        talk.layer.take_outgoing()
+    for one in talk.closed():
+        is_open = is_open and not isinstance(one, StoreBroken)
+        ends += isinstance(one, Ended)
+    assert not is_open, "a data set that neither ends nor breaks"
+    assert ends <= 1, "an association that ends twice"
+    assert received <= len(data), "more than was sent"
+
+
+def identity(data: bytes) -> None:
+    """A data set, as it comes. The first byte says how it is cut, and its transfer syntax."""
+    if not data:
+        return
+    size, reader = 1 + data[0] % 251, IdentityReader(SYNTAXES[data[0] % len(SYNTAXES)])
+    for start in range(1, len(data), size):
+        if reader.needs_more:
+            reader.feed(memoryview(data)[start : start + size])
+    with suppress(Refused):
+        reader.identity()
+
+
+def proxy(data: bytes) -> None:
+    """A PROXY protocol header, and what follows it."""
+    header = ProxyHeader()
+    with suppress(InvalidProxyHeader):
+        while header.wanted and data:
+            piece, data = data[: header.wanted], data[header.wanted :]
+            header.feed(piece)
+
+
+def _data_set(number: int) -> bytes:
+    encoded = DicomBytesIO()
+    encoded.is_implicit_VR = SYNTAXES[number] == IMPLICIT
+    encoded.is_little_endian = SYNTAXES[number] != BIG_ENDIAN
+    write_dataset(encoded, make_instance(rows=2, columns=2))
+    return bytes((number,)) + encoded.getvalue()
+
+
+TARGETS: Mapping[str, Target] = {
+    "acceptor": Target(
+        acceptor,
+        [
+            b"\x01" + associate() + store(b"data set", 3) + echo() + RELEASE_RQ,
+            b"\x60" + associate() + store(b"a data set cut off", 2)[:-9] + ABORT,
+            b"\x30" + associate(called=b"NOBODY", version=2) + echo(),
+        ],
+    ),
+    "identity": Target(identity, [_data_set(number) for number in range(len(SYNTAXES))]),
+    "proxy": Target(
+        proxy, [b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 104\r\n", SIGNATURE + b"\x21\x11\x00\x0c" + bytes(12)]
+    ),
+}
