@@ -234,3 +234,12 @@ def test_spoilt_data_sets_are_read_as_pydicom_reads_them(
     found, expected = outcome(read, spoilt, syntax, size), outcome(identify, spoilt, syntax)
     if isinstance(found, Identity) and isinstance(expected, Identity):
         assert expected == found
+
+
+def test_a_value_of_no_length_with_an_unknown_vr_cannot_be_understood() -> None:
+    """pydicom looks closer at such a value when it is asked for; found by the fuzzer."""
+    data_set = element(0x00080016, "HE", b"", ExplicitVRLittleEndian)
+    reader = IdentityReader(ExplicitVRLittleEndian)
+    reader.feed(data_set)
+    with pytest.raises(Unreadable, match="NotImplementedError"):
+        reader.identity()

@@ -158,12 +158,19 @@ def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
             **options,
         )
     except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
-        raise Unreadable(f"the data set cannot be parsed ({type(failure).__name__})") from None
+        raise _unparsed(failure) from None
+
+
+def _unparsed(failure: Exception) -> Unreadable:
+    return Unreadable(f"the data set cannot be parsed ({type(failure).__name__})")
 
 
 def raw(elements: Dataset, tag: int) -> bytes:
     """The value as it was sent. pydicom's decoded values would come with warnings that quote them."""
-    element = elements.get_item(tag) if tag in elements else None
+    try:
+        element = elements.get_item(tag) if tag in elements else None
+    except Exception as failure:  # noqa: BLE001 - it looks closer at values of no length, and raises as above
+        raise _unparsed(failure) from None
     if not isinstance(element, RawDataElement) or element.value is None:
         return b""
     if len(element.value) < element.length < UNDEFINED_LENGTH:  # pydicom reads as much as there is
