@@ -1,7 +1,7 @@
 """Step 2: keep the data set as it comes, then write its row; only then may C-STORE answer success.
 
     begin    the header of a Part 10 file goes to the storage backend
-    write    every piece of the data set follows as it comes; nothing is held but what says which instance it is
+    write    every piece of the data set follows as it comes; held here is what says which instance it is
     end      it is complete: an `Arrival` that waits for its commit, or it is refused
     commit   all that waits becomes durable with one sync, and gets its rows in one transaction
 
