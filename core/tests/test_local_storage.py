@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +17,8 @@ import pytest
 
 from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing, local_storage, segment
 from dicom_adapter.local_storage import LocalStorage, dicom_adapter_storage_backends
-from dicom_adapter.local_writer import HELD_AT_LEAST, HELD_BYTES, HELD_TOGETHER
-from dicom_adapter.segment import BLOCK, SEGMENT, Segment
+from dicom_adapter.local_writer import HELD_BYTES, HELD_TOGETHER
+from dicom_adapter.segment import BLOCK, RECORD, SEGMENT, Segment
 
 UNKNOWN = "0" * 32 + "-1"
 HOSTILE = [
@@ -180,22 +181,87 @@ def test_writers_at_the_same_time_share_a_segment_unless_their_files_are_large(
     assert count == len(segments(storage))
 
 
-def test_the_more_write_at_the_same_time_the_less_each_may_hold(storage: LocalStorage) -> None:
-    """What is held of all files together has a limit; who has ended does not count, however that was."""
-    writers = [storage.writer() for _ in range(2 * HELD_TOGETHER // HELD_BYTES)]
-    assert HELD_BYTES // 2 == storage.may_hold()
+def test_what_is_held_of_all_files_together_has_a_limit(storage: LocalStorage) -> None:
+    """Who comes when it is reached is written as it comes; who has ended does not count, however that was."""
+    size = HELD_BYTES // 2
+    writers = [storage.writer() for _ in range(HELD_TOGETHER // HELD_BYTES)]
     for writer in writers:
-        writer.write(bytes(HELD_BYTES // 2))
+        writer.write(bytes(size))
     assert [] == segments(storage)
-    writers[0].write(b"x")
+    late = storage.writer()
+    late.write(bytes(size))
     assert 1 == len(segments(storage))
-    writers[0].finish()
+    storage.sync([late.finish(), writers[0].finish()])
     for writer in writers[1:]:
         writer.discard()
-    assert HELD_BYTES == storage.may_hold()
-    for _number in range(2 * HELD_TOGETHER // HELD_AT_LEAST):
-        storage.writer()
-    assert HELD_AT_LEAST == storage.may_hold()
+    again = [storage.writer() for _ in writers]
+    for writer in again:
+        writer.write(bytes([1]) * size)
+    assert 1 == len(segments(storage))
+    keys = [writer.finish() for writer in again]
+    storage.sync(keys)
+    assert [bytes([1]) * size] * len(keys) == [content(storage, key) for key in keys]
+
+
+def test_nothing_of_an_earlier_object_is_left_in_the_room_of_a_later_one(storage: LocalStorage) -> None:
+    """What they are put together in is used again; behind a content there are zeros up to the next block."""
+    for size in (50_000, 3, 200_000, 70_000):
+        key = stored(storage, bytes([255]) * size)
+        path, start = segment_of(storage, key), int(key[33:], 16) * BLOCK
+        end = start + RECORD.size + size
+        assert bytes(-end % BLOCK) == path.read_bytes()[end : end + -end % BLOCK]
+
+
+def test_what_waits_for_its_sync_counts_as_room_that_is_taken(storage: LocalStorage) -> None:
+    """A disk is judged by its free room before it has to take what was promised."""
+    taken = [storage.capacity().free_bytes]
+    keys = [finished(storage, bytes(HELD_BYTES)) for _ in range(20)]
+    assert 20 * HELD_BYTES == storage._placed_bytes - 20 * BLOCK
+    taken.append(storage.capacity().free_bytes)
+    assert taken[0] - taken[1] > 10 * HELD_BYTES  # others write to this disk, too
+    storage.delete(keys[:10])
+    storage.sync(keys[10:])
+    assert 0 == storage._placed_bytes
+
+
+@pytest.mark.parametrize("refused", ["open", "pwritev"])
+def test_where_there_is_no_way_past_the_page_cache_it_goes_through_it(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """File systems refuse O_DIRECT when a file is opened, or when blocks are not as they want them."""
+    call = getattr(os, refused)
+    direct: list[int] = []
+
+    def is_direct(target: Any, *arguments: Any) -> bool:
+        flags = arguments[0] if refused == "open" else fcntl.fcntl(target, fcntl.F_GETFL)
+        return bool(flags & os.O_DIRECT)
+
+    def refusing(target: Any, *arguments: Any, **options: Any) -> Any:
+        if is_direct(target, *arguments):
+            direct.append(1)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return call(target, *arguments, **options)
+
+    monkeypatch.setattr(os, refused, refusing)
+    contents = [os.urandom(size) for size in (100, 5000, 300_000)]
+    keys = [finished(storage, one) for one in contents]
+    storage.sync(keys)
+    assert contents == [content(storage, key) for key in keys]
+    assert direct
+
+
+def test_a_write_that_takes_less_is_completed(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may do so, and then says how much it took."""
+    writev = os.pwritev
+
+    def less(descriptor: int, pieces: Sequence[memoryview], offset: int) -> int:
+        return writev(descriptor, [pieces[0][: max(BLOCK, len(pieces[0]) // 2 // BLOCK * BLOCK)]], offset)
+
+    monkeypatch.setattr(os, "pwritev", less)
+    contents = [os.urandom(size) for size in (100, 50_000, 300_000)]
+    keys = [finished(storage, one) for one in contents]
+    storage.sync(keys)
+    assert contents == [content(storage, key) for key in keys]
 
 
 def test_deleting_is_repeatable(storage: LocalStorage) -> None:
@@ -485,6 +551,23 @@ def test_no_room_for_the_end(storage: LocalStorage, monkeypatch: pytest.MonkeyPa
     assert [] == list(storage.keys())
     with pytest.raises(ValueError, match="finished or discarded"):
         writer.finish()
+
+
+@NO_ROOM
+def test_no_room_for_what_waits(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """It is StorageFull for all that waits in the segment, and what comes next goes elsewhere."""
+    kept = stored(storage, b"kept")
+    keys, other = [finished(storage, os.urandom(50_000)) for _ in range(3)], finished(storage, b"other")
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwritev", failing(error))
+        with pytest.raises(StorageFull):
+            storage.sync(keys)
+    with pytest.raises(StorageFull):
+        storage.sync([other])
+    later = stored(storage, b"x")
+    assert later[:32] != kept[:32]
+    assert {kept: b"kept", later: b"x"} == contents(storage)
+    assert 0 == storage._placed_bytes
 
 
 @NO_ROOM

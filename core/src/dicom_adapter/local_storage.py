@@ -2,9 +2,9 @@
 
     <path>/instances/<32 digits>.segment
 
-A key is the number of a segment and that of a block in it. A file is held in memory until it is complete, and then
-written in one step, so that all who send share a segment, and a sync. One that gets too large for that is written as it
-comes: it takes a segment for itself and gives it back at its end.
+A key is the number of a segment and that of a block in it. A file is held in memory until it is complete, gets its
+place, and is written together with what else waits for the same sync. One that gets too large for that is written as
+it comes: it takes a segment for itself and gives it back at its end.
 """
 
 from __future__ import annotations
@@ -15,27 +15,20 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
 import structlog
 
+from dicom_adapter.checksum import crc32
 from dicom_adapter.declare import NoSettings
 from dicom_adapter.errors import StoredObjectMissing
 from dicom_adapter.hookspecs import hookimpl
-from dicom_adapter.local_writer import (
-    HELD_AT_LEAST,
-    HELD_BYTES,
-    HELD_TOGETHER,
-    SUFFIX,
-    LocalWriter,
-    Written,
-    no_room_is_storage_full,
-)
+from dicom_adapter.local_writer import SUFFIX, Buffer, Buffers, LocalWriter, Written, no_room_is_storage_full
 from dicom_adapter.model import Capacity
-from dicom_adapter.segment import BLOCK, Record, Segment
+from dicom_adapter.segment import BLOCK, MOST_PIECES, RECORD, Record, Segment
 from dicom_adapter.storage import StorageBackend, StorageContext
 
 log = structlog.get_logger("dicom_adapter.storage")
@@ -53,10 +46,11 @@ class LocalStorage(StorageBackend[NoSettings]):
 
     def __init__(self, settings: NoSettings, context: StorageContext) -> None:
         super().__init__(settings, context)
+        self.buffers = Buffers()
         self._root = context.path / "instances"
         self._written: dict[str, Written] = {}
         self._idle: list[Written] = []  # used again from the end: few segments instead of many half full ones
-        self._writers = 0  # under way
+        self._placed_bytes = 0  # of records that are yet to be written
         self._lock = threading.Lock()  # guards these three and all that a `Written` says
 
     def open(self) -> None:
@@ -85,12 +79,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def writer(self) -> LocalWriter:
-        with self._lock:
-            self._writers += 1
         return LocalWriter(self)
-
-    def may_hold(self) -> int:
-        return max(HELD_AT_LEAST, min(HELD_BYTES, HELD_TOGETHER // max(1, self._writers)))
 
     def take(self) -> Written:
         """A segment for a writer, until it is given back. Raises OSError or StorageFull when there is none."""
@@ -106,6 +95,19 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._written[written.name] = written
         return written
 
+    def place(self, buffer: Buffer, used: int) -> str:
+        """A writer has put a record together, but for its header."""
+        written = self.take()
+        segment, length = written.segment, used - RECORD.size
+        record = Record(start=segment.end, length=length, checksum=crc32(buffer[RECORD.size : used]), is_alive=True)
+        size = record.end - record.start
+        buffer[: RECORD.size] = segment.header(record)
+        buffer[used:size] = bytes(size - used)
+        with self._lock:
+            written.placed[record.start] = size, buffer
+            self._placed_bytes += size
+        return self.finished(written, record)
+
     def finished(self, written: Written, record: Record) -> str:
         """A writer has completed a record."""
         with self._lock:
@@ -114,11 +116,6 @@ class LocalStorage(StorageBackend[NoSettings]):
             written.is_full = written.is_full or record.end >= SEGMENT_BYTES
         self.given_back(written)
         return f"{written.name}-{record.start // BLOCK:x}"
-
-    def ended(self) -> None:
-        """A writer writes no more."""
-        with self._lock:
-            self._writers -= 1
 
     def given_back(self, written: Written) -> None:
         """A writer needs its segment no longer."""
@@ -133,6 +130,45 @@ class LocalStorage(StorageBackend[NoSettings]):
             if not written.is_done or self._written.pop(written.name, None) is None:
                 return
         _retire(written)
+
+    def _write(self, written: Written) -> None:
+        """Write what has its place there."""
+        with written.writing:
+            with self._lock:
+                placed = sorted(written.placed.items())
+            for start, pieces in _runs(placed):
+                written.segment.write_blocks(pieces, start)
+            self._let_go(written, [start for start, _placed in placed])
+
+    def _write_all(self) -> None:
+        """Let this process see as well what it holds."""
+        with self._lock:
+            holding = [written for written in self._written.values() if written.placed]
+        for written in holding:
+            with self._whole(written):
+                self._write(written)
+
+    def _let_go(self, written: Written, starts: Iterable[int]) -> None:
+        """What is written, or not wanted any more."""
+        with self._lock:
+            for start in starts:
+                if start in written.placed:
+                    size, buffer = written.placed.pop(start)
+                    self._placed_bytes -= size
+                    self.buffers.take_back(buffer)
+
+    @contextmanager
+    def _whole(self, written: Written) -> Iterator[None]:
+        """What fails in here leaves behind nobody knows what: a later success may not say that it is there."""
+        with no_room_is_storage_full():
+            if written.error:
+                raise OSError(written.error, os.strerror(written.error))
+            try:
+                yield
+            except OSError as failure:
+                with self._lock:
+                    written.is_full, written.error = True, failure.errno or errno.EIO
+                raise
 
     # --- durable ----------------------------------------------------------------------------------------------------
 
@@ -158,7 +194,10 @@ class LocalStorage(StorageBackend[NoSettings]):
             for start in starts:
                 if start not in written.unsynced:  # it was synced before, or deleted
                     _require(written.segment, name, start)
-            self._make_durable(written)
+            with self._whole(written):
+                self._write(written)
+                if self.context.durable:
+                    self._make_durable(written)
             with self._lock:
                 written.unsynced.difference_update(starts)
         finally:
@@ -167,19 +206,10 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._close_if_done(written)
 
     def _make_durable(self, written: Written) -> None:
-        if not self.context.durable:
-            return
-        if written.is_broken:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        try:
-            with no_room_is_storage_full():
-                os.fdatasync(written.segment.descriptor)
-                if not written.is_named:
-                    _sync_folder(self._root)
-                    written.is_named = True
-        except BaseException:
-            written.is_full = written.is_broken = True
-            raise
+        os.fdatasync(written.segment.descriptor)
+        if not written.is_named:
+            _sync_folder(self._root)
+            written.is_named = True
 
     def _sync_again(self, name: str, starts: Sequence[int]) -> None:
         """What was written by somebody else, or before."""
@@ -198,6 +228,7 @@ class LocalStorage(StorageBackend[NoSettings]):
 
     def read(self, key: str) -> BinaryIO:
         name, start = _parse(key)
+        self._write_all()
         segment = self._open(name)
         try:
             return cast(BinaryIO, segment.reader(_require(segment, name, start)))
@@ -208,6 +239,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     def delete(self, keys: Iterable[str]) -> None:
         # No sync: what a power loss brings back is a record that the ledger does not know, and is found by `keys`.
         for name, starts in _by_segment(keys).items():
+            self._take_back(name, starts)
             try:
                 segment = self._open(name, to_change=True)
             except StoredObjectMissing:
@@ -223,6 +255,13 @@ class LocalStorage(StorageBackend[NoSettings]):
             finally:
                 segment.close()
 
+    def _take_back(self, name: str, starts: Sequence[int]) -> None:
+        with self._lock:
+            written = self._written.get(name)
+        if written is not None:
+            with written.writing:
+                self._let_go(written, starts)
+
     def _forget(self, name: str, starts: Sequence[int]) -> None:
         with self._lock:
             written = self._written.get(name)
@@ -232,6 +271,7 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._close_if_done(written)
 
     def keys(self) -> Iterator[str]:
+        self._write_all()
         for path in self._root.glob(f"*{SUFFIX}"):
             name = path.name[: -len(SUFFIX)]
             with suppress(StoredObjectMissing):  # it has gone meanwhile
@@ -243,7 +283,8 @@ class LocalStorage(StorageBackend[NoSettings]):
 
     def capacity(self) -> Capacity:
         found = os.statvfs(self._root)
-        return Capacity(total_bytes=found.f_blocks * found.f_frsize, free_bytes=found.f_bavail * found.f_frsize)
+        free = found.f_bavail * found.f_frsize - self._placed_bytes
+        return Capacity(total_bytes=found.f_blocks * found.f_frsize, free_bytes=max(0, free))
 
     def close(self) -> None:
         with self._lock:
@@ -286,7 +327,7 @@ def _retire(written: Written) -> None:
     """Write it no more. Unless all that it holds is known to be whole, the next start looks for itself."""
     segment = written.segment
     try:
-        if not (written.unsynced or written.in_use or written.is_broken):
+        if not (written.unsynced or written.in_use or written.error):
             with suppress(OSError):  # on a disk that is broken now: as above
                 segment.mark_sealed()
             _drop_if_empty(segment)
@@ -297,6 +338,21 @@ def _retire(written: Written) -> None:
 def _drop_if_empty(segment: Segment) -> None:
     if segment.is_empty():
         segment.path.unlink(missing_ok=True)
+
+
+def _runs(placed: Iterable[tuple[int, tuple[int, Buffer]]]) -> Iterator[tuple[int, list[memoryview]]]:
+    """Records, in their order, as pieces that can be written with one call each, and where."""
+    begin, end, pieces = 0, 0, list[memoryview]()
+    for start, (size, buffer) in placed:
+        if pieces and (start != end or len(pieces) == MOST_PIECES):
+            yield begin, pieces
+            pieces = []
+        if not pieces:
+            begin = start
+        pieces.append(buffer[:size])
+        end = start + size
+    if pieces:
+        yield begin, pieces
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import errno
+import mmap
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from attrs import define, field
 
 from dicom_adapter.checksum import crc32
 from dicom_adapter.errors import StorageFull
-from dicom_adapter.segment import RECORD, Record, Segment, write_all
+from dicom_adapter.segment import BLOCK, RECORD, Record, Segment, write_all
 from dicom_adapter.storage import InstanceWriter
 
 SUFFIX = ".segment"
 HELD_BYTES = 1 << 20  # of a file that are held to be written in one step
 HELD_AT_LEAST = 1 << 16  # however many are written at the same time
-HELD_TOGETHER = 32 << 20  # of all files, about
+HELD_TOGETHER = 32 << 20  # of all files that have more than that
+SPARE = 64  # buffers of each size that are kept for who comes next
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+Buffer: TypeAlias = memoryview  # of whole blocks, which lie in memory where blocks begin
+
+
+class Buffers:
+    """What records are put together in. Used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._small: list[Buffer] = []
+        self._large: list[Buffer] = []
+        self._large_left = HELD_TOGETHER // HELD_BYTES
+
+    def small(self) -> Buffer:
+        """For a record with HELD_AT_LEAST bytes of content."""
+        with self._lock:
+            return self._small.pop() if self._small else _buffer(HELD_AT_LEAST)
+
+    def large(self) -> Buffer | None:
+        """For one with HELD_BYTES; None: there are too many already."""
+        with self._lock:
+            if not self._large_left:
+                return None
+            self._large_left -= 1
+            return self._large.pop() if self._large else _buffer(HELD_BYTES)
+
+    def take_back(self, buffer: Buffer) -> None:
+        """Nobody needs it any more."""
+        is_large = len(buffer) > HELD_BYTES
+        with self._lock:
+            self._large_left += is_large
+            spare = self._large if is_large else self._small
+            if len(spare) < SPARE:
+                spare.append(buffer)
+
+
+def _buffer(content: int) -> Buffer:
+    return memoryview(mmap.mmap(-1, content + BLOCK))  # its header goes before it
 
 
 @define(eq=False)
@@ -26,12 +67,14 @@ class Written:
     """A segment that this process writes."""
 
     segment: Segment
+    placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # start of each record that is yet to be written
     unsynced: set[int] = field(factory=set)  # starts of complete records that no sync has covered
     in_use: bool = False
     syncs: int = 0  # under way
     is_named: bool = False  # its name is durable
-    is_full: bool = False  # nothing more is written to it
-    is_broken: bool = False  # a sync failed: what it left behind is not known, and a later one may not say so again
+    is_full: bool = False  # nothing more is put into it
+    error: int = 0  # why something of it could not be written or synced: a later success may not say that it is there
+    writing: threading.Lock = field(factory=threading.Lock)  # held by who writes, or takes back, what is placed
 
     @property
     def name(self) -> str:
@@ -45,20 +88,22 @@ class Written:
 class Segments(Protocol):
     """What the backend does for its writers."""
 
-    def may_hold(self) -> int:
-        """Bytes that a writer may hold before it has to write them."""
+    buffers: Buffers
 
     def take(self) -> Written:
         """A segment for a writer, until it is given back. Raises OSError or StorageFull when there is none."""
+
+    def place(self, buffer: Buffer, used: int) -> str:
+        """Give a record that is complete but for its header its place; returns its key. The buffer is given away.
+
+        Raises as `take` does; the buffer is then still the caller's.
+        """
 
     def finished(self, written: Written, record: Record) -> str:
         """A record is complete, and its segment given back; returns its key."""
 
     def given_back(self, written: Written) -> None:
         """A writer needs its segment no longer."""
-
-    def ended(self) -> None:
-        """A writer writes no more."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """As `StorageBackend.delete`."""
@@ -69,48 +114,70 @@ class LocalWriter(InstanceWriter):
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
-        self._held = bytearray()  # pieces that are written with what follows
-        self._place: _Place | None = None  # where it is written; None: nothing is yet
-        self._ended = False
+        self._buffer: Buffer | None = segments.buffers.small()  # None: it has ended
+        self._used = RECORD.size  # bytes of the buffer, with room for the header
+        self._place: _Place | None = None  # where it is written as it comes; None: it is held
         self._key = ""
 
     def write(self, piece: bytes | memoryview) -> None:
         self.write_pieces((piece,))
 
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
-        self._require_not_ended()
-        size = len(self._held) + sum(map(len, pieces))
-        if size <= HELD_AT_LEAST or size <= self._segments.may_hold():
-            for piece in pieces:
-                self._held += piece
-        else:
+        buffer = self._require_buffer()
+        size = self._used + sum(map(len, pieces))
+        if size > len(buffer):
+            buffer = self._larger(buffer, size)
+        if size > len(buffer):
             with self._giving_up():
-                self._taken().write([self._held, *pieces])
-            self._held = bytearray()
+                self._taken().write([buffer[RECORD.size : self._used], *pieces])
+            self._used = RECORD.size
+            return
+        at = self._used
+        for piece in pieces:
+            end = at + len(piece)
+            buffer[at:end] = piece
+            at = end
+        self._used = at
 
     def finish(self) -> str:
-        self._require_not_ended()
+        buffer = self._require_buffer()
         with self._giving_up():
-            place = self._taken()
-            record = place.complete(self._held)
-        self._end()
-        self._key = self._segments.finished(place.written, record)
+            if self._place is None:
+                self._key = self._segments.place(buffer, self._used)
+                self._buffer = None
+            else:
+                record = self._place.complete(buffer[RECORD.size : self._used])
+                self._end()
+                self._key = self._segments.finished(self._place.written, record)
         return self._key
 
     def discard(self) -> None:
         if self._key:
             self._segments.delete([self._key])
-        elif not self._ended:
+        elif self._buffer is not None:
             self._give_back()
+
+    def _larger(self, buffer: Buffer, size: int) -> Buffer:
+        """A buffer with room for so much, if there is one; else the one that it has."""
+        if len(buffer) > HELD_BYTES or size > HELD_BYTES + RECORD.size or self._place is not None:
+            return buffer
+        large = self._segments.buffers.large()
+        if large is None:
+            return buffer
+        large[: self._used] = buffer[: self._used]
+        self._segments.buffers.take_back(buffer)
+        self._buffer = large
+        return large
 
     def _taken(self) -> _Place:
         if self._place is None:
             self._place = _Place(self._segments.take())
         return self._place
 
-    def _require_not_ended(self) -> None:
-        if self._ended:
+    def _require_buffer(self) -> Buffer:
+        if self._buffer is None:
             raise ValueError("the writer was finished or discarded before; ask the storage backend for a new one")
+        return self._buffer
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:
@@ -119,7 +186,7 @@ class LocalWriter(InstanceWriter):
             yield
         except BaseException as error:
             self._give_back()
-            _raise_if_no_room(error)
+            raise_if_no_room(error)
             raise
 
     def _give_back(self) -> None:
@@ -129,13 +196,13 @@ class LocalWriter(InstanceWriter):
             self._segments.given_back(self._place.written)
 
     def _end(self) -> None:
-        self._ended = True
-        self._held = bytearray()
-        self._segments.ended()
+        if self._buffer is not None:
+            self._segments.buffers.take_back(self._buffer)
+            self._buffer = None
 
 
 class _Place:
-    """Where a record is written: the end of a segment that its writer has for itself."""
+    """Where a record is written as it comes: the end of a segment that its writer has for itself."""
 
     def __init__(self, written: Written) -> None:
         self.written = written
@@ -144,21 +211,17 @@ class _Place:
         self._position = self._start + RECORD.size
         self._checksum = 0
 
-    def write(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         self._position = write_all(self._segment.descriptor, pieces, self._position)
         for piece in pieces:
             self._checksum = crc32(piece, self._checksum)
 
-    def complete(self, rest: bytearray) -> Record:
+    def complete(self, rest: memoryview) -> Record:
         """Write what is left, and the header, which says that it is all there."""
-        checksum = crc32(rest, self._checksum)
-        length = self._position + len(rest) - self._start - RECORD.size
-        record = Record(start=self._start, length=length, checksum=checksum, is_alive=True)
-        if self._position == self._start + RECORD.size:
-            write_all(self._segment.descriptor, [self._segment.header(record), rest], self._start)
-        else:
-            write_all(self._segment.descriptor, [rest], self._position)
-            self._segment.seal(record)
+        self.write([rest])
+        length = self._position - self._start - RECORD.size
+        record = Record(start=self._start, length=length, checksum=self._checksum, is_alive=True)
+        self._segment.seal(record)
         return record
 
     def clear(self) -> None:
@@ -174,10 +237,10 @@ def no_room_is_storage_full() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _raise_if_no_room(error)
+        raise_if_no_room(error)
         raise
 
 
-def _raise_if_no_room(error: BaseException) -> None:
+def raise_if_no_room(error: BaseException) -> None:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         raise StorageFull(f"local storage: {error.strerror}; free some room or give it a larger disk") from error

@@ -71,6 +71,7 @@ class Segment:
     descriptor: int
     nonce: bytes = field(repr=False)
     end: int = BLOCK  # offset at which the next record begins; only whoever writes it knows
+    _direct: int | None = None  # a descriptor of who writes it, past the page cache; -1: there is no such way
 
     @classmethod
     def create(cls, path: Path) -> Segment:
@@ -98,9 +99,11 @@ class Segment:
 
     def close(self) -> None:
         """Let go of it, and of its lock."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        descriptors = self.descriptor, self._direct
+        self.descriptor, self._direct = -1, None
+        for descriptor in descriptors:
+            if descriptor is not None and descriptor >= 0:
+                os.close(descriptor)
 
     # --- records ----------------------------------------------------------------------------------------------------
 
@@ -113,6 +116,22 @@ class Segment:
         life = ALIVE if record.is_alive else DEAD
         header = RECORD.pack(self.nonce, record.length, record.checksum, life, 0)[:-4]
         return header + OWN.pack(zlib.crc32(header))
+
+    def write_blocks(self, pieces: Sequence[memoryview], start: int) -> None:
+        """Write whole blocks that lie in memory as they do in a file: to the disk from there, if that is possible.
+
+        They are read once, and much later: to copy them to the page cache costs more than the disk does.
+        """
+        if self._direct is None:
+            self._direct = _open_direct(self.path)
+        if self._direct >= 0:
+            try:
+                if os.pwritev(self._direct, pieces, start) == sum(map(len, pieces)):
+                    return
+            except OSError as failure:
+                if failure.errno != errno.EINVAL:
+                    raise
+        write_all(self.descriptor, pieces, start)
 
     def record_at(self, start: int) -> Record | None:
         """The record that begins there, dead or alive; None when there is none."""
@@ -247,6 +266,16 @@ class _Extent(io.RawIOBase):
 def aligned(offset: int) -> int:
     """The first multiple of BLOCK from there on."""
     return -(-offset // BLOCK) * BLOCK
+
+
+def _open_direct(path: Path) -> int:
+    """A descriptor to write past the page cache (open(2), O_DIRECT), or -1 where the file system has no such way."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as failure:
+        if failure.errno == errno.EINVAL:
+            return -1
+        raise
 
 
 def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
