@@ -22,7 +22,8 @@ from sqlalchemy import update
 from dicom_adapter import synthetic
 from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load
-from dicom_adapter.flow.store import Status, Store, StoreRequest
+from dicom_adapter.flow.arrival import StoreRequest
+from dicom_adapter.flow.store import Status, Store
 from dicom_adapter.ledger import Ledger, schema
 from dicom_adapter.plugins import discover
 from dicom_adapter.stores import open_ledger, open_storage

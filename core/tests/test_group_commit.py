@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from dicom_adapter.flow.store import Answer, Arrival, Status, Store, StoreRequest
+from dicom_adapter.flow.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store import Answer, Status, Store
 from dicom_adapter.group_commit import GroupCommit
 from dicom_adapter.identity import Identity
 from dicom_adapter.ledger import arrivals, instances

@@ -15,6 +15,12 @@ class TestLocal(BaseStorageBackendTests):
 
     backend = LocalStorage
 
+    def kill(self, storage: StorageBackend[Any]) -> None:
+        for written in storage._written.values():  # type: ignore[attr-defined]
+            written.segment.close()
+        storage._written.clear()  # type: ignore[attr-defined]
+        storage._idle.clear()  # type: ignore[attr-defined]
+
 
 class TestFiles(BaseStorageBackendTests):
     """`files`: a file for each instance."""

@@ -15,8 +15,10 @@ from attrs import field, frozen
 from pydicom import Dataset
 
 from dicom_adapter import synthetic
+from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import Durability, load
 from dicom_adapter.errors import StoredObjectMissing
+from dicom_adapter.flow.store import Store
 from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.launch import LaunchedService
 from dicom_adapter.ledger import instances
@@ -36,6 +38,7 @@ CONFIGURATION = """
 bind = "127.0.0.1"
 
 [storage]
+backend = "{backend}"
 path = "{path}"
 watermark-percent = 100
 reserve = 0
@@ -67,6 +70,7 @@ class Traced:
     root: PurePosixPath  # of the disk that it worked on
     calls: Sequence[strace.Call]
     sent: Versions
+    backend: str  # of its storage
 
 
 TRIES = 3
@@ -76,7 +80,7 @@ class SentAgain(Exception):
     """A sender has missed an answer, and sent an instance twice: whose success is whose cannot be told."""
 
 
-def trace(folder: Path, durability: Durability) -> Traced:
+def trace(folder: Path, durability: Durability, backend: str = "local") -> Traced:
     """Run a service under strace in `folder`, and let it receive instances over three associations at once.
 
     Every instance is sent once: pynetdicom's reactor at times takes an answer from the thread that waits for it. What
@@ -84,15 +88,16 @@ def trace(folder: Path, durability: Durability) -> Traced:
     """
     for number in range(TRIES):
         with suppress(SentAgain):
-            return _trace(folder / str(number), durability)
+            return _trace(folder / str(number), durability, backend)
     raise SentAgain(f"in each of {TRIES} runs; look in {folder}")
 
 
-def _trace(folder: Path, durability: Durability) -> Traced:
+def _trace(folder: Path, durability: Durability, backend: str) -> Traced:
     root = folder / "disk"
     root.mkdir(parents=True)
     configuration = folder / "adapter.toml"
-    configuration.write_text(CONFIGURATION.format(path=root / DATA, durability=durability.value), encoding="utf-8")
+    text = CONFIGURATION.format(backend=backend, path=root / DATA, durability=durability.value)
+    configuration.write_text(text, encoding="utf-8")
     log = folder / "strace.log"
     program = folder / "python"
     command = shlex.join([*strace.COMMAND, f"--output={log}", sys.executable])
@@ -111,7 +116,7 @@ def _trace(folder: Path, durability: Durability) -> Traced:
         service.kill()
     with log.open(encoding="ascii") as lines:
         calls = [call for call in strace.read(line.rstrip("\n") for line in lines) if not call.is_harmless]
-    return Traced(root=PurePosixPath(root), calls=calls, sent=sent)
+    return Traced(root=PurePosixPath(root), calls=calls, sent=sent, backend=backend)
 
 
 def _tracer_of(pid: int) -> int:
@@ -167,6 +172,7 @@ class NextStart:
     """Starts on what a power loss left, as far as finding what is pending."""
 
     folder: Path  # to put it into
+    backend: str = "local"
     _catalogue: Catalogue = field(factory=lambda: discover().catalogue())
     _known: dict[frozenset[tuple[str, bytes | None]], Mapping[str, bytes | None]] = field(factory=dict)
 
@@ -183,12 +189,13 @@ class NextStart:
 
     def _look(self) -> Iterator[tuple[str, bytes | None]]:
         # This start's own syncs are not what is tested.
-        text = CONFIGURATION.format(path=self.folder / DATA, durability=Durability.PROCESS.value)
+        text = CONFIGURATION.format(backend=self.backend, path=self.folder / DATA, durability=Durability.PROCESS.value)
         config = load(text, folder=self.folder, catalogue=self._catalogue).config
         assert config is not None
         with closing(open_ledger(config)) as ledger, closing(open_storage(config, self._catalogue)) as storage:
             ledger.migrate()
             storage.recover()
+            Store(config, storage, ledger, SystemClock()).recover()
             for ae_title in config.ae_titles:
                 with ledger.read() as transaction:
                     pending = instances.pending_after(transaction, 0, 1000, ae_title)

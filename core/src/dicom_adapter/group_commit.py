@@ -12,7 +12,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
-from dicom_adapter.flow.store import Answer, Arrival
+from dicom_adapter.flow.arrival import Arrival
+from dicom_adapter.flow.store import Answer
 
 Waiting: TypeAlias = tuple[Arrival, Any]  # and whatever tells whom to answer
 Commit: TypeAlias = Callable[[Sequence[Arrival]], Sequence[Answer]]

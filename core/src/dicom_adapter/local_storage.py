@@ -15,7 +15,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from uuid import uuid4
@@ -43,6 +43,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     """Keeps instances in segments below `<path>/instances`."""
 
     name = "local"
+    keeps_labels = True
 
     def __init__(self, settings: NoSettings, context: StorageContext) -> None:
         super().__init__(settings, context)
@@ -72,6 +73,8 @@ class LocalStorage(StorageBackend[NoSettings]):
             try:
                 if not segment.is_sealed:
                     _mend(segment)
+                    if not any(record.label for record in segment.records()):
+                        segment.mark_sealed()
                 _drop_if_empty(segment)
             finally:
                 segment.close()
@@ -95,14 +98,19 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._written[written.name] = written
         return written
 
-    def place(self, buffer: Buffer, used: int) -> str:
-        """A writer has put a record together, but for its header."""
+    def place(self, buffer: Buffer, used: int, label: bytes) -> str:
+        """A writer has put a record together, but for its header and its label."""
         written = self.take()
-        segment, length = written.segment, used - RECORD.size
-        record = Record(start=segment.end, length=length, checksum=crc32(buffer[RECORD.size : used]), is_alive=True)
+        record = Record(
+            start=written.segment.end,
+            length=used - RECORD.size,
+            checksum=crc32(buffer[RECORD.size : used]),
+            is_alive=True,
+            label=len(label),
+        )
         size = record.end - record.start
-        buffer[: RECORD.size] = segment.header(record)
-        buffer[used:size] = bytes(size - used)
+        buffer[: RECORD.size] = written.segment.header(record)
+        buffer[used:size] = label.ljust(size - used, b"\0")
         with self._lock:
             written.placed[record.start] = size, buffer
             self._placed_bytes += size
@@ -113,9 +121,10 @@ class LocalStorage(StorageBackend[NoSettings]):
         with self._lock:
             written.segment.end = record.end
             written.unsynced.add(record.start)
+            written.is_unsettled = written.is_unsettled or record.label > 0
             written.is_full = written.is_full or record.end >= SEGMENT_BYTES
         self.given_back(written)
-        return f"{written.name}-{record.start // BLOCK:x}"
+        return _key(written.name, record.start)
 
     def given_back(self, written: Written) -> None:
         """A writer needs its segment no longer."""
@@ -224,6 +233,32 @@ class LocalStorage(StorageBackend[NoSettings]):
         finally:
             segment.close()
 
+    # --- labels -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        with self._lock:
+            settled = [written for written in self._written.values() if not written.unsynced]
+            for written in settled:
+                written.is_unsettled = False
+        for written in settled:
+            self._close_if_done(written)
+
+    @contextmanager
+    def unsettled(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+        with ExitStack() as opened:
+            left: list[Segment] = []
+            for path in sorted(self._root.glob(f"*{SUFFIX}")):
+                with suppress(FileNotFoundError, ValueError):  # it has gone meanwhile, or is just being made
+                    segment = Segment.open(path, to_change=True)
+                    opened.callback(segment.close)
+                    if not (segment.is_written() or segment.is_sealed):
+                        _mend(segment)
+                        left.append(segment)
+            yield [pair for segment in left for pair in _labels(segment)]
+            for segment in left:
+                segment.mark_sealed()
+                _drop_if_empty(segment)
+
     # --- the rest ---------------------------------------------------------------------------------------------------
 
     def read(self, key: str) -> BinaryIO:
@@ -277,7 +312,7 @@ class LocalStorage(StorageBackend[NoSettings]):
             with suppress(StoredObjectMissing):  # it has gone meanwhile
                 segment = self._open(name)
                 try:
-                    yield from (f"{name}-{record.start // BLOCK:x}" for record in segment.records())
+                    yield from (_key(name, record.start) for record in segment.records())
                 finally:
                     segment.close()
 
@@ -320,14 +355,22 @@ def _mend(segment: Segment) -> None:
     if torn:
         log.warning("segment_mended", segment=segment.path.name, records_or_blocks=torn)
     os.fdatasync(segment.descriptor)  # it must not be known as whole before it is
-    segment.mark_sealed()
+
+
+def _labels(segment: Segment) -> Iterator[tuple[str, bytes]]:
+    """By key, of the records that have one."""
+    name = segment.path.name[: -len(SUFFIX)]
+    for record in segment.records():
+        label = segment.label_of(record)
+        if label:
+            yield _key(name, record.start), label
 
 
 def _retire(written: Written) -> None:
-    """Write it no more. Unless all that it holds is known to be whole, the next start looks for itself."""
+    """Write it no more. Unless all that it holds is known to be whole, and settled, the next start looks for itself."""
     segment = written.segment
     try:
-        if not (written.unsynced or written.in_use or written.error):
+        if not (written.unsynced or written.in_use or written.is_unsettled or written.error):
             with suppress(OSError):  # on a disk that is broken now: as above
                 segment.mark_sealed()
             _drop_if_empty(segment)
@@ -358,6 +401,10 @@ def _runs(placed: Iterable[tuple[int, tuple[int, Buffer]]]) -> Iterator[tuple[in
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
+def _key(name: str, start: int) -> str:
+    return f"{name}-{start // BLOCK:x}"
+
+
 def _parse(key: str) -> tuple[str, int]:
     """Segment and offset; nothing but a key that this backend could have made becomes a path."""
     name, _dash, block = key.partition("-")
@@ -376,7 +423,7 @@ def _by_segment(keys: Iterable[str]) -> Mapping[str, list[int]]:
 def _require(segment: Segment, name: str, start: int) -> Record:
     record = segment.record_at(start)
     if record is None or not record.is_alive:
-        raise _missing(f"{name}-{start // BLOCK:x}")
+        raise _missing(_key(name, start))
     return record
 
 

@@ -24,8 +24,9 @@ from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
+from dicom_adapter.flow.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
-from dicom_adapter.flow.store import Answer, Arrival, Incoming, Status, Store, StoreRequest
+from dicom_adapter.flow.store import Answer, Incoming, Status, Store
 from dicom_adapter.group_commit import Deliver, GroupCommit
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.events import Event
@@ -51,14 +52,21 @@ class Receiver:
     """Connects the network with the first two steps of the flow."""
 
     def __init__(
-        self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock, wake_fd: int | None
+        self,
+        config: Config,
+        storage: StorageBackend[Any],
+        ledger: Ledger,
+        clock: Clock,
+        wake_fd: int | None,
+        name: str = RECEIVER,
     ) -> None:
+        """`name`: under which it is known, when there are several."""
         self._config = config
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
-        self._events = EventWriter(ledger)
-        self._store = Store(config, storage, ledger, clock)
+        self._events = EventWriter(ledger, synced=False)
+        self._store = Store(config, storage, ledger, clock, name=name)
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
         self._full: Mapping[str, str] = {}
@@ -70,6 +78,11 @@ class Receiver:
         """Judge and store by another configuration from now on. From any one thread."""
         self._store.configure(config)
         self._config = config
+
+    def recover(self) -> None:
+        """Make up for what an earlier run could not finish. Before anything is received."""
+        if self._store.recover():
+            self._wake_host()
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
         with self._ledger.read() as transaction:
@@ -169,6 +182,7 @@ class Receiver:
         if self._commits is not None:
             self._commits.close()
         self._events.close()
+        self._store.settle()
 
     @property
     def commits(self) -> bool:
@@ -241,7 +255,8 @@ def main() -> None:
     storage = open_storage(config, plugins.catalogue(), plugins.trace_storage)
     ledger = open_ledger(config)
     os.set_blocking(start.wake_fd, False)
-    receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd)
+    receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd, name)
+    receiver.recover()
     server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
     watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, TypeVar
 
@@ -42,6 +43,13 @@ class InstanceWriter(ABC):
         for piece in pieces:
             self.write(piece)
 
+    def label(self, label: bytes) -> None:
+        """Take what is to be kept with the file, once, before `finish`. Only of backends with `keeps_labels`.
+
+        Raises ValueError when it is too long for the backend.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no labels")
+
     @abstractmethod
     def finish(self) -> str:
         """End the file and return its key. It is durable after `StorageBackend.sync` has returned for that key."""
@@ -59,6 +67,9 @@ class StorageBackend(ABC, Generic[SettingsT]):
     """
 
     name: ClassVar[str]  # what `[storage] backend` calls it
+    keeps_labels: ClassVar[bool] = False
+    """Whether its writers take labels. The core then makes the rows of the ledger durable together with the stored
+    objects, by one `sync`; else the ledger needs a sync of its own for everything that is acknowledged."""
     settings_type: ClassVar[type]  # set from the class argument: `class Mine(StorageBackend[MySettings])`
 
     def __init_subclass__(cls) -> None:
@@ -85,6 +96,17 @@ class StorageBackend(ABC, Generic[SettingsT]):
 
         Raises StorageFull or OSError when that failed; the keys are then to be treated as never written.
         """
+
+    def settle(self) -> None:
+        """The labels of all that this backend has synced are durable elsewhere: nobody asks for them any more."""
+
+    @contextmanager
+    def unsettled(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+        """Keys and labels of what was stored by processes that have ended before they said that it is settled.
+
+        It is when the block ends; when it raises, the next one who asks is told of them again.
+        """
+        yield ()
 
     @abstractmethod
     def read(self, key: str) -> BinaryIO:

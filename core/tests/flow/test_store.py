@@ -19,7 +19,8 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, StorageFull
-from dicom_adapter.flow.store import Answer, Status, Store, StoreRequest
+from dicom_adapter.flow.arrival import StoreRequest
+from dicom_adapter.flow.store import Answer, Status, Store
 from dicom_adapter.ledger import Transaction, arrivals, instances
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.local_storage import LocalWriter

@@ -10,8 +10,9 @@ import pytest
 from attrs import define, field
 from pydicom.dataset import Dataset
 
+from dicom_adapter.flow.arrival import StoreRequest
 from dicom_adapter.flow.association import AssociationRequest
-from dicom_adapter.flow.store import Answer, StoreRequest
+from dicom_adapter.flow.store import Answer
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.receiver import Receiver
 from dicom_adapter.story import Story, tell

@@ -16,7 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_adapter.audit import Audit, Kind, Report, Tell
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read
 from dicom_adapter.clock import SystemClock
+from dicom_adapter.config.model import Config
 from dicom_adapter.errors import DicomAdapterError
+from dicom_adapter.flow.store import Store
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.accounts import Account
 from dicom_adapter.locks import alone, is_used
@@ -75,7 +77,8 @@ def audit(
 
 
 def _look(config: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
-    with _opened(config) as (ledger, storage, folder), _progress() as tell:
+    with _opened(config) as (ledger, storage, used), _progress() as tell:
+        folder = used.storage.path
         if not repair:
             look = Audit(ledger, storage, SystemClock(), is_running=lambda: is_used(folder), verify=verify, tell=tell)
             return look.look(), []
@@ -83,14 +86,15 @@ def _look(config: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Men
             if not unused:
                 fail(f"the service, or another repair, works in {folder}: stop it, then repair")
                 raise typer.Exit(CANNOT_LOOK)
+            Store(used, storage, ledger, SystemClock()).recover()  # as the next start would
             look = Audit(ledger, storage, SystemClock(), is_running=lambda: False, verify=verify, tell=tell)
             report = look.look()
             return report, list(Repair(ledger, storage, SystemClock()).mend(report))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Path]]:
-    """Ledger and storage of a service, and its data folder; ends the command when there are none."""
+def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Config]]:
+    """Ledger and storage of a service, and its configuration; ends the command when there are none."""
     try:
         ledger = open_ledger(path)
     except typer.Exit:
@@ -100,7 +104,7 @@ def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Path]]:
     assert config is not None  # `open_ledger` has checked it
     storage = open_storage(config, found.plugins.catalogue())
     try:
-        yield ledger, storage, config.storage.path
+        yield ledger, storage, config
     finally:
         storage.close()
         ledger.close()

@@ -4,6 +4,7 @@
     write    every piece of the data set follows as it comes; held here is what says which instance it is
     end      it is complete: an `Arrival` that waits for its commit, or it is refused
     commit   all that waits becomes durable with one sync, and gets its rows in one transaction
+    recover  at the next start: rows that a power loss took are made again of the labels in the storage
 
 Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) and nothing is kept.
 """
@@ -11,9 +12,11 @@ Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) 
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -22,16 +25,20 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from dicom_adapter.checksum import crc32
 from dicom_adapter.clock import Clock
-from dicom_adapter.config.model import AeTitleConfig, Config
-from dicom_adapter.errors import StorageFull
+from dicom_adapter.config.model import Config
+from dicom_adapter.errors import StorageFull, describe_failure
+from dicom_adapter.flow.arrival import Arrival, Labels, StoreRequest, read_label
 from dicom_adapter.identity import Identity, IdentityReader, Mismatch, Unreadable
-from dicom_adapter.ledger import Ledger, Transaction, arrivals, instances
-from dicom_adapter.ledger.instances import UNNUMBERED
+from dicom_adapter.ledger import Ledger, Transaction, arrivals, commits, events, instances
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.model import InstanceStorageInfo
 from dicom_adapter.part10 import BEFORE_META, data_set_offset, file_header
 from dicom_adapter.storage import InstanceWriter, StorageBackend
 
 log = structlog.get_logger("dicom_adapter.store")
+
+SETTLE_SECONDS = 1.0  # after which the ledger is synced, so that the labels of what it has are needed no longer
 
 
 class Status(IntEnum):
@@ -47,19 +54,6 @@ class Status(IntEnum):
 
 
 @frozen(kw_only=True)
-class StoreRequest:
-    """A C-STORE request, before its data set."""
-
-    ae_title: str  # called
-    calling_ae_title: str
-    peer_address: str
-    association_id: str
-    sop_class_uid: str  # Affected SOP Class UID
-    sop_instance_uid: str  # Affected SOP Instance UID
-    transfer_syntax_uid: str
-
-
-@frozen(kw_only=True)
 class Answer:
     """What C-STORE answers, and why."""
 
@@ -67,60 +61,6 @@ class Answer:
     why: str = ""
     instance: InstanceStorageInfo | None = None  # when it was kept
     repeats: int | None = None  # the pending instance that it is again, because of which it was not kept
-
-
-@frozen(kw_only=True)
-class Arrival:
-    """An instance whose data set is complete, and which is not durable yet."""
-
-    request: StoreRequest
-    identity: Identity
-    storage_key: str
-    size_bytes: int  # of the stored Part 10 file
-    checksum: int  # CRC-32 of the encoded data set
-
-    def row(self, received_at: int) -> tuple[object, ...]:
-        """Its row, in the order of `arrivals.COLUMNS`."""
-        request, identity = self.request, self.identity
-        return (
-            request.ae_title,
-            request.calling_ae_title,
-            request.peer_address,
-            request.association_id,
-            identity.sop_class_uid,
-            identity.sop_instance_uid,
-            identity.study_instance_uid,
-            identity.series_instance_uid,
-            request.transfer_syntax_uid,
-            identity.patient_id,
-            identity.issuer_of_patient_id,
-            received_at,
-            self.storage_key,
-            self.size_bytes,
-            self.checksum,
-        )
-
-    def at(self, when: datetime, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
-        """The instance that it becomes."""
-        request, identity = self.request, self.identity
-        return InstanceStorageInfo(
-            instance_id=instance_id,
-            ae_title=request.ae_title,
-            calling_ae_title=request.calling_ae_title,
-            peer_address=request.peer_address,
-            association_id=request.association_id,
-            sop_class_uid=identity.sop_class_uid,
-            sop_instance_uid=identity.sop_instance_uid,
-            study_instance_uid=identity.study_instance_uid,
-            series_instance_uid=identity.series_instance_uid,
-            transfer_syntax_uid=request.transfer_syntax_uid,
-            patient_id=identity.patient_id,
-            issuer_of_patient_id=identity.issuer_of_patient_id,
-            received_at=when,
-            storage_key=self.storage_key,
-            size_bytes=self.size_bytes,
-            checksum=self.checksum,
-        )
 
 
 @define
@@ -131,6 +71,7 @@ class Incoming:
     refusal: Answer | None = None  # it is refused, or not to be kept, whatever else comes
     _limit: int = 0  # bytes that a data set may have
     _writer: InstanceWriter | None = None
+    _labels: Labels | None = None
     _header_size: int = field(default=0, init=False)
     _size: int = field(default=0, init=False)  # of the data set so far
     _checksum: int = field(default=0, init=False)
@@ -204,23 +145,33 @@ class Incoming:
 
     def _arrival(self, identity: Identity) -> Arrival:
         assert self._writer is not None  # it is not refused
-        return Arrival(
+        arrival = Arrival(
             request=self.request,
             identity=identity,
-            storage_key=self._writer.finish(),
             size_bytes=self._header_size + self._size,
             checksum=self._checksum,
         )
+        if self._labels is not None:
+            self._labels.give(arrival, self._writer)
+        arrival.storage_key = self._writer.finish()
+        return arrival
 
 
 class Store:
     """`begin` and what comes of it is for one thread, `commit` for another one."""
 
-    def __init__(self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock, *, name: str = RECEIVER
+    ) -> None:
+        """`name`: of the receiver, as long as it is configured."""
         self._config = config
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
+        self._name = name
+        self._labels = Labels(clock) if storage.keeps_labels else None
+        self._reached = 0  # number of the last label whose instance has been entered, or will never be
+        self._settle_at = time.monotonic() + SETTLE_SECONDS
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration. Associations that are open go on, whatever has become of their AE title."""
@@ -245,7 +196,8 @@ class Store:
             writer = self._storage.writer()
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return Incoming(request, _failure(failure))
-        incoming = Incoming(request, limit=self._config.dicom.max_data_set, writer=writer)
+        limit = self._config.dicom.max_data_set
+        incoming = Incoming(request, limit=limit, writer=writer, labels=self._labels)
         incoming.write_header(header)
         return incoming
 
@@ -265,14 +217,18 @@ class Store:
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             self._delete(waiting)  # not every backend does so by itself
             return [_failure(failure)] * len(waiting)
-        return self._enter(waiting)
+        answers = self._enter(waiting)
+        self._reached = max(self._reached, waiting[-1].number)
+        if time.monotonic() >= self._settle_at:
+            self.settle()
+        return answers
 
     def _enter(self, waiting: Sequence[Arrival]) -> list[Answer]:
         """Write the rows; without them the stored objects have never been."""
         try:
-            with self._ledger.write() as transaction:
-                # Stamped while holding the right to write, so that the order of rows is the order of these times.
-                answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(waiting)
+            # What has a label is durable with it, and so is its row.
+            with self._ledger.write(synced=not all(arrival.number for arrival in waiting)) as transaction:
+                answers = self._entered(transaction, waiting)
         except OperationalError as failure:  # the ledger is full, locked or broken, for all of them alike
             return self._not_entered(waiting, failure)
         except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; nobody fails for another one
@@ -280,6 +236,15 @@ class Store:
                 return self._not_entered(waiting, failure)
             return [answer for arrival in waiting for answer in self._enter([arrival])]
         self._delete([one for one, answer in zip(waiting, answers, strict=True) if answer.instance is None])
+        return answers
+
+    def _entered(self, transaction: Transaction, waiting: Sequence[Arrival]) -> list[Answer]:
+        # Stamped while holding the right to write, so that the order of rows is the order of these times.
+        answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(waiting)
+        runs = {arrival.run for arrival in waiting if arrival.number}
+        for run in runs:
+            number = max(arrival.number for arrival in waiting if arrival.run == run)
+            commits.reach(transaction, run, self._name, number)
         return answers
 
     def _not_entered(self, waiting: Sequence[Arrival], failure: Exception) -> list[Answer]:
@@ -304,6 +269,66 @@ class Store:
             except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
                 log.warning("stored_objects_left", count=len(waiting), error=type(failure).__name__)
 
+    # --- labels -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Have the ledger synced, so that no label is needed any more. Not while something is committed."""
+        if self._labels is None or not self._reached:
+            return
+        self._settle_at = time.monotonic() + SETTLE_SECONDS
+        try:
+            with self._ledger.write() as transaction:
+                commits.settle(transaction, self._labels.run, self._name)
+        except SQLAlchemyError as failure:  # the labels are there all the same
+            log.warning("not_settled", error=describe_failure(failure))
+        else:
+            self._storage.settle()
+
+    def recover(self) -> int:
+        """Enter what is stored and has lost its row, or never had one; returns how many. Before anything is received.
+
+        Raises what the ledger and the storage raise: without its rows, nothing else may be acknowledged.
+        """
+        with self._storage.unsettled() as labels:
+            lost = self._lost([read_label(label, key) for key, label in labels]) if labels else []
+            return self._enter_lost(lost) if lost else 0
+
+    def _lost(self, labelled: Sequence[Arrival | None]) -> list[Arrival]:
+        with self._ledger.read() as transaction:
+            reached = commits.reached(transaction)
+            beyond = [one for one in labelled if one is not None and one.number > reached.get(one.run, 0)]
+            known = instances.among_stored(transaction, [one.storage_key for one in beyond])
+        lost = [one for one in beyond if one.storage_key not in known]
+        return sorted(lost, key=attrgetter("came_at", "number"))
+
+    def _enter_lost(self, lost: Sequence[Arrival]) -> int:
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            answers = self._entered(transaction, lost)
+            entered = [answer.instance for answer in answers if answer.instance is not None]
+            events.record(transaction, [_recovered(instance, now) for instance in entered])
+        self._delete([one for one, answer in zip(lost, answers, strict=True) if answer.instance is None])
+        for instance in entered:
+            log.warning(
+                "instance_recovered",
+                ae_title=instance.ae_title,
+                association_id=instance.association_id,
+                sop_instance_uid=instance.sop_instance_uid,
+                instance_id=instance.instance_id,
+            )
+        return len(entered)
+
+
+def _recovered(instance: InstanceStorageInfo, now: datetime) -> Event:
+    return Event(
+        at=now,
+        event="instance_recovered",
+        ae_title=instance.ae_title,
+        association_id=instance.association_id,
+        instance_id=instance.instance_id,
+        detail={"reason": "a process or the power had failed before the ledger was written to the disk"},
+    )
+
 
 class _Entry:
     """The rows of one transaction."""
@@ -316,13 +341,14 @@ class _Entry:
 
     def enter(self, all_of_them: Sequence[Arrival]) -> list[Answer]:
         """Enter them in their order."""
-        moment = arrivals.moment(self._now)
-        numbers = arrivals.enter(self._transaction, [arrival.row(moment) for arrival in all_of_them], moment)
+        now, moment = self._now, arrivals.moment(self._now)
+        rows = [one.row(arrivals.moment(one.came_at) if one.came_at else moment) for one in all_of_them]
+        numbers = arrivals.enter(self._transaction, rows, moment)
         return [
-            self._again(arrival)
+            self._again(one)
             if number is None
-            else Answer(status=Status.SUCCESS, instance=arrival.at(self._now, number))
-            for arrival, number in zip(all_of_them, numbers, strict=True)
+            else Answer(status=Status.SUCCESS, instance=one.at(one.came_at or now, number))
+            for one, number in zip(all_of_them, numbers, strict=True)
         ]
 
     def _again(self, arrival: Arrival) -> Answer:
@@ -330,7 +356,7 @@ class _Entry:
         instance = arrival.at(self._now)
         pending = instances.find_pending(self._transaction, instance.ae_title, instance.sop_instance_uid)
         assert pending is not None  # it was when this one was not entered, in this transaction
-        if self._table(arrival).overwrite_same_instance:
+        if self._overwrites(arrival):
             return Answer(status=Status.SUCCESS, instance=instances.replace(self._transaction, pending, instance))
         if self._is_same(pending, instance):
             return Answer(
@@ -339,8 +365,9 @@ class _Entry:
         why = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
         return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=why, repeats=pending.instance_id)
 
-    def _table(self, arrival: Arrival) -> AeTitleConfig:
-        return self._config.ae_titles[arrival.request.ae_title]
+    def _overwrites(self, arrival: Arrival) -> bool:
+        table = self._config.ae_titles.get(arrival.request.ae_title)  # None: no longer configured
+        return table is not None and table.overwrite_same_instance
 
     def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
         """Whether they are one data set, whoever sent them."""

@@ -52,6 +52,11 @@ def moment(when: datetime) -> int:
     return (when - EPOCH) // _MICROSECOND
 
 
+def time(moment: int) -> datetime:
+    """The time of a row."""
+    return EPOCH + moment * _MICROSECOND
+
+
 def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int) -> list[int | None]:
     """Add pending instances, with values in the order of COLUMNS; returns their numbers, which rise in their order.
 

@@ -35,6 +35,7 @@ class Ledger:
         # SQLite lets one transaction write. Threads of one process queue here, fairly, instead of polling the file.
         self._writing = threading.Lock()
         self._writer: Connection | None = None  # kept open: to get one from the pool costs as much as a small change
+        self._writer_syncs = durable
 
     def _connect(self) -> Engine:
         engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=32)
@@ -46,16 +47,23 @@ class Ledger:
         connection.isolation_level = None  # this module says BEGIN, not the driver
         connection.execute("PRAGMA journal_mode = WAL")
         # In WAL mode NORMAL keeps the file whole but may lose the last commits with the power; FULL syncs each commit.
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        connection.execute(_synchronous(self._durable))
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -16000")
 
     @contextmanager
-    def write(self) -> Iterator[Transaction]:
-        """A transaction that may change things: committed when the block ends, undone when it raises."""
+    def write(self, *, synced: bool = True) -> Iterator[Transaction]:
+        """A transaction that may change things: committed when the block ends, undone when it raises.
+
+        One that is not `synced` survives a power loss as soon as a later one that is does, of whatever process; never
+        without those before it.
+        """
         with self._writing:
             if self._writer is None or self._writer.invalidated:
-                self._writer = self._engine.connect()
+                self._writer, self._writer_syncs = self._engine.connect(), self._durable
+            if self._writer_syncs is not (self._durable and synced):
+                self._writer_syncs = not self._writer_syncs
+                self._writer.connection.cursor().execute(_synchronous(self._writer_syncs))
             with self._writer.begin():
                 yield self._writer
 
@@ -106,6 +114,10 @@ class Ledger:
                 self._writer.close()
                 self._writer = None
         self._engine.dispose()
+
+
+def _synchronous(durable: bool) -> str:
+    return f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}"
 
 
 def exists(url: str) -> bool:

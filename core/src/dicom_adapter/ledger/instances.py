@@ -87,6 +87,15 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
     return None if row is None else _instance(row)
 
 
+def among_stored(transaction: Transaction, storage_keys: Iterable[str]) -> set[str]:
+    """Those of these storage keys that any row has. Every row is looked at."""
+    return {
+        key
+        for chunk in _chunks(storage_keys)
+        for (key,) in transaction.execute(select(instances.c.storage_key).where(instances.c.storage_key.in_(chunk)))
+    }
+
+
 def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceStorageInfo) -> InstanceStorageInfo:
     """Let `new` stand for the pending `old`, whose room may be reclaimed once no job needs it."""
     release(transaction, [old.instance_id], new.received_at)

@@ -245,6 +245,15 @@ health = Table(
     Column("seen_at", UtcDateTime, nullable=False),  # when it was last looked at
 )
 
+commits = Table(
+    "commits",
+    metadata,
+    Column("run", String(32), primary_key=True),  # of a receiver process, from its start to its end
+    Column("receiver", Text, nullable=False),  # its name, which the next run has, too
+    Column("reached", BigInteger, nullable=False),  # every instance of the run up to this number has been decided on
+    Column("settled", BigInteger, nullable=False, server_default="0"),  # how often the ledger was synced for the run
+)
+
 configurations = Table(
     "configurations",
     metadata,

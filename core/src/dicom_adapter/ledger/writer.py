@@ -20,8 +20,10 @@ GATHER_SECONDS = 0.2  # what comes within that time is written in one transactio
 class EventWriter:
     """Has a thread of its own from construction to `close`. What the ledger does not take is logged and given up."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
+        """`synced`: what is written survives a power loss at once, else a moment later."""
         self._ledger = ledger
+        self._synced = synced
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._news = threading.Event()
         self._closing = threading.Event()
@@ -52,7 +54,7 @@ class EventWriter:
         if not batch:
             return
         try:
-            with self._ledger.write() as transaction:
+            with self._ledger.write(synced=self._synced) as transaction:
                 events.record(transaction, batch)
         except Exception as failure:  # noqa: BLE001 - whatever it is, the next events may be taken again
             log.warning("events_not_recorded", count=len(batch), error=describe_failure(failure))

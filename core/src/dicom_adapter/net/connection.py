@@ -15,8 +15,9 @@ import structlog
 from attrs import define, frozen
 
 from dicom_adapter.errors import describe_failure
+from dicom_adapter.flow.arrival import StoreRequest
 from dicom_adapter.flow.association import AssociationRequest, Rejection, Verdict
-from dicom_adapter.flow.store import Answer, Incoming, Status, StoreRequest
+from dicom_adapter.flow.store import Answer, Incoming, Status
 from dicom_adapter.group_commit import Deliver
 from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
 from dicom_adapter.net.dimse import Command

@@ -15,7 +15,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.store import Answer, Store, StoreRequest
+from dicom_adapter.flow.arrival import StoreRequest
+from dicom_adapter.flow.store import Answer, Store
 from dicom_adapter.hookspecs import PROJECT
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes

@@ -28,7 +28,10 @@ OUTCOMES = {
     Outcome.REPLACED: "because of newer arrivals",
     Outcome.DISCARDED: "because an operator discarded what was there",
 }
-HAPPENED = {"instance_requeued": "given back to the processor"}  # others are said as they are called
+HAPPENED = {  # others are said as they are called
+    "instance_recovered": "entered in the ledger by a later start",
+    "instance_requeued": "given back to the processor",
+}
 # Those of these that have no row are told with the instances that they repeat.
 KNOWN_BY_INSTANCE = (Status.SUCCESS.name, Status.DUPLICATE_SOP_INSTANCE.name)
 

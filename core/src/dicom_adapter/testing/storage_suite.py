@@ -54,6 +54,12 @@ class BaseStorageBackendTests:
         """How many stored objects and parts of such take room, if that can be told: what was given up must not."""
         return None
 
+    def kill(self, storage: StorageBackend[Any]) -> None:
+        """Let go of what the kernel takes from a killed process, locks and descriptors; only with `keeps_labels`."""
+        raise NotImplementedError(
+            "a backend with keeps_labels = True says here what the end of a process takes from it"
+        )
+
     @pytest.fixture
     def no_room(self) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
         """A context in which a backend has no room left; override it to have that tested."""
@@ -270,6 +276,57 @@ class BaseStorageBackendTests:
         finally:
             half.discard()  # the killed process has ended
 
+    # --- labels: from them the ledger makes rows again
+
+    def test_labels_are_kept_until_they_are_settled(self, make_backend: MakeBackend) -> None:
+        """What a killed process has stored is found with its labels, until somebody has dealt with them."""
+        killed = make_backend()
+        if not self._takes_labels(killed):
+            return
+        keys = [labelled(killed, size, b"label %d" % size) for size in (0, 5, MIB + 5)]
+        killed.sync([*keys, finished(killed, b"without")])
+        assert [] == unsettled(make_backend()), "labels of a process that may go on belong to nobody else"
+        wanted = {key: b"label %d" % size for key, size in zip(keys, (0, 5, MIB + 5), strict=True)}
+        self.kill(killed)
+        started = make_backend()
+        with pytest.raises(InterruptedError), started.unsettled():
+            raise InterruptedError
+        assert wanted == dict(unsettled(started)), "unsettled() must give the labels until its block ends in order"
+        assert [] == unsettled(make_backend()), "they were settled before"
+        assert bytes(MIB + 5) == content(started, keys[-1]), "a label must not be a part of its object"
+
+    def test_labels_that_are_settled_are_asked_for_no_more(self, make_backend: MakeBackend) -> None:
+        """After `settle` and a stop in order there is nothing to look at."""
+        storage = make_backend()
+        if not self._takes_labels(storage):
+            return
+        storage.sync([labelled(storage, 5, b"settled")])
+        storage.settle()
+        storage.close()
+        assert [] == unsettled(make_backend())
+
+    def test_a_label_may_have_a_thousand_bytes(self, storage: StorageBackend[Any]) -> None:
+        """What is longer than the backend takes is a ValueError, and the object can be stored without it."""
+        if not self._takes_labels(storage):
+            return
+        storage.sync([labelled(storage, 5, bytes(1000))])
+        writer = storage.writer()
+        writer.write(b"x")
+        with pytest.raises(ValueError, match="label"):
+            writer.label(bytes(10_000_000))
+        key = writer.finish()
+        storage.sync([key])
+        assert b"x" == content(storage, key)
+
+    def _takes_labels(self, storage: StorageBackend[Any]) -> bool:
+        """Whether there is anything to test; who keeps none does not seem to."""
+        if not self.backend.keeps_labels:
+            writer = storage.writer()
+            with pytest.raises(NotImplementedError):
+                writer.label(b"a label although keeps_labels is False")
+            writer.discard()
+        return self.backend.keeps_labels
+
     # --- giving up, giving back
 
     def test_what_is_discarded_is_gone(self, storage: StorageBackend[Any]) -> None:
@@ -334,6 +391,20 @@ def finished(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
     for piece in pieces:
         writer.write(piece)
     return writer.finish()
+
+
+def labelled(storage: StorageBackend[Any], size: int, label: bytes) -> str:
+    """An object of zeros with a label that is whole and not synced; returns its key."""
+    writer = storage.writer()
+    writer.write(bytes(size))
+    writer.label(label)
+    return writer.finish()
+
+
+def unsettled(storage: StorageBackend[Any]) -> list[tuple[str, bytes]]:
+    """What it tells, and is told to forget."""
+    with storage.unsettled() as labels:
+        return list(labels)
 
 
 def stored(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
