@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dicom_adapter import light  # noqa: F401 - before anything loads structlog
+
+# isort: split
 import fcntl
 import os
 import time

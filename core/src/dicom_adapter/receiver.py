@@ -6,6 +6,9 @@ instance and its row, and wakes the host; what the host does with them, and when
 
 from __future__ import annotations
 
+from dicom_adapter import light  # noqa: F401 - before anything loads structlog
+
+# isort: split
 import asyncio
 import os
 import time

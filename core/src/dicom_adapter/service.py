@@ -17,11 +17,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
-from attrs import define, evolve, frozen
+from attrs import asdict, define, evolve, frozen
 
 from dicom_adapter.child import GONE, Child, Report, Start
 from dicom_adapter.clock import SystemClock
-from dicom_adapter.config.model import Config
 from dicom_adapter.errors import Refused
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.configurations import Configuration
@@ -29,7 +28,6 @@ from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
 from dicom_adapter.reload.asking import RELOAD, Asking, Begun
 from dicom_adapter.reload.passing import Passing
 from dicom_adapter.reload.snapshot import Snapshot
-from dicom_adapter.stores import open_ledger
 from dicom_adapter.watch import Finding, Watch
 
 log = structlog.get_logger("dicom_adapter.service")
@@ -51,7 +49,7 @@ class CannotStart(Refused):
 
 @frozen(kw_only=True)
 class Blueprint:
-    """What the processes are started with."""
+    """What the processes are started with, the one that supervises included."""
 
     path: str  # of the configuration file
     configuration: str
@@ -60,7 +58,21 @@ class Blueprint:
     log_style: str
     port: int | None  # to listen on instead of the configured one
     storage_plugin: str  # the entry point that a receiver loads; it needs no other
+    receivers: int
+    ledger_url: str
+    is_durable: bool  # what the ledger has survives a power loss
+    log_level: str
     trace_hooks: bool = False  # log every call of a plugin
+    stop_with_stdin: bool = False  # stop, too, when standard input ends
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` takes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Blueprint:
+        """What `to_json` gave."""
+        return cls(**{**found, "settings": Snapshot(**found["settings"])})
 
     def with_configuration(self, asked: Configuration) -> Blueprint:
         """The same with another configuration."""
@@ -113,13 +125,12 @@ class _Slot:
 class Service:
     """Runs until a signal. Used by the main thread."""
 
-    def __init__(self, config: Config, blueprint: Blueprint) -> None:
-        self._config = config
+    def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
         # Signal handlers put to it too: a SimpleQueue may be interrupted by its own `put`, a Queue would lock up.
         self._reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
         self._host = _Slot(HOST, HOST_MODULE)
-        names = enumerate(receiver_names(config.dicom.receivers), start=1)
+        names = enumerate(receiver_names(blueprint.receivers), start=1)
         self._receivers = [_Slot(name, RECEIVER_MODULE, number) for number, name in names]
         self._wake_read, self._wake_write = os.pipe()
         self._port = blueprint.port
@@ -140,7 +151,7 @@ class Service:
             for slot in self._receivers:
                 slot.ahead = self._make_child(slot)
             if self._begin([self._host]):
-                self._ledger = open_ledger(self._config)
+                self._ledger = Ledger(self._blueprint.ledger_url, durable=self._blueprint.is_durable)
                 self._asking = self._make_asking(self._ledger)
                 # The first receiver finds the port that the others share.
                 first, *others = self._receivers

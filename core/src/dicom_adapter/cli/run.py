@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
-import threading
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_adapter import logs
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
 from dicom_adapter.plugins import STORAGE
 from dicom_adapter.reload.snapshot import snapshot
-from dicom_adapter.service import Blueprint, CannotStart, Service
+from dicom_adapter.service import Blueprint
+from dicom_adapter.stores import is_durable
+
+SERVICE_MODULE = "dicom_adapter.service_process"
 
 
 def run(
@@ -46,24 +49,20 @@ def run(
     if found.unavailable and strict:
         raise fail(*found.unavailable, "not started, because --strict was given")
     warn(*found.unavailable)
-    settings = found.loaded.config
-    logs.configure(style=_style(settings.log.format.value), level=settings.log.level.value, process="service")
-    service = Service(settings, _blueprint(found, config, port, trace_hooks=trace_hooks))
-    if stop_with_stdin:
-        threading.Thread(target=_stop_with_stdin, args=(service,), daemon=True).start()
-    try:
-        service.run()
-    except CannotStart as refusal:
-        raise fail(str(refusal)) from None
+    _become_the_service(_blueprint(found, config, port, trace_hooks=trace_hooks, stop_with_stdin=stop_with_stdin))
 
 
-def _stop_with_stdin(service: Service) -> None:
-    while os.read(0, 4096):
-        pass
-    service.stop()
+def _become_the_service(blueprint: Blueprint) -> None:
+    """Go on as a process that has loaded no plugin, under the same number; this one ends here."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:  # a configuration may have secrets: it has no name
+        json.dump(blueprint.to_json(), file)
+        file.flush()
+        os.set_inheritable(file.fileno(), True)
+        command = [sys.executable, "-m", SERVICE_MODULE, str(file.fileno())]
+        os.execv(sys.executable, command)  # noqa: S606 - ourselves
 
 
-def _blueprint(found: Read, path: Path, port: int | None, *, trace_hooks: bool) -> Blueprint:
+def _blueprint(found: Read, path: Path, port: int | None, *, trace_hooks: bool, stop_with_stdin: bool) -> Blueprint:
     config = found.loaded.config
     assert config is not None  # the caller has checked
     provider = found.plugins.provider(STORAGE, config.storage.backend)
@@ -76,7 +75,12 @@ def _blueprint(found: Read, path: Path, port: int | None, *, trace_hooks: bool) 
         log_style=_style(config.log.format.value),
         port=port,
         storage_plugin=provider,
+        receivers=config.dicom.receivers,
+        ledger_url=config.ledger_url,
+        is_durable=is_durable(config),
+        log_level=config.log.level.value,
         trace_hooks=trace_hooks,
+        stop_with_stdin=stop_with_stdin,
     )
 
 
