@@ -71,11 +71,12 @@ class LocalStorage(StorageBackend[NoSettings]):
                 path.unlink()
                 continue
             try:
-                if not segment.is_sealed:
-                    _mend(segment)
-                    if not any(record.label for record in segment.records()):
-                        segment.mark_sealed()
-                _drop_if_empty(segment)
+                if not segment.is_written():  # by a process of an earlier start that has yet to end
+                    if not segment.is_sealed:
+                        _mend(segment)
+                        if not any(record.label for record in segment.records()):
+                            segment.mark_sealed()
+                    _drop_if_empty(segment)
             finally:
                 segment.close()
 
@@ -149,11 +150,11 @@ class LocalStorage(StorageBackend[NoSettings]):
                 written.segment.write_blocks(pieces, start)
             self._let_go(written, [start for start, _placed in placed])
 
-    def _write_all(self) -> None:
-        """Let this process see as well what it holds."""
+    def _write_held(self, name: str) -> None:
+        """Let what this process holds of a segment be seen."""
         with self._lock:
-            holding = [written for written in self._written.values() if written.placed]
-        for written in holding:
+            written = self._written.get(name)
+        if written is not None and written.placed:
             with self._whole(written):
                 self._write(written)
 
@@ -250,10 +251,13 @@ class LocalStorage(StorageBackend[NoSettings]):
             for path in sorted(self._root.glob(f"*{SUFFIX}")):
                 with suppress(FileNotFoundError, ValueError):  # it has gone meanwhile, or is just being made
                     segment = Segment.open(path, to_change=True)
-                    opened.callback(segment.close)
-                    if not (segment.is_written() or segment.is_sealed):
-                        _mend(segment)
+                    if segment.is_sealed or segment.is_written() or segment.is_sealed:  # or sealed in between
+                        segment.close()
+                    else:
+                        opened.callback(segment.close)
                         left.append(segment)
+            for segment in left:
+                _mend(segment)
             yield [pair for segment in left for pair in _labels(segment)]
             for segment in left:
                 segment.mark_sealed()
@@ -263,7 +267,7 @@ class LocalStorage(StorageBackend[NoSettings]):
 
     def read(self, key: str) -> BinaryIO:
         name, start = _parse(key)
-        self._write_all()
+        self._write_held(name)
         segment = self._open(name)
         try:
             return cast(BinaryIO, segment.reader(_require(segment, name, start)))
@@ -284,11 +288,12 @@ class LocalStorage(StorageBackend[NoSettings]):
                     record = segment.record_at(start)
                     if record is not None and record.is_alive:
                         segment.give_back(record)
-                self._forget(name, starts)
-                if not segment.is_written():
+                # The others go with their writer, or with the next start, which is not to find them locked.
+                if segment.is_sealed and not segment.is_written():
                     _drop_if_empty(segment)
             finally:
                 segment.close()
+                self._forget(name, starts)
 
     def _take_back(self, name: str, starts: Sequence[int]) -> None:
         with self._lock:
@@ -306,9 +311,9 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._close_if_done(written)
 
     def keys(self) -> Iterator[str]:
-        self._write_all()
         for path in self._root.glob(f"*{SUFFIX}"):
             name = path.name[: -len(SUFFIX)]
+            self._write_held(name)
             with suppress(StoredObjectMissing):  # it has gone meanwhile
                 segment = self._open(name)
                 try:

@@ -46,8 +46,9 @@ class Buffers:
         with self._lock:
             if not self._large_left:
                 return None
+            large = self._large.pop() if self._large else _buffer(HELD_BYTES)
             self._large_left -= 1
-            return self._large.pop() if self._large else _buffer(HELD_BYTES)
+            return large
 
     def take_back(self, buffer: Buffer) -> None:
         """Nobody needs it any more."""

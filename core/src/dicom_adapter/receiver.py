@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 from attrs import evolve
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter import logs
 from dicom_adapter.calls import Calls
@@ -27,9 +27,10 @@ from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
+from dicom_adapter.errors import StorageFull
 from dicom_adapter.flow.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
-from dicom_adapter.flow.store import Answer, Incoming, Status, Store
+from dicom_adapter.flow.store import Answer, Incoming, Status, Store, is_lack_of_room
 from dicom_adapter.group_commit import Deliver, GroupCommit
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.events import Event
@@ -259,7 +260,13 @@ def main() -> None:
     ledger = open_ledger(config)
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd, name)
-    receiver.recover()
+    try:
+        receiver.recover()
+    except (OSError, StorageFull, SQLAlchemyError) as failure:
+        said = failure.orig if isinstance(failure, DBAPIError) else failure  # without the statement and its values
+        reason = f"what an earlier start has acknowledged cannot be entered: {said}"
+        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+        return
     server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
     watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
 

@@ -27,6 +27,7 @@ from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.local_storage import LocalStorage
 from dicom_adapter.model import InstanceStorageInfo
 from dicom_adapter.plugins import discover
+from dicom_adapter.segment import Segment
 from dicom_adapter.storage import StorageBackend
 from dicom_adapter.stores import open_ledger, open_storage
 
@@ -60,6 +61,9 @@ class Ticking:
     def now(self) -> datetime:
         self._now += timedelta(seconds=1)
         return self._now
+
+    def put_back(self) -> None:
+        self._now -= timedelta(hours=1)
 
 
 class Process:
@@ -130,6 +134,9 @@ class Site:
     def start(self, text: str = CONFIGURATION, backend: str = "local") -> Process:
         self._processes.append(Process(self._folder, self._clock, text, backend))
         return self._processes[-1]
+
+    def put_clock_back(self) -> None:
+        self._clock.put_back()
 
     def keep_ledger(self) -> dict[Path, bytes]:
         """What a disk has of it."""
@@ -208,9 +215,30 @@ def test_what_the_ledger_lost_is_entered_again_in_its_order(site: Site) -> None:
     assert before[:2] == after[:2]
     times = [instance.received_at for instance in after]
     assert times == sorted(times)
-    assert before == [evolve(now, received_at=was.received_at) for now, was in zip(after, before, strict=True)]
+    assert [evolve(one, instance_id=0, received_at=EPOCH) for one in before] == [
+        evolve(one, instance_id=0, received_at=EPOCH) for one in after
+    ]
     assert contents == [second.content(instance) for instance in after]
-    assert [3, 4, 5] == second.recovered()
+    assert [instance.instance_id for instance in after[2:]] == second.recovered()
+
+
+def test_no_number_is_given_out_again(site: Site) -> None:
+    """Whoever has written down 3, and knows nothing of the power loss, must not take another instance for it."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    kept = site.keep_ledger()
+    first.send("1.3", "1.4")
+    first.send("1.4", ae_title="OVER")
+    first.send("1.4", ae_title="OVER")
+    had = {one.instance_id for one in first.pending() + first.pending("OVER")}
+    site.lose(kept)
+
+    second = site.start()
+    second.store.recover()
+    second.send("1.5")
+    numbers = {one.instance_id for one in second.pending() + second.pending("OVER")}
+    assert ({1, 2}, 6) == (had & numbers, len(numbers))
+    assert max(had) < min(numbers - had)
 
 
 def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +323,7 @@ def test_nothing_is_entered_twice(site: Site) -> None:
 
     second = site.start()
     with pytest.raises(InterruptedError), second.storage.unsettled() as labels:
-        lost = second.store._lost([module.read_label(label, key) for key, label in labels])
+        _beyond, lost = second.store._lost([module.read_label(label, key) for key, label in labels])
         assert 2 == second.store._enter_lost(lost)
         raise InterruptedError
     second.kill()
@@ -384,6 +412,50 @@ def test_other_versions_write_other_labels(site: Site, monkeypatch: pytest.Monke
     assert 2 == len(list(second.storage.keys()))
 
 
+def test_what_replaced_another_one_is_not_lost_with_the_setting(site: Site) -> None:
+    """It was acknowledged as the newer one. Who has changed the configuration meanwhile decides by the audit."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", ae_title="OVER")
+    first.send("1.1", ae_title="OVER", patient=b"P2")
+    site.lose(kept)
+
+    second = site.start(CONFIGURATION.replace("overwrite-same-instance = true", ""))
+    assert 1 == second.store.recover()
+    assert 2 == len(list(second.storage.keys()))
+
+
+def test_a_newer_arrival_stays(site: Site) -> None:
+    """Another receiver has acknowledged it while the one that had the older one was down."""
+    first = site.start()
+    older = first.arrive("1.1", ae_title="OVER")
+    first.storage.sync([older.storage_key])
+    other = site.start()
+    other.send("1.1", ae_title="OVER", patient=b"P2")
+    first.kill()
+
+    again = site.start()
+    assert 0 == again.store.recover()
+    [pending] = again.pending("OVER")
+    assert "P2" == pending.patient_id
+    assert 1 == len(list(again.storage.keys()))
+
+
+def test_a_clock_that_is_put_back_changes_no_order(site: Site) -> None:
+    """The later one of a sender replaces the earlier one."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", ae_title="OVER")
+    site.put_clock_back()
+    first.send("1.1", ae_title="OVER", patient=b"P2")
+    site.lose(kept)
+
+    second = site.start()
+    second.store.recover()
+    [pending] = second.pending("OVER")
+    assert "P2" == pending.patient_id
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +474,76 @@ def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.Mon
     assert [] == second.uids()
     assert 2 == second.store.recover()
     assert ["1.1", "1.2"] == second.uids()
+
+
+def test_one_that_cannot_be_compared_keeps_no_other_from_being_entered(site: Site) -> None:
+    """The pending instance that it repeats has lost its object: both are matters for an audit."""
+    first = site.start()
+    first.send("1.1")
+    kept = site.keep_ledger()
+    first.storage.delete([first.pending()[0].storage_key])
+    first.storage.sync([first.arrive("1.1").storage_key, first.arrive("1.2").storage_key])
+    site.lose(kept)
+
+    second = site.start()
+    assert 1 == second.store.recover()
+    assert ["1.1", "1.2"] == second.uids()
+    assert 2 == len(list(second.storage.keys()))
+
+
+def test_a_start_opens_no_more_than_it_has_to_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be more segments than a process may have files open."""
+    monkeypatch.setattr(local_storage, "SEGMENT_BYTES", 1)
+    first = site.start()
+    for number in range(20):
+        first.send(f"1.{number}")
+    first.store.settle()
+    first.send("1.20")
+    first.kill()
+    second = site.start()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with second.storage.unsettled() as labels:
+        assert (1, 1) == (len(labels), len(list(Path("/proc/self/fd").iterdir())) - before)
+
+
+def test_a_host_that_deletes_keeps_nothing_from_being_recovered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not lock what the next start has to read."""
+    first = site.start()
+    first.send("1.1")
+    first.storage.sync([first.arrive("1.2").storage_key])
+    keys = [instance.storage_key for instance in first.pending()]
+    first.kill()
+
+    host, receiver = site.start(), site.start()
+    found: list[int] = []
+    close = Segment.close
+
+    def closing(segment: Segment) -> None:
+        if not found:
+            found.append(0)
+            found.append(receiver.store.recover())
+        close(segment)
+
+    monkeypatch.setattr(Segment, "close", closing)
+    host.storage.delete(keys)
+    assert [0, 1] == found
+    assert "1.2" in receiver.uids()
+
+
+def test_a_settlement_that_fails_costs_no_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises. After an error of the disk labels are kept until the next start."""
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+    process = site.start()
+    seen = synced_commits(process, monkeypatch)
+    with monkeypatch.context() as broken:
+        broken.setattr(module.commits, "settle", failing)
+        assert Status.SUCCESS is process.send("1.1")[0].status
+    assert Status.SUCCESS is process.send("1.2")[0].status
+    assert [False, True, False] == seen
+    process.kill()
+    second = site.start()
+    with second.storage.unsettled() as labels:
+        assert 2 == len(labels)
 
 
 def test_what_another_process_is_writing_is_left_to_it(site: Site) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, Refused
 from dicom_adapter.ledger import Ledger, instances
@@ -155,6 +158,7 @@ def test_a_reader_sees_one_moment_and_hinders_no_writer(ledger: Ledger, an_insta
 WRITER = """
 import sys
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from dicom_adapter.ledger import Ledger
 
 url, name, transactions = sys.argv[1:]
@@ -196,3 +200,26 @@ def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
         counted = transaction.execute(text("SELECT event, COUNT(*) FROM events GROUP BY event ORDER BY event"))
         assert [("one", 150), ("two", 150)] == [tuple(row) for row in counted]
     ledger.close()
+
+
+def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(ledger: Ledger) -> None:
+    """What the connection was told last is what it does: a change that failed is asked for again."""
+
+    class Refusing:
+        def __init__(self, connection: Any) -> None:
+            self._connection = connection
+
+        def cursor(self) -> Any:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._connection, name)
+
+    with ledger.write(synced=False) as transaction:
+        writer = transaction
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(type(writer), "connection", property(lambda _self: Refusing(None)))
+        with pytest.raises(OperationalError), ledger.write():
+            pass
+    with ledger.write() as transaction:
+        assert 2 == transaction.exec_driver_sql("PRAGMA synchronous").scalar()

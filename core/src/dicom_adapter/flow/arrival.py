@@ -100,24 +100,27 @@ class Labels:
     clock: Clock
     run: str = field(factory=lambda: uuid4().hex)
     given: int = 0
+    _last: int = field(default=0, init=False)  # the moment that the last one has
 
     def give(self, arrival: Arrival, writer: InstanceWriter) -> None:
         """Let one be stored with it, unless it is too long for the storage backend."""
         number = self.given + 1
-        came_at = arrivals.moment(self.clock.now())
+        came_at = max(self._last, arrivals.moment(self.clock.now()))  # the clock may be put back; the order may not
         try:
             writer.label(orjson.dumps((FORM, self.run, number, *arrival.row(came_at))))
         except ValueError:
             return
-        self.given = arrival.number = number
+        self.given, self._last = number, came_at
+        arrival.number = number
         arrival.run = self.run
 
 
 def read_label(label: bytes, storage_key: str) -> Arrival | None:
     """What is stored under this key; None: another version has written it."""
-    form, run, number, *row = orjson.loads(label)
-    if form != FORM:
+    found = orjson.loads(label)
+    if found[:1] != [FORM]:
         return None
+    run, number, *row = found[1:]
     ae_title, calling_ae_title, peer_address, association_id, sop_class_uid, sop_instance_uid = row[:6]
     study_instance_uid, series_instance_uid, transfer_syntax_uid, patient_id, issuer_of_patient_id = row[6:11]
     came_at, _storage_key, size_bytes, checksum = row[11:]

@@ -170,7 +170,8 @@ class Store:
         self._clock = clock
         self._name = name
         self._labels = Labels(clock) if storage.keeps_labels else None
-        self._reached = 0  # number of the last label whose instance has been entered, or will never be
+        self._is_unsettled = False  # there are commits that were not synced
+        self._may_settle = True
         self._settle_at = time.monotonic() + SETTLE_SECONDS
 
     def configure(self, config: Config) -> None:
@@ -218,7 +219,7 @@ class Store:
             self._delete(waiting)  # not every backend does so by itself
             return [_failure(failure)] * len(waiting)
         answers = self._enter(waiting)
-        self._reached = max(self._reached, waiting[-1].number)
+        self._is_unsettled = self._labels is not None
         if time.monotonic() >= self._settle_at:
             self.settle()
         return answers
@@ -273,16 +274,18 @@ class Store:
 
     def settle(self) -> None:
         """Have the ledger synced, so that no label is needed any more. Not while something is committed."""
-        if self._labels is None or not self._reached:
+        if self._labels is None or not (self._is_unsettled and self._may_settle):
             return
         self._settle_at = time.monotonic() + SETTLE_SECONDS
         try:
             with self._ledger.write() as transaction:
                 commits.settle(transaction, self._labels.run, self._name)
-        except SQLAlchemyError as failure:  # the labels are there all the same
-            log.warning("not_settled", error=describe_failure(failure))
-        else:
+            self._is_unsettled = False
             self._storage.settle()
+        except Exception as failure:  # noqa: BLE001 - as above; the labels are there all the same
+            # A sync that has failed is not asked again: the kernel may say that all is well, and have dropped it.
+            self._may_settle = "disk I/O" not in str(getattr(failure, "orig", ""))  # SQLite's words
+            log.warning("not_settled", error=describe_failure(failure))
 
     def recover(self) -> int:
         """Enter what is stored and has lost its row, or never had one; returns how many. Before anything is received.
@@ -290,16 +293,37 @@ class Store:
         Raises what the ledger and the storage raise: without its rows, nothing else may be acknowledged.
         """
         with self._storage.unsettled() as labels:
-            lost = self._lost([read_label(label, key) for key, label in labels]) if labels else []
-            return self._enter_lost(lost) if lost else 0
+            beyond, lost = self._lost([read_label(label, key) for key, label in labels]) if labels else (0, [])
+            return self._recover(lost, beyond) if lost else 0
 
-    def _lost(self, labelled: Sequence[Arrival | None]) -> list[Arrival]:
+    def _lost(self, labelled: Sequence[Arrival | None]) -> tuple[int, list[Arrival]]:
+        """How many are beyond what their runs had reached, and those of them that have no row, in their order."""
         with self._ledger.read() as transaction:
             reached = commits.reached(transaction)
             beyond = [one for one in labelled if one is not None and one.number > reached.get(one.run, 0)]
             known = instances.among_stored(transaction, [one.storage_key for one in beyond])
         lost = [one for one in beyond if one.storage_key not in known]
-        return sorted(lost, key=attrgetter("came_at", "number"))
+        return len(beyond), sorted(lost, key=attrgetter("came_at", "number"))
+
+    def _recover(self, lost: Sequence[Arrival], skipped: int) -> int:
+        """Others may remember numbers that the lost rows had: nothing else ever gets one of them."""
+        with self._ledger.write() as transaction:
+            instances.skip_numbers(transaction, 2 * skipped)  # one that replaces another takes two
+        try:
+            return self._enter_lost(lost)
+        except OperationalError:
+            raise
+        except Exception:  # noqa: BLE001 - as above; nobody fails for another one
+            return sum(map(self._enter_alone, lost))
+
+    def _enter_alone(self, one: Arrival) -> int:
+        try:
+            return self._enter_lost([one])
+        except OperationalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - as above; its object stays, and an audit finds it
+            log.error("instance_not_recovered", ae_title=one.request.ae_title, error=describe_failure(failure))
+            return 0
 
     def _enter_lost(self, lost: Sequence[Arrival]) -> int:
         now = self._clock.now()
@@ -307,7 +331,9 @@ class Store:
             answers = self._entered(transaction, lost)
             entered = [answer.instance for answer in answers if answer.instance is not None]
             events.record(transaction, [_recovered(instance, now) for instance in entered])
-        self._delete([one for one, answer in zip(lost, answers, strict=True) if answer.instance is None])
+        # What is like no pending one was acknowledged by another configuration: an audit finds it, and it is not lost.
+        repeated = [answer.instance is None and answer.status is Status.SUCCESS for answer in answers]
+        self._delete([one for one, is_repeated in zip(lost, repeated, strict=True) if is_repeated])
         for instance in entered:
             log.warning(
                 "instance_recovered",
@@ -353,9 +379,11 @@ class _Entry:
 
     def _again(self, arrival: Arrival) -> Answer:
         """An instance with the same SOP Instance UID is pending."""
-        instance = arrival.at(self._now)
+        instance = arrival.at(arrival.came_at or self._now)
         pending = instances.find_pending(self._transaction, instance.ae_title, instance.sop_instance_uid)
         assert pending is not None  # it was when this one was not entered, in this transaction
+        if self._overwrites(arrival) and arrival.came_at is not None and arrival.came_at < pending.received_at:
+            return Answer(status=Status.SUCCESS, why="a newer arrival is pending", repeats=pending.instance_id)
         if self._overwrites(arrival):
             return Answer(status=Status.SUCCESS, instance=instances.replace(self._transaction, pending, instance))
         if self._is_same(pending, instance):

@@ -62,10 +62,16 @@ class Ledger:
             if self._writer is None or self._writer.invalidated:
                 self._writer, self._writer_syncs = self._engine.connect(), self._durable
             if self._writer_syncs is not (self._durable and synced):
-                self._writer_syncs = not self._writer_syncs
-                self._writer.connection.cursor().execute(_synchronous(self._writer_syncs))
+                self._set_syncing(self._writer, self._durable and synced)
             with self._writer.begin():
                 yield self._writer
+
+    def _set_syncing(self, writer: Connection, syncs: bool) -> None:
+        try:
+            writer.connection.cursor().execute(_synchronous(syncs))
+        except writer.dialect.loaded_dbapi.Error as failure:
+            raise as_everywhere(writer, failure) from failure
+        self._writer_syncs = syncs
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

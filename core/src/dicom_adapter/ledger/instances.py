@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 from attrs import asdict, evolve, fields, frozen
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, text, update
 
 from dicom_adapter.ledger import tallies
 from dicom_adapter.ledger.connection import Transaction, inserted_id
@@ -85,6 +85,16 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
         )
     ).one_or_none()
     return None if row is None else _instance(row)
+
+
+def skip_numbers(transaction: Transaction, count: int) -> None:
+    """Give out no number among the next ones: they have been given out, and a power loss has taken the rows."""
+    for statement in (
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'instances', 0 "
+        "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'instances')",
+        "UPDATE sqlite_sequence SET seq = seq + :count WHERE name = 'instances'",
+    ):
+        transaction.execute(text(statement), {"count": count})
 
 
 def among_stored(transaction: Transaction, storage_keys: Iterable[str]) -> set[str]:
