@@ -202,7 +202,7 @@ def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
     ledger.close()
 
 
-def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(ledger: Ledger) -> None:
+def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(untouched: Ledger) -> None:
     """What the connection was told last is what it does: a change that failed is asked for again."""
 
     class Refusing:
@@ -215,11 +215,11 @@ def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(ledg
         def __getattr__(self, name: str) -> Any:
             return getattr(self._connection, name)
 
-    with ledger.write(synced=False) as transaction:
+    with untouched.write(synced=False) as transaction:
         writer = transaction
     with pytest.MonkeyPatch.context() as broken:
         broken.setattr(type(writer), "connection", property(lambda _self: Refusing(None)))
-        with pytest.raises(OperationalError), ledger.write():
+        with pytest.raises(OperationalError), untouched.write():
             pass
-    with ledger.write() as transaction:
+    with untouched.write() as transaction:
         assert 2 == transaction.exec_driver_sql("PRAGMA synchronous").scalar()
