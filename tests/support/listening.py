@@ -22,6 +22,7 @@ class Decisions:
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
         self.ended: list[Closed] = []
+        self.alone: list[bool] = []  # whether each instance came when nobody else was there
 
     def start(self, *_delivery: object) -> None: ...
 
@@ -32,8 +33,9 @@ class Decisions:
     def begin(self, request: StoreRequest) -> Incoming:
         return Incoming(request, Answer(status=Status.SUCCESS, why="nothing is kept"))
 
-    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
         assert incoming.refusal is not None
+        self.alone.append(alone)
         return incoming.refusal
 
     def closed(self, closed: Closed) -> None:

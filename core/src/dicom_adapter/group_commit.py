@@ -47,6 +47,11 @@ class GroupCommit:
         self._thread.join()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, and nothing is under way."""
+        return not self._is_due
+
+    @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 

@@ -122,7 +122,7 @@ class Receiver:
             self._look_for_room()
         return self._store.begin(request, self._full_for(request))
 
-    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
         arrival = incoming.end()
         if isinstance(arrival, Answer):
             _tell(incoming.request, arrival)
@@ -135,11 +135,20 @@ class Receiver:
             _tell(incoming.request, answer)
             return answer
         assert self._commits is not None  # started
+        if alone and self._commits.is_idle:
+            at_once = self._store.commit_at_once(arrival)
+            if at_once is not None:
+                self._committed([arrival], [at_once])
+                return at_once
         self._commits.put(arrival, ticket)
         return None
 
     def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[Answer]:
         answers = self._store.commit(arrivals)
+        self._committed(arrivals, answers)
+        return answers
+
+    def _committed(self, arrivals: Sequence[Arrival], answers: Sequence[Answer]) -> None:
         if any(answer.instance is not None for answer in answers):
             self._wake_host()
         with logs.together():
@@ -148,7 +157,6 @@ class Receiver:
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.repeats is not None:
                 self._events.put(_repeated(arrival.request, answer, answer.repeats, self._clock.now()))
-        return answers
 
     def _full_for(self, request: StoreRequest) -> str:
         return self._full_ae_titles().get(request.ae_title) or self._no_room

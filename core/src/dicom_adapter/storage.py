@@ -69,7 +69,8 @@ class StorageBackend(ABC, Generic[SettingsT]):
     name: ClassVar[str]  # what `[storage] backend` calls it
     keeps_labels: ClassVar[bool] = False
     """Whether its writers take labels. The core then makes the rows of the ledger durable together with the stored
-    objects, by one `sync`; else the ledger needs a sync of its own for everything that is acknowledged."""
+    objects, by one `sync`; else the ledger needs a sync of its own for everything that is acknowledged. When one sender
+    is alone, the core calls `sync` in the network thread: it must not take longer than a local disk does."""
     settings_type: ClassVar[type]  # set from the class argument: `class Mine(StorageBackend[MySettings])`
 
     def __init_subclass__(cls) -> None:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from dicom_adapter import local_storage
 from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
+from dicom_adapter.errors import StorageFull
 from dicom_adapter.flow import store as module
 from dicom_adapter.flow.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.store import Answer, Status, Store
@@ -575,9 +576,9 @@ def synced_commits(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[bo
     """Whether each transaction of the ledger was to be."""
     write, seen = process.ledger.write, list[bool]()
 
-    def recording(*, synced: bool = True) -> Any:
+    def recording(*, synced: bool = True, waits: bool = True) -> Any:
         seen.append(synced)
-        return write(synced=synced)
+        return write(synced=synced, waits=waits)
 
     monkeypatch.setattr(process.ledger, "write", recording)
     return seen
@@ -640,3 +641,61 @@ def test_how_far_a_run_has_come_is_written_with_its_rows(site: Site) -> None:
 def reached(process: Process) -> list[int]:
     with process.ledger.read() as transaction:
         return sorted(commits.reached(transaction).values())
+
+
+# --- at once ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
+    """With its label, and all that belongs to it."""
+    process = site.start()
+    answer = process.store.commit_at_once(process.arrive("1.1"))
+    assert answer is not None and Status.SUCCESS is answer.status
+    assert (["1.1"], [1]) == (process.uids(), reached(process))
+    process.store.settle()
+    assert not any(written.is_unsettled for written in process.storage._written.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("who", ["another process", "another thread"])
+def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: str) -> None:
+    """Nothing has happened, and `commit` does it; it waits again, as all others do."""
+    process = site.start()
+    process.send("1.1")
+    arrival = process.arrive("1.2")
+    writer = process.ledger if who == "another thread" else site.start().ledger
+    with writer.write() as transaction:
+        transaction.execute(text("UPDATE commits SET settled = 1"))
+        assert process.store.commit_at_once(arrival) is None
+    assert ["1.1"] == process.uids()
+    [answer] = process.store.commit([arrival])
+    assert Status.SUCCESS is answer.status
+    assert ["1.1", "1.2"] == process.uids()
+    with process.ledger.write() as transaction:
+        assert 60_000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
+
+
+def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no label, and what is to be settled."""
+    process = site.start()
+    assert process.store.commit_at_once(process.arrive("1.1", patient=b"P" * 5000)) is None
+    monkeypatch.setattr(process.store, "_settle_at", 0)
+    assert process.store.commit_at_once(process.arrive("1.2")) is None
+    assert [] == process.uids()
+
+
+def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the storage and of the ledger; nothing is kept."""
+    process = site.start()
+    with monkeypatch.context() as full:
+        full.setattr(process.storage, "sync", no_room)
+        answer = process.store.commit_at_once(process.arrive("1.1"))
+    assert answer is not None and Status.OUT_OF_RESOURCES is answer.status
+    with monkeypatch.context() as broken:
+        broken.setattr(module.arrivals, "enter", failing)
+        answer = process.store.commit_at_once(process.arrive("1.2"))
+    assert answer is not None and Status.PROCESSING_FAILURE is answer.status
+    assert ([], []) == (process.uids(), list(process.storage.keys()))
+
+
+def no_room(_keys: object) -> None:
+    raise StorageFull("full")

@@ -179,11 +179,11 @@ def test_rows_are_stamped_in_their_order(site: Site, monkeypatch: Any) -> None:
     """Who waits for the right to write does not keep the time from before. Tried: stamped earlier, this fails."""
     write = site.ledger.write
 
-    def overtaken(*, synced: bool = True) -> Any:
+    def overtaken(*, synced: bool = True, waits: bool = True) -> Any:
         monkeypatch.setattr(site.ledger, "write", write)
         site.adapter.clock.advance(7)
         site.send(encode(sop=b"1.2.3.5"), sop_instance_uid="1.2.3.5")
-        return write(synced=synced)
+        return write(synced=synced, waits=waits)
 
     monkeypatch.setattr(site.ledger, "write", overtaken)
     site.send(encode())

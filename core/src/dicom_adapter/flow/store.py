@@ -29,7 +29,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.errors import StorageFull, describe_failure
 from dicom_adapter.flow.arrival import Arrival, Labels, StoreRequest, read_label
 from dicom_adapter.identity import Identity, IdentityReader, Mismatch, Unreadable
-from dicom_adapter.ledger import Ledger, Transaction, arrivals, commits, events, instances
+from dicom_adapter.ledger import Ledger, LedgerBusy, Transaction, arrivals, commits, events, instances
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.model import InstanceStorageInfo
@@ -213,23 +213,50 @@ class Store:
 
     def commit(self, waiting: Sequence[Arrival]) -> list[Answer]:
         """Make them durable and enter them; returns what each is answered, in their order."""
-        try:
-            self._storage.sync([arrival.storage_key for arrival in waiting])
-        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            self._delete(waiting)  # not every backend does so by itself
-            return [_failure(failure)] * len(waiting)
+        failure = self._sync(waiting)
+        if failure is not None:
+            return [failure] * len(waiting)
         answers = self._enter(waiting)
         self._is_unsettled = self._labels is not None
         if time.monotonic() >= self._settle_at:
             self.settle()
         return answers
 
-    def _enter(self, waiting: Sequence[Arrival]) -> list[Answer]:
-        """Write the rows; without them the stored objects have never been."""
+    def commit_at_once(self, arrival: Arrival) -> Answer | None:
+        """As `commit`, where there is nobody to wait for; None: it would have to be, and has yet to be committed.
+
+        While nothing else is committed.
+        """
+        if not arrival.number or time.monotonic() >= self._settle_at:
+            return None
+        failure = self._sync([arrival])
+        if failure is not None:
+            return failure
+        try:
+            [answer] = self._enter([arrival], waits=False)
+        except LedgerBusy:
+            return None
+        self._is_unsettled = True
+        return answer
+
+    def _sync(self, waiting: Sequence[Arrival]) -> Answer | None:
+        """None when they are durable."""
+        try:
+            self._storage.sync([arrival.storage_key for arrival in waiting])
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            self._delete(waiting)  # not every backend does so by itself
+            return _failure(failure)
+        return None
+
+    def _enter(self, waiting: Sequence[Arrival], *, waits: bool = True) -> list[Answer]:
+        """Write the rows; without them the stored objects have never been. Raises LedgerBusy if it is not to wait."""
         try:
             # What has a label is durable with it, and so is its row.
-            with self._ledger.write(synced=not all(arrival.number for arrival in waiting)) as transaction:
+            synced = not all(arrival.number for arrival in waiting)
+            with self._ledger.write(synced=synced, waits=waits) as transaction:
                 answers = self._entered(transaction, waiting)
+        except LedgerBusy:
+            raise
         except OperationalError as failure:  # the ledger is full, locked or broken, for all of them alike
             return self._not_entered(waiting, failure)
         except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; nobody fails for another one

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy import Connection, CursorResult, Engine, RootTransaction, create_engine, event, make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from dicom_adapter.errors import Refused
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 Transaction: TypeAlias = Connection
 
 BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; longer means that it hangs
+BUSY = 5  # SQLITE_BUSY
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class LedgerBusy(Exception):
+    """Somebody else is writing, and whoever asked was not to wait."""
 
 
 class Ledger:
@@ -35,7 +40,7 @@ class Ledger:
         # SQLite lets one transaction write. Threads of one process queue here, fairly, instead of polling the file.
         self._writing = threading.Lock()
         self._writer: Connection | None = None  # kept open: to get one from the pool costs as much as a small change
-        self._writer_syncs = durable
+        self._writer_syncs, self._writer_waits = durable, True
 
     def _connect(self) -> Engine:
         engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=32)
@@ -52,26 +57,40 @@ class Ledger:
         connection.execute("PRAGMA cache_size = -16000")
 
     @contextmanager
-    def write(self, *, synced: bool = True) -> Iterator[Transaction]:
+    def write(self, *, synced: bool = True, waits: bool = True) -> Iterator[Transaction]:
         """A transaction that may change things: committed when the block ends, undone when it raises.
 
         One that is not `synced` survives a power loss as soon as a later one that is does, of whatever process; never
-        without those before it.
+        without those before it. Raises LedgerBusy when it would have to wait for others and is not to; nothing has
+        happened then.
         """
-        with self._writing:
-            if self._writer is None or self._writer.invalidated:
-                self._writer, self._writer_syncs = self._engine.connect(), self._durable
-            if self._writer_syncs is not (self._durable and synced):
-                self._set_syncing(self._writer, self._durable and synced)
-            with self._writer.begin():
-                yield self._writer
-
-    def _set_syncing(self, writer: Connection, syncs: bool) -> None:
+        if not self._writing.acquire(blocking=waits):
+            raise LedgerBusy
         try:
-            writer.connection.cursor().execute(_synchronous(syncs))
-        except writer.dialect.loaded_dbapi.Error as failure:
-            raise as_everywhere(writer, failure) from failure
-        self._writer_syncs = syncs
+            writer = self._own_writer(syncs=synced and self._durable, waits=waits)
+            with self._begun(writer):
+                yield writer
+        finally:
+            self._writing.release()
+
+    def _own_writer(self, *, syncs: bool, waits: bool) -> Connection:
+        if self._writer is None or self._writer.invalidated:
+            self._writer, self._writer_syncs, self._writer_waits = self._engine.connect(), self._durable, True
+        if self._writer_syncs is not syncs:
+            _set(self._writer, _synchronous(syncs))
+            self._writer_syncs = syncs
+        if self._writer_waits is not waits:
+            _set(self._writer, f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS if waits else 0}")
+            self._writer_waits = waits
+        return self._writer
+
+    def _begun(self, writer: Connection) -> RootTransaction:
+        try:
+            return writer.begin()
+        except OperationalError as failure:
+            if self._writer_waits or getattr(failure.orig, "sqlite_errorcode", BUSY) != BUSY:
+                raise
+            raise LedgerBusy from failure
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -124,6 +143,13 @@ class Ledger:
 
 def _synchronous(durable: bool) -> str:
     return f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}"
+
+
+def _set(writer: Connection, pragma: str) -> None:
+    try:
+        writer.connection.cursor().execute(pragma)
+    except writer.dialect.loaded_dbapi.Error as failure:
+        raise as_everywhere(writer, failure) from failure
 
 
 def exists(url: str) -> bool:

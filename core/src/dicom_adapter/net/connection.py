@@ -60,8 +60,8 @@ class Handlers(Protocol):
     def begin(self, request: StoreRequest) -> Incoming:
         """An instance comes."""
 
-    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
-        """It is complete. None: the answer will be delivered."""
+    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
+        """It is complete. None: the answer will be delivered. `alone`: no other connection is open that could wait."""
 
     def closed(self, closed: Closed) -> None:
         """An accepted association has ended."""
@@ -221,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
     def _end(self, command: Command) -> None:
         incoming, self._incoming = self._incoming, None
         assert incoming is not None  # StoreBegun came before
-        answer = self._server.handlers.end(incoming, (self, command))
+        answer = self._server.handlers.end(incoming, (self, command), alone=self._server.has_one_connection)
         if answer is not None:
             self._answer(command, answer)
         else:

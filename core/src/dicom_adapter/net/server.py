@@ -190,6 +190,11 @@ class Server:
     def _renew_later(self, _nothing: None) -> None:
         self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
+    @property
+    def has_one_connection(self) -> bool:
+        """Whether nobody else is there, or about to be."""
+        return len(self._connections) == 1 and not self._arriving
+
     def came(self, connection: Connection) -> None:
         """A connection is open."""
         self._connections.add(connection)

@@ -1,0 +1,34 @@
+"""Who is alone is answered at once; as soon as somebody else is there, nobody holds up the network for a commit."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from dicom_adapter.net import scu
+from dicom_adapter.net.address import Address
+from dicom_adapter.synthetic import make_instance, write
+from support.listening import SECONDS, Listen, wait_until
+
+
+def test_an_instance_is_alone_while_no_other_connection_is_open(listen: Listen, tmp_path: Path) -> None:
+    """Whether that has requested an association or not."""
+    path = tmp_path / "one.dcm"
+    write(make_instance(rows=1, columns=1), path)
+    listening = listen()
+    address = Address(ae_title="ANY", host="127.0.0.1", port=listening.port)
+
+    def send() -> None:
+        scu.send([path], address, calling_ae_title="SENDER", timeout=SECONDS)
+        wait_until(lambda: listening.server.admission.connections == others)
+
+    others = 0
+    send()
+    with socket.create_connection(("127.0.0.1", listening.port), SECONDS):
+        wait_until(lambda: listening.server.admission.connections == 1)
+        others = 1
+        send()
+    wait_until(lambda: listening.server.admission.connections == 0)
+    others = 0
+    send()
+    assert [True, False, True] == listening.decisions.alone
