@@ -38,7 +38,7 @@ class Heard:
         incoming = self.receiver.begin(request)
         incoming.write([data_set])
         committed = self._loop.create_future()
-        answer = self.receiver.end(incoming, committed)
+        answer = self.receiver.end(incoming, committed, alone=False)
         if answer is None:
             answer = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
         assert isinstance(answer, Answer)
