@@ -25,7 +25,7 @@ from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreE
 from dicom_adapter.net.associate import ProposedContext, decode_request
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.negotiation import NOT_TAKEN, negotiate
-from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested, State
+from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested, State, UpperLayer
 from support.conversation import (
     ABORT,
     COMMAND,
@@ -344,6 +344,27 @@ def test_changed_bytes_end_the_association_at_worst(changes: list[tuple[int, int
         changed[place] = value
     talk = Talk(16384).hear(associate(), bytes(changed))
     assert all(len(data) <= len(DATA_SET) for data in talk.stored.values())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(CONVERSATION) - 1), st.integers(0, 255)), max_size=4),
+    st.lists(st.integers(1, 4000), max_size=40),
+    st.sampled_from([0, 16384]),
+)
+@settings(max_examples=500, deadline=None)
+def test_the_quick_way_comes_to_the_same(changes: list[tuple[int, int]], sizes: list[int], most: int) -> None:
+    """As the way that takes headers, presentation data values and all other PDUs one by one."""
+    changed = bytearray(CONVERSATION)
+    for place, value in changes:
+        changed[place] = value
+    turns = associate(), bytes(changed)
+    quick = Talk(most).hear(*turns, sizes=sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UpperLayer, "_take_single_values", lambda _self, _data: 0)
+        slow = Talk(most).hear(*turns, sizes=sizes)
+    assert (slow.stored, slow.broken) == (quick.stored, quick.broken)
+    assert slow.sent == quick.sent
+    assert list(map(type, slow.happened)) == list(map(type, quick.happened))
 
 
 @given(st.lists(st.sampled_from([associate(), store(b"abc"), echo(), RELEASE_RQ, RELEASE_RP, ABORT, CUT]), max_size=8))

@@ -55,6 +55,7 @@ PDU_NAMES = {
 }
 HEADER = struct.Struct(">BxI")  # of a PDU: type, length of what follows
 PDV_HEADER = struct.Struct(">IBB")  # of a presentation data value: length of what follows, context, control header
+SINGLE_VALUE = struct.Struct(">BxIIBB")  # both, of a P-DATA-TF that has nothing but one presentation data value
 COMMAND, LAST = 0b01, 0b10  # bits of the message control header (annex E.2); receivers ignore the others
 
 
@@ -156,7 +157,7 @@ class UpperLayer:
         """Take what arrived, one step after another, all of it. Views in the indications hold as long as `data`."""
         while data and not self.is_to_close:
             try:
-                data = data[self._take(data) :]
+                data = data[self._take_single_values(data) or self._take(data) :]
             except InvalidPdu as violation:
                 self._violated(violation)
             if self._found:
@@ -309,6 +310,32 @@ class UpperLayer:
 
     # --- from bytes to PDUs -----------------------------------------------------------------------------------------
 
+    def _take_single_values(self, data: memoryview) -> int:
+        """Take all P-DATA-TF that `data` begins with and that have one presentation data value each, as most have.
+
+        It is what `_take_header` and those after it do with them, DT-2 in Sta6, in a fraction of the time.
+        """
+        if self.state is not State.ESTABLISHED or self._take != self._take_header or self._head:
+            return 0
+        taken, size = 0, len(data)
+        while size - taken >= SINGLE_VALUE.size:
+            kind, pdu_length, length, context_id, control = SINGLE_VALUE.unpack_from(data, taken)
+            if kind != 0x04 or length != pdu_length - 4 or length <= 2 or context_id not in self.contexts:
+                break
+            if self._maximum_length and pdu_length > self._maximum_length:
+                break
+            start = taken + SINGLE_VALUE.size
+            end = start + length - 2
+            taken = min(end, size)
+            if taken > start:
+                is_last = end == taken and bool(control & LAST)
+                self._found.append(Fragment(context_id, bool(control & COMMAND), is_last, data[start:taken]))
+            if end > taken:  # the rest is still to come
+                self._context_id, self._control = context_id, control
+                self._pdu_left, self._pdv_left = 0, end - taken
+                self._take = self._take_pdv
+        return taken
+
     def _take_header(self, data: memoryview) -> int:
         header = self._whole(data, HEADER.size)
         if header is None:
@@ -445,3 +472,4 @@ def _read_table(text: str) -> dict[tuple[str, State], Action | None]:
 
 
 _TABLE = _read_table(STATE_TABLE)
+assert _TABLE["P-DATA-TF", State.ESTABLISHED] is UpperLayer._dt_2  # what `_take_single_values` goes without
