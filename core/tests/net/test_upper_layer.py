@@ -181,6 +181,7 @@ INVALID, UNRECOGNIZED, UNEXPECTED = 6, 1, 2
         pytest.param(pdu(0x04, bytes(5)), INVALID, id="P-DATA of length 5"),
         pytest.param(pdu(0x04, b"", 2**32 - 1), INVALID, id="P-DATA of length 2^32-1"),
         pytest.param(pdu(0x04, b"", 16385), INVALID, id="P-DATA above the negotiated length"),
+        pytest.param(p_data(pdv(bytes(16380), 0)), INVALID, id="whole P-DATA above the negotiated length"),
         pytest.param(p_data(struct.pack(">IBB", 1, 1, 0)), INVALID, id="value of length 1"),
         pytest.param(p_data(struct.pack(">IBB", 0, 1, 0)), INVALID, id="value of length 0"),
         pytest.param(p_data(struct.pack(">IBB", 2**32 - 1, 1, 0)), INVALID, id="value of length 2^32-1"),
