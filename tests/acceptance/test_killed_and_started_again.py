@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 
+from receive_instances import encode
+from receive_link import Link
+from receive_pdus import make_uid, store_request
+
 from dicom_adapter.launch import LaunchedService
+from dicom_adapter.ledger import Ledger, tallies
 from dicom_adapter.model import JobState
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, jobs_in_ledger, send, write_study
@@ -51,3 +62,38 @@ def test_killed_before_the_deadline_it_submits_the_same_jobs_once(
     )
     assert 4 == len(platform.calls("create"))
     assert 4 == len(platform.calls("start"))
+
+
+def test_a_host_that_is_killed_under_load_costs_no_sender_an_error(
+    launch_service: LaunchService,
+) -> None:
+    """Three times, while three senders go on: every instance is acknowledged, and none is lost."""
+    service = launch_service(CONFIGURATION)
+    is_over = threading.Event()
+
+    def send_until_then(sender: int) -> int:
+        """How many were acknowledged with success; anything else is a LinkFailed."""
+        with Link(service.port(), "LUNG") as link:
+            message = store_request(encode(16), make_uid(2, sender), make_uid(3, sender), 16384)
+            for number in count(1):
+                link.store(message.rename(make_uid(1, sender * 10**9 + number)))
+                if is_over.is_set():
+                    return number
+        raise AssertionError
+
+    with ThreadPoolExecutor(3) as pool:
+        senders = [pool.submit(send_until_then, number) for number in range(3)]
+        try:
+            for times in range(1, 4):
+                host = service.wait_for("host_started", times=times)["pid"]
+                service.wait_for("instance_stored", times=20 * times)
+                os.kill(host, signal.SIGKILL)
+            service.wait_for("host_started", times=4)
+        finally:
+            is_over.set()
+        acknowledged = sum(sender.result() for sender in senders)
+
+    assert 0 == service.stop()
+    url = f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}"
+    with closing(Ledger(url)) as ledger, ledger.read() as transaction:
+        assert {("LUNG", tallies.RECEIVED): acknowledged} == tallies.load(transaction)
