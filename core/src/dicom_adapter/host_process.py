@@ -18,7 +18,6 @@ from select import select
 from typing import IO
 
 import structlog
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter import __version__, logs
 from dicom_adapter.boundary import close_within
@@ -28,7 +27,7 @@ from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.listening import Http
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import Refused, StorageFull, describe_failure
+from dicom_adapter.errors import Refused, describe_failure
 from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.host import Host
 from dicom_adapter.ledger import configurations, health
@@ -41,7 +40,7 @@ from dicom_adapter.plugins import Plugins, discover
 from dicom_adapter.reload.leave import departures, with_leaving
 from dicom_adapter.server import Server
 from dicom_adapter.staff import Parts, Staff, join
-from dicom_adapter.stores import HOST_LOCK, open_ledger, open_storage
+from dicom_adapter.stores import HOST_LOCK, UNUSABLE, open_ledger, open_storage, report_unusable
 from dicom_adapter.threads import describe_leak
 from dicom_adapter.watch import Finding, Watch, examine, with_slow
 from dicom_adapter.workers import Condition, Step, Turnstile
@@ -295,10 +294,8 @@ def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> No
         process = HostProcess(config, plugins, first=start.first)
         if start.first:
             process.take_port()
-    except (OSError, StorageFull, SQLAlchemyError) as failure:
-        said = failure.orig if isinstance(failure, DBAPIError) else failure  # without the statement and its values
-        reason = f"the data folder {config.storage.path} cannot be used: {said}"
-        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+    except UNUSABLE as failure:
+        report_unusable(channel, f"the data folder {config.storage.path} cannot be used", failure)
         return
     except Refused as refusal:
         channel.report("failed", reason=str(refusal))

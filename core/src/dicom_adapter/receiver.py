@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 from attrs import evolve
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter import logs
 from dicom_adapter.calls import Calls
@@ -27,10 +27,9 @@ from dicom_adapter.child import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.clock import Clock, SystemClock
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import StorageFull
 from dicom_adapter.flow.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
-from dicom_adapter.flow.store import Answer, Incoming, Status, Store, is_lack_of_room
+from dicom_adapter.flow.store import Answer, Incoming, Status, Store
 from dicom_adapter.group_commit import Deliver, GroupCommit
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.events import Event
@@ -43,7 +42,7 @@ from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.part10 import keep_values_out_of_warnings
 from dicom_adapter.plugins import discover
 from dicom_adapter.storage import StorageBackend
-from dicom_adapter.stores import open_ledger, open_storage
+from dicom_adapter.stores import UNUSABLE, open_ledger, open_storage, report_unusable
 from dicom_adapter.watch import Finding, Watch
 
 log = structlog.get_logger("dicom_adapter.receiver")
@@ -270,10 +269,8 @@ def main() -> None:
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd, name)
     try:
         receiver.recover()
-    except (OSError, StorageFull, SQLAlchemyError) as failure:
-        said = failure.orig if isinstance(failure, DBAPIError) else failure  # without the statement and its values
-        reason = f"what an earlier start has acknowledged cannot be entered: {said}"
-        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+    except UNUSABLE as failure:
+        report_unusable(channel, "what was stored before this start cannot be entered", failure)
         return
     server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
     watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())

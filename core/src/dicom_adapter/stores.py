@@ -9,11 +9,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from dicom_adapter.child import Channel
 from dicom_adapter.config.model import Config, Durability
+from dicom_adapter.errors import StorageFull
+from dicom_adapter.flow.store import is_lack_of_room
 from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.storage import StorageBackend, StorageContext
 
+UNUSABLE = (OSError, StorageFull, SQLAlchemyError)  # what a process may meet in the data folder when it begins
 HOST_LOCK = "host.lock"  # in the data folder; held by the host for as long as it runs
 
 
@@ -27,6 +33,12 @@ def host_runs(config: Config) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def report_unusable(channel: Channel, what: str, failure: Exception) -> None:
+    """Say why a process cannot begin, and whether that may pass; not a statement's values, which are a patient's."""
+    said = failure.orig if isinstance(failure, DBAPIError) else failure
+    channel.report("failed", reason=f"{what}: {said}", may_pass=is_lack_of_room(failure))
 
 
 def open_storage(
