@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -53,11 +52,13 @@ def run(
 
 
 def _become_the_service(blueprint: Blueprint) -> None:
-    """Go on as a process that has loaded no plugin, under the same number; this one ends here."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:  # a configuration may have secrets: it has no name
+    """Go on as a process that has loaded no plugin, under the same number; this one ends here.
+
+    The configuration goes there in memory: it may have secrets, and a disk may be full.
+    """
+    with os.fdopen(os.memfd_create("blueprint", flags=0), "w", encoding="utf-8") as file:
         json.dump(blueprint.to_json(), file)
         file.flush()
-        os.set_inheritable(file.fileno(), True)
         command = [sys.executable, "-m", SERVICE_MODULE, str(file.fileno())]
         os.execv(sys.executable, command)  # noqa: S606 - ourselves
 
