@@ -37,11 +37,11 @@ from receiving import LONGEST_PDU
 from results_page import write_results
 
 from dicom_adapter import InstanceStorageInfo
-from dicom_adapter.http import HttpServer, make_app
-from dicom_adapter.http.health import Health
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.host.http import HttpServer, make_app
+from dicom_adapter.host.http.health import Health
 from dicom_adapter.ledger import instances
 from dicom_adapter.simulation.adapter import encode, request_of
-from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers

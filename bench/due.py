@@ -32,9 +32,9 @@ from results_page import write_results
 from rich.console import Console
 from sqlalchemy import select
 
-from dicom_adapter.launch import LaunchedService, LogEntry
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.schema import jobs
+from dicom_adapter.service.launch import LaunchedService, LogEntry
 
 PROBES_PER_S = 10
 SENDERS = 8  # of the other groups

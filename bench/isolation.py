@@ -32,9 +32,9 @@ from results_page import write_results
 from rich.console import Console
 from sqlalchemy import select
 
-from dicom_adapter.launch import LaunchedService
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.schema import instances, job_instances, jobs
+from dicom_adapter.service.launch import LaunchedService
 
 PAUSE_S = 0.1
 TO_EACH_BAD_ONE = 10  # instances

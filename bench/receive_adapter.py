@@ -11,7 +11,7 @@ from pathlib import Path
 from receive_values import AE_TITLE, Running
 
 from dicom_adapter.config import Dicom
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.service.launch import LaunchedService
 
 HERE = Path(__file__).parent
 START_S = 600.0  # with very many pending instances

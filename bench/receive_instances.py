@@ -9,7 +9,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from receive_pdus import INSTANCE_PLACE, SERIES_PLACE, STUDY_PLACE
 
-from dicom_adapter import synthetic
+from dicom_adapter.dicom import synthetic
 
 EDGES = {"large": 512, "small": 64}  # pixels of 16 bits: 512 KiB, 8 KiB
 

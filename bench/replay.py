@@ -23,9 +23,9 @@ from pending_rows import STUDY, make_ledger
 from results_page import read_results, write_results
 from rich.console import Console
 
-from dicom_adapter.launch import LaunchedService
 from dicom_adapter.net import link, scu
 from dicom_adapter.net.address import Address
+from dicom_adapter.service.launch import LaunchedService
 
 AE_TITLES = ("LUNG", "LIVER", "BRAIN", "HEART")
 MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY, MOST_MB = 5.0, 60.0, 1000.0  # on two cores, for a million

@@ -19,14 +19,15 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import update
 
-from dicom_adapter import synthetic
-from dicom_adapter.clock import SystemClock
 from dicom_adapter.config import load
-from dicom_adapter.flow.arrival import StoreRequest
-from dicom_adapter.flow.store import Status, Store
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.flow.store.arrival import StoreRequest
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger import Ledger, schema
-from dicom_adapter.plugins import discover
-from dicom_adapter.stores import open_ledger, open_storage
+from dicom_adapter.plugins.registry import discover
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import open_ledger, open_storage
 
 AE_TITLE = "LUNG"
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"

@@ -16,7 +16,7 @@ from attrs import frozen
 from machine import cpu_seconds, forget_peak, resident_bytes
 from upload_files import Instances, empty
 
-from dicom_adapter.launch import LaunchedService, LogEntry
+from dicom_adapter.service.launch import LaunchedService, LogEntry
 
 HERE = Path(__file__).parent
 EMULATOR, SINK = "emulator", "sink"

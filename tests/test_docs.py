@@ -9,11 +9,12 @@ import pytest
 from attrs import frozen
 
 import dicom_adapter
-from dicom_adapter import hookspecs, model, setting
+from dicom_adapter import setting
+from dicom_adapter.api import hookspecs, values
 from dicom_adapter.config import Config, tables
 from dicom_adapter.flow.association import Rejection
-from dicom_adapter.flow.store import Status
-from dicom_adapter.flow.submit import NEXT
+from dicom_adapter.flow.store.incoming import Status
+from dicom_adapter.flow.submit.steps import NEXT
 from dicom_adapter_clara_client.emulator.faults import FaultKind
 from manual import api, command_line, hooks
 from manual.pages import pages, write
@@ -145,7 +146,7 @@ def test_every_status_and_rejection_is_described() -> None:
 def test_every_job_state_is_described() -> None:
     """The states that can be asked for are listed."""
     text = section(DOCS / "commands.md", "jobs list")
-    assert [] == [state.value for state in model.JobState if f"`{state.value}`" not in text]
+    assert [] == [state.value for state in values.JobState if f"`{state.value}`" not in text]
 
 
 @pytest.mark.parametrize(("page", "module"), api.PUBLIC.items(), ids=list(api.PUBLIC))

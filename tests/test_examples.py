@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import tomli
 
-from dicom_adapter import config, hookspecs
-from dicom_adapter.plugins import discover
-from dicom_adapter.synthetic import make_instance
+from dicom_adapter import config
+from dicom_adapter.api import hookspecs
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.plugins.registry import discover
 from dicom_adapter.testing import Plugin
 from dicom_adapter.testing.fixtures import MakeAdapter
 from support.pages import DOCS, Block, block, blocks
@@ -58,7 +59,7 @@ def test_python_examples_compile_and_import_only_what_is_public(example: Block) 
     """A plugin imports `dicom_adapter`, and for its tests `dicom_adapter.testing`, synthetic instances, an emulator."""
     compile(example.text, str(example), "exec", dont_inherit=True)
     imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
-    for_tests = {"dicom_adapter.testing", "dicom_adapter.synthetic", "dicom_adapter_clara_client.emulator"}
+    for_tests = {"dicom_adapter.testing", "dicom_adapter.dicom.synthetic", "dicom_adapter_clara_client.emulator"}
     for_clients = {"dicom_adapter_cache.wire.cache_pb2", "dicom_adapter_cache.wire.cache_pb2_grpc"}
     assert imported <= {"dicom_adapter", *for_tests, *for_clients, *MADE_ON_THE_PAGE}
 

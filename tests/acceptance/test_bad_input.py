@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom.dsutils import decode, encode
 
-from dicom_adapter import synthetic
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, Transaction, events, instances
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, half_written
 from support.requestor import associate, rejection

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter.model import JobState as State
+from dicom_adapter.api.values import JobState as State
 from dicom_adapter.testing.fixtures import LaunchService
 from dicom_adapter_clara_client.emulator import Fault, FaultKind, JobState
 from dicom_adapter_clara_client.testing import PlatformEmulator

@@ -16,9 +16,9 @@ from click.testing import Result
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from dicom_adapter.api.values import Job
 from dicom_adapter.cli import app
-from dicom_adapter.launch import LaunchedService
-from dicom_adapter.model import Job
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, jobs_in_ledger, write_study
 

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, wait_until_reclaimed, write_study
 

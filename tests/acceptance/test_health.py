@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
 from support.third_party import install
@@ -20,7 +20,8 @@ HANGING = '''
 import time
 from pathlib import Path
 
-from dicom_adapter import JobProcessorBase, Submitter, hookimpl, watch
+from dicom_adapter import JobProcessorBase, Submitter, hookimpl
+from dicom_adapter.runtime import watch
 from dicom_adapter_clara_client.fake import FakeSubmitter
 
 watch.DEADLINES.update({"lane": 0.5, "submitter": 0.5, "observer": 0.5})

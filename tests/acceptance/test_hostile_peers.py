@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter.launch import LaunchedService
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE
 from support.conversation import COMMAND, LAST, associate, command_set, echo, p_data, pdu, pdv

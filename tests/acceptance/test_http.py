@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
 from support.third_party import install

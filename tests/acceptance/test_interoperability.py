@@ -22,9 +22,9 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
-from dicom_adapter import synthetic
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.dicom import synthetic
 from dicom_adapter.net.tls import client_context
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, wait_until_submitted, write_study
 from support.certificates import Pki

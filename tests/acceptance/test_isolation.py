@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from isolation_plugins import AE_TITLES, BAD, HEALTHY, place
 
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
 
 CONFIGURATION = STORAGE + '[ae-titles.GOOD]\nprocessor = "healthy"\n' + AE_TITLES
 # The healthy plugin shortens the deadlines of the host that loads it, so that no test has to wait for half a minute.
-IMPATIENT = 'from dicom_adapter import watch\n\nwatch.DEADLINES.update({"lane": 0.5, "observer": 0.5})\n'
+IMPATIENT = 'from dicom_adapter.runtime import watch\n\nwatch.DEADLINES.update({"lane": 0.5, "observer": 0.5})\n'
 SECONDS = 60  # that anything may take before a test fails
 INSTANCES = 10  # to each AE title
 

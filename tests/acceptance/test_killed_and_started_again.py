@@ -14,9 +14,9 @@ from receive_instances import encode
 from receive_link import Link
 from receive_pdus import make_uid, store_request
 
-from dicom_adapter.launch import LaunchedService
-from dicom_adapter.ledger import Ledger, tallies
-from dicom_adapter.model import JobState
+from dicom_adapter.api.values import JobState
+from dicom_adapter.ledger import Ledger, counters
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, jobs_in_ledger, send, write_study
 
@@ -96,4 +96,4 @@ def test_a_host_that_is_killed_under_load_costs_no_sender_an_error(
     assert 0 == service.stop()
     url = f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}"
     with closing(Ledger(url)) as ledger, ledger.read() as transaction:
-        assert {("LUNG", tallies.RECEIVED): acknowledged} == tallies.load(transaction)
+        assert {("LUNG", counters.RECEIVED): acknowledged} == counters.load(transaction)

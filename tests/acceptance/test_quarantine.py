@@ -10,9 +10,9 @@ from click.testing import Result
 from pynetdicom.association import Association
 from typer.testing import CliRunner
 
-from dicom_adapter import synthetic
 from dicom_adapter.cli import app
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
 from support.requestor import associate, rejection

@@ -19,11 +19,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from dicom_adapter import synthetic
 from dicom_adapter.cli import app
 from dicom_adapter.cli.configuration import open_ledger
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import configurations
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, wait_until_submitted, write_study
 from support.requestor import associate, rejection, try_to_associate

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_adapter.launch import LaunchedService
 from dicom_adapter.ledger import Ledger, instances
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, send, write_study
 

@@ -17,10 +17,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicom_adapter import synthetic
-from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, health
 from dicom_adapter.net.tls import client_context
+from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder
 from support.certificates import Pki

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.launch import LaunchedService, ServiceEnded
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
 from dicom_adapter.net.tls import client_context
+from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, write_study
 from support.certificates import Pki

@@ -69,9 +69,9 @@ def exported(module: str) -> list[str]:
     "statement",
     [
         "import dicom_adapter.ledger",
-        "import dicom_adapter.model as model",
+        "import dicom_adapter.api.values as values",
         "from dicom_adapter import ledger",
-        "from dicom_adapter.model import Job",
+        "from dicom_adapter.api.values import Job",
         "from dicom_adapter.simulation.clock import VirtualClock",
         "def later():\n    from dicom_adapter.flow import submit",
     ],

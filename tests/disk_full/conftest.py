@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support.full_disk import Disk
 

@@ -10,11 +10,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 
+from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.association import LEDGER_ROOM, Rejection
-from dicom_adapter.flow.store import Status
-from dicom_adapter.launch import LaunchedService
-from dicom_adapter.segment import BLOCK, Segment
-from dicom_adapter.synthetic import make_instance
+from dicom_adapter.flow.store.incoming import Status
+from dicom_adapter.service.launch import LaunchedService
+from dicom_adapter.storage.local.segment import BLOCK, Segment
 from dicom_adapter.testing.fixtures import MakeAdapter
 from support.full_disk import MB, Disk, image, store, submitted
 from support.requestor import associate, rejection

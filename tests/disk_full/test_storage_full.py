@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from dicom_adapter.flow.association import Rejection
-from dicom_adapter.flow.store import Status
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.flow.store.incoming import Status
+from dicom_adapter.service.launch import LaunchedService
 from support import Run, what_is_stored
 from support.full_disk import KB, MB, Disk, image, store, submitted
 from support.requestor import associate, rejection

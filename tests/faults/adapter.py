@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
 START_SECONDS = 60.0  # until it listens, on a machine that does much else
 BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # no connection of this machine takes one of these by itself (Linux)

@@ -10,9 +10,9 @@ from random import Random
 
 from attrs import define, field, frozen
 
-from dicom_adapter.clock import SystemClock
-from dicom_adapter.flow import intervene
+from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger
+from dicom_adapter.runtime.clock import SystemClock
 from faults import evidence as files
 from faults.adapter import Adapter, Ports, Victim
 from faults.clients import Client
@@ -145,7 +145,7 @@ class _Campaign:
             if job_id in self.retried:
                 return False
             ledger = Ledger(f"sqlite:///{self.adapter.data / 'ledger.sqlite'}")
-            intervene.retry(ledger, SystemClock(), job_id)
+            operators.retry(ledger, SystemClock(), job_id)
             ledger.close()
             self.retried.add(job_id)
         return True

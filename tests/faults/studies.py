@@ -9,7 +9,7 @@ from random import Random
 from attrs import field, frozen
 from pydicom.uid import UID
 
-from dicom_adapter.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_instance, make_uid, write
+from dicom_adapter.dicom.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_instance, make_uid, write
 from faults.adapter import AE_TITLES, CACHE
 from faults.records import data_set_digest
 

@@ -9,13 +9,13 @@ from attrs import frozen
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
-from dicom_adapter.errors import Refused
-from dicom_adapter.identity import IdentityReader
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.dicom.identity import IdentityReader
+from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
 from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.proxy import SIGNATURE, InvalidProxyHeader, ProxyHeader
 from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
-from dicom_adapter.synthetic import make_instance
 from support.conversation import ABORT, EXPLICIT, IMPLICIT, RELEASE_RQ, associate, echo, store
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"

@@ -14,18 +14,18 @@ from pathlib import Path, PurePosixPath
 from attrs import field, frozen
 from pydicom import Dataset
 
-from dicom_adapter import synthetic
-from dicom_adapter.clock import SystemClock
+from dicom_adapter.api.errors import StoredObjectMissing
+from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import Durability, load
-from dicom_adapter.errors import StoredObjectMissing
-from dicom_adapter.flow.store import Store
-from dicom_adapter.hookspecs import Catalogue
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import instances
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
-from dicom_adapter.plugins import discover
-from dicom_adapter.stores import open_ledger, open_storage
+from dicom_adapter.plugins.registry import discover
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.service.launch import LaunchedService
 from power_loss import strace
 from power_loss.disk import Tree
 

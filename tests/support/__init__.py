@@ -10,14 +10,14 @@ from typing import Any
 
 from attrs import frozen
 
-from dicom_adapter import synthetic
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.api.values import Job
+from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, jobs
-from dicom_adapter.model import Job
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
 from dicom_adapter.net.results import SendResult
-from dicom_adapter.segment import Record, Segment
+from dicom_adapter.service.launch import LaunchedService
+from dicom_adapter.storage.local.segment import Record, Segment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -10,8 +10,8 @@ from attrs import frozen
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 
-from dicom_adapter import synthetic
-from dicom_adapter.launch import LaunchedService
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.service.launch import LaunchedService
 from support import PlatformFolder
 
 KB = 1000

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dicom_adapter.config.listening import Dicom
-from dicom_adapter.flow.arrival import StoreRequest
 from dicom_adapter.flow.association import AssociationRequest, Verdict
-from dicom_adapter.flow.store import Answer, Incoming, Status
+from dicom_adapter.flow.store.arrival import StoreRequest
+from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
 

@@ -10,7 +10,7 @@ import click
 import typer.main
 
 from dicom_adapter.cli import app
-from dicom_adapter.plugins import PluginInfo, discover
+from dicom_adapter.plugins.registry import PluginInfo, discover
 from manual.hooks import escaped
 
 INTRODUCTION = """# Every command and option

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dicom_adapter import hookspecs
+from dicom_adapter.api import hookspecs
 
 Hook = Callable[..., Any]
 EXAMPLE = "Example::\n"

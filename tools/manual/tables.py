@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import attrs
 
+from dicom_adapter.api.hookspecs import Catalogue
+from dicom_adapter.api.settings import HELP, PREFIX
 from dicom_adapter.config import Config
 from dicom_adapter.config.tables import key_of, settable
-from dicom_adapter.hookspecs import Catalogue
-from dicom_adapter.plugins import discover
-from dicom_adapter.settings import HELP, PREFIX
+from dicom_adapter.plugins.registry import discover
 from manual.words import default_words, rule_words, type_words
 
 HEAD = "| key | type | default | rule | meaning |\n|---|---|---|---|---|\n"

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 
 from dicom_adapter import ByteSize, Secret
+from dicom_adapter.api.settings import PREFIX
 from dicom_adapter.config import names
-from dicom_adapter.settings import PREFIX
 
 PLAIN: Mapping[Any, str] = {
     Any: "table",

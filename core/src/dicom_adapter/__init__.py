@@ -3,8 +3,8 @@
 This is the public interface: a plugin imports `dicom_adapter` and `dicom_adapter.testing`, and nothing deeper.
 """
 
-from dicom_adapter.declare import NoSettings
-from dicom_adapter.errors import (
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import (
     ConfigurationError,
     DicomAdapterError,
     Permanent,
@@ -14,9 +14,14 @@ from dicom_adapter.errors import (
     StoredObjectMissing,
     Unprocessable,
 )
-from dicom_adapter.hookspecs import hookimpl
-from dicom_adapter.lane import LaneHandle
-from dicom_adapter.model import (
+from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.lane import LaneHandle
+from dicom_adapter.api.processor import JobProcessorBase, ProcessorContext, Timer
+from dicom_adapter.api.server import Server
+from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, not_empty, setting
+from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
+from dicom_adapter.api.submitter import Submitter, SubmitterContext, Upload
+from dicom_adapter.api.values import (
     Capacity,
     InstanceStorageInfo,
     Job,
@@ -26,11 +31,6 @@ from dicom_adapter.model import (
     PlatformStatus,
     Waiting,
 )
-from dicom_adapter.processor import JobProcessorBase, ProcessorContext, Timer
-from dicom_adapter.server import Server
-from dicom_adapter.settings import ByteSize, Secret, at_least, between, not_empty, setting
-from dicom_adapter.storage import InstanceWriter, StorageBackend, StorageContext
-from dicom_adapter.submitter import Submitter, SubmitterContext, Upload
 
 __version__ = "0.1.0"
 

@@ -20,8 +20,8 @@ from dicom_adapter import (
     not_empty,
     setting,
 )
+from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import Loaded, load
-from dicom_adapter.hookspecs import Catalogue
 
 MINIMAL = """
 [storage]

@@ -10,8 +10,8 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import JobPriority
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.config import Caller, Dicom, Durability, Loaded, Log, ProblemKind
-from dicom_adapter.errors import Refused
 
 Read = Callable[[str | bytes], Loaded]
 Problems = Callable[[str], dict[str, str]]

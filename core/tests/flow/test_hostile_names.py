@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import config
 
-from dicom_adapter.flow.store import Status
-from dicom_adapter.synthetic import make_instance
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.testing import Adapter
 
 CONFIGURATION = """

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dicom_adapter import Job, JobProcessorBase, hookimpl
-from dicom_adapter.flow.store import Status
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger.schema import InstanceState, LaneState
 from dicom_adapter.ledger.schema import instances as table
-from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing import Adapter, Plugin
 from dicom_adapter_aetitle import AeTitleJobProcessor
 

@@ -11,12 +11,12 @@ from pydicom.dataset import Dataset
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import JobPriority, JobProcessorBase, JobState, NoSettings, hookimpl
-from dicom_adapter.flow import inbox
-from dicom_adapter.flow.store import Status
-from dicom_adapter.flow.turn import Turn
+from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.flow.process import inbox
+from dicom_adapter.flow.process.turn import Turn
+from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.synthetic import make_instance, make_study
 from dicom_adapter.testing import Adapter, Plugin
 
 PLATFORM = """

@@ -33,11 +33,11 @@ from dicom_adapter import (
     Upload,
     hookimpl,
 )
-from dicom_adapter.flow import intervene
-from dicom_adapter.flow.store import Answer, Status
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.store.incoming import Answer, Status
+from dicom_adapter.flow.submit import operators
 from dicom_adapter.net.server import Server
-from dicom_adapter.receiver import Receiver
-from dicom_adapter.synthetic import make_instance
+from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.testing import Adapter, Plugin
 from dicom_adapter.testing.fixtures import MakeAdapter
 
@@ -135,7 +135,7 @@ waits = st.builds(Wait, st.sampled_from([0.0, 0.5, 2.0, 4.5, 5.0, 6.0, 9.0]))
 interruptions = st.one_of(st.builds(Restart), st.builds(Away, st.sampled_from([2.0, 5.5, 7.0])))
 troubles = st.one_of(
     st.builds(Mood, st.sampled_from(["well", "down", "forgetful", "refusing"])),
-    st.builds(Operator, st.sampled_from([intervene.retry, intervene.cancel]), st.integers(0, 5)),
+    st.builds(Operator, st.sampled_from([operators.retry, operators.cancel]), st.integers(0, 5)),
 )
 quiet_schedules = st.lists(st.one_of(sends, sends, waits, interruptions), min_size=1, max_size=16)
 schedules = st.lists(st.one_of(sends, sends, waits, waits, interruptions, troubles), min_size=1, max_size=16)
@@ -147,14 +147,14 @@ EVENTFUL: list[Step] = [
     Send("KEEP", 1, [(1, 1), (2, 1), (1, 2)], None, noticed=True),
     Send("OVER", 1, [(1, 1)], None, noticed=True),
     Wait(6.0),
-    Operator(intervene.cancel, 0),
-    Operator(intervene.retry, 1),
+    Operator(operators.cancel, 0),
+    Operator(operators.retry, 1),
     Mood("forgetful"),
     Restart(),
     Wait(2.0),
-    Operator(intervene.retry, 2),
+    Operator(operators.retry, 2),
     Wait(0.5),
-    Operator(intervene.cancel, 2),
+    Operator(operators.cancel, 2),
     Send("KEEP", 1, [(1, 2)], 1, noticed=False),
     Away(7.0),
     Wait(9.0),
@@ -335,14 +335,14 @@ class World:
         except Refused:
             assert job.cancel_requested or job.state in (JobState.SUBMITTED, JobState.CANCELLED)
         else:
-            self.cancelled |= {job.job_id} if step.action is intervene.cancel else set()
+            self.cancelled |= {job.job_id} if step.action is operators.cancel else set()
 
     def come_to_rest(self) -> None:
         """The platform is well, and an operator retries what it refused before."""
         self.platform.mood = "well"
         for job in self.adapter.jobs:
             if job.state is JobState.FAULTED:
-                intervene.retry(self.adapter.ledger, self.adapter.clock, job.job_id)
+                operators.retry(self.adapter.ledger, self.adapter.clock, job.job_id)
         self._pass(LONG_ENOUGH)
 
     # --- what holds at any moment -----------------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def test_the_same_instance_after_its_group_became_jobs_is_a_new_arrival(
     platform.mood = "well"
     for job in adapter.jobs:
         if job.state is JobState.FAULTED:
-            intervene.retry(adapter.ledger, adapter.clock, job.job_id)
+            operators.retry(adapter.ledger, adapter.clock, job.job_id)
     adapter.advance(LONG_ENOUGH)
     pipelines = PIPELINES[ae_title].values()
     assert [[[1], [2]]] * len(pipelines) == [numbers(adapter, pipeline) for pipeline in pipelines]

@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, instances, jobs, tallies
+from dicom_adapter.ledger import Ledger, counters, instances, jobs
 from dicom_adapter.ledger.instances import CHUNK
 from dicom_adapter.ledger.schema import UtcDateTime
 from dicom_adapter.ledger.schema import instances as table
@@ -264,4 +264,4 @@ def test_every_arrival_is_counted_with_its_row_or_not_at_all(ledger: Ledger, an_
         instances.insert(transaction, an_instance(ae_title="LUNG"))
         raise ZeroDivisionError
     with ledger.read() as transaction:
-        assert {("LUNG", "received"): 2, ("LIVER", "received"): 1} == tallies.load(transaction)
+        assert {("LUNG", "received"): 2, ("LIVER", "received"): 1} == counters.load(transaction)

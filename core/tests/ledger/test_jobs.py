@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState
-from dicom_adapter.errors import IllegalTransition
+from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.ledger import Ledger, instances, jobs
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import job_instances

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, Transaction, accounts, events, history, instances, jobs, traces
+from dicom_adapter.ledger import Ledger, Transaction, balance, events, history, instances, jobs, traces
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.schema import InstanceState
 
@@ -192,10 +192,10 @@ def test_what_is_old_is_found_without_sorting(remembering: Ledger, ask: Ask, ind
     [
         lambda t: [history.forget_jobs(t, [2, 3], ["other"], NOW), history.forget_instances(t, [2, 3])],
         lambda t: history.forget_events(t, [1, 2]),
-        lambda t: accounts.kept_after(t, 100, 1000),
-        lambda t: accounts.kept(t, [1, 2]),
-        lambda t: accounts.is_needed(t, 1),
-        lambda t: accounts.arrivals(t, "LUNG", "2.25.7"),
+        lambda t: balance.kept_after(t, 100, 1000),
+        lambda t: balance.kept(t, [1, 2]),
+        lambda t: balance.is_needed(t, 1),
+        lambda t: balance.arrivals(t, "LUNG", "2.25.7"),
     ],
 )
 def test_forgetting_and_comparing_go_straight_to_their_rows(remembering: Ledger, ask: Ask) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+from dicom_adapter.dicom.synthetic import make_instance, write
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
-from dicom_adapter.synthetic import make_instance, write
 from support.listening import SECONDS, Listen, wait_until
 
 

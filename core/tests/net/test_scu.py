@@ -31,13 +31,13 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.dsutils import split_dataset
 from typer.testing import CliRunner
 
-from dicom_adapter import synthetic
+from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.cli.send import echo as echo_command
 from dicom_adapter.cli.send import send as send_command
-from dicom_adapter.errors import DicomAdapterError
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.dicom.files import Skipped, find_dicom
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address
-from dicom_adapter.net.dicom_files import Skipped, find_dicom
 from dicom_adapter.net.link import (
     QUEUED_PDUS,
     AssociationLost,

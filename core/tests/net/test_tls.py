@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from trustme import KeyType
 
+from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
-from dicom_adapter.errors import DicomAdapterError
 from dicom_adapter.net import scu, server
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.link import PeerUnreachable

@@ -13,8 +13,8 @@ from attrs import frozen
 from litestar.testing import TestClient
 from pydicom.dataset import Dataset
 
-from dicom_adapter.http import make_app
-from dicom_adapter.http.health import Health
+from dicom_adapter.host.http import make_app
+from dicom_adapter.host.http.health import Health
 from dicom_adapter.testing import Adapter
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers

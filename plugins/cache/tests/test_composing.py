@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dicom_adapter.flow.turn import Turn
-from dicom_adapter.synthetic import make_instance, make_study
+from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter_cache import operations
 
 
@@ -127,13 +127,13 @@ def test_a_clean_up_that_did_not_count_is_made_up_for(keep: Any, monkeypatch: py
 
 def test_a_cancelled_job_gives_its_studies_back(keep: Any) -> None:
     """They were never submitted."""
-    from dicom_adapter.flow import intervene
+    from dicom_adapter.flow.submit import operators
 
     kept = keep(more="[submitters.down]\ntype = 'fake'\nfail = [{ call = 'create', kind = 'permanent' }]")
     kept.receive(*make_study(study_uid="1.1"))
     job = kept.compose(studies=["1.1"], keep=False, submitter="down").json()
     assert ["faulted"] == states(kept)
-    intervene.cancel(kept.adapter.ledger, kept.adapter.clock, job["jobId"])
+    operators.cancel(kept.adapter.ledger, kept.adapter.clock, job["jobId"])
     kept.adapter.advance(60)
     assert (["1.1"], {"pending": 4}) == (kept.study_uids(), kept.adapter.states)
 

@@ -22,7 +22,7 @@ from dicom_adapter.cli.run import run
 from dicom_adapter.cli.send import echo, send
 from dicom_adapter.cli.simulate import simulate
 from dicom_adapter.cli.status import status
-from dicom_adapter.plugins import discover
+from dicom_adapter.plugins.registry import discover
 
 app = typer.Typer(
     name="dicom-adapter",

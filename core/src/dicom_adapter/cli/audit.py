@@ -13,19 +13,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.audit import Audit, Kind, Report, Tell
+from dicom_adapter.api.errors import DicomAdapterError
+from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read
-from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import DicomAdapterError
-from dicom_adapter.flow.store import Store
+from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
+from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import Ledger
-from dicom_adapter.ledger.accounts import Account
-from dicom_adapter.locks import alone, is_used
-from dicom_adapter.part10 import keep_values_out_of_warnings
-from dicom_adapter.repair import Mended, Repair
-from dicom_adapter.storage import StorageBackend
-from dicom_adapter.stores import open_storage
+from dicom_adapter.ledger.balance import Account
+from dicom_adapter.operations.audit import Audit, Kind, Report, Tell
+from dicom_adapter.operations.repair import Mended, Repair
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import alone, is_used, open_storage
 
 CANNOT_LOOK = 2
 SHOWN = 20  # findings of a kind; `--json` has more

@@ -7,11 +7,11 @@ from functools import partial
 
 import typer
 
-from dicom_adapter import commands
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import warn
-from dicom_adapter.deadline import TookTooLong
-from dicom_adapter.errors import Refused
-from dicom_adapter.plugins import PluginInfo, Plugins
+from dicom_adapter.plugins import commands
+from dicom_adapter.plugins.registry import PluginInfo, Plugins
+from dicom_adapter.runtime.deadline import TookTooLong
 
 
 def add_commands(app: typer.Typer, found: Plugins, own: Collection[str]) -> None:

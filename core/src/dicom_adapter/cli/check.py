@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.boundary import describe_settings, make_submitter
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import Refused
 from dicom_adapter.net.tls import server_context
-from dicom_adapter.plugins import PROCESSOR, SUBMITTER, Kind, PluginInfo
+from dicom_adapter.plugins.isolation import describe_settings, make_submitter
+from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, Kind, PluginInfo
 
 
 @frozen(kw_only=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import typer
 from attrs import frozen
 
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.config import ProblemKind, load, plugin_settings
 from dicom_adapter.config.load import Loaded
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import Refused
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.connection import exists
-from dicom_adapter.plugins import Plugins, discover
+from dicom_adapter.plugins.registry import Plugins, discover
 
 FILE_ARGUMENT = typer.Argument(metavar="CONFIG", help="The configuration file (TOML).", dir_okay=False)
 FILE_OPTION = typer.Option(

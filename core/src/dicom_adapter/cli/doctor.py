@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.cli.configuration import fail, read_text
-from dicom_adapter.doctor.consult import SECONDS, examine
-from dicom_adapter.doctor.values import Diagnosis, Trial
-from dicom_adapter.entry_points import PluginPoint, installed
+from dicom_adapter.plugins.entry_points import PluginPoint, installed
+from dicom_adapter.simulation.doctor.consult import SECONDS, examine
+from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
 
 
 def doctor(

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, require
-from dicom_adapter.clock import SystemClock
-from dicom_adapter.errors import Refused
-from dicom_adapter.story import Entry, Story, Unknown, tell
+from dicom_adapter.operations.story import Entry, Story, Unknown, tell
+from dicom_adapter.runtime.clock import SystemClock
 
 NOW = "now"
 

@@ -16,12 +16,11 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from dicom_adapter.api.errors import Permanent
+from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read, require, warn
-from dicom_adapter.clock import SystemClock
-from dicom_adapter.errors import Permanent
-from dicom_adapter.flow import quarantine
-from dicom_adapter.flow.export import export as export_one
-from dicom_adapter.flow.quarantine import Intervention
+from dicom_adapter.flow.process import quarantine
+from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, lanes
 from dicom_adapter.ledger import instances as ledger_instances
 from dicom_adapter.ledger.events import Event
@@ -29,8 +28,9 @@ from dicom_adapter.ledger.instances import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
-from dicom_adapter.storage import StorageBackend
-from dicom_adapter.stores import open_storage
+from dicom_adapter.operations.export import export as export_one
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import open_storage
 
 instances = typer.Typer(
     help="List, show, requeue, export and discard instances, through the ledger; the service may run or not.",

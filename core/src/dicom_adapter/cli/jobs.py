@@ -16,14 +16,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, warn
-from dicom_adapter.clock import Clock, SystemClock
-from dicom_adapter.errors import Refused
-from dicom_adapter.flow import intervene
+from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger, Transaction, events
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.model import Job, JobState
+from dicom_adapter.runtime.clock import Clock, SystemClock
 
 jobs = typer.Typer(
     help="List, show, watch, retry and cancel jobs, through the ledger; the service may run or not.",
@@ -88,7 +88,7 @@ def retry(
 
     The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
     """
-    _intervene(config, job_ids, intervene.retry, "will go on")
+    _intervene(config, job_ids, operators.retry, "will go on")
 
 
 @jobs.command()
@@ -100,7 +100,7 @@ def cancel(
 
     The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
     """
-    _intervene(config, job_ids, intervene.cancel, "will be cancelled")
+    _intervene(config, job_ids, operators.cancel, "will be cancelled")
 
 
 @jobs.command()

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, read_text
 from dicom_adapter.config import plugin_settings
-from dicom_adapter.plugins import Component, PluginInfo, Plugins, discover
+from dicom_adapter.plugins.registry import Component, PluginInfo, Plugins, discover
 
 
 def plugins(

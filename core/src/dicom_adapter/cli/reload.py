@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 from attrs import frozen
 
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.check import problems_of, try_plugins
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, open_ledger, read
-from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import Refused
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.configurations import Configuration, Leaving, State, Wanted
-from dicom_adapter.locks import is_used
-from dicom_adapter.reload.plan import Change, Plan, Tables, compare, to_json
-from dicom_adapter.reload.snapshot import Snapshot, snapshot
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import is_used
+from dicom_adapter.service.reload.plan import Change, Plan, Tables, compare, to_json
+from dicom_adapter.service.reload.snapshot import Snapshot, snapshot
 
 LOOK_EVERY_S = 0.2
 COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YELLOW, "!": typer.colors.RED}

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
-from dicom_adapter.plugins import STORAGE
-from dicom_adapter.reload.snapshot import snapshot
-from dicom_adapter.service import Blueprint
-from dicom_adapter.stores import is_durable
+from dicom_adapter.plugins.registry import STORAGE
+from dicom_adapter.runtime.data_folder import is_durable
+from dicom_adapter.service.reload.snapshot import snapshot
+from dicom_adapter.service.supervisor import Blueprint
 
-SERVICE_MODULE = "dicom_adapter.service_process"
+SERVICE_MODULE = "dicom_adapter.service"
 
 
 def run(

@@ -20,15 +20,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dicom_adapter import synthetic
+from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.cli.configuration import fail, require
 from dicom_adapter.cli.jobs import JobTable
-from dicom_adapter.launch import LaunchedService, ServiceEnded
+from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, instances, jobs, lanes
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.model import Job, JobState
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import parse_address
+from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
 EXAMPLE = "two-ae-titles.toml"
 PATIENT_STUDIES = 5  # of one patient, each in an association of its own

@@ -14,9 +14,9 @@ from attrs import define, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dicom_adapter.errors import DicomAdapterError
+from dicom_adapter.api.errors import DicomAdapterError
+from dicom_adapter.dicom.files import Skipped, find_dicom
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address, parse_ae_title
-from dicom_adapter.net.dicom_files import Skipped, find_dicom
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 from dicom_adapter.net.tls import UnusableCertificate, client_context
 

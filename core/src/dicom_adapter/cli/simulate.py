@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from dicom_adapter.api.errors import ConfigurationError, Refused
 from dicom_adapter.cli.configuration import fail, open_ledger, require, warn
-from dicom_adapter.errors import ConfigurationError, Refused
 
 EXAMPLE = "example:"
 CONFIG_ARGUMENT = typer.Argument(metavar="CONFIG", help="The configuration file, or example:NAME.")

@@ -13,14 +13,13 @@ from typing import Annotated, Any
 import typer
 from attrs import frozen
 
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, open_ledger, read
-from dicom_adapter.clock import SystemClock
 from dicom_adapter.config.model import Config
-from dicom_adapter.errors import describe_failure
-from dicom_adapter.hookspecs import Catalogue
 from dicom_adapter.ledger.configurations import Configuration, State
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.status import (
+from dicom_adapter.operations.status import (
     AeTitleStatus,
     Facts,
     Level,
@@ -33,7 +32,8 @@ from dicom_adapter.status import (
     overall,
     run_of,
 )
-from dicom_adapter.stores import host_runs, open_storage
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import host_runs, open_storage
 
 NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is what a command called wrongly ends with
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}

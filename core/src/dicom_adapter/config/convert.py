@@ -20,11 +20,11 @@ import attrs
 from cattrs import BaseValidationError, Converter, IterableValidationError
 from cattrs.errors import IterableValidationNote
 
+from dicom_adapter.api.settings import Secret
 from dicom_adapter.config import scalars
 from dicom_adapter.config.names import LedgerUrl, Network, Refined, ledger_url, network
 from dicom_adapter.config.problems import noted
 from dicom_adapter.config.tables import structure_class
-from dicom_adapter.settings import Secret
 
 SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
     list: list,

@@ -11,8 +11,8 @@ from typing import Any
 from attrs import Attribute, evolve, frozen
 from attrs.validators import optional
 
+from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, setting
 from dicom_adapter.config.names import Address, Network
-from dicom_adapter.settings import ByteSize, Secret, at_least, between, setting
 
 DAY_S = 86_400
 SHORTEST_TOKEN = 16  # characters: shorter ones can be guessed

@@ -10,12 +10,12 @@ import tomli
 from attrs import frozen
 from cattrs import BaseValidationError
 
+from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config.convert import make_converter
 from dicom_adapter.config.model import Config, PluginSettings
 from dicom_adapter.config.plugged import Plugged
 from dicom_adapter.config.problems import Problem, ProblemKind, Where, faults, shown
 from dicom_adapter.config.suggest import listed, nearest
-from dicom_adapter.hookspecs import Catalogue
 
 
 @frozen(kw_only=True)

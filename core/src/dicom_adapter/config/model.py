@@ -15,11 +15,11 @@ from typing import Any
 from attrs import Attribute, field, frozen
 from attrs.validators import optional
 
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.settings import HELP, ByteSize, at_least, between, not_empty, setting
 from dicom_adapter.config.listening import DAY_S, Dicom, Http
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
-from dicom_adapter.errors import Refused
-from dicom_adapter.settings import HELP, ByteSize, at_least, between, not_empty, setting
 
 YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and too long for some clocks
 

@@ -9,12 +9,12 @@ from typing import Any
 from attrs import frozen
 from cattrs import Converter
 
+from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import names
 from dicom_adapter.config.model import AeTitleConfig, Caller, Storage, SubmitterConfig
 from dicom_adapter.config.problems import Problem, ProblemKind
 from dicom_adapter.config.suggest import listed, nearest
 from dicom_adapter.config.tables import Reading, structure_class, takes, unknown_keys
-from dicom_adapter.hookspecs import Catalogue
 
 DEFAULT_PROCESSOR = "aetitle"
 DEFAULT_BACKEND = "local"

@@ -13,8 +13,8 @@ from attrs import field, frozen
 from cattrs import BaseValidationError
 from cattrs.errors import AttributeValidationNote, IterableValidationNote
 
+from dicom_adapter.api.settings import Secret
 from dicom_adapter.config.names import Undisclosed
-from dicom_adapter.settings import Secret
 
 SHOWN_CHARACTERS = 60  # of a value in a message: enough to find it in the file
 SUBJECTS = {"ae-titles": "AE title", "submitters": "submitter"}

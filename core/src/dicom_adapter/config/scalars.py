@@ -13,8 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dicom_adapter.api.settings import ByteSize, Secret
 from dicom_adapter.config.suggest import nearest
-from dicom_adapter.settings import ByteSize, Secret
 
 LARGEST = 2**63 - 1  # TOML promises integers of 64 bits; databases and operating systems take no more
 BYTES = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) *([kKMGTP]i?)?B?", re.ASCII)

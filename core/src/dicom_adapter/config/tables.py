@@ -12,10 +12,10 @@ import attrs
 from cattrs import BaseValidationError, ClassValidationError, Converter
 from cattrs.errors import AttributeValidationNote
 
+from dicom_adapter.api.settings import HELP, PREFIX
 from dicom_adapter.config.names import Undisclosed
 from dicom_adapter.config.problems import masked, message, noted, undisclosed
 from dicom_adapter.config.suggest import listed, nearest
-from dicom_adapter.settings import HELP, PREFIX
 
 DERIVED = "dicom_adapter.derived"  # metadata of a field that no key sets
 

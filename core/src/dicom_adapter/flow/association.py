@@ -11,8 +11,8 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
+from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config, Storage
-from dicom_adapter.model import Capacity
 
 # Kept for rows that tell of what was taken before: without them no job comes to its end, and no room is given back.
 # Enough for the write-ahead log, which SQLite folds into the file when it has 4 MiB, and for tens of thousands of rows.

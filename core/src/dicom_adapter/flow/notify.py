@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
+from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, Transaction, instances
-from dicom_adapter.model import InstanceStorageInfo
 
 BATCH = 1000  # rows read at a time
 

@@ -14,10 +14,10 @@ from typing import Any
 from attrs import fields
 from sqlalchemy.dialects import sqlite
 
+from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger.connection import Transaction, as_everywhere
+from dicom_adapter.ledger.counters import RECEIVED
 from dicom_adapter.ledger.schema import EPOCH, IS_PENDING, InstanceState, instances
-from dicom_adapter.ledger.tallies import RECEIVED
-from dicom_adapter.model import InstanceStorageInfo
 
 COLUMNS = [name.name for name in fields(InstanceStorageInfo) if name.name != "instance_id"]
 

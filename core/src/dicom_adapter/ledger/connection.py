@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import Connection, CursorResult, Engine, RootTransaction, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
-from dicom_adapter.errors import Refused
+from dicom_adapter.api.errors import Refused
 
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig

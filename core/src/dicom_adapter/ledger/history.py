@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Column, ColumnElement, and_, delete, exists, func, literal, literal_column, or_, select, tuple_
 
-from dicom_adapter.ledger import tallies
+from dicom_adapter.api.values import JobState
+from dicom_adapter.ledger import counters
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import (
     EPOCH,
@@ -26,7 +27,6 @@ from dicom_adapter.ledger.schema import (
     job_instances,
     jobs,
 )
-from dicom_adapter.model import JobState
 
 
 class Place(NamedTuple):
@@ -121,7 +121,7 @@ def forget_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
     is_going = instances.c.instance_id.in_(going)
     counts = select(instances.c.ae_title, instances.c.outcome, func.count()).where(is_going)
     for ae_title, outcome, count in transaction.execute(counts.group_by(instances.c.ae_title, instances.c.outcome)):
-        tallies.add(transaction, ae_title, outcome, count)
+        counters.add(transaction, ae_title, outcome, count)
     transaction.execute(delete(events).where(events.c.instance_id.in_(going)))
     transaction.execute(delete(instances).where(is_going))
     return len(going)

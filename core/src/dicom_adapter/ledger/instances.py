@@ -12,7 +12,8 @@ import orjson
 from attrs import asdict, evolve, fields, frozen
 from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, text, update
 
-from dicom_adapter.ledger import tallies
+from dicom_adapter.api.values import InstanceStorageInfo, JobState
+from dicom_adapter.ledger import counters
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.schema import (
@@ -30,7 +31,6 @@ from dicom_adapter.ledger.schema import (
     job_instances,
     jobs,
 )
-from dicom_adapter.model import InstanceStorageInfo, JobState
 
 UNNUMBERED = 0  # the `instance_id` of an instance that the ledger has not seen yet
 CHUNK = 500  # ids in one IN (…): below every database's limit of parameters
@@ -71,7 +71,7 @@ def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceS
     """Add a pending instance and return it with its number."""
     values = asdict(instance) | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at}
     del values["instance_id"]
-    tallies.add(transaction, instance.ae_title, tallies.RECEIVED)
+    counters.add(transaction, instance.ae_title, counters.RECEIVED)
     return evolve(instance, instance_id=inserted_id(transaction.execute(instances.insert().values(**values))))
 
 

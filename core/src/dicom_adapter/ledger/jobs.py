@@ -9,10 +9,10 @@ from typing import Any
 from attrs import asdict, evolve, fields, frozen
 from sqlalchemy import ColumnElement, Row, func, or_, select, update
 
-from dicom_adapter.errors import IllegalTransition
+from dicom_adapter.api.errors import IllegalTransition
+from dicom_adapter.api.values import Job, JobPriority, JobState
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
-from dicom_adapter.model import Job, JobPriority, JobState
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
 FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)  # these need their instances no longer; a faulted job does

@@ -9,9 +9,9 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import Row, delete, select, update
 
+from dicom_adapter.api.values import Waiting
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import LaneState, UtcDateTime, lanes
-from dicom_adapter.model import Waiting
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,7 @@ import re
 
 from attrs import frozen
 
-from dicom_adapter.errors import Refused
+from dicom_adapter.api.errors import Refused
 
 AE_TITLE = re.compile(r"(?=.*[^ ])[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 table 6.2-1, VR AE
 

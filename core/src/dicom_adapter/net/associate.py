@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dicom_adapter.errors import Refused
+from dicom_adapter.api.errors import Refused
 
 PROTOCOL_VERSION = 1  # the bit that has to be set
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1

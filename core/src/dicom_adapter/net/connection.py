@@ -7,29 +7,30 @@ without end: a sender that does not wait for answers is stopped by not reading.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from uuid import uuid4
 
 import structlog
 from attrs import define, frozen
 
-from dicom_adapter.errors import describe_failure
-from dicom_adapter.flow.arrival import StoreRequest
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_adapter.flow.association import AssociationRequest, Rejection, Verdict
-from dicom_adapter.flow.store import Answer, Incoming, Status
-from dicom_adapter.group_commit import Deliver
+from dicom_adapter.flow.store.arrival import StoreRequest
+from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
 from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.tls import certificate_names
 from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
-from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 if TYPE_CHECKING:
     from dicom_adapter.net.server import Server
 
 log = structlog.get_logger("dicom_adapter.net")
+
+Deliver: TypeAlias = Callable[[Sequence[tuple[Any, Answer]]], None]  # answers, each with its ticket
 
 UNANSWERED = 4  # instances of a connection that may wait for their commit; then nothing is read from it
 OURS = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)

@@ -20,9 +20,9 @@ from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, MaximumLengthNotification
 from pynetdicom.status import GENERAL_STATUS, STORAGE_SERVICE_CLASS_STATUS
 
-from dicom_adapter.errors import DicomAdapterError, Refused, Retriable
+from dicom_adapter.api.errors import DicomAdapterError, Refused, Retriable
+from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_adapter.net.address import Address, parse_ae_title
-from dicom_adapter.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 MAX_PDU = 1 << 18  # bytes; a peer that sets no limit would otherwise get each file in one PDU, read whole into memory
 QUEUED_PDUS = 16  # PDUs read ahead of the socket

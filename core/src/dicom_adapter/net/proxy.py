@@ -10,7 +10,7 @@ import re
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
-from dicom_adapter.errors import Refused
+from dicom_adapter.api.errors import Refused
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"  # of version 2
 SHORTEST = len(SIGNATURE)  # and less than any header of version 1

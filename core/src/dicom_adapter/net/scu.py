@@ -22,8 +22,8 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # the module makes its names at run time
 from pynetdicom.status import code_to_category
 
-from dicom_adapter.errors import Refused, Retriable
-from dicom_adapter.identity import UID_GRAMMAR
+from dicom_adapter.api.errors import Refused, Retriable
+from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.link import (
     NOT_ACCEPTED,

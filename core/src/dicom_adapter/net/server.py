@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import structlog
 
 from dicom_adapter.config.listening import Dicom
-from dicom_adapter.flow.store import Answer
+from dicom_adapter.flow.store.incoming import Answer
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.connection import Connection, Handlers

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import structlog
 
+from dicom_adapter.api.errors import Refused
 from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
-from dicom_adapter.errors import Refused
 
 log = structlog.get_logger("dicom_adapter.net")
 

@@ -14,20 +14,21 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
+from dicom_adapter.api.hookspecs import PROJECT
+from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.arrival import StoreRequest
-from dicom_adapter.flow.store import Answer, Store
-from dicom_adapter.hookspecs import PROJECT
-from dicom_adapter.host import Host
+from dicom_adapter.flow.store.arrival import StoreRequest
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.incoming import Answer
+from dicom_adapter.host.draining import Departure, with_leaving
+from dicom_adapter.host.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes
 from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.model import InstanceStorageInfo, Job
-from dicom_adapter.plugins import Plugins
-from dicom_adapter.reload.leave import Departure, with_leaving
+from dicom_adapter.plugins.registry import Plugins
+from dicom_adapter.runtime.data_folder import open_ledger, open_storage
 from dicom_adapter.simulation.clock import VirtualClock
-from dicom_adapter.stores import open_ledger, open_storage
 
 NOTHING = Leaving()
 LOOK_EVERY = timedelta(hours=1)  # for what other processes do: there are none, and `settle` looks each time anyway

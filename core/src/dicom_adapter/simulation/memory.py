@@ -7,10 +7,10 @@ from io import BytesIO
 from typing import BinaryIO, ClassVar
 from uuid import uuid4
 
-from dicom_adapter.declare import NoSettings
-from dicom_adapter.errors import StoredObjectMissing
-from dicom_adapter.model import Capacity
-from dicom_adapter.storage import InstanceWriter, StorageBackend
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import StoredObjectMissing
+from dicom_adapter.api.storage import InstanceWriter, StorageBackend
+from dicom_adapter.api.values import Capacity
 
 
 class MemoryStorage(StorageBackend[NoSettings]):

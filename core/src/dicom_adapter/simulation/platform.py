@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from attrs import define, evolve, field, frozen
 
-from dicom_adapter.declare import NoSettings
-from dicom_adapter.errors import Permanent
-from dicom_adapter.hookspecs import hookimpl
-from dicom_adapter.model import Job, PlatformJob, PlatformStatus
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import Permanent
+from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.submitter import Submitter, Upload
+from dicom_adapter.api.values import Job, PlatformJob, PlatformStatus
 from dicom_adapter.simulation.memory import MemoryStorage, memory_storage
-from dicom_adapter.storage import StorageBackend
-from dicom_adapter.submitter import Submitter, Upload
 
 CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel")
 

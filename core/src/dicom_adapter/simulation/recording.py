@@ -7,10 +7,10 @@ from datetime import datetime
 
 from attrs import define, field
 
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.ledger import Ledger, instances
-from dicom_adapter.model import InstanceStorageInfo
 from dicom_adapter.simulation.schedule import Arrival
-from dicom_adapter.synthetic import MODALITIES
 
 BATCH = 1000  # rows read at a time
 LONGEST_GAP_S = 1.0  # between two instances of one line: beyond, the pause is kept as it was

@@ -15,20 +15,20 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.settings import ByteSize
+from dicom_adapter.api.values import Job, Waiting
 from dicom_adapter.config.model import Config, Durability, Ledger, Storage, SubmitterConfig
-from dicom_adapter.declare import NoSettings
-from dicom_adapter.errors import Refused
+from dicom_adapter.dicom.synthetic import make_instance, make_uid
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.model import Job, Waiting
-from dicom_adapter.plugins import discover
-from dicom_adapter.settings import ByteSize
+from dicom_adapter.operations.story.words import counted
+from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import Memory
 from dicom_adapter.simulation.schedule import Arrival, Schedule
 from dicom_adapter.simulation.timeline import Happening, Timeline, clock
-from dicom_adapter.story.words import counted
-from dicom_adapter.synthetic import make_instance, make_uid
 
 PIXELS = 4  # rows and columns: processors look at headers
 DIGEST = re.compile(r"#[0-9a-f]{6,}")  # by which a label tells patients apart, other ones in each run

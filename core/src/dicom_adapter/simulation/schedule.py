@@ -13,10 +13,10 @@ import tomli
 from attrs import field, fields, frozen
 from pydicom.datadict import tag_for_keyword
 
+from dicom_adapter.api.errors import ConfigurationError
 from dicom_adapter.config.suggest import listed, nearest
-from dicom_adapter.errors import ConfigurationError
+from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
-from dicom_adapter.synthetic import MODALITIES
 
 MOST_INSTANCES = 100_000  # in one arrival; more is a slip of the pen
 DAY_S = 86_400

@@ -16,10 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dicom_adapter.dicom.synthetic import make_instance, make_study
     from dicom_adapter.simulation.adapter import Plugin
     from dicom_adapter.simulation.clock import VirtualClock
     from dicom_adapter.simulation.platform import HandedOver, Platform
-    from dicom_adapter.synthetic import make_instance, make_study
     from dicom_adapter.testing.adapter import Adapter
     from dicom_adapter.testing.expectation import ExpectedJob
     from dicom_adapter.testing.processor_suite import BaseProcessorTests
@@ -42,8 +42,8 @@ _HOMES = {
     "Plugin": "dicom_adapter.simulation.adapter",
     "Service": "dicom_adapter.testing.service",
     "VirtualClock": "dicom_adapter.simulation.clock",
-    "make_instance": "dicom_adapter.synthetic",
-    "make_study": "dicom_adapter.synthetic",
+    "make_instance": "dicom_adapter.dicom.synthetic",
+    "make_study": "dicom_adapter.dicom.synthetic",
 }
 
 __all__ = [

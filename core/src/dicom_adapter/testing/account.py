@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from dicom_adapter.flow.store import Answer
+from dicom_adapter.flow.store.incoming import Answer
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.simulation.adapter import SimulatedAdapter

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import tomli
 from pydicom.dataset import Dataset
 
+from dicom_adapter.api.errors import ConfigurationError
+from dicom_adapter.api.hookspecs import Catalogue
+from dicom_adapter.api.values import Job
 from dicom_adapter.config import Config, load, plugin_settings
-from dicom_adapter.errors import ConfigurationError
-from dicom_adapter.flow.store import Answer, Status
-from dicom_adapter.hookspecs import Catalogue
+from dicom_adapter.flow.store.incoming import Answer, Status
 from dicom_adapter.ledger.configurations import Leaving
-from dicom_adapter.model import Job
 from dicom_adapter.net.results import SendResult
-from dicom_adapter.plugins import discover
+from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import Memory, Platform

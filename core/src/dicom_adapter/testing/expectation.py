@@ -9,7 +9,7 @@ from itertools import zip_longest
 from attrs import field, frozen
 from pydicom.dataset import Dataset
 
-from dicom_adapter.model import InstanceStorageInfo, Job, JobPriority, JobState
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobState
 
 
 @frozen

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dicom_adapter.model import Job
+    from dicom_adapter.api.values import Job
 
 
 class JobList(list["Job"]):

@@ -10,16 +10,16 @@ from typing import Any
 from attrs import evolve
 from pydicom.dataset import Dataset
 
-from dicom_adapter.clock import Clock
+from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
+from dicom_adapter.dicom.synthetic import write
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.results import SendResult
 from dicom_adapter.net.server import Server
-from dicom_adapter.receiver import Receiver
-from dicom_adapter.storage import StorageBackend
-from dicom_adapter.synthetic import write
+from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.runtime.clock import Clock
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 30.0  # of each exchange: long, for a busy machine

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import pytest
 import structlog
 
-from dicom_adapter.flow.turn import Turn
-from dicom_adapter.hookspecs import hookimpl
-from dicom_adapter.model import Waiting
-from dicom_adapter.processor import JobProcessorBase
+from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.processor import JobProcessorBase
+from dicom_adapter.api.values import Waiting
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.simulation.adapter import Plugin
-from dicom_adapter.synthetic import make_instance
 from dicom_adapter.testing.adapter import Adapter
 from dicom_adapter.testing.processor_traffic import (
     NAME,

@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 from pydicom.dataset import Dataset
 
-from dicom_adapter.model import Job
-from dicom_adapter.synthetic import make_instance, make_study
+from dicom_adapter.api.values import Job
+from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.testing.adapter import Adapter
 
 PATIENT = "NOBODY-4711"  # what must not show anywhere

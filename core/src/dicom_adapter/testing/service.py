@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
-from dicom_adapter.launch import LaunchedService
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.results import SendResult
+from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.loopback import HOST, send
 
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from dicom_adapter.declare import NoSettings
-from dicom_adapter.errors import StorageFull, StoredObjectMissing
-from dicom_adapter.storage import InstanceWriter, StorageBackend, StorageContext
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import StorageFull, StoredObjectMissing
+from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 
 MakeBackend = Callable[[], StorageBackend[Any]]
 MIB = 1 << 20

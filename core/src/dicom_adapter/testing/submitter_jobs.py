@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, cast
 
 from attrs import evolve, field, frozen
 
-from dicom_adapter.model import InstanceStorageInfo, Job, JobPriority
-from dicom_adapter.submitter import Submitter, Upload
+from dicom_adapter.api.submitter import Submitter, Upload
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
 
 PATIENT = "NOBODY-4711"  # what no error may quote
 

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO, ClassVar, cast
 import pytest
 from attrs import evolve
 
-from dicom_adapter.errors import DicomAdapterError, Permanent, Retriable, StoredObjectMissing
-from dicom_adapter.model import PlatformJob, PlatformStatus
-from dicom_adapter.submitter import Submitter
+from dicom_adapter.api.errors import DicomAdapterError, Permanent, Retriable, StoredObjectMissing
+from dicom_adapter.api.submitter import Submitter
+from dicom_adapter.api.values import PlatformJob, PlatformStatus
 from dicom_adapter.testing.submitter_jobs import (
     PATIENT,
     PlatformRecord,

@@ -1,0 +1,131 @@
+"""DICOM files (PS3.10): the header that goes before a received data set, and what a stored file says of itself.
+
+The data set itself is never decoded and encoded again; it is stored as it came.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from io import BytesIO
+
+from attrs import field, frozen
+from pydicom.config import IGNORE, settings
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from dicom_adapter.dicom.identity import Identity, Unreadable, identify, parse, raw
+
+IMPLEMENTATION_CLASS_UID = "2.25.308205291862746372187430846471190541725"  # ours, made from a UUID (PS3.5 B.2)
+IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
+
+BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
+
+TRANSFER_SYNTAX_UID = 0x00020010
+SOURCE_AE_TITLE = 0x00020016
+RECEIVING_AE_TITLE = 0x00020018
+
+
+def keep_values_out_of_warnings() -> None:
+    """Have pydicom take values as they are: its warnings about malformed ones quote them. For a whole process."""
+    settings.reading_validation_mode = IGNORE
+
+
+def file_header(
+    sop_class_uid: str,
+    sop_instance_uid: str,
+    transfer_syntax_uid: str,
+    source_ae_title: str,
+    receiving_ae_title: str | None = None,
+) -> bytes:
+    """Preamble, prefix and File Meta Information (PS3.10 section 7.1) in explicit VR little endian.
+
+    `receiving_ae_title`: None leaves it out, as the first versions did.
+    """
+    meta = b"".join(
+        (
+            struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
+            _short(0x0002, b"UI", sop_class_uid),
+            _short(0x0003, b"UI", sop_instance_uid),
+            _rest(transfer_syntax_uid, source_ae_title, receiving_ae_title),
+        )
+    )
+    length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta))
+    return b"\x00" * 128 + b"DICM" + length + meta
+
+
+@lru_cache(maxsize=1024)
+def _rest(transfer_syntax_uid: str, source_ae_title: str, receiving_ae_title: str | None) -> bytes:
+    """What is the same for all instances of a presentation context."""
+    return b"".join(
+        (
+            _short(0x0010, b"UI", transfer_syntax_uid),
+            _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
+            _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
+            _short(0x0016, b"AE", source_ae_title),
+            b"" if receiving_ae_title is None else _short(0x0018, b"AE", receiving_ae_title),
+        )
+    )
+
+
+def _short(element: int, vr: bytes, text: str) -> bytes:
+    value = text.encode("ascii", "replace")  # a caller may have put anything into its AE title
+    if len(value) % 2:
+        value += b"\x00" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+def data_set_offset(beginning: bytes) -> int:
+    """Where the data set of a Part 10 file begins; `beginning`: its first BEFORE_META bytes at least.
+
+    Raises ValueError when that is no Part 10 file.
+    """
+    if len(beginning) < BEFORE_META or beginning[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        raise ValueError("it is no DICOM file: it does not begin with File Meta Information (PS3.10 section 7.1)")
+    (length,) = struct.unpack_from("<I", beginning, BEFORE_META - 4)
+    return BEFORE_META + int(length)
+
+
+@frozen(kw_only=True)
+class StoredFile:
+    """What a Part 10 file of the adapter says of itself."""
+
+    identity: Identity = field(repr=False)
+    transfer_syntax_uid: str
+    source_ae_title: str  # the caller; "" when the header does not name it
+    receiving_ae_title: str  # the called AE title; "" when an earlier version wrote the header
+    data_set: bytes = field(repr=False)
+
+
+def read_file(content: bytes) -> StoredFile:
+    """Take a whole Part 10 file apart. Raises Unreadable or Mismatch, also when it is cut off."""
+    try:
+        offset = data_set_offset(content)
+        meta = read_dataset(BytesIO(content[BEFORE_META:offset]), is_implicit_VR=False, is_little_endian=True)
+    except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+        raise Unreadable(f"its header cannot be parsed ({type(failure).__name__})") from None
+    transfer_syntax_uid = raw(meta, TRANSFER_SYNTAX_UID).rstrip(b"\x00 ").decode("ascii", "replace")
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        raise Unreadable("its data set is deflated, which the adapter does not take")
+    data_set = content[offset:]
+    identity = identify(data_set, transfer_syntax_uid)
+    _require_whole(data_set, transfer_syntax_uid)
+    return StoredFile(
+        identity=identity,
+        transfer_syntax_uid=transfer_syntax_uid,
+        source_ae_title=_ae_title(meta, SOURCE_AE_TITLE),
+        receiving_ae_title=_ae_title(meta, RECEIVING_AE_TITLE),
+        data_set=data_set,
+    )
+
+
+def _require_whole(data_set: bytes, transfer_syntax_uid: str) -> None:
+    """Raise Unreadable when the data set ends in the middle of something."""
+    elements = parse(data_set, transfer_syntax_uid)
+    for tag in sorted(elements.keys()):  # without decoding the values
+        raw(elements, tag)
+
+
+def _ae_title(meta: Dataset, tag: int) -> str:
+    return raw(meta, tag).decode("ascii", "replace").strip(" \x00")

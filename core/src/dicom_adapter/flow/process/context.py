@@ -1,0 +1,108 @@
+"""What a lane offers to its processor: turns, timers, and the headers of stored instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_adapter.api.errors import StoredObjectMissing, Unprocessable, describe_failure
+from dicom_adapter.api.processor import Timer
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
+from dicom_adapter.flow.process.settings import LaneSettings
+from dicom_adapter.flow.process.timers import LATEST_TIMER, Timers
+from dicom_adapter.flow.process.turn import Turn, Unreadable
+from dicom_adapter.ledger import Ledger, jobs
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+
+class Context:
+    """What the lane offers to one processor (see `processor.ProcessorContext`)."""
+
+    def __init__(self, settings: LaneSettings, storage: StorageBackend[Any], ledger: Ledger) -> None:
+        self.ae_title = settings.ae_title
+        self.timers = Timers()
+        self.opening_at: datetime | None = None  # the time that the processor sees while it is opened
+        self._settings = settings
+        self._storage = storage
+        self._ledger = ledger
+        self._turn: Turn | None = None
+
+    def begin(self, now: datetime) -> Turn:
+        settings = self._settings
+        source = f"{settings.ae_title} ({settings.processor.cls.name})"
+        self._turn = Turn(
+            ae_title=self.ae_title,
+            source=source,
+            submitter=settings.submitter,
+            submitters=settings.submitters,
+            now=now,
+        )
+        return self._turn
+
+    def end(self) -> None:
+        self._turn = None
+
+    @property
+    def data_folder(self) -> Path:
+        return self._settings.made_folder()
+
+    def now(self) -> datetime:
+        return self.opening_at or self._current().now
+
+    def submit(
+        self,
+        name: str,
+        pipeline_id: str,
+        priority: JobPriority,
+        instances: Iterable[InstanceStorageInfo],
+        metadata: Mapping[str, str],
+        submitter: str | None,
+        job_id: str | None,
+    ) -> Job:
+        return self._current().submit(name, pipeline_id, priority, instances, metadata, submitter, job_id)
+
+    def remove(self, instances: Iterable[InstanceStorageInfo]) -> None:
+        self._current().remove(instances)
+
+    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
+        self._current().note(what, instances, reason)
+
+    def find_job(self, job_id: str) -> Job | None:
+        return find_job(self._ledger, self.ae_title, job_id)
+
+    def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
+        if when.utcoffset() is None:
+            raise ValueError("call_at needs a time with a time zone, such as UTC: self.now() + timedelta(seconds=5)")
+        if when > LATEST_TIMER:
+            raise ValueError("call_at needs a time before the year 2200; for what is never to happen, set no timer")
+        return self.timers.set(when, callback)
+
+    def read_header(self, instance: InstanceStorageInfo) -> Dataset:
+        from pydicom import dcmread
+
+        try:
+            with self._storage.read(instance.storage_key) as file:
+                return dcmread(file, stop_before_pixels=True)
+        except StoredObjectMissing as failure:
+            raise Unprocessable(str(failure)) from None
+        except OSError as failure:
+            raise Unreadable(instance, failure) from failure
+        except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+            raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
+
+    def _current(self) -> Turn:
+        if self._turn is None:
+            raise RuntimeError("a processor may only act within a turn: in handle_instance or in a timer's callback")
+        return self._turn
+
+
+def find_job(ledger: Ledger, ae_title: str, job_id: str) -> Job | None:
+    """The job with this id, if it is of this AE title."""
+    with ledger.read() as transaction:
+        row = jobs.get(transaction, job_id)
+    return row.job if row is not None and row.job.ae_title == ae_title else None

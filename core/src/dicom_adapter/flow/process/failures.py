@@ -1,0 +1,80 @@
+"""Part of step 4: rows of failed turns, by which a lane decides when to give up on an instance, or on itself. Pure."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from dicom_adapter.api.errors import StoredObjectMissing, describe_failure
+from dicom_adapter.api.storage import StorageBackend
+
+BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
+
+
+@frozen(kw_only=True)
+class Failure:
+    """The last of a row of failed turns."""
+
+    count: int
+    instance_id: int | None  # that was being handled; None for a timer; BEFORE_ALL_INSTANCES: none was
+    same_instance: int  # how often in a row it was this instance
+    reason: str = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Stuck:
+    """The last of a row of turns that could not read one stored instance."""
+
+    instance_id: int  # that cannot be read
+    handled: int | None  # the instance whose turn it was; None: it was a timer's
+    tries: int  # in a row at which another stored object could be read
+    reason: str
+
+
+def is_past(failed: int | None, succeeded: int | None) -> bool:
+    """Whether a turn that succeeded is the one that failed, or comes after it; a timer's turn has no number."""
+    if failed == BEFORE_ALL_INSTANCES:
+        return True
+    if failed is None or succeeded is None:
+        return failed is succeeded
+    return succeeded >= failed
+
+
+def failed_turn(last: Failure | None, error: BaseException, instance_id: int | None) -> Failure:
+    again = last is not None and instance_id is not None and last.instance_id == instance_id
+    return Failure(
+        count=1 if last is None else last.count + 1,
+        instance_id=instance_id,
+        same_instance=last.same_instance + 1 if again and last else 1,
+        reason=describe_failure(error),
+    )
+
+
+def failed_build(last: Failure | None, error: BaseException) -> Failure:
+    """One more of the row that made a new processor necessary; the first of a row is past with any turn."""
+    if last is not None:
+        return evolve(last, count=last.count + 1, reason=describe_failure(error))
+    return Failure(count=1, instance_id=BEFORE_ALL_INSTANCES, same_instance=0, reason=describe_failure(error))
+
+
+OTHERS_TO_READ = 3  # stored objects that are tried
+
+
+def can_read_another(storage: StorageBackend[Any], storage_key: str) -> bool:
+    """Whether any of the other stored objects can be read."""
+    try:
+        keys = storage.keys()
+        others = islice((key for key in keys if key != storage_key), OTHERS_TO_READ)
+        return any(_can_read(storage, key) for key in others)
+    except OSError:
+        return False
+
+
+def _can_read(storage: StorageBackend[Any], storage_key: str) -> bool:
+    try:
+        with storage.read(storage_key) as file:
+            return bool(file.read(1))
+    except (OSError, StoredObjectMissing):  # missing: reclaimed meanwhile
+        return False

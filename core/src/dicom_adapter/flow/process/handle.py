@@ -1,0 +1,59 @@
+"""What a plugin is given of a lane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import InstanceStorageInfo, Job
+from dicom_adapter.flow.process.context import find_job
+from dicom_adapter.flow.process.served_lane import ServedLane
+from dicom_adapter.flow.process.settings import LaneSettings
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.plugins.measured import Called
+from dicom_adapter.runtime.clock import Clock
+
+T = TypeVar("T")
+
+
+class Handle:
+    """What a plugin is given of a lane (see `lane.LaneHandle`)."""
+
+    def __init__(
+        self,
+        settings: LaneSettings,
+        lane: ServedLane,
+        ledger: Ledger,
+        storage: StorageBackend[Any],
+        clock: Clock,
+        called: Called,
+        wake: Callable[[], None],
+    ) -> None:
+        self.ae_title = settings.ae_title
+        self.settings = settings.settings
+        self.now = clock.now
+        self._lane_settings = settings
+        self._lane = lane
+        self._ledger = ledger
+        self._storage = storage
+        self._called = called
+        self._wake = wake
+
+    @property
+    def data_folder(self) -> Path:
+        return self._lane_settings.made_folder()
+
+    def ask(self, request: Callable[[Any], T]) -> Future[T]:
+        future = self._lane.ask(partial(self._called, "request", request))
+        self._wake()
+        return future
+
+    def find_job(self, job_id: str) -> Job | None:
+        return find_job(self._ledger, self.ae_title, job_id)
+
+    def open_stored(self, instance: InstanceStorageInfo) -> BinaryIO:
+        return self._storage.read(instance.storage_key)

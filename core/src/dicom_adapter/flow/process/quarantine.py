@@ -1,0 +1,141 @@
+"""Beside step 4: instances that no processor takes, and what an operator may do with them.
+
+state        operation   next state   allowed when
+pending      hold        quarantined  no newer arrival of the same SOP instance stands for it
+quarantined  requeue     pending      no other arrival of the same SOP instance is pending at the same AE title
+quarantined  discard     released     always
+pending      discard     released     the AE title is not served: nobody will ever take it
+
+What is discarded is reclaimed as soon as no job needs it. What is requeued keeps its `received_at`, and its lane begins
+again, so that it is delivered in its place in the order of arrival. Each call is one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+
+from attrs import Factory, define
+
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.ledger import Ledger, Transaction, events, instances, lanes
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.instances import InstanceRow
+from dicom_adapter.ledger.schema import InstanceState, LaneState
+from dicom_adapter.runtime.clock import Clock
+
+
+@define
+class Intervention:
+    """What came of an operation: ids of the instances that it was done with, and why not with the others."""
+
+    done: list[int] = Factory(list)
+    refused: dict[int, str] = Factory(dict)
+
+
+def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: datetime) -> bool:
+    """Quarantine an instance that its processor cannot take; whether it was still pending."""
+    event = Event(
+        at=now,
+        event="instance_quarantined",
+        ae_title=instance.ae_title,
+        association_id=instance.association_id,
+        instance_id=instance.instance_id,
+        detail={"reason": reason},
+    )
+    with ledger.write() as transaction:
+        if not instances.quarantine(transaction, instance.instance_id, reason, now):
+            return False
+        events.record(transaction, [event])
+    return True
+
+
+def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str) -> Intervention:
+    """Give quarantined instances to their processors again. `by`: the operator, who is named in the events."""
+    now = clock.now()
+    with ledger.write() as transaction:
+        found = instances.find(transaction, instance_ids)
+        pending = instances.pending_arrivals(transaction, {row.instance.sop_instance_uid for row in found})
+        result = _judge_requeue(found, pending)
+        instances.requeue(transaction, result.done, now)
+        done = _tell(transaction, "instance_requeued", found, result, now, by)
+        for ae_title in sorted({row.instance.ae_title for row in done}):
+            lanes.begin_again(transaction, ae_title)
+    return _with_unknown(result, instance_ids)
+
+
+def discard(
+    ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str, served: Collection[str]
+) -> Intervention:
+    """Give instances up. `by`: the operator; `served`: the AE titles that the configuration has a use for."""
+    now = clock.now()
+    with ledger.write() as transaction:
+        running = [name for name, lane in lanes.load(transaction).items() if lane.state is LaneState.RUNNING]
+        found = instances.find(transaction, instance_ids)
+        result = Intervention()
+        for row in found:
+            refusal = _why_not_discarded(row, served, running)
+            if refusal:
+                result.refused[row.instance.instance_id] = refusal
+            else:
+                result.done.append(row.instance.instance_id)
+        instances.discard(transaction, result.done, now)
+        _tell(transaction, "instance_discarded", found, result, now, by)
+    return _with_unknown(result, instance_ids)
+
+
+def _judge_requeue(found: Iterable[InstanceRow], pending: Mapping[tuple[str, str], int]) -> Intervention:
+    """Of several arrivals of one SOP instance the newest is put back."""
+    result = Intervention()
+    taken = dict(pending)
+    for row in sorted(found, key=lambda row: row.instance.instance_id, reverse=True):
+        number, name = row.instance.instance_id, (row.instance.ae_title, row.instance.sop_instance_uid)
+        if row.state is not InstanceState.QUARANTINED:
+            result.refused[number] = f"it is {row.state.value}: only quarantined instances can be requeued"
+        elif name in taken:
+            which = "a newer" if taken[name] > number else "an earlier"
+            result.refused[number] = f"{which} arrival of the same SOP instance is pending: instance {taken[name]}"
+        else:
+            taken[name] = number
+            result.done.append(number)
+    return result
+
+
+def _why_not_discarded(row: InstanceRow, served: Collection[str], running: Collection[str]) -> str:
+    ae_title = row.instance.ae_title
+    if row.state is InstanceState.QUARANTINED:
+        return ""
+    if row.state is not InstanceState.PENDING:
+        return f"it is {row.state.value}: only quarantined instances can be discarded"
+    if ae_title in served:
+        return f"it is pending at AE title '{ae_title}', which is served: only quarantined instances can be discarded"
+    if ae_title in running:
+        return f"it is pending at AE title '{ae_title}', which the last start of the service served: start it anew"
+    return ""
+
+
+def _tell(
+    transaction: Transaction, event: str, found: Iterable[InstanceRow], result: Intervention, now: datetime, by: str
+) -> list[InstanceRow]:
+    """Write down who did it with which instances, and return these."""
+    numbers = set(result.done)
+    done = [row for row in found if row.instance.instance_id in numbers]
+    happened = [
+        Event(
+            at=now,
+            event=event,
+            ae_title=row.instance.ae_title,
+            association_id=row.instance.association_id,
+            instance_id=row.instance.instance_id,
+            detail={"by": by},
+        )
+        for row in done
+    ]
+    events.record(transaction, happened)
+    return done
+
+
+def _with_unknown(result: Intervention, asked: Collection[int]) -> Intervention:
+    for number in set(asked) - result.refused.keys() - set(result.done):
+        result.refused[number] = "there is no such instance"
+    return result

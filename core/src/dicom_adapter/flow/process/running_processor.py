@@ -1,0 +1,97 @@
+"""Part of step 4: the processor that a lane has at present, with its context, from its making to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
+
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import Waiting
+from dicom_adapter.flow.process.context import Context
+from dicom_adapter.flow.process.settings import LaneSettings
+from dicom_adapter.flow.process.timers import Timers
+from dicom_adapter.flow.process.turn import Committed, Turn, Unavailable
+from dicom_adapter.ledger import Ledger
+
+log = structlog.get_logger("dicom_adapter.process")
+
+MOST_GROUPS = 1_000_000  # that are asked for: a generator that never ends must not take all memory
+# A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust. What comes
+# from outside, KeyboardInterrupt, never comes to a lane's thread.
+PLUGIN_FAILURES = BaseException
+EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
+
+T = TypeVar("T")
+
+
+class Incumbent:
+    """For the lane's own thread."""
+
+    def __init__(self, settings: LaneSettings, storage: StorageBackend[Any], ledger: Ledger) -> None:
+        """Raises what the plugin does."""
+        self.ae_title = settings.ae_title
+        self.delivered = 0  # the last instance that it was given
+        self._ledger = ledger
+        self._context = Context(settings, storage, ledger)
+        self.processor = settings.processor(settings.settings, self._context)
+
+    def open(self, now: datetime) -> None:
+        """Have it begin. Raises what the plugin does."""
+        self._context.opening_at = now
+        self.processor.open()
+        self._context.opening_at = None
+
+    @property
+    def timers(self) -> Timers:
+        """Those that it has set."""
+        return self._context.timers
+
+    def take_turn(self, now: datetime, call: Callable[[], T], read: int | None) -> tuple[T, Committed | None]:
+        """Call it, then commit what it asked for, if anything; `read` as in `Turn.commit`."""
+        turn = self._context.begin(now)
+        try:
+            answer = call()
+        finally:
+            self._context.end()
+        return answer, None if turn.is_empty else self._commit(turn, read)
+
+    def _commit(self, turn: Turn, read: int | None) -> Committed:
+        try:
+            with self._ledger.write() as transaction:
+                return turn.commit(transaction, self.delivered, read)
+        except (OperationalError, NoConnection) as failure:  # others come from values that cannot be written
+            raise Unavailable from failure
+
+    def waiting(self) -> list[Waiting]:
+        """What it holds back, for operators to see; what is due first stands first."""
+        try:
+            shown = [_checked(group) for group in islice(self.processor.waiting(), MOST_GROUPS)]
+            return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - EARLIEST)
+        except PLUGIN_FAILURES as failure:  # this is for show only
+            log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
+            return []
+
+    def close(self) -> None:
+        """Have it let go of what it has open."""
+        try:
+            self.processor.close()
+        except PLUGIN_FAILURES as failure:
+            log.warning("processor_close_failed", ae_title=self.ae_title, error=describe_failure(failure))
+
+
+def _checked(group: Waiting) -> Waiting:
+    """Raises what is wrong with it: others write and read it later, outside of any boundary around the plugin."""
+    if not isinstance(group, Waiting) or not isinstance(group.label, str) or not isinstance(group.instance_count, int):
+        raise TypeError(
+            "waiting() must give Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"
+        )
+    if group.until is not None:
+        group.until.astimezone(timezone.utc)  # OverflowError for what is no time there
+    return group

@@ -1,0 +1,47 @@
+"""The timers of one processor."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from datetime import datetime, timezone
+from itertools import count
+
+from attrs import define, field
+
+LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # no thread can be told to wait longer than 292 years
+
+
+@define(order=True)
+class Alarm:
+    """A callback at a time; equal times call back in the order in which they were set."""
+
+    when: datetime
+    number: int
+    callback: Callable[[], None] | None = field(order=False)
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Timers:
+    """The alarms of one processor, soonest first."""
+
+    def __init__(self) -> None:
+        self._heap: list[Alarm] = []
+        self._numbers = count()
+
+    def set(self, when: datetime, callback: Callable[[], None]) -> Alarm:
+        alarm = Alarm(when, next(self._numbers), callback)
+        heapq.heappush(self._heap, alarm)
+        return alarm
+
+    def first(self) -> Alarm | None:
+        """The next alarm that was not cancelled; it stays."""
+        while self._heap and self._heap[0].callback is None:
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def pop(self) -> Alarm:
+        """Take the alarm that `first` showed."""
+        return heapq.heappop(self._heap)

@@ -1,0 +1,179 @@
+"""Part of step 4: what a lane offers to its processor: turns, timers, and the headers of stored instances.
+
+A `Turn` only records. `Turn.commit` writes all of it in one transaction, or raises and nothing has happened.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from uuid import uuid4
+
+from attrs import Factory, define, evolve, frozen
+
+from dicom_adapter.api.errors import DicomAdapterError, Refused
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
+from dicom_adapter.ledger import Transaction, events, instances, jobs
+from dicom_adapter.ledger.events import Event
+
+JOB_ID = re.compile("[0-9a-f]{32}")
+
+
+@frozen
+class Committed:
+    """What a turn changed."""
+
+    jobs: tuple[Job, ...] = ()
+    released: tuple[int, ...] = ()
+
+
+class Unavailable(DicomAdapterError):
+    """The ledger or the storage backend failed a turn, through no fault of the processor or the instance."""
+
+
+class Unreadable(Unavailable):
+    """The storage backend has an instance, and failed to read it."""
+
+    def __init__(self, instance: InstanceStorageInfo, failure: OSError) -> None:
+        kind = errno.errorcode.get(failure.errno or 0, type(failure).__name__)
+        super().__init__(f"the stored file of instance {instance.instance_id} cannot be read ({kind})")
+        self.instance = instance
+
+
+class Superseded(DicomAdapterError):
+    """A turn did not know of an arrival that changes what it decided: it has to be taken again."""
+
+    def __init__(self, by: int) -> None:
+        super().__init__(
+            f"its processor has yet to see instance {by}, which came before this turn or stands for another"
+        )
+        self.by = by  # the newest of those arrivals
+
+
+@frozen
+class Note:
+    """What a processor has `explain` tell of some instances."""
+
+    what: str  # became of them, such as "evicted"
+    reason: str
+    numbers: tuple[int, ...]
+
+
+@define
+class Turn:
+    """One call of a processor: the time that it sees, and what it asks for."""
+
+    ae_title: str
+    source: str  # the metadata `Source` of its jobs
+    submitter: str  # of jobs that name none
+    submitters: Collection[str]
+    now: datetime
+    submissions: list[tuple[Job, tuple[int, ...]]] = Factory(list)
+    removed: list[int] = Factory(list)
+    notes: list[Note] = Factory(list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it asks for nothing."""
+        return not (self.submissions or self.removed or self.notes)
+
+    def submit(
+        self,
+        name: str,
+        pipeline_id: str,
+        priority: JobPriority,
+        taken: Iterable[InstanceStorageInfo],
+        metadata: Mapping[str, str],
+        submitter: str | None,
+        job_id: str | None,
+    ) -> Job:
+        """Record the wish for a job. Raises Refused for what can never be a job."""
+        numbers = tuple(instance.instance_id for instance in self._own(taken))
+        if not name or not pipeline_id:
+            raise Refused("a job needs a name and a pipeline id")
+        if not numbers:
+            raise Refused(f"job '{name}' has no instances")
+        if submitter is not None and submitter not in self.submitters:
+            raise Refused(f"there is no submitter {submitter!r} (there are: {', '.join(sorted(self.submitters))})")
+        if job_id is not None and not JOB_ID.fullmatch(job_id):
+            raise Refused(f"job id {job_id!r} must be 32 lower-case hexadecimal digits")
+        job = Job(
+            job_id=job_id or uuid4().hex,
+            name=name,
+            ae_title=self.ae_title,
+            pipeline_id=pipeline_id,
+            priority=JobPriority(priority),
+            submitter=submitter or self.submitter,
+            instance_count=len(numbers),
+            metadata={"Source": self.source, **metadata},
+            created_at=self.now,
+            changed_at=self.now,
+        )
+        self.submissions.append((job, numbers))
+        return job
+
+    def remove(self, taken: Iterable[InstanceStorageInfo]) -> None:
+        """Record that the processor needs these no longer."""
+        self.removed += [instance.instance_id for instance in self._own(taken)]
+
+    def note(self, what: str, told: Iterable[InstanceStorageInfo], reason: str) -> None:
+        """Record what is to be told of these."""
+        self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._own(told))))
+
+    def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
+        """Write jobs, releases and their events; `delivered` is the last instance that the processor has seen.
+
+        `read`, in a timer's turn, is the last instance that the lane knows of. Raises Refused when an instance is not
+        pending, and Superseded when the processor has yet to see a newer arrival that stands for one (it may belong to
+        another group, or to none), or one after `read` that had come when the timer was to ring: it may belong here.
+        """
+        asked = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
+        meaning = instances.resolve_pending(transaction, sorted(asked))
+        lost = sorted(asked - meaning.keys())
+        if lost:
+            raise Refused(f"instances {lost[:5]} are not pending at AE title '{self.ae_title}'")
+        unseen = sorted(number for number in asked if number > delivered)
+        if unseen:
+            raise Refused(f"instances {unseen[:5]} have not been given to this processor yet")
+        newest = max(meaning.values(), default=0)
+        if newest > delivered:
+            raise Superseded(newest)
+        late = None if read is None else instances.arrived_late(transaction, self.ae_title, read, self.now)
+        if late is not None:
+            raise Superseded(late)
+        for job, _numbers in self.submissions:
+            if jobs.get(transaction, job.job_id) is not None:
+                raise Refused(f"there is a job {job.job_id} already")
+        submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
+        released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
+        instances.release(transaction, released, self.now)
+        events.record(transaction, [_queued(job) for job in submitted])
+        events.record(transaction, [_noted(self, note, number) for note in self.notes for number in note.numbers])
+        return Committed(submitted, released)
+
+    def _own(self, taken: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
+        for instance in taken:
+            if instance.ae_title != self.ae_title:
+                raise Refused(f"instance {instance.instance_id} belongs to another AE title than '{self.ae_title}'")
+            yield instance
+
+
+def _enter(transaction: Transaction, job: Job, numbers: tuple[int, ...], meaning: Mapping[int, int]) -> Job:
+    # Two arrivals of one SOP instance mean the newer one, once.
+    meant = list(dict.fromkeys(meaning[number] for number in numbers))
+    metadata = {**job.metadata, "Instances": str(len(meant))}
+    job = evolve(job, instance_count=len(meant), metadata=metadata)
+    jobs.insert(transaction, job, meant)
+    return job
+
+
+def _queued(job: Job) -> Event:
+    detail = {"name": job.name, "pipeline": job.pipeline_id, "instances": job.instance_count}
+    return Event(at=job.created_at, event="job_queued", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
+
+
+def _noted(turn: Turn, note: Note, number: int) -> Event:
+    detail = {"what": note.what, "reason": note.reason}
+    return Event(at=turn.now, event="instance_noted", ae_title=turn.ae_title, instance_id=number, detail=detail)

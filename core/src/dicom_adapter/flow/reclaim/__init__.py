@@ -1,0 +1,1 @@
+"""Step 6, reclaim: deletion of what is no longer needed, and limits of space."""

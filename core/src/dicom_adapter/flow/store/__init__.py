@@ -1,0 +1,1 @@
+"""Step 2, store: a data set becomes durable, then gets its row."""

@@ -1,0 +1,86 @@
+"""What has arrived, and the label from which its row can be made again.
+
+A label is stored and synced with the instance. So the ledger needs no sync before the answer: what a power loss takes
+of it, the next start writes down again. The labels of a receiver are numbered from its start to its end (a *run*), in
+the order in which it enters their rows; how far it has come is in the ledger.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from attrs import define, frozen
+
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.dicom.identity import Identity
+from dicom_adapter.ledger.instances import UNNUMBERED
+
+
+@frozen(kw_only=True)
+class StoreRequest:
+    """A C-STORE request, before its data set."""
+
+    ae_title: str  # called
+    calling_ae_title: str
+    peer_address: str
+    association_id: str
+    sop_class_uid: str  # Affected SOP Class UID
+    sop_instance_uid: str  # Affected SOP Instance UID
+    transfer_syntax_uid: str
+
+
+@define(kw_only=True)
+class Arrival:
+    """An instance whose data set is complete, and which is not durable yet."""
+
+    request: StoreRequest
+    identity: Identity
+    size_bytes: int  # of the stored Part 10 file
+    checksum: int  # CRC-32 of the encoded data set
+    storage_key: str = ""  # when it is stored
+    run: str = ""
+    number: int = 0  # of its label in the run; 0: it has none
+    came_at: datetime | None = None  # as its label says, when it is from there
+
+    def row(self, received_at: int) -> tuple[object, ...]:
+        """Its row, in the order of `arrivals.COLUMNS`."""
+        request, identity = self.request, self.identity
+        return (
+            request.ae_title,
+            request.calling_ae_title,
+            request.peer_address,
+            request.association_id,
+            identity.sop_class_uid,
+            identity.sop_instance_uid,
+            identity.study_instance_uid,
+            identity.series_instance_uid,
+            request.transfer_syntax_uid,
+            identity.patient_id,
+            identity.issuer_of_patient_id,
+            received_at,
+            self.storage_key,
+            self.size_bytes,
+            self.checksum,
+        )
+
+    def at(self, when: datetime, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
+        """The instance that it becomes."""
+        request, identity = self.request, self.identity
+        return InstanceStorageInfo(
+            instance_id=instance_id,
+            ae_title=request.ae_title,
+            calling_ae_title=request.calling_ae_title,
+            peer_address=request.peer_address,
+            association_id=request.association_id,
+            sop_class_uid=identity.sop_class_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            patient_id=identity.patient_id,
+            issuer_of_patient_id=identity.issuer_of_patient_id,
+            received_at=when,
+            storage_key=self.storage_key,
+            size_bytes=self.size_bytes,
+            checksum=self.checksum,
+        )

@@ -1,0 +1,319 @@
+"""Step 2: keep the data set as it comes, then write its row; only then may C-STORE answer success.
+
+    begin    the header of a Part 10 file goes to the storage backend
+    write    every piece of the data set follows as it comes; held here is what says which instance it is
+    end      it is complete: an `Arrival` that waits for its commit, or it is refused
+    commit   all that waits becomes durable with one sync, and gets its rows in one transaction
+    recover  at the next start: rows that a power loss took are made again of the labels in the storage
+
+Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
+
+import structlog
+from attrs import evolve
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.config.model import Config
+from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset, file_header
+from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.incoming import Answer, Incoming, Status, _failure
+from dicom_adapter.flow.store.labels import Labels, read_label
+from dicom_adapter.ledger import Ledger, LedgerBusy, Transaction, arrivals, events, instances, receiver_runs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import RECEIVER
+from dicom_adapter.runtime.clock import Clock
+
+log = structlog.get_logger("dicom_adapter.store")
+
+SETTLE_SECONDS = 1.0  # after which the ledger is synced, so that the labels of what it has are needed no longer
+
+
+class Store:
+    """`begin` and what comes of it is for one thread, `commit` for another one."""
+
+    def __init__(
+        self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock, *, name: str = RECEIVER
+    ) -> None:
+        """`name`: of the receiver, as long as it is configured."""
+        self._config = config
+        self._storage = storage
+        self._ledger = ledger
+        self._clock = clock
+        self._name = name
+        self._labels = Labels(clock) if storage.keeps_labels else None
+        self._is_unsettled = False  # there are commits that were not synced
+        self._may_settle = True
+        self._settle_at = time.monotonic() + SETTLE_SECONDS
+
+    def configure(self, config: Config) -> None:
+        """Go on with another configuration. Associations that are open go on, whatever has become of their AE title."""
+        known = {**self._config.ae_titles, **config.ae_titles}
+        self._config = evolve(config, ae_titles=known)
+
+    def begin(self, request: StoreRequest, full: str = "") -> Incoming:
+        """Take a request. `full`: why there is no room for it; "" when there is."""
+        if request.sop_class_uid in self._config.ae_titles[request.ae_title].ignored_sop_classes:
+            why = "its SOP class is among ignored-sop-classes"
+            return Incoming(request, Answer(status=Status.SUCCESS, why=why))
+        if full:
+            return Incoming(request, Answer(status=Status.OUT_OF_RESOURCES, why=full))
+        header = file_header(
+            request.sop_class_uid,
+            request.sop_instance_uid,
+            request.transfer_syntax_uid,
+            request.calling_ae_title,
+            request.ae_title,
+        )
+        try:
+            writer = self._storage.writer()
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            return Incoming(request, _failure(failure))
+        limit = self._config.dicom.max_data_set
+        incoming = Incoming(request, limit=limit, writer=writer, labels=self._labels)
+        incoming.write_header(header)
+        return incoming
+
+    def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
+        """All at once, for who has it whole."""
+        incoming = self.begin(request)
+        incoming.write([data_set])
+        arrival = incoming.end()
+        return arrival if isinstance(arrival, Answer) else self.commit([arrival])[0]
+
+    # --- commit -----------------------------------------------------------------------------------------------------
+
+    def commit(self, waiting: Sequence[Arrival]) -> list[Answer]:
+        """Make them durable and enter them; returns what each is answered, in their order."""
+        failure = self._sync(waiting)
+        if failure is not None:
+            return [failure] * len(waiting)
+        answers = self._enter(waiting)
+        self._is_unsettled = self._labels is not None
+        if time.monotonic() >= self._settle_at:
+            self.settle()
+        return answers
+
+    def commit_at_once(self, arrival: Arrival) -> Answer | None:
+        """As `commit`, where there is nobody to wait for; None: it would have to be, and has yet to be committed.
+
+        While nothing else is committed.
+        """
+        if not arrival.number or time.monotonic() >= self._settle_at:
+            return None
+        failure = self._sync([arrival])
+        if failure is not None:
+            return failure
+        try:
+            [answer] = self._enter([arrival], waits=False)
+        except LedgerBusy:
+            return None
+        self._is_unsettled = True
+        return answer
+
+    def _sync(self, waiting: Sequence[Arrival]) -> Answer | None:
+        """None when they are durable."""
+        try:
+            self._storage.sync([arrival.storage_key for arrival in waiting])
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            self._delete(waiting)  # not every backend does so by itself
+            return _failure(failure)
+        return None
+
+    def _enter(self, waiting: Sequence[Arrival], *, waits: bool = True) -> list[Answer]:
+        """Write the rows; without them the stored objects have never been. Raises LedgerBusy if it is not to wait."""
+        try:
+            # What has a label is durable with it, and so is its row.
+            synced = not all(arrival.number for arrival in waiting)
+            with self._ledger.write(synced=synced, waits=waits) as transaction:
+                answers = self._entered(transaction, waiting)
+        except LedgerBusy:
+            raise
+        except OperationalError as failure:  # the ledger is full, locked or broken, for all of them alike
+            return self._not_entered(waiting, failure)
+        except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; nobody fails for another one
+            if len(waiting) == 1:
+                return self._not_entered(waiting, failure)
+            return [answer for arrival in waiting for answer in self._enter([arrival])]
+        self._delete([one for one, answer in zip(waiting, answers, strict=True) if answer.instance is None])
+        return answers
+
+    def _entered(self, transaction: Transaction, waiting: Sequence[Arrival]) -> list[Answer]:
+        # Stamped while holding the right to write, so that the order of rows is the order of these times.
+        answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(waiting)
+        runs = {arrival.run for arrival in waiting if arrival.number}
+        for run in runs:
+            number = max(arrival.number for arrival in waiting if arrival.run == run)
+            receiver_runs.reach(transaction, run, self._name, number)
+        return answers
+
+    def _not_entered(self, waiting: Sequence[Arrival], failure: Exception) -> list[Answer]:
+        """After a failed transaction. A row that came about all the same must keep its stored object."""
+        try:
+            with self._ledger.read() as transaction:
+                pending = [
+                    instances.find_pending(transaction, one.request.ae_title, one.identity.sop_instance_uid)
+                    for one in waiting
+                ]
+        except SQLAlchemyError as unknown:
+            log.warning("stored_objects_left", count=len(waiting), error=type(unknown).__name__)
+        else:
+            kept = {instance.storage_key for instance in pending if instance is not None}
+            self._delete([arrival for arrival in waiting if arrival.storage_key not in kept])
+        return [_failure(failure)] * len(waiting)
+
+    def _delete(self, waiting: Sequence[Arrival]) -> None:
+        if waiting:
+            try:
+                self._storage.delete([arrival.storage_key for arrival in waiting])
+            except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
+                log.warning("stored_objects_left", count=len(waiting), error=type(failure).__name__)
+
+    # --- labels -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Have the ledger synced, so that no label is needed any more. Not while something is committed."""
+        if self._labels is None or not (self._is_unsettled and self._may_settle):
+            return
+        self._settle_at = time.monotonic() + SETTLE_SECONDS
+        try:
+            with self._ledger.write() as transaction:
+                receiver_runs.settle(transaction, self._labels.run, self._name)
+            self._is_unsettled = False
+            self._storage.settle()
+        except Exception as failure:  # noqa: BLE001 - as above; the labels are there all the same
+            # A sync that has failed is not asked again: the kernel may say that all is well, and have dropped it.
+            self._may_settle = "disk I/O" not in str(getattr(failure, "orig", ""))  # SQLite's words
+            log.warning("not_settled", error=describe_failure(failure))
+
+    def recover(self) -> int:
+        """Enter what is stored and has lost its row, or never had one; returns how many. Before anything is received.
+
+        Raises what the ledger and the storage raise: without its rows, nothing else may be acknowledged.
+        """
+        with self._storage.unsettled() as labels:
+            beyond, lost = self._lost([read_label(label, key) for key, label in labels]) if labels else (0, [])
+            return self._recover(lost, beyond) if lost else 0
+
+    def _lost(self, labelled: Sequence[Arrival | None]) -> tuple[int, list[Arrival]]:
+        """How many are beyond what their runs had reached, and those of them that have no row, in their order."""
+        with self._ledger.read() as transaction:
+            reached = receiver_runs.reached(transaction)
+            beyond = [one for one in labelled if one is not None and one.number > reached.get(one.run, 0)]
+            known = instances.among_stored(transaction, [one.storage_key for one in beyond])
+        lost = [one for one in beyond if one.storage_key not in known]
+        return len(beyond), sorted(lost, key=attrgetter("came_at", "number"))
+
+    def _recover(self, lost: Sequence[Arrival], skipped: int) -> int:
+        """Others may remember numbers that the lost rows had: nothing else ever gets one of them."""
+        with self._ledger.write() as transaction:
+            instances.skip_numbers(transaction, 2 * skipped)  # one that replaces another takes two
+        try:
+            return self._enter_lost(lost)
+        except OperationalError:
+            raise
+        except Exception:  # noqa: BLE001 - as above; nobody fails for another one
+            return sum(map(self._enter_alone, lost))
+
+    def _enter_alone(self, one: Arrival) -> int:
+        try:
+            return self._enter_lost([one])
+        except OperationalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - as above; its object stays, and an audit finds it
+            log.error("instance_not_recovered", ae_title=one.request.ae_title, error=describe_failure(failure))
+            return 0
+
+    def _enter_lost(self, lost: Sequence[Arrival]) -> int:
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            answers = self._entered(transaction, lost)
+            entered = [answer.instance for answer in answers if answer.instance is not None]
+            events.record(transaction, [_recovered(instance, now) for instance in entered])
+        # What is like no pending one was acknowledged by another configuration: an audit finds it, and it is not lost.
+        repeated = [answer.instance is None and answer.status is Status.SUCCESS for answer in answers]
+        self._delete([one for one, is_repeated in zip(lost, repeated, strict=True) if is_repeated])
+        for instance in entered:
+            log.warning(
+                "instance_recovered",
+                ae_title=instance.ae_title,
+                association_id=instance.association_id,
+                sop_instance_uid=instance.sop_instance_uid,
+                instance_id=instance.instance_id,
+            )
+        return len(entered)
+
+
+def _recovered(instance: InstanceStorageInfo, now: datetime) -> Event:
+    return Event(
+        at=now,
+        event="instance_recovered",
+        ae_title=instance.ae_title,
+        association_id=instance.association_id,
+        instance_id=instance.instance_id,
+        detail={"reason": "a process or the power had failed before the ledger was written to the disk"},
+    )
+
+
+class _Entry:
+    """The rows of one transaction."""
+
+    def __init__(self, config: Config, storage: StorageBackend[Any], transaction: Transaction, now: datetime) -> None:
+        self._config = config
+        self._storage = storage
+        self._transaction = transaction
+        self._now = now
+
+    def enter(self, all_of_them: Sequence[Arrival]) -> list[Answer]:
+        """Enter them in their order."""
+        now, moment = self._now, arrivals.moment(self._now)
+        rows = [one.row(arrivals.moment(one.came_at) if one.came_at else moment) for one in all_of_them]
+        numbers = arrivals.enter(self._transaction, rows, moment)
+        return [
+            self._again(one)
+            if number is None
+            else Answer(status=Status.SUCCESS, instance=one.at(one.came_at or now, number))
+            for one, number in zip(all_of_them, numbers, strict=True)
+        ]
+
+    def _again(self, arrival: Arrival) -> Answer:
+        """An instance with the same SOP Instance UID is pending."""
+        instance = arrival.at(arrival.came_at or self._now)
+        pending = instances.find_pending(self._transaction, instance.ae_title, instance.sop_instance_uid)
+        assert pending is not None  # it was when this one was not entered, in this transaction
+        if self._overwrites(arrival) and arrival.came_at is not None and arrival.came_at < pending.received_at:
+            return Answer(status=Status.SUCCESS, why="a newer arrival is pending", repeats=pending.instance_id)
+        if self._overwrites(arrival):
+            return Answer(status=Status.SUCCESS, instance=instances.replace(self._transaction, pending, instance))
+        if self._is_same(pending, instance):
+            return Answer(
+                status=Status.SUCCESS, why="the same data set is pending already", repeats=pending.instance_id
+            )
+        why = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
+        return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=why, repeats=pending.instance_id)
+
+    def _overwrites(self, arrival: Arrival) -> bool:
+        table = self._config.ae_titles.get(arrival.request.ae_title)  # None: no longer configured
+        return table is not None and table.overwrite_same_instance
+
+    def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
+        """Whether they are one data set, whoever sent them."""
+        if (one.checksum, one.transfer_syntax_uid) != (other.checksum, other.transfer_syntax_uid):
+            return False
+        return self._data_set_bytes(one) == self._data_set_bytes(other)
+
+    def _data_set_bytes(self, instance: InstanceStorageInfo) -> int:
+        # The header names sender and receiver, and earlier versions wrote a shorter one. That the object is there at
+        # all counts as well: on the strength of a lost one nothing may be acknowledged.
+        with self._storage.read(instance.storage_key) as file:
+            return instance.size_bytes - data_set_offset(file.read(BEFORE_META))

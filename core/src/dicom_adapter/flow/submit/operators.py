@@ -1,0 +1,78 @@
+"""Part of step 5: what an operator may do with a job. The host notices it in the ledger and acts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.ledger import Ledger, Transaction, events, jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
+from dicom_adapter.runtime.clock import Clock
+
+AT_ONCE = {"attempts": 0, "failing_since": None, "next_attempt_at": None}
+NEVER_BEGUN = {"begun": False}  # detail of the end of a job that no step was begun of
+
+
+def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
+    """Let a faulted job go on with the step that failed, or a postponed one try again at once. Raises Refused."""
+    with ledger.write() as transaction:
+        row = _find(transaction, job_id)
+        job = row.job
+        if job.state is JobState.FAULTED:
+            again = {"state": job.faulted_in, "faulted_in": None, "last_error": ""}
+        elif job.cancel_requested:
+            raise Refused(f"job {job.job_id} is being cancelled")
+        elif job.state in UNFINISHED:
+            again = {}
+        else:
+            raise Refused(f"job {job.job_id} is {job.state.value}: only faulted and postponed jobs can be retried")
+        return _change(transaction, clock, row, "job_retried", again).job
+
+
+def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
+    """Give a job up, here and on the platform; its instances may be reclaimed. Raises Refused once it is submitted.
+
+    What was never begun is cancelled at once, since no platform knows of it.
+    """
+    with ledger.write() as transaction:  # from the look on: the host must not begin it in between
+        row = _find(transaction, job_id)
+        job = row.job
+        if job.state not in (*UNFINISHED, JobState.FAULTED):
+            raise Refused(f"job {job.job_id} is {job.state.value}: it can be cancelled no longer")
+        wish = {"state": job.faulted_in or job.state, "faulted_in": None, "cancel_requested": True}
+        row = _change(transaction, clock, row, "job_cancel_requested", wish)
+        if job.state is JobState.QUEUED and not job.repeated:
+            row = _change(transaction, clock, row, "job_cancelled", {"state": JobState.CANCELLED}, NEVER_BEGUN)
+    return row.job
+
+
+def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
+    """Jobs that `cancel` itself has brought to their end since that event: no step tells the host of them."""
+    ended = events.named_after(transaction, event_number, "job_cancelled")
+    rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
+    return [row.job for row in rows if row is not None]
+
+
+def _find(transaction: Transaction, job_id: str) -> JobRow:
+    row = jobs.get(transaction, job_id)
+    if row is None:
+        raise Refused(f"there is no job {job_id}")
+    return row
+
+
+def _change(
+    transaction: Transaction,
+    clock: Clock,
+    row: JobRow,
+    event: str,
+    values: Mapping[str, Any],
+    detail: Mapping[str, object] = MappingProxyType({}),
+) -> JobRow:
+    now = clock.now()
+    happened = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
+    events.record(transaction, [happened])
+    return jobs.change(transaction, row, changed_at=now, **AT_ONCE, **values)

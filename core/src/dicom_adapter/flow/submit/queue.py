@@ -1,0 +1,131 @@
+"""The jobs of one submitter."""
+
+from __future__ import annotations
+
+import random
+import threading
+from datetime import datetime, timedelta
+
+import structlog
+
+from dicom_adapter.api.errors import IllegalTransition
+from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose
+from dicom_adapter.flow.submit.steps import Interrupted, Platform, Submission, Taken
+from dicom_adapter.ledger import Ledger, jobs
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.runtime.clock import Clock
+
+log = structlog.get_logger("dicom_adapter.host")
+
+
+AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
+
+
+LOOK_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
+
+
+class JobQueue:
+    """The jobs of one submitter. Who takes one takes one step with it; then whose turn it is is decided anew."""
+
+    def __init__(
+        self,
+        name: str,
+        submission: Submission,
+        retries: Retries,
+        ledger: Ledger,
+        clock: Clock,
+        look_every: timedelta = LOOK_EVERY,
+        predecessor: JobQueue | None = None,
+    ) -> None:
+        """`predecessor`: the queue that this one takes the place of; what is under way there is left to it."""
+        self._name = name
+        self._submission = submission
+        self._retries = retries
+        self._look_every = look_every
+        self._ledger = ledger
+        self._clock = clock
+        self._taken: set[int] = set() if predecessor is None else predecessor._taken
+        self._served: dict[str, int] = {}  # by AE title, the number of the turn in which it was served last
+        self._turn = 0
+        self._breaker = Breaker()
+        self._lock: threading.Lock = threading.Lock() if predecessor is None else predecessor._lock
+
+    def step(self) -> datetime | None:
+        """Take one step with one job; returns when to come again. Raises what opening the submitter does."""
+        self._submission.open()
+        row = self._take()
+        if row is None:
+            return self._next_look()
+        try:
+            self._note(row, self._submission.take_step(row))
+        except IllegalTransition as refusal:
+            log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
+        except Interrupted:
+            log.info("job_interrupted", job_id=row.job.job_id)
+            return self._clock.now() + AFTER_INTERRUPTION
+        finally:
+            with self._lock:
+                self._taken.discard(row.number)
+        return self._clock.now()
+
+    def _take(self) -> JobRow | None:
+        now = self._clock.now()
+        with self._lock:
+            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self._taken)):
+                return None
+            row = self._choose(now)
+            if row is not None:
+                self._taken.add(row.number)
+                self._served[row.job.ae_title] = self._turn
+                self._turn += 1
+        return row
+
+    def _choose(self, now: datetime) -> JobRow | None:
+        with self._ledger.read() as transaction:
+            if not self._breaker.is_down:
+                return choose(jobs.heads(transaction, self._name, now, self._taken), self._served, self._turn)
+            # While the platform is down its own pause counts, not the jobs': they try in turn, the first in line first.
+            tried = self._breaker.tried
+            row = choose(jobs.heads(transaction, self._name, None, tried), self._served, self._turn)
+            if row is None:
+                tried.clear()
+                row = choose(jobs.heads(transaction, self._name, None), self._served, self._turn)
+            if row is not None:
+                tried.add(row.number)
+            return row
+
+    def _note(self, row: JobRow, taken: Taken) -> None:
+        """Learn from a step whether the platform is there."""
+        if taken.platform is Platform.ANSWERED:
+            self._note_success()
+            return
+        with self._lock:
+            pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
+            if taken.platform is Platform.FAILED:
+                self._breaker.step_failed(row.number, self._clock.now(), pause)
+            else:
+                self._breaker.told_nothing(self._clock.now(), pause)
+        self._note_pause(taken.row)
+
+    def _note_success(self) -> None:
+        with self._lock:
+            came_back = self._breaker.succeeded()
+        if came_back:
+            log.info("platform_back", submitter=self._name)
+            with self._ledger.write() as transaction:
+                jobs.hurry(transaction, self._name)
+
+    def _note_pause(self, row: JobRow) -> None:
+        closed_until = self._breaker.closed_until
+        if closed_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < closed_until:
+            # What operators see, and what a restart goes by, is when it will be tried indeed.
+            with self._ledger.write() as transaction:
+                jobs.change(transaction, row, next_attempt_at=closed_until)
+
+    def _next_look(self) -> datetime:
+        """When there may be something to do: what an operator asks for comes through the ledger, unannounced."""
+        now = self._clock.now()
+        with self._ledger.read() as transaction:
+            postponed = jobs.next_attempt(transaction, self._name, now)
+        wanted = [when for when in (postponed, self._breaker.closed_until) if when is not None and when > now]
+        return min([*wanted, now + self._look_every])

@@ -1,0 +1,374 @@
+"""Step 5: each job walks its states, one durable step after another.
+
+    state          step          next state     when the step fails
+    queued         create_job    created        retriable: the same step again, after a pause
+    created        add_metadata  metadata-sent  permanent or a bug: faulted
+    metadata-sent  upload (all)  uploaded
+    uploaded       start         submitted
+    faulted        an operator retries: back to the state of the step that failed; or cancels: cancelled
+    any of these   an operator cancels: cancel, then cancelled
+    submitted      nothing more; the platform may be asked what became of it
+    cancelled      nothing more
+
+Before a step is begun for the first time, the ledger says so; between the step on the platform and the row that tells
+of it the power may fail, or the answer may get lost. Then the step is repeated, with `job.repeated` set, and submitters
+make that harmless. Uploads are remembered file by file, and a job with many files, or slow ones, gives way to others
+after each batch.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, Future
+from datetime import datetime
+from enum import Enum
+from functools import partial
+from typing import Any, BinaryIO, cast
+
+import structlog
+from attrs import field, frozen
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.api.errors import IllegalTransition, Permanent, Retriable, describe_failure
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.submitter import Submitter, Upload
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState, PlatformStatus
+from dicom_adapter.flow.submit.metadata import dicom_metadata
+from dicom_adapter.flow.submit.scheduling import Retries
+from dicom_adapter.flow.verified_reader import VerifiedReader
+from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.runtime.clock import Clock
+
+log = structlog.get_logger("dicom_adapter.submit")
+
+NEXT = {
+    JobState.QUEUED: JobState.CREATED,
+    JobState.CREATED: JobState.METADATA_SENT,
+    JobState.METADATA_SENT: JobState.UPLOADED,
+    JobState.UPLOADED: JobState.SUBMITTED,
+}
+UPLOADS_PER_COMMIT = 32  # files whose upload is remembered together: at most so many are repeated after a crash
+BATCH_SECONDS = 2.0  # after which no further upload of a batch begins: on a slow platform others wait for their turn
+OPENING_SECONDS = 2.0  # that `close` waits for an `open` that is under way
+NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
+
+
+class Platform(Enum):
+    """What a step has told of the platform."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"  # for a reason that may pass
+    UNKNOWN = "unknown"  # it was not asked, or what failed was something else
+
+
+@frozen
+class Taken:
+    """A step that was taken: the job as it stands now."""
+
+    row: JobRow
+    platform: Platform
+
+
+class CannotRead(Retriable):
+    """The storage backend failed, which says nothing of the platform."""
+
+
+class Interrupted(Exception):
+    """The service stops in the middle of a step, which says nothing of the job: the next start repeats the step."""
+
+
+@frozen(kw_only=True)
+class Done:
+    """What a step on the platform has come to."""
+
+    found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it told
+    state: JobState | None = None  # the next one, when it is not that of the table
+    whole: bool = True  # the step is at its end; if not, its next part follows
+    platform: Platform = Platform.ANSWERED
+
+
+class Submission:
+    """Carries jobs to one submitter. Used from several threads, each with a job of its own."""
+
+    def __init__(
+        self,
+        submitter: Submitter[Any],
+        retries: Retries,
+        ledger: Ledger,
+        storage: StorageBackend[Any],
+        clock: Clock,
+        uploads: Executor,
+        on_change: Callable[[Job], None],
+        keywords: Mapping[str, Sequence[str]],
+    ) -> None:
+        """`keywords`: for each AE title, the DICOM keywords whose values go into a job's metadata."""
+        self._submitter = submitter
+        self._retries = retries
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._uploads = uploads
+        self._on_change = on_change
+        self._keywords = keywords
+        self._opening = threading.Lock()
+        self._is_open = False
+        self._is_closing = False
+        self._steps: Mapping[JobState, Callable[[JobRow], Done]] = {
+            JobState.QUEUED: self._create,
+            JobState.CREATED: self._add_metadata,
+            JobState.METADATA_SENT: self._upload,
+            JobState.UPLOADED: self._start,
+        }
+
+    def open(self) -> None:
+        """Open the submitter. Called before every use: once it has succeeded, nothing more happens."""
+        with self._opening:
+            if not self._is_open:
+                self._submitter.open()
+                self._is_open = True
+
+    def close(self) -> None:
+        """Close the submitter. Steps that this cuts off end as Interrupted."""
+        self._is_closing = True
+        if not self._opening.acquire(timeout=OPENING_SECONDS):
+            return  # `open` hangs, and has opened nothing that could be closed
+        was_open, self._is_open = self._is_open, False
+        self._opening.release()
+        if not was_open:
+            return
+        try:
+            self._submitter.close()
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+            log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
+
+    def take_step(self, row: JobRow) -> Taken:
+        """One step on the platform, or one batch of uploads, then one row in the ledger.
+
+        Raises Interrupted, and has written nothing then.
+        """
+        try:
+            begun = self._begin_step(row)
+            done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
+        except CannotRead as failure:
+            return Taken(self._postpone(begun, str(failure)), Platform.UNKNOWN)
+        except Retriable as failure:
+            return Taken(self._postpone(begun, str(failure)), Platform.FAILED)
+        except Permanent as failure:
+            return Taken(self._fault(begun, str(failure)), Platform.UNKNOWN)
+        except SQLAlchemyError as failure:  # the ledger's fault, most likely, and may pass
+            return Taken(self._postpone(row, f"the ledger failed ({type(failure).__name__})"), Platform.UNKNOWN)
+        except (Interrupted, IllegalTransition, KeyboardInterrupt):
+            raise
+        except BaseException as failure:  # a plugin may raise anything, even leave
+            if self._is_closing:
+                raise Interrupted from failure
+            # A bug, which repeating will not mend.
+            error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
+            return Taken(self._fault(begun, error), Platform.UNKNOWN)
+        return Taken(self._settle(begun, done), done.platform)
+
+    def ask(self, row: JobRow) -> None:
+        """Ask the platform what became of a submitted job, and write down what it says."""
+        told = self._status(row.job)
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            jobs.mark_asked(transaction, row.number, now)
+            if told is None:
+                return
+            changed = jobs.change(
+                transaction,
+                row,
+                platform_state=told.state,
+                platform_detail=told.detail,
+                platform_finished=told.finished,
+            )
+            if changed.job == row.job:
+                return
+            events.record(transaction, [_platform_state(changed.job, now)])
+        log.info("job_platform_state", job_id=row.job.job_id, state=told.state, detail=told.detail)
+        self._on_change(changed.job)
+
+    def _status(self, job: Job) -> PlatformStatus | None:
+        try:
+            return _checked_status(self._submitter.status(job))
+        except Permanent as failure:
+            return PlatformStatus(state="unknown", finished=True, detail=str(failure))
+        except Retriable as failure:
+            log.info("platform_not_asked", job_id=job.job_id, reason=str(failure))
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+            log.warning("platform_not_asked", job_id=job.job_id, reason=describe_failure(failure))
+        return None
+
+    def _begin_step(self, row: JobRow) -> JobRow:
+        """Have the ledger say that the step is begun, unless it says so already."""
+        if row.job.repeated:
+            return row
+        with self._ledger.write() as transaction:
+            return jobs.change(transaction, row, repeated=True)
+
+    # --- the steps --------------------------------------------------------------------------------------------------
+
+    def _create(self, row: JobRow) -> Done:
+        created = self._submitter.create_job(row.job)
+        if not isinstance(created.job_id, str) or not isinstance(created.payload_id, str):
+            raise TypeError("create_job must answer with texts")
+        return Done(found={"platform_job_id": created.job_id, "platform_payload_id": created.payload_id})
+
+    def _add_metadata(self, row: JobRow) -> Done:
+        keywords = self._keywords.get(row.job.ae_title, ())
+        found: Mapping[str, str] = {}
+        if keywords:
+            with self._ledger.read() as transaction:
+                members = instances.of_job(transaction, row.number, missing_only=False)
+            found = dicom_metadata((self._open(instance) for _position, instance in members), keywords)
+        self._submitter.add_metadata(row.job, {**row.job.metadata, **found})
+        return Done()
+
+    def _upload(self, row: JobRow) -> Done:
+        """One batch of what is missing. The state changes when a look finds nothing missing any more."""
+        with self._ledger.read() as transaction:
+            missing = instances.of_job(transaction, row.number, missing_only=True, limit=UPLOADS_PER_COMMIT)
+        if missing:
+            self._upload_some(row, missing)
+        return Done(whole=not missing)
+
+    def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
+        """Upload side by side, remember what arrived, then raise what went wrong, if anything did."""
+        futures: dict[int, Future[None]] = {}
+        end = time.monotonic() + BATCH_SECONDS
+        for position, instance in members:
+            if futures and time.monotonic() >= end:
+                break  # the others are of the next batch
+            upload = Upload(
+                instance=instance,
+                position=position,
+                size_bytes=instance.size_bytes,
+                open=partial(self._open_verified, instance),
+            )
+            futures[position] = self._begin(self._submitter.upload, row.job, upload)
+        errors = {position: _error(future) for position, future in futures.items()}
+        with self._ledger.write() as transaction:
+            jobs.mark_uploaded(transaction, row.number, [place for place, error in errors.items() if error is None])
+        _raise_worst(error for error in errors.values() if error is not None)
+
+    def _begin(self, upload: Callable[[Job, Upload], None], job: Job, what: Upload) -> Future[None]:
+        try:
+            return self._uploads.submit(upload, job, what)
+        except RuntimeError as failure:  # how an executor that is shut down says so; what `upload` raises is its result
+            raise Interrupted from failure
+
+    def _start(self, row: JobRow) -> Done:
+        self._submitter.start(row.job)
+        return Done()
+
+    def _cancel(self, row: JobRow) -> Done:
+        """Stop it on the platform, if the platform knows it."""
+        if not row.job.platform_job_id and not row.job.repeated:
+            return Done(state=JobState.CANCELLED, platform=Platform.UNKNOWN)
+        try:
+            if not row.job.platform_job_id:
+                # A create whose answer was lost: the same again tells the id, by which the job is cancelled next.
+                return self._create(row)
+            self._submitter.cancel(row.job)
+        except Permanent as refusal:  # the platform does not know it, or does not want to: it was not started by us
+            log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
+        return Done(state=JobState.CANCELLED)
+
+    def _open_verified(self, instance: InstanceStorageInfo) -> BinaryIO:
+        return cast(BinaryIO, VerifiedReader(self._open(instance), instance))
+
+    def _open(self, instance: InstanceStorageInfo) -> BinaryIO:
+        try:
+            return self._storage.read(instance.storage_key)
+        except OSError as failure:
+            raise CannotRead(f"the storage backend failed to read ({type(failure).__name__})") from failure
+
+    # --- what became of a step --------------------------------------------------------------------------------------
+
+    def _settle(self, row: JobRow, done: Done) -> JobRow:
+        """The step succeeded, or a part of it."""
+        if not done.whole:
+            return self._forget_failures(row)
+        state = done.state or NEXT[row.job.state]
+        values = {**NO_FAILURES, **done.found, "repeated": False}
+        return self._change(row, "job_" + state.value.replace("-", "_"), state, values)
+
+    def _forget_failures(self, row: JobRow) -> JobRow:
+        if not row.job.attempts:
+            return row
+        with self._ledger.write() as transaction:
+            return jobs.change(transaction, row, **NO_FAILURES)
+
+    def _postpone(self, row: JobRow, error: str) -> JobRow:
+        if self._is_closing:
+            raise Interrupted
+        now = self._clock.now()
+        attempts, since = row.job.attempts + 1, row.failing_since or now
+        when = self._retries.next_attempt(attempts, since, now, random.random())  # noqa: S311 - spreads load, no secret
+        if when is None:
+            return self._fault(row, f"gave up after {attempts} attempts since {since:%Y-%m-%d %H:%M:%S} UTC: {error}")
+        values = {"attempts": attempts, "failing_since": since, "next_attempt_at": when, "last_error": error}
+        return self._change(row, "job_attempt_failed", row.job.state, values)
+
+    def _fault(self, row: JobRow, error: str) -> JobRow:
+        faulted_in = row.job.state
+        values = {"attempts": row.job.attempts + 1, "next_attempt_at": None, "last_error": error}
+        values |= {"faulted_in": faulted_in}  # the wish to cancel it stays: a retry goes on with that
+        return self._change(row, "job_faulted", JobState.FAULTED, values)
+
+    def _change(self, row: JobRow, event: str, state: JobState, values: Mapping[str, Any]) -> JobRow:
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            changed = jobs.change(transaction, row, state=state, changed_at=now, **values)
+            _tell(transaction, now, event, changed.job)
+        level = "warning" if changed.job.last_error else "info"
+        getattr(log, level)(
+            event,
+            job_id=changed.job.job_id,
+            ae_title=changed.job.ae_title,
+            attempts=changed.job.attempts,
+            error=changed.job.last_error,
+        )
+        if changed.job.state is not row.job.state:
+            self._on_change(changed.job)
+        return changed
+
+
+def _tell(transaction: Transaction, now: datetime, event: str, job: Job) -> None:
+    detail: dict[str, object] = {"error": job.last_error} if job.last_error else {}
+    if job.next_attempt_at is not None:
+        detail["next_attempt_at"] = job.next_attempt_at.isoformat()
+    events.record(transaction, [Event(at=now, event=event, ae_title=job.ae_title, job_id=job.job_id, detail=detail)])
+
+
+def _platform_state(job: Job, now: datetime) -> Event:
+    detail = {"state": job.platform_state, "said": job.platform_detail}
+    return Event(at=now, event="job_platform_state", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
+
+
+def _error(future: Future[None]) -> BaseException | None:
+    """What an upload raised; one that the end of the service cancelled was interrupted."""
+    try:
+        return future.exception()
+    except CancelledError:
+        return Interrupted()
+
+
+def _raise_worst(errors: Iterable[BaseException]) -> None:
+    """Of several failures the one that decides: what cannot be mended comes before what may pass."""
+    found = sorted(errors, key=lambda error: isinstance(error, (Retriable, SQLAlchemyError, Interrupted)))
+    if found:
+        raise found[0]
+
+
+def _checked_status(told: PlatformStatus) -> PlatformStatus:
+    """Raises what is wrong with it: it is written to the ledger."""
+    texts = isinstance(told, PlatformStatus) and isinstance(told.state, str) and isinstance(told.detail, str)
+    if not texts or not isinstance(told.finished, bool):
+        raise TypeError("status must answer with PlatformStatus(state=<text>, finished=<bool>, detail=<text>)")
+    return told

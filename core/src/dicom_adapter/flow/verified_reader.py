@@ -1,0 +1,89 @@
+"""Part of step 5: reading a stored object for upload, and noticing that it is not what was stored."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from typing import BinaryIO, Protocol
+
+from dicom_adapter.api.errors import Permanent
+from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
+
+
+class Changed(Permanent):
+    """A stored object is not what was received."""
+
+
+class Stored(Protocol):
+    """What the ledger says of a stored object (see `InstanceStorageInfo`)."""
+
+    @property
+    def instance_id(self) -> int: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def checksum(self) -> int: ...
+
+
+class VerifiedReader(io.RawIOBase):
+    """Reads a stored object once, from its beginning; raises Changed instead of its last piece when it is not as
+    received."""
+
+    def __init__(self, file: BinaryIO, instance: Stored) -> None:
+        super().__init__()
+        self._file = file
+        self._instance = instance
+        self._beginning = b""  # of the file, up to what tells where its data set begins
+        self._skip = BEFORE_META  # the checksum is that of the data set, behind the header
+        self._size = 0
+        self._checksum = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        # What io makes of `readinto` is a buffer of `size` bytes, zeroed, and a copy of it: too much for each upload.
+        if size is None or size < 0:
+            return super().read(-1)
+        piece = self._file.read(size)
+        self._take(memoryview(piece), wanted=size)
+        return piece
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # what io calls it with
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have it
+        self._take(memoryview(buffer)[:count], wanted=len(buffer))
+        return int(count)
+
+    def _take(self, piece: memoryview, wanted: int) -> None:
+        if self._size < BEFORE_META:
+            self._find_data_set(piece)
+        self._checksum = zlib.crc32(piece[max(0, self._skip - self._size) :], self._checksum)
+        self._size += len(piece)
+        # With the last piece at the latest: who knows the size may never look for the end.
+        if (wanted and not piece) or self._size >= self._instance.size_bytes:
+            self._verify()
+
+    def _find_data_set(self, piece: memoryview) -> None:
+        # By the file's own word: an earlier version of the adapter wrote a shorter header.
+        self._beginning += piece[: BEFORE_META - self._size]
+        if len(self._beginning) == BEFORE_META:
+            try:
+                self._skip = data_set_offset(self._beginning)
+            except ValueError as failure:
+                raise Changed(
+                    f"the stored object of instance {self._instance.instance_id} has changed: {failure}"
+                ) from None
+
+    def _verify(self) -> None:
+        instance = self._instance
+        if (self._size, self._checksum) != (instance.size_bytes, instance.checksum):
+            raise Changed(
+                f"the stored object of instance {instance.instance_id} has changed: {self._size} bytes with checksum "
+                f"{self._checksum:08x} instead of {instance.size_bytes} with {instance.checksum:08x}"
+            )
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

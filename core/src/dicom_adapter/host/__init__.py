@@ -1,0 +1,1 @@
+"""The host process: notify, process, submit and reclaim."""

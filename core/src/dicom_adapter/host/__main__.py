@@ -1,0 +1,113 @@
+"""The host process: `python -m dicom_adapter.host`, started by the service."""
+
+from __future__ import annotations
+
+from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before anything loads structlog
+
+# isort: split
+import os
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from dicom_adapter.api.errors import Refused, describe_failure, is_lack_of_room
+from dicom_adapter.config import load, plugin_settings
+from dicom_adapter.config.model import Config
+from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
+from dicom_adapter.host.threads import HostProcess
+from dicom_adapter.plugins.measured import Calls
+from dicom_adapter.plugins.registry import Plugins, discover
+from dicom_adapter.runtime import logs
+from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
+from dicom_adapter.runtime.data_folder import (
+    UNUSABLE,
+    only_host,
+    report_unusable,
+    share,
+)
+
+log = structlog.get_logger("dicom_adapter.host")
+
+
+NICENESS = 5  # senders wait for the receivers; what the host does may wait, whatever its plugins compute
+
+
+def main() -> None:
+    """`python -m dicom_adapter.host`, started by the service."""
+    channel = Channel()
+    start = channel.start()
+    keep_values_out_of_warnings()
+    os.nice(NICENESS)
+    calls = Calls(trace=start.trace_hooks)
+    plugins = discover(disable=plugin_settings(start.configuration).disable, calls=calls)
+    config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
+    assert config is not None  # the service has checked it
+    logs.configure(style=start.log_style, level=config.log.level, process="host")
+    calls.tell()
+    _tell_plugins(plugins)
+    try:
+        with only_host(config.storage.path) as alone:
+            held = share(config.storage.path)  # until this process ends
+            if held is None:
+                channel.report(
+                    "failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done"
+                )
+            elif alone:
+                _run(channel, start, config, plugins)
+            else:
+                channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
+    except OSError as failure:
+        reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
+        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+
+
+def _tell_plugins(plugins: Plugins) -> None:
+    for problem in plugins.broken:
+        log.error("plugin_broken", problem=problem)
+    for info in plugins.infos:
+        if info.disabled:
+            log.info("plugin_disabled", plugin=str(info), reason=info.disabled)
+    for problem in plugins.unknown:
+        log.warning("plugin_unknown", problem=problem)
+
+
+def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
+    try:
+        process = HostProcess(config, plugins, first=start.first)
+        if start.first:
+            process.take_port()
+    except UNUSABLE as failure:
+        report_unusable(channel, f"the data folder {config.storage.path} cannot be used", failure)
+        return
+    except Refused as refusal:
+        channel.report("failed", reason=str(refusal))
+        return
+    process.start(start.wake_fd)
+    log.info("host_started", pid=os.getpid())
+    channel.report("ready")
+    asked = channel.wait_for_stop(partial(_take, channel, process, plugins))
+    process.stop()
+    log.info("host_stopped", asked=asked)
+
+
+def _take(channel: Channel, process: HostProcess, plugins: Plugins, start: Start) -> None:
+    """Work with another configuration."""
+    loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
+    if loaded.config is None:
+        channel.report(NOT_TAKEN, reason="; ".join(map(str, loaded.problems)))
+        return
+    try:
+        hanging = process.configure(loaded.config)
+    except Refused as refusal:
+        channel.report(NOT_TAKEN, reason=str(refusal))
+    except Exception as failure:  # noqa: BLE001 - whatever it is: half way is no way, another host begins anew
+        channel.report("failed", reason=f"it could not take another configuration: {describe_failure(failure)}")
+    else:
+        channel.report(TAKEN, hanging=hanging)
+
+
+if __name__ == "__main__":
+    main()
+    # An upload that hangs must not keep this process, and with it the right to be the host, alive.
+    os._exit(0)

@@ -1,0 +1,63 @@
+"""Who may come in: whoever shows the token; without one, programs on this machine, but no web page in a browser."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from ipaddress import ip_address
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from dicom_adapter.api.settings import Secret
+from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
+
+
+class Guard:
+    """Stands before the whole application, as an ASGI application of its own."""
+
+    def __init__(self, app: ASGIApp, token: Secret | None) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self._token is None and not is_local(headers.get(b"host", b"")):
+            # A page from elsewhere may have its own name point at this machine (DNS rebinding): its browser says so.
+            detail = "Without a token, requests have to be made to localhost or a loopback address."
+            await _refuse(send, HTTPStatus.FORBIDDEN, detail, {})
+        elif self._token is not None and not shows(headers.get(b"authorization", b""), self._token):
+            detail = "The request has to show the server's token: Authorization: Bearer <token>."
+            await _refuse(send, HTTPStatus.UNAUTHORIZED, detail, {b"www-authenticate": b"Bearer"})
+        else:
+            await self._app(scope, receive, send)
+
+
+def shows(authorization: bytes, token: Secret) -> bool:
+    """Whether that header has the token; how long the answer takes tells nothing of it."""
+    scheme, _, given = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
+
+
+def is_local(host: bytes) -> bool:
+    """Whether a Host header names this machine by localhost or a loopback address."""
+    name = host.decode("latin-1").strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+async def _refuse(send: Send, status: HTTPStatus, detail: str, headers: Mapping[bytes, bytes]) -> None:
+    body = json.dumps(problem(status, detail)).encode()
+    all_headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*all_headers, *headers.items()]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,76 @@
+"""`GET /health`: what `dicom-adapter status` says, for monitors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from attrs import field, frozen
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.config.model import Config
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.operations.status import Level, Room, assess, gather, overall, run_of
+from dicom_adapter.runtime.clock import Clock
+
+
+@frozen(kw_only=True)
+class Reason:
+    """Why not everything is green."""
+
+    level: str  # "yellow" or "red"
+    part: str
+    reason: str = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Health:
+    """How the service is."""
+
+    health: str  # "green", "yellow" or "red"
+    service: str
+    problems: list[Reason]
+
+
+Examine = Callable[[], Health]
+
+
+def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock: Clock) -> Health:
+    """How the service is, as its own host sees it."""
+    with ledger.read() as transaction:
+        facts = gather(transaction, config, clock.now())
+    run = run_of(facts, host_runs=True)
+    problems = assess(facts, run, _room(storage), config)
+    reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in problems]
+    return Health(health=overall(problems).value, service=run.value, problems=reasons)
+
+
+def _room(storage: StorageBackend[Any]) -> Room:
+    try:
+        return Room(capacity=storage.capacity())
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        return Room(capacity=None, failure=f"its room cannot be told: {describe_failure(failure)}")
+
+
+def health_handler(look: Examine) -> HTTPRouteHandler:
+    """The route; what is red is a 503, which monitors understand without reading further."""
+
+    @get(
+        "/health",
+        sync_to_thread=True,
+        summary="Whether the service and everything in it works",
+        operation_id="health",
+        tags=["service"],
+        responses={503: ResponseSpec(data_container=Health, description="Something that should work does not")},
+    )
+    def health() -> Response[Health]:
+        found = look()
+        is_red = found.health == Level.RED.value
+        return Response(found, status_code=HTTPStatus.SERVICE_UNAVAILABLE if is_red else HTTPStatus.OK)
+
+    return health

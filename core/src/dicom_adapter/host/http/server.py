@@ -1,0 +1,100 @@
+"""uvicorn on a thread of its own, on a socket that was bound before anything else was begun."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from concurrent.futures import TimeoutError as NoAnswer
+from threading import Thread
+
+import structlog
+import uvicorn
+from litestar.types import ASGIApp
+
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.server import Server
+from dicom_adapter.config.listening import Http
+
+log = structlog.get_logger("dicom_adapter.http")
+
+BACKLOG = 128  # connections that wait to be accepted
+KEEP_ALIVE_S = 30
+CONNECTIONS = 200  # at the same time; one more is answered with 503
+GRACE_S = 3  # that requests under way have when the server stops
+START_S = 30.0  # that the event loop may take to begin
+ANSWER_S = 10.0  # that it may take to answer; it is blocked when it takes longer
+
+
+class HttpServer(Server):
+    """The adapter's own server."""
+
+    name = "http"
+
+    def __init__(self, app: ASGIApp, config: Http) -> None:
+        self._app = app
+        self._config = config
+        self._port = config.port
+        self._thread: Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: uvicorn.Server | None = None
+
+    def start(self) -> None:
+        """Bind, then serve. Raises Refused when the address cannot be had."""
+        listener = self._listen()
+        self._port = listener.getsockname()[1]  # a server that is started again comes back under the same port
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._app,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=GRACE_S,
+                limit_concurrency=CONNECTIONS,
+            )
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=_serve, args=[self._server, self._loop, listener], name="http", daemon=True)
+        self._thread.start()
+        log.info("http_listening", address=self._config.bind, port=self._port)
+
+    def _listen(self) -> socket.socket:
+        address = (self._config.bind, self._port)
+        family = socket.AF_INET6 if ":" in self._config.bind else socket.AF_INET
+        try:
+            listener = socket.create_server(address, family=family, backlog=BACKLOG)
+        except OSError as failure:
+            where = f"[http] bind = {self._config.bind}, port = {self._port}"
+            raise Refused(f"{where}: cannot listen there: {failure.strerror}; choose another port") from failure
+        # Connections inherit it; without it the body of an answer waits 40 ms for the client to confirm the head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+
+    def is_alive(self) -> bool:
+        """Whether its thread runs and its event loop takes turns."""
+        if self._thread is None or self._loop is None or not self._thread.is_alive():
+            return False
+        try:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(ANSWER_S)
+        except (NoAnswer, RuntimeError):  # RuntimeError: the loop has just ended
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End; requests under way have a few seconds."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(GRACE_S + ANSWER_S)
+
+
+def _serve(server: uvicorn.Server, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        with listener:
+            loop.run_until_complete(server.serve(sockets=[listener]))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()

@@ -1,0 +1,160 @@
+"""The AE titles of the host: a lane with its processor for each that can be served, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from attrs import define, field, frozen
+
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.lane import LaneHandle
+from dicom_adapter.api.processor import JobProcessorBase
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.config.model import Config
+from dicom_adapter.flow.process.handle import Handle
+from dicom_adapter.flow.process.lane import Lane
+from dicom_adapter.flow.process.served_lane import ServedLane
+from dicom_adapter.flow.process.settings import LaneSettings
+from dicom_adapter.flow.process.turn import Committed
+from dicom_adapter.flow.reclaim.quota import describe_unconfigured
+from dicom_adapter.ledger import Ledger, lanes
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.plugins.isolation import describe_settings
+from dicom_adapter.plugins.registry import PROCESSOR, Plugins
+from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.workers import Step
+
+Close = Callable[[], None]
+
+
+@frozen(kw_only=True)
+class Sorted:
+    """The AE titles of a configuration."""
+
+    served: Mapping[str, str] = field(factory=dict)  # those that can be served, with what their processors will do
+    refused: Mapping[str, str] = field(factory=dict)  # the others, with the reasons
+
+
+@define
+class _Served:
+    settings: LaneSettings
+    lane: ServedLane
+    handle: LaneHandle
+
+
+class Serving:
+    """The lanes, from one configuration to the next: what has not changed is left alone."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        storage: StorageBackend[Any],
+        clock: Clock,
+        on_commit: Callable[[Committed], None],
+        wake: Callable[[str], None],
+    ) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._on_commit = on_commit
+        self._wake = wake
+        self._served: Mapping[str, _Served] = {}  # these are replaced as a whole: other threads go through them
+        self.sorted = Sorted()
+
+    def announce(self, config: Config, found: Sorted) -> None:
+        """Tell receivers which AE titles will be served, before they take anything for them."""
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            describe_unconfigured(transaction, config.ae_titles, now)
+            for name in found.served.keys() - self._served.keys():
+                lanes.save(transaction, LaneReport(ae_title=name, state=LaneState.RUNNING, reason="", since=now))
+            for name, reason in found.refused.items():
+                lanes.save(transaction, LaneReport(ae_title=name, state=LaneState.STOPPED, reason=reason, since=now))
+
+    def take(
+        self, config: Config, found: Sorted, plugins: Plugins, submitters: Collection[str]
+    ) -> tuple[dict[str, Close], dict[str, Future[None]]]:
+        """Serve these AE titles from now on.
+
+        Returns what closes the lanes that are gone, by the names of their parts, and for each AE title whose lane
+        gets another processor what is done when it has.
+        """
+        served: dict[str, _Served] = {}
+        changed: dict[str, Future[None]] = {}
+        for name in found.served:
+            settings, before = _lane_settings(config, plugins, name, submitters), self._served.get(name)
+            if before is None:
+                lane = ServedLane(
+                    Lane(settings, self._ledger, self._storage, self._clock, self._on_commit), self._ledger, self._clock
+                )
+                served[name] = _Served(settings, lane, self._handle(settings, lane))
+            elif before.settings != settings:
+                changed[name] = before.lane.exchange(settings)
+                served[name] = _Served(settings, before.lane, self._handle(settings, before.lane))
+            else:
+                served[name] = before
+        gone = {f"lane {name}": old.lane.close for name, old in self._served.items() if name not in served}
+        for name, old in self._served.items():
+            if name not in served:
+                old.lane.refuse_requests()
+        self._served, self.sorted = served, found
+        for name in changed:
+            self._wake(f"lane {name}")
+        return gone, changed
+
+    def _handle(self, settings: LaneSettings, lane: ServedLane) -> LaneHandle:
+        wake = partial(self._wake, f"lane {settings.ae_title}")
+        return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.called, wake)
+
+    @property
+    def lanes(self) -> dict[str, ServedLane]:
+        """The lanes by AE title."""
+        return {name: served.lane for name, served in self._served.items()}
+
+    @property
+    def handles(self) -> dict[str, LaneHandle]:
+        """What plugins are given of them."""
+        return {name: served.handle for name, served in self._served.items()}
+
+    def overriding(self, method: str) -> list[str]:
+        """The AE titles whose processors have this method of their own: others are not called for nothing."""
+        base = getattr(JobProcessorBase, method)
+        return [name for name, served in self._served.items() if getattr(served.settings.processor.cls, method) != base]
+
+    def parts(self) -> dict[str, tuple[Step, int]]:
+        """The step function of each part by its name, and how many threads it may run on."""
+        return {f"lane {name}": (served.lane.step, 1) for name, served in self._served.items()}
+
+
+def sort_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> Sorted:
+    """Of each AE title that can be served what its processor will do; of each other one why it cannot.
+
+    `broken`: submitters that cannot be made, with the reasons.
+    """
+    served, refused = {}, {}
+    for name in config.ae_titles:
+        reason = config.unavailable(name) or broken.get(config.submitter_for(name), "")
+        if not reason:
+            try:
+                served[name] = describe_settings(config, plugins, name)
+            except Refused as refusal:
+                reason = str(refusal)
+        if reason:
+            refused[name] = reason
+    return Sorted(served=served, refused=refused)
+
+
+def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: Collection[str]) -> LaneSettings:
+    table = config.ae_titles[ae_title]
+    return LaneSettings(
+        ae_title=ae_title,
+        processor=plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}"),
+        settings=table.settings,
+        submitter=config.submitter_for(ae_title),
+        submitters=submitters,
+        data_folder=config.storage.path / "processors" / ae_title.encode().hex(),
+    )

@@ -1,0 +1,60 @@
+"""Writes events for those who must not wait for the ledger, nor fail with it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import structlog
+
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.ledger import events
+from dicom_adapter.ledger.connection import Ledger
+from dicom_adapter.ledger.events import Event
+
+log = structlog.get_logger("dicom_adapter.ledger")
+
+GATHER_SECONDS = 0.2  # what comes within that time is written in one transaction, and leaves the ledger to others
+
+
+class EventWriter:
+    """Has a thread of its own from construction to `close`. What the ledger does not take is logged and given up."""
+
+    def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
+        """`synced`: what is written survives a power loss at once, else a moment later."""
+        self._ledger = ledger
+        self._synced = synced
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._news = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Have an event written soon. From any thread."""
+        self._events.put(event)
+        self._news.set()
+
+    def close(self, seconds: float = 5) -> None:
+        """Write what there is, within that time."""
+        self._closing.set()
+        self._news.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._news.wait()
+            self._closing.wait(GATHER_SECONDS)
+            self._news.clear()
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        batch = [self._events.get() for _number in range(self._events.qsize())]  # only this thread takes
+        if not batch:
+            return
+        try:
+            with self._ledger.write(synced=self._synced) as transaction:
+                events.record(transaction, batch)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the next events may be taken again
+            log.warning("events_not_recorded", count=len(batch), error=describe_failure(failure))

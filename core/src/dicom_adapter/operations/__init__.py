@@ -1,0 +1,1 @@
+"""What operators ask: status, explain, audit, repair and export."""

@@ -1,0 +1,142 @@
+"""Finds what the ledger has on a study, a SOP instance or a job, and puts its story together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from attrs import frozen
+
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.values import JobState
+from dicom_adapter.ledger import Transaction, lanes, traces
+from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.ledger.schema import InstanceState
+from dicom_adapter.ledger.traces import Arrival, Which
+from dicom_adapter.operations.story import arriving, jobs, waiting
+from dicom_adapter.operations.story.values import Entry, Facts, Section, Story
+from dicom_adapter.operations.story.words import counted, listed
+
+
+class Unknown(Refused):
+    """The ledger has nothing on it."""
+
+
+@frozen(kw_only=True)
+class Subject:
+    """What the story is of."""
+
+    kind: str  # "study", "sop-instance" or "job"
+    name: str
+    which: Which  # its instances
+    job: JobRow | None = None
+
+
+def tell(transaction: Transaction, name: str, now: datetime) -> Story:
+    """The story of a Study Instance UID, a SOP Instance UID, or a job's id or its first digits.
+
+    Raises Unknown when the ledger has nothing on it, Refused when several jobs' ids begin with `name`.
+    """
+    subject, arrivals = _find(transaction, name)
+    facts = _gather(transaction, subject, arrivals, now)
+    sections = [Section(ae_title=one.ae_title, entries=_entries(one)) for one in facts]
+    return Story(kind=subject.kind, name=subject.name, title=_title(subject, arrivals), told_at=now, sections=sections)
+
+
+def _find(transaction: Transaction, name: str) -> tuple[Subject, list[Arrival]]:
+    if "." not in name:
+        return _find_job(transaction, name)
+    for kind, which in (("study", traces.of_study(name)), ("sop-instance", traces.of_sop_instance(name))):
+        arrivals = traces.arrivals(transaction, which)
+        if arrivals:
+            return Subject(kind=kind, name=name, which=which), arrivals
+    raise Unknown(f"the ledger has no study and no SOP instance {name}")
+
+
+def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[Arrival]]:
+    found = ledger_jobs.with_prefix(transaction, name.lower(), 2)
+    if not found:
+        raise Unknown(f"the ledger has no job whose id begins with {name!r}")
+    if len(found) > 1:
+        raise Refused(f"several jobs' ids begin with {name!r}; give more digits")
+    subject = Subject(kind="job", name=found[0].job.job_id, which=traces.of_job(found[0].number), job=found[0])
+    return subject, traces.arrivals(transaction, subject.which)
+
+
+def _title(subject: Subject, arrivals: Sequence[Arrival]) -> str:
+    came = counted(len({arrival.sop_instance_uid for arrival in arrivals}), "instance")
+    studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals))
+    if subject.job is not None:
+        of = f"study {studies[0]}" if len(studies) == 1 else counted(len(studies), "study")
+        return f"Job {subject.name} ({subject.job.job.name}): {came} of {of}"
+    if subject.kind == "sop-instance":
+        return f"SOP instance {subject.name} of study {listed(studies)}"
+    series = len({arrival.series_instance_uid for arrival in arrivals})
+    return f"Study {subject.name}: {came} in {series} series"
+
+
+# --- from the ledger --------------------------------------------------------------------------------------------------
+
+
+def _gather(transaction: Transaction, subject: Subject, arrivals: Sequence[Arrival], now: datetime) -> list[Facts]:
+    """The facts of each AE title, in the order in which it came to them."""
+    which = subject.which
+    found = traces.jobs_with(transaction, which)
+    by_job: dict[str, list[Event]] = {}
+    for event in traces.job_events(transaction, which):
+        by_job.setdefault(str(event.job_id), []).append(event)
+    told = traces.instance_events(transaction, which)
+    associations = {str(end.association_id): end for end in traces.association_ends(transaction, which)}
+    moved = traces.studies_of_newer(transaction, which)
+    described = lanes.load(transaction)
+    facts = []
+    for ae_title in dict.fromkeys(arrival.ae_title for arrival in arrivals):
+        own = [arrival for arrival in arrivals if arrival.ae_title == ae_title]
+        own_jobs = [entry for entry in found if entry[0].job.ae_title == ae_title]
+        one = Facts(
+            now=now,
+            ae_title=ae_title,
+            study=subject.name if subject.kind == "study" else "",
+            arrivals=own,
+            associations=associations,
+            instance_events=[event for event in told if event.ae_title == ae_title],
+            ae_title_events=traces.ae_title_events(transaction, ae_title, own[0].received_at, _end(own, now)),
+            jobs=own_jobs,
+            told_jobs=[entry for entry in own_jobs if subject.job is None or entry[0].number == subject.job.number],
+            job_events=by_job,
+            uploaded=_uploaded(transaction, own_jobs),
+            moved_to=[study for moved_at, study in moved if moved_at == ae_title],
+            lane=described.get(ae_title),
+        )
+        facts.append(one)
+    return facts
+
+
+def _end(arrivals: Sequence[Arrival], now: datetime) -> datetime:
+    """Up to when the AE title's own fate mattered to them: until its processor was done with the last."""
+    open_ones = any(one.state in (InstanceState.PENDING.value, InstanceState.QUARANTINED.value) for one in arrivals)
+    return now if open_ones else max(arrival.changed_at for arrival in arrivals)
+
+
+def _uploaded(transaction: Transaction, found: Sequence[tuple[JobRow, int]]) -> Mapping[str, int]:
+    uploading = [row for row, _count in found if row.job.state is JobState.METADATA_SENT]
+    return {row.job.job_id: traces.uploaded(transaction, row.number) for row in uploading}
+
+
+# --- to the story -----------------------------------------------------------------------------------------------------
+
+
+def _entries(facts: Facts) -> list[Entry]:
+    past = [
+        *arriving.arrived(facts),
+        *arriving.repeated(facts),
+        *arriving.interventions(facts),
+        *waiting.happened(facts),
+        *jobs.happened(facts),
+        *arriving.reclaimed(facts),
+    ]
+    # Python sorts stably: what happened at the same time stays in this order.
+    past.sort(key=lambda entry: entry.at or facts.now)
+    return [*past, *waiting.standing(facts), *jobs.standing(facts)]

@@ -1,0 +1,1 @@
+"""Plugins: discovery, limits, measurement and isolation."""

@@ -1,0 +1,131 @@
+"""The receiver process: `python -m dicom_adapter.receiver`, started by the service."""
+
+from __future__ import annotations
+
+from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before anything loads structlog
+
+# isort: split
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+from attrs import evolve
+
+from dicom_adapter.config import load
+from dicom_adapter.config.model import Config
+from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
+from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
+from dicom_adapter.net.server import Server
+from dicom_adapter.net.tls import UnusableCertificate
+from dicom_adapter.plugins.measured import Calls
+from dicom_adapter.plugins.registry import discover
+from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.runtime import logs
+from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.data_folder import UNUSABLE, open_ledger, open_storage, report_unusable, share
+from dicom_adapter.runtime.watch import Finding, Watch
+
+log = structlog.get_logger("dicom_adapter.receiver")
+
+
+def main() -> None:
+    """`python -m dicom_adapter.receiver`, started by the service."""
+    channel = Channel()
+    start = channel.start()
+    keep_values_out_of_warnings()
+    calls = Calls(trace=start.trace_hooks)
+    plugins = discover(only=start.plugins, calls=calls)
+    whole = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
+    assert whole is not None  # the service has checked it
+    shares_port, name = whole.dicom.receivers > 1, receiver_names(whole.dicom.receivers)[start.number - 1]
+    config = _own(whole, start)
+    logs.configure(style=start.log_style, level=config.log.level, process=name)
+    calls.tell()
+    held = share(config.storage.path)  # until this process ends
+    if held is None:
+        channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")
+        return
+    storage = open_storage(config, plugins.catalogue(), plugins.trace_storage)
+    ledger = open_ledger(config)
+    os.set_blocking(start.wake_fd, False)
+    receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd, name)
+    try:
+        receiver.recover()
+    except UNUSABLE as failure:
+        report_unusable(channel, "what was stored before this start cannot be entered", failure)
+        return
+    server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
+    watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
+
+    def take(start: Start) -> None:
+        """Work with another configuration."""
+        loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
+        if loaded.config is None:
+            channel.report(NOT_TAKEN, reason="; ".join(map(str, loaded.problems)))
+            return
+        own = _own(loaded.config, start)
+        receiver.configure(own)
+        server.configure(own.dicom)
+        log.info("receiver_configured")
+        channel.report(TAKEN)
+
+    _serve(channel, server, watch, take)
+    receiver.close()
+    storage.close()
+    ledger.close()
+
+
+def _own(config: Config, start: Start) -> Config:
+    """The configuration of one receiver."""
+    dicom = config.dicom.share_of(start.number)
+    return evolve(config, dicom=dicom if start.port is None else evolve(dicom, port=start.port))
+
+
+class Listener:
+    """Looks whether the receiver still takes connections and commits; when it does not, it has to begin again."""
+
+    def __init__(self, server: Server, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
+        """`name`: under which it is known, when there are several."""
+        self._server = server
+        self._receiver = receiver
+        self._channel = channel
+        self._name = name
+        self._reported = False
+
+    def examine(self) -> Mapping[str, Finding]:
+        if self._server.is_deaf:
+            reason = "it takes no connections any more: the thread that accepts them has ended"
+        elif not (self._receiver.commits or self._server.is_stopping):
+            reason = "it acknowledges nothing any more: the thread that commits has ended"
+        else:
+            return {self._name: Finding()}
+        if not self._reported:
+            self._channel.report("failed", reason=reason)
+            self._reported = True
+        return {self._name: Finding(state=PartState.FAILING, reason=reason)}
+
+
+def _serve(channel: Channel, server: Server, watch: Watch, take: Callable[[Start], None]) -> None:
+    try:
+        port = server.start()
+    except OSError as failure:
+        address = f"{server.dicom.bind}:{server.dicom.port}"
+        channel.report("failed", reason=f"cannot listen on {address}: {failure.strerror}")
+        return
+    except UnusableCertificate as refusal:
+        channel.report("failed", reason=str(refusal))
+        return
+    log.info("receiver_listening", port=port, pid=os.getpid())
+    channel.report("listening", port=port)
+    watch.start()
+    asked = channel.wait_for_stop(take)
+    if not server.is_deaf:  # else its thread, which would have to stop it, is gone
+        server.stop(server.dicom.drain_timeout if asked else 0)
+    watch.close()
+    log.info("receiver_stopped", drained=asked)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The receiver process: association and store.
+
+It knows the configuration, the storage backend and the ledger, and calls no processor and no observer. It writes an
+instance and its row, and wakes the host; what the host does with them, and when, does not concern it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.config.model import Config
+from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
+from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
+from dicom_adapter.ledger import Ledger, lanes
+from dicom_adapter.ledger.event_writer import EventWriter
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.health import RECEIVER
+from dicom_adapter.net.connection import Closed, Deliver
+from dicom_adapter.receiver.group_commit import GroupCommit
+from dicom_adapter.runtime import logs
+from dicom_adapter.runtime.clock import Clock
+
+log = structlog.get_logger("dicom_adapter.receiver")
+
+ROOM_SECONDS = 0.05  # for which a look at the disks holds; there is another one at the end of every instance
+LOOK_EVERY_SECONDS = 1.0  # for AE titles that are full, while instances come in
+
+
+class Receiver:
+    """Connects the network with the first two steps of the flow."""
+
+    def __init__(
+        self,
+        config: Config,
+        storage: StorageBackend[Any],
+        ledger: Ledger,
+        clock: Clock,
+        wake_fd: int | None,
+        name: str = RECEIVER,
+    ) -> None:
+        """`name`: under which it is known, when there are several."""
+        self._config = config
+        self._storage = storage
+        self._ledger = ledger
+        self._clock = clock
+        self._events = EventWriter(ledger, synced=False)
+        self._store = Store(config, storage, ledger, clock, name=name)
+        self._wake_fd = wake_fd
+        self._commits: GroupCommit | None = None
+        self._full: Mapping[str, str] = {}
+        self._look_at = time.monotonic()
+        self._no_room = ""  # why there is no room for anybody
+        self._room_until = self._look_at
+
+    def configure(self, config: Config) -> None:
+        """Judge and store by another configuration from now on. From any one thread."""
+        self._store.configure(config)
+        self._config = config
+
+    def recover(self) -> None:
+        """Make up for what an earlier run could not finish. Before anything is received."""
+        if self._store.recover():
+            self._wake_host()
+
+    def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
+        with self._ledger.read() as transaction:
+            stopped, full = lanes.refusing(transaction)
+        busy = Load(
+            associations=associations,
+            associations_of_peer=of_peer,
+            capacity=self._storage.capacity(),
+            stopped=stopped,
+            full=full,
+            ledger_free=self._ledger.free_bytes(),
+        )
+        verdict = judge(request, self._config, busy)
+        fields = {
+            "association_id": association_id,
+            "ae_title": request.called_ae_title,
+            "calling_ae_title": request.calling_ae_title,
+            "peer": request.peer_address,
+        }
+        if request.certificate_names:
+            fields["certificate"] = ", ".join(sorted(request.certificate_names))
+        if verdict.rejection is None:
+            log.info("association_accepted", **fields)
+        else:
+            log.warning("association_rejected", **fields, rejection=verdict.rejection.name, reason=verdict.why)
+        return verdict
+
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+        self._commits = GroupCommit(loop, self._commit, deliver)
+
+    def begin(self, request: StoreRequest) -> Incoming:
+        if self._no_room or time.monotonic() >= self._room_until:  # nobody is refused for what was true a moment ago
+            self._look_for_room()
+        return self._store.begin(request, self._full_for(request))
+
+    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
+        arrival = incoming.end()
+        if isinstance(arrival, Answer):
+            _tell(incoming.request, arrival)
+            return arrival
+        self._look_for_room()  # now that it has taken its own
+        full = self._full_for(arrival.request)
+        if full:
+            incoming.discard()
+            answer = Answer(status=Status.OUT_OF_RESOURCES, why=full)
+            _tell(incoming.request, answer)
+            return answer
+        assert self._commits is not None  # started
+        if alone and self._commits.is_idle:
+            at_once = self._store.commit_at_once(arrival)
+            if at_once is not None:
+                self._committed([arrival], [at_once])
+                return at_once
+        self._commits.put(arrival, ticket)
+        return None
+
+    def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[Answer]:
+        answers = self._store.commit(arrivals)
+        self._committed(arrivals, answers)
+        return answers
+
+    def _committed(self, arrivals: Sequence[Arrival], answers: Sequence[Answer]) -> None:
+        if any(answer.instance is not None for answer in answers):
+            self._wake_host()
+        with logs.together():
+            for arrival, answer in zip(arrivals, answers, strict=True):
+                _tell(arrival.request, answer)
+        for arrival, answer in zip(arrivals, answers, strict=True):
+            if answer.repeats is not None:
+                self._events.put(_repeated(arrival.request, answer, answer.repeats, self._clock.now()))
+
+    def _full_for(self, request: StoreRequest) -> str:
+        return self._full_ae_titles().get(request.ae_title) or self._no_room
+
+    def _look_for_room(self) -> None:
+        storage = storage_full(self._storage.capacity(), self._config.storage)
+        self._no_room = storage or ledger_full(self._ledger.free_bytes())
+        self._room_until = time.monotonic() + ROOM_SECONDS
+
+    def _full_ae_titles(self) -> Mapping[str, str]:
+        """The AE titles that take nothing more, with the reasons: not asked for with every instance."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_SECONDS
+            try:
+                with self._ledger.read() as transaction:
+                    _stopped, self._full = lanes.refusing(transaction)
+            except SQLAlchemyError:
+                pass  # to store the instance fails as well then, and is answered accordingly
+        return self._full
+
+    def closed(self, closed: Closed) -> None:
+        if closed.statuses:
+            self._events.put(_ended(closed, self._clock.now()))
+        log.info(
+            "association_closed",
+            association_id=closed.association_id,
+            ae_title=closed.request.called_ae_title,
+            how=closed.how,
+            statuses=dict(closed.statuses),
+        )
+
+    def close(self) -> None:
+        """Write down what has been heard; nothing is heard any more."""
+        if self._commits is not None:
+            self._commits.close()
+        self._events.close()
+        self._store.settle()
+
+    @property
+    def commits(self) -> bool:
+        """Whether what has arrived is being committed."""
+        return self._commits is None or self._commits.is_alive
+
+    def _wake_host(self) -> None:
+        if self._wake_fd is None:
+            return
+        try:
+            os.write(self._wake_fd, b"\0")
+        except (BlockingIOError, BrokenPipeError):
+            pass  # the pipe is full of wake-ups that the host has yet to see, or the service is gone
+
+
+def _repeated(request: StoreRequest, answer: Answer, instance_id: int, now: datetime) -> Event:
+    """What has no row of its own is told with the pending instance that it is again."""
+    return Event(
+        at=now,
+        event="instance_not_kept" if answer.status is Status.SUCCESS else "instance_refused",
+        ae_title=request.ae_title,
+        association_id=request.association_id,
+        instance_id=instance_id,
+        detail={"status": f"0x{answer.status:04X}", "reason": answer.why},
+    )
+
+
+def _ended(closed: Closed, now: datetime) -> Event:
+    peer = {"calling_ae_title": closed.request.calling_ae_title, "peer": closed.request.peer_address}
+    return Event(
+        at=now,
+        event="association_closed",
+        ae_title=closed.request.called_ae_title,
+        association_id=closed.association_id,
+        detail={"how": closed.how, "statuses": dict(closed.statuses), **peer},
+    )
+
+
+def _tell(request: StoreRequest, answer: Answer) -> None:
+    fields: dict[str, Any] = {
+        "association_id": request.association_id,
+        "ae_title": request.ae_title,
+        "sop_instance_uid": request.sop_instance_uid,
+    }
+    if answer.instance is not None:
+        log.info("instance_stored", **fields, instance_id=answer.instance.instance_id)
+    elif answer.status is Status.SUCCESS:
+        log.info("instance_not_kept", **fields, reason=answer.why)
+    else:
+        log.warning("instance_refused", **fields, status=f"0x{answer.status:04X}", reason=answer.why)

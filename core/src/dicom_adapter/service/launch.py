@@ -1,0 +1,126 @@
+"""Starts the service as a process of its own and follows its log: for the demo, and for tests of the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dicom_adapter.api.errors import Refused
+
+LogEntry = Mapping[str, Any]
+PATIENCE_S = 60.0  # for what takes a few seconds, on a machine that does much else
+
+
+class ServiceEnded(Refused):
+    """The service ended, or did not say what was waited for."""
+
+
+class LaunchedService:
+    """`dicom-adapter run` in a process group of its own, with its log in a file and in memory."""
+
+    def __init__(self, configuration: Path, *arguments: str, python: str = sys.executable) -> None:
+        """Start it. It listens when `port` returns. `python`: of the environment that it is installed in."""
+        self.configuration = configuration
+        self.log_file = configuration.parent / "service.log"
+        self._entries: list[LogEntry] = []
+        self._news = threading.Condition()
+        self._ended = False
+        self._is_read = True
+        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+            [python, "-m", "dicom_adapter", "run", str(configuration), "--stop-with-stdin", *arguments],
+            stdin=subprocess.PIPE,  # ends with this process: nothing is left behind when it is killed
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        assert self._process.stderr is not None  # it is a pipe
+        with self.log_file.open("a", encoding="utf-8") as log, self._process.stderr as lines:
+            for line in lines:
+                log.write(line)
+                log.flush()
+                if self._is_read:
+                    self._take(line)
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def _take(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = {"event": "text", "text": line.rstrip()}
+        with self._news:
+            self._entries.append(entry)
+            self._news.notify_all()
+
+    def stop_reading(self) -> None:
+        """Leave what it logs from now on to the file alone: to read every line costs as much as to receive a little."""
+        self._is_read = False
+
+    def port(self, seconds: float = PATIENCE_S) -> int:
+        """The port, as soon as the service listens."""
+        port: int = self.wait_for("service_listening", seconds=seconds)["port"]
+        return port
+
+    def wait_for(self, event: str, seconds: float = PATIENCE_S, times: int = 1, **fields: object) -> LogEntry:
+        """Wait until the log has this event with these fields so many times; returns the last of them.
+
+        Raises ServiceEnded with the end of the log when the service ends before, or the time is over.
+        """
+        deadline = time.monotonic() + seconds
+        with self._news:
+            while len(found := self.logged(event, **fields)) < times:
+                if self._ended or not self._news.wait(deadline - time.monotonic()):
+                    raise ServiceEnded(f"no {event} {fields} x{times}; the log ends with:\n{self._tail()}")
+        return found[times - 1]
+
+    def logged(self, event: str, **fields: object) -> list[LogEntry]:
+        """What the log has of this event so far."""
+        return [
+            entry
+            for entry in list(self._entries)
+            if entry["event"] == event and all(entry.get(name) == value for name, value in fields.items())
+        ]
+
+    def _tail(self) -> str:
+        return "\n".join(json.dumps(entry) for entry in self._entries[-20:])
+
+    def stop(self, seconds: float = PATIENCE_S) -> int:
+        """Ask it to end, in order, and return its exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = PATIENCE_S) -> int:
+        """Wait for its end and return its exit status."""
+        status = self._process.wait(seconds)
+        self._close_stdin()
+        return status
+
+    def kill(self) -> None:
+        """End all its processes at once, as a crash of the machine would. Nothing happens when they have ended."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        assert self._process.stdin is not None  # it is a pipe
+        self._process.stdin.close()
+
+    def pids(self) -> Sequence[int]:
+        """The processes of the service: itself, host and receivers, as started last."""
+        started = {entry["name"]: entry["child"] for entry in self.logged("process_started")}
+        return [self._process.pid, *started.values()]

@@ -1,0 +1,154 @@
+"""What is different between what runs and a file, and what a reload does about it. Functions of values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from dicom_adapter.ledger.configurations import Leaving
+from dicom_adapter.service.reload.snapshot import SECRET, Snapshot
+
+CORE = "dicom-adapter-core"
+# The keys that a reload applies, beside those of AE titles and submitters. All others need a restart: what is open with
+# them (a port, the data folder, the ledger) cannot be exchanged without an interruption.
+RELOADABLE = frozenset(
+    {
+        "default-submitter",
+        "dicom.max-associations",
+        "dicom.max-associations-per-peer",
+        "dicom.proxies",
+        "dicom.association-timeout",
+        "dicom.idle-timeout",
+        "dicom.drain-timeout",
+        "dicom.max-pdu",
+        "dicom.max-data-set",
+        "storage.watermark-percent",
+        "storage.reserve",
+        "storage.quarantine-quota",
+        "ledger.history-days",
+        "plugins.disable",  # what comes and goes by it is a change of the plugins
+    }
+)
+RELOADABLE_TABLE = "http."
+OF_PROCESSOR = ("processor", "submitter", "settings.")  # keys of an AE title that its lane works with
+
+
+@frozen(kw_only=True)
+class Change:
+    """One key; None: it is not there."""
+
+    key: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        if SECRET in (self.before or "") + (self.after or ""):
+            return f"{self.key}: another secret"
+        return f"{self.key}: {self.before or 'not set'} -> {self.after or 'not set'}"
+
+
+@frozen(kw_only=True)
+class Tables:
+    """What is different among AE titles, or submitters."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: Mapping[str, tuple[Change, ...]]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What a reload does."""
+
+    ae_titles: Tables
+    submitters: Tables
+    settings: tuple[Change, ...]  # of other tables
+    plugins: tuple[Change, ...]  # which the host is restarted for
+    restart: tuple[Change, ...]  # what cannot be reloaded: the service has to be restarted
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.ae_titles or self.submitters or self.settings or self.plugins or self.restart)
+
+    @property
+    def removed(self) -> Leaving:
+        """What there is no longer."""
+        return Leaving(ae_titles=self.ae_titles.removed, submitters=self.submitters.removed)
+
+    def rebuilds(self, ae_title: str) -> bool:
+        """Whether the AE title gets another processor."""
+        return any(change.key.startswith(OF_PROCESSOR) for change in self.ae_titles.changed[ae_title])
+
+
+def compare(before: Snapshot, after: Snapshot) -> Plan:
+    """The way from one to the other; their salts have to be the same."""
+    settings, plugins = _changes(before.service, after.service), _changes(before.plugins, after.plugins)
+    return Plan(
+        ae_titles=_tables(before.ae_titles, after.ae_titles),
+        submitters=_tables(before.submitters, after.submitters),
+        settings=tuple(change for change in settings if _is_reloadable(change.key)),
+        plugins=tuple(change for change in plugins if not _is_of_receivers(change, before)),
+        restart=tuple(
+            [change for change in settings if not _is_reloadable(change.key)]
+            + [change for change in plugins if _is_of_receivers(change, before)]
+        ),
+    )
+
+
+def _is_reloadable(key: str) -> bool:
+    return key in RELOADABLE or key.startswith(RELOADABLE_TABLE)
+
+
+def _is_of_receivers(plugin: Change, running: Snapshot) -> bool:
+    """Whether receivers, which go on, have loaded it: the storage backend, and another version of the core.
+
+    A plugin of the core that is gone has been disabled; there is always one that tells of another version.
+    """
+    is_other_core = plugin.after is not None and f"{plugin.before} ".startswith(f"{CORE} ")
+    return plugin.key == running.storage_plugin or is_other_core
+
+
+def _tables(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> Tables:
+    both = [name for name in after if name in before and after[name] != before[name]]
+    return Tables(
+        added=tuple(name for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+        changed={name: _changes(before[name], after[name]) for name in both},
+    )
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    return tuple(
+        Change(key=key, before=before.get(key), after=after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    )
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """The plan for programs."""
+    return {
+        "aeTitles": _tables_to_json(plan.ae_titles),
+        "submitters": _tables_to_json(plan.submitters),
+        "settings": [_change_to_json(change) for change in plan.settings],
+        "plugins": [_change_to_json(change) for change in plan.plugins],
+        "restartsHost": bool(plan.plugins),
+        "needsRestart": [_change_to_json(change) for change in plan.restart],
+    }
+
+
+def _tables_to_json(tables: Tables) -> dict[str, Any]:
+    changed = {name: [_change_to_json(change) for change in changes] for name, changes in tables.changed.items()}
+    return {"added": list(tables.added), "removed": list(tables.removed), "changed": changed}
+
+
+def _change_to_json(change: Change) -> dict[str, Any]:
+    if SECRET in (change.before or "") + (change.after or ""):
+        return {"key": change.key, "secret": True}
+    return {"key": change.key, "before": change.before, "after": change.after}

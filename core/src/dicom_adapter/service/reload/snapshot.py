@@ -1,0 +1,92 @@
+"""What a configuration says, as plain texts that can be kept, compared and shown: secrets as digests.
+
+So what runs can be compared with a file by another process, with other plugins than those that run.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from dicom_adapter.api.settings import PREFIX, Secret
+from dicom_adapter.config.model import Config
+from dicom_adapter.config.tables import DERIVED
+from dicom_adapter.plugins.registry import STORAGE, Plugins
+
+SECRET = "secret "  # noqa: S105 - what stands before a digest
+TABLES = ("ae_titles", "submitters")
+
+
+@frozen(kw_only=True)
+class Snapshot:
+    """A configuration and the plugins that it was read with."""
+
+    salt: str  # of the digests: those of two salts cannot be compared
+    service: Mapping[str, str]  # the keys of all tables but these two:
+    submitters: Mapping[str, Mapping[str, str]]
+    ae_titles: Mapping[str, Mapping[str, str]]
+    plugins: Mapping[str, str]  # the distribution and version of each that is not disabled, by its entry point
+    storage_plugin: str  # the entry point that brings the storage backend
+
+    def to_json(self) -> dict[str, Any]:
+        """As the keyword arguments that make it."""
+        return attrs.asdict(self)
+
+
+def snapshot(config: Config, plugins: Plugins, salt: str) -> Snapshot:
+    """What this configuration says."""
+    ae_titles = {
+        name: {**_flat(table, salt), "submitter": json.dumps(config.submitter_for(name))}
+        for name, table in config.ae_titles.items()
+    }
+    return Snapshot(
+        salt=salt,
+        service=_flat(config, salt, without=TABLES),
+        submitters={name: _flat(table, salt) for name, table in config.submitters.items()},
+        ae_titles=ae_titles,
+        plugins={info.name: f"{info.distribution} {info.version}" for info in plugins.infos if not info.disabled},
+        storage_plugin=plugins.provider(STORAGE, config.storage.backend) or "",
+    )
+
+
+def _flat(table: Any, salt: str, without: tuple[str, ...] = ()) -> dict[str, str]:
+    return {key: json.dumps(_plain(value, salt)) for key, value in _keys(table, without)}
+
+
+def _keys(table: Any, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """The keys of a table and of those in it, as in the file, with their values; not those that have none."""
+    for field in attrs.fields(type(table)):
+        value, name = getattr(table, field.name), field.name.replace("_", "-")
+        if value is None or field.name in without:
+            continue
+        if field.metadata.get(PREFIX) is not None:
+            yield from ((f"{field.metadata[PREFIX]}{key}", one) for key, one in value.items())
+        elif attrs.has(type(value)):
+            within = "" if field.metadata.get(DERIVED) else f"{name}."  # a plugin's own keys stand in the same table
+            yield from ((f"{within}{key}", one) for key, one in _keys(value))
+        elif field.metadata.get(DERIVED):
+            continue  # no key says it
+        else:
+            yield name, value
+
+
+def _plain(value: Any, salt: str) -> Any:
+    if isinstance(value, Secret):
+        return SECRET + hmac.digest(salt.encode(), value.encode(), "sha256").hex()
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if attrs.has(type(value)):
+        return {key: _plain(one, salt) for key, one in _keys(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, salt) for key, one in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(one, salt) for one in value]
+    return str(value)

@@ -1,0 +1,42 @@
+"""`python -m dicom_adapter.simulation.doctor NAME [CONFIG]`: tries one plugin, reports in lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import structlog.testing
+from attrs import asdict
+
+from dicom_adapter.config import tables_of
+from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
+from dicom_adapter.simulation.doctor.sandbox import Sandbox
+
+
+def main(name: str, configuration: Path | None) -> None:
+    reports = os.dup(1)
+    os.dup2(2, 1)  # nothing but reports may go to the pipe
+
+    def report(what: dict[str, Any]) -> None:
+        os.write(reports, json.dumps(what).encode() + b"\n")
+
+    keep_values_out_of_warnings()
+    tables = {} if configuration is None else tables_of(configuration.read_text(encoding="utf-8"))
+    folder = Path.cwd() if configuration is None else configuration.resolve().parent
+    with (
+        tempfile.TemporaryDirectory(prefix="dicom-adapter-doctor-") as temporary,
+        structlog.testing.capture_logs() as logged,
+    ):
+        for trial in Sandbox(name, Path(temporary), tables, folder, logged).trials(
+            lambda what: report({"begins": what})
+        ):
+            report(asdict(trial))
+    os._exit(0)  # whatever threads are left
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)

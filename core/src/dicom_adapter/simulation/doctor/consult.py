@@ -1,0 +1,80 @@
+"""The doctor's side: a process for each plugin, its reports, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from attrs import evolve
+
+from dicom_adapter.plugins.entry_points import VARIABLE, PluginPoint
+from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
+
+SECONDS = 120.0  # that one trial may take: a large library may be imported in it
+
+
+def examine(point: PluginPoint, configuration: Path | None, seconds: float = SECONDS) -> Diagnosis:
+    """Try a plugin, disabled or not. `configuration`: whose settings to try it with."""
+    named = Diagnosis(
+        plugin=point.name,
+        distribution=point.dist.name if point.dist else "an unknown distribution",
+        version=point.dist.version if point.dist else "",
+    )
+    command = [sys.executable, "-m", "dicom_adapter.simulation.doctor", point.name]
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [*command, *([] if configuration is None else [str(configuration)])],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what a plugin prints is not what was asked for
+        env={name: value for name, value in os.environ.items() if name != VARIABLE},
+        text=True,
+    )
+    with process:  # closes its pipe
+        try:
+            return evolve(named, trials=tuple(_follow(process, seconds)))
+        finally:
+            process.kill()
+
+
+def _follow(process: subprocess.Popen[str], seconds: float) -> Iterator[Trial]:
+    """The trials that it reports; the one in which it stays, or dies, is a problem."""
+    assert process.stdout is not None  # it is a pipe
+    reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(process.stdout, reports), daemon=True)
+    listener.start()
+    under_way, began = "start", time.monotonic()
+    while True:
+        try:
+            report = reports.get(timeout=seconds)
+        except queue.Empty:
+            problem = f"it did not come to an end within {seconds:g} s; the adapter would wait for it, or do without"
+            yield Trial(what=under_way, seconds=round(time.monotonic() - began, 3), problem=problem)
+            process.kill()
+            listener.join()
+            return
+        if report is None:
+            break
+        if "begins" in report:
+            under_way, began = report["begins"], time.monotonic()
+        else:
+            yield Trial(**report)
+            under_way = ""
+    listener.join()
+    status = process.wait()
+    if under_way or status:
+        problem = f"it ended the process, with status {status}: in the adapter, all that the host does would end"
+        yield Trial(what=under_way or "end", seconds=round(time.monotonic() - began, 3), problem=problem)
+
+
+def _listen(lines: IO[str], reports: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+    for line in iter(lines.readline, ""):
+        reports.put(json.loads(line))
+    reports.put(None)

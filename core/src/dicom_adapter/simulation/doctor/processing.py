@@ -1,0 +1,88 @@
+"""The sandbox's own plugin, and traffic that goes through an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.processor import JobProcessorBase
+from dicom_adapter.api.values import InstanceStorageInfo, JobPriority
+from dicom_adapter.config import Config
+from dicom_adapter.dicom.synthetic import make_study
+from dicom_adapter.operations.story.words import counted
+from dicom_adapter.plugins.registry import Plugins
+from dicom_adapter.simulation.adapter import SimulatedAdapter
+from dicom_adapter.simulation.clock import VirtualClock
+from dicom_adapter.simulation.platform import Memory
+
+FIRST_S, SECOND_S = 3600.0, 600.0  # of virtual time, before and after a restart
+ROOM_BYTES = 1
+
+
+class AtOnce(JobProcessorBase[NoSettings]):
+    """Makes a job of each instance, so that observers have something to hear of."""
+
+    name = "doctors-ward"
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        self.submit_pipeline_job("doctor", "doctor", JobPriority.NORMAL, [instance])
+        self.remove_instances([instance])
+
+
+class Ward(Memory):
+    """Storage and platform in memory, under names that nobody else has, and a processor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storage.name = self.submitter.name = "doctors-ward"
+        self.processor = AtOnce
+
+    @hookimpl
+    def dicom_adapter_processors(self) -> Iterable[type[JobProcessorBase[NoSettings]]]:
+        return [self.processor]
+
+    def document(self, folder: Path) -> dict[str, Any]:
+        """A configuration in which nothing is anybody else's."""
+        return {
+            "default-submitter": "ward",
+            "storage": {"backend": self.storage.name, "path": str(folder), "watermark-percent": 100, "reserve": 0},
+            "submitters": {"ward": {"type": self.submitter.name}},
+            "ae-titles": {"WARD": {"processor": self.processor.name}},
+        }
+
+
+def play(config: Config, plugins: Plugins, ae_title: str) -> str:
+    """Studies arrive, an hour passes, the adapter begins again, and more time passes; returns what came of it.
+
+    Raises Refused when the AE title cannot be served.
+    """
+    adapter = SimulatedAdapter(config, plugins, VirtualClock())
+    try:
+        if ae_title in adapter.host.refused:
+            raise Refused(adapter.host.refused[ae_title])
+        _let_arrive(adapter, ae_title)
+        adapter.advance(FIRST_S)
+        adapter.host.handles[ae_title].ask(lambda processor: processor.make_room(ROOM_BYTES))
+        adapter.begin_again(config)
+        adapter.advance(SECOND_S)
+        states = ", ".join(f"{count} {state}" for state, count in adapter.states.items())
+        return (
+            f"{counted(len(adapter.jobs), 'job')} of {states}, in {timedelta(seconds=FIRST_S + SECOND_S)} of its time"
+        )
+    finally:
+        adapter.close()
+
+
+def _let_arrive(adapter: SimulatedAdapter, ae_title: str) -> None:
+    """Two studies of one patient that come in parts, and one of another, with three modalities."""
+    first = make_study(modality="CT", seed="doctor first", series=2, instances=2)
+    second = make_study(modality="MR", seed="doctor second", instances=2)
+    third = make_study(modality="OT", seed="doctor third", instances=1, patient_id="another")
+    for data_sets in (first[:3], second, third, first[3:]):
+        adapter.take(*data_sets, ae_title=ae_title, calling_ae_title="DOCTOR")
+        adapter.advance(2.0)

@@ -1,0 +1,200 @@
+"""Tries one plugin: temporary folder, virtual clock, a platform in memory, instances of nobody.
+
+Nothing that it brings is connected to anything: submitters are made and not opened, servers are not started.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
+from dicom_adapter.config import Config, prefixes_of, structure
+from dicom_adapter.plugins import commands
+from dicom_adapter.plugins.isolation import BROUGHT_CHECKS, WrongKind, make_submitter
+from dicom_adapter.plugins.registry import PROCESSOR, STORAGE, SUBMITTER, Component, PluginInfo, Plugins, discover
+from dicom_adapter.runtime.deadline import TookTooLong
+from dicom_adapter.simulation.adapter import Plugin
+from dicom_adapter.simulation.doctor.processing import Ward, play
+from dicom_adapter.simulation.doctor.storing import keep_and_read
+from dicom_adapter.simulation.doctor.values import Trial
+
+Tables = Mapping[str, Any]
+Logged = Sequence[Mapping[str, Any]]
+# What the adapter logs of plugins that do something wrong, with what to do.
+TROUBLES = {
+    "observer_failed": "what an observer raises is logged, and it misses nothing else: mend it there",
+    "processor_failed": "a turn that raises is taken again, and the lane stops in the end: mend it there",
+    "processor_waiting_failed": "it has to give Waiting(label, instance_count, until)",
+    "processor_close_failed": "mend it there",
+    "http_mount_failed": "it has to give Litestar handlers, controllers or routers",
+}
+AE_TITLE, TRIED = "DOCTOR", "tried"
+WITH_CONFIG = "name a configuration that has it, with --config"
+
+
+class Sandbox:
+    """Everything around one plugin."""
+
+    def __init__(self, name: str, folder: Path, tables: Tables, relative_to: Path, logged: Logged) -> None:
+        """`tables`: a configuration's, whose settings the plugin is tried with; their paths start at `relative_to`.
+
+        `logged`: what the adapter logs is added to it.
+        """
+        self._name = name
+        self._folder = folder
+        self._tables = tables
+        self._relative_to = relative_to
+        self._logged = logged
+        self._ward = Ward()
+        self._plugins: Plugins
+        self._threads = set(threading.enumerate())
+
+    def trials(self, begins: Callable[[str], None]) -> Iterator[Trial]:
+        """Try everything; `begins` is told of each trial before it begins."""
+
+        def trial(what: str, attempt: Callable[[], str]) -> Trial:
+            begins(what)
+            before = len(self._logged)
+            found = _try(what, attempt)
+            troubles = [_trouble(entry) for entry in self._logged[before:] if entry["event"] in TROUBLES]
+            if found.problem or not troubles:
+                return found
+            return evolve(found, problem="; ".join(dict.fromkeys(troubles)))
+
+        yield trial("load", self._load)
+        info = next((info for info in self._plugins.infos if info.name == self._name), None)
+        if info is None or info.problem:
+            return
+        for component in self._plugins.components:
+            if component.plugin.name == self._name:
+                yield trial(f"{component.kind.title} '{component.name}'", lambda it=component: self._component(it))  # type: ignore[misc] # bound at once
+        if info.observes:
+            yield trial("observer", self._observe)
+        for hook, check in (*BROUGHT_CHECKS.items(), ("dicom_adapter_commands", commands.check)):
+            if self._implements(hook):
+                yield trial(hook, lambda hook=hook, check=check: self._bring(hook, check))  # type: ignore[misc] # bound at once
+        yield trial("what it leaves", self._look_for_leaks)
+
+    def _load(self) -> str:
+        self._plugins = discover(Plugin(self._ward, name="ward"), only=[self._name])
+        problems = self._plugins.broken
+        if problems:
+            what_to_do = f'mend or upgrade it, or disable it: [plugins] disable = ["{self._name}"]'
+            raise Refused(f"{'; '.join(problems)}; {what_to_do}")
+        brought = [f"{c.kind.title} '{c.name}'" for c in self._plugins.components if c.plugin.name == self._name]
+        return ", ".join(brought) or "no processor, submitter or storage backend"
+
+    def _implements(self, hook: str) -> bool:
+        implementations = getattr(self._plugins.manager.hook, hook).get_hookimpls()
+        return any(implementation.plugin_name == self._name for implementation in implementations)
+
+    # --- what it brings ---------------------------------------------------------------------------------------------
+
+    def _component(self, component: Component) -> str:
+        if component.problem:
+            raise Refused(component.problem)
+        tries = {PROCESSOR: self._processor, SUBMITTER: self._submitter, STORAGE: self._storage_backend}
+        return tries[component.kind](component)
+
+    def _processor(self, component: Component) -> str:
+        own = [
+            table.get("settings", {})
+            for table in self._tables.get("ae-titles", {}).values()
+            if table.get("processor", "aetitle") == component.name
+        ]
+        tables = [{"processor": component.name, "settings": settings} for settings in own or _guesses(component.cls)]
+        config = self._first_valid([{"ae-titles": {AE_TITLE: table}} for table in tables])
+        return play(config, self._plugins, AE_TITLE)
+
+    def _submitter(self, component: Component) -> str:
+        own = [t for t in self._tables.get("submitters", {}).values() if t.get("type") == component.name]
+        tables = own or [{"type": component.name, **guess} for guess in _guesses(component.cls)]
+        config = self._first_valid([{"submitters": {TRIED: table}} for table in tables])
+        made = make_submitter(config, self._plugins, TRIED)
+        if made.context.data_folder.exists():
+            raise Refused("its constructor made its data folder, which `check` would do too; do that in open()")
+        return "made; not opened, so that no platform hears of it"
+
+    def _storage_backend(self, component: Component) -> str:
+        table = self._tables.get("storage", {})
+        is_own = table.get("backend", "local") == component.name
+        own = {key: value for key, value in table.items() if key != "path"} if is_own else {}
+        if is_own and set(own) - {"backend", "watermark-percent", "reserve", "quarantine-quota", "durability"}:
+            raise Skipped("its own settings may name a store that is in use: try it with its conformance suite")
+        path = str(self._folder / "tried")
+        config = self._first_valid([{"storage": {**own, "backend": component.name, "path": path}}])
+        return keep_and_read(component.cls, config)
+
+    def _observe(self) -> str:
+        config = self._first_valid([{"ae-titles": {AE_TITLE: {"processor": self._ward.processor.name}}}])
+        return f"was told of {play(config, self._plugins, AE_TITLE)}"
+
+    def _bring(self, hook: str, check: Callable[[Any], None]) -> str:
+        def failed(_plugin: PluginInfo, _hook: str, failure: BaseException) -> None:
+            raise Refused(_said(failure)) from None
+
+        brought = self._plugins.brought(hook, failed, lambda _plugin: {"lanes": {}}, check)
+        return f"{len(brought.get(self._name, ()))} without AE titles; nothing is started"
+
+    def _look_for_leaks(self) -> str:
+        left = [thread for thread in threading.enumerate() if thread not in self._threads]
+        slow = self._plugins.calls.slow()
+        if left:
+            names = ", ".join(sorted({thread.name for thread in left})[:5])
+            raise Refused(f"{len(left)} threads are left ({names}); end them in close()")
+        if slow:
+            raise Refused(f"{'; '.join(slow.values())}; what waits for it waits as long")
+        return "no threads, no slow calls"
+
+    # --- with which settings ----------------------------------------------------------------------------------------
+
+    def _first_valid(self, candidates: list[Tables]) -> Config:
+        """A sandbox's configuration with the first of these that is one. Raises Skipped when none is."""
+        problems: list[str] = []
+        for candidate in candidates:
+            document = self._ward.document(self._folder / "data")
+            for key, table in candidate.items():
+                document[key] = {**document.get(key, {}), **table}
+            loaded = structure(document, folder=self._relative_to, catalogue=self._plugins.catalogue())
+            if loaded.config is not None:
+                return loaded.config
+            problems = [str(problem) for problem in loaded.problems]
+        raise Skipped(f"{'; '.join(problems)}: {WITH_CONFIG}")
+
+
+class Skipped(DicomAdapterError):
+    """A trial cannot be made."""
+
+
+def _try(what: str, attempt: Callable[[], str]) -> Trial:
+    began = time.monotonic()
+    found: dict[str, str] = {}
+    try:
+        found = {"told": attempt()}
+    except Skipped as reason:
+        found = {"skipped": str(reason)}
+    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        found = {"problem": _said(failure)}
+    return Trial(what=what, seconds=round(time.monotonic() - began, 3), **found)
+
+
+def _said(failure: BaseException) -> str:
+    if isinstance(failure, (Refused, TookTooLong, WrongKind)):
+        return str(failure)
+    return f"{describe_failure(failure)}; mend it there"
+
+
+def _guesses(cls: type[Any]) -> list[dict[str, Any]]:
+    """Settings that may do: none, then one entry for each prefix, such as `pipeline-doctor`."""
+    prefixes = prefixes_of(cls.settings_type)
+    return [{}, {f"{prefix}doctor": "doctor" for prefix in prefixes}] if prefixes else [{}]
+
+
+def _trouble(entry: Mapping[str, Any]) -> str:
+    return f"{entry['event']}: {entry.get('error', '')}; {TROUBLES[entry['event']]}"

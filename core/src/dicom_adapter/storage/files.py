@@ -1,0 +1,272 @@
+"""The `files` storage backend: a file for each instance in the adapter's data folder.
+
+    <path>/instances/incoming/<key>.part    being written, or finished and not yet synced
+    <path>/instances/<first 2>/<key>.dcm    synced: the only files that count
+
+A file gets its final name in one step and only when it is whole, so whatever has that name can be trusted. What is
+found in `incoming` after a crash was never acknowledged.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from dicom_adapter.api.declare import NoSettings
+from dicom_adapter.api.errors import StorageFull, StoredObjectMissing
+from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
+from dicom_adapter.api.values import Capacity
+
+KEY = re.compile(r"[0-9a-f]{32}")
+SHARDS = 256  # folders, named by the first two digits of their keys: no folder grows beyond what file systems like
+FOLDER_MODE = 0o700  # patient data: the service's own user and nobody else
+FILE_MODE = 0o600
+OPEN_LIMIT = 64  # unsynced files whose descriptor is kept for the fsync; beyond it they are opened a second time
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class FileStorage(StorageBackend[NoSettings]):
+    """Keeps instances as files below `<path>/instances`."""
+
+    name = "files"
+
+    def __init__(self, settings: NoSettings, context: StorageContext) -> None:
+        super().__init__(settings, context)
+        self._root = context.path / "instances"
+        self._incoming = self._root / "incoming"
+        self._unsynced: dict[str, _PartFile] = {}  # finished, and waiting for `sync`
+        self._lock = threading.Lock()  # guards `_unsynced`
+        self._shard = secrets.randbelow(SHARDS)
+
+    def open(self) -> None:
+        shards = [self._root / f"{number:02x}" for number in range(SHARDS)]
+        with _no_room_is_storage_full():
+            self.context.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            for folder in (self._root, self._incoming, *shards):
+                folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            if self.context.durable:
+                # From here on `sync` need not ask whether a shard's own name is durable, whichever process made it.
+                for folder in (self._root, self.context.path):
+                    _sync_folder(folder)
+                with suppress(PermissionError):  # somebody else's folder, which we may pass through but not read
+                    _sync_folder(self.context.path.parent)
+
+    def recover(self) -> None:
+        if not self._incoming.is_dir():
+            return
+        with os.scandir(self._incoming) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def writer(self) -> FileWriter:
+        # Keys made between two syncs share a shard, so that one fsync of a folder serves a whole batch: measured on
+        # ext4, batches of 16 files of 4 KiB take 4.1 ms so, and 7.6 ms when every key picks its own shard.
+        key = f"{self._shard:02x}{uuid4().hex[2:]}"
+        with _no_room_is_storage_full():
+            return FileWriter(self, _PartFile(key, self._incoming / f"{key}.part"))
+
+    def sync(self, keys: Sequence[str]) -> None:
+        places = {key: self._place(key) for key in keys}
+        self._shard = (self._shard + 1) % SHARDS
+        parts = self._claim(places)
+        try:
+            with _no_room_is_storage_full():
+                self._publish(parts, places)
+        except BaseException:
+            for key, part in parts.items():
+                with suppress(OSError):  # the failure itself is what counts; the ledger knows none of these files
+                    part.remove()
+                    places[key].unlink(missing_ok=True)
+            raise
+
+    def read(self, key: str) -> BinaryIO:
+        try:
+            return self._place(key).open("rb")
+        except FileNotFoundError as error:
+            raise _missing(key) from error
+
+    def delete(self, keys: Iterable[str]) -> None:
+        # No fsync: a file that a power loss brings back is one that the ledger does not know, and is found by `keys`.
+        for key, place in [(key, self._place(key)) for key in keys]:
+            self._drop(key)
+            place.unlink(missing_ok=True)
+
+    def keys(self) -> Iterator[str]:
+        for number in range(SHARDS):
+            yield from _keys_in(self._root / f"{number:02x}")
+
+    def capacity(self) -> Capacity:
+        usage = shutil.disk_usage(self._root)  # its `free` leaves out what is reserved for root
+        return Capacity(total_bytes=usage.total, free_bytes=usage.free)
+
+    def close(self) -> None:
+        with self._lock:
+            keys = list(self._unsynced)
+        for key in keys:
+            self._drop(key)
+
+    def _keep(self, part: _PartFile) -> None:
+        """Remember a finished file until `sync`."""
+        with self._lock:
+            crowded = len(self._unsynced) >= OPEN_LIMIT
+        if crowded or not self.context.durable:
+            part.close()
+        with self._lock:
+            self._unsynced[part.key] = part
+
+    def _drop(self, key: str) -> None:
+        """Remove a finished file, unless a `sync` has taken it or it was never there."""
+        with self._lock:
+            part = self._unsynced.pop(key, None)
+        if part is not None:
+            part.remove()
+
+    def _claim(self, keys: Iterable[str]) -> dict[str, _PartFile]:
+        """Take the unsynced files among `keys`: from now on only this call touches them."""
+        with self._lock:
+            return {key: self._unsynced.pop(key) for key in keys if key in self._unsynced}
+
+    def _publish(self, parts: dict[str, _PartFile], places: dict[str, Path]) -> None:
+        for key in places.keys() - parts.keys():
+            if not places[key].exists():  # what is there was published before; its folder is synced again below
+                raise _missing(key)
+        for part in parts.values():
+            if self.context.durable:
+                part.sync()
+            part.close()
+        for key, part in parts.items():
+            part.path.replace(places[key])
+        if self.context.durable:
+            for folder in {place.parent for place in places.values()}:
+                _sync_folder(folder)
+
+    def _place(self, key: str) -> Path:
+        """The final name for `key`; nothing but a key that this backend could have made becomes a path."""
+        if KEY.fullmatch(key) is None:
+            raise _missing(key)
+        return self._root / key[:2] / f"{key}.dcm"
+
+
+class FileWriter(InstanceWriter):
+    """Writes one file. An OSError or StorageFull gives back its room at once; it may then only be discarded."""
+
+    def __init__(self, storage: FileStorage, part: _PartFile) -> None:
+        self._storage = storage
+        self._part = part
+        self._ended = False
+
+    def write(self, piece: bytes | memoryview) -> None:
+        self._check_not_ended()
+        try:  # no context manager here: this runs for every fragment of every data set
+            self._part.write(piece)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def finish(self) -> str:
+        self._check_not_ended()
+        self._ended = True
+        try:
+            self._storage._keep(self._part)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        return self._part.key
+
+    def discard(self) -> None:
+        """As the base says. What `sync` has taken stays: it may have been acknowledged, and `delete` removes it."""
+        if self._ended:
+            self._storage._drop(self._part.key)
+            return
+        self._ended = True
+        self._part.remove()
+
+    def _check_not_ended(self) -> None:
+        if self._ended:
+            raise ValueError("the writer was finished or discarded before; ask the storage backend for a new one")
+
+    def _give_up(self, error: BaseException) -> None:
+        self._ended = True
+        self._part.remove()
+        _raise_if_no_room(error)
+
+
+class _PartFile:
+    """A file in `incoming`, from its creation until it gets its final name or is removed."""
+
+    def __init__(self, key: str, path: Path) -> None:
+        self.key = key
+        self.path = path
+        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+
+    def write(self, piece: bytes | memoryview) -> None:
+        assert self._descriptor is not None
+        written = os.write(self._descriptor, piece)
+        while written < len(piece):  # the kernel may take less, as on a disk that is almost full
+            written += os.write(self._descriptor, memoryview(piece)[written:])
+
+    def sync(self) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_WRONLY)
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None  # even when closing fails it is closed: see close(2)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        with suppress(OSError):  # a late error of writing does not matter for what goes away
+            self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _keys_in(shard: Path) -> Iterator[str]:
+    with suppress(FileNotFoundError), os.scandir(shard) as entries:  # never opened: there are no keys
+        for entry in entries:
+            key, suffix = entry.name[:32], entry.name[32:]
+            if suffix == ".dcm" and KEY.fullmatch(key) and key.startswith(shard.name):
+                yield key
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _missing(key: str) -> StoredObjectMissing:
+    return StoredObjectMissing(f"storage key {key[:40]!r}: the file storage has no such object; it was deleted or lost")
+
+
+@contextmanager
+def _no_room_is_storage_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _raise_if_no_room(error)
+        raise
+
+
+def _raise_if_no_room(error: BaseException) -> None:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        raise StorageFull(f"file storage: {error.strerror}; free some room or give it a larger disk") from error
+
+
+@hookimpl
+def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:
+    """A storage that the adapter brings along."""
+    return [FileStorage]

@@ -1,0 +1,1 @@
+"""The storage backend `local`: instances in segments."""

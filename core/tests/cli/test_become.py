@@ -1,0 +1,56 @@
+"""`run` becomes the process that supervises, and hands it what it has read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.service.supervisor import Blueprint
+
+CONFIGURATION = """
+[storage]
+path = "data"
+
+[submitters.platform]
+type = "fake"
+
+[ae-titles.LUNG.settings]
+pipeline-a = "1"
+"""
+
+
+class Became(BaseException):
+    """Another program goes on."""
+
+
+def test_what_it_has_read_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is started while every disk is full has to wait for room, not to end."""
+    told: dict[str, Any] = {}
+
+    def become(_path: str, command: list[str]) -> None:
+        descriptor = int(command[-1])
+        told["file"] = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        told["is_inherited"] = os.get_inheritable(descriptor)
+        told["blueprint"] = Blueprint.from_json(json.loads(os.pread(descriptor, 1 << 20, 0)))
+        raise Became
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "execv", become)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    path = tmp_path / "adapter.toml"
+    path.write_text(CONFIGURATION, encoding="utf-8")
+    with pytest.raises(Became):
+        CliRunner().invoke(app, ["run", str(path), "--port", "0", "--stop-with-stdin"], catch_exceptions=False)
+    assert told["file"].startswith("/memfd:")
+    assert told["is_inherited"]
+    blueprint = told["blueprint"]
+    assert (CONFIGURATION, 0, True) == (blueprint.configuration, blueprint.port, blueprint.stop_with_stdin)

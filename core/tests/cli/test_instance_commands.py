@@ -1,0 +1,184 @@
+"""`dicom-adapter instances` and `lanes`: what they print, what they do, and their exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from pydicom import dcmread
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.testing import Adapter
+
+B_ALONE = """
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+[submitters.platform]
+type = "fake"
+[ae-titles.B.settings]
+pipeline-b = "p2"
+"""
+CONFIGURATION = B_ALONE + '[ae-titles.A.settings]\ngroup-by = "AdmissionID"\npipeline-a = "p1"\n'
+STUDY = "2.25.4711"
+REASON = "it has no AdmissionID"
+WHO = pwd.getpwuid(os.getuid()).pw_name
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run a command for the adapter in `tmp_path` and check its exit status."""
+
+    def run(*arguments: object, status: int = 0, answer: str | None = None) -> Result:
+        words = [str(argument) for argument in (*arguments, "-c", tmp_path / "adapter.toml")]
+        result = CliRunner().invoke(app, words, env={"COLUMNS": "80"}, input=answer)
+        assert status == result.exit_code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def adapter(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> Adapter:
+    """Its AE title A has quarantined instances 1, 2 and 3, the first two of one study; 4 is pending at B."""
+    (tmp_path / "adapter.toml").write_text(CONFIGURATION, encoding="utf-8")
+    made = make_adapter(CONFIGURATION)
+    for study in (STUDY, STUDY, "2.25.1"):
+        made.receive(make_instance(rows=2, columns=2, patient_id="PID-4711", study_uid=study), ae_title="A")
+    made.receive(make_instance(rows=2, columns=2), ae_title="B")
+    assert {"quarantined": 3, "pending": 1} == made.states
+    return made
+
+
+def listed(command: Command, *filters: object) -> list[int]:
+    return [row["instanceId"] for row in json.loads(command("instances", "list", "--json", *filters).stdout)]
+
+
+def test_instances_are_listed_by_what_they_are(adapter: Adapter, command: Command) -> None:
+    """The newest first; filters are taken together."""
+    assert [4, 3, 2, 1] == listed(command)
+    assert [3, 2] == listed(command, "--state", "quarantined", "--limit", 2)
+    assert [2, 1] == listed(command, "--study", STUDY, "--ae-title", "A", "--reason", "admissionid")
+    assert [] == listed(command, "--reason", "100%")
+    assert [4] == listed(command, "--state", "pending")
+    text = command("instances", "list", "--ae-title", "A", "--limit", 1).stdout
+    assert f"    {json.loads(command('instances', 'show', 3, '--json').stdout)['reason']}\n" in text
+    assert "There are no such instances.\n" == command("instances", "list", "--state", "released").stdout
+
+
+def test_an_instance_is_shown_with_its_story_and_without_its_patient(adapter: Adapter, command: Command) -> None:
+    shown = json.loads(command("instances", "show", 1, "--json").stdout)
+    assert ("A", "quarantined", STUDY) == (shown["aeTitle"], shown["state"], shown["studyInstanceUid"])
+    assert ["instance_quarantined"] == [event["event"] for event in shown["events"]]
+    for output in (json.dumps(shown), command("instances", "show", 1).stdout, command("instances", "list").stdout):
+        assert "PID-4711" not in output
+    assert "there is no instance 99" in command("instances", "show", 99, status=1).stderr
+    adapter.advance(5)
+    assert [job.job_id for job in adapter.jobs] == json.loads(command("instances", "show", 4, "--json").stdout)["jobs"]
+
+
+def test_requeued_instances_are_told_and_so_are_refusals(adapter: Adapter, command: Command) -> None:
+    """After the configuration was mended they become a job; 1 when any of them is refused."""
+    refused = command("instances", "requeue", 1, 4, 99, "--json", status=1)
+    assert {
+        "requeued": [1],
+        "refused": {
+            "4": "it is pending: only quarantined instances can be requeued",
+            "99": "there is no such instance",
+        },
+    } == json.loads(refused.stdout)
+    adapter.host.settle()  # it is quarantined again
+    told = command("instances", "requeue", "--all", "--ae-title", "A", "--study", STUDY).stdout
+    assert "2 instances requeued\n" == told
+    adapter.restart(CONFIGURATION.replace("AdmissionID", "study"))
+    adapter.advance(5)
+    assert [1, 2] == sorted(job.instance_count for job in adapter.jobs)
+    assert WHO in [event.detail.get("by") for event in adapter.events]
+
+
+def test_discarding_is_asked_for(adapter: Adapter, command: Command) -> None:
+    """Without a yes nothing happens; with --yes nobody is asked. Tried: without the question the first call does it."""
+    asked = command("instances", "discard", "--all", "--study", STUDY, status=1, answer="n\n")
+    assert "Discard 2 instances for good?" in asked.stderr
+    assert 3 == adapter.states["quarantined"]
+    assert command("instances", "discard", 1, answer="y\n").stdout.endswith("1 instance discarded\n")
+    assert "2 instances discarded\n" == command("instances", "discard", "--all", "--yes").stdout
+    refused = command("instances", "discard", 4, "--yes", status=1).stderr
+    assert "instance 4 is not discarded: it is pending at AE title 'B', which is served" in refused
+    adapter.advance(60)
+    assert {"reclaimed": 4} == adapter.states
+
+
+def test_pending_instances_of_an_ae_title_that_is_gone_can_be_discarded(
+    adapter: Adapter, command: Command, tmp_path: Path
+) -> None:
+    """Not before the service was started without it; until then its processor has them."""
+    without_b = CONFIGURATION.replace("[ae-titles.B.settings]", "[ae-titles.C.settings]")
+    (tmp_path / "adapter.toml").write_text(without_b, encoding="utf-8")
+    discard = ("instances", "discard", "--all", "--state", "pending", "--yes")
+    assert "the last start of the service served" in command(*discard, status=1).stderr
+    adapter.restart(without_b)
+    [row] = json.loads(command("instances", "list", "--state", "pending", "--json").stdout)
+    assert row["heldBecause"].startswith("it is not configured; 1 pending and 0 quarantined instances are held")
+    assert row["heldBecause"] in command("instances", "list", "--state", "pending").stdout
+    assert "1 instance discarded\n" == command(*discard).stdout
+
+
+def test_exports_are_files_of_their_own(adapter: Adapter, command: Command, tmp_path: Path) -> None:
+    """Whatever the state, as long as there is a file; nothing is overwritten."""
+    out = tmp_path / "new" / "folder"
+    assert "4 instances exported\n" == command("instances", "export", "--all", "--to", out).stdout
+    assert ["1.dcm", "2.dcm", "3.dcm", "4.dcm"] == sorted(path.name for path in out.iterdir())
+    assert (STUDY, 0o700) == (dcmread(out / "1.dcm").StudyInstanceUID, out.stat().st_mode & 0o777)
+    again = command("instances", "export", 1, 99, "--to", out, status=1).stderr
+    assert f"instance 1 is not exported: {out / '1.dcm'} exists already" in again
+    assert "instance 99 is not exported: there is no such instance" in again
+    adapter.advance(60)
+    gone = command("instances", "export", 4, "--to", tmp_path / "other", status=1).stderr
+    assert "instance 4 is not exported: it is reclaimed: its file is gone" in gone
+    command("instances", "export", 1, "--to", out / "1.dcm", status=2)
+
+
+@pytest.mark.parametrize("name", ["requeue", "discard", "export"])
+@pytest.mark.parametrize("words", [(), (1, "--all"), (1, "--study", STUDY)], ids=["neither", "both", "filtered"])
+def test_which_instances_has_to_be_clear(
+    adapter: Adapter, command: Command, tmp_path: Path, name: str, words: tuple[object, ...]
+) -> None:
+    """Either numbers, or --all with filters: everything else is wrong usage, and nothing happens."""
+    where = ("--to", tmp_path / "out") if name == "export" else ()
+    command("instances", name, *words, *where, status=2)
+    assert {"quarantined": 3, "pending": 1} == adapter.states
+
+
+def test_lanes_are_listed_with_what_they_hold(adapter: Adapter, command: Command) -> None:
+    lanes = {row["aeTitle"]: row for row in json.loads(command("lanes", "list", "--json").stdout)}
+    assert {"A": ("running", 0, 3), "B": ("running", 1, 0)} == {
+        name: (row["state"], row["pending"], row["quarantined"]) for name, row in lanes.items()
+    }
+    assert "running" in command("lanes", "list").stdout
+
+
+def test_lanes_are_restarted_by_name(adapter: Adapter, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that can be; for the others the reason is told, with exit status 1."""
+    built: list[Any] = []
+    processor = adapter.host._serving.lanes["B"]._lane._settings.processor.cls
+    opened = processor.open
+    monkeypatch.setattr(processor, "open", lambda self: (built.append(self.ae_title), opened(self)))
+    told = command("lanes", "restart", "B", "NOBODY", status=1)
+    assert ("B will begin again\n", "warning: AE title 'NOBODY' is not configured\n") == (told.stdout, told.stderr)
+    adapter.advance(2)
+    assert (["B"], LaneState.RUNNING) == (built, adapter.lanes["B"].state)
+    assert 1 == [event.event for event in adapter.events].count("lane_restarted")

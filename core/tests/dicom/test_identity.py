@@ -1,0 +1,245 @@
+"""What is read of a data set on its way is what pydicom reads of it when it is there."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_adapter.dicom.identity import HEAD_LIMIT, Identity, IdentityReader, Mismatch, Unreadable, identify
+from dicom_adapter.dicom.part10 import data_set_offset
+
+SHIPPED = Path(str(get_testdata_file("CT_small.dcm"))).parent
+CT = "1.2.840.10008.5.1.4.1.1.2"
+SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+LONG_VRS = ("OB", "OW", "SQ", "UN", "UT")
+IDENTITY = Identity(
+    sop_class_uid=CT,
+    sop_instance_uid="1.2.3.4",
+    study_instance_uid="1.2.3",
+    series_instance_uid="1.2.3.55.66",
+    patient_id="PID-4711",
+    issuer_of_patient_id="HOSPITAL",
+)
+
+
+def element(tag: int, vr: str, value: bytes, syntax: str, length: int | None = None) -> bytes:
+    """One data element (PS3.5 section 7.1), padded to even length."""
+    value += (b"\0" if vr in ("UI", "OB", "UN") else b" ") * (len(value) % 2)
+    size = len(value) if length is None else length
+    end = ">" if syntax == ExplicitVRBigEndian else "<"
+    start = struct.pack(end + "HH", tag >> 16, tag & 0xFFFF)
+    if syntax == ImplicitVRLittleEndian or not vr:  # items and their ends have no VR
+        return start + struct.pack(end + "L", size) + value
+    if vr in LONG_VRS:
+        return start + vr.encode() + b"\0\0" + struct.pack(end + "L", size) + value
+    return start + vr.encode() + struct.pack(end + "H", size) + value
+
+
+def encode(syntax: str, before_patient: bytes = b"", after: bytes = b"") -> bytes:
+    """A data set; `before_patient` stands between its SOP Instance UID and its Patient ID."""
+    return b"".join(
+        (
+            element(0x00080016, "UI", CT.encode(), syntax),
+            element(0x00080018, "UI", b"1.2.3.4", syntax),
+            before_patient,
+            element(0x00100020, "LO", b"PID-4711", syntax),
+            element(0x00100021, "LO", b"HOSPITAL", syntax),
+            element(0x0020000D, "UI", b"1.2.3", syntax),
+            element(0x0020000E, "UI", b"1.2.3.55.66", syntax),
+            after or element(0x7FE00010, "OB", b"pixels" * 9, syntax),
+        )
+    )
+
+
+def read(data_set: bytes, syntax: str, size: int) -> Identity:
+    """Fed in pieces, as long as it wants more."""
+    reader = IdentityReader(syntax)
+    for start in range(0, len(data_set), size):
+        if not reader.needs_more:
+            break
+        reader.feed(memoryview(data_set)[start : start + size])
+    return reader.identity()
+
+
+def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
+    """What comes of it; anything but a refusal is raised."""
+    try:
+        return call(*arguments)  # type: ignore[operator,no-any-return] # one of the two below
+    except (Unreadable, Mismatch) as refusal:
+        return type(refusal)
+
+
+# --- the same as pydicom ----------------------------------------------------------------------------------------------
+
+
+def shipped() -> list[Path]:
+    """All that pydicom ships as Part 10 files with a data set that is not deflated."""
+    return [path for path in sorted(SHIPPED.rglob("*.dcm")) if transfer_syntax(path)]
+
+
+def transfer_syntax(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        offset = data_set_offset(content)
+    except ValueError:
+        return ""
+    place = content.find(b"\x02\x00\x10\x00UI", 0, offset)
+    (length,) = struct.unpack_from("<H", content, place + 6)
+    uid = content[place + 8 : place + 8 + length].rstrip(b"\0 ").decode("ascii", "replace")
+    return "" if place < 0 or uid == DeflatedExplicitVRLittleEndian else uid
+
+
+@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.name)
+def test_every_file_of_pydicom_is_read_as_pydicom_reads_it(path: Path) -> None:
+    """Whatever is strange about it, in pieces of any size. Odd ones are among them, which are refused by both."""
+    content, syntax = path.read_bytes(), transfer_syntax(path)
+    data_set = content[data_set_offset(content) :]
+    expected = outcome(identify, data_set, syntax)
+    # Of large ones the beginning tells as much: byte by byte they take minutes.
+    sizes = (1, 7, 4096) if len(data_set) < 1 << 17 else (4096,)
+
+    assert [expected] * len(sizes) == [outcome(read, data_set, syntax, size) for size in sizes]
+
+
+def test_pydicom_ships_enough_files() -> None:
+    """The test above has something to read, and most of it has an identity."""
+    known = [
+        path
+        for path in shipped()
+        if isinstance(
+            outcome(identify, path.read_bytes()[data_set_offset(path.read_bytes()) :], transfer_syntax(path)), Identity
+        )
+    ]
+    assert len(known) > 30
+
+
+# --- how far it reads -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("size", [1, 3, 50, 10_000])
+def test_it_wants_no_more_than_it_needs(syntax: str, size: int) -> None:
+    """What comes after the last attribute is not held."""
+    reader = IdentityReader(syntax)
+    data_set = encode(syntax, after=element(0x7FE00010, "OB", bytes(100_000), syntax))
+    fed = 0
+    while reader.needs_more:
+        reader.feed(data_set[fed : fed + size])
+        fed += size
+    assert IDENTITY == reader.identity()
+    assert fed <= len(encode(syntax)) + size
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
+def test_a_data_set_that_ends_with_the_last_attribute_is_read(syntax: str) -> None:
+    """Nothing follows by which its end would be known."""
+    data_set = encode(syntax, after=b"\0")[:-1]
+    assert [IDENTITY] * 3 == [read(data_set, syntax, size) for size in (1, 7, 4096)]
+
+
+def test_attributes_are_looked_for_in_the_beginning_only() -> None:
+    """A sender that begins with a huge attribute is refused; what is held of it has a limit."""
+    data_set = encode(ExplicitVRLittleEndian, element(0x00091001, "OB", bytes(HEAD_LIMIT), ExplicitVRLittleEndian))
+    reader = IdentityReader(ExplicitVRLittleEndian)
+    fed = 0
+    while reader.needs_more:
+        reader.feed(data_set[fed : fed + 4096])
+        fed += 4096
+    assert fed < HEAD_LIMIT + 4096
+    with pytest.raises((Unreadable, Mismatch)):
+        reader.identity()
+
+
+# --- what stands between ----------------------------------------------------------------------------------------------
+
+
+def sequence(syntax: str, content: bytes, *, sequence_ends: bool, item_ends: bool) -> bytes:
+    """With one item; lengths are undefined where there is a delimiter instead (PS3.5 section 7.5)."""
+    end = element(ITEM_END, "", b"", syntax) if item_ends else b""
+    item = element(ITEM, "", content + end, syntax, UNDEFINED if item_ends else None)
+    if sequence_ends:
+        return element(0x00081140, "SQ", item + element(SEQUENCE_END, "", b"", syntax), syntax, UNDEFINED)
+    return element(0x00081140, "SQ", item, syntax)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("outer", [True, False], ids=["outer ends", "outer has a length"])
+@pytest.mark.parametrize("inner", [True, False], ids=["inner ends", "inner has a length"])
+@pytest.mark.parametrize("items", [True, False], ids=["items end", "items have lengths"])
+def test_what_stands_in_nested_sequences_does_not_count(syntax: str, outer: bool, inner: bool, items: bool) -> None:
+    """A referenced image's UIDs and another patient's ID are not the instance's own."""
+    others = element(0x00080018, "UI", b"9.9", syntax) + element(0x00100020, "LO", b"OTHER", syntax)
+    late = others + element(0x0020000E, "UI", b"9.9.9", syntax) + element(0x00400001, "LO", b"LATE", syntax)
+    nested = sequence(syntax, late, sequence_ends=inner, item_ends=items)
+    whole = encode(syntax, sequence(syntax, others + nested, sequence_ends=outer, item_ends=items))
+
+    assert IDENTITY == identify(whole, syntax)
+    assert [IDENTITY] * 3 == [read(whole, syntax, size) for size in (1, 7, 4096)]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("length", [None, UNDEFINED], ids=["with a length", "with an end"])
+def test_an_attribute_of_unknown_representation_is_passed_over(syntax: str, length: int | None) -> None:
+    """UN: what is in it is a value, or items in implicit VR little endian (PS3.5 section 6.2.2)."""
+    own = ImplicitVRLittleEndian
+    items = element(ITEM, "", element(0x00100020, "LO", b"OTHER", own), own) + element(SEQUENCE_END, "", b"", own)
+    unknown = element(0x00091001, "UN", items if length else b"whatever", syntax, length)
+    if syntax == ExplicitVRBigEndian and length:
+        unknown = element(0x00091001, "UN", element(SEQUENCE_END, "", b"", syntax), syntax, length)
+    whole = encode(syntax, unknown)
+
+    assert [identify(whole, syntax)] * 3 == [read(whole, syntax, size) for size in (1, 7, 4096)]
+    assert IDENTITY == read(whole, syntax, 7)
+
+
+# --- anything at all --------------------------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(SYNTAXES), st.binary(max_size=300), st.integers(1, 50))
+def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: bytes, size: int) -> None:
+    """Nothing but a refusal comes out."""
+    found = outcome(read, garbage, syntax, size)
+    assert found in (Unreadable, Mismatch)
+
+
+@given(
+    st.sampled_from(SYNTAXES),
+    st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=1, max_size=6)), max_size=3),
+    st.integers(0, 10_000),
+    st.integers(1, 50),
+)
+def test_spoilt_data_sets_are_read_as_pydicom_reads_them(
+    syntax: str, changes: list[tuple[int, bytes]], cut: int, size: int
+) -> None:
+    """Where both find an instance it is the same one; what else there is, is a refusal."""
+    inner = sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
+    data_set = bytearray(encode(syntax, inner))
+    for place, value in changes:
+        place %= len(data_set)
+        data_set[place : place + len(value)] = value
+    spoilt = bytes(data_set[: max(cut % (2 * len(data_set)), 1)])
+    found, expected = outcome(read, spoilt, syntax, size), outcome(identify, spoilt, syntax)
+    if isinstance(found, Identity) and isinstance(expected, Identity):
+        assert expected == found
+
+
+def test_a_value_of_no_length_with_an_unknown_vr_cannot_be_understood() -> None:
+    """pydicom looks closer at such a value when it is asked for; found by the fuzzer."""
+    data_set = element(0x00080016, "HE", b"", ExplicitVRLittleEndian)
+    reader = IdentityReader(ExplicitVRLittleEndian)
+    reader.feed(data_set)
+    with pytest.raises(Unreadable, match="NotImplementedError"):
+        reader.identity()

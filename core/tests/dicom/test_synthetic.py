@@ -1,0 +1,148 @@
+"""Synthetic instances are valid, writable without a warning, and unique or repeatable as asked for."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+)
+
+from dicom_adapter.dicom import synthetic
+from dicom_adapter.dicom.part10 import identify
+
+COMMON_TYPE_1 = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
+TYPE_1 = {
+    "CT": ["ImageType", "FrameOfReferenceUID", "PixelSpacing", "ImagePositionPatient", "RescaleSlope"],
+    "MR": ["ImageType", "FrameOfReferenceUID", "PixelSpacing", "ScanningSequence", "SequenceVariant"],
+    "CR": [],
+    "DX": ["ImageType", "PresentationIntentType", "ImageLaterality", "ImagerPixelSpacing", "PresentationLUTShape"],
+    "US": [],
+    "OT": ["ConversionType"],
+    "SR": ["CompletionFlag", "ValueType", "ConceptNameCodeSequence", "ContentSequence"],
+    "SEG": ["SegmentationType", "SegmentSequence", "NumberOfFrames", "PerFrameFunctionalGroupsSequence"],
+}
+IMAGE_TYPE_1 = ["SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "PixelData"]
+IMAGES = [name for name, kind in synthetic.MODALITIES.items() if kind.makes == "image"]
+
+
+def written(dataset: Dataset, folder: Path) -> Dataset:
+    synthetic.write(dataset, folder / "instance.dcm")
+    return dcmread(folder / "instance.dcm")
+
+
+@pytest.mark.parametrize("modality", synthetic.MODALITIES)
+@pytest.mark.parametrize(
+    "transfer_syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_every_modality_can_be_written_and_read_again(modality: str, transfer_syntax: UID, tmp_path: Path) -> None:
+    """What is written is read back equal, in every transfer syntax."""
+    made = synthetic.make_instance(modality=modality, transfer_syntax=transfer_syntax)
+    read = written(made, tmp_path)
+    assert transfer_syntax == read.file_meta.TransferSyntaxUID
+    assert {element.tag: element.value for element in made} == {element.tag: element.value for element in read}
+
+
+@pytest.mark.parametrize("modality", synthetic.MODALITIES)
+def test_required_attributes_have_a_value(modality: str, tmp_path: Path) -> None:
+    """Type 1 attributes of the IOD are there and not empty."""
+    read = written(synthetic.make_instance(modality=modality), tmp_path)
+    required = COMMON_TYPE_1 + TYPE_1[modality] + (IMAGE_TYPE_1 if modality in IMAGES else [])
+    assert [] == [keyword for keyword in required if read.get(keyword) in (None, "")]
+
+
+@pytest.mark.dciodvfy
+@pytest.mark.parametrize("modality", synthetic.MODALITIES)
+def test_a_validator_finds_nothing_to_object_to(modality: str, tmp_path: Path) -> None:
+    """dicom3tools' dciodvfy compares with the IOD of PS3.3, and has neither errors nor warnings."""
+    validator = shutil.which("dciodvfy")
+    if validator is None:
+        if "dciodvfy" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
+            pytest.fail("dciodvfy is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
+    made = synthetic.make_study(modality=modality, series=1, instances=2)[1]
+    synthetic.write(made, tmp_path / "instance.dcm")
+    told = subprocess.run([validator, tmp_path / "instance.dcm"], capture_output=True, text=True, check=False)
+    assert (0, 1) == (told.returncode, len(told.stderr.splitlines())), told.stderr  # the one line names the IOD
+
+
+@pytest.mark.parametrize("modality", IMAGES)
+def test_pixel_data_has_the_size_that_the_attributes_say(modality: str) -> None:
+    """Rows x columns x bytes, padded to an even length, and not all alike."""
+    made = synthetic.make_instance(modality=modality, rows=5, columns=7)
+    size = 5 * 7 * made.BitsAllocated // 8
+    assert size + size % 2 == len(made.PixelData)
+    assert len(set(made.PixelData)) > 2
+
+
+def test_a_segment_is_the_upper_half_of_its_frame() -> None:
+    """One bit for each pixel, the first one in the lowest, padded to an even length."""
+    made = synthetic.make_instance(modality="SEG", rows=4, columns=5)
+    assert ((1 << 10) - 1).to_bytes(4, "little") == made.PixelData
+
+
+def test_uids_are_unique_by_default() -> None:
+    """Two calls share no UID, and all of them have the 2.25 root."""
+    first, second = synthetic.make_instance(), synthetic.make_instance()
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        assert first[keyword].value != second[keyword].value
+        assert first[keyword].value.startswith("2.25.")
+        assert first[keyword].value.is_valid
+
+
+def test_a_seed_makes_the_same_study_again() -> None:
+    """The same seed gives equal data sets, another seed other UIDs."""
+    study = synthetic.make_study(seed="a", series=2, instances=3)
+    assert study == synthetic.make_study(seed="a", series=2, instances=3)
+    assert study[0].StudyInstanceUID != synthetic.make_study(seed="b")[0].StudyInstanceUID
+
+
+def test_a_study_has_its_series_and_instances() -> None:
+    """One study UID, a UID for each series, a UID for each instance, one frame of reference for each series."""
+    study = synthetic.make_study(modality="MR", series=2, instances=3, patient_id="P", accession_number="A1")
+    assert 6 == len(study)
+    assert [1, 2, 2, 6] == [
+        len({dataset[keyword].value for dataset in study})
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
+    ]
+    assert {("P", "A1")} == {(dataset.PatientID, dataset.AccessionNumber) for dataset in study}
+    assert [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)] == [
+        (dataset.SeriesNumber, dataset.InstanceNumber) for dataset in study
+    ]
+
+
+def test_the_receiver_reads_what_was_asked_for(tmp_path: Path) -> None:
+    """The ledger's attributes are found in the encoded data set."""
+    made = synthetic.make_instance(patient_id="P1", issuer="HOSPITAL", patient_name="Müller^Ä")
+    synthetic.write(made, tmp_path / "a.dcm")
+    data_set = (tmp_path / "a.dcm").read_bytes()
+    begin = 144 + dcmread(tmp_path / "a.dcm").file_meta.FileMetaInformationGroupLength
+    found = identify(data_set[begin:], ExplicitVRLittleEndian)
+    assert ("P1", "HOSPITAL", made.SOPInstanceUID) == (
+        found.patient_id,
+        found.issuer_of_patient_id,
+        found.sop_instance_uid,
+    )
+
+
+def test_further_attributes_are_keywords() -> None:
+    """Keyword arguments set attributes; an unknown one is refused instead of kept as a Python attribute."""
+    assert "LUNG" == synthetic.make_instance(BodyPartExamined="LUNG").BodyPartExamined
+    with pytest.raises(ValueError, match="'BodyPart' is not a DICOM keyword"):
+        synthetic.make_instance(BodyPart="LUNG")
+
+
+def test_unknown_modalities_and_transfer_syntaxes_are_refused() -> None:
+    """The message names what is wrong."""
+    with pytest.raises(ValueError, match="modality 'XX' is not one of CT, MR"):
+        synthetic.make_instance(modality="XX")
+    with pytest.raises(ValueError, match="is not one of Implicit VR Little Endian"):
+        synthetic.make_instance(transfer_syntax=JPEGBaseline8Bit)

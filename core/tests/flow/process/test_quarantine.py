@@ -1,0 +1,469 @@
+"""What operators do with instances that no processor takes, and what those may take in room, under a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from sqlalchemy.exc import OperationalError
+
+from dicom_adapter import InstanceStorageInfo as Instance
+from dicom_adapter import (
+    JobPriority,
+    JobProcessorBase,
+    JobState,
+    NoSettings,
+    StoredObjectMissing,
+    Unprocessable,
+    hookimpl,
+)
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, judge
+from dicom_adapter.flow.process import quarantine
+from dicom_adapter.flow.process.quarantine import Intervention
+from dicom_adapter.flow.reclaim.quota import reaches_quota
+from dicom_adapter.flow.submit import operators
+from dicom_adapter.flow.verified_reader import Changed
+from dicom_adapter.ledger import events, instances, jobs, lanes
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.operations.export import export
+from dicom_adapter.testing import Adapter, Plugin
+
+QUOTA = 10_000
+STORAGE = f"""
+[storage]
+path = "data"
+backend = "files"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+quarantine-quota = {QUOTA}
+[submitters.clara]
+type = "fake"
+fail = [{{ call = "create", times = 2, kind = "permanent" }}]
+"""
+B_ALONE = STORAGE + '[ae-titles.B]\nprocessor = "picky"\n'
+CONFIGURATION = B_ALONE + '[ae-titles.A]\nprocessor = "picky"\noverwrite-same-instance = true\n'
+SERVED = ("A", "B")
+
+
+class Picky:
+    """A processor that takes what it is told to, a job for each instance."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[int, float]] = []  # instance, and the time of its turn
+        self.refusing = True
+        self.holding = False  # takes instances, and makes no jobs of them
+        self.failure: BaseException | None = None
+
+    @hookimpl
+    def dicom_adapter_processors(self) -> list[type[JobProcessorBase[Any]]]:
+        picky = self
+
+        class Processor(JobProcessorBase[NoSettings]):
+            name = "picky"
+
+            def handle_instance(self, instance: Instance) -> None:
+                if picky.failure is not None:
+                    raise picky.failure
+                if picky.refusing:
+                    raise Unprocessable("it has no accession number")
+                picky.taken.append((instance.instance_id, self.now().timestamp()))
+                if not picky.holding:
+                    self.submit_pipeline_job("job", "p1", JobPriority.NORMAL, [instance])
+                    self.remove_instances([instance])
+
+        return [Processor]
+
+
+@pytest.fixture
+def picky() -> Picky:
+    return Picky()
+
+
+@pytest.fixture
+def adapter(make_adapter: Callable[..., Adapter], picky: Picky) -> Adapter:
+    return make_adapter(CONFIGURATION, Plugin(picky))
+
+
+def send(adapter: Adapter, ae_title: str = "A", **options: Any) -> Instance:
+    [answer] = adapter.receive(make_instance(rows=2, columns=2, **options), ae_title=ae_title)
+    assert answer.instance is not None
+    return answer.instance
+
+
+def requeue(adapter: Adapter, *numbers: int) -> Intervention:
+    done = quarantine.requeue(adapter.ledger, adapter.clock, numbers, "operator")
+    adapter.host.settle()
+    return done
+
+
+def discard(adapter: Adapter, *numbers: int, served: Collection[str] = SERVED) -> Intervention:
+    done = quarantine.discard(adapter.ledger, adapter.clock, numbers, "operator", served)
+    adapter.host.settle()
+    return done
+
+
+def told(adapter: Adapter, *names: str) -> list[tuple[str, int | None, str]]:
+    return [
+        (event.event, event.instance_id, str(event.detail.get("by", "")))
+        for event in adapter.events
+        if event.event in names
+    ]
+
+
+# --- requeue ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_requeued_is_delivered_in_its_place_as_if_it_had_just_come(adapter: Adapter, picky: Picky) -> None:
+    """In the order of arrival, among what is pending, at its own time. Tried: without the lane's new beginning it is
+    never delivered."""
+    first = send(adapter)
+    adapter.advance(60)
+    picky.refusing, picky.holding = False, True
+    second = send(adapter)
+    picky.taken.clear()
+    assert Intervention([first.instance_id], {}) == requeue(adapter, first.instance_id)
+
+    assert [(one.instance_id, one.received_at.timestamp()) for one in (first, second)] == picky.taken
+    assert {"pending": 2} == adapter.states
+    assert [("instance_requeued", 1, "operator")] == told(adapter, "instance_requeued")
+    picky.holding = False
+    adapter.restart()
+    assert 2 == len(adapter.jobs)
+
+
+def test_what_is_requeued_while_the_service_does_not_run_is_delivered_by_its_next_start(
+    adapter: Adapter, picky: Picky
+) -> None:
+    first = send(adapter)
+    picky.refusing = False
+    quarantine.requeue(adapter.ledger, adapter.clock, [first.instance_id], "operator")
+    adapter.restart()
+    assert [first.instance_id] == [number for number, _at in picky.taken]
+
+
+def test_a_newer_arrival_of_the_same_sop_instance_keeps_the_older_one_out(adapter: Adapter, picky: Picky) -> None:
+    """One of them may be pending. Tried: without the look the ledger's constraint fails the whole command."""
+    older, other = send(adapter, seed="same"), send(adapter)
+    picky.refusing, picky.holding = False, True
+    newer = send(adapter, seed="same")
+    done = requeue(adapter, older.instance_id, other.instance_id)
+
+    why = f"a newer arrival of the same SOP instance is pending: instance {newer.instance_id}"
+    assert Intervention([other.instance_id], {older.instance_id: why}) == done
+    assert {"quarantined": 1, "pending": 2} == adapter.states
+
+
+def test_of_several_quarantined_arrivals_the_newest_is_put_back(adapter: Adapter, picky: Picky) -> None:
+    """Another AE title's arrival of the same SOP instance is not in its way."""
+    first, second = send(adapter, seed="same"), send(adapter, seed="same")
+    elsewhere = send(adapter, ae_title="B", seed="same")
+    picky.refusing, picky.holding = False, True
+    done = requeue(adapter, first.instance_id, second.instance_id, elsewhere.instance_id)
+
+    assert ({second.instance_id, elsewhere.instance_id}, {first.instance_id}) == (set(done.done), set(done.refused))
+    assert {"quarantined": 1, "pending": 2} == adapter.states
+
+
+def test_an_earlier_arrival_that_is_pending_is_named(adapter: Adapter, picky: Picky) -> None:
+    first, second = send(adapter, seed="same"), send(adapter, seed="same")
+    picky.refusing, picky.holding = False, True
+    requeue(adapter, first.instance_id)
+    why = f"an earlier arrival of the same SOP instance is pending: instance {first.instance_id}"
+    assert {second.instance_id: why} == requeue(adapter, second.instance_id).refused
+
+
+def test_what_is_not_quarantined_cannot_be_requeued(adapter: Adapter, picky: Picky) -> None:
+    """Each is refused with its state, and nothing happens to it."""
+    picky.refusing, picky.holding = False, True
+    pending = send(adapter)
+    picky.holding = False
+    done = send(adapter)
+    adapter.advance(60)
+    states = adapter.states
+    assert {
+        pending.instance_id: "it is pending: only quarantined instances can be requeued",
+        done.instance_id: "it is released: only quarantined instances can be requeued",
+        99: "there is no such instance",
+    } == requeue(adapter, pending.instance_id, done.instance_id, 99).refused
+    assert states == adapter.states
+    assert [] == told(adapter, "instance_requeued", "lane_restarted")
+
+
+# --- lanes ------------------------------------------------------------------------------------------------------------
+
+
+def stop_lane(adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the lane of A fail until it is stopped, with one instance pending."""
+    monkeypatch.setattr("dicom_adapter.flow.process.lane.TRIES_FOR_ONE_INSTANCE", 99)
+    picky.refusing, picky.failure = False, ValueError()
+    send(adapter)
+    adapter.advance(1 + 2 + 4 + 8)
+    assert LaneState.STOPPED is adapter.lanes["A"].state
+
+
+def begin_again(adapter: Adapter, ae_title: str = "A") -> None:
+    with adapter.ledger.write() as transaction:
+        lanes.begin_again(transaction, ae_title)
+    adapter.host.settle()
+
+
+def test_a_stopped_lane_begins_again_when_an_operator_wants_it(
+    adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was pending is delivered. Both are events. Tried: with failures that are remembered the next stops it."""
+    stop_lane(adapter, picky, monkeypatch)
+    begin_again(adapter)
+    assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
+    adapter.advance(1)
+    assert LaneState.RUNNING is adapter.lanes["A"].state  # two failures, of five that stop it
+    picky.failure = None
+    adapter.advance(60)
+    assert 1 == len(adapter.jobs)
+    lane_events = [event for event in adapter.events if event.event.startswith("lane_")]
+    assert [("lane_stopped", "A"), ("lane_restarted", "A")] == [(event.event, event.ae_title) for event in lane_events]
+    assert str(lane_events[0].detail["reason"]).startswith("its processor failed 5 times in a row: ValueError")
+
+
+def test_a_lane_that_runs_gets_a_new_processor_once_for_each_wish(adapter: Adapter, picky: Picky) -> None:
+    """And no other lane does. Tried: compared with 0 instead of the last look, it begins again every second."""
+    picky.refusing, picky.holding = False, True
+    send(adapter)
+    send(adapter, ae_title="B")
+    begin_again(adapter)
+    adapter.advance(5)
+    assert [1, 2, 1] == [number for number, _at in picky.taken]
+    adapter.restart()
+    adapter.advance(5)
+    assert [1, 2] == sorted(number for number, _at in picky.taken[3:])
+
+
+def test_a_lane_stops_only_when_that_is_written_down(
+    adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the ledger fails it goes on trying. Tried: an error that escapes leaves it between two states."""
+    failures = [OperationalError("", {}, Exception())]
+    record = events.record
+
+    def recorded(transaction: Any, happened: Any) -> None:
+        if any(event.event == "lane_stopped" for event in happened) and failures:
+            raise failures.pop()
+        record(transaction, happened)
+
+    monkeypatch.setattr(events, "record", recorded)
+    with pytest.raises(AssertionError):
+        stop_lane(adapter, picky, monkeypatch)
+    assert [] == failures
+    adapter.advance(1)
+    assert LaneState.STOPPED is adapter.lanes["A"].state
+
+
+# --- discard ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_discarded_is_reclaimed(adapter: Adapter) -> None:
+    """Its file goes, its row says why, and the events say who."""
+    quarantined = send(adapter)
+    assert Intervention([quarantined.instance_id], {}) == discard(adapter, quarantined.instance_id)
+    adapter.advance(60)
+    assert ({"reclaimed": 1}, []) == (adapter.states, list(adapter.storage.keys()))
+    with adapter.ledger.read() as transaction:
+        [row] = instances.find(transaction, [quarantined.instance_id])
+    assert ("discarded", "it has no accession number") == (row.outcome, row.reason)
+    assert [("instance_discarded", 1, "operator")] == told(adapter, "instance_discarded")
+    assert {1: "it is reclaimed: only quarantined instances can be discarded"} == discard(adapter, 1).refused
+
+
+@pytest.mark.parametrize(
+    ("served", "why"),
+    [
+        (SERVED, "which is served: only quarantined instances can be discarded"),
+        ((), "which the last start of the service served: start it anew"),
+    ],
+)
+def test_what_a_processor_has_is_not_discarded(
+    adapter: Adapter, picky: Picky, served: Collection[str], why: str
+) -> None:
+    """Neither by the configuration, nor by what the service runs with. Tried: the turn that submits it would fail."""
+    picky.refusing, picky.holding = False, True
+    pending = send(adapter)
+    assert {1: f"it is pending at AE title 'A', {why}"} == discard(adapter, pending.instance_id, served=served).refused
+    assert {"pending": 1} == adapter.states
+
+
+# --- AE titles that are configured no longer --------------------------------------------------------------------------
+
+
+def test_instances_of_an_ae_title_that_is_configured_no_longer_are_held_with_the_reason(
+    adapter: Adapter, picky: Picky
+) -> None:
+    """Until they are discarded, or it is configured again.
+
+    Tried: with its lane forgotten at each start, nobody knows since when.
+    """
+    quarantined = send(adapter)
+    picky.refusing, picky.holding = False, True
+    pending, other = send(adapter), send(adapter)
+    adapter.restart(B_ALONE)
+    lane = adapter.lanes["A"]
+    assert LaneState.STOPPED is lane.state
+    assert lane.reason.startswith("it is not configured; 2 pending and 1 quarantined instances are held: ")
+    adapter.advance(60)
+    adapter.restart(B_ALONE)
+    assert lane == adapter.lanes["A"]
+
+    requeue(adapter, quarantined.instance_id)
+    discard(adapter, pending.instance_id, served=("B",))
+    assert "; 2 pending and 0 quarantined " in adapter.lanes["A"].reason
+    picky.holding = False
+    adapter.restart(CONFIGURATION)
+    assert LaneState.RUNNING is adapter.lanes["A"].state
+    assert [quarantined.instance_id, other.instance_id] == [number for number, _at in picky.taken[-2:]]
+    assert (2, False) == (len(adapter.jobs), "pending" in adapter.states)
+
+
+def test_an_ae_title_that_is_configured_no_longer_is_forgotten_with_its_last_instance(adapter: Adapter) -> None:
+    quarantined = send(adapter)
+    adapter.restart(B_ALONE)
+    discard(adapter, quarantined.instance_id, served=("B",))
+    assert ["B"] == list(adapter.lanes)
+
+
+# --- the quota --------------------------------------------------------------------------------------------------------
+
+
+def rejection(adapter: Adapter, ae_title: str = "A") -> Rejection | None:
+    """Why an association is rejected, as a receiver has it from the ledger."""
+    with adapter.ledger.read() as transaction:
+        load = Load(associations=0, capacity=None, stopped={}, full=lanes.full(transaction))
+    request = AssociationRequest(called_ae_title=ae_title, calling_ae_title="X", peer_address="::1")
+    return judge(request, adapter.config, load).rejection
+
+
+def fill(adapter: Adapter, picky: Picky) -> tuple[list[Instance], int]:
+    """Fill A's quota: two faulted jobs first, then quarantined instances; returns them all, and how many bytes."""
+    picky.refusing = False
+    held = [send(adapter), send(adapter)]
+    assert [JobState.FAULTED] * 2 == [job.state for job in adapter.jobs]
+    picky.refusing = True
+    while rejection(adapter) is None:
+        assert sum(one.size_bytes for one in held) < QUOTA
+        held.append(send(adapter))
+    return held, sum(one.size_bytes for one in held)
+
+
+def test_an_ae_title_at_its_quota_takes_no_more(adapter: Adapter, picky: Picky) -> None:
+    """Associations are refused as transient, local limit exceeded, at this AE title; a restart does not change that.
+
+    Tried: without the faulted jobs' part it takes as much more as they have.
+    """
+    held, total = fill(adapter, picky)
+    assert total >= QUOTA > total - held[-1].size_bytes
+    assert (Rejection.LOCAL_LIMIT_EXCEEDED, None) == (rejection(adapter), rejection(adapter, "B"))
+    full, faulted = adapter.lanes["A"].full, sum(one.size_bytes for one in held[:2])
+    assert full.startswith(
+        f"quarantine-quota = {QUOTA} bytes is used up: quarantined instances take {total - faulted} bytes, those of "
+        f"faulted jobs {faulted}; `dicom-adapter instances requeue` or `discard`, and `dicom-adapter jobs retry` or"
+    )
+    assert LaneState.RUNNING is adapter.lanes["A"].state
+    adapter.restart()
+    assert Rejection.LOCAL_LIMIT_EXCEEDED is rejection(adapter)
+    [event] = [event for event in adapter.events if event.event == "ae_title_full"]
+    assert ("A", {"bytes": total, "quota": QUOTA}) == (event.ae_title, dict(event.detail))
+
+
+MakeRoom = Callable[[Adapter, Picky, "list[Instance]"], object]
+ROOM: dict[str, MakeRoom] = {
+    "discard": lambda adapter, picky, held: discard(adapter, held[-1].instance_id, held[-2].instance_id),
+    "requeue": lambda adapter, picky, held: (
+        setattr(picky, "refusing", False),
+        requeue(adapter, *[one.instance_id for one in held[2:]]),
+    ),
+    "retry": lambda adapter, picky, held: [
+        operators.retry(adapter.ledger, adapter.clock, job.job_id) for job in adapter.jobs
+    ],
+    "cancel": lambda adapter, picky, held: [
+        operators.cancel(adapter.ledger, adapter.clock, job.job_id) for job in adapter.jobs
+    ],
+    "more quota": lambda adapter, picky, held: adapter.restart(
+        CONFIGURATION.replace(f"quota = {QUOTA}", "quota = 99999")
+    ),
+}
+
+
+@pytest.mark.parametrize("make_room", ROOM.values(), ids=ROOM.keys())
+def test_when_there_is_room_again_so_is_the_ae_title(adapter: Adapter, picky: Picky, make_room: MakeRoom) -> None:
+    """Whatever makes it. Tried: an event left out of those that are followed, it stays closed for up to a minute."""
+    held, _total = fill(adapter, picky)
+    make_room(adapter, picky, held)
+    adapter.advance(2)
+    assert (None, "") == (rejection(adapter), adapter.lanes["A"].full)
+    assert ["ae_title_full", "ae_title_has_room"] == [
+        event.event for event in adapter.events if event.event.startswith("ae_title_")
+    ]
+
+
+def test_an_instance_that_another_job_needs_still_is_not_held(adapter: Adapter, picky: Picky) -> None:
+    """It is when that job has ended, and once, however many faulted jobs have it. Tried: joined, it counts twice."""
+    picky.refusing = False
+    one = send(adapter)
+    with adapter.ledger.write() as transaction:
+        [job] = adapter.jobs
+        assert one.size_bytes == instances.held_bytes(transaction, "A").faulted
+        for state, faulted in ((JobState.FAULTED, one.size_bytes), (JobState.QUEUED, 0)):
+            another = evolve(job, job_id=state.value.ljust(32, "0"), state=state)
+            jobs.insert(transaction, another, [one.instance_id])
+            assert faulted == instances.held_bytes(transaction, "A").faulted
+
+
+@pytest.mark.parametrize(
+    ("held", "quota", "was_full", "is_full"),
+    [
+        (99, 100, False, False),
+        (100, 100, False, True),
+        (95, 100, True, True),
+        (94, 100, True, False),
+        (0, 0, False, False),
+        (1, 0, False, True),
+        (0, 0, True, False),
+    ],
+)
+def test_who_is_at_the_limit_does_not_come_and_go(held: int, quota: int, was_full: bool, is_full: bool) -> None:
+    """Full at the quota, room again below 95 % of it; and nothing held is never too much."""
+    assert is_full is reaches_quota(held, quota, was_full=was_full)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_the_stored_file_for_its_user_alone(adapter: Adapter, tmp_path: Path) -> None:
+    """Under the adapter's own name, and never over another file."""
+    quarantined = send(adapter)
+    path = export(adapter.storage, quarantined, tmp_path)
+    assert (tmp_path / "1.dcm", 0o600) == (path, path.stat().st_mode & 0o777)
+    with adapter.storage.read(quarantined.storage_key) as stored:
+        assert stored.read() == path.read_bytes()
+    path.write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        export(adapter.storage, quarantined, tmp_path)
+    assert b"mine" == path.read_bytes()
+
+
+@pytest.mark.parametrize(("change", "error"), [("change", Changed), ("cut", Changed), ("lose", StoredObjectMissing)])
+def test_what_is_not_as_it_was_received_is_not_exported(
+    adapter: Adapter, tmp_path: Path, change: str, error: type[Exception]
+) -> None:
+    """No half file is left. Tried: without the checksum the changed one is."""
+    quarantined = send(adapter)
+    [file] = (adapter.config.storage.path / "instances").rglob("*.dcm")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] if change == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    if change == "lose":
+        file.unlink()
+    with pytest.raises(error):
+        export(adapter.storage, quarantined, tmp_path)
+    assert [] == list(tmp_path.glob("*.dcm"))

@@ -1,0 +1,342 @@
+"""What was finished long ago is forgotten, and counted; what somebody may still need stays, however old it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from sqlalchemy import text
+
+from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.reclaim import retention
+from dicom_adapter.flow.reclaim.retention import EVERY, Retention
+from dicom_adapter.ledger import Ledger, balance, events, instances, jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.instances import UNNUMBERED
+from dicom_adapter.ledger.schema import Outcome
+from dicom_adapter.testing import Adapter, VirtualClock
+
+MakeAdapter = Callable[..., Adapter]
+
+DAY_S = 86_400
+CONFIGURATION = """
+[ledger]
+history-days = {days}
+[submitters.platform]
+type = "fake"
+{platform}
+[ae-titles.LUNG]
+overwrite-same-instance = true
+[ae-titles.LUNG.settings]
+timeout = {timeout}
+pipeline-one = "p1"
+pipeline-two = "p2"
+"""
+
+
+def configured(days: float = 2, timeout: int = 5, platform: str = "") -> str:
+    return CONFIGURATION.format(days=days, timeout=timeout, platform=platform)
+
+
+def rows(adapter: Adapter) -> dict[str, int]:
+    """How many rows each table has."""
+    with adapter.ledger.read() as transaction:
+        tables = ("instances", "jobs", "job_instances", "events")
+        found = {table: transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar() for table in tables}
+        return {table: number for table, number in found.items() if number}
+
+
+def account(adapter: Adapter) -> balance.Account:
+    with adapter.ledger.read() as transaction:
+        (found,) = balance.balance(transaction)
+    return found
+
+
+def pass_days(adapter: Adapter, days: float) -> None:
+    """Time passes at once; then the host has some minutes, and forgets what it may."""
+    adapter.clock.advance(days * DAY_S)
+    adapter.advance(EVERY.total_seconds() + 10)
+
+
+def with_history(adapter: Adapter, studies: int = 3) -> Adapter:
+    """So many studies of two instances have become two jobs each, and were reclaimed."""
+    for _study in range(studies):
+        uid = make_instance().StudyInstanceUID
+        adapter.receive(*[make_instance(study_uid=uid) for _number in range(2)], ae_title="LUNG")
+    adapter.advance(5)
+    assert {"reclaimed": 2 * studies} == adapter.states
+    return adapter
+
+
+def test_what_is_finished_is_forgotten_after_its_days_and_counted(make_adapter: MakeAdapter) -> None:
+    """Instances, jobs and events go; the account is the same before and after. Tried: not counted, it is not."""
+    adapter = with_history(make_adapter(configured()))
+    before, held = account(adapter), rows(adapter)
+    pass_days(adapter, 1.9)
+    assert held == rows(adapter)
+    pass_days(adapter, 0.1)
+    assert {} == rows(adapter)
+    assert before == account(adapter)
+    assert (6, {Outcome.SUBMITTED: 6}, 0) == (before.received, before.reclaimed, before.difference)
+
+
+def test_what_is_still_needed_is_never_forgotten(make_adapter: MakeAdapter) -> None:
+    """Pending, quarantined, and what a faulted job has: rows, objects, jobs and the jobs' events stay, for years."""
+    refusing = 'fail = [{ call = "start", pipeline = "p2", kind = "permanent", after = 1 }]'
+    adapter = with_history(make_adapter(configured(platform=refusing)))
+    adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
+    adapter.advance(5)
+    assert {"reclaimed": 6, "released": 2} == adapter.states
+    quarantined = adapter.receive(make_instance(seed="quarantined"), ae_title="LUNG")[0].instance
+    assert quarantined is not None
+    with adapter.ledger.write() as transaction:
+        instances.quarantine(transaction, quarantined.instance_id, "test", adapter.clock.now())
+    pass_days(adapter, 800)
+
+    assert {"released": 2, "quarantined": 1} == adapter.states
+    assert [JobState.SUBMITTED, JobState.FAULTED] == [job.state for job in adapter.jobs]
+    with adapter.ledger.read() as transaction:
+        told = [event.event for job in adapter.jobs for event in events.of_job(transaction, job.job_id)]
+    assert ["job_submitted", "job_faulted"] == [event for event in told if event in ("job_submitted", "job_faulted")]
+    assert (9, 2, 0) == (account(adapter).received, account(adapter).faulted, account(adapter).difference)
+    assert 3 == len(list(adapter.storage.keys()))
+
+
+def test_an_instance_stays_as_long_as_its_job(make_adapter: MakeAdapter) -> None:
+    """A platform that is asked has twice the days to tell a job's end; then the job goes, too."""
+    adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
+    pass_days(adapter, 3)
+    assert {"instances": 6, "jobs": 2, "job_instances": 12} == {
+        table: number for table, number in rows(adapter).items() if table != "events"
+    }
+    pass_days(adapter, 1)
+    assert {} == rows(adapter)
+
+
+def test_a_job_goes_when_the_platform_has_told_its_end(make_adapter: MakeAdapter) -> None:
+    """And its instances with it."""
+    adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
+    with adapter.ledger.write() as transaction:
+        for row in jobs.newest(transaction, 9):
+            jobs.change(transaction, row, platform_finished=True)
+    pass_days(adapter, 2)
+    assert {} == rows(adapter)
+
+
+def test_a_job_stays_as_long_as_an_instance_of_it_is_not_reclaimed(make_adapter: MakeAdapter) -> None:
+    """What becomes of the instance is told by its jobs. Tried: without this rule it counts as unused."""
+    adapter = make_adapter(configured())
+    with adapter.ledger.write() as transaction:
+        kept = instances.insert(transaction, evolve(an_instance(adapter.clock), ae_title="UNSERVED"))
+        jobs.insert(transaction, a_job(adapter.clock), [kept.instance_id])  # its processor has not removed it
+    pass_days(adapter, 9)
+    assert 1 == len(adapter.jobs)
+    with adapter.ledger.write() as transaction:
+        instances.release(transaction, [kept.instance_id], adapter.clock.now())
+    pass_days(adapter, 9)
+    pass_days(adapter, 9)
+    assert {Outcome.SUBMITTED: 1} == account(adapter).reclaimed
+
+
+# --- instances that stand for others ----------------------------------------------------------------------------------
+
+
+def test_what_a_processor_may_still_mean_is_not_forgotten(make_adapter: MakeAdapter) -> None:
+    """It holds the first arrival, and means the third. Tried: forgotten, and the turn is refused again and again."""
+    adapter = make_adapter(configured(timeout=10 * DAY_S))
+    for description in ("first", "second", "third"):
+        adapter.receive(make_instance(seed="same", StudyDescription=description), ae_title="LUNG")
+    adapter.advance(60)
+    assert {"pending": 1, "reclaimed": 2} == adapter.states
+    pass_days(adapter, 9)
+    assert {"pending": 1, "reclaimed": 2} == adapter.states
+    pass_days(adapter, 1)
+    assert [JobState.SUBMITTED] * 2 == [job.state for job in adapter.jobs]
+    pass_days(adapter, 2)
+    assert {} == rows(adapter)
+    assert {Outcome.SUBMITTED: 1, Outcome.REPLACED: 2} == account(adapter).reclaimed
+
+
+def test_what_stands_for_an_older_one_goes_after_it(make_adapter: MakeAdapter) -> None:
+    """A chain keeps its end as long as its beginning is needed by a job. Tried: the older one points to nothing."""
+    adapter = make_adapter(configured())
+    now = adapter.clock.now()
+    with adapter.ledger.write() as transaction:
+        chain = [instances.insert(transaction, an_instance(adapter.clock))]
+        faulted = jobs.insert(transaction, a_job(adapter.clock, state=JobState.FAULTED), [chain[0].instance_id])
+        for _number in range(2):
+            newer = evolve(chain[-1], instance_id=UNNUMBERED, storage_key=f"{len(chain):032x}")
+            chain.append(instances.replace(transaction, chain[-1], newer))
+        instances.release(transaction, [chain[-1].instance_id], now)
+    adapter.advance(60)
+    pass_days(adapter, 9)
+    assert {"released": 1, "reclaimed": 2} == adapter.states
+    with adapter.ledger.write() as transaction:
+        assert [] == balance.replaced_by_nothing(transaction)
+        (row,) = jobs.newest(transaction, 1)
+        assert faulted == row.number
+        jobs.change(transaction, row, state=JobState.CANCELLED)
+    adapter.advance(60)
+    pass_days(adapter, 9)
+    pass_days(adapter, 9)
+    assert {} == rows(adapter)
+
+
+# --- in pieces --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Any:
+    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}", durable=False)
+    opened.migrate()
+    yield opened
+    opened.close()
+
+
+NUMBERS = count(1)
+
+
+def an_instance(clock: VirtualClock) -> InstanceStorageInfo:
+    number = next(NUMBERS)
+    return InstanceStorageInfo(
+        instance_id=UNNUMBERED,
+        ae_title="LUNG",
+        calling_ae_title="CT1",
+        peer_address="127.0.0.1",
+        association_id="a" * 32,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        sop_instance_uid=f"2.25.{number}",
+        study_instance_uid="2.25.1000",
+        series_instance_uid="2.25.2000",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        patient_id="P1",
+        issuer_of_patient_id="",
+        received_at=clock.now(),
+        storage_key=f"{number:032x}",
+        size_bytes=1000,
+        checksum=0,
+    )
+
+
+def a_job(clock: VirtualClock, **values: Any) -> Job:
+    now = clock.now()
+    job = Job(
+        job_id=f"{next(NUMBERS):032x}",
+        name="LUNG-one",
+        ae_title="LUNG",
+        pipeline_id="p1",
+        priority=JobPriority.NORMAL,
+        submitter="platform",
+        instance_count=1,
+        state=JobState.SUBMITTED,
+        created_at=now,
+        changed_at=now,
+    )
+    return evolve(job, **values)
+
+
+def a_day(ledger: Ledger, clock: VirtualClock, jobs_a_day: int, instances_a_job: int) -> None:
+    """What a day leaves behind, all of it finished."""
+    now = clock.now()
+    with ledger.write() as transaction:
+        for _job in range(jobs_a_day):
+            numbers = [instances.insert(transaction, an_instance(clock)).instance_id for _ in range(instances_a_job)]
+            job = a_job(clock, instance_count=instances_a_job)
+            jobs.insert(transaction, job, numbers)
+            instances.release(transaction, numbers, now)
+            instances.mark_reclaimed(transaction, numbers, now)
+            about = [Event(at=now, event="reclaimed", ae_title="LUNG", instance_id=number) for number in numbers]
+            events.record(transaction, [*about, Event(at=now, event="job_queued", ae_title="LUNG", job_id=job.job_id)])
+        events.record(transaction, [Event(at=now, event="association_closed", ae_title="LUNG", association_id="a")])
+
+
+def run(forgetting: Retention, clock: VirtualClock) -> int:
+    """Take the steps of one run; returns how many."""
+    clock.move_to(clock.now() + EVERY)
+    for number in count(1):
+        when = forgetting.step()
+        if when - clock.now() == EVERY:
+            return number
+        clock.move_to(when)
+    raise AssertionError
+
+
+def test_the_file_stops_growing(ledger: Ledger) -> None:
+    """A year's traffic takes the room of the remembered days. Tried: nothing forgotten, and it grows to the end."""
+    clock = VirtualClock()
+    forgetting = Retention(ledger, clock, timedelta(days=10), [])
+    pages = []
+    for _day in range(0, 365, 5):
+        a_day(ledger, clock, jobs_a_day=4, instances_a_job=10)
+        clock.advance(5 * DAY_S)
+        run(forgetting, clock)
+        with ledger.read() as transaction:
+            pages.append(transaction.execute(text("PRAGMA page_count")).scalar())
+            assert 0 == balance.balance(transaction)[0].difference
+    assert max(pages[:6]) >= max(pages[6:])
+    with ledger.read() as transaction:
+        assert [] == transaction.execute(text("PRAGMA foreign_key_check")).all()
+
+
+def test_a_transaction_forgets_a_few_rows_and_others_come_between(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is; a job goes whole."""
+    monkeypatch.setattr(retention, "BATCH", 7)
+    monkeypatch.setattr(retention, "JOBS", 3)
+    monkeypatch.setattr(retention, "JOB_ROWS", 5)
+    clock = VirtualClock()
+    a_day(ledger, clock, jobs_a_day=5, instances_a_job=4)
+    clock.advance(2 * DAY_S)
+    forgetting = Retention(ledger, clock, timedelta(days=1), [])
+    clock.move_to(clock.now() + EVERY)
+    held = [what_is_held(ledger)]
+    while forgetting.step() - clock.now() < EVERY:
+        clock.advance(1)
+        held.append(what_is_held(ledger))
+    assert [5, 3, 1, 0] == list(dict.fromkeys(jobs for jobs, _instances in held))
+    assert [20, 13, 6, 0] == list(dict.fromkeys(instances for _jobs, instances in held))
+    assert (0, 0) == held[-1]
+
+
+def what_is_held(ledger: Ledger) -> tuple[int, int]:
+    with ledger.read() as transaction:
+        counts = [
+            transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in ("jobs", "instances")
+        ]
+    return counts[0], counts[1]
+
+
+def test_old_rows_that_stay_keep_no_others(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than a transaction looks at. Tried: without places, nothing behind them is ever forgotten."""
+    for size in ("BATCH", "JOBS", "JOB_ROWS"):
+        monkeypatch.setattr(retention, size, 3)
+    clock = VirtualClock()
+    a_day(ledger, clock, jobs_a_day=10, instances_a_job=1)  # of a submitter that is asked
+    clock.advance(60)
+    a_day(ledger, clock, jobs_a_day=2, instances_a_job=1)
+    with ledger.write() as transaction:
+        for row in jobs.newest(transaction, 2):
+            jobs.change(transaction, row, platform_finished=True)
+    clock.advance(1.5 * DAY_S)
+    run(Retention(ledger, clock, timedelta(days=1), ["platform"]), clock)
+    assert (10, 10) == what_is_held(ledger)
+
+
+def test_a_run_that_fails_is_begun_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next step, not ten minutes later."""
+    clock = VirtualClock()
+    a_day(ledger, clock, jobs_a_day=1, instances_a_job=1)
+    clock.advance(2 * DAY_S)
+    forgetting = Retention(ledger, clock, timedelta(days=1), [])
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(ledger, "write", lambda: 1 / 0)
+        forgetting.step()
+    run(forgetting, clock)
+    assert (0, 0) == what_is_held(ledger)

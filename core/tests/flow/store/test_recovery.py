@@ -1,0 +1,702 @@
+"""What the ledger has lost is made again of the labels in the storage: everything, in its order, and once."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from typer.testing import CliRunner
+
+from dicom_adapter.api.errors import StorageFull
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.cli import app
+from dicom_adapter.config import Config, load
+from dicom_adapter.flow.store import commit as module
+from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.incoming import Answer, Status
+from dicom_adapter.ledger import Ledger, events, instances, receiver_runs
+from dicom_adapter.ledger.schema import EPOCH
+from dicom_adapter.plugins.registry import discover
+from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.storage.local import backend
+from dicom_adapter.storage.local.backend import LocalStorage
+from dicom_adapter.storage.local.segment import Segment
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+CONFIGURATION = """
+[storage]
+backend = "{backend}"
+path = "data"
+watermark-percent = 100
+reserve = 0
+
+[submitters.clara]
+type = "fake"
+folder = "platform"
+[ae-titles.KEEP.settings]
+pipeline-one = "p1"
+[ae-titles.OVER]
+overwrite-same-instance = true
+[ae-titles.OVER.settings]
+pipeline-one = "p1"
+"""
+UNCONFIGURED = CONFIGURATION.replace("ae-titles.KEEP", "ae-titles.OTHER")
+
+
+class Ticking:
+    """Every look is a second later."""
+
+    def __init__(self) -> None:
+        self._now = EPOCH + timedelta(days=365)
+
+    def now(self) -> datetime:
+        self._now += timedelta(seconds=1)
+        return self._now
+
+    def put_back(self) -> None:
+        self._now -= timedelta(hours=1)
+
+
+class Process:
+    """A receiver process with nothing but its store, on a folder where others have been before."""
+
+    def __init__(self, folder: Path, clock: Ticking, text: str = CONFIGURATION, backend: str = "local") -> None:
+        catalogue = discover().catalogue()
+        loaded = load(text.format(backend=backend), folder=folder, catalogue=catalogue)
+        assert loaded.config is not None, loaded.problems
+        self.config: Config = loaded.config
+        self.folder = folder / "data"
+        self.ledger: Ledger = open_ledger(self.config)
+        self.ledger.migrate()
+        self.storage: StorageBackend[Any] = open_storage(self.config, catalogue)
+        self.store = Store(self.config, self.storage, self.ledger, clock)
+
+    def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> Arrival:
+        """An instance that is complete, and of which nothing else is known."""
+        incoming = self.store.begin(request(uid, ae_title))
+        incoming.write([encode(uid, patient)])
+        arrival = incoming.end()
+        assert isinstance(arrival, Arrival)
+        return arrival
+
+    def send(self, *uids: str, ae_title: str = "KEEP", patient: bytes = b"P1") -> list[Answer]:
+        """All of them in one group."""
+        return self.store.commit([self.arrive(uid, ae_title=ae_title, patient=patient) for uid in uids])
+
+    def kill(self) -> None:
+        """Descriptors and locks go, and nothing else is done."""
+        if isinstance(self.storage, LocalStorage):
+            for written in self.storage._written.values():
+                written.segment.close()
+            self.storage._written.clear()
+            self.storage._idle.clear()
+        self.close()
+
+    def close(self) -> None:
+        self.storage.close()
+        self.ledger.close()
+
+    def pending(self, ae_title: str = "KEEP") -> list[InstanceStorageInfo]:
+        with self.ledger.read() as transaction:
+            return instances.pending_after(transaction, 0, 1000, ae_title)
+
+    def uids(self, ae_title: str = "KEEP") -> list[str]:
+        return [instance.sop_instance_uid for instance in self.pending(ae_title)]
+
+    def recovered(self) -> list[int | None]:
+        """The instances of which the ledger says that they were."""
+        with self.ledger.read() as transaction:
+            found = [event for _number, event in events.after(transaction, 0, 1000)]
+        return [event.instance_id for event in found if event.event == "instance_recovered"]
+
+    def content(self, instance: InstanceStorageInfo) -> bytes:
+        with self.storage.read(instance.storage_key) as file:
+            return file.read()
+
+
+class Site:
+    """A data folder, and the processes that work in it one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._clock = Ticking()
+        self._processes: list[Process] = []
+
+    def start(self, text: str = CONFIGURATION, backend: str = "local") -> Process:
+        self._processes.append(Process(self._folder, self._clock, text, backend))
+        return self._processes[-1]
+
+    def put_clock_back(self) -> None:
+        self._clock.put_back()
+
+    def keep_ledger(self) -> dict[Path, bytes]:
+        """What a disk has of it."""
+        return {path: path.read_bytes() for path in self._ledger_files() if path.suffix != ".sqlite-shm"}
+
+    def lose(self, kept: dict[Path, bytes]) -> None:
+        """The power fails: the ledger is as it was."""
+        self._processes[-1].kill()
+        for path in self._ledger_files():
+            path.unlink()
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+    def _ledger_files(self) -> list[Path]:
+        return sorted((self._folder / "data").glob("ledger.sqlite*"))
+
+    def close(self) -> None:
+        for process in self._processes:
+            with suppress(OSError):
+                process.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def encode(uid: str, patient: bytes = b"P1") -> bytes:
+    elements = [
+        (0x00080016, b"UI", CT.encode()),
+        (0x00080018, b"UI", uid.encode()),
+        (0x00100020, b"LO", patient),
+        (0x0020000D, b"UI", b"1.2.3"),
+        (0x0020000E, b"UI", b"1.2.3.1"),
+    ]
+    return b"".join(element(*one) for one in elements)
+
+
+def request(uid: str, ae_title: str) -> StoreRequest:
+    return StoreRequest(
+        ae_title=ae_title,
+        calling_ae_title="CT1",
+        peer_address="10.0.0.7",
+        association_id="a" * 32,
+        sop_class_uid=CT,
+        sop_instance_uid=uid,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+
+
+# --- what is made again -----------------------------------------------------------------------------------------------
+
+
+def test_what_the_ledger_lost_is_entered_again_in_its_order(site: Site) -> None:
+    """With everything that its row said, and with the time at which its data set was there."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    kept = site.keep_ledger()
+    first.send("1.3")
+    first.send("1.4", "1.5", patient=b"P\xc4")
+    before = first.pending()
+    contents = [first.content(instance) for instance in before]
+    site.lose(kept)
+
+    second = site.start()
+    assert ["1.1", "1.2"] == second.uids()
+    assert 3 == second.store.recover()
+    after = second.pending()
+    assert before[:2] == after[:2]
+    times = [instance.received_at for instance in after]
+    assert times == sorted(times)
+    assert [evolve(one, instance_id=0, received_at=EPOCH) for one in before] == [
+        evolve(one, instance_id=0, received_at=EPOCH) for one in after
+    ]
+    assert contents == [second.content(instance) for instance in after]
+    assert [instance.instance_id for instance in after[2:]] == second.recovered()
+
+
+def test_no_number_is_given_out_again(site: Site) -> None:
+    """Whoever has written down 3, and knows nothing of the power loss, must not take another instance for it."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    kept = site.keep_ledger()
+    first.send("1.3", "1.4")
+    first.send("1.4", ae_title="OVER")
+    first.send("1.4", ae_title="OVER")
+    had = {one.instance_id for one in first.pending() + first.pending("OVER")}
+    site.lose(kept)
+
+    second = site.start()
+    second.store.recover()
+    second.send("1.5")
+    numbers = {one.instance_id for one in second.pending() + second.pending("OVER")}
+    assert ({1, 2}, 6) == (had & numbers, len(numbers))
+    assert max(had) < min(numbers - had)
+
+
+def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments have names in no order."""
+    monkeypatch.setattr(backend, "SEGMENT_BYTES", 1)
+    first = site.start()
+    kept = site.keep_ledger()
+    uids = [f"1.{number}" for number in range(30)]
+    for uid in uids:
+        first.send(uid)
+    site.lose(kept)
+
+    second = site.start()
+    assert 30 == second.store.recover()
+    assert uids == second.uids()
+
+
+def test_what_was_stored_and_never_got_a_row_is_entered(site: Site) -> None:
+    """`kill -9` between the two: the sender may have had no answer, and may not send it again."""
+    first = site.start()
+    first.send("1.1")
+    first.storage.sync([first.arrive("1.2").storage_key])
+    first.kill()
+
+    second = site.start()
+    assert 1 == second.store.recover()
+    assert ["1.1", "1.2"] == second.uids()
+
+
+def test_a_start_without_a_ledger_finds_all_that_is_not_settled(site: Site) -> None:
+    """The same when it is lost as a whole."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    first.send("1.3", ae_title="OVER")
+    site.lose({})
+
+    second = site.start()
+    assert 3 == second.store.recover()
+    assert (["1.1", "1.2"], ["1.3"]) == (second.uids(), second.uids("OVER"))
+
+
+def test_newer_arrivals_take_the_place_of_older_ones_again(site: Site) -> None:
+    """As the configuration wants it; what repeats a pending instance elsewhere is kept once."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", ae_title="OVER")
+    first.send("1.1", ae_title="OVER", patient=b"P2")
+    first.send("1.1")
+    [again] = first.send("1.1")
+    assert again.instance is None
+    site.lose(kept)
+
+    second = site.start()
+    second.store.recover()
+    [over], [once] = second.pending("OVER"), second.pending()
+    assert ("P2", "P1") == (over.patient_id, once.patient_id)
+    assert second.content(over).endswith(encode("1.1", b"P2"))
+    assert second.content(once).endswith(encode("1.1"))
+
+
+def test_an_ae_title_that_is_configured_no_longer_keeps_what_came_to_it(site: Site) -> None:
+    """It waits as pending, whatever came twice."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", "1.2")
+    site.lose(kept)
+
+    second = site.start(UNCONFIGURED)
+    assert 2 == second.store.recover()
+    assert ["1.1", "1.2"] == second.uids()
+
+
+# --- what is not ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_entered_twice(site: Site) -> None:
+    """Neither by the next start nor by one after a recovery that was interrupted before its end was written down."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", "1.2")
+    site.lose(kept)
+
+    second = site.start()
+    with pytest.raises(InterruptedError), second.storage.unsettled() as labels:
+        _beyond, lost = second.store._lost([module.read_label(label, key) for key, label in labels])
+        assert 2 == second.store._enter_lost(lost)
+        raise InterruptedError
+    second.kill()
+    for _start in range(2):
+        again = site.start()
+        assert 0 == again.store.recover()
+        assert ["1.1", "1.2"] == again.uids()
+        assert [again.content(instance) for instance in again.pending()]
+        again.kill()
+
+
+def test_what_is_needed_no_longer_does_not_come_back(site: Site) -> None:
+    """Its room was given back, or a power loss has kept that from happening, and no row knows it any more."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    with first.ledger.write() as transaction:
+        transaction.execute(text("DELETE FROM instances"))
+    first.kill()
+
+    second = site.start()
+    assert 0 == second.store.recover()
+    assert [] == second.uids()
+
+
+def test_a_row_is_enough_when_nobody_knows_how_far_a_run_had_come(site: Site) -> None:
+    """No object ever has two rows."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    with first.ledger.write() as transaction:
+        transaction.execute(text("DELETE FROM commits"))
+        transaction.execute(text("UPDATE instances SET state = 'quarantined' WHERE sop_instance_uid = '1.2'"))
+    first.kill()
+
+    second = site.start()
+    assert 0 == second.store.recover()
+    assert ["1.1"] == second.uids()
+
+
+def test_what_was_refused_does_not_come_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger failed, and took the next one."""
+    first = site.start()
+    refused = first.arrive("1.1")
+    with monkeypatch.context() as broken:
+        broken.setattr(module.arrivals, "enter", failing)
+        broken.setattr(first.storage, "delete", lambda _keys: None)  # as when a power loss brings it back
+        [answer] = first.store.commit([refused])
+    assert Status.PROCESSING_FAILURE is answer.status
+    first.send("1.2")
+    first.kill()
+
+    second = site.start()
+    assert 0 == second.store.recover()
+    assert ["1.2"] == second.uids()
+
+
+def failing(*_arguments: object) -> None:
+    raise OperationalError(None, None, Exception("disk I/O error"))
+
+
+def test_after_a_stop_nobody_looks_at_labels(site: Site) -> None:
+    """All is settled: no segment has to be read at the start."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    first.store.settle()
+    first.close()
+
+    second = site.start()
+    with second.storage.unsettled() as labels:
+        assert [] == labels
+    assert ["1.1", "1.2"] == second.uids()
+
+
+def test_other_versions_write_other_labels(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those stay as they are: an audit finds objects without a row."""
+    first = site.start()
+    kept = site.keep_ledger()
+    with monkeypatch.context() as later:
+        later.setattr("dicom_adapter.flow.store.labels.FORM", 99)
+        first.send("1.1")
+    first.send("1.2")
+    site.lose(kept)
+
+    second = site.start()
+    assert 1 == second.store.recover()
+    assert ["1.2"] == second.uids()
+    assert 2 == len(list(second.storage.keys()))
+
+
+def test_what_replaced_another_one_is_not_lost_with_the_setting(site: Site) -> None:
+    """It was acknowledged as the newer one. Who has changed the configuration meanwhile decides by the audit."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", ae_title="OVER")
+    first.send("1.1", ae_title="OVER", patient=b"P2")
+    site.lose(kept)
+
+    second = site.start(CONFIGURATION.replace("overwrite-same-instance = true", ""))
+    assert 1 == second.store.recover()
+    assert 2 == len(list(second.storage.keys()))
+
+
+def test_a_newer_arrival_stays(site: Site) -> None:
+    """Another receiver has acknowledged it while the one that had the older one was down."""
+    first = site.start()
+    older = first.arrive("1.1", ae_title="OVER")
+    first.storage.sync([older.storage_key])
+    other = site.start()
+    other.send("1.1", ae_title="OVER", patient=b"P2")
+    first.kill()
+
+    again = site.start()
+    assert 0 == again.store.recover()
+    [pending] = again.pending("OVER")
+    assert "P2" == pending.patient_id
+    assert 1 == len(list(again.storage.keys()))
+
+
+def test_a_clock_that_is_put_back_changes_no_order(site: Site) -> None:
+    """The later one of a sender replaces the earlier one."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", ae_title="OVER")
+    site.put_clock_back()
+    first.send("1.1", ae_title="OVER", patient=b"P2")
+    site.lose(kept)
+
+    second = site.start()
+    second.store.recover()
+    [pending] = second.pending("OVER")
+    assert "P2" == pending.patient_id
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said to whoever asked for it, and the next one does it."""
+    first = site.start()
+    kept = site.keep_ledger()
+    first.send("1.1", "1.2")
+    site.lose(kept)
+
+    second = site.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(module.arrivals, "enter", failing)
+        with pytest.raises(OperationalError):
+            second.store.recover()
+    assert [] == second.uids()
+    assert 2 == second.store.recover()
+    assert ["1.1", "1.2"] == second.uids()
+
+
+def test_one_that_cannot_be_compared_keeps_no_other_from_being_entered(site: Site) -> None:
+    """The pending instance that it repeats has lost its object: both are matters for an audit."""
+    first = site.start()
+    first.send("1.1")
+    kept = site.keep_ledger()
+    first.storage.delete([first.pending()[0].storage_key])
+    first.storage.sync([first.arrive("1.1").storage_key, first.arrive("1.2").storage_key])
+    site.lose(kept)
+
+    second = site.start()
+    assert 1 == second.store.recover()
+    assert ["1.1", "1.2"] == second.uids()
+    assert 2 == len(list(second.storage.keys()))
+
+
+def test_a_start_opens_no_more_than_it_has_to_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be more segments than a process may have files open."""
+    monkeypatch.setattr(backend, "SEGMENT_BYTES", 1)
+    first = site.start()
+    for number in range(20):
+        first.send(f"1.{number}")
+    first.store.settle()
+    first.send("1.20")
+    first.kill()
+    second = site.start()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with second.storage.unsettled() as labels:
+        assert (1, 1) == (len(labels), len(list(Path("/proc/self/fd").iterdir())) - before)
+
+
+def test_a_host_that_deletes_keeps_nothing_from_being_recovered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not lock what the next start has to read."""
+    first = site.start()
+    first.send("1.1")
+    first.storage.sync([first.arrive("1.2").storage_key])
+    keys = [instance.storage_key for instance in first.pending()]
+    first.kill()
+
+    host, receiver = site.start(), site.start()
+    found: list[int] = []
+    close = Segment.close
+
+    def closing(segment: Segment) -> None:
+        if not found:
+            found.append(0)
+            found.append(receiver.store.recover())
+        close(segment)
+
+    monkeypatch.setattr(Segment, "close", closing)
+    host.storage.delete(keys)
+    assert [0, 1] == found
+    assert "1.2" in receiver.uids()
+
+
+def test_a_settlement_that_fails_costs_no_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises. After an error of the disk labels are kept until the next start."""
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+    process = site.start()
+    seen = synced_commits(process, monkeypatch)
+    with monkeypatch.context() as broken:
+        broken.setattr(module.receiver_runs, "settle", failing)
+        assert Status.SUCCESS is process.send("1.1")[0].status
+    assert Status.SUCCESS is process.send("1.2")[0].status
+    assert [False, True, False] == seen
+    process.kill()
+    second = site.start()
+    with second.storage.unsettled() as labels:
+        assert 2 == len(labels)
+
+
+def test_what_another_process_is_writing_is_left_to_it(site: Site) -> None:
+    """Several receivers: one begins again while others go on."""
+    first = site.start()
+    first.storage.sync([first.arrive("1.1").storage_key])
+    second = site.start()
+    assert 0 == second.store.recover()
+    assert [] == second.uids()
+
+
+def test_a_repair_enters_it_as_a_start_would(site: Site, tmp_path: Path) -> None:
+    """Instead of finding an object without a row."""
+    first = site.start()
+    first.storage.sync([first.arrive("1.1").storage_key])
+    first.kill()
+    configuration = tmp_path / "adapter.toml"
+    configuration.write_text(CONFIGURATION.format(backend="local"), encoding="utf-8")
+    result = CliRunner().invoke(app, ["audit", "--repair", "--config", str(configuration)])
+    assert 0 == result.exit_code, result.output
+    second = site.start()
+    assert (["1.1"], 0) == (second.uids(), second.store.recover())
+
+
+# --- what is synced ---------------------------------------------------------------------------------------------------
+
+
+def synced_commits(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each transaction of the ledger was to be."""
+    write, seen = process.ledger.write, list[bool]()
+
+    def recording(*, synced: bool = True, waits: bool = True) -> Any:
+        seen.append(synced)
+        return write(synced=synced, waits=waits)
+
+    monkeypatch.setattr(process.ledger, "write", recording)
+    return seen
+
+
+def test_the_ledger_is_not_synced_for_what_has_a_label(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sync serves both, until the labels are given up."""
+    process = site.start()
+    seen = synced_commits(process, monkeypatch)
+    process.send("1.1", "1.2")
+    process.store.settle()
+    assert [False, True] == seen
+
+
+def test_from_time_to_time_what_was_committed_is_settled(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that full segments may be sealed, and starts have little to read."""
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+    process = site.start()
+    seen = synced_commits(process, monkeypatch)
+    process.send("1.1")
+    assert [False, True] == seen
+    assert not any(written.is_unsettled for written in process.storage._written.values())  # type: ignore[attr-defined]
+
+
+def test_without_labels_every_commit_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file for each instance has no place for one."""
+    process = site.start(backend="files")
+    seen = synced_commits(process, monkeypatch)
+    process.send("1.1", "1.2")
+    assert [True] == seen
+    assert 0 == process.store.recover()
+
+
+def test_a_label_that_is_too_long_costs_a_sync(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Patient ID may be as long as its sender wants."""
+    process = site.start()
+    seen = synced_commits(process, monkeypatch)
+    process.send("1.1", patient=b"P" * 5000)
+    process.send("1.2")
+    assert [True, False] == seen
+    process.kill()
+    assert 0 == site.start().store.recover()
+
+
+def test_how_far_a_run_has_come_is_written_with_its_rows(site: Site) -> None:
+    """And forgotten with the labels of the next one."""
+    first = site.start()
+    first.send("1.1", "1.2")
+    first.send("1.3")
+    assert [3] == reached(first)
+    first.kill()
+    second = site.start()
+    second.store.recover()
+    second.send("1.4")
+    assert [1, 3] == reached(second)
+    second.store.settle()
+    assert [1] == reached(second)
+
+
+def reached(process: Process) -> list[int]:
+    with process.ledger.read() as transaction:
+        return sorted(receiver_runs.reached(transaction).values())
+
+
+# --- at once ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
+    """With its label, and all that belongs to it."""
+    process = site.start()
+    answer = process.store.commit_at_once(process.arrive("1.1"))
+    assert answer is not None and Status.SUCCESS is answer.status
+    assert (["1.1"], [1]) == (process.uids(), reached(process))
+    process.store.settle()
+    assert not any(written.is_unsettled for written in process.storage._written.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("who", ["another process", "another thread"])
+def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: str) -> None:
+    """Nothing has happened, and `commit` does it; it waits again, as all others do."""
+    process = site.start()
+    process.send("1.1")
+    arrival = process.arrive("1.2")
+    writer = process.ledger if who == "another thread" else site.start().ledger
+    with writer.write() as transaction:
+        transaction.execute(text("UPDATE commits SET settled = 1"))
+        assert process.store.commit_at_once(arrival) is None
+    assert ["1.1"] == process.uids()
+    [answer] = process.store.commit([arrival])
+    assert Status.SUCCESS is answer.status
+    assert ["1.1", "1.2"] == process.uids()
+    with process.ledger.write() as transaction:
+        assert 60_000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
+
+
+def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no label, and what is to be settled."""
+    process = site.start()
+    assert process.store.commit_at_once(process.arrive("1.1", patient=b"P" * 5000)) is None
+    monkeypatch.setattr(process.store, "_settle_at", 0)
+    assert process.store.commit_at_once(process.arrive("1.2")) is None
+    assert [] == process.uids()
+
+
+def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the storage and of the ledger; nothing is kept."""
+    process = site.start()
+    with monkeypatch.context() as full:
+        full.setattr(process.storage, "sync", no_room)
+        answer = process.store.commit_at_once(process.arrive("1.1"))
+    assert answer is not None and Status.OUT_OF_RESOURCES is answer.status
+    with monkeypatch.context() as broken:
+        broken.setattr(module.arrivals, "enter", failing)
+        answer = process.store.commit_at_once(process.arrive("1.2"))
+    assert answer is not None and Status.PROCESSING_FAILURE is answer.status
+    assert ([], []) == (process.uids(), list(process.storage.keys()))
+
+
+def no_room(_keys: object) -> None:
+    raise StorageFull("full")

@@ -1,0 +1,462 @@
+"""From the request to the row: what is kept, what is refused with which status, and that a failure leaves nothing."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sqlite3
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import asdict, evolve
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
+
+from dicom_adapter import InstanceStorageInfo, StorageFull
+from dicom_adapter.dicom.part10 import file_header
+from dicom_adapter.flow.store.arrival import StoreRequest
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.incoming import Answer, Status
+from dicom_adapter.ledger import Transaction, arrivals, instances
+from dicom_adapter.ledger.schema import instances as table
+from dicom_adapter.storage.local.backend import LocalWriter
+from dicom_adapter.storage.local.segment import Segment
+from dicom_adapter.testing import Adapter
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+CONFIGURATION = """
+[storage]
+path = "data"
+watermark-percent = 100
+reserve = 0
+durability = "process"
+
+[submitters.clara]
+type = "fake"
+folder = "platform"
+[ae-titles.KEEP]
+ignored-sop-classes = ["1.2.840.10008.5.1.4.1.1.7"]
+[ae-titles.KEEP.settings]
+pipeline-one = "p1"
+[ae-titles.OVER]
+overwrite-same-instance = true
+[ae-titles.OVER.settings]
+pipeline-one = "p1"
+"""
+
+
+class Site:
+    """An adapter that instances are sent to one by one, without its host noticing before `settle` or `advance`."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.store = Store(adapter.config, adapter.storage, adapter.ledger, adapter.clock)
+        self.ledger, self.storage, self.folder = adapter.ledger, adapter.storage, adapter.config.storage.path
+
+    def send(self, data_set: bytes, **changes: str) -> Answer:
+        return self.store.keep(request(**changes), data_set)
+
+    @property
+    def kept(self) -> list[bytes]:
+        """The stored objects."""
+        return list(map(self.content, sorted(self.storage.keys())))
+
+    def content(self, key: str) -> bytes:
+        with self.storage.read(key) as file:
+            return file.read()
+
+    def put(self, content: bytes) -> str:
+        """A stored object without a row; returns its key."""
+        writer = self.storage.writer()
+        writer.write(content)
+        key = writer.finish()
+        self.storage.sync([key])
+        return key
+
+    def exchange(self, content: bytes) -> str:
+        """Let the only row have another object than its own; returns its key."""
+        self.storage.delete(list(self.storage.keys()))
+        key = self.put(content)
+        with self.ledger.write() as transaction:
+            transaction.execute(update(table).values(storage_key=key))
+        return key
+
+    @property
+    def submitted(self) -> list[list[bytes]]:
+        """The files of each job, as the platform has them."""
+        folders = [self.folder.parent / "platform" / job.job_id / "dcm" for job in self.adapter.jobs]
+        return [[file.read_bytes() for file in sorted(folder.iterdir())] for folder in folders]
+
+    def assert_nothing_was_kept(self) -> None:
+        """Neither an object, nor a half written one, nor a row."""
+        assert [] == self.kept
+        for path in (self.folder / "instances").iterdir():
+            segment = Segment.open(path)
+            assert [] == list(segment.walk())
+            segment.close()
+        assert {} == self.adapter.states
+
+
+@pytest.fixture
+def site(make_adapter: Any) -> Site:
+    return Site(make_adapter(CONFIGURATION))
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    value += (b"\0" if vr == b"UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+def encode(**changes: bytes) -> bytes:
+    """A data set in explicit VR little endian; an empty value is left out."""
+    values = {"sop": b"1.2.3.4", "study": b"1.2.3", "series": b"1.2.3.1", "patient": b"P1", "notes": b"**"} | changes
+    elements = [
+        (0x00080016, b"UI", values.get("sop_class", CT.encode())),
+        (0x00080018, b"UI", values["sop"]),
+        (0x00100020, b"LO", values["patient"]),
+        (0x0020000D, b"UI", values["study"]),
+        (0x0020000E, b"UI", values["series"]),
+        (0x00204000, b"LT", values["notes"]),
+    ]
+    return b"".join(element(*one) for one in elements if one[2])
+
+
+def request(**changes: str) -> StoreRequest:
+    """A C-STORE request that fits `encode()`."""
+    plain = StoreRequest(
+        ae_title="KEEP",
+        calling_ae_title="CT1",
+        peer_address="127.0.0.1",
+        association_id="0" * 32,
+        sop_class_uid=CT,
+        sop_instance_uid="1.2.3.4",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    return evolve(plain, **changes)
+
+
+def part10(data_set: bytes, ae_title: str | None = "KEEP") -> bytes:
+    return file_header(CT, "1.2.3.4", ExplicitVRLittleEndian, "CT1", ae_title) + data_set
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_acknowledged_is_stored_bit_by_bit_and_has_a_row(site: Site) -> None:
+    """The data set comes after a header of ours; the row says what it is, who sent it, and when it was there."""
+    answer = site.send(encode(), peer_address="10.0.0.7", association_id="a" * 32)
+
+    assert answer.status is Status.SUCCESS
+    assert [part10(encode())] == site.kept
+    sent = request(peer_address="10.0.0.7", association_id="a" * 32)
+    expected = InstanceStorageInfo(
+        **asdict(sent),
+        instance_id=1,
+        study_instance_uid="1.2.3",
+        series_instance_uid="1.2.3.1",
+        patient_id="P1",
+        issuer_of_patient_id="",
+        received_at=site.adapter.clock.now(),
+        storage_key=next(site.storage.keys()),
+        size_bytes=len(part10(encode())),
+        checksum=zlib.crc32(encode()),
+    )
+    with site.ledger.read() as transaction:
+        assert [expected] == instances.arrived_after(transaction, 0, 9)
+    assert expected == answer.instance
+
+
+def test_rows_are_stamped_in_their_order(site: Site, monkeypatch: Any) -> None:
+    """Who waits for the right to write does not keep the time from before. Tried: stamped earlier, this fails."""
+    write = site.ledger.write
+
+    def overtaken(*, synced: bool = True, waits: bool = True) -> Any:
+        monkeypatch.setattr(site.ledger, "write", write)
+        site.adapter.clock.advance(7)
+        site.send(encode(sop=b"1.2.3.5"), sop_instance_uid="1.2.3.5")
+        return write(synced=synced, waits=waits)
+
+    monkeypatch.setattr(site.ledger, "write", overtaken)
+    site.send(encode())
+
+    with site.ledger.read() as transaction:
+        rows = instances.pending_after(transaction, 0, 9, "KEEP")
+    assert ["1.2.3.5", "1.2.3.4"] == [row.sop_instance_uid for row in rows]
+    assert rows[0].received_at <= rows[1].received_at
+
+
+def test_an_ignored_sop_class_is_acknowledged_and_not_kept(site: Site) -> None:
+    """Not even looked at; the same class is kept where it is not ignored."""
+    secondary = "1.2.840.10008.5.1.4.1.1.7"
+    answer = site.send(b"anything", sop_class_uid=secondary)
+
+    assert (Status.SUCCESS, None) == (answer.status, answer.instance)
+    assert "ignored-sop-classes" in answer.why
+    site.assert_nothing_was_kept()
+    kept = site.send(encode(sop_class=secondary.encode()), sop_class_uid=secondary, ae_title="OVER")
+    assert kept.instance is not None
+
+
+# --- the same instance again ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("caller", ["CT1", "LONGER_AE_TITLE"])
+def test_an_identical_instance_that_comes_again_is_acknowledged_and_kept_once(site: Site, caller: str) -> None:
+    """Whoever sends it again, and its group does not wait any longer for that.
+
+    Tried: with the size of the whole file compared, another sender's AE title makes it another data set.
+    """
+    first = site.send(encode())
+    site.adapter.advance(3)
+    again = site.send(encode(), calling_ae_title=caller)
+
+    assert [Status.SUCCESS] * 2 == [first.status, again.status]
+    assert None is again.instance
+    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
+    site.adapter.advance(2)
+    assert [[part10(encode())]] == site.submitted
+
+
+def stored_by_an_earlier_version(site: Site) -> str:
+    """An instance is pending whose file does not name the receiving AE title; returns its key."""
+    site.send(encode())
+    with site.ledger.write() as transaction:
+        transaction.execute(update(table).values(size_bytes=len(part10(encode(), None))))
+    return site.exchange(part10(encode(), None))
+
+
+def test_what_an_earlier_version_stored_is_the_same_data_set_and_is_submitted(site: Site) -> None:
+    """Its header is shorter. Tried: with computed lengths of headers the duplicate is refused, and the job faults."""
+    stored_by_an_earlier_version(site)
+    again = site.send(encode())
+
+    assert (Status.SUCCESS, None) == (again.status, again.instance)
+    site.adapter.advance(5)
+    assert [[part10(encode(), None)]] == site.submitted
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no DICOM" * 30])
+def test_nothing_is_acknowledged_on_the_strength_of_a_lost_object(site: Site, content: bytes | None) -> None:
+    """The pending one's object is gone or spoilt: the sender keeps its instance, and is to try again (0x0110)."""
+    key = stored_by_an_earlier_version(site)
+    site.storage.delete([key]) if content is None else site.exchange(content)
+
+    assert 0x0110 == site.send(encode()).status
+    assert site.kept == ([] if content is None else [content])
+
+
+@pytest.mark.parametrize("other", [encode(notes=b"++"), encode(notes=b"****"), encode(patient=b"P2")])
+def test_a_different_instance_of_the_same_name_is_refused_and_not_kept(site: Site, other: bytes) -> None:
+    """overwrite-same-instance = false: the first one stays, and its sender's colleague is told (0x0111)."""
+    site.send(encode())
+    answer = site.send(other)
+
+    assert 0x0111 == answer.status
+    assert "overwrite-same-instance" in answer.why
+    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
+
+
+@pytest.mark.parametrize("newer", [encode(notes=b"newer!"), encode()], ids=["different", "identical"])
+def test_a_newer_arrival_takes_the_place_of_the_pending_one_when_that_is_allowed(site: Site, newer: bytes) -> None:
+    """overwrite-same-instance = true: the job has only the newer bytes, after a new wait; the older file goes."""
+    site.send(encode(), ae_title="OVER")
+    site.adapter.advance(3)
+    assert Status.SUCCESS == site.send(newer, ae_title="OVER").status
+    site.adapter.advance(4.999)
+
+    assert [] == site.submitted
+    assert ({"reclaimed": 1, "pending": 1}, [part10(newer, "OVER")]) == (site.adapter.states, site.kept)
+    site.adapter.advance(0.001)
+    assert [[part10(newer, "OVER")]] == site.submitted
+    assert ({"reclaimed": 2}, []) == (site.adapter.states, site.kept)
+
+
+@pytest.mark.parametrize("ae_title", ["KEEP", "OVER"])
+def test_after_its_submission_the_same_instance_is_a_new_arrival(site: Site, ae_title: str) -> None:
+    """Nothing is pending that it could be the same as."""
+    for notes in (b"**", b"**", b"++"):
+        answer = site.send(encode(notes=notes), ae_title=ae_title)
+        assert answer.instance is not None
+        site.adapter.advance(5)
+
+    assert [[part10(encode(notes=notes), ae_title)] for notes in (b"**", b"**", b"++")] == site.submitted
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+HOSTILE = [b"../../etc/passwd", b"..\\..\\x", b"1.2\0.3", b"9" * 10_000, b"/", b"1.2/3", b"\xe9"]
+OURS = r"data/(instances/[0-9a-f]{32}\.segment|ledger\.sqlite-...)"
+
+
+def of_others(new: set[str]) -> list[str]:
+    """Files that have no name of ours."""
+    return [path for path in new if not re.fullmatch(OURS, path)]
+
+
+@pytest.mark.parametrize("uid", ["study", "series", "sop"])
+@pytest.mark.parametrize("value", [b"", *HOSTILE], ids=lambda value: repr(value[:9]))
+def test_an_instance_without_proper_uids_is_refused(site: Site, tmp_path: Path, uid: str, value: bytes) -> None:
+    """0xA900, data set does not match SOP class, even when the request says the same; no file is named by it."""
+    before = tree(tmp_path)
+    data_set = encode(**{uid: value})
+    named = {"sop_instance_uid": value.decode("latin-1")} if uid == "sop" else {}
+
+    assert 0xA900 == site.send(data_set, **named).status
+    site.assert_nothing_was_kept()
+    assert [] == of_others(tree(tmp_path) - before)
+
+
+@pytest.mark.parametrize("changes", [{"sop_instance_uid": "1.2.3.5"}, {"sop_class_uid": CT + ".1"}])
+def test_a_data_set_that_is_not_what_the_request_says_is_refused(site: Site, changes: dict[str, str]) -> None:
+    """0xA900: the peer would believe that something else was kept."""
+    assert 0xA900 == site.send(encode(), **changes).status
+    site.assert_nothing_was_kept()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff" * 4096, b"no DICOM", b"\x08\0\x05\0CS\xff\x7fISO_IR 1", encode()[:-16]],
+    ids=["ff", "text", "length", "cut"],
+)
+def test_what_cannot_be_parsed_is_refused(site: Site, garbage: bytes) -> None:
+    """0xC000, cannot understand; the last one ends within its Series Instance UID."""
+    assert 0xC000 == site.send(garbage).status
+    site.assert_nothing_was_kept()
+
+
+@pytest.mark.parametrize("patient", [*HOSTILE, b"'; DROP TABLE instances; --"], ids=lambda value: repr(value[:9]))
+def test_what_a_patient_id_says_never_becomes_a_path(site: Site, tmp_path: Path, patient: bytes) -> None:
+    """The instance is kept and submitted like any other; every file has a name of ours, within the storage folder."""
+    before = tree(tmp_path)
+    answer = site.send(encode(patient=patient), calling_ae_title="../../../x")
+
+    assert answer.instance is not None
+    assert [] == of_others(tree(tmp_path) - before)
+    assert 1 == len(site.kept)
+    site.adapter.advance(5)
+    assert {"reclaimed": 1} == site.adapter.states
+    assert [] == site.kept
+    assert all(path.startswith("platform") for path in of_others(tree(tmp_path) - before))
+
+
+# --- what fails -------------------------------------------------------------------------------------------------------
+
+LEDGER_FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+LEDGER_BROKEN = OperationalError("INSERT", {}, sqlite3.OperationalError("disk I/O error"))
+UNWRITABLE = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+STORAGE_FAILURES = [
+    (StorageFull("no room"), 0xA700),
+    (OSError(errno.ENOSPC, "No space left on device"), 0xA700),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), 0xA700),
+    (OSError(errno.EIO, "Input/output error"), 0x0110),
+    (RuntimeError("bug in a storage backend, with PID-4711"), 0x0110),
+]
+
+
+def raising(failure: Exception) -> Callable[..., Any]:
+    def fail(*_arguments: Any, **_keywords: Any) -> Any:
+        raise failure
+
+    return fail
+
+
+@pytest.mark.parametrize(("failure", "status"), STORAGE_FAILURES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("where", ["writer", "write_pieces", "finish", "sync"])
+def test_a_storage_failure_is_told_and_leaves_nothing(
+    site: Site, monkeypatch: Any, where: str, failure: Exception, status: int
+) -> None:
+    """0xA700, out of resources, when room is the cause and a later try may help; else 0x0110, processing failure.
+
+    Tried: without the `discard`, what was written stays; with only known errors caught, the bug goes through.
+    """
+    with monkeypatch.context() as patch:
+        owner = site.storage if where in ("writer", "sync") else LocalWriter
+        patch.setattr(owner, where, raising(failure))
+        answer = site.send(encode(patient=b"PID-4711"))
+
+    assert status == answer.status
+    assert "4711" not in answer.why
+    site.assert_nothing_was_kept()
+    assert Status.SUCCESS == site.send(encode()).status
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [(LEDGER_FULL, 0xA700), (LEDGER_BROKEN, 0x0110), (UNWRITABLE, 0x0110)],
+    ids=["full", "broken", "unwritable"],
+)
+@pytest.mark.parametrize("where", ["begin", "insert", "commit"])
+def test_a_ledger_failure_is_told_and_leaves_nothing(
+    site: Site, monkeypatch: Any, where: str, failure: Exception, status: int
+) -> None:
+    """Without its row the stored object has never been. Tried: without its deletion, nobody knows what stays."""
+    with monkeypatch.context() as patch:
+        if where == "begin":
+            patch.setattr(site.ledger, "write", raising(failure))
+        elif where == "insert":
+            patch.setattr(arrivals, "enter", raising(failure))
+        else:
+            patch.setattr("sqlalchemy.engine.Transaction.commit", raising(failure))
+        assert status == site.send(encode()).status
+
+    site.assert_nothing_was_kept()
+    assert Status.SUCCESS == site.send(encode()).status
+
+
+def test_when_the_ledgers_disk_is_full_senders_are_told_so_and_service_returns_with_room(site: Site) -> None:
+    """SQLite's own words for it become 0xA700; nothing has to be restarted."""
+    with site.ledger.write() as transaction:
+        pages = transaction.exec_driver_sql("PRAGMA page_count").scalar()
+        transaction.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    answers = [site.send(encode(patient=b"P" * 60_000)) for _ in range(3)]
+
+    assert {0xA700} == {answer.status for answer in answers}
+    site.assert_nothing_was_kept()
+    with site.ledger.write() as transaction:
+        transaction.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    assert Status.SUCCESS == site.send(encode(patient=b"P" * 60_000)).status
+
+
+def test_a_row_that_came_about_although_the_commit_failed_keeps_its_object(site: Site, monkeypatch: Any) -> None:
+    """The peer is told of a failure and sends again, which is acknowledged; the instance is there once.
+
+    Tried: with the object deleted on every failure, a row without an object stays.
+    """
+    write = site.ledger.write
+
+    @contextmanager
+    def committing() -> Iterator[Transaction]:
+        with write() as transaction:
+            yield transaction
+        raise LEDGER_BROKEN
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.ledger, "write", committing)
+        assert 0x0110 == site.send(encode()).status
+
+    assert Status.SUCCESS == site.send(encode()).status
+    assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
+
+
+def test_every_refusal_and_failure_says_why_without_quoting_the_patient(site: Site, capsys: Any) -> None:
+    """The reason goes into the log and to the peer."""
+    patient = b"PID-4711"
+    site.send(encode(patient=patient))
+    answers = [
+        site.send(encode(patient=patient, notes=b"++")),
+        site.send(encode(patient=patient, study=b"PID-4711")),
+        site.send(encode(patient=patient), sop_instance_uid="1"),
+        site.send(patient * 99),
+    ]
+    assert all(answer.why and "4711" not in answer.why for answer in answers)
+    assert "4711" not in capsys.readouterr().out

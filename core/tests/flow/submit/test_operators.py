@@ -1,0 +1,379 @@
+"""What operators do with jobs, and what the platform says of them, under a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from dicom_adapter import (
+    Job,
+    JobState,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Refused,
+    Retriable,
+    Submitter,
+    Upload,
+    hookimpl,
+)
+from dicom_adapter.flow.submit import operators
+from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN
+from dicom_adapter.testing import Adapter, Plugin, make_instance
+
+MakeAdapter = Callable[..., Adapter]
+
+CONFIGURATION = """
+[storage]
+path = "data"
+backend = "files"
+[submitters.platform]
+type = "obedient"
+retry-first = 2
+retry-most = 64
+status-every = 60
+[ae-titles.LUNG.settings]
+pipeline-one = "p1"
+[ae-titles.HEAD.settings]
+priority = "higher"
+pipeline-one = "p2"
+"""
+
+
+class Platform:
+    """A platform that notes its calls, and whose every call may be made to fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, bool]] = []  # what, pipeline, whether it was said to be a repetition
+        self.failing: dict[str, Exception] = {}
+        self.states: list[PlatformStatus] = []
+        self.observed: list[Job] = []
+
+    @hookimpl
+    def dicom_adapter_job_changed(self, job: Job) -> None:
+        self.observed.append(job)
+
+    def meet(self, call: str, job: Job) -> None:
+        self.calls.append((call, job.pipeline_id, job.repeated))
+        if call in self.failing:
+            raise self.failing[call]
+
+    def names(self) -> list[str]:
+        return [name for name, _pipeline, _repeated in self.calls]
+
+    @hookimpl
+    def dicom_adapter_submitters(self) -> list[type]:
+        platform = self
+
+        class Obedient(Submitter):  # type: ignore[type-arg] # without settings
+            name = "obedient"
+
+            def create_job(self, job: Job) -> PlatformJob:
+                platform.meet("create", job)
+                return PlatformJob(job_id="platform-job", payload_id="payload")
+
+            def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+                platform.meet("metadata", job)
+
+            def upload(self, job: Job, upload: Upload) -> None:
+                platform.meet("upload", job)
+                with upload.open() as file:
+                    file.read()
+
+            def start(self, job: Job) -> None:
+                platform.meet("start", job)
+
+            def status(self, job: Job) -> PlatformStatus:
+                platform.meet("status", job)
+                return platform.states.pop(0) if platform.states else PlatformStatus(state="gone", finished=True)
+
+            def cancel(self, job: Job) -> None:
+                platform.meet("cancel", job)
+
+        return [Obedient]
+
+
+@pytest.fixture
+def platform() -> Platform:
+    return Platform()
+
+
+@pytest.fixture
+def adapter(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
+    return make_adapter(CONFIGURATION, Plugin(platform))
+
+
+def send_one(adapter: Adapter, ae_title: str = "LUNG", **options: Any) -> None:
+    adapter.receive(make_instance(**options), ae_title=ae_title)
+    adapter.advance(5)
+
+
+def only_job(adapter: Adapter) -> Job:
+    [job] = adapter.jobs
+    return job
+
+
+@pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
+def test_a_faulted_job_goes_on_where_it_failed(adapter: Adapter, platform: Platform, call: str) -> None:
+    """Retried by an operator it repeats the step that failed, and none before it."""
+    platform.failing[call] = Permanent("no such thing")
+    send_one(adapter)
+    assert (JobState.FAULTED, "no such thing") == (only_job(adapter).state, only_job(adapter).last_error)
+    del platform.failing[call]
+    platform.calls.clear()
+    operators.retry(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    adapter.advance(5)
+    assert JobState.SUBMITTED is only_job(adapter).state
+    steps = ["create", "metadata", "upload", "start"]
+    assert [*steps[steps.index(call) :], "status"] == platform.names()
+    assert ("", None) == (only_job(adapter).last_error, only_job(adapter).faulted_in)
+    assert {"reclaimed": 1} == adapter.states
+
+
+@pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
+def test_a_step_that_was_begun_before_is_said_to_be_repeated(adapter: Adapter, platform: Platform, call: str) -> None:
+    """The first call is none, the second is one, and the next step's first call is none again."""
+    platform.failing[call] = Retriable("away")
+    send_one(adapter)
+    del platform.failing[call]
+    adapter.advance(10)
+    assert JobState.SUBMITTED is only_job(adapter).state
+    assert [False, True] == [repeated for name, _pipeline, repeated in platform.calls if name == call]
+    assert not any(repeated for name, _pipeline, repeated in platform.calls if name != call)
+
+
+def test_a_step_cut_off_by_a_crash_is_said_to_be_repeated(adapter: Adapter, platform: Platform) -> None:
+    """What was written down before the call is there after a restart, although the call's outcome is not."""
+    platform.failing["start"] = KeyboardInterrupt()  # type: ignore[assignment] # ends the process in the middle
+    adapter.receive(make_instance(), ae_title="LUNG")
+    with pytest.raises(KeyboardInterrupt):
+        adapter.advance(5)
+    del platform.failing["start"]
+    adapter.restart()
+    assert JobState.SUBMITTED is only_job(adapter).state
+    assert [False, True] == [repeated for name, _pipeline, repeated in platform.calls if name == "start"]
+
+
+def test_a_cancelled_job_is_cancelled_on_the_platform_and_its_instances_go(
+    adapter: Adapter, platform: Platform
+) -> None:
+    """A job that the platform knows is stopped there first."""
+    platform.failing["upload"] = Permanent("refused")
+    send_one(adapter)
+    operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    adapter.advance(5)
+    assert JobState.CANCELLED is only_job(adapter).state
+    assert "cancel" == platform.names()[-1]
+    assert {"reclaimed": 1} == adapter.states
+
+
+def test_a_create_that_may_have_reached_the_platform_is_found_again_to_be_cancelled(
+    adapter: Adapter, platform: Platform
+) -> None:
+    """The job's id is asked for by the repeated create, then it is cancelled; it never starts."""
+    platform.failing["create"] = Retriable("the answer was lost")
+    send_one(adapter)
+    operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    del platform.failing["create"]
+    adapter.advance(5)
+    assert JobState.CANCELLED is only_job(adapter).state
+    assert ["create", "create", "cancel"] == platform.names()
+
+
+@pytest.fixture
+def job_in_line(adapter: Adapter, platform: Platform) -> Job:
+    """A job that was never begun: the platform is down, and others are before it."""
+    platform.failing["create"] = Retriable("down")
+    for number in range(2 + FAILURES_TO_OPEN):
+        send_one(adapter, seed=f"lung-{number}", patient_id=f"P{number}")
+    job = adapter.jobs[-1]
+    assert (JobState.QUEUED, False) == (job.state, job.repeated)
+    return job
+
+
+def test_a_job_that_was_never_begun_is_cancelled_at_once(
+    adapter: Adapter, platform: Platform, job_in_line: Job
+) -> None:
+    """The platform is not asked, so it does not matter that it is down. Tried: it waits until it is first in line.
+
+    Observers hear of it, and its room is given back, as of any other end. Tried: the host does not look for it.
+    """
+    before = adapter.states["released"]
+    platform.observed.clear()
+    cancelled = operators.cancel(adapter.ledger, adapter.clock, job_in_line.job_id)
+    assert [JobState.CANCELLED] * 2 == [cancelled.state, adapter.jobs[-1].state]
+    happened = [event.event for event in adapter.events if event.job_id == job_in_line.job_id]
+    assert ["job_queued", "job_cancel_requested", "job_cancelled"] == happened
+    adapter.advance(2)
+    assert [cancelled] == [job for job in platform.observed if job.state is JobState.CANCELLED]
+    assert (before - 1, 1) == (adapter.states["released"], adapter.states["reclaimed"])
+    with pytest.raises(Refused, match="is cancelled"):
+        operators.cancel(adapter.ledger, adapter.clock, job_in_line.job_id)
+    del platform.failing["create"]
+    adapter.advance(200)
+    assert [cancelled] == [job for job in platform.observed if job.state is JobState.CANCELLED]
+    assert [JobState.CANCELLED] == [job.state for job in adapter.jobs if job.state is not JobState.SUBMITTED]
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ('[submitters.renamed]\ntype = "obedient"', "it is not configured"),
+        (
+            '[submitters.renamed]\ntype = "obedient"\n[submitters.platform]\ntype = "gone"',
+            "needs submitter 'gone', which is not installed",
+        ),
+    ],
+    ids=["renamed", "unavailable"],
+)
+def test_jobs_whose_submitter_is_not_there_are_named_at_the_start(
+    adapter: Adapter, job_in_line: Job, capsys: Any, table: str, reason: str
+) -> None:
+    """With their number; and what was never begun can be cancelled. Tried: they wait without a word."""
+    capsys.readouterr()
+    lung = '\n[ae-titles.LUNG]\nsubmitter = "renamed"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n'
+    adapter.restart(table + lung)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "jobs_stranded" in line]
+    assert f"jobs={len(adapter.jobs)}" in line
+    assert "submitter=platform" in line
+    assert reason in line
+    assert JobState.CANCELLED is operators.cancel(adapter.ledger, adapter.clock, job_in_line.job_id).state
+
+
+def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) -> None:
+    """The refusal names the job and its state."""
+    send_one(adapter)
+    job = only_job(adapter)
+    for action in (operators.retry, operators.cancel):
+        with pytest.raises(Refused, match=f"job {job.job_id} is submitted"):
+            action(adapter.ledger, adapter.clock, job.job_id)
+    with pytest.raises(Refused, match="there is no job ffff"):
+        operators.retry(adapter.ledger, adapter.clock, "ffff")
+
+
+def test_a_platform_that_was_down_gets_the_most_urgent_and_oldest_first_without_a_storm(
+    adapter: Adapter, platform: Platform
+) -> None:
+    """While it is down one job tries at a time, less and less often; then each is submitted once, in order."""
+    platform.failing["create"] = Retriable("down")
+    for number in range(4):
+        send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
+    send_one(adapter, ae_title="HEAD", seed="head")
+    adapter.advance(3600)
+    assert len(platform.calls) < 5 * FAILURES_TO_OPEN + 3600 / 32  # the longest pause is 64 s, half of it is jitter
+    platform.calls.clear()
+    del platform.failing["create"]
+    adapter.advance(64)
+    assert [JobState.SUBMITTED] * 5 == [job.state for job in adapter.jobs]
+    created = [pipeline for name, pipeline, _repeated in platform.calls if name == "create"]
+    assert ["p1", "p1", "p1", "p1", "p2"] == sorted(created)
+    assert "p2" in created[:2]  # it is the most urgent; one turn in a few goes to the oldest all the same
+
+
+class Forgetful(Platform):
+    """It has forgotten one job, the most urgent: whatever is asked of that fails, for a reason that may pass."""
+
+    def meet(self, call: str, job: Job) -> None:
+        super().meet(call, job)
+        if job.pipeline_id == "p2" and call != "create":
+            raise Retriable("what job is that?")
+
+
+def test_a_job_that_keeps_failing_holds_up_no_other(make_adapter: MakeAdapter) -> None:
+    """It is tried again in its own time; the others go their way at once.
+
+    Tried: taking the failures of one job for those of the platform.
+    """
+    adapter = make_adapter(CONFIGURATION, Plugin(Forgetful()))
+    send_one(adapter, ae_title="HEAD", seed="head")
+    adapter.advance(600)
+    for number in range(4):
+        send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
+    assert ["created"] + ["submitted"] * 4 == [job.state.value for job in adapter.jobs]
+
+
+def test_a_platform_that_comes_back_is_noticed_although_one_job_still_fails(make_adapter: MakeAdapter) -> None:
+    """While it was down the job that fails was the first in line; another tries in its turn.
+
+    Tried: letting the first in line try alone.
+    """
+    platform = Forgetful()
+    adapter = make_adapter(CONFIGURATION, Plugin(platform))
+    send_one(adapter, ae_title="HEAD", seed="head")
+    platform.failing["create"] = Retriable("down")
+    for number in range(4):
+        send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
+    adapter.advance(600)
+    del platform.failing["create"]
+    adapter.advance(200)
+    assert ["created"] + ["submitted"] * 4 == [job.state.value for job in adapter.jobs]
+
+
+def test_a_cancellation_that_faults_is_still_wanted_when_it_is_retried(adapter: Adapter, platform: Platform) -> None:
+    """The job never starts. Tried: forgetting the wish with the fault."""
+    platform.failing["upload"] = Permanent("refused")
+    send_one(adapter)
+    operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    platform.failing["cancel"] = ZeroDivisionError("a bug in the submitter")
+    adapter.advance(5)
+    assert JobState.FAULTED is only_job(adapter).state
+    platform.failing.clear()
+    operators.retry(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    adapter.advance(5)
+    assert JobState.CANCELLED is only_job(adapter).state
+    assert "start" not in platform.names()
+
+
+def test_a_changed_file_faults_its_job_and_no_other(adapter: Adapter) -> None:
+    """Neither the platform nor other jobs get what is not as it was received."""
+    adapter.receive(make_instance(seed="a", patient_id="A"), ae_title="LUNG")
+    adapter.receive(make_instance(seed="b", patient_id="B"), ae_title="LUNG")
+    [first, *_others] = sorted((adapter.config.storage.path / "instances").rglob("*.dcm"))
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
+    adapter.advance(5)
+    assert ["faulted", "submitted"] == sorted(job.state.value for job in adapter.jobs)
+    [error] = [job.last_error for job in adapter.jobs if job.last_error]
+    assert "has changed" in error
+
+
+def test_the_platform_is_asked_what_became_of_a_job_until_it_has_ended(adapter: Adapter, platform: Platform) -> None:
+    """Every change is an event; a job that has ended is asked after no more."""
+    running = PlatformStatus(state="running", finished=False)
+    platform.states = [running, running, PlatformStatus(state="stopped", finished=True, detail="healthy")]
+    send_one(adapter)
+    adapter.advance(600)
+    job = only_job(adapter)
+    assert ("stopped", "healthy", True) == (job.platform_state, job.platform_detail, job.platform_finished)
+    assert 3 == platform.names().count("status")
+    told = [event.detail["state"] for event in adapter.events if event.event == "job_platform_state"]
+    assert ["running", "stopped"] == told
+
+
+def test_a_job_that_is_cancelled_while_it_starts_is_cancelled_on_the_platform(
+    adapter: Adapter, platform: Platform
+) -> None:
+    """The outcome of the step that was under way does not count any more."""
+    started = platform.meet
+
+    def cancel_meanwhile(call: str, job: Job) -> None:
+        started(call, job)
+        if call == "start":
+            operators.cancel(adapter.ledger, adapter.clock, job.job_id)
+
+    platform.meet = cancel_meanwhile  # type: ignore[method-assign] # an operator who is quick
+    send_one(adapter)
+    assert JobState.CANCELLED is only_job(adapter).state
+    assert ["start", "cancel"] == platform.names()[-2:]
+
+
+def test_a_job_that_the_platform_refuses_to_know_can_be_cancelled(adapter: Adapter, platform: Platform) -> None:
+    """Asking for its id again is refused as before; that does not keep it."""
+    platform.failing["create"] = Permanent("unknown pipeline")
+    send_one(adapter)
+    operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
+    adapter.advance(5)
+    assert JobState.CANCELLED is only_job(adapter).state

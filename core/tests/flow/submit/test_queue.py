@@ -1,0 +1,358 @@
+"""The jobs of one submitter: which goes first, and what opening and closing the submitter mean for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dicom_adapter import (
+    InstanceStorageInfo,
+    Job,
+    JobPriority,
+    JobProcessorBase,
+    JobState,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    Upload,
+    hookimpl,
+)
+from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.flow.submit.queue import JobQueue
+from dicom_adapter.flow.submit.steps import Interrupted, Retries, Submission
+from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.runtime.workers import Turnstile, Worker
+from dicom_adapter.simulation.adapter import Inline
+from dicom_adapter.testing import Adapter, Plugin
+
+MakeAdapter = Callable[..., Adapter]
+
+CONFIGURATION = """
+[submitters.platform]
+type = "scripted"
+[submitters.other]
+type = "fake"
+[ae-titles.LUNG]
+processor = "one-by-one"
+submitter = "platform"
+[ae-titles.LIVER]
+processor = "one-by-one"
+submitter = "other"
+"""
+TOGETHER = """
+[submitters.platform]
+type = "scripted"
+[ae-titles.LUNG.settings]
+pipeline-a = "huge"
+[ae-titles.LIVER.settings]
+pipeline-a = "small"
+"""
+NO_TIME = timedelta(0)
+ONCE = Retries(first=NO_TIME, most=NO_TIME, lasting=NO_TIME)  # gives up at the first failure
+PATIENCE_S = 30.0  # how long a test waits for what has to happen
+
+
+class OneByOne(JobProcessorBase):  # type: ignore[type-arg] # without settings
+    """Each instance is a job; its accession number is the job's priority."""
+
+    name = "one-by-one"
+
+    def handle_instance(self, instance: InstanceStorageInfo) -> None:
+        priority = JobPriority(self.read_header(instance).AccessionNumber or "normal")
+        self.submit_pipeline_job("job", "p1", priority, [instance])
+        self.remove_instances([instance])
+
+
+class Platform:
+    """A plugin with a submitter that does what a test says."""
+
+    def __init__(self) -> None:
+        self.on_open: Callable[[], None] = lambda: None
+        self.on_upload: Callable[[Job], None] = lambda _job: None
+        self.started: list[str] = []  # priorities
+        self.is_open = False
+
+    @hookimpl
+    def dicom_adapter_processors(self) -> list[type]:
+        return [OneByOne]
+
+    @hookimpl
+    def dicom_adapter_submitters(self) -> list[type]:
+        return [scripted(self)]
+
+
+def scripted(platform: Platform) -> type[Submitter[Any]]:
+    class Scripted(Submitter):  # type: ignore[type-arg] # without settings
+        name = "scripted"
+
+        def open(self) -> None:
+            platform.on_open()
+            platform.is_open = True
+
+        def create_job(self, job: Job) -> PlatformJob:
+            assert platform.is_open
+            return PlatformJob(job_id=job.job_id)
+
+        def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None: ...
+
+        def upload(self, job: Job, upload: Upload) -> None:
+            platform.on_upload(job)
+
+        def start(self, job: Job) -> None:
+            platform.started.append(job.priority.value)
+
+        def status(self, job: Job) -> PlatformStatus:
+            raise NotImplementedError
+
+        def cancel(self, job: Job) -> None:
+            raise NotImplementedError
+
+        def close(self) -> None:
+            assert platform.is_open
+            platform.is_open = False
+
+    return Scripted
+
+
+@pytest.fixture
+def platform() -> Platform:
+    return Platform()
+
+
+def raising(failure: BaseException) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise failure
+
+    return call
+
+
+# --- order ----------------------------------------------------------------------------------------------------------
+
+
+def test_urgent_jobs_go_first_and_older_ones_among_equals(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Of jobs of all priorities that were queued before the first one could go."""
+    adapter = make_adapter(CONFIGURATION, Plugin(platform))
+    arrived = ["normal", "lower", "immediate", "higher", "lower", "immediate", "normal"]
+    adapter.receive(*[make_instance(accession_number=priority) for priority in arrived], ae_title="LUNG")
+    by_id = [event.job_id for event in adapter.events if event.event == "job_submitted"]
+    older_first = {job.job_id: number for number, job in enumerate(adapter.jobs)}
+    assert ["immediate", "immediate", "higher", "normal", "normal", "lower", "lower"] == platform.started
+    numbers = [older_first[job_id] for job_id in by_id if job_id is not None]
+    assert [2, 5, 3, 0, 6, 1, 4] == numbers
+
+
+# --- uploads --------------------------------------------------------------------------------------------------------
+
+
+def test_a_huge_job_gives_way_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Another AE title's job does not wait for its last file. Tried: uploading all of a job in one step."""
+    uploads: list[int] = []  # how many jobs had been started at each
+    platform.on_upload = lambda _job: uploads.append(len(platform.started))
+    adapter = make_adapter(TOGETHER, Plugin(platform))
+    for data_set in [make_instance(seed=f"huge-{number}", study_uid="1.2.3") for number in range(300)]:
+        adapter.receive(data_set, ae_title="LUNG")
+    adapter.receive(make_instance(seed="small"), ae_title="LIVER")
+    adapter.advance(5)
+    assert 2 == len(platform.started)
+    assert 1 in uploads  # files of the huge job went after the small job had started
+
+
+def uploading(adapter: Adapter, platform: Platform, *, huge: int, small: int) -> None:
+    """Have a job of LUNG and one of LIVER, of so many files, come to their first upload, and wait there."""
+    platform.on_upload = raising(Retriable("away"))
+    for ae_title, count in (("LUNG", huge), ("LIVER", small)):
+        adapter.receive(*make_study(modality="CT", instances=count, rows=2, columns=2), ae_title=ae_title)
+    adapter.advance(5)
+    assert [JobState.METADATA_SENT] * 2 == [job.state for job in adapter.jobs]
+    adapter.clock.advance(60)  # both may try again
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _try in range(int(PATIENCE_S * 100)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError("waited in vain")
+
+
+def test_jobs_on_a_slow_platform_take_turns_before_their_batches_are_done(
+    make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the time of a batch is over, whose turn it is is decided anew. Tried: without the look at the time."""
+    monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 0.0)
+    adapter = make_adapter(TOGETHER, Plugin(platform))
+    uploading(adapter, platform, huge=3, small=3)
+    uploaded: list[str] = []
+    platform.on_upload = lambda job: uploaded.append(job.pipeline_id)
+    adapter.host.settle()
+    assert "small" in uploaded[:3]
+    assert ["huge"] * 3 + ["small"] * 3 == sorted(uploaded)
+
+
+def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
+    make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the threads of a real service.
+
+    Tried: with all of a batch in the threads' queue at once; with the place handed to a thread that is slow to wake.
+    """
+    monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 10 * PATIENCE_S)  # however slow the machine is
+    adapter = make_adapter(TOGETHER, Plugin(platform))
+    uploading(adapter, platform, huge=100, small=1)
+    begun, ended, other_uploaded = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+
+    def upload(job: Job) -> None:
+        if job.pipeline_id == "small":
+            other_uploaded.set()
+        else:
+            begun.release()
+            ended.acquire()
+
+    platform.on_upload = upload
+    executor = Turnstile(2, "upload")
+    queue = JobQueue("platform", submission(adapter, platform, executor), ONCE, adapter.ledger, adapter.clock)
+    workers = [Worker("submitter platform", queue.step, adapter.clock) for _number in range(2)]
+    try:
+        workers[0].start()
+        assert all(begun.acquire(timeout=PATIENCE_S) for _thread in range(2))  # no thread is free
+        workers[1].start()
+        wait_until(lambda: len(executor._waiting) == 2)  # each with the next file of its job
+        ended.release(8)
+        assert other_uploaded.wait(PATIENCE_S)
+    finally:
+        ended.release(1000)
+        for worker in workers:
+            worker.stop()
+        assert all(worker.join(PATIENCE_S) for worker in workers)
+        executor.shutdown()
+
+
+# --- opening --------------------------------------------------------------------------------------------------------
+
+
+def test_a_submitter_that_does_not_open_keeps_its_own_jobs_waiting_and_no_others(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    """The other submitter's jobs go their way; its own go theirs as soon as it opens."""
+    adapter = make_adapter(CONFIGURATION, Plugin(platform))
+    adapter.close()
+    platform.on_open = raising(OSError("no licence"))
+    with pytest.raises(OSError, match="no licence"):
+        adapter._begin()
+    parts = adapter.host.parts()
+    step, _threads = parts["submitter platform"]
+    for _again in range(2):
+        with pytest.raises(OSError, match="no licence"):
+            step()
+    assert adapter.clock.now() < parts["submitter other"][0]()
+    platform.on_open = lambda: None
+    adapter.receive(make_instance(), ae_title="LUNG")
+    assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
+
+
+def test_only_what_was_opened_is_closed(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """A submitter that never opened has nothing to let go of; closing twice closes once."""
+    adapter = make_adapter(CONFIGURATION, Plugin(platform))
+    assert platform.is_open
+    adapter.host.close()
+    assert not platform.is_open
+    adapter.host.close()
+
+
+# --- the end of the service in the middle of a step -----------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
+    """An adapter with one job that is about to upload."""
+    adapter = make_adapter(CONFIGURATION, Plugin(platform))
+    platform.on_upload = raising(Retriable("away"))
+    adapter.receive(make_instance(), ae_title="LUNG")
+    assert ["metadata-sent"] == [job.state.value for job in adapter.jobs]
+    return adapter
+
+
+def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submission:
+    made = Submission(
+        scripted(platform)(None, None),  # type: ignore[arg-type] # it uses neither
+        ONCE,
+        adapter.ledger,
+        adapter.storage,
+        adapter.clock,
+        uploads,
+        lambda _job: None,
+        {},
+    )
+    made.open()
+    return made
+
+
+def interrupted(adapter: Adapter, sending: Submission) -> None:
+    """Taking the next step is interrupted, which counts as no failure, and leaves the job as it was."""
+    before = adapter.jobs
+    with adapter.ledger.read() as transaction:
+        row = ledger_jobs.get(transaction, before[0].job_id)
+    assert row is not None
+    with pytest.raises(Interrupted):
+        sending.take_step(row)
+    assert before == adapter.jobs
+
+
+def test_uploads_that_can_no_longer_begin_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
+    """A stop that does not wait for a huge job leaves it for the next start."""
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    interrupted(waiting, submission(waiting, platform, executor))
+
+
+def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
+    """As `HostProcess.stop` cancels those that have not begun."""
+
+    class Cancelling(Inline):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            future: Any = super().submit(lambda: None).__class__()
+            future.cancel()
+            return future
+
+    interrupted(waiting, submission(waiting, platform, Cancelling()))
+
+
+@pytest.mark.parametrize("failure", [ConnectionResetError("closed"), Retriable("closed")])
+def test_a_step_that_closing_cuts_off_does_not_fault_the_job(
+    waiting: Adapter, platform: Platform, failure: Exception
+) -> None:
+    """What the submitter raises then says nothing of the job."""
+    sending = submission(waiting, platform, Inline())
+
+    def close_and_fail(_job: Job) -> None:
+        sending.close()
+        raise failure
+
+    platform.on_upload = close_and_fail
+    interrupted(waiting, sending)
+    platform.on_upload = lambda _job: None
+    waiting.restart()
+    waiting.advance(2)
+    assert [JobState.SUBMITTED] == [job.state for job in waiting.jobs]
+
+
+def test_a_job_that_somebody_else_changed_meanwhile_is_left_alone(waiting: Adapter, platform: Platform) -> None:
+    """An operator's cancellation wins over a step that was under way."""
+
+    def cancel(_job: Job) -> None:
+        with waiting.ledger.write() as transaction:
+            row = ledger_jobs.get(transaction, waiting.jobs[0].job_id)
+            assert row is not None
+            ledger_jobs.change(transaction, row, state=JobState.CANCELLED)
+
+    platform.on_upload = cancel
+    waiting.advance(2)
+    assert [JobState.CANCELLED] == [job.state for job in waiting.jobs]
+    assert [] == platform.started

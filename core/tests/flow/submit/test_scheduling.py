@@ -1,0 +1,88 @@
+"""Whose turn it is, as a pure function; and when a platform is left alone."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from dicom_adapter import Job, JobPriority
+from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN, TURNS_TO_THE_OLDEST, Breaker, choose
+from dicom_adapter.ledger.jobs import JobRow
+
+NOW = datetime(2026, 1, 5, 8, tzinfo=timezone.utc)
+PAUSE = timedelta(seconds=8)
+
+
+def row(number: int, priority: str = "normal", ae_title: str = "LUNG") -> JobRow:
+    job = Job(
+        job_id=f"{number:032x}",
+        name=f"job-{number}",
+        ae_title=ae_title,
+        pipeline_id="p",
+        priority=JobPriority(priority),
+        submitter="platform",
+        instance_count=1,
+        created_at=NOW,
+        changed_at=NOW,
+    )
+    return JobRow(number=number, job=job, failing_since=None)
+
+
+def chosen(*candidates: JobRow, served: dict[str, int] | None = None, turn: int = 0) -> int | None:
+    found = choose(candidates, served or {}, turn)
+    return None if found is None else found.number
+
+
+def test_nothing_is_chosen_of_nothing() -> None:
+    """Without candidates there is no turn."""
+    assert chosen() is None
+
+
+def test_the_most_urgent_goes_first_and_the_oldest_of_equals() -> None:
+    """Priority decides before age."""
+    assert 3 == chosen(row(1), row(2, "lower"), row(3, "immediate"), row(4, "immediate"))
+    assert 1 == chosen(row(2), row(1))
+
+
+def test_one_turn_in_so_many_goes_to_the_oldest() -> None:
+    """A job of lower priority gets through although more urgent ones keep coming."""
+    turns = [chosen(row(1, "lower"), row(9, "immediate"), turn=turn) for turn in range(2 * TURNS_TO_THE_OLDEST)]
+    assert 2 == turns.count(1)
+    assert 9 == turns[0]
+
+
+def test_ae_titles_take_turns() -> None:
+    """The AE title that was served longest ago comes first, one never served before all others."""
+    candidates = [row(1, ae_title="LUNG"), row(2, ae_title="HEAD"), row(3, ae_title="KNEE")]
+    assert 3 == chosen(*candidates, served={"LUNG": 7, "HEAD": 5})
+    assert 2 == chosen(*candidates, served={"LUNG": 7, "HEAD": 5, "KNEE": 6})
+
+
+def test_a_platform_is_down_after_failures_in_a_row_and_one_may_try() -> None:
+    """Before that all go on; then one at a time, and not before the pause is over."""
+    breaker = Breaker()
+    for number in range(FAILURES_TO_OPEN - 1):
+        breaker.step_failed(number, NOW, PAUSE)
+    assert not breaker.is_down
+    breaker.step_failed(FAILURES_TO_OPEN, NOW, PAUSE)
+    assert breaker.is_down
+    assert not breaker.may_try(NOW, trying=0)
+    assert breaker.may_try(NOW + PAUSE, trying=0)
+    assert not breaker.may_try(NOW + PAUSE, trying=1)
+
+
+def test_one_success_ends_it() -> None:
+    """It tells that the platform came back, once."""
+    breaker = Breaker()
+    for number in range(FAILURES_TO_OPEN):
+        breaker.step_failed(number, NOW, PAUSE)
+    assert breaker.succeeded()
+    assert not breaker.is_down
+    assert not breaker.succeeded()
+
+
+def test_one_job_that_keeps_failing_does_not_make_the_platform_down() -> None:
+    """It may fail for a reason of its own, and has pauses of its own."""
+    breaker = Breaker()
+    for _attempt in range(FAILURES_TO_OPEN + 1):
+        breaker.step_failed(7, NOW, PAUSE)
+    assert not breaker.is_down

@@ -1,0 +1,360 @@
+"""Step 5 under a virtual clock: jobs walk their states, whatever the platform does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from dicom_adapter import (
+    Job,
+    JobState,
+    Permanent,
+    PlatformJob,
+    PlatformStatus,
+    Retriable,
+    Submitter,
+    Upload,
+    hookimpl,
+)
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.submit.steps import UPLOADS_PER_COMMIT
+from dicom_adapter.ledger import jobs as ledger_jobs
+from dicom_adapter.testing import Adapter, Plugin
+
+MakeAdapter = Callable[..., Adapter]
+
+ONE = """
+[submitters.platform]
+type = "scripted"
+retry-first = 2
+[ae-titles.LUNG.settings]
+pipeline-one = "p1"
+"""
+THREE = ONE + 'pipeline-two = "p2"\npipeline-three = "p3"\n'
+WAIT_S = 5  # of the AE title's processor, before a group becomes jobs
+
+
+class Platform:
+    """A platform that notes every call, and fails as a test says. It outlives restarts of the adapter."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, int | None]] = []  # what, pipeline, position
+        self.metadata: dict[str, dict[str, str]] = {}  # by pipeline
+        self.failures: list[tuple[str, str | None, BaseException]] = []  # each raised once; None: of any pipeline
+        self.open_failures: list[BaseException] = []
+        self.answer: Any = None  # instead of a PlatformJob
+        self.opened = 0
+        self.closed = 0
+
+    def fail(self, call: str, failure: BaseException, *, pipeline: str | None = None, times: int = 1) -> None:
+        self.failures += [(call, pipeline, failure)] * times
+
+    def meet(self, call: str, job: Job, position: int | None = None) -> None:
+        self.calls.append((call, job.pipeline_id, position))
+        for index, (what, pipeline, failure) in enumerate(self.failures):
+            if what in (call, f"{call} {position}") and pipeline in (None, job.pipeline_id):
+                del self.failures[index]
+                raise failure
+
+    def names(self, pipeline: str = "p1") -> list[str]:
+        return [call for call, of, _position in self.calls if of == pipeline]
+
+    def positions(self) -> list[int | None]:
+        return [position for call, _pipeline, position in self.calls if call == "upload"]
+
+    @hookimpl
+    def dicom_adapter_submitters(self) -> list[type]:
+        return [scripted(self)]
+
+
+def scripted(platform: Platform) -> type[Submitter[Any]]:
+    class Scripted(Submitter):  # type: ignore[type-arg] # without settings
+        name = "scripted"
+
+        def open(self) -> None:
+            platform.opened += 1
+            if platform.open_failures:
+                raise platform.open_failures.pop(0)
+
+        def create_job(self, job: Job) -> PlatformJob:
+            platform.meet("create", job)
+            answer: PlatformJob = platform.answer or PlatformJob(job_id=f"job of {job.pipeline_id}", payload_id="7")
+            return answer
+
+        def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+            platform.meet("metadata", job)
+            platform.metadata[job.pipeline_id] = dict(metadata)
+
+        def upload(self, job: Job, upload: Upload) -> None:
+            platform.meet("upload", job, upload.position)
+            with upload.open() as file:
+                assert upload.size_bytes == len(file.read())
+
+        def start(self, job: Job) -> None:
+            platform.meet("start", job)
+
+        def status(self, job: Job) -> PlatformStatus:
+            raise NotImplementedError
+
+        def cancel(self, job: Job) -> None:
+            raise NotImplementedError
+
+        def close(self) -> None:
+            platform.closed += 1
+
+    return Scripted
+
+
+@pytest.fixture
+def platform() -> Platform:
+    return Platform()
+
+
+def with_jobs(make_adapter: MakeAdapter, platform: Platform, configuration: str = ONE, instances: int = 1) -> Adapter:
+    """An adapter whose group of instances is about to become jobs, at this moment."""
+    adapter = make_adapter(configuration, Plugin(platform))
+    study = [make_instance(seed="study", instance_number=number + 1) for number in range(instances)]
+    adapter.receive(*study, ae_title="LUNG")
+    adapter.advance(WAIT_S)
+    return adapter
+
+
+def states(adapter: Adapter) -> dict[str, str]:
+    return {job.pipeline_id: job.state.value for job in adapter.jobs}
+
+
+# --- the walk -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_walks_its_states_in_order(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """One call for each step, one event for each state, and what the platform calls the job is remembered."""
+    adapter = with_jobs(make_adapter, platform, instances=2)
+    (job,) = adapter.jobs
+    assert ["create", "metadata", "upload", "upload", "start"] == platform.names()
+    assert [0, 1] == platform.positions()
+    assert (JobState.SUBMITTED, "job of p1", "7") == (job.state, job.platform_job_id, job.platform_payload_id)
+    assert (0, None, "") == (job.attempts, job.next_attempt_at, job.last_error)
+    steps = [event.event for event in adapter.events if event.job_id == job.job_id]
+    assert ["job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"] == steps
+
+
+def test_nothing_is_repeated_after_a_restart(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """A submitted job is finished for the adapter."""
+    adapter = with_jobs(make_adapter, platform)
+    calls = list(platform.calls)
+    adapter.restart()
+    adapter.advance(400)
+    assert calls == platform.calls
+    assert (2, 1) == (platform.opened, platform.closed)
+
+
+# --- retriable ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "state"),
+    [("create", "queued"), ("metadata", "created"), ("upload", "metadata-sent"), ("start", "uploaded")],
+)
+def test_a_retriable_failure_postpones_the_step_and_nothing_else(
+    make_adapter: MakeAdapter, platform: Platform, call: str, state: str
+) -> None:
+    """The same step again after a pause; the steps before it are not repeated, and the failures are forgotten."""
+    platform.fail(call, Retriable("the platform is busy"), times=2)
+    adapter = with_jobs(make_adapter, platform)
+    (job,) = adapter.jobs
+    now = adapter.clock.now()
+    assert (state, 1, "the platform is busy") == (job.state.value, job.attempts, job.last_error)
+    assert job.next_attempt_at is not None
+    assert now + timedelta(seconds=1) <= job.next_attempt_at <= now + timedelta(seconds=2)
+    adapter.advance(2)
+    (job,) = adapter.jobs
+    assert job.next_attempt_at is not None
+    assert (state, 2) == (job.state.value, job.attempts)
+    adapter.advance(4)
+    (job,) = adapter.jobs
+    assert (JobState.SUBMITTED, 0, None, "") == (job.state, job.attempts, job.next_attempt_at, job.last_error)
+    assert {call: 3} == {name: n for name in platform.names() if (n := platform.names().count(name)) > 1}
+
+
+def test_a_restart_does_not_hurry_a_postponed_job(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The time of the next attempt is kept, and so is the count of the failed ones."""
+    platform.fail("create", Retriable("down"), times=8)
+    adapter = with_jobs(make_adapter, platform)
+    adapter.advance(100)
+    (before,) = adapter.jobs
+    adapter.restart()
+    assert [before] == adapter.jobs
+    tried = len(platform.calls)
+    assert before.next_attempt_at is not None
+    remaining = (before.next_attempt_at - adapter.clock.now()).total_seconds()
+    adapter.advance(remaining - 0.001)
+    assert tried == len(platform.calls)
+    adapter.advance(0.001)
+    assert tried < len(platform.calls)
+
+
+def test_a_job_that_keeps_failing_is_given_up_in_the_end(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """After `retry-for`, counted from the first failure, an operator has to look."""
+    platform.fail("start", Retriable("still down"), times=1000)
+    adapter = with_jobs(make_adapter, platform, ONE.replace("retry-first = 2", "retry-first = 2\nretry-for = 60"))
+    adapter.advance(59)
+    assert {"p1": "uploaded"} == states(adapter)
+    adapter.advance(120)
+    (job,) = adapter.jobs
+    assert (JobState.FAULTED, None) == (job.state, job.next_attempt_at)
+    gave_up = f"gave up after {job.attempts} attempts since 2026-01-05 08:00:05 UTC: still down"
+    assert gave_up == job.last_error
+
+
+# --- permanent, and bugs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
+def test_a_permanent_failure_faults_the_job_at_once_and_no_other(
+    make_adapter: MakeAdapter, platform: Platform, call: str
+) -> None:
+    """The group's other pipelines go on."""
+    platform.fail(call, Permanent("the platform knows no pipeline p2"), pipeline="p2")
+    adapter = with_jobs(make_adapter, platform, THREE)
+    assert {"p1": "submitted", "p2": "faulted", "p3": "submitted"} == states(adapter)
+    faulted = adapter.jobs[1]
+    assert ("the platform knows no pipeline p2", 1, None) == (
+        faulted.last_error,
+        faulted.attempts,
+        faulted.next_attempt_at,
+    )
+    adapter.advance(400)
+    assert 1 == platform.names("p2").count(call)
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError("Müller^Jörg"), SystemExit("Müller^Jörg")])
+@pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
+def test_a_bug_faults_the_job_and_does_not_quote_its_message(
+    make_adapter: MakeAdapter, platform: Platform, call: str, failure: BaseException
+) -> None:
+    """Kind and place are told; the message may hold a patient's name, so nothing keeps it."""
+    platform.fail(call, failure, pipeline="p2")
+    adapter = with_jobs(make_adapter, platform, THREE)
+    assert {"p1": "submitted", "p2": "faulted", "p3": "submitted"} == states(adapter)
+    faulted = adapter.jobs[1]
+    assert faulted.last_error.startswith(f"bug in submitter 'platform': {type(failure).__name__} at ")
+    assert "test_steps.py" in faulted.last_error
+    assert "Müller" not in repr(adapter.events) + faulted.last_error
+
+
+@pytest.mark.parametrize("answer", ["a text", PlatformJob(job_id=7), PlatformJob(job_id="7", payload_id=None)])  # type: ignore[arg-type] # mistakes
+def test_a_wrong_answer_is_a_bug(make_adapter: MakeAdapter, platform: Platform, answer: object) -> None:
+    """What the ledger could not keep faults the job, instead of failing there again and again."""
+    platform.answer = answer
+    adapter = with_jobs(make_adapter, platform)
+    assert {"p1": "faulted"} == states(adapter)
+    assert adapter.jobs[0].last_error.startswith("bug in submitter 'platform': ")
+
+
+def test_of_several_failed_uploads_the_one_that_cannot_be_mended_decides(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    """It would be pointless to try for a day what was refused already."""
+    platform.fail("upload 0", Retriable("busy"))
+    platform.fail("upload 1", Permanent("refused"))
+    adapter = with_jobs(make_adapter, platform, instances=3)
+    assert ("faulted", "refused") == (adapter.jobs[0].state.value, adapter.jobs[0].last_error)
+
+
+# --- uploads --------------------------------------------------------------------------------------------------------
+
+
+def test_uploads_go_on_where_they_stopped(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """After a failure in the middle, and after a restart, only what is missing is sent."""
+    count = 2 * UPLOADS_PER_COMMIT + 6
+    broken = UPLOADS_PER_COMMIT + 3
+    platform.fail(f"upload {broken}", Retriable("connection lost"))
+    adapter = with_jobs(make_adapter, platform, instances=count)
+    assert list(range(2 * UPLOADS_PER_COMMIT)) == platform.positions()
+    adapter.restart()
+    adapter.advance(2)
+    assert {"p1": "submitted"} == states(adapter)
+    assert [*range(2 * UPLOADS_PER_COMMIT), broken, *range(2 * UPLOADS_PER_COMMIT, count)] == platform.positions()
+
+
+def test_a_crash_in_the_middle_of_uploads_repeats_one_batch_at_the_most(
+    make_adapter: MakeAdapter, platform: Platform
+) -> None:
+    """What was remembered is not sent again."""
+    platform.fail(f"upload {UPLOADS_PER_COMMIT + 2}", KeyboardInterrupt())  # as if the process ended here
+    with pytest.raises(KeyboardInterrupt):
+        with_jobs(adapters := _Keeping(make_adapter), platform, instances=UPLOADS_PER_COMMIT + 5)
+    adapters.adapter.restart()
+    repeated = [n for n in set(platform.positions()) if platform.positions().count(n) > 1]
+    assert {"p1": "submitted"} == states(adapters.adapter)
+    assert [UPLOADS_PER_COMMIT, UPLOADS_PER_COMMIT + 1, UPLOADS_PER_COMMIT + 2] == sorted(repeated)
+
+
+class _Keeping:
+    """Remembers the adapter that it made, for a test whose set-up raises."""
+
+    def __init__(self, make: MakeAdapter) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Adapter:
+        self.adapter = self._make(*arguments)
+        return self.adapter
+
+
+def test_a_missing_stored_object_faults_its_job_and_no_other(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The reason names no patient; the next study goes its way."""
+    adapter = make_adapter(ONE, Plugin(platform))
+    lost, kept = make_instance(), make_instance()
+    (answer,) = adapter.receive(lost, ae_title="LUNG")
+    adapter.receive(kept, ae_title="LUNG")
+    assert answer.instance is not None
+    adapter.storage.delete([answer.instance.storage_key])
+    adapter.advance(WAIT_S)
+    by_study = {adapter.instances_of(job)[0].study_instance_uid: job for job in adapter.jobs}
+    faulted = by_study[lost.StudyInstanceUID]
+    assert JobState.FAULTED is faulted.state
+    assert answer.instance.storage_key in faulted.last_error
+    assert JobState.SUBMITTED is by_study[kept.StudyInstanceUID].state
+
+
+def test_storage_that_fails_for_a_while_does_not_fault_jobs(
+    make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network share that is away for a moment is no bug of the submitter."""
+    adapter = make_adapter(ONE, Plugin(platform))
+    adapter.receive(make_instance(), ae_title="LUNG")
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter.storage, "read", _raising(OSError(5, "Input/output error", "/a/path")))
+        adapter.advance(WAIT_S)
+    (job,) = adapter.jobs
+    expected = ("metadata-sent", "the storage backend failed to read (OSError)")
+    assert expected == (job.state.value, job.last_error)
+    adapter.advance(2)
+    assert {"p1": "submitted"} == states(adapter)
+
+
+def test_a_ledger_that_fails_for_a_while_does_not_fault_jobs(
+    make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written down is repeated, and is not blamed on the submitter."""
+    adapter = make_adapter(ONE, Plugin(platform))
+    adapter.receive(make_instance(), ae_title="LUNG")
+    with monkeypatch.context() as patch:
+        failure = OperationalError("UPDATE", {}, Exception("database or disk is full"))
+        patch.setattr(ledger_jobs, "mark_uploaded", _raising(failure))
+        adapter.advance(WAIT_S)
+    (job,) = adapter.jobs
+    assert ("metadata-sent", "the ledger failed (OperationalError)") == (job.state.value, job.last_error)
+    adapter.advance(2)
+    assert {"p1": "submitted"} == states(adapter)
+
+
+def _raising(failure: Exception) -> Callable[..., Any]:
+    def call(*_arguments: Any) -> Any:
+        raise failure
+
+    return call

@@ -1,0 +1,70 @@
+"""AE titles and pipelines that come, go and fail: one job for each group and pipeline, by the rule in force."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from dicom_adapter import JobState
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.testing import Adapter
+
+MakeAdapter = Callable[..., Adapter]
+
+PLATFORM = '[submitters.platform]\ntype = "fake"\n'
+OTHER = PLATFORM + '[ae-titles.HEAD.settings]\npipeline-one = "other"\n'
+OLD = OTHER + '[ae-titles.LUNG.settings]\npipeline-one = "old-1"\npipeline-two = "old-2"\n'
+NEW = OTHER + '[ae-titles.LUNG.settings]\npipeline-one = "new"\n'
+THREE = """
+[submitters.platform]
+type = "fake"
+folder = "platform"
+fail = [{ call = "start", pipeline = "p2", times = 3 }]
+[ae-titles.LUNG.settings]
+pipeline-one = "p1"
+pipeline-two = "p2"
+pipeline-three = "p3"
+"""
+
+
+def steps(adapter: Adapter, event: str) -> Counter[str]:
+    """How often this happened to jobs of each pipeline."""
+    pipelines = {job.job_id: job.pipeline_id for job in adapter.jobs}
+    return Counter(pipelines[told.job_id] for told in adapter.events if told.event == event and told.job_id)
+
+
+def test_an_ae_title_that_was_removed_and_came_back_makes_the_jobs_of_its_new_pipelines(
+    make_adapter: MakeAdapter,
+) -> None:
+    """What waited becomes these, what had become jobs does not again, and nothing goes to the old ones any more.
+
+    Tried: without the releases of a turn.
+    """
+    adapter = make_adapter(OLD)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(6)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(1)
+    adapter.restart(OTHER)
+    adapter.advance(60)
+    assert {"old-1": 1, "old-2": 1} == steps(adapter, "job_submitted")
+    assert {"pending": 1, "reclaimed": 1} == adapter.states
+
+    adapter.restart(NEW)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(60)
+    assert {"old-1": 1, "old-2": 1, "new": 2} == steps(adapter, "job_submitted")
+    assert {"reclaimed": 3} == adapter.states
+
+
+def test_a_pipeline_that_fails_makes_no_job_of_another_twice(make_adapter: MakeAdapter) -> None:
+    """It goes on by itself, with the step that failed, across a restart. Tried: failures that begin the job again."""
+    adapter = make_adapter(THREE)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(5)
+    adapter.restart()
+    adapter.advance(60)
+    assert [JobState.SUBMITTED] * 3 == [job.state for job in adapter.jobs]
+    assert {"p2": 1 + 3} == steps(adapter, "job_attempt_failed")  # before and after the restart
+    for step in ("job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"):
+        assert {"p1": 1, "p2": 1, "p3": 1} == steps(adapter, step)

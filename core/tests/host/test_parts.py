@@ -1,0 +1,201 @@
+"""Parts of the host: a step is short however much there is to do, and what hangs holds up nobody else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicom_adapter import JobProcessorBase, Submitter
+from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.process import served_lane
+from dicom_adapter.host import host, observers
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.plugins import isolation
+from dicom_adapter.testing import Plugin
+from dicom_adapter_clara_client.fake import FakeSubmitter
+
+LUNG = '[submitters.platform]\ntype = "fake"\n[ae-titles.LUNG.settings]\npipeline-a = "1"\n'
+TWO_SUBMITTERS = """
+[submitters.good]
+type = "fake"
+[submitters.bad]
+type = "bad"
+[ae-titles.LUNG]
+submitter = "good"
+settings = { pipeline-a = "1" }
+[ae-titles.LIVER]
+submitter = "bad"
+settings = { pipeline-a = "1" }
+"""
+TWO_PROCESSORS = LUNG + '[ae-titles.LIVER]\nprocessor = "bad"\n'
+
+MakeAdapter = Callable[..., Any]
+
+
+def observing(**hooks: Callable[..., Any]) -> Plugin:
+    """A plugin that observes."""
+    return Plugin(SimpleNamespace(**{f"dicom_adapter_{name}": hookimpl(hook) for name, hook in hooks.items()}))
+
+
+# --- steps are short --------------------------------------------------------------------------------------------------
+
+
+def test_a_lane_takes_a_slice_of_its_turns_in_one_step(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no time at all each step is one turn, asks to go on at once, and none of them is forgotten.
+
+    Tried: a step that takes all turns that are due.
+    """
+    adapter = make_adapter(LUNG)
+    monkeypatch.setattr(served_lane, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(adapter.host, "settle", lambda: None)
+    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
+    adapter.host.parts()["notify"][0]()
+    lane = adapter.host._serving.lanes["LUNG"]
+    wanted = [lane.step() for _turn in range(3)]
+    assert [adapter.clock.now()] * 3 == wanted
+    assert 3 == lane._lane.turns
+    assert lane.step() > adapter.clock.now()
+
+
+def test_reclaim_gives_back_a_slice_in_one_step_and_everything_in_the_end(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates one by one, and a sweep that goes on where it was, though the next would be due by then."""
+    monkeypatch.setattr("dicom_adapter.flow.reclaim.reclaim.BATCH", 1)
+    adapter = make_adapter(LUNG)
+    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
+    reclaim = adapter.host.parts()["reclaim"][0]
+    monkeypatch.setattr(host, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(adapter.host, "_consider", lambda _numbers: None)
+    adapter.advance(6)
+    assert {"released": 3} == adapter.states
+    remaining = []
+    for _step in range(3):
+        adapter.clock.advance(60)
+        assert adapter.clock.now() == reclaim()
+        remaining.append(adapter.states.get("released", 0))
+    assert [2, 1, 0] == remaining
+
+
+# --- observers --------------------------------------------------------------------------------------------------------
+
+
+def test_an_observer_that_hangs_is_told_a_limited_number_of_things(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond them notifications are dropped, which is logged when it begins, and counted when it is over.
+
+    Tried: a queue without limit.
+    """
+    monkeypatch.setattr(observers, "NEWS_KEPT", 2)
+    heard: list[str] = []
+    adapter = make_adapter(LUNG, observing(instance_stored=lambda instance: heard.append(instance.sop_instance_uid)))
+    (observer,) = adapter.host._observers.values()
+    monkeypatch.setattr(adapter.host, "_has_work", lambda: False)
+    with monkeypatch.context() as hanging, capture_logs() as told:
+        hanging.setattr(observer, "step", lambda: None)
+        adapter.receive(*[make_instance() for _number in range(5)], ae_title="LUNG")
+    assert 1 == len([entry for entry in told if entry["event"] == "observer_lags"])
+    with capture_logs() as told:
+        observer.step()
+    assert 2 == len(heard)
+    assert [("notifications_dropped", 3)] == [(entry["event"], entry["dropped"]) for entry in told]
+
+
+def test_an_observer_that_hangs_keeps_nothing_from_another(make_adapter: MakeAdapter) -> None:
+    """Each plugin that observes is a part of its own; who observes nothing is none, and is told nothing."""
+    heard: list[str] = []
+    slow = observing(job_changed=lambda job: heard.append("slow"))
+    quick = Plugin(SimpleNamespace(dicom_adapter_job_changed=hookimpl(lambda job: heard.append("quick"))), "quick")
+    adapter = make_adapter(LUNG, slow, quick)
+    steps = adapter.host.parts()
+    assert ["observer quick", "observer under-test"] == sorted(name for name in steps if name.startswith("observer"))
+    adapter.host._tell("dicom_adapter_job_changed", job="job 1")
+    steps["observer quick"][0]()
+    assert ["quick"] == heard
+
+
+# --- plugins that cannot even be made ---------------------------------------------------------------------------------
+
+
+def bad_submitter(constructor: Callable[..., Any]) -> Plugin:
+    """A plugin with a submitter `bad`."""
+    bad = type("Bad", (FakeSubmitter,), {"name": "bad", "__init__": constructor})
+    return Plugin(SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [bad])))
+
+
+def leave(*_arguments: Any, **_fields: Any) -> Any:
+    raise SystemExit("no licence")
+
+
+def hang(*_arguments: Any, **_fields: Any) -> Any:
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("constructor", "reason"),
+    [(leave, "SystemExit at "), (hang, "it did not return within 0.05 seconds")],
+)
+def test_a_submitter_that_cannot_be_made_costs_its_own_ae_titles_only(
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+    constructor: Callable[..., Any],
+    reason: str,
+) -> None:
+    """They are refused with the reason, what they hold waits, and the others go on."""
+    monkeypatch.setattr(isolation, "PLUGIN_SECONDS", 0.05)
+    adapter = make_adapter(TWO_SUBMITTERS, bad_submitter(constructor))
+    assert LaneState.STOPPED is adapter.lanes["LIVER"].state
+    assert adapter.lanes["LIVER"].reason.startswith(f"submitter 'bad' cannot be made: {reason}")
+    adapter.receive(make_instance(), ae_title="LIVER")
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(6)
+    assert [("LUNG", "submitted")] == [(job.ae_title, job.state.value) for job in adapter.jobs]
+    assert {"pending": 1, "reclaimed": 1} == adapter.states
+
+
+@pytest.mark.parametrize("describe", [leave, hang])
+def test_a_processor_that_cannot_describe_its_settings_costs_its_own_ae_titles_only(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, describe: Callable[..., Any]
+) -> None:
+    """They are refused with the reason, and the others go on."""
+    monkeypatch.setattr(isolation, "PLUGIN_SECONDS", 0.05)
+    members = {"name": "bad", "describe": classmethod(describe), "handle_instance": leave}
+    bad = type("Bad", (JobProcessorBase,), members)
+    adapter = make_adapter(TWO_PROCESSORS, Plugin(SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [bad]))))
+    assert adapter.lanes["LIVER"].reason.startswith("its processor cannot describe its settings: ")
+    assert ["LUNG"] == list(adapter.host.served)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(6)
+    assert ["submitted"] == [job.state.value for job in adapter.jobs]
+
+
+def test_a_submitter_whose_opening_hangs_keeps_nobody_from_closing(
+    monkeypatch: pytest.MonkeyPatch, make_adapter: MakeAdapter
+) -> None:
+    """There is nothing to close then.
+
+    Tried: waiting for the end of `open` in `close`, with which this test does not end.
+    """
+    monkeypatch.setattr("dicom_adapter.flow.submit.steps.OPENING_SECONDS", 0.05)
+    adapter = make_adapter(LUNG)
+    entered = threading.Event()
+
+    def hang_in_open(_submitter: Submitter[Any]) -> None:
+        entered.set()
+        hang()
+
+    submission = adapter.host._platforms._platforms["platform"].submission
+    submission._is_open = False
+    monkeypatch.setattr(FakeSubmitter, "open", hang_in_open)
+    threading.Thread(target=submission.open, daemon=True).start()
+    assert entered.wait(30)
+    adapter.close()

@@ -1,0 +1,320 @@
+"""Another configuration while the adapter works: what has changed is made anew, what has not is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicom_adapter import JobPriority, JobProcessorBase, JobState, Refused, Submitter, hookimpl
+from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.testing import Adapter, Plugin
+from dicom_adapter_clara_client import FakeSubmitter
+
+MakeAdapter = Callable[..., Adapter]
+
+PLATFORM = '[submitters.platform]\ntype = "fake"\nfolder = "platform"\n'
+HEAD = '[ae-titles.HEAD.settings]\npipeline-one = "head"\n'
+LUNG = '[ae-titles.LUNG.settings]\npipeline-one = "old"\n'
+BOTH = PLATFORM + HEAD + LUNG
+RETRIES = PLATFORM + "retry-first = 7\n"
+SLOWER = PLATFORM + HEAD + '[ae-titles.LUNG.settings]\npipeline-one = "new"\ntimeout = 60\ngroup-by = "study"\n'
+CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetadata = ["StudyDate"]\n' + LUNG
+
+
+def processor(adapter: Adapter, ae_title: str) -> Any:
+    return adapter.host._serving.lanes[ae_title]._lane._incumbent.processor
+
+
+def submitter(adapter: Adapter) -> Any:
+    return adapter.host._platforms._platforms["platform"].submission._submitter
+
+
+def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
+    """Of each submitted job its pipeline, and how many instances it has."""
+    assert {JobState.SUBMITTED} >= {job.state for job in adapter.jobs}
+    return [(job.pipeline_id, job.instance_count) for job in adapter.jobs]
+
+
+def test_what_has_not_changed_is_left_alone(make_adapter: MakeAdapter) -> None:
+    """The same processor goes on with its group, over the same submitter; the other one is another.
+
+    Tried: lanes that are all exchanged.
+    """
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(), ae_title="HEAD")
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(4)
+    head, lung, platform = processor(adapter, "HEAD"), processor(adapter, "LUNG"), submitter(adapter)
+    adapter.reload(SLOWER)
+    assert processor(adapter, "HEAD") is head
+    assert submitter(adapter) is platform
+    assert processor(adapter, "LUNG") is not lung
+    adapter.advance(1)
+    assert [("head", 1)] == pipelines(adapter)
+
+
+def test_who_may_call_and_what_goes_along_is_no_reason_to_build_a_processor_anew(make_adapter: MakeAdapter) -> None:
+    """These are no matters of the processor; jobs have the new metadata all the same."""
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(StudyDate="20260102"), ae_title="LUNG")
+    before = processor(adapter, "LUNG")
+    adapter.reload(CALLERS)
+    assert processor(adapter, "LUNG") is before
+    adapter.advance(5)
+    assert [("old", 1)] == pipelines(adapter)
+
+
+def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: MakeAdapter) -> None:
+    """The processor, its timers, and the submitter."""
+    adapter = make_adapter(BOTH)
+    calls = adapter._plugins.calls
+    calls.trace = True
+    calls.tell()
+    adapter.reload(SLOWER.replace(PLATFORM, RETRIES))
+    with capture_logs() as logged:
+        adapter.receive(make_instance(), ae_title="LUNG")
+        adapter.advance(60)
+    assert [("new", 1)] == pipelines(adapter)
+    called = {(entry["part"], entry["hook"]) for entry in logged if entry["event"] == "hook_called"}
+    assert {("lane LUNG", "handle_instance"), ("lane LUNG", "timer"), ("submitter platform", "upload")} <= called
+
+
+def test_what_waits_goes_to_the_new_processor_in_the_order_and_with_the_times_of_its_arrival(
+    make_adapter: MakeAdapter,
+) -> None:
+    """A study of which a part came before the change, and a part after it, is one job, by the new rule.
+
+    Tried: an exchange that forgets nothing of what the old processor was given.
+    """
+    adapter = make_adapter(BOTH)
+    first, second, third = make_study(instances=3)
+    adapter.receive(first, ae_title="LUNG")
+    adapter.advance(3)
+    adapter.receive(second, ae_title="LUNG")
+    adapter.reload(SLOWER)
+    adapter.advance(40)
+    assert [] == pipelines(adapter)
+    adapter.receive(third, ae_title="LUNG")
+    adapter.advance(59)
+    assert [] == pipelines(adapter)
+    adapter.advance(1)
+    assert [("new", 3)] == pipelines(adapter)
+    [job] = adapter.jobs
+    uids = [instance.sop_instance_uid for instance in adapter.instances_of(job)]
+    assert [data_set.SOPInstanceUID for data_set in (first, second, third)] == uids
+
+
+def test_a_group_that_would_be_due_by_now_becomes_a_job_at_once(make_adapter: MakeAdapter) -> None:
+    """With a wait that is shorter than what it has waited for already."""
+    adapter = make_adapter(SLOWER)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(20)
+    adapter.reload(BOTH)
+    assert [("old", 1)] == pipelines(adapter)
+
+
+def test_a_lane_that_was_stopped_runs_again_when_its_settings_change(make_adapter: MakeAdapter) -> None:
+    """As whoever changes them has mended it."""
+
+    class Picky(JobProcessorBase):
+        name = "picky"
+
+        def open(self) -> None:
+            raise ValueError
+
+        def handle_instance(self, instance: Any) -> None:
+            raise AssertionError
+
+    plugin = Plugin(SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [Picky])))
+    adapter = make_adapter(PLATFORM + '[ae-titles.LUNG]\nprocessor = "picky"\n', plugin)
+    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
+    adapter.advance(60)
+    assert LaneState.STOPPED is adapter.lanes["LUNG"].state
+    adapter.reload(PLATFORM + LUNG)
+    adapter.advance(60)
+    assert LaneState.RUNNING is adapter.lanes["LUNG"].state
+    assert 0 < sum(count for _pipeline, count in pipelines(adapter))
+
+
+def test_an_ae_title_that_is_removed_is_held_until_it_comes_back(make_adapter: MakeAdapter) -> None:
+    """Its lane ends, and is told of as long as there is something of it."""
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.reload(PLATFORM + HEAD)
+    adapter.advance(60)
+    assert [] == pipelines(adapter)
+    assert (LaneState.STOPPED, {"pending": 1}) == (adapter.lanes["LUNG"].state, adapter.states)
+    assert "it is not configured" in adapter.lanes["LUNG"].reason
+    adapter.reload(BOTH)
+    assert LaneState.RUNNING is adapter.lanes["LUNG"].state
+    assert [("old", 1)] == pipelines(adapter)
+
+
+def test_what_an_open_association_sends_to_a_removed_ae_title_is_kept(make_adapter: MakeAdapter) -> None:
+    """It was acknowledged, or will be: it waits like the rest."""
+    adapter = make_adapter(BOTH)
+    adapter.reload(PLATFORM + HEAD)
+    [answer] = adapter.receive(make_instance(), ae_title="LUNG")
+    assert answer.instance is not None
+    adapter.reload(BOTH)
+    adapter.advance(5)
+    assert [("old", 1)] == pipelines(adapter)
+
+
+def test_an_ae_title_that_drains_makes_its_jobs_and_is_gone(make_adapter: MakeAdapter) -> None:
+    """By its own rule and without a new processor; what is sent to it over an open association after that as well."""
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(3)
+    before = processor(adapter, "LUNG")
+    adapter.reload(PLATFORM + HEAD, drain=True)
+    assert processor(adapter, "LUNG") is before
+    assert {"HEAD", "LUNG"} == adapter.lanes.keys()
+    adapter.advance(4)
+    assert [("old", 1)] == pipelines(adapter)
+    assert {"HEAD"} == adapter.lanes.keys()
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(10)
+    assert [("old", 1)] * 2 == pipelines(adapter)
+
+
+def test_a_submitter_that_drains_finishes_its_jobs(make_adapter: MakeAdapter) -> None:
+    """It is the default one of an AE title that leaves with it, beside another that is the only one by then."""
+    second = '[submitters.second]\ntype = "fake"\nfolder = "second"\nfail = [{ call = "start", times = 3 }]\n'
+    both = 'default-submitter = "second"\n' + PLATFORM + second
+    adapter = make_adapter(both + LUNG + HEAD + "[ae-titles.OLD.settings]\npipeline-one = 'old'\n")
+    adapter.receive(make_instance(), ae_title="OLD")
+    adapter.advance(5)
+    assert [JobState.UPLOADED] == [job.state for job in adapter.jobs]
+    adapter.reload(PLATFORM + LUNG + HEAD, drain=True)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(100)
+    assert [("old", 1)] * 2 == pipelines(adapter)
+    assert ["second", "platform"] == [job.submitter for job in adapter.jobs]
+
+
+def test_what_leaves_and_comes_back_does_not_notice(make_adapter: MakeAdapter) -> None:
+    """It is what it was: the same processor goes on."""
+    adapter = make_adapter(BOTH)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(2)
+    before = processor(adapter, "LUNG")
+    adapter.reload(PLATFORM + HEAD, drain=True)
+    adapter.reload(BOTH)
+    assert processor(adapter, "LUNG") is before
+    adapter.advance(3)
+    assert [("old", 1)] == pipelines(adapter)
+    assert {"HEAD", "LUNG"} == adapter.lanes.keys()
+
+
+def test_an_ae_title_that_is_added_is_served(make_adapter: MakeAdapter) -> None:
+    """From the moment at which the reload is over."""
+    adapter = make_adapter(PLATFORM + HEAD)
+    adapter.reload(BOTH)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(5)
+    assert [("old", 1)] == pipelines(adapter)
+
+
+def test_a_submitter_that_changes_is_another_one_and_jobs_go_on_with_it(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is closed; a job that was half way goes on where it was."""
+    closed: list[Any] = []
+    close = FakeSubmitter.close
+    monkeypatch.setattr(FakeSubmitter, "close", lambda self: (closed.append(self), close(self)))
+    failing = PLATFORM + 'fail = [{ call = "start", times = 1 }]\nretry-first = 100\nretry-most = 100\n' + LUNG
+    adapter = make_adapter(failing)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(5)
+    assert [JobState.UPLOADED] == [job.state for job in adapter.jobs]
+    old, lung = submitter(adapter), processor(adapter, "LUNG")
+    adapter.reload(RETRIES + LUNG)
+    assert [old] == closed
+    assert submitter(adapter) is not old
+    assert processor(adapter, "LUNG") is lung
+    adapter.advance(200)
+    assert [("old", 1)] == pipelines(adapter)
+    told = [event.event for event in adapter.events]
+    assert (1, 1) == (told.count("job_created"), told.count("job_submitted"))
+
+
+def test_a_processor_may_name_a_submitter_that_came_with_a_reload(make_adapter: MakeAdapter) -> None:
+    """Although it was built before."""
+
+    class Choosing(JobProcessorBase):
+        name = "choosing"
+
+        def handle_instance(self, instance: Any) -> None:
+            self.submit_pipeline_job("job", "one", JobPriority.NORMAL, [instance], submitter="second")
+            self.remove_instances([instance])
+
+    plugin = Plugin(SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [Choosing])))
+    first = 'default-submitter = "platform"\n' + PLATFORM + '[ae-titles.LUNG]\nprocessor = "choosing"\n'
+    adapter = make_adapter(first, plugin)
+    before = processor(adapter, "LUNG")
+    adapter.reload(first + '[submitters.second]\ntype = "fake"\nfolder = "second"\n')
+    adapter.receive(make_instance(), ae_title="LUNG")
+    assert processor(adapter, "LUNG") is before or before is None
+    assert [("one", 1)] == pipelines(adapter)
+
+
+def test_a_configuration_that_a_plugin_does_not_take_changes_nothing(make_adapter: MakeAdapter) -> None:
+    """Neither what it is wrong with nor anything else. Tried: refusing after the submitters were exchanged."""
+
+    class Strict(Submitter):
+        name = "strict"
+
+        def __init__(self, settings: Any, context: Any) -> None:
+            raise ValueError
+
+        create_job = add_metadata = upload = start = status = cancel = lambda *_: None
+
+    plugin = Plugin(SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Strict])))
+    adapter = make_adapter(BOTH, plugin)
+    adapter.receive(make_instance(), ae_title="LUNG")
+    before, platform = processor(adapter, "LUNG"), submitter(adapter)
+    other = '[submitters.strict]\ntype = "strict"\n'
+    with pytest.raises(Refused, match="AE title 'HEAD': submitter 'strict' cannot be made: ValueError"):
+        adapter.reload(
+            'default-submitter = "strict"\n' + RETRIES + HEAD + other + '[ae-titles.NEW.settings]\npipeline-a = "a"\n'
+        )
+    assert (before, platform) == (processor(adapter, "LUNG"), submitter(adapter))
+    assert {"HEAD", "LUNG"} == adapter.lanes.keys()
+    adapter.advance(5)
+    assert [("old", 1)] == pipelines(adapter)
+
+
+CHOICES = [BOTH, SLOWER, CALLERS, PLATFORM + HEAD, RETRIES + HEAD + LUNG]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_reloads_in_the_middle_of_studies_lose_nothing_and_submit_nothing_twice(
+    make_adapter: MakeAdapter, seed: int
+) -> None:
+    """Whatever is changed when: every instance is in one job in the end, and each study's in one at a time.
+
+    Tried: an exchange that forgets nothing of what the old processor was given.
+    """
+    random = Random(seed)
+    adapter = make_adapter(BOTH)
+    sent = 0
+    for _round in range(15):
+        for data_set in make_study(instances=random.randint(1, 4)):
+            ae_title = random.choice(["HEAD", "LUNG"])
+            sent += sum(answer.instance is not None for answer in adapter.receive(data_set, ae_title=ae_title))
+            if random.random() < 0.4:
+                adapter.reload(random.choice(CHOICES), drain=random.random() < 0.5)
+            adapter.advance(random.choice([0, 0.5, 4, 6]))
+    adapter.reload(BOTH)
+    adapter.advance(1000)
+    assert sent == sum(count for _pipeline, count in pipelines(adapter))
+    assert {"reclaimed": sent} == adapter.states
+    taken = [one.instance_id for job in adapter.jobs for one in adapter.instances_of(job)]
+    assert sorted(set(taken)) == sorted(taken)

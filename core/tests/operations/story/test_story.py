@@ -1,0 +1,434 @@
+"""What is told of a study, an instance and a job, as whoever runs the PACS reads it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+
+from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, hookimpl
+from dicom_adapter.api.errors import Refused
+from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.flow.association import AssociationRequest
+from dicom_adapter.flow.process import quarantine
+from dicom_adapter.flow.submit import operators
+from dicom_adapter.ledger import events, lanes
+from dicom_adapter.ledger.event_writer import EventWriter
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.schema import Outcome
+from dicom_adapter.net.connection import Closed
+from dicom_adapter.operations.story import Story, Unknown
+from dicom_adapter.operations.story.arriving import ENDED, OUTCOMES
+from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.testing import Adapter, Plugin
+
+STUDY = "2.25.1"
+SECRET = "PID-4711"
+SMALL = {"rows": 2, "columns": 2, "patient_id": SECRET}
+
+CONFIGURATION = """
+[submitters.platform]
+type = "fake"
+retry-first = 8
+retry-most = 64
+{submitter}
+[ae-titles.LUNG.settings]
+pipeline-one = "p1"
+[ae-titles.HEAD]
+overwrite-same-instance = true
+settings = {{ timeout = 60, priority = "higher", pipeline-two = "p2" }}
+"""
+
+Associate = Callable[..., str]
+TellStory = Callable[[Adapter, str], Story]
+MakeAdapter = Callable[..., Adapter]
+
+
+@pytest.fixture
+def adapter(make_adapter: MakeAdapter) -> Adapter:
+    return make_adapter(CONFIGURATION.format(submitter=""))
+
+
+def a_study(count: int = 2, **more: Any) -> list[Dataset]:
+    return make_study(instances=count, study_uid=STUDY, **{**SMALL, **more})
+
+
+def sentences(story: Story, ae_title: str = "LUNG") -> list[str]:
+    """Of one AE title, each with its time."""
+    [section] = [section for section in story.sections if section.ae_title == ae_title]
+    return [f"{'now' if one.at is None else format(one.at, '%H:%M:%S')} {one.text}" for one in section.entries]
+
+
+def short_job(adapter: Adapter, number: int = -1) -> str:
+    return adapter.jobs[number].job_id[:8]
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_a_study_from_association_to_reclaim(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    """And nothing of the patient. Tried: with an entry for each instance instead of each association, it fails."""
+    association = associate(adapter, a_study(3, series=2))
+    waiting = story_of(adapter, STUDY)
+    adapter.clock.advance(1)
+    late = associate(adapter, a_study(1), caller="PACS", how="aborted")
+    adapter.advance(7)
+    story = story_of(adapter, STUDY)
+    [job] = adapter.jobs
+    assert "Study 2.25.1: 7 instances in 3 series" == story.title
+    assert [
+        f"08:00:00 CT1 (127.0.0.1) sent 6 instances in 2 series; association {association} was released at 08:00:00.",
+        f"08:00:01 PACS (127.0.0.1) sent 1 instance; association {late} was aborted at 08:00:01.",
+        f"08:00:06 Job {job.job_id[:8]} was queued with 7 instances: LUNG-one-20260105080006, pipeline p1, "
+        "priority normal.",
+        f"08:00:06 Job {job.job_id[:8]} was submitted: platform job {job.platform_job_id}, "
+        f"payload {job.platform_payload_id}.",
+        "08:00:06 7 instances were reclaimed after submission.",
+    ] == sentences(story)
+    assert SECRET not in repr((story, waiting))
+
+
+def test_what_a_study_waits_for(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    """The group of a study is named; a patient's is not, so that its lane is described. At each AE title a section."""
+    for ae_title in ("LUNG", "HEAD"):
+        associate(adapter, a_study(), ae_title)
+    adapter.receive(make_instance(**{**SMALL, "patient_id": "another"}), ae_title="HEAD")
+    adapter.advance(1)
+    label = adapter.lanes["HEAD"].waiting[0].label
+    story = story_of(adapter, STUDY)
+    assert ["LUNG", "HEAD"] == [section.ae_title for section in story.sections]
+    assert (
+        "now 2 instances wait in the group study 2.25.1 (2 instances), which becomes jobs at 08:00:05."
+        == sentences(story)[-1]
+    )
+    assert (
+        "now 2 instances wait: the processor holds them. 2 groups wait at HEAD; the next one, "
+        f"{label} (2 instances), becomes jobs at 08:01:00." == sentences(story, "HEAD")[-1]
+    )
+    adapter.clock.advance(10)
+    assert sentences(story_of(adapter, STUDY))[-1].endswith(
+        "becomes jobs at 08:00:05, which is past: the service is behind, or does not run."
+    )
+
+
+def test_one_instance_and_one_job(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    """The story of an instance counts what its jobs have besides; a job's story is not that of its siblings."""
+    study = a_study(3)
+    associate(adapter, study)
+    adapter.advance(6)
+    instance = story_of(adapter, study[1].SOPInstanceUID)
+    assert (f"SOP instance {study[1].SOPInstanceUID} of study {STUDY}", "sop-instance") == (
+        instance.title,
+        instance.kind,
+    )
+    assert "was queued with 1 instance of these and 2 of others: LUNG-one" in sentences(instance)[1]
+    job = story_of(adapter, adapter.jobs[0].job_id[:6].upper())
+    assert f"Job {adapter.jobs[0].job_id} (LUNG-one-20260105080005): 3 instances of study {STUDY}" == job.title
+    assert 4 == len(sentences(job))
+
+
+def test_a_study_that_came_in_many_associations_on_many_days_stays_short(
+    adapter: Adapter, associate: Associate, story_of: TellStory
+) -> None:
+    """Each instance in an association of its own, and a job for each: a few lines all the same."""
+    for number in range(10):
+        associate(
+            adapter,
+            [make_instance(study_uid=STUDY, series_uid="2.25.2", **SMALL)],
+            how=("released", "lost")[number % 2],
+        )
+        adapter.advance(6)
+    adapter.clock.move_to(adapter.clock.now() + timedelta(days=1))
+    associate(adapter, [make_instance(study_uid=STUDY, series_uid="2.25.2", **SMALL)])
+    adapter.advance(6)
+    assert [
+        "08:00:00 CT1 (127.0.0.1) sent 11 instances, in 11 associations, until 2026-01-06 08:01:00; "
+        "6 were released and 5 were lost.",
+        "08:00:05 11 jobs were queued until 2026-01-06 08:01:05 and submitted.",
+        "08:00:05 11 instances were reclaimed until 2026-01-06 08:01:05 after submission.",
+    ] == sentences(story_of(adapter, STUDY))
+
+
+# --- again, and refused -----------------------------------------------------------------------------------------------
+
+
+def test_what_came_again(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    """The same data sets are not kept, others are refused: both are told with the instance that was there."""
+    study = a_study()
+    associate(adapter, study)
+    adapter.clock.advance(1)
+    same = associate(adapter, study, caller="PACS")
+    for data_set in study:
+        data_set.SeriesDescription = "changed"
+    changed = associate(adapter, study[:1], how="lost")
+    told = sentences(story_of(adapter, STUDY))
+    assert (
+        f"08:00:01 2 instances came again from PACS (127.0.0.1) in association {same}, which was released, and "
+        "were not kept: the same data set is pending already." == told[1]
+    )
+    assert (
+        f"08:00:01 1 instance came again from CT1 (127.0.0.1) in association {changed}, which lost its connection, and "
+        "was refused with 0x0111: another data set with this SOP Instance UID is pending; "
+        "overwrite-same-instance = false keeps that one." == told[2]
+    )
+
+
+def test_what_was_replaced(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    """Also by an arrival that belongs to another study."""
+    study = a_study()
+    associate(adapter, study, "HEAD")
+    adapter.clock.advance(1)
+    study[0].StudyInstanceUID = "2.25.3"
+    associate(adapter, study, "HEAD")
+    told = sentences(story_of(adapter, STUDY), "HEAD")
+    assert (
+        "08:00:01 2 instances came again; the newer arrivals replaced the earlier ones. "
+        "Newer ones belong to study 2.25.3 now." in told
+    )
+    assert "08:00:01 2 instances were reclaimed because of newer arrivals." in told
+
+
+def test_what_else_was_refused_in_its_associations(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    """The ledger counts it; which instances they were is in the log."""
+    wrong = make_instance(study_uid=STUDY, **SMALL)
+    del wrong.SeriesInstanceUID
+    association = associate(adapter, [*a_study(), wrong])
+    assert (
+        f"08:00:00 Of all that came in association {association}, 1 with 0xA900 (data set does not match) was refused; "
+        "the log names them (instance_refused)." == sentences(story_of(adapter, STUDY))[1]
+    )
+
+
+# --- trouble with the platform ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(make_adapter: MakeAdapter) -> Callable[[str], Adapter]:
+    """A platform with a fault."""
+    return lambda fault: make_adapter(CONFIGURATION.format(submitter=f"fail = [{fault}]"))
+
+
+def test_attempts_that_failed_and_the_next_one(
+    failing: Callable[[str], Adapter], associate: Associate, story_of: TellStory
+) -> None:
+    """Attempts that failed for the same reason are told together."""
+    adapter = failing('{ call = "create", kind = "retriable", times = 0 }')
+    associate(adapter, a_study())
+    adapter.advance(15)
+    [job] = adapter.jobs
+    assert job.next_attempt_at is not None
+    failed, kept, due = sentences(story_of(adapter, STUDY))[-3:]
+    assert failed.startswith(f"08:00:05 {job.attempts} attempts to create it on the platform failed for job ")
+    assert failed.endswith(f": {job.last_error}.")
+    name = job.job_id[:8]
+    assert f"now 2 instances stored for job {name}." == kept
+    assert (
+        f"now Job {name} is queued; the next attempt to create it on the platform is at {job.next_attempt_at:%H:%M:%S}."
+        == due
+    )
+
+
+def test_attempts_that_failed_in_many_ways_stay_one_sentence(
+    adapter: Adapter, associate: Associate, story_of: TellStory
+) -> None:
+    associate(adapter, a_study())
+    adapter.advance(6)
+    [job] = adapter.jobs
+    failed = [
+        Event(at=adapter.clock.now(), event="job_attempt_failed", ae_title="LUNG", job_id=job.job_id, detail=detail)
+        for detail in [{"error": "it was busy"}, {"error": "it was away"}] * 50
+    ]
+    with adapter.ledger.write() as transaction:
+        events.record(transaction, failed)
+    assert sentences(story_of(adapter, STUDY))[-1].endswith(" for 2 reasons, the last time: it was away.")
+
+
+def test_a_faulted_job_and_what_an_operator_did(
+    failing: Callable[[str], Adapter], associate: Associate, story_of: TellStory
+) -> None:
+    """Faulted, retried, faulted again, cancelled: each step is there, and the commands while it is faulted."""
+    adapter = failing('{ call = "start", kind = "permanent", times = 0 }')
+    associate(adapter, a_study())
+    adapter.advance(6)
+    name = short_job(adapter)
+    told = sentences(story_of(adapter, STUDY))
+    assert f"Job {name} was faulted when it was to be started: " in told[3]
+    assert (
+        f"now Job {name} is faulted and keeps its instances. When the reason is mended: `dicom-adapter jobs retry "
+        f"{name}`; to give it up: `dicom-adapter jobs cancel {name}`." == told[-1]
+    )
+    operators.retry(adapter.ledger, adapter.clock, adapter.jobs[0].job_id)
+    adapter.advance(3)
+    operators.cancel(adapter.ledger, adapter.clock, adapter.jobs[0].job_id)
+    adapter.advance(3)
+    kinds = [entry.kind for section in story_of(adapter, name).sections for entry in section.entries]
+    assert ["job_faulted", "job_retried", "job_faulted", "job_cancel_requested", "job_cancelled"] == kinds[3:-1]
+    assert "reclaimed after cancellation of every job." in sentences(story_of(adapter, name))[-1]
+
+
+def test_what_the_platform_said(failing: Callable[[str], Adapter], associate: Associate, story_of: TellStory) -> None:
+    adapter = failing("")
+    associate(adapter, a_study())
+    adapter.advance(6)
+    [job] = adapter.jobs
+    said = Event(
+        at=adapter.clock.now(),
+        event="job_platform_state",
+        ae_title="LUNG",
+        job_id=job.job_id,
+        detail={"state": "faulted", "said": "out of memory"},
+    )
+    with adapter.ledger.write() as transaction:
+        events.record(transaction, [said])
+    assert (
+        f"08:00:06 The platform said of job {job.job_id[:8]}: faulted (out of memory)."
+        == sentences(story_of(adapter, STUDY))[-1]
+    )
+
+
+# --- trouble here -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def troubled(make_adapter: MakeAdapter) -> Callable[[BaseException], Adapter]:
+    """A processor that raises."""
+
+    def make(error: BaseException) -> Adapter:
+        class Troubled(JobProcessorBase[NoSettings]):
+            name = "troubled"
+
+            def handle_instance(self, instance: object) -> None:
+                raise error
+
+        class Brought:
+            @hookimpl
+            def dicom_adapter_processors(self) -> list[type]:
+                return [Troubled]
+
+        configuration = '[submitters.p]\ntype = "fake"\n[ae-titles.LUNG]\nprocessor = "troubled"\n'
+        return make_adapter(configuration, Plugin(Brought()))
+
+    return make
+
+
+def test_what_is_quarantined(
+    troubled: Callable[[BaseException], Adapter], associate: Associate, story_of: TellStory
+) -> None:
+    """With the reason, what operators did, and the commands."""
+    adapter = troubled(Unprocessable("it has no series"))
+    associate(adapter, a_study())
+    told = sentences(story_of(adapter, STUDY))
+    assert "08:00:00 2 instances were quarantined: it has no series." == told[1]
+    which = f"--all --ae-title LUNG --study {STUDY}"
+    assert (
+        "now 2 instances are quarantined and in no job. When the reason is mended: `dicom-adapter instances requeue "
+        f"{which}`; to give them up: `dicom-adapter instances discard {which}`." == told[-1]
+    )
+    quarantine.requeue(adapter.ledger, adapter.clock, [1], "ann")
+    adapter.advance(2)
+    quarantine.discard(adapter.ledger, adapter.clock, [1, 2], "ann", ["LUNG"])
+    adapter.advance(60)
+    assert [
+        "2 instances were quarantined",
+        "1 instance was given back to the processor by ann.",
+        "1 instance was quarantined",
+        "2 instances were discarded by ann.",
+        "2 instances were reclaimed because an operator discarded what was there.",
+    ] == [
+        sentence[9:].split(":")[0] for sentence in sentences(story_of(adapter, STUDY))[1:] if "AE title" not in sentence
+    ]
+
+
+def test_why_an_ae_title_is_stopped(make_adapter: MakeAdapter, associate: Associate, story_of: TellStory) -> None:
+    """Its processor kept failing: when it did, when it was stopped, what to do."""
+
+    class Unbuilt(JobProcessorBase[NoSettings]):
+        name = "troubled"
+
+        def open(self) -> None:
+            raise ValueError(SECRET)
+
+        def handle_instance(self, instance: object) -> None:
+            raise AssertionError
+
+    class Brought:
+        @hookimpl
+        def dicom_adapter_processors(self) -> list[type]:
+            return [Unbuilt]
+
+    adapter = make_adapter(
+        '[submitters.p]\ntype = "fake"\n[ae-titles.LUNG]\nprocessor = "troubled"\n', Plugin(Brought())
+    )
+    associate(adapter, a_study())
+    adapter.advance(30)
+    told = sentences(story_of(adapter, STUDY))
+    assert any(
+        sentence.startswith("08:00:15 AE title LUNG: it was stopped: its processor failed 5") for sentence in told
+    )
+    assert any("AE title LUNG: its processor failed, " in sentence for sentence in told)
+    assert told[-2].startswith("now AE title LUNG is stopped since 08:00:15: its processor failed 5 times in a row: ")
+    assert told[-2].endswith("`dicom-adapter lanes restart LUNG`, or start the service again.")
+    assert "now 2 instances wait for the AE title to be served." == told[-1]
+    assert SECRET not in repr(told)
+
+
+def test_an_ae_title_that_is_full_or_not_served(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+    associate(adapter, a_study())
+    with adapter.ledger.write() as transaction:
+        lanes.set_full(transaction, "LUNG", "quarantine-quota = 20 GB is used up")
+    assert "now AE title LUNG takes nothing more: quarantine-quota = 20 GB is used up." in sentences(
+        story_of(adapter, STUDY)
+    )
+    with adapter.ledger.write() as transaction:
+        lanes.keep_only(transaction, ["HEAD"])
+    assert [
+        "now No service has served AE title LUNG: `dicom-adapter check` shows whether it is configured.",
+        "now 2 instances wait for the AE title to be served.",
+    ] == sentences(story_of(adapter, STUDY))[1:]
+
+
+# --- what is not there ------------------------------------------------------------------------------------------------
+
+
+def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: TellStory) -> None:
+    for name in ("1.2.3", "abcdef", "%"):
+        with pytest.raises(Unknown, match="the ledger has no"):
+            story_of(adapter, name)
+    adapter.receive(*a_study(1), ae_title="LUNG")
+    adapter.advance(6)
+    adapter.receive(*a_study(1), ae_title="LUNG")
+    adapter.advance(6)
+    with pytest.raises(Refused, match="several jobs' ids begin with ''; give more digits"):
+        story_of(adapter, "")
+
+
+def test_every_outcome_and_end_has_its_words() -> None:
+    assert set(Outcome) == set(OUTCOMES)
+    assert {"released", "aborted", "lost"} == set(ENDED)
+
+
+# --- the receiver's events --------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_takes_no_events_does_not_matter_to_the_receiver(adapter: Adapter) -> None:
+    """They are given up, and the next ones are written. Tried: without the `except` the second is lost as well."""
+    writer = EventWriter(adapter.ledger)
+    writer.put(Event(at=adapter.clock.now(), event="x" * 5, ae_title="LUNG", detail={"no": object()}))
+    while not writer._events.empty():
+        time.sleep(0.01)
+    writer.put(Event(at=adapter.clock.now(), event="association_closed", ae_title="LUNG"))
+    writer.close()
+    assert ["association_closed"] == [one.event for one in adapter.events]
+
+
+def test_an_association_without_a_c_store_is_not_written_down(adapter: Adapter) -> None:
+    """A balancer that sends a C-ECHO every second fills no ledger. Tried: with an event for each, it fails."""
+    receiver = Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None)
+    request = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="127.0.0.1")
+    receiver.closed(Closed(association_id="a" * 32, request=request, how="released", statuses={}))
+    receiver.close()
+    assert [] == adapter.events

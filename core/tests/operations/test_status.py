@@ -1,0 +1,285 @@
+"""`status`: whether the service runs, what is wrong by name, and what each AE title holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from typer.testing import CliRunner
+
+from dicom_adapter.api.values import Capacity
+from dicom_adapter.cli import app
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.ledger import Ledger, health, lanes
+from dicom_adapter.ledger.health import PartHealth, PartState
+from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.operations.status import Facts, Level, Room, Run, assess, gather, overall, run_of
+from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.testing import VirtualClock
+
+CONFIGURATION = """
+[submitters.platform]
+type = "fake"
+fail = [{ call = "create", kind = "permanent" }]
+[ae-titles.LUNG.settings]
+pipeline-a = "1"
+timeout = 60
+[ae-titles.LIVER.settings]
+pipeline-a = "1"
+"""
+PLATFORM_DOWN = CONFIGURATION.replace('"permanent"', '"retriable", times = 0')
+NOW = VirtualClock().now()
+ROOM = Room(capacity=None)
+
+MakeAdapter = Callable[..., Any]
+
+
+def part(name: str, state: PartState = PartState.OK, reason: str = "", age: float = 5) -> PartHealth:
+    """A part that was looked at so many seconds ago."""
+    return PartHealth(part=name, state=state, reason=reason, since=NOW, seen_at=NOW - timedelta(seconds=age))
+
+
+def facts(*parts: PartHealth) -> Facts:
+    """What the ledger says when the processes are fine, but for `parts`."""
+    known = {name: part(name) for name in health.processes(1)} | {each.part: each for each in parts}
+    return Facts(at=NOW, parts=known, ae_titles=(), strangers={})
+
+
+STOPPED = part("service", PartState.STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("found", "host_runs", "run"),
+    [
+        (facts(), True, Run.RUNNING),
+        (facts(), False, Run.RUNNING),  # the host is being started again
+        (facts(part("service", age=31)), True, Run.RUNNING),
+        (facts(part("service", age=31)), False, Run.NOT_RUNNING),
+        (facts(STOPPED), True, Run.CHANGING),
+        (facts(STOPPED), False, Run.NOT_RUNNING),
+        (Facts(at=NOW, parts={}, ae_titles=(), strangers={}), True, Run.CHANGING),
+        (Facts(at=NOW, parts={}, ae_titles=(), strangers={}), False, Run.NOT_RUNNING),
+    ],
+)
+def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(found: Facts, host_runs: bool, run: Run) -> None:
+    """After a stop in order, or at a start, neither."""
+    assert run is run_of(found, host_runs=host_runs)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([], []),
+        ([part("notify"), part("lane LUNG")], []),
+        ([part("receiver", age=31)], ["receiver: has not been heard of since 2026-01-05 07:59:29 UTC"]),
+        ([part("receiver", PartState.STOPPED)], ["receiver: has not been heard of since 2026-01-05 07:59:55 UTC"]),
+        ([part("service", PartState.FAILING, "the host died")], ["service: the host died"]),
+        ([part("lane LUNG", PartState.HANGS, "it hangs")], ["lane LUNG: it hangs"]),
+        ([part("observer x", PartState.FAILING, "it fails")], ["observer x: it fails"]),
+        (  # of the parts of a host that is gone nobody knows how they are
+            [part("host", age=31), part("lane LUNG", PartState.HANGS, "it hangs", age=31)],
+            ["host: has not been heard of since 2026-01-05 07:59:29 UTC"],
+        ),
+    ],
+)
+def test_what_does_not_work_is_red_by_name(parts: list[PartHealth], expected: list[str], config: Any) -> None:
+    """A part that hangs or fails, and a process that was not heard of for too long."""
+    problems = assess(facts(*parts), Run.RUNNING, ROOM, config)
+    assert expected == [f"{problem.part}: {problem.reason}" for problem in problems]
+    assert overall(problems) is (Level.RED if expected else Level.GREEN)
+
+
+@pytest.fixture
+def config(make_adapter: MakeAdapter) -> Any:
+    return make_adapter(CONFIGURATION).config
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        (STOPPED, "does not run; it was stopped at 2026-01-05 08:00:00 UTC"),
+        (
+            part("service", age=31),
+            "does not run; it did not stop in order, and was last heard of at 2026-01-05 07:59:29 UTC",
+        ),
+    ],
+)
+def test_a_service_that_does_not_run_says_how_it_ended(service: PartHealth, reason: str, config: Any) -> None:
+    """And its parts, which cannot work then, say nothing."""
+    lane = part("lane LUNG", PartState.HANGS, "it hangs")
+    problems = assess(facts(service, lane), Run.NOT_RUNNING, ROOM, config)
+    assert [(Level.RED, "service", reason)] == [(each.level, each.part, each.reason) for each in problems]
+
+
+def test_storage_that_takes_nothing_is_red(config: Any) -> None:
+    """With the rule that refuses senders; so is one that cannot be asked."""
+    full = evolve(config, storage=evolve(config.storage, reserve=100))
+    (problem,) = assess(facts(), Run.RUNNING, Room(capacity=Capacity(total_bytes=1000, free_bytes=99)), full)
+    assert (Level.RED, "storage", "storage has 99 bytes left, reserve = 100") == (
+        problem.level,
+        problem.part,
+        problem.reason,
+    )
+    (problem,) = assess(facts(), Run.RUNNING, Room(capacity=None, failure="OSError"), config)
+    assert (Level.RED, "OSError") == (problem.level, problem.reason)
+
+
+def problems_of(adapter: Any, config: Any = None, run: Run = Run.RUNNING) -> list[tuple[str, str, str]]:
+    """What is not green at the AE titles of an adapter."""
+    with adapter.ledger.read() as transaction:
+        found = gather(transaction, config or adapter.config, adapter.clock.now())
+    processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.processes(1)}
+    problems = assess(evolve(found, parts=processes), run, ROOM, config or adapter.config)
+    return [(each.level.value, each.part, each.reason) for each in problems]
+
+
+def test_what_an_ae_title_holds_is_counted(make_adapter: MakeAdapter) -> None:
+    """Its groups, pending instances, jobs by state; a faulted job is for an operator to decide on."""
+    adapter = make_adapter(CONFIGURATION)
+    adapter.receive(make_instance(), ae_title="LIVER")
+    adapter.advance(6)
+    adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
+    with adapter.ledger.read() as transaction:
+        found = gather(transaction, adapter.config, adapter.clock.now())
+    lung, liver = found.ae_titles
+    assert ("LUNG", "served", 2, 0, {}, None) == summary(lung)
+    assert ("LIVER", "served", 0, 0, {"faulted": 1}, None) == summary(liver)
+    assert liver.held_bytes.faulted > 0
+    reason = "1 job faulted: `dicom-adapter jobs list --state faulted` shows why"
+    assert [("yellow", "AE title LIVER", reason)] == problems_of(adapter)
+
+
+def summary(status: Any) -> tuple[Any, ...]:
+    counts = {state.value: count for state, count in status.jobs.items()}
+    return status.ae_title, status.state, status.held.pending, status.held.quarantined, counts, status.oldest
+
+
+def test_the_oldest_unfinished_job_is_named(make_adapter: MakeAdapter) -> None:
+    """Of each AE title; those that are at their end do not count."""
+    adapter = make_adapter(PLATFORM_DOWN)
+    for _study in range(2):
+        adapter.receive(make_instance(), ae_title="LIVER")
+        adapter.advance(6)
+    with adapter.ledger.read() as transaction:
+        found = {each.ae_title: each for each in gather(transaction, adapter.config, NOW).ae_titles}
+    assert {"queued": 2} == {state.value: count for state, count in found["LIVER"].jobs.items()}
+    assert adapter.jobs[0].job_id == found["LIVER"].oldest.job_id
+
+
+def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapter: MakeAdapter) -> None:
+    """By name, with the reason; a service that does not run has other troubles."""
+    adapter = make_adapter(CONFIGURATION)
+    with adapter.ledger.write() as transaction:
+        lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.STOPPED, reason="it failed", since=NOW))
+        lanes.set_full(transaction, "LIVER", "no room")
+    assert [("red", "lane LUNG", "it failed"), ("red", "AE title LIVER", "no room")] == problems_of(adapter)
+    assert ["service"] == [name for _level, name, _reason in problems_of(adapter, run=Run.NOT_RUNNING)]
+    with adapter.ledger.write() as transaction:
+        lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.RUNNING, reason="it waits", since=NOW))
+    assert ("red", "lane LUNG", "it waits") == problems_of(adapter)[0]
+
+
+def test_what_is_configured_no_longer_and_holds_something_is_listed(make_adapter: MakeAdapter) -> None:
+    """Instances of an AE title, and jobs of a submitter: nobody will do anything about them.
+
+    Tried: only the AE titles of the configuration.
+    """
+    adapter = make_adapter(PLATFORM_DOWN)
+    adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
+    adapter.receive(make_instance(), ae_title="LIVER")
+    adapter.advance(6)
+    others = {"OTHER": adapter.config.ae_titles["LUNG"]}
+    config = evolve(adapter.config, ae_titles=others, submitters={"new": adapter.config.submitters["platform"]})
+    assert [
+        ("yellow", "AE title LIVER", "not configured: 0 instances and 1 unfinished job held"),
+        ("yellow", "AE title LUNG", "not configured: 2 instances and 0 unfinished jobs held"),
+        ("yellow", "submitter platform", "not configured: 1 unfinished job held"),
+    ] == problems_of(adapter, config)
+    away = evolve(adapter.config.submitters["platform"], unavailable="a plugin")
+    config = evolve(adapter.config, submitters={"platform": away})
+    assert ("yellow", "submitter platform", "needs a plugin: 1 unfinished job held") in problems_of(adapter, config)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def service(make_adapter: MakeAdapter, tmp_path: Path) -> Path:
+    """The configuration of a service that was just stopped, with three instances at LUNG."""
+    storage = '[storage]\npath = "data"\nwatermark-percent = 100\nreserve = 0\n'
+    adapter = make_adapter(CONFIGURATION + storage)
+    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
+    adapter.advance(1)  # then the lane has described itself
+    file = tmp_path / "adapter.toml"
+    file.write_text(CONFIGURATION + storage, encoding="utf-8")
+    tell(tmp_path, dict.fromkeys(health.processes(1), PartState.STOPPED))
+    return file
+
+
+def tell(folder: Path, states: Mapping[str, PartState], now: datetime | None = None) -> None:
+    """Have processes be heard of just now."""
+    seen = now or SystemClock().now()
+    ledger = Ledger(f"sqlite:///{folder / 'data' / 'ledger.sqlite'}")
+    with ledger.write() as transaction:
+        health.save(
+            transaction,
+            [PartHealth(part=name, state=state, since=seen, seen_at=seen) for name, state in states.items()],
+        )
+    ledger.close()
+
+
+def run(*arguments: object, columns: int = 80) -> Any:
+    return CliRunner().invoke(app, ["status", *map(str, arguments)], env={"COLUMNS": str(columns)})
+
+
+def test_the_exit_status_tells_whether_all_is_well(service: Path) -> None:
+    """3 when it does not run, 0 when it is green, 1 when something is red or there is nothing to look into."""
+    assert 3 == run("--config", service).exit_code
+    tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
+    assert 0 == run("--config", service).exit_code
+    tell(service.parent, {"lane LUNG": PartState.HANGS})
+    assert 1 == run("--config", service).exit_code
+    (service.parent / "data" / "ledger.sqlite").unlink()
+    assert 1 == run("--config", service).exit_code
+
+
+def test_it_can_be_read_on_80_columns(service: Path) -> None:
+    """The health with its reasons first, then service, storage and each AE title."""
+    tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
+    shown = run("--config", service).stdout.splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    assert "health            green" == shown[0]
+    lung = shown.index("LUNG              served")
+    assert [
+        "                  1 waiting group with 3 instances; the next is due at",
+        "                  2026-01-05 08:01:00 UTC",
+        "                  3 instances pending, 0 quarantined (0 bytes)",
+        "                  jobs: none",
+    ] == shown[lung + 1 : lung + 5]
+
+
+def test_programs_get_the_same_as_json(service: Path) -> None:
+    """With names that stay."""
+    told = json.loads(run("--config", service, "--json").stdout)
+    assert ("red", "not running") == (told["health"], told["service"])
+    assert ["service"] == [problem["part"] for problem in told["problems"]]
+    (lung,) = [each for each in told["aeTitles"] if each["aeTitle"] == "LUNG"]
+    assert {
+        "aeTitle": "LUNG",
+        "state": "not served",
+        "reason": "",
+        "groups": 1,
+        "nextDueAt": "2026-01-05T08:01:00.000+00:00",
+        "pending": 3,
+        "quarantined": 0,
+        "quarantinedBytes": 0,
+        "faultedBytes": 0,
+        "jobs": {},
+        "oldestUnfinishedJob": None,
+    } == lung

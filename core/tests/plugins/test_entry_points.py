@@ -1,0 +1,193 @@
+"""Which plugins are loaded: for which version of the hooks they were built, and whether somebody wants them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dicom_adapter.api.hookspecs import API_VERSION
+from dicom_adapter.cli import app
+from dicom_adapter.plugins.entry_points import VARIABLE, misfit, version_of
+from dicom_adapter.plugins.registry import discover
+
+NEXT = f"dicom_adapter.v{API_VERSION + 1}"
+PROCESSOR = """
+from dicom_adapter import JobProcessorBase, hookimpl
+
+class Mine(JobProcessorBase):
+    name = "{name}"
+
+    def handle_instance(self, instance): ...
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Mine]
+"""
+CONFIGURATION = """
+[storage]
+path = "data"
+[submitters.platform]
+type = "fake"
+[ae-titles.MINE]
+processor = "mine"
+[ae-titles.LUNG.settings]
+pipeline-a = "1"
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path, as `pip install` fills it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def install(site: Path, name: str, code: str, *groups: str) -> None:
+    """A distribution acme-<name> 2.1 with a plugin of that name in each group, each in a module of its own."""
+    info = site / f"acme_{name}-2.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 2.1\n")
+    modules = {group: f"acme_{name}_{version_of(group)}" for group in groups or ("dicom_adapter",)}
+    (info / "entry_points.txt").write_text("".join(f"[{g}]\n{name} = {module}\n" for g, module in modules.items()))
+    for module in modules.values():
+        (site / f"{module}.py").write_text(code)
+
+
+def problems_of(name: str) -> list[str]:
+    return [info.problem for info in discover().infos if info.name == name]
+
+
+# --- the version of the hooks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("group", "version"),
+    [
+        ("dicom_adapter", 1),
+        ("dicom_adapter.v1", 1),
+        ("dicom_adapter.v27", 27),
+        ("dicom_adapter.v", None),
+        ("dicom_adapter.v1x", None),
+        ("dicom_adapters", None),
+        ("pytest11", None),
+    ],
+)
+def test_the_group_says_which_version_of_the_hooks_a_plugin_was_built_for(group: str, version: int | None) -> None:
+    """Without a number it is the first; what is no group of plugins is nobody's business."""
+    assert version == version_of(group)
+
+
+def test_a_plugin_for_newer_hooks_is_refused_by_name_and_not_imported(site: Path) -> None:
+    """It may need what is not there: what to do is told instead of an ImportError. Tried: only the plain group."""
+    install(site, "newer", "raise SystemExit('imported')", NEXT)
+    expected = (
+        f"plugin 'newer' of acme-newer 2.1: built for version {API_VERSION + 1} of the hooks, and this dicom-adapter "
+        f"has version {API_VERSION}: upgrade dicom-adapter, or install an older version of the plugin"
+    )
+    found = discover()
+    assert [expected] == found.problems
+    assert {"aetitle", "cache"} <= found.catalogue().processors.keys()
+    assert f"acme_newer_{API_VERSION + 1}" not in sys.modules
+
+
+def test_a_plugin_for_older_hooks_is_to_be_upgraded(site: Path) -> None:
+    """The other way round."""
+    install(site, "outdated", "raise SystemExit('imported')", "dicom_adapter.v0")
+    assert problems_of("outdated") == [misfit("dicom_adapter.v0")]
+    assert misfit("dicom_adapter.v0").endswith("upgrade the plugin, or install an older version of dicom-adapter")
+
+
+def test_of_a_plugin_for_several_versions_the_one_that_fits_is_taken(site: Path) -> None:
+    """A distribution that serves old and new adapters is no problem for either."""
+    install(site, "both", PROCESSOR.format(name="both"), NEXT, "dicom_adapter")
+    assert [] == discover().problems
+    assert "both" in discover().catalogue().processors
+    assert f"acme_both_{API_VERSION + 1}" not in sys.modules
+
+
+# --- what is disabled -----------------------------------------------------------------------------------------------
+
+
+def test_a_disabled_plugin_is_not_imported_and_is_listed_with_the_reason(site: Path) -> None:
+    """It may do harm when it is."""
+    install(site, "harmful", "raise SystemExit('imported')")
+    found = discover(disable=["harmful"])
+    assert [] == found.problems
+    assert "[plugins] disable names it" in [info.disabled for info in found.infos if info.name == "harmful"]
+    assert "acme_harmful_1" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("listed", "loaded"),
+    [
+        ("", set()),
+        ("aetitle", {"aetitle"}),
+        (" aetitle , cache,", {"aetitle", "cache"}),
+        (None, {"aetitle", "cache", "clara-client", "local-storage", "file-storage", "extra"}),
+    ],
+)
+def test_the_environment_allows_only_the_plugins_that_it_names(
+    site: Path, monkeypatch: pytest.MonkeyPatch, listed: str | None, loaded: set[str]
+) -> None:
+    """Set and empty, none, the adapter's own neither; not set, all."""
+    install(site, "extra", PROCESSOR.format(name="extra"))
+    if listed is not None:
+        monkeypatch.setenv(VARIABLE, listed)
+    assert loaded == {info.name for info in discover().infos if not info.disabled}
+
+
+def test_names_that_nobody_has_are_told_with_those_that_there_are(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the configuration and in the environment; they are no broken plugins."""
+    monkeypatch.setenv(VARIABLE, "aetitle,aetitel")
+    found = discover(disable=["casche"])
+    there = "(installed: aetitle, cache, clara-client, file-storage, local-storage); correct or remove the name"
+    assert [
+        f"[plugins] disable names 'casche', and no such plugin is installed {there}",
+        f"the environment variable {VARIABLE} names 'aetitel', and no such plugin is installed {there}",
+    ] == found.problems
+    assert [] == found.broken
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [*arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_plugins_shows_what_is_disabled_and_why(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the configuration that is named, or the usual one; that alone is no error."""
+    install(site, "mine", PROCESSOR.format(name="mine"))
+    Path("dicom-adapter.toml").write_text('[plugins]\ndisable = ["mine"]\n')
+    status, told, _ = invoke("plugins", "--json")
+    [row] = [row for row in json.loads(told) if row["plugin"] == "mine"]
+    assert (0, "[plugins] disable names it", "") == (status, row["disabled"], row["problem"])
+    Path("other.toml").write_text('[plugins]\ndisable = ["mnie"]\n')
+    status, told, said = invoke("plugins", "--config", "other.toml", "--json")
+    [row] = [row for row in json.loads(told) if row["plugin"] == "mine"]
+    assert (1, "processor", "") == (status, row["kind"], row["disabled"])
+    assert "[plugins] disable names 'mnie', and no such plugin is installed" in said
+
+
+def test_an_ae_title_whose_processor_may_be_disabled_is_told_so(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` fails with it; without the line it succeeds."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    install(site, "mine", PROCESSOR.format(name="mine"))
+    Path("good.toml").write_text(CONFIGURATION)
+    Path("bad.toml").write_text('[plugins]\ndisable = ["mine"]\n' + CONFIGURATION)
+    assert 0 == invoke("check", "good.toml")[0]
+    status, _, said = invoke("check", "bad.toml")
+    assert (1, 1) == (status, len(said.splitlines()))
+    assert "AE title 'MINE': needs processor 'mine', which is not installed" in said
+    assert "; disabled: plugin 'mine' of acme-mine 2.1, because [plugins] disable names it" in said
+
+
+def test_a_name_in_disable_that_nobody_has_is_an_error_of_check(site: Path) -> None:
+    """Not of `run`: an uninstalled plugin must not keep the service from starting."""
+    Path("bad.toml").write_text('[plugins]\ndisable = ["gone"]\n' + CONFIGURATION.replace('"mine"', '"cache"'))
+    status, _, said = invoke("check", "bad.toml")
+    assert (1, True) == (status, "names 'gone', and no such plugin is installed" in said)

@@ -1,0 +1,365 @@
+"""The plugin host: what is found, what is refused and why, and that one broken plugin harms no other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from dicom_adapter import Job, JobProcessorBase, NoSettings, Submitter, hookimpl
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, Plugins, discover, load
+from dicom_adapter.testing import Plugin
+
+
+@frozen
+class Distribution:
+    name: str
+    version: str = "1.0"
+
+
+class Good(JobProcessorBase[NoSettings]):
+    name = "good"
+
+    def handle_instance(self, instance: object) -> None: ...
+
+
+class GoodPlugin:
+    @hookimpl
+    def dicom_adapter_processors(self) -> list[type]:
+        return [Good]
+
+
+def bringing(*classes: Any, hook: str = "dicom_adapter_processors") -> object:
+    """A plugin whose registration hook returns these."""
+    return calling(lambda: list(classes), hook)
+
+
+def calling(function: Callable[..., Any], hook: str = "dicom_adapter_processors") -> object:
+    """A plugin with one hook."""
+    return SimpleNamespace(**{hook: hookimpl(function)})
+
+
+def named(name: str, **members: Any) -> type:
+    """A processor that can be used."""
+    return type("Named", (Good,), {"name": name, **members})
+
+
+def point(plugin: object, name: str, version: str = "1.0") -> Plugin:
+    """An entry point of a distribution that is called dicom-<name>."""
+    return Plugin(plugin, name=name, value=name, dist=Distribution(f"dicom-{name}", version))
+
+
+class Failing(Plugin):
+    """An entry point whose import raises."""
+
+    def __init__(self, name: str, failure: BaseException) -> None:
+        super().__init__(failure, name=name, value=name, dist=Distribution(f"dicom-{name}"))
+
+    def load(self) -> object:
+        assert isinstance(self.plugin, BaseException)
+        raise self.plugin
+
+
+def beside_a_good_one(broken: Plugin) -> list[str]:
+    """What is reported of `broken`; the good plugin has to stay usable whether it is loaded before or after."""
+    loaded = load([point(GoodPlugin(), "a-good"), broken, point(bringing(named("also-good")), "z-good")])
+    assert {"good", "also-good"} == set(loaded.catalogue().processors)
+    assert tuple(loaded.problems) == loaded.catalogue().broken
+    return loaded.problems
+
+
+# --- found ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on sys.path, as `pip install` fills it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def install(site: Path, distribution: str, module: str, code: str, version: str = "2.1") -> None:
+    info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[dicom_adapter]\n{module.replace('_', '-')} = {module}\n")
+    (site / f"{module}.py").write_text(code)
+
+
+THIRD_PARTY = """
+from dicom_adapter import JobProcessorBase, hookimpl
+
+class WholePatient(JobProcessorBase):
+    name = "whole-patient"
+
+    def handle_instance(self, instance): ...
+
+@hookimpl
+def dicom_adapter_processors():
+    return [WholePatient]
+"""
+
+
+def test_an_installed_third_party_plugin_is_found_through_its_entry_point(site: Path) -> None:
+    """Installing a distribution is all it takes; what it brings can be chosen by name."""
+    install(site, "acme-dicom", "acme_patients_plugin", THIRD_PARTY)
+    found = discover()
+    assert "WholePatient" == found.catalogue().processors["whole-patient"].__name__
+    assert "acme-patients-plugin" == found.provider(PROCESSOR, "whole-patient")
+    assert {"aetitle", "whole-patient"} <= set(found.catalogue().processors)
+
+
+def test_an_installed_plugin_is_described_with_its_distribution(site: Path) -> None:
+    """Name, distribution and version are what an operator needs to find the culprit."""
+    install(site, "acme-dicom", "acme_broken_plugin", "import nothing_like_this")
+    assert [
+        "plugin 'acme-broken-plugin' of acme-dicom 2.1: failed to load: "
+        "ModuleNotFoundError: No module named 'nothing_like_this'"
+    ] == discover().problems
+
+
+def test_only_the_named_entry_points_are_loaded(site: Path) -> None:
+    """A process that needs one plugin does not import the others."""
+    install(site, "acme-dicom", "acme_unwanted_plugin", "raise SystemExit('imported')")
+    found = discover(only=["local-storage"])
+    assert ["local-storage"] == [info.name for info in found.infos]
+    assert "acme_unwanted_plugin" not in sys.modules
+
+
+def test_the_plugins_of_this_project_have_no_problems() -> None:
+    """The house's own plugins enter by the same door."""
+    found = discover()
+    assert [] == found.problems
+    assert {"local"} <= set(found.catalogue().storage_backends)
+    assert {"fake"} <= set(found.catalogue().submitters)
+
+
+# --- cannot be loaded -----------------------------------------------------------------------------------------------
+
+
+def test_a_failing_import_is_reported() -> None:
+    """The message of the exception helps, and the other plugins are loaded."""
+    problems = beside_a_good_one(Failing("tape", ImportError("no tape")))
+    assert ["plugin 'tape' of dicom-tape 1.0: failed to load: ImportError: no tape"] == problems
+
+
+def test_a_plugin_that_exits_while_it_is_imported_is_reported() -> None:
+    """A script that was meant to be run does not end the adapter."""
+    problems = beside_a_good_one(Failing("tape", SystemExit(2)))
+    assert ["plugin 'tape' of dicom-tape 1.0: failed to load: SystemExit: 2"] == problems
+
+
+def test_an_interrupt_is_not_mistaken_for_a_broken_plugin() -> None:
+    """Ctrl-C during a slow import ends the command."""
+    with pytest.raises(KeyboardInterrupt):
+        load([Failing("tape", KeyboardInterrupt())])
+
+
+def test_an_unknown_hook_is_reported() -> None:
+    """A typing mistake in a hook's name must not look like success."""
+    misspelt = bringing(named("tape"), hook="dicom_adapter_procesors")
+    assert ["plugin 'tape' of dicom-tape 1.0: implements unknown hooks: dicom_adapter_procesors"] == beside_a_good_one(
+        point(misspelt, "tape")
+    )
+
+
+def test_a_wrong_hook_signature_is_reported() -> None:
+    """A parameter that the hook does not have is named, and nothing of the plugin stays registered."""
+    (problem,) = beside_a_good_one(point(calling(lambda job, colour: None, "dicom_adapter_job_changed"), "tape"))
+    assert problem.startswith("plugin 'tape' of dicom-tape 1.0: failed to load: PluginValidationError: ")
+    assert "colour" in problem
+
+
+def test_a_plugin_with_one_wrong_hook_is_left_out_with_all_its_hooks() -> None:
+    """Half a plugin is none: its observers are not called, and its components cannot be chosen."""
+    half = SimpleNamespace(
+        dicom_adapter_instance_stored=hookimpl(lambda instance: None),
+        dicom_adapter_processors=hookimpl(lambda: [named("half")]),
+        dicom_adapter_job_changed=hookimpl(lambda colour: None),
+    )
+    loaded = load([point(half, "half")])
+    assert [] == loaded.observers
+    assert {} == loaded.catalogue().processors
+
+
+# --- registration ---------------------------------------------------------------------------------------------------
+
+
+def raising(failure: BaseException) -> Callable[[], Any]:
+    def hook() -> Any:
+        raise failure
+
+    return hook
+
+
+def interrupted_generator() -> Any:
+    yield named("first")
+    raise RuntimeError("no second")
+
+
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [
+        (raising(OSError("no licence")), "OSError: no licence"),
+        (raising(SystemExit("no licence")), "SystemExit: no licence"),
+        (interrupted_generator, "RuntimeError: no second"),
+        (lambda: None, "TypeError: "),
+        (lambda: 7, "TypeError: "),
+        (lambda: Good, "TypeError: "),
+        (lambda: "good", "which is not a class that extends JobProcessorBase"),
+        (lambda: [Good(NoSettings(), SimpleNamespace())], "which is not a class that extends JobProcessorBase"),
+        (lambda: [int], "which is not a class that extends JobProcessorBase"),
+        (lambda: [Submitter], "which is not a class that extends JobProcessorBase"),
+        (lambda: [named("")], "Named has no `name`, by which the configuration could choose it"),
+        (lambda: [type("Nameless", (JobProcessorBase,), {})], "Nameless has no `name`"),
+        (lambda: [named(7)], "Named has no `name`"),  # type: ignore[arg-type] # the mistake under test
+    ],
+)
+def test_a_registration_hook_that_raises_or_returns_nonsense_is_reported(hook: Callable[[], Any], reason: str) -> None:
+    """Whatever a registration hook does, the plugin is named with its distribution and left out as a whole."""
+    (problem,) = beside_a_good_one(point(calling(hook), "tape"))
+    assert problem.startswith("plugin 'tape' of dicom-tape 1.0: a registration hook failed: ")
+    assert reason in problem
+
+
+def test_a_plugin_whose_registration_fails_observes_nothing() -> None:
+    """A plugin that is reported as broken is not called any more."""
+    broken = SimpleNamespace(
+        dicom_adapter_processors=hookimpl(raising(OSError("no licence"))),
+        dicom_adapter_instance_stored=hookimpl(lambda instance: None),
+    )
+    assert [] == load([point(broken, "tape")]).observers
+
+
+def test_missing_methods_are_named_and_the_plugins_other_components_stay() -> None:
+    """One unfinished class of a plugin leaves its finished ones usable."""
+    unfinished = type("Unfinished", (JobProcessorBase,), {"name": "unfinished"})
+    loaded = load([point(bringing(unfinished, named("finished")), "tape")])
+    assert [
+        "plugin 'tape' of dicom-tape 1.0: processor 'unfinished' does not implement handle_instance"
+    ] == loaded.problems
+    assert ["finished"] == list(loaded.catalogue().processors)
+
+
+# --- duplicates -----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_two_plugins_provide_is_nobodys() -> None:
+    """Both are reported, each with the other's distribution; the name cannot be chosen, other names can."""
+    loaded = load([point(bringing(named("x"), named("y")), "one"), point(bringing(named("x")), "two", "3.0")])
+    assert [
+        "plugin 'one' of dicom-one 1.0: processor 'x' is also provided by dicom-two 3.0",
+        "plugin 'two' of dicom-two 3.0: processor 'x' is also provided by dicom-one 1.0",
+    ] == loaded.problems
+    assert ["y"] == list(loaded.catalogue().processors)
+    assert loaded.provider(PROCESSOR, "x") is None
+
+
+def test_components_of_different_kinds_may_share_a_name() -> None:
+    """A processor and a submitter are chosen in different places."""
+    submitter = type("Mine", (Submitter,), dict.fromkeys(Submitter.__abstractmethods__) | {"name": "mine"})
+    one, two = bringing(named("mine")), bringing(submitter, hook="dicom_adapter_submitters")
+    loaded = load([point(one, "one"), point(two, "two")])
+    assert [] == loaded.problems
+    assert ("one", "two") == (loaded.provider(PROCESSOR, "mine"), loaded.provider(SUBMITTER, "mine"))
+
+
+def test_two_plugins_of_one_name_are_reported_and_the_first_is_used() -> None:
+    """Entry points of two distributions may be called the same; the second one is told so."""
+    points = [
+        Plugin(bringing(named(distribution)), name="tape", value=distribution, dist=Distribution(distribution))
+        for distribution in ("a-tape", "b-tape")
+    ]
+    loaded = load(reversed(points))
+    assert [
+        "plugin 'tape' of b-tape 1.0: another distribution has a plugin of the same name; uninstall one of them"
+    ] == loaded.problems
+    assert ["a-tape"] == list(loaded.catalogue().processors)
+
+
+def test_two_plugins_of_one_name_that_are_not_installed_do_not_hide_each_other() -> None:
+    """A test that gives two plugins and forgets their names hears of it."""
+    loaded = load([Plugin(bringing(named("one"))), Plugin(bringing(named("two")))])
+    assert ["one"] == list(loaded.catalogue().processors)
+    assert 1 == len(loaded.problems)
+
+
+def test_a_distribution_that_lies_on_the_path_twice_counts_once_as_the_one_that_is_imported() -> None:
+    """The first on the path wins, as it does for `import`, and its version is the one to show."""
+    loaded = load([point(GoodPlugin(), "tape", "2.0"), point(GoodPlugin(), "tape", "1.0")])
+    assert ["plugin 'tape' of dicom-tape 2.0"] == [str(info) for info in loaded.infos]
+    assert [] == loaded.problems
+
+
+# --- observers ------------------------------------------------------------------------------------------------------
+
+
+def unexpected(plugin: object, hook: str, failure: BaseException) -> None:
+    raise AssertionError(f"{plugin} failed in {hook}: {failure!r}")
+
+
+def observing(told: list[str], name: str, failure: BaseException | None = None) -> Plugin:
+    def observe(job: object) -> None:
+        told.append(f"{name} {job}")
+        if failure is not None:
+            raise failure
+
+    return point(calling(observe, "dicom_adapter_job_changed"), name)
+
+
+def test_every_observer_is_called_with_what_it_asks_for() -> None:
+    """A hook may leave out parameters that it does not need."""
+    told: list[str] = []
+    careless = point(calling(lambda: told.append("careless"), "dicom_adapter_job_changed"), "careless")
+    loaded = load([careless, observing(told, "curious")])
+    for observer in loaded.observers:
+        loaded.notify(observer, "dicom_adapter_job_changed", unexpected, job="job 1")
+    assert ["careless", "curious job 1"] == sorted(told)
+    assert [("dicom_adapter_job_changed",)] * 2 == [info.observes for info in loaded.infos]
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), SystemExit("no")])
+def test_an_observer_that_raises_is_reported_and_hinders_no_other(failure: BaseException) -> None:
+    """Each observer is called, and each failure is reported with its plugin and hook."""
+    told: list[str] = []
+    failures: list[tuple[str, str, BaseException]] = []
+    loaded: Plugins = load(
+        [observing(told, "a"), observing(told, "b", failure), observing(told, "c"), observing(told, "d", failure)]
+    )
+    for observer in loaded.observers:
+        loaded.notify(
+            observer,
+            "dicom_adapter_job_changed",
+            lambda *what: failures.append((str(what[0]), *what[1:])),
+            job="1",
+        )
+    assert ["a 1", "b 1", "c 1", "d 1"] == sorted(told)
+    assert {
+        ("plugin 'b' of dicom-b 1.0", "dicom_adapter_job_changed", failure),
+        ("plugin 'd' of dicom-d 1.0", "dicom_adapter_job_changed", failure),
+    } == set(failures)
+
+
+def test_observers_in_an_adapter_hear_of_jobs_though_another_one_raises(
+    make_adapter: Callable[..., Any],
+) -> None:
+    """A plugin that fails in every hook costs the adapter nothing but lines in the log."""
+    seen: list[str] = []
+
+    def observe(job: Job) -> None:
+        seen.append(job.state.value)
+        raise ValueError("no")
+
+    adapter = make_adapter(
+        '[submitters.platform]\ntype = "fake"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n',
+        Plugin(calling(observe, "dicom_adapter_job_changed")),
+    )
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.advance(10)
+    assert ["queued", "created", "metadata-sent", "uploaded", "submitted"] == seen

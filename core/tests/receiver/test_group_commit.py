@@ -1,0 +1,246 @@
+"""Groups form while one is committed, and nobody waits for more than that."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from dicom_adapter.dicom.identity import Identity
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.incoming import Answer, Status
+from dicom_adapter.ledger import arrivals, instances
+from dicom_adapter.receiver.group_commit import GroupCommit
+from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.testing import Adapter
+
+SECONDS = 30  # that a test waits for a thread
+
+
+def arrival(number: int) -> Arrival:
+    uid = f"1.2.{number}"
+    return Arrival(
+        request=StoreRequest(
+            ae_title="A",
+            calling_ae_title="CT1",
+            peer_address="127.0.0.1",
+            association_id="0" * 32,
+            sop_class_uid="1.2.3",
+            sop_instance_uid=uid,
+            transfer_syntax_uid="1.2.840.10008.1.2",
+        ),
+        identity=Identity(
+            sop_class_uid="1.2.3",
+            sop_instance_uid=uid,
+            study_instance_uid="1.2",
+            series_instance_uid="1.2.1",
+            patient_id="",
+            issuer_of_patient_id="",
+        ),
+        storage_key=str(number),
+        size_bytes=1,
+        checksum=0,
+    )
+
+
+class Ledger:
+    """Commits when it may, and keeps what was committed together."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.answered: list[tuple[Any, str]] = []
+        self.may_go_on = threading.Event()
+        self.loop = asyncio.new_event_loop()
+        self.commits = GroupCommit(self.loop, self._commit, self._deliver)
+
+    def _commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+        self.groups.append([one.storage_key for one in arrivals])
+        self.loop.call_soon_threadsafe(self.begun.set)
+        assert self.may_go_on.wait(SECONDS)
+        return [Answer(status=Status.SUCCESS, why=one.storage_key) for one in arrivals]
+
+    def _deliver(self, answers: Sequence[tuple[Any, Answer]]) -> None:
+        self.answered += [(ticket, answer.why) for ticket, answer in answers]
+        self.told.set()
+
+    def run(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let a scene play in the loop."""
+        self.begun, self.told = asyncio.Event(), asyncio.Event()
+        self.loop.run_until_complete(asyncio.wait_for(scene(), SECONDS))
+
+    async def until_answered(self, count: int) -> None:
+        while len(self.answered) < count:
+            self.told.clear()
+            await self.told.wait()
+
+    def close(self) -> None:
+        self.may_go_on.set()
+        self.commits.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    ledger = Ledger()
+    yield ledger
+    ledger.close()
+
+
+def test_what_comes_at_the_same_time_is_a_group_and_what_comes_meanwhile_the_next(ledger: Ledger) -> None:
+    """Nobody waits for others to come; each answer comes with its own ticket, in their order."""
+
+    async def scene() -> None:
+        for number in range(2):
+            ledger.commits.put(arrival(number), f"ticket {number}")
+        await ledger.begun.wait()
+        for number in range(2, 6):
+            ledger.commits.put(arrival(number), f"ticket {number}")
+        ledger.may_go_on.set()
+        await ledger.until_answered(6)
+
+    ledger.run(scene)
+    assert [["0", "1"], ["2", "3", "4", "5"]] == ledger.groups
+    assert [(f"ticket {number}", str(number)) for number in range(6)] == ledger.answered
+
+
+def test_after_a_pause_the_next_one_is_committed_at_once(ledger: Ledger) -> None:
+    """It does not need another one to set it going."""
+    ledger.may_go_on.set()
+
+    async def scene() -> None:
+        for number in range(3):
+            ledger.commits.put(arrival(number), number)
+            await ledger.until_answered(number + 1)
+
+    ledger.run(scene)
+    assert [["0"], ["1"], ["2"]] == ledger.groups
+
+
+def test_closing_waits_for_the_group_that_is_under_way(ledger: Ledger) -> None:
+    """And the thread has ended then, although nobody is left to be told."""
+
+    async def scene() -> None:
+        ledger.commits.put(arrival(0), None)
+        await ledger.begun.wait()
+
+    ledger.run(scene)
+    ledger.loop.close()
+    assert ledger.commits.is_alive
+    closing = threading.Thread(target=ledger.commits.close)
+    closing.start()
+    ledger.may_go_on.set()
+    closing.join(SECONDS)
+    assert ([["0"]], False) == (ledger.groups, ledger.commits.is_alive)
+
+
+# --- what a group has in common, and what not -------------------------------------------------------------------------
+
+CONFIGURATION = """
+[submitters.platform]
+type = "fake"
+[ae-titles.A.settings]
+timeout = 1000
+pipeline-one = "p1"
+[ae-titles.OVER]
+overwrite-same-instance = true
+[ae-titles.OVER.settings]
+timeout = 1000
+pipeline-one = "p1"
+"""
+
+
+class Group:
+    """Arrivals that are committed together."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.store = Store(adapter.config, adapter.storage, adapter.ledger, adapter.clock)
+
+    def arrive(self, ae_title: str = "A", **attributes: Any) -> Arrival:
+        data_set = make_instance(rows=2, columns=2, **attributes)
+        incoming = self.store.begin(request_of(data_set, ae_title, "CT1", "0" * 32))
+        incoming.write([encode(data_set)])
+        found = incoming.end()
+        assert isinstance(found, Arrival)
+        return found
+
+    @property
+    def stored(self) -> set[str]:
+        return set(self.adapter.storage.keys())
+
+    @property
+    def rows(self) -> list[str]:
+        """Storage keys of what is pending, in the order of their numbers."""
+        with self.adapter.ledger.read() as transaction:
+            found = [
+                row for ae_title in ("A", "OVER") for row in instances.pending_after(transaction, 0, 1000, ae_title)
+            ]
+        return [row.storage_key for row in sorted(found, key=lambda row: row.instance_id)]
+
+
+@pytest.fixture
+def group(make_adapter: Callable[..., Adapter]) -> Group:
+    return Group(make_adapter(CONFIGURATION))
+
+
+def test_a_group_gets_its_rows_in_its_order(group: Group) -> None:
+    """Whatever AE titles they are for."""
+    waiting = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
+    answers = group.store.commit(waiting)
+
+    assert [Status.SUCCESS] * 20 == [answer.status for answer in answers]
+    keys = [one.storage_key for one in waiting]
+    assert keys == [answer.instance.storage_key for answer in answers if answer.instance is not None]
+    assert keys == group.rows
+    assert set(keys) == group.stored
+
+
+@pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
+def test_who_comes_twice_in_a_group_is_there_once(group: Group, ae_title: str, kept: int) -> None:
+    """As if one had come after the other: the first stays, or the second takes its place."""
+    same = [group.arrive(ae_title, seed="same") for _time in range(2)]
+    other = group.arrive(seed="other")
+    answers = group.store.commit([*same, other])
+
+    assert [Status.SUCCESS] * 3 == [answer.status for answer in answers]
+    assert {same[kept].storage_key, other.storage_key} == set(group.rows)
+    if ae_title == "A":
+        assert (None, answers[0].instance.instance_id) == (answers[1].instance, answers[1].repeats)  # type: ignore[union-attr] # it was kept
+        assert set(group.rows) == group.stored
+
+
+def test_one_that_cannot_be_entered_does_not_fail_the_others(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender is told, and its object goes; the others are kept. Tried: without a second try, all fail."""
+    enter = arrivals.enter
+    waiting = [group.arrive(seed=str(number)) for number in range(4)]
+    bad = waiting[2].storage_key
+
+    def refuse_one(transaction: Any, rows: Sequence[Any], at: int) -> Any:
+        if any(bad in row for row in rows):
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+        return enter(transaction, rows, at)
+
+    monkeypatch.setattr(arrivals, "enter", refuse_one)
+    answers = group.store.commit(waiting)
+
+    assert [0x0000, 0x0000, 0x0110, 0x0000] == [answer.status for answer in answers]
+    assert [one.storage_key for one in waiting if one.storage_key != bad] == group.rows
+    assert set(group.rows) == group.stored
+
+
+def test_a_sync_that_fails_fails_all_that_wait_for_it(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the group is durable; nothing of it is left."""
+
+    def fail(_keys: Sequence[str]) -> None:
+        raise OSError(5, "Input/output error")
+
+    waiting = [group.arrive(seed=str(number)) for number in range(3)]
+    monkeypatch.setattr(group.adapter.storage, "sync", fail)
+
+    assert [0x0110] * 3 == [answer.status for answer in group.store.commit(waiting)]
+    assert ([], set()) == (group.rows, group.stored)

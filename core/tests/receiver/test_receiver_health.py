@@ -1,0 +1,56 @@
+"""A receiver notices that it takes no connections any more, and says so to the service and in the ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import Mock
+
+from dicom_adapter.config.listening import Dicom
+from dicom_adapter.ledger.health import RECEIVER, PartState
+from dicom_adapter.net.server import Server
+from dicom_adapter.receiver.__main__ import Listener
+from dicom_adapter.runtime.watch import Finding
+
+SECONDS = 30  # that a thread may take to end
+
+
+class Reports:
+    """The channel to the service."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def report(self, event: str, **_fields: Any) -> None:
+        self.told.append(event)
+
+
+def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> None:
+    """Once, and it is red until it does; an orderly stop is no reason.
+
+    Tried: `is_deaf` that does not look at the thread, and a report at every look.
+    """
+    server, reports = Server(Dicom(port=0, bind="127.0.0.1"), Mock()), Reports()
+    listener = Listener(server, Mock(commits=True), reports)  # type: ignore[arg-type] # all of a channel that it uses
+    server.start()
+    assert {RECEIVER: Finding()} == listener.examine()
+    server.loop.call_soon_threadsafe(server.loop.stop)
+    server._thread.join(SECONDS)
+    assert [PartState.FAILING] * 2 == [listener.examine()[RECEIVER].state for _look in range(2)]
+    assert ["failed"] == reports.told
+    server.is_stopping = True
+    assert {RECEIVER: Finding()} == listener.examine()
+    assert server._socket is not None
+    server._socket.close()
+    server.loop.close()
+
+
+def test_a_receiver_that_commits_no_more_asks_to_begin_again() -> None:
+    """Its senders would wait for ever; a receiver that is being stopped has a reason."""
+    server, receiver, reports = Mock(is_deaf=False, is_stopping=False), Mock(commits=True), Reports()
+    listener = Listener(server, receiver, reports)  # type: ignore[arg-type] # as above
+    assert {RECEIVER: Finding()} == listener.examine()
+    receiver.commits = False
+    assert [PartState.FAILING] * 2 == [listener.examine()[RECEIVER].state for _look in range(2)]
+    assert ["failed"] == reports.told
+    server.is_stopping = True
+    assert {RECEIVER: Finding()} == listener.examine()

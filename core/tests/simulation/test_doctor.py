@@ -1,0 +1,149 @@
+"""`dicom-adapter doctor`: whatever a plugin does, it is told with what to do, and the doctor goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from dicom_adapter.cli import app
+from dicom_adapter.plugins.entry_points import VARIABLE
+
+PROCESSOR = """
+import os, threading
+from dicom_adapter import JobPriority, JobProcessorBase, hookimpl, setting
+from attrs import frozen
+
+@frozen(kw_only=True)
+class Settings:
+    ward: str = setting(SETTING help="The ward.")
+
+class Mine(JobProcessorBase[Settings]):
+    name = "mine"
+
+    def handle_instance(self, instance):
+        BODY
+        self.submit_pipeline_job(f"for {self.settings.ward}", "p", JobPriority.NORMAL, [instance])
+        self.remove_instances([instance])
+
+@hookimpl
+def dicom_adapter_processors():
+    return [Mine]
+"""
+OBSERVER = """
+from dicom_adapter import hookimpl
+
+@hookimpl
+def dicom_adapter_job_changed(job):
+    raise KeyError("no")
+
+@hookimpl
+def dicom_adapter_http(lanes):
+    return 7
+"""
+WELL = PROCESSOR.replace("SETTING", 'default="A",')
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that processes of the doctor import from, as if its plugins were installed."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def install(site: Path, code: str, group: str = "dicom_adapter") -> None:
+    """The plugin `tried` of acme-tried 2.1."""
+    info = site / "acme_tried-2.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-tried\nVersion: 2.1\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\ntried = acme_tried_plugin\n")
+    (site / "acme_tried_plugin.py").write_text(code)
+
+
+def consult(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit status, and the trials of the plugin by what was tried."""
+    result = CliRunner().invoke(app, ["doctor", "tried", "--json", *arguments])
+    [diagnosis] = json.loads(result.stdout)
+    assert ("tried", "acme-tried", "2.1") == tuple(diagnosis[key] for key in ("plugin", "distribution", "version"))
+    assert diagnosis["ok"] == (result.exit_code == 0)
+    return result.exit_code, {trial["what"]: trial for trial in diagnosis["trials"]}
+
+
+def test_a_plugin_that_is_well_is_told_so_with_times(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disabled or not; what came of the studies is shown."""
+    monkeypatch.setenv(VARIABLE, "")
+    install(site, WELL.replace("BODY", "pass"))
+    status, trials = consult()
+    assert (0, ["load", "processor 'mine'", "what it leaves"]) == (status, list(trials))
+    assert "7 jobs of 7 reclaimed, in 1:10:00 of its time" == trials["processor 'mine'"]["told"]
+    assert all(trial["seconds"] >= 0 for trial in trials.values())
+
+
+def test_settings_that_must_be_there_come_from_a_configuration(site: Path) -> None:
+    """Without one, that cannot be tried, and what to do is told; it is no error."""
+    install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
+    status, trials = consult()
+    assert (0, "") == (status, trials["processor 'mine'"]["told"])
+    assert "settings.ward is missing" in trials["processor 'mine'"]["skipped"]
+    assert trials["processor 'mine'"]["skipped"].endswith("name a configuration that has it, with --config")
+    (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "B" }\n')
+    status, trials = consult("--config", "config.toml")
+    assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of its time") == (status, trials["processor 'mine'"]["told"])
+
+
+@pytest.mark.parametrize(
+    ("body", "what", "reason"),
+    [
+        ("raise ValueError('no')", "processor 'mine'", "processor_failed: ValueError at "),
+        ("os._exit(7)", "processor 'mine'", "it ended the process, with status 7"),
+        ("os.abort()", "processor 'mine'", "it ended the process, with status -6"),
+        ("threading.Event().wait()", "processor 'mine'", "it did not come to an end within 20 s"),
+        (
+            "threading.Thread(target=threading.Event().wait, daemon=True).start()",
+            "what it leaves",
+            "7 threads are left",
+        ),
+    ],
+)
+def test_a_processor_that_crashes_hangs_or_leaks_is_told_of(site: Path, body: str, what: str, reason: str) -> None:
+    """In the trial in which it does. Tried: trying it in the doctor's own process."""
+    install(site, WELL.replace("BODY", body))
+    status, trials = consult(*(["--seconds", "20"] if "wait()" in body else []))
+    assert (1, [what]) == (status, [name for name, trial in trials.items() if trial["problem"]])
+    assert reason in trials[what]["problem"]
+
+
+def test_an_observer_and_hooks_that_give_nonsense_are_told_of(site: Path) -> None:
+    """The observer hears of jobs that are not its own."""
+    install(site, OBSERVER)
+    status, trials = consult()
+    assert (1, ["observer", "dicom_adapter_http"]) == (status, [name for name, it in trials.items() if it["problem"]])
+    assert trials["observer"]["problem"].startswith("observer_failed: KeyError at ")
+    assert "acme_tried_plugin.py:6 dicom_adapter_job_changed" in trials["observer"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("code", "group", "reason"),
+    [
+        ("import nothing_of_the_kind", "dicom_adapter", "No module named 'nothing_of_the_kind'; mend or upgrade it"),
+        ("", "dicom_adapter.v0", "built for version 0 of the hooks"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_told_of(site: Path, code: str, group: str, reason: str) -> None:
+    """With how to do without it."""
+    install(site, code, group)
+    status, trials = consult()
+    assert (1, ["load"]) == (status, list(trials))
+    assert reason in trials["load"]["problem"]
+    assert trials["load"]["problem"].endswith('or disable it: [plugins] disable = ["tried"]')
+
+
+def test_a_name_that_is_no_plugins_is_refused() -> None:
+    """With those that there are."""
+    result = CliRunner().invoke(app, ["doctor", "nobody"])
+    assert (1, True) == (result.exit_code, "error: there is no plugin 'nobody' (installed: aetitle, " in result.stderr)

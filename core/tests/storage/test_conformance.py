@@ -1,0 +1,31 @@
+"""The storage backends that come along do what the adapter relies on in any of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dicom_adapter import StorageBackend
+from dicom_adapter.storage.files import FileStorage
+from dicom_adapter.storage.local.backend import LocalStorage
+from dicom_adapter.testing import BaseStorageBackendTests
+
+
+class TestLocal(BaseStorageBackendTests):
+    """`local`: instances in segments."""
+
+    backend = LocalStorage
+
+    def kill(self, storage: StorageBackend[Any]) -> None:
+        for written in storage._written.values():  # type: ignore[attr-defined]
+            written.segment.close()
+        storage._written.clear()  # type: ignore[attr-defined]
+        storage._idle.clear()  # type: ignore[attr-defined]
+
+
+class TestFiles(BaseStorageBackendTests):
+    """`files`: a file for each instance."""
+
+    backend = FileStorage
+
+    def leftovers(self, storage: StorageBackend[Any]) -> int:
+        return len([path for path in (storage.context.path / "instances").rglob("*") if path.is_file()])

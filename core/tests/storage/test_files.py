@@ -1,0 +1,399 @@
+"""The `files` storage backend: what it promises when all goes well, and what is left when it does not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing
+from dicom_adapter.storage.files import OPEN_LIMIT, FileStorage, dicom_adapter_storage_backends
+
+UNKNOWN = "0" * 32
+HOSTILE = ["", "..", "../../etc/passwd", "/etc/passwd", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "0" * 31 + "\0"]
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "not-durable"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileStorage]:
+    yield from opened(tmp_path / "data", durable=request.param)
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Iterator[FileStorage]:
+    yield from opened(tmp_path / "data", durable=True)
+
+
+def opened(path: Path, *, durable: bool) -> Iterator[FileStorage]:
+    storage = FileStorage(NoSettings(), StorageContext(path=path, durable=durable))
+    storage.open()
+    yield storage
+    storage.close()
+
+
+def finished(storage: FileStorage, *pieces: bytes | memoryview) -> str:
+    writer = storage.writer()
+    for piece in pieces:
+        writer.write(piece)
+    return writer.finish()
+
+
+def stored(storage: FileStorage, *pieces: bytes) -> str:
+    key = finished(storage, *pieces)
+    storage.sync([key])
+    return key
+
+
+def content(storage: FileStorage, key: str) -> bytes:
+    with storage.read(key) as reader:
+        return reader.read()
+
+
+def files(storage: FileStorage) -> list[Path]:
+    return [path for path in storage.context.path.rglob("*") if path.is_file()]
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# --- what goes in comes out -------------------------------------------------------------------------------------------
+
+
+def test_what_was_written_is_read_back(storage: FileStorage) -> None:
+    """Pieces of any kind and size make one file, which can be read from the start and from anywhere."""
+    key = finished(storage, b"DICM", b"", memoryview(b"-pixels-")[1:7])
+    storage.sync([key])
+    with storage.read(key) as reader:
+        whole = reader.read()
+        reader.seek(4)
+        assert reader.read() == b"pixels"
+    assert whole == b"DICMpixels"
+
+
+def test_the_caller_may_reuse_its_buffer(storage: FileStorage) -> None:
+    """A piece is taken before `write` returns."""
+    buffer = bytearray(b"first")
+    writer = storage.writer()
+    writer.write(memoryview(buffer))
+    buffer[:] = b"other"
+    key = writer.finish()
+    storage.sync([key])
+    assert content(storage, key) == b"first"
+
+
+def test_short_writes_are_completed(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that takes three bytes at a time loses none."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, piece: write(descriptor, memoryview(piece)[:3]))
+    assert content(storage, stored(storage, b"0123456789")) == b"0123456789"
+
+
+def test_a_key_is_readable_only_after_sync(storage: FileStorage) -> None:
+    """Neither `read` nor `keys` shows a file that is finished but not synced."""
+    key = finished(storage, b"x")
+    assert list(storage.keys()) == []
+    with pytest.raises(StoredObjectMissing):
+        storage.read(key)
+    storage.sync([key])
+    assert [key] == list(storage.keys())
+
+
+def test_a_batch_is_synced_at_once_and_again(storage: FileStorage) -> None:
+    """Many keys in one call; to repeat it does no harm."""
+    keys = [finished(storage, str(number).encode()) for number in range(40)]
+    storage.sync(keys)
+    storage.sync(keys)
+    assert set(keys) == set(storage.keys())
+    assert content(storage, keys[39]) == b"39"
+
+
+def test_more_files_than_descriptors_are_kept(durable: FileStorage) -> None:
+    """The number of descriptors that wait for `sync` is bounded, and all of them are given back."""
+    before = open_descriptors()
+    keys = [finished(durable, b"x") for _ in range(OPEN_LIMIT + 20)]
+    assert before + OPEN_LIMIT == open_descriptors()
+    durable.sync(keys)
+    assert before == open_descriptors()
+    assert set(keys) == set(durable.keys())
+
+
+def test_deleting_is_repeatable(storage: FileStorage) -> None:
+    """What is deleted is gone; deleting it again, or what never was, is no error."""
+    key, other, unsynced = stored(storage, b"x"), stored(storage, b"y"), finished(storage, b"z")
+    storage.delete(iter([key, UNKNOWN, unsynced]))
+    storage.delete([key])
+    assert [other] == list(storage.keys())
+    assert len(files(storage)) == 1
+
+
+def test_capacity_is_that_of_the_disk(storage: FileStorage) -> None:
+    """Free room is what an unprivileged service may still fill."""
+    capacity = storage.capacity()
+    disk = os.statvfs(storage.context.path)
+    assert disk.f_blocks * disk.f_frsize == capacity.total_bytes
+    assert 0 < capacity.free_bytes < capacity.total_bytes
+
+
+def test_another_process_sees_what_was_synced(storage: FileStorage) -> None:
+    """A second backend on the same folder reads, lists and deletes what the first one stored."""
+    key = stored(storage, b"shared")
+    second = FileStorage(NoSettings(), storage.context)
+    second.open()
+    assert content(second, key) == b"shared"
+    assert [key] == list(second.keys())
+    second.delete([key])
+    assert list(storage.keys()) == []
+
+
+def test_threads_do_not_disturb_each_other(storage: FileStorage) -> None:
+    """Writers, syncs, reads and deletes from many threads: every kept object is whole."""
+
+    def life(number: int) -> tuple[str, bytes]:
+        data = bytes([number % 256]) * (number * 100)
+        key, unwanted, abandoned = stored(storage, data), stored(storage, b"unwanted"), storage.writer()
+        abandoned.write(b"abandoned")
+        abandoned.discard()
+        storage.delete([unwanted])
+        return key, content(storage, key)
+
+    with ThreadPoolExecutor(8) as threads:
+        kept = dict(threads.map(life, range(100)))
+    assert set(kept) == set(storage.keys())
+    assert [number * 100 for number in range(100)] == [len(data) for data in kept.values()]
+    assert len(files(storage)) == 100
+
+
+def test_nobody_else_may_read(storage: FileStorage) -> None:
+    """Folders are the service's own, and so are files, whatever is in them."""
+    finished(storage, b"waiting")
+    stored(storage, b"stored")
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in storage.context.path.rglob("*")}
+    assert {0o600} == {mode for path, mode in modes.items() if path.is_file()}
+    assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
+
+
+def test_it_is_registered_as_any_plugin_is() -> None:
+    """The module's hook returns the backend under the name that the configuration uses."""
+    assert {"files": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
+
+
+# --- durability -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What reaches the disk, in order: ("fsync" or "rename", the name it has at that moment)."""
+    calls: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def recording_fsync(descriptor: int) -> None:
+        calls.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def recording_rename(self: Path, target: Path) -> Path:
+        calls.append(("rename", str(target)))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(Path, "replace", recording_rename)
+    return calls
+
+
+def test_data_then_name_then_folder(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
+    """Before `sync` returns: each file's data before its name, each folder once and after all its names."""
+    keys = [finished(durable, b"x") for _ in range(3)]
+    durable.sync(keys)
+    instances = durable.context.path / "instances"
+    for key in keys:
+        data = recorded.index(("fsync", str(instances / "incoming" / f"{key}.part")))
+        name = recorded.index(("rename", str(instances / key[:2] / f"{key}.dcm")))
+        folder = recorded.index(("fsync", str(instances / key[:2])))
+        assert data < name < folder
+    assert 3 + 3 + len({key[:2] for key in keys}) == len(recorded)
+
+
+def test_the_files_of_one_batch_share_a_folder(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
+    """A batch costs one fsync of a folder, not one for each file; the next batch goes elsewhere."""
+    batches = [[finished(durable, b"x") for _ in range(4)]]
+    durable.sync(batches[0])
+    batches.append([finished(durable, b"x") for _ in range(4)])
+    assert [len({key[:2] for key in batch}) for batch in batches] == [1, 1]
+    assert batches[0][0][:2] != batches[1][0][:2]
+
+
+def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
+    """A shard folder's own name is durable before anything is put into it."""
+    for storage in opened(tmp_path / "data", durable=True):
+        assert ("fsync", str(tmp_path / "data" / "instances")) in recorded
+        assert ("fsync", str(tmp_path / "data")) in recorded
+        recorded.clear()
+        key = stored(storage, b"x")
+        assert ("fsync", str(tmp_path / "data" / "instances" / key[:2])) in recorded
+
+
+def test_without_durability_nothing_waits_for_the_disk(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
+    """`durability = "none"` renames and no more."""
+    for storage in opened(tmp_path / "data", durable=False):
+        stored(storage, b"x")
+    assert [call for call, _ in recorded] == ["rename"]
+
+
+# --- no room, and other failures --------------------------------------------------------------------------------------
+
+
+def failing(error: int, after: int = 0) -> Callable[..., Any]:
+    """A system call that works `after` times and then fails with `error`."""
+    calls = iter(range(after))
+
+    def call(*_arguments: Any, **_options: Any) -> None:
+        if next(calls, None) is None:
+            raise OSError(error, os.strerror(error))
+
+    return call
+
+
+NO_ROOM = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+
+
+@NO_ROOM
+def test_no_room_while_writing(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """StorageFull, no file left, no descriptor left; the next instance is stored when there is room again."""
+    before = open_descriptors()
+    writer = storage.writer()
+    writer.write(b"fits")
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", failing(error))
+        with pytest.raises(StorageFull):
+            writer.write(b"does not")
+    assert files(storage) == []
+    assert before == open_descriptors()
+    writer.discard()
+    assert content(storage, stored(storage, b"x")) == b"x"
+
+
+@NO_ROOM
+def test_no_room_for_another_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """When not even an empty file can be made, that is StorageFull too."""
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", failing(error))
+        with pytest.raises(StorageFull):
+            storage.writer()
+
+
+@NO_ROOM
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_no_room_while_syncing(durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> None:
+    """Whether the data or the folder cannot be synced: none of the batch was ever written."""
+    before = open_descriptors()
+    keys = [finished(durable, b"x"), finished(durable, b"y")]
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", failing(error, after))
+        with pytest.raises(StorageFull):
+            durable.sync(keys)
+    assert files(durable) == []
+    assert before == open_descriptors()
+
+
+def test_a_broken_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other errors keep their kind, and leave no file either."""
+    key, earlier = finished(durable, b"x"), stored(durable, b"y")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing(errno.EIO))
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            durable.sync([key, earlier])
+    assert [earlier] == list(durable.keys())
+    assert len(files(durable)) == 1
+
+
+def test_one_unknown_key_fails_the_whole_sync(storage: FileStorage) -> None:
+    """The caller cannot acknowledge a batch of which a part is missing."""
+    with pytest.raises(StoredObjectMissing):
+        storage.sync([finished(storage, b"x"), UNKNOWN])
+    assert files(storage) == []
+
+
+def test_discarding(storage: FileStorage) -> None:
+    """Before or after `finish`, once or twice: the file is gone. What was synced stays."""
+    early, late, synced = storage.writer(), storage.writer(), storage.writer()
+    for writer in (early, late, synced):
+        writer.write(b"x")
+    key = late.finish()
+    kept = synced.finish()
+    storage.sync([kept])
+    for writer in (early, late, synced, early, late, synced):
+        writer.discard()
+    assert [kept] == list(storage.keys())
+    assert len(files(storage)) == 1
+    with pytest.raises(StoredObjectMissing):
+        storage.sync([key])
+
+
+def test_a_writer_that_ended_takes_nothing_more(storage: FileStorage) -> None:
+    """To go on writing after `finish` or `discard` is a bug in the caller and says so."""
+    writer = storage.writer()
+    writer.discard()
+    with pytest.raises(ValueError, match="finished or discarded"):
+        writer.write(b"x")
+    with pytest.raises(ValueError, match="finished or discarded"):
+        writer.finish()
+
+
+def test_recovery_removes_what_was_half_written(tmp_path: Path) -> None:
+    """After `kill -9`: what was being written or not yet synced goes, what was synced stays."""
+    killed = FileStorage(NoSettings(), StorageContext(path=tmp_path, durable=True))
+    killed.recover()  # before the first start there is nothing, not even a folder
+    killed.open()
+    kept = stored(killed, b"kept")
+    finished(killed, b"never synced")
+    killed.writer().write(b"half")
+    restarted = FileStorage(NoSettings(), killed.context)
+    restarted.open()
+    restarted.recover()
+    assert [kept] == list(restarted.keys())
+    assert [f"{kept}.dcm"] == [path.name for path in files(restarted)]
+    killed.close()
+
+
+def test_closing_gives_back_what_was_not_synced(tmp_path: Path) -> None:
+    """Nothing unsynced was acknowledged, so nothing of it needs to stay."""
+    before = open_descriptors()
+    for storage in opened(tmp_path, durable=True):
+        finished(storage, b"x")
+    assert files(storage) == []
+    assert before == open_descriptors()
+
+
+# --- keys are not paths -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [*HOSTILE, UNKNOWN])
+def test_what_is_no_key_is_missing(storage: FileStorage, key: str) -> None:
+    """Nothing but a key that this backend could have made becomes a path."""
+    with pytest.raises(StoredObjectMissing):
+        storage.read(key)
+    with pytest.raises(StoredObjectMissing):
+        storage.sync([key])
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_deleting_what_is_no_key_deletes_nothing(storage: FileStorage, key: str) -> None:
+    """A key of another make is a mistake that shows before anything is deleted."""
+    kept = stored(storage, b"x")
+    with pytest.raises(StoredObjectMissing):
+        storage.delete([kept, key])
+    assert [kept] == list(storage.keys())
+
+
+def test_foreign_files_are_not_keys(storage: FileStorage) -> None:
+    """What an operator or another program left in the folders is neither listed nor touched."""
+    shard = storage.context.path / "instances" / "00"
+    for name in ("notes.txt", "1" * 32 + ".dcm", "0" * 32 + ".dcm~", "0" * 32):
+        (shard / name).write_bytes(b"foreign")
+    assert list(storage.keys()) == []
+    assert len(files(storage)) == 4

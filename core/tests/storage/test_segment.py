@@ -1,0 +1,241 @@
+"""Segments: what is read of them whatever was written, torn, forged or taken away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_adapter.dicom.synthetic import make_instance, write
+from dicom_adapter.storage.local import segment as module
+from dicom_adapter.storage.local.segment import BLOCK, MOST_PIECES, RECORD, SEGMENT, Record, Segment, write_all
+
+
+@pytest.fixture
+def segment(tmp_path: Path) -> Iterator[Segment]:
+    segment = Segment.create(tmp_path / "one.segment")
+    yield segment
+    segment.close()
+
+
+def append(segment: Segment, content: bytes, *, checksum: int | None = None) -> Record:
+    """Write a record behind the last one."""
+    record = Record(
+        start=segment.end,
+        length=len(content),
+        checksum=zlib.crc32(content) if checksum is None else checksum,
+        is_alive=True,
+    )
+    write_all(segment.descriptor, [content], record.content)
+    segment.seal(record)
+    segment.end = record.end
+    return record
+
+
+def content(segment: Segment, record: Record) -> bytes:
+    """Read through a descriptor of its own."""
+    with Segment.open(segment.path).reader(record) as reader:
+        return reader.read()
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def no_holes(code: int) -> object:
+    """A file system without them."""
+
+    def refuse(*_arguments: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK - RECORD.size, BLOCK - RECORD.size + 1, BLOCK, 3 * BLOCK + 7])
+def test_records_of_every_size_are_found_and_read(segment: Segment, size: int) -> None:
+    """Each begins with a block, and nothing else has to be known to find it."""
+    contents = [os.urandom(size), b"next", os.urandom(size)]
+    records = [append(segment, one) for one in contents]
+
+    assert records == list(segment.records())
+    assert contents == [content(segment, record) for record in records]
+    assert all(record.start % BLOCK == 0 and segment.is_whole(record) for record in records)
+
+
+def test_a_reader_stays_within_its_record(segment: Segment) -> None:
+    """Seeking and reading as in a file of its own; the neighbours are not to be seen."""
+    append(segment, b"before")
+    record = append(segment, b"0123456789")
+    append(segment, b"after")
+    with Segment.open(segment.path).reader(record) as reader:
+        assert (b"0123456789", b"") == (reader.read(), reader.read())
+        assert 6 == reader.seek(-4, os.SEEK_END)
+        assert (b"67", 8) == (reader.read(2), reader.tell())
+        assert (20, b"") == (reader.seek(20), reader.read())
+        with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+            reader.seek(-99, os.SEEK_END)
+
+
+def test_pydicom_reads_a_record(segment: Segment, tmp_path: Path) -> None:
+    """Which asks buffered files for their names. Tried: without one, no header can be read."""
+    write(make_instance(patient_id="P1"), tmp_path / "one.dcm")
+    append(segment, b"before")
+    record = append(segment, (tmp_path / "one.dcm").read_bytes())
+    with Segment.open(segment.path).reader(record) as reader:
+        assert "P1" == dcmread(reader, stop_before_pixels=True).PatientID
+
+
+def test_more_pieces_than_the_system_takes_at_once_are_written(segment: Segment) -> None:
+    """Tried: with all of them in one call it says `Invalid argument`."""
+    pieces = [bytes([number % 256]) for number in range(2 * MOST_PIECES)]
+    end = write_all(segment.descriptor, pieces, BLOCK)
+
+    assert BLOCK + len(pieces) == end
+    assert b"".join(pieces) == os.pread(segment.descriptor, len(pieces), BLOCK)
+
+
+def test_short_writes_are_completed(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that takes three bytes at a time loses none."""
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwritev", lambda descriptor, pieces, at: pwrite(descriptor, pieces[0][:3], at))
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, piece, at: pwrite(descriptor, bytes(piece[:3]), at))
+    assert BLOCK + 10 == write_all(segment.descriptor, [b"0123", b"456789"], BLOCK)
+    assert b"0123456789" == os.pread(segment.descriptor, 10, BLOCK)
+
+
+def test_content_that_looks_like_a_record_is_none(segment: Segment, tmp_path: Path) -> None:
+    """A sender may send what was once a segment: the nonce in it is another one's, and it is never asked for one."""
+    other = Segment.create(tmp_path / "other.segment")
+    append(other, b"forged")
+    forged = os.pread(other.descriptor, 3 * BLOCK, 0)
+    other.close()
+    padding = bytes(BLOCK - RECORD.size)  # so that the forged header lies where a record's would
+    record = append(segment, padding + forged)
+
+    assert [record] == list(segment.walk())
+    assert all(segment.record_at(start) is None for start in range(record.start + BLOCK, record.end, BLOCK))
+
+
+def test_a_record_whose_header_is_not_there_yet_is_no_record(segment: Segment) -> None:
+    """Its blocks are seen, as those of something that is under way or torn."""
+    record = append(segment, b"whole")
+    write_all(segment.descriptor, [b"x" * (2 * BLOCK)], segment.end + RECORD.size)
+
+    assert [record] == list(segment.records())
+    assert [record, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK] == list(segment.walk())
+
+
+@pytest.mark.parametrize("offset", range(RECORD.size))
+def test_a_header_with_a_wrong_bit_is_none(segment: Segment, offset: int) -> None:
+    """Wherever it is."""
+    record = append(segment, b"content")
+    place = record.start + offset
+    (byte,) = os.pread(segment.descriptor, 1, place)
+    os.pwrite(segment.descriptor, bytes([byte ^ 4]), place)
+
+    assert segment.record_at(record.start) is None
+
+
+def test_content_that_is_not_what_its_header_says_is_not_whole(segment: Segment) -> None:
+    """Another byte, or an end that is missing."""
+    changed, cut = append(segment, b"changed", checksum=zlib.crc32(b"as sent")), append(segment, b"cut" * BLOCK)
+    segment.truncate(cut.start + BLOCK)
+
+    assert [False, False] == [segment.is_whole(record) for record in (changed, cut)]
+
+
+# --- what is deleted --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_given_back_is_a_hole(segment: Segment) -> None:
+    """Its room goes back at once, and the neighbours keep theirs."""
+    first, second, third = (append(segment, os.urandom(64 * BLOCK)) for _ in range(3))
+    before = os.fstat(segment.descriptor).st_blocks
+    segment.give_back(second)
+
+    assert [first, third] == list(segment.walk())
+    assert all(segment.is_whole(record) for record in (first, third))
+    assert before - os.fstat(segment.descriptor).st_blocks >= 64 * BLOCK // 512
+
+
+@pytest.mark.parametrize("code", sorted(module.NO_HOLES))
+def test_where_there_are_no_holes_a_record_is_marked_as_dead(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It is passed over, and does not count."""
+    monkeypatch.setattr(module, "_punch_hole", no_holes(code))
+    first, second = append(segment, b"first"), append(segment, b"second")
+    segment.give_back(first)
+
+    assert [second] == list(segment.records())
+    dead = segment.record_at(first.start)
+    assert dead is not None
+    assert not dead.is_alive
+    segment.give_back(second)
+    assert segment.is_empty()
+
+
+def test_another_failure_to_make_a_hole_is_told(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken disk is none without holes."""
+    monkeypatch.setattr(module, "_punch_hole", no_holes(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        segment.give_back(append(segment, b"x"))
+
+
+# --- segments ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beginning", [b"", b"dicom", bytes(SEGMENT.size), b"x" * BLOCK])
+def test_what_is_no_segment_is_told(tmp_path: Path, beginning: bytes) -> None:
+    """And nothing stays open."""
+    path = tmp_path / "x.segment"
+    path.write_bytes(beginning)
+    before = open_descriptors()
+    with pytest.raises(ValueError, match="no segment"):
+        Segment.open(path)
+    assert before == open_descriptors()
+
+
+def test_a_segment_that_cannot_be_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its file nor its descriptor."""
+    before = open_descriptors()
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwritev", no_holes(errno.ENOSPC))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            Segment.create(tmp_path / "x.segment")
+    assert (before, []) == (open_descriptors(), list(tmp_path.iterdir()))
+
+
+def test_nonces_do_not_repeat_and_are_not_shown(segment: Segment, tmp_path: Path) -> None:
+    """Whoever knew it could forge records."""
+    other = Segment.create(tmp_path / "other.segment")
+    assert segment.nonce != other.nonce
+    assert repr(segment.nonce) not in repr(segment)
+    other.close()
+
+
+def test_who_writes_it_is_known_to_others(segment: Segment) -> None:
+    """Also within one process; until it is closed."""
+    looking = Segment.open(segment.path, to_change=True)
+    assert looking.is_written()
+    segment.close()
+    assert not looking.is_written()
+    looking.close()
+
+
+def test_it_is_sealed_once_and_for_all(segment: Segment) -> None:
+    """The mark touches nothing else."""
+    record = append(segment, b"x")
+    assert not segment.is_sealed
+    segment.mark_sealed()
+    again = Segment.open(segment.path)
+    assert (True, segment.nonce, [record]) == (again.is_sealed, again.nonce, list(again.records()))
+    again.close()
