@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ def _beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All five are installed."""
     (tmp_path / "site").mkdir()
     place(tmp_path / "site", {**BAD, "healthy": IMPATIENT + HEALTHY})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
 
 
 def problems(service: LaunchedService) -> dict[str, tuple[str, str]]:

@@ -64,7 +64,7 @@ def test_it_spares_memory_unless_its_environment_says_how(
 ) -> None:
     """Few heaps, as many as `MALLOC_ARENA_MAX` says. Fails when the service's environment is passed on as it is."""
     (tmp_path / "telling.py").write_text(TELLING, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     if configured is not None:
         monkeypatch.setenv("MALLOC_ARENA_MAX", configured)
