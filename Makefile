@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test lint format docs reference bench faults fuzz clean
+.PHONY: help demo test test-slow lint format docs reference bench faults fuzz clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
-	@echo "make test    run all tests"
+	@echo "make test    run the tests, except the slow ones"
+	@echo "make test-slow  run the slow tests: killed processes, full disks, power loss, other tools"
 	@echo "make lint    check format, lint, types and import rules"
 	@echo "make format  put the code into its format"
 	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
@@ -35,7 +36,10 @@ demo: $(STAMP)
 	@$(BIN)/dicom-adapter demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

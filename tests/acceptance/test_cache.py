@@ -110,6 +110,7 @@ def _curl(*arguments: str) -> Any:
     return json.loads(told.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_twice(
     launch_service: LaunchService, tmp_path: Path

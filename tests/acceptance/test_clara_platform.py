@@ -71,6 +71,7 @@ def test_the_main_job_runs_end_to_end_against_the_emulator(
     assert [_pixels(path) for path in paths] == [_pixels(path) for path in received]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_lost_answer_makes_no_second_job(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
@@ -87,6 +88,7 @@ def test_a_lost_answer_makes_no_second_job(
     assert 4 == len(service.logged("job_attempt_failed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("reached", ["job_queued", "job_created", "job_metadata_sent", "job_uploaded"])
 def test_killed_in_any_state_it_starts_one_job(

@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
 from support.third_party import install
+
+pytestmark = pytest.mark.slow
 
 # The plugin shortens the deadlines of the host that loads it, so that no test has to wait for half a minute.
 HANGING = '''

@@ -15,7 +15,10 @@ from dicom_adapter.net.negotiation import NOT_TAKEN
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, send, wait_until_submitted
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # some of these files are odd on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),  # some of these files are odd on purpose
+]
 
 CONFIGURATION = STORAGE + "".join(
     f"""

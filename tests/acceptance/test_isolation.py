@@ -16,6 +16,8 @@ from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, send, write_study
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATION = STORAGE + '[ae-titles.GOOD]\nprocessor = "healthy"\n' + AE_TITLES
 # The healthy plugin shortens the deadlines of the host that loads it, so that no test has to wait for half a minute.
 IMPATIENT = 'from dicom_adapter.runtime import watch\n\nwatch.DEADLINES.update({"lane": 0.5, "observer": 0.5})\n'

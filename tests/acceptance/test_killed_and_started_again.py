@@ -10,6 +10,7 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+import pytest
 from receive_instances import encode
 from receive_link import Link
 from receive_pdus import make_uid, store_request
@@ -19,6 +20,8 @@ from dicom_adapter.ledger import Ledger, counters
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, jobs_in_ledger, send, write_study
+
+pytestmark = pytest.mark.slow
 
 CONFIGURATION = (
     STORAGE

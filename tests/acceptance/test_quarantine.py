@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 from pynetdicom.association import Association
 from typer.testing import CliRunner
@@ -49,6 +50,7 @@ def command(service: LaunchedService, *words: str) -> Result:
     return result
 
 
+@pytest.mark.slow
 def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:

@@ -219,6 +219,7 @@ def test_a_removed_ae_title_is_held_until_it_is_configured_again(
     assert {("lung", 3): 1} == pipelines(platform)
 
 
+@pytest.mark.slow
 def test_a_removed_ae_title_drains_across_restarts_of_everything(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_a_removed_ae_title_drains_across_restarts_of_everything(
     assert "LUNG" not in status(service)
 
 
+@pytest.mark.slow
 def test_a_host_that_dies_comes_back_with_what_was_applied(launch_service: LaunchService, tmp_path: Path) -> None:
     """And so does a receiver."""
     service = launch_service(STORAGE + HEAD)
@@ -271,6 +273,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> str:
     return install(tmp_path_factory.mktemp("environment"))
 
 
+@pytest.mark.slow
 def test_a_plugin_that_was_installed_meanwhile_is_there_after_a_reload(
     launch_service: LaunchService, platform: PlatformFolder, environment: str, tmp_path: Path
 ) -> None:
@@ -305,6 +308,7 @@ def test_a_plugin_that_was_installed_meanwhile_is_there_after_a_reload(
     assert 0 == service.stop()
 
 
+@pytest.mark.slow
 def test_a_plugin_that_is_disabled_is_gone_after_a_reload_and_comes_back_after_another(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
@@ -332,6 +336,7 @@ def test_a_plugin_that_is_disabled_is_gone_after_a_reload_and_comes_back_after_a
     assert [] == service.logged("process_died")
 
 
+@pytest.mark.slow
 def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:

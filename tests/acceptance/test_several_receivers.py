@@ -25,6 +25,8 @@ from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder
 from support.certificates import Pki
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 90  # that anything may take on a busy machine before a test fails
 SUCCESS = 0x0000
 SERVED = """

@@ -14,6 +14,8 @@ import pytest
 from manual.pages import pages
 from support.pages import DOCS, WRITTEN
 
+pytestmark = pytest.mark.slow
+
 LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "srcset"}
 PASSIVE = {"canonical", "index", "next", "prev", "search"}  # links that only a reader follows
 

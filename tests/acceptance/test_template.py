@@ -17,6 +17,8 @@ from dicom_adapter.testing.fixtures import LaunchService
 from support.template import KINDS, generate
 from support.third_party import install_folders
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATION = """
 [storage]
 backend = "template-storage-backend"

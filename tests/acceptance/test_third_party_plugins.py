@@ -15,6 +15,8 @@ from support import STORAGE, PlatformFolder, send, write_study
 from support.requestor import rejection
 from support.third_party import install
 
+pytestmark = pytest.mark.slow
+
 CONFIGURATION = (
     STORAGE
     + """

@@ -11,6 +11,8 @@ from support.pages import DOCS, blocks_of
 from support.template import generate
 from support.walkthrough import Walkthrough
 
+pytestmark = pytest.mark.slow
+
 TUTORIAL = DOCS / "tutorial" / "first-processor.md"
 PUBLISHING = DOCS / "how-to" / "publishing.md"
 

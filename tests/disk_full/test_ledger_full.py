@@ -19,6 +19,8 @@ from dicom_adapter.testing.fixtures import MakeAdapter
 from support.full_disk import MB, Disk, image, store, submitted
 from support.requestor import associate, rejection
 
+pytestmark = pytest.mark.slow
+
 Launch = Callable[..., LaunchedService]
 
 QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a machine that does much else

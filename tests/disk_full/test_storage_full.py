@@ -13,6 +13,8 @@ from support import Run, what_is_stored
 from support.full_disk import KB, MB, Disk, image, store, submitted
 from support.requestor import associate, rejection
 
+pytestmark = pytest.mark.slow
+
 Launch = Callable[..., LaunchedService]
 
 

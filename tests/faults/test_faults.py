@@ -8,6 +8,8 @@ import pytest
 
 from faults.campaign import Plan, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(240)  # on a machine that does much else; it takes half a minute
 def test_nothing_acknowledged_is_lost_and_nothing_starts_twice(tmp_path: Path) -> None:

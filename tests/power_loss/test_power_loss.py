@@ -33,7 +33,7 @@ from power_loss.disk import (
 from power_loss.replay import Moment, Replay
 from power_loss.service import NextStart, Traced, trace, tree_of
 
-pytestmark = [pytest.mark.strace, pytest.mark.usefixtures("can_trace")]
+pytestmark = [pytest.mark.slow, pytest.mark.strace, pytest.mark.usefixtures("can_trace")]
 
 OTHER_FATES: Mapping[str, tuple[Fate, Fate]] = {  # of names and of data
     "unsynced data is lost": (everything, only_synced),

@@ -22,7 +22,7 @@ RUNNING, STOPPED = 2, 3
 HEALTHY, CANCELED = 1, 3
 HIGHER = 3
 
-pytestmark = [pytest.mark.nvidia, pytest.mark.timeout(300)]  # installs the client at the first time
+pytestmark = [pytest.mark.slow, pytest.mark.nvidia, pytest.mark.timeout(300)]  # installs the client at the first time
 
 
 @pytest.fixture(scope="module")
