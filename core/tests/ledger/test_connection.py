@@ -18,7 +18,8 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, Refused
 from dicom_adapter.ledger import Ledger, instances
-from dicom_adapter.ledger.connection import MIGRATIONS, exists
+from dicom_adapter.ledger.connection import exists
+from dicom_adapter.ledger.migration import MIGRATIONS, REVISION, create, upgrade
 from dicom_adapter.ledger.schema import metadata
 
 MakeInstance = Callable[..., InstanceStorageInfo]
@@ -44,19 +45,33 @@ def newest() -> str:
 # --- the schema -----------------------------------------------------------------------------------------------------
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_schema(ledger: Ledger) -> None:
+@pytest.fixture
+def migrated(untouched: Ledger) -> Ledger:
+    """A ledger that all migrations were run on, one after another."""
+    with untouched._engine.connect() as connection:
+        upgrade(connection)
+        connection.commit()
+    return untouched
+
+
+def test_a_new_ledger_begins_with_the_revision_of_the_newest_migration() -> None:
+    """Tried: a migration that was added without a new REVISION."""
+    assert newest() == REVISION
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_schema(migrated: Ledger) -> None:
     """Nobody can change a table and forget its migration."""
-    with ledger.read() as transaction:
+    with migrated.read() as transaction:
         context = MigrationContext.configure(transaction, opts={"compare_type": True})
         assert [] == compare_metadata(context, metadata)
 
 
-def test_the_migrations_make_exactly_the_statements_of_the_schema(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_migrations_make_exactly_the_statements_of_the_schema(migrated: Ledger, tmp_path: Path) -> None:
     """What a comparison of columns overlooks: defaults, conditions of partial indexes, AUTOINCREMENT, foreign keys."""
     direct = Ledger(f"sqlite:///{tmp_path / 'direct.sqlite'}")
     with direct.write() as transaction:
-        metadata.create_all(transaction)
-    assert statements(direct) == statements(ledger)
+        create(transaction)
+    assert statements(direct) == statements(migrated)
     direct.close()
 
 

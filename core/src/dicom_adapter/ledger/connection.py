@@ -7,21 +7,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, CursorResult, Engine, RootTransaction, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from dicom_adapter.api.errors import Refused
-
-if TYPE_CHECKING:
-    from alembic.config import Config as AlembicConfig
+from dicom_adapter.ledger import migration
 
 Transaction: TypeAlias = Connection
 
 BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; longer means that it hangs
 BUSY = 5  # SQLITE_BUSY
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class LedgerBusy(Exception):
@@ -107,28 +104,30 @@ class Ledger:
 
     def migrate(self) -> None:
         """Bring the schema up to date; a new file is made on the way. One process does this, before the others."""
-        from alembic import command  # takes time to load, which most processes can spare
-
+        if self._revision() == migration.REVISION:
+            return
+        with self.write() as transaction:  # looks again: another process may have created the tables meanwhile
+            if not migration.has_tables(transaction):
+                migration.create(transaction)
+        if self._revision() == migration.REVISION:
+            return
         with self._engine.connect() as connection:
-            alembic = _alembic()
-            alembic.attributes["connection"] = connection
-            command.upgrade(alembic, "head")
+            migration.upgrade(connection)
             connection.commit()
+
+    def _revision(self) -> str | None:
+        with self.read() as transaction:
+            return migration.read_revision(transaction)
 
     def require_current(self) -> None:
         """Raise Refused when the schema is not the one that this version of the adapter works with."""
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
-
-        head = ScriptDirectory.from_config(_alembic()).get_current_head()
         try:
-            with self.read() as transaction:
-                found = MigrationContext.configure(transaction).get_current_revision()
+            found = self._revision()
         except DatabaseError as failure:
             raise Refused(f"the ledger {self.url} cannot be opened: {failure.orig}") from failure
-        if found != head:
+        if found != migration.REVISION:
             raise Refused(
-                f"the ledger {self.url} has schema {found or 'none'}, this version needs {head}; "
+                f"the ledger {self.url} has schema {found or 'none'}, this version needs {migration.REVISION}; "
                 "start the service once with `dicom-adapter run`, which brings it up to date"
             )
 
@@ -186,11 +185,3 @@ def _begin(connection: Connection) -> None:
         connection.connection.cursor().execute(statement)  # SQLAlchemy takes ten times as long
     except connection.dialect.loaded_dbapi.Error as failure:
         raise as_everywhere(connection, failure) from failure
-
-
-def _alembic() -> AlembicConfig:
-    from alembic.config import Config as AlembicConfig
-
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config

@@ -1,0 +1,48 @@
+"""The schema of a ledger: create it, upgrade it, or read its revision.
+
+Loading Alembic takes a third of a second, so only a ledger that an earlier version of the adapter made loads it: a new
+one gets its tables directly, and a test holds that the migrations make exactly the same tables.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select
+
+from dicom_adapter.ledger.schema import metadata
+
+REVISION = "0005"  # of the newest migration; a new ledger begins with it
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+
+
+def read_revision(connection: Connection) -> str | None:
+    """Return the revision of the ledger's schema; None if it has none."""
+    if not inspect(connection).has_table(_version.name):
+        return None
+    return connection.execute(select(_version.c.version_num)).scalar()
+
+
+def has_tables(connection: Connection) -> bool:
+    """Return whether the database has any table."""
+    return bool(inspect(connection).get_table_names())
+
+
+def create(connection: Connection) -> None:
+    """Create all tables in an empty database, with the newest revision."""
+    metadata.create_all(connection)
+    _version.create(connection)
+    connection.execute(_version.insert().values(version_num=REVISION))
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that the ledger does not have yet."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
