@@ -4,10 +4,10 @@ A real service is traced while it receives. Its log is played on the model of a 
 take effect or a C-STORE success about to leave, the power fails there, and ledger and storage are opened on what is
 left.
 
-The code was broken to see these tests fail. An acknowledged instance was missing with labels that were not read at the
-start, with a ledger that is not synced where the storage keeps no labels, and without the fsync of the data folder's
-parents. A pending one had no whole object without the sync of its segment, without that of the folder, and with the
-row written before the object.
+The code was broken to see these tests fail. An acknowledged instance was missing with recovery records that
+were not read at the start, with a ledger that is not synced where the storage keeps no recovery records, and without
+the fsync of the data folder's parents. A pending one had no whole object without the sync of its segment, without that
+of the folder, and with the row written before the object.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def durable(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced
 
 
 @pytest.fixture(scope="module")
-def unlabelled(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    """The same with a storage that keeps no labels."""
+def without_recovery_records(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    """The same with a storage that keeps no recovery records."""
     return trace(tmp_path_factory.mktemp("files"), Durability.FSYNC, "files")
 
 
@@ -81,8 +81,8 @@ def next_start(tmp_path: Path) -> NextStart:
 
 
 @pytest.fixture
-def next_start_of_unlabelled(tmp_path: Path) -> NextStart:
-    """The same with a storage that keeps no labels."""
+def next_start_of_without_recovery_records(tmp_path: Path) -> NextStart:
+    """The same with a storage that keeps no recovery records."""
     (tmp_path / "files").mkdir()
     return NextStart(tmp_path / "files", "files")
 
@@ -120,13 +120,15 @@ def all_losses(traced: Traced, next_start: NextStart) -> list[str]:
 
 
 def test_nothing_acknowledged_is_lost_with_the_power(durable: Traced, next_start: NextStart) -> None:
-    """Instances and the labels from which their rows can be made again are synced together."""
+    """Instances and their recovery records are synced together."""
     assert [] == all_losses(durable, next_start)
 
 
-def test_nothing_acknowledged_is_lost_without_labels(unlabelled: Traced, next_start_of_unlabelled: NextStart) -> None:
+def test_nothing_acknowledged_is_lost_without_recovery_records(
+    without_recovery_records: Traced, next_start_of_without_recovery_records: NextStart
+) -> None:
     """Then the ledger is synced before the answer."""
-    assert [] == all_losses(unlabelled, next_start_of_unlabelled)
+    assert [] == all_losses(without_recovery_records, next_start_of_without_recovery_records)
 
 
 def missing_without(traced: Traced, next_start: NextStart, left_out: str) -> set[str]:
@@ -156,15 +158,20 @@ def test_every_sync_is_needed(durable: Traced, next_start: NextStart, left_out: 
     assert len(durable.sent) == len(missing_without(durable, next_start, left_out))
 
 
-def test_only_without_labels_the_ledger_is_synced_for_every_answer(
-    durable: Traced, unlabelled: Traced, next_start: NextStart, next_start_of_unlabelled: NextStart
+def test_only_without_recovery_records_the_ledger_is_synced_for_every_answer(
+    durable: Traced,
+    without_recovery_records: Traced,
+    next_start: NextStart,
+    next_start_of_without_recovery_records: NextStart,
 ) -> None:
     """With them, all that the ledger has lost is made again."""
     assert set() == missing_without(durable, next_start, r".*-wal")
-    assert len(unlabelled.sent) == len(missing_without(unlabelled, next_start_of_unlabelled, r".*-wal"))
+    assert len(without_recovery_records.sent) == len(
+        missing_without(without_recovery_records, next_start_of_without_recovery_records, r".*-wal")
+    )
 
 
-def test_the_ledger_is_synced_before_labels_are_given_up(durable: Traced) -> None:
+def test_the_ledger_is_synced_before_recovery_records_are_dropped(durable: Traced) -> None:
     """No start looks at those of a sealed segment any more. Tried: with a commit that is not synced, this fails."""
     last: dict[int, str] = {}  # what each thread has done to the ledger
     sealed = []

@@ -1,7 +1,7 @@
-"""`StorageBackend`: the place where instances wait, as Part 10 files (PS3.10), until nobody needs them.
+"""`StorageBackend`: where stored objects, which are Part 10 files (PS3.10), wait until no job needs them any more.
 
-The ledger knows which stored object belongs to which instance; a backend knows nothing but keys and bytes. Keys are
-made by the backend. Nothing that a peer sent (AE titles, UIDs, patient IDs) ever becomes a part of them.
+The ledger records which stored object belongs to which instance. A backend sees keys and bytes only. It makes the keys
+itself: nothing that a peer sent (AE titles, UIDs, patient IDs) ever becomes a part of them.
 """
 
 from __future__ import annotations
@@ -22,55 +22,88 @@ SettingsT = TypeVar("SettingsT")
 
 @frozen(kw_only=True)
 class StorageContext:
-    """What the core tells every backend besides its own settings."""
+    """What the core passes to every backend besides its own settings."""
 
     path: Path  # the adapter's data folder; a backend uses the sub-folder `instances`
-    durable: bool  # durability = "fsync": what `sync` returned for survives a power loss
+    durable: bool  # True for durability = "fsync": every key for which `sync` returned survives a power loss
 
 
 class InstanceWriter(ABC):
-    """Takes one Part 10 file in pieces. Used by one thread."""
+    """Writes one Part 10 file in pieces. Not thread-safe: each writer is used by one thread."""
 
     @abstractmethod
     def write(self, piece: bytes | memoryview) -> None:
-        """Append `piece`; it may be reused by the caller as soon as the call returns.
+        """Append `piece`. The caller may reuse its buffer as soon as the call returns.
 
-        Raises StorageFull when there is no room. The writer may then only be discarded.
+        Raises StorageFull when there is no free space. After an error, the writer may only be discarded.
         """
 
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all of them, as `write` does each: a backend that can do it in one step is faster so."""
+        """Append all pieces, as `write` does for each. Override it if one call for several pieces is faster."""
         for piece in pieces:
             self.write(piece)
 
-    def label(self, label: bytes) -> None:
-        """Take what is to be kept with the file, once, before `finish`. Only of backends with `keeps_labels`.
+    def write_recovery_record(self, record: bytes) -> None:
+        """Store `record` with the object, but not as a part of its content. Called at most once, before `finish`.
 
-        Raises ValueError when it is too long for the backend.
+        Called only if the backend has `keeps_recovery_records`. Raises ValueError when the record is longer than the
+        backend can store (it must accept 1000 bytes). The core then stores the object without a record, and syncs the
+        ledger before it acknowledges the instance.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no labels")
+        raise NotImplementedError(f"{type(self).__name__} does not keep recovery records")
 
     @abstractmethod
     def finish(self) -> str:
-        """End the file and return its key. It is durable after `StorageBackend.sync` has returned for that key."""
+        """Complete the file and return its key. It is durable when `StorageBackend.sync` has returned for that key."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Remove what was written, finished or not. Never raises for what is already gone."""
+        """Delete everything written, finished or not. Never raises for a file that is already deleted."""
 
 
 class StorageBackend(ABC, Generic[SettingsT]):
-    """The base of all storage backends.
+    """Base class of all storage backends.
 
-    Life cycle: constructed (no side effects), `open`, then the other calls from any thread and from several processes
-    at once, `close`. `recover` is called once per start of the service, before any process writes.
+    Life cycle: the constructor (without side effects), `open`, then all other methods, from any thread and from several
+    processes at once, then `close`. `recover` is called once per start of the service, before any process writes.
+
+    **Recovery records.** An instance is acknowledged when its stored object and its row in the ledger are durable. That
+    takes two syncs: one of the storage, one of the ledger. A backend can save the second one. It stores a *recovery
+    record*, some hundred bytes, with the object and in the same sync. The record holds everything that the core needs
+    to enter the row again. The ledger then gets the row without a sync, and is synced about once in a second for all
+    instances together: this is the *checkpoint*. If the power fails before it, the ledger has lost rows, and the core
+    enters them again from the recovery records at the next start.
+
+    A backend offers this with `keeps_recovery_records = True`. The content of a record is opaque to it. The receiver
+    calls, in this order::
+
+        writer = storage.writer()
+        writer.write_pieces(pieces)           # as often as data arrives
+        writer.write_recovery_record(record)  # once, when the data set is complete
+        key = writer.finish()
+        storage.sync([key])                   # object and record are durable together
+                                              # the core enters the row without a sync, and acknowledges the instance
+        storage.checkpoint()                  # the core has synced the ledger: drop the records of all synced keys
+
+    and at its next start, before it accepts associations::
+
+        with storage.unconfirmed_records() as records:
+            ...                               # the core enters missing rows and syncs the ledger
+
+    The backend guarantees:
+
+    - After `sync`, the record survives everything that the object survives: the end of the process and, if
+      `StorageContext.durable` is set, a power loss. An object is never found again without its record.
+    - A record is kept until one of these: `checkpoint` is called after the `sync` of its key; a block of
+      `unconfirmed_records` that returned it ends without an exception; its object is deleted. After that it is never
+      returned again.
+    - Records of a process that still runs are not returned to another process: several receivers use one storage.
     """
 
-    name: ClassVar[str]  # what `[storage] backend` calls it
-    keeps_labels: ClassVar[bool] = False
-    """Whether its writers take labels. The core then makes the rows of the ledger durable together with the stored
-    objects, by one `sync`; else the ledger needs a sync of its own for everything that is acknowledged. When one sender
-    is alone, the core calls `sync` in the network thread: it must not take longer than a local disk does."""
+    name: ClassVar[str]  # the value of `[storage] backend` that selects it
+    keeps_recovery_records: ClassVar[bool] = False
+    """True if the backend implements `write_recovery_record`, `checkpoint` and `unconfirmed_records`. If False, the
+    core syncs the ledger before every acknowledgement."""
     settings_type: ClassVar[type]  # set from the class argument: `class Mine(StorageBackend[MySettings])`
 
     def __init_subclass__(cls) -> None:
@@ -82,48 +115,56 @@ class StorageBackend(ABC, Generic[SettingsT]):
         self.context = context
 
     def open(self) -> None:
-        """Prepare for use in this process: make folders, connect."""
+        """Prepare for use in this process: create folders, connect."""
 
     def recover(self) -> None:
-        """Remove what a killed process left half written. No writer is open anywhere while this runs."""
+        """Delete half-written files of killed processes. No writer is open in any process while this runs."""
 
     @abstractmethod
     def writer(self) -> InstanceWriter:
-        """Begin a new stored object. Raises StorageFull when there is no room."""
+        """Begin a new stored object. Raises StorageFull when there is no free space."""
 
     @abstractmethod
     def sync(self, keys: Sequence[str]) -> None:
-        """Return when all `keys`, data and names, are durable as `StorageContext.durable` says.
+        """Return when all `keys` are durable: data, names and recovery records, as `StorageContext.durable` demands.
 
-        Raises StorageFull or OSError when that failed; the keys are then to be treated as never written.
+        Raises StorageFull or OSError on failure; the caller then treats all `keys` as never written.
         """
 
-    def settle(self) -> None:
-        """The labels of all that this backend has synced are durable elsewhere: nobody asks for them any more."""
+    def checkpoint(self) -> None:
+        """Drop recovery records: the ledger now holds, durably, the rows of all objects that this backend has synced.
+
+        Called about once in a second while instances arrive, and when the receiver stops; never during a `sync`.
+        Objects that are finished but not synced keep their records. If a process ends without this call, the next
+        start finds its records with `unconfirmed_records`.
+        """
 
     @contextmanager
-    def unsettled(self) -> Iterator[Sequence[tuple[str, bytes]]]:
-        """Keys and labels of what was stored by processes that have ended before they said that it is settled.
+    def unconfirmed_records(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+        """Context manager: the (key, record) pairs of ended processes that no `checkpoint` has covered.
 
-        It is when the block ends; when it raises, the next one who asks is told of them again.
+        The receiver enters it once per start, before it accepts associations. When the block ends without an exception,
+        the ledger holds the rows durably, and these records are never returned again. When it raises, the next caller
+        gets them again. Objects that were deleted are not among them; objects that were finished and not synced may be,
+        if object and record are complete.
         """
         yield ()
 
     @abstractmethod
     def read(self, key: str) -> BinaryIO:
-        """Open a stored object for reading, positioned at its start, seekable. Raises StoredObjectMissing."""
+        """Open a stored object for reading, seekable, at position 0. Raises StoredObjectMissing."""
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Give back the room of `keys`. What is already gone is not an error."""
+        """Delete the objects and free their space. A key that is already deleted is not an error."""
 
     @abstractmethod
     def keys(self) -> Iterator[str]:
-        """All finished objects, in no order."""
+        """Iterate over the keys of all finished objects, in any order."""
 
     @abstractmethod
     def capacity(self) -> Capacity | None:
-        """Total and free room, or None when the backend has no limit that it knows."""
+        """Return total and free space, or None when the backend knows no limit."""
 
     def close(self) -> None:
-        """Let go of everything that `open` took."""
+        """Release everything that `open` acquired."""

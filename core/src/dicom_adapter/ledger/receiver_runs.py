@@ -1,7 +1,7 @@
 """How far receivers have come with the instances that they number: the rows of all up to there are in the ledger.
 
-A row is durable with its instance, because that has a label from which the row can be made again. Which labels are
-to be used after a power loss, these marks tell: they are written in the same transactions as the rows, and lost with
+A row is durable with its instance, because that has a recovery record from which the row can be entered again. Only
+records above the marks are used for that: the marks are written in the same transactions as the rows, and lost with
 them.
 """
 
@@ -34,10 +34,10 @@ def reach(transaction: Transaction, run: str, receiver: str, number: int) -> Non
         cursor.close()
 
 
-def settle(transaction: Transaction, run: str, receiver: str) -> None:
-    """Have the commit synced, and all before it; of the receiver's earlier runs nobody needs to know any more.
+def checkpoint(transaction: Transaction, run: str, receiver: str) -> None:
+    """Change something, so that the commit is written and synced, and forget the receiver's earlier runs.
 
-    Something has to be changed for that: SQLite does not write what stays the same.
+    SQLite does not write a page that stays the same, and then syncs nothing.
     """
     transaction.execute(update(commits).where(commits.c.run == run).values(settled=commits.c.settled + 1))
     transaction.execute(delete(commits).where(commits.c.receiver == receiver, commits.c.run != run))

@@ -179,7 +179,7 @@ class Receiver:
         if self._commits is not None:
             self._commits.close()
         self._events.close()
-        self._store.settle()
+        self._store.checkpoint()
 
     @property
     def commits(self) -> bool:

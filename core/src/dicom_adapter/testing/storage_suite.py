@@ -55,9 +55,12 @@ class BaseStorageBackendTests:
         return None
 
     def kill(self, storage: StorageBackend[Any]) -> None:
-        """Let go of what the kernel takes from a killed process, locks and descriptors; only with `keeps_labels`."""
+        """Release the locks and descriptors that the kernel takes from a killed process.
+
+        Needed if the backend `keeps_recovery_records`.
+        """
         raise NotImplementedError(
-            "a backend with keeps_labels = True says here what the end of a process takes from it"
+            "a backend with keeps_recovery_records = True implements here what the end of a process takes from it"
         )
 
     @pytest.fixture
@@ -276,56 +279,71 @@ class BaseStorageBackendTests:
         finally:
             half.discard()  # the killed process has ended
 
-    # --- labels: from them the ledger makes rows again
+    # --- recovery records: the core enters lost rows of the ledger again from them
 
-    def test_labels_are_kept_until_they_are_settled(self, make_backend: MakeBackend) -> None:
-        """What a killed process has stored is found with its labels, until somebody has dealt with them."""
+    def test_recovery_records_are_kept_until_they_are_confirmed(self, make_backend: MakeBackend) -> None:
+        """The next start gets all synced records of a killed process, until a block ends without an exception."""
         killed = make_backend()
-        if not self._takes_labels(killed):
+        if not self._keeps_recovery_records(killed):
             return
-        keys = [labelled(killed, size, b"label %d" % size) for size in (0, 5, MIB + 5)]
+        keys = [recoverable(killed, size, b"record %d" % size) for size in (0, 5, MIB + 5)]
         killed.sync([*keys, finished(killed, b"without")])
-        assert [] == unsettled(make_backend()), "labels of a process that may go on belong to nobody else"
-        wanted = {key: b"label %d" % size for key, size in zip(keys, (0, 5, MIB + 5), strict=True)}
+        assert [] == unconfirmed(make_backend()), "unconfirmed_records() returned records of a process that still runs"
+        expected = {key: b"record %d" % size for key, size in zip(keys, (0, 5, MIB + 5), strict=True)}
         self.kill(killed)
         started = make_backend()
-        with pytest.raises(InterruptedError), started.unsettled():
+        with pytest.raises(InterruptedError), started.unconfirmed_records():
             raise InterruptedError
-        assert wanted == dict(unsettled(started)), "unsettled() must give the labels until its block ends in order"
-        assert [] == unsettled(make_backend()), "they were settled before"
-        assert bytes(MIB + 5) == content(started, keys[-1]), "a label must not be a part of its object"
+        assert expected == dict(unconfirmed(started)), (
+            "unconfirmed_records() must return all records until its block ends without an exception"
+        )
+        assert [] == unconfirmed(make_backend()), "unconfirmed_records() returned records that were confirmed before"
+        assert bytes(MIB + 5) == content(started, keys[-1]), "the recovery record became a part of the object's content"
 
-    def test_labels_that_are_settled_are_asked_for_no_more(self, make_backend: MakeBackend) -> None:
-        """After `settle` and a stop in order there is nothing to look at."""
+    def test_recovery_records_before_a_checkpoint_are_not_returned(self, make_backend: MakeBackend) -> None:
+        """After `checkpoint` and an orderly stop, the next start has nothing to read."""
         storage = make_backend()
-        if not self._takes_labels(storage):
+        if not self._keeps_recovery_records(storage):
             return
-        storage.sync([labelled(storage, 5, b"settled")])
-        storage.settle()
+        storage.sync([recoverable(storage, 5, b"confirmed")])
+        storage.checkpoint()
         storage.close()
-        assert [] == unsettled(make_backend())
+        assert [] == unconfirmed(make_backend()), "unconfirmed_records() returned a record that checkpoint() covers"
 
-    def test_a_label_may_have_a_thousand_bytes(self, storage: StorageBackend[Any]) -> None:
-        """What is longer than the backend takes is a ValueError, and the object can be stored without it."""
-        if not self._takes_labels(storage):
+    def test_a_checkpoint_keeps_the_records_of_later_objects(self, make_backend: MakeBackend) -> None:
+        """It covers the keys that were synced before it, not those that were finished and not synced."""
+        killed = make_backend()
+        if not self._keeps_recovery_records(killed):
             return
-        storage.sync([labelled(storage, 5, bytes(1000))])
+        late = recoverable(killed, 5, b"late")
+        killed.checkpoint()
+        killed.sync([late])
+        self.kill(killed)
+        assert (late, b"late") in unconfirmed(make_backend()), (
+            "checkpoint() dropped the recovery record of an object that was synced after it"
+        )
+
+    def test_a_recovery_record_may_have_a_thousand_bytes(self, storage: StorageBackend[Any]) -> None:
+        """A longer one than the backend stores is a ValueError, and the object can be stored without it."""
+        if not self._keeps_recovery_records(storage):
+            return
+        storage.sync([recoverable(storage, 5, bytes(1000))])
         writer = storage.writer()
         writer.write(b"x")
-        with pytest.raises(ValueError, match="label"):
-            writer.label(bytes(10_000_000))
+        with pytest.raises(ValueError, match="record"):
+            writer.write_recovery_record(bytes(10_000_000))
         key = writer.finish()
         storage.sync([key])
         assert b"x" == content(storage, key)
 
-    def _takes_labels(self, storage: StorageBackend[Any]) -> bool:
-        """Whether there is anything to test; who keeps none does not seem to."""
-        if not self.backend.keeps_labels:
+    def _keeps_recovery_records(self, storage: StorageBackend[Any]) -> bool:
+        """Return the backend's flag; check that a backend without recovery records refuses them."""
+        if not self.backend.keeps_recovery_records:
             writer = storage.writer()
             with pytest.raises(NotImplementedError):
-                writer.label(b"a label although keeps_labels is False")
+                writer.write_recovery_record(b"although keeps_recovery_records is False")
             writer.discard()
-        return self.backend.keeps_labels
+        return self.backend.keeps_recovery_records
 
     # --- giving up, giving back
 
@@ -393,18 +411,18 @@ def finished(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
     return writer.finish()
 
 
-def labelled(storage: StorageBackend[Any], size: int, label: bytes) -> str:
-    """An object of zeros with a label that is whole and not synced; returns its key."""
+def recoverable(storage: StorageBackend[Any], size: int, record: bytes) -> str:
+    """Finish an object of `size` zeros with a recovery record, without a sync, and return its key."""
     writer = storage.writer()
     writer.write(bytes(size))
-    writer.label(label)
+    writer.write_recovery_record(record)
     return writer.finish()
 
 
-def unsettled(storage: StorageBackend[Any]) -> list[tuple[str, bytes]]:
-    """What it tells, and is told to forget."""
-    with storage.unsettled() as labels:
-        return list(labels)
+def unconfirmed(storage: StorageBackend[Any]) -> list[tuple[str, bytes]]:
+    """Return the unconfirmed records, and confirm them."""
+    with storage.unconfirmed_records() as records:
+        return list(records)
 
 
 def stored(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:

@@ -1,4 +1,4 @@
-"""What the ledger has lost is made again of the labels in the storage: everything, in its order, and once."""
+"""Rows that the ledger has lost are entered again from recovery records: all of them, in their order, and once."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_what_was_stored_and_never_got_a_row_is_entered(site: Site) -> None:
     assert ["1.1", "1.2"] == second.uids()
 
 
-def test_a_start_without_a_ledger_finds_all_that_is_not_settled(site: Site) -> None:
+def test_a_start_without_a_ledger_recovers_all_instances_without_a_checkpoint(site: Site) -> None:
     """The same when it is lost as a whole."""
     first = site.start()
     first.send("1.1", "1.2")
@@ -324,8 +324,8 @@ def test_nothing_is_entered_twice(site: Site) -> None:
     site.lose(kept)
 
     second = site.start()
-    with pytest.raises(InterruptedError), second.storage.unsettled() as labels:
-        _beyond, lost = second.store._lost([module.read_label(label, key) for key, label in labels])
+    with pytest.raises(InterruptedError), second.storage.unconfirmed_records() as records:
+        _beyond, lost = second.store._lost([module.read_recovery_record(record, key) for key, record in records])
         assert 2 == second.store._enter_lost(lost)
         raise InterruptedError
     second.kill()
@@ -385,25 +385,25 @@ def failing(*_arguments: object) -> None:
     raise OperationalError(None, None, Exception("disk I/O error"))
 
 
-def test_after_a_stop_nobody_looks_at_labels(site: Site) -> None:
-    """All is settled: no segment has to be read at the start."""
+def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
+    """A checkpoint covers all instances: the start reads no segment."""
     first = site.start()
     first.send("1.1", "1.2")
-    first.store.settle()
+    first.store.checkpoint()
     first.close()
 
     second = site.start()
-    with second.storage.unsettled() as labels:
-        assert [] == labels
+    with second.storage.unconfirmed_records() as records:
+        assert [] == records
     assert ["1.1", "1.2"] == second.uids()
 
 
-def test_other_versions_write_other_labels(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those stay as they are: an audit finds objects without a row."""
     first = site.start()
     kept = site.keep_ledger()
     with monkeypatch.context() as later:
-        later.setattr("dicom_adapter.flow.store.labels.FORM", 99)
+        later.setattr("dicom_adapter.flow.store.recovery_records.VERSION", 99)
         first.send("1.1")
     first.send("1.2")
     site.lose(kept)
@@ -499,13 +499,13 @@ def test_a_start_opens_no_more_than_it_has_to_read(site: Site, monkeypatch: pyte
     first = site.start()
     for number in range(20):
         first.send(f"1.{number}")
-    first.store.settle()
+    first.store.checkpoint()
     first.send("1.20")
     first.kill()
     second = site.start()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with second.storage.unsettled() as labels:
-        assert (1, 1) == (len(labels), len(list(Path("/proc/self/fd").iterdir())) - before)
+    with second.storage.unconfirmed_records() as records:
+        assert (1, 1) == (len(records), len(list(Path("/proc/self/fd").iterdir())) - before)
 
 
 def test_a_host_that_deletes_keeps_nothing_from_being_recovered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,20 +532,20 @@ def test_a_host_that_deletes_keeps_nothing_from_being_recovered(site: Site, monk
     assert "1.2" in receiver.uids()
 
 
-def test_a_settlement_that_fails_costs_no_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it raises. After an error of the disk labels are kept until the next start."""
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+def test_a_failed_checkpoint_costs_no_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises. After an error of the disk, recovery records are kept until the next start."""
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
     process = site.start()
     seen = synced_commits(process, monkeypatch)
     with monkeypatch.context() as broken:
-        broken.setattr(module.receiver_runs, "settle", failing)
+        broken.setattr(module.receiver_runs, "checkpoint", failing)
         assert Status.SUCCESS is process.send("1.1")[0].status
     assert Status.SUCCESS is process.send("1.2")[0].status
     assert [False, True, False] == seen
     process.kill()
     second = site.start()
-    with second.storage.unsettled() as labels:
-        assert 2 == len(labels)
+    with second.storage.unconfirmed_records() as records:
+        assert 2 == len(records)
 
 
 def test_what_another_process_is_writing_is_left_to_it(site: Site) -> None:
@@ -585,27 +585,29 @@ def synced_commits(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[bo
     return seen
 
 
-def test_the_ledger_is_not_synced_for_what_has_a_label(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sync serves both, until the labels are given up."""
+def test_the_ledger_is_not_synced_for_instances_with_a_recovery_record(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sync serves both, until the checkpoint."""
     process = site.start()
     seen = synced_commits(process, monkeypatch)
     process.send("1.1", "1.2")
-    process.store.settle()
+    process.store.checkpoint()
     assert [False, True] == seen
 
 
-def test_from_time_to_time_what_was_committed_is_settled(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that full segments may be sealed, and starts have little to read."""
-    monkeypatch.setattr(module, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
     process = site.start()
     seen = synced_commits(process, monkeypatch)
     process.send("1.1")
     assert [False, True] == seen
-    assert not any(written.is_unsettled for written in process.storage._written.values())  # type: ignore[attr-defined]
+    assert not any(written.is_unconfirmed for written in process.storage._written.values())  # type: ignore[attr-defined]
 
 
-def test_without_labels_every_commit_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file for each instance has no place for one."""
+def test_without_recovery_records_every_commit_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend `files` has no place for them."""
     process = site.start(backend="files")
     seen = synced_commits(process, monkeypatch)
     process.send("1.1", "1.2")
@@ -613,7 +615,7 @@ def test_without_labels_every_commit_is_synced(site: Site, monkeypatch: pytest.M
     assert 0 == process.store.recover()
 
 
-def test_a_label_that_is_too_long_costs_a_sync(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recovery_record_that_is_too_long_costs_a_sync(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Patient ID may be as long as its sender wants."""
     process = site.start()
     seen = synced_commits(process, monkeypatch)
@@ -625,7 +627,7 @@ def test_a_label_that_is_too_long_costs_a_sync(site: Site, monkeypatch: pytest.M
 
 
 def test_how_far_a_run_has_come_is_written_with_its_rows(site: Site) -> None:
-    """And forgotten with the labels of the next one."""
+    """And deleted with the checkpoint of the next one."""
     first = site.start()
     first.send("1.1", "1.2")
     first.send("1.3")
@@ -635,7 +637,7 @@ def test_how_far_a_run_has_come_is_written_with_its_rows(site: Site) -> None:
     second.store.recover()
     second.send("1.4")
     assert [1, 3] == reached(second)
-    second.store.settle()
+    second.store.checkpoint()
     assert [1] == reached(second)
 
 
@@ -648,13 +650,13 @@ def reached(process: Process) -> list[int]:
 
 
 def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
-    """With its label, and all that belongs to it."""
+    """With its recovery record, and its high-water mark."""
     process = site.start()
     answer = process.store.commit_at_once(process.arrive("1.1"))
     assert answer is not None and Status.SUCCESS is answer.status
     assert (["1.1"], [1]) == (process.uids(), reached(process))
-    process.store.settle()
-    assert not any(written.is_unsettled for written in process.storage._written.values())  # type: ignore[attr-defined]
+    process.store.checkpoint()
+    assert not any(written.is_unconfirmed for written in process.storage._written.values())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("who", ["another process", "another thread"])
@@ -676,10 +678,10 @@ def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: s
 
 
 def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has no label, and what is to be settled."""
+    """An instance without a recovery record, and one for which a checkpoint is due."""
     process = site.start()
     assert process.store.commit_at_once(process.arrive("1.1", patient=b"P" * 5000)) is None
-    monkeypatch.setattr(process.store, "_settle_at", 0)
+    monkeypatch.setattr(process.store, "_checkpoint_at", 0)
     assert process.store.commit_at_once(process.arrive("1.2")) is None
     assert [] == process.uids()
 

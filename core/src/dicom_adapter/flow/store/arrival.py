@@ -1,8 +1,8 @@
-"""What has arrived, and the label from which its row can be made again.
+"""Received instances, before and after they have a ledger row.
 
-A label is stored and synced with the instance. So the ledger needs no sync before the answer: what a power loss takes
-of it, the next start writes down again. The labels of a receiver are numbered from its start to its end (a *run*), in
-the order in which it enters their rows; how far it has come is in the ledger.
+A recovery record is stored and synced with the instance, so the ledger needs no sync before the answer: rows that a
+power loss takes are entered again at the next start. The records of a receiver run (from its start to its end) are
+numbered in the order in which their rows are entered; the run's high-water mark is in the ledger.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Arrival:
     checksum: int  # CRC-32 of the encoded data set
     storage_key: str = ""  # when it is stored
     run: str = ""
-    number: int = 0  # of its label in the run; 0: it has none
-    came_at: datetime | None = None  # as its label says, when it is from there
+    number: int = 0  # of its recovery record in the run; 0: it has none
+    came_at: datetime | None = None  # from its recovery record, if it was read from one
 
     def row(self, received_at: int) -> tuple[object, ...]:
         """Its row, in the order of `arrivals.COLUMNS`."""

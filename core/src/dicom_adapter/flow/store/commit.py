@@ -4,7 +4,7 @@
     write    every piece of the data set follows as it comes; held here is what says which instance it is
     end      it is complete: an `Arrival` that waits for its commit, or it is refused
     commit   all that waits becomes durable with one sync, and gets its rows in one transaction
-    recover  at the next start: rows that a power loss took are made again of the labels in the storage
+    recover  at the next start: rows that a power loss took are entered again from the recovery records
 
 Whatever fails on the way, the peer gets a failure status (PS3.4 section B.2.3) and nothing is kept.
 """
@@ -28,7 +28,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset, file_header
 from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.store.incoming import Answer, Incoming, Status, _failure
-from dicom_adapter.flow.store.labels import Labels, read_label
+from dicom_adapter.flow.store.recovery_records import RecoveryRecords, read_recovery_record
 from dicom_adapter.ledger import Ledger, LedgerBusy, Transaction, arrivals, events, instances, receiver_runs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
@@ -36,7 +36,7 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.store")
 
-SETTLE_SECONDS = 1.0  # after which the ledger is synced, so that the labels of what it has are needed no longer
+CHECKPOINT_SECONDS = 1.0  # between two syncs of the ledger, after which older recovery records are not needed
 
 
 class Store:
@@ -51,10 +51,10 @@ class Store:
         self._ledger = ledger
         self._clock = clock
         self._name = name
-        self._labels = Labels(clock) if storage.keeps_labels else None
-        self._is_unsettled = False  # there are commits that were not synced
-        self._may_settle = True
-        self._settle_at = time.monotonic() + SETTLE_SECONDS
+        self._recovery_records = RecoveryRecords(clock) if storage.keeps_recovery_records else None
+        self._has_unsynced_commits = False
+        self._may_checkpoint = True
+        self._checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
 
     def configure(self, config: Config) -> None:
         """Go on with another configuration. Associations that are open go on, whatever has become of their AE title."""
@@ -80,7 +80,7 @@ class Store:
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return Incoming(request, _failure(failure))
         limit = self._config.dicom.max_data_set
-        incoming = Incoming(request, limit=limit, writer=writer, labels=self._labels)
+        incoming = Incoming(request, limit=limit, writer=writer, recovery_records=self._recovery_records)
         incoming.write_header(header)
         return incoming
 
@@ -99,9 +99,9 @@ class Store:
         if failure is not None:
             return [failure] * len(waiting)
         answers = self._enter(waiting)
-        self._is_unsettled = self._labels is not None
-        if time.monotonic() >= self._settle_at:
-            self.settle()
+        self._has_unsynced_commits = self._recovery_records is not None
+        if time.monotonic() >= self._checkpoint_at:
+            self.checkpoint()
         return answers
 
     def commit_at_once(self, arrival: Arrival) -> Answer | None:
@@ -109,7 +109,7 @@ class Store:
 
         While nothing else is committed.
         """
-        if not arrival.number or time.monotonic() >= self._settle_at:
+        if not arrival.number or time.monotonic() >= self._checkpoint_at:
             return None
         failure = self._sync([arrival])
         if failure is not None:
@@ -118,7 +118,7 @@ class Store:
             [answer] = self._enter([arrival], waits=False)
         except LedgerBusy:
             return None
-        self._is_unsettled = True
+        self._has_unsynced_commits = True
         return answer
 
     def _sync(self, waiting: Sequence[Arrival]) -> Answer | None:
@@ -133,7 +133,7 @@ class Store:
     def _enter(self, waiting: Sequence[Arrival], *, waits: bool = True) -> list[Answer]:
         """Write the rows; without them the stored objects have never been. Raises LedgerBusy if it is not to wait."""
         try:
-            # What has a label is durable with it, and so is its row.
+            # The row of an instance with a recovery record is durable with that.
             synced = not all(arrival.number for arrival in waiting)
             with self._ledger.write(synced=synced, waits=waits) as transaction:
                 answers = self._entered(transaction, waiting)
@@ -179,37 +179,39 @@ class Store:
             except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
                 log.warning("stored_objects_left", count=len(waiting), error=type(failure).__name__)
 
-    # --- labels -----------------------------------------------------------------------------------------------------
+    # --- recovery records -------------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Have the ledger synced, so that no label is needed any more. Not while something is committed."""
-        if self._labels is None or not (self._is_unsettled and self._may_settle):
+    def checkpoint(self) -> None:
+        """Sync the ledger, then drop the recovery records that are not needed any more. Not during a commit."""
+        if self._recovery_records is None or not (self._has_unsynced_commits and self._may_checkpoint):
             return
-        self._settle_at = time.monotonic() + SETTLE_SECONDS
+        self._checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
         try:
             with self._ledger.write() as transaction:
-                receiver_runs.settle(transaction, self._labels.run, self._name)
-            self._is_unsettled = False
-            self._storage.settle()
-        except Exception as failure:  # noqa: BLE001 - as above; the labels are there all the same
+                receiver_runs.checkpoint(transaction, self._recovery_records.run, self._name)
+            self._has_unsynced_commits = False
+            self._storage.checkpoint()
+        except Exception as failure:  # noqa: BLE001 - as above; the recovery records are still there
             # A sync that has failed is not asked again: the kernel may say that all is well, and have dropped it.
-            self._may_settle = "disk I/O" not in str(getattr(failure, "orig", ""))  # SQLite's words
-            log.warning("not_settled", error=describe_failure(failure))
+            self._may_checkpoint = "disk I/O" not in str(getattr(failure, "orig", ""))  # SQLite's words
+            log.warning("checkpoint_failed", error=describe_failure(failure))
 
     def recover(self) -> int:
         """Enter what is stored and has lost its row, or never had one; returns how many. Before anything is received.
 
         Raises what the ledger and the storage raise: without its rows, nothing else may be acknowledged.
         """
-        with self._storage.unsettled() as labels:
-            beyond, lost = self._lost([read_label(label, key) for key, label in labels]) if labels else (0, [])
+        with self._storage.unconfirmed_records() as records:
+            beyond, lost = (
+                self._lost([read_recovery_record(record, key) for key, record in records]) if records else (0, [])
+            )
             return self._recover(lost, beyond) if lost else 0
 
-    def _lost(self, labelled: Sequence[Arrival | None]) -> tuple[int, list[Arrival]]:
+    def _lost(self, arrivals_read: Sequence[Arrival | None]) -> tuple[int, list[Arrival]]:
         """How many are beyond what their runs had reached, and those of them that have no row, in their order."""
         with self._ledger.read() as transaction:
             reached = receiver_runs.reached(transaction)
-            beyond = [one for one in labelled if one is not None and one.number > reached.get(one.run, 0)]
+            beyond = [one for one in arrivals_read if one is not None and one.number > reached.get(one.run, 0)]
             known = instances.among_stored(transaction, [one.storage_key for one in beyond])
         lost = [one for one in beyond if one.storage_key not in known]
         return len(beyond), sorted(lost, key=attrgetter("came_at", "number"))

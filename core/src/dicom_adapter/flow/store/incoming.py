@@ -14,7 +14,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.dicom.identity import Identity, IdentityReader, Mismatch, Unreadable
 from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
-from dicom_adapter.flow.store.labels import Labels
+from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 
 log = structlog.get_logger("dicom_adapter.store")
 
@@ -49,7 +49,7 @@ class Incoming:
     refusal: Answer | None = None  # it is refused, or not to be kept, whatever else comes
     _limit: int = 0  # bytes that a data set may have
     _writer: InstanceWriter | None = None
-    _labels: Labels | None = None
+    _recovery_records: RecoveryRecords | None = None
     _header_size: int = field(default=0, init=False)
     _size: int = field(default=0, init=False)  # of the data set so far
     _checksum: int = field(default=0, init=False)
@@ -129,8 +129,8 @@ class Incoming:
             size_bytes=self._header_size + self._size,
             checksum=self._checksum,
         )
-        if self._labels is not None:
-            self._labels.give(arrival, self._writer)
+        if self._recovery_records is not None:
+            self._recovery_records.write(arrival, self._writer)
         arrival.storage_key = self._writer.finish()
         return arrival
 

@@ -43,7 +43,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     """Keeps instances in segments below `<path>/instances`."""
 
     name = "local"
-    keeps_labels = True
+    keeps_recovery_records = True
 
     def __init__(self, settings: NoSettings, context: StorageContext) -> None:
         super().__init__(settings, context)
@@ -74,7 +74,7 @@ class LocalStorage(StorageBackend[NoSettings]):
                 if not segment.is_written():  # by a process of an earlier start that has yet to end
                     if not segment.is_sealed:
                         _mend(segment)
-                        if not any(record.label for record in segment.records()):
+                        if not any(record.recovery_bytes for record in segment.records()):
                             segment.mark_sealed()
                     _drop_if_empty(segment)
             finally:
@@ -99,19 +99,19 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._written[written.name] = written
         return written
 
-    def place(self, buffer: Buffer, used: int, label: bytes) -> str:
-        """A writer has put a record together, but for its header and its label."""
+    def place(self, buffer: Buffer, used: int, recovery_record: bytes) -> str:
+        """A writer has put a record together, but for its header and its recovery record."""
         written = self.take()
         record = Record(
             start=written.segment.end,
             length=used - RECORD.size,
             checksum=crc32(buffer[RECORD.size : used]),
             is_alive=True,
-            label=len(label),
+            recovery_bytes=len(recovery_record),
         )
         size = record.end - record.start
         buffer[: RECORD.size] = written.segment.header(record)
-        buffer[used:size] = label.ljust(size - used, b"\0")
+        buffer[used:size] = recovery_record.ljust(size - used, b"\0")
         with self._lock:
             written.placed[record.start] = size, buffer
             self._placed_bytes += size
@@ -122,7 +122,7 @@ class LocalStorage(StorageBackend[NoSettings]):
         with self._lock:
             written.segment.end = record.end
             written.unsynced.add(record.start)
-            written.is_unsettled = written.is_unsettled or record.label > 0
+            written.is_unconfirmed = written.is_unconfirmed or record.recovery_bytes > 0
             written.is_full = written.is_full or record.end >= SEGMENT_BYTES
         self.given_back(written)
         return _key(written.name, record.start)
@@ -234,18 +234,18 @@ class LocalStorage(StorageBackend[NoSettings]):
         finally:
             segment.close()
 
-    # --- labels -----------------------------------------------------------------------------------------------------
+    # --- recovery records -------------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def checkpoint(self) -> None:
         with self._lock:
-            settled = [written for written in self._written.values() if not written.unsynced]
-            for written in settled:
-                written.is_unsettled = False
-        for written in settled:
+            confirmed = [written for written in self._written.values() if not written.unsynced]
+            for written in confirmed:
+                written.is_unconfirmed = False
+        for written in confirmed:
             self._close_if_done(written)
 
     @contextmanager
-    def unsettled(self) -> Iterator[Sequence[tuple[str, bytes]]]:
+    def unconfirmed_records(self) -> Iterator[Sequence[tuple[str, bytes]]]:
         with ExitStack() as opened:
             left: list[Segment] = []
             for path in sorted(self._root.glob(f"*{SUFFIX}")):
@@ -258,7 +258,7 @@ class LocalStorage(StorageBackend[NoSettings]):
                         left.append(segment)
             for segment in left:
                 _mend(segment)
-            yield [pair for segment in left for pair in _labels(segment)]
+            yield [pair for segment in left for pair in _recovery_records(segment)]
             for segment in left:
                 segment.mark_sealed()
                 _drop_if_empty(segment)
@@ -362,20 +362,20 @@ def _mend(segment: Segment) -> None:
     os.fdatasync(segment.descriptor)  # it must not be known as whole before it is
 
 
-def _labels(segment: Segment) -> Iterator[tuple[str, bytes]]:
-    """By key, of the records that have one."""
+def _recovery_records(segment: Segment) -> Iterator[tuple[str, bytes]]:
+    """Iterate over (key, recovery record) of the records that have one."""
     name = segment.path.name[: -len(SUFFIX)]
     for record in segment.records():
-        label = segment.label_of(record)
-        if label:
-            yield _key(name, record.start), label
+        recovery_record = segment.recovery_record_of(record)
+        if recovery_record:
+            yield _key(name, record.start), recovery_record
 
 
 def _retire(written: Written) -> None:
-    """Write it no more. Unless all that it holds is known to be whole, and settled, the next start looks for itself."""
+    """Write it no more. Unless all that it holds is whole and covered by a checkpoint, the next start reads it."""
     segment = written.segment
     try:
-        if not (written.unsynced or written.in_use or written.is_unsettled or written.error):
+        if not (written.unsynced or written.in_use or written.is_unconfirmed or written.error):
             with suppress(OSError):  # on a disk that is broken now: as above
                 segment.mark_sealed()
             _drop_if_empty(segment)

@@ -5,7 +5,7 @@
 
 A record's header is written when its content is complete, and says how long that is and what its checksum is: a segment
 can be read without anything else. The nonce, which no sender knows, keeps content from being taken for a record. Behind
-the content there may be a label, of which the segment knows nothing but its checksum, which it begins with.
+the content there may be a recovery record, which begins with its own checksum.
 What is deleted becomes a hole, so that its room goes back to the file system at once; where there are no holes, the
 record is marked as dead, and its room goes back with the whole segment.
 
@@ -36,8 +36,10 @@ FILE_MODE = 0o600  # patient data: the service's own user and nobody else
 MAGIC = b"dicom-adapter 1\n"
 SEGMENT = struct.Struct("<16s16sB")  # magic, nonce, whether it is sealed: nothing in it is torn
 SEALED = SEGMENT.size - 1  # offset of that byte
-RECORD = struct.Struct("<16sQIBxHI")  # nonce, length and CRC-32 of the content, life, length of the label, own CRC-32
-CHECKSUM = struct.Struct("<I")  # the last part of it, and the first one of a label
+RECORD = struct.Struct(
+    "<16sQIBxHI"
+)  # nonce, length and CRC-32 of the content, life, length of the recovery record, own CRC-32
+CHECKSUM = struct.Struct("<I")  # the last part of it, and the first one of a recovery record
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
 MOST_PIECES = 1024  # that Linux writes with one call (IOV_MAX)
@@ -52,7 +54,7 @@ class Record:
     length: int  # bytes of the content
     checksum: int  # CRC-32 of the content
     is_alive: bool
-    label: int = 0  # bytes of the label, with its checksum; 0: it has none
+    recovery_bytes: int = 0  # of the recovery record and its checksum; 0: there is none
 
     @property
     def content(self) -> int:
@@ -62,7 +64,7 @@ class Record:
     @property
     def end(self) -> int:
         """Offset of the block after it."""
-        return aligned(self.content + self.length + self.label)
+        return aligned(self.content + self.length + self.recovery_bytes)
 
 
 @define(eq=False)
@@ -116,7 +118,9 @@ class Segment:
     def header(self, record: Record) -> bytes:
         """What is to be written at its start when its content is there, or is deleted."""
         life = ALIVE if record.is_alive else DEAD
-        header = RECORD.pack(self.nonce, record.length, record.checksum, life, record.label, 0)[: -CHECKSUM.size]
+        header = RECORD.pack(self.nonce, record.length, record.checksum, life, record.recovery_bytes, 0)[
+            : -CHECKSUM.size
+        ]
         return header + CHECKSUM.pack(zlib.crc32(header))
 
     def write_blocks(self, pieces: Sequence[memoryview], start: int) -> None:
@@ -140,18 +144,19 @@ class Segment:
         header = os.pread(self.descriptor, RECORD.size, start)
         if len(header) < RECORD.size or not header.startswith(self.nonce):
             return None
-        _nonce, length, checksum, life, label, own = RECORD.unpack(header)
+        _nonce, length, checksum, life, recovery_bytes, own = RECORD.unpack(header)
         if own != zlib.crc32(header[: -CHECKSUM.size]):
             return None
-        return Record(start=start, length=length, checksum=checksum, is_alive=life == ALIVE, label=label)
+        is_alive = life == ALIVE
+        return Record(start=start, length=length, checksum=checksum, is_alive=is_alive, recovery_bytes=recovery_bytes)
 
-    def label_of(self, record: Record) -> bytes | None:
-        """Its label; b"" when it has none, None when that is torn."""
-        found = os.pread(self.descriptor, record.label, record.content + record.length)
-        if not record.label:
+    def recovery_record_of(self, record: Record) -> bytes | None:
+        """Return its recovery record; b"" if it has none, None if it is torn."""
+        found = os.pread(self.descriptor, record.recovery_bytes, record.content + record.length)
+        if not record.recovery_bytes:
             return found
-        label = found[CHECKSUM.size :]
-        return label if found == labelled(label) else None
+        recovery_record = found[CHECKSUM.size :]
+        return recovery_record if found == with_checksum(recovery_record) else None
 
     def records(self) -> Iterator[Record]:
         """Those that are alive, in their order."""
@@ -166,7 +171,7 @@ class Segment:
             start = start + BLOCK if record is None else record.end
 
     def is_whole(self, record: Record) -> bool:
-        """Whether content and label are what they were when they were written."""
+        """Return whether content and recovery record match their checksums."""
         position, left, checksum = record.content, record.length, 0
         while left:
             piece = os.pread(self.descriptor, min(left, PIECE), position)
@@ -175,7 +180,7 @@ class Segment:
             checksum = crc32(piece, checksum)
             position += len(piece)
             left -= len(piece)
-        return checksum == record.checksum and self.label_of(record) is not None
+        return checksum == record.checksum and self.recovery_record_of(record) is not None
 
     def give_back(self, record: Record) -> None:
         """Let it be no record any more; its room goes to the file system."""
@@ -278,9 +283,9 @@ def aligned(offset: int) -> int:
     return -(-offset // BLOCK) * BLOCK
 
 
-def labelled(label: bytes) -> bytes:
-    """A label as it is written."""
-    return CHECKSUM.pack(crc32(label)) + label if label else b""
+def with_checksum(recovery_record: bytes) -> bytes:
+    """Encode a recovery record as it is written."""
+    return CHECKSUM.pack(crc32(recovery_record)) + recovery_record if recovery_record else b""
 
 
 def _open_direct(path: Path) -> int:

@@ -14,13 +14,13 @@ from attrs import define, field
 from dicom_adapter.api.errors import StorageFull
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
-from dicom_adapter.storage.local.segment import BLOCK, RECORD, Record, Segment, labelled, write_all
+from dicom_adapter.storage.local.segment import BLOCK, RECORD, Record, Segment, with_checksum, write_all
 
 SUFFIX = ".segment"
 HELD_BYTES = 1 << 20  # of a file that are held to be written in one step
 HELD_AT_LEAST = 1 << 16  # however many are written at the same time
 HELD_TOGETHER = 32 << 20  # of all files that have more than that
-LABEL_BYTES = 4000  # at most
+RECOVERY_RECORD_BYTES = 4000  # at most
 SPARE = 64  # buffers of each size that are kept for who comes next
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -61,7 +61,7 @@ class Buffers:
 
 
 def _buffer(content: int) -> Buffer:
-    return memoryview(mmap.mmap(-1, content + 2 * BLOCK))  # its header goes before it, a label behind
+    return memoryview(mmap.mmap(-1, content + 2 * BLOCK))  # the header goes before it, a recovery record behind
 
 
 @define(eq=False)
@@ -75,7 +75,7 @@ class Written:
     syncs: int = 0  # under way
     is_named: bool = False  # its name is durable
     is_full: bool = False  # nothing more is put into it
-    is_unsettled: bool = False  # somebody may ask for labels that are in it
+    is_unconfirmed: bool = False  # no checkpoint has covered all recovery records in it
     error: int = 0  # why something of it could not be written or synced: a later success may not say that it is there
     writing: threading.Lock = field(factory=threading.Lock)  # held by who writes, or takes back, what is placed
 
@@ -85,7 +85,7 @@ class Written:
 
     @property
     def is_done(self) -> bool:
-        return self.is_full and not (self.unsynced or self.in_use or self.syncs or self.is_unsettled)
+        return self.is_full and not (self.unsynced or self.in_use or self.syncs or self.is_unconfirmed)
 
 
 class Segments(Protocol):
@@ -96,10 +96,10 @@ class Segments(Protocol):
     def take(self) -> Written:
         """A segment for a writer, until it is given back. Raises OSError or StorageFull when there is none."""
 
-    def place(self, buffer: Buffer, used: int, label: bytes) -> str:
-        """Give a record its place, complete but for header and label; returns its key. The buffer is given away.
+    def place(self, buffer: Buffer, used: int, recovery_record: bytes) -> str:
+        """Give a record its place, complete but for header and recovery record; returns its key.
 
-        Raises as `take` does; the buffer is then still the caller's.
+        The buffer is given away. Raises as `take` does; the buffer is then still the caller's.
         """
 
     def finished(self, written: Written, record: Record) -> str:
@@ -120,13 +120,13 @@ class LocalWriter(InstanceWriter):
         self._buffer: Buffer | None = segments.buffers.small()  # None: it has ended
         self._used = RECORD.size  # bytes of the buffer, with room for the header
         self._place: _Place | None = None  # where it is written as it comes; None: it is held
-        self._label = b""
+        self._recovery_record = b""
         self._key = ""
 
-    def label(self, label: bytes) -> None:
-        if len(label) > LABEL_BYTES:
-            raise ValueError(f"a label of {len(label)} bytes is longer than {LABEL_BYTES}")
-        self._label = labelled(label)
+    def write_recovery_record(self, record: bytes) -> None:
+        if len(record) > RECOVERY_RECORD_BYTES:
+            raise ValueError(f"a recovery record of {len(record)} bytes is longer than {RECOVERY_RECORD_BYTES}")
+        self._recovery_record = with_checksum(record)
 
     def write(self, piece: bytes | memoryview) -> None:
         self.write_pieces((piece,))
@@ -152,10 +152,10 @@ class LocalWriter(InstanceWriter):
         buffer = self._require_buffer()
         with self._giving_up():
             if self._place is None:
-                self._key = self._segments.place(buffer, self._used, self._label)
+                self._key = self._segments.place(buffer, self._used, self._recovery_record)
                 self._buffer = None
             else:
-                record = self._place.complete(buffer[RECORD.size : self._used], self._label)
+                record = self._place.complete(buffer[RECORD.size : self._used], self._recovery_record)
                 self._end()
                 self._key = self._segments.finished(self._place.written, record)
         return self._key
@@ -225,12 +225,18 @@ class _Place:
         for piece in pieces:
             self._checksum = crc32(piece, self._checksum)
 
-    def complete(self, rest: memoryview, label: bytes) -> Record:
-        """Write what is left, the label, and the header, which says that it is all there."""
+    def complete(self, rest: memoryview, recovery_record: bytes) -> Record:
+        """Write what is left, the recovery record, and the header, which says that it is all there."""
         self.write([rest])
         length = self._position - self._start - RECORD.size
-        write_all(self._segment.descriptor, [label], self._position)
-        record = Record(start=self._start, length=length, checksum=self._checksum, is_alive=True, label=len(label))
+        write_all(self._segment.descriptor, [recovery_record], self._position)
+        record = Record(
+            start=self._start,
+            length=length,
+            checksum=self._checksum,
+            is_alive=True,
+            recovery_bytes=len(recovery_record),
+        )
         self._segment.seal(record)
         return record
 

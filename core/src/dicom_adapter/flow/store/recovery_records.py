@@ -1,4 +1,4 @@
-"""Labels: what is kept with a stored instance, so that its row can be made again after a power loss."""
+"""Recovery records: stored with each instance, so that its ledger row can be entered again after a power loss."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.runtime.clock import Clock
 
-FORM = 1  # of labels
+VERSION = 1  # of the format
 
 
 @define
-class Labels:
-    """Gives the arrivals of a run their labels. Used by one thread."""
+class RecoveryRecords:
+    """Assign a recovery record (receiver run, sequence number) to each arrival. Not thread-safe."""
 
     clock: Clock
     run: str = field(factory=lambda: uuid4().hex)
-    given: int = 0
+    assigned: int = 0  # the number of the last one
     _last: int = field(default=0, init=False)  # the moment that the last one has
 
-    def give(self, arrival: Arrival, writer: InstanceWriter) -> None:
-        """Let one be stored with it, unless it is too long for the storage backend."""
-        number = self.given + 1
+    def write(self, arrival: Arrival, writer: InstanceWriter) -> None:
+        """Write the arrival's record, unless it is too long for the storage backend."""
+        number = self.assigned + 1
         came_at = max(self._last, arrivals.moment(self.clock.now()))  # the clock may be put back; the order may not
         try:
-            writer.label(orjson.dumps((FORM, self.run, number, *arrival.row(came_at))))
+            writer.write_recovery_record(orjson.dumps((VERSION, self.run, number, *arrival.row(came_at))))
         except ValueError:
             return
-        self.given, self._last = number, came_at
+        self.assigned, self._last = number, came_at
         arrival.number = number
         arrival.run = self.run
 
 
-def read_label(label: bytes, storage_key: str) -> Arrival | None:
-    """What is stored under this key; None: another version has written it."""
-    found = orjson.loads(label)
-    if found[:1] != [FORM]:
+def read_recovery_record(record: bytes, storage_key: str) -> Arrival | None:
+    """Return the arrival that is stored under this key; None if another version has written the record."""
+    found = orjson.loads(record)
+    if found[:1] != [VERSION]:
         return None
     run, number, *row = found[1:]
     ae_title, calling_ae_title, peer_address, association_id, sop_class_uid, sop_instance_uid = row[:6]
