@@ -220,7 +220,7 @@ def evict(client: httpx.Client, lane: Stepping) -> list[float]:
     for _try in range(3):
         before = client.get("/studies?limit=1").json()["total"]
         began = time.perf_counter()
-        lane.ask(lambda cache: cache.make_room(wanted)).result()
+        lane.ask(lambda cache: cache.free_space(wanted)).result()
         taken.append(round(time.perf_counter() - began, 3))
         gone = before - client.get("/studies?limit=1").json()["total"]
         assert abs(gone - EVICTED) <= EVICTED // 20, gone  # the sizes of studies differ a little

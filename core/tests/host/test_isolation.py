@@ -120,7 +120,7 @@ def bad_processor(doing: Misbehaviour) -> type:
         JobProcessorBase.__init__(self, settings, context)
         return doing.at("processor.__init__")
 
-    body = made(doing, "processor", open=None, job_changed=None, make_room=None, waiting=(), close=None)
+    body = made(doing, "processor", open=None, job_changed=None, free_space=None, waiting=(), close=None)
     body |= {"name": "bad", "__init__": init, "handle_instance": handle_instance}
     body |= {"describe": classmethod(lambda _cls, _settings: doing.at("processor.describe", ""))}
     return type("BadProcessor", (JobProcessorBase,), body)
@@ -274,7 +274,7 @@ LANE_PART, SUBMITTER_PART = {"part": "lane BAD"}, {"part": "submitter bad"}
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
 REGISTRATION = ("dicom_adapter_processors", "dicom_adapter_submitters", "dicom_adapter_storage_backends")
 BROUGHT = ("dicom_adapter_http", "dicom_adapter_servers")
-TURNS = ("handle_instance", "timer", "job_changed", "make_room")
+TURNS = ("handle_instance", "timer", "job_changed", "free_space")
 AT_THE_STOP = ("processor.close", "submitter.close", "server.stop")
 RAISES, HANGS, NONSENSE = Misdeed
 

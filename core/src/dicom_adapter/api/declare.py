@@ -1,4 +1,4 @@
-"""How plugin classes declare their settings class: by the argument of their generic base."""
+"""Settings classes of plugin classes: declared as the type argument of the generic base class."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from attrs import frozen, has
 
 @frozen
 class NoSettings:
-    """For plugins without settings: any key in their table is an error."""
+    """Settings class of plugins without settings: any key in their table is an error."""
 
 
-def settings_argument(cls: type, base: type) -> None:
-    """Set `cls.settings_type` from `class Mine(Base[MySettings])`; without an argument there are no settings."""
-    argument = _argument(cls, base)
+def set_settings_type(cls: type, base: type) -> None:
+    """Set `cls.settings_type` from `class Mine(Base[MySettings])`, or to `NoSettings` without a type argument."""
+    argument = _type_argument(cls, base)
     if argument is not None and not isinstance(argument, TypeVar):
         if not has(argument):
             raise TypeError(f"{cls.__name__}: the settings class {argument!r} must be an attrs class")
@@ -23,21 +23,24 @@ def settings_argument(cls: type, base: type) -> None:
         cls.settings_type = NoSettings  # type: ignore[attr-defined] # declared by every base that calls this
 
 
-def _argument(cls: type, base: type) -> Any:
-    """What `cls` itself, or through a generic class in between, gives to `base`; a TypeVar when it leaves it open."""
-    left_open = None
+def _type_argument(cls: type, base: type) -> Any:
+    """Return the type argument that `cls` passes to `base`, directly or through a generic class in between.
+
+    Return a TypeVar if `cls` is itself generic in it, and None if it passes nothing.
+    """
+    unbound = None
     for alias in vars(cls).get("__orig_bases__", ()):
         origin, arguments = get_origin(alias), get_args(alias)
         if origin is base:
             found = arguments[0]
         elif isinstance(origin, type) and issubclass(origin, base):
-            inner = _argument(origin, base)
-            is_open = isinstance(inner, TypeVar)
-            found = arguments[origin.__parameters__.index(inner)] if is_open else None  # type: ignore[attr-defined] # generic classes have it
+            inner = _type_argument(origin, base)
+            is_generic = isinstance(inner, TypeVar)
+            found = arguments[origin.__parameters__.index(inner)] if is_generic else None  # type: ignore[attr-defined] # generic classes have it
         else:
             continue
         if isinstance(found, TypeVar):
-            left_open = found
+            unbound = found
         elif found is not None:
             return found
-    return left_open
+    return unbound

@@ -1,18 +1,18 @@
-"""The hooks. A plugin is a module (or object) named by an entry point in the group `dicom_adapter`:
+"""The hooks of the adapter. A plugin is a module (or object) named by an entry point in the group `dicom_adapter`:
 
     [project.entry-points.dicom_adapter]
     my-plugin = "my_plugin"
 
-The group says which version of the hooks (`API_VERSION`) the plugin was built for: this one version 1, the group
-`dicom_adapter.v2` version 2. A plugin for another version is refused by name, and not imported.
+The group states the version of the hooks (`API_VERSION`) that the plugin was built for: `dicom_adapter` is version 1,
+`dicom_adapter.v2` is version 2. A plugin for another version is not imported; the error names it.
 
-Whatever a plugin does costs only what depends on it: what it raises is logged by kind and place, what does not return
-in time is given up or shown by `status`, what it gives is checked. Every call is measured.
+A faulty plugin affects only what depends on it. Exceptions are logged by type and location, calls that do not return in
+time are abandoned or shown by `status`, and results are checked. Every call is measured.
 
-Registration hooks are called once, when a process of the adapter starts, and return classes; the configuration selects
-among them by `name`. Observer hooks are called in the host process, one after another on a thread of their own: they
-may be slow, and what they raise is logged. They are told of each change once, after it was committed; what happens
-while the host is down, they miss.
+Registration hooks are called once, when a process of the adapter starts. They return classes; the configuration selects
+among them by `name`. Observer hooks are called in the host process, one after another on a thread of their own. They
+may be slow, and their exceptions are logged. They are notified of each change once, after it was committed, and not of
+changes that happen while the host is down.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from typer import Typer
 
 PROJECT = "dicom_adapter"  # the entry-point group, and the prefix of every hook
-# Of these specifications and of all that `dicom_adapter` exports. It changes when a plugin that was written for it may
-# no longer work: when something is removed, is called otherwise, or means something else; not when something is added.
+# Version of these specifications and of all names that `dicom_adapter` exports. It changes when existing plugins may
+# stop working: when something is removed or renamed, or changes its meaning. Additions do not change it.
 API_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -44,18 +44,18 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @frozen(kw_only=True)
 class Catalogue:
-    """What the installed plugins provide, by kind and name."""
+    """Classes that the installed plugins provide, by kind and name."""
 
     processors: Mapping[str, type[JobProcessorBase[Any]]] = field(factory=dict)
     submitters: Mapping[str, type[Submitter[Any]]] = field(factory=dict)
     storage_backends: Mapping[str, type[StorageBackend[Any]]] = field(factory=dict)
-    broken: Sequence[str] = ()  # for messages: a line for each plugin that could not be used
-    disabled: Sequence[str] = ()  # for messages: a line for each plugin that was not loaded, at somebody's wish
+    broken: Sequence[str] = ()  # for messages: one line for each plugin that could not be used
+    disabled: Sequence[str] = ()  # for messages: one line for each plugin disabled by an operator
 
 
 @hookspec
 def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:  # type: ignore[empty-body] # a specification
-    """Return the job processors that this plugin brings; `processor = "<name>"` of an AE title selects one.
+    """Return the job processors that this plugin provides; `processor = "<name>"` of an AE title selects one.
 
     Example::
 
@@ -72,7 +72,7 @@ def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:  # type
 
 @hookspec
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:  # type: ignore[empty-body] # a specification
-    """Return the submitters that this plugin brings; `type = "<name>"` of a [submitters.<name>] table selects one.
+    """Return the submitters that this plugin provides; `type = "<name>"` of a [submitters.<name>] table selects one.
 
     Example::
 
@@ -84,7 +84,7 @@ def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:  # type: ignor
 
 @hookspec
 def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # type: ignore[empty-body] # a specification
-    """Return the storage backends that this plugin brings; `[storage] backend = "<name>"` selects one.
+    """Return the storage backends that this plugin provides; `[storage] backend = "<name>"` selects one.
 
     Example::
 
@@ -96,11 +96,11 @@ def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # 
 
 @hookspec
 def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: ignore[empty-body] # a specification
-    """Return commands for `dicom-adapter`: functions as typer takes them, or a `typer.Typer` as a group of commands.
+    """Return commands for `dicom-adapter`: functions for typer, or a `typer.Typer` as a group of commands.
 
-    A function's name, with dashes for underscores, becomes the command; a group needs `Typer(name="…")`. A name that is
-    one of the adapter's own is refused. Called when the command line needs a command that is not its own; it has ten
-    seconds.
+    The command is the function's name with dashes for underscores; a group needs `Typer(name="…")`. The names of the
+    adapter's own commands are refused. Called if the command line names a command that is not the adapter's own. Time
+    limit: ten seconds.
 
     Example::
 
@@ -117,12 +117,12 @@ def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: 
 def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # type: ignore[empty-body] # a specification
     """Return Litestar handlers, controllers or routers that the adapter's HTTP server mounts at `/<plugin>`.
 
-    `<plugin>` is the name of the entry point. `lanes` are those of the AE titles whose processors the plugin brings,
-    by AE title. Called in the host process, only when the configuration has a table [http]: when it starts, and when a
-    reload makes its servers anew. It has ten seconds. What cannot be mounted is left out, and the plugin is named. A
-    handler that never returns keeps one of the server's threads; an `async` one that blocks keeps the server, which
-    `status` tells. The server checks tokens, limits bodies, answers errors with problem details, and describes all
-    handlers in `/openapi.json`.
+    `<plugin>` is the name of the entry point. `lanes` are the handles of the AE titles whose processors the plugin
+    provides, by AE title. Called in the host process if the configuration has a table [http]: at the start, and when a
+    reload restarts the servers. Time limit: ten seconds. Routes that cannot be mounted are omitted, and the plugin is
+    named in the log. A handler that never returns occupies one of the server's threads; an `async` handler that blocks
+    stops the whole server, which `status` shows. The server checks tokens, limits bodies, returns errors as problem
+    details (RFC 9457), and describes all handlers in `/openapi.json`.
 
     Example::
 
@@ -138,10 +138,10 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
 
 @hookspec
 def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:  # type: ignore[empty-body] # a specification
-    """Return servers of the plugin's own, such as a gRPC server: the host starts, watches and stops them.
+    """Return the plugin's own servers, such as a gRPC server: the host starts, watches and stops them.
 
-    `lanes` as in `dicom_adapter_http`. Called in the host process when it starts, and when a reload makes its servers
-    anew; it has ten seconds. Make no threads and open no ports here.
+    `lanes` as in `dicom_adapter_http`. Called in the host process when it starts, and when a reload restarts the
+    servers. Time limit: ten seconds. Start no threads and open no ports here.
 
     Example::
 
@@ -153,7 +153,7 @@ def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]: 
 
 @hookspec
 def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
-    """An instance was acknowledged and has reached the host; its processor may not have seen it yet.
+    """Observe an instance that was acknowledged and has reached the host; its processor may not have seen it yet.
 
     Example::
 
@@ -165,21 +165,22 @@ def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
 
 @hookspec
 def dicom_adapter_job_changed(job: Job) -> None:
-    """A job came into being, changed its state (`job.state`), or the platform told something new of it
-    (`job.platform_state`, where `status-every` has the platform asked).
+    """Observe a job that was created, or that changed its `state` or its `platform_state`.
+
+    `platform_state` is polled from the platform if the submitter's setting `status-every` is set.
 
     Example::
 
         @hookimpl
         def dicom_adapter_job_changed(job):
             if job.state is JobState.FAULTED:
-                page_somebody(job.name, job.last_error)
+                send_page(job.name, job.last_error)
     """
 
 
 @hookspec
 def dicom_adapter_instances_reclaimed(instances: Sequence[InstanceStorageInfo]) -> None:
-    """The room of these instances was given back; their stored objects are gone.
+    """Observe instances that were reclaimed: their stored objects are deleted.
 
     Example::
 

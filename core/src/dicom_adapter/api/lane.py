@@ -1,4 +1,4 @@
-"""`LaneHandle`: the way to an AE title's processor from outside of its lane, such as from an HTTP request."""
+"""`LaneHandle`: access to the processor of an AE title from outside of its lane, such as from an HTTP request."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ T = TypeVar("T")
 
 
 class LaneHandle(Protocol):
-    """One AE title, as the host gives it to the plugin that brings its processor. Used from any thread."""
+    """Handle of one AE title, passed to the plugin that provides its processor. Thread-safe."""
 
     @property
     def ae_title(self) -> str:
-        """The called AE title."""
+        """The called AE title, without padding."""
 
     @property
     def settings(self) -> Any:
-        """The processor's settings, structured."""
+        """The processor's settings, an instance of its settings class."""
 
     @property
     def data_folder(self) -> Path:
-        """The processor's own folder, as in `JobProcessorBase.data_folder`."""
+        """The processor's folder, see `JobProcessorBase.data_folder`."""
 
     def now(self) -> datetime:
-        """The host's time, in UTC."""
+        """Return the host's time in UTC."""
 
     def ask(self, request: Callable[[Any], T]) -> Future[T]:
-        """Call `request(processor)` as a turn on the lane, after everything that was received before was delivered.
+        """Call `request(processor)` as a turn on the lane, after all instances received before were delivered.
 
-        The future is done when the turn is committed. What `request` raises is its caller's: nothing that it asked for
-        happens, and the processor lives on, so raise before changing any attribute. `Retriable`: nothing has happened,
-        because ledger or storage failed or the service stops. `Refused`: the lane is stopped, or the turn cannot be.
-        A request may be made twice when the first time was not committed. `Future.cancel` succeeds until the turn
-        begins: then it never does.
+        The future completes when the turn is committed. An exception of `request` is set on the future; the turn is
+        discarded but the processor is kept, so raise before changing any attribute. Further errors of the future:
+        `Retriable` if nothing was committed because ledger or storage failed or the service stops; `Refused` if the
+        lane is stopped or the turn asked for something impossible. `request` is called again if its first turn could
+        not be committed. `Future.cancel` succeeds until the turn begins, and never after that.
         """
 
     def find_job(self, job_id: str) -> Job | None:
-        """A job of this AE title as it stands now; as `JobProcessorBase.find_job`."""
+        """Return the present state of a job of this AE title, see `JobProcessorBase.find_job`."""
 
     def open_stored(self, instance: InstanceStorageInfo) -> BinaryIO:
-        """The stored Part 10 file, positioned at its start. Raises StoredObjectMissing when it was reclaimed."""
+        """Open the stored Part 10 file at its start. Raises StoredObjectMissing if it was reclaimed."""

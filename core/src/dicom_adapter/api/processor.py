@@ -1,10 +1,10 @@
 """`JobProcessorBase`: decides which received instances belong together and become jobs.
 
-Each AE title has one processor, on one *lane*: its methods and timers are never called at the same time and need no
-lock. One such call is a *turn*, and **a turn is a transaction**: what it submits and removes is committed when it
-returns; when it raises, none of it happened, the processor is built anew, and all its pending instances are delivered
-again, in the order of their arrival and with their original `received_at`. After a restart the same happens. So a
-processor keeps its state in plain attributes, and writes no persistence.
+Each AE title has one processor, and one *lane* that calls it. Its methods and timers are never called at the same time
+and need no lock. Each call is a *turn*, and **a turn is a transaction**: its jobs and releases are committed together
+when the call returns. If the call raises, nothing is committed: the adapter constructs a new processor and delivers all
+pending instances again, in the order of arrival and with their original `received_at`. The same happens after a
+restart. A processor therefore keeps its state in plain attributes and needs no persistence of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
-from dicom_adapter.api.declare import settings_argument
+from dicom_adapter.api.declare import set_settings_type
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, Waiting
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ SettingsT = TypeVar("SettingsT")
 
 
 class Timer(Protocol):
-    """What `call_at` returns."""
+    """A callback that `call_at` has scheduled."""
 
     def cancel(self) -> None:
-        """Never call back. Cancelling twice, or after the call, does nothing."""
+        """Cancel the callback. Idempotent; without effect once the callback was called."""
 
 
 class ProcessorContext(Protocol):
-    """What the host gives to a processor; authors use it through `JobProcessorBase`."""
+    """The services of the host for one processor. Plugin authors use them through `JobProcessorBase`."""
 
     @property
     def ae_title(self) -> str: ...
@@ -55,7 +55,7 @@ class ProcessorContext(Protocol):
 
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None: ...
 
-    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None: ...
+    def record(self, event: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None: ...
 
     def find_job(self, job_id: str) -> Job | None: ...
 
@@ -65,19 +65,19 @@ class ProcessorContext(Protocol):
 
 
 class JobProcessorBase(ABC, Generic[SettingsT]):
-    """The base of all job processors.
+    """Base class of all job processors.
 
-    Life cycle: constructed (no side effects), `open`, then turns (`handle_instance`, timers, and for those who define
-    them `job_changed` and `make_room`), `close`. When a turn raises, the processor is closed and another one takes its
-    place. Others ask a processor through its `LaneHandle`.
+    Life cycle: constructor (without side effects), `open`, then turns (`handle_instance`, timers and, if overridden,
+    `job_changed` and `free_space`), `close`. When a turn raises, the processor is closed and replaced by a new one.
+    Code outside of the lane reaches the processor through its `LaneHandle`.
     """
 
-    name: ClassVar[str]  # what `processor = "…"` in [ae-titles.<AE title>] calls it
+    name: ClassVar[str]  # selected by `processor = "<name>"` in [ae-titles.<AE title>]
     settings_type: ClassVar[type]  # set from the class argument: `class Mine(JobProcessorBase[MySettings])`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        settings_argument(cls, JobProcessorBase)
+        set_settings_type(cls, JobProcessorBase)
 
     def __init__(self, settings: SettingsT, context: ProcessorContext) -> None:
         self.settings = settings
@@ -85,26 +85,28 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
     @classmethod
     def describe(cls, settings: SettingsT) -> str:  # noqa: ARG003 - for subclasses
-        """One line that tells an operator what these settings mean; `check` and the log show it."""
+        """Return one line for operators that explains these settings; `check` and the log show it."""
         return ""
 
     def open(self) -> None:
-        """Prepare for the first turn. Runs on the lane."""
+        """Prepare for the first turn. Called on the lane, outside of a turn."""
 
     @property
     def ae_title(self) -> str:
-        """The called AE title that this processor works for."""
+        """The called AE title whose instances this processor handles, without padding."""
         return self.context.ae_title
 
     @abstractmethod
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        """Take one instance. Called once for each arrival, in order, and again after a restart or a failed turn.
+        """Handle one received instance.
 
-        With `overwrite-same-instance = true` a SOP instance may come again while it is pending: the newer one, with
-        an `instance_id` of its own, stands for the older one from then on.
+        Called once for each instance in the order of arrival, and again after a restart or a failed turn.
 
-        Raise `Unprocessable` to have the instance quarantined: nothing that this turn asked for happens, but the
-        processor stays as it is, so raise before changing any attribute.
+        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive. It has an `instance_id`
+        of its own and supersedes the earlier one.
+
+        Raise `Unprocessable` to quarantine the instance. The turn is discarded but the processor is kept, so raise
+        before changing any attribute.
         """
 
     def submit_pipeline_job(
@@ -118,76 +120,79 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         submitter: str | None = None,
         job_id: str | None = None,
     ) -> Job:
-        """Ask for one job, committed with this turn. The instances must be pending at this AE title.
+        """Submit one job, committed with this turn. The instances must be pending at this AE title.
 
-        `metadata` goes to the platform with the job, after `Source` and `Instances`, which the host adds. `submitter`
-        is the one that the AE title is configured with, unless another is named. `job_id`, 32 lower-case hexadecimal
-        digits, is a random one; made of what the job is for, it keeps the job from being submitted twice. Raises
-        Refused for a submitter that is not there; the turn fails with Refused when there is such a job.
+        `metadata` is sent to the platform with the job; the host adds the keys `Source` and `Instances` before it.
+        `submitter` is the name of a [submitters.<name>] table and defaults to the submitter of the AE title. `job_id`
+        has 32 lower-case hexadecimal digits and defaults to random ones; derive it from the purpose of the job to
+        prevent a second submission. Raises Refused if the submitter does not exist. The turn fails with Refused if a
+        job with this `job_id` already exists.
         """
         return self.context.submit(job_name, pipeline_id, priority, instances, metadata or {}, submitter, job_id)
 
     def find_job(self, job_id: str) -> Job | None:
-        """A job of this AE title as it stands now, or None: there is none, or it was finished long ago."""
+        """Return a job of this AE title in its present state, or None if it is unknown or its record has expired."""
         return self.context.find_job(job_id)
 
     def remove_instances(self, instances: Iterable[InstanceStorageInfo]) -> None:
-        """Say that this processor needs `instances` no longer, committed with this turn.
+        """Release `instances`, committed with this turn: this processor does not need them any longer.
 
-        They will not be delivered again. Their files stay as long as an unfinished job needs them.
+        They are not delivered again. Their stored objects are kept until no unfinished job refers to them.
         """
         self.context.remove(instances)
 
-    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
-        """Have `explain` tell that these were `what`, such as "evicted", and why; committed with this turn.
+    def record(self, event: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
+        """Record an event of `instances`, such as "evicted", and its reason for `explain`; committed with this turn.
 
-        Neither text may hold patient data.
+        Neither text may contain patient data.
         """
-        self.context.record(what, instances, reason)
+        self.context.record(event, instances, reason)
 
     def now(self) -> datetime:
-        """The time of this turn, in UTC: the instance's `received_at`, or the time that the timer was set for.
+        """Return the time of this turn in UTC: the instance's `received_at`, or the time that the timer was set for.
 
-        Not the wall clock: so turns that are made up for after a restart decide as they would have decided then. In
-        `open`, which is no turn, it is the time at which that was called.
+        This is not the wall clock, so that a turn that is repeated after a restart makes the same decision. In `open`,
+        which is not a turn, it is the time of that call.
         """
         return self.context.now()
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
-        """Call `callback` on this lane at `when` (UTC) or as soon after as possible, but not within this turn."""
+        """Schedule `callback` as a turn of its own at `when` (with a time zone), or as soon as possible after it."""
         return self.context.call_at(when, callback)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Call `callback` on this lane `delay` seconds after the time of this turn."""
+        """Schedule `callback` as a turn of its own, `delay` seconds after the time of this turn."""
         return self.context.call_at(self.now() + timedelta(seconds=delay), callback)
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
-        """The instance's data set up to its pixel data (7FE0,0008), from the storage backend.
+        """Read the data set of a stored instance up to its pixel data: (7FE0,0008), (7FE0,0009) or (7FE0,0010).
 
-        It may hold patient data: keep it out of logs and labels. Raises Unprocessable when it cannot be parsed.
+        The data set contains patient data: keep it out of logs and labels. Raises Unprocessable if the stored object
+        is missing or cannot be parsed.
         """
         return self.context.read_header(instance)
 
     @property
     def data_folder(self) -> Path:
-        """A folder of this processor's own, for what it can rebuild. It exists."""
+        """An existing folder of this processor's own, for data that it can rebuild."""
         return self.context.data_folder
 
     def job_changed(self, job: Job) -> None:
-        """A job of this AE title changed its state. A turn of its own, after the change was committed.
+        """React to a job of this AE title that changed its state. A turn of its own, after that change was committed.
 
-        What happens while there is no processor is not told: `find_job` tells it.
+        Not called for changes during the absence of a processor, such as a restart: use `find_job` for those.
         """
 
-    def make_room(self, wanted_bytes: int) -> None:
-        """The storage backend is nearly full: remove what can be spared, before associations are refused.
+    def free_space(self, wanted_bytes: int) -> None:
+        """Release instances of `wanted_bytes` in total, if possible: the storage backend is nearly full.
 
-        A turn of its own, every ten seconds as long as it is so.
+        A turn of its own, every ten seconds until there is enough free space. Associations are rejected when the free
+        space falls below `[storage] reserve`.
         """
 
     def waiting(self) -> Iterable[Waiting]:
-        """What is held back at present, for operators. Called on the lane between turns; keep it cheap."""
+        """Return the groups that wait at present, for operators. Called on the lane between turns; must be cheap."""
         return ()
 
     def close(self) -> None:
-        """Let go of everything that `open` took."""
+        """Release everything that `open` acquired."""

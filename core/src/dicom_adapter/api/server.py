@@ -1,4 +1,4 @@
-"""`Server`: something that a plugin serves on a port of its own, in the host process."""
+"""`Server`: a network server of a plugin, on a port of its own, in the host process."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from abc import ABC, abstractmethod
 
 
 class Server(ABC):
-    """The base of the servers that a plugin brings; the host starts them, watches them, and stops them.
+    """Base class of the servers that a plugin provides. The host starts, watches and stops them.
 
-    `start` is called again, after a pause, when it raises or when `is_alive` says no. `status` names it by `name`.
+    The host calls `start` again after a pause if it raises, or if `is_alive` returns False.
     """
 
-    name: str  # such as "gRPC LUNG"; of several that a plugin brings under one name, the last one counts
+    name: str  # shown by `status`, such as "gRPC LUNG"; the last one wins if a plugin uses a name twice
 
     @abstractmethod
     def start(self) -> None:
-        """Begin to serve, on threads of its own. Raises OSError when the address cannot be had."""
+        """Start serving on threads of its own. Raises OSError if it cannot bind its address."""
 
     @abstractmethod
     def is_alive(self) -> bool:
-        """Whether it serves. Must return at once, or hang when the server does: then the host reports it."""
+        """Return whether the server is serving. Must return at once; the host reports a call that hangs."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End, and let go of the port. Called once after each `start` that succeeded."""
+        """Stop serving and release the port. Called once after each successful `start`."""

@@ -1,11 +1,11 @@
-"""How a plugin declares its settings: a frozen attrs class whose fields are made by `setting`.
+"""Settings of a plugin: a frozen attrs class whose fields are declared with `setting`.
 
     @frozen(kw_only=True)
     class Settings:
         wait_for: int = setting(default=2, validator=at_least(1), help="Series to wait for.")
         pipelines: Mapping[str, str] = setting(prefix="pipeline-", help="A pipeline's identifier.")
 
-In TOML the field `wait_for` is written `wait-for`. A field with a `prefix` collects every key that starts with it.
+In TOML the field `wait_for` is written `wait-for`. A field with a `prefix` is a mapping of all keys with that prefix.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def setting(
     factory: Callable[[], Any] | None = None,
     validator: Validator | list[Validator] | None = None,
     prefix: str | None = None,
-    help: str,  # noqa: A002 - the word every command-line library uses for this
+    help: str,  # noqa: A002 - the name that command-line libraries use
 ) -> Any:
     """Declare one setting.
 
-    `default` or `factory` make it optional. `validator` is called as attrs does, `validator(instance, attribute,
-    value)`; since settings are checked one by one so that all errors show at once, `instance` is None. It raises
-    ValueError with a message that goes on after the value, such as "must be at least 5 seconds". The first line of its
-    docstring, such as "at least 5 seconds", is the rule in the reference.
+    A setting with a `default` or `factory` is optional. `validator` has the signature of attrs, `validator(instance,
+    attribute, value)`. `instance` is None, because settings are validated one by one so that all errors are reported
+    together. A validator raises ValueError with a message that continues after the value, such as "must be at least 5
+    seconds". The first line of its docstring, such as "at least 5 seconds", is the rule in the reference
+    documentation. `help` describes the setting there.
     """
     metadata = {HELP: help, PREFIX: prefix}
     if factory is not None:
@@ -44,7 +45,7 @@ def setting(
 
 
 def at_least(minimum: Number, unit: str = "") -> Validator:
-    """A validator: the value, if given, is not below `minimum`."""
+    """Return a validator: the value is None, or `minimum` or greater."""
 
     def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
         if value is not None and value < minimum:
@@ -55,7 +56,7 @@ def at_least(minimum: Number, unit: str = "") -> Validator:
 
 
 def between(low: Number, high: Number, unit: str = "") -> Validator:
-    """A validator: the value, if given, lies in `low` to `high`, both included."""
+    """Return a validator: the value is None, or between `low` and `high`, both included."""
 
     def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
         if value is not None and not low <= value <= high:
@@ -68,18 +69,18 @@ def between(low: Number, high: Number, unit: str = "") -> Validator:
 def not_empty(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
     """not empty
 
-    A validator: the text, list or table has something in it.
+    Validate that a text, list or table is not empty.
     """
     if not value:
         raise ValueError("must not be empty")
 
 
 class ByteSize(int):
-    """A number of bytes; in TOML an integer, or a text with a unit such as "5 GB" (10⁹) or "5 GiB" (2³⁰)."""
+    """Number of bytes; in TOML an integer, or a text with a unit such as "5 GB" (10⁹) or "5 GiB" (2³⁰)."""
 
 
 class Secret(str):
-    """A text that never shows in a log or a `repr`; in TOML a table naming its source: {env = "…"} or {file = "…"}."""
+    """Text that is hidden in logs and `repr`; in TOML a table with its source: {env = "…"} or {file = "…"}."""
 
     __slots__ = ()
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, ClassVar, Generic, TypeVar
 
 from attrs import frozen
 
-from dicom_adapter.api.declare import settings_argument
+from dicom_adapter.api.declare import set_settings_type
 from dicom_adapter.api.values import Capacity
 
 SettingsT = TypeVar("SettingsT")
@@ -108,7 +108,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        settings_argument(cls, StorageBackend)
+        set_settings_type(cls, StorageBackend)
 
     def __init__(self, settings: SettingsT, context: StorageContext) -> None:
         self.settings = settings

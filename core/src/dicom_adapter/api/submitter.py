@@ -1,8 +1,8 @@
-"""`Submitter`: the way of a job to an inference platform.
+"""`Submitter`: submits jobs to an inference platform.
 
-The core owns the life of a job: it calls one method for each step, writes down the outcome, and repeats a step whose
-outcome it does not know. **Every method must therefore be safe to repeat**: a second `create_job` for the same
-`job.job_id` returns the job that the first one made.
+The core drives each job: it calls one method for each step, records the outcome in the ledger, and repeats a step whose
+outcome is unknown. **Every method must therefore be idempotent**: a second `create_job` for the same `job.job_id`
+returns the job that the first call created.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO, ClassVar, Generic, TypeVar
 
 from attrs import frozen
 
-from dicom_adapter.api.declare import settings_argument
+from dicom_adapter.api.declare import set_settings_type
 from dicom_adapter.api.values import InstanceStorageInfo, Job, PlatformJob, PlatformStatus
 
 SettingsT = TypeVar("SettingsT")
@@ -22,68 +22,69 @@ SettingsT = TypeVar("SettingsT")
 
 @frozen(kw_only=True)
 class SubmitterContext:
-    """What the core tells every submitter besides its own settings."""
+    """Information from the core for each submitter, besides the submitter's settings."""
 
-    name: str  # of the [submitters.<name>] table
-    data_folder: Path  # the submitter's own, made on first use by the submitter
+    name: str  # name of the [submitters.<name>] table
+    data_folder: Path  # reserved for this submitter, which creates it if needed
 
 
 @frozen(kw_only=True)
 class Upload:
-    """One instance of a job, to be uploaded."""
+    """One instance of a job to upload."""
 
     instance: InstanceStorageInfo
-    position: int  # 0-based place in the job
-    size_bytes: int  # of the Part 10 file
-    open: Callable[[], BinaryIO]  # a fresh reader of the Part 10 file; raises StoredObjectMissing
+    position: int  # 0-based position in the job
+    size_bytes: int  # size of the Part 10 file
+    open: Callable[[], BinaryIO]  # opens a new reader of the Part 10 file; raises StoredObjectMissing
 
 
 class Submitter(ABC, Generic[SettingsT]):
-    """The base of all submitters.
+    """Base class of all submitters.
 
-    Life cycle: constructed (no side effects), `open`, then the other calls from several threads at once, `close`.
+    Life cycle: constructor (without side effects), `open`, then the other methods from several threads at once,
+    `close`.
 
-    Errors: raise `Retriable` for what may pass, `Permanent` for what cannot; anything else is taken for a bug and
-    faults the job.
+    Errors: raise `Retriable` for a transient failure (the step is repeated with back-off) and `Permanent` for a failure
+    that a repetition cannot fix (the job becomes faulted). Any other exception is a bug and faults the job.
     """
 
-    name: ClassVar[str]  # what `type = "…"` in [submitters.<name>] calls it
+    name: ClassVar[str]  # selected by `type = "<name>"` in [submitters.<name>]
     settings_type: ClassVar[type]  # set from the class argument: `class Mine(Submitter[MySettings])`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        settings_argument(cls, Submitter)
+        set_settings_type(cls, Submitter)
 
     def __init__(self, settings: SettingsT, context: SubmitterContext) -> None:
         self.settings = settings
         self.context = context
 
     def open(self) -> None:
-        """Prepare for use. Do not wait for the platform here: it may be down for hours."""
+        """Prepare for use. Must not wait for the platform, which may be down for hours."""
 
     @abstractmethod
     def create_job(self, job: Job) -> PlatformJob:
-        """Make the job known to the platform, not yet running. Repeated for the same `job.job_id`: the same answer."""
+        """Create the job on the platform without starting it. Return the existing job if `job.job_id` is known."""
 
     @abstractmethod
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
-        """Attach `metadata`, the whole of it. Repeated: each key is there once."""
+        """Attach all of `metadata` to the job. A repetition must not add a key twice."""
 
     @abstractmethod
     def upload(self, job: Job, upload: Upload) -> None:
-        """Send one instance. Several run at once for one job. Repeated: the instance is there once."""
+        """Upload one instance. Called concurrently for one job. A repetition must not add the instance twice."""
 
     @abstractmethod
     def start(self, job: Job) -> None:
-        """Let the job run. Repeated: it runs once."""
+        """Start the job. A repetition must not start it twice."""
 
     @abstractmethod
     def status(self, job: Job) -> PlatformStatus:
-        """What became of a started job."""
+        """Return the status of a started job."""
 
     @abstractmethod
     def cancel(self, job: Job) -> None:
-        """Stop the job on the platform, whatever its state. What is already stopped is not an error."""
+        """Cancel the job on the platform in any state. A job that has already ended is not an error."""
 
     def close(self) -> None:
-        """Let go of everything that `open` took. Calls that are under way may be cut off."""
+        """Release everything that `open` acquired. Running calls may be aborted."""

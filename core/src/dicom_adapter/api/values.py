@@ -1,4 +1,4 @@
-"""The values that travel through the adapter: frozen, compared by content, without patient data in their `repr`."""
+"""Values of the plugin interface: frozen, compared by content, without patient data in their `repr`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from attrs import field, frozen
 
 @frozen(kw_only=True)
 class InstanceStorageInfo:
-    """One received SOP instance: who sent it, what it is, and where it waits."""
+    """One received SOP instance: its origin, its identity and its place in the storage backend."""
 
-    instance_id: int  # the adapter's own number, in the order of arrival
-    ae_title: str  # called AE title, without padding
-    calling_ae_title: str  # without padding
-    peer_address: str  # IP address of the sender
-    association_id: str  # the adapter's own name for the association
-    sop_class_uid: str  # (0008,0016)
+    instance_id: int  # assigned by the adapter, ascending in the order of arrival
+    ae_title: str  # called AE title (PS3.8 9.3.2), without padding
+    calling_ae_title: str  # calling AE title (PS3.8 9.3.2), without padding
+    peer_address: str  # IP address of the requestor
+    association_id: str  # assigned by the adapter, unique
+    sop_class_uid: str  # (0008,0016); attributes and UIDs as in PS3.3 C.12.1
     sop_instance_uid: str  # (0008,0018)
     study_instance_uid: str  # (0020,000D)
     series_instance_uid: str  # (0020,000E)
-    transfer_syntax_uid: str  # as negotiated; the data set is stored in it
+    transfer_syntax_uid: str  # of the accepted presentation context; the data set is stored as received
     patient_id: str = field(repr=False)  # (0010,0020), "" when absent; never logged
     issuer_of_patient_id: str = field(repr=False)  # (0010,0021), "" when absent; never logged
-    received_at: datetime  # UTC; when the data set had arrived whole
-    storage_key: str  # names the stored object in the storage backend
-    size_bytes: int  # of the stored Part 10 file
+    received_at: datetime  # UTC; when the last fragment of the data set arrived
+    storage_key: str  # name of the stored object in the storage backend
+    size_bytes: int  # size of the stored Part 10 file (PS3.10)
     checksum: int  # CRC-32 (ISO 3309) of the encoded data set
 
 
 class JobPriority(str, Enum):
-    """How urgent a job is, in the inference platform's four grades."""
+    """Priority of a job: the four levels of the inference platform."""
 
     LOWER = "lower"
     NORMAL = "normal"
@@ -41,7 +41,7 @@ class JobPriority(str, Enum):
 
 
 class JobState(str, Enum):
-    """Where a job stands; the allowed steps are the table at the top of `flow/submit.py`."""
+    """State of a job. The table at the top of `flow/submit/steps.py` has the allowed transitions."""
 
     QUEUED = "queued"
     CREATED = "created"
@@ -54,35 +54,35 @@ class JobState(str, Enum):
 
 @frozen(kw_only=True)
 class Job:
-    """Instances that belong together, on their way to one pipeline."""
+    """One set of instances for one pipeline."""
 
-    job_id: str  # 32 lower-case hexadecimal digits; the idempotency key towards the platform
+    job_id: str  # 32 lower-case hexadecimal digits; the idempotency key for the platform
     name: str
     ae_title: str
     pipeline_id: str
     priority: JobPriority
     submitter: str  # the name of a [submitters.<name>] table
     instance_count: int
-    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may hold configured DICOM values
+    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may contain configured DICOM values
     state: JobState = JobState.QUEUED
-    created_at: datetime  # UTC; when the processor submitted it
-    changed_at: datetime  # UTC; the last change of state
-    attempts: int = 0  # failed attempts of the step that comes next
-    next_attempt_at: datetime | None = None  # UTC; None: as soon as possible
+    created_at: datetime  # UTC; when the processor submitted the job
+    changed_at: datetime  # UTC; when the state last changed
+    attempts: int = 0  # failed attempts of the next step
+    next_attempt_at: datetime | None = None  # UTC; None means as soon as possible
     last_error: str = ""  # without patient data
     platform_job_id: str = ""
     platform_payload_id: str = ""
-    repeated: bool = False  # the step that comes next was begun before, and may have reached the platform
-    faulted_in: JobState | None = None  # the state whose step failed for good; None: the job is not faulted
-    cancel_requested: bool = False  # an operator wants it stopped; the platform may not know yet
-    platform_state: str = ""  # the platform's own word for a started job, as last asked
+    repeated: bool = False  # the next step was attempted before and may have reached the platform
+    faulted_in: JobState | None = None  # the state whose step failed permanently; None if the job is not faulted
+    cancel_requested: bool = False  # an operator has cancelled the job; the platform may still run it
+    platform_state: str = ""  # state of a started job as last reported by the platform, in its own words
     platform_detail: str = ""
-    platform_finished: bool = False  # the platform will not change its word again
+    platform_finished: bool = False  # `platform_state` is final
 
 
 @frozen(kw_only=True)
 class PlatformJob:
-    """What the platform calls a job that it created."""
+    """Identifiers that the platform assigned to a created job."""
 
     job_id: str
     payload_id: str = ""
@@ -90,25 +90,25 @@ class PlatformJob:
 
 @frozen(kw_only=True)
 class PlatformStatus:
-    """What the platform says of a job that was started."""
+    """Status of a started job as reported by the platform."""
 
-    state: str  # the platform's own word, such as "running"
-    finished: bool
+    state: str  # in the platform's own words, such as "running"
+    finished: bool  # `state` is final
     detail: str = ""
 
 
 @frozen(kw_only=True)
 class Waiting:
-    """Something that a processor holds back, for the operator: what, how much, and until when."""
+    """A group that waits in a processor, as operators see it."""
 
-    label: str  # names the group without patient data, such as "study 1.2.3" or "patient #5f3a"
+    label: str  # name of the group without patient data, such as "study 1.2.3" or "patient #5f3a"
     instance_count: int
-    until: datetime | None  # UTC; None: until somebody asks for it
+    until: datetime | None  # UTC; None if no time is set, such as for data that is kept until requested
 
 
 @frozen(kw_only=True)
 class Capacity:
-    """Room in a storage backend, in bytes."""
+    """Total and free space of a storage backend, in bytes."""
 
     total_bytes: int
     free_bytes: int

@@ -128,7 +128,7 @@ class Host:
         closing = self._platforms.take(config, made)
         gone, changed = self._serving.take(config, found, self._plugins, self._platforms.names)
         self._hearing = self._serving.overriding("job_changed")
-        self._sparing = self._serving.overriding("make_room")
+        self._sparing = self._serving.overriding("free_space")
         asked = [name for name, table in config.submitters.items() if table.status_every is not None]
         self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), asked)
         self._farewell = Farewell(config, leaving, ledger, self._clock)
@@ -266,7 +266,7 @@ class Host:
             log.info("room_wanted", bytes=wanted, ae_titles=self._sparing)
             share = -(-wanted // len(self._sparing))
             for name in self._sparing:
-                self._notice(name, lambda processor: processor.make_room(share))
+                self._notice(name, lambda processor: processor.free_space(share))
         return self._spare_at
 
     def _notice(self, ae_title: str, call: Callable[[Any], None]) -> None:

@@ -19,7 +19,7 @@ log = structlog.get_logger("dicom_adapter.calls")
 # Seconds beyond which a call is slow: what waits for it is noticed by somebody then. Others: OTHER_SLOW_SECONDS.
 SLOW_SECONDS: Mapping[str, float] = {
     **dict.fromkeys(
-        ("handle_instance", "timer", "job_changed", "make_room", "request", "waiting"), 1.0
+        ("handle_instance", "timer", "job_changed", "free_space", "request", "waiting"), 1.0
     ),  # a lane waits
     **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),  # a platform answers
     "upload": 60.0,  # of an instance that may be large

@@ -48,7 +48,7 @@ PROCESSOR = Kind(
     title="processor",
     hook="dicom_adapter_processors",
     base=JobProcessorBase,
-    methods=("open", "handle_instance", "job_changed", "make_room", "waiting", "close"),
+    methods=("open", "handle_instance", "job_changed", "free_space", "waiting", "close"),
     callbacks=("call_at", "call_later"),
 )
 SUBMITTER = Kind(

@@ -54,7 +54,7 @@ class Keeper(JobProcessorBase[NoSettings]):
     def job_changed(self, job: Job) -> None:
         self.heard.append(job.state)
 
-    def make_room(self, wanted_bytes: int) -> None:
+    def free_space(self, wanted_bytes: int) -> None:
         self.wanted.append(wanted_bytes)
 
     def compose(self, **more: Any) -> Job:

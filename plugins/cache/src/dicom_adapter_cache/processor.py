@@ -141,7 +141,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     # --- bounds -------------------------------------------------------------------------------------------------------
 
-    def make_room(self, wanted_bytes: int) -> None:
+    def free_space(self, wanted_bytes: int) -> None:
         self._evict(wanted_bytes, "storage is nearly full")
 
     def _keep_to_size(self) -> None:

@@ -69,8 +69,8 @@ class Context:
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None:
         self._current().remove(instances)
 
-    def record(self, what: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
-        self._current().note(what, instances, reason)
+    def record(self, event: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
+        self._current().note(event, instances, reason)
 
     def find_job(self, job_id: str) -> Job | None:
         return find_job(self._ledger, self.ae_title, job_id)

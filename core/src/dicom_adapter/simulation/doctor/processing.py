@@ -67,7 +67,7 @@ def play(config: Config, plugins: Plugins, ae_title: str) -> str:
             raise Refused(adapter.host.refused[ae_title])
         _let_arrive(adapter, ae_title)
         adapter.advance(FIRST_S)
-        adapter.host.handles[ae_title].ask(lambda processor: processor.make_room(ROOM_BYTES))
+        adapter.host.handles[ae_title].ask(lambda processor: processor.free_space(ROOM_BYTES))
         adapter.begin_again(config)
         adapter.advance(SECOND_S)
         states = ", ".join(f"{count} {state}" for state, count in adapter.states.items())
