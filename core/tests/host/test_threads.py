@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,6 +20,7 @@ from dicom_adapter.host import threads
 from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.plugins.registry import installed
 from dicom_adapter.plugins.registry import load as load_plugins
+from dicom_adapter.simulation.platform import MemorySubmitter
 from dicom_adapter.testing import Plugin
 
 CONFIGURATION = """
@@ -116,3 +119,54 @@ def test_who_waits_for_a_lane_is_answered_before_servers_stop(
     assert (None, True) == front.waiting[0].result()
     with pytest.raises(Retriable, match="nothing has happened"):
         front.waiting[1].result()
+
+
+class Exclusive(MemorySubmitter):
+    """Opens something that only one submitter at a time can have."""
+
+    name = "exclusive"
+    calls: ClassVar[queue.SimpleQueue[str]]
+    go_on: ClassVar[threading.Event]
+
+    def open(self) -> None:
+        self.calls.put("open")
+        assert self.go_on.wait(30)
+
+    def close(self) -> None:
+        self.calls.put("close")
+
+
+def test_a_submitter_is_closed_before_the_one_that_replaces_it_opens(
+    tmp_path: Path, wake_ups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may use the same folder or connection, and the first finishes its step before it is closed.
+
+    Tried: starting the new workers together with stopping the old ones; the `fake` submitter's `open` then deleted
+    the half-written files of an upload that was under way, which faulted its job.
+    """
+    Exclusive.calls, Exclusive.go_on = queue.SimpleQueue(), threading.Event()
+    exclusive = SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Exclusive]))
+    plugins = load_plugins([*installed(), Plugin(Slowly(), name="slowly"), Plugin(exclusive, name="exclusive")])
+    first, second = (
+        load(
+            CONFIGURATION.replace('"fake"', f'"exclusive"\nretry-first = {seconds}'),
+            folder=tmp_path,
+            catalogue=plugins.catalogue(),
+        ).config
+        for seconds in (1, 2)
+    )
+    assert first is not None
+    assert second is not None
+    host = HostProcess(first, plugins, first=True)
+    host.start(wake_ups)
+    assert "open" == Exclusive.calls.get(timeout=30)
+    join = threads.join
+
+    def finish_step(workers: Any, seconds: float) -> Collection[str]:
+        Exclusive.go_on.set()
+        return join(workers, seconds)
+
+    monkeypatch.setattr(threads, "join", finish_step)
+    assert [] == host.configure(second)
+    assert ["close", "open"] == [Exclusive.calls.get(timeout=30) for _call in range(2)]
+    host.stop()

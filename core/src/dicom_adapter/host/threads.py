@@ -107,7 +107,7 @@ class HostProcess:
     def start(self, wake_fd: int) -> None:
         """Start all threads."""
         self._wake_ups = {WAKE_UPS: (partial(self._follow, wake_fd), 1)}
-        self._staff.employ(self._parts())
+        self._staff.start(self._parts())
         self._watch.start()
         self._tell_ae_titles()
 
@@ -165,6 +165,8 @@ class HostProcess:
         for name, close in taken.gone.items():
             if name not in late or not name.startswith("lane "):  # a submitter's calls are cut off by that
                 close_within(name, close)
+        # Not before: a submitter that replaces another may use the same folder or connection as that one did.
+        self._staff.start(self._parts())
         self._write_down(config)
         wait(taken.changed.values(), EXCHANGE_SECONDS)
         self._tell_ae_titles(served.keys() - taken.changed.keys())
@@ -183,8 +185,8 @@ class HostProcess:
         return late
 
     def _dismiss(self) -> set[str]:
-        """Have the workers go on with the parts that there are now; returns the other parts that have not ended."""
-        late = join(self._staff.employ(self._parts()), STOP_SECONDS)
+        """Stop the workers of parts that are gone or replaced; return the parts whose workers did not end in time."""
+        late = join(self._staff.stop_except(self._parts()), STOP_SECONDS)
         if late:
             log.warning("workers_left", workers=sorted(late))
         return late
@@ -199,7 +201,7 @@ class HostProcess:
     def stop(self) -> None:
         """Let every step that is under way finish, within limits, then close everything."""
         self._watch.close()
-        at_work = self._staff.employ({})
+        at_work = self._staff.stop_except({})
         del at_work[WAKE_UPS]  # which has nothing to finish
         late = join(at_work, STOP_SECONDS)
         if late:

@@ -19,24 +19,28 @@ class Staff:
         self._parts: Parts = {}
         self._workers: Mapping[str, Sequence[Worker]] = {}  # replaced as a whole
 
-    def employ(self, parts: Parts) -> dict[str, Sequence[Worker]]:
-        """Have exactly these parts at work; those that are at work already go on undisturbed.
+    def stop_except(self, parts: Parts) -> dict[str, Sequence[Worker]]:
+        """Stop the workers of all parts that `parts` does not have, or has with another step; return them.
 
-        Returns the workers of the parts that are gone or replaced: they end after the step that they are in.
+        They end after their current step. The workers of the other parts go on undisturbed.
         """
-        dismissed = {name: self._workers[name] for name, part in self._parts.items() if parts.get(name) != part}
-        for worker in _all(dismissed):
+        stopped = {name: self._workers[name] for name, part in self._parts.items() if parts.get(name) != part}
+        for worker in _all(stopped):
             worker.stop()
+        self._workers = {name: workers for name, workers in self._workers.items() if name not in stopped}
+        self._parts = {name: part for name, part in self._parts.items() if name not in stopped}
+        return stopped
+
+    def start(self, parts: Parts) -> None:
+        """Start the workers of those of `parts` that have none."""
         new = {
             name: [Worker(name, step, self._clock) for _number in range(threads)]
             for name, (step, threads) in parts.items()
-            if self._parts.get(name) != (step, threads)
+            if name not in self._parts
         }
-        stay = {name: workers for name, workers in self._workers.items() if name not in dismissed}
-        self._workers, self._parts = {**stay, **new}, dict(parts)
+        self._workers, self._parts = {**self._workers, **new}, {**self._parts, **parts}
         for worker in _all(new):
             worker.start()
-        return dismissed
 
     def wake(self, part: str) -> None:
         """Let a part take a step now, if it is there."""
