@@ -16,9 +16,8 @@ import tomli
 
 from dicom_adapter import config
 from dicom_adapter.api import hookspecs
-from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.plugins.registry import discover
-from dicom_adapter.testing import Plugin
+from dicom_adapter.testing import Plugin, make_instance
 from dicom_adapter.testing.fixtures import MakeAdapter
 from support.pages import DOCS, Block, block, blocks
 
@@ -56,12 +55,16 @@ def test_json_examples_are_json(example: Block) -> None:
 
 @pytest.mark.parametrize("example", blocks("python"), ids=str)
 def test_python_examples_compile_and_import_only_what_is_public(example: Block) -> None:
-    """A plugin imports `dicom_adapter`, and for its tests `dicom_adapter.testing`, synthetic instances, an emulator."""
+    """A plugin imports `dicom_adapter`; its tests import `dicom_adapter.testing` and the emulator of the platform."""
     compile(example.text, str(example), "exec", dont_inherit=True)
     imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
-    for_tests = {"dicom_adapter.testing", "dicom_adapter.dicom.synthetic", "dicom_adapter_clara_client.emulator"}
-    for_clients = {"dicom_adapter_cache.wire.cache_pb2", "dicom_adapter_cache.wire.cache_pb2_grpc"}
-    assert imported <= {"dicom_adapter", *for_tests, *for_clients, *MADE_ON_THE_PAGE}
+    public = {"dicom_adapter", "dicom_adapter.testing"}
+    of_plugins = {
+        "dicom_adapter_clara_client.emulator",
+        "dicom_adapter_cache.wire.cache_pb2",
+        "dicom_adapter_cache.wire.cache_pb2_grpc",
+    }
+    assert imported <= public | of_plugins | MADE_ON_THE_PAGE
 
 
 def test_the_projects_entry_point_is_one_that_the_adapter_finds() -> None:

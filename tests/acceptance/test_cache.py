@@ -15,8 +15,8 @@ import grpc
 import httpx
 import pytest
 
-from dicom_adapter.dicom.synthetic import make_study, write
 from dicom_adapter.service.launch import LaunchedService
+from dicom_adapter.testing import make_study, write
 from dicom_adapter.testing.fixtures import LaunchService
 from dicom_adapter_cache.wire.cache_pb2 import ComposeRequest, JobRequest, SearchStudiesRequest
 from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub

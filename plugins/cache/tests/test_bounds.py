@@ -9,8 +9,8 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.dicom.synthetic import make_study
 from dicom_adapter.operations.story import tell
+from dicom_adapter.testing import make_study
 
 DOWN = "[submitters.down]\ntype = 'fake'\nfail = [{ call = 'start', times = 3 }]"
 

@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.dicom.synthetic import make_study, write
+from dicom_adapter.testing import make_study, write
 from dicom_adapter.testing.fixtures import LaunchService
 from dicom_adapter_cache.commands import cache
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.process.turn import Turn
+from dicom_adapter.testing import make_instance, make_study
 from dicom_adapter_cache import operations
 
 

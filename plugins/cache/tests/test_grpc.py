@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dicom_adapter import Refused, Secret
-from dicom_adapter.dicom.synthetic import make_study
+from dicom_adapter.testing import make_study
 from dicom_adapter_cache.grpc_server import GrpcServer
 from dicom_adapter_cache.settings import GrpcSettings
 from dicom_adapter_cache.wire import cache_pb2 as pb

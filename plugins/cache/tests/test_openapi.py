@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from dicom_adapter.dicom.synthetic import make_study
+from dicom_adapter.testing import make_study
 
 CALLS_OF_EACH = 25  # operation
 LOCAL = {"Host": "127.0.0.1"}

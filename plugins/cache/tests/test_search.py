@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from dicom_adapter.dicom.synthetic import make_instance, make_study
+from dicom_adapter.testing import make_instance, make_study
 
 
 @pytest.fixture

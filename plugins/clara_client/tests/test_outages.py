@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from dicom_adapter import JobState
-from dicom_adapter.dicom.synthetic import make_study
-from dicom_adapter.testing import Adapter, make_instance
+from dicom_adapter.testing import Adapter, make_instance, make_study
 from dicom_adapter_clara_client.emulator import CallRecord, Fault, FaultKind, Outcome
 from dicom_adapter_clara_client.testing import PlatformEmulator
 

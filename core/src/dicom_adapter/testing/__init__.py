@@ -1,71 +1,36 @@
-"""What authors of plugins need to test them: a whole adapter in the process, under a virtual clock.
+"""Tools for the tests of plugins: a whole adapter in the test's process, under a virtual clock.
 
-    def test_every_arrival_starts_the_wait_anew(adapter):
+    def test_each_arrival_restarts_the_quiet_period(adapter):
         study = make_study(instances=3)
         for second, instance in zip((0, 4, 8), study):
             adapter.receive(instance, at=second)
         adapter.expect_jobs(ExpectedJob("pipeline-1", instances=study, at=13), by=60)
 
-The pytest fixtures come with the installation: `adapter`, `make_adapter` and `launch_service`. The suites
-`BaseProcessorTests`, `BaseSubmitterTests` and `BaseStorageBackendTests` check all that the host relies on.
+The pytest fixtures `adapter`, `make_adapter` and `launch_service` are installed with the package. The suites
+`BaseProcessorTests`, `BaseSubmitterTests` and `BaseStorageBackendTests` check everything that the host relies on.
 """
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from dicom_adapter.dicom.synthetic import make_instance, make_study
-    from dicom_adapter.simulation.adapter import Plugin
-    from dicom_adapter.simulation.clock import VirtualClock
-    from dicom_adapter.simulation.platform import HandedOver, Platform
-    from dicom_adapter.testing.adapter import Adapter
-    from dicom_adapter.testing.expectation import ExpectedJob
-    from dicom_adapter.testing.processor_suite import BaseProcessorTests
-    from dicom_adapter.testing.processor_traffic import Arrival
-    from dicom_adapter.testing.service import Service
-    from dicom_adapter.testing.storage_suite import BaseStorageBackendTests
-    from dicom_adapter.testing.submitter_jobs import PlatformRecord
-    from dicom_adapter.testing.submitter_suite import BaseSubmitterTests
 
-_HOMES = {
-    "Adapter": "dicom_adapter.testing.adapter",
-    "Arrival": "dicom_adapter.testing.processor_traffic",
-    "BaseProcessorTests": "dicom_adapter.testing.processor_suite",
-    "BaseStorageBackendTests": "dicom_adapter.testing.storage_suite",
-    "BaseSubmitterTests": "dicom_adapter.testing.submitter_suite",
-    "ExpectedJob": "dicom_adapter.testing.expectation",
-    "HandedOver": "dicom_adapter.simulation.platform",
-    "Platform": "dicom_adapter.simulation.platform",
-    "PlatformRecord": "dicom_adapter.testing.submitter_jobs",
-    "Plugin": "dicom_adapter.simulation.adapter",
-    "Service": "dicom_adapter.testing.service",
-    "VirtualClock": "dicom_adapter.simulation.clock",
-    "make_instance": "dicom_adapter.dicom.synthetic",
-    "make_study": "dicom_adapter.dicom.synthetic",
-}
+def _read_stub() -> dict[str, str]:
+    """Return the public names with their modules from the stub beside this file, so that there is one list of them."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = (node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module)
+    return {alias.name: node.module for node in imports for alias in node.names}  # type: ignore[misc] # filtered above
 
-__all__ = [
-    "Adapter",
-    "Arrival",
-    "BaseProcessorTests",
-    "BaseStorageBackendTests",
-    "BaseSubmitterTests",
-    "ExpectedJob",
-    "HandedOver",
-    "Platform",
-    "PlatformRecord",
-    "Plugin",
-    "Service",
-    "VirtualClock",
-    "make_instance",
-    "make_study",
-]
+
+_MODULES = _read_stub()
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for: pytest imports this package at every start, of whatever tests."""
-    if name not in _HOMES:
+    """Import a public name on first use: pytest imports this package at every start, for any tests."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
