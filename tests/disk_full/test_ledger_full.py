@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.association import LEDGER_ROOM, Rejection
+from dicom_adapter.flow.association import Rejection
+from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES
 from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.storage.local.segment import BLOCK, Segment
@@ -114,7 +115,9 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
     for kilobytes in (2000, 200, 20, 1):  # until not even the smallest is taken
         while Status.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
-    assert LEDGER_ROOM - 3 * MB < disk.free < LEDGER_ROOM + 1 * MB  # the last one was written, and taken back
+    assert (
+        LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
+    )  # the last one was written, and taken back
     assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")

@@ -22,9 +22,10 @@ class Decisions:
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
         self.ended: list[Closed] = []
-        self.alone: list[bool] = []  # whether each instance came when nobody else was there
+        self.alone: list[bool] = []  # for each instance, whether no other connection was open
 
-    def start(self, *_delivery: object) -> None: ...
+    def start(self, _loop: object, _deliver: object, has_one_connection: Callable[[], bool]) -> None:
+        self._has_one_connection = has_one_connection
 
     def requested(self, association_id: str, request: AssociationRequest, *_open: int) -> Verdict:
         self.requests.append(request)
@@ -33,9 +34,9 @@ class Decisions:
     def begin(self, request: StoreRequest) -> Incoming:
         return Incoming(request, Answer(status=Status.SUCCESS, why="nothing is kept"))
 
-    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
+    def end(self, incoming: Incoming, _ticket: object) -> Answer | None:
         assert incoming.refusal is not None
-        self.alone.append(alone)
+        self.alone.append(self._has_one_connection())
         return incoming.refusal
 
     def closed(self, closed: Closed) -> None:

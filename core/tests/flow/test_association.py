@@ -13,15 +13,14 @@ from dicom_adapter import Capacity
 from dicom_adapter.config.listening import Dicom
 from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Storage, SubmitterConfig
 from dicom_adapter.flow.association import (
-    LEDGER_ROOM,
     WORTHWHILE,
     AssociationRequest,
     Load,
     Rejection,
     Verdict,
     judge,
-    storage_full,
 )
+from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES, storage_full
 
 GB = 10**9
 ROOM = Capacity(total_bytes=100 * GB, free_bytes=50 * GB)
@@ -215,7 +214,7 @@ def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not()
     assert "" == storage_full(None, storage)
 
 
-ENOUGH = LEDGER_ROOM + WORTHWHILE
+ENOUGH = LEDGER_RESERVE_BYTES + WORTHWHILE
 
 
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])

@@ -56,7 +56,15 @@ class Ledger:
         self.answered: list[tuple[Any, str]] = []
         self.may_go_on = threading.Event()
         self.loop = asyncio.new_event_loop()
-        self.commits = GroupCommit(self.loop, self._commit, self._deliver)
+        self.is_alone = False
+        self.inline_answer: Answer | None = None
+        self.commits = GroupCommit(
+            self.loop,
+            self._commit,
+            self._deliver,
+            lambda _arrival: self.inline_answer,
+            may_commit_inline=lambda: self.is_alone,
+        )
 
     def _commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
         self.groups.append([one.storage_key for one in arrivals])
@@ -119,6 +127,28 @@ def test_after_a_pause_the_next_one_is_committed_at_once(ledger: Ledger) -> None
 
     ledger.run(scene)
     assert [["0"], ["1"], ["2"]] == ledger.groups
+
+
+def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(ledger: Ledger) -> None:
+    """While another one is committed, or another connection is open, it joins a group."""
+    inline = Answer(status=Status.SUCCESS, why="inline")
+    returned = []
+
+    async def scene() -> None:
+        ledger.is_alone = True
+        returned.append(ledger.commits.put(arrival(0), 0))  # has to wait for the ledger
+        ledger.inline_answer = inline
+        returned.append(ledger.commits.put(arrival(1), 1))  # another one waits
+        ledger.may_go_on.set()
+        await ledger.until_answered(2)
+        returned.append(ledger.commits.put(arrival(2), 2))
+        ledger.is_alone = False
+        returned.append(ledger.commits.put(arrival(3), 3))
+        await ledger.until_answered(3)
+
+    ledger.run(scene)
+    assert [None, None, inline, None] == returned
+    assert [["0", "1"], ["3"]] == ledger.groups
 
 
 def test_closing_waits_for_the_group_that_is_under_way(ledger: Ledger) -> None:

@@ -12,11 +12,9 @@ from ipaddress import ip_address
 from attrs import frozen
 
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.config.model import AeTitleConfig, Config, Storage
+from dicom_adapter.config.model import AeTitleConfig, Config
+from dicom_adapter.flow.free_space import ledger_full, storage_full
 
-# Kept for rows that tell of what was taken before: without them no job comes to its end, and no room is given back.
-# Enough for the write-ahead log, which SQLite folds into the file when it has 4 MiB, and for tens of thousands of rows.
-LEDGER_ROOM = 16 * 2**20  # bytes
 # An association is not worth its while when not even a data set of this size would be taken; without it, one after the
 # other is accepted at the limit, whose instances are refused once they are there.
 WORTHWHILE = 2**20  # bytes
@@ -82,28 +80,6 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         or ledger_full(load.ledger_free, WORTHWHILE)
     )
     return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else Verdict()
-
-
-def storage_full(capacity: Capacity | None, storage: Storage, size: int = 0) -> str:
-    """Why nothing more, or no data set of `size` bytes, is to be stored at present; "" when there is room."""
-    if capacity is None:
-        return ""
-    used = 100 * (1 - capacity.free_bytes / capacity.total_bytes) if capacity.total_bytes else 100.0
-    if used >= storage.watermark_percent and storage.watermark_percent < 100:
-        return f"storage is {used:.0f} % full, watermark-percent = {storage.watermark_percent}"
-    if storage.reserve and capacity.free_bytes - size < storage.reserve:
-        return f"storage has {capacity.free_bytes} bytes left, reserve = {storage.reserve}"
-    return ""
-
-
-def ledger_full(free_bytes: int | None, more: int = 0) -> str:
-    """Why nothing more is to be taken at present, although storage may have room; "" when the ledger has enough.
-
-    `more`: bytes that shall be there besides, for data sets that lie on the same disk.
-    """
-    if free_bytes is None or free_bytes >= LEDGER_ROOM + more:
-        return ""
-    return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_ROOM + more} are needed"
 
 
 def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:

@@ -49,8 +49,11 @@ class Closed:
 class Handlers(Protocol):
     """What the receiver decides. But for `requested`, all is called in the loop, and must be quick."""
 
-    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
-        """Before anything else. `deliver` takes, in the loop, answers with the tickets that `end` was given."""
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
+        """Called once, before all others. `deliver` receives, in the loop, answers with the tickets passed to `end`.
+
+        `has_one_connection()` is called in the loop: whether no other connection is open or about to be.
+        """
 
     def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
         """Accept? `associations` are open already, so many of them of this peer.
@@ -61,8 +64,8 @@ class Handlers(Protocol):
     def begin(self, request: StoreRequest) -> Incoming:
         """An instance comes."""
 
-    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
-        """It is complete. None: the answer will be delivered. `alone`: no other connection is open that could wait."""
+    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+        """Complete an instance. Returns None if the answer will be delivered later, with `ticket`."""
 
     def closed(self, closed: Closed) -> None:
         """An accepted association has ended."""
@@ -222,7 +225,7 @@ class Connection(asyncio.BufferedProtocol):
     def _end(self, command: Command) -> None:
         incoming, self._incoming = self._incoming, None
         assert incoming is not None  # StoreBegun came before
-        answer = self._server.handlers.end(incoming, (self, command), alone=self._server.has_one_connection)
+        answer = self._server.handlers.end(incoming, (self, command))
         if answer is not None:
             self._answer(command, answer)
         else:

@@ -68,7 +68,7 @@ class Server:
         self._socket = self._bind()
         self._socket.setblocking(False)
         port: int = self._socket.getsockname()[1]
-        self.handlers.start(self.loop, _answer)
+        self.handlers.start(self.loop, _answer, self.has_one_connection)
         self._thread.start()
         self.loop.call_soon_threadsafe(self._listen)
         self.loop.call_soon_threadsafe(self._renew_certificates)
@@ -190,9 +190,8 @@ class Server:
     def _renew_later(self, _nothing: None) -> None:
         self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
-    @property
     def has_one_connection(self) -> bool:
-        """Whether nobody else is there, or about to be."""
+        """Return whether one connection is open, and no other one is about to be."""
         return len(self._connections) == 1 and not self._arriving
 
     def came(self, connection: Connection) -> None:

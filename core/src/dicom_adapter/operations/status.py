@@ -13,7 +13,7 @@ from attrs import field, frozen
 
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.association import storage_full
+from dicom_adapter.flow.free_space import storage_full
 from dicom_adapter.ledger import Transaction, configurations, health, instances, jobs, lanes
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes

@@ -1,6 +1,8 @@
-"""Commits everything that waits together: while one group is committed, the next one gathers.
+"""Commit instances in groups: while one group is committed, the next one gathers.
 
-There is no delay: a lone instance is committed at once, and the more come at the same time, the less each costs.
+There is no delay: the more instances arrive at the same time, the less each commit costs. A lone instance is committed
+inline, in the network thread, if no other connection is open: without two changes of threads, a lone sender is a
+quarter faster. If it would have to wait for the ledger, it is queued as all others are.
 """
 
 from __future__ import annotations
@@ -16,40 +18,55 @@ from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.incoming import Answer
 from dicom_adapter.net.connection import Deliver
 
-Waiting: TypeAlias = tuple[Arrival, Any]  # and whatever tells whom to answer
+Waiting: TypeAlias = tuple[Arrival, Any]  # with its ticket
 Commit: TypeAlias = Callable[[Sequence[Arrival]], Sequence[Answer]]
+CommitInline: TypeAlias = Callable[[Arrival], "Answer | None"]
 
 
 class GroupCommit:
-    """Used in the loop; commits on a thread of its own."""
+    """Not thread-safe: used by the network thread. Commits on a thread of its own, or inline."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, commit: Commit, deliver: Deliver) -> None:
-        """`commit` is called on the thread, and must not raise; `deliver` is called in the loop."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        commit: Commit,
+        deliver: Deliver,
+        commit_inline: CommitInline,
+        *,
+        may_commit_inline: Callable[[], bool],
+    ) -> None:
+        """`commit` is called on the commit thread, and must not raise; all others are called in the loop.
+
+        `commit_inline` returns None for an instance that has to wait for the ledger. It is called only if nothing else
+        waits or is being committed, and `may_commit_inline()`: no other sender has to wait for it.
+        """
         self._loop = loop
         self._commit = commit
         self._deliver = deliver
+        self._commit_inline = commit_inline
+        self._may_commit_inline = may_commit_inline
         self._waiting: list[Waiting] = []
-        self._is_due = False  # a group is about to go, or under way
+        self._is_due = False  # a group is about to be committed, or is being committed
         self._groups: SimpleQueue[list[Waiting] | None] = SimpleQueue()  # None: the end
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
-    def put(self, arrival: Arrival, ticket: Any) -> None:
-        """Let it be committed; `ticket` comes back with its answer."""
-        self._waiting.append((arrival, ticket))
+    def put(self, arrival: Arrival, ticket: Any) -> Answer | None:
+        """Commit it inline and return its answer, or return None: the answer is delivered with `ticket` later."""
         if not self._is_due:
+            if self._may_commit_inline():
+                answer = self._commit_inline(arrival)
+                if answer is not None:
+                    return answer
             self._is_due = True
-            self._loop.call_soon(self._go)  # behind all that has just come in
+            self._loop.call_soon(self._go)  # after all data that has been received already
+        self._waiting.append((arrival, ticket))
+        return None
 
     def close(self) -> None:
-        """Return when the group that is under way is committed."""
+        """Wait until the current group is committed, and stop the thread."""
         self._groups.put(None)
         self._thread.join()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits, and nothing is under way."""
-        return not self._is_due
 
     @property
     def is_alive(self) -> bool:
@@ -63,7 +80,7 @@ class GroupCommit:
         while (group := self._groups.get()) is not None:
             answers = self._commit([arrival for arrival, _ticket in group])
             answered = [(ticket, answer) for (_arrival, ticket), answer in zip(group, answers, strict=True)]
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            with suppress(RuntimeError):  # the loop is closed: no connection waits for the answers
                 self._loop.call_soon_threadsafe(self._committed, answered)
 
     def _committed(self, answered: list[tuple[Any, Answer]]) -> None:

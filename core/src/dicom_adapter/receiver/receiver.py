@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge, ledger_full, storage_full
+from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge
 from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
+from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
@@ -32,9 +31,6 @@ from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.receiver")
-
-ROOM_SECONDS = 0.05  # for which a look at the disks holds; there is another one at the end of every instance
-LOOK_EVERY_SECONDS = 1.0  # for AE titles that are full, while instances come in
 
 
 class Receiver:
@@ -55,13 +51,9 @@ class Receiver:
         self._ledger = ledger
         self._clock = clock
         self._events = EventWriter(ledger, synced=False)
-        self._store = Store(config, storage, ledger, clock, name=name)
+        self._store = Store(config, storage, ledger, clock, name=name, limits=StoreLimits(storage, ledger))
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
-        self._full: Mapping[str, str] = {}
-        self._look_at = time.monotonic()
-        self._no_room = ""  # why there is no room for anybody
-        self._room_until = self._look_at
 
     def configure(self, config: Config) -> None:
         """Judge and store by another configuration from now on. From any one thread."""
@@ -99,34 +91,27 @@ class Receiver:
             log.warning("association_rejected", **fields, rejection=verdict.rejection.name, reason=verdict.why)
         return verdict
 
-    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
-        self._commits = GroupCommit(loop, self._commit, deliver)
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
+        self._commits = GroupCommit(
+            loop, self._commit, deliver, self._commit_inline, may_commit_inline=has_one_connection
+        )
 
     def begin(self, request: StoreRequest) -> Incoming:
-        if self._no_room or time.monotonic() >= self._room_until:  # nobody is refused for what was true a moment ago
-            self._look_for_room()
-        return self._store.begin(request, self._full_for(request))
+        return self._store.begin(request)
 
-    def end(self, incoming: Incoming, ticket: object, *, alone: bool) -> Answer | None:
-        arrival = incoming.end()
+    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+        arrival = self._store.end(incoming)
         if isinstance(arrival, Answer):
             _tell(incoming.request, arrival)
             return arrival
-        self._look_for_room()  # now that it has taken its own
-        full = self._full_for(arrival.request)
-        if full:
-            incoming.discard()
-            answer = Answer(status=Status.OUT_OF_RESOURCES, why=full)
-            _tell(incoming.request, answer)
-            return answer
         assert self._commits is not None  # started
-        if alone and self._commits.is_idle:
-            at_once = self._store.commit_at_once(arrival)
-            if at_once is not None:
-                self._committed([arrival], [at_once])
-                return at_once
-        self._commits.put(arrival, ticket)
-        return None
+        return self._commits.put(arrival, ticket)
+
+    def _commit_inline(self, arrival: Arrival) -> Answer | None:
+        answer = self._store.commit_inline(arrival)
+        if answer is not None:
+            self._committed([arrival], [answer])
+        return answer
 
     def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[Answer]:
         answers = self._store.commit(arrivals)
@@ -142,26 +127,6 @@ class Receiver:
         for arrival, answer in zip(arrivals, answers, strict=True):
             if answer.repeats is not None:
                 self._events.put(_repeated(arrival.request, answer, answer.repeats, self._clock.now()))
-
-    def _full_for(self, request: StoreRequest) -> str:
-        return self._full_ae_titles().get(request.ae_title) or self._no_room
-
-    def _look_for_room(self) -> None:
-        storage = storage_full(self._storage.capacity(), self._config.storage)
-        self._no_room = storage or ledger_full(self._ledger.free_bytes())
-        self._room_until = time.monotonic() + ROOM_SECONDS
-
-    def _full_ae_titles(self) -> Mapping[str, str]:
-        """The AE titles that take nothing more, with the reasons: not asked for with every instance."""
-        now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_EVERY_SECONDS
-            try:
-                with self._ledger.read() as transaction:
-                    _stopped, self._full = lanes.refusing(transaction)
-            except SQLAlchemyError:
-                pass  # to store the instance fails as well then, and is answered accordingly
-        return self._full
 
     def closed(self, closed: Closed) -> None:
         if closed.statuses:

@@ -652,11 +652,22 @@ def reached(process: Process) -> list[int]:
 def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
     """With its recovery record, and its high-water mark."""
     process = site.start()
-    answer = process.store.commit_at_once(process.arrive("1.1"))
+    answer = process.store.commit_inline(process.arrive("1.1"))
     assert answer is not None and Status.SUCCESS is answer.status
     assert (["1.1"], [1]) == (process.uids(), reached(process))
     process.store.checkpoint()
     assert not any(written.is_unconfirmed for written in process.storage._written.values())  # type: ignore[attr-defined]
+
+
+def test_a_slow_storage_is_not_synced_inline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network thread would serve no other connection meanwhile."""
+    process = site.start()
+    with monkeypatch.context() as slow:
+        slow.setattr(module, "INLINE_SYNC_SECONDS", -1)
+        process.send("1.1")
+    assert process.store.commit_inline(process.arrive("1.2")) is None
+    process.send("1.3")
+    assert process.store.commit_inline(process.arrive("1.4")) is not None
 
 
 @pytest.mark.parametrize("who", ["another process", "another thread"])
@@ -668,7 +679,7 @@ def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: s
     writer = process.ledger if who == "another thread" else site.start().ledger
     with writer.write() as transaction:
         transaction.execute(text("UPDATE commits SET settled = 1"))
-        assert process.store.commit_at_once(arrival) is None
+        assert process.store.commit_inline(arrival) is None
     assert ["1.1"] == process.uids()
     [answer] = process.store.commit([arrival])
     assert Status.SUCCESS is answer.status
@@ -680,9 +691,9 @@ def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: s
 def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """An instance without a recovery record, and one for which a checkpoint is due."""
     process = site.start()
-    assert process.store.commit_at_once(process.arrive("1.1", patient=b"P" * 5000)) is None
+    assert process.store.commit_inline(process.arrive("1.1", patient=b"P" * 5000)) is None
     monkeypatch.setattr(process.store, "_checkpoint_at", 0)
-    assert process.store.commit_at_once(process.arrive("1.2")) is None
+    assert process.store.commit_inline(process.arrive("1.2")) is None
     assert [] == process.uids()
 
 
@@ -691,11 +702,11 @@ def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pyt
     process = site.start()
     with monkeypatch.context() as full:
         full.setattr(process.storage, "sync", no_room)
-        answer = process.store.commit_at_once(process.arrive("1.1"))
+        answer = process.store.commit_inline(process.arrive("1.1"))
     assert answer is not None and Status.OUT_OF_RESOURCES is answer.status
     with monkeypatch.context() as broken:
         broken.setattr(module.arrivals, "enter", failing)
-        answer = process.store.commit_at_once(process.arrive("1.2"))
+        answer = process.store.commit_inline(process.arrive("1.2"))
     assert answer is not None and Status.PROCESSING_FAILURE is answer.status
     assert ([], []) == (process.uids(), list(process.storage.keys()))
 

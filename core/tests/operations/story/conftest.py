@@ -32,13 +32,13 @@ class Heard:
     _loop: asyncio.AbstractEventLoop = field(factory=asyncio.new_event_loop)
 
     def __attrs_post_init__(self) -> None:
-        self.receiver.start(self._loop, lambda answers: answers[0][0].set_result(answers[0][1]))
+        self.receiver.start(self._loop, lambda answers: answers[0][0].set_result(answers[0][1]), lambda: False)
 
     def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
         incoming = self.receiver.begin(request)
         incoming.write([data_set])
         committed = self._loop.create_future()
-        answer = self.receiver.end(incoming, committed, alone=False)
+        answer = self.receiver.end(incoming, committed)
         if answer is None:
             answer = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
         assert isinstance(answer, Answer)

@@ -28,6 +28,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset, file_header
 from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
 from dicom_adapter.flow.store.incoming import Answer, Incoming, Status, _failure
+from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords, read_recovery_record
 from dicom_adapter.ledger import Ledger, LedgerBusy, Transaction, arrivals, events, instances, receiver_runs
 from dicom_adapter.ledger.events import Event
@@ -38,22 +39,33 @@ log = structlog.get_logger("dicom_adapter.store")
 
 CHECKPOINT_SECONDS = 1.0  # between two syncs of the ledger, after which older recovery records are not needed
 
+INLINE_SYNC_SECONDS = 0.1  # a storage that needs longer for a sync is not synced in the network thread
+
 
 class Store:
     """`begin` and what comes of it is for one thread, `commit` for another one."""
 
     def __init__(
-        self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock, *, name: str = RECEIVER
+        self,
+        config: Config,
+        storage: StorageBackend[Any],
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        name: str = RECEIVER,
+        limits: StoreLimits | None = None,
     ) -> None:
-        """`name`: of the receiver, as long as it is configured."""
+        """`name`: of the receiver, which stays the same at its next start. `limits`: None for no checks of limits."""
         self._config = config
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
         self._name = name
+        self._limits = limits
         self._recovery_records = RecoveryRecords(clock) if storage.keeps_recovery_records else None
         self._has_unsynced_commits = False
         self._may_checkpoint = True
+        self._storage_is_slow = False
         self._checkpoint_at = time.monotonic() + CHECKPOINT_SECONDS
 
     def configure(self, config: Config) -> None:
@@ -61,11 +73,12 @@ class Store:
         known = {**self._config.ae_titles, **config.ae_titles}
         self._config = evolve(config, ae_titles=known)
 
-    def begin(self, request: StoreRequest, full: str = "") -> Incoming:
-        """Take a request. `full`: why there is no room for it; "" when there is."""
+    def begin(self, request: StoreRequest) -> Incoming:
+        """Receive a request; its data set follows, even if it is refused."""
         if request.sop_class_uid in self._config.ae_titles[request.ae_title].ignored_sop_classes:
             why = "its SOP class is among ignored-sop-classes"
             return Incoming(request, Answer(status=Status.SUCCESS, why=why))
+        full = self._limits.refusal_before(request.ae_title, self._config.storage) if self._limits else ""
         if full:
             return Incoming(request, Answer(status=Status.OUT_OF_RESOURCES, why=full))
         header = file_header(
@@ -84,11 +97,22 @@ class Store:
         incoming.write_header(header)
         return incoming
 
+    def end(self, incoming: Incoming) -> Arrival | Answer:
+        """Complete the data set: return the instance, which waits for its commit, or why it is not kept."""
+        arrival = incoming.end()
+        if isinstance(arrival, Answer) or self._limits is None:
+            return arrival
+        full = self._limits.refusal_after(arrival.request.ae_title, self._config.storage)
+        if not full:
+            return arrival
+        incoming.discard()
+        return Answer(status=Status.OUT_OF_RESOURCES, why=full)
+
     def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
-        """All at once, for who has it whole."""
+        """Receive and commit an instance in one call, without a network."""
         incoming = self.begin(request)
         incoming.write([data_set])
-        arrival = incoming.end()
+        arrival = self.end(incoming)
         return arrival if isinstance(arrival, Answer) else self.commit([arrival])[0]
 
     # --- commit -----------------------------------------------------------------------------------------------------
@@ -104,12 +128,13 @@ class Store:
             self.checkpoint()
         return answers
 
-    def commit_at_once(self, arrival: Arrival) -> Answer | None:
-        """As `commit`, where there is nobody to wait for; None: it would have to be, and has yet to be committed.
+    def commit_inline(self, arrival: Arrival) -> Answer | None:
+        """Commit one instance without waiting for the ledger. Not during another commit.
 
-        While nothing else is committed.
+        Returns None if it would have to wait, for another transaction, a sync of the ledger, or a storage that was slow
+        at the last commit: the instance has yet to be committed.
         """
-        if not arrival.number or time.monotonic() >= self._checkpoint_at:
+        if not arrival.number or self._storage_is_slow or time.monotonic() >= self._checkpoint_at:
             return None
         failure = self._sync([arrival])
         if failure is not None:
@@ -122,12 +147,15 @@ class Store:
         return answer
 
     def _sync(self, waiting: Sequence[Arrival]) -> Answer | None:
-        """None when they are durable."""
+        """Return None when they are durable."""
+        began = time.monotonic()
         try:
             self._storage.sync([arrival.storage_key for arrival in waiting])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             self._delete(waiting)  # not every backend does so by itself
             return _failure(failure)
+        finally:
+            self._storage_is_slow = time.monotonic() - began > INLINE_SYNC_SECONDS
         return None
 
     def _enter(self, waiting: Sequence[Arrival], *, waits: bool = True) -> list[Answer]:

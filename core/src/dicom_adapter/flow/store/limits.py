@@ -1,0 +1,60 @@
+"""Reasons to refuse a C-STORE: no free space, or an AE title that is full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.config.model import Storage
+from dicom_adapter.flow.free_space import ledger_full, storage_full
+from dicom_adapter.ledger import Ledger, lanes
+
+FREE_SPACE_SECONDS = 0.05  # for which a check of the disks is valid; the end of every instance checks again
+FULL_AE_TITLES_SECONDS = 1.0  # between two queries for AE titles that are full
+
+
+class StoreLimits:
+    """Not thread-safe: used by the network thread only."""
+
+    def __init__(self, storage: StorageBackend[Any], ledger: Ledger) -> None:
+        self._storage = storage
+        self._ledger = ledger
+        now = time.monotonic()
+        self._no_space = ""  # why there is no free space for any AE title
+        self._no_space_until = now
+        self._full: Mapping[str, str] = {}
+        self._query_full_at = now
+
+    def refusal_before(self, ae_title: str, storage: Storage) -> str:
+        """Return why no data set is accepted for this AE title; "" if one is. Never refuses for an outdated reason."""
+        if self._no_space or time.monotonic() >= self._no_space_until:
+            self._check_free_space(storage)
+        return self._refusal(ae_title)
+
+    def refusal_after(self, ae_title: str, storage: Storage) -> str:
+        """Return why a data set, which has used its space by now, must not be kept; "" if it may."""
+        self._check_free_space(storage)
+        return self._refusal(ae_title)
+
+    def _refusal(self, ae_title: str) -> str:
+        return self._full_ae_titles().get(ae_title) or self._no_space
+
+    def _check_free_space(self, storage: Storage) -> None:
+        self._no_space = storage_full(self._storage.capacity(), storage) or ledger_full(self._ledger.free_bytes())
+        self._no_space_until = time.monotonic() + FREE_SPACE_SECONDS
+
+    def _full_ae_titles(self) -> Mapping[str, str]:
+        """Return the AE titles that are full, with the reasons."""
+        now = time.monotonic()
+        if now >= self._query_full_at:
+            self._query_full_at = now + FULL_AE_TITLES_SECONDS
+            try:
+                with self._ledger.read() as transaction:
+                    _stopped, self._full = lanes.refusing(transaction)
+            except SQLAlchemyError:
+                pass  # the commit of the instance fails then as well, and its C-STORE is refused for that
+        return self._full
