@@ -99,7 +99,6 @@ def test_an_observer_that_hangs_is_told_a_limited_number_of_things(
     heard: list[str] = []
     adapter = make_adapter(LUNG, observing(instance_stored=lambda instance: heard.append(instance.sop_instance_uid)))
     (observer,) = adapter.host._observers.values()
-    monkeypatch.setattr(adapter.host, "_has_work", lambda: False)
     with monkeypatch.context() as hanging, capture_logs() as told:
         hanging.setattr(observer, "step", lambda: None)
         adapter.receive(*[make_instance() for _number in range(5)], ae_title="LUNG")

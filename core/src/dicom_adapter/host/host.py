@@ -10,7 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import structlog
@@ -47,6 +47,7 @@ log = structlog.get_logger("dicom_adapter.host")
 LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and for what operators ask
 SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
 SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
+EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 STORED = "dicom_adapter_instance_stored"  # an observer hook
 
 
@@ -84,7 +85,9 @@ class Host:
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
-        self._wake = wake
+        self._wake_worker = wake
+        self._woken: set[str] = set()  # parts that have work now; read by `settle` only
+        self._next_step: dict[str, datetime | None] = {}  # of each part, as `settle` took its last one
         self._look_every = look_every or LOOK_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
@@ -93,7 +96,7 @@ class Host:
         self._notify = Notify(ledger, each=any(STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
         self._platforms = Platforms(ledger, storage, clock, uploads, self._on_job_changed, look_every)
-        self._serving = Serving(ledger, storage, clock, self._on_commit, wake)
+        self._serving = Serving(ledger, storage, clock, self._on_commit, self._wake)
         made = self._platforms.make(config, plugins)
         found = sort_ae_titles(config, plugins, made.broken)
         self._serving.announce(config, found)
@@ -193,17 +196,29 @@ class Host:
         parts["quota"] = (self._reckon, 1)  # last, so that `settle` has it see what the others did
         return parts
 
-    def settle(self) -> datetime | None:
-        """Take steps until nothing is left to do at this time; returns when there will be."""
-        while True:
-            now = self._clock.now()
-            wanted = [step() for step, _threads in self.parts().values()]
-            later = [when for when in wanted if when is not None]
-            if not any(when <= now for when in later) and not self._has_work():
-                return min(later, default=None)
+    def settle(self, *, only_due: bool = False) -> datetime | None:
+        """Take steps until nothing is left to do at this time; return when there will be.
 
-    def _has_work(self) -> bool:
-        return not self._candidates.empty() or any(observer.has_news() for observer in self._observers.values())
+        Each part takes one step first, because something may have changed that nothing reports, such as a row; with
+        `only_due` only the parts that are due do. After that, a part takes a step when it is due or was woken.
+        """
+        parts = self.parts()
+        wanted = [name for name in parts if not only_due or self._is_wanted(name)]
+        while wanted:
+            for name in wanted:
+                self._woken.discard(name)
+                self._next_step[name] = parts[name][0]()
+            parts = self.parts()
+            wanted = [name for name in parts if self._is_wanted(name)]
+        return min((when for name in parts if (when := self._next_step[name]) is not None), default=None)
+
+    def _is_wanted(self, name: str) -> bool:
+        when = self._next_step.get(name, EARLIEST)
+        return name in self._woken or (when is not None and when <= self._clock.now())
+
+    def _wake(self, name: str) -> None:
+        self._woken.add(name)
+        self._wake_worker(name)
 
     def _take_notice(self) -> datetime:
         end = time.monotonic() + SLICE_SECONDS

@@ -116,11 +116,10 @@ class SimulatedAdapter:
 
     def advance_to(self, end: datetime) -> None:
         """Let time pass until then."""
-        while True:
-            due = self._settle()
-            if due is None or due > end:
-                break
+        due = self._settle()
+        while due is not None and due <= end:
             self.clock.move_to(max(due, self.clock.now()))
+            due = self.host.settle(only_due=True)
         self.clock.move_to(end)
         self._settle()
 
