@@ -19,11 +19,10 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import update
 
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest
 from dicom_adapter.config import load
 from dicom_adapter.dicom import synthetic
-from dicom_adapter.flow.store.arrival import StoreRequest
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger import Ledger, schema
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
@@ -100,7 +99,7 @@ def make(folder: Path, count: int) -> Instances:
     store = Store(config, storage, ledger, SystemClock())
     for dataset in _study(count):
         answer = store.keep(_request(dataset), _encode(dataset))
-        assert answer.status is Status.SUCCESS, answer.why
+        assert answer.outcome is StoreOutcome.STORED, answer.reason
     storage.close()
     ledger.close()
     paths = tuple(sorted((folder / "data" / "instances").glob("??/*.dcm")))

@@ -12,9 +12,8 @@ import dicom_adapter
 from dicom_adapter import setting
 from dicom_adapter.api import hookspecs, values
 from dicom_adapter.config import Config, tables
-from dicom_adapter.flow.association import Rejection
-from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.flow.submit.steps import NEXT
+from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter_clara_client.emulator.faults import FaultKind
 from manual import api, command_line, hooks
 from manual.pages import pages, write
@@ -138,9 +137,9 @@ def test_every_log_event_is_described_and_no_other() -> None:
 def test_every_status_and_rejection_is_described() -> None:
     """The DICOM page has a row with each status and each rejection."""
     statuses = re.findall(r"^\| (0x[0-9A-F]{4}) ", section(DOCS / "dicom.md", "C-STORE"), re.MULTILINE)
-    assert sorted(f"0x{status:04X}" for status in Status) == sorted(statuses)
+    assert sorted(f"0x{status:04X}" for status in CStoreStatus) == sorted(statuses)
     rows = re.findall(r"\| (\d) [^|]*\| (\d) [^|]*\| (\d) [^|]*\|$", section(DOCS / "dicom.md", "Associations"), re.M)
-    assert {rejection.value for rejection in Rejection} == {tuple(map(int, row)) for row in rows}
+    assert set(REJECT_REASON.values()) == {tuple(map(int, row)) for row in rows}
 
 
 def test_every_job_state_is_described() -> None:

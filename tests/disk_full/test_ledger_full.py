@@ -10,10 +10,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pynetdicom.association import Association
 
+from dicom_adapter.api.receiving import Rejection, StoreOutcome
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.association import Rejection
 from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES
-from dicom_adapter.flow.store.incoming import Status
+from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.storage.local.segment import BLOCK, Segment
 from dicom_adapter.testing.fixtures import MakeAdapter
@@ -30,7 +30,7 @@ QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a m
 def store_some(association: Association, count: int = 3) -> list[Dataset]:
     """Store a few instances and see them acknowledged."""
     data_sets = [image() for _number in range(count)]
-    assert [Status.SUCCESS] * count == [store(association, data_set) for data_set in data_sets]
+    assert [CStoreStatus.SUCCESS] * count == [store(association, data_set) for data_set in data_sets]
     return data_sets
 
 
@@ -48,8 +48,8 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
     association = associate(service.port(), "LUNG")
     before = store_some(association)
     disk.fill()
-    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
-    assert [Status.OUT_OF_RESOURCES] * 2 == [store(association) for _number in range(2)]
+    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
+    assert [CStoreStatus.OUT_OF_RESOURCES] * 2 == [store(association) for _number in range(2)]
     _service, host, receiver = service.pids()
     service.wait_for("worker_failed")  # a turn that cannot be written down
     os.kill(host, signal.SIGKILL)
@@ -113,15 +113,15 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
     association = associate(service.port(), "LUNG")
     sent = []
     for kilobytes in (2000, 200, 20, 1):  # until not even the smallest is taken
-        while Status.SUCCESS == store(association, data_set := image(kilobytes)):
+        while CStoreStatus.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
     assert (
         LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
     )  # the last one was written, and taken back
-    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG")
+    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")
-    assert Status.SUCCESS == store(association)
+    assert CStoreStatus.SUCCESS == store(association)
     assert rejection(service.port(), "LUNG") is None
     association.release()
     assert uids(sent) == submitted(service)
@@ -135,9 +135,9 @@ def test_an_instance_whose_row_finds_no_room_leaves_nothing(
     answers = adapter.receive(make_instance(), ae_title="LUNG")
     disk.fill()
     monkeypatch.setattr(adapter.host, "settle", lambda: None)
-    while answers[-1].status is Status.SUCCESS:  # the write-ahead log may have a page to spare
+    while answers[-1].outcome is StoreOutcome.STORED:  # the write-ahead log may have a page to spare
         answers += adapter.receive(make_instance(), ae_title="LUNG")
-    assert Status.OUT_OF_RESOURCES is answers.pop().status
+    assert StoreOutcome.OUT_OF_SPACE is answers.pop().outcome
     assert {answer.instance.storage_key for answer in answers if answer.instance} == set(adapter.storage.keys())
 
     disk.clear()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dicom_adapter.flow.association import Rejection
-from dicom_adapter.flow.store.incoming import Status
+from dicom_adapter.api.receiving import Rejection
+from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter.service.launch import LaunchedService
 from support import Run, what_is_stored
 from support.full_disk import KB, MB, Disk, image, store, submitted
@@ -35,12 +35,14 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
     service = launch(ledger="elsewhere", quiet=QUIET)
     association = associate(service.port(), "LUNG")
     first = [image(kilobytes=500) for _number in range(2)]
-    assert [Status.SUCCESS] * 2 == [store(association, data_set) for data_set in first]
+    assert [CStoreStatus.SUCCESS] * 2 == [store(association, data_set) for data_set in first]
 
     disk.fill()
-    assert [Status.OUT_OF_RESOURCES] * 2 == [store(association, image(kilobytes)) for kilobytes in (20, 2000)]
+    assert [CStoreStatus.OUT_OF_RESOURCES] * 2 == [store(association, image(kilobytes)) for kilobytes in (20, 2000)]
     disk.fill(leave=300 * KB)
-    assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=500))  # when a part of it is written already
+    assert CStoreStatus.OUT_OF_RESOURCES == store(
+        association, image(kilobytes=500)
+    )  # when a part of it is written already
     assert 2 == len(stored(disk))
     assert rejection(service.port(), "LUNG") is None
     disk.fill()
@@ -49,7 +51,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
     service.wait_for("instances_reclaimed", times=2)
     assert disk.free >= 1000 * KB
     last = image(kilobytes=500)
-    assert Status.SUCCESS == store(association, last)
+    assert CStoreStatus.SUCCESS == store(association, last)
     association.release()
     service.wait_for("job_submitted", times=3)
     service.wait_for("instances_reclaimed", times=3)
@@ -73,16 +75,16 @@ def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> No
     service = launch(ledger="elsewhere", limits=limits, quiet=3600)  # no job gives room back
     association = associate(service.port(), "LUNG")
     disk.fill(leave=LIMIT + 100 * KB)
-    assert Status.SUCCESS == store(association)
+    assert CStoreStatus.SUCCESS == store(association)
     assert rejection(service.port(), "LUNG") is None
 
     disk.fill(leave=LIMIT - PAGE)
-    assert Rejection.LOCAL_LIMIT_EXCEEDED.value == rejection(service.port(), "LUNG") == (2, 3, 2)
-    assert Status.OUT_OF_RESOURCES == store(association) == 0xA700
+    assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG") == (2, 3, 2)
+    assert CStoreStatus.OUT_OF_RESOURCES == store(association) == 0xA700
 
     disk.clear()
     assert rejection(service.port(), "LUNG") is None
-    assert Status.SUCCESS == store(association)
+    assert CStoreStatus.SUCCESS == store(association)
     association.release()
 
 
@@ -106,6 +108,6 @@ def test_the_reserve_is_not_used_up_by_one_large_instance(launch: Launch, disk: 
     service = launch(ledger="elsewhere", limits=RESERVE, quiet=3600)
     association = associate(service.port(), "LUNG")
     disk.fill(leave=LIMIT + 1 * MB)
-    assert Status.OUT_OF_RESOURCES == store(association, image(kilobytes=2000))
-    assert Status.SUCCESS == store(association, image(kilobytes=500))
+    assert CStoreStatus.OUT_OF_RESOURCES == store(association, image(kilobytes=2000))
+    assert CStoreStatus.SUCCESS == store(association, image(kilobytes=500))
     association.release()

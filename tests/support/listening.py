@@ -6,10 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import Dicom
-from dicom_adapter.flow.association import AssociationRequest, Verdict
-from dicom_adapter.flow.store.arrival import StoreRequest
-from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
+from dicom_adapter.flow.store.incoming import Incoming
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
 
@@ -27,14 +26,14 @@ class Decisions:
     def start(self, _loop: object, _deliver: object, has_one_connection: Callable[[], bool]) -> None:
         self._has_one_connection = has_one_connection
 
-    def requested(self, association_id: str, request: AssociationRequest, *_open: int) -> Verdict:
+    def requested(self, association_id: str, request: AssociationRequest, *_open: int) -> AssociationDecision:
         self.requests.append(request)
-        return Verdict()
+        return AssociationDecision()
 
-    def begin(self, request: StoreRequest) -> Incoming:
-        return Incoming(request, Answer(status=Status.SUCCESS, why="nothing is kept"))
+    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> Incoming:
+        return Incoming(request, refusal or StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored"))
 
-    def end(self, incoming: Incoming, _ticket: object) -> Answer | None:
+    def end(self, incoming: Incoming, _ticket: object) -> StoreResult | None:
         assert incoming.refusal is not None
         self.alone.append(self._has_one_connection())
         return incoming.refusal

@@ -10,17 +10,12 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import Capacity
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, Rejection
 from dicom_adapter.config.listening import Dicom
 from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Storage, SubmitterConfig
-from dicom_adapter.flow.association import (
-    WORTHWHILE,
-    AssociationRequest,
-    Load,
-    Rejection,
-    Verdict,
-    judge,
-)
+from dicom_adapter.flow.association import WORTHWHILE, Load, judge
 from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES, storage_full
+from dicom_adapter.net.codes import REJECT_REASON
 
 GB = 10**9
 ROOM = Capacity(total_bytes=100 * GB, free_bytes=50 * GB)
@@ -57,9 +52,9 @@ def caller(ae_title: str | None = None, host: str | None = None, certificate: st
     return Caller(ae_title=ae_title, host=None if host is None else ip_network(host), certificate=certificate)
 
 
-def told(verdict: Verdict) -> tuple[int, int, int] | None:
+def told(decision: AssociationDecision) -> tuple[int, int, int] | None:
     """What goes over the network; None: accepted."""
-    return None if verdict.rejection is None else verdict.rejection.value
+    return None if decision.rejection is None else REJECT_REASON[decision.rejection]
 
 
 STOPPED = busy(stopped={"LUNG": "its processor failed"})
@@ -94,10 +89,10 @@ def test_every_rejection_says_why() -> None:
     """The log and the operator get a sentence; an acceptance needs none."""
     config = configured(caller("CT1"))
     cases = [asked(called="KIDNEY"), asked(calling="PET"), asked()]
-    assert all(judge(request, config, STOPPED).why for request in cases)
-    assert "its processor failed" == judge(asked(), config, STOPPED).why
-    assert "max-associations = 2 are open" == judge(asked(), config, busy(associations=2)).why
-    assert Verdict() == judge(asked(), config, busy())
+    assert all(judge(request, config, STOPPED).reason for request in cases)
+    assert "its processor failed" == judge(asked(), config, STOPPED).reason
+    assert "max-associations = 2 are open" == judge(asked(), config, busy(associations=2)).reason
+    assert AssociationDecision() == judge(asked(), config, busy())
 
 
 def test_what_never_works_is_told_before_what_may_work_later() -> None:
@@ -117,8 +112,8 @@ def test_what_never_works_is_told_before_what_may_work_later() -> None:
     many = judge(asked(), config, busy(associations=9, capacity=FULL))
     full = judge(asked(), config, busy(capacity=FULL))
     assert [AT_ITS_LIMIT, AT_ITS_LIMIT] == [told(many), told(full)]
-    assert many.why.startswith("max-associations")
-    assert full.why.startswith("storage")
+    assert many.reason.startswith("max-associations")
+    assert full.reason.startswith("storage")
 
 
 # --- allowed-callers --------------------------------------------------------------------------------------------------
@@ -154,9 +149,9 @@ def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
     callers: tuple[Caller, ...], calling: str, peer: str, allowed: bool
 ) -> None:
     """One entry that fits is enough, and all that an entry says must fit; without entries everybody may send."""
-    verdict = judge(asked(calling=calling, peer=peer), configured(*callers), busy())
+    decision = judge(asked(calling=calling, peer=peer), configured(*callers), busy())
 
-    assert (None if allowed else NOT_CALLING) == told(verdict)
+    assert (None if allowed else NOT_CALLING) == told(decision)
 
 
 def test_callers_of_one_ae_title_say_nothing_of_another() -> None:
@@ -190,8 +185,8 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
     capacity = Capacity(total_bytes=100 * GB, free_bytes=free)
 
     assert full == bool(storage_full(capacity, storage))
-    verdict = judge(asked(), configured(storage=storage), busy(capacity=capacity))
-    assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == verdict.rejection
+    decision = judge(asked(), configured(storage=storage), busy(capacity=capacity))
+    assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
 
 
 def test_the_reason_names_the_setting_that_decides() -> None:
@@ -220,9 +215,9 @@ ENOUGH = LEDGER_RESERVE_BYTES + WORTHWHILE
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
 def test_nothing_is_taken_without_room_for_the_rows_that_will_tell_of_it(free: int | None, full: bool) -> None:
     """Whatever the limits of the storage are; a ledger that lies elsewhere looks after itself."""
-    verdict = judge(asked(), configured(), evolve(busy(), ledger_free=free))
-    assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == verdict.rejection
-    assert full == ("the ledger's disk" in verdict.why)
+    decision = judge(asked(), configured(), evolve(busy(), ledger_free=free))
+    assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
+    assert full == ("the ledger's disk" in decision.reason)
 
 
 @pytest.mark.parametrize(("size", "full"), [(1 * GB, False), (1 * GB + 1, True)])
@@ -256,15 +251,15 @@ def test_a_certificate_may_be_bound_to_the_calling_ae_title(
 
     Tried: comparing with any part of a name, this fails.
     """
-    verdict = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
-    assert (None if allowed else NOT_CALLING) == told(verdict)
+    decision = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
+    assert (None if allowed else NOT_CALLING) == told(decision)
 
 
 def test_a_peer_has_a_limit_of_its_own() -> None:
     """Rejected as transient, as soon as so many are open from its address."""
     config = configured()
     limited = evolve(config, dicom=evolve(config.dicom, max_associations=9, max_associations_per_peer=2))
-    assert Verdict() == judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=1))
-    verdict = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
-    assert AT_ITS_LIMIT == told(verdict)
-    assert "max-associations-per-peer = 2 are open from this address" == verdict.why
+    assert AssociationDecision() == judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=1))
+    decision = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
+    assert AT_ITS_LIMIT == told(decision)
+    assert "max-associations-per-peer = 2 are open from this address" == decision.reason

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom import config
 
+from dicom_adapter.api.receiving import StoreOutcome
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.testing import Adapter
 
 CONFIGURATION = """
@@ -59,8 +59,8 @@ def test_no_name_from_the_network_becomes_a_path(
     with config.disable_value_validation():
         data_set = make_instance(sop_uid=sop_uid, study_uid=study_uid, patient_id=patient_id)
         [answer] = adapter.receive(data_set, ae_title="LUNG", calling_ae_title=calling)
-    assert answer.status in (Status.SUCCESS, Status.DATA_SET_DOES_NOT_MATCH, Status.CANNOT_UNDERSTAND)
-    if answer.status is Status.SUCCESS:
+    assert answer.outcome in (StoreOutcome.STORED, StoreOutcome.DOES_NOT_MATCH, StoreOutcome.CANNOT_UNDERSTAND)
+    if answer.outcome is StoreOutcome.STORED:
         adapter.advance(6)
     assert {"reclaimed"} >= adapter.states.keys()
     found = {path for path in folder.parents[2].rglob("*") if path not in folder.parents}

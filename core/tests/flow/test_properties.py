@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dicom_adapter import Job, JobProcessorBase, hookimpl
+from dicom_adapter.api.receiving import StoreOutcome
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger.schema import InstanceState, LaneState
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.testing import Adapter, Plugin
@@ -126,7 +126,7 @@ def arrive(adapter: Adapter, step: Arrive) -> list[int]:
         if not step.noticed:
             patch.setattr(adapter.host, "settle", lambda: None)
         (answer,) = adapter.receive(instance, ae_title=step.ae_title)
-    assert answer.status in (Status.SUCCESS, Status.DUPLICATE_SOP_INSTANCE)
+    assert answer.outcome in (StoreOutcome.STORED, StoreOutcome.ALREADY_STORED, StoreOutcome.DUPLICATE_REFUSED)
     return [] if answer.instance is None else [answer.instance.instance_id]
 
 

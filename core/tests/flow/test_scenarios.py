@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import JobPriority, JobProcessorBase, JobState, NoSettings, hookimpl
+from dicom_adapter.api.receiving import StoreOutcome
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.process import inbox
 from dicom_adapter.flow.process.turn import Turn
-from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.testing import Adapter, Plugin
@@ -77,7 +77,7 @@ def test_five_studies_of_one_patient_become_three_jobs_with_all_five(make_adapte
     five = studies(5)
     for study in five:
         answers = adapter.receive(*study, ae_title="LUNG")
-        assert [Status.SUCCESS] * 2 == [answer.status for answer in answers]
+        assert [StoreOutcome.STORED] * 2 == [answer.outcome for answer in answers]
         adapter.advance(11)
 
     adapter.advance(60 - 11 - 0.001)

@@ -33,8 +33,8 @@ from dicom_adapter import (
     Upload,
     hookimpl,
 )
+from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.store.incoming import Answer, Status
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.net.server import Server
 from dicom_adapter.receiver.receiver import Receiver
@@ -179,12 +179,12 @@ class Model:
     groups: dict[Key, list[int]] = field(factory=dict)
     due: dict[Key, datetime] = field(factory=dict)
 
-    def expected(self, ae_title: str, uid: str, content: int) -> tuple[Status, bool]:
-        """The status that an arrival gets now, and whether it is kept."""
+    def expected(self, ae_title: str, uid: str, content: int) -> tuple[StoreOutcome, bool]:
+        """The outcome that an arrival gets now, and whether it is kept."""
         _number, already = self.pending.get((ae_title, uid), (0, None))
         if already is None or ae_title == "OVER":
-            return Status.SUCCESS, True
-        return (Status.SUCCESS if already == content else Status.DUPLICATE_SOP_INSTANCE), False
+            return StoreOutcome.STORED, True
+        return (StoreOutcome.ALREADY_STORED if already == content else StoreOutcome.DUPLICATE_REFUSED), False
 
     def keep(self, number: int, at: datetime, key: Key, uid: str, content: int) -> None:
         self.received.append(number)
@@ -318,8 +318,8 @@ class World:
         for sop_instance, content in step.sent[: step.aborted_after]:
             uid = f"1.2.{step.group}.{sop_instance}"
             answer = arrive(self.adapter, step, uid, content)
-            status, kept = self.model.expected(step.ae_title, uid, content)
-            assert (status, kept) == (answer.status, answer.instance is not None)
+            outcome, kept = self.model.expected(step.ae_title, uid, content)
+            assert (outcome, kept) == (answer.outcome, answer.instance is not None)
             if answer.instance is not None:
                 number, key = answer.instance.instance_id, (step.ae_title, step.group)
                 self.model.keep(number, answer.instance.received_at, key, uid, content)
@@ -402,7 +402,7 @@ def contents(uploads: Mapping[int, bytes]) -> list[int]:
     return [int(dcmread(io.BytesIO(uploads[position])).AccessionNumber) for position in sorted(uploads)]
 
 
-def arrive(adapter: Adapter, step: Send, uid: str, content: int) -> Answer:
+def arrive(adapter: Adapter, step: Send, uid: str, content: int) -> StoreResult:
     """Receive an instance, and have the host see it later."""
     instance = make_instance(
         rows=2,
@@ -465,22 +465,22 @@ def test_what_comes_after_its_group_became_jobs_starts_a_new_group(adapter: Adap
 
 
 @pytest.mark.parametrize(
-    ("ae_title", "content", "status", "kept"),
+    ("ae_title", "content", "outcome", "kept"),
     [
-        ("KEEP", 1, Status.SUCCESS, 1),
-        ("KEEP", 2, Status.DUPLICATE_SOP_INSTANCE, 1),
-        ("OVER", 1, Status.SUCCESS, 2),
-        ("OVER", 2, Status.SUCCESS, 2),
+        ("KEEP", 1, StoreOutcome.ALREADY_STORED, 1),
+        ("KEEP", 2, StoreOutcome.DUPLICATE_REFUSED, 1),
+        ("OVER", 1, StoreOutcome.STORED, 2),
+        ("OVER", 2, StoreOutcome.STORED, 2),
     ],
     ids=["keep same", "keep other", "overwrite same", "overwrite other"],
 )
 def test_the_same_instance_again_while_it_is_pending_follows_the_policy(
-    adapter: Adapter, ae_title: str, content: int, status: Status, kept: int
+    adapter: Adapter, ae_title: str, content: int, outcome: StoreOutcome, kept: int
 ) -> None:
     """One of the two becomes part of a job, the other never. Tried: each rule of the policy turned around."""
     [first] = adapter.receive(ct(1), ae_title=ae_title)
     [again] = adapter.receive(ct(1, content), ae_title=ae_title)
-    assert status is again.status
+    assert outcome is again.outcome
     entered = [answer.instance.instance_id for answer in (first, again) if answer.instance is not None]
     adapter.advance(10)
     assert [entered[-1:]] == numbers(adapter, "k1" if ae_title == "KEEP" else "o1")
@@ -501,7 +501,7 @@ def test_the_same_instance_after_its_group_became_jobs_is_a_new_arrival(
     adapter.receive(ct(1, content=1), ae_title=ae_title)
     adapter.advance(6)
     [answer] = adapter.receive(ct(1, content=2), ae_title=ae_title)
-    assert (Status.SUCCESS, True) == (answer.status, answer.instance is not None)
+    assert (StoreOutcome.STORED, True) == (answer.outcome, answer.instance is not None)
     adapter.advance(6)
     platform.mood = "well"
     for job in adapter.jobs:

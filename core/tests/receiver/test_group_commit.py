@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.dicom.identity import Identity
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Answer, Status
 from dicom_adapter.ledger import arrivals, instances
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.simulation.adapter import encode, request_of
@@ -57,7 +57,7 @@ class Ledger:
         self.may_go_on = threading.Event()
         self.loop = asyncio.new_event_loop()
         self.is_alone = False
-        self.inline_answer: Answer | None = None
+        self.inline_answer: StoreResult | None = None
         self.commits = GroupCommit(
             self.loop,
             self._commit,
@@ -66,14 +66,14 @@ class Ledger:
             may_commit_inline=lambda: self.is_alone,
         )
 
-    def _commit(self, arrivals: Sequence[Arrival]) -> list[Answer]:
+    def _commit(self, arrivals: Sequence[Arrival]) -> list[StoreResult]:
         self.groups.append([one.storage_key for one in arrivals])
         self.loop.call_soon_threadsafe(self.begun.set)
         assert self.may_go_on.wait(SECONDS)
-        return [Answer(status=Status.SUCCESS, why=one.storage_key) for one in arrivals]
+        return [StoreResult(outcome=StoreOutcome.STORED, reason=one.storage_key) for one in arrivals]
 
-    def _deliver(self, answers: Sequence[tuple[Any, Answer]]) -> None:
-        self.answered += [(ticket, answer.why) for ticket, answer in answers]
+    def _deliver(self, answers: Sequence[tuple[Any, StoreResult]]) -> None:
+        self.answered += [(ticket, answer.reason) for ticket, answer in answers]
         self.told.set()
 
     def run(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -131,7 +131,7 @@ def test_after_a_pause_the_next_one_is_committed_at_once(ledger: Ledger) -> None
 
 def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(ledger: Ledger) -> None:
     """While another one is committed, or another connection is open, it joins a group."""
-    inline = Answer(status=Status.SUCCESS, why="inline")
+    inline = StoreResult(outcome=StoreOutcome.STORED, reason="inline")
     returned = []
 
     async def scene() -> None:
@@ -223,7 +223,7 @@ def test_a_group_gets_its_rows_in_its_order(group: Group) -> None:
     waiting = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
     answers = group.store.commit(waiting)
 
-    assert [Status.SUCCESS] * 20 == [answer.status for answer in answers]
+    assert [StoreOutcome.STORED] * 20 == [answer.outcome for answer in answers]
     keys = [one.storage_key for one in waiting]
     assert keys == [answer.instance.storage_key for answer in answers if answer.instance is not None]
     assert keys == group.rows
@@ -237,10 +237,11 @@ def test_who_comes_twice_in_a_group_is_there_once(group: Group, ae_title: str, k
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])
 
-    assert [Status.SUCCESS] * 3 == [answer.status for answer in answers]
+    again = StoreOutcome.ALREADY_STORED if ae_title == "A" else StoreOutcome.STORED
+    assert [StoreOutcome.STORED, again, StoreOutcome.STORED] == [answer.outcome for answer in answers]
     assert {same[kept].storage_key, other.storage_key} == set(group.rows)
     if ae_title == "A":
-        assert (None, answers[0].instance.instance_id) == (answers[1].instance, answers[1].repeats)  # type: ignore[union-attr] # it was kept
+        assert (None, answers[0].instance.instance_id) == (answers[1].instance, answers[1].duplicate_of)  # type: ignore[union-attr] # it was kept
         assert set(group.rows) == group.stored
 
 
@@ -258,7 +259,9 @@ def test_one_that_cannot_be_entered_does_not_fail_the_others(group: Group, monke
     monkeypatch.setattr(arrivals, "enter", refuse_one)
     answers = group.store.commit(waiting)
 
-    assert [0x0000, 0x0000, 0x0110, 0x0000] == [answer.status for answer in answers]
+    assert [StoreOutcome.STORED, StoreOutcome.STORED, StoreOutcome.FAILED, StoreOutcome.STORED] == [
+        answer.outcome for answer in answers
+    ]
     assert [one.storage_key for one in waiting if one.storage_key != bad] == group.rows
     assert set(group.rows) == group.stored
 
@@ -272,5 +275,5 @@ def test_a_sync_that_fails_fails_all_that_wait_for_it(group: Group, monkeypatch:
     waiting = [group.arrive(seed=str(number)) for number in range(3)]
     monkeypatch.setattr(group.adapter.storage, "sync", fail)
 
-    assert [0x0110] * 3 == [answer.status for answer in group.store.commit(waiting)]
+    assert [StoreOutcome.FAILED] * 3 == [answer.outcome for answer in group.store.commit(waiting)]
     assert ([], set()) == (group.rows, group.stored)

@@ -1,16 +1,16 @@
 """Step 1: is this association wanted?
 
-A pure decision. Rejections carry the result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21) that fit best.
+A pure decision, for every protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from ipaddress import ip_address
 
 from attrs import frozen
 
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, Rejection
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.flow.free_space import ledger_full, storage_full
@@ -18,25 +18,6 @@ from dicom_adapter.flow.free_space import ledger_full, storage_full
 # An association is not worth its while when not even a data set of this size would be taken; without it, one after the
 # other is accepted at the limit, whose instances are refused once they are there.
 WORTHWHILE = 2**20  # bytes
-
-
-class Rejection(Enum):
-    """Result, source, reason/diagnostic."""
-
-    CALLED_AE_TITLE_NOT_RECOGNIZED = (1, 1, 7)
-    CALLING_AE_TITLE_NOT_RECOGNIZED = (1, 1, 3)
-    TEMPORARY_CONGESTION = (2, 3, 1)
-    LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
-
-
-@frozen(kw_only=True)
-class AssociationRequest:
-    """Who wants to associate with whom; AE titles without padding."""
-
-    called_ae_title: str
-    calling_ae_title: str
-    peer_address: str
-    certificate_names: frozenset[str] = frozenset()  # common and DNS names of the certificate that the caller showed
 
 
 @frozen(kw_only=True)
@@ -51,15 +32,7 @@ class Load:
     ledger_free: int | None = None  # bytes; None: not known
 
 
-@frozen(kw_only=True)
-class Verdict:
-    """Accepted when there is no rejection."""
-
-    rejection: Rejection | None = None
-    why: str = ""
-
-
-def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
+def judge(request: AssociationRequest, config: Config, load: Load) -> AssociationDecision:
     """Accept or reject; what would never work is told first, what may work later after that."""
     ae_title = config.ae_titles.get(request.called_ae_title)
     if ae_title is None:
@@ -79,7 +52,7 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Verdict:
         or storage_full(load.capacity, config.storage)
         or ledger_full(load.ledger_free, WORTHWHILE)
     )
-    return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else Verdict()
+    return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else AssociationDecision()
 
 
 def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
@@ -96,5 +69,5 @@ def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
     )
 
 
-def _reject(rejection: Rejection, why: str) -> Verdict:
-    return Verdict(rejection=rejection, why=why)
+def _reject(rejection: Rejection, reason: str) -> AssociationDecision:
+    return AssociationDecision(rejection=rejection, reason=reason)

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 import structlog
 from attrs import define, frozen
 
 from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.receiving import (
+    AssociationDecision,
+    AssociationRequest,
+    IncomingDataSet,
+    Rejection,
+    StoreOutcome,
+    StoreRequest,
+    StoreResult,
+)
 from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_adapter.flow.association import AssociationRequest, Rejection, Verdict
-from dicom_adapter.flow.store.arrival import StoreRequest
-from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
 from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.tls import certificate_names
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("dicom_adapter.net")
 
-Deliver: TypeAlias = Callable[[Sequence[tuple[Any, Answer]]], None]  # answers, each with its ticket
+Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]  # answers, each with its ticket
 
 UNANSWERED = 4  # instances of a connection that may wait for their commit; then nothing is read from it
 OURS = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
@@ -46,7 +53,10 @@ class Closed:
     statuses: Mapping[str, int]  # how many C-STOREs were answered with which status, by name
 
 
-class Handlers(Protocol):
+DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
+
+
+class Handlers(Protocol[DataSetT]):
     """What the receiver decides. But for `requested`, all is called in the loop, and must be quick."""
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
@@ -55,16 +65,18 @@ class Handlers(Protocol):
         `has_one_connection()` is called in the loop: whether no other connection is open or about to be.
         """
 
-    def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
+    def requested(
+        self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
+    ) -> AssociationDecision:
         """Accept? `associations` are open already, so many of them of this peer.
 
         Called on several threads: it may take its time.
         """
 
-    def begin(self, request: StoreRequest) -> Incoming:
-        """An instance comes."""
+    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> DataSetT:
+        """Prepare for the data set of an instance. `refusal`: it is already refused; do not store it."""
 
-    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+    def end(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
         """Complete an instance. Returns None if the answer will be delivered later, with `ticket`."""
 
     def closed(self, closed: Closed) -> None:
@@ -92,7 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         self.association: _Association | None = None  # when it is one of those that are limited in number
         self._server = server
         self._acceptor = Acceptor(server.dicom.max_pdu)
-        self._incoming: Incoming | None = None
+        self._incoming: IncomingDataSet | None = None
         self._pieces: list[memoryview] = []  # of its data set, from the buffer that is just being read
         self._waits = 0  # instances that are being committed
         self._peer_is_slow = False  # to read what it is sent
@@ -151,7 +163,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take(self, happening: object) -> None:
         if isinstance(happening, StoreBegun):
-            self._incoming = self._begin(happening)
+            self._begin(happening)
         elif isinstance(happening, StoreEnded):
             self._end(happening.command)
         elif isinstance(happening, StoreBroken):
@@ -181,24 +193,26 @@ class Connection(asyncio.BufferedProtocol):
         association = self.association = _Association(uuid4().hex, request, {})
         self._server.admission.associated(self.peer)
         if self._server.is_stopping:
-            self._judged(Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="the service is stopping"))
+            self._judged(
+                AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="the service is stopping")
+            )
             return
 
-        def judge() -> Verdict:
+        def judge() -> AssociationDecision:
             try:
                 return self._server.handlers.requested(association.association_id, request, others, of_peer)
             except Exception as failure:  # noqa: BLE001 - whatever it is, nobody is accepted for it
                 error = describe_failure(failure)
                 log.error("association_not_judged", association_id=association.association_id, error=error)
-                return Verdict(rejection=Rejection.TEMPORARY_CONGESTION, why="it could not be judged")
+                return AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="it could not be judged")
 
         self._server.in_the_background(judge, self._judged)  # reading on, to see when the peer leaves
 
-    def _judged(self, verdict: Verdict) -> None:
+    def _judged(self, decision: AssociationDecision) -> None:
         if self.association is None:  # the peer has left
             return
-        if verdict.rejection is not None:
-            self._acceptor.reject(*verdict.rejection.value)
+        if decision.rejection is not None:
+            self._acceptor.reject(*REJECT_REASON[decision.rejection])
             self._leave()
         else:
             assert self._acceptor.request is not None  # it was judged
@@ -206,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
             self._acceptor.accept(negotiate(self._acceptor.request.contexts), OURS)
         self._flush()
 
-    def _begin(self, begun: StoreBegun) -> Incoming:
+    def _begin(self, begun: StoreBegun) -> None:
         assert self.association is not None  # accepted
         request = StoreRequest(
             ae_title=self.association.request.called_ae_title,
@@ -217,35 +231,37 @@ class Connection(asyncio.BufferedProtocol):
             sop_instance_uid=begun.command.sop_instance_uid,
             transfer_syntax_uid=begun.context.transfer_syntax,
         )
+        refusal = None
         if request.sop_class_uid != begun.context.abstract_syntax:
-            why = "its SOP class is not that of its presentation context"
-            return Incoming(request, Answer(status=Status.SOP_CLASS_NOT_SUPPORTED, why=why))
-        return self._server.handlers.begin(request)
+            reason = "its SOP class is not that of its presentation context"
+            refusal = StoreResult(outcome=StoreOutcome.SOP_CLASS_NOT_SUPPORTED, reason=reason)
+        self._incoming = self._server.handlers.begin(request, refusal)
 
     def _end(self, command: Command) -> None:
         incoming, self._incoming = self._incoming, None
         assert incoming is not None  # StoreBegun came before
-        answer = self._server.handlers.end(incoming, (self, command))
-        if answer is not None:
-            self._answer(command, answer)
+        result = self._server.handlers.end(incoming, (self, command))
+        if result is not None:
+            self._answer(command, result)
         else:
             self._waits += 1
             self._read_or_not()
 
-    def committed(self, command: Command, answer: Answer) -> None:
+    def committed(self, command: Command, result: StoreResult) -> None:
         """The answer that `_end` did without."""
         self._waits -= 1
         self._last_heard = self._server.loop.time()  # the peer has had to wait for us
-        self._answer(command, answer)
+        self._answer(command, result)
         self._flush()
         self._read_or_not()
 
-    def _answer(self, command: Command, answer: Answer) -> None:
+    def _answer(self, command: Command, result: StoreResult) -> None:
+        status = C_STORE_STATUS[result.outcome]
         if self.association is not None:
             statuses = self.association.statuses
-            statuses[answer.status.name] = statuses.get(answer.status.name, 0) + 1
-        comment = "" if answer.status is Status.SUCCESS else answer.why
-        self._acceptor.answer(command, answer.status, comment)
+            statuses[status.name] = statuses.get(status.name, 0) + 1
+        comment = "" if status is CStoreStatus.SUCCESS else result.reason
+        self._acceptor.answer(command, status, comment)
 
     def _ended(self, ended: Ended) -> None:
         self._note_end("lost" if ended.how == "lost" else "aborted")

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.config.listening import Dicom
-from dicom_adapter.flow.store.incoming import Answer
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.connection import Connection, Handlers
@@ -42,7 +42,9 @@ T = TypeVar("T")
 class Server:
     """Listens from `start` to `stop`, both called from outside of its thread."""
 
-    def __init__(self, dicom: Dicom, handlers: Handlers, *, shares_port: bool = False, is_first: bool = False) -> None:
+    def __init__(
+        self, dicom: Dicom, handlers: Handlers[Any], *, shares_port: bool = False, is_first: bool = False
+    ) -> None:
         """`shares_port`: other processes of this service listen on it, too; `is_first`: they are yet to begin."""
         self.dicom = dicom
         self.handlers = handlers
@@ -258,7 +260,7 @@ def _reason(failure: OSError) -> str:
     return str(getattr(failure, "reason", None) or failure.strerror or failure)
 
 
-def _answer(answers: Sequence[tuple[tuple[Connection, Command], Answer]]) -> None:
+def _answer(results: Sequence[tuple[tuple[Connection, Command], StoreResult]]) -> None:
     """In the loop: what was committed is acknowledged."""
-    for (connection, command), answer in answers:
-        connection.committed(command, answer)
+    for (connection, command), result in results:
+        connection.committed(command, result)

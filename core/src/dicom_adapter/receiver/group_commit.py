@@ -14,13 +14,13 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
+from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.flow.store.arrival import Arrival
-from dicom_adapter.flow.store.incoming import Answer
 from dicom_adapter.net.connection import Deliver
 
 Waiting: TypeAlias = tuple[Arrival, Any]  # with its ticket
-Commit: TypeAlias = Callable[[Sequence[Arrival]], Sequence[Answer]]
-CommitInline: TypeAlias = Callable[[Arrival], "Answer | None"]
+Commit: TypeAlias = Callable[[Sequence[Arrival]], Sequence[StoreResult]]
+CommitInline: TypeAlias = Callable[[Arrival], "StoreResult | None"]
 
 
 class GroupCommit:
@@ -51,7 +51,7 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
-    def put(self, arrival: Arrival, ticket: Any) -> Answer | None:
+    def put(self, arrival: Arrival, ticket: Any) -> StoreResult | None:
         """Commit it inline and return its answer, or return None: the answer is delivered with `ticket` later."""
         if not self._is_due:
             if self._may_commit_inline():
@@ -83,7 +83,7 @@ class GroupCommit:
             with suppress(RuntimeError):  # the loop is closed: no connection waits for the answers
                 self._loop.call_soon_threadsafe(self._committed, answered)
 
-    def _committed(self, answered: list[tuple[Any, Answer]]) -> None:
+    def _committed(self, answered: list[tuple[Any, StoreResult]]) -> None:
         self._is_due = bool(self._waiting)
         if self._is_due:
             self._go()

@@ -14,17 +14,19 @@ from typing import Any
 
 import structlog
 
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreRequest, StoreResult
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.association import AssociationRequest, Load, Verdict, judge
-from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.association import Load, judge
+from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Answer, Incoming, Status
+from dicom_adapter.flow.store.incoming import Incoming
 from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
+from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.connection import Closed, Deliver
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.runtime import logs
@@ -65,7 +67,9 @@ class Receiver:
         if self._store.recover():
             self._wake_host()
 
-    def requested(self, association_id: str, request: AssociationRequest, associations: int, of_peer: int) -> Verdict:
+    def requested(
+        self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
+    ) -> AssociationDecision:
         with self._ledger.read() as transaction:
             stopped, full = lanes.refusing(transaction)
         busy = Load(
@@ -76,7 +80,7 @@ class Receiver:
             full=full,
             ledger_free=self._ledger.free_bytes(),
         )
-        verdict = judge(request, self._config, busy)
+        decision = judge(request, self._config, busy)
         fields = {
             "association_id": association_id,
             "ae_title": request.called_ae_title,
@@ -85,48 +89,50 @@ class Receiver:
         }
         if request.certificate_names:
             fields["certificate"] = ", ".join(sorted(request.certificate_names))
-        if verdict.rejection is None:
+        if decision.rejection is None:
             log.info("association_accepted", **fields)
         else:
-            log.warning("association_rejected", **fields, rejection=verdict.rejection.name, reason=verdict.why)
-        return verdict
+            log.warning("association_rejected", **fields, rejection=decision.rejection.name, reason=decision.reason)
+        return decision
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
         self._commits = GroupCommit(
             loop, self._commit, deliver, self._commit_inline, may_commit_inline=has_one_connection
         )
 
-    def begin(self, request: StoreRequest) -> Incoming:
+    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> Incoming:
+        if refusal is not None:
+            return Incoming(request, refusal)
         return self._store.begin(request)
 
-    def end(self, incoming: Incoming, ticket: object) -> Answer | None:
+    def end(self, incoming: Incoming, ticket: object) -> StoreResult | None:
         arrival = self._store.end(incoming)
-        if isinstance(arrival, Answer):
+        if isinstance(arrival, StoreResult):
             _tell(incoming.request, arrival)
             return arrival
         assert self._commits is not None  # started
         return self._commits.put(arrival, ticket)
 
-    def _commit_inline(self, arrival: Arrival) -> Answer | None:
+    def _commit_inline(self, arrival: Arrival) -> StoreResult | None:
         answer = self._store.commit_inline(arrival)
         if answer is not None:
             self._committed([arrival], [answer])
         return answer
 
-    def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[Answer]:
+    def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[StoreResult]:
         answers = self._store.commit(arrivals)
         self._committed(arrivals, answers)
         return answers
 
-    def _committed(self, arrivals: Sequence[Arrival], answers: Sequence[Answer]) -> None:
+    def _committed(self, arrivals: Sequence[Arrival], answers: Sequence[StoreResult]) -> None:
         if any(answer.instance is not None for answer in answers):
             self._wake_host()
         with logs.together():
             for arrival, answer in zip(arrivals, answers, strict=True):
                 _tell(arrival.request, answer)
         for arrival, answer in zip(arrivals, answers, strict=True):
-            if answer.repeats is not None:
-                self._events.put(_repeated(arrival.request, answer, answer.repeats, self._clock.now()))
+            if answer.duplicate_of is not None:
+                self._events.put(_repeated(arrival.request, answer, answer.duplicate_of, self._clock.now()))
 
     def closed(self, closed: Closed) -> None:
         if closed.statuses:
@@ -160,15 +166,15 @@ class Receiver:
             pass  # the pipe is full of wake-ups that the host has yet to see, or the service is gone
 
 
-def _repeated(request: StoreRequest, answer: Answer, instance_id: int, now: datetime) -> Event:
+def _repeated(request: StoreRequest, answer: StoreResult, instance_id: int, now: datetime) -> Event:
     """What has no row of its own is told with the pending instance that it is again."""
     return Event(
         at=now,
-        event="instance_not_kept" if answer.status is Status.SUCCESS else "instance_refused",
+        event="instance_not_kept" if answer.outcome.is_acknowledged else "instance_refused",
         ae_title=request.ae_title,
         association_id=request.association_id,
         instance_id=instance_id,
-        detail={"status": f"0x{answer.status:04X}", "reason": answer.why},
+        detail={"status": f"0x{C_STORE_STATUS[answer.outcome]:04X}", "reason": answer.reason},
     )
 
 
@@ -183,7 +189,7 @@ def _ended(closed: Closed, now: datetime) -> Event:
     )
 
 
-def _tell(request: StoreRequest, answer: Answer) -> None:
+def _tell(request: StoreRequest, answer: StoreResult) -> None:
     fields: dict[str, Any] = {
         "association_id": request.association_id,
         "ae_title": request.ae_title,
@@ -191,7 +197,9 @@ def _tell(request: StoreRequest, answer: Answer) -> None:
     }
     if answer.instance is not None:
         log.info("instance_stored", **fields, instance_id=answer.instance.instance_id)
-    elif answer.status is Status.SUCCESS:
-        log.info("instance_not_kept", **fields, reason=answer.why)
+    elif answer.outcome.is_acknowledged:
+        log.info("instance_not_kept", **fields, reason=answer.reason)
     else:
-        log.warning("instance_refused", **fields, status=f"0x{answer.status:04X}", reason=answer.why)
+        log.warning(
+            "instance_refused", **fields, status=f"0x{C_STORE_STATUS[answer.outcome]:04X}", reason=answer.reason
+        )

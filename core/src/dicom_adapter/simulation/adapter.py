@@ -15,11 +15,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 
 from dicom_adapter.api.hookspecs import PROJECT
+from dicom_adapter.api.receiving import StoreRequest, StoreResult
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
-from dicom_adapter.flow.store.arrival import StoreRequest
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Answer
 from dicom_adapter.host.draining import Departure, with_leaving
 from dicom_adapter.host.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes
@@ -100,7 +99,9 @@ class SimulatedAdapter:
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
-    def take(self, *data_sets: Dataset, ae_title: str, calling_ae_title: str, association_id: str = "") -> list[Answer]:
+    def take(
+        self, *data_sets: Dataset, ae_title: str, calling_ae_title: str, association_id: str = ""
+    ) -> list[StoreResult]:
         """Let instances arrive now, in one association, and let their processor see them."""
         association_id = association_id or uuid4().hex
         answers = [

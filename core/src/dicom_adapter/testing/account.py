@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from dicom_adapter.flow.store.incoming import Answer
+from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.lanes import LaneReport
+from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.simulation.adapter import SimulatedAdapter
 from dicom_adapter.testing.expectation import SeenJob
 
@@ -15,7 +16,7 @@ WENT_WRONG = ("processor_failed", "instance_quarantined", "lane_stopped")
 SHOWN_EVENTS = 5  # of what went wrong at an AE title, the last ones
 
 
-def account(adapter: SimulatedAdapter, began: datetime, refused: Sequence[Answer]) -> Iterator[str]:
+def account(adapter: SimulatedAdapter, began: datetime, refused: Sequence[StoreResult]) -> Iterator[str]:
     """All of it."""
     now = adapter.clock.now()
     yield f"at {(now - began).total_seconds():.10g} s ({now:%H:%M:%S} UTC)"
@@ -23,7 +24,7 @@ def account(adapter: SimulatedAdapter, began: datetime, refused: Sequence[Answer
     yield "jobs:" if jobs else "jobs: none"
     yield from (f"  {number}. {job}" for number, job in enumerate(jobs, start=1))
     for answer in refused:
-        yield f"an instance was not stored (0x{answer.status:04X}): {answer.why}"
+        yield f"an instance was not stored (0x{C_STORE_STATUS[answer.outcome]:04X}): {answer.reason}"
     for lane in adapter.host.describe_lanes():
         yield from _lane(adapter, lane, began)
     for ae_title, reason in adapter.host.refused.items():

@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 
 from dicom_adapter.api.errors import ConfigurationError
 from dicom_adapter.api.hookspecs import Catalogue
+from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.api.values import Job
 from dicom_adapter.config import Config, load, plugin_settings
-from dicom_adapter.flow.store.incoming import Answer, Status
 from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.net.results import SendResult
 from dicom_adapter.plugins.registry import discover
@@ -52,7 +52,7 @@ class Adapter(SimulatedAdapter):
         """
         memory = Memory()
         self.platform: Platform = memory.platform  # of the submitter `memory`
-        self.refused: list[Answer] = []  # what was received and not stored
+        self.refused: list[StoreResult] = []  # what was received and not stored
         self._folder = folder
         self._loopback: Loopback | None = None
         found = discover(*plugins, Plugin(memory, name="memory"), disable=plugin_settings(configuration).disable)
@@ -73,14 +73,14 @@ class Adapter(SimulatedAdapter):
         ae_title: str | None = None,
         calling_ae_title: str = "TEST-SCU",
         at: float | None = None,
-    ) -> list[Answer]:
+    ) -> list[StoreResult]:
         """Let instances arrive in one association, and let their processor see them.
 
         `ae_title` may be left out when only one is configured. `at`: seconds since the beginning; left out, now.
         """
         self._move_to(at)
         answers = self.take(*data_sets, ae_title=self._called(ae_title), calling_ae_title=calling_ae_title)
-        self.refused += [answer for answer in answers if answer.status is not Status.SUCCESS]
+        self.refused += [answer for answer in answers if not answer.outcome.is_acknowledged]
         return answers
 
     def send(

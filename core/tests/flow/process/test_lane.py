@@ -12,8 +12,9 @@ from attrs import evolve
 
 from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, Waiting, hookimpl
+from dicom_adapter.api.receiving import AssociationRequest, Rejection
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, judge
+from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import Ledger, instances, lanes
 from dicom_adapter.ledger.schema import LaneState

@@ -20,8 +20,9 @@ from dicom_adapter import (
     Unprocessable,
     hookimpl,
 )
+from dicom_adapter.api.receiving import AssociationRequest, Rejection
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.association import AssociationRequest, Load, Rejection, judge
+from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.flow.reclaim.quota import reaches_quota

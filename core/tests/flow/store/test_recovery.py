@@ -17,14 +17,14 @@ from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from dicom_adapter.api.errors import StorageFull
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
 from dicom_adapter.flow.store import commit as module
-from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Answer, Status
 from dicom_adapter.ledger import Ledger, events, instances, receiver_runs
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
@@ -90,7 +90,7 @@ class Process:
         assert isinstance(arrival, Arrival)
         return arrival
 
-    def send(self, *uids: str, ae_title: str = "KEEP", patient: bytes = b"P1") -> list[Answer]:
+    def send(self, *uids: str, ae_title: str = "KEEP", patient: bytes = b"P1") -> list[StoreResult]:
         """All of them in one group."""
         return self.store.commit([self.arrive(uid, ae_title=ae_title, patient=patient) for uid in uids])
 
@@ -372,7 +372,7 @@ def test_what_was_refused_does_not_come_back(site: Site, monkeypatch: pytest.Mon
         broken.setattr(module.arrivals, "enter", failing)
         broken.setattr(first.storage, "delete", lambda _keys: None)  # as when a power loss brings it back
         [answer] = first.store.commit([refused])
-    assert Status.PROCESSING_FAILURE is answer.status
+    assert StoreOutcome.FAILED is answer.outcome
     first.send("1.2")
     first.kill()
 
@@ -539,8 +539,8 @@ def test_a_failed_checkpoint_costs_no_answer(site: Site, monkeypatch: pytest.Mon
     seen = synced_commits(process, monkeypatch)
     with monkeypatch.context() as broken:
         broken.setattr(module.receiver_runs, "checkpoint", failing)
-        assert Status.SUCCESS is process.send("1.1")[0].status
-    assert Status.SUCCESS is process.send("1.2")[0].status
+        assert StoreOutcome.STORED is process.send("1.1")[0].outcome
+    assert StoreOutcome.STORED is process.send("1.2")[0].outcome
     assert [False, True, False] == seen
     process.kill()
     second = site.start()
@@ -653,7 +653,7 @@ def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
     """With its recovery record, and its high-water mark."""
     process = site.start()
     answer = process.store.commit_inline(process.arrive("1.1"))
-    assert answer is not None and Status.SUCCESS is answer.status
+    assert answer is not None and StoreOutcome.STORED is answer.outcome
     assert (["1.1"], [1]) == (process.uids(), reached(process))
     process.store.checkpoint()
     assert not any(written.is_unconfirmed for written in process.storage._written.values())  # type: ignore[attr-defined]
@@ -682,7 +682,7 @@ def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: s
         assert process.store.commit_inline(arrival) is None
     assert ["1.1"] == process.uids()
     [answer] = process.store.commit([arrival])
-    assert Status.SUCCESS is answer.status
+    assert StoreOutcome.STORED is answer.outcome
     assert ["1.1", "1.2"] == process.uids()
     with process.ledger.write() as transaction:
         assert 60_000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
@@ -703,11 +703,11 @@ def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pyt
     with monkeypatch.context() as full:
         full.setattr(process.storage, "sync", no_room)
         answer = process.store.commit_inline(process.arrive("1.1"))
-    assert answer is not None and Status.OUT_OF_RESOURCES is answer.status
+    assert answer is not None and StoreOutcome.OUT_OF_SPACE is answer.outcome
     with monkeypatch.context() as broken:
         broken.setattr(module.arrivals, "enter", failing)
         answer = process.store.commit_inline(process.arrive("1.2"))
-    assert answer is not None and Status.PROCESSING_FAILURE is answer.status
+    assert answer is not None and StoreOutcome.FAILED is answer.outcome
     assert ([], []) == (process.uids(), list(process.storage.keys()))
 
 

@@ -19,10 +19,9 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, StorageFull
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.dicom.part10 import file_header
-from dicom_adapter.flow.store.arrival import StoreRequest
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Answer, Status
 from dicom_adapter.ledger import Transaction, arrivals, instances
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.storage.local.backend import LocalWriter
@@ -59,7 +58,7 @@ class Site:
         self.store = Store(adapter.config, adapter.storage, adapter.ledger, adapter.clock)
         self.ledger, self.storage, self.folder = adapter.ledger, adapter.storage, adapter.config.storage.path
 
-    def send(self, data_set: bytes, **changes: str) -> Answer:
+    def send(self, data_set: bytes, **changes: str) -> StoreResult:
         return self.store.keep(request(**changes), data_set)
 
     @property
@@ -156,7 +155,7 @@ def test_what_is_acknowledged_is_stored_bit_by_bit_and_has_a_row(site: Site) -> 
     """The data set comes after a header of ours; the row says what it is, who sent it, and when it was there."""
     answer = site.send(encode(), peer_address="10.0.0.7", association_id="a" * 32)
 
-    assert answer.status is Status.SUCCESS
+    assert answer.outcome is StoreOutcome.STORED
     assert [part10(encode())] == site.kept
     sent = request(peer_address="10.0.0.7", association_id="a" * 32)
     expected = InstanceStorageInfo(
@@ -200,8 +199,8 @@ def test_an_ignored_sop_class_is_acknowledged_and_not_kept(site: Site) -> None:
     secondary = "1.2.840.10008.5.1.4.1.1.7"
     answer = site.send(b"anything", sop_class_uid=secondary)
 
-    assert (Status.SUCCESS, None) == (answer.status, answer.instance)
-    assert "ignored-sop-classes" in answer.why
+    assert (StoreOutcome.IGNORED, None) == (answer.outcome, answer.instance)
+    assert "ignored-sop-classes" in answer.reason
     site.assert_nothing_was_kept()
     kept = site.send(encode(sop_class=secondary.encode()), sop_class_uid=secondary, ae_title="OVER")
     assert kept.instance is not None
@@ -220,7 +219,7 @@ def test_an_identical_instance_that_comes_again_is_acknowledged_and_kept_once(si
     site.adapter.advance(3)
     again = site.send(encode(), calling_ae_title=caller)
 
-    assert [Status.SUCCESS] * 2 == [first.status, again.status]
+    assert [StoreOutcome.STORED, StoreOutcome.ALREADY_STORED] == [first.outcome, again.outcome]
     assert None is again.instance
     assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
     site.adapter.advance(2)
@@ -240,29 +239,29 @@ def test_what_an_earlier_version_stored_is_the_same_data_set_and_is_submitted(si
     stored_by_an_earlier_version(site)
     again = site.send(encode())
 
-    assert (Status.SUCCESS, None) == (again.status, again.instance)
+    assert (StoreOutcome.ALREADY_STORED, None) == (again.outcome, again.instance)
     site.adapter.advance(5)
     assert [[part10(encode(), None)]] == site.submitted
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no DICOM" * 30])
 def test_nothing_is_acknowledged_on_the_strength_of_a_lost_object(site: Site, content: bytes | None) -> None:
-    """The pending one's object is gone or spoilt: the sender keeps its instance, and is to try again (0x0110)."""
+    """The pending one's object is gone or spoilt: the sender keeps its instance, and has to try again."""
     key = stored_by_an_earlier_version(site)
     site.storage.delete([key]) if content is None else site.exchange(content)
 
-    assert 0x0110 == site.send(encode()).status
+    assert StoreOutcome.FAILED == site.send(encode()).outcome
     assert site.kept == ([] if content is None else [content])
 
 
 @pytest.mark.parametrize("other", [encode(notes=b"++"), encode(notes=b"****"), encode(patient=b"P2")])
 def test_a_different_instance_of_the_same_name_is_refused_and_not_kept(site: Site, other: bytes) -> None:
-    """overwrite-same-instance = false: the first one stays, and its sender's colleague is told (0x0111)."""
+    """overwrite-same-instance = false: the first one stays, and its sender's colleague is refused."""
     site.send(encode())
     answer = site.send(other)
 
-    assert 0x0111 == answer.status
-    assert "overwrite-same-instance" in answer.why
+    assert StoreOutcome.DUPLICATE_REFUSED == answer.outcome
+    assert "overwrite-same-instance" in answer.reason
     assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
 
 
@@ -271,7 +270,7 @@ def test_a_newer_arrival_takes_the_place_of_the_pending_one_when_that_is_allowed
     """overwrite-same-instance = true: the job has only the newer bytes, after a new wait; the older file goes."""
     site.send(encode(), ae_title="OVER")
     site.adapter.advance(3)
-    assert Status.SUCCESS == site.send(newer, ae_title="OVER").status
+    assert StoreOutcome.STORED == site.send(newer, ae_title="OVER").outcome
     site.adapter.advance(4.999)
 
     assert [] == site.submitted
@@ -306,20 +305,20 @@ def of_others(new: set[str]) -> list[str]:
 @pytest.mark.parametrize("uid", ["study", "series", "sop"])
 @pytest.mark.parametrize("value", [b"", *HOSTILE], ids=lambda value: repr(value[:9]))
 def test_an_instance_without_proper_uids_is_refused(site: Site, tmp_path: Path, uid: str, value: bytes) -> None:
-    """0xA900, data set does not match SOP class, even when the request says the same; no file is named by it."""
+    """The data set does not match, even when the request says the same; no file is named by it."""
     before = tree(tmp_path)
     data_set = encode(**{uid: value})
     named = {"sop_instance_uid": value.decode("latin-1")} if uid == "sop" else {}
 
-    assert 0xA900 == site.send(data_set, **named).status
+    assert StoreOutcome.DOES_NOT_MATCH == site.send(data_set, **named).outcome
     site.assert_nothing_was_kept()
     assert [] == of_others(tree(tmp_path) - before)
 
 
 @pytest.mark.parametrize("changes", [{"sop_instance_uid": "1.2.3.5"}, {"sop_class_uid": CT + ".1"}])
 def test_a_data_set_that_is_not_what_the_request_says_is_refused(site: Site, changes: dict[str, str]) -> None:
-    """0xA900: the peer would believe that something else was kept."""
-    assert 0xA900 == site.send(encode(), **changes).status
+    """Does not match: the peer would believe that something else was kept."""
+    assert StoreOutcome.DOES_NOT_MATCH == site.send(encode(), **changes).outcome
     site.assert_nothing_was_kept()
 
 
@@ -329,8 +328,8 @@ def test_a_data_set_that_is_not_what_the_request_says_is_refused(site: Site, cha
     ids=["ff", "text", "length", "cut"],
 )
 def test_what_cannot_be_parsed_is_refused(site: Site, garbage: bytes) -> None:
-    """0xC000, cannot understand; the last one ends within its Series Instance UID."""
-    assert 0xC000 == site.send(garbage).status
+    """Cannot understand; the last one ends within its Series Instance UID."""
+    assert StoreOutcome.CANNOT_UNDERSTAND == site.send(garbage).outcome
     site.assert_nothing_was_kept()
 
 
@@ -355,11 +354,11 @@ LEDGER_FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database 
 LEDGER_BROKEN = OperationalError("INSERT", {}, sqlite3.OperationalError("disk I/O error"))
 UNWRITABLE = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
 STORAGE_FAILURES = [
-    (StorageFull("no room"), 0xA700),
-    (OSError(errno.ENOSPC, "No space left on device"), 0xA700),
-    (OSError(errno.EDQUOT, "Disk quota exceeded"), 0xA700),
-    (OSError(errno.EIO, "Input/output error"), 0x0110),
-    (RuntimeError("bug in a storage backend, with PID-4711"), 0x0110),
+    (StorageFull("no room"), StoreOutcome.OUT_OF_SPACE),
+    (OSError(errno.ENOSPC, "No space left on device"), StoreOutcome.OUT_OF_SPACE),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), StoreOutcome.OUT_OF_SPACE),
+    (OSError(errno.EIO, "Input/output error"), StoreOutcome.FAILED),
+    (RuntimeError("bug in a storage backend, with PID-4711"), StoreOutcome.FAILED),
 ]
 
 
@@ -370,12 +369,12 @@ def raising(failure: Exception) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize(("failure", "status"), STORAGE_FAILURES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(("failure", "outcome"), STORAGE_FAILURES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("where", ["writer", "write_pieces", "finish", "sync"])
 def test_a_storage_failure_is_told_and_leaves_nothing(
-    site: Site, monkeypatch: Any, where: str, failure: Exception, status: int
+    site: Site, monkeypatch: Any, where: str, failure: Exception, outcome: StoreOutcome
 ) -> None:
-    """0xA700, out of resources, when room is the cause and a later try may help; else 0x0110, processing failure.
+    """Out of space when a later try may help; else failed.
 
     Tried: without the `discard`, what was written stays; with only known errors caught, the bug goes through.
     """
@@ -384,20 +383,20 @@ def test_a_storage_failure_is_told_and_leaves_nothing(
         patch.setattr(owner, where, raising(failure))
         answer = site.send(encode(patient=b"PID-4711"))
 
-    assert status == answer.status
-    assert "4711" not in answer.why
+    assert outcome == answer.outcome
+    assert "4711" not in answer.reason
     site.assert_nothing_was_kept()
-    assert Status.SUCCESS == site.send(encode()).status
+    assert StoreOutcome.STORED == site.send(encode()).outcome
 
 
 @pytest.mark.parametrize(
-    ("failure", "status"),
-    [(LEDGER_FULL, 0xA700), (LEDGER_BROKEN, 0x0110), (UNWRITABLE, 0x0110)],
+    ("failure", "outcome"),
+    [(LEDGER_FULL, StoreOutcome.OUT_OF_SPACE), (LEDGER_BROKEN, StoreOutcome.FAILED), (UNWRITABLE, StoreOutcome.FAILED)],
     ids=["full", "broken", "unwritable"],
 )
 @pytest.mark.parametrize("where", ["begin", "insert", "commit"])
 def test_a_ledger_failure_is_told_and_leaves_nothing(
-    site: Site, monkeypatch: Any, where: str, failure: Exception, status: int
+    site: Site, monkeypatch: Any, where: str, failure: Exception, outcome: StoreOutcome
 ) -> None:
     """Without its row the stored object has never been. Tried: without its deletion, nobody knows what stays."""
     with monkeypatch.context() as patch:
@@ -407,24 +406,24 @@ def test_a_ledger_failure_is_told_and_leaves_nothing(
             patch.setattr(arrivals, "enter", raising(failure))
         else:
             patch.setattr("sqlalchemy.engine.Transaction.commit", raising(failure))
-        assert status == site.send(encode()).status
+        assert outcome == site.send(encode()).outcome
 
     site.assert_nothing_was_kept()
-    assert Status.SUCCESS == site.send(encode()).status
+    assert StoreOutcome.STORED == site.send(encode()).outcome
 
 
 def test_when_the_ledgers_disk_is_full_senders_are_told_so_and_service_returns_with_room(site: Site) -> None:
-    """SQLite's own words for it become 0xA700; nothing has to be restarted."""
+    """SQLite's own words for it become `OUT_OF_SPACE`; nothing has to be restarted."""
     with site.ledger.write() as transaction:
         pages = transaction.exec_driver_sql("PRAGMA page_count").scalar()
         transaction.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     answers = [site.send(encode(patient=b"P" * 60_000)) for _ in range(3)]
 
-    assert {0xA700} == {answer.status for answer in answers}
+    assert {StoreOutcome.OUT_OF_SPACE} == {answer.outcome for answer in answers}
     site.assert_nothing_was_kept()
     with site.ledger.write() as transaction:
         transaction.exec_driver_sql("PRAGMA max_page_count = 1000000")
-    assert Status.SUCCESS == site.send(encode(patient=b"P" * 60_000)).status
+    assert StoreOutcome.STORED == site.send(encode(patient=b"P" * 60_000)).outcome
 
 
 def test_a_row_that_came_about_although_the_commit_failed_keeps_its_object(site: Site, monkeypatch: Any) -> None:
@@ -442,9 +441,9 @@ def test_a_row_that_came_about_although_the_commit_failed_keeps_its_object(site:
 
     with monkeypatch.context() as patch:
         patch.setattr(site.ledger, "write", committing)
-        assert 0x0110 == site.send(encode()).status
+        assert StoreOutcome.FAILED == site.send(encode()).outcome
 
-    assert Status.SUCCESS == site.send(encode()).status
+    assert StoreOutcome.STORED == site.send(encode()).outcome
     assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
 
 
@@ -458,5 +457,5 @@ def test_every_refusal_and_failure_says_why_without_quoting_the_patient(site: Si
         site.send(encode(patient=patient), sop_instance_uid="1"),
         site.send(patient * 99),
     ]
-    assert all(answer.why and "4711" not in answer.why for answer in answers)
+    assert all(answer.reason and "4711" not in answer.reason for answer in answers)
     assert "4711" not in capsys.readouterr().out

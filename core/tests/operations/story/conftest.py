@@ -10,9 +10,8 @@ import pytest
 from attrs import define, field
 from pydicom.dataset import Dataset
 
-from dicom_adapter.flow.association import AssociationRequest
-from dicom_adapter.flow.store.arrival import StoreRequest
-from dicom_adapter.flow.store.incoming import Answer
+from dicom_adapter.api.receiving import AssociationRequest, StoreRequest, StoreResult
+from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.operations.story import Story, tell
 from dicom_adapter.receiver.receiver import Receiver
@@ -34,16 +33,16 @@ class Heard:
     def __attrs_post_init__(self) -> None:
         self.receiver.start(self._loop, lambda answers: answers[0][0].set_result(answers[0][1]), lambda: False)
 
-    def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
+    def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
         incoming = self.receiver.begin(request)
         incoming.write([data_set])
         committed = self._loop.create_future()
         answer = self.receiver.end(incoming, committed)
         if answer is None:
             answer = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, StoreResult)
         self.received.append(request)
-        self.statuses[answer.status.name] += 1
+        self.statuses[C_STORE_STATUS[answer.outcome].name] += 1
         return answer
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 
 from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, hookimpl
 from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.receiving import AssociationRequest
 from dicom_adapter.dicom.synthetic import make_instance, make_study
-from dicom_adapter.flow.association import AssociationRequest
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import events, lanes

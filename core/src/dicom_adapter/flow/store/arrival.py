@@ -9,24 +9,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from attrs import define, frozen
+from attrs import define
 
+from dicom_adapter.api.receiving import StoreRequest
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.identity import Identity
 from dicom_adapter.ledger.instances import UNNUMBERED
-
-
-@frozen(kw_only=True)
-class StoreRequest:
-    """A C-STORE request, before its data set."""
-
-    ae_title: str  # called
-    calling_ae_title: str
-    peer_address: str
-    association_id: str
-    sop_class_uid: str  # Affected SOP Class UID
-    sop_instance_uid: str  # Affected SOP Instance UID
-    transfer_syntax_uid: str
 
 
 @define(kw_only=True)

@@ -22,12 +22,13 @@ from attrs import evolve
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset, file_header
-from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
-from dicom_adapter.flow.store.incoming import Answer, Incoming, Status, _failure
+from dicom_adapter.flow.store.arrival import Arrival
+from dicom_adapter.flow.store.incoming import Incoming, _failure
 from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords, read_recovery_record
 from dicom_adapter.ledger import Ledger, LedgerBusy, Transaction, arrivals, events, instances, receiver_runs
@@ -76,11 +77,11 @@ class Store:
     def begin(self, request: StoreRequest) -> Incoming:
         """Receive a request; its data set follows, even if it is refused."""
         if request.sop_class_uid in self._config.ae_titles[request.ae_title].ignored_sop_classes:
-            why = "its SOP class is among ignored-sop-classes"
-            return Incoming(request, Answer(status=Status.SUCCESS, why=why))
+            reason = "its SOP class is among ignored-sop-classes"
+            return Incoming(request, StoreResult(outcome=StoreOutcome.IGNORED, reason=reason))
         full = self._limits.refusal_before(request.ae_title, self._config.storage) if self._limits else ""
         if full:
-            return Incoming(request, Answer(status=Status.OUT_OF_RESOURCES, why=full))
+            return Incoming(request, StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=full))
         header = file_header(
             request.sop_class_uid,
             request.sop_instance_uid,
@@ -97,27 +98,27 @@ class Store:
         incoming.write_header(header)
         return incoming
 
-    def end(self, incoming: Incoming) -> Arrival | Answer:
+    def end(self, incoming: Incoming) -> Arrival | StoreResult:
         """Complete the data set: return the instance, which waits for its commit, or why it is not kept."""
         arrival = incoming.end()
-        if isinstance(arrival, Answer) or self._limits is None:
+        if isinstance(arrival, StoreResult) or self._limits is None:
             return arrival
         full = self._limits.refusal_after(arrival.request.ae_title, self._config.storage)
         if not full:
             return arrival
         incoming.discard()
-        return Answer(status=Status.OUT_OF_RESOURCES, why=full)
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=full)
 
-    def keep(self, request: StoreRequest, data_set: bytes) -> Answer:
+    def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
         """Receive and commit an instance in one call, without a network."""
         incoming = self.begin(request)
         incoming.write([data_set])
         arrival = self.end(incoming)
-        return arrival if isinstance(arrival, Answer) else self.commit([arrival])[0]
+        return arrival if isinstance(arrival, StoreResult) else self.commit([arrival])[0]
 
     # --- commit -----------------------------------------------------------------------------------------------------
 
-    def commit(self, waiting: Sequence[Arrival]) -> list[Answer]:
+    def commit(self, waiting: Sequence[Arrival]) -> list[StoreResult]:
         """Make them durable and enter them; returns what each is answered, in their order."""
         failure = self._sync(waiting)
         if failure is not None:
@@ -128,7 +129,7 @@ class Store:
             self.checkpoint()
         return answers
 
-    def commit_inline(self, arrival: Arrival) -> Answer | None:
+    def commit_inline(self, arrival: Arrival) -> StoreResult | None:
         """Commit one instance without waiting for the ledger. Not during another commit.
 
         Returns None if it would have to wait, for another transaction, a sync of the ledger, or a storage that was slow
@@ -146,7 +147,7 @@ class Store:
         self._has_unsynced_commits = True
         return answer
 
-    def _sync(self, waiting: Sequence[Arrival]) -> Answer | None:
+    def _sync(self, waiting: Sequence[Arrival]) -> StoreResult | None:
         """Return None when they are durable."""
         began = time.monotonic()
         try:
@@ -158,7 +159,7 @@ class Store:
             self._storage_is_slow = time.monotonic() - began > INLINE_SYNC_SECONDS
         return None
 
-    def _enter(self, waiting: Sequence[Arrival], *, waits: bool = True) -> list[Answer]:
+    def _enter(self, waiting: Sequence[Arrival], *, waits: bool = True) -> list[StoreResult]:
         """Write the rows; without them the stored objects have never been. Raises LedgerBusy if it is not to wait."""
         try:
             # The row of an instance with a recovery record is durable with that.
@@ -176,7 +177,7 @@ class Store:
         self._delete([one for one, answer in zip(waiting, answers, strict=True) if answer.instance is None])
         return answers
 
-    def _entered(self, transaction: Transaction, waiting: Sequence[Arrival]) -> list[Answer]:
+    def _entered(self, transaction: Transaction, waiting: Sequence[Arrival]) -> list[StoreResult]:
         # Stamped while holding the right to write, so that the order of rows is the order of these times.
         answers = _Entry(self._config, self._storage, transaction, self._clock.now()).enter(waiting)
         runs = {arrival.run for arrival in waiting if arrival.number}
@@ -185,7 +186,7 @@ class Store:
             receiver_runs.reach(transaction, run, self._name, number)
         return answers
 
-    def _not_entered(self, waiting: Sequence[Arrival], failure: Exception) -> list[Answer]:
+    def _not_entered(self, waiting: Sequence[Arrival], failure: Exception) -> list[StoreResult]:
         """After a failed transaction. A row that came about all the same must keep its stored object."""
         try:
             with self._ledger.read() as transaction:
@@ -271,7 +272,7 @@ class Store:
             entered = [answer.instance for answer in answers if answer.instance is not None]
             events.record(transaction, [_recovered(instance, now) for instance in entered])
         # What is like no pending one was acknowledged by another configuration: an audit finds it, and it is not lost.
-        repeated = [answer.instance is None and answer.status is Status.SUCCESS for answer in answers]
+        repeated = [answer.instance is None and answer.outcome.is_acknowledged for answer in answers]
         self._delete([one for one, is_repeated in zip(lost, repeated, strict=True) if is_repeated])
         for instance in entered:
             log.warning(
@@ -304,7 +305,7 @@ class _Entry:
         self._transaction = transaction
         self._now = now
 
-    def enter(self, all_of_them: Sequence[Arrival]) -> list[Answer]:
+    def enter(self, all_of_them: Sequence[Arrival]) -> list[StoreResult]:
         """Enter them in their order."""
         now, moment = self._now, arrivals.moment(self._now)
         rows = [one.row(arrivals.moment(one.came_at) if one.came_at else moment) for one in all_of_them]
@@ -312,25 +313,33 @@ class _Entry:
         return [
             self._again(one)
             if number is None
-            else Answer(status=Status.SUCCESS, instance=one.at(one.came_at or now, number))
+            else StoreResult(outcome=StoreOutcome.STORED, instance=one.at(one.came_at or now, number))
             for one, number in zip(all_of_them, numbers, strict=True)
         ]
 
-    def _again(self, arrival: Arrival) -> Answer:
+    def _again(self, arrival: Arrival) -> StoreResult:
         """An instance with the same SOP Instance UID is pending."""
         instance = arrival.at(arrival.came_at or self._now)
         pending = instances.find_pending(self._transaction, instance.ae_title, instance.sop_instance_uid)
         assert pending is not None  # it was when this one was not entered, in this transaction
         if self._overwrites(arrival) and arrival.came_at is not None and arrival.came_at < pending.received_at:
-            return Answer(status=Status.SUCCESS, why="a newer arrival is pending", repeats=pending.instance_id)
-        if self._overwrites(arrival):
-            return Answer(status=Status.SUCCESS, instance=instances.replace(self._transaction, pending, instance))
-        if self._is_same(pending, instance):
-            return Answer(
-                status=Status.SUCCESS, why="the same data set is pending already", repeats=pending.instance_id
+            return StoreResult(
+                outcome=StoreOutcome.SUPERSEDED, reason="a newer arrival is pending", duplicate_of=pending.instance_id
             )
-        why = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
-        return Answer(status=Status.DUPLICATE_SOP_INSTANCE, why=why, repeats=pending.instance_id)
+        if self._overwrites(arrival):
+            return StoreResult(
+                outcome=StoreOutcome.STORED, instance=instances.replace(self._transaction, pending, instance)
+            )
+        if self._is_same(pending, instance):
+            return StoreResult(
+                outcome=StoreOutcome.ALREADY_STORED,
+                reason="the same data set is pending already",
+                duplicate_of=pending.instance_id,
+            )
+        reason = (
+            "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
+        )
+        return StoreResult(outcome=StoreOutcome.DUPLICATE_REFUSED, reason=reason, duplicate_of=pending.instance_id)
 
     def _overwrites(self, arrival: Arrival) -> bool:
         table = self._config.ae_titles.get(arrival.request.ae_title)  # None: no longer configured

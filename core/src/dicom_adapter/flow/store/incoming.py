@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 
 import structlog
-from attrs import define, field, frozen
+from attrs import define, field
 
 from dicom_adapter.api.errors import is_lack_of_room
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
-from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.dicom.identity import Identity, IdentityReader, Mismatch, Unreadable
-from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 
 log = structlog.get_logger("dicom_adapter.store")
-
-
-class Status(IntEnum):
-    """C-STORE response statuses (PS3.4 table B.2-1, PS3.7 annex C)."""
-
-    SUCCESS = 0x0000
-    PROCESSING_FAILURE = 0x0110
-    DUPLICATE_SOP_INSTANCE = 0x0111
-    SOP_CLASS_NOT_SUPPORTED = 0x0122
-    OUT_OF_RESOURCES = 0xA700
-    DATA_SET_DOES_NOT_MATCH = 0xA900
-    CANNOT_UNDERSTAND = 0xC000
-
-
-@frozen(kw_only=True)
-class Answer:
-    """What C-STORE answers, and why."""
-
-    status: Status
-    why: str = ""
-    instance: InstanceStorageInfo | None = None  # when it was kept
-    repeats: int | None = None  # the pending instance that it is again, because of which it was not kept
 
 
 @define
@@ -46,7 +23,7 @@ class Incoming:
     """One C-STORE, from its request to the end of its data set. Used by one thread; raises nothing."""
 
     request: StoreRequest
-    refusal: Answer | None = None  # it is refused, or not to be kept, whatever else comes
+    refusal: StoreResult | None = None  # it is refused, or not to be kept, whatever else comes
     _limit: int = 0  # bytes that a data set may have
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
@@ -73,18 +50,18 @@ class Incoming:
             if self._reader.needs_more:
                 self._reader.feed(piece)
         if self._size > self._limit:
-            why = f"its data set has more than max-data-set = {self._limit} bytes"
-            self._refuse(Answer(status=Status.CANNOT_UNDERSTAND, why=why))
+            reason = f"its data set has more than max-data-set = {self._limit} bytes"
+            self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=reason))
 
-    def end(self) -> Arrival | Answer:
+    def end(self) -> Arrival | StoreResult:
         """The data set is complete."""
         if self.refusal is None:
             try:
                 return self._arrival(self._checked_identity())
             except Mismatch as refusal:
-                self._refuse(Answer(status=Status.DATA_SET_DOES_NOT_MATCH, why=str(refusal)))
+                self._refuse(StoreResult(outcome=StoreOutcome.DOES_NOT_MATCH, reason=str(refusal)))
             except Unreadable as refusal:
-                self._refuse(Answer(status=Status.CANNOT_UNDERSTAND, why=str(refusal)))
+                self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=str(refusal)))
             except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
                 self._refuse(_failure(failure))
         assert self.refusal is not None  # or it has arrived
@@ -109,7 +86,7 @@ class Incoming:
             return False
         return True
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, answer: StoreResult) -> None:
         self.refusal = answer
         self.discard()
 
@@ -135,9 +112,9 @@ class Incoming:
         return arrival
 
 
-def _failure(failure: Exception) -> Answer:
+def _failure(failure: Exception) -> StoreResult:
     """Out of resources when that is the cause, so that the peer tries again later; else a processing failure."""
     if is_lack_of_room(failure):
-        return Answer(status=Status.OUT_OF_RESOURCES, why="there is no room left")
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no room left")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
-    return Answer(status=Status.PROCESSING_FAILURE, why=f"it could not be kept ({type(failure).__name__})")
+    return StoreResult(outcome=StoreOutcome.FAILED, reason=f"it could not be kept ({type(failure).__name__})")

@@ -7,9 +7,10 @@ from uuid import uuid4
 import orjson
 from attrs import define, field
 
+from dicom_adapter.api.receiving import StoreRequest
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.identity import Identity
-from dicom_adapter.flow.store.arrival import Arrival, StoreRequest
+from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.runtime.clock import Clock
 

@@ -10,10 +10,10 @@ from itertools import groupby
 
 from attrs import frozen
 
-from dicom_adapter.flow.store.incoming import Status
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceState, Outcome
 from dicom_adapter.ledger.traces import Arrival
+from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, Facts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
@@ -33,7 +33,7 @@ HAPPENED = {  # others are said as they are called
     "instance_requeued": "given back to the processor",
 }
 # Those of these that have no row are told with the instances that they repeat.
-KNOWN_BY_INSTANCE = (Status.SUCCESS.name, Status.DUPLICATE_SOP_INSTANCE.name)
+KNOWN_BY_INSTANCE = (CStoreStatus.SUCCESS.name, CStoreStatus.DUPLICATE_SOP_INSTANCE.name)
 
 
 @frozen(kw_only=True)
@@ -173,7 +173,7 @@ def _refused(facts: Facts, part: Iterable[str]) -> Iterator[Entry]:
     if not counts:
         return
     refusals = listed(
-        f"{count} with 0x{Status[name]:04X} ({name.lower().replace('_', ' ')})" for name, count in counts.items()
+        f"{count} with 0x{CStoreStatus[name]:04X} ({name.lower().replace('_', ' ')})" for name, count in counts.items()
     )
     which = f"association {short(str(ends[0].association_id))}" if len(ends) == 1 else f"these {len(ends)} associations"
     text = (

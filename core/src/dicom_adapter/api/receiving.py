@@ -1,0 +1,107 @@
+"""Values that pass between the network and the first two steps of the flow, association and store.
+
+The code of a protocol (DIMSE in `net`, others later) makes requests of what it receives, calls the steps and translates
+their results into its own codes. The steps know no protocol, and the code of a protocol imports no step.
+
+Internal to the core: `dicom_adapter` does not export this module, plugins see none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from attrs import frozen
+
+from dicom_adapter.api.values import InstanceStorageInfo
+
+# --- association ------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class AssociationRequest:
+    """Requestor and called AE title of an association, before it is accepted."""
+
+    called_ae_title: str  # without padding, as the next one
+    calling_ae_title: str
+    peer_address: str
+    certificate_names: frozenset[str] = frozenset()  # common and DNS names of the requestor's certificate
+
+
+class Rejection(Enum):
+    """Reason why an association is rejected."""
+
+    CALLED_AE_TITLE_NOT_RECOGNIZED = "called AE title not recognized"
+    CALLING_AE_TITLE_NOT_RECOGNIZED = "calling AE title not recognized"
+    TEMPORARY_CONGESTION = "temporary congestion"
+    LOCAL_LIMIT_EXCEEDED = "local limit exceeded"
+
+
+@frozen(kw_only=True)
+class AssociationDecision:
+    """Accept when there is no rejection."""
+
+    rejection: Rejection | None = None
+    reason: str = ""  # for the log and the operator
+
+
+# --- store ------------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class StoreRequest:
+    """Request to store one instance, before its data set arrives."""
+
+    ae_title: str  # called
+    calling_ae_title: str
+    peer_address: str
+    association_id: str
+    sop_class_uid: str  # as the request names it (DIMSE: Affected SOP Class UID)
+    sop_instance_uid: str  # the same (DIMSE: Affected SOP Instance UID)
+    transfer_syntax_uid: str
+
+
+class StoreOutcome(Enum):
+    """Result of a request to store an instance."""
+
+    STORED = "stored"  # durable, with a row in the ledger
+    ALREADY_STORED = "already stored"  # the same data set is pending; acknowledged
+    SUPERSEDED = "superseded"  # a newer instance with its SOP Instance UID is pending; acknowledged
+    IGNORED = "ignored"  # its SOP class is configured to be ignored; acknowledged
+    DUPLICATE_REFUSED = "duplicate refused"  # another data set with its SOP Instance UID is pending
+    SOP_CLASS_NOT_SUPPORTED = "SOP class not supported"
+    OUT_OF_SPACE = "out of space"  # the sender may try again later
+    DOES_NOT_MATCH = "does not match"  # the data set contradicts the request
+    CANNOT_UNDERSTAND = "cannot understand"  # the data set cannot be parsed, or is too long
+    FAILED = "failed"  # of the storage backend or the ledger
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """True if the sender may delete its copy."""
+        return self in _ACKNOWLEDGED
+
+
+_ACKNOWLEDGED = frozenset(
+    {StoreOutcome.STORED, StoreOutcome.ALREADY_STORED, StoreOutcome.SUPERSEDED, StoreOutcome.IGNORED}
+)
+
+
+@frozen(kw_only=True)
+class StoreResult:
+    """Result of a request to store an instance, with its reason."""
+
+    outcome: StoreOutcome
+    reason: str = ""  # never patient data; empty when stored
+    instance: InstanceStorageInfo | None = None  # when it was stored
+    duplicate_of: int | None = None  # id of the pending instance because of which it was not stored
+
+
+class IncomingDataSet(Protocol):
+    """Receives the data set of one instance while it arrives. Not thread-safe; raises nothing."""
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Write the next pieces of the data set. The caller may reuse their memory afterwards."""
+
+    def discard(self) -> None:
+        """Delete everything that was written: the rest of the data set will not arrive."""
