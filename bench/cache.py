@@ -41,6 +41,7 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.host.http import HttpServer, make_app
 from dicom_adapter.host.http.health import Health
 from dicom_adapter.ledger import instances
+from dicom_adapter.runtime.parts import lane_part
 from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.testing import Adapter
 from dicom_adapter_cache.operations import Cache
@@ -81,7 +82,7 @@ class Stepping:
 
     def __init__(self, adapter: Adapter) -> None:
         self._handle = adapter.host.handles["CACHE"]
-        self._step = adapter.host.parts()["lane CACHE"][0]
+        self._step = adapter.host.parts()[lane_part("CACHE")].step
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handle, name)
@@ -138,7 +139,7 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     adapter = Adapter(folder, CONFIGURATION)
     fill(adapter, studies)
     began = time.perf_counter()
-    adapter.host.settle()
+    adapter.host.run_until_idle()
     indexed = time.perf_counter() - began
     adapter.clock.advance(60)
     assert adapter.config.http is not None

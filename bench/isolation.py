@@ -148,7 +148,7 @@ def _provoke(service: LaunchedService, port: int, data_set: bytes) -> None:
         _send(port, ae_title, data_set, range(first, first + TO_EACH_BAD_ONE))
     service.wait_for("processor_failed", PATIENCE_S, ae_title="CRASHES")
     service.wait_for("part_degraded", PATIENCE_S, part="threads")
-    service.wait_for("part_hangs", PATIENCE_S, part="lane HANGS")
+    service.wait_for("part_hangs", PATIENCE_S, part="AE title HANGS")
 
 
 def _send(port: int, ae_title: str, data_set: bytes, numbers: Sequence[int], pause_s: float = 0) -> None:

@@ -25,10 +25,11 @@ import time
 from pathlib import Path
 
 from dicom_adapter import JobProcessorBase, Submitter, hookimpl
-from dicom_adapter.runtime import watch
+from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter_clara_client.fake import FakeSubmitter
 
-watch.DEADLINES.update({"lane": 0.5, "submitter": 0.5, "observer": 0.5})
+for kind in (PartKind.LANE, PartKind.SUBMITTER, PartKind.OBSERVER):
+    kind.deadline_seconds = 0.5
 
 
 def hang(name, folder):
@@ -102,7 +103,7 @@ settings = { pipeline-a = "1" }
 )
 
 SECONDS = 60  # that anything may take before a test fails
-HANGS = {"lane HANGS", "submitter hanging", "observer hanging"}
+HANGS = {"AE title HANGS", "submitter hanging", "observer hanging"}
 
 
 def red(service: LaunchedService, python: str = sys.executable) -> tuple[int, dict[str, str]]:
@@ -135,15 +136,15 @@ def test_what_hangs_is_told_by_name_and_affects_nobody_else(launch_service: Laun
     service.wait_for("job_submitted", ae_title="LUNG")
     for part in HANGS:
         service.wait_for("part_hangs", part=part)
-    reasons = wait_until_red({*HANGS, "lane REFUSED"}, service, python)
-    assert reasons["lane HANGS"].endswith(" UTC has not returned, within 0.5 s")
-    assert reasons["lane REFUSED"].startswith("submitter 'unmakeable' cannot be made: SystemExit at ")
+    reasons = wait_until_red({*HANGS, "AE title REFUSED"}, service, python)
+    assert reasons["AE title HANGS"].endswith(" UTC has not returned within 0.5 s")
+    assert reasons["AE title REFUSED"].startswith("submitter 'unmakeable' cannot be made: SystemExit at ")
     for name in ("processor", "submitter", "observer"):
         (data / f"{name}-goes-on").touch()
     for part in HANGS:
         service.wait_for("part_recovered", part=part)
     service.wait_for("job_submitted", ae_title="WAITS")
-    wait_until_red({"lane REFUSED"}, service, python)
+    wait_until_red({"AE title REFUSED"}, service, python)
     assert 0 == service.stop()
 
 

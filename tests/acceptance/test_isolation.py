@@ -20,7 +20,11 @@ pytestmark = pytest.mark.slow
 
 CONFIGURATION = STORAGE + '[ae-titles.GOOD]\nprocessor = "healthy"\n' + AE_TITLES
 # The healthy plugin shortens the deadlines of the host that loads it, so that no test has to wait for half a minute.
-IMPATIENT = 'from dicom_adapter.runtime import watch\n\nwatch.DEADLINES.update({"lane": 0.5, "observer": 0.5})\n'
+IMPATIENT = """
+from dicom_adapter.runtime.parts import PartKind
+
+PartKind.LANE.deadline_seconds = PartKind.OBSERVER.deadline_seconds = 0.5
+"""
 SECONDS = 60  # that anything may take before a test fails
 INSTANCES = 10  # to each AE title
 
@@ -66,7 +70,7 @@ def test_the_healthy_ae_title_goes_on_receiving_and_submitting(launch_service: L
         assert [True] * INSTANCES == [result.ok for result in send(study, service, ae_title)]
     good_ones_are_submitted(2)
     service.wait_for("processor_failed", ae_title="CRASHES")
-    service.wait_for("part_hangs", part="lane HANGS")
+    service.wait_for("part_hangs", part="AE title HANGS")
     service.wait_for("part_hangs", part="observer hanging")
     service.wait_for("part_degraded", part="threads")
     good_ones_are_submitted(3)
@@ -76,13 +80,17 @@ def test_the_healthy_ae_title_goes_on_receiving_and_submitting(launch_service: L
 
 
 def _are_named(service: LaunchedService) -> None:
-    found = wait_for_problems(service, "lane HANGS", "observer hanging", "threads", "lane OUTDATED")
-    assert ("red", "red", "yellow") == tuple(found[part][0] for part in ("lane HANGS", "observer hanging", "threads"))
+    found = wait_for_problems(service, "AE title HANGS", "observer hanging", "threads", "AE title OUTDATED")
+    assert ("red", "red", "yellow") == tuple(
+        found[part][0] for part in ("AE title HANGS", "observer hanging", "threads")
+    )
     assert " began in calls of plugin 'leaking' of isolation-leaking 1.0" in found["threads"][1]
-    assert "plugin 'outdated' of isolation-outdated 1.0: built for version 0 of the hooks" in found["lane OUTDATED"][1]
-    assert "upgrade the plugin" in found["lane OUTDATED"][1]
+    assert (
+        "plugin 'outdated' of isolation-outdated 1.0: built for version 0 of the hooks" in found["AE title OUTDATED"][1]
+    )
+    assert "upgrade the plugin" in found["AE title OUTDATED"][1]
     assert "plugin 'crashing' of isolation-crashing 1.0" == service.wait_for("hook_failed")["plugin"]
-    assert not {"lane GOOD", "host", "receiver", "service"} & found.keys()
+    assert not {"AE title GOOD", "host", "receiver", "service"} & found.keys()
 
 
 @pytest.mark.usefixtures("_beside_each_other")
@@ -91,7 +99,7 @@ def test_every_call_of_a_plugin_is_logged_when_that_is_asked_for(launch_service:
     service = launch_service(CONFIGURATION, "--trace-hooks")
     send(write_study(tmp_path / "study", instances=1, patient_id="NOBODY-4711"), service, "GOOD")
     service.wait_for("job_submitted", ae_title="GOOD")
-    call = service.wait_for("hook_called", hook="handle_instance", part="lane GOOD")
+    call = service.wait_for("hook_called", hook="handle_instance", part="AE title GOOD")
     assert ("plugin 'healthy' of isolation-healthy 1.0", "returned") == (call["plugin"], call["outcome"])
     assert isinstance(call["seconds"], float)
     service.wait_for("hook_called", hook="load", plugin="plugin 'healthy' of isolation-healthy 1.0")

@@ -134,7 +134,7 @@ def test_an_instance_whose_row_finds_no_room_leaves_nothing(
     adapter = make_adapter(IN_PROCESS.format(ledger=disk.path / "ledger.sqlite"))
     answers = adapter.receive(make_instance(), ae_title="LUNG")
     disk.fill()
-    monkeypatch.setattr(adapter.host, "settle", lambda: None)
+    monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
     while answers[-1].outcome is StoreOutcome.STORED:  # the write-ahead log may have a page to spare
         answers += adapter.receive(make_instance(), ae_title="LUNG")
     assert StoreOutcome.OUT_OF_SPACE is answers.pop().outcome

@@ -100,7 +100,7 @@ def test_requeued_instances_are_told_and_so_are_refusals(adapter: Adapter, comma
             "99": "there is no such instance",
         },
     } == json.loads(refused.stdout)
-    adapter.host.settle()  # it is quarantined again
+    adapter.host.run_until_idle()  # it is quarantined again
     told = command("instances", "requeue", "--all", "--ae-title", "A", "--study", STUDY).stdout
     assert "2 instances requeued\n" == told
     adapter.restart(CONFIGURATION.replace("AdmissionID", "study"))

@@ -17,6 +17,7 @@ from dicom_adapter.flow.process import inbox
 from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.runtime.parts import lane_part
 from dicom_adapter.testing import Adapter, Plugin
 
 PLATFORM = """
@@ -65,7 +66,7 @@ def content(adapter: Adapter, job_id: str) -> list[str]:
 
 def down(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host takes no more steps, until the next restart; instances are still received."""
-    monkeypatch.setattr(adapter.host, "settle", lambda: None)
+    monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
 
 
 # --- the first scenario -----------------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def test_an_instance_that_comes_exactly_when_its_group_is_due_belongs_to_it(
     study = make_study(instances=2)
     adapter.receive(study[0], ae_title="LUNG")
     adapter.clock.advance(5)
-    lane, _threads = adapter.host.parts()["lane LUNG"]
+    lane = adapter.host.parts()[lane_part("LUNG")].step
     if not noticed:
         down(adapter, monkeypatch)
     adapter.receive(study[1], ae_title="LUNG")

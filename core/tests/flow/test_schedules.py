@@ -414,7 +414,7 @@ def arrive(adapter: Adapter, step: Send, uid: str, content: int) -> StoreResult:
         accession_number=str(content),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapter.host, "settle", lambda: None)
+        patch.setattr(adapter.host, "run_until_idle", lambda: None)
         [answer] = adapter.receive(instance, ae_title=step.ae_title)
     return answer
 

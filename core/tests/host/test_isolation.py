@@ -31,9 +31,9 @@ from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.ledger import jobs
 from dicom_adapter.plugins import isolation, registry
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, discover
-from dicom_adapter.runtime import watch
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.simulation.memory import memory_storage
 from dicom_adapter.simulation.platform import MemorySubmitter, Platform
@@ -249,10 +249,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "PLUGIN_SECONDS", SHORT_S)
     monkeypatch.setattr(isolation, "CLOSE_SECONDS", SHORT_S)
     monkeypatch.setattr(servers, "SERVER_STOP_SECONDS", SHORT_S)
-    monkeypatch.setattr(watch, "OTHER_DEADLINE", 5.0)
-    for kind in ("lane", "submitter", "platform watch", "observer"):
-        monkeypatch.setitem(watch.DEADLINES, kind, SHORT_S)
-    monkeypatch.setitem(watch.DEADLINES, "server bad", SHORT_S)
+    limited = (PartKind.LANE, PartKind.SUBMITTER, PartKind.STATUS_WATCH, PartKind.OBSERVER, PartKind.SERVER)
+    for kind in PartKind:
+        monkeypatch.setattr(kind, "deadline_seconds", SHORT_S if kind in limited else 5.0)
 
 
 @frozen
@@ -270,7 +269,7 @@ class Case:
 
 
 LANE = {"ae_title": "BAD"}
-LANE_PART, SUBMITTER_PART = {"part": "lane BAD"}, {"part": "submitter bad"}
+LANE_PART, SUBMITTER_PART = {"part": "AE title BAD"}, {"part": "submitter bad"}
 OBSERVERS = ("dicom_adapter_instance_stored", "dicom_adapter_job_changed", "dicom_adapter_instances_reclaimed")
 REGISTRATION = ("dicom_adapter_processors", "dicom_adapter_submitters", "dicom_adapter_storage_backends")
 BROUGHT = ("dicom_adapter_http", "dicom_adapter_servers")

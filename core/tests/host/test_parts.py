@@ -17,6 +17,7 @@ from dicom_adapter.flow.process import served_lane
 from dicom_adapter.host import host, observers
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.plugins import isolation
+from dicom_adapter.runtime.parts import Part, PartKind, lane_part
 from dicom_adapter.testing import Plugin
 from dicom_adapter_clara_client.fake import FakeSubmitter
 
@@ -55,13 +56,16 @@ def test_a_lane_takes_a_slice_of_its_turns_in_one_step(
     """
     adapter = make_adapter(LUNG)
     monkeypatch.setattr(served_lane, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(adapter.host, "settle", lambda: None)
+    monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
-    adapter.host.parts()["notify"][0]()
-    lane = adapter.host._serving.lanes["LUNG"]
-    wanted = [lane.step() for _turn in range(3)]
-    assert [adapter.clock.now()] * 3 == wanted
-    assert 3 == lane._lane.turns
+    adapter.host.parts()[Part(PartKind.NOTIFY)].step()
+    lane = adapter.host.parts()[lane_part("LUNG")]
+    waiting = []
+    for _turn in range(3):
+        assert adapter.clock.now() == lane.step()
+        [report] = adapter.host.describe_lanes()
+        waiting.append(sum(group.instance_count for group in report.waiting))
+    assert [1, 2, 3] == waiting
     assert lane.step() > adapter.clock.now()
 
 
@@ -72,7 +76,7 @@ def test_reclaim_gives_back_a_slice_in_one_step_and_everything_in_the_end(
     monkeypatch.setattr("dicom_adapter.flow.reclaim.reclaim.BATCH", 1)
     adapter = make_adapter(LUNG)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
-    reclaim = adapter.host.parts()["reclaim"][0]
+    reclaim = adapter.host.parts()[Part(PartKind.RECLAIM)].step
     monkeypatch.setattr(host, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(adapter.host, "_consider", lambda _numbers: None)
     adapter.advance(6)
@@ -115,10 +119,10 @@ def test_an_observer_that_hangs_keeps_nothing_from_another(make_adapter: MakeAda
     slow = observing(job_changed=lambda job: heard.append("slow"))
     quick = Plugin(SimpleNamespace(dicom_adapter_job_changed=hookimpl(lambda job: heard.append("quick"))), "quick")
     adapter = make_adapter(LUNG, slow, quick)
-    steps = adapter.host.parts()
-    assert ["observer quick", "observer under-test"] == sorted(name for name in steps if name.startswith("observer"))
+    parts = adapter.host.parts()
+    assert ["quick", "under-test"] == sorted(part.name for part in parts if part.kind is PartKind.OBSERVER)
     adapter.host._tell("dicom_adapter_job_changed", job="job 1")
-    steps["observer quick"][0]()
+    parts[Part(PartKind.OBSERVER, "quick")].step()
     assert ["quick"] == heard
 
 

@@ -82,7 +82,11 @@ def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: Ma
         adapter.advance(60)
     assert [("new", 1)] == pipelines(adapter)
     called = {(entry["part"], entry["hook"]) for entry in logged if entry["event"] == "hook_called"}
-    assert {("lane LUNG", "handle_instance"), ("lane LUNG", "timer"), ("submitter platform", "upload")} <= called
+    assert {
+        ("AE title LUNG", "handle_instance"),
+        ("AE title LUNG", "timer"),
+        ("submitter platform", "upload"),
+    } <= called
 
 
 def test_what_waits_goes_to_the_new_processor_in_the_order_and_with_the_times_of_its_arrival(

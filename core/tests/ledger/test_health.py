@@ -10,7 +10,7 @@ from dicom_adapter.ledger import Ledger, health
 from dicom_adapter.ledger.health import PartHealth, PartState
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, 123_456, tzinfo=timezone.utc)
-LANE = PartHealth(part="lane LUNG", state=PartState.HANGS, reason="it has not returned", since=NOW, seen_at=NOW)
+LANE = PartHealth(part="AE title LUNG", state=PartState.HANGS, reason="it has not returned", since=NOW, seen_at=NOW)
 HOST = PartHealth(part="host", state=PartState.OK, since=NOW, seen_at=NOW)
 
 
@@ -21,7 +21,7 @@ def test_health_round_trips(ledger: Ledger) -> None:
         health.save(transaction, [LANE, HOST])
         health.save(transaction, [better])
     with ledger.read() as transaction:
-        assert {"host": HOST, "lane LUNG": better} == health.load(transaction)
+        assert {"host": HOST, "AE title LUNG": better} == health.load(transaction)
 
 
 def test_processes_outlive_the_parts_of_an_earlier_host(ledger: Ledger) -> None:

@@ -63,7 +63,7 @@ class Site:
             instances.release(transaction, [self.free.instance_id], self.clock.now())
 
     def host_stops(self) -> None:
-        self.adapter.host.settle = lambda: None  # type: ignore[method-assign]
+        self.adapter.host.run_until_idle = lambda: None  # type: ignore[method-assign]
 
     def receive(self, ae_title: str, **attributes: Any) -> InstanceStorageInfo:
         (answer,) = self.adapter.receive(make_instance(**attributes), ae_title=ae_title)

@@ -76,14 +76,14 @@ def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(found: Facts
     ("parts", "expected"),
     [
         ([], []),
-        ([part("notify"), part("lane LUNG")], []),
+        ([part("notify"), part("AE title LUNG")], []),
         ([part("receiver", age=31)], ["receiver: has not been heard of since 2026-01-05 07:59:29 UTC"]),
         ([part("receiver", PartState.STOPPED)], ["receiver: has not been heard of since 2026-01-05 07:59:55 UTC"]),
         ([part("service", PartState.FAILING, "the host died")], ["service: the host died"]),
-        ([part("lane LUNG", PartState.HANGS, "it hangs")], ["lane LUNG: it hangs"]),
+        ([part("AE title LUNG", PartState.HANGS, "it hangs")], ["AE title LUNG: it hangs"]),
         ([part("observer x", PartState.FAILING, "it fails")], ["observer x: it fails"]),
         (  # of the parts of a host that is gone nobody knows how they are
-            [part("host", age=31), part("lane LUNG", PartState.HANGS, "it hangs", age=31)],
+            [part("host", age=31), part("AE title LUNG", PartState.HANGS, "it hangs", age=31)],
             ["host: has not been heard of since 2026-01-05 07:59:29 UTC"],
         ),
     ],
@@ -112,7 +112,7 @@ def config(make_adapter: MakeAdapter) -> Any:
 )
 def test_a_service_that_does_not_run_says_how_it_ended(service: PartHealth, reason: str, config: Any) -> None:
     """And its parts, which cannot work then, say nothing."""
-    lane = part("lane LUNG", PartState.HANGS, "it hangs")
+    lane = part("AE title LUNG", PartState.HANGS, "it hangs")
     problems = assess(facts(service, lane), Run.NOT_RUNNING, ROOM, config)
     assert [(Level.RED, "service", reason)] == [(each.level, each.part, each.reason) for each in problems]
 
@@ -178,11 +178,11 @@ def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapt
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.STOPPED, reason="it failed", since=NOW))
         lanes.set_full(transaction, "LIVER", "no room")
-    assert [("red", "lane LUNG", "it failed"), ("red", "AE title LIVER", "no room")] == problems_of(adapter)
+    assert [("red", "AE title LUNG", "it failed"), ("red", "AE title LIVER", "no room")] == problems_of(adapter)
     assert ["service"] == [name for _level, name, _reason in problems_of(adapter, run=Run.NOT_RUNNING)]
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.RUNNING, reason="it waits", since=NOW))
-    assert ("red", "lane LUNG", "it waits") == problems_of(adapter)[0]
+    assert ("red", "AE title LUNG", "it waits") == problems_of(adapter)[0]
 
 
 def test_what_is_configured_no_longer_and_holds_something_is_listed(make_adapter: MakeAdapter) -> None:
@@ -243,7 +243,7 @@ def test_the_exit_status_tells_whether_all_is_well(service: Path) -> None:
     assert 3 == run("--config", service).exit_code
     tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     assert 0 == run("--config", service).exit_code
-    tell(service.parent, {"lane LUNG": PartState.HANGS})
+    tell(service.parent, {"AE title LUNG": PartState.HANGS})
     assert 1 == run("--config", service).exit_code
     (service.parent / "data" / "ledger.sqlite").unlink()
     assert 1 == run("--config", service).exit_code

@@ -10,6 +10,7 @@ import pytest
 from dicom_adapter.plugins import leaked_threads
 from dicom_adapter.plugins.leaked_threads import describe_leak
 from dicom_adapter.plugins.measured import Calls
+from dicom_adapter.runtime.parts import lane_part
 
 LEFT = 5
 
@@ -30,8 +31,8 @@ def calls() -> Iterator[Calls]:
         thread.join()
 
     made = Calls()
-    made.of("plugin 'leaky'", "lane A")("handle_instance", leak)
-    made.of("plugin 'tidy'", "lane B")("handle_instance", tidy)
+    made.of("plugin 'leaky'", lane_part("A"))("handle_instance", leak)
+    made.of("plugin 'tidy'", lane_part("B"))("handle_instance", tidy)
     yield made
     end.set()
     for thread in begun:

@@ -21,7 +21,8 @@ from dicom_adapter.plugins.measured import (
     Maker,
     measure,
 )
-from dicom_adapter.runtime.watch import Finding, with_slow
+from dicom_adapter.runtime.parts import lane_part
+from dicom_adapter.runtime.watch import PartFinding, with_slow
 
 LIMIT = SLOW_SECONDS["handle_instance"]
 
@@ -53,7 +54,7 @@ def time() -> Time:
 def tracing(time: Time, *, trace: bool = False) -> tuple[Calls, Called]:
     calls = Calls(trace=trace, monotonic=time)
     calls.tell()
-    return calls, calls.of("plugin 'x' of acme-x 1.0", "lane LUNG")
+    return calls, calls.of("plugin 'x' of acme-x 1.0", lane_part("LUNG"))
 
 
 def test_a_slow_call_is_logged_and_shown_with_plugin_and_hook(time: Time) -> None:
@@ -67,14 +68,14 @@ def test_a_slow_call_is_logged_and_shown_with_plugin_and_hook(time: Time) -> Non
             "log_level": "warning",
             "plugin": "plugin 'x' of acme-x 1.0",
             "hook": "handle_instance",
-            "part": "lane LUNG",
+            "part": "AE title LUNG",
             "seconds": LIMIT + 0.25,
             "limit": LIMIT,
             "times": 1,
         }
     ] == logged
     expected = "handle_instance of plugin 'x' of acme-x 1.0 took up to 1.2 s, more than 1 s, once of late"
-    assert {"lane LUNG": expected} == calls.slow()
+    assert {lane_part("LUNG"): expected} == calls.slow()
 
 
 def test_a_call_in_time_is_not_told_of(time: Time) -> None:
@@ -94,7 +95,7 @@ def test_what_is_slow_all_the_time_is_logged_once_a_minute(time: Time) -> None:
         time.now += TELL_EVERY_SECONDS
         called("handle_instance", time.taking(LIMIT + 2))
     assert [1, 3] == [entry["times"] for entry in logged]
-    assert "took up to 3.0 s, more than 1 s, 4 times of late" in calls.slow()["lane LUNG"]
+    assert "took up to 3.0 s, more than 1 s, 4 times of late" in calls.slow()[lane_part("LUNG")]
 
 
 def test_what_was_slow_once_is_forgotten(time: Time) -> None:
@@ -104,7 +105,7 @@ def test_what_was_slow_once_is_forgotten(time: Time) -> None:
     time.now += REMEMBERED_SECONDS + 1
     assert {} == calls.slow()
     called("handle_instance", time.taking(LIMIT + 1))
-    assert "took up to 2.0 s, more than 1 s, once of late" in calls.slow()["lane LUNG"]
+    assert "took up to 2.0 s, more than 1 s, once of late" in calls.slow()[lane_part("LUNG")]
 
 
 def test_every_call_is_logged_with_its_outcome_when_that_is_asked_for(time: Time) -> None:
@@ -190,12 +191,7 @@ def test_what_measures_does_not_show_among_the_places_of_an_error(time: Time) ->
 
 def test_a_part_that_works_is_degraded_while_a_plugin_is_slow_in_it() -> None:
     """One that fails or hangs stays what it is, which is worse."""
-    hanging = Finding(state=PartState.HANGS, reason="hangs")
-    found = with_slow(
-        {"lane A": Finding(), "lane B": hanging, "lane C": Finding()}, {"lane A": "slow", "lane B": "slow"}
-    )
-    assert {
-        "lane A": Finding(state=PartState.DEGRADED, reason="slow"),
-        "lane B": hanging,
-        "lane C": Finding(),
-    } == found
+    hanging = PartFinding(state=PartState.HANGS, reason="hangs")
+    a, b, c = map(lane_part, "ABC")
+    found = with_slow({a: PartFinding(), b: hanging, c: PartFinding()}, {a: "slow", b: "slow"})
+    assert {a: PartFinding(state=PartState.DEGRADED, reason="slow"), b: hanging, c: PartFinding()} == found

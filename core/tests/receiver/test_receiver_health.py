@@ -9,7 +9,8 @@ from dicom_adapter.config.listening import Dicom
 from dicom_adapter.ledger.health import RECEIVER, PartState
 from dicom_adapter.net.server import Server
 from dicom_adapter.receiver.__main__ import Listener
-from dicom_adapter.runtime.watch import Finding
+from dicom_adapter.runtime.parts import process_part
+from dicom_adapter.runtime.watch import PartFinding
 
 SECONDS = 30  # that a thread may take to end
 
@@ -32,13 +33,13 @@ def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> No
     server, reports = Server(Dicom(port=0, bind="127.0.0.1"), Mock()), Reports()
     listener = Listener(server, Mock(commits=True), reports)  # type: ignore[arg-type] # all of a channel that it uses
     server.start()
-    assert {RECEIVER: Finding()} == listener.examine()
+    assert {process_part(RECEIVER): PartFinding()} == listener.examine()
     server.loop.call_soon_threadsafe(server.loop.stop)
     server._thread.join(SECONDS)
-    assert [PartState.FAILING] * 2 == [listener.examine()[RECEIVER].state for _look in range(2)]
+    assert [PartState.FAILING] * 2 == [listener.examine()[process_part(RECEIVER)].state for _look in range(2)]
     assert ["failed"] == reports.told
     server.is_stopping = True
-    assert {RECEIVER: Finding()} == listener.examine()
+    assert {process_part(RECEIVER): PartFinding()} == listener.examine()
     assert server._socket is not None
     server._socket.close()
     server.loop.close()
@@ -48,9 +49,9 @@ def test_a_receiver_that_commits_no_more_asks_to_begin_again() -> None:
     """Its senders would wait for ever; a receiver that is being stopped has a reason."""
     server, receiver, reports = Mock(is_deaf=False, is_stopping=False), Mock(commits=True), Reports()
     listener = Listener(server, receiver, reports)  # type: ignore[arg-type] # as above
-    assert {RECEIVER: Finding()} == listener.examine()
+    assert {process_part(RECEIVER): PartFinding()} == listener.examine()
     receiver.commits = False
-    assert [PartState.FAILING] * 2 == [listener.examine()[RECEIVER].state for _look in range(2)]
+    assert [PartState.FAILING] * 2 == [listener.examine()[process_part(RECEIVER)].state for _look in range(2)]
     assert ["failed"] == reports.told
     server.is_stopping = True
-    assert {RECEIVER: Finding()} == listener.examine()
+    assert {process_part(RECEIVER): PartFinding()} == listener.examine()

@@ -45,7 +45,7 @@ class SettlingHandle:
     def ask(self, request: Callable[[Any], Any]) -> Future[Any]:
         with self._lock:
             future = self._adapter.host.handles[self._ae_title].ask(request)
-            self._adapter.host.settle()
+            self._adapter.host.run_until_idle()
         return future
 
 

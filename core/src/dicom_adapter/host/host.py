@@ -1,7 +1,7 @@
 """The host: notify, process, submit, reclaim, and the observers.
 
 `Host` puts the steps of the flow together and is passive: each of its parts is a step function that says when it wants
-to be called again. `host.threads` runs them on threads; tests call `settle` under a virtual clock.
+to be called again. `host.threads` runs them on threads; tests call `run_until_idle` under a virtual clock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.isolation import BROUGHT_CHECKS, close_within, hook_failed
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.clock import Clock
-from dicom_adapter.runtime.workers import SLICE_SECONDS, Step
+from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, lane_part, submitter_part
+from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -49,13 +50,26 @@ SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for 
 SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 STORED = "dicom_adapter_instance_stored"  # an observer hook
+STEP_ORDER = (  # in which `run_until_idle` runs the parts
+    PartKind.NOTIFY,
+    PartKind.OPERATORS,
+    PartKind.RECLAIM,
+    PartKind.HISTORY,
+    PartKind.OBSERVER,
+    PartKind.LANE,
+    PartKind.SUBMITTER,
+    PartKind.STATUS_WATCH,
+    PartKind.DRAIN,
+    PartKind.FREE_SPACE,
+    PartKind.QUOTA,  # the last one: it counts what the others have changed
+)
 
 
 @frozen(kw_only=True)
 class Taken:
     """What a new configuration has changed."""
 
-    gone: Mapping[str, Callable[[], None]]  # what closes each part that is gone or replaced, once its steps have ended
+    gone: Mapping[Part, Callable[[], None]]  # what closes each part that is gone or replaced, once its steps have ended
     changed: Mapping[str, Future[None]]  # AE titles that get another processor; done when they have
 
 
@@ -70,14 +84,14 @@ class Host:
         ledger: Ledger,
         clock: Clock,
         uploads: Callable[[str, int], Executor],
-        wake: Callable[[str], None],
+        wake: Callable[[Part], None],
         *,
         look_every: timedelta | None = None,
         leaving: Leaving = Leaving(),  # noqa: B008 - a frozen value
     ) -> None:
         """`leaving`: what of `config` stays only until nothing of it is left to do.
 
-        `uploads` makes the executor of a submitter; `wake` is called with the name of a part that has work now.
+        `uploads` makes the executor of a submitter; `wake` is called with a part that has work now.
 
         `look_every`: how often to look for what nobody tells of, where that is not up to the parts themselves.
         """
@@ -86,8 +100,8 @@ class Host:
         self._ledger = ledger
         self._clock = clock
         self._wake_worker = wake
-        self._woken: set[str] = set()  # parts that have work now; read by `settle` only
-        self._next_step: dict[str, datetime | None] = {}  # of each part, as `settle` took its last one
+        self._woken: set[Part] = set()  # parts that have work now; read by `settle` only
+        self._next_step: dict[Part, datetime | None] = {}  # of each part, as `settle` took its last one
         self._look_every = look_every or LOOK_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
@@ -179,46 +193,45 @@ class Host:
 
     # --- the parts --------------------------------------------------------------------------------------------------
 
-    def parts(self) -> Mapping[str, tuple[Step, int]]:
-        """The step function of each part by its name, and how many threads it may run on."""
-        parts: dict[str, tuple[Step, int]] = {
-            "notify": (self._take_notice, 1),
-            "operators": (self._heed_operators, 1),
-            "reclaim": (self._give_back, 1),
-            "history": (self._retention.step, 1),
+    def parts(self) -> Parts:
+        """Return the work of each part."""
+        parts: dict[Part, PartWork] = {
+            Part(PartKind.NOTIFY): PartWork(self._take_notice),
+            Part(PartKind.OPERATORS): PartWork(self._heed_operators),
+            Part(PartKind.RECLAIM): PartWork(self._give_back),
+            Part(PartKind.HISTORY): PartWork(self._retention.step),
+            Part(PartKind.DRAIN): PartWork(self._farewell.step),
+            Part(PartKind.QUOTA): PartWork(self._reckon),
         }
-        for name, observer in self._observers.items():
-            parts[f"observer {name}"] = (observer.step, 1)
+        parts |= {Part(PartKind.OBSERVER, name): PartWork(observer.step) for name, observer in self._observers.items()}
         parts |= self._serving.parts() | self._platforms.parts()
-        parts["farewell"] = (self._farewell.step, 1)
         if self._sparing:
-            parts["room"] = (self._spare, 1)
-        parts["quota"] = (self._reckon, 1)  # last, so that `settle` has it see what the others did
+            parts[Part(PartKind.FREE_SPACE)] = PartWork(self._spare)
         return parts
 
-    def settle(self, *, only_due: bool = False) -> datetime | None:
-        """Take steps until nothing is left to do at this time; return when there will be.
+    def run_until_idle(self, *, only_due: bool = False) -> datetime | None:
+        """Run the steps of the parts until no part has work at this time; return when one will have.
 
-        Each part takes one step first, because something may have changed that nothing reports, such as a row; with
-        `only_due` only the parts that are due do. After that, a part takes a step when it is due or was woken.
+        Each part runs one step first, because something may have changed that nothing reports, such as a row; with
+        `only_due` only the parts that are due do. After that, a part runs a step when it is due or was woken.
         """
         parts = self.parts()
-        wanted = [name for name in parts if not only_due or self._is_wanted(name)]
+        wanted = [part for part in parts if not only_due or self._is_wanted(part)]
         while wanted:
-            for name in wanted:
-                self._woken.discard(name)
-                self._next_step[name] = parts[name][0]()
+            for part in sorted(wanted, key=lambda part: STEP_ORDER.index(part.kind)):
+                self._woken.discard(part)
+                self._next_step[part] = parts[part].step()
             parts = self.parts()
-            wanted = [name for name in parts if self._is_wanted(name)]
-        return min((when for name in parts if (when := self._next_step[name]) is not None), default=None)
+            wanted = [part for part in parts if self._is_wanted(part)]
+        return min((when for part in parts if (when := self._next_step[part]) is not None), default=None)
 
-    def _is_wanted(self, name: str) -> bool:
-        when = self._next_step.get(name, EARLIEST)
-        return name in self._woken or (when is not None and when <= self._clock.now())
+    def _is_wanted(self, part: Part) -> bool:
+        when = self._next_step.get(part, EARLIEST)
+        return part in self._woken or (when is not None and when <= self._clock.now())
 
-    def _wake(self, name: str) -> None:
-        self._woken.add(name)
-        self._wake_worker(name)
+    def _wake(self, part: Part) -> None:
+        self._woken.add(part)
+        self._wake_worker(part)
 
     def _take_notice(self) -> datetime:
         end = time.monotonic() + SLICE_SECONDS
@@ -228,7 +241,7 @@ class Host:
             served = self._serving.lanes  # now: a lane that is made later reads by itself what has come by then
             for ae_title in arrived.ae_titles & served.keys():
                 served[ae_title].expect_news()
-                self._wake(f"lane {ae_title}")
+                self._wake(lane_part(ae_title))
             if arrived.replaced:
                 self._consider(arrived.replaced)
             if time.monotonic() >= end:
@@ -252,7 +265,7 @@ class Host:
         for name, lane in self._serving.lanes.items():
             if restarts.get(name) != self._restarts.get(name, restarts.get(name)):
                 lane.restart()
-                self._wake(f"lane {name}")
+                self._wake(lane_part(name))
         self._restarts = restarts
 
     def _notice_cancelled_jobs(self) -> None:
@@ -289,7 +302,7 @@ class Host:
         lane = self._serving.lanes.get(ae_title)
         if lane is not None:
             lane.ask(call, is_notice=True)
-            self._wake(f"lane {ae_title}")
+            self._wake(lane_part(ae_title))
 
     def _give_back(self) -> datetime:
         """Reclaim what there is; what a step has no time for follows in the next one."""
@@ -321,7 +334,7 @@ class Host:
                 instances=job.instance_count,
             )
             self._tell("dicom_adapter_job_changed", job=job)
-            self._wake(f"submitter {job.submitter}")
+            self._wake(submitter_part(job.submitter))
         if committed.released:
             self._consider(committed.released)
 
@@ -340,21 +353,21 @@ class Host:
 
     def _consider(self, numbers: Sequence[int]) -> None:
         self._candidates.put(numbers)
-        self._wake("reclaim")
+        self._wake(Part(PartKind.RECLAIM))
 
     def _tell(self, hook: str, **arguments: Any) -> None:
         for name, observer in self._observers.items():
             if observer.tell(hook, arguments):
-                self._wake(f"observer {name}")
+                self._wake(Part(PartKind.OBSERVER, name))
 
     def refuse_requests(self) -> None:
         """Answer those who wait for a lane that will take no more steps: servers wait for them when they stop."""
         for lane in self._serving.lanes.values():
             lane.refuse_requests()
 
-    def close(self, hanging: Collection[str] = ()) -> None:
+    def close(self, hanging: Collection[Part] = ()) -> None:
         """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
         for name, lane in self._serving.lanes.items():
-            if f"lane {name}" not in hanging:
-                close_within(f"lane {name}", lane.close)
+            if lane_part(name) not in hanging:
+                close_within(lane_part(name), lane.close)
         self._platforms.close(wait=not hanging)

@@ -26,7 +26,7 @@ from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.plugins.isolation import describe_settings
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.clock import Clock
-from dicom_adapter.runtime.workers import Step
+from dicom_adapter.runtime.parts import Part, PartWork, lane_part
 
 Close = Callable[[], None]
 
@@ -55,7 +55,7 @@ class Serving:
         storage: StorageBackend[Any],
         clock: Clock,
         on_commit: Callable[[Committed], None],
-        wake: Callable[[str], None],
+        wake: Callable[[Part], None],
     ) -> None:
         self._ledger = ledger
         self._storage = storage
@@ -77,10 +77,10 @@ class Serving:
 
     def take(
         self, config: Config, found: Sorted, plugins: Plugins, submitters: Collection[str]
-    ) -> tuple[dict[str, Close], dict[str, Future[None]]]:
+    ) -> tuple[dict[Part, Close], dict[str, Future[None]]]:
         """Serve these AE titles from now on.
 
-        Returns what closes the lanes that are gone, by the names of their parts, and for each AE title whose lane
+        Returns what closes the lanes that are gone, by part, and for each AE title whose lane
         gets another processor what is done when it has.
         """
         served: dict[str, _Served] = {}
@@ -97,17 +97,17 @@ class Serving:
                 served[name] = _Served(settings, before.lane, self._handle(settings, before.lane))
             else:
                 served[name] = before
-        gone = {f"lane {name}": old.lane.close for name, old in self._served.items() if name not in served}
+        gone = {lane_part(name): old.lane.close for name, old in self._served.items() if name not in served}
         for name, old in self._served.items():
             if name not in served:
                 old.lane.refuse_requests()
         self._served, self.sorted = served, found
         for name in changed:
-            self._wake(f"lane {name}")
+            self._wake(lane_part(name))
         return gone, changed
 
     def _handle(self, settings: LaneSettings, lane: ServedLane) -> LaneHandle:
-        wake = partial(self._wake, f"lane {settings.ae_title}")
+        wake = partial(self._wake, lane_part(settings.ae_title))
         return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.called, wake)
 
     @property
@@ -125,9 +125,9 @@ class Serving:
         base = getattr(JobProcessorBase, method)
         return [name for name, served in self._served.items() if getattr(served.settings.processor.cls, method) != base]
 
-    def parts(self) -> dict[str, tuple[Step, int]]:
-        """The step function of each part by its name, and how many threads it may run on."""
-        return {f"lane {name}": (served.lane.step, 1) for name, served in self._served.items()}
+    def parts(self) -> dict[Part, PartWork]:
+        """Return the work of each lane."""
+        return {lane_part(name): PartWork(served.lane.step) for name, served in self._served.items()}
 
 
 def sort_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> Sorted:
@@ -152,7 +152,7 @@ def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: 
     table = config.ae_titles[ae_title]
     return LaneSettings(
         ae_title=ae_title,
-        processor=plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}"),
+        processor=plugins.maker(PROCESSOR, table.processor, lane_part(ae_title)),
         settings=table.settings,
         submitter=config.submitter_for(ae_title),
         submitters=submitters,

@@ -24,7 +24,7 @@ from dicom_adapter.ledger import Ledger, jobs
 from dicom_adapter.plugins.isolation import close_within, make_submitter
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.clock import Clock
-from dicom_adapter.runtime.workers import Step
+from dicom_adapter.runtime.parts import Part, PartKind, PartWork, submitter_part
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -89,8 +89,8 @@ class Platforms:
                 broken[name] = str(refusal)
         return Made(submitters=made, broken=broken)
 
-    def take(self, config: Config, made: Made) -> dict[str, Close]:
-        """Work with what was made; returns what closes those that are gone or replaced, by the names of their parts."""
+    def take(self, config: Config, made: Made) -> dict[Part, Close]:
+        """Work with what was made; returns what closes those that are gone or replaced, by part."""
         for ae_title, table in config.ae_titles.items():
             self._keywords[ae_title] = table.metadata
         gone = {
@@ -106,7 +106,7 @@ class Platforms:
         for name, reason in made.broken.items():
             log.error("submitter_broken", submitter=name, reason=reason)
         self._tell_stranded_jobs(config)
-        return {f"submitter {name}": platform.close for name, platform in gone.items()}
+        return {submitter_part(name): platform.close for name, platform in gone.items()}
 
     def _platform(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _Platform:
         uploads, retries = self._uploads(name, table.parallel), Retries.of(table)
@@ -138,16 +138,16 @@ class Platforms:
                 needs = "it is not configured" if table is None else f"it needs {table.unavailable}"
                 log.error("jobs_stranded", submitter=name, jobs=count, reason=self.broken.get(name, needs))
 
-    def parts(self) -> dict[str, tuple[Step, int]]:
-        """The step function of each part by its name, and how many threads it may run on."""
-        parts: dict[str, tuple[Step, int]] = {}
+    def parts(self) -> dict[Part, PartWork]:
+        """Return the work of each submitter, and of each status watch."""
+        parts: dict[Part, PartWork] = {}
         for name, platform in self._platforms.items():
-            parts[f"submitter {name}"] = (platform.queue.step, platform.table.parallel)
+            parts[submitter_part(name)] = PartWork(platform.queue.step, platform.table.parallel)
             if platform.watch is not None:
-                parts[f"platform watch {name}"] = (platform.watch.step, 1)
+                parts[Part(PartKind.STATUS_WATCH, name)] = PartWork(platform.watch.step)
         return parts
 
     def close(self, *, wait: bool) -> None:
         """Close all submitters; `wait`: for uploads that are under way."""
         for name, platform in self._platforms.items():
-            close_within(f"submitter {name}", partial(platform.close, wait=wait))
+            close_within(submitter_part(name), partial(platform.close, wait=wait))

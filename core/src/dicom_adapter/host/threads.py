@@ -27,17 +27,18 @@ from dicom_adapter.plugins.leaked_threads import describe_leak
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import open_ledger, open_storage
-from dicom_adapter.runtime.watch import Finding, Watch, examine, with_slow
-from dicom_adapter.runtime.worker_groups import Parts, Staff, join
-from dicom_adapter.runtime.workers import Condition, Step, Turnstile
+from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
+from dicom_adapter.runtime.watch import PartFinding, Watch, examine, with_slow
+from dicom_adapter.runtime.worker_groups import WorkerGroups, join, names
+from dicom_adapter.runtime.workers import BoundedExecutor, Condition
 
 log = structlog.get_logger("dicom_adapter.host")
 
 STOP_SECONDS = 10.0  # for the steps that are under way; what takes longer is repeated after the next start
-WAKE_UPS = "wake-ups"
+WAKE_UPS = Part(PartKind.WAKE_UPS)
 GATHER_SECONDS = 0.05  # between two looks at arrivals: under load many come together, and no sender waits for it
 HTTP = "http"
-THREADS = "threads"
+THREADS = Part(PartKind.THREADS)
 EXCHANGE_SECONDS = 30.0  # that a reload waits for the turns of old processors; what hangs is told of before that
 FOLLOW_SECONDS = 5.0  # that one look for wake-ups waits
 
@@ -49,15 +50,15 @@ class HostProcess:
         self._config = config
         self._plugins, self._catalogue = plugins, plugins.catalogue()
         self._clock = SystemClock()
-        self._staff = Staff(self._clock)
-        self._wake_ups: dict[str, tuple[Step, int]] = {}
+        self._groups = WorkerGroups(self._clock)
+        self._wake_ups: dict[Part, PartWork] = {}
         self._storage = open_storage(config, self._catalogue, plugins.trace_storage)
         if first:
             self._storage.recover()  # before the ledger is written: on a full disk, this is what makes room for that
         self._ledger = open_ledger(config)
         self._ledger.migrate()
         whole, leaving = self._with_leaving(config)
-        wake = self._staff.wake
+        wake = self._groups.wake
         self._host = Host(whole, plugins, self._storage, self._ledger, self._clock, _uploads, wake, leaving=leaving)
         self._write_down(config)
         self._servers = self._make_servers()
@@ -86,7 +87,7 @@ class HostProcess:
             servers[HTTP] = "dicom-adapter", self._make_http_server(self._config.http)
         called = self._plugins.calls.of
         return {
-            name: ServerPart(name, server, self._clock, called(plugin, f"server {name}"))
+            name: ServerPart(name, server, self._clock, called(plugin, _server_part(name)))
             for name, (plugin, server) in servers.items()
         }
 
@@ -106,13 +107,13 @@ class HostProcess:
 
     def start(self, wake_fd: int) -> None:
         """Start all threads."""
-        self._wake_ups = {WAKE_UPS: (partial(self._follow, wake_fd), 1)}
-        self._staff.start(self._parts())
+        self._wake_ups = {WAKE_UPS: PartWork(partial(self._follow, wake_fd))}
+        self._groups.start(self._parts())
         self._watch.start()
         self._tell_ae_titles()
 
     def _parts(self) -> Parts:
-        servers = {f"server {name}": (server.step, 1) for name, server in self._servers.items()}
+        servers = {_server_part(name): PartWork(server.step) for name, server in self._servers.items()}
         return {**self._host.parts(), **servers, **self._wake_ups}
 
     def _follow(self, wake_fd: int) -> datetime | None:
@@ -121,24 +122,24 @@ class HostProcess:
         if ready:
             if not os.read(wake_fd, 65536):
                 return None  # everybody who could write to it is gone
-            self._staff.wake("notify")
+            self._groups.wake(Part(PartKind.NOTIFY))
             time.sleep(GATHER_SECONDS)
         return self._clock.now()
 
-    def _examine(self) -> Mapping[str, Finding]:
+    def _examine(self) -> Mapping[Part, PartFinding]:
         """How the parts are. Whatever ended their threads, they go on."""
-        for part in self._staff.revive():
-            log.error("worker_revived", worker=part)
-        conditions = self._staff.conditions()
-        found = {name: examine(name, own) for name, own in conditions.items()}
+        for part in self._groups.revive():
+            log.error("worker_revived", worker=str(part))
+        conditions = self._groups.conditions()
+        found = {part: examine(part, own) for part, own in conditions.items()}
         known = with_slow(found, self._plugins.calls.slow())
-        return {HOST: Finding(), THREADS: self._examine_threads(conditions), **known}
+        return {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions), **known}
 
-    def _examine_threads(self, conditions: Mapping[str, Sequence[Condition]]) -> Finding:
+    def _examine_threads(self, conditions: Mapping[Part, Sequence[Condition]]) -> PartFinding:
         own = sum(map(len, conditions.values()))
         own += sum(table.parallel for table in self._config.submitters.values())
         leak = describe_leak(self._plugins.calls, own)
-        return Finding(state=PartState.DEGRADED, reason=leak) if leak else Finding()
+        return PartFinding(state=PartState.DEGRADED, reason=leak) if leak else PartFinding()
 
     def _tell_ae_titles(self, known: Collection[str] = ()) -> None:
         """Log what becomes of the AE titles, but for those of which that is known."""
@@ -162,11 +163,11 @@ class HostProcess:
         self._config = config
         late = self._renew_servers() if self._mounts() != before else set()
         late |= self._dismiss()
-        for name, close in taken.gone.items():
-            if name not in late or not name.startswith("lane "):  # a submitter's calls are cut off by that
-                close_within(name, close)
+        for part, close in taken.gone.items():
+            if part not in late or part.kind is not PartKind.LANE:  # a submitter's calls are cut off by that
+                close_within(part, close)
         # Not before: a submitter that replaces another may use the same folder or connection as that one did.
-        self._staff.start(self._parts())
+        self._groups.start(self._parts())
         self._write_down(config)
         wait(taken.changed.values(), EXCHANGE_SECONDS)
         self._tell_ae_titles(served.keys() - taken.changed.keys())
@@ -176,7 +177,7 @@ class HostProcess:
         """What servers are made of: when it is another, they are made anew."""
         return self._config.http, self._host.bringers("dicom_adapter_http", "dicom_adapter_servers")
 
-    def _renew_servers(self) -> set[str]:
+    def _renew_servers(self) -> set[Part]:
         """The old ones end first: they have the ports. Returns as `_dismiss`, which it needs for that."""
         old, self._servers = self._servers, {}
         late = self._dismiss()
@@ -184,16 +185,16 @@ class HostProcess:
         self._servers = self._make_servers()
         return late
 
-    def _dismiss(self) -> set[str]:
+    def _dismiss(self) -> set[Part]:
         """Stop the workers of parts that are gone or replaced; return the parts whose workers did not end in time."""
-        late = join(self._staff.stop_except(self._parts()), STOP_SECONDS)
+        late = join(self._groups.stop_except(self._parts()), STOP_SECONDS)
         if late:
-            log.warning("workers_left", workers=sorted(late))
+            log.warning("workers_left", workers=names(late))
         return late
 
-    def _close_servers(self, servers: Mapping[str, ServerPart], late: Collection[str]) -> None:
+    def _close_servers(self, servers: Mapping[str, ServerPart], late: Collection[Part]) -> None:
         for name, server in servers.items():
-            if f"server {name}" not in late:
+            if _server_part(name) not in late:
                 server.close()
 
     # --- the end ----------------------------------------------------------------------------------------------------
@@ -201,11 +202,11 @@ class HostProcess:
     def stop(self) -> None:
         """Let every step that is under way finish, within limits, then close everything."""
         self._watch.close()
-        at_work = self._staff.stop_except({})
-        del at_work[WAKE_UPS]  # which has nothing to finish
-        late = join(at_work, STOP_SECONDS)
+        stopped = dict(self._groups.stop_except({}))
+        del stopped[WAKE_UPS]  # it has nothing to finish
+        late = join(stopped, STOP_SECONDS)
         if late:
-            log.warning("workers_left", workers=sorted(late))
+            log.warning("workers_left", workers=names(late))
         self._host.refuse_requests()
         self._close_servers(self._servers, late)
         self._host.close(hanging=late)
@@ -213,5 +214,9 @@ class HostProcess:
         self._ledger.close()
 
 
+def _server_part(name: str) -> Part:
+    return Part(PartKind.SERVER, name)
+
+
 def _uploads(name: str, threads: int) -> Executor:
-    return Turnstile(threads, f"upload {name}")
+    return BoundedExecutor(threads, f"upload {name}")

@@ -44,7 +44,7 @@ class Problem:
     """One reason why not everything is green."""
 
     level: Level
-    part: str  # such as "lane LUNG", "AE title LUNG", "storage", "receiver"
+    part: str  # such as "AE title LUNG", "storage", "receiver"
     reason: str = field(repr=False)
 
 
@@ -210,7 +210,7 @@ def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
     held = status.held.pending + status.held.quarantined
     if status.is_leaving and not status.is_configured:
         if run is Run.RUNNING and lane is not None and lane.reason:
-            yield _red(f"lane {name}", lane.reason)
+            yield _red(f"AE title {name}", lane.reason)
     elif not status.is_configured:
         waiting = sum(count for state, count in status.jobs.items() if state in UNFINISHED)
         if held or waiting:
@@ -218,7 +218,7 @@ def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
             yield _yellow(name, f"not configured: {what} held")
     elif run is Run.RUNNING and lane is not None:
         if lane.reason:  # it is stopped, or does not get on
-            yield _red(f"lane {name}", lane.reason)
+            yield _red(f"AE title {name}", lane.reason)
         if lane.full:
             yield _red(f"AE title {name}", lane.full)
     if status.is_configured and status.held.quarantined:

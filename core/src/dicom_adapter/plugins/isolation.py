@@ -17,6 +17,7 @@ from dicom_adapter.api.submitter import Submitter, SubmitterContext
 from dicom_adapter.config.model import Config
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, PluginInfo, Plugins
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
+from dicom_adapter.runtime.parts import Part, lane_part, submitter_part
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -26,12 +27,12 @@ CLOSE_SECONDS = 5.0  # that what a plugin has opened may take to be closed; a st
 T = TypeVar("T")
 
 
-def close_within(part: str, close: Callable[[], None]) -> None:
+def close_within(part: Part, close: Callable[[], None]) -> None:
     """Close what a part has open; what fails or hangs in that is left to itself."""
     try:
         call_within(CLOSE_SECONDS, close)
     except Exception as failure:  # noqa: BLE001 - whatever it is, others are closed after it
-        log.warning("part_close_failed", part=part, error=_said(failure))
+        log.warning("part_close_failed", part=str(part), error=_said(failure))
 
 
 def hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
@@ -66,7 +67,7 @@ def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any
     table = config.submitters[name]
     folder = config.storage.path / "submitters" / name.encode().hex()
     context = SubmitterContext(name=name, data_folder=folder)
-    make = plugins.maker(SUBMITTER, table.type, f"submitter {name}")
+    make = plugins.maker(SUBMITTER, table.type, submitter_part(name))
     made: Submitter[Any] = _ask_plugin(f"submitter '{name}' cannot be made", partial(make, table.settings, context))
     return made
 
@@ -75,7 +76,7 @@ def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
     """What the processor of an AE title will do, in its own words. Raises Refused with the reason."""
     table = config.ae_titles[ae_title]
     otherwise = "its processor cannot describe its settings"
-    processor = plugins.maker(PROCESSOR, table.processor, f"lane {ae_title}")
+    processor = plugins.maker(PROCESSOR, table.processor, lane_part(ae_title))
     call = partial(processor.called, "describe", processor.cls.describe, table.settings)
     described: object = _ask_plugin(otherwise, call)
     if not isinstance(described, str):

@@ -13,6 +13,7 @@ import structlog
 from attrs import define, frozen
 
 from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.runtime.parts import Part
 
 log = structlog.get_logger("dicom_adapter.calls")
 
@@ -31,7 +32,7 @@ TELL_EVERY_SECONDS = 60.0  # one kind of slow call, however often it happens
 KEPT = 1000  # events from before it is known how to log
 
 T = TypeVar("T")
-Key = tuple[str, str, str]  # part, plugin, hook
+Key = tuple[Part, str, str]  # part, plugin, hook
 
 
 @define
@@ -57,7 +58,7 @@ class Calls:
         self._kept: deque[Callable[[], object]] | None = deque(maxlen=KEPT)
         self._lock = threading.Lock()  # guards all three
 
-    def of(self, plugin: str, part: str) -> Called:
+    def of(self, plugin: str, part: Part) -> Called:
         """For the calls of a plugin that a part of the process makes."""
         return Called(self, plugin, part)
 
@@ -73,7 +74,7 @@ class Calls:
         if threads:
             with self._lock:
                 self._threads[called.plugin] += threads
-        fields = {"plugin": called.plugin, "hook": hook, "part": called.part, "seconds": round(seconds, 6)}
+        fields = {"plugin": called.plugin, "hook": hook, "part": str(called.part), "seconds": round(seconds, 6)}
         if self.trace:
             self._log(lambda: log.info("hook_called", **fields, outcome=outcome))
         limit = slow_seconds(hook)
@@ -101,12 +102,12 @@ class Calls:
         with self._lock:
             return [(plugin, count) for plugin, count in self._threads.most_common() if count > 0]
 
-    def slow(self) -> dict[str, str]:
+    def slow(self) -> dict[Part, str]:
         """What was slow of late, in words, by part."""
         earliest = self.monotonic() - REMEMBERED_SECONDS
         with self._lock:
             recent = [(key, slow.times, slow.longest) for key, slow in self._slow.items() if slow.last >= earliest]
-        found: dict[str, list[str]] = {}
+        found: dict[Part, list[str]] = {}
         for (part, plugin, hook), times, longest in recent:
             often = "once" if times == 1 else f"{times} times"
             text = f"{hook} of {plugin} took up to {longest:.1f} s, more than {slow_seconds(hook):g} s, {often} of late"
@@ -127,7 +128,7 @@ class Called:
 
     calls: Calls
     plugin: str
-    part: str
+    part: Part
 
     def __call__(self, hook: str, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call it, measured; whatever it returns or raises is the caller's."""

@@ -22,6 +22,7 @@ from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.plugins.entry_points import PluginPoint, Wanted, installed, misfit
 from dicom_adapter.plugins.measured import Called, Calls, Maker, measure
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
+from dicom_adapter.runtime.parts import Part, PartKind
 
 OnFailure = Callable[["PluginInfo", str, BaseException], None]
 Check = Callable[[Any], None]  # of one thing that a plugin brings; raises what is wrong with it
@@ -129,16 +130,16 @@ class Plugins:
         found = [c.plugin.name for c in self.components if c.kind is kind and c.name == name and not c.problem]
         return found[0] if found else None
 
-    def maker(self, kind: Kind, name: str, part: str) -> Maker[Any]:
+    def maker(self, kind: Kind, name: str, part: Part) -> Maker[Any]:
         """Makes objects of the class that can be chosen by this name; that part's calls of them are measured."""
         return Maker(self._usable(kind)[name], self.called(kind, name, part), kind.methods, kind.callbacks)
 
     def trace_storage(self, backend: StorageBackend[Any]) -> None:
         """It is called for every instance: measured only when every call is to be logged."""
         if self.calls.trace:
-            measure(backend, self.called(STORAGE, backend.name, "storage"), STORAGE.methods)
+            measure(backend, self.called(STORAGE, backend.name, Part(PartKind.STORAGE)), STORAGE.methods)
 
-    def called(self, kind: Kind, name: str, part: str) -> Called:
+    def called(self, kind: Kind, name: str, part: Part) -> Called:
         """For that part's calls of the plugin that brings the component."""
         found = next(c for c in self.components if c.kind is kind and c.name == name and not c.problem)
         return self.calls.of(str(found.plugin), part)
@@ -150,7 +151,7 @@ class Plugins:
 
     def notify(self, observer: PluginInfo, hook: str, on_failure: OnFailure, **arguments: Any) -> None:
         """Call an observer hook of one plugin; what it raises is reported."""
-        called = self.calls.of(str(observer), f"observer {observer.name}")
+        called = self.calls.of(str(observer), Part(PartKind.OBSERVER, observer.name))
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             if implementation.plugin_name != observer.name:
                 continue
@@ -181,7 +182,7 @@ class Plugins:
         found: dict[str, list[Any]] = {}
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             name, given = implementation.plugin_name, arguments(implementation.plugin_name)
-            called = self.calls.of(str(self.info(name)), "plugins")
+            called = self.calls.of(str(self.info(name)), Part(PartKind.PLUGINS))
             call = partial(implementation.function, *(given[argument] for argument in implementation.argnames))
             try:
                 brought = _bring(called, hook, call, BRING_SECONDS)
@@ -239,7 +240,7 @@ def load(points: Iterable[PluginPoint], calls: Calls | None = None) -> Plugins:
         info = _register(manager, point, calls)
         if not info.problem:
             try:
-                provided = list(_components(manager, info, calls.of(str(info), "plugins")))
+                provided = list(_components(manager, info, calls.of(str(info), Part(PartKind.PLUGINS))))
             except KeyboardInterrupt:  # of whoever runs a command
                 raise
             except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
@@ -280,7 +281,7 @@ def _register(manager: pluggy.PluginManager, point: PluginPoint, calls: Calls) -
     if manager.get_plugin(point.name) is not None:
         return evolve(info, problem="another distribution has a plugin of the same name; uninstall one of them")
     try:
-        called = calls.of(str(info), "plugins")
+        called = calls.of(str(info), Part(PartKind.PLUGINS))
         plugin = call_within(LOAD_SECONDS, partial(called, "load", point.load))
         manager.register(plugin, name=point.name)
     except KeyboardInterrupt:  # of whoever runs a command

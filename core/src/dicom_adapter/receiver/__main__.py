@@ -25,7 +25,8 @@ from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, open_ledger, open_storage, report_unusable, share
-from dicom_adapter.runtime.watch import Finding, Watch
+from dicom_adapter.runtime.parts import Part, process_part
+from dicom_adapter.runtime.watch import PartFinding, Watch
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
@@ -94,17 +95,17 @@ class Listener:
         self._name = name
         self._reported = False
 
-    def examine(self) -> Mapping[str, Finding]:
+    def examine(self) -> Mapping[Part, PartFinding]:
         if self._server.is_deaf:
             reason = "it takes no connections any more: the thread that accepts them has ended"
         elif not (self._receiver.commits or self._server.is_stopping):
             reason = "it acknowledges nothing any more: the thread that commits has ended"
         else:
-            return {self._name: Finding()}
+            return {process_part(self._name): PartFinding()}
         if not self._reported:
             self._channel.report("failed", reason=reason)
             self._reported = True
-        return {self._name: Finding(state=PartState.FAILING, reason=reason)}
+        return {process_part(self._name): PartFinding(state=PartState.FAILING, reason=reason)}
 
 
 def _serve(channel: Channel, server: Server, watch: Watch, take: Callable[[Start], None]) -> None:

@@ -1,8 +1,8 @@
-"""Watching what must not stop unnoticed: the workers of the host, the receiver's listener, the service's processes.
+"""Watch the parts of a process: the workers of the host, the listener of a receiver, the processes of the service.
 
-A process looks at its parts every second, from a thread that touches neither disk nor ledger, and logs what changes.
-Another thread writes that to the ledger, with the time of the last look: so a ledger that is busy or full delays no
-look, and a process that looks no longer can be told by its age.
+A process examines its parts every second, on a thread that touches neither disk nor ledger, and logs each change.
+Another thread writes the result to the ledger, with the time of the last examination: a ledger that is busy or full
+delays no examination, and a process that has stopped examining shows by the age of its rows.
 """
 
 from __future__ import annotations
@@ -21,151 +21,135 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.deadline import TookTooLong, call_within
+from dicom_adapter.runtime.parts import Part, PartKind
 from dicom_adapter.runtime.workers import Condition, Worker
 
 log = structlog.get_logger("dicom_adapter.watch")
 
-LOOK_EVERY = timedelta(seconds=1)
+EXAMINE_EVERY = timedelta(seconds=1)
 WRITE_EVERY = timedelta(seconds=5)  # when nothing changes: the heartbeat
-FAILURES_TO_REPORT = 3  # in a row: fewer pass without anybody's help, as a rule
-CHANGES_KEPT = 100  # that are not yet written: a ledger that is full for long must not fill the memory
-LAST_WORDS_SECONDS = 5.0  # that an orderly end waits for a busy ledger
-
-# Seconds in which one step of a part must come to an end. A part's name begins with its kind.
-DEADLINES = {
-    "lane": 25.0,  # one turn of a processor, or half a second of turns; whoever hangs is told of within half a minute
-    "notify": 30.0,  # reads the ledger for half a second
-    "wake-ups": 30.0,  # waits for a few seconds
-    "observer": 60.0,  # one call of an observer hook, which nothing waits for
-    "reclaim": 120.0,  # deletes 500 objects, perhaps on a slow network
-    "platform watch": 120.0,  # one question to the platform, which submitters limit to a fraction of that
-    "submitter": 3600.0,  # uploads 32 files side by side; each has a deadline of the submitter's own, often minutes
-}
-OTHER_DEADLINE = 120.0
+FAILURES_TO_REPORT = 3  # consecutive ones: fewer are usually over without any help
+CHANGES_KEPT = 100  # not yet written: a ledger that is full for a long time must not fill the memory
+CLOSE_SECONDS = 5.0  # that an orderly end waits for a busy ledger
 
 
 @frozen(kw_only=True)
-class Finding:
-    """How a part is found."""
+class PartFinding:
+    """The result of examining a part."""
 
     state: PartState = PartState.OK
     reason: str = field(default="", repr=False)
 
 
-Look = Callable[[], Mapping[str, Finding]]
+Examine = Callable[[], Mapping[Part, PartFinding]]
 
 
-def deadline_of(part: str) -> float:
-    """Seconds that a step of this part may take."""
-    return next((limit for kind, limit in DEADLINES.items() if f"{part} ".startswith(f"{kind} ")), OTHER_DEADLINE)
-
-
-def examine(part: str, conditions: Sequence[Condition]) -> Finding:
-    """How a part is that these workers run: as the worst of them."""
-    deadline = deadline_of(part)
+def examine(part: Part, conditions: Sequence[Condition]) -> PartFinding:
+    """Return the finding for a part: that of the worst of its workers."""
+    deadline = part.kind.deadline_seconds
     for condition in conditions:
         if condition.busy_since is not None and condition.busy_seconds > deadline:
             since = f"{condition.busy_since:%Y-%m-%d %H:%M:%S} UTC"
-            return Finding(
-                state=PartState.HANGS, reason=f"what it began at {since} has not returned, within {deadline:g} s"
+            return PartFinding(
+                state=PartState.HANGS, reason=f"the call that began at {since} has not returned within {deadline:g} s"
             )
     worst = max(conditions, key=lambda condition: condition.failures)
     if worst.failures >= FAILURES_TO_REPORT:
-        return Finding(state=PartState.FAILING, reason=f"failed {worst.failures} times in a row: {worst.error}")
-    return Finding()
+        return PartFinding(state=PartState.FAILING, reason=f"failed {worst.failures} times in a row: {worst.error}")
+    return PartFinding()
 
 
-def with_slow(found: Mapping[str, Finding], slow: Mapping[str, str]) -> Mapping[str, Finding]:
-    """What was found, and of the parts that work, whether a plugin was slow in them of late."""
+def with_slow(found: Mapping[Part, PartFinding], slow: Mapping[Part, str]) -> Mapping[Part, PartFinding]:
+    """Return the findings, with every part degraded that works and in which a plugin was slow recently."""
     return {
-        name: Finding(state=PartState.DEGRADED, reason=slow[name])
-        if name in slow and finding.state is PartState.OK
+        part: PartFinding(state=PartState.DEGRADED, reason=slow[part])
+        if part in slow and finding.state is PartState.OK
         else finding
-        for name, finding in found.items()
+        for part, finding in found.items()
     }
 
 
 class Watch:
-    """Looks at the parts of one process, from `start` to `close`."""
+    """Examines the parts of one process, from `start` to `close`."""
 
-    def __init__(self, look: Look, ledger: Ledger, clock: Clock) -> None:
-        """`look` must return at once, whatever hangs."""
-        self._look = look
+    def __init__(self, examine_parts: Examine, ledger: Ledger, clock: Clock) -> None:
+        """`examine_parts` must return at once, whatever hangs."""
+        self._examine_parts = examine_parts
         self._ledger = ledger
         self._clock = clock
-        self._parts: Mapping[str, PartHealth] = {}  # replaced as a whole: the writer reads it
+        self._parts: Mapping[Part, PartHealth] = {}  # replaced as a whole, because the writer reads it
         self._changes: deque[Event] = deque(maxlen=CHANGES_KEPT)
-        self._watcher = Worker("watch", self.look, clock)
+        self._examiner = Worker("watch", self.examine, clock)
         self._writer = Worker("health", self.write, clock)
 
     def start(self) -> None:
-        """Look for the first time, then start both threads."""
-        self.look()
-        self._watcher.start()
+        """Examine the parts for the first time, then start both threads."""
+        self.examine()
+        self._examiner.start()
         self._writer.start()
 
-    def look(self) -> datetime:
-        """Look at every part, log what has changed, and have that written."""
+    def examine(self) -> datetime:
+        """Examine every part, log the changes, and have them written."""
         now = self._clock.now()
-        parts = {part: self._judge(part, finding, now) for part, finding in self._look().items()}
-        states = {name: self._state_of(name) for name in parts}
-        changed = [part for name, part in parts.items() if part.state is not states[name]]
+        parts = {part: self._health_of(part, finding, now) for part, finding in self._examine_parts().items()}
+        states = {part: self._state_of(part) for part in parts}
+        changed = [part for part, found in parts.items() if found.state is not states[part]]
         self._parts = parts
         for part in changed:
-            self._tell(part, states[part.part], now)
+            self._report(part, parts[part], states[part], now)
         if changed:
             self._writer.wake()
-        return now + LOOK_EVERY
+        return now + EXAMINE_EVERY
 
-    def _state_of(self, name: str) -> PartState:
-        known = self._parts.get(name)
+    def _state_of(self, part: Part) -> PartState:
+        known = self._parts.get(part)
         return PartState.OK if known is None else known.state
 
-    def _judge(self, name: str, finding: Finding, now: datetime) -> PartHealth:
-        before = self._parts.get(name)
+    def _health_of(self, part: Part, finding: PartFinding, now: datetime) -> PartHealth:
+        before = self._parts.get(part)
         since = before.since if before is not None and before.state is finding.state else now
-        return PartHealth(part=name, state=finding.state, reason=finding.reason, since=since, seen_at=now)
+        return PartHealth(part=str(part), state=finding.state, reason=finding.reason, since=since, seen_at=now)
 
-    def _tell(self, part: PartHealth, before: PartState, now: datetime) -> None:
-        if part.state is PartState.OK or (part.state is PartState.DEGRADED and before is not PartState.OK):
-            log.info("part_recovered", part=part.part)
-            self._note("part_recovered", part, now)
-        if part.state is PartState.HANGS:
-            log.error("part_hangs", part=part.part, reason=part.reason)
-            self._note("part_hangs", part, now)
-        elif part.state is PartState.FAILING:
-            log.error("part_failing", part=part.part, reason=part.reason)
-            self._note("part_failing", part, now)
-        elif part.state is PartState.DEGRADED:
-            log.warning("part_degraded", part=part.part, reason=part.reason)
-            self._note("part_degraded", part, now)
+    def _report(self, part: Part, found: PartHealth, before: PartState, now: datetime) -> None:
+        if found.state is PartState.OK or (found.state is PartState.DEGRADED and before is not PartState.OK):
+            log.info("part_recovered", part=found.part)
+            self._record("part_recovered", part, found, now)
+        if found.state is PartState.HANGS:
+            log.error("part_hangs", part=found.part, reason=found.reason)
+            self._record("part_hangs", part, found, now)
+        elif found.state is PartState.FAILING:
+            log.error("part_failing", part=found.part, reason=found.reason)
+            self._record("part_failing", part, found, now)
+        elif found.state is PartState.DEGRADED:
+            log.warning("part_degraded", part=found.part, reason=found.reason)
+            self._record("part_degraded", part, found, now)
 
-    def _note(self, event: str, part: PartHealth, now: datetime) -> None:
-        kind, _, ae_title = part.part.partition(" ")
-        detail = {"part": part.part, "reason": part.reason}
-        self._changes.append(Event(at=now, event=event, ae_title=ae_title if kind == "lane" else "", detail=detail))
+    def _record(self, event: str, part: Part, found: PartHealth, now: datetime) -> None:
+        ae_title = part.name if part.kind is PartKind.LANE else ""
+        detail = {"part": found.part, "reason": found.reason}
+        self._changes.append(Event(at=now, event=event, ae_title=ae_title, detail=detail))
 
     def write(self) -> datetime:
-        """Write how the parts are, and what has changed since."""
+        """Write the health of all parts and the changes since the last time to the ledger."""
         changes = list(self._changes)
         with self._ledger.write() as transaction:
             health.save(transaction, self._parts.values())
             events.record(transaction, changes)
         for change in changes:
-            if self._changes and self._changes[0] is change:  # not when newer ones have pushed it out meanwhile
+            if self._changes and self._changes[0] is change:  # newer ones may have pushed it out meanwhile
                 self._changes.popleft()
         return self._clock.now() + WRITE_EVERY
 
     def close(self) -> None:
-        """The process ends in order: look no longer, and write so, if the ledger takes it in time."""
-        for worker in (self._watcher, self._writer):
+        """Stop examining and write that all parts were stopped in order, if the ledger accepts it in time."""
+        for worker in (self._examiner, self._writer):
             worker.stop()
-        self._watcher.join(LAST_WORDS_SECONDS)
+        self._examiner.join(CLOSE_SECONDS)
         now = self._clock.now()
         self._parts = {
-            name: PartHealth(part=name, state=PartState.STOPPED, since=now, seen_at=now) for name in self._parts
+            part: PartHealth(part=str(part), state=PartState.STOPPED, since=now, seen_at=now) for part in self._parts
         }
         try:
-            call_within(LAST_WORDS_SECONDS, self.write)
+            call_within(CLOSE_SECONDS, self.write)
         except (TookTooLong, SQLAlchemyError) as failure:
-            log.warning("health_not_written", error=describe_failure(failure))
+            log.warning("health_write_failed", error=describe_failure(failure))

@@ -1,66 +1,76 @@
-"""The workers of a process: threads for each of its parts, which may come, go and change while it runs."""
+"""The workers of a process: a group of threads for each part. Parts may be added, replaced and removed at any time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dicom_adapter.runtime.clock import Clock
-from dicom_adapter.runtime.workers import Condition, Step, Worker
+from dicom_adapter.runtime.parts import Part, Parts
+from dicom_adapter.runtime.workers import Condition, Worker
 
-Parts = Mapping[str, tuple[Step, int]]  # the step function of each by its name, and how many threads it may run on
+Workers = Mapping[Part, Sequence[Worker]]
 
 
-class Staff:
-    """Changed by one thread; everything else is for any."""
+class WorkerGroups:
+    """Starts and stops workers part by part. `stop_except` and `start` are for one thread, the rest is thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._parts: Parts = {}
-        self._workers: Mapping[str, Sequence[Worker]] = {}  # replaced as a whole
+        self._workers: Workers = {}  # replaced as a whole, because other threads read it
 
-    def stop_except(self, parts: Parts) -> dict[str, Sequence[Worker]]:
-        """Stop the workers of all parts that `parts` does not have, or has with another step; return them.
+    def stop_except(self, parts: Parts) -> Workers:
+        """Stop the workers of all parts that `parts` lacks or has with another step, and return these workers.
 
-        They end after their current step. The workers of the other parts go on undisturbed.
+        They end after their current step. The workers of the other parts continue undisturbed.
         """
-        stopped = {name: self._workers[name] for name, part in self._parts.items() if parts.get(name) != part}
+        stopped = {part: self._workers[part] for part, work in self._parts.items() if parts.get(part) != work}
         for worker in _all(stopped):
             worker.stop()
-        self._workers = {name: workers for name, workers in self._workers.items() if name not in stopped}
-        self._parts = {name: part for name, part in self._parts.items() if name not in stopped}
+        self._workers = {part: workers for part, workers in self._workers.items() if part not in stopped}
+        self._parts = {part: work for part, work in self._parts.items() if part not in stopped}
         return stopped
 
     def start(self, parts: Parts) -> None:
-        """Start the workers of those of `parts` that have none."""
+        """Start workers for those of `parts` that have none."""
         new = {
-            name: [Worker(name, step, self._clock) for _number in range(threads)]
-            for name, (step, threads) in parts.items()
-            if name not in self._parts
+            part: [Worker(str(part), work.step, self._clock) for _number in range(work.threads)]
+            for part, work in parts.items()
+            if part not in self._parts
         }
         self._workers, self._parts = {**self._workers, **new}, {**self._parts, **parts}
         for worker in _all(new):
             worker.start()
 
-    def wake(self, part: str) -> None:
-        """Let a part take a step now, if it is there."""
+    def wake(self, part: Part) -> None:
+        """Have a part run its step now. Nothing happens when the part does not exist."""
         for worker in self._workers.get(part, ()):
             worker.wake()
 
-    def revive(self) -> list[str]:
-        """Start the threads again that have ended unasked; returns the names of their parts."""
-        return [worker.name for worker in _all(self._workers) if worker.revive()]
+    def revive(self) -> list[Part]:
+        """Restart threads that ended without being stopped; return their parts."""
+        return [part for part, workers in self._workers.items() for worker in workers if worker.revive()]
 
-    def conditions(self) -> dict[str, list[Condition]]:
-        """What they are at, by part."""
-        return {name: [worker.condition() for worker in workers] for name, workers in self._workers.items()}
+    def conditions(self) -> dict[Part, list[Condition]]:
+        """Return the conditions of all workers, by part."""
+        return {part: [worker.condition() for worker in workers] for part, workers in self._workers.items()}
 
 
-def join(workers: Mapping[str, Sequence[Worker]], seconds: float) -> set[str]:
-    """Wait that long for workers to end; returns the parts of those that have not."""
+def join(workers: Workers, seconds: float) -> set[Part]:
+    """Wait up to `seconds` for workers to end; return the parts of those that have not."""
     end = time.monotonic() + seconds
-    return {worker.name for worker in _all(workers) if not worker.join(max(0.0, end - time.monotonic()))}
+    return {
+        part
+        for part, several in workers.items()
+        if not all(worker.join(max(0.0, end - time.monotonic())) for worker in several)
+    }
 
 
-def _all(workers: Mapping[str, Sequence[Worker]]) -> Iterable[Worker]:
+def names(parts: Collection[Part]) -> list[str]:
+    """Return the names of parts, sorted, for a log event."""
+    return sorted(map(str, parts))
+
+
+def _all(workers: Workers) -> Iterable[Worker]:
     return [worker for several in workers.values() for worker in several]

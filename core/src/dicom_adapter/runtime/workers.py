@@ -123,7 +123,7 @@ class Worker:
         return None if when is None else max(0.0, (when - self._clock.now()).total_seconds())
 
 
-class Turnstile(Executor):
+class BoundedExecutor(Executor):
     """Threads whose queue is as short as it may be: `submit` waits for a place in it, first come, first served.
 
     So those who have many calls to make, one after another, take turns.

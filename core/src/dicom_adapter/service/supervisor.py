@@ -25,7 +25,8 @@ from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, PartState, receiver_names
 from dicom_adapter.runtime.channel import GONE, Child, Report, Start
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.watch import Finding, Watch
+from dicom_adapter.runtime.parts import Part, process_part
+from dicom_adapter.runtime.watch import PartFinding, Watch
 from dicom_adapter.service.reload.requests import RELOAD, Asking, Begun
 from dicom_adapter.service.reload.rollout import Passing
 from dicom_adapter.service.reload.snapshot import Snapshot
@@ -302,12 +303,12 @@ class Service:
         watch.start()
         return watch
 
-    def _examine(self) -> Mapping[str, Finding]:
+    def _examine(self) -> Mapping[Part, PartFinding]:
         """How the processes live: what they cannot say of themselves."""
         troubles = [trouble for slot in self._slots if (trouble := slot.trouble())]
         if troubles:
-            return {SERVICE: Finding(state=PartState.FAILING, reason="; ".join(troubles))}
-        return {SERVICE: Finding()}
+            return {process_part(SERVICE): PartFinding(state=PartState.FAILING, reason="; ".join(troubles))}
+        return {process_part(SERVICE): PartFinding()}
 
     # --- another configuration --------------------------------------------------------------------------------------
 

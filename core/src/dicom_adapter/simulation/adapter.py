@@ -75,7 +75,7 @@ class SimulatedAdapter:
             lambda _part: None,
             look_every=LOOK_EVERY,
         )
-        self.host.settle()
+        self.host.run_until_idle()
 
     def begin_again(self, config: Config) -> None:
         """Close everything and begin again from what is on disk, as after a stop or a crash."""
@@ -120,12 +120,12 @@ class SimulatedAdapter:
         due = self._settle()
         while due is not None and due <= end:
             self.clock.move_to(max(due, self.clock.now()))
-            due = self.host.settle(only_due=True)
+            due = self.host.run_until_idle(only_due=True)
         self.clock.move_to(end)
         self._settle()
 
     def _settle(self) -> datetime | None:
-        return None if self._is_down else self.host.settle()
+        return None if self._is_down else self.host.run_until_idle()
 
     @contextmanager
     def down(self) -> Iterator[None]:

@@ -146,7 +146,7 @@ class Adapter(SimulatedAdapter):
     def ask(self, ae_title: str, request: Callable[[Any], T]) -> T:
         """Ask the processor of an AE title, as through its `LaneHandle`; what the request raises is raised."""
         future = self.host.handles[ae_title].ask(request)
-        self.host.settle()
+        self.host.run_until_idle()
         return future.result(0)
 
     # --- what became of it ------------------------------------------------------------------------------------------

@@ -239,12 +239,12 @@ def test_a_turn_has_a_time_of_its_own(serve: Serve, monkeypatch: Any, late: bool
     adapter = serve(handle)
     adapter.clock.advance(2)
     if late:
-        monkeypatch.setattr(adapter.host, "settle", lambda: None)
+        monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
         send(adapter)
         monkeypatch.undo()
         adapter.clock.advance(3600)
         assert [] == story
-        adapter.host.settle()
+        adapter.host.run_until_idle()
     else:
         send(adapter)
         adapter.advance(8)
@@ -491,7 +491,7 @@ def test_a_processor_that_goes_on_about_what_was_replaced_has_failed(serve: Serv
         finish(processor, kept[0])
 
     adapter = serve(handle)
-    monkeypatch.setattr(adapter.host, "settle", lambda: None)
+    monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
     first, other = send(adapter, 2)
     with adapter.ledger.write() as transaction:
         newer = evolve(first, storage_key="newer", received_at=adapter.clock.now())

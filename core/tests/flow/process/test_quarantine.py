@@ -98,13 +98,13 @@ def send(adapter: Adapter, ae_title: str = "A", **options: Any) -> Instance:
 
 def requeue(adapter: Adapter, *numbers: int) -> Intervention:
     done = quarantine.requeue(adapter.ledger, adapter.clock, numbers, "operator")
-    adapter.host.settle()
+    adapter.host.run_until_idle()
     return done
 
 
 def discard(adapter: Adapter, *numbers: int, served: Collection[str] = SERVED) -> Intervention:
     done = quarantine.discard(adapter.ledger, adapter.clock, numbers, "operator", served)
-    adapter.host.settle()
+    adapter.host.run_until_idle()
     return done
 
 
@@ -210,7 +210,7 @@ def stop_lane(adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch) -
 def begin_again(adapter: Adapter, ae_title: str = "A") -> None:
     with adapter.ledger.write() as transaction:
         lanes.begin_again(transaction, ae_title)
-    adapter.host.settle()
+    adapter.host.run_until_idle()
 
 
 def test_a_stopped_lane_begins_again_when_an_operator_wants_it(

@@ -27,7 +27,8 @@ from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.submit.queue import JobQueue
 from dicom_adapter.flow.submit.steps import Interrupted, Retries, Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
-from dicom_adapter.runtime.workers import Turnstile, Worker
+from dicom_adapter.runtime.parts import submitter_part
+from dicom_adapter.runtime.workers import BoundedExecutor, Worker
 from dicom_adapter.simulation.adapter import Inline
 from dicom_adapter.testing import Adapter, Plugin
 
@@ -191,7 +192,7 @@ def test_jobs_on_a_slow_platform_take_turns_before_their_batches_are_done(
     uploading(adapter, platform, huge=3, small=3)
     uploaded: list[str] = []
     platform.on_upload = lambda job: uploaded.append(job.pipeline_id)
-    adapter.host.settle()
+    adapter.host.run_until_idle()
     assert "small" in uploaded[:3]
     assert ["huge"] * 3 + ["small"] * 3 == sorted(uploaded)
 
@@ -216,7 +217,7 @@ def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
             ended.acquire()
 
     platform.on_upload = upload
-    executor = Turnstile(2, "upload")
+    executor = BoundedExecutor(2, "upload")
     queue = JobQueue("platform", submission(adapter, platform, executor), ONCE, adapter.ledger, adapter.clock)
     workers = [Worker("submitter platform", queue.step, adapter.clock) for _number in range(2)]
     try:
@@ -247,11 +248,11 @@ def test_a_submitter_that_does_not_open_keeps_its_own_jobs_waiting_and_no_others
     with pytest.raises(OSError, match="no licence"):
         adapter._begin()
     parts = adapter.host.parts()
-    step, _threads = parts["submitter platform"]
+    step = parts[submitter_part("platform")].step
     for _again in range(2):
         with pytest.raises(OSError, match="no licence"):
             step()
-    assert adapter.clock.now() < parts["submitter other"][0]()
+    assert adapter.clock.now() < parts[submitter_part("other")].step()
     platform.on_open = lambda: None
     adapter.receive(make_instance(), ae_title="LUNG")
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]

@@ -44,9 +44,9 @@ def test_what_a_plugin_brings_lies_below_its_name(client_of: Any) -> None:
 
 def test_health_is_unavailable_when_it_is_red(client_of: Any) -> None:
     """With the reasons by name; green and yellow are fine."""
-    red = Health(health="red", service="running", problems=[Reason(level="red", part="lane A", reason="stopped")])
+    red = Health(health="red", service="running", problems=[Reason(level="red", part="AE title A", reason="stopped")])
     answer = client_of(health=red).get("/health")
-    assert (503, "lane A") == (answer.status_code, answer.json()["problems"][0]["part"])
+    assert (503, "AE title A") == (answer.status_code, answer.json()["problems"][0]["part"])
     assert (200, "green") == ((answer := client_of().get("/health")).status_code, answer.json()["health"])
 
 

@@ -1,0 +1,78 @@
+"""Parts: everything whose health is watched by name, such as a lane, a submitter, a server or a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from attrs import frozen
+
+from dicom_adapter.runtime.workers import Step
+
+OTHER_DEADLINE_SECONDS = 120.0  # of parts that never take long
+
+
+class PartKind(Enum):
+    """A kind of part: its name for operators, and the seconds that one step of it may take."""
+
+    NOTIFY = "notify", 30.0  # reads the ledger for half a second
+    WAKE_UPS = "wake-ups", 30.0  # waits for a few seconds
+    OPERATORS = "operators", OTHER_DEADLINE_SECONDS
+    RECLAIM = "reclaim", 120.0  # deletes 500 objects, perhaps on a slow network
+    HISTORY = "history", OTHER_DEADLINE_SECONDS
+    OBSERVER = "observer", 60.0  # one call of an observer hook; no other part waits for it
+    LANE = "AE title", 25.0  # one turn, or half a second of turns; a processor that hangs is reported within 30 s
+    SUBMITTER = (
+        "submitter",
+        3600.0,
+    )  # uploads 32 files side by side; submitters limit each of them, often to minutes
+    STATUS_WATCH = "platform watch", 120.0  # one request to the platform; submitters limit it to a fraction of that
+    SERVER = "server", OTHER_DEADLINE_SECONDS
+    DRAIN = "drain", OTHER_DEADLINE_SECONDS
+    FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS
+    QUOTA = "quota", OTHER_DEADLINE_SECONDS
+    THREADS = "threads", OTHER_DEADLINE_SECONDS  # all threads of the host, counted
+    PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading them, and what they provide once
+    STORAGE = "storage", OTHER_DEADLINE_SECONDS
+    PROCESS = "", OTHER_DEADLINE_SECONDS  # named like the process: host, receiver 1
+
+    def __init__(self, title: str, deadline_seconds: float) -> None:
+        self.title = title
+        self.deadline_seconds = deadline_seconds
+
+
+@frozen
+class Part:
+    """One part. `str` returns the name that operators see in `status`, logs and events."""
+
+    kind: PartKind
+    name: str = ""  # of the AE title, submitter, plugin or server; "" for a part that exists once
+
+    def __str__(self) -> str:
+        return f"{self.kind.title} {self.name}".strip()
+
+
+@frozen
+class PartWork:
+    """What the workers of a part do."""
+
+    step: Step
+    threads: int = 1  # that may run it at the same time
+
+
+Parts = Mapping[Part, PartWork]
+
+
+def lane_part(ae_title: str) -> Part:
+    """Return the part of an AE title: its lane."""
+    return Part(PartKind.LANE, ae_title)
+
+
+def submitter_part(name: str) -> Part:
+    """Return the part of a table [submitters.<name>]: its job queue."""
+    return Part(PartKind.SUBMITTER, name)
+
+
+def process_part(name: str) -> Part:
+    """Return the part of a whole process."""
+    return Part(PartKind.PROCESS, name)
