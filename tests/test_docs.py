@@ -14,7 +14,7 @@ from dicom_adapter.api import hookspecs, values
 from dicom_adapter.config import Config, tables
 from dicom_adapter.flow.submit.steps import NEXT
 from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
-from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 from manual import api, command_line, hooks
 from manual.pages import pages, write
 from manual.tables import headings, row, sections, updated
@@ -116,8 +116,8 @@ def test_every_command_and_its_options_are_described(name: str) -> None:
     assert f"dicom-adapter {name}" in made
 
 
-@pytest.mark.parametrize("kind", FaultKind, ids=lambda kind: kind.value)
-def test_every_kind_of_fault_is_described(kind: FaultKind) -> None:
+@pytest.mark.parametrize("kind", CallFaultKind, ids=lambda kind: kind.value)
+def test_every_kind_of_fault_is_described(kind: CallFaultKind) -> None:
     """Whoever tries the adapter on the emulator finds what can go wrong there."""
     assert f"| `{kind.value}` |" in section(DOCS / "commands.md", "emulate-platform")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter.api.values import JobState as State
+from dicom_adapter.api.values import ClaraJobState as State
 from dicom_adapter.testing.fixtures import LaunchService
-from dicom_adapter_clara_client.emulator import Fault, FaultKind, JobState
+from dicom_adapter_clara_client.emulator import CallFault, CallFaultKind, ClaraJobState
 from dicom_adapter_clara_client.testing import PlatformEmulator
 from support import jobs_in_ledger, send, write_study
 
@@ -80,7 +80,7 @@ def test_a_lost_answer_makes_no_second_job(
 
     Fails for gRPC when a repeated create does not search first, and for REST when it has a new key.
     """
-    platform_emulator.faults.add(*(Fault(call=call, kind=FaultKind.DROP) for call in CALLS))
+    platform_emulator.faults.add(*(CallFault(call=call, kind=CallFaultKind.DROP) for call in CALLS))
     service = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     service.wait_for("job_submitted")
@@ -99,7 +99,7 @@ def test_killed_in_any_state_it_starts_one_job(
     reached: str,
 ) -> None:
     """The adapter is killed while the next call is on its way; started again it carries the same job to its end."""
-    platform_emulator.faults.add(Fault(call="*", kind=FaultKind.DELAY, seconds=0.3, times=None))
+    platform_emulator.faults.add(CallFault(call="*", kind=CallFaultKind.DELAY, seconds=0.3, times=None))
     first = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
     send(write_study(tmp_path / "study", instances=3), first, "LUNG")
     first.wait_for(reached)
@@ -114,7 +114,7 @@ def test_killed_in_any_state_it_starts_one_job(
 def check_one_job(emulator: PlatformEmulator, instances: int) -> None:
     """Look at all that the platform has: one job, with everything, and started."""
     [job] = emulator.platform.jobs.list()
-    assert job.state is not JobState.PENDING
+    assert job.state is not ClaraJobState.PENDING
     assert str(instances) == job.metadata["Instances"]
     assert instances == len(emulator.platform.payloads.details(job.payload_id).files)
 

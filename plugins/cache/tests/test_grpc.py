@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dicom_adapter import Refused, Secret
 from dicom_adapter.testing import make_study
-from dicom_adapter_cache.grpc_server import GrpcServer
+from dicom_adapter_cache.grpc_server import CacheGrpcServer
 from dicom_adapter_cache.settings import GrpcSettings
 from dicom_adapter_cache.wire import cache_pb2 as pb
 from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
@@ -39,7 +39,7 @@ def serve(keep: Any) -> Iterator[Serve]:
             kept = keep()
             lane = kept.lanes["CACHE"]
             settings = evolve(lane.settings, grpc=GrpcSettings(port=0, **grpc_settings))
-            server = GrpcServer(Lane(lane, settings))  # type: ignore[arg-type] # it takes the rest from the handle
+            server = CacheGrpcServer(Lane(lane, settings))  # type: ignore[arg-type] # it takes the rest from the handle
             server.start()
             cleaning.callback(server.stop)
             address = f"127.0.0.1:{server._port}"
@@ -188,7 +188,7 @@ def test_a_port_that_is_taken_is_told(keep: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings = evolve(lane.settings, grpc=GrpcSettings(port=other.getsockname()[1]))
         with pytest.raises(Refused, match="gRPC of AE title 'CACHE': cannot listen at"):
-            GrpcServer(Lane(lane, settings)).start()  # type: ignore[arg-type] # it takes the rest from the handle
+            CacheGrpcServer(Lane(lane, settings)).start()  # type: ignore[arg-type] # it takes the rest from the handle
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from dicom_adapter import Submitter, SubmitterContext
 from dicom_adapter.testing import BaseSubmitterTests, PlatformRecord
 from dicom_adapter_clara_client import FakeSettings, FakeSubmitter
-from dicom_adapter_clara_client.emulator.values import JobState, JobStatus, Run
+from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraJobStatus, RunPlan
 from dicom_adapter_clara_client.fake_records import FakeJob, FakeState
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
 from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
@@ -102,7 +102,7 @@ class Clara(BaseSubmitterTests):
 
     @pytest.fixture(autouse=True)
     def jobs_run_until_they_are_stopped(self, platform_emulator: PlatformEmulator) -> None:
-        platform_emulator.platform.jobs.set_run(Run(seconds=None))
+        platform_emulator.platform.jobs.set_run(RunPlan(seconds=None))
 
     @pytest.fixture
     def on_platform(self, platform_emulator: PlatformEmulator) -> OnPlatform:
@@ -121,7 +121,7 @@ class Clara(BaseSubmitterTests):
                         content(job.payload_id, file.name) for file in platform.payloads.details(job.payload_id).files
                     ],
                     started=job.started is not None,
-                    cancelled=(job.state, job.status) == (JobState.STOPPED, JobStatus.CANCELED),
+                    cancelled=(job.state, job.status) == (ClaraJobState.STOPPED, ClaraJobStatus.CANCELED),
                 )
                 for job in platform.jobs.list()
             ]

@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
-from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, CallRecord
 
 LUNG = 32 * "a"
 NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
-RECORD = CallRecord(time=NOON, face="grpc", call="Jobs.Create", ids={"jobId": "1"}, outcome=Outcome.DONE, sent_bytes=7)
+RECORD = CallRecord(
+    time=NOON, face="grpc", call="Jobs.Create", ids={"jobId": "1"}, outcome=CallOutcome.DONE, sent_bytes=7
+)
 
 
 def test_a_fault_strikes_as_often_as_it_says() -> None:
     """`after` calls pass, `times` calls fail, the rest pass."""
-    fault = Fault(call="Jobs.Create", kind=FaultKind.DROP, times=2, after=1)
+    fault = CallFault(call="Jobs.Create", kind=CallFaultKind.DROP, times=2, after=1)
     faults = Faults([fault])
     assert [None, fault, fault, None] == [faults.take("grpc", "Jobs.Create") for _ in range(4)]
     assert () == faults.left()
@@ -28,7 +30,7 @@ def test_a_fault_strikes_as_often_as_it_says() -> None:
 
 def test_a_fault_without_times_strikes_until_it_is_taken_away() -> None:
     """Faults can be changed while the emulator serves."""
-    fault = Fault(kind=FaultKind.RESET, times=None)
+    fault = CallFault(kind=CallFaultKind.RESET, times=None)
     faults = Faults([fault])
     assert [fault] * 5 == [faults.take("rest", "Jobs.Status") for _ in range(5)]
     faults.clear()
@@ -37,7 +39,7 @@ def test_a_fault_without_times_strikes_until_it_is_taken_away() -> None:
 
 def test_a_fault_concerns_what_it_names() -> None:
     """Other calls, faces and pipelines neither fail nor count."""
-    fault = Fault(call="Payloads.*", kind=FaultKind.DROP, face="grpc", pipeline_id=LUNG.upper())
+    fault = CallFault(call="Payloads.*", kind=CallFaultKind.DROP, face="grpc", pipeline_id=LUNG.upper())
     faults = Faults([fault])
     assert faults.take("grpc", "Jobs.Create", LUNG) is None
     assert faults.take("rest", "Payloads.Upload", LUNG) is None
@@ -48,7 +50,7 @@ def test_a_fault_concerns_what_it_names() -> None:
 
 def test_the_first_fault_that_strikes_counts() -> None:
     """Faults stand in a queue: the second has its turn when the first is used up."""
-    first, second = Fault(kind=FaultKind.DROP), Fault(kind=FaultKind.RESET)
+    first, second = CallFault(kind=CallFaultKind.DROP), CallFault(kind=CallFaultKind.RESET)
     faults = Faults([first])
     faults.add(second)
     assert [first, second, None] == [faults.take("grpc", "Jobs.Start") for _ in range(3)]
@@ -56,7 +58,7 @@ def test_the_first_fault_that_strikes_counts() -> None:
 
 def test_faults_count_across_threads() -> None:
     """However many calls come at once, `times` of them fail."""
-    faults = Faults([Fault(kind=FaultKind.DROP, times=100)])
+    faults = Faults([CallFault(kind=CallFaultKind.DROP, times=100)])
     with ThreadPoolExecutor(16) as pool:
         struck = list(pool.map(lambda _: faults.take("grpc", "Jobs.Create"), range(1000)))
     assert 100 == sum(fault is not None for fault in struck)
@@ -64,9 +66,9 @@ def test_faults_count_across_threads() -> None:
 
 def test_a_kind_may_be_given_by_its_word() -> None:
     """Words come from command lines and files; an unknown one is an error."""
-    assert FaultKind.TRUNCATE is Fault(kind="truncate").kind
+    assert CallFaultKind.TRUNCATE is CallFault(kind="truncate").kind
     with pytest.raises(ValueError, match="melt"):
-        Fault(kind="melt")
+        CallFault(kind="melt")
 
 
 def test_calls_are_lines_in_a_file(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import stat
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import JobState, JobStatus, PipelineFile, Run
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraJobStatus, PipelineFile, RunPlan
 
 LUNG = 32 * "a"
 NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
@@ -15,7 +15,7 @@ NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
 
 def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
     """Jobs, payloads with their files, and pipelines outlive the process; their order stays."""
-    before = Platform(folder=tmp_path, pipelines="any")
+    before = EmulatedPlatform(folder=tmp_path, pipelines="any")
     pipeline = before.pipelines.create([PipelineFile(path="p.yaml", content="name: lung\n")], {"k": "v"})
     reusable = before.payloads.create({"a": "1"})
     before.payloads.upload(reusable.payload_id, "atlas", [b"x"])
@@ -23,7 +23,7 @@ def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
     before.create_job(pipeline.pipeline_id, "second")
     before.payloads.upload(first.payload_id, "dcm/ä.dcm", [b"abc"])
     before.jobs.start(first.job_id, {"threshold": "3"})
-    after = Platform(folder=tmp_path, pipelines="any")
+    after = EmulatedPlatform(folder=tmp_path, pipelines="any")
     assert before.jobs.list() == after.jobs.list()
     assert before.pipelines.list() == after.pipelines.list() == (pipeline,)
     for payload_id in (reusable.payload_id, first.payload_id):
@@ -32,11 +32,11 @@ def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
 
 def test_running_jobs_end_at_their_time_across_a_restart(tmp_path: Path) -> None:
     """When and how a job ends was decided at its start."""
-    run = Run(seconds=60, status=JobStatus.FAULTED)
-    job = Platform(folder=tmp_path, pipelines="any", run=run, clock=lambda: NOON).create_job(LUNG, "name")
-    Platform(folder=tmp_path, pipelines="any", run=run, clock=lambda: NOON).jobs.start(job.job_id)
-    later = Platform(folder=tmp_path, clock=lambda: NOON + timedelta(hours=1)).jobs.status(job.job_id)
-    assert (JobState.STOPPED, JobStatus.FAULTED, NOON + timedelta(seconds=60)) == (
+    run = RunPlan(seconds=60, status=ClaraJobStatus.FAULTED)
+    job = EmulatedPlatform(folder=tmp_path, pipelines="any", run=run, clock=lambda: NOON).create_job(LUNG, "name")
+    EmulatedPlatform(folder=tmp_path, pipelines="any", run=run, clock=lambda: NOON).jobs.start(job.job_id)
+    later = EmulatedPlatform(folder=tmp_path, clock=lambda: NOON + timedelta(hours=1)).jobs.status(job.job_id)
+    assert (ClaraJobState.STOPPED, ClaraJobStatus.FAULTED, NOON + timedelta(seconds=60)) == (
         later.state,
         later.status,
         later.stopped,
@@ -45,7 +45,7 @@ def test_running_jobs_end_at_their_time_across_a_restart(tmp_path: Path) -> None
 
 def test_payload_files_lie_under_their_own_names(tmp_path: Path) -> None:
     """A person can look at what was uploaded, and nobody else can."""
-    platform = Platform(folder=tmp_path / "new" / "platform", pipelines="any")
+    platform = EmulatedPlatform(folder=tmp_path / "new" / "platform", pipelines="any")
     job = platform.create_job(LUNG, "name")
     platform.payloads.upload(job.payload_id, "dcm/1.dcm", [b"abc"], mode=0o777)
     path = tmp_path / "new" / "platform" / "payloads" / job.payload_id / "input" / "dcm" / "1.dcm"
@@ -56,36 +56,36 @@ def test_payload_files_lie_under_their_own_names(tmp_path: Path) -> None:
 
 def test_an_upload_under_way_is_on_disk_and_gone_after_a_restart(tmp_path: Path) -> None:
     """Large uploads are not held in memory; one that was cut off by a kill leaves nothing."""
-    platform = Platform(folder=tmp_path, pipelines="any")
+    platform = EmulatedPlatform(folder=tmp_path, pipelines="any")
     job = platform.create_job(LUNG, "name")
     incoming = platform.payloads.receive(job.payload_id, "1.dcm")
     for _ in range(64):
         incoming.write(bytes(1 << 16))
     assert 4 << 20 <= sum(path.stat().st_size for path in (tmp_path / "incoming").iterdir()) + (1 << 16)
-    again = Platform(folder=tmp_path, pipelines="any")
+    again = EmulatedPlatform(folder=tmp_path, pipelines="any")
     assert ([], ()) == (list((tmp_path / "incoming").iterdir()), again.payloads.details(job.payload_id).files)
     incoming.sink.discard()
 
 
 def test_a_payload_whose_job_was_never_written_is_cleared_away(tmp_path: Path) -> None:
     """A kill between payload and job is as if the job had never been asked for."""
-    platform = Platform(folder=tmp_path, pipelines="any")
+    platform = EmulatedPlatform(folder=tmp_path, pipelines="any")
     job = platform.create_job(LUNG, "name")
     (tmp_path / "jobs" / f"{job.job_id}.json").unlink()
-    again = Platform(folder=tmp_path, pipelines="any")
+    again = EmulatedPlatform(folder=tmp_path, pipelines="any")
     assert ((), []) == (again.jobs.list(), list((tmp_path / "payloads").iterdir()))
 
 
 def test_what_is_removed_stays_removed(tmp_path: Path) -> None:
     """Files, payloads and pipelines that were taken away do not come back."""
-    platform = Platform(folder=tmp_path)
+    platform = EmulatedPlatform(folder=tmp_path)
     pipeline = platform.pipelines.create([PipelineFile(path="p.yaml", content="name: lung\n")])
     kept, gone = platform.payloads.create(), platform.payloads.create()
     platform.payloads.upload(kept.payload_id, "a/1", [b"x"])
     platform.payloads.remove(kept.payload_id, "a/1")
     platform.payloads.delete(gone.payload_id)
     platform.pipelines.remove(pipeline.pipeline_id)
-    again = Platform(folder=tmp_path)
+    again = EmulatedPlatform(folder=tmp_path)
     assert ((), ()) == (again.pipelines.list(), again.payloads.details(kept.payload_id).files)
     assert [kept.payload_id] == [path.name for path in (tmp_path / "payloads").iterdir()]
     assert [] == list((tmp_path / "payloads" / kept.payload_id).iterdir())

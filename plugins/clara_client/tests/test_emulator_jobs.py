@@ -9,9 +9,9 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import JobPriority
-from dicom_adapter_clara_client.emulator.rules import Conflict, Invalid, Malformed, NotFound
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import ClaraJob, JobFilter, JobState, JobStatus, Run
+from dicom_adapter_clara_client.emulator.rules import Conflict, InvalidValue, MalformedId, NotFound
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraJobState, ClaraJobStatus, JobFilter, RunPlan
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 LUNG = 32 * "a"
@@ -38,16 +38,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def platform(clock: Clock) -> Platform:
-    return Platform(pipelines=[LUNG, HEART], run=Run(seconds=60), clock=clock)
+def platform(clock: Clock) -> EmulatedPlatform:
+    return EmulatedPlatform(pipelines=[LUNG, HEART], run=RunPlan(seconds=60), clock=clock)
 
 
 @pytest.fixture
-def job(platform: Platform) -> ClaraJob:
+def job(platform: EmulatedPlatform) -> ClaraJob:
     return platform.create_job(LUNG, "ae-lung-1", priority=JobPriority.HIGHER, metadata={"Source": "AE"})
 
 
-def test_a_new_job_is_pending_and_healthy(platform: Platform, job: ClaraJob) -> None:
+def test_a_new_job_is_pending_and_healthy(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A job starts its life pending, with what it was made with and without any later time."""
     expected = ClaraJob(
         job_id=job.job_id,
@@ -56,14 +56,14 @@ def test_a_new_job_is_pending_and_healthy(platform: Platform, job: ClaraJob) -> 
         name="ae-lung-1",
         priority=JobPriority.HIGHER,
         metadata={"Source": "AE"},
-        state=JobState.PENDING,
-        status=JobStatus.HEALTHY,
+        state=ClaraJobState.PENDING,
+        status=ClaraJobStatus.HEALTHY,
         created=NOON,
     )
     assert expected == platform.jobs.status(job.job_id)
 
 
-def test_ids_are_compared_without_case(platform: Platform, job: ClaraJob) -> None:
+def test_ids_are_compared_without_case(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """An id in upper case is the same id."""
     assert job == platform.jobs.status(job.job_id.upper())
 
@@ -71,11 +71,11 @@ def test_ids_are_compared_without_case(platform: Platform, job: ClaraJob) -> Non
 @pytest.mark.parametrize(
     "bad", ["", "abc", 31 * "a", 33 * "a", 32 * "g", "a" * 31 + "\n", "01234567-89ab-cdef-0123-456789abcdef"]
 )
-def test_what_is_no_identifier_is_malformed(platform: Platform, bad: str) -> None:
+def test_what_is_no_identifier_is_malformed(platform: EmulatedPlatform, bad: str) -> None:
     """Ids are 32 hexadecimal digits without dashes; anything else is told apart from an unknown one."""
-    with pytest.raises(Malformed) as job_error:
+    with pytest.raises(MalformedId) as job_error:
         platform.jobs.status(bad)
-    with pytest.raises(Malformed) as pipeline_error:
+    with pytest.raises(MalformedId) as pipeline_error:
         platform.create_job(bad, "name")
     assert (ClaraCode.JOB_ID_MALFORMED, ClaraCode.PIPELINE_ID_MALFORMED) == (
         job_error.value.code,
@@ -83,14 +83,14 @@ def test_what_is_no_identifier_is_malformed(platform: Platform, bad: str) -> Non
     )
 
 
-def test_an_unknown_job_is_not_found(platform: Platform) -> None:
+def test_an_unknown_job_is_not_found(platform: EmulatedPlatform) -> None:
     """A well-formed id of no job says so."""
     with pytest.raises(NotFound) as error:
         platform.jobs.status(32 * "0")
     assert ClaraCode.NO_SUCH_JOB == error.value.code
 
 
-def test_an_unknown_pipeline_makes_no_job(platform: Platform) -> None:
+def test_an_unknown_pipeline_makes_no_job(platform: EmulatedPlatform) -> None:
     """A job needs a pipeline that the platform knows; a refused one leaves nothing behind."""
     with pytest.raises(NotFound) as error:
         platform.create_job(32 * "0", "name")
@@ -99,45 +99,45 @@ def test_an_unknown_pipeline_makes_no_job(platform: Platform) -> None:
 
 def test_any_pipeline_can_be_known() -> None:
     """With pipelines="any" every well-formed id is a pipeline's."""
-    assert 32 * "0" == Platform(pipelines="any").create_job(32 * "0", "name").pipeline_id
+    assert 32 * "0" == EmulatedPlatform(pipelines="any").create_job(32 * "0", "name").pipeline_id
 
 
 @pytest.mark.parametrize("name", ["a", "0", "ae-lung-20260901120000", 63 * "x", "a-b-c"])
-def test_names_within_the_rule_are_taken(platform: Platform, name: str) -> None:
+def test_names_within_the_rule_are_taken(platform: EmulatedPlatform, name: str) -> None:
     """Lower-case letters, digits and single dashes inside make a job's name."""
     assert name == platform.create_job(LUNG, name).name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "a--b", "A", "a_b", "a b", "ä", 64 * "x", "a\n", "a.b"])
-def test_names_beyond_the_rule_are_refused(platform: Platform, name: str) -> None:
+def test_names_beyond_the_rule_are_refused(platform: EmulatedPlatform, name: str) -> None:
     """A bad name is refused with the published code, and a message that has the rule."""
-    with pytest.raises(Invalid, match="1 to 63 of a-z, 0-9 and single dashes") as error:
+    with pytest.raises(InvalidValue, match="1 to 63 of a-z, 0-9 and single dashes") as error:
         platform.create_job(LUNG, name)
     assert ClaraCode.JOB_NAME_INVALID == error.value.code
 
 
-def test_a_started_job_runs_and_stops_by_itself(platform: Platform, job: ClaraJob, clock: Clock) -> None:
+def test_a_started_job_runs_and_stops_by_itself(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
     """Pending, running from the start, stopped when its time is over: each with its time."""
     started = platform.jobs.start(job.job_id, {"threshold": "3"})
     clock.forward(59.9)
     running = platform.jobs.status(job.job_id)
     clock.forward(100)
     stopped = platform.jobs.status(job.job_id)
-    assert (JobState.RUNNING, NOON, None, {"threshold": "3"}) == (
+    assert (ClaraJobState.RUNNING, NOON, None, {"threshold": "3"}) == (
         started.state,
         started.started,
         started.stopped,
         started.variables,
     )
     assert started == running
-    assert (JobState.STOPPED, JobStatus.HEALTHY, NOON + timedelta(seconds=60)) == (
+    assert (ClaraJobState.STOPPED, ClaraJobStatus.HEALTHY, NOON + timedelta(seconds=60)) == (
         stopped.state,
         stopped.status,
         stopped.stopped,
     )
 
 
-def test_only_a_pending_job_can_be_started(platform: Platform, job: ClaraJob, clock: Clock) -> None:
+def test_only_a_pending_job_can_be_started(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
     """A second start is refused, while the job runs and after."""
     platform.jobs.start(job.job_id)
     for seconds in (1, 100):
@@ -147,40 +147,44 @@ def test_only_a_pending_job_can_be_started(platform: Platform, job: ClaraJob, cl
         assert ClaraCode.JOB_NOT_PENDING == error.value.code
 
 
-def test_jobs_end_as_their_pipeline_is_told_to(platform: Platform, clock: Clock) -> None:
+def test_jobs_end_as_their_pipeline_is_told_to(platform: EmulatedPlatform, clock: Clock) -> None:
     """A run can be set for one pipeline; the others keep theirs."""
-    platform.jobs.set_run(Run(seconds=1, status=JobStatus.FAULTED, messages=("out of memory",)), HEART.upper())
+    platform.jobs.set_run(RunPlan(seconds=1, status=ClaraJobStatus.FAULTED, messages=("out of memory",)), HEART.upper())
     lung, heart = (platform.create_job(pipeline, "name") for pipeline in (LUNG, HEART))
     for job in (lung, heart):
         platform.jobs.start(job.job_id)
     clock.forward(60)
     ends = [(job.status, job.messages) for job in platform.jobs.list()]
-    assert [(JobStatus.HEALTHY, ()), (JobStatus.FAULTED, ("out of memory",))] == ends
+    assert [(ClaraJobStatus.HEALTHY, ()), (ClaraJobStatus.FAULTED, ("out of memory",))] == ends
 
 
-def test_a_job_can_run_until_it_is_finished(platform: Platform, job: ClaraJob, clock: Clock) -> None:
+def test_a_job_can_run_until_it_is_finished(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
     """Without a time a job runs until a test ends it."""
-    platform.jobs.set_run(Run(seconds=None))
+    platform.jobs.set_run(RunPlan(seconds=None))
     platform.jobs.start(job.job_id)
     clock.forward(1e9)
-    assert JobState.RUNNING == platform.jobs.status(job.job_id).state
-    finished = platform.jobs.finish(job.job_id, JobStatus.EVICTED, ("moved",))
-    assert (JobState.STOPPED, JobStatus.EVICTED, ("moved",)) == (finished.state, finished.status, finished.messages)
+    assert ClaraJobState.RUNNING == platform.jobs.status(job.job_id).state
+    finished = platform.jobs.finish(job.job_id, ClaraJobStatus.EVICTED, ("moved",))
+    assert (ClaraJobState.STOPPED, ClaraJobStatus.EVICTED, ("moved",)) == (
+        finished.state,
+        finished.status,
+        finished.messages,
+    )
 
 
-def test_what_does_not_run_cannot_be_finished(platform: Platform, job: ClaraJob) -> None:
+def test_what_does_not_run_cannot_be_finished(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """Only a running job has an end."""
     with pytest.raises(Conflict):
         platform.jobs.finish(job.job_id)
 
 
 @pytest.mark.parametrize("start", [False, True])
-def test_pending_and_running_jobs_can_be_canceled(platform: Platform, job: ClaraJob, start: bool) -> None:
+def test_pending_and_running_jobs_can_be_canceled(platform: EmulatedPlatform, job: ClaraJob, start: bool) -> None:
     """A canceled job is stopped at once, and says why."""
     if start:
         platform.jobs.start(job.job_id)
     canceled = platform.jobs.cancel(job.job_id, "not needed")
-    assert (JobState.STOPPED, JobStatus.CANCELED, NOON, ("not needed",)) == (
+    assert (ClaraJobState.STOPPED, ClaraJobStatus.CANCELED, NOON, ("not needed",)) == (
         canceled.state,
         canceled.status,
         canceled.stopped,
@@ -188,7 +192,7 @@ def test_pending_and_running_jobs_can_be_canceled(platform: Platform, job: Clara
     )
 
 
-def test_canceling_a_stopped_job_changes_nothing(platform: Platform, job: ClaraJob, clock: Clock) -> None:
+def test_canceling_a_stopped_job_changes_nothing(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
     """A job that has ended keeps its end."""
     platform.jobs.start(job.job_id)
     clock.forward(60)
@@ -196,14 +200,14 @@ def test_canceling_a_stopped_job_changes_nothing(platform: Platform, job: ClaraJ
     assert ended == platform.jobs.cancel(job.job_id)
 
 
-def test_metadata_is_added_to_what_is_there(platform: Platform, job: ClaraJob) -> None:
+def test_metadata_is_added_to_what_is_there(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """The answer to an addition is the whole set."""
     assert {"Source": "AE", "Instances": "3"} == platform.jobs.add_metadata(job.job_id, {"Instances": "3"}).metadata
 
 
 @pytest.mark.parametrize("added", [{"new": "1", "SOURCE": "x"}, {"twice": "1", "Twice": "2"}])
 def test_a_key_that_is_there_refuses_the_whole_request(
-    platform: Platform, job: ClaraJob, added: dict[str, str]
+    platform: EmulatedPlatform, job: ClaraJob, added: dict[str, str]
 ) -> None:
     """Keys are compared ignoring case, with what is there and among themselves; nothing is added then."""
     with pytest.raises(Conflict):
@@ -211,31 +215,31 @@ def test_a_key_that_is_there_refuses_the_whole_request(
     assert job == platform.jobs.status(job.job_id)
 
 
-def test_metadata_is_measured_in_bytes(platform: Platform, job: ClaraJob) -> None:
+def test_metadata_is_measured_in_bytes(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """128 bytes of key and 256 of value are taken, one byte more is not; an umlaut has two."""
     platform.jobs.add_metadata(job.job_id, {64 * "ä": 128 * "ä"})
     for metadata in ({64 * "ö" + "x": ""}, {"key": 128 * "ä" + "x"}):
-        with pytest.raises(Invalid):
+        with pytest.raises(InvalidValue):
             platform.jobs.add_metadata(job.job_id, metadata)
-        with pytest.raises(Invalid):
+        with pytest.raises(InvalidValue):
             platform.create_job(LUNG, "name", metadata=metadata)
 
 
-def test_all_metadata_of_a_job_has_an_end(platform: Platform, job: ClaraJob) -> None:
+def test_all_metadata_of_a_job_has_an_end(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """4 MB is the most that one job's metadata may have, over all requests."""
     for thousand in range(16):
         platform.jobs.add_metadata(job.job_id, {f"{thousand:02}{index:03}": 249 * "x" for index in range(1000)})
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidValue):
         platform.jobs.add_metadata(job.job_id, {f"more{index:03}": 249 * "x" for index in range(1000)})
 
 
-def test_removing_metadata_ignores_case_and_unknown_keys(platform: Platform, job: ClaraJob) -> None:
+def test_removing_metadata_ignores_case_and_unknown_keys(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """The answer is what is left."""
     platform.jobs.add_metadata(job.job_id, {"Instances": "3"})
     assert {"Instances": "3"} == platform.jobs.remove_metadata(job.job_id, ["source", "unknown"]).metadata
 
 
-def test_filters_combine(platform: Platform, clock: Clock) -> None:
+def test_filters_combine(platform: EmulatedPlatform, clock: Clock) -> None:
     """All conditions of a filter must hold, each given in alternatives."""
     early = platform.create_job(LUNG, "early")
     clock.forward(10)
@@ -251,7 +255,7 @@ def test_filters_combine(platform: Platform, clock: Clock) -> None:
     assert ["late", "other"] == names(created_after=NOON)
     assert ["other"] == names(completed_before=clock.now)
     assert [] == names(completed_before=clock.now - timedelta(seconds=1))
-    assert ["early", "late"] == names(states=frozenset({JobState.PENDING, JobState.RUNNING}))
-    assert ["other"] == names(statuses=frozenset({JobStatus.CANCELED}))
+    assert ["early", "late"] == names(states=frozenset({ClaraJobState.PENDING, ClaraJobState.RUNNING}))
+    assert ["other"] == names(statuses=frozenset({ClaraJobStatus.CANCELED}))
     assert ["late"] == names(pipeline_ids=frozenset({LUNG}), created_after=NOON)
-    assert JobState.PENDING == late.state
+    assert ClaraJobState.PENDING == late.state

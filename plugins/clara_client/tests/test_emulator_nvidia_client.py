@@ -13,7 +13,7 @@ import pytest
 
 from dicom_adapter_clara_client.emulator.grpc_face import serve
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 REQUIREMENTS = ["nvidia-clara-client==0.8.1.7", "protobuf==3.20.*"]  # later ones refuse the client's modules
 SESSION = Path(__file__).with_name("nvidia_session.py")
@@ -37,7 +37,7 @@ def told(
     """What the client made of the answers of one whole session."""
     python = environment("nvidia", REQUIREMENTS)
     folder = tmp_path_factory.mktemp("nvidia")
-    platform = Platform(folder=folder / "platform", clock=lambda: NOON)
+    platform = EmulatedPlatform(folder=folder / "platform", clock=lambda: NOON)
     with serve(platform, log=log) as server:
         command: list[str | Path] = [python, SESSION, server.address, folder]
         session = subprocess.run(command, capture_output=True, text=True, timeout=100)

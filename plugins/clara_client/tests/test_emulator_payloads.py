@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter_clara_client.emulator.rules import ClaraError, Conflict, Invalid, Malformed, NotFound
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, PayloadType, StoredFile
+from dicom_adapter_clara_client.emulator.rules import ClaraError, Conflict, InvalidValue, MalformedId, NotFound
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, PayloadFile, PayloadType
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 LUNG = 32 * "a"
 
 
 @pytest.fixture(params=["memory", "folder"])
-def platform(request: pytest.FixtureRequest, tmp_path: Path) -> Platform:
-    return Platform(pipelines=[LUNG], folder=tmp_path / "platform" if request.param == "folder" else None)
+def platform(request: pytest.FixtureRequest, tmp_path: Path) -> EmulatedPlatform:
+    return EmulatedPlatform(pipelines=[LUNG], folder=tmp_path / "platform" if request.param == "folder" else None)
 
 
 @pytest.fixture
-def job(platform: Platform) -> ClaraJob:
+def job(platform: EmulatedPlatform) -> ClaraJob:
     return platform.create_job(LUNG, "ae-lung-1")
 
 
-def read(platform: Platform, payload_id: str, name: str) -> bytes:
+def read(platform: EmulatedPlatform, payload_id: str, name: str) -> bytes:
     file, reader = platform.payloads.download(payload_id, name)
     with reader:
         data = reader.read()
@@ -33,24 +33,24 @@ def read(platform: Platform, payload_id: str, name: str) -> bytes:
     return data
 
 
-def names(platform: Platform, payload_id: str) -> list[str]:
+def names(platform: EmulatedPlatform, payload_id: str) -> list[str]:
     return [file.name for file in platform.payloads.details(payload_id).files]
 
 
-def test_an_upload_to_a_jobs_payload_lands_in_its_input_folder(platform: Platform, job: ClaraJob) -> None:
+def test_an_upload_to_a_jobs_payload_lands_in_its_input_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """The name of an upload counts from the input folder, those of all other calls from the root."""
     stored = platform.payloads.upload(job.payload_id, "dcm/1.dcm", [b"ab", b"", b"c"])
-    expected = StoredFile(name="input/dcm/1.dcm", size_bytes=3)
+    expected = PayloadFile(name="input/dcm/1.dcm", size_bytes=3)
     payload = ClaraPayload(payload_id=job.payload_id, type=PayloadType.PIPELINE, job_id=job.job_id, files=(expected,))
     assert (expected, payload) == (stored, platform.payloads.details(job.payload_id))
     assert b"abc" == read(platform, job.payload_id, "input/dcm/1.dcm")
 
 
-def test_an_upload_to_a_reusable_payload_keeps_its_name(platform: Platform) -> None:
+def test_an_upload_to_a_reusable_payload_keeps_its_name(platform: EmulatedPlatform) -> None:
     """A reusable payload has no input folder."""
     payload = platform.payloads.create({"kind": "reference"})
     platform.payloads.upload(payload.payload_id, "atlas/1.nii", [b"x"], mode=0o644)
-    expected = (StoredFile(name="atlas/1.nii", size_bytes=1, mode=0o644),)
+    expected = (PayloadFile(name="atlas/1.nii", size_bytes=1, mode=0o644),)
     found = platform.payloads.details(payload.payload_id)
     assert (PayloadType.REUSABLE, None, {"kind": "reference"}, expected) == (
         found.type,
@@ -60,7 +60,7 @@ def test_an_upload_to_a_reusable_payload_keeps_its_name(platform: Platform) -> N
     )
 
 
-def test_a_second_upload_of_a_name_takes_its_place(platform: Platform, job: ClaraJob) -> None:
+def test_a_second_upload_of_a_name_takes_its_place(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """Uploads can be repeated: the last one counts, and nothing is there twice."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"first"])
     with platform.payloads.receive(job.payload_id, "1.dcm") as incoming:
@@ -71,7 +71,7 @@ def test_a_second_upload_of_a_name_takes_its_place(platform: Platform, job: Clar
     assert b"second" == read(platform, job.payload_id, "input/1.dcm")
 
 
-def test_an_upload_that_is_not_committed_leaves_nothing(platform: Platform, job: ClaraJob) -> None:
+def test_an_upload_that_is_not_committed_leaves_nothing(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """What was cut off is no file, and does not touch the one that had the name."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"whole"])
     with platform.payloads.receive(job.payload_id, "1.dcm") as incoming:
@@ -82,7 +82,7 @@ def test_an_upload_that_is_not_committed_leaves_nothing(platform: Platform, job:
     assert b"whole" == read(platform, job.payload_id, "input/1.dcm")
 
 
-def test_uploads_from_the_root_go_to_the_input_folder_alone(platform: Platform, job: ClaraJob) -> None:
+def test_uploads_from_the_root_go_to_the_input_folder_alone(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A face whose names count from the root can store below `input/` and nowhere else."""
     with platform.payloads.receive(job.payload_id, "input/1.dcm", from_root=True) as incoming:
         incoming.commit()
@@ -91,7 +91,7 @@ def test_uploads_from_the_root_go_to_the_input_folder_alone(platform: Platform, 
     assert ["input/1.dcm"] == names(platform, job.payload_id)
 
 
-def test_a_name_can_be_kept_from_being_replaced(platform: Platform, job: ClaraJob) -> None:
+def test_a_name_can_be_kept_from_being_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """With replace=False the first of two uploads stays, whichever way they meet."""
     late = platform.payloads.receive(job.payload_id, "1.dcm", replace=False)
     platform.payloads.upload(job.payload_id, "1.dcm", [b"first"])
@@ -121,22 +121,24 @@ def test_a_name_can_be_kept_from_being_replaced(platform: Platform, job: ClaraJo
         10 * (250 * "x" + "/") + "x",
     ],
 )
-def test_names_that_are_no_safe_paths_are_refused(platform: Platform, job: ClaraJob, name: str, tmp_path: Path) -> None:
+def test_names_that_are_no_safe_paths_are_refused(
+    platform: EmulatedPlatform, job: ClaraJob, name: str, tmp_path: Path
+) -> None:
     """What a client calls a file never leads out of its payload."""
-    with pytest.raises(Invalid) as error:
+    with pytest.raises(InvalidValue) as error:
         platform.payloads.upload(job.payload_id, name, [b"x"])
     assert ClaraCode.FILE_NAME_INVALID == error.value.code
     assert [] == names(platform, job.payload_id)
 
 
-def test_refusals_do_not_repeat_the_name(platform: Platform, job: ClaraJob) -> None:
+def test_refusals_do_not_repeat_the_name(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """Names may hold a patient's id, and messages end up in logs."""
-    with pytest.raises(Invalid) as error:
+    with pytest.raises(InvalidValue) as error:
         platform.payloads.upload(job.payload_id, "PAT123/../x", [b"x"])
     assert "PAT123" not in str(error.value)
 
 
-def test_no_name_is_a_file_and_a_folder(platform: Platform, job: ClaraJob) -> None:
+def test_no_name_is_a_file_and_a_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A file cannot lie in a file, nor take the place of a folder."""
     platform.payloads.upload(job.payload_id, "a/b", [b"x"])
     for name in ("a", "a/b/c"):
@@ -147,14 +149,14 @@ def test_no_name_is_a_file_and_a_folder(platform: Platform, job: ClaraJob) -> No
     assert ["input/a"] == names(platform, job.payload_id)
 
 
-def test_names_are_normalised(platform: Platform, job: ClaraJob) -> None:
+def test_names_are_normalised(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """`.` and empty segments say nothing; a leading slash is passed over when reading."""
     platform.payloads.upload(job.payload_id, "./a//b", [b"x"])
     assert ["input/a/b"] == names(platform, job.payload_id)
     assert b"x" == read(platform, job.payload_id, "/input/a/b") == read(platform, job.payload_id, "./input/a/b")
 
 
-def test_case_matters_where_it_has_to(platform: Platform, job: ClaraJob) -> None:
+def test_case_matters_where_it_has_to(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A single match is found ignoring case; among several only the exact one is."""
     platform.payloads.upload(job.payload_id, "Scan.dcm", [b"1"])
     assert b"1" == read(platform, job.payload_id, "INPUT/scan.DCM")
@@ -164,7 +166,7 @@ def test_case_matters_where_it_has_to(platform: Platform, job: ClaraJob) -> None
         read(platform, job.payload_id, "input/SCAN.dcm")
 
 
-def test_the_payload_of_a_started_job_is_read_only(platform: Platform, job: ClaraJob) -> None:
+def test_the_payload_of_a_started_job_is_read_only(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """After the start there are no uploads and no removals, not even of an upload that began before."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"x"])
     late = platform.payloads.receive(job.payload_id, "2.dcm")
@@ -179,14 +181,14 @@ def test_the_payload_of_a_started_job_is_read_only(platform: Platform, job: Clar
     assert b"x" == read(platform, job.payload_id, "input/1.dcm")
 
 
-def test_operators_write_beside_the_input(platform: Platform, job: ClaraJob) -> None:
+def test_operators_write_beside_the_input(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """What a job makes can be downloaded while it runs and after."""
     platform.jobs.start(job.job_id)
     platform.payloads.add_output(job.payload_id, "operators/segment/out.dcm", b"result")
     assert b"result" == read(platform, job.payload_id, "/operators/segment/out.dcm")
 
 
-def test_files_can_be_removed_and_come_back(platform: Platform, job: ClaraJob) -> None:
+def test_files_can_be_removed_and_come_back(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A removed file is gone; its name and its folder's are free again."""
     platform.payloads.upload(job.payload_id, "a/b/1", [b"x"])
     platform.payloads.remove(job.payload_id, "/input/a/b/1")
@@ -196,7 +198,7 @@ def test_files_can_be_removed_and_come_back(platform: Platform, job: ClaraJob) -
     assert (ClaraCode.NO_SUCH_FILE, ["input/a"]) == (error.value.code, names(platform, job.payload_id))
 
 
-def test_a_download_goes_on_when_its_file_is_replaced(platform: Platform, job: ClaraJob) -> None:
+def test_a_download_goes_on_when_its_file_is_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A reader reads the file that was there when it was opened."""
     platform.payloads.upload(job.payload_id, "1", [b"first"])
     _, reader = platform.payloads.download(job.payload_id, "input/1")
@@ -206,18 +208,18 @@ def test_a_download_goes_on_when_its_file_is_replaced(platform: Platform, job: C
         assert b"first" == reader.read()
 
 
-def test_only_reusable_payloads_have_metadata(platform: Platform, job: ClaraJob) -> None:
+def test_only_reusable_payloads_have_metadata(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A job's payload refuses metadata; the job has its own."""
     payload = platform.payloads.create({"a": "1"})
     assert {"a": "1", "b": "2"} == platform.payloads.add_metadata(payload.payload_id, {"b": "2"}).metadata
     assert {"b": "2"} == platform.payloads.remove_metadata(payload.payload_id, ["A"]).metadata
     with pytest.raises(Conflict):
         platform.payloads.add_metadata(payload.payload_id, {"B": "3"})
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidValue):
         platform.payloads.add_metadata(job.payload_id, {"b": "2"})
 
 
-def test_reusable_payloads_are_copied_into_a_job(platform: Platform) -> None:
+def test_reusable_payloads_are_copied_into_a_job(platform: EmulatedPlatform) -> None:
     """Their files lie in the job's input folder, and outlive the payload that they came from."""
     one, two = platform.payloads.create(), platform.payloads.create()
     platform.payloads.upload(one.payload_id, "a/1", [b"one"])
@@ -232,18 +234,18 @@ def test_reusable_payloads_are_copied_into_a_job(platform: Platform) -> None:
     )
 
 
-def test_bad_inputs_make_no_job(platform: Platform, job: ClaraJob) -> None:
+def test_bad_inputs_make_no_job(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """Unknown payloads, payloads of jobs, and files of one name refuse the job."""
     one, two = platform.payloads.create(), platform.payloads.create()
     for payload in (one, two):
         platform.payloads.upload(payload.payload_id, "same", [b"x"])
     for inputs in ([32 * "0"], ["bad"], [job.payload_id], [one.payload_id, two.payload_id]):
-        with pytest.raises((Invalid, Conflict)):
+        with pytest.raises((InvalidValue, Conflict)):
             platform.create_job(LUNG, "name", input_payloads=inputs)
     assert (job,) == platform.jobs.list()
 
 
-def test_payloads_can_be_deleted_when_no_job_needs_them(platform: Platform, job: ClaraJob) -> None:
+def test_payloads_can_be_deleted_when_no_job_needs_them(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """A reusable payload at any time, a job's only once the job has stopped."""
     payload = platform.payloads.create()
     platform.payloads.upload(payload.payload_id, "1", [b"x"])
@@ -258,7 +260,7 @@ def test_payloads_can_be_deleted_when_no_job_needs_them(platform: Platform, job:
         assert ClaraCode.NO_SUCH_PAYLOAD == error.value.code
 
 
-def test_an_upload_to_a_payload_that_went_away_is_lost(platform: Platform) -> None:
+def test_an_upload_to_a_payload_that_went_away_is_lost(platform: EmulatedPlatform) -> None:
     """The payload may be deleted while an upload is under way."""
     payload = platform.payloads.create()
     with platform.payloads.receive(payload.payload_id, "1") as incoming, pytest.raises(NotFound):
@@ -266,13 +268,13 @@ def test_an_upload_to_a_payload_that_went_away_is_lost(platform: Platform) -> No
         incoming.commit()
 
 
-def test_what_is_no_identifier_is_malformed(platform: Platform) -> None:
+def test_what_is_no_identifier_is_malformed(platform: EmulatedPlatform) -> None:
     """Payload ids have the rule of all ids."""
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedId):
         platform.payloads.details("../jobs")
 
 
-def test_many_uploads_run_at_once(platform: Platform, job: ClaraJob) -> None:
+def test_many_uploads_run_at_once(platform: EmulatedPlatform, job: ClaraJob) -> None:
     """Uploads from many threads, some of one name, end as one whole file for each name."""
 
     def upload(number: int) -> None:

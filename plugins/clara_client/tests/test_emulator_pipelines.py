@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_adapter_clara_client.emulator.rules import Conflict, Invalid, Malformed, NotFound
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.rules import Conflict, InvalidValue, MalformedId, NotFound
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import PipelineFile
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
@@ -15,7 +15,7 @@ DEFINITION = [PipelineFile(path="lung.yaml", content="api-version: 0.4.0\nname: 
 
 def test_a_pipeline_has_the_name_of_its_definition() -> None:
     """The name is read from the definition's top level."""
-    platform = Platform()
+    platform = EmulatedPlatform()
     pipeline = platform.pipelines.create(DEFINITION, {"owner": "me"})
     assert ("lung tumours", {"owner": "me"}) == (pipeline.name, pipeline.metadata)
     assert pipeline == platform.pipelines.details(pipeline.pipeline_id.upper())
@@ -24,31 +24,31 @@ def test_a_pipeline_has_the_name_of_its_definition() -> None:
 def test_pieces_of_one_path_are_joined_ignoring_case() -> None:
     """A definition may come in pieces; paths that differ in case are one file."""
     pieces = [PipelineFile(path=path, content=content) for path, content in [("a", "1"), ("b", "2"), ("A", "3")]]
-    files = Platform().pipelines.create(pieces).files
+    files = EmulatedPlatform().pipelines.create(pieces).files
     assert [("a", "13"), ("b", "2")] == [(file.path, file.content) for file in files]
 
 
 @pytest.mark.parametrize("pieces", [[], [("", "x")], [("a", " \n")]])
 def test_a_definition_with_nothing_in_it_is_malformed(pieces: list[tuple[str, str]]) -> None:
     """There must be a file, each with a path and a content."""
-    with pytest.raises(Invalid) as error:
-        Platform().pipelines.create(PipelineFile(path=path, content=content) for path, content in pieces)
+    with pytest.raises(InvalidValue) as error:
+        EmulatedPlatform().pipelines.create(PipelineFile(path=path, content=content) for path, content in pieces)
     assert ClaraCode.DEFINITION_MALFORMED == error.value.code
 
 
 def test_an_id_can_be_forced_once() -> None:
     """A client may bring its own id; a second pipeline of the id is refused."""
-    platform = Platform()
+    platform = EmulatedPlatform()
     assert LUNG == platform.pipelines.create(DEFINITION, pipeline_id=LUNG.upper()).pipeline_id
     with pytest.raises(Conflict):
         platform.pipelines.create(DEFINITION, pipeline_id=LUNG)
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedId):
         platform.pipelines.create(DEFINITION, pipeline_id="lung")
 
 
 def test_an_update_gives_another_definition() -> None:
     """Id and metadata stay, the definition and its name do not."""
-    platform = Platform()
+    platform = EmulatedPlatform()
     platform.pipelines.create(DEFINITION, {"k": "v"}, LUNG)
     updated = platform.pipelines.update(LUNG, [PipelineFile(path="b.yaml", content="name: heart")])
     assert ("heart", {"k": "v"}, 1) == (updated.name, updated.metadata, len(platform.pipelines.list()))
@@ -56,7 +56,7 @@ def test_an_update_gives_another_definition() -> None:
 
 def test_a_removed_pipeline_is_unknown() -> None:
     """A removed pipeline makes no more jobs."""
-    platform = Platform(pipelines=[LUNG])
+    platform = EmulatedPlatform(pipelines=[LUNG])
     platform.pipelines.remove(LUNG)
     with pytest.raises(NotFound):
         platform.create_job(LUNG, "name")
@@ -64,7 +64,7 @@ def test_a_removed_pipeline_is_unknown() -> None:
 
 def test_pipelines_have_metadata() -> None:
     """The rules are those of all metadata."""
-    platform = Platform(pipelines=[LUNG])
+    platform = EmulatedPlatform(pipelines=[LUNG])
     platform.pipelines.add_metadata(LUNG, {"A": "1", "B": "2"})
     with pytest.raises(Conflict):
         platform.pipelines.add_metadata(LUNG, {"a": "2"})
@@ -73,15 +73,15 @@ def test_pipelines_have_metadata() -> None:
 
 def test_any_id_can_be_a_pipelines() -> None:
     """Every well-formed id is known then; only the registered ones are listed."""
-    platform = Platform(pipelines="any")
+    platform = EmulatedPlatform(pipelines="any")
     assert (LUNG, ()) == (platform.pipelines.details(LUNG).pipeline_id, platform.pipelines.list())
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedId):
         platform.pipelines.details("lung")
 
 
 def test_the_pipeline_of_a_call_is_found_by_any_id() -> None:
     """Faults for one pipeline reach the calls about its jobs and their payloads."""
-    platform = Platform(pipelines=[LUNG])
+    platform = EmulatedPlatform(pipelines=[LUNG])
     job = platform.create_job(LUNG, "name")
     calls = [{"pipelineId": LUNG.upper()}, {"jobId": job.job_id}, {"payloadId": job.payload_id}]
     others = [{}, {"jobId": "bad"}, {"payloadId": platform.payloads.create().payload_id}]

@@ -26,13 +26,13 @@ from dicom_adapter import (
     Upload,
 )
 from dicom_adapter_clara_client import (
-    Call,
+    FakeFault,
+    FakeFaultKind,
+    FakeOutcome,
     FakeSettings,
     FakeState,
     FakeSubmitter,
-    Fault,
-    FaultKind,
-    Outcome,
+    SubmitterCall,
     dicom_adapter_submitters,
 )
 
@@ -50,7 +50,7 @@ def make(folder: Path | None, tmp_path: Path) -> Make:
     return lambda *faults: submitter_in(folder, tmp_path, *faults)
 
 
-def submitter_in(folder: Path | None, data: Path, *faults: Fault) -> FakeSubmitter:
+def submitter_in(folder: Path | None, data: Path, *faults: FakeFault) -> FakeSubmitter:
     context = SubmitterContext(name="platform", data_folder=data / "never-used")
     submitter = FakeSubmitter(FakeSettings(folder=folder, fail=faults), context)
     submitter.open()
@@ -229,35 +229,38 @@ def attempts(submitter: FakeSubmitter, job: Job, count: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [(FaultKind.RETRIABLE, Retriable), (FaultKind.PERMANENT, Permanent), (FaultKind.BUG, RuntimeError)],
+    [(FakeFaultKind.RETRIABLE, Retriable), (FakeFaultKind.PERMANENT, Permanent), (FakeFaultKind.BUG, RuntimeError)],
 )
-def test_a_fault_is_of_its_kind(make: Make, kind: FaultKind, error: type[Exception]) -> None:
+def test_a_fault_is_of_its_kind(make: Make, kind: FakeFaultKind, error: type[Exception]) -> None:
     """The core sees the error that was asked for, and nothing was done."""
-    submitter = make(Fault(call=Call.CREATE, kind=kind))
+    submitter = make(FakeFault(call=SubmitterCall.CREATE, kind=kind))
     with pytest.raises(error, match="told to fail its create"):
         submitter.create_job(a_job())
     assert submitter.jobs == {}
-    assert [Outcome(kind.value)] == [call.outcome for call in submitter.calls]
+    assert [FakeOutcome(kind.value)] == [call.outcome for call in submitter.calls]
 
 
 @pytest.mark.parametrize(
     ("faults", "expected"),
     [
-        ([Fault(call=Call.CREATE, times=2)], ["retriable", "retriable", "done", "unchanged"]),
-        ([Fault(call=Call.CREATE, times=0)], ["retriable"] * 5),
-        ([Fault(call=Call.CREATE, after=2)], ["done", "unchanged", "retriable", "unchanged"]),
-        ([Fault(call=Call.CREATE), Fault(call=Call.CREATE, kind=FaultKind.BUG)], ["retriable", "bug", "done"]),
+        ([FakeFault(call=SubmitterCall.CREATE, times=2)], ["retriable", "retriable", "done", "unchanged"]),
+        ([FakeFault(call=SubmitterCall.CREATE, times=0)], ["retriable"] * 5),
+        ([FakeFault(call=SubmitterCall.CREATE, after=2)], ["done", "unchanged", "retriable", "unchanged"]),
+        (
+            [FakeFault(call=SubmitterCall.CREATE), FakeFault(call=SubmitterCall.CREATE, kind=FakeFaultKind.BUG)],
+            ["retriable", "bug", "done"],
+        ),
     ],
     ids=["twice", "always", "later", "one-after-the-other"],
 )
-def test_a_fault_lasts_as_often_as_it_says(make: Make, faults: list[Fault], expected: list[str]) -> None:
+def test_a_fault_lasts_as_often_as_it_says(make: Make, faults: list[FakeFault], expected: list[str]) -> None:
     """So many calls fail, after so many that are let through; a call that one fault takes is not seen by the next."""
     assert expected == attempts(make(*faults), a_job(), len(expected))
 
 
 def test_a_fault_hits_its_call_and_pipeline_only(make: Make) -> None:
     """Other calls, and jobs of other pipelines, do not notice."""
-    submitter = make(Fault(call=Call.START, times=0, pipeline="lung"))
+    submitter = make(FakeFault(call=SubmitterCall.START, times=0, pipeline="lung"))
     submit(submitter, a_job(1, "liver"), b"x")
     with pytest.raises(Retriable):
         submit(submitter, a_job(2, "lung"), b"x")
@@ -310,7 +313,7 @@ def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(manifest(tmp_path / "p", job)["instances"]) == 2
     assert len(list((tmp_path / "p" / job.job_id / "dcm").iterdir())) == 2
     assert outcomes(after).count(("create", "done")) == 1
-    uploads = [(call.position, call.outcome.value) for call in after.calls if call.call is Call.UPLOAD]
+    uploads = [(call.position, call.outcome.value) for call in after.calls if call.call is SubmitterCall.UPLOAD]
     assert uploads == [(0, "done"), (0, "unchanged"), (1, "done")]
 
 
@@ -327,7 +330,7 @@ def test_a_line_without_its_file_is_no_instance(tmp_path: Path) -> None:
 
 def test_calls_are_lines_that_anybody_can_read(tmp_path: Path) -> None:
     """`calls.jsonl` has time, call, job and outcome of each call, and the position of an upload."""
-    submitter, job = submitter_in(tmp_path, tmp_path, Fault(call=Call.UPLOAD)), a_job()
+    submitter, job = submitter_in(tmp_path, tmp_path, FakeFault(call=SubmitterCall.UPLOAD)), a_job()
     submitter.create_job(job)
     with pytest.raises(Retriable):
         submitter.upload(job, an_upload(7, b"x"))

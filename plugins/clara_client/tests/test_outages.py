@@ -8,7 +8,7 @@ import pytest
 
 from dicom_adapter import JobState
 from dicom_adapter.testing import Adapter, make_instance, make_study
-from dicom_adapter_clara_client.emulator import CallRecord, Fault, FaultKind, Outcome
+from dicom_adapter_clara_client.emulator import CallFault, CallFaultKind, CallOutcome, CallRecord
 from dicom_adapter_clara_client.testing import PlatformEmulator
 
 MakeAdapter = Callable[..., Adapter]
@@ -43,14 +43,14 @@ def test_an_upload_that_breaks_goes_on_with_the_file_that_broke(
 
     Fails when the files that arrived before a failure are not written down.
     """
-    platform_emulator.faults.add(Fault(call="Payloads.Upload", kind=FaultKind.RESET, after=700))
+    platform_emulator.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.RESET, after=700))
     adapter = make_adapter(configuration(platform_emulator, protocol))
     adapter.receive(*make_study(instances=1000), ae_title="LUNG")
     adapter.advance(30)
     outcomes = [call.outcome for call in platform_emulator.log.calls("Payloads.Upload")]
-    assert [Outcome.DONE] * 700 == outcomes[:700]
-    assert Outcome.DONE is not outcomes[700]
-    assert [Outcome.DONE] * 300 == outcomes[701:]
+    assert [CallOutcome.DONE] * 700 == outcomes[:700]
+    assert CallOutcome.DONE is not outcomes[700]
+    assert [CallOutcome.DONE] * 300 == outcomes[701:]
     [job] = platform_emulator.platform.jobs.list()
     assert 1000 == len(platform_emulator.platform.payloads.details(job.payload_id).files)
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
@@ -63,7 +63,7 @@ def test_after_an_hour_without_the_platform_each_job_goes_once_and_in_order(
 
     Fails when `choose` does not look at the age, at the priority, or never turns to the oldest.
     """
-    platform_emulator.faults.add(Fault(kind=FaultKind.STATUS, status="UNAVAILABLE", times=None))
+    platform_emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, status="UNAVAILABLE", times=None))
     adapter = make_adapter(configuration(platform_emulator, protocol))
     for number in range(6):
         for ae_title in ("LUNG", "HEAD"):
@@ -98,7 +98,7 @@ def test_a_job_is_watched_to_its_end_across_a_refusal(
     make_adapter: MakeAdapter, platform_emulator: PlatformEmulator, protocol: str
 ) -> None:
     """Credentials that were wrong for a while do not make its end unknown."""
-    refusal = Fault(call="Jobs.Status", kind=FaultKind.STATUS, status=TOLD[protocol])
+    refusal = CallFault(call="Jobs.Status", kind=CallFaultKind.STATUS, status=TOLD[protocol])
     platform_emulator.faults.add(refusal)
     adapter = make_adapter(configuration(platform_emulator, protocol))
     adapter.receive(make_instance(), ae_title="LUNG")

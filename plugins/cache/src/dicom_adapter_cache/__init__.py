@@ -34,9 +34,9 @@ def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:
     wanted = [lane for lane in lanes.values() if lane.settings.grpc is not None]
     if not wanted:
         return []
-    from dicom_adapter_cache.grpc_server import GrpcServer
+    from dicom_adapter_cache.grpc_server import CacheGrpcServer
 
-    return [GrpcServer(lane) for lane in wanted]
+    return [CacheGrpcServer(lane) for lane in wanted]
 
 
 @hookimpl

@@ -20,13 +20,13 @@ class CacheError(Refused):
         self.members = members
 
 
-class Unknown(CacheError):
+class NotInCache(CacheError):
     """There is no such patient, study, series, instance or job."""
 
     kind = "unknown"
 
 
-class Invalid(CacheError):
+class InvalidRequest(CacheError):
     """The request is wrong in itself."""
 
     kind = "invalid"

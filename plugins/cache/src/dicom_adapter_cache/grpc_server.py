@@ -33,7 +33,7 @@ OPTIONS = (
 Continue = Callable[[grpc.HandlerCallDetails], Any]
 
 
-class GrpcServer(Server):
+class CacheGrpcServer(Server):
     """Serves the cache of one AE title."""
 
     def __init__(self, lane: LaneHandle) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from dicom_adapter import Refused, Retriable
 from dicom_adapter_cache import errors, grpc_messages, values
-from dicom_adapter_cache.errors import CacheError, Invalid
+from dicom_adapter_cache.errors import CacheError, InvalidRequest
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.wire import cache_pb2, cache_pb2_grpc
 
@@ -21,8 +21,8 @@ log = structlog.get_logger("dicom_adapter_cache")
 
 Context: TypeAlias = grpc.ServicerContext
 CODES: dict[type[CacheError], grpc.StatusCode] = {
-    errors.Unknown: grpc.StatusCode.NOT_FOUND,
-    errors.Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotInCache: grpc.StatusCode.NOT_FOUND,
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Ambiguous: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StillArriving: grpc.StatusCode.FAILED_PRECONDITION,
     errors.KeyReused: grpc.StatusCode.ALREADY_EXISTS,
@@ -78,7 +78,9 @@ class CacheService(cache_pb2_grpc.CacheServicer):
         with _refusals(context):
             key = request.idempotency_key or None
             if key is not None and not KEY.fullmatch(key):
-                raise Invalid("idempotency_key must be 1 to 255 visible ASCII characters", field="idempotency_key")
+                raise InvalidRequest(
+                    "idempotency_key must be 1 to 255 visible ASCII characters", field="idempotency_key"
+                )
             job = self._cache.compose(grpc_messages.order(request), key)
             return grpc_messages.message(cache_pb2.Job, job)
 
@@ -106,13 +108,13 @@ class CacheService(cache_pb2_grpc.CacheServicer):
             return grpc_messages.message(cache_pb2.PinStudyResponse, pinned)
 
 
-def _all(look: Callable[[values.Page], Any], offset: int, limit: int) -> Iterator[Any]:
+def _all(look: Callable[[values.PageRequest], Any], offset: int, limit: int) -> Iterator[Any]:
     """What there is page by page, from `offset` on, at the most `limit`; 0: all. Raises Invalid for negative ones."""
     if limit < 0 or offset < 0:
-        raise Invalid("limit and offset must not be negative", field="limit")
+        raise InvalidRequest("limit and offset must not be negative", field="limit")
     left = limit or values.LARGEST_OFFSET
     while left > 0:
-        page = look(values.Page(limit=min(left, values.LARGEST_PAGE), offset=offset))
+        page = look(values.PageRequest(limit=min(left, values.LARGEST_PAGE), offset=offset))
         yield from page.items
         offset += len(page.items)
         left -= len(page.items)
@@ -130,7 +132,7 @@ def _refusals(context: Context) -> Iterator[None]:
         text = f"{refusal} {msgspec.json.encode(about).decode()}" if about else str(refusal)
         _abort(context, CODES[type(refusal)], text, refusal.kind)
     except msgspec.ValidationError as failure:
-        _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(failure), errors.Invalid.kind)
+        _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(failure), errors.InvalidRequest.kind)
     except Retriable as failure:
         _abort(context, grpc.StatusCode.UNAVAILABLE, str(failure), "retriable")
     except Refused as refusal:

@@ -48,7 +48,7 @@ Key: TypeAlias = tuple[str, str]  # Study Instance UID and Series Instance UID: 
 
 
 @frozen
-class Place:
+class SeriesPlace:
     """Where the instances of a series lie in the index."""
 
     study_id: int
@@ -66,7 +66,7 @@ class KeptJob:
 
 
 @frozen(kw_only=True)
-class Idle:
+class IdleStudy:
     """A study that may be evicted."""
 
     study_id: int
@@ -81,7 +81,7 @@ class Index:
     def __init__(self, database: Database, ae_title: str) -> None:
         self._database = database
         self._ae_title = ae_title
-        self._places: dict[Key, Place] = {}
+        self._places: dict[Key, SeriesPlace] = {}
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ class Index:
                 found = transaction.execute(query).one_or_none()
             if found is None:
                 return False
-            self._places[key] = Place(found[0], found[1])
+            self._places[key] = SeriesPlace(found[0], found[1])
         return True
 
     def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[Key, Attributes]) -> set[int]:
@@ -124,7 +124,7 @@ class Index:
         self._places = {} if older else places  # a series may have gone with an older one
         return older | {instance.instance_id for instance in arrived if newest[instance.sop_instance_uid] != instance}
 
-    def _add_series(self, transaction: Transaction, instance: InstanceStorageInfo, found: Attributes) -> Place:
+    def _add_series(self, transaction: Transaction, instance: InstanceStorageInfo, found: Attributes) -> SeriesPlace:
         uid = instance.study_instance_uid
         query = select(studies.c.study_id).where(
             studies.c.ae_title == self._ae_title, studies.c.study_instance_uid == uid
@@ -144,7 +144,7 @@ class Index:
             "instance_count": 0,
             "size_bytes": 0,
         }
-        return Place(study_id, _inserted(transaction.execute(series.insert().values(row))))
+        return SeriesPlace(study_id, _inserted(transaction.execute(series.insert().values(row))))
 
     def _same(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
         """The numbers of what is there of these SOP instances."""
@@ -202,7 +202,7 @@ class Index:
             for chunk in chunks(study_ids):
                 transaction.execute(update(studies).where(studies.c.study_id.in_(chunk)).values(last_use=at))
 
-    def idle(self, arrived_before: datetime, limit: int) -> list[Idle]:
+    def idle(self, arrived_before: datetime, limit: int) -> list[IdleStudy]:
         """Studies that may be evicted, the longest unused first: unpinned, arrived, and in no unfinished job."""
         in_job = exists().where(
             series.c.study_id == studies.c.study_id,
@@ -217,7 +217,7 @@ class Index:
             .limit(limit)
         )
         with self._database.read() as transaction:
-            return [Idle(**row._mapping) for row in transaction.execute(query)]
+            return [IdleStudy(**row._mapping) for row in transaction.execute(query)]
 
     def pinned_among(self, instance_ids: Sequence[int]) -> set[int]:
         """Those of these instances whose studies are pinned."""
@@ -311,7 +311,7 @@ def _jobs(transaction: Transaction, condition: ColumnElement[bool]) -> list[Kept
     return [KeptJob(**row._mapping) for row in transaction.execute(query)]
 
 
-def _row(instance: InstanceStorageInfo, place: Place) -> dict[str, Any]:
+def _row(instance: InstanceStorageInfo, place: SeriesPlace) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(instance, name) for name in OWN}
     row |= {"instance_id": instance.instance_id, "sop_instance_uid": instance.sop_instance_uid}
     return {**row, "series_id": place.series_id}
@@ -344,7 +344,7 @@ def _study(instance: InstanceStorageInfo, found: Attributes) -> dict[str, Any]:
     }
 
 
-def _count(transaction: Transaction, arrived: Iterable[InstanceStorageInfo], places: Mapping[Key, Place]) -> None:
+def _count(transaction: Transaction, arrived: Iterable[InstanceStorageInfo], places: Mapping[Key, SeriesPlace]) -> None:
     """Add instances to the counts of their series and studies."""
     of_series: dict[int, dict[str, Any]] = {}
     of_study: dict[int, dict[str, Any]] = {}

@@ -18,7 +18,7 @@ from attrs import frozen
 
 from dicom_adapter import InstanceStorageInfo, LaneHandle, Retriable, StoredObjectMissing
 from dicom_adapter_cache import values
-from dicom_adapter_cache.errors import Ambiguous, Invalid, Unknown
+from dicom_adapter_cache.errors import Ambiguous, InvalidRequest, NotInCache
 from dicom_adapter_cache.processor import CacheProcessor, check
 from dicom_adapter_cache.search import Reader
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @frozen
-class Kept:
+class CachedAeTitle:
     """One AE title of the cache."""
 
     lane: LaneHandle
@@ -48,11 +48,11 @@ class Cache:
     """All AE titles that the cache processor serves. Used from any thread."""
 
     def __init__(self, lanes: Mapping[str, LaneHandle]) -> None:
-        self._kept = {name: Kept(lane, _reader(lane)) for name, lane in lanes.items()}
+        self._kept = {name: CachedAeTitle(lane, _reader(lane)) for name, lane in lanes.items()}
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
-    def studies(self, found: values.StudyFilter, page: values.Page) -> values.Studies:
+    def studies(self, found: values.StudyFilter, page: values.PageRequest) -> values.Studies:
         """A page of the studies that match, the newest arrival first."""
         check_page(page)
         items: list[values.Study] = []
@@ -64,7 +64,7 @@ class Cache:
         items.sort(key=lambda study: (study.last_arrival, study.study_instance_uid), reverse=True)
         return values.Studies(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
 
-    def patients(self, found: values.StudyFilter, page: values.Page) -> values.Patients:
+    def patients(self, found: values.StudyFilter, page: values.PageRequest) -> values.Patients:
         """A page of the patients with studies that match, by ID."""
         check_page(page)
         items: list[values.Patient] = []
@@ -84,12 +84,14 @@ class Cache:
             raise _no_study(uid)
         return found
 
-    def instances(self, uid: str, series_uid: str | None, page: values.Page, ae_title: str = "") -> values.Instances:
+    def instances(
+        self, uid: str, series_uid: str | None, page: values.PageRequest, ae_title: str = ""
+    ) -> values.Instances:
         """A page of the instances of a study, or of one of its series."""
         check_page(page)
         items, total = self._with_study(uid, ae_title).reader.instances(uid, series_uid, page.limit, page.offset)
         if not total:
-            raise Unknown(f"there is no series {series_uid} in study {uid}")
+            raise NotInCache(f"there is no series {series_uid} in study {uid}")
         return values.Instances(items=items, total=total, limit=page.limit, offset=page.offset)
 
     def download(self, sop_instance_uid: str, ae_title: str = "") -> Download:
@@ -103,7 +105,7 @@ class Cache:
                     continue  # it has just gone
                 kept.lane.ask(partial(_use, found.study_instance_uid))
                 return Download(instance=found, file=file)
-        raise Unknown(f"there is no instance {sop_instance_uid}")
+        raise NotInCache(f"there is no instance {sop_instance_uid}")
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -120,7 +122,7 @@ class Cache:
             job = kept.lane.find_job(job_id)
             if job is not None:
                 return values.job_status(job)
-        raise Unknown(f"there is no job {job_id}; finished jobs are forgotten after some time")
+        raise NotInCache(f"there is no job {job_id}; finished jobs are forgotten after some time")
 
     def jobs(self, limit: int = NEWEST_JOBS) -> values.Jobs:
         """The newest composed jobs."""
@@ -142,7 +144,7 @@ class Cache:
                 return kept.lane  # what it was made of may be gone
         owners = [kept.lane for kept in self._kept.values() if kept.reader.owns(order)]
         if not owners:
-            raise Unknown("nothing of the selection is in the cache")
+            raise NotInCache("nothing of the selection is in the cache")
         if len(owners) > 1:
             names = [lane.ae_title for lane in owners]
             raise Ambiguous(
@@ -163,16 +165,16 @@ class Cache:
 
     # --- AE titles ----------------------------------------------------------------------------------------------------
 
-    def _among(self, ae_title: str) -> Iterable[Kept]:
+    def _among(self, ae_title: str) -> Iterable[CachedAeTitle]:
         """The AE title with this name; all when there is no name."""
         if not ae_title:
             return self._kept.values()
         if ae_title not in self._kept:
             served = ", ".join(self._kept) or "none"
-            raise Unknown(f"the cache does not serve AE title {ae_title!r} (it serves: {served})")
+            raise NotInCache(f"the cache does not serve AE title {ae_title!r} (it serves: {served})")
         return [self._kept[ae_title]]
 
-    def _with_study(self, uid: str, ae_title: str) -> Kept:
+    def _with_study(self, uid: str, ae_title: str) -> CachedAeTitle:
         found = [kept for kept in self._among(ae_title) if kept.reader.has_study(uid)]
         if not found:
             raise _no_study(uid)
@@ -187,12 +189,12 @@ def job_id_of(key: str) -> str:
     return hashlib.blake2b(key.encode(), digest_size=16, person=b"cache key").hexdigest()
 
 
-def check_page(page: values.Page) -> None:
+def check_page(page: values.PageRequest) -> None:
     """Raises Invalid for a page that nobody can have."""
     if not 1 <= page.limit <= values.LARGEST_PAGE:
-        raise Invalid(f"limit must be from 1 to {values.LARGEST_PAGE}", field="limit")
+        raise InvalidRequest(f"limit must be from 1 to {values.LARGEST_PAGE}", field="limit")
     if not 0 <= page.offset <= values.LARGEST_OFFSET:
-        raise Invalid(f"offset must be from 0 to {values.LARGEST_OFFSET}", field="offset")
+        raise InvalidRequest(f"offset must be from 0 to {values.LARGEST_OFFSET}", field="offset")
 
 
 def _reader(lane: LaneHandle) -> Reader:
@@ -227,9 +229,9 @@ def _use(study_instance_uid: str, processor: CacheProcessor) -> None:
     processor.use(study_instance_uid)
 
 
-def _slice(items: list[Any], page: values.Page) -> list[Any]:
+def _slice(items: list[Any], page: values.PageRequest) -> list[Any]:
     return items[page.offset : page.offset + page.limit]
 
 
-def _no_study(uid: str) -> Unknown:
-    return Unknown(f"there is no study {uid}")
+def _no_study(uid: str) -> NotInCache:
+    return NotInCache(f"there is no study {uid}")

@@ -16,7 +16,7 @@ import msgspec
 from dicom_adapter import InstanceStorageInfo, Job, JobProcessorBase, JobState, ProcessorContext, Timer, Waiting
 from dicom_adapter_cache import selection
 from dicom_adapter_cache.database import Database
-from dicom_adapter_cache.errors import Invalid, KeyReused, Unknown
+from dicom_adapter_cache.errors import InvalidRequest, KeyReused, NotInCache
 from dicom_adapter_cache.header import Attributes, attributes
 from dicom_adapter_cache.index import Index, KeptJob, Key, key_of
 from dicom_adapter_cache.settings import CacheSettings
@@ -244,17 +244,17 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._write()
         found = self._index.find_study(uid)
         if found is None:
-            raise Unknown(f"there is no study {uid} at AE title '{self.ae_title}'")
+            raise NotInCache(f"there is no study {uid} at AE title '{self.ae_title}'")
         return found
 
 
 def check(order: Order) -> None:
     """Raises Invalid for what can never be a job."""
     if selects_nothing(order):
-        raise Invalid("the selection is empty: name patients, studies, series or instances", field="studies")
+        raise InvalidRequest("the selection is empty: name patients, studies, series or instances", field="studies")
     taken = sorted(set(RESERVED) & order.metadata.keys())
     if taken:
-        raise Invalid(f"metadata must not have {', '.join(taken)}, which the adapter adds", field="metadata")
+        raise InvalidRequest(f"metadata must not have {', '.join(taken)}, which the adapter adds", field="metadata")
 
 
 def fingerprint_of(order: Order) -> str:

@@ -17,8 +17,8 @@ from dicom_adapter_cache.errors import CacheError
 from dicom_adapter_cache.operations import Cache
 
 STATUSES: dict[type[CacheError], int] = {
-    errors.Unknown: 404,
-    errors.Invalid: 400,
+    errors.NotInCache: 404,
+    errors.InvalidRequest: 400,
     errors.Ambiguous: 409,
     errors.StillArriving: 409,
     errors.KeyReused: 422,
@@ -44,7 +44,7 @@ Key = Annotated[
 ]
 
 
-class Problem(values.Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+class CacheProblem(values.Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """Problem details (RFC 9457); further members depend on `type`."""
 
     type: str
@@ -95,7 +95,10 @@ def specified(*statuses: int, **more: Any) -> dict[str, Any]:
     used = {status: known[status] for status in (400, 401, *statuses, 503)}
     responses = {
         status: ResponseSpec(
-            data_container=Problem, generate_examples=False, description=text, media_type="application/problem+json"
+            data_container=CacheProblem,
+            generate_examples=False,
+            description=text,
+            media_type="application/problem+json",
         )
         for status, text in used.items()
     }
@@ -134,7 +137,7 @@ def _searching(cache: Cache) -> list[Any]:
             pinned=pinned,
         )
         with problems():
-            return cache.studies(found, values.Page(limit=limit, offset=offset))
+            return cache.studies(found, values.PageRequest(limit=limit, offset=offset))
 
     @get("/patients", **specified(404, summary="Search patients with kept studies"))
     def search_patients(
@@ -146,7 +149,7 @@ def _searching(cache: Cache) -> list[Any]:
     ) -> values.Patients:
         found = values.StudyFilter(ae_title=ae_title or "", patient_id=patient_id, patient_name=patient_name)
         with problems():
-            return cache.patients(found, values.Page(limit=limit, offset=offset))
+            return cache.patients(found, values.PageRequest(limit=limit, offset=offset))
 
     return [search_studies, search_patients]
 
@@ -162,7 +165,7 @@ def _looking(cache: Cache) -> list[Any]:
         uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
     ) -> values.Instances:
         with problems():
-            return cache.instances(uid, None, values.Page(limit=limit, offset=offset), ae_title or "")
+            return cache.instances(uid, None, values.PageRequest(limit=limit, offset=offset), ae_title or "")
 
     @get(
         "/studies/{uid:str}/series/{series_uid:str}/instances",
@@ -172,7 +175,7 @@ def _looking(cache: Cache) -> list[Any]:
         uid: UidPath, series_uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
     ) -> values.Instances:
         with problems():
-            return cache.instances(uid, series_uid, values.Page(limit=limit, offset=offset), ae_title or "")
+            return cache.instances(uid, series_uid, values.PageRequest(limit=limit, offset=offset), ae_title or "")
 
     @get(
         "/instances/{uid:str}/file",

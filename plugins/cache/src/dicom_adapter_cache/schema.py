@@ -26,7 +26,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 metadata = MetaData()
 
 
-class UtcDateTime(TypeDecorator[datetime]):
+class UtcTimestamp(TypeDecorator[datetime]):
     """A moment, as whole microseconds since 1970-01-01 UTC."""
 
     impl = BigInteger
@@ -65,9 +65,9 @@ studies = Table(
     Column("series_count", Integer, nullable=False),
     Column("instance_count", Integer, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("first_arrival", UtcDateTime, nullable=False),
-    Column("last_arrival", UtcDateTime, nullable=False, index=True),
-    Column("last_use", UtcDateTime, nullable=False, index=True),  # the last arrival, job or download
+    Column("first_arrival", UtcTimestamp, nullable=False),
+    Column("last_arrival", UtcTimestamp, nullable=False, index=True),
+    Column("last_use", UtcTimestamp, nullable=False, index=True),  # the last arrival, job or download
     Column("pinned", Boolean, nullable=False),
     UniqueConstraint("ae_title", "study_instance_uid"),
 )
@@ -98,7 +98,7 @@ instances = Table(
     Column("calling_ae_title", Text, nullable=False),
     Column("peer_address", Text, nullable=False),
     Column("association_id", Text, nullable=False),
-    Column("received_at", UtcDateTime, nullable=False),
+    Column("received_at", UtcTimestamp, nullable=False),
     Column("storage_key", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", BigInteger, nullable=False),
@@ -111,7 +111,7 @@ jobs = Table(
     Column("ae_title", String(16), nullable=False, index=True),
     Column("keep", Boolean, nullable=False),
     Column("fingerprint", String(64), nullable=False),  # of what was ordered
-    Column("created_at", UtcDateTime, nullable=False, index=True),
+    Column("created_at", UtcTimestamp, nullable=False, index=True),
     Column("finished", Boolean, nullable=False),
 )
 

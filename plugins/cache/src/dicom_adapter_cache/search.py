@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, exists, func, select
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache import values
 from dicom_adapter_cache.database import Database, Transaction
-from dicom_adapter_cache.errors import Invalid
+from dicom_adapter_cache.errors import InvalidRequest
 from dicom_adapter_cache.header import folded
 from dicom_adapter_cache.index import infos
 from dicom_adapter_cache.schema import instances, jobs, series, studies
@@ -91,18 +91,18 @@ class Reader:
 
     def instances(
         self, study_uid: str, series_uid: str | None, limit: int, offset: int
-    ) -> tuple[list[values.Instance], int]:
+    ) -> tuple[list[values.KeptInstance], int]:
         """A page of the instances of a study, or of one of its series, in the order of arrival."""
         conditions = [self._is_study(study_uid)]
         if series_uid is not None:
             conditions.append(series.c.series_instance_uid == series_uid)
         columns = [studies.c.study_instance_uid, series.c.series_instance_uid]
-        own = values.Instance.__struct_fields__[2:]
+        own = values.KeptInstance.__struct_fields__[2:]
         query = _joined(select(*columns, *(instances.c[name] for name in own))).where(*conditions)
         with self._database.read() as transaction:
             total = transaction.execute(_joined(select(func.count())).where(*conditions)).scalar_one()
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit).offset(offset)).all()
-        return [values.Instance(**row._mapping) for row in rows], total
+        return [values.KeptInstance(**row._mapping) for row in rows], total
 
     def find_instance(self, sop_instance_uid: str) -> InstanceStorageInfo | None:
         """The instance with this SOP Instance UID."""
@@ -189,7 +189,7 @@ def _matches(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
 def _date_conditions(value: str) -> list[ColumnElement[bool]]:
     """A date, or a range that may be open at one end (PS3.4 section C.2.2.2.5); both ends belong to it."""
     if not re.fullmatch(values.DATE_PATTERN, value, re.ASCII):
-        raise Invalid(
+        raise InvalidRequest(
             "studyDate must be YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231",
             field="studyDate",
         )
@@ -197,7 +197,7 @@ def _date_conditions(value: str) -> list[ColumnElement[bool]]:
         try:
             datetime.strptime(date, "%Y%m%d")  # noqa: DTZ007 - a date in a study has no time zone
         except ValueError:
-            raise Invalid(f"studyDate has {date}, which is no date", field="studyDate") from None
+            raise InvalidRequest(f"studyDate has {date}, which is no date", field="studyDate") from None
     first, dash, last = value.partition("-")
     if not dash:
         return [studies.c.study_date == first]

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, select
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
-from dicom_adapter_cache.errors import StillArriving, Unknown
+from dicom_adapter_cache.errors import NotInCache, StillArriving
 from dicom_adapter_cache.index import chunks, infos
 from dicom_adapter_cache.schema import instances, series, studies
 from dicom_adapter_cache.search import is_patient
@@ -117,7 +117,7 @@ class _Lookup:
         count = sum(map(len, self._missing.values()))
         kinds = ", ".join(f"{len(lost)} {kind}" for kind, lost in self._missing.items())
         shown = {kind: lost[:SHOWN] for kind, lost in self._missing.items()}
-        raise Unknown(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
+        raise NotInCache(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
 
     def found(self) -> list[InstanceStorageInfo]:
         """The instances of all that was found."""

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dicom_adapter import ByteSize, Secret, at_least, between, setting
-from dicom_adapter_cache.errors import Invalid
+from dicom_adapter_cache.errors import InvalidRequest
 
 DAY_S = 86_400
 YEAR_S = 366 * DAY_S
@@ -128,7 +128,7 @@ class CacheSettings:
             return self.pipelines[name]
         if self.pipelines and name not in self._ids:
             known = ", ".join(sorted(self.pipelines))
-            raise Invalid(f"there is no pipeline {name!r} (there are: {known})", field="pipeline")
+            raise InvalidRequest(f"there is no pipeline {name!r} (there are: {known})", field="pipeline")
         return name
 
     def index_location(self, folder: Path) -> str:

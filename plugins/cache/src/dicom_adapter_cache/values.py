@@ -93,7 +93,7 @@ class StudyDetail(Value, frozen=True, kw_only=True):
     series: list[Series]
 
 
-class Instance(Value, frozen=True, kw_only=True):
+class KeptInstance(Value, frozen=True, kw_only=True):
     """A kept instance."""
 
     study_instance_uid: str
@@ -126,7 +126,7 @@ class Studies(Value, frozen=True, kw_only=True):
 class Instances(Value, frozen=True, kw_only=True):
     """A page of instances."""
 
-    items: list[Instance]
+    items: list[KeptInstance]
     total: int
     limit: int
     offset: int
@@ -146,7 +146,7 @@ class StudyFilter(Value, frozen=True, kw_only=True):
     pinned: bool | None = None
 
 
-class Page(Value, frozen=True, kw_only=True):
+class PageRequest(Value, frozen=True, kw_only=True):
     """Which of the matches."""
 
     limit: int = 100

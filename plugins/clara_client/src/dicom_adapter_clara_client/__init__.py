@@ -10,20 +10,27 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dicom_adapter import Submitter, hookimpl
-from dicom_adapter_clara_client.fake import FakeSettings, FakeSubmitter, Fault, FaultKind
-from dicom_adapter_clara_client.fake_records import Call, FakeCall, FakeInstance, FakeJob, FakeState, Outcome
+from dicom_adapter_clara_client.fake import FakeFault, FakeFaultKind, FakeSettings, FakeSubmitter
+from dicom_adapter_clara_client.fake_records import (
+    FakeCall,
+    FakeInstance,
+    FakeJob,
+    FakeOutcome,
+    FakeState,
+    SubmitterCall,
+)
 
 __all__ = [
-    "Call",
     "FakeCall",
+    "FakeFault",
+    "FakeFaultKind",
     "FakeInstance",
     "FakeJob",
+    "FakeOutcome",
     "FakeSettings",
     "FakeState",
     "FakeSubmitter",
-    "Fault",
-    "FaultKind",
-    "Outcome",
+    "SubmitterCall",
 ]
 
 

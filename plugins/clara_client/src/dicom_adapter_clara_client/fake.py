@@ -24,21 +24,21 @@ from dicom_adapter import (
     at_least,
     setting,
 )
-from dicom_adapter_clara_client.fake_folder import InFolder
+from dicom_adapter_clara_client.fake_folder import FolderRecords
 from dicom_adapter_clara_client.fake_records import (
-    Call,
     FakeCall,
     FakeJob,
+    FakeOutcome,
+    FakeRecords,
     FakeState,
-    InMemory,
-    Outcome,
-    Records,
+    MemoryRecords,
+    SubmitterCall,
 )
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")  # as the core makes them; anything else does not become a path
 
 
-class FaultKind(str, Enum):
+class FakeFaultKind(str, Enum):
     """What a fault looks like to the core."""
 
     RETRIABLE = "retriable"
@@ -47,16 +47,16 @@ class FaultKind(str, Enum):
 
 
 @frozen(kw_only=True)
-class Fault:
+class FakeFault:
     """Calls that fail, before they have any effect. Counted from the start of the process."""
 
-    call: Call = setting(help="The call that fails, before it has any effect.")
+    call: SubmitterCall = setting(help="The call that fails, before it has any effect.")
     times: int = setting(
         default=1,
         validator=at_least(0),
         help="How many such calls fail, counted from the start of the host process; 0: all of them.",
     )
-    kind: FaultKind = setting(default=FaultKind.RETRIABLE, help="How they fail.")
+    kind: FakeFaultKind = setting(default=FakeFaultKind.RETRIABLE, help="How they fail.")
     pipeline: str | None = setting(default=None, help="Only calls for jobs of this pipeline.")
     after: int = setting(default=0, validator=at_least(0), help="How many such calls are let through first.")
 
@@ -69,7 +69,7 @@ class FakeSettings:
         default=None,
         help="Where jobs are kept; without it everything stays in memory, and is gone with the host process.",
     )
-    fail: tuple[Fault, ...] = setting(default=(), help="Faults; a call meets them in this order, one at a time.")
+    fail: tuple[FakeFault, ...] = setting(default=(), help="Faults; a call meets them in this order, one at a time.")
 
 
 class FakeSubmitter(Submitter[FakeSettings]):
@@ -79,7 +79,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     def __init__(self, settings: FakeSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
-        self._records: Records = InFolder(settings.folder) if settings.folder else InMemory()
+        self._records: FakeRecords = FolderRecords(settings.folder) if settings.folder else MemoryRecords()
         self._faults = _Faults(settings.fail)
         self._lock = threading.Lock()  # one call at a time changes the records; only the bytes of uploads flow freely
 
@@ -99,28 +99,28 @@ class FakeSubmitter(Submitter[FakeSettings]):
         self._records.open()
 
     def create_job(self, job: Job) -> PlatformJob:
-        self._answer(Call.CREATE, job, partial(self._create, job))
+        self._answer(SubmitterCall.CREATE, job, partial(self._create, job))
         return PlatformJob(job_id=f"fake-{job.job_id}", payload_id=f"fake-payload-{job.job_id}")
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         attach = partial(evolve, metadata=dict(metadata))
-        self._answer(Call.ADD_METADATA, job, partial(self._change, job, attach))
+        self._answer(SubmitterCall.ADD_METADATA, job, partial(self._change, job, attach))
 
     def upload(self, job: Job, upload: Upload) -> None:
-        self._answer(Call.UPLOAD, job, partial(self._upload, job, upload), upload.position)
+        self._answer(SubmitterCall.UPLOAD, job, partial(self._upload, job, upload), upload.position)
 
     def start(self, job: Job) -> None:
-        self._answer(Call.START, job, partial(self._change, job, _started))
+        self._answer(SubmitterCall.START, job, partial(self._change, job, _started))
 
     def status(self, job: Job) -> PlatformStatus:
-        self._answer(Call.STATUS, job, partial(self._state, job))
+        self._answer(SubmitterCall.STATUS, job, partial(self._state, job))
         state = self._state(job)
         return PlatformStatus(state=state.value, finished=state is FakeState.STOPPED)
 
     def cancel(self, job: Job) -> None:
-        self._answer(Call.CANCEL, job, partial(self._cancel, job))
+        self._answer(SubmitterCall.CANCEL, job, partial(self._cancel, job))
 
-    def _answer(self, call: Call, job: Job, act: Callable[[], object], position: int | None = None) -> None:
+    def _answer(self, call: SubmitterCall, job: Job, act: Callable[[], object], position: int | None = None) -> None:
         """Do what `call` asks for, unless a fault is due, and write down what came of it."""
         log = partial(self._log, call=call, job_id=job.job_id, position=position)
         try:
@@ -129,9 +129,9 @@ class FakeSubmitter(Submitter[FakeSettings]):
         except Exception as error:
             log(outcome=_outcome_of(error))
             raise
-        log(outcome=Outcome.DONE if changed else Outcome.UNCHANGED)
+        log(outcome=FakeOutcome.DONE if changed else FakeOutcome.UNCHANGED)
 
-    def _log(self, *, call: Call, job_id: str, position: int | None, outcome: Outcome) -> None:
+    def _log(self, *, call: SubmitterCall, job_id: str, position: int | None, outcome: FakeOutcome) -> None:
         now = datetime.now(timezone.utc)
         with self._lock:
             self._records.log(FakeCall(time=now, call=call, job_id=job_id, outcome=outcome, position=position))
@@ -194,12 +194,12 @@ class FakeSubmitter(Submitter[FakeSettings]):
 class _Faults:
     """Tells which calls fail. A call that one fault has taken is not seen by the next one."""
 
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, faults: tuple[FakeFault, ...]) -> None:
         self._faults = faults
         self._seen = [0] * len(faults)
         self._lock = threading.Lock()
 
-    def meet(self, call: Call, job: Job) -> None:
+    def meet(self, call: SubmitterCall, job: Job) -> None:
         """Raise what a fault has in store for this call."""
         with self._lock:
             for index, fault in enumerate(self._faults):
@@ -209,23 +209,23 @@ class _Faults:
                         raise _error(fault, job)
 
 
-def _is_due(fault: Fault, seen: int) -> bool:
+def _is_due(fault: FakeFault, seen: int) -> bool:
     """Whether the `seen`-th call that a fault sees is one that fails."""
     failing = seen - fault.after
     return failing > 0 and (fault.times == 0 or failing <= fault.times)
 
 
-def _error(fault: Fault, job: Job) -> Exception:
+def _error(fault: FakeFault, job: Job) -> Exception:
     message = f"job {job.job_id}: the fake platform was told to fail its {fault.call.value}"
-    if fault.kind is FaultKind.RETRIABLE:
+    if fault.kind is FakeFaultKind.RETRIABLE:
         return Retriable(message)
-    return Permanent(message) if fault.kind is FaultKind.PERMANENT else RuntimeError(message)
+    return Permanent(message) if fault.kind is FakeFaultKind.PERMANENT else RuntimeError(message)
 
 
-def _outcome_of(error: Exception) -> Outcome:
+def _outcome_of(error: Exception) -> FakeOutcome:
     if isinstance(error, Retriable):
-        return Outcome.RETRIABLE
-    return Outcome.PERMANENT if isinstance(error, Permanent) else Outcome.BUG
+        return FakeOutcome.RETRIABLE
+    return FakeOutcome.PERMANENT if isinstance(error, Permanent) else FakeOutcome.BUG
 
 
 def _created(job: Job) -> FakeJob:

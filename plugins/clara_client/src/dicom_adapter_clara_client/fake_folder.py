@@ -22,14 +22,14 @@ from uuid import uuid4
 
 from dicom_adapter import JobPriority
 from dicom_adapter_clara_client.fake_records import (
-    Call,
     FakeCall,
     FakeInstance,
     FakeJob,
+    FakeOutcome,
+    FakeRecords,
     FakeState,
     FakeUpload,
-    Outcome,
-    Records,
+    SubmitterCall,
     by_position,
 )
 
@@ -38,7 +38,7 @@ FOLDER_MODE = 0o700  # instances are patient data
 FILE_MODE = 0o600
 
 
-class InFolder(Records):
+class FolderRecords(FakeRecords):
     """Everything in files, for acceptance tests and demonstrations."""
 
     def __init__(self, folder: Path) -> None:
@@ -188,8 +188,8 @@ def _instance_of(line: Mapping[str, Any]) -> FakeInstance:
 def _call_of(line: Mapping[str, Any]) -> FakeCall:
     return FakeCall(
         time=datetime.fromisoformat(line["time"]),
-        call=Call(line["call"]),
+        call=SubmitterCall(line["call"]),
         job_id=line["jobId"],
-        outcome=Outcome(line["outcome"]),
+        outcome=FakeOutcome(line["outcome"]),
         position=line.get("position"),
     )

@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from dicom_adapter import JobPriority
 
 
-class Call(str, Enum):
+class SubmitterCall(str, Enum):
     """What a submitter is asked for."""
 
     CREATE = "create"
@@ -25,7 +25,7 @@ class Call(str, Enum):
     CANCEL = "cancel"
 
 
-class Outcome(str, Enum):
+class FakeOutcome(str, Enum):
     """What came of a call."""
 
     DONE = "done"
@@ -80,9 +80,9 @@ class FakeCall:
     """One call and what came of it."""
 
     time: datetime  # UTC; of the outcome
-    call: Call
+    call: SubmitterCall
     job_id: str  # the adapter's
-    outcome: Outcome
+    outcome: FakeOutcome
     position: int | None = None  # of an upload
 
 
@@ -101,7 +101,7 @@ def by_position(instances: Iterable[FakeInstance]) -> tuple[FakeInstance, ...]:
     return tuple(unique[position] for position in sorted(unique))
 
 
-class Records(ABC):
+class FakeRecords(ABC):
     """What the fake platform remembers. `take_in` may run in several threads at once, the rest one call at a time."""
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Records(ABC):
     def calls(self) -> list[FakeCall]: ...
 
 
-class InMemory(Records):
+class MemoryRecords(FakeRecords):
     """Everything in memory, instances included: for tests."""
 
     def __init__(self) -> None:

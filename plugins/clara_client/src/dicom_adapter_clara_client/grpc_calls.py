@@ -10,7 +10,7 @@ import grpc
 from dicom_adapter import Retriable, Secret
 from dicom_adapter_clara_client.grpc_channel import USER_AGENT, open_channel
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
-from dicom_adapter_clara_client.grpc_upload import Outgoing
+from dicom_adapter_clara_client.grpc_upload import OutgoingFile
 from dicom_adapter_clara_client.platform_errors import (
     Quoting,
     Refusal,
@@ -28,7 +28,7 @@ HEADER = RequestHeader(api_version=Version(major=0, minor=6, patch=0), user_agen
 FAILURES = (grpc.RpcError, grpc.FutureCancelledError)
 
 
-class Answer(Protocol):
+class GrpcAnswer(Protocol):
     """What all answers of the platform have."""
 
     @property
@@ -36,10 +36,10 @@ class Answer(Protocol):
 
 
 RequestT = TypeVar("RequestT")
-AnswerT = TypeVar("AnswerT", bound=Answer)
+AnswerT = TypeVar("AnswerT", bound=GrpcAnswer)
 
 
-class Connection:
+class GrpcConnection:
     """The way to one platform; calls may come from several threads at once."""
 
     def __init__(self, settings: ClaraGrpcSettings) -> None:
@@ -94,7 +94,7 @@ class Connection:
         finally:
             answers.cancel()
 
-    def send(self, subject: str, outgoing: Outgoing) -> PayloadsUploadResponse:
+    def send(self, subject: str, outgoing: OutgoingFile) -> PayloadsUploadResponse:
         """Send one file. Raises Refusal, or what reading the file does."""
         allowed = Quoting(secrets=self._secrets)
         requests: Iterator[PayloadsUploadRequest] = outgoing.requests()

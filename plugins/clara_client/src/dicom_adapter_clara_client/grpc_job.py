@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from attrs import field, frozen
 
 from dicom_adapter import Job
-from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.platform_errors import garbage
 from dicom_adapter_clara_client.platform_words import one_line
 from dicom_adapter_clara_client.wire import jobs_pb2
@@ -49,7 +49,7 @@ class GrpcJob:
         return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
 
 
-def look_at(connection: Connection, subject: str, job_id: str) -> GrpcJob:
+def look_at(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
     """The job as it is now. Raises Refusal."""
     request = jobs_pb2.JobsStatusRequest(header=HEADER, job_id=Identifier(value=job_id))
     answer = connection.ask(subject, connection.jobs.Status, request)

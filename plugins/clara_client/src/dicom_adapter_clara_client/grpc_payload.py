@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.platform_errors import PermanentRefusal
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
 from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsDetailsRequest
@@ -10,7 +10,7 @@ from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsDetailsRequest
 INPUT = "input"  # names count from here in an upload, from the folder above in a list
 
 
-def is_stored(connection: Connection, subject: str, payload_id: str, name: str, size_bytes: int) -> bool:
+def is_stored(connection: GrpcConnection, subject: str, payload_id: str, name: str, size_bytes: int) -> bool:
     """Whether the file is in the payload, and whole, as far as the platform tells. Raises Refusal when it may later."""
     request = PayloadsDetailsRequest(header=HEADER, payload_id=Identifier(value=payload_id))
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from dicom_adapter import Job, PlatformJob
-from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.grpc_job import checked_id, look_at
 from dicom_adapter_clara_client.platform_errors import garbage
 from dicom_adapter_clara_client.platform_metadata import is_of_job
@@ -23,7 +23,7 @@ MOST_LOOKS = 200  # at single jobs, when the list comes without metadata: the li
 Listed = JobsListResponse.JobDetails
 
 
-def find_job(connection: Connection, subject: str, job: Job) -> PlatformJob | None:
+def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob | None:
     """The platform's job that was created for `job`, if there is one. Raises Refusal."""
     unclear: list[Listed] = []
     tells_metadata = False
@@ -38,7 +38,7 @@ def find_job(connection: Connection, subject: str, job: Job) -> PlatformJob | No
     return None if tells_metadata else _find_among(connection, subject, job, unclear)
 
 
-def _jobs(connection: Connection, subject: str, job: Job) -> Iterator[Listed]:
+def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed]:
     """The jobs of this pipeline that are young enough."""
     wanted = JobsListRequest.JobFilter(
         created_after=Timestamp(value=seconds_of(job.created_at - CLOCK_MARGIN)),
@@ -52,7 +52,7 @@ def _jobs(connection: Connection, subject: str, job: Job) -> Iterator[Listed]:
             yield answer.job_details
 
 
-def _find_among(connection: Connection, subject: str, job: Job, listed: list[Listed]) -> PlatformJob | None:
+def _find_among(connection: GrpcConnection, subject: str, job: Job, listed: list[Listed]) -> PlatformJob | None:
     for candidate in sorted(listed, key=_likeliest_first(job))[:MOST_LOOKS]:
         job_id = checked_id(subject, candidate.job_id, "job")
         found = look_at(connection, subject, job_id)
@@ -67,7 +67,7 @@ def _likeliest_first(job: Job) -> Callable[[Listed], tuple[bool, int]]:
     return lambda listed: (listed.job_name != name, -listed.created.value)
 
 
-def _described(connection: Connection, subject: str, listed: Listed) -> PlatformJob:
+def _described(connection: GrpcConnection, subject: str, listed: Listed) -> PlatformJob:
     job_id = checked_id(subject, listed.job_id, "job")
     found = listed.payload_id if listed.HasField("payload_id") else look_at(connection, subject, job_id).payload_id
     return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found, "payload"))

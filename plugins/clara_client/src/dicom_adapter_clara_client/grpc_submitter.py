@@ -27,12 +27,12 @@ from dicom_adapter import (
     SubmitterContext,
     Upload,
 )
-from dicom_adapter_clara_client.grpc_calls import HEADER, Connection
+from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, look_at, subject_of
 from dicom_adapter_clara_client.grpc_payload import is_stored
 from dicom_adapter_clara_client.grpc_search import find_job
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
-from dicom_adapter_clara_client.grpc_upload import Outgoing
+from dicom_adapter_clara_client.grpc_upload import OutgoingFile
 from dicom_adapter_clara_client.platform_errors import PermanentRefusal, Refusal, garbage
 from dicom_adapter_clara_client.platform_metadata import (
     fitting_metadata,
@@ -59,10 +59,10 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def __init__(self, settings: ClaraGrpcSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
-        self._open_connection: Connection | None = None
+        self._open_connection: GrpcConnection | None = None
 
     def open(self) -> None:
-        self._open_connection = Connection(self.settings)
+        self._open_connection = GrpcConnection(self.settings)
 
     def close(self) -> None:
         if self._open_connection is not None:
@@ -124,7 +124,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
                 raise
 
     @property
-    def _connection(self) -> Connection:
+    def _connection(self) -> GrpcConnection:
         assert self._open_connection is not None, "the submitter is not open"
         return self._open_connection
 
@@ -152,7 +152,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def _upload(self, job: Job, upload: Upload, name: str, subject: str) -> None:
         with upload.open() as source:
-            outgoing = Outgoing(
+            outgoing = OutgoingFile(
                 subject=subject,
                 header=HEADER,
                 payload_id=job.platform_payload_id,

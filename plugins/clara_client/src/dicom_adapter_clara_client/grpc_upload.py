@@ -13,14 +13,14 @@ from dicom_adapter_clara_client.wire.common_pb2 import Identifier, RequestHeader
 from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadFileDetails, PayloadsUploadRequest
 
 
-class Call(Protocol):
+class CancellableCall(Protocol):
     """What can be called off."""
 
     def cancel(self) -> Any: ...
 
 
 @define(kw_only=True)
-class Outgoing:
+class OutgoingFile:
     """One file. gRPC asks for its messages in a thread of its own, where an exception would only end up in a log.
 
     The end of the messages means the end of the file, so the call is cancelled when the file cannot be read to its end.
@@ -37,10 +37,10 @@ class Outgoing:
     source: BinaryIO = field(repr=False)
     is_whole: bool = False  # every byte was given to gRPC
     failure: Exception | None = None  # why not
-    _call: Call | None = None
+    _call: CancellableCall | None = None
     _has_call: threading.Event = field(factory=threading.Event)
 
-    def belongs_to(self, call: Call) -> None:
+    def belongs_to(self, call: CancellableCall) -> None:
         """Say which call this is sent with, once it is there."""
         self._call = call
         self._has_call.set()

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from dicom_adapter import Permanent, Retriable
 from dicom_adapter_clara_client.platform_words import one_line
-from dicom_adapter_clara_client.rest_errors import LONGEST_HEADER, Answer, refusal
+from dicom_adapter_clara_client.rest_errors import LONGEST_HEADER, RestAnswer, refusal
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 from dicom_adapter_clara_client.rest_transport import FAILURES, Deadline, TimedTransport
 
@@ -62,7 +62,7 @@ class FileBody:
 
 
 @frozen(kw_only=True)
-class Request:
+class RestRequest:
     """What is asked of the platform."""
 
     subject: str  # what error messages begin with, such as "job 0…1: create"
@@ -73,7 +73,7 @@ class Request:
     quoting: bool = True  # whether an error may quote the platform's detail
 
 
-class Connection:
+class RestConnection:
     """The way to one platform. Connections are reused; calls may come from several threads at once."""
 
     def __init__(self, settings: ClaraRestSettings) -> None:
@@ -94,14 +94,14 @@ class Connection:
         """Close all connections; calls that are under way fail."""
         self._client.close()
 
-    def send(self, request: Request, *expected: int) -> Answer:
+    def send(self, request: RestRequest, *expected: int) -> RestAnswer:
         """The answer, whose status is one of `expected`. Raises Retriable or Permanent otherwise."""
         answer = self.ask(request)
         if answer.status not in expected:
             raise refusal(request.subject, answer, quoting=request.quoting)
         return answer
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: RestRequest) -> RestAnswer:
         """The answer, whatever it says. Raises Retriable when there is none."""
         is_upload = isinstance(request.body, FileBody)
         seconds = self._settings.upload_timeout if is_upload else self._settings.timeout
@@ -112,7 +112,7 @@ class Connection:
             # The cause is not chained: its text may quote headers.
             raise Retriable(f"{request.subject}: {_described(failure, seconds)}") from None
 
-    def _exchange(self, request: Request) -> Answer:
+    def _exchange(self, request: RestRequest) -> RestAnswer:
         content, headers = _content(request)
         if request.key:
             headers["Idempotency-Key"] = f'"{request.key}"'
@@ -120,10 +120,12 @@ class Connection:
         with self._client.stream(request.method, url, content=content, headers=headers) as response:
             return self._answer(response)
 
-    def _answer(self, response: httpx.Response) -> Answer:
+    def _answer(self, response: httpx.Response) -> RestAnswer:
         body, defect = _read(response)
         secret = self._settings.token or ""
-        return Answer(status=response.status_code, headers=response.headers, body=body, defect=defect, secret=secret)
+        return RestAnswer(
+            status=response.status_code, headers=response.headers, body=body, defect=defect, secret=secret
+        )
 
 
 def _tls(settings: ClaraRestSettings) -> ssl.SSLContext | None:
@@ -156,7 +158,7 @@ def _headers(settings: ClaraRestSettings) -> dict[str, str]:
     return headers
 
 
-def _content(request: Request) -> tuple[bytes | Iterator[bytes] | None, dict[str, str]]:
+def _content(request: RestRequest) -> tuple[bytes | Iterator[bytes] | None, dict[str, str]]:
     if request.body is None:
         return None, {}
     if isinstance(request.body, FileBody):

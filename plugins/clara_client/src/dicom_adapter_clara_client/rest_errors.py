@@ -39,7 +39,7 @@ Json = Mapping[str, Any]
 
 
 @frozen(kw_only=True)
-class Answer:
+class RestAnswer:
     """What the platform answered."""
 
     status: int
@@ -58,7 +58,7 @@ class Answer:
 
 
 @frozen(kw_only=True)
-class Problem:
+class ProblemDetails:
     """A problem details document (RFC 9457), fit for a message; what is missing or of another type is empty."""
 
     name: str = ""  # the last part of its type, such as "job-not-found"
@@ -71,14 +71,14 @@ class Problem:
         return f"{said} (code {self.clara_code})" if self.clara_code is not None else said
 
 
-def problem_of(answer: Answer) -> Problem:
+def problem_of(answer: RestAnswer) -> ProblemDetails:
     """The problem that an answer describes; an empty one when it does not."""
     try:
         found = json_object(answer)
     except ValueError:
-        return Problem()
+        return ProblemDetails()
     code = found.get("claraCode")
-    return Problem(
+    return ProblemDetails(
         name=_text(found, "type").rpartition("/")[2],
         title=answer.quoted(_text(found, "title"), LONGEST_TITLE),
         detail=answer.quoted(_text(found, "detail"), LONGEST_DETAIL),
@@ -86,7 +86,7 @@ def problem_of(answer: Answer) -> Problem:
     )
 
 
-def json_object(answer: Answer) -> Json:
+def json_object(answer: RestAnswer) -> Json:
     """The JSON object in an answer; ValueError says why there is none."""
     if answer.defect:
         raise ValueError(answer.defect)
@@ -102,12 +102,12 @@ def json_object(answer: Answer) -> Json:
     return found
 
 
-def conflicts(answer: Answer) -> bool:
+def conflicts(answer: RestAnswer) -> bool:
     """Whether the platform refuses because what was asked for is, in some way, already so."""
     return answer.status == HTTPStatus.CONFLICT and problem_of(answer).name != IN_PROGRESS
 
 
-def garbage(subject: str, answer: Answer, why: str) -> Retriable:
+def garbage(subject: str, answer: RestAnswer, why: str) -> Retriable:
     """The error for an answer that means success and is not what the API promises."""
     return Retriable(
         f"{subject}: the answer {answer.status} is not that of a Clara REST API: {why}; "
@@ -115,7 +115,7 @@ def garbage(subject: str, answer: Answer, why: str) -> Retriable:
     )
 
 
-def refusal(subject: str, answer: Answer, *, quoting: bool = True) -> Permanent | Retriable:
+def refusal(subject: str, answer: RestAnswer, *, quoting: bool = True) -> Permanent | Retriable:
     """The error for an answer that is not the expected success. Without `quoting`, without detail."""
     if 200 <= answer.status < 300:
         return garbage(subject, answer, "this status is none of those that the API has for the call")
@@ -130,7 +130,7 @@ def refusal(subject: str, answer: Answer, *, quoting: bool = True) -> Permanent 
     return Retriable(message) if _may_pass(answer.status, problem) else Permanent(message)
 
 
-def _may_pass(status: int, problem: Problem) -> bool:
+def _may_pass(status: int, problem: ProblemDetails) -> bool:
     if status == HTTPStatus.CONFLICT:
         return problem.name == IN_PROGRESS
     if 400 <= status < 500:
@@ -138,7 +138,7 @@ def _may_pass(status: int, problem: Problem) -> bool:
     return status not in PERMANENT_5XX
 
 
-def _message(subject: str, answer: Answer, problem: Problem) -> str:
+def _message(subject: str, answer: RestAnswer, problem: ProblemDetails) -> str:
     clauses = [f"the platform answered {answer.status} {_phrase(answer.status)}".rstrip()]
     clauses += [text for text in (str(problem), HINTS.get(answer.status, "")) if text]
     wait = answer.header("retry-after")

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Answer, Json, garbage, json_object
+from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Json, RestAnswer, garbage, json_object
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # it becomes part of paths; the API promises 32 hexadecimal digits
 CUT_SHORT = {"canceled", "evicted"}  # also what becomes of a job that never ran
@@ -41,7 +41,7 @@ class RestPage:
     next_token: str  # "" on the last one
 
 
-def job_of(subject: str, answer: Answer, job_id: str = "") -> RestJob:
+def job_of(subject: str, answer: RestAnswer, job_id: str = "") -> RestJob:
     """The job in an answer; with `job_id`, it must be this one. Raises Retriable for anything else."""
     try:
         job = _job(answer, json_object(answer))
@@ -52,7 +52,7 @@ def job_of(subject: str, answer: Answer, job_id: str = "") -> RestJob:
     return job
 
 
-def page_of(subject: str, answer: Answer) -> RestPage:
+def page_of(subject: str, answer: RestAnswer) -> RestPage:
     """The jobs in an answer. Raises Retriable for anything else."""
     try:
         found = json_object(answer)
@@ -64,7 +64,7 @@ def page_of(subject: str, answer: Answer) -> RestPage:
         raise garbage(subject, answer, str(why)) from None
 
 
-def check_metadata(subject: str, answer: Answer) -> None:
+def check_metadata(subject: str, answer: RestAnswer) -> None:
     """Raise Retriable unless the answer is a set of metadata."""
     try:
         found = json_object(answer)
@@ -73,7 +73,7 @@ def check_metadata(subject: str, answer: Answer) -> None:
         raise garbage(subject, answer, str(why)) from None
 
 
-def _job(answer: Answer, found: Any) -> RestJob:
+def _job(answer: RestAnswer, found: Any) -> RestJob:
     if not isinstance(found, dict):
         raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers tell no kinds apart
     return RestJob(

@@ -25,8 +25,8 @@ from dicom_adapter_clara_client.platform_metadata import (
     missing_metadata,
 )
 from dicom_adapter_clara_client.platform_names import job_name, upload_name
-from dicom_adapter_clara_client.rest_connection import Connection, FileBody, Request
-from dicom_adapter_clara_client.rest_errors import Answer, conflicts, problem_of, refusal
+from dicom_adapter_clara_client.rest_connection import FileBody, RestConnection, RestRequest
+from dicom_adapter_clara_client.rest_errors import RestAnswer, conflicts, problem_of, refusal
 from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of, page_of
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
@@ -45,7 +45,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def __init__(self, settings: ClaraRestSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
-        self._opened: Connection | None = None
+        self._opened: RestConnection | None = None
         self._is_open = False
         self._lock = threading.Lock()
 
@@ -70,7 +70,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
                 "priority": job.priority.value,
                 "metadata": metadata_of_creation(job),
             }
-            request = Request(subject=subject, method="POST", path="/v1/jobs", key=job.job_id, body=body)
+            request = RestRequest(subject=subject, method="POST", path="/v1/jobs", key=job.job_id, body=body)
             created = job_of(subject, self._connection.send(request, CREATED))
         return PlatformJob(job_id=created.job_id, payload_id=created.payload_id)
 
@@ -85,13 +85,13 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         path = f"/v1/payloads/{job.platform_payload_id}/files/input/{quote(upload_name(upload))}"
         with upload.open() as source:
             body = FileBody(source=source, size_bytes=upload.size_bytes)
-            request = Request(subject=subject, method="PUT", path=path, body=body)
+            request = RestRequest(subject=subject, method="PUT", path=path, body=body)
             self._connection.send(request, CREATED, NO_CONTENT)
 
     def start(self, job: Job) -> None:
         subject = _subject(job, "start")
         path, key = f"{_path(job)}:start", f"{job.job_id}-start"
-        request = Request(subject=subject, method="POST", path=path, key=key, body={"variables": {}})
+        request = RestRequest(subject=subject, method="POST", path=path, key=key, body={"variables": {}})
         answer = self._connection.ask(request)
         if conflicts(answer):
             self._check_started(job, subject, answer)
@@ -102,7 +102,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def status(self, job: Job) -> PlatformStatus:
         subject = _subject(job, "status")
-        answer = self._connection.ask(Request(subject=subject, method="GET", path=_path(job)))
+        answer = self._connection.ask(RestRequest(subject=subject, method="GET", path=_path(job)))
         if answer.status != OK:
             refused = refusal(subject, answer)
             # But for a job that is gone, an operator may mend whatever keeps the platform from telling: asking goes on.
@@ -117,7 +117,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         if not platform_job_id:
             return  # never created, so there is nothing to stop
         path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
-        answer = self._connection.ask(Request(subject=subject, method="POST", path=path, body=body))
+        answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body))
         if _knows_no_job(answer):
             return
         if answer.status != OK:
@@ -125,12 +125,12 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         job_of(subject, answer, platform_job_id)
 
     @property
-    def _connection(self) -> Connection:
+    def _connection(self) -> RestConnection:
         with self._lock:
             if not self._is_open:
                 raise RuntimeError("the submitter is not open")
             if self._opened is None:
-                self._opened = Connection(self.settings)
+                self._opened = RestConnection(self.settings)
             return self._opened
 
     def _add_all(self, job: Job, metadata: Mapping[str, str]) -> bool:
@@ -138,7 +138,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         subject = _subject(job, "metadata")
         path, body = f"{_path(job)}/metadata", {"metadata": dict(metadata)}
         # The detail of a refusal may quote a value, which may be a patient's.
-        answer = self._connection.ask(Request(subject=subject, method="POST", path=path, body=body, quoting=False))
+        answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body, quoting=False))
         if conflicts(answer):
             return False
         if answer.status != OK:
@@ -149,10 +149,10 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
     def _put_metadata(self, job: Job, key: str, value: str) -> None:
         subject = _subject(job, "metadata")
         path = f"{_path(job)}/metadata/{quote(key, safe='')}"
-        request = Request(subject=subject, method="PUT", path=path, body={"value": value}, quoting=False)
+        request = RestRequest(subject=subject, method="PUT", path=path, body={"value": value}, quoting=False)
         self._connection.send(request, CREATED, NO_CONTENT)
 
-    def _check_started(self, job: Job, subject: str, refused: Answer) -> None:
+    def _check_started(self, job: Job, subject: str, refused: RestAnswer) -> None:
         """A job that is not pending was started, by the first try of a repeated call, unless it was stopped before."""
         found = self._look(job, subject)
         if found.state == "pending":
@@ -171,7 +171,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         query = {"pipelineId": job.pipeline_id, "createdAfter": f"{since:%Y-%m-%dT%H:%M:%SZ}", "pageSize": PAGE_SIZE}
         for _ in range(MOST_PAGES):
             answer = self._connection.send(
-                Request(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", quoting=False), OK
+                RestRequest(subject=subject, method="GET", path=f"/v1/jobs?{urlencode(query)}", quoting=False), OK
             )
             page = page_of(subject, answer)
             found = next((created for created in page.jobs if is_of_job(created.metadata, job)), None)
@@ -181,11 +181,11 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         raise Retriable(f"{subject}: the platform has too many jobs to find the one that was created before")
 
     def _look(self, job: Job, subject: str) -> RestJob:
-        answer = self._connection.send(Request(subject=subject, method="GET", path=_path(job)), OK)
+        answer = self._connection.send(RestRequest(subject=subject, method="GET", path=_path(job)), OK)
         return job_of(subject, answer, job.platform_job_id)
 
 
-def _knows_no_job(answer: Answer) -> bool:
+def _knows_no_job(answer: RestAnswer) -> bool:
     """Whether the platform itself says so; any proxy answers 404."""
     return answer.status == HTTPStatus.NOT_FOUND and problem_of(answer).name == JOB_NOT_FOUND
 

@@ -129,14 +129,14 @@ class TimedTransport(httpx.BaseTransport):
             )
         )
         return httpx.Response(
-            answer.status, headers=answer.headers, stream=Incoming(answer.stream), extensions=answer.extensions
+            answer.status, headers=answer.headers, stream=AnswerBody(answer.stream), extensions=answer.extensions
         )
 
     def close(self) -> None:
         self._pool.close()
 
 
-class Incoming(httpx.SyncByteStream):
+class AnswerBody(httpx.SyncByteStream):
     """The body of an answer."""
 
     def __init__(self, stream: Any) -> None:

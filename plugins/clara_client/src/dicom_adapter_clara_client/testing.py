@@ -10,14 +10,14 @@ import pytest
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from dicom_adapter_clara_client.emulator import CallLog, Faults, Platform
+    from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults
 
 
 @frozen(kw_only=True)
 class PlatformEmulator:
     """An emulator that serves both protocols on one state."""
 
-    platform: Platform
+    platform: EmulatedPlatform
     faults: Faults
     log: CallLog
     grpc: str  # host:port
@@ -27,9 +27,9 @@ class PlatformEmulator:
 @pytest.fixture
 def platform_emulator(tmp_path: Path) -> Iterator[PlatformEmulator]:
     """A platform that knows every pipeline and keeps what it gets in the test's temporary folder."""
-    from dicom_adapter_clara_client.emulator import CallLog, Faults, Platform, grpc_face, rest_face
+    from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults, grpc_face, rest_face
 
-    platform, faults, log = Platform(folder=tmp_path / "emulator", pipelines="any"), Faults(), CallLog()
+    platform, faults, log = EmulatedPlatform(folder=tmp_path / "emulator", pipelines="any"), Faults(), CallLog()
     with (
         grpc_face.serve(platform, faults=faults, log=log) as grpc,
         rest_face.serve(platform, faults=faults, log=log) as rest,

@@ -15,11 +15,11 @@ import pytest
 from attrs import evolve, frozen
 
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, Retriable, SubmitterContext, Upload
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
-from dicom_adapter_clara_client.emulator.grpc_face import GrpcServer, serve
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
+from dicom_adapter_clara_client.emulator.grpc_face import EmulatorGrpcServer, serve
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import Run
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import RunPlan
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
 from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
 
@@ -107,13 +107,13 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., ClaraGrpcSubmitter]]:
 class Site:
     """An emulated platform that serves."""
 
-    platform: Platform
+    platform: EmulatedPlatform
     faults: Faults
     log: CallLog
-    server: GrpcServer
+    server: EmulatorGrpcServer
 
-    def fail(self, call: str, kind: FaultKind, **more: Any) -> None:
-        self.faults.add(Fault(call=call, kind=kind, **more))
+    def fail(self, call: str, kind: CallFaultKind, **more: Any) -> None:
+        self.faults.add(CallFault(call=call, kind=kind, **more))
 
     def calls(self, prefix: str = "") -> list[str]:
         return [record.call for record in self.log.calls() if record.call.startswith(prefix)]
@@ -122,11 +122,11 @@ class Site:
 @pytest.fixture
 def make_site() -> Iterator[Callable[..., Site]]:
     """Serves emulated platforms, and stops them. Jobs run until they are finished or cancelled."""
-    servers: list[GrpcServer] = []
+    servers: list[EmulatorGrpcServer] = []
 
     def make(folder: Path | None = None, **serving: Any) -> Site:
         platform, faults, log = (
-            Platform(folder=folder, pipelines=[PIPELINE], run=Run(seconds=None)),
+            EmulatedPlatform(folder=folder, pipelines=[PIPELINE], run=RunPlan(seconds=None)),
             Faults(),
             CallLog(),
         )

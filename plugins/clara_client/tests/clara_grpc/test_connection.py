@@ -15,9 +15,9 @@ import trustme
 from attrs import evolve
 
 from dicom_adapter import ConfigurationError, Job, Retriable, Secret
-from dicom_adapter_clara_client.emulator.faults import FaultKind
-from dicom_adapter_clara_client.emulator.grpc_face import Tls, serve
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
+from dicom_adapter_clara_client.emulator.grpc_face import EmulatorTls, serve
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.grpc_settings import ClaraTls
 from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListResponse
 
@@ -47,7 +47,7 @@ def test_a_platform_that_comes_back_is_found_again(make_site: Make, connect: Mak
     site.server.stop()
     with pytest.raises(Retriable, match="UNAVAILABLE"):
         submitter.create_job(job)
-    again = serve(Platform(pipelines="any"), site.server.address)
+    again = serve(EmulatedPlatform(pipelines="any"), site.server.address)
     try:
         until = monotonic() + 60
         while monotonic() < until:
@@ -219,7 +219,7 @@ def test_every_call_carries_the_metadata(hostile: Make, created: Job, make_uploa
 def test_a_token_that_the_platform_repeats_is_not_told(site: Any, connect: Make, job: Job) -> None:
     """Errors end up in logs and in the ledger."""
     submitter = connect(site.server.address, metadata={"authorization": Secret("t0ken-t0ken")})
-    site.fail("Jobs.Create", FaultKind.STATUS, status="UNAVAILABLE", messages=("bad t0ken-t0ken",))
+    site.fail("Jobs.Create", CallFaultKind.STATUS, status="UNAVAILABLE", messages=("bad t0ken-t0ken",))
     with pytest.raises(Retriable, match=r"UNAVAILABLE: bad …$"):
         submitter.create_job(job)
     assert "t0ken" not in repr(submitter.settings)
@@ -235,10 +235,10 @@ def authority(tmp_path: Path) -> trustme.CA:
     return found
 
 
-def served(certificate: trustme.LeafCert, client_authority: trustme.CA | None = None) -> Tls:
+def served(certificate: trustme.LeafCert, client_authority: trustme.CA | None = None) -> EmulatorTls:
     chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     clients = client_authority.cert_pem.bytes() if client_authority else None
-    return Tls(certificate=chain, key=certificate.private_key_pem.bytes(), client_authority=clients)
+    return EmulatorTls(certificate=chain, key=certificate.private_key_pem.bytes(), client_authority=clients)
 
 
 def test_a_platform_is_trusted_by_its_authority(

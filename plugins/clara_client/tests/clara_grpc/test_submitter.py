@@ -10,13 +10,13 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import Job, JobPriority, Permanent, PlatformStatus, Retriable
-from dicom_adapter_clara_client.emulator.faults import FaultKind
-from dicom_adapter_clara_client.emulator.values import JobState, JobStatus
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
+from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraJobStatus
 from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
 from dicom_adapter_clara_client.platform_metadata import IDEMPOTENCY_KEY
 
 Make = Callable[..., Any]
-LOSSES = [FaultKind.RESET, FaultKind.DROP, FaultKind.TRUNCATE, FaultKind.GARBAGE]
+LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE]
 WALK = ["Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Payloads.Upload", "Jobs.Start"]
 
 
@@ -34,7 +34,7 @@ def test_a_job_is_created_filled_and_started(
     assert WALK == site.calls()
     (found,) = site.platform.jobs.list()
     assert ("lung-segment-it-20240501120000", job.pipeline_id) == (found.name, found.pipeline_id)
-    assert (JobState.RUNNING, JobPriority.HIGHER) == (found.state, found.priority)
+    assert (ClaraJobState.RUNNING, JobPriority.HIGHER) == (found.state, found.priority)
     assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
     files = site.platform.payloads.details(found.payload_id).files
     assert [("input/dcm/000000-1.2.3.0.dcm", 5), ("input/dcm/000001-1.2.3.1.dcm", 6)] == [
@@ -48,7 +48,7 @@ def test_a_job_is_created_filled_and_started(
 @pytest.mark.parametrize("call", sorted(set(WALK)))
 def test_a_lost_answer_does_nothing_twice(
     call: str,
-    loss: FaultKind,
+    loss: CallFaultKind,
     site: Any,
     submitter: ClaraGrpcSubmitter,
     job: Job,
@@ -64,17 +64,17 @@ def test_a_lost_answer_does_nothing_twice(
     assert [5, 6] == sizes
     worked = [record for record in site.log.calls("Jobs.Start") if record.worked and record.code == 0]
     assert 1 == len(worked)
-    assert JobState.RUNNING is found.state
+    assert ClaraJobState.RUNNING is found.state
 
 
 # Not TRUNCATE: a list that ends well before its end is not distinct from one with fewer jobs, and no network does that.
-@pytest.mark.parametrize("loss", [FaultKind.RESET, FaultKind.DROP, FaultKind.GARBAGE])
+@pytest.mark.parametrize("loss", [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.GARBAGE])
 def test_looking_for_what_is_done_may_fail_too(
-    loss: FaultKind, site: Any, submitter: ClaraGrpcSubmitter, job: Job, carry: Make
+    loss: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, job: Job, carry: Make
 ) -> None:
     """A step that cannot tell what it did before is tried once more, not done a second time."""
     for call in ("Jobs.Create", "Jobs.AddMetadata", "Jobs.Start"):
-        site.fail(call, FaultKind.DROP)
+        site.fail(call, CallFaultKind.DROP)
     for call in ("Jobs.List", "Jobs.Status"):
         site.fail(call, loss)
     carry(submitter, job)
@@ -155,7 +155,7 @@ def test_a_job_starts_once(repeated: bool, site: Any, submitter: ClaraGrpcSubmit
     submitter.start(evolve(job, repeated=repeated))
     site.platform.jobs.finish(job.platform_job_id)
     submitter.start(evolve(job, repeated=repeated))
-    assert JobState.STOPPED is site.platform.jobs.list()[0].state
+    assert ClaraJobState.STOPPED is site.platform.jobs.list()[0].state
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -170,9 +170,9 @@ def test_a_job_that_was_stopped_before_its_start_is_not_taken_for_started(
         submitter.start(evolve(job, repeated=repeated))
 
 
-@pytest.mark.parametrize("status", list(JobStatus))
+@pytest.mark.parametrize("status", list(ClaraJobStatus))
 def test_the_platforms_word_on_a_job_is_told(
-    status: JobStatus, site: Any, submitter: ClaraGrpcSubmitter, job: Job
+    status: ClaraJobStatus, site: Any, submitter: ClaraGrpcSubmitter, job: Job
 ) -> None:
     """Pending, running, then stopped with how it ended and why."""
     submitter.create_job(job)
@@ -195,7 +195,7 @@ def test_a_job_is_cancelled_in_any_state(started: bool, site: Any, submitter: Cl
     submitter.cancel(job)
     submitter.cancel(job)
     (found,) = site.platform.jobs.list()
-    assert (JobState.STOPPED, JobStatus.CANCELED) == (found.state, found.status)
+    assert (ClaraJobState.STOPPED, ClaraJobStatus.CANCELED) == (found.state, found.status)
 
 
 def test_what_cannot_be_cancelled_is_not_an_error(
@@ -207,9 +207,9 @@ def test_what_cannot_be_cancelled_is_not_an_error(
     submitter.create_job(job)
     job = known(site, job)
     site.platform.jobs.cancel(job.platform_job_id)
-    site.fail("Jobs.Cancel", FaultKind.CODE, code=-0x2999)
+    site.fail("Jobs.Cancel", CallFaultKind.CODE, code=-0x2999)
     submitter.cancel(job)
-    site.fail("Jobs.Cancel", FaultKind.STATUS, status="UNAVAILABLE")
+    site.fail("Jobs.Cancel", CallFaultKind.STATUS, status="UNAVAILABLE")
     with pytest.raises(Retriable, match="cancel: the call ended with UNAVAILABLE: as demanded"):
         submitter.cancel(job)
 
@@ -219,7 +219,7 @@ def test_a_refusal_of_a_running_jobs_cancellation_is_told(site: Any, submitter: 
     submitter.create_job(job)
     job = known(site, job)
     submitter.start(job)
-    site.fail("Jobs.Cancel", FaultKind.CODE, code=-0x2999, messages=("too late",))
+    site.fail("Jobs.Cancel", CallFaultKind.CODE, code=-0x2999, messages=("too late",))
     with pytest.raises(Retriable, match="cancel: the platform answered -0x2999: too late"):
         submitter.cancel(job)
 
@@ -254,7 +254,7 @@ def test_a_platform_that_does_not_tell_is_asked_again(
     """Credentials that have expired, or a proxy in the way, say nothing of the job: it is not given up."""
     submitter.create_job(job)
     job = known(site, job)
-    site.fail("Jobs.Status", FaultKind.STATUS, status=status)
+    site.fail("Jobs.Status", CallFaultKind.STATUS, status=status)
     with pytest.raises(Retriable, match=f"status: the call ended with {status}"):
         submitter.status(job)
     assert "pending" == submitter.status(job).state
@@ -273,7 +273,7 @@ def test_a_refused_step_is_told_in_the_platforms_words(
         "Payloads.Upload": lambda: submitter.upload(known_job, make_upload()),
         "Jobs.Start": lambda: submitter.start(known_job),
     }
-    site.fail(call, FaultKind.CODE, code=-0x2999, messages=("DOE^JANE",))
+    site.fail(call, CallFaultKind.CODE, code=-0x2999, messages=("DOE^JANE",))
     with pytest.raises(Retriable, match="the platform answered -0x2999") as raised:
         steps[call]()
     assert (call != "Jobs.AddMetadata") is ("DOE^JANE" in str(raised.value))

@@ -15,7 +15,7 @@ from attrs import evolve
 from grpc import StatusCode
 
 from dicom_adapter import ByteSize, Job, Permanent, Retriable, StoredObjectMissing
-from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
 from dicom_adapter_clara_client.wire.common_pb2 import ResponseHeader
 from dicom_adapter_clara_client.wire.payloads_pb2 import (
@@ -224,9 +224,9 @@ def assert_nothing_whole(site: Any, job: Job, size: int) -> None:
     assert sizes == [] if size <= MIB else all(found < size for found in sizes)
 
 
-@pytest.mark.parametrize("kind", [FaultKind.STATUS, FaultKind.CODE])
+@pytest.mark.parametrize("kind", [CallFaultKind.STATUS, CallFaultKind.CODE])
 def test_a_refusal_in_the_middle_ends_the_upload(
-    kind: FaultKind, site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
+    kind: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
 ) -> None:
     """What is still to be sent is not, and the file is closed."""
     reader = BytesIO(bytes(64 * MIB))

@@ -15,11 +15,11 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, SubmitterContext, Upload
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
 from dicom_adapter_clara_client.emulator.record import CallLog
 from dicom_adapter_clara_client.emulator.rest_face import serve
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import Run
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import RunPlan
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 from dicom_adapter_clara_client.rest_submitter import ClaraRestSubmitter
 
@@ -91,8 +91,8 @@ class Site:
 
     def __init__(self, tmp_path: Path, token: str | None = None, folder: Path | None = None) -> None:
         self.now = NOW
-        run = Run(seconds=None)
-        self.platform = Platform(folder=folder, pipelines=[PIPELINE], run=run, clock=lambda: self.now)
+        run = RunPlan(seconds=None)
+        self.platform = EmulatedPlatform(folder=folder, pipelines=[PIPELINE], run=run, clock=lambda: self.now)
         self.faults = Faults()
         self.log = CallLog()
         self.server = serve(self.platform, faults=self.faults, log=self.log, token=token, clock=lambda: self.now)
@@ -113,8 +113,8 @@ class Site:
             submitter.close()
         self.server.stop()
 
-    def fail(self, call: str, kind: FaultKind, **more: Any) -> None:
-        self.faults.add(Fault(call=call, kind=kind, face="rest", **more))
+    def fail(self, call: str, kind: CallFaultKind, **more: Any) -> None:
+        self.faults.add(CallFault(call=call, kind=kind, face="rest", **more))
 
     def created(self, job: Job | None = None) -> Job:
         """A job that the platform knows."""

@@ -16,7 +16,7 @@ from dicom_adapter import (
     Retriable,
     Secret,
 )
-from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 from dicom_adapter_clara_client.emulator.rest_face import serve
 
 PATIENT = "SECRET^PATIENT"
@@ -32,7 +32,7 @@ PATIENT = "SECRET^PATIENT"
 )
 def test_a_status_belongs_to_a_family(site: Any, status: int, expected: type[Exception], job: Job) -> None:
     """What may pass is retried, what cannot is given up; the message names the status."""
-    site.fail("Jobs.Create", FaultKind.STATUS, status=status)
+    site.fail("Jobs.Create", CallFaultKind.STATUS, status=status)
     with pytest.raises(expected, match=rf"^job 0{{31}}1: create: .*{status}"):
         site.submitter.create_job(job)
 
@@ -50,7 +50,7 @@ def test_an_error_says_what_the_platform_says(site: Any, job: Job) -> None:
 
 def test_an_error_is_short_and_harmless(site: Any, job: Job) -> None:
     """What the platform says is cut, and stripped of control characters."""
-    site.fail("Jobs.Create", FaultKind.STATUS, status=400, messages=("a\r\n\x1b[2J\u202eb" + 100_000 * "x",))
+    site.fail("Jobs.Create", CallFaultKind.STATUS, status=400, messages=("a\r\n\x1b[2J\u202eb" + 100_000 * "x",))
     with pytest.raises(Permanent) as raised:
         site.submitter.create_job(job)
     assert len(str(raised.value)) < 600
@@ -59,7 +59,7 @@ def test_an_error_is_short_and_harmless(site: Any, job: Job) -> None:
 
 def test_a_time_to_wait_is_mentioned(site: Any, job: Job) -> None:
     """Retry-After is for the operator: the core has its own pauses."""
-    site.fail("Jobs.Create", FaultKind.STATUS, status=503)
+    site.fail("Jobs.Create", CallFaultKind.STATUS, status=503)
     with pytest.raises(Retriable, match="it asks to retry after 1 s"):
         site.submitter.create_job(job)
 
@@ -86,7 +86,7 @@ def test_a_platform_that_is_down_is_waited_for(site: Any) -> None:
 def test_a_platform_that_does_not_answer_is_left(site: Any) -> None:
     """The time for a call is limited."""
     job = site.created()
-    site.fail("Jobs.Status", FaultKind.DELAY, seconds=30)
+    site.fail("Jobs.Status", CallFaultKind.DELAY, seconds=30)
     with pytest.raises(Retriable, match="took too long"):
         site.connect(timeout=0.2).status(job)
 
@@ -102,7 +102,7 @@ def test_closing_cuts_off_what_is_under_way(site: Any, job: Job, monkeypatch: py
         return fault
 
     monkeypatch.setattr(site.faults, "take", tell)
-    site.fail("Jobs.Status", FaultKind.DELAY, seconds=30)
+    site.fail("Jobs.Status", CallFaultKind.DELAY, seconds=30)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(slow.status, created)
         assert arrived.wait(30)
@@ -125,7 +125,7 @@ def test_the_token_never_shows(make_site: Callable[..., Any], job: Job) -> None:
     token = "tell-nobody/0123456789"
     site = make_site()
     submitter = site.connect(token=Secret(token))
-    site.fail("Jobs.Create", FaultKind.STATUS, status=403, messages=(f"{'x' * 290}Bearer {token} is not allowed",))
+    site.fail("Jobs.Create", CallFaultKind.STATUS, status=403, messages=(f"{'x' * 290}Bearer {token} is not allowed",))
     with pytest.raises(Permanent) as raised:
         submitter.create_job(job)
     assert "tell" not in str(raised.value)

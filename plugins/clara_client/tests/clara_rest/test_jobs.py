@@ -18,12 +18,12 @@ from dicom_adapter import (
     Retriable,
     Upload,
 )
-from dicom_adapter_clara_client.emulator.faults import FaultKind
-from dicom_adapter_clara_client.emulator.values import JobState, JobStatus
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
+from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraJobStatus
 
 PIPELINE = 32 * "a"
 PATIENT = "SECRET^PATIENT"
-LOSSES = [FaultKind.RESET, FaultKind.DROP, FaultKind.TRUNCATE, FaultKind.GARBAGE]
+LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE]
 MakeUpload = Callable[..., Upload]
 
 
@@ -40,7 +40,7 @@ def test_a_job_goes_all_the_way(site: Any, an_instance: MakeUpload) -> None:
         found.pipeline_id,
         found.priority,
     )
-    assert (JobState.RUNNING, job.platform_payload_id) == (found.state, found.payload_id)
+    assert (ClaraJobState.RUNNING, job.platform_payload_id) == (found.state, found.payload_id)
     assert {"Source": "LUNG", "Instances": "2", "00080060": "CT", "dicom-adapter-job": job.job_id} == found.metadata
     assert {"input/dcm/000000-1.2.0.dcm": b"first", "input/dcm/000001-1.2.1.dcm": b"second"} == site.files(job)
 
@@ -53,7 +53,7 @@ def test_the_patient_id_is_in_no_name(site: Any, an_instance: MakeUpload) -> Non
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_job_whose_creation_got_lost_is_made_once(site: Any, kind: FaultKind, job: Job) -> None:
+def test_a_job_whose_creation_got_lost_is_made_once(site: Any, kind: CallFaultKind, job: Job) -> None:
     """Whether the platform made the job or not, the repetition gives the one job that there is."""
     site.fail("Jobs.Create", kind)
     with pytest.raises(Retriable):
@@ -67,7 +67,7 @@ def test_a_creation_whose_answer_got_lost_is_known_to_a_platform_that_was_restar
 ) -> None:
     """The repetition gives the one job that there is. It fails when the emulator keeps its keys in memory only."""
     first = make_site(folder=tmp_path / "platform")
-    first.fail("Jobs.Create", FaultKind.DROP)
+    first.fail("Jobs.Create", CallFaultKind.DROP)
     with pytest.raises(Retriable):
         first.submitter.create_job(job)
     first.server.stop()
@@ -111,7 +111,7 @@ def test_no_metadata_is_no_call(site: Any) -> None:
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("repeated", [True, False])
-def test_metadata_whose_answer_got_lost_is_there_once(site: Any, kind: FaultKind, repeated: bool) -> None:
+def test_metadata_whose_answer_got_lost_is_there_once(site: Any, kind: CallFaultKind, repeated: bool) -> None:
     """The repetition neither meets its own first try nor loses anything."""
     job = site.created()
     wanted = {"Instances": "2", "00080060": "CT", "a key/with ? marks": "ä"}
@@ -134,7 +134,9 @@ def test_metadata_that_is_there_already_is_replaced(site: Any) -> None:
 def test_an_error_about_metadata_quotes_no_value(site: Any) -> None:
     """The platform's detail may repeat a patient's data: it is left out."""
     job = site.created()
-    site.fail("Jobs.*Metadata", FaultKind.CODE, code=-0x2901, messages=(f"the value {PATIENT} is refused",), times=2)
+    site.fail(
+        "Jobs.*Metadata", CallFaultKind.CODE, code=-0x2901, messages=(f"the value {PATIENT} is refused",), times=2
+    )
     for repeated in (False, True):
         with pytest.raises(Permanent) as raised:
             site.submitter.add_metadata(evolve(job, repeated=repeated), {"00100010": PATIENT})
@@ -145,7 +147,7 @@ def test_an_error_about_metadata_quotes_no_value(site: Any) -> None:
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("pause", [timedelta(0), timedelta(hours=25)])
-def test_a_start_whose_answer_got_lost_starts_once(site: Any, kind: FaultKind, pause: timedelta) -> None:
+def test_a_start_whose_answer_got_lost_starts_once(site: Any, kind: CallFaultKind, pause: timedelta) -> None:
     """Even when the platform has forgotten the key: a job that is not pending was started."""
     job = site.created()
     site.fail("Jobs.Start", kind)
@@ -153,16 +155,16 @@ def test_a_start_whose_answer_got_lost_starts_once(site: Any, kind: FaultKind, p
         site.submitter.start(job)
     site.now += pause
     site.submitter.start(evolve(job, repeated=True))
-    assert JobState.RUNNING is site.platform.jobs.status(job.platform_job_id).state
+    assert ClaraJobState.RUNNING is site.platform.jobs.status(job.platform_job_id).state
 
 
 def test_a_job_that_ran_to_its_end_counts_as_started(site: Any) -> None:
     """A repeated start may come late."""
     job = site.created()
     site.platform.jobs.start(job.platform_job_id)
-    site.platform.jobs.finish(job.platform_job_id, JobStatus.FAULTED)
+    site.platform.jobs.finish(job.platform_job_id, ClaraJobStatus.FAULTED)
     site.submitter.start(evolve(job, repeated=True))
-    assert JobState.STOPPED is site.platform.jobs.status(job.platform_job_id).state
+    assert ClaraJobState.STOPPED is site.platform.jobs.status(job.platform_job_id).state
 
 
 def test_a_job_that_was_cancelled_before_it_ran_cannot_start(site: Any) -> None:
@@ -179,7 +181,7 @@ def test_the_status_is_the_platforms(site: Any) -> None:
     seen = [site.submitter.status(job)]
     site.submitter.start(job)
     seen.append(site.submitter.status(job))
-    site.platform.jobs.finish(job.platform_job_id, JobStatus.FAULTED, ("out of\x1b[31m memory",))
+    site.platform.jobs.finish(job.platform_job_id, ClaraJobStatus.FAULTED, ("out of\x1b[31m memory",))
     seen.append(site.submitter.status(job))
     expected = [
         PlatformStatus(state="pending", finished=False, detail="healthy"),
@@ -193,7 +195,7 @@ def test_the_status_is_the_platforms(site: Any) -> None:
 def test_a_platform_that_does_not_tell_is_asked_again(site: Any, status: int) -> None:
     """A token that has expired, or a proxy in the way, says nothing of the job: it is not given up."""
     job = site.created()
-    site.fail("Jobs.Status", FaultKind.STATUS, status=status)
+    site.fail("Jobs.Status", CallFaultKind.STATUS, status=status)
     with pytest.raises(Retriable, match=f"status: .*{status}"):
         site.submitter.status(job)
     assert "pending" == site.submitter.status(job).state
@@ -217,7 +219,7 @@ def test_a_job_is_cancelled_in_any_state(site: Any, job: Job) -> None:
     site.submitter.start(jobs[1])
     for job in [*jobs, *jobs]:
         site.submitter.cancel(job)
-    expected = [(JobState.STOPPED, JobStatus.CANCELED)] * 2
+    expected = [(ClaraJobState.STOPPED, ClaraJobStatus.CANCELED)] * 2
     assert expected == [(job.state, job.status) for job in site.platform.jobs.list()]
 
 
@@ -230,8 +232,8 @@ def test_a_job_that_the_platform_does_not_know_is_cancelled(site: Any, job: Job)
 
 def test_a_job_whose_creation_got_lost_is_cancelled(site: Any, job: Job) -> None:
     """It is looked for, so that it does not stay pending for ever."""
-    site.fail("Jobs.Create", FaultKind.DROP)
+    site.fail("Jobs.Create", CallFaultKind.DROP)
     with pytest.raises(Retriable):
         site.submitter.create_job(job)
     site.submitter.cancel(evolve(job, repeated=True))
-    assert [JobStatus.CANCELED] == [job.status for job in site.platform.jobs.list()]
+    assert [ClaraJobStatus.CANCELED] == [job.status for job in site.platform.jobs.list()]

@@ -18,15 +18,15 @@ from dicom_adapter import (
     StoredObjectMissing,
     Upload,
 )
-from dicom_adapter_clara_client.emulator.faults import FaultKind
+from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 
 PATIENT = "SECRET^PATIENT"
-LOSSES = [FaultKind.RESET, FaultKind.DROP, FaultKind.TRUNCATE, FaultKind.GARBAGE]
+LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE]
 MakeUpload = Callable[..., Upload]
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_an_upload_whose_answer_got_lost_is_there_once(site: Any, kind: FaultKind, an_instance: MakeUpload) -> None:
+def test_an_upload_whose_answer_got_lost_is_there_once(site: Any, kind: CallFaultKind, an_instance: MakeUpload) -> None:
     """The repetition takes the place of the first try."""
     job = site.created()
     site.fail("Payloads.Upload", kind)

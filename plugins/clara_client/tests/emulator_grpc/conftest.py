@@ -10,9 +10,9 @@ import pytest
 from attrs import field, frozen
 
 from dicom_adapter_clara_client.emulator.faults import Faults
-from dicom_adapter_clara_client.emulator.grpc_face import GrpcServer, serve
+from dicom_adapter_clara_client.emulator.grpc_face import EmulatorGrpcServer, serve
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.wire import common_pb2, jobs_pb2, payloads_pb2
 from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsStub
@@ -29,8 +29,8 @@ MIB = 1 << 20
 class Site:
     """A served platform and a client's stubs."""
 
-    platform: Platform
-    server: GrpcServer
+    platform: EmulatedPlatform
+    server: EmulatorGrpcServer
     faults: Faults
     log: CallLog
     channel: grpc.Channel
@@ -83,6 +83,6 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    platform, faults, log = Platform(pipelines=[LUNG, HEART], clock=lambda: NOON), Faults(), CallLog()
+    platform, faults, log = EmulatedPlatform(pipelines=[LUNG, HEART], clock=lambda: NOON), Faults(), CallLog()
     with serve(platform, faults=faults, log=log) as server, grpc.insecure_channel(server.address) as channel:
         yield Site(platform=platform, server=server, faults=faults, log=log, channel=channel)

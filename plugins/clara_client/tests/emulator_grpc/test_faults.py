@@ -7,8 +7,8 @@ from typing import Any
 import grpc
 import pytest
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind
-from dicom_adapter_clara_client.emulator.record import Outcome
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind
+from dicom_adapter_clara_client.emulator.record import CallOutcome
 from dicom_adapter_clara_client.wire import payloads_pb2
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
@@ -19,26 +19,26 @@ MIB = 1 << 20
 
 def test_a_dropped_answer_leaves_the_work_done(site: Any) -> None:
     """The client sees a lost connection, the platform has the job."""
-    site.faults.add(Fault(call="Jobs.Create", kind=FaultKind.DROP))
+    site.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.DROP))
     with pytest.raises(grpc.RpcError) as error:
         site.create()
     assert (grpc.StatusCode.UNAVAILABLE, 1) == (error.value.code(), len(site.platform.jobs.list()))
     [record] = site.log.calls()
     [job] = site.platform.jobs.list()
     expected_ids = {"pipelineId": LUNG, "jobId": job.job_id, "payloadId": job.payload_id}
-    assert (Outcome.LOST, "drop", True, expected_ids) == (record.outcome, record.fault, record.worked, record.ids)
+    assert (CallOutcome.LOST, "drop", True, expected_ids) == (record.outcome, record.fault, record.worked, record.ids)
 
 
 @pytest.mark.parametrize(
     ("fault", "status"),
     [
-        (Fault(kind=FaultKind.RESET), grpc.StatusCode.UNAVAILABLE),
-        (Fault(kind=FaultKind.STATUS, status="RESOURCE_EXHAUSTED"), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (Fault(kind=FaultKind.STATUS, status=503), grpc.StatusCode.UNAVAILABLE),
-        (Fault(kind=FaultKind.STATUS, status="NO_SUCH_STATUS"), grpc.StatusCode.UNKNOWN),
+        (CallFault(kind=CallFaultKind.RESET), grpc.StatusCode.UNAVAILABLE),
+        (CallFault(kind=CallFaultKind.STATUS, status="RESOURCE_EXHAUSTED"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (CallFault(kind=CallFaultKind.STATUS, status=503), grpc.StatusCode.UNAVAILABLE),
+        (CallFault(kind=CallFaultKind.STATUS, status="NO_SUCH_STATUS"), grpc.StatusCode.UNKNOWN),
     ],
 )
-def test_faults_before_the_work_change_nothing(site: Any, fault: Fault, status: grpc.StatusCode) -> None:
+def test_faults_before_the_work_change_nothing(site: Any, fault: CallFault, status: grpc.StatusCode) -> None:
     """The client sees a status that is not OK, the platform was not asked."""
     site.faults.add(fault)
     with pytest.raises(grpc.RpcError) as error:
@@ -49,16 +49,16 @@ def test_faults_before_the_work_change_nothing(site: Any, fault: Fault, status: 
 
 def test_a_header_code_can_be_demanded(site: Any) -> None:
     """The answer is a refusal with the code and messages of the fault."""
-    site.faults.add(Fault(kind=FaultKind.CODE, code=ClaraCode.JOB_NOT_STORED, messages=("disk full",)))
+    site.faults.add(CallFault(kind=CallFaultKind.CODE, code=ClaraCode.JOB_NOT_STORED, messages=("disk full",)))
     answer = site.create()
     assert (ClaraCode.JOB_NOT_STORED, ["disk full"]) == (answer.header.code, list(answer.header.messages))
     assert 0 == site.create().header.code
 
 
-@pytest.mark.parametrize("kind", [FaultKind.GARBAGE, FaultKind.TRUNCATE])
-def test_answers_can_be_unreadable(site: Any, kind: FaultKind) -> None:
+@pytest.mark.parametrize("kind", [CallFaultKind.GARBAGE, CallFaultKind.TRUNCATE])
+def test_answers_can_be_unreadable(site: Any, kind: CallFaultKind) -> None:
     """The client cannot make a message of the bytes; the work is done."""
-    site.faults.add(Fault(kind=kind))
+    site.faults.add(CallFault(kind=kind))
     with pytest.raises(grpc.RpcError) as error:
         site.create()
     assert (grpc.StatusCode.INTERNAL, 1) == (error.value.code(), len(site.platform.jobs.list()))
@@ -67,7 +67,7 @@ def test_answers_can_be_unreadable(site: Any, kind: FaultKind) -> None:
 def test_a_truncated_upload_is_cut_off_after_its_first_piece(site: Any) -> None:
     """Nothing of it is stored; the next attempt stores it."""
     job = site.create()
-    site.faults.add(Fault(call="Payloads.Upload", kind=FaultKind.TRUNCATE))
+    site.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.TRUNCATE))
     with pytest.raises(grpc.RpcError):
         site.upload(job.payload_id.value, "1", b"a", b"b")
     assert [] == site.files(job.payload_id.value)
@@ -79,7 +79,7 @@ def test_a_truncated_download_ends_early_and_well(site: Any, size: int, left: in
     """The status is OK and the details tell the whole size: only a client that counts finds out."""
     job = site.create()
     site.upload(job.payload_id.value, "1", bytes(size))
-    site.faults.add(Fault(call="Payloads.Download", kind=FaultKind.TRUNCATE))
+    site.faults.add(CallFault(call="Payloads.Download", kind=CallFaultKind.TRUNCATE))
     answers = list(
         site.payloads.Download(payloads_pb2.PayloadsDownloadRequest(payload_id=job.payload_id, name="input/1"))
     )
@@ -88,7 +88,7 @@ def test_a_truncated_download_ends_early_and_well(site: Any, size: int, left: in
 
 def test_a_delay_is_only_a_delay(site: Any) -> None:
     """A client with a deadline gives up; the call is worked all the same when the delay is over."""
-    site.faults.add(Fault(call="Jobs.Create", kind=FaultKind.DELAY, seconds=0.3))
+    site.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.DELAY, seconds=0.3))
     with pytest.raises(grpc.RpcError) as error:
         site.jobs.Create(site.create_request(), timeout=0.1)
     assert grpc.StatusCode.DEADLINE_EXCEEDED == error.value.code()
@@ -99,7 +99,7 @@ def test_a_delay_is_only_a_delay(site: Any) -> None:
 def test_faults_of_a_pipeline_reach_uploads_to_its_jobs(site: Any) -> None:
     """An upload names a payload only; the pipeline is that of the payload's job."""
     lung, heart = site.create(LUNG), site.create(HEART)
-    site.faults.add(Fault(call="Payloads.Upload", kind=FaultKind.RESET, times=None, pipeline_id=LUNG))
+    site.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.RESET, times=None, pipeline_id=LUNG))
     assert 1 == site.upload(heart.payload_id.value, "1", b"x").details.size
     with pytest.raises(grpc.RpcError):
         site.upload(lung.payload_id.value, "1", b"x")

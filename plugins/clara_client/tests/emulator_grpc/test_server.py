@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import pytest
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
-from dicom_adapter_clara_client.emulator.grpc_face import Tls, serve
-from dicom_adapter_clara_client.emulator.record import Outcome
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
+from dicom_adapter_clara_client.emulator.grpc_face import EmulatorTls, serve
+from dicom_adapter_clara_client.emulator.record import CallOutcome
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.wire import jobs_pb2
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub
@@ -22,8 +22,8 @@ LUNG = 32 * "a"
 
 def test_stopping_does_not_wait_for_delays(site: Any) -> None:
     """A call that is being held back is cut off."""
-    faults = Faults([Fault(kind=FaultKind.DELAY, seconds=3600)])
-    server = serve(Platform(pipelines="any"), faults=faults)
+    faults = Faults([CallFault(kind=CallFaultKind.DELAY, seconds=3600)])
+    server = serve(EmulatedPlatform(pipelines="any"), faults=faults)
     with grpc.insecure_channel(server.address) as channel:
         call = JobsStub(channel).Create.future(site.create_request())
         grpc.channel_ready_future(channel).result(timeout=30)
@@ -41,13 +41,13 @@ def test_every_call_is_recorded_when_its_answer_arrives(site: Any) -> None:
     assert [
         (
             "Jobs.Create",
-            Outcome.DONE,
+            CallOutcome.DONE,
             0,
             {"pipelineId": LUNG, "jobId": job.job_id.value, "payloadId": job.payload_id.value},
         ),
-        ("Payloads.Upload", Outcome.DONE, 0, {"payloadId": job.payload_id.value}),
-        ("Jobs.Status", Outcome.REFUSED, ClaraCode.JOB_ID_MALFORMED, {"jobId": "bad"}),
-        ("Jobs.List", Outcome.DONE, 0, {}),
+        ("Payloads.Upload", CallOutcome.DONE, 0, {"payloadId": job.payload_id.value}),
+        ("Jobs.Status", CallOutcome.REFUSED, ClaraCode.JOB_ID_MALFORMED, {"jobId": "bad"}),
+        ("Jobs.List", CallOutcome.DONE, 0, {}),
     ] == records
     assert 2000 < site.log.calls("Payloads.Upload")[0].received_bytes < 2300
 
@@ -55,16 +55,16 @@ def test_every_call_is_recorded_when_its_answer_arrives(site: Any) -> None:
 def test_a_taken_port_is_refused(site: Any) -> None:
     """Two emulators do not share a port without anybody noticing."""
     with pytest.raises(OSError, match="cannot listen"):
-        serve(Platform(), site.server.address)
+        serve(EmulatedPlatform(), site.server.address)
 
 
 def test_the_server_speaks_tls_and_can_demand_a_certificate(site: Any, tmp_path: Path) -> None:
     """With a client authority only clients with a certificate of its get an answer."""
     certificate, key = _certificate(tmp_path)
-    tls = Tls(certificate=certificate, key=key, client_authority=certificate)
+    tls = EmulatorTls(certificate=certificate, key=key, client_authority=certificate)
     known = grpc.ssl_channel_credentials(certificate, key, certificate)
     unknown = grpc.ssl_channel_credentials(certificate)
-    with serve(Platform(pipelines="any"), tls=tls) as server:
+    with serve(EmulatedPlatform(pipelines="any"), tls=tls) as server:
         with grpc.secure_channel(server.address, known) as channel:
             assert 0 == JobsStub(channel).Create(site.create_request()).header.code
         with grpc.secure_channel(server.address, unknown) as channel, pytest.raises(grpc.RpcError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from threading import Event
 from typing import Any
 
-from dicom_adapter_clara_client.emulator.record import Outcome
+from dicom_adapter_clara_client.emulator.record import CallOutcome
 from dicom_adapter_clara_client.wire import clara_pb2, common_pb2, jobs_pb2, payloads_pb2, pipelines_pb2
 from dicom_adapter_clara_client.wire.clara_pb2_grpc import ClaraStub
 from dicom_adapter_clara_client.wire.codes import ClaraCode
@@ -175,7 +175,7 @@ def test_an_upload_that_the_client_cuts_off_stores_nothing(site: Any) -> None:
     call.cancel()
     [record] = site.log.wait_for("Payloads.Upload")
     never.set()  # not before: the end of the stream may overtake the word that it is cut off
-    assert (Outcome.FAILED, []) == (record.outcome, site.files(job.payload_id.value))
+    assert (CallOutcome.FAILED, []) == (record.outcome, site.files(job.payload_id.value))
 
 
 def test_reusable_payloads_feed_jobs(site: Any) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from dicom_adapter_clara_client.emulator.faults import Faults
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.rest_face import RestServer, serve
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import Run
+from dicom_adapter_clara_client.emulator.rest_face import EmulatorRestServer, serve
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import RunPlan
 
 PIPELINE = 32 * "a"
 
@@ -25,10 +25,10 @@ class Face:
 
     def __init__(self, **options: Any) -> None:
         self.now = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
-        self.platform = Platform(pipelines=[PIPELINE], run=Run(seconds=None), clock=lambda: self.now)
+        self.platform = EmulatedPlatform(pipelines=[PIPELINE], run=RunPlan(seconds=None), clock=lambda: self.now)
         self.faults = Faults()
         self.log = CallLog()
-        self.server: RestServer = serve(
+        self.server: EmulatorRestServer = serve(
             self.platform, faults=self.faults, log=self.log, clock=lambda: self.now, **options
         )
         self.client = httpx.Client(base_url=self.server.url, timeout=60, trust_env=False)

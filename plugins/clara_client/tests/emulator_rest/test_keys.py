@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dicom_adapter_clara_client.emulator.rest_problems import Problem
+from dicom_adapter_clara_client.emulator.rest_problems import ProblemAnswer
 from dicom_adapter_clara_client.emulator.rest_reply import Reply
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 PIPELINE = 32 * "a"
 NOBODY = 32 * "0"
@@ -85,12 +85,12 @@ def test_a_refusal_is_not_kept(face: Any) -> None:
 
 def test_a_key_is_taken_while_its_request_is_answered() -> None:
     """Whatever the body: who comes too early is told to come again; afterwards there is the answer."""
-    keys = Platform().keys
+    keys = EmulatedPlatform().keys
     met: list[str] = []
 
     def act() -> Reply:
         for fingerprint in ("same", "other"):
-            with pytest.raises(Problem) as raised:
+            with pytest.raises(ProblemAnswer) as raised:
                 keys.answer("k", fingerprint, Reply)
             met.append(raised.value.name)
         return Reply(status=201)
@@ -102,7 +102,7 @@ def test_a_key_is_taken_while_its_request_is_answered() -> None:
 
 def test_a_key_whose_request_failed_is_free() -> None:
     """Even when the failure was a bug."""
-    keys = Platform().keys
+    keys = EmulatedPlatform().keys
     with pytest.raises(ZeroDivisionError):
         keys.answer("k", "same", lambda: Reply(status=1 // 0))
     assert 201 == keys.answer("k", "other", lambda: Reply(status=201)).status
@@ -113,12 +113,12 @@ def test_keys_outlive_the_process(tmp_path: Path) -> None:
     now = datetime(2026, 9, 1, tzinfo=timezone.utc)
     reply = Reply(status=201, body={"jobId": 32 * "b", "metadata": {"a": "ä"}}, headers={"Location": "/v1/jobs/b"})
     key = "../" + 200 * "k"
-    Platform(folder=tmp_path, clock=lambda: now).keys.answer(key, "same", lambda: reply)
-    again = Platform(folder=tmp_path, clock=lambda: now + timedelta(hours=23))
+    EmulatedPlatform(folder=tmp_path, clock=lambda: now).keys.answer(key, "same", lambda: reply)
+    again = EmulatedPlatform(folder=tmp_path, clock=lambda: now + timedelta(hours=23))
     assert reply == again.keys.answer(key, "same", lambda: Reply(status=1 // 0))
-    with pytest.raises(Problem, match="use a new key"):
+    with pytest.raises(ProblemAnswer, match="use a new key"):
         again.keys.answer(key, "other", Reply)
-    later = Platform(folder=tmp_path, clock=lambda: now + timedelta(hours=25)).keys
+    later = EmulatedPlatform(folder=tmp_path, clock=lambda: now + timedelta(hours=25)).keys
     with pytest.raises(ZeroDivisionError):
         later.answer(key, "same", lambda: Reply(status=1 // 0))
     assert [] == list((tmp_path / "keys").iterdir())

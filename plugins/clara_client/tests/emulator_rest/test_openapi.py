@@ -17,7 +17,7 @@ from dicom_adapter_clara_client.emulator import rest_problems
 from dicom_adapter_clara_client.emulator.faults import Faults
 from dicom_adapter_clara_client.emulator.rest_face import FILE, serve
 from dicom_adapter_clara_client.emulator.rest_operations import operations
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "clara-rest-openapi.yaml"
 KEY = {"Idempotency-Key": '"a"'}
@@ -108,7 +108,7 @@ class Checked:
 
 @pytest.fixture
 def checked(document: dict[str, Any]) -> Iterator[Checked]:
-    with serve(Platform(pipelines="any"), faults=Faults()) as server:
+    with serve(EmulatedPlatform(pipelines="any"), faults=Faults()) as server:
         client = Checked(server.url, document)
         yield client
         client.close()

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from dicom_adapter_clara_client.emulator.rest_face import serve
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import JobState
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraJobState
 
 PIPELINE = 32 * "a"
 NOBODY = 32 * "0"
@@ -56,7 +56,7 @@ def test_a_stopped_server_is_gone_and_its_port_free(make_face: Callable[..., Any
     job_id = face.new_job()["jobId"]
     face.server.stop()
     with serve(face.platform, face.server.address) as again:
-        assert JobState.PENDING is face.platform.jobs.status(job_id).state
+        assert ClaraJobState.PENDING is face.platform.jobs.status(job_id).state
         assert 200 == httpx.get(f"{again.url}/v1/jobs/{job_id}", trust_env=False).status_code
 
 
@@ -64,4 +64,4 @@ def test_a_stopped_server_is_gone_and_its_port_free(make_face: Callable[..., Any
 def test_an_address_that_cannot_be_had_is_said(address: str) -> None:
     """The error names it."""
     with pytest.raises(OSError, match=address):
-        serve(Platform(), address)
+        serve(EmulatedPlatform(), address)

@@ -1,55 +1,62 @@
 """An emulator of the inference platform, for trying and for tests: one state, and a face for each protocol.
 
-    platform, faults, log = Platform(folder=Path("/tmp/platform"), pipelines="any"), Faults(), CallLog()
+    platform, faults, log = EmulatedPlatform(folder=Path("/tmp/platform"), pipelines="any"), Faults(), CallLog()
     with grpc_face.serve(platform, "127.0.0.1:0", faults=faults, log=log) as server:
-        faults.add(Fault(call="Jobs.Create", kind=FaultKind.DROP))
+        faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.DROP))
         ...
 
-`Platform` is the state, `Faults` fails calls on demand, `CallLog` keeps a record of every call; `grpc_face` and
+`EmulatedPlatform` is the state, `Faults` fails calls on demand, `CallLog` keeps a record of every call; `grpc_face` and
 `rest_face` serve them. What the platform refuses it raises as a `ClaraError`.
 """
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
-from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
-from dicom_adapter_clara_client.emulator.rules import Broken, ClaraError, Conflict, Invalid, Malformed, NotFound
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, CallRecord
+from dicom_adapter_clara_client.emulator.rules import (
+    ClaraError,
+    Conflict,
+    InvalidValue,
+    MalformedId,
+    NotFound,
+    PlatformFailure,
+)
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import (
     ClaraJob,
+    ClaraJobState,
+    ClaraJobStatus,
     ClaraPayload,
     ClaraPipeline,
     JobFilter,
-    JobState,
-    JobStatus,
+    PayloadFile,
     PayloadType,
     PipelineFile,
     PlatformVersion,
-    Run,
-    StoredFile,
+    RunPlan,
 )
 
 __all__ = [
-    "Broken",
+    "CallFault",
+    "CallFaultKind",
     "CallLog",
+    "CallOutcome",
     "CallRecord",
     "ClaraError",
     "ClaraJob",
+    "ClaraJobState",
+    "ClaraJobStatus",
     "ClaraPayload",
     "ClaraPipeline",
     "Conflict",
-    "Fault",
-    "FaultKind",
+    "EmulatedPlatform",
     "Faults",
-    "Invalid",
+    "InvalidValue",
     "JobFilter",
-    "JobState",
-    "JobStatus",
-    "Malformed",
+    "MalformedId",
     "NotFound",
-    "Outcome",
+    "PayloadFile",
     "PayloadType",
     "PipelineFile",
-    "Platform",
+    "PlatformFailure",
     "PlatformVersion",
-    "Run",
-    "StoredFile",
+    "RunPlan",
 ]

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
 from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import JobStatus, Run
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraJobStatus, RunPlan
 
 NUMBERS: dict[str, type] = {"times": int, "after": int, "code": int, "seconds": float}
 WORDS = {"status": "status", "pipeline": "pipeline_id", "face": "face"}
@@ -34,7 +34,7 @@ def emulate_platform(
         list[str] | None, typer.Option(help="A pipeline's id that is known; may be repeated. Left out, every id is.")
     ] = None,
     run_seconds: Annotated[float, typer.Option(min=0, help="Seconds from a job's start to its end.")] = 2.0,
-    ends: Annotated[JobStatus, typer.Option(help="How jobs end.")] = JobStatus.HEALTHY,
+    ends: Annotated[ClaraJobStatus, typer.Option(help="How jobs end.")] = ClaraJobStatus.HEALTHY,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,7 +61,9 @@ def emulate_platform(
         if not re.fullmatch(r".+:[0-9]{1,5}", address):
             raise typer.BadParameter(f"'{address}' is not of the form HOST:PORT, for example 127.0.0.1:50051")
     faults = Faults([_fault(text) for text in fault or ()])
-    platform = Platform(folder=folder, pipelines=pipeline or "any", run=Run(seconds=run_seconds, status=ends))
+    platform = EmulatedPlatform(
+        folder=folder, pipelines=pipeline or "any", run=RunPlan(seconds=run_seconds, status=ends)
+    )
     calls = _ShownLog(log)
     try:
         _serve(platform, grpc, rest, {"faults": faults, "log": calls}, token)
@@ -70,7 +72,9 @@ def emulate_platform(
         raise typer.Exit(1) from None
 
 
-def _serve(platform: Platform, grpc: str | None, rest: str | None, shared: dict[str, Any], token: str | None) -> None:
+def _serve(
+    platform: EmulatedPlatform, grpc: str | None, rest: str | None, shared: dict[str, Any], token: str | None
+) -> None:
     from dicom_adapter_clara_client.emulator import grpc_face, rest_face  # their libraries take time to load
 
     with ExitStack() as servers:
@@ -99,17 +103,17 @@ class _ShownLog(CallLog):
         typer.echo(f"{record.time:%H:%M:%S} {record.face:4} {record.call:20} {record.outcome.value}{fault} {ids}")
 
 
-def _fault(text: str) -> Fault:
+def _fault(text: str) -> CallFault:
     """Read CALL=KIND[,KEY=VALUE…]."""
     call, equals, rest = text.partition("=")
     kind, *pairs = rest.split(",")
-    if not equals or kind not in {member.value for member in FaultKind}:
-        kinds = ", ".join(member.value for member in FaultKind)
+    if not equals or kind not in {member.value for member in CallFaultKind}:
+        kinds = ", ".join(member.value for member in CallFaultKind)
         raise typer.BadParameter(f"'{text}' is not of the form CALL=KIND[,KEY=VALUE…] with one of the kinds {kinds}")
     options = dict(_option(pair, text) for pair in pairs)
     if options.get("times") == 0:
         options["times"] = None
-    return Fault(call=call, kind=FaultKind(kind), **options)
+    return CallFault(call=call, kind=CallFaultKind(kind), **options)
 
 
 def _option(pair: str, text: str) -> tuple[str, Any]:

@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
-class FaultKind(str, Enum):
+class CallFaultKind(str, Enum):
     """How a call fails. Before the work means that the platform's state does not change."""
 
     STATUS = "status"  # before the work, with `status` of the protocol
@@ -25,11 +25,11 @@ class FaultKind(str, Enum):
 
 
 @frozen(kw_only=True)
-class Fault:
+class CallFault:
     """What goes wrong with some calls."""
 
     call: str = "*"  # such as "Jobs.Create", with * and ? as in file names; named alike on all faces
-    kind: FaultKind = field(converter=FaultKind)
+    kind: CallFaultKind = field(converter=CallFaultKind)
     times: int | None = 1  # how many calls fail; None: all, until the fault is taken away
     after: int = 0  # how many calls pass before
     seconds: float = 0.0  # of waiting before anything else, with every kind
@@ -52,7 +52,7 @@ class Fault:
 
 @define
 class _Counted:
-    fault: Fault
+    fault: CallFault
     passes: int = field()  # calls that are still to pass
     fails: int | None = field()  # calls that are still to fail
 
@@ -70,12 +70,12 @@ class _Counted:
 class Faults:
     """The faults in force, in order: of those that concern a call, the first one that strikes does."""
 
-    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+    def __init__(self, faults: Iterable[CallFault] = ()) -> None:
         self._lock = Lock()
         self._counted: list[_Counted] = []
         self.add(*faults)
 
-    def add(self, *faults: Fault) -> None:
+    def add(self, *faults: CallFault) -> None:
         """Put faults behind those in force."""
         with self._lock:
             self._counted += [_Counted(fault, fault.after, fault.times) for fault in faults]
@@ -85,12 +85,12 @@ class Faults:
         with self._lock:
             self._counted.clear()
 
-    def left(self) -> tuple[Fault, ...]:
+    def left(self) -> tuple[CallFault, ...]:
         """The faults that can still strike."""
         with self._lock:
             return tuple(counted.fault for counted in self._counted if counted.fails != 0)
 
-    def take(self, face: str, call: str, pipeline_id: str | None = None) -> Fault | None:
+    def take(self, face: str, call: str, pipeline_id: str | None = None) -> CallFault | None:
         """Count a call, and say which fault strikes it. `pipeline_id` is in lower case."""
         with self._lock:
             for counted in self._counted:

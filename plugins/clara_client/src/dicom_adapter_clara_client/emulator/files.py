@@ -6,21 +6,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from dicom_adapter_clara_client.emulator.rules import Conflict, NotFound
-from dicom_adapter_clara_client.emulator.values import StoredFile
+from dicom_adapter_clara_client.emulator.values import PayloadFile
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
-class Files:
+class PayloadFiles:
     """What a payload holds, by name."""
 
-    def __init__(self, files: Iterable[StoredFile] = ()) -> None:
-        self._files: dict[str, StoredFile] = {}
+    def __init__(self, files: Iterable[PayloadFile] = ()) -> None:
+        self._files: dict[str, PayloadFile] = {}
         self._alike: defaultdict[str, set[str]] = defaultdict(set)  # names by their lower-case form
         self._folders: Counter[str] = Counter()  # how many files lie below each
         for file in files:
             self.put(file)
 
-    def __iter__(self) -> Iterator[StoredFile]:
+    def __iter__(self) -> Iterator[PayloadFile]:
         return iter(sorted(self._files.values(), key=lambda file: file.name))
 
     def __contains__(self, name: object) -> bool:
@@ -31,14 +31,14 @@ class Files:
         if name in self._folders or any(folder in self._files for folder in _folders(name)):
             raise Conflict(ClaraCode.FILE_NAME_TAKEN, "a name cannot be a file and a folder in one payload")
 
-    def put(self, file: StoredFile) -> None:
+    def put(self, file: PayloadFile) -> None:
         """Add a file, in the place of the one that had its name."""
         if file.name not in self._files:
             self._folders.update(_folders(file.name))
             self._alike[file.name.lower()].add(file.name)
         self._files[file.name] = file
 
-    def find(self, name: str) -> StoredFile:
+    def find(self, name: str) -> PayloadFile:
         """The single file of this name, ignoring case; among several, the one that is written just so."""
         alike = self._alike.get(name.lower(), set())
         if not alike:

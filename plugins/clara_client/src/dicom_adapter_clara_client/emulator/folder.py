@@ -25,8 +25,8 @@ from uuid import uuid4
 from attrs import evolve
 from cattrs.preconf.json import make_converter
 
-from dicom_adapter_clara_client.emulator.store import Known, Sink, Store
-from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline, KeyedAnswer, StoredFile
+from dicom_adapter_clara_client.emulator.store import PlatformStore, SavedPlatform, Sink
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, ClaraPipeline, KeyedAnswer, PayloadFile
 
 FOLDER_MODE = 0o700  # payloads are patient data
 FILE_MODE = 0o600
@@ -36,7 +36,7 @@ Record = TypeVar("Record", ClaraJob, ClaraPayload, ClaraPipeline, KeyedAnswer)
 _CONVERTER = make_converter()
 
 
-class InFolder(Store):
+class FolderStore(PlatformStore):
     """Everything in files; no payload's file is ever held whole in memory."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class InFolder(Store):
         self._keys = folder / "keys"
         self._incoming = folder / "incoming"
 
-    def load(self) -> Known:
+    def load(self) -> SavedPlatform:
         """What is there, without what a killed process left half made."""
         shutil.rmtree(self._incoming, ignore_errors=True)
         for folder in (self._jobs, self._records, self._payloads, self._pipelines, self._keys, self._incoming):
@@ -55,7 +55,7 @@ class InFolder(Store):
         jobs = sorted(_read_all(self._jobs, ClaraJob), key=lambda job: job.created)
         payloads = list(self._whole_payloads({job.job_id for job in jobs}))
         answers = sorted(_read_all(self._keys, KeyedAnswer), key=lambda answer: answer.since)
-        return Known(
+        return SavedPlatform(
             jobs=tuple(jobs),
             payloads=tuple(payloads),
             pipelines=tuple(self._saved_pipelines()),
@@ -170,7 +170,7 @@ def _read(path: Path, kind: type[Record]) -> Record:
     return _CONVERTER.structure(fields, kind)
 
 
-def _files_below(root: Path) -> Iterator[StoredFile]:
+def _files_below(root: Path) -> Iterator[PayloadFile]:
     for path in root.rglob("*"):
         if path.is_file():
-            yield StoredFile(name=path.relative_to(root).as_posix(), size_bytes=path.stat().st_size)
+            yield PayloadFile(name=path.relative_to(root).as_posix(), size_bytes=path.stat().st_size)

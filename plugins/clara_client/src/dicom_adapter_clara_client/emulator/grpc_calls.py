@@ -17,10 +17,10 @@ from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
-from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, CallRecord
 from dicom_adapter_clara_client.emulator.rules import ClaraError
-from dicom_adapter_clara_client.emulator.state import Platform, utc_now
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform, utc_now
 from dicom_adapter_clara_client.wire.common_pb2 import ResponseHeader
 
 FACE = "grpc"
@@ -39,7 +39,7 @@ STATUS_OF_HTTP = {  # the mapping of gRPC's own documentation; all else is UNKNO
 
 
 @define
-class _Call:
+class _GrpcCall:
     """One call under way."""
 
     name: str  # such as "Jobs.Create"
@@ -53,7 +53,7 @@ class _Call:
     sent_bytes: int = 0
     code: int = 0
     worked: bool = True
-    fault: Fault | None = None
+    fault: CallFault | None = None
     noted: bool = False
 
     def watch_requests(self, requests: Iterable[Message]) -> Iterator[Message]:
@@ -75,7 +75,7 @@ class _Call:
             if name in message.DESCRIPTOR.fields_by_name and message.HasField(name):
                 self.ids.setdefault(told, getattr(message, name).value[:64].lower())
 
-    def note(self, outcome: Outcome, status: str = "") -> None:
+    def note(self, outcome: CallOutcome, status: str = "") -> None:
         self.noted = True
         self.log.add(
             CallRecord(
@@ -93,19 +93,19 @@ class _Call:
             )
         )
 
-    def end(self, outcome: Outcome, status: str, message: str) -> NoReturn:
+    def end(self, outcome: CallOutcome, status: str, message: str) -> NoReturn:
         self.note(outcome, status)
         self.context.abort(grpc.StatusCode[status], message)
 
     def lose(self) -> NoReturn:
-        self.end(Outcome.LOST, "UNAVAILABLE", "Socket closed")
+        self.end(CallOutcome.LOST, "UNAVAILABLE", "Socket closed")
 
 
-class Calls(grpc.ServerInterceptor):
+class GrpcCalls(grpc.ServerInterceptor):
     """Stands around every call of a server."""
 
     def __init__(
-        self, platform: Platform, faults: Faults, log: CallLog, clock: Callable[[], datetime] = utc_now
+        self, platform: EmulatedPlatform, faults: Faults, log: CallLog, clock: Callable[[], datetime] = utc_now
     ) -> None:
         self._platform = platform
         self._faults = faults
@@ -139,7 +139,7 @@ class Calls(grpc.ServerInterceptor):
     ) -> Iterator[Any]:
         """Each answer once it is known whether another follows: the record is there before the last one leaves."""
         service, _, name = method.strip("/").rpartition("/")
-        call = _Call(
+        call = _GrpcCall(
             name=f"{service.rpartition('.')[2]}.{name}",
             many_requests=handler.request_streaming,
             many_answers=handler.response_streaming,
@@ -163,9 +163,9 @@ class Calls(grpc.ServerInterceptor):
                 yield held
         finally:
             if not call.noted:
-                call.note(Outcome.FAILED, "CANCELLED" if not context.is_active() else "UNKNOWN")
+                call.note(CallOutcome.FAILED, "CANCELLED" if not context.is_active() else "UNKNOWN")
 
-    def _prevented(self, call: _Call, refused: Callable[[int, Iterable[str]], Any]) -> list[Any] | None:
+    def _prevented(self, call: _GrpcCall, refused: Callable[[int, Iterable[str]], Any]) -> list[Any] | None:
         """What a fault does before the work: nothing, an answer in its place, or the end of the call."""
         fault = call.fault
         if fault is None:
@@ -173,13 +173,13 @@ class Calls(grpc.ServerInterceptor):
         if self._stopping.wait(fault.seconds):
             call.worked = False
             call.lose()
-        cut_off = fault.kind is FaultKind.RESET or (fault.kind is FaultKind.TRUNCATE and call.many_requests)
-        call.worked = not cut_off and fault.kind not in (FaultKind.STATUS, FaultKind.CODE)
-        if fault.kind is FaultKind.STATUS:
-            call.end(Outcome.FAILED, _status_name(fault.status), "; ".join(fault.messages))
+        cut_off = fault.kind is CallFaultKind.RESET or (fault.kind is CallFaultKind.TRUNCATE and call.many_requests)
+        call.worked = not cut_off and fault.kind not in (CallFaultKind.STATUS, CallFaultKind.CODE)
+        if fault.kind is CallFaultKind.STATUS:
+            call.end(CallOutcome.FAILED, _status_name(fault.status), "; ".join(fault.messages))
         if cut_off:
             call.lose()
-        return [refused(fault.code, fault.messages)] if fault.kind is FaultKind.CODE else None
+        return [refused(fault.code, fault.messages)] if fault.kind is CallFaultKind.CODE else None
 
 
 def _worked(
@@ -207,24 +207,24 @@ def _again(first: Message | None, others: Iterator[Message]) -> Iterator[Message
         yield from others
 
 
-def _spoiled(call: _Call, answers: Iterator[Any]) -> Iterator[Any]:
+def _spoiled(call: _GrpcCall, answers: Iterator[Any]) -> Iterator[Any]:
     """What a fault does after the work."""
-    kind = call.fault.kind if call.fault else FaultKind.DELAY
-    if kind is FaultKind.DROP:
+    kind = call.fault.kind if call.fault else CallFaultKind.DELAY
+    if kind is CallFaultKind.DROP:
         for _ in answers:
             pass
         call.lose()
-    elif kind is FaultKind.GARBAGE:
+    elif kind is CallFaultKind.GARBAGE:
         for _ in answers:
             pass
         yield UNREADABLE
-    elif kind is FaultKind.TRUNCATE:
+    elif kind is CallFaultKind.TRUNCATE:
         yield from _cut(call, list(answers))
     else:
         yield from answers
 
 
-def _cut(call: _Call, answers: list[Any]) -> Iterator[Any]:
+def _cut(call: _GrpcCall, answers: list[Any]) -> Iterator[Any]:
     """A stream without its last message, the only message of a download with half of its data, half an answer."""
     if not call.many_answers:
         whole = answers[0].SerializeToString()
@@ -236,10 +236,10 @@ def _cut(call: _Call, answers: list[Any]) -> Iterator[Any]:
         yield from answers[:-1]
 
 
-def _outcome(call: _Call) -> Outcome:
-    if call.fault and call.fault.kind in (FaultKind.GARBAGE, FaultKind.TRUNCATE):
-        return Outcome.LOST
-    return Outcome.REFUSED if call.code < 0 else Outcome.DONE
+def _outcome(call: _GrpcCall) -> CallOutcome:
+    if call.fault and call.fault.kind in (CallFaultKind.GARBAGE, CallFaultKind.TRUNCATE):
+        return CallOutcome.LOST
+    return CallOutcome.REFUSED if call.code < 0 else CallOutcome.DONE
 
 
 def _header_only(service: str, name: str) -> Callable[[int, Iterable[str]], Any]:

@@ -9,7 +9,7 @@ import grpc
 from attrs import field, frozen
 
 from dicom_adapter_clara_client.emulator.faults import Faults
-from dicom_adapter_clara_client.emulator.grpc_calls import Calls
+from dicom_adapter_clara_client.emulator.grpc_calls import GrpcCalls
 from dicom_adapter_clara_client.emulator.grpc_services import (
     ClaraService,
     JobsService,
@@ -17,7 +17,7 @@ from dicom_adapter_clara_client.emulator.grpc_services import (
     PipelinesService,
 )
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.wire.clara_pb2_grpc import add_ClaraServicer_to_server
 from dicom_adapter_clara_client.wire.jobs_pb2_grpc import add_JobsServicer_to_server
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import add_PayloadsServicer_to_server
@@ -28,7 +28,7 @@ OPTIONS = [("grpc.so_reuseport", 0)]  # otherwise two servers share a port and e
 
 
 @frozen(kw_only=True)
-class Tls:
+class EmulatorTls:
     """What a server with TLS shows and demands; all of it as PEM."""
 
     certificate: bytes  # chain, leaf first
@@ -40,10 +40,10 @@ class Tls:
         return grpc.ssl_server_credentials([pair], self.client_authority, self.client_authority is not None)
 
 
-class GrpcServer:
+class EmulatorGrpcServer:
     """A server at work. `port` is the one it listens on, whatever it was asked for."""
 
-    def __init__(self, server: grpc.Server, calls: Calls, host: str, port: int) -> None:
+    def __init__(self, server: grpc.Server, calls: GrpcCalls, host: str, port: int) -> None:
         self._server = server
         self._calls = calls
         self.port = port
@@ -55,7 +55,7 @@ class GrpcServer:
         self._calls.stop()
         stopped.wait()
 
-    def __enter__(self) -> GrpcServer:
+    def __enter__(self) -> EmulatorGrpcServer:
         return self
 
     def __exit__(
@@ -65,19 +65,19 @@ class GrpcServer:
 
 
 def serve(
-    platform: Platform,
+    platform: EmulatedPlatform,
     address: str = "127.0.0.1:0",
     *,
     faults: Faults | None = None,
     log: CallLog | None = None,
-    tls: Tls | None = None,
-) -> GrpcServer:
+    tls: EmulatorTls | None = None,
+) -> EmulatorGrpcServer:
     """Serve a platform on `host:port`; port 0 takes a free one. Raises OSError when the address cannot be had.
 
-    with serve(Platform(pipelines="any")) as server:
+    with serve(EmulatedPlatform(pipelines="any")) as server:
         channel = grpc.insecure_channel(server.address)
     """
-    calls = Calls(platform, faults or Faults(), log or CallLog())
+    calls = GrpcCalls(platform, faults or Faults(), log or CallLog())
     server = grpc.server(ThreadPoolExecutor(THREADS, "emulator-grpc"), interceptors=[calls], options=OPTIONS)
     add_JobsServicer_to_server(JobsService(platform), server)
     add_PayloadsServicer_to_server(PayloadsService(platform), server)
@@ -85,10 +85,10 @@ def serve(
     add_ClaraServicer_to_server(ClaraService(platform), server)
     port = _listen(server, address, tls)
     server.start()
-    return GrpcServer(server, calls, address.rpartition(":")[0], port)
+    return EmulatorGrpcServer(server, calls, address.rpartition(":")[0], port)
 
 
-def _listen(server: grpc.Server, address: str, tls: Tls | None) -> int:
+def _listen(server: grpc.Server, address: str, tls: EmulatorTls | None) -> int:
     try:
         port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 
 from dicom_adapter import JobPriority
-from dicom_adapter_clara_client.emulator.rules import Invalid
+from dicom_adapter_clara_client.emulator.rules import InvalidValue
 from dicom_adapter_clara_client.emulator.values import (
     ClaraJob,
+    ClaraJobState,
+    ClaraJobStatus,
     JobFilter,
-    JobState,
-    JobStatus,
+    PayloadFile,
     PayloadType,
-    StoredFile,
 )
 from dicom_adapter_clara_client.wire import jobs_pb2, payloads_pb2
 from dicom_adapter_clara_client.wire.codes import ClaraCode, seconds_of, time_of
@@ -25,16 +25,16 @@ PRIORITIES = {
     JobPriority.IMMEDIATE: jobs_pb2.JOB_PRIORITY_IMMEDIATE,
 }
 STATES = {
-    JobState.PENDING: jobs_pb2.JOB_STATE_PENDING,
-    JobState.RUNNING: jobs_pb2.JOB_STATE_RUNNING,
-    JobState.STOPPED: jobs_pb2.JOB_STATE_STOPPED,
+    ClaraJobState.PENDING: jobs_pb2.JOB_STATE_PENDING,
+    ClaraJobState.RUNNING: jobs_pb2.JOB_STATE_RUNNING,
+    ClaraJobState.STOPPED: jobs_pb2.JOB_STATE_STOPPED,
 }
 STATUSES = {
-    JobStatus.HEALTHY: jobs_pb2.JOB_STATUS_HEALTHY,
-    JobStatus.FAULTED: jobs_pb2.JOB_STATUS_FAULTED,
-    JobStatus.CANCELED: jobs_pb2.JOB_STATUS_CANCELED,
-    JobStatus.EVICTED: jobs_pb2.JOB_STATUS_EVICTED,
-    JobStatus.TERMINATED: jobs_pb2.JOB_STATUS_TERMINATED,
+    ClaraJobStatus.HEALTHY: jobs_pb2.JOB_STATUS_HEALTHY,
+    ClaraJobStatus.FAULTED: jobs_pb2.JOB_STATUS_FAULTED,
+    ClaraJobStatus.CANCELED: jobs_pb2.JOB_STATUS_CANCELED,
+    ClaraJobStatus.EVICTED: jobs_pb2.JOB_STATUS_EVICTED,
+    ClaraJobStatus.TERMINATED: jobs_pb2.JOB_STATUS_TERMINATED,
 }
 TYPES = {
     PayloadType.PIPELINE: payloads_pb2.PAYLOAD_TYPE_PIPELINE,
@@ -57,7 +57,7 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     return None if time is None else Timestamp(value=seconds_of(time))
 
 
-def file_details(file: StoredFile) -> payloads_pb2.PayloadFileDetails:
+def file_details(file: PayloadFile) -> payloads_pb2.PayloadFileDetails:
     """A stored file, named from the payload's root."""
     return payloads_pb2.PayloadFileDetails(mode=file.mode, size=file.size_bytes, name=file.name)
 
@@ -67,7 +67,7 @@ def priority_of(number: int) -> JobPriority:
     for priority, known in PRIORITIES.items():
         if known == number:
             return priority
-    raise Invalid(ClaraCode.JOB_PRIORITY_INVALID, f"priority {number} must be 1 (lower) to 4 (immediate)")
+    raise InvalidValue(ClaraCode.JOB_PRIORITY_INVALID, f"priority {number} must be 1 (lower) to 4 (immediate)")
 
 
 def filter_of(wanted: jobs_pb2.JobsListRequest.JobFilter) -> JobFilter:
@@ -125,4 +125,6 @@ def _time(sent: Timestamp) -> datetime | None:
     try:
         return time_of(sent.value) if sent.value else None
     except OverflowError as error:
-        raise Invalid(ClaraCode.JOBS_NOT_LISTED, f"no calendar has {sent.value} seconds since 0001-01-01") from error
+        raise InvalidValue(
+            ClaraCode.JOBS_NOT_LISTED, f"no calendar has {sent.value} seconds since 0001-01-01"
+        ) from error

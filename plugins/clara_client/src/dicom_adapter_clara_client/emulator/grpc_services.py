@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import grpc
 
 from dicom_adapter_clara_client.emulator import grpc_messages as to
-from dicom_adapter_clara_client.emulator.rules import Invalid, Malformed
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import ClaraPayload, ClaraPipeline, PipelineFile, StoredFile
+from dicom_adapter_clara_client.emulator.rules import InvalidValue, MalformedId
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraPayload, ClaraPipeline, PayloadFile, PipelineFile
 from dicom_adapter_clara_client.wire import clara_pb2, jobs_pb2, payloads_pb2, pipelines_pb2
 from dicom_adapter_clara_client.wire.clara_pb2_grpc import ClaraServicer
 from dicom_adapter_clara_client.wire.codes import ClaraCode
@@ -31,7 +31,7 @@ Context = grpc.ServicerContext
 class JobsService(JobsServicer):
     """nvidia.clara.platform.Jobs"""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: EmulatedPlatform) -> None:
         self._platform = platform
 
     def Create(self, request: jobs_pb2.JobsCreateRequest, context: Context) -> jobs_pb2.JobsCreateResponse:
@@ -103,7 +103,7 @@ class JobsService(JobsServicer):
 class PayloadsService(PayloadsServicer):
     """nvidia.clara.platform.Payloads"""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: EmulatedPlatform) -> None:
         self._payloads = platform.payloads
 
     def Create(
@@ -129,14 +129,14 @@ class PayloadsService(PayloadsServicer):
         """The sizes that clients tell are not looked at: some tell the size of the piece."""
         first = next(request_iterator, None)
         if first is None:
-            raise Malformed(ClaraCode.PAYLOAD_ID_MALFORMED, "an upload must have a message, for an empty file too")
+            raise MalformedId(ClaraCode.PAYLOAD_ID_MALFORMED, "an upload must have a message, for an empty file too")
         name, mode = first.details.name, first.details.mode
         with self._payloads.receive(first.payload_id.value, name, mode=mode) as incoming:
             incoming.write(first.data)
             for piece in request_iterator:
                 if (piece.payload_id, piece.details.name) != (first.payload_id, name):
                     rule = "every message of an upload must repeat payload_id and details.name"
-                    raise Invalid(ClaraCode.FILE_NAME_INVALID, rule)
+                    raise InvalidValue(ClaraCode.FILE_NAME_INVALID, rule)
                 incoming.write(piece.data)
             file = incoming.commit()
         return payloads_pb2.PayloadsUploadResponse(header=to.done(), details=to.file_details(file))
@@ -184,7 +184,7 @@ class PayloadsService(PayloadsServicer):
 class PipelinesService(PipelinesServicer):
     """nvidia.clara.platform.Pipelines"""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: EmulatedPlatform) -> None:
         self._pipelines = platform.pipelines
 
     def Create(
@@ -200,7 +200,7 @@ class PipelinesService(PipelinesServicer):
     ) -> pipelines_pb2.PipelinesUpdateResponse:
         messages = list(request_iterator)
         if len({message.pipeline_id.value.lower() for message in messages}) > 1:
-            raise Invalid(ClaraCode.PIPELINE_NOT_UPDATED, "every message of an update must name the same pipeline")
+            raise InvalidValue(ClaraCode.PIPELINE_NOT_UPDATED, "every message of an update must name the same pipeline")
         self._pipelines.update(messages[0].pipeline_id.value if messages else "", _pieces(messages))
         return pipelines_pb2.PipelinesUpdateResponse(header=to.done())
 
@@ -252,7 +252,7 @@ class PipelinesService(PipelinesServicer):
 class ClaraService(ClaraServicer):
     """nvidia.clara.platform.Clara, of a platform without GPUs that no client can stop"""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: EmulatedPlatform) -> None:
         self._version = platform.version
 
     def Version(self, request: clara_pb2.ClaraVersionRequest, context: Context) -> clara_pb2.ClaraVersionResponse:
@@ -270,7 +270,7 @@ class ClaraService(ClaraServicer):
 
 
 def _details_answer(
-    payload: ClaraPayload, file: StoredFile | None, *, first: bool
+    payload: ClaraPayload, file: PayloadFile | None, *, first: bool
 ) -> payloads_pb2.PayloadsDetailsResponse:
     return payloads_pb2.PayloadsDetailsResponse(
         header=to.done() if first else None,

@@ -13,27 +13,27 @@ from dicom_adapter_clara_client.emulator import rules
 from dicom_adapter_clara_client.emulator.payloads import Payloads
 from dicom_adapter_clara_client.emulator.pipelines import Pipelines
 from dicom_adapter_clara_client.emulator.rules import Conflict, NotFound
-from dicom_adapter_clara_client.emulator.store import Store
-from dicom_adapter_clara_client.emulator.values import ClaraJob, JobFilter, JobState, JobStatus, Run
+from dicom_adapter_clara_client.emulator.store import PlatformStore
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraJobState, ClaraJobStatus, JobFilter, RunPlan
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 METADATA = ClaraCode.JOB_METADATA_REFUSED
 
 
-class Jobs:
+class PlatformJobs:
     """All jobs. A running one is found stopped by whoever looks at it after its time."""
 
     def __init__(
-        self, store: Store, lock: RLock, known: Iterable[ClaraJob], clock: Callable[[], datetime], run: Run
+        self, store: PlatformStore, lock: RLock, known: Iterable[ClaraJob], clock: Callable[[], datetime], run: RunPlan
     ) -> None:
         self._store = store
         self._lock = lock
         self._clock = clock
         self._jobs = {job.job_id: job for job in known}
         self._run = run
-        self._runs: dict[str, Run] = {}  # by pipeline
+        self._runs: dict[str, RunPlan] = {}  # by pipeline
 
-    def set_run(self, run: Run, pipeline_id: str | None = None) -> None:
+    def set_run(self, run: RunPlan, pipeline_id: str | None = None) -> None:
         """Say how jobs run that are started from now on: those of one pipeline, or those of all others."""
         with self._lock:
             if pipeline_id is None:
@@ -52,7 +52,7 @@ class Jobs:
         metadata: Mapping[str, str],
         input_payloads: Iterable[str],
     ) -> ClaraJob:
-        """Make a pending job and its payload; see `Platform.create_job`."""
+        """Make a pending job and its payload; see `EmulatedPlatform.create_job`."""
         rules.check_job_name(name)
         whole = rules.with_metadata({}, metadata.items(), METADATA)
         with self._lock:
@@ -73,28 +73,32 @@ class Jobs:
         """Set a pending job running; its payload is read-only from now on."""
         with self._lock:
             job = self._known(job_id)
-            if job.state is not JobState.PENDING:
+            if job.state is not ClaraJobState.PENDING:
                 state = f"it is {job.state.value}, {job.status.value}"
                 raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a pending job can be started: {state}")
             now = self._clock()
             run = self._runs.get(job.pipeline_id, self._run)
             ends = None if run.seconds is None else now + timedelta(seconds=run.seconds)
             given = dict(variables or {})
-            return self._save(evolve(job, state=JobState.RUNNING, started=now, ends=ends, run=run, variables=given))
+            return self._save(
+                evolve(job, state=ClaraJobState.RUNNING, started=now, ends=ends, run=run, variables=given)
+            )
 
     def cancel(self, job_id: str, reason: str = "") -> ClaraJob:
         """Stop a pending or running job. One that has stopped stays as it is, which is no error."""
         with self._lock:
             job = self._known(job_id)
-            if job.state is JobState.STOPPED:
+            if job.state is ClaraJobState.STOPPED:
                 return job
-            return self._save(_stopped(job, self._clock(), JobStatus.CANCELED, (reason,) if reason else ()))
+            return self._save(_stopped(job, self._clock(), ClaraJobStatus.CANCELED, (reason,) if reason else ()))
 
-    def finish(self, job_id: str, status: JobStatus = JobStatus.HEALTHY, messages: tuple[str, ...] = ()) -> ClaraJob:
+    def finish(
+        self, job_id: str, status: ClaraJobStatus = ClaraJobStatus.HEALTHY, messages: tuple[str, ...] = ()
+    ) -> ClaraJob:
         """End a running job now; for tests and demonstrations, no client can ask for it."""
         with self._lock:
             job = self._known(job_id)
-            if job.state is not JobState.RUNNING:
+            if job.state is not ClaraJobState.RUNNING:
                 raise Conflict(ClaraCode.JOB_NOT_PENDING, f"only a running job can end: it is {job.state.value}")
             return self._save(_stopped(job, self._clock(), status, messages))
 
@@ -103,7 +107,7 @@ class Jobs:
         with self._lock:
             return self._known(job_id)
 
-    def state_of(self, job_id: str) -> JobState:
+    def state_of(self, job_id: str) -> ClaraJobState:
         """How far a job is."""
         return self.status(job_id).state
 
@@ -129,7 +133,7 @@ class Jobs:
         if key not in self._jobs:
             raise NotFound(ClaraCode.NO_SUCH_JOB, f"no job {key}")
         job = self._jobs[key]
-        if job.state is JobState.RUNNING and job.ends is not None and job.ends <= self._clock():
+        if job.state is ClaraJobState.RUNNING and job.ends is not None and job.ends <= self._clock():
             return self._save(_stopped(job, job.ends, job.run.status, job.run.messages))
         return job
 
@@ -139,5 +143,5 @@ class Jobs:
         return job
 
 
-def _stopped(job: ClaraJob, when: datetime, status: JobStatus, messages: tuple[str, ...]) -> ClaraJob:
-    return evolve(job, state=JobState.STOPPED, status=status, stopped=when, messages=job.messages + messages)
+def _stopped(job: ClaraJob, when: datetime, status: ClaraJobStatus, messages: tuple[str, ...]) -> ClaraJob:
+    return evolve(job, state=ClaraJobState.STOPPED, status=status, stopped=when, messages=job.messages + messages)

@@ -10,10 +10,10 @@ from typing import BinaryIO
 from attrs import evolve
 
 from dicom_adapter_clara_client.emulator import rules
-from dicom_adapter_clara_client.emulator.files import Files
-from dicom_adapter_clara_client.emulator.rules import ClaraError, Conflict, Invalid, NotFound
-from dicom_adapter_clara_client.emulator.store import Sink, Store
-from dicom_adapter_clara_client.emulator.values import ClaraPayload, JobState, PayloadType, StoredFile
+from dicom_adapter_clara_client.emulator.files import PayloadFiles
+from dicom_adapter_clara_client.emulator.rules import ClaraError, Conflict, InvalidValue, NotFound
+from dicom_adapter_clara_client.emulator.store import PlatformStore, Sink
+from dicom_adapter_clara_client.emulator.values import ClaraJobState, ClaraPayload, PayloadFile, PayloadType
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 INPUT = "input"  # the folder of a job's payload that clients fill
@@ -24,15 +24,15 @@ class Payloads:
     """All payloads. A second upload of one name takes the first one's place: NVIDIA's clients repeat uploads."""
 
     def __init__(
-        self, store: Store, lock: RLock, known: Iterable[ClaraPayload], state_of: Callable[[str], JobState]
+        self, store: PlatformStore, lock: RLock, known: Iterable[ClaraPayload], state_of: Callable[[str], ClaraJobState]
     ) -> None:
         self._store = store
         self._lock = lock
         self._state_of = state_of  # of a job, by id
         self._payloads: dict[str, ClaraPayload] = {}  # without files, which are too many to copy at each change
-        self._files: dict[str, Files] = {}
+        self._files: dict[str, PayloadFiles] = {}
         for payload in known:
-            self._files[payload.payload_id] = Files(payload.files)
+            self._files[payload.payload_id] = PayloadFiles(payload.files)
             self._payloads[payload.payload_id] = evolve(payload, files=())
 
     def create(self, metadata: Mapping[str, str] | None = None) -> ClaraPayload:
@@ -63,8 +63,8 @@ class Payloads:
 
     def receive(
         self, payload_id: str, name: str, *, mode: int = 0, from_root: bool = False, replace: bool = True
-    ) -> Incoming:
-        """Begin an upload; nothing is in the payload until `Incoming.commit`.
+    ) -> IncomingFile:
+        """Begin an upload; nothing is in the payload until `IncomingFile.commit`.
 
         `name` counts from the input folder of a job's payload, or from its root with `from_root`, where only the
         input folder takes uploads. `replace=False` refuses a name that is there.
@@ -75,33 +75,33 @@ class Payloads:
             if payload.type is PayloadType.PIPELINE and not from_root:
                 name = rules.stored_name(f"{INPUT}/{name}")
             self._check_place(payload, name, replace)
-            file = StoredFile(name=name, size_bytes=0, mode=mode)
-            return Incoming(self, payload.payload_id, file, replace, self._store.receive())
+            file = PayloadFile(name=name, size_bytes=0, mode=mode)
+            return IncomingFile(self, payload.payload_id, file, replace, self._store.receive())
 
-    def upload(self, payload_id: str, name: str, data: Iterable[bytes], *, mode: int = 0) -> StoredFile:
+    def upload(self, payload_id: str, name: str, data: Iterable[bytes], *, mode: int = 0) -> PayloadFile:
         """Store one file, named as in `receive`."""
         with self.receive(payload_id, name, mode=mode) as incoming:
             for piece in data:
                 incoming.write(piece)
             return incoming.commit()
 
-    def add_output(self, payload_id: str, name: str, data: bytes) -> StoredFile:
+    def add_output(self, payload_id: str, name: str, data: bytes) -> PayloadFile:
         """Store a file where operators do, `operators/<operator>/…` as a rule, in any state of the job."""
-        file = StoredFile(name=rules.stored_name(name), size_bytes=0)
+        file = PayloadFile(name=rules.stored_name(name), size_bytes=0)
         with self._lock:
             payload_id = self._known(payload_id).payload_id
-            with Incoming(self, payload_id, file, True, self._store.receive()) as incoming:
+            with IncomingFile(self, payload_id, file, True, self._store.receive()) as incoming:
                 incoming.write(data)
                 return self._keep(incoming)
 
-    def commit(self, incoming: Incoming) -> StoredFile:
-        """Called by `Incoming.commit`."""
+    def commit(self, incoming: IncomingFile) -> PayloadFile:
+        """Called by `IncomingFile.commit`."""
         with self._lock:
             payload = self._writable(incoming.payload_id)  # the job may have been started since
             self._check_place(payload, incoming.file.name, incoming.replace)
             return self._keep(incoming)
 
-    def download(self, payload_id: str, name: str) -> tuple[StoredFile, BinaryIO]:
+    def download(self, payload_id: str, name: str) -> tuple[PayloadFile, BinaryIO]:
         """A file by its name from the root, and a reader of it that stays good whatever happens to the file."""
         name = rules.read_name(name)
         with self._lock:
@@ -122,7 +122,7 @@ class Payloads:
         """Take a payload away: a reusable one at any time, a job's once the job has stopped."""
         with self._lock:
             payload = self._known(payload_id)
-            if payload.job_id is not None and self._state_of(payload.job_id) is not JobState.STOPPED:
+            if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.STOPPED:
                 raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, "the payload's job has not stopped: cancel it first")
             self._store.delete_payload(payload.payload_id)
             del self._payloads[payload.payload_id], self._files[payload.payload_id]
@@ -141,7 +141,7 @@ class Payloads:
             return self._save(evolve(payload, metadata=rules.without_metadata(payload.metadata, keys)))
 
     def _add(self, payload: ClaraPayload) -> ClaraPayload:
-        self._files[payload.payload_id] = Files()
+        self._files[payload.payload_id] = PayloadFiles()
         return self._save(payload)
 
     def _save(self, payload: ClaraPayload) -> ClaraPayload:
@@ -157,14 +157,14 @@ class Payloads:
 
     def _writable(self, payload_id: str) -> ClaraPayload:
         payload = self._known(payload_id)
-        if payload.job_id is not None and self._state_of(payload.job_id) is not JobState.PENDING:
+        if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.PENDING:
             raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, f"payload {payload.payload_id} is read-only: its job has begun")
         return payload
 
     def _reusable(self, payload_id: str) -> ClaraPayload:
         payload = self._known(payload_id)
         if payload.type is not PayloadType.REUSABLE:
-            raise Invalid(METADATA, "only reusable payloads have metadata: give it to the job")
+            raise InvalidValue(METADATA, "only reusable payloads have metadata: give it to the job")
         return payload
 
     def _check_place(self, payload: ClaraPayload, name: str, replace: bool) -> None:
@@ -175,7 +175,7 @@ class Payloads:
             raise Conflict(ClaraCode.FILE_NAME_TAKEN, "the payload has a file of this name")
         files.check(name)
 
-    def _keep(self, incoming: Incoming) -> StoredFile:
+    def _keep(self, incoming: IncomingFile) -> PayloadFile:
         files = self._files[incoming.payload_id]
         files.check(incoming.file.name)
         incoming.sink.keep(incoming.payload_id, incoming.file.name)
@@ -183,8 +183,8 @@ class Payloads:
         files.put(incoming.file)
         return incoming.file
 
-    def _copies(self, inputs: Iterable[str]) -> dict[str, tuple[str, StoredFile]]:
-        copies: dict[str, tuple[str, StoredFile]] = {}
+    def _copies(self, inputs: Iterable[str]) -> dict[str, tuple[str, PayloadFile]]:
+        copies: dict[str, tuple[str, PayloadFile]] = {}
         for source in [self._input(payload_id) for payload_id in inputs]:
             for file in self._files[source]:
                 name = f"{INPUT}/{file.name}"
@@ -197,16 +197,16 @@ class Payloads:
         try:
             payload = self._known(payload_id)
         except ClaraError as error:
-            raise Invalid(error.code, *error.messages) from error
+            raise InvalidValue(error.code, *error.messages) from error
         if payload.type is not PayloadType.REUSABLE:
-            raise Invalid(ClaraCode.JOB_INPUT_REFUSED, f"payload {payload.payload_id} is not a reusable one")
+            raise InvalidValue(ClaraCode.JOB_INPUT_REFUSED, f"payload {payload.payload_id} is not a reusable one")
         return payload.payload_id
 
 
-class Incoming:
+class IncomingFile:
     """One upload under way. Leaving its `with` block without `commit` leaves nothing behind."""
 
-    def __init__(self, payloads: Payloads, payload_id: str, file: StoredFile, replace: bool, sink: Sink) -> None:
+    def __init__(self, payloads: Payloads, payload_id: str, file: PayloadFile, replace: bool, sink: Sink) -> None:
         self._payloads = payloads
         self.payload_id = payload_id
         self.file = file  # as it is to be stored; its size grows
@@ -219,11 +219,11 @@ class Incoming:
         self.sink.write(data)
         self.file = evolve(self.file, size_bytes=self.file.size_bytes + len(data))
 
-    def commit(self) -> StoredFile:
+    def commit(self) -> PayloadFile:
         """Make the file part of the payload, whole and at once."""
         return self._payloads.commit(self)
 
-    def __enter__(self) -> Incoming:
+    def __enter__(self) -> IncomingFile:
         return self
 
     def __exit__(

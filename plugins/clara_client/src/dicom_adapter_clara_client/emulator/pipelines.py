@@ -9,7 +9,7 @@ from attrs import evolve
 
 from dicom_adapter_clara_client.emulator import rules
 from dicom_adapter_clara_client.emulator.rules import Conflict, NotFound
-from dicom_adapter_clara_client.emulator.store import Store
+from dicom_adapter_clara_client.emulator.store import PlatformStore
 from dicom_adapter_clara_client.emulator.values import ClaraPipeline, PipelineFile
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
@@ -19,7 +19,7 @@ METADATA = ClaraCode.PIPELINE_METADATA_REFUSED
 class Pipelines:
     """All pipelines. With `any_id`, every well-formed id is one, though only registered ones are listed."""
 
-    def __init__(self, store: Store, lock: RLock, known: Iterable[ClaraPipeline], *, any_id: bool) -> None:
+    def __init__(self, store: PlatformStore, lock: RLock, known: Iterable[ClaraPipeline], *, any_id: bool) -> None:
         self._store = store
         self._lock = lock
         self._any_id = any_id

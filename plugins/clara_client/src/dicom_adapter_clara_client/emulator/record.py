@@ -15,7 +15,7 @@ from attrs import field, frozen
 FILE_MODE = 0o600
 
 
-class Outcome(str, Enum):
+class CallOutcome(str, Enum):
     """What came of a call, as the client saw it."""
 
     DONE = "done"
@@ -34,7 +34,7 @@ class CallRecord:
     ids: Mapping[str, str] = field(factory=dict)  # jobId, payloadId, pipelineId: as far as request and answer say
     received_bytes: int = 0
     sent_bytes: int = 0
-    outcome: Outcome
+    outcome: CallOutcome
     code: int = 0  # the header code
     status: str = ""  # of the protocol, when it is not its word for success
     fault: str = ""  # the kind of the fault that struck

@@ -13,9 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from dicom_adapter_clara_client.emulator.faults import Fault, FaultKind, Faults
-from dicom_adapter_clara_client.emulator.record import CallLog, CallRecord, Outcome
-from dicom_adapter_clara_client.emulator.rest_faults import CutOff, Lost, demanded_code, demanded_status
+from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
+from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, CallRecord
+from dicom_adapter_clara_client.emulator.rest_faults import LostAnswer, TruncatedAnswer, demanded_code, demanded_status
 from dicom_adapter_clara_client.emulator.rest_keys import unquoted
 from dicom_adapter_clara_client.emulator.rest_operations import Operation
 from dicom_adapter_clara_client.emulator.rest_problems import (
@@ -23,13 +23,13 @@ from dicom_adapter_clara_client.emulator.rest_problems import (
     MEDIA_TYPE_WRONG,
     TOO_LARGE,
     UNAUTHORIZED,
-    Problem,
+    ProblemAnswer,
     problem_of,
 )
 from dicom_adapter_clara_client.emulator.rest_reply import Reply
-from dicom_adapter_clara_client.emulator.rest_request import LARGEST_BODY_BYTES, Ask, json_body
+from dicom_adapter_clara_client.emulator.rest_request import LARGEST_BODY_BYTES, OperationRequest, json_body
 from dicom_adapter_clara_client.emulator.rules import ClaraError
-from dicom_adapter_clara_client.emulator.state import Platform
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 FACE = "rest"
 UPLOAD = "Payloads.Upload"
@@ -38,19 +38,19 @@ IDS = {"job": "jobId", "payload": "payloadId", "pipeline": "pipelineId"}
 
 
 @define
-class Call:
+class RestCall:
     """One call under way."""
 
     name: str
     request: Request
-    ask: Ask
+    ask: OperationRequest
     body: AsyncIterator[bytes]
     received_bytes: int = 0
     worked: bool = True
-    fault: Fault | None = None
+    fault: CallFault | None = None
     ids: dict[str, str] = field(factory=dict)
 
-    def has(self, *kinds: FaultKind) -> bool:
+    def has(self, *kinds: CallFaultKind) -> bool:
         """Whether a fault of one of these kinds strikes it."""
         return self.fault is not None and self.fault.kind in kinds
 
@@ -62,14 +62,14 @@ class Call:
                 yield piece
 
 
-Work = Callable[[Call], Awaitable[Response]]
+Work = Callable[[RestCall], Awaitable[Response]]
 
 
-class Calls:
+class RestCalls:
     """Carries calls to the platform."""
 
     def __init__(
-        self, platform: Platform, faults: Faults, log: CallLog, token: str | None, clock: Callable[[], datetime]
+        self, platform: EmulatedPlatform, faults: Faults, log: CallLog, token: str | None, clock: Callable[[], datetime]
     ) -> None:
         self.platform = platform
         self._faults = faults
@@ -80,7 +80,7 @@ class Calls:
     def endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
         """What Starlette calls for an operation with a small body."""
 
-        async def work(call: Call) -> Response:
+        async def work(call: RestCall) -> Response:
             key = unquoted(call.ask.headers.get("idempotency-key")) if operation.has_key else ""
             return response_of(await run_in_threadpool(self._act, operation, call.ask, key))
 
@@ -91,43 +91,43 @@ class Calls:
 
     async def carry(self, name: str, request: Request, work: Work, *, has_json: bool = False) -> Response:
         """The answer to a call, written down before it leaves."""
-        call = Call(name, request, _ask(request), request.stream())
+        call = RestCall(name, request, _ask(request), request.stream())
         call.ids.update({IDS[part]: value[:64].lower() for part, value in call.ask.at.items() if part in IDS})
         try:
             return await self._carry(call, work, has_json)
         except ClientDisconnect:
-            self._record(call, Outcome.FAILED, status=CUT_OFF)
+            self._record(call, CallOutcome.FAILED, status=CUT_OFF)
             return Response()  # nobody reads it
         except _Reset:
-            self._record(call, Outcome.LOST)
-            return Lost()
+            self._record(call, CallOutcome.LOST)
+            return LostAnswer()
 
-    async def _carry(self, call: Call, work: Work, has_json: bool) -> Response:
+    async def _carry(self, call: RestCall, work: Work, has_json: bool) -> Response:
         try:
             self._authorize(call)
             if has_json:
                 await _read_json(call)
             await self._strike(call)
             return self._answered(call, await work(call))
-        except (ClaraError, Problem) as refusal:
+        except (ClaraError, ProblemAnswer) as refusal:
             async for _piece in call.pieces():
                 pass  # a client that is still sending would not read the answer
-            return self._refused(call, refusal if isinstance(refusal, Problem) else problem_of(refusal))
+            return self._refused(call, refusal if isinstance(refusal, ProblemAnswer) else problem_of(refusal))
 
-    def _act(self, operation: Operation, ask: Ask, key: str) -> Reply:
+    def _act(self, operation: Operation, ask: OperationRequest, key: str) -> Reply:
         if not key:
             return operation.act(self.platform, ask)
         return self.platform.keys.answer(key, ask.fingerprint(), lambda: operation.act(self.platform, ask))
 
-    def _authorize(self, call: Call) -> None:
+    def _authorize(self, call: RestCall) -> None:
         if self._token is None:
             return
         given = call.ask.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             call.worked = False
-            raise Problem(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
+            raise ProblemAnswer(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
 
-    async def _strike(self, call: Call) -> None:
+    async def _strike(self, call: RestCall) -> None:
         """Let the fault that is due strike, as far as it does before the work."""
         named = call.ask.body.get("pipelineId")
         if isinstance(named, str):
@@ -135,45 +135,47 @@ class Calls:
         call.fault = self._faults.take(FACE, call.name, self.platform.pipeline_of(call.ids))
         if call.fault is None:
             return
-        call.worked = not call.has(FaultKind.STATUS, FaultKind.CODE, FaultKind.RESET)
+        call.worked = not call.has(CallFaultKind.STATUS, CallFaultKind.CODE, CallFaultKind.RESET)
         await asyncio.sleep(call.fault.seconds)
-        if call.has(FaultKind.STATUS):
+        if call.has(CallFaultKind.STATUS):
             raise demanded_status(call.fault)
-        if call.has(FaultKind.CODE):
+        if call.has(CallFaultKind.CODE):
             raise demanded_code(call.fault)
-        if call.has(FaultKind.RESET):
+        if call.has(CallFaultKind.RESET):
             raise _Reset
-        if call.has(FaultKind.TRUNCATE) and call.name == UPLOAD:
+        if call.has(CallFaultKind.TRUNCATE) and call.name == UPLOAD:
             call.worked = False
             async for _piece in call.pieces():
                 raise _Reset
 
-    def _answered(self, call: Call, response: Response) -> Response:
+    def _answered(self, call: RestCall, response: Response) -> Response:
         sent = int(response.headers.get("content-length", 0))
-        if call.has(FaultKind.DROP, FaultKind.TRUNCATE, FaultKind.GARBAGE):
-            self._record(call, Outcome.LOST)
+        if call.has(CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE):
+            self._record(call, CallOutcome.LOST)
             return (
-                CutOff(response)
-                if call.has(FaultKind.TRUNCATE)
-                else Lost(response, garbage=call.has(FaultKind.GARBAGE))
+                TruncatedAnswer(response)
+                if call.has(CallFaultKind.TRUNCATE)
+                else LostAnswer(response, garbage=call.has(CallFaultKind.GARBAGE))
             )
         self._learn_ids(call, response)
-        self._record(call, Outcome.DONE, sent_bytes=sent)
+        self._record(call, CallOutcome.DONE, sent_bytes=sent)
         return response
 
-    def _learn_ids(self, call: Call, response: Response) -> None:
+    def _learn_ids(self, call: RestCall, response: Response) -> None:
         if response.media_type == "application/json":
             found = json.loads(bytes(response.body))
             call.ids.update({name: found[name] for name in IDS.values() if isinstance(found.get(name), str)})
 
-    def _refused(self, call: Call, problem: Problem) -> Response:
-        if call.has(FaultKind.DROP, FaultKind.GARBAGE, FaultKind.TRUNCATE) and call.worked:
+    def _refused(self, call: RestCall, problem: ProblemAnswer) -> Response:
+        if call.has(CallFaultKind.DROP, CallFaultKind.GARBAGE, CallFaultKind.TRUNCATE) and call.worked:
             return self._answered(call, problem_response(problem, call.ask.path))
-        outcome = Outcome.REFUSED if problem.code is not None else Outcome.FAILED
+        outcome = CallOutcome.REFUSED if problem.code is not None else CallOutcome.FAILED
         self._record(call, outcome, code=problem.code or 0, status=str(problem.status))
         return problem_response(problem, call.ask.path)
 
-    def _record(self, call: Call, outcome: Outcome, *, sent_bytes: int = 0, code: int = 0, status: str = "") -> None:
+    def _record(
+        self, call: RestCall, outcome: CallOutcome, *, sent_bytes: int = 0, code: int = 0, status: str = ""
+    ) -> None:
         self._log.add(
             CallRecord(
                 time=self._clock(),
@@ -195,8 +197,8 @@ class _Reset(Exception):
     """The connection is to be reset."""
 
 
-def _ask(request: Request) -> Ask:
-    return Ask(
+def _ask(request: Request) -> OperationRequest:
+    return OperationRequest(
         method=request.method,
         path=request.url.path,
         at=request.path_params,
@@ -205,16 +207,16 @@ def _ask(request: Request) -> Ask:
     )
 
 
-async def _read_json(call: Call) -> None:
+async def _read_json(call: RestCall) -> None:
     pieces = []
     async for piece in call.pieces():
         if call.received_bytes > LARGEST_BODY_BYTES:
-            raise Problem(TOO_LARGE, f"the body must have at most {LARGEST_BODY_BYTES} bytes")
+            raise ProblemAnswer(TOO_LARGE, f"the body must have at most {LARGEST_BODY_BYTES} bytes")
         pieces.append(piece)
     data = b"".join(pieces)
     media_type = call.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if data.strip() and media_type != "application/json":
-        raise Problem(MEDIA_TYPE_WRONG)
+        raise ProblemAnswer(MEDIA_TYPE_WRONG)
     call.ask = evolve(call.ask, body=json_body(data))
 
 
@@ -227,6 +229,6 @@ def response_of(reply: Reply) -> Response:
     return Response(json.dumps(dict(reply.body)), reply.status, dict(reply.headers), "application/json")
 
 
-def problem_response(problem: Problem, path: str) -> Response:
+def problem_response(problem: ProblemAnswer, path: str) -> Response:
     """A problem as Starlette sends it."""
     return Response(json.dumps(problem.document(path)), problem.status, problem.headers, MEDIA_TYPE)

@@ -19,12 +19,12 @@ from starlette.routing import Route
 
 from dicom_adapter_clara_client.emulator.faults import Faults
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.rest_calls import Calls, problem_response
+from dicom_adapter_clara_client.emulator.rest_calls import RestCalls, problem_response
 from dicom_adapter_clara_client.emulator.rest_faults import Connections
-from dicom_adapter_clara_client.emulator.rest_files import Files
+from dicom_adapter_clara_client.emulator.rest_files import FileTransfers
 from dicom_adapter_clara_client.emulator.rest_operations import operations
-from dicom_adapter_clara_client.emulator.rest_problems import FAILED, STATUSES, Problem
-from dicom_adapter_clara_client.emulator.state import Platform, utc_now
+from dicom_adapter_clara_client.emulator.rest_problems import FAILED, STATUSES, ProblemAnswer
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform, utc_now
 
 FILE = "/v1/payloads/{payload}/files/{file:path}"
 LAST_PORT = 65535
@@ -80,7 +80,7 @@ class _Server(uvicorn.Server):
         await asyncio.sleep(0)  # lets the connections close their sockets
 
 
-class RestServer:
+class EmulatorRestServer:
     """A server at work. `port` is the one it listens on, whatever it was asked for."""
 
     def __init__(self, app: Starlette, listener: socket.socket) -> None:
@@ -107,7 +107,7 @@ class RestServer:
         finally:
             self._loop.close()
 
-    def __enter__(self) -> RestServer:
+    def __enter__(self) -> EmulatorRestServer:
         return self
 
     def __exit__(
@@ -117,7 +117,7 @@ class RestServer:
 
 
 def serve(
-    platform: Platform,
+    platform: EmulatedPlatform,
     address: str = "127.0.0.1:0",
     *,
     faults: Faults | None = None,
@@ -125,20 +125,20 @@ def serve(
     token: str | None = None,
     largest_file_bytes: int | None = None,
     clock: Callable[[], datetime] = utc_now,
-) -> RestServer:
+) -> EmulatorRestServer:
     """Serve a platform on `host:port`; port 0 takes a free one. Raises OSError when the address cannot be had.
 
     `token`: the bearer token that clients must show; `clock` dates the records of calls.
 
-        with serve(Platform(pipelines="any")) as server:
+        with serve(EmulatedPlatform(pipelines="any")) as server:
             httpx.get(f"{server.url}/v1/version")
     """
     app = application(platform, faults=faults, log=log, token=token, largest_file_bytes=largest_file_bytes, clock=clock)
-    return RestServer(app, _listen(address))
+    return EmulatorRestServer(app, _listen(address))
 
 
 def application(
-    platform: Platform,
+    platform: EmulatedPlatform,
     *,
     faults: Faults | None = None,
     log: CallLog | None = None,
@@ -147,8 +147,8 @@ def application(
     clock: Callable[[], datetime] = utc_now,
 ) -> Starlette:
     """The face without a server; the arguments are those of `serve`."""
-    calls = Calls(platform, faults or Faults(), log or CallLog(), token, clock)
-    files = Files(calls, largest_file_bytes)
+    calls = RestCalls(platform, faults or Faults(), log or CallLog(), token, clock)
+    files = FileTransfers(calls, largest_file_bytes)
     routes = [Route(known.path, calls.endpoint(known), methods=[known.method]) for known in operations()]
     routes += [Route(FILE, files.put, methods=["PUT"]), Route(FILE, files.get, methods=["GET"])]
     return Starlette(routes=routes, exception_handlers={HTTPException: _no_such, Exception: _failed})
@@ -157,12 +157,12 @@ def application(
 async def _no_such(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = STATUSES.get(error.status_code, ("demanded", error.status_code, error.detail))
-    return problem_response(Problem(kind, headers=error.headers), request.url.path)
+    return problem_response(ProblemAnswer(kind, headers=error.headers), request.url.path)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     """A bug of the emulator. Starlette raises it again, so that it is logged."""
-    return problem_response(Problem(FAILED, type(error).__name__), request.url.path)
+    return problem_response(ProblemAnswer(FAILED, type(error).__name__), request.url.path)
 
 
 def _listen(address: str) -> socket.socket:

@@ -12,9 +12,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dicom_adapter_clara_client.emulator.faults import Fault
-from dicom_adapter_clara_client.emulator.rest_problems import Problem, problem_of
-from dicom_adapter_clara_client.emulator.rules import Broken, ClaraError, Conflict, Invalid, Malformed, NotFound
+from dicom_adapter_clara_client.emulator.faults import CallFault
+from dicom_adapter_clara_client.emulator.rest_problems import ProblemAnswer, problem_of
+from dicom_adapter_clara_client.emulator.rules import (
+    ClaraError,
+    Conflict,
+    InvalidValue,
+    MalformedId,
+    NotFound,
+    PlatformFailure,
+)
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 TRANSPORT = "dicom_adapter_clara_client.transport"  # in the scope: the connection of a call
@@ -36,12 +43,14 @@ STATUSES = {  # of gRPC, as google.rpc.Code maps them
     "UNAVAILABLE": 503,
 }
 CLASSES: dict[type[ClaraError], frozenset[int]] = {
-    Malformed: frozenset({ClaraCode.PIPELINE_ID_MALFORMED, ClaraCode.JOB_ID_MALFORMED, ClaraCode.PAYLOAD_ID_MALFORMED}),
+    MalformedId: frozenset(
+        {ClaraCode.PIPELINE_ID_MALFORMED, ClaraCode.JOB_ID_MALFORMED, ClaraCode.PAYLOAD_ID_MALFORMED}
+    ),
     NotFound: frozenset(
         {ClaraCode.NO_SUCH_PIPELINE, ClaraCode.NO_SUCH_JOB, ClaraCode.NO_SUCH_PAYLOAD, ClaraCode.NO_SUCH_FILE}
     ),
     Conflict: frozenset({ClaraCode.JOB_NOT_PENDING, ClaraCode.PAYLOAD_READ_ONLY, ClaraCode.FILE_NAME_TAKEN}),
-    Invalid: frozenset(
+    InvalidValue: frozenset(
         {
             ClaraCode.DEFINITION_MALFORMED,
             ClaraCode.DEFINITION_NOT_LOADED,
@@ -57,7 +66,7 @@ CLASSES: dict[type[ClaraError], frozenset[int]] = {
 }
 
 
-def demanded_status(fault: Fault) -> Problem:
+def demanded_status(fault: CallFault) -> ProblemAnswer:
     """What a STATUS fault answers."""
     text = str(fault.status)
     status = int(text) if text.isdigit() else STATUSES.get(text, HTTPStatus.INTERNAL_SERVER_ERROR.value)
@@ -65,19 +74,19 @@ def demanded_status(fault: Fault) -> Problem:
     if 300 <= status < 400:
         headers["Location"] = "/elsewhere"
     name = "unavailable" if status == HTTPStatus.SERVICE_UNAVAILABLE else "demanded"
-    return Problem((name, status, "The call fails on demand"), "; ".join(fault.messages), headers=headers)
+    return ProblemAnswer((name, status, "The call fails on demand"), "; ".join(fault.messages), headers=headers)
 
 
-def demanded_code(fault: Fault) -> Problem:
+def demanded_code(fault: CallFault) -> ProblemAnswer:
     """What a CODE fault answers."""
-    family = next((cls for cls, codes in CLASSES.items() if fault.code in codes), Broken)
+    family = next((cls for cls, codes in CLASSES.items() if fault.code in codes), PlatformFailure)
     known = fault.code in {code.value for code in ClaraCode}
     problem = problem_of(family(ClaraCode(fault.code) if known else ClaraCode.INTERNAL, *fault.messages))
     problem.code = int(fault.code)
     return problem
 
 
-class Lost(Response):
+class LostAnswer(Response):
     """What becomes of an answer that never arrives: the connection is reset, or closed, or carries garbage instead."""
 
     def __init__(self, whole: Response | None = None, *, garbage: bool = False) -> None:
@@ -99,7 +108,7 @@ class Lost(Response):
             await _end(receive)
 
 
-class CutOff(Response):
+class TruncatedAnswer(Response):
     """The head of an answer and half of its body."""
 
     def __init__(self, whole: Response) -> None:
@@ -141,7 +150,7 @@ class Connections:
         """What uvicorn speaks on each connection."""
         opened = self._open
 
-        class Known(H11Protocol):
+        class TrackedProtocol(H11Protocol):
             def connection_made(self, transport: Any) -> None:
                 opened.add(transport)
                 self.app = _with_transport(self.app, transport)
@@ -151,7 +160,7 @@ class Connections:
                 opened.discard(self.transport)
                 super().connection_lost(exc)
 
-        return Known
+        return TrackedProtocol
 
     def abort(self) -> None:
         """Close what is still open."""

@@ -13,8 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from dicom_adapter_clara_client.emulator.payloads import INPUT, Incoming
-from dicom_adapter_clara_client.emulator.rest_calls import UPLOAD, Call, Calls
+from dicom_adapter_clara_client.emulator.payloads import INPUT, IncomingFile
+from dicom_adapter_clara_client.emulator.rest_calls import UPLOAD, RestCall, RestCalls
 from dicom_adapter_clara_client.emulator.rest_problems import (
     BAD_REQUEST,
     DIGEST_MISMATCH,
@@ -23,7 +23,7 @@ from dicom_adapter_clara_client.emulator.rest_problems import (
     PATH_READ_ONLY,
     RANGE,
     TOO_LARGE,
-    Problem,
+    ProblemAnswer,
     instead,
 )
 from dicom_adapter_clara_client.wire.codes import ClaraCode
@@ -34,10 +34,10 @@ DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 RANGES = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-class Files:
+class FileTransfers:
     """Uploads and downloads."""
 
-    def __init__(self, calls: Calls, largest_bytes: int | None) -> None:
+    def __init__(self, calls: RestCalls, largest_bytes: int | None) -> None:
         self._calls = calls
         self._payloads = calls.platform.payloads
         self._largest_bytes = largest_bytes
@@ -50,7 +50,7 @@ class Files:
         """GET of a file."""
         return await self._calls.carry("Payloads.Download", request, self._download)
 
-    async def _upload(self, call: Call) -> Response:
+    async def _upload(self, call: RestCall) -> Response:
         digests = _digests(call.ask.headers.get("content-digest", ""))
         with await run_in_threadpool(self._begin, call) as incoming:
             async for piece in self._limited(call):
@@ -58,13 +58,13 @@ class Files:
                     digest.update(piece)
                 await run_in_threadpool(incoming.write, piece)
             if any(expected != digest.digest() for expected, digest in digests):
-                raise Problem(DIGEST_MISMATCH)
+                raise ProblemAnswer(DIGEST_MISMATCH)
             await run_in_threadpool(self._commit, call, incoming)
             if incoming.replaced:
                 return Response(status_code=204)
             return Response(status_code=201, headers={"Location": quote(call.ask.path, safe=PATH_CHARACTERS)})
 
-    def _begin(self, call: Call) -> Incoming:
+    def _begin(self, call: RestCall) -> IncomingFile:
         with (
             instead(ClaraCode.PAYLOAD_READ_ONLY, PATH_READ_ONLY, lambda: not _is_input(call)),
             instead(ClaraCode.FILE_NAME_TAKEN, FILE_PRESENT, lambda: not _replaces(call)),
@@ -73,17 +73,17 @@ class Files:
                 call.ask.at["payload"], call.ask.at["file"], from_root=True, replace=_replaces(call)
             )
 
-    def _commit(self, call: Call, incoming: Incoming) -> None:
+    def _commit(self, call: RestCall, incoming: IncomingFile) -> None:
         with instead(ClaraCode.FILE_NAME_TAKEN, FILE_PRESENT, lambda: not _replaces(call)):
             incoming.commit()
 
-    async def _limited(self, call: Call) -> AsyncIterator[bytes]:
+    async def _limited(self, call: RestCall) -> AsyncIterator[bytes]:
         async for piece in call.pieces():
             if self._largest_bytes is not None and call.received_bytes > self._largest_bytes:
-                raise Problem(TOO_LARGE, f"a file must have at most {self._largest_bytes} bytes")
+                raise ProblemAnswer(TOO_LARGE, f"a file must have at most {self._largest_bytes} bytes")
             yield piece
 
-    async def _download(self, call: Call) -> Response:
+    async def _download(self, call: RestCall) -> Response:
         path = call.ask.at["file"]
         file, source = await run_in_threadpool(self._payloads.download, call.ask.at["payload"], path)
         part = _range(call.ask.headers.get("range", ""), file.size_bytes)
@@ -96,11 +96,11 @@ class Files:
         return StreamingResponse(pieces, 206 if part else 200, headers, "application/octet-stream")
 
 
-def _is_input(call: Call) -> bool:
+def _is_input(call: RestCall) -> bool:
     return call.ask.at["file"].startswith(f"{INPUT}/")
 
 
-def _replaces(call: Call) -> bool:
+def _replaces(call: RestCall) -> bool:
     return call.ask.headers.get("if-none-match", "").strip() != "*"
 
 
@@ -110,7 +110,7 @@ def _digests(header: str) -> list[tuple[bytes, Any]]:
     for part in filter(None, header.split(",")):
         matched = DIGEST.fullmatch(part)
         if matched is None:
-            raise Problem(BAD_REQUEST, "Content-Digest must be such as sha-256=:…:")
+            raise ProblemAnswer(BAD_REQUEST, "Content-Digest must be such as sha-256=:…:")
         if matched[1] in DIGESTS:
             found.append((_decoded(matched[2]), DIGESTS[matched[1]]()))
     return found
@@ -120,7 +120,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
-        raise Problem(BAD_REQUEST, "Content-Digest must be in base64") from None
+        raise ProblemAnswer(BAD_REQUEST, "Content-Digest must be in base64") from None
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
@@ -135,7 +135,7 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
         if found[2] and int(found[2]) < start:
             return None
     if start >= end:
-        raise Problem(RANGE, headers={"Content-Range": f"bytes */{size}"})
+        raise ProblemAnswer(RANGE, headers={"Content-Range": f"bytes */{size}"})
     return start, end
 
 

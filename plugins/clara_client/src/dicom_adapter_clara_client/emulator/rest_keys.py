@@ -17,22 +17,24 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from threading import RLock
 
-from dicom_adapter_clara_client.emulator.rest_problems import IN_PROGRESS, KEY_MISSING, KEY_REUSED, Problem
+from dicom_adapter_clara_client.emulator.rest_problems import IN_PROGRESS, KEY_MISSING, KEY_REUSED, ProblemAnswer
 from dicom_adapter_clara_client.emulator.rest_reply import Reply
-from dicom_adapter_clara_client.emulator.store import Store
+from dicom_adapter_clara_client.emulator.store import PlatformStore
 from dicom_adapter_clara_client.emulator.values import KeyedAnswer
 
 KEPT = timedelta(hours=24)
 QUOTED = re.compile(r'"([ !#-\[\]-~]{1,255})"')  # a structured field's text (RFC 8941), without escapes
 
 
-class Keys:
+class IdempotencyKeys:
     """The keys of the last 24 hours, kept with the platform's state. Used from many threads.
 
     An emulator that is killed between its work and `save_answer` has done the work and does not know the key.
     """
 
-    def __init__(self, store: Store, lock: RLock, known: Iterable[KeyedAnswer], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: PlatformStore, lock: RLock, known: Iterable[KeyedAnswer], clock: Callable[[], datetime]
+    ) -> None:
         """`known`: oldest first."""
         self._store = store
         self._lock = lock
@@ -67,12 +69,12 @@ class Keys:
         with self._lock:
             self._forget()
             if key in self._under_way:
-                raise Problem(IN_PROGRESS, headers={"Retry-After": "1"})
+                raise ProblemAnswer(IN_PROGRESS, headers={"Retry-After": "1"})
             known = self._answers.get(key)
             if known is None:
                 self._under_way.add(key)
             elif known.fingerprint != fingerprint:
-                raise Problem(KEY_REUSED, "use a new key for another request")
+                raise ProblemAnswer(KEY_REUSED, "use a new key for another request")
             return known
 
     def _keep(self, answer: KeyedAnswer) -> None:
@@ -94,5 +96,7 @@ def unquoted(header: str | None) -> str:
     """The key in a header. Raises Problem when there is none."""
     found = QUOTED.fullmatch(header.strip()) if header else None
     if found is None:
-        raise Problem(KEY_MISSING, 'send a new text in double quotes, such as "8e03978e-40d5-43dd-bc93-6894a57f9324"')
+        raise ProblemAnswer(
+            KEY_MISSING, 'send a new text in double quotes, such as "8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        )
     return found[1]

@@ -15,13 +15,13 @@ from dicom_adapter_clara_client.emulator import rules
 from dicom_adapter_clara_client.emulator.rest_problems import (
     METADATA_NOT_FOUND,
     VALUE_INVALID,
-    Problem,
+    ProblemAnswer,
     in_body,
 )
 from dicom_adapter_clara_client.emulator.rest_reply import Reply, job_json, payload_json, pipeline_json, version_json
-from dicom_adapter_clara_client.emulator.rest_request import Ask, choice
-from dicom_adapter_clara_client.emulator.state import Platform
-from dicom_adapter_clara_client.emulator.values import ClaraJob, JobFilter, JobState, JobStatus, PipelineFile
+from dicom_adapter_clara_client.emulator.rest_request import OperationRequest, choice
+from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraJobState, ClaraJobStatus, JobFilter, PipelineFile
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 CREATED, ACCEPTED, NO_CONTENT, NOT_MODIFIED = 201, 202, 204, 304
@@ -34,18 +34,18 @@ class Operation:
     name: str
     method: str
     path: str  # as Starlette has it
-    act: Callable[[Platform, Ask], Reply]
+    act: Callable[[EmulatedPlatform, OperationRequest], Reply]
     has_key: bool = False  # whether it demands an idempotency key
 
 
-def version(platform: Platform, _ask: Ask) -> Reply:
+def version(platform: EmulatedPlatform, _ask: OperationRequest) -> Reply:
     return Reply(body=version_json(platform.version))
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def create_job(platform: Platform, ask: Ask) -> Reply:
+def create_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     inputs = ask.texts("inputPayloads")
     with in_body():
         job = platform.create_job(
@@ -58,20 +58,20 @@ def create_job(platform: Platform, ask: Ask) -> Reply:
     return Reply(status=CREATED, body=job_json(job, inputs), headers={"Location": f"/v1/jobs/{job.job_id}"})
 
 
-def list_jobs(platform: Platform, ask: Ask) -> Reply:
+def list_jobs(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     pipelines = (rules.identifier(i, "pipeline", ClaraCode.PIPELINE_ID_MALFORMED) for i in ask.all_of("pipelineId"))
     wanted = JobFilter(
         completed_before=ask.moment("completedBefore"),
         created_after=ask.moment("createdAfter"),
-        states=ask.choices("state", JobState),
-        statuses=ask.choices("status", JobStatus),
+        states=ask.choices("state", ClaraJobState),
+        statuses=ask.choices("status", ClaraJobStatus),
         pipeline_ids=frozenset(pipelines),
     )
     jobs, more = ask.page(platform.jobs.list(wanted))
     return Reply(body={"jobs": [job_json(job) for job in jobs], **more})
 
 
-def get_job(platform: Platform, ask: Ask) -> Reply:
+def get_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     body = job_json(platform.jobs.status(ask.at["job"]))
     tag = f'"{hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]}"'
     known = [given.strip().removeprefix("W/") for given in ask.headers.get("if-none-match", "").split(",")]
@@ -80,16 +80,16 @@ def get_job(platform: Platform, ask: Ask) -> Reply:
     return Reply(body=body, headers={"ETag": tag})
 
 
-def start_job(platform: Platform, ask: Ask) -> Reply:
+def start_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     job = platform.jobs.start(ask.at["job"], ask.table("variables"))
     return Reply(status=ACCEPTED, body=job_json(job), headers={"Location": f"/v1/jobs/{job.job_id}"})
 
 
-def cancel_job(platform: Platform, ask: Ask) -> Reply:
+def cancel_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     return Reply(body=job_json(platform.jobs.cancel(ask.at["job"], ask.text("reason", ""))))
 
 
-def read_logs(platform: Platform, ask: Ask) -> Reply:
+def read_logs(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     platform.jobs.status(ask.at["job"])
     return Reply(body="")  # there are no operators, so there is nothing that they wrote
 
@@ -97,7 +97,7 @@ def read_logs(platform: Platform, ask: Ask) -> Reply:
 # --- metadata of jobs -------------------------------------------------------------------------------------------------
 
 
-def add_metadata(platform: Platform, ask: Ask) -> Reply:
+def add_metadata(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     job = platform.jobs.add_metadata(ask.at["job"], ask.metadata())
     return Reply(body={"metadata": dict(job.metadata)})
 
@@ -108,7 +108,7 @@ class Replacing:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def put_metadata(self, platform: Platform, ask: Ask) -> Reply:
+    def put_metadata(self, platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
         key, value = ask.at["key"], ask.text("value")
         with self._lock:
             job = platform.jobs.status(ask.at["job"])
@@ -118,11 +118,11 @@ class Replacing:
             platform.jobs.add_metadata(job.job_id, {key: value})
         return Reply(status=NO_CONTENT if _has(job, key) else CREATED)
 
-    def remove_metadata(self, platform: Platform, ask: Ask) -> Reply:
+    def remove_metadata(self, platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
         with self._lock:
             job = platform.jobs.status(ask.at["job"])
             if not _has(job, ask.at["key"]):
-                raise Problem(METADATA_NOT_FOUND, "the job has no metadata of this key")
+                raise ProblemAnswer(METADATA_NOT_FOUND, "the job has no metadata of this key")
             platform.jobs.remove_metadata(job.job_id, [ask.at["key"]])
         return Reply(status=NO_CONTENT)
 
@@ -134,22 +134,22 @@ def _has(job: ClaraJob, key: str) -> bool:
 # --- payloads ---------------------------------------------------------------------------------------------------------
 
 
-def create_payload(platform: Platform, ask: Ask) -> Reply:
+def create_payload(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     payload = platform.payloads.create(ask.metadata())
     location = {"Location": f"/v1/payloads/{payload.payload_id}"}
     return Reply(status=CREATED, body=payload_json(payload), headers=location)
 
 
-def get_payload(platform: Platform, ask: Ask) -> Reply:
+def get_payload(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     return Reply(body=payload_json(platform.payloads.details(ask.at["payload"])))
 
 
-def delete_payload(platform: Platform, ask: Ask) -> Reply:
+def delete_payload(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     platform.payloads.delete(ask.at["payload"])
     return Reply(status=NO_CONTENT)
 
 
-def remove_file(platform: Platform, ask: Ask) -> Reply:
+def remove_file(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     platform.payloads.remove(ask.at["payload"], ask.at["file"])
     return Reply(status=NO_CONTENT)
 
@@ -157,23 +157,23 @@ def remove_file(platform: Platform, ask: Ask) -> Reply:
 # --- pipelines --------------------------------------------------------------------------------------------------------
 
 
-def create_pipeline(platform: Platform, ask: Ask) -> Reply:
+def create_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     files = [PipelineFile(path=f["path"], content=f["content"]) for f in ask.objects("files", "path", "content")]
     pipeline = platform.pipelines.create(files, ask.metadata())
     location = {"Location": f"/v1/pipelines/{pipeline.pipeline_id}"}
     return Reply(status=CREATED, body=pipeline_json(pipeline), headers=location)
 
 
-def list_pipelines(platform: Platform, ask: Ask) -> Reply:
+def list_pipelines(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     pipelines, more = ask.page(sorted(platform.pipelines.list(), key=lambda pipeline: pipeline.pipeline_id))
     return Reply(body={"pipelines": [pipeline_json(pipeline, with_files=False) for pipeline in pipelines], **more})
 
 
-def get_pipeline(platform: Platform, ask: Ask) -> Reply:
+def get_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     return Reply(body=pipeline_json(platform.pipelines.details(ask.at["pipeline"])))
 
 
-def remove_pipeline(platform: Platform, ask: Ask) -> Reply:
+def remove_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     platform.pipelines.remove(ask.at["pipeline"])
     return Reply(status=NO_CONTENT)
 

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from dicom_adapter_clara_client.emulator.rules import Broken, ClaraError, Conflict, Invalid, Malformed, NotFound
+from dicom_adapter_clara_client.emulator.rules import (
+    ClaraError,
+    Conflict,
+    InvalidValue,
+    MalformedId,
+    NotFound,
+    PlatformFailure,
+)
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 MEDIA_TYPE = "application/problem+json"
@@ -47,15 +54,15 @@ CODES = {
     ClaraCode.PAYLOAD_READ_ONLY: ("payload-read-only", "The payload is read-only"),
 }
 FAMILIES: Mapping[type[ClaraError], tuple[str, int, str]] = {
-    Malformed: ("id-malformed", 400, "The id is malformed"),
+    MalformedId: ("id-malformed", 400, "The id is malformed"),
     NotFound: ("not-found", 404, "No such thing"),
     Conflict: ("metadata-present", 409, "One of the keys is present already"),
-    Invalid: METADATA_INVALID,
-    Broken: FAILED,
+    InvalidValue: METADATA_INVALID,
+    PlatformFailure: FAILED,
 }
 
 
-class Problem(Exception):
+class ProblemAnswer(Exception):
     """The call is answered with this problem."""
 
     def __init__(
@@ -87,12 +94,12 @@ class Problem(Exception):
         return found
 
 
-def problem_of(error: ClaraError) -> Problem:
+def problem_of(error: ClaraError) -> ProblemAnswer:
     """What the platform refuses, as a problem."""
     family = next((kind for cls, kind in FAMILIES.items() if isinstance(error, cls)), FAILED)
     name, title = CODES.get(error.code, (family[0], family[2]))
     detail = "; ".join(error.messages)
-    return Problem((name, family[1], title), detail, code=int(error.code), messages=error.messages)
+    return ProblemAnswer((name, family[1], title), detail, code=int(error.code), messages=error.messages)
 
 
 @contextmanager
@@ -114,4 +121,4 @@ def instead(code: ClaraCode, kind: tuple[str, int, str], when: Callable[[], bool
     except ClaraError as error:
         if error.code is not code or not when():
             raise
-        raise Problem(kind, "; ".join(error.messages), code=int(error.code), messages=error.messages) from error
+        raise ProblemAnswer(kind, "; ".join(error.messages), code=int(error.code), messages=error.messages) from error

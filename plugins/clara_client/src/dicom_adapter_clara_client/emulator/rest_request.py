@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from attrs import field, frozen
 
-from dicom_adapter_clara_client.emulator.rest_problems import BAD_REQUEST, METADATA_INVALID, Problem
+from dicom_adapter_clara_client.emulator.rest_problems import BAD_REQUEST, METADATA_INVALID, ProblemAnswer
 
 EnumT = TypeVar("EnumT", bound=Enum)
 LARGEST_BODY_BYTES = 8 << 20  # of JSON: twice what the metadata of a job may have
@@ -20,7 +20,7 @@ PAGE_SIZE = 100
 
 
 @frozen(kw_only=True)
-class Ask:
+class OperationRequest:
     """One call, its small body read."""
 
     method: str
@@ -41,37 +41,37 @@ class Ask:
         """A text in the body, which must be there if there is no default."""
         value = self.body.get(key, default)
         if not isinstance(value, str):
-            raise Problem(BAD_REQUEST, f"{key} must be a text")
+            raise ProblemAnswer(BAD_REQUEST, f"{key} must be a text")
         return value
 
     def texts(self, key: str) -> list[str]:
         """A list of texts in the body; without it, an empty one."""
         value = self.body.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise Problem(BAD_REQUEST, f"{key} must be a list of texts")
+            raise ProblemAnswer(BAD_REQUEST, f"{key} must be a list of texts")
         return value
 
     def table(self, key: str) -> dict[str, str]:
         """An object of texts in the body; without it, an empty one."""
         value = self.body.get(key, {})
         if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-            raise Problem(BAD_REQUEST, f"{key} must be an object of texts")
+            raise ProblemAnswer(BAD_REQUEST, f"{key} must be an object of texts")
         return value
 
     def metadata(self) -> dict[str, str]:
         """The metadata in the body; without it, none."""
         found = self.table("metadata")
         if "" in found:
-            raise Problem(METADATA_INVALID, "a key must have 1 to 128 bytes")
+            raise ProblemAnswer(METADATA_INVALID, "a key must have 1 to 128 bytes")
         return found
 
     def objects(self, key: str, *fields: str) -> list[dict[str, str]]:
         """A list of objects in the body, each with these texts."""
         value = self.body.get(key)
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise Problem(BAD_REQUEST, f"{key} must be a list of objects")
+            raise ProblemAnswer(BAD_REQUEST, f"{key} must be a list of objects")
         if not all(isinstance(item.get(name), str) for item in value for name in fields):
-            raise Problem(BAD_REQUEST, f"each of {key} must have the texts {', '.join(fields)}")
+            raise ProblemAnswer(BAD_REQUEST, f"each of {key} must have the texts {', '.join(fields)}")
         return value
 
     # --- the query --------------------------------------------------------------------------------------------------
@@ -93,14 +93,14 @@ class Ask:
             time = datetime.fromisoformat(found[-1].strip().replace("Z", "+00:00").replace(" ", "+"))
             return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
         except (ValueError, OverflowError):
-            raise Problem(BAD_REQUEST, f"{key} must be a time such as 2026-09-01T12:00:00Z") from None
+            raise ProblemAnswer(BAD_REQUEST, f"{key} must be a time such as 2026-09-01T12:00:00Z") from None
 
     def page(self, items: Sequence[Any]) -> tuple[Sequence[Any], dict[str, str]]:
         """The wanted page of `items`, and the token of the next one as the answer has it."""
         size = self._number("pageSize", PAGE_SIZE)
         start = self._number("pageToken", 0)
         if size not in PAGE_SIZES or start < 0:
-            raise Problem(BAD_REQUEST, "pageSize must be 1 to 1000, pageToken what the page before has told")
+            raise ProblemAnswer(BAD_REQUEST, "pageSize must be 1 to 1000, pageToken what the page before has told")
         end = start + size
         return items[start:end], {"nextPageToken": str(end)} if end < len(items) else {}
 
@@ -109,7 +109,7 @@ class Ask:
         try:
             return int(found[-1]) if found else default
         except ValueError:
-            raise Problem(BAD_REQUEST, f"{key} is not a number") from None
+            raise ProblemAnswer(BAD_REQUEST, f"{key} is not a number") from None
 
 
 def choice(value: str, type_: type[EnumT], key: str, kind: tuple[str, int, str] = BAD_REQUEST) -> EnumT:
@@ -117,7 +117,7 @@ def choice(value: str, type_: type[EnumT], key: str, kind: tuple[str, int, str] 
     try:
         return type_(value)
     except ValueError:
-        raise Problem(kind, f"{key} must be one of {', '.join(str(member.value) for member in type_)}") from None
+        raise ProblemAnswer(kind, f"{key} must be one of {', '.join(str(member.value) for member in type_)}") from None
 
 
 def json_body(data: bytes) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def json_body(data: bytes) -> dict[str, Any]:
         found = json.loads(data.decode("utf-8"))
         json.dumps(found, ensure_ascii=False).encode("utf-8")  # refuses half characters
     except (ValueError, RecursionError):
-        raise Problem(BAD_REQUEST, "the body must be JSON in UTF-8") from None
+        raise ProblemAnswer(BAD_REQUEST, "the body must be JSON in UTF-8") from None
     if not isinstance(found, dict):
-        raise Problem(BAD_REQUEST, "the body must be a JSON object")
+        raise ProblemAnswer(BAD_REQUEST, "the body must be a JSON object")
     return found

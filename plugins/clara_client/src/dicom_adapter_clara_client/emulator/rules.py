@@ -34,7 +34,7 @@ class ClaraError(Exception):
         self.messages = messages
 
 
-class Malformed(ClaraError):
+class MalformedId(ClaraError):
     """What was sent cannot be an identifier."""
 
 
@@ -42,7 +42,7 @@ class NotFound(ClaraError):
     """There is no such pipeline, job, payload or file."""
 
 
-class Invalid(ClaraError):
+class InvalidValue(ClaraError):
     """A value breaks a rule: a name, metadata, a definition, a path."""
 
 
@@ -50,7 +50,7 @@ class Conflict(ClaraError):
     """The call would be right at another time: the job is not pending, the key or name is taken."""
 
 
-class Broken(ClaraError):
+class PlatformFailure(ClaraError):
     """The platform failed; the client did nothing wrong."""
 
 
@@ -62,7 +62,7 @@ def new_id() -> str:
 def identifier(text: str, what: str, code: ClaraCode) -> str:
     """An identifier in lower case: 32 hexadecimal digits, compared without case."""
     if not IDENTIFIER.fullmatch(text):
-        raise Malformed(code, f"{what} id {text[:64]!r} must be 32 hexadecimal digits without dashes")
+        raise MalformedId(code, f"{what} id {text[:64]!r} must be 32 hexadecimal digits without dashes")
     return text.lower()
 
 
@@ -70,7 +70,7 @@ def check_job_name(name: str) -> None:
     """1 to 63 of a-z, 0-9 and single dashes, none at either end."""
     if len(name) > JOB_NAME_CHARACTERS or not JOB_NAME.fullmatch(name):
         rule = f"1 to {JOB_NAME_CHARACTERS} of a-z, 0-9 and single dashes that are not at the ends"
-        raise Invalid(ClaraCode.JOB_NAME_INVALID, f"job name {name[:80]!r} must be {rule}")
+        raise InvalidValue(ClaraCode.JOB_NAME_INVALID, f"job name {name[:80]!r} must be {rule}")
 
 
 def with_metadata(present: Mapping[str, str], added: Iterable[tuple[str, str]], code: ClaraCode) -> dict[str, str]:
@@ -84,7 +84,7 @@ def with_metadata(present: Mapping[str, str], added: Iterable[tuple[str, str]], 
         known.add(key.lower())
         together[key] = value
     if sum(_bytes(key) + _bytes(value) for key, value in together.items()) > METADATA_BYTES:
-        raise Invalid(code, f"all metadata together must have at most {METADATA_BYTES} bytes: nothing was added")
+        raise InvalidValue(code, f"all metadata together must have at most {METADATA_BYTES} bytes: nothing was added")
     return together
 
 
@@ -96,10 +96,10 @@ def without_metadata(present: Mapping[str, str], keys: Iterable[str]) -> dict[st
 
 def _check_sizes(key: str, value: str, code: ClaraCode) -> None:
     if _bytes(key) > KEY_BYTES:
-        raise Invalid(code, f"metadata key {key[:40]!r}… must have at most {KEY_BYTES} bytes, has {_bytes(key)}")
+        raise InvalidValue(code, f"metadata key {key[:40]!r}… must have at most {KEY_BYTES} bytes, has {_bytes(key)}")
     if _bytes(value) > VALUE_BYTES:
         rule = f"must have at most {VALUE_BYTES} bytes, has {_bytes(value)}"
-        raise Invalid(code, f"the value of metadata key {key!r} {rule}")
+        raise InvalidValue(code, f"the value of metadata key {key!r} {rule}")
 
 
 def _bytes(text: str) -> int:
@@ -131,8 +131,10 @@ def _check_characters(name: str, segments: Sequence[str]) -> None:
         raise _bad_name(f"must have at most {PATH_BYTES} bytes, {SEGMENT_BYTES} between two slashes")
 
 
-def _bad_name(rule: str) -> Invalid:
-    return Invalid(ClaraCode.FILE_NAME_INVALID, f"a file's name {rule}")  # without the name: it may hold a patient's id
+def _bad_name(rule: str) -> InvalidValue:
+    return InvalidValue(
+        ClaraCode.FILE_NAME_INVALID, f"a file's name {rule}"
+    )  # without the name: it may hold a patient's id
 
 
 def joined_definition(pieces: Iterable[PipelineFile]) -> tuple[PipelineFile, ...]:
@@ -142,9 +144,9 @@ def joined_definition(pieces: Iterable[PipelineFile]) -> tuple[PipelineFile, ...
         before = files.get(piece.path.lower(), PipelineFile(path=piece.path, content=""))
         files[piece.path.lower()] = PipelineFile(path=before.path, content=before.content + piece.content)
     if not files:
-        raise Invalid(ClaraCode.DEFINITION_MALFORMED, "a pipeline's definition must have at least one file")
+        raise InvalidValue(ClaraCode.DEFINITION_MALFORMED, "a pipeline's definition must have at least one file")
     if any(not file.path or not file.content.strip() for file in files.values()):
-        raise Invalid(ClaraCode.DEFINITION_MALFORMED, "every file of a definition must have a path and a content")
+        raise InvalidValue(ClaraCode.DEFINITION_MALFORMED, "every file of a definition must have a path and a content")
     return tuple(files.values())
 
 

@@ -13,14 +13,14 @@ from typing import Literal
 
 from dicom_adapter import JobPriority
 from dicom_adapter_clara_client.emulator import rules
-from dicom_adapter_clara_client.emulator.folder import InFolder
-from dicom_adapter_clara_client.emulator.jobs import Jobs
+from dicom_adapter_clara_client.emulator.folder import FolderStore
+from dicom_adapter_clara_client.emulator.jobs import PlatformJobs
 from dicom_adapter_clara_client.emulator.payloads import Payloads
 from dicom_adapter_clara_client.emulator.pipelines import Pipelines
-from dicom_adapter_clara_client.emulator.rest_keys import Keys
+from dicom_adapter_clara_client.emulator.rest_keys import IdempotencyKeys
 from dicom_adapter_clara_client.emulator.rules import ClaraError
-from dicom_adapter_clara_client.emulator.store import InMemory
-from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPipeline, PlatformVersion, Run
+from dicom_adapter_clara_client.emulator.store import MemoryStore
+from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPipeline, PlatformVersion, RunPlan
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
@@ -29,13 +29,13 @@ def utc_now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-class Platform:
+class EmulatedPlatform:
     """Jobs, payloads and pipelines, as the Clara Platform keeps them.
 
     `folder` makes it outlive the process; without one all is in memory, uploads included. `pipelines` names the ids
     that are known from the start, or is "any" for every well-formed one.
 
-        platform = Platform(pipelines="any", run=Run(seconds=2))
+        platform = EmulatedPlatform(pipelines="any", run=RunPlan(seconds=2))
         job = platform.create_job(32 * "a", "ae-lung-20260901120000")
         platform.payloads.upload(job.payload_id, "dcm/1.dcm", [data])  # becomes input/dcm/1.dcm
         platform.jobs.start(job.job_id)
@@ -46,18 +46,18 @@ class Platform:
         *,
         folder: Path | None = None,
         pipelines: Literal["any"] | Iterable[str] = (),
-        run: Run | None = None,
+        run: RunPlan | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        store = InMemory() if folder is None else InFolder(folder)
+        store = MemoryStore() if folder is None else FolderStore(folder)
         lock = RLock()
         known = store.load()
         given = () if pipelines == "any" else _given(pipelines)
         registered = {pipeline.pipeline_id: pipeline for pipeline in (*given, *known.pipelines)}
         self.version = PlatformVersion()
-        self.jobs = Jobs(store, lock, known.jobs, clock, run or Run())
+        self.jobs = PlatformJobs(store, lock, known.jobs, clock, run or RunPlan())
         self.payloads = Payloads(store, lock, known.payloads, self.jobs.state_of)
-        self.keys = Keys(store, lock, known.answers, clock)
+        self.keys = IdempotencyKeys(store, lock, known.answers, clock)
         self.pipelines = Pipelines(store, lock, registered.values(), any_id=pipelines == "any")
 
     def create_job(

@@ -12,7 +12,7 @@ from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, C
 
 
 @frozen(kw_only=True)
-class Known:
+class SavedPlatform:
     """All that a platform knew when it went down."""
 
     jobs: tuple[ClaraJob, ...] = ()
@@ -36,14 +36,14 @@ class Sink(ABC):
         """Let go of what was written. After `keep` nothing happens."""
 
 
-class Store(ABC):
+class PlatformStore(ABC):
     """`Sink.write` and readers run in several threads at once, all else under the platform's lock.
 
     `save_payload` keeps everything but the files, which have ways of their own.
     """
 
     @abstractmethod
-    def load(self) -> Known: ...
+    def load(self) -> SavedPlatform: ...
 
     @abstractmethod
     def save_job(self, job: ClaraJob) -> None: ...
@@ -80,14 +80,14 @@ class Store(ABC):
     def delete_file(self, payload_id: str, name: str) -> None: ...
 
 
-class InMemory(Store):
+class MemoryStore(PlatformStore):
     """Nothing outlives the process."""
 
     def __init__(self) -> None:
         self.data: dict[tuple[str, str], bytes] = {}
 
-    def load(self) -> Known:
-        return Known()
+    def load(self) -> SavedPlatform:
+        return SavedPlatform()
 
     def save_job(self, job: ClaraJob) -> None:
         """The platform has it."""
@@ -125,7 +125,7 @@ class InMemory(Store):
 
 
 class _Buffer(Sink):
-    def __init__(self, store: InMemory) -> None:
+    def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._pieces: list[bytes] = []
 

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from dicom_adapter import JobPriority
 
 
-class JobState(str, Enum):
+class ClaraJobState(str, Enum):
     """How far a job is; it only ever goes on."""
 
     PENDING = "pending"
@@ -20,7 +20,7 @@ class JobState(str, Enum):
     STOPPED = "stopped"
 
 
-class JobStatus(str, Enum):
+class ClaraJobStatus(str, Enum):
     """How a job is; once it is stopped, how it ended."""
 
     HEALTHY = "healthy"
@@ -38,11 +38,11 @@ class PayloadType(str, Enum):
 
 
 @frozen(kw_only=True)
-class Run:
+class RunPlan:
     """How jobs run that are started from now on."""
 
-    seconds: float | None = 0.0  # from start to end; None: until `Platform.finish` or a cancellation
-    status: JobStatus = JobStatus.HEALTHY  # at the end
+    seconds: float | None = 0.0  # from start to end; None: until `EmulatedPlatform.jobs.finish` or a cancellation
+    status: ClaraJobStatus = ClaraJobStatus.HEALTHY  # at the end
     messages: tuple[str, ...] = ()  # at the end
 
 
@@ -56,19 +56,19 @@ class ClaraJob:
     name: str
     priority: JobPriority
     metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may hold DICOM values
-    state: JobState = JobState.PENDING
-    status: JobStatus = JobStatus.HEALTHY
+    state: ClaraJobState = ClaraJobState.PENDING
+    status: ClaraJobStatus = ClaraJobStatus.HEALTHY
     messages: tuple[str, ...] = ()
     created: datetime
     started: datetime | None = None
     stopped: datetime | None = None
     variables: Mapping[str, str] = field(factory=dict)  # that it was started with
     ends: datetime | None = None  # of a running job; None: not by itself
-    run: Run = Run()  # how it ends when `ends` has come
+    run: RunPlan = RunPlan()  # how it ends when `ends` has come
 
 
 @frozen(kw_only=True)
-class StoredFile:
+class PayloadFile:
     """One file of a payload."""
 
     name: str = field(repr=False)  # from the payload's root, such as "input/dcm/1.dcm"; may hold a patient's id
@@ -84,7 +84,7 @@ class ClaraPayload:
     type: PayloadType
     job_id: str | None = None  # of the job that it was made for
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
-    files: tuple[StoredFile, ...] = ()  # by name
+    files: tuple[PayloadFile, ...] = ()  # by name
 
 
 @frozen(kw_only=True)
@@ -123,8 +123,8 @@ class JobFilter:
 
     completed_before: datetime | None = None  # exclusive; leaves out what has not stopped
     created_after: datetime | None = None  # exclusive
-    states: frozenset[JobState] = frozenset()
-    statuses: frozenset[JobStatus] = frozenset()
+    states: frozenset[ClaraJobState] = frozenset()
+    statuses: frozenset[ClaraJobStatus] = frozenset()
     pipeline_ids: frozenset[str] = frozenset()  # of lower case
 
     def takes(self, job: ClaraJob) -> bool:
