@@ -26,7 +26,7 @@ from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import Ledger, schema
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 
 AE_TITLE = "LUNG"
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
@@ -94,7 +94,8 @@ def make(folder: Path, count: int) -> Instances:
     configuration = configure(folder, "grpc", "127.0.0.1:1", 'durability = "process"\n')
     config = load(configuration.read_bytes(), folder=folder, catalogue=catalogue).config
     assert config is not None, "the benchmark's own configuration is good"
-    ledger, storage = open_ledger(config), open_storage(config, catalogue)
+    data_folder = DataFolder.of(config)
+    ledger, storage = data_folder.open_ledger(config.ledger_url), data_folder.open_storage(config.storage, catalogue)
     ledger.migrate()
     store = Store(config, storage, ledger, SystemClock())
     for dataset in _study(count):

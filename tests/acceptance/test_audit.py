@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.runtime import data_folder
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, wait_until_reclaimed, write_study
@@ -104,7 +104,7 @@ def test_the_service_does_not_start_while_a_repair_is_at_work(
 ) -> None:
     """It says why."""
     service.stop()
-    with data_folder.alone(service.configuration.parent / "data") as unused:
+    with DataFolder(service.configuration.parent / "data").exclusive() as unused:
         assert unused
         refused = launch_service(CONFIGURATION)
         with pytest.raises(ServiceEnded, match="`audit --repair` works in"):

@@ -24,7 +24,7 @@ from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.launch import LaunchedService
 from power_loss import strace
 from power_loss.disk import Tree
@@ -192,7 +192,11 @@ class NextStart:
         text = CONFIGURATION.format(backend=self.backend, path=self.folder / DATA, durability=Durability.PROCESS.value)
         config = load(text, folder=self.folder, catalogue=self._catalogue).config
         assert config is not None
-        with closing(open_ledger(config)) as ledger, closing(open_storage(config, self._catalogue)) as storage:
+        data_folder = DataFolder.of(config)
+        with (
+            closing(data_folder.open_ledger(config.ledger_url)) as ledger,
+            closing(data_folder.open_storage(config.storage, self._catalogue)) as storage,
+        ):
             ledger.migrate()
             storage.recover()
             Store(config, storage, ledger, SystemClock()).recover()

@@ -32,7 +32,7 @@ from dicom_adapter.ledger import jobs
 from dicom_adapter.plugins import isolation, registry
 from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, discover
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.simulation.memory import memory_storage
@@ -372,8 +372,9 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
     host_main._tell_plugins(found)
     process = HostProcess(config, found, first=True)
     read_end, write_end = os.pipe()
-    ledger, clock = open_ledger(config), SystemClock()
-    storage = open_storage(config, found.catalogue())
+    data_folder = DataFolder.of(config)
+    ledger, clock = data_folder.open_ledger(config.ledger_url), SystemClock()
+    storage = data_folder.open_storage(config.storage, found.catalogue())
     store = Store(config, storage, ledger, clock)
 
     def receive(ae_title: str) -> None:

@@ -1,69 +1,80 @@
-"""Host and receivers share a data folder; a repair has it for itself."""
+"""Host and receivers share a data folder; a repair uses it alone."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from dicom_adapter.runtime import data_folder
-from dicom_adapter.runtime.data_folder import alone, is_used, share
+from dicom_adapter.runtime.data_folder import DataFolder
 
 
-def test_several_share_a_folder_and_none_has_it_alone(tmp_path: Path) -> None:
-    """Until the last of them lets go."""
-    folder = tmp_path / "data"
-    first, second = share(folder), share(folder)
-    assert first is not None
-    assert second is not None
-    first.close()
-    assert is_used(folder)
-    with alone(folder) as unused:
-        assert not unused
-    second.close()
-    assert not is_used(folder)
+def test_several_processes_share_a_folder_and_none_has_it_alone(tmp_path: Path) -> None:
+    """Until the last one of them has ended."""
+    folder = DataFolder(tmp_path / "data")
+    with ExitStack() as second:
+        with folder.shared() as first_works:
+            second_works = second.enter_context(folder.shared())
+        assert (True, True, True) == (first_works, second_works, folder.is_used)
+        with folder.exclusive() as unused:
+            assert not unused
+    assert not folder.is_used
 
 
-def test_looking_makes_no_file(tmp_path: Path) -> None:
-    """Whoever looks may be another user than the service's."""
-    assert not is_used(tmp_path / "data")
+def test_a_check_creates_no_file(tmp_path: Path) -> None:
+    """It may be made by another user than the service's."""
+    folder = DataFolder(tmp_path / "data")
+    assert (False, False) == (folder.is_used, folder.has_host)
     assert [] == list(tmp_path.iterdir())
 
 
-def test_nobody_begins_while_somebody_has_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_starts_while_another_one_has_the_folder_alone(tmp_path: Path) -> None:
     """Neither a process of the service nor another repair."""
-    monkeypatch.setattr(data_folder, "PAUSE_S", 0)
-    with alone(tmp_path) as unused, alone(tmp_path) as second:
-        assert (True, False) == (unused, second)
-        assert share(tmp_path) is None
-    held = share(tmp_path)
-    assert held is not None
-    held.close()
+    folder = DataFolder(tmp_path, lock_pause_seconds=0)
+    with folder.exclusive() as unused, folder.exclusive() as second, folder.shared() as may_work:
+        assert (True, False, False) == (unused, second, may_work)
+    with folder.shared() as may_work:
+        assert may_work
 
 
-def test_a_look_does_not_keep_the_service_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever finds the folder locked tries again for a moment. Tried: with a single try, a start fails."""
-    looking = alone(tmp_path)
-    looking.__enter__()
-    monkeypatch.setattr("time.sleep", lambda _seconds: looking.__exit__(None, None, None))
-    held = share(tmp_path)
-    assert held is not None
-    held.close()
+def test_there_is_one_host(tmp_path: Path) -> None:
+    """Two would deliver every instance twice. A receiver is no host."""
+    folder = DataFolder(tmp_path, lock_pause_seconds=0)
+    with folder.shared():
+        assert not folder.has_host
+        with folder.as_host() as first, folder.as_host() as second:
+            assert (True, False, True) == (first, second, folder.has_host)
+    assert not folder.has_host
 
 
-def test_a_process_that_is_killed_lets_go(tmp_path: Path) -> None:
-    """Nobody has to clean up."""
+@pytest.mark.parametrize("lock", ["shared", "as_host"])
+def test_a_check_does_not_keep_the_service_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """A process that finds the folder locked tries again for a moment. Tried: with a single try, a start fails."""
+    folder, checking = DataFolder(tmp_path), ExitStack()
+    checking.enter_context(folder.exclusive() if lock == "shared" else folder.as_host())
+    monkeypatch.setattr("time.sleep", lambda _seconds: checking.close())
+    with getattr(folder, lock)() as may_work:
+        assert may_work
+
+
+def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
+    """Without any cleaning up."""
     code = (
-        "from dicom_adapter.runtime.data_folder import share; "
-        f"held = share(__import__('pathlib').Path({str(tmp_path)!r})); print(1)"
+        "import pathlib; from dicom_adapter.runtime.data_folder import DataFolder; "
+        f"used = DataFolder(pathlib.Path({str(tmp_path)!r})).shared(); print(used.__enter__()); input()"
     )
-    program = [sys.executable, "-c", code + "; input()"]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    folder = DataFolder(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None  # it is a pipe
-        assert "1\n" == process.stdout.readline()
-        assert is_used(tmp_path)
+        assert "True\n" == process.stdout.readline()
+        assert folder.is_used
         process.kill()
         process.wait()
-        assert not is_used(tmp_path)
+        assert not folder.is_used

@@ -24,7 +24,7 @@ from dicom_adapter.ledger.balance import Account
 from dicom_adapter.operations.audit import Audit, Kind, Report, Tell
 from dicom_adapter.operations.repair import Mended, Repair
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import alone, is_used, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 
 CANNOT_LOOK = 2
 SHOWN = 20  # findings of a kind; `--json` has more
@@ -77,13 +77,13 @@ def audit(
 
 def _look(config: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
     with _opened(config) as (ledger, storage, used), _progress() as tell:
-        folder = used.storage.path
+        folder = DataFolder.of(used)
         if not repair:
-            look = Audit(ledger, storage, SystemClock(), is_running=lambda: is_used(folder), verify=verify, tell=tell)
+            look = Audit(ledger, storage, SystemClock(), is_running=lambda: folder.is_used, verify=verify, tell=tell)
             return look.look(), []
-        with alone(folder) as unused:
+        with folder.exclusive() as unused:
             if not unused:
-                fail(f"the service, or another repair, works in {folder}: stop it, then repair")
+                fail(f"the service, or another repair, works in {folder.path}: stop it, then repair")
                 raise typer.Exit(CANNOT_LOOK)
             Store(used, storage, ledger, SystemClock()).recover()  # as the next start would
             look = Audit(ledger, storage, SystemClock(), is_running=lambda: False, verify=verify, tell=tell)
@@ -101,7 +101,7 @@ def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Config]]:
     found = read(path)
     config = found.loaded.config
     assert config is not None  # `open_ledger` has checked it
-    storage = open_storage(config, found.plugins.catalogue())
+    storage = DataFolder.of(config).open_storage(config.storage, found.plugins.catalogue())
     try:
         yield ledger, storage, config
     finally:

@@ -30,7 +30,7 @@ from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
 from dicom_adapter.operations.export import export as export_one
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 
 instances = typer.Typer(
     help="List, show, requeue, export and discard instances, through the ledger; the service may run or not.",
@@ -229,8 +229,9 @@ def _chosen(
 
 def _storage(path: Path) -> StorageBackend[Any]:
     found = read(path)
-    assert found.loaded.config is not None  # the ledger was opened with it
-    return open_storage(found.loaded.config, found.plugins.catalogue())
+    config = found.loaded.config
+    assert config is not None  # the ledger was opened with it
+    return DataFolder.of(config).open_storage(config.storage, found.plugins.catalogue())
 
 
 def _operator() -> str:

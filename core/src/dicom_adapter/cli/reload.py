@@ -19,7 +19,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.configurations import Configuration, Leaving, State, Wanted
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import is_used
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.reload.plan import Change, Plan, Tables, compare, to_json
 from dicom_adapter.service.reload.snapshot import Snapshot, snapshot
 
@@ -82,7 +82,7 @@ def _reload(path: Path, apply: bool, removed: Removed, deadline: float) -> Outco
         return Outcome(problems=(*problems, "the service, if it runs, goes on as before"))
     config = found.loaded.config
     assert config is not None  # nothing is wrong with it
-    if not is_used(config.storage.path):
+    if not DataFolder.of(config).is_used:
         return Outcome(problems=(_not_running(path, config),))
     ledger = open_ledger(path)
     try:
@@ -130,7 +130,7 @@ def _running(ledger: Ledger, config: Config, request: Request) -> Configuration:
             running, asked = configurations.running(transaction), configurations.asked(transaction)
         if running is not None and asked is None:
             return running
-        if not is_used(config.storage.path):
+        if not DataFolder.of(config).is_used:
             raise Refused(_not_running(request.path, config))
         if time.monotonic() > request.deadline:
             raise Refused("the service starts, or applies another configuration, for longer than was to be waited for")
@@ -147,7 +147,7 @@ def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: flo
         if asked.state is not State.ASKED:
             problems = (f"applied, but {asked.reason}",) if asked.reason else ()
             return Outcome(plan=plan, applied=number, problems=problems)
-        if not is_used(config.storage.path):
+        if not DataFolder.of(config).is_used:
             why = "the service has ended before it applied it; it takes the file when it is started again"
             return Outcome(plan=plan, problems=(why,))
         if time.monotonic() > deadline:

@@ -13,7 +13,7 @@ import typer
 
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
 from dicom_adapter.plugins.registry import STORAGE
-from dicom_adapter.runtime.data_folder import is_durable
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.reload.snapshot import snapshot
 from dicom_adapter.service.supervisor import Blueprint
 
@@ -78,7 +78,7 @@ def _blueprint(found: Read, path: Path, port: int | None, *, trace_hooks: bool, 
         storage_plugin=provider,
         receivers=config.dicom.receivers,
         ledger_url=config.ledger_url,
-        is_durable=is_durable(config),
+        is_durable=DataFolder.of(config).is_durable,
         log_level=config.log.level.value,
         trace_hooks=trace_hooks,
         stop_with_stdin=stop_with_stdin,

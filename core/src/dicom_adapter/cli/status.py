@@ -33,7 +33,7 @@ from dicom_adapter.operations.status import (
     run_of,
 )
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import host_runs, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 
 NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is what a command called wrongly ends with
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
@@ -85,7 +85,7 @@ def _look(path: Path) -> Report:
     found = read(path)
     config = found.loaded.config
     assert config is not None  # or there was no ledger
-    runs = host_runs(config)
+    runs = DataFolder.of(config).has_host
     with ledger.read() as transaction:
         facts = gather(transaction, config, SystemClock().now())
     ledger.close()
@@ -96,7 +96,7 @@ def _look(path: Path) -> Report:
 
 def _room(config: Config, catalogue: Catalogue) -> Room:
     try:
-        storage = open_storage(config, catalogue)
+        storage = DataFolder.of(config).open_storage(config.storage, catalogue)
         try:
             return Room(capacity=storage.capacity())
         finally:

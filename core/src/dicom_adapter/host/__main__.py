@@ -20,12 +20,7 @@ from dicom_adapter.plugins.measured import Calls
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
-from dicom_adapter.runtime.data_folder import (
-    UNUSABLE,
-    only_host,
-    report_unusable,
-    share,
-)
+from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -47,13 +42,13 @@ def main() -> None:
     calls.tell()
     _tell_plugins(plugins)
     try:
-        with only_host(config.storage.path) as alone:
-            held = share(config.storage.path)  # until this process ends
-            if held is None:
+        folder = DataFolder.of(config)
+        with folder.as_host() as is_host, folder.shared() as may_work:
+            if not may_work:
                 channel.report(
                     "failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done"
                 )
-            elif alone:
+            elif is_host:
                 _run(channel, start, config, plugins)
             else:
                 channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")

@@ -26,7 +26,7 @@ from dicom_adapter.plugins.isolation import close_within
 from dicom_adapter.plugins.leaked_threads import describe_leak
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch, examine, with_slow
 from dicom_adapter.runtime.worker_groups import WorkerGroups, join, names
@@ -52,10 +52,11 @@ class HostProcess:
         self._clock = SystemClock()
         self._groups = WorkerGroups(self._clock)
         self._wake_ups: dict[Part, PartWork] = {}
-        self._storage = open_storage(config, self._catalogue, plugins.trace_storage)
+        folder = DataFolder.of(config)
+        self._storage = folder.open_storage(config.storage, self._catalogue, plugins.trace_storage)
         if first:
             self._storage.recover()  # before the ledger is written: on a full disk, this is what makes room for that
-        self._ledger = open_ledger(config)
+        self._ledger = folder.open_ledger(config.ledger_url)
         self._ledger.migrate()
         whole, leaving = self._with_leaving(config)
         wake = self._groups.wake

@@ -19,12 +19,12 @@ from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
 from dicom_adapter.net.server import Server
 from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.plugins.measured import Calls
-from dicom_adapter.plugins.registry import discover
+from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import UNUSABLE, open_ledger, open_storage, report_unusable, share
+from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
 
@@ -40,16 +40,22 @@ def main() -> None:
     plugins = discover(only=start.plugins, calls=calls)
     whole = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert whole is not None  # the service has checked it
-    shares_port, name = whole.dicom.receivers > 1, receiver_names(whole.dicom.receivers)[start.number - 1]
+    name = receiver_names(whole.dicom.receivers)[start.number - 1]
     config = _own(whole, start)
     logs.configure(style=start.log_style, level=config.log.level, process=name)
     calls.tell()
-    held = share(config.storage.path)  # until this process ends
-    if held is None:
-        channel.report("failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done")
-        return
-    storage = open_storage(config, plugins.catalogue(), plugins.trace_storage)
-    ledger = open_ledger(config)
+    folder = DataFolder.of(config)
+    with folder.shared() as may_work:
+        if may_work:
+            _receive(channel, start, config, plugins, name, shares_port=whole.dicom.receivers > 1)
+        else:
+            channel.report("failed", reason=f"`audit --repair` works in {folder.path}; start when it is done")
+
+
+def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, name: str, *, shares_port: bool) -> None:
+    folder = DataFolder.of(config)
+    storage = folder.open_storage(config.storage, plugins.catalogue(), plugins.trace_storage)
+    ledger = folder.open_ledger(config.ledger_url)
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd, name)
     try:

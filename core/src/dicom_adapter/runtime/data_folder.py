@@ -1,140 +1,139 @@
-"""Opening what receiver and host share: the storage backend and the ledger."""
+"""The data folder of a service: which processes use it, and what they open in it."""
 
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from attrs import frozen
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from dicom_adapter.api.errors import StorageFull, is_lack_of_room
 from dicom_adapter.api.hookspecs import Catalogue
+from dicom_adapter.api.local_disk import sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
-from dicom_adapter.config.model import Config, Durability
+from dicom_adapter.config.model import Config, Durability, Storage
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.channel import Channel
 
-UNUSABLE = (OSError, StorageFull, SQLAlchemyError)  # what a process may meet in the data folder when it begins
-HOST_LOCK = "host.lock"  # in the data folder; held by the host for as long as it runs
+UNUSABLE = (OSError, StorageFull, SQLAlchemyError)  # what a starting process may meet in the data folder
+
+HOST_LOCK = "host.lock"  # locked by the host
+USE_LOCK = "in-use.lock"  # locked by host and receivers, shared, and by a repair, exclusively
+LOCK_TRIES = 10  # a process that only checks a lock holds it for a moment
 
 
-def host_runs(config: Config) -> bool:
-    """Whether there is a host at work in the data folder."""
-    try:
-        with (config.storage.path / HOST_LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+@frozen
+class DataFolder:
+    """A folder, and advisory locks (flock(2)) in it, which the kernel releases when their process ends.
+
+    There are two locks. Every process of the service uses the folder, `shared`; a repair uses it alone, `exclusive`.
+    The host holds another lock, `as_host`: two hosts would deliver every instance twice.
+    """
+
+    path: Path
+    is_durable: bool = True  # acknowledged instances survive a power loss, not only the end of a process
+    lock_pause_seconds: float = 0.1  # between two tries
+
+    @classmethod
+    def of(cls, config: Config) -> DataFolder:
+        """Return the data folder of a configuration."""
+        return cls(config.storage.path, config.storage.durability is Durability.FSYNC)
+
+    # --- locks ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def as_host(self) -> Iterator[bool]:
+        """Be the host until the block ends; False if there is another one."""
+        with self._open(HOST_LOCK) as file:
+            yield self._lock_soon(file, fcntl.LOCK_EX)
+
+    @contextmanager
+    def shared(self) -> Iterator[bool]:
+        """Use the folder together with other processes until the block ends; False while a repair uses it."""
+        with self._open(USE_LOCK) as file:
+            yield self._lock_soon(file, fcntl.LOCK_SH)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Keep all other processes from using the folder until the block ends; False if one uses it already."""
+        with self._open(USE_LOCK) as file:
+            yield _lock(file, fcntl.LOCK_EX)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any process uses the folder. Creates no file, which could belong to another user than the service."""
+        return self._is_locked(USE_LOCK, fcntl.LOCK_EX)
+
+    @property
+    def has_host(self) -> bool:
+        """Whether a host runs in the folder. Creates no file, as `is_used`."""
+        return self._is_locked(HOST_LOCK, fcntl.LOCK_SH)
+
+    def _open(self, name: str) -> IO[str]:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return (self.path / name).open("w")
+
+    def _lock_soon(self, file: IO[str], kind: int) -> bool:
+        for _try in range(LOCK_TRIES):
+            if _lock(file, kind):
+                return True
+            time.sleep(self.lock_pause_seconds)
         return False
-    except BlockingIOError:
-        return True
-    return False
+
+    def _is_locked(self, name: str, kind: int) -> bool:
+        try:
+            with (self.path / name).open() as file:
+                return not _lock(file, kind)
+        except FileNotFoundError:
+            return False
+
+    # --- storage and ledger -----------------------------------------------------------------------------------------
+
+    def open_storage(
+        self,
+        storage: Storage,
+        catalogue: Catalogue,
+        measure: Callable[[StorageBackend[Any]], None] = lambda _backend: None,
+    ) -> StorageBackend[Any]:
+        """Return the configured storage backend, opened in this process. `measure` is applied before it is opened."""
+        self._create()
+        context = StorageContext(path=self.path, durable=self.is_durable)
+        backend = catalogue.storage_backends[storage.backend](storage.settings, context)
+        measure(backend)
+        backend.open()
+        return backend
+
+    def open_ledger(self, url: str) -> Ledger:
+        """Return the ledger. Only the host upgrades its schema."""
+        self._create()
+        return Ledger(url, durable=self.is_durable)
+
+    def _create(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.is_durable:
+            _sync_names_up_to_mount_point(self.path.resolve())
 
 
-def report_unusable(channel: Channel, what: str, failure: Exception) -> None:
-    """Say why a process cannot begin, and whether that may pass; not a statement's values, which are a patient's."""
-    said = failure.orig if isinstance(failure, DBAPIError) else failure
-    channel.report("failed", reason=f"{what}: {said}", may_pass=is_lack_of_room(failure))
+def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
+    """Report why a process cannot start, and whether that is transient.
+
+    The message leaves out the values of SQL statements: they are patient data.
+    """
+    message = failure.orig if isinstance(failure, DBAPIError) else failure
+    channel.report("failed", reason=f"{subject}: {message}", may_pass=is_lack_of_room(failure))
 
 
-def open_storage(
-    config: Config, catalogue: Catalogue, measure: Callable[[StorageBackend[Any]], None] = lambda _backend: None
-) -> StorageBackend[Any]:
-    """The configured storage backend, ready for use in this process. `measure` is given it before it is opened."""
-    _make_folder(config)
-    context = StorageContext(path=config.storage.path, durable=is_durable(config))
-    backend = catalogue.storage_backends[config.storage.backend](config.storage.settings, context)
-    measure(backend)
-    backend.open()
-    return backend
-
-
-def open_ledger(config: Config) -> Ledger:
-    """The configured ledger; its schema is brought up to date by the host alone."""
-    _make_folder(config)
-    return Ledger(config.ledger_url, durable=is_durable(config))
-
-
-def _make_folder(config: Config) -> None:
-    config.storage.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if is_durable(config):
-        _sync_name(config.storage.path.resolve())
-
-
-def _sync_name(folder: Path) -> None:
-    """Make durable that there is this folder, and those that it is in, whoever made them: up to a mount point."""
+def _sync_names_up_to_mount_point(folder: Path) -> None:
+    """Make the names of this folder and of those around it durable, whichever process created them."""
     while not folder.is_mount():
         folder = folder.parent
-        with suppress(PermissionError):  # somebody else's folder, which we may pass through but not read
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def is_durable(config: Config) -> bool:
-    """Whether what was acknowledged survives a power loss, not just the end of a process."""
-    return config.storage.durability is Durability.FSYNC
-
-
-LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.1
-
-
-@contextmanager
-def only_host(folder: Path) -> Iterator[bool]:
-    """Whether this is the only host of that folder: two would deliver every instance twice."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (folder / HOST_LOCK).open("w") as file:
-        yield _lock_soon(file)
-
-
-def _lock_soon(file: IO[str]) -> bool:
-    for _try in range(LOCK_TRIES):
-        if _lock(file, fcntl.LOCK_EX):
-            return True
-        time.sleep(LOCK_PAUSE_SECONDS)  # who only looks whether there is a host holds it for a moment
-    return False
-
-
-LOCK = "in-use.lock"  # in the data folder
-TRIES, PAUSE_S = 10, 0.1  # who only looks whether the folder is in use holds the lock for a moment
-
-
-def share(folder: Path) -> IO[str] | None:
-    """Say that this process works in the folder, for as long as the result is not closed; None while a repair does."""
-    file = _open(folder)
-    for _try in range(TRIES):
-        if _lock(file, fcntl.LOCK_SH):
-            return file
-        time.sleep(PAUSE_S)
-    file.close()
-    return None
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Whether no other process works in the folder; if so, none begins before the block ends."""
-    with _open(folder) as file:
-        yield _lock(file, fcntl.LOCK_EX)
-
-
-def is_used(folder: Path) -> bool:
-    """Whether any process works in the folder. Makes no file: it might belong to another user than the service's."""
-    try:
-        with (folder / LOCK).open() as file:
-            return not _lock(file, fcntl.LOCK_EX)
-    except FileNotFoundError:
-        return False
-
-
-def _open(folder: Path) -> IO[str]:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return (folder / LOCK).open("w")
+        with suppress(PermissionError):  # another user's folder, which may be passed through but not read
+            sync_folder(folder)
 
 
 def _lock(file: IO[str], kind: int) -> bool:

@@ -26,7 +26,7 @@ from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.registry import Plugins
-from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Leaving()
@@ -61,9 +61,10 @@ class SimulatedAdapter:
         self._begin()
 
     def _begin(self) -> None:
-        self.ledger = open_ledger(self.config)
+        folder = DataFolder.of(self.config)
+        self.ledger = folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
-        self.storage = open_storage(self.config, self._plugins.catalogue())
+        self.storage = folder.open_storage(self.config.storage, self._plugins.catalogue())
         self._store = Store(self.config, self.storage, self.ledger, self.clock)
         self.host = Host(
             self.config,

@@ -9,21 +9,21 @@ found in `incoming` after a crash was never acknowledged.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
 import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
 from dicom_adapter.api.declare import NoSettings
-from dicom_adapter.api.errors import StorageFull, StoredObjectMissing
+from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.local_disk import no_space_is_storage_full, raise_if_no_space, sync_folder
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
 
@@ -32,7 +32,7 @@ SHARDS = 256  # folders, named by the first two digits of their keys: no folder 
 FOLDER_MODE = 0o700  # patient data: the service's own user and nobody else
 FILE_MODE = 0o600
 OPEN_LIMIT = 64  # unsynced files whose descriptor is kept for the fsync; beyond it they are opened a second time
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SUBJECT = "file storage"  # of error messages
 
 
 class FileStorage(StorageBackend[NoSettings]):
@@ -50,16 +50,16 @@ class FileStorage(StorageBackend[NoSettings]):
 
     def open(self) -> None:
         shards = [self._root / f"{number:02x}" for number in range(SHARDS)]
-        with _no_room_is_storage_full():
+        with no_space_is_storage_full(SUBJECT):
             self.context.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             for folder in (self._root, self._incoming, *shards):
                 folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
                 # From here on `sync` need not ask whether a shard's own name is durable, whichever process made it.
                 for folder in (self._root, self.context.path):
-                    _sync_folder(folder)
+                    sync_folder(folder)
                 with suppress(PermissionError):  # somebody else's folder, which we may pass through but not read
-                    _sync_folder(self.context.path.parent)
+                    sync_folder(self.context.path.parent)
 
     def recover(self) -> None:
         if not self._incoming.is_dir():
@@ -73,7 +73,7 @@ class FileStorage(StorageBackend[NoSettings]):
         # Keys made between two syncs share a shard, so that one fsync of a folder serves a whole batch: measured on
         # ext4, batches of 16 files of 4 KiB take 4.1 ms so, and 7.6 ms when every key picks its own shard.
         key = f"{self._shard:02x}{uuid4().hex[2:]}"
-        with _no_room_is_storage_full():
+        with no_space_is_storage_full(SUBJECT):
             return FileWriter(self, _PartFile(key, self._incoming / f"{key}.part"))
 
     def sync(self, keys: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class FileStorage(StorageBackend[NoSettings]):
         self._shard = (self._shard + 1) % SHARDS
         parts = self._claim(places)
         try:
-            with _no_room_is_storage_full():
+            with no_space_is_storage_full(SUBJECT):
                 self._publish(parts, places)
         except BaseException:
             for key, part in parts.items():
@@ -149,7 +149,7 @@ class FileStorage(StorageBackend[NoSettings]):
             part.path.replace(places[key])
         if self.context.durable:
             for folder in {place.parent for place in places.values()}:
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def _place(self, key: str) -> Path:
         """The final name for `key`; nothing but a key that this backend could have made becomes a path."""
@@ -199,7 +199,7 @@ class FileWriter(InstanceWriter):
     def _give_up(self, error: BaseException) -> None:
         self._ended = True
         self._part.remove()
-        _raise_if_no_room(error)
+        raise_if_no_space(error, SUBJECT)
 
 
 class _PartFile:
@@ -240,30 +240,8 @@ def _keys_in(shard: Path) -> Iterator[str]:
                 yield key
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _missing(key: str) -> StoredObjectMissing:
     return StoredObjectMissing(f"storage key {key[:40]!r}: the file storage has no such object; it was deleted or lost")
-
-
-@contextmanager
-def _no_room_is_storage_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        _raise_if_no_room(error)
-        raise
-
-
-def _raise_if_no_room(error: BaseException) -> None:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        raise StorageFull(f"file storage: {error.strerror}; free some room or give it a larger disk") from error
 
 
 @hookimpl

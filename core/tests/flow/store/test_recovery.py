@@ -28,7 +28,7 @@ from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import Ledger, events, instances, receiver_runs
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
-from dicom_adapter.runtime.data_folder import open_ledger, open_storage
+from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.storage.local import backend
 from dicom_adapter.storage.local.backend import LocalStorage
 from dicom_adapter.storage.local.segment import Segment
@@ -77,9 +77,10 @@ class Process:
         assert loaded.config is not None, loaded.problems
         self.config: Config = loaded.config
         self.folder = folder / "data"
-        self.ledger: Ledger = open_ledger(self.config)
+        data_folder = DataFolder.of(self.config)
+        self.ledger: Ledger = data_folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
-        self.storage: StorageBackend[Any] = open_storage(self.config, catalogue)
+        self.storage: StorageBackend[Any] = data_folder.open_storage(self.config.storage, catalogue)
         self.store = Store(self.config, self.storage, self.ledger, clock)
 
     def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> Arrival:

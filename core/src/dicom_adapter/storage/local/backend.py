@@ -16,7 +16,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 from uuid import uuid4
 
@@ -25,11 +24,12 @@ import structlog
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import hookimpl
+from dicom_adapter.api.local_disk import no_space_is_storage_full, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.segment import BLOCK, MOST_PIECES, RECORD, Record, Segment
-from dicom_adapter.storage.local.writer import SUFFIX, Buffer, Buffers, LocalWriter, Written, no_room_is_storage_full
+from dicom_adapter.storage.local.writer import SUBJECT, SUFFIX, Buffer, Buffers, LocalWriter, Written
 
 log = structlog.get_logger("dicom_adapter.storage")
 
@@ -55,13 +55,13 @@ class LocalStorage(StorageBackend[NoSettings]):
         self._lock = threading.Lock()  # guards these three and all that a `Written` says
 
     def open(self) -> None:
-        with no_room_is_storage_full():
+        with no_space_is_storage_full(SUBJECT):
             self.context.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             self._root.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
                 for folder in (self.context.path, self.context.path.parent):
                     with suppress(PermissionError):  # somebody else's folder, which we may pass through but not read
-                        _sync_folder(folder)
+                        sync_folder(folder)
 
     def recover(self) -> None:
         for path in sorted(self._root.glob(f"*{SUFFIX}")):
@@ -93,7 +93,7 @@ class LocalStorage(StorageBackend[NoSettings]):
                 if not written.is_full:
                     written.in_use = True
                     return written
-        with no_room_is_storage_full():
+        with no_space_is_storage_full(SUBJECT):
             written = Written(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
         with self._lock:
             self._written[written.name] = written
@@ -170,7 +170,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     @contextmanager
     def _whole(self, written: Written) -> Iterator[None]:
         """What fails in here leaves behind nobody knows what: a later success may not say that it is there."""
-        with no_room_is_storage_full():
+        with no_space_is_storage_full(SUBJECT):
             if written.error:
                 raise OSError(written.error, os.strerror(written.error))
             try:
@@ -218,7 +218,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     def _make_durable(self, written: Written) -> None:
         os.fdatasync(written.segment.descriptor)
         if not written.is_named:
-            _sync_folder(self._root)
+            sync_folder(self._root)
             written.is_named = True
 
     def _sync_again(self, name: str, starts: Sequence[int]) -> None:
@@ -228,9 +228,9 @@ class LocalStorage(StorageBackend[NoSettings]):
             for start in starts:
                 _require(segment, name, start)
             if self.context.durable:
-                with no_room_is_storage_full():
+                with no_space_is_storage_full(SUBJECT):
                     os.fdatasync(segment.descriptor)
-                    _sync_folder(self._root)
+                    sync_folder(self._root)
         finally:
             segment.close()
 
@@ -436,14 +436,6 @@ def _missing(key: str) -> StoredObjectMissing:
     return StoredObjectMissing(
         f"storage key {key[:44]!r}: the local storage has no such object; it was deleted or lost"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 from attrs import define, field
 
-from dicom_adapter.api.errors import StorageFull
+from dicom_adapter.api.local_disk import raise_if_no_space
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.segment import BLOCK, RECORD, Record, Segment, with_checksum, write_all
@@ -22,7 +21,7 @@ HELD_AT_LEAST = 1 << 16  # however many are written at the same time
 HELD_TOGETHER = 32 << 20  # of all files that have more than that
 RECOVERY_RECORD_BYTES = 4000  # at most
 SPARE = 64  # buffers of each size that are kept for who comes next
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+SUBJECT = "local storage"  # of error messages
 
 Buffer: TypeAlias = memoryview  # of whole blocks, which lie in memory where blocks begin
 
@@ -195,7 +194,7 @@ class LocalWriter(InstanceWriter):
             yield
         except BaseException as error:
             self._give_back()
-            raise_if_no_room(error)
+            raise_if_no_space(error, SUBJECT)
             raise
 
     def _give_back(self) -> None:
@@ -246,17 +245,3 @@ class _Place:
             self._segment.truncate(self._start)
         except OSError:
             self.written.is_full = True  # with rubbish at its end, which the next start takes away
-
-
-@contextmanager
-def no_room_is_storage_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise_if_no_room(error)
-        raise
-
-
-def raise_if_no_room(error: BaseException) -> None:
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        raise StorageFull(f"local storage: {error.strerror}; free some room or give it a larger disk") from error
