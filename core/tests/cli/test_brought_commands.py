@@ -45,15 +45,15 @@ def bringing(hook: Callable[[], Any], name: str) -> Plugin:
         (lambda: time.sleep(60), "it did not return within 0.2 seconds"),
         (lambda: None, "TypeError: 'NoneType' object is not iterable"),
         (lambda: [hello, 7], "AttributeError: "),
-        (lambda: [run], "there is a command `run` already; the plugin has to call its own otherwise"),
-        (lambda: iter(lambda: hello, None), "TypeError: it gives more than 1000 things"),
+        (lambda: [run], "there is a command `run` already; the plugin must use another name"),
+        (lambda: iter(lambda: hello, None), "TypeError: it returned more than 1000 results"),
     ],
 )
 def test_a_plugin_whose_commands_cannot_be_used_is_named_and_costs_no_other(
     hook: Callable[[], Any], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Help and all other commands go on. Tried: adding them as they come."""
-    monkeypatch.setattr(registry, "BRING_SECONDS", 0.2)
+    monkeypatch.setattr(registry, "LATE_HOOK_SECONDS", 0.2)
     app = typer.Typer()
     app.callback()(lambda: None)
     add_commands(app, load([bringing(hook, "bad"), bringing(lambda: [hello], "good")]), {"run"})

@@ -245,8 +245,8 @@ def log_book() -> Iterator[LogBook]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for half a minute."""
     monkeypatch.setattr(registry, "LOAD_SECONDS", 2 * SHORT_S)
-    monkeypatch.setattr(registry, "BRING_SECONDS", SHORT_S)
-    monkeypatch.setattr(isolation, "PLUGIN_SECONDS", SHORT_S)
+    monkeypatch.setattr(registry, "LATE_HOOK_SECONDS", SHORT_S)
+    monkeypatch.setattr(isolation, "CALL_SECONDS", SHORT_S)
     monkeypatch.setattr(isolation, "CLOSE_SECONDS", SHORT_S)
     monkeypatch.setattr(servers, "SERVER_STOP_SECONDS", SHORT_S)
     limited = (PartKind.LANE, PartKind.SUBMITTER, PartKind.STATUS_WATCH, PartKind.OBSERVER, PartKind.SERVER)

@@ -154,7 +154,7 @@ def test_a_submitter_that_cannot_be_made_costs_its_own_ae_titles_only(
     reason: str,
 ) -> None:
     """They are refused with the reason, what they hold waits, and the others go on."""
-    monkeypatch.setattr(isolation, "PLUGIN_SECONDS", 0.05)
+    monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
     adapter = make_adapter(TWO_SUBMITTERS, bad_submitter(constructor))
     assert LaneState.STOPPED is adapter.lanes["LIVER"].state
     assert adapter.lanes["LIVER"].reason.startswith(f"submitter 'bad' cannot be made: {reason}")
@@ -170,7 +170,7 @@ def test_a_processor_that_cannot_describe_its_settings_costs_its_own_ae_titles_o
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, describe: Callable[..., Any]
 ) -> None:
     """They are refused with the reason, and the others go on."""
-    monkeypatch.setattr(isolation, "PLUGIN_SECONDS", 0.05)
+    monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
     members = {"name": "bad", "describe": classmethod(describe), "handle_instance": leave}
     bad = type("Bad", (JobProcessorBase,), members)
     adapter = make_adapter(TWO_PROCESSORS, Plugin(SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [bad]))))

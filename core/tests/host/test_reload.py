@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from dicom_adapter import JobPriority, JobProcessorBase, JobState, Refused, Submitter, hookimpl
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.ledger.schema import LaneState
+from dicom_adapter.plugins.measured import unwrap
 from dicom_adapter.testing import Adapter, Plugin
 from dicom_adapter_clara_client import FakeSubmitter
 
@@ -28,11 +29,11 @@ CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetada
 
 
 def processor(adapter: Adapter, ae_title: str) -> Any:
-    return adapter.host._serving.lanes[ae_title]._lane._incumbent.processor
+    return unwrap(adapter.host._serving.lanes[ae_title]._lane._incumbent.processor)
 
 
 def submitter(adapter: Adapter) -> Any:
-    return adapter.host._platforms._platforms["platform"].submission._submitter
+    return unwrap(adapter.host._platforms._platforms["platform"].submission._submitter)
 
 
 def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
@@ -73,9 +74,9 @@ def test_who_may_call_and_what_goes_along_is_no_reason_to_build_a_processor_anew
 def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: MakeAdapter) -> None:
     """The processor, its timers, and the submitter."""
     adapter = make_adapter(BOTH)
-    calls = adapter._plugins.calls
+    calls = adapter._plugins.statistics
     calls.trace = True
-    calls.tell()
+    calls.flush_log()
     adapter.reload(SLOWER.replace(PLATFORM, RETRIES))
     with capture_logs() as logged:
         adapter.receive(make_instance(), ae_title="LUNG")

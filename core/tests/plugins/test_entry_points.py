@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dicom_adapter.api.hookspecs import API_VERSION
 from dicom_adapter.cli import app
-from dicom_adapter.plugins.entry_points import VARIABLE, misfit, version_of
+from dicom_adapter.plugins.entry_points import VARIABLE, version_mismatch, version_of
 from dicom_adapter.plugins.registry import discover
 
 NEXT = f"dicom_adapter.v{API_VERSION + 1}"
@@ -99,8 +99,10 @@ def test_a_plugin_for_newer_hooks_is_refused_by_name_and_not_imported(site: Path
 def test_a_plugin_for_older_hooks_is_to_be_upgraded(site: Path) -> None:
     """The other way round."""
     install(site, "outdated", "raise SystemExit('imported')", "dicom_adapter.v0")
-    assert problems_of("outdated") == [misfit("dicom_adapter.v0")]
-    assert misfit("dicom_adapter.v0").endswith("upgrade the plugin, or install an older version of dicom-adapter")
+    assert problems_of("outdated") == [version_mismatch("dicom_adapter.v0")]
+    assert version_mismatch("dicom_adapter.v0").endswith(
+        "upgrade the plugin, or install an older version of dicom-adapter"
+    )
 
 
 def test_of_a_plugin_for_several_versions_the_one_that_fits_is_taken(site: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is called of plugins is measured, and told when it is slow or when everything is."""
+"""Calls of plugins are measured: slow calls are logged and shown, and all calls are logged on request."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from structlog.testing import capture_logs
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.ledger.health import PartState
 from dicom_adapter.plugins.measured import (
-    KEPT,
+    LOG_EVERY_SECONDS,
+    MAX_BUFFERED,
     REMEMBERED_SECONDS,
     SLOW_SECONDS,
-    TELL_EVERY_SECONDS,
-    Called,
-    Calls,
-    Maker,
+    CallStatistics,
+    MeasuredCaller,
+    MeasuredFactory,
     measure,
+    unwrap,
 )
 from dicom_adapter.runtime.parts import lane_part
 from dicom_adapter.runtime.watch import PartFinding, with_slow
 
 LIMIT = SLOW_SECONDS["handle_instance"]
+PLUGIN = "plugin 'x' of acme-x 1.0"
+LUNG = lane_part("LUNG")
 
 
 class Time:
-    """A clock that calls move."""
+    """A clock that the measured functions advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -37,7 +40,7 @@ class Time:
         return self.now
 
     def taking(self, seconds: float) -> Callable[[], str]:
-        """A function that takes so long."""
+        """Return a function that takes `seconds`."""
 
         def function() -> str:
             self.now += seconds
@@ -51,146 +54,164 @@ def time() -> Time:
     return Time()
 
 
-def tracing(time: Time, *, trace: bool = False) -> tuple[Calls, Called]:
-    calls = Calls(trace=trace, monotonic=time)
-    calls.tell()
-    return calls, calls.of("plugin 'x' of acme-x 1.0", lane_part("LUNG"))
+def make_caller(time: Time, *, trace: bool = False) -> tuple[CallStatistics, MeasuredCaller]:
+    statistics = CallStatistics(trace=trace, monotonic=time)
+    statistics.flush_log()
+    return statistics, statistics.caller(PLUGIN, LUNG)
 
 
 def test_a_slow_call_is_logged_and_shown_with_plugin_and_hook(time: Time) -> None:
-    """And what it answers is the caller's."""
-    calls, called = tracing(time)
+    """The caller gets the result of the call all the same."""
+    statistics, caller = make_caller(time)
     with capture_logs() as logged:
-        assert "answer" == called("handle_instance", time.taking(LIMIT + 0.25))
+        assert "answer" == caller("handle_instance", time.taking(LIMIT + 0.25))
     assert [
         {
             "event": "hook_slow",
             "log_level": "warning",
-            "plugin": "plugin 'x' of acme-x 1.0",
+            "plugin": PLUGIN,
             "hook": "handle_instance",
-            "part": "AE title LUNG",
+            "part": str(LUNG),
             "seconds": LIMIT + 0.25,
             "limit": LIMIT,
             "times": 1,
         }
     ] == logged
-    expected = "handle_instance of plugin 'x' of acme-x 1.0 took up to 1.2 s, more than 1 s, once of late"
-    assert {lane_part("LUNG"): expected} == calls.slow()
+    expected = "handle_instance of plugin 'x' of acme-x 1.0 took up to 1.2 s, more than 1 s, once recently"
+    assert {LUNG: expected} == statistics.slow_calls()
 
 
-def test_a_call_in_time_is_not_told_of(time: Time) -> None:
-    """Neither in the log nor in `status`."""
-    calls, called = tracing(time)
+def test_a_call_within_the_limit_is_not_reported(time: Time) -> None:
+    """It appears neither in the log nor in `status`."""
+    statistics, caller = make_caller(time)
     with capture_logs() as logged:
-        called("handle_instance", time.taking(LIMIT))
-    assert ([], {}) == (logged, calls.slow())
+        caller("handle_instance", time.taking(LIMIT))
+    assert ([], {}) == (logged, statistics.slow_calls())
 
 
-def test_what_is_slow_all_the_time_is_logged_once_a_minute(time: Time) -> None:
-    """With how often it was, so that the log does not fill up. Tried: a line for each."""
-    calls, called = tracing(time)
+def test_frequent_slow_calls_are_logged_once_a_minute(time: Time) -> None:
+    """The line has the number of calls, and the log does not fill up. Tried: one line for each call."""
+    statistics, caller = make_caller(time)
     with capture_logs() as logged:
         for _number in range(3):
-            called("handle_instance", time.taking(LIMIT + 1))
-        time.now += TELL_EVERY_SECONDS
-        called("handle_instance", time.taking(LIMIT + 2))
+            caller("handle_instance", time.taking(LIMIT + 1))
+        time.now += LOG_EVERY_SECONDS
+        caller("handle_instance", time.taking(LIMIT + 2))
     assert [1, 3] == [entry["times"] for entry in logged]
-    assert "took up to 3.0 s, more than 1 s, 4 times of late" in calls.slow()[lane_part("LUNG")]
+    assert "took up to 3.0 s, more than 1 s, 4 times recently" in statistics.slow_calls()[LUNG]
 
 
-def test_what_was_slow_once_is_forgotten(time: Time) -> None:
-    """`status` is green again, and counts anew."""
-    calls, called = tracing(time)
-    called("handle_instance", time.taking(LIMIT + 9))
+def test_a_slow_call_is_forgotten_after_a_while(time: Time) -> None:
+    """The part is ok again, and counting starts from zero."""
+    statistics, caller = make_caller(time)
+    caller("handle_instance", time.taking(LIMIT + 9))
     time.now += REMEMBERED_SECONDS + 1
-    assert {} == calls.slow()
-    called("handle_instance", time.taking(LIMIT + 1))
-    assert "took up to 2.0 s, more than 1 s, once of late" in calls.slow()[lane_part("LUNG")]
+    assert {} == statistics.slow_calls()
+    caller("handle_instance", time.taking(LIMIT + 1))
+    assert "took up to 2.0 s, more than 1 s, once recently" in statistics.slow_calls()[LUNG]
 
 
-def test_every_call_is_logged_with_its_outcome_when_that_is_asked_for(time: Time) -> None:
-    """What it raised, by kind and place and without its message, which may quote a patient."""
-    _calls, called = tracing(time, trace=True)
+def test_every_call_is_logged_with_its_outcome_on_request(time: Time) -> None:
+    """An exception is logged by type and location, without its message, which may contain patient data."""
+    _statistics, caller = make_caller(time, trace=True)
     with capture_logs() as logged:
-        called("open", time.taking(0.5))
+        caller("open", time.taking(0.5))
         with pytest.raises(ZeroDivisionError):
-            called("close", lambda: 1 / 0)
-    assert [("hook_called", "open", 0.5, "returned")] == [_told(entry) for entry in logged[:1]]
-    assert logged[1]["outcome"].startswith("ZeroDivisionError at ")
+            caller("close", lambda: 1 / 0)
+    returned, raised = logged
+    shown = ("event", "hook", "seconds", "outcome")
+    assert ("hook_called", "open", 0.5, "returned") == tuple(returned[field] for field in shown)
+    assert raised["outcome"].startswith("ZeroDivisionError at ")
     assert "division by zero" not in str(logged)
 
 
-def _told(entry: object) -> tuple[object, ...]:
-    assert isinstance(entry, dict)
-    return entry["event"], entry["hook"], entry["seconds"], entry["outcome"]
-
-
-def test_what_happens_before_logging_is_set_up_is_told_afterwards(time: Time) -> None:
-    """Plugins are loaded before the configuration says how to log; the newest are kept."""
-    calls = Calls(trace=True, monotonic=time)
-    called = calls.of("plugin 'x'", "plugins")
+def test_calls_before_logging_is_configured_are_logged_afterwards(time: Time) -> None:
+    """Plugins are loaded before the configuration of the log is known. The newest lines are kept."""
+    statistics = CallStatistics(trace=True, monotonic=time)
+    caller = statistics.caller("plugin 'x'", LUNG)
     with capture_logs() as logged:
-        for number in range(KEPT + 1):
-            called(f"load {number}", time.taking(0))
+        for number in range(MAX_BUFFERED + 1):
+            caller(f"load {number}", time.taking(0))
         assert [] == logged
-        calls.tell()
-    assert ("load 1", KEPT) == (logged[0]["hook"], len(logged))
+        statistics.flush_log()
+    assert ("load 1", MAX_BUFFERED) == (logged[0]["hook"], len(logged))
 
 
 class Plain:
-    """Something that a plugin brings."""
+    """An object of a plugin."""
 
-    made: ClassVar[int] = 0
+    constructed: ClassVar[int] = 0
 
     def __init__(self, answer: int) -> None:
         self.answer = answer
-        type(self).made += 1
+        type(self).constructed += 1
 
     def work(self, more: int, *, most: int) -> int:
         return min(self.answer + more, most)
 
-    def call_at(self, _when: object, callback: Callable[[], object]) -> Callable[[], object]:
-        return callback
+    def work_twice(self) -> int:
+        return self.work(1, most=9) + self.work(1, most=9)
 
 
-def test_an_object_is_measured_in_its_methods_and_its_class_stays_what_it_is(time: Time) -> None:
-    """What it is given to call later is measured too. Tried: a measured subclass, and `type(self)` was another."""
-    _calls, called = tracing(time, trace=True)
-    before = Plain.made
+def test_the_methods_of_an_object_are_measured_and_the_object_is_not_touched(time: Time) -> None:
+    """Only calls from outside are measured. Tried: a measured subclass, which changes `type(self)`."""
+    _statistics, caller = make_caller(time, trace=True)
+    before = Plain.constructed
     with capture_logs() as logged:
-        made = Maker(Plain, called, ["work"], ["call_at"])(1)
-        assert 3 == made.work(2, most=9)
-        assert "answer" == made.call_at(None, time.taking(0))()
-    assert ["__init__", "work", "timer"] == [entry["hook"] for entry in logged]
-    assert (Plain, before + 1) == (type(made), Plain.made)
+        measured = MeasuredFactory(Plain, caller, ["work"])(1)
+        assert 3 == measured.work(2, most=9)
+        assert (1, 4) == (measured.answer, measured.work_twice())
+    assert ["__init__", "work"] == [entry["hook"] for entry in logged]
+    target = unwrap(measured)
+    assert (Plain, {"answer": 1}, before + 1) == (type(target), vars(target), Plain.constructed)
+    assert target is unwrap(target)
 
 
-def test_an_object_that_refuses_to_be_changed_is_measured_too(time: Time) -> None:
-    """A frozen attrs class; and what an object has put in the place of a method stays."""
+def test_attributes_that_are_set_reach_the_object(time: Time) -> None:
+    """The proxy has no state of its own."""
+    target = Plain(1)
+    measured = measure(target, make_caller(time)[1], ["work"])
+    measured.answer = 5
+    assert 5 == target.answer
 
-    @frozen(slots=False)
+
+def test_a_method_that_is_replaced_in_the_class_is_replaced_in_the_proxy(
+    time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests replace methods of classes that have instances already. Tried: methods bound when the proxy is made."""
+    measured = measure(Plain(1), make_caller(time)[1], ["work"])
+    monkeypatch.setattr(Plain, "work", lambda _self, _more, *, most: most)
+    assert 9 == measured.work(2, most=9)
+
+
+def test_an_object_that_cannot_be_changed_is_measured_too(time: Time) -> None:
+    """A frozen class with slots. Tried: measuring methods set on the object."""
+
+    @frozen
     class Frozen:
         own: Callable[[], str]
 
         def work(self) -> str:
             return "worked"
 
-    _calls, called = tracing(time, trace=True)
+    _statistics, caller = make_caller(time, trace=True)
     with capture_logs() as logged:
-        made = measure(Frozen(lambda: "its own"), called, ["own", "work"])
-        assert ("its own", "worked") == (made.own(), made.work())
-    assert ["work"] == [entry["hook"] for entry in logged]
+        measured = measure(Frozen(lambda: "its own"), caller, ["own", "work"])
+        assert ("its own", "worked") == (measured.own(), measured.work())
+    assert ["own", "work"] == [entry["hook"] for entry in logged]
 
 
-def test_what_measures_does_not_show_among_the_places_of_an_error(time: Time) -> None:
-    """There are three of them, which are worth more. Tried: all frames."""
-    with pytest.raises(ZeroDivisionError) as caught:
-        tracing(time)[1]("work", lambda: 1 / 0)
+def test_the_frames_that_measure_are_not_shown_among_the_locations_of_an_error(time: Time) -> None:
+    """An error shows three locations, and those of the plugin matter. Tried: all frames."""
+    measured = measure(Plain(1), make_caller(time)[1], ["work"])
+    with pytest.raises(TypeError) as caught:
+        measured.work("text", most=9)  # type: ignore[arg-type]
+    assert "test_measured.py" in describe_failure(caught.value)
     assert " measured.py:" not in describe_failure(caught.value)
 
 
 def test_a_part_that_works_is_degraded_while_a_plugin_is_slow_in_it() -> None:
-    """One that fails or hangs stays what it is, which is worse."""
+    """A part that fails or hangs keeps its state, which is worse."""
     hanging = PartFinding(state=PartState.HANGS, reason="hangs")
     a, b, c = map(lane_part, "ABC")
     found = with_slow({a: PartFinding(), b: hanging, c: PartFinding()}, {a: "slow", b: "slow"})

@@ -216,7 +216,7 @@ def interrupted_generator() -> Any:
         (lambda: [Good(NoSettings(), SimpleNamespace())], "which is not a class that extends JobProcessorBase"),
         (lambda: [int], "which is not a class that extends JobProcessorBase"),
         (lambda: [Submitter], "which is not a class that extends JobProcessorBase"),
-        (lambda: [named("")], "Named has no `name`, by which the configuration could choose it"),
+        (lambda: [named("")], "Named has no `name`, by which the configuration selects it"),
         (lambda: [type("Nameless", (JobProcessorBase,), {})], "Nameless has no `name`"),
         (lambda: [named(7)], "Named has no `name`"),  # type: ignore[arg-type] # the mistake under test
     ],

@@ -1,7 +1,7 @@
 """Errors in families, by what the caller should do: retry, give up, or refuse the input.
 
-Messages name the subject, the rule that was broken and the next step. They never carry patient data, because they
-end up in logs and in the ledger.
+Messages name the subject, the broken rule and the next step. They never contain patient data, because they are written
+to logs and to the ledger.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import errno
 import traceback
 from pathlib import Path
 
-# What every call of a plugin goes through tells nobody anything.
-MEASURING = str(Path(__file__).parents[1] / "plugins" / "measured.py")
+SHOWN_FRAMES = 3  # of a traceback, the innermost
 
 
 class DicomAdapterError(Exception):
-    """Everything that dicom-adapter and its plugins raise on purpose."""
+    """Base class of all errors that dicom-adapter and its plugins raise on purpose."""
 
 
 # --- retry: the same call may succeed later -------------------------------------------------------------------------
 
 
 class Retriable(DicomAdapterError):
-    """The call failed for a reason that may pass: the core tries again with back-off.
+    """A transient failure: the core retries the call with back-off.
 
-    From a processor, it says that what the processor itself needs is not there: the turn is taken again, and no
-    instance and no lane is given up for that.
+    Raised by a processor if a resource that it needs is not available. The turn is repeated until it succeeds; no
+    instance is quarantined and the lane is not stopped because of it.
     """
 
 
@@ -33,34 +32,34 @@ class Retriable(DicomAdapterError):
 
 
 class Permanent(DicomAdapterError):
-    """The call can never succeed as it is: the job is faulted at once and an operator sees it."""
+    """A failure that a retry cannot fix: the job becomes faulted at once, and operators see it."""
 
 
 class StoredObjectMissing(Permanent):
-    """A storage key names nothing in the storage backend."""
+    """The storage backend has no object with this storage key."""
 
 
 # --- refuse: the input is what is wrong -----------------------------------------------------------------------------
 
 
 class Refused(DicomAdapterError):
-    """What was given cannot be taken; nothing was kept or changed."""
+    """The input cannot be accepted; nothing was stored or changed."""
 
 
 class Unprocessable(Refused):
-    """Raised by a processor: it can never take this instance. The host quarantines it with the message as reason."""
+    """Raised by a processor that can never handle the instance. The host quarantines it with the message as reason."""
 
 
 class IllegalTransition(Refused):
-    """A job was asked for a step that its state does not allow."""
+    """A step of a job that the state of the job does not allow."""
 
 
 class StorageFull(Refused):
-    """The storage backend has no room for the data set (answered as DICOM *out of resources*, 0xA700)."""
+    """The storage backend has no space for the data set. C-STORE status: *out of resources*, 0xA700 (PS3.4 B.2.3)."""
 
 
 class ConfigurationError(Refused):
-    """The configuration cannot be used. `problems` lists everything that is wrong with it, not just the first."""
+    """The configuration cannot be used. `problems` lists all problems, not only the first one."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -68,9 +67,13 @@ class ConfigurationError(Refused):
 
 
 def describe_failure(error: BaseException) -> str:
-    """The kind of an error and the innermost places where it happened. Not its message: that may quote a patient."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != MEASURING][-3:]
-    where = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    """Return the type of an error and its innermost locations, but not its message, which may contain patient data.
+
+    Frames of modules with `__plumbing__ = True` are omitted: they are on the path of every call.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    shown = [(frame.f_code, line) for frame, line in frames if not frame.f_globals.get("__plumbing__")][-SHOWN_FRAMES:]
+    where = " > ".join(f"{Path(code.co_filename).name}:{line} {code.co_name}" for code, line in shown)
     return f"{type(error).__name__} at {where}" if where else type(error).__name__
 
 

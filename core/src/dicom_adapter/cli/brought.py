@@ -16,7 +16,7 @@ from dicom_adapter.runtime.deadline import TookTooLong
 
 def add_commands(app: typer.Typer, found: Plugins, own: Collection[str]) -> None:
     """Add what plugins bring. Those of a plugin that cannot be used are left out, and it is named."""
-    for command in found.commands(_failed, partial(commands.check, own=own)):
+    for command in found.commands(_failed, partial(commands.check, reserved=own)):
         commands.add(app, command)
 
 

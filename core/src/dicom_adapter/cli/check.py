@@ -17,7 +17,7 @@ from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins.isolation import describe_settings, make_submitter
-from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, Kind, PluginInfo
+from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, PluginInfo
 
 
 @frozen(kw_only=True)
@@ -96,7 +96,7 @@ def _tls_problems(found: Read) -> list[str]:
     return []
 
 
-def _provider(found: Read, kind: Kind, name: str) -> PluginInfo:
+def _provider(found: Read, kind: ComponentKind, name: str) -> PluginInfo:
     return next(c.plugin for c in found.plugins.components if c.kind is kind and c.name == name and not c.problem)
 
 

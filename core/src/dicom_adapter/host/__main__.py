@@ -16,7 +16,7 @@ from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.host.threads import HostProcess
-from dicom_adapter.plugins.measured import Calls
+from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
@@ -34,12 +34,12 @@ def main() -> None:
     start = channel.start()
     keep_values_out_of_warnings()
     os.nice(NICENESS)
-    calls = Calls(trace=start.trace_hooks)
-    plugins = discover(disable=plugin_settings(start.configuration).disable, calls=calls)
+    statistics = CallStatistics(trace=start.trace_hooks)
+    plugins = discover(disable=plugin_settings(start.configuration).disable, statistics=statistics)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked it
     logs.configure(style=start.log_style, level=config.log.level, process="host")
-    calls.tell()
+    statistics.flush_log()
     _tell_plugins(plugins)
     try:
         folder = DataFolder.of(config)

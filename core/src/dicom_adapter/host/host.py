@@ -37,7 +37,7 @@ from dicom_adapter.ledger import Ledger, events, jobs, lanes
 from dicom_adapter.ledger.configurations import Leaving
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.plugins.isolation import BROUGHT_CHECKS, close_within, hook_failed
+from dicom_adapter.plugins.isolation import RESULT_CHECKS, close_within, log_hook_failure
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, lane_part, submitter_part
@@ -173,8 +173,8 @@ class Host:
 
     def brought(self, hook: str) -> dict[str, list[Any]]:
         """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
-        return self._plugins.brought(
-            hook, hook_failed, lambda plugin: {"lanes": self._handles_of(plugin)}, BROUGHT_CHECKS[hook]
+        return self._plugins.call_late_hook(
+            hook, log_hook_failure, lambda plugin: {"lanes": self._handles_of(plugin)}, RESULT_CHECKS[hook]
         )
 
     def bringers(self, *hooks: str) -> dict[str, LaneHandle]:

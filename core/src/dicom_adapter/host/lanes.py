@@ -108,7 +108,7 @@ class Serving:
 
     def _handle(self, settings: LaneSettings, lane: ServedLane) -> LaneHandle:
         wake = partial(self._wake, lane_part(settings.ae_title))
-        return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.called, wake)
+        return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.caller, wake)
 
     @property
     def lanes(self) -> dict[str, ServedLane]:
@@ -152,7 +152,7 @@ def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: 
     table = config.ae_titles[ae_title]
     return LaneSettings(
         ae_title=ae_title,
-        processor=plugins.maker(PROCESSOR, table.processor, lane_part(ae_title)),
+        processor=plugins.factory(PROCESSOR, table.processor, lane_part(ae_title)),
         settings=table.settings,
         submitter=config.submitter_for(ae_title),
         submitters=submitters,

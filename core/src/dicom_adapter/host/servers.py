@@ -9,7 +9,7 @@ import structlog
 
 from dicom_adapter.api.errors import Refused, describe_failure
 from dicom_adapter.api.server import Server
-from dicom_adapter.plugins.measured import Called
+from dicom_adapter.plugins.measured import MeasuredCaller
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.deadline import call_within
 
@@ -25,21 +25,21 @@ SERVER_STOP_SECONDS = 15.0  # after which a server is left to itself; the adapte
 class ServerPart:
     """A server: started, looked at every second, and started again when it does not serve."""
 
-    def __init__(self, name: str, server: Server, clock: Clock, called: Called) -> None:
+    def __init__(self, name: str, server: Server, clock: Clock, caller: MeasuredCaller) -> None:
         self._name = name
-        self._called = called
+        self._caller = caller
         self._server = server
         self._clock = clock
         self._is_started = False
 
     def start(self) -> None:
         """Start it; what it raises goes to the caller."""
-        self._called("start", self._server.start)
+        self._caller("start", self._server.start)
         self._is_started = True
 
     def step(self) -> datetime:
         """See that it serves."""
-        if self._is_started and not self._called("is_alive", self._server.is_alive):
+        if self._is_started and not self._caller("is_alive", self._server.is_alive):
             log.error("server_ended", server=self._name)
             self.close()
         if not self._is_started:
@@ -56,6 +56,6 @@ class ServerPart:
             return
         self._is_started = False
         try:
-            call_within(SERVER_STOP_SECONDS, partial(self._called, "stop", self._server.stop))
+            call_within(SERVER_STOP_SECONDS, partial(self._caller, "stop", self._server.stop))
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
             log.error("server_not_stopped", server=self._name, error=describe_failure(failure))

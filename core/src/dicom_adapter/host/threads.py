@@ -86,9 +86,9 @@ class HostProcess:
         }
         if self._config.http is not None:
             servers[HTTP] = "dicom-adapter", self._make_http_server(self._config.http)
-        called = self._plugins.calls.of
+        caller = self._plugins.statistics.caller
         return {
-            name: ServerPart(name, server, self._clock, called(plugin, _server_part(name)))
+            name: ServerPart(name, server, self._clock, caller(plugin, _server_part(name)))
             for name, (plugin, server) in servers.items()
         }
 
@@ -133,13 +133,13 @@ class HostProcess:
             log.error("worker_revived", worker=str(part))
         conditions = self._groups.conditions()
         found = {part: examine(part, own) for part, own in conditions.items()}
-        known = with_slow(found, self._plugins.calls.slow())
+        known = with_slow(found, self._plugins.statistics.slow_calls())
         return {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions), **known}
 
     def _examine_threads(self, conditions: Mapping[Part, Sequence[Condition]]) -> PartFinding:
         own = sum(map(len, conditions.values()))
         own += sum(table.parallel for table in self._config.submitters.values())
-        leak = describe_leak(self._plugins.calls, own)
+        leak = describe_leak(self._plugins.statistics, own)
         return PartFinding(state=PartState.DEGRADED, reason=leak) if leak else PartFinding()
 
     def _tell_ae_titles(self, known: Collection[str] = ()) -> None:

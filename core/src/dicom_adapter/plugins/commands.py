@@ -1,4 +1,4 @@
-"""Commands that plugins bring to the command line."""
+"""Commands of plugins for the command line."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import typer.main
 from dicom_adapter.api.errors import Refused
 
 
-def check(command: Any, own: Collection[str] = ()) -> None:
-    """Try a command alone; raises what is wrong with it, such as a name that is among the adapter's `own`."""
+def check(command: Any, reserved: Collection[str] = ()) -> None:
+    """Raise if typer cannot add the command, or if its name is one of the `reserved` names."""
     probe = typer.Typer()
     probe.callback()(lambda: None)
     add(probe, command)
     group: Any = typer.main.get_command(probe)
-    taken = sorted(group.commands.keys() & set(own))
-    if taken:
-        raise Refused(f"there is a command `{taken[0]}` already; the plugin has to call its own otherwise")
+    conflicts = sorted(group.commands.keys() & set(reserved))
+    if conflicts:
+        raise Refused(f"there is a command `{conflicts[0]}` already; the plugin must use another name")
 
 
 def add(app: typer.Typer, command: Any) -> None:
-    """Add a function, or a group of commands."""
+    """Add a function or a `typer.Typer` to the command line."""
     if isinstance(command, typer.Typer):
         app.add_typer(command)
     else:

@@ -1,7 +1,7 @@
-"""Where plugins are found: the entry points of what is installed; and which of them are wanted.
+"""Entry points of plugins, and the selection of the plugins to load.
 
-The group of an entry point says for which version of the hooks the plugin was built: `dicom_adapter` for version 1,
-`dicom_adapter.v2` for version 2. It is read without importing the plugin, which may not even be possible.
+The group of an entry point states the version of the hooks that the plugin was built for: `dicom_adapter` is version 1,
+`dicom_adapter.v2` is version 2. Reading it does not import the plugin, which may fail for another version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUP = re.compile(re.escape(PROJECT) + r"(?:\.v([0-9]{1,6}))?")
 
 
 class PluginPoint(Protocol):
-    """Where a plugin is found: an entry point, or something like it in a test."""
+    """An entry point, or an object with the same interface in a test."""
 
     @property
     def name(self) -> str: ...
@@ -39,23 +39,23 @@ class PluginPoint(Protocol):
 
 
 def installed() -> list[PluginPoint]:
-    """The entry points of all installed plugins.
+    """Return the entry points of all installed plugins.
 
-    Of a plugin that comes for several versions of the hooks, the one for another version is left out.
+    If a plugin has entry points for several versions of the hooks, those for other versions are omitted.
     """
     found = [point for point in importlib_metadata.entry_points() if version_of(point.group) is not None]
-    fitting = {_plugin_of(point) for point in found if version_of(point.group) == API_VERSION}
-    return [point for point in found if version_of(point.group) == API_VERSION or _plugin_of(point) not in fitting]
+    compatible = {_plugin_of(point) for point in found if version_of(point.group) == API_VERSION}
+    return [point for point in found if version_of(point.group) == API_VERSION or _plugin_of(point) not in compatible]
 
 
 def version_of(group: str) -> int | None:
-    """The version of the hooks that an entry point of this group was built for; None: it is no plugin of ours."""
+    """Return the version of the hooks that an entry-point group states, or None if it is not a group of the adapter."""
     match = GROUP.fullmatch(group)
     return None if match is None else int(match[1] or 1)
 
 
-def misfit(group: str) -> str:
-    """Why a plugin of this group cannot be used, and what to do; "" when it can."""
+def version_mismatch(group: str) -> str:
+    """Return why a plugin of this group cannot be used and what to do, or "" if its version is supported."""
     version = version_of(group)
     if version == API_VERSION:
         return ""
@@ -66,21 +66,21 @@ def misfit(group: str) -> str:
 
 
 @frozen(kw_only=True)
-class Wanted:
-    """Which of the installed plugins an operator wants, by the names of their entry points."""
+class PluginSelection:
+    """The operator's selection among the installed plugins, by the names of their entry points."""
 
-    disable: Collection[str] = ()  # as the configuration says
-    allowed: Collection[str] | None = None  # as the environment says; None: all
+    disable: Collection[str] = ()  # from the configuration
+    allowed: Collection[str] | None = None  # from the environment; None means all
 
     @classmethod
-    def by(cls, disable: Collection[str], environ: Mapping[str, str] = os.environ) -> Wanted:
-        """What configuration and environment say together."""
-        listed = environ.get(VARIABLE)
-        allowed = None if listed is None else [name.strip() for name in listed.split(",") if name.strip()]
+    def from_environment(cls, disable: Collection[str], environ: Mapping[str, str] = os.environ) -> PluginSelection:
+        """Combine the setting `disable` of the configuration with the environment variable."""
+        value = environ.get(VARIABLE)
+        allowed = None if value is None else [name.strip() for name in value.split(",") if name.strip()]
         return cls(disable=disable, allowed=allowed)
 
-    def objection(self, name: str) -> str:
-        """Why a plugin is not to be loaded; "" when it is."""
+    def reason_disabled(self, name: str) -> str:
+        """Return why a plugin is disabled, or "" if it is enabled."""
         if name in self.disable:
             return "[plugins] disable names it"
         if self.allowed is not None and name not in self.allowed:
@@ -88,14 +88,14 @@ class Wanted:
         return ""
 
     def unknown(self, names: Iterable[str]) -> list[str]:
-        """A sentence for each name that is none of these."""
+        """Return one sentence for each selected name that is not among the installed `names`."""
         known = set(names)
         there = ", ".join(sorted(known)) or "none"
-        given = [*(("[plugins] disable", name) for name in self.disable)]
-        given += [(f"the environment variable {VARIABLE}", name) for name in self.allowed or ()]
+        selected = [("[plugins] disable", name) for name in self.disable]
+        selected += [(f"the environment variable {VARIABLE}", name) for name in self.allowed or ()]
         return [
             f"{where} names '{name}', and no such plugin is installed (installed: {there}); correct or remove the name"
-            for where, name in dict.fromkeys(given)
+            for where, name in dict.fromkeys(selected)
             if name not in known
         ]
 

@@ -1,6 +1,6 @@
-"""Where the host asks plugins for something, or has them let go of it: whatever they do, it goes on.
+"""Guarded calls into plugins: a time limit and an error boundary, so that the host continues whatever a plugin does.
 
-What they do on lanes, in steps of jobs and as observers is bounded there.
+Calls on lanes, in steps of jobs and of observers have boundaries of their own.
 """
 
 from __future__ import annotations
@@ -21,76 +21,77 @@ from dicom_adapter.runtime.parts import Part, lane_part, submitter_part
 
 log = structlog.get_logger("dicom_adapter.host")
 
-PLUGIN_SECONDS = 10.0  # that a constructor, or the description of settings, may take: they have nothing to wait for
-CLOSE_SECONDS = 5.0  # that what a plugin has opened may take to be closed; a stop has half a minute for all of it
+CALL_SECONDS = 10.0  # limit for constructors and `describe`: they have nothing to wait for
+CLOSE_SECONDS = 5.0  # limit for closing one part; stopping the service has half a minute for all of them
 
 T = TypeVar("T")
 
 
 def close_within(part: Part, close: Callable[[], None]) -> None:
-    """Close what a part has open; what fails or hangs in that is left to itself."""
+    """Call `close` of a part. If it fails, log that; if it hangs, abandon it after CLOSE_SECONDS."""
     try:
         call_within(CLOSE_SECONDS, close)
-    except Exception as failure:  # noqa: BLE001 - whatever it is, others are closed after it
-        log.warning("part_close_failed", part=str(part), error=_said(failure))
+    except Exception as failure:  # noqa: BLE001 - the other parts must be closed after any failure
+        log.warning("part_close_failed", part=str(part), error=_message(failure))
 
 
-def hook_failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
-    """What a plugin brings by a hook is left out."""
-    log.error("hook_failed", plugin=str(plugin), hook=hook, error=_said(failure))
+def log_hook_failure(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
+    """Log that the results of a plugin's hook are not used."""
+    log.error("hook_failed", plugin=str(plugin), hook=hook, error=_message(failure))
 
 
-def _said(failure: BaseException) -> str:
-    """In the words of what is the adapter's own; others may quote a patient."""
-    return str(failure) if isinstance(failure, (TookTooLong, WrongKind)) else describe_failure(failure)
+def _message(failure: BaseException) -> str:
+    """Return the message of an own error, else type and location, because other messages may hold patient data."""
+    return str(failure) if isinstance(failure, (TookTooLong, InvalidHookResult)) else describe_failure(failure)
 
 
-class WrongKind(DicomAdapterError):
-    """A hook gave something else than it should."""
+class InvalidHookResult(DicomAdapterError):
+    """A hook returned an object of a wrong type."""
 
 
-def _is_server(brought: Any) -> None:
-    if not isinstance(brought, Server) or not isinstance(getattr(brought, "name", None), str):
-        kind = type(brought).__name__
-        raise WrongKind(f"it gave a {kind}; it has to give objects that extend Server and have a `name`")
+def _check_server(result: Any) -> None:
+    if not isinstance(result, Server) or not isinstance(getattr(result, "name", None), str):
+        kind = type(result).__name__
+        raise InvalidHookResult(f"it returned a {kind}; it must return objects that extend Server and have a `name`")
 
 
-def _anything(_brought: Any) -> None:
-    """Whether it can be mounted shows when it is."""
+def _check_nothing(_result: Any) -> None:
+    """Accept any object: only mounting it shows if it is valid."""
 
 
-BROUGHT_CHECKS = {"dicom_adapter_servers": _is_server, "dicom_adapter_http": _anything}
+RESULT_CHECKS = {"dicom_adapter_servers": _check_server, "dicom_adapter_http": _check_nothing}
 
 
 def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any]:
-    """The submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
+    """Construct the submitter of the table [submitters.<name>], not yet open. Raises Refused with the reason."""
     table = config.submitters[name]
     folder = config.storage.path / "submitters" / name.encode().hex()
     context = SubmitterContext(name=name, data_folder=folder)
-    make = plugins.maker(SUBMITTER, table.type, submitter_part(name))
-    made: Submitter[Any] = _ask_plugin(f"submitter '{name}' cannot be made", partial(make, table.settings, context))
+    factory = plugins.factory(SUBMITTER, table.type, submitter_part(name))
+    made: Submitter[Any] = _call_plugin(f"submitter '{name}' cannot be made", partial(factory, table.settings, context))
     return made
 
 
 def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
-    """What the processor of an AE title will do, in its own words. Raises Refused with the reason."""
+    """Return the processor's own description of the settings of an AE title. Raises Refused with the reason."""
     table = config.ae_titles[ae_title]
-    otherwise = "its processor cannot describe its settings"
-    processor = plugins.maker(PROCESSOR, table.processor, lane_part(ae_title))
-    call = partial(processor.called, "describe", processor.cls.describe, table.settings)
-    described: object = _ask_plugin(otherwise, call)
-    if not isinstance(described, str):
-        raise Refused(f"{otherwise}: describe() gave a {type(described).__name__}; it has to give a text")
-    return described
+    problem = "its processor cannot describe its settings"
+    factory = plugins.factory(PROCESSOR, table.processor, lane_part(ae_title))
+    description: object = _call_plugin(
+        problem, partial(factory.caller, "describe", factory.cls.describe, table.settings)
+    )
+    if not isinstance(description, str):
+        raise Refused(f"{problem}: describe() returned a {type(description).__name__}; it must return a text")
+    return description
 
 
-def _ask_plugin(otherwise: str, call: Callable[[], T]) -> T:
-    """What a plugin answers. Raises Refused, which begins with `otherwise`, when it raises or takes too long."""
+def _call_plugin(problem: str, call: Callable[[], T]) -> T:
+    """Return what `call` returns. Raises Refused, with `problem` and the reason, if it raises or takes too long."""
     try:
-        return call_within(PLUGIN_SECONDS, call)
-    except KeyboardInterrupt:  # of whoever runs a command
+        return call_within(CALL_SECONDS, call)
+    except KeyboardInterrupt:  # from the user of a command
         raise
     except TookTooLong as failure:
-        raise Refused(f"{otherwise}: {failure}") from None
-    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave; its message may quote a secret
-        raise Refused(f"{otherwise}: {describe_failure(failure)}") from None
+        raise Refused(f"{problem}: {failure}") from None
+    except BaseException as failure:  # noqa: BLE001 - may be anything, also SystemExit; its message may hold a secret
+        raise Refused(f"{problem}: {describe_failure(failure)}") from None

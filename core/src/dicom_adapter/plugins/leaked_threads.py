@@ -1,23 +1,26 @@
-"""Threads that plugins leave behind: they cannot be ended from outside, but in whose calls they began can be told."""
+"""Leaked threads of plugins: they cannot be stopped from outside, but the plugins that started them can be named."""
 
 from __future__ import annotations
 
 import threading
 
-from dicom_adapter.plugins.measured import Calls
+from dicom_adapter.plugins.measured import CallStatistics
 
-MOST_OF_PLUGINS = 200  # threads beyond the host's own that nobody minds
-SHOWN = 3  # plugins
+MAX_PLUGIN_THREADS = 200  # number of threads that plugins may own before it is a problem
+MAX_SHOWN = 3  # plugins
 
 
-def describe_leak(calls: Calls, own: int) -> str:
-    """Which plugins have left how many threads behind, when there are too many; "" when there are not.
+def describe_leak(statistics: CallStatistics, host_threads: int) -> str:
+    """Return a description of the plugins that leak threads if there are too many threads, else "".
 
-    `own`: threads of the host itself. What several plugins begin at the same moment counts for each of them.
+    `host_threads` is the number of threads of the host itself. A thread that starts while several plugins are called
+    counts for each of them.
     """
     count = threading.active_count()
-    if count <= own + MOST_OF_PLUGINS:
+    limit = host_threads + MAX_PLUGIN_THREADS
+    if count <= limit:
         return ""
-    left = [f"about {number} began in calls of {plugin}" for plugin, number in calls.left_threads()[:SHOWN]]
-    whose = "; ".join(left) or "none began in calls of plugins"
-    return f"this process has {count} threads, more than {own + MOST_OF_PLUGINS}: {whose}"
+    leaks = [f"about {number} began in calls of {plugin}" for plugin, number in statistics.leaked_threads()[:MAX_SHOWN]]
+    return (
+        f"this process has {count} threads, more than {limit}: {'; '.join(leaks) or 'none began in calls of plugins'}"
+    )

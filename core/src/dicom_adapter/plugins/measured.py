@@ -1,13 +1,16 @@
-"""Whatever is called of a plugin is measured: how long it takes and what it comes to. What is slow is told by name."""
+"""Measured calls of plugins: times every call of a plugin's code, logs slow calls, and counts leaked threads.
+
+`CallStatistics` collects the figures of one process. A `MeasuredCaller` calls the code of one plugin. A
+`MeasuredFactory` constructs objects of a plugin's class and returns a proxy that measures their methods.
+"""
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import structlog
 from attrs import define, frozen
@@ -15,184 +18,191 @@ from attrs import define, frozen
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.runtime.parts import Part
 
+__plumbing__ = True  # `describe_failure` omits the frames of this module: every call of a plugin has them
+
 log = structlog.get_logger("dicom_adapter.calls")
 
-# Seconds beyond which a call is slow: what waits for it is noticed by somebody then. Others: OTHER_SLOW_SECONDS.
+# Seconds after which a call is slow: from then on its caller causes a noticeable delay. Others: OTHER_SLOW_SECONDS.
 SLOW_SECONDS: Mapping[str, float] = {
-    **dict.fromkeys(
-        ("handle_instance", "timer", "job_changed", "free_space", "request", "waiting"), 1.0
-    ),  # a lane waits
-    **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),  # a platform answers
+    # a lane waits for these
+    **dict.fromkeys(("handle_instance", "timer", "job_changed", "free_space", "request", "waiting"), 1.0),
+    # these wait for a platform
+    **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),
     "upload": 60.0,  # of an instance that may be large
 }
 OTHER_SLOW_SECONDS = 5.0
-NEVER_SLOW_SECONDS = min(OTHER_SLOW_SECONDS, *SLOW_SECONDS.values())
-REMEMBERED_SECONDS = 300.0  # a slow call shows in `status` for so long
-TELL_EVERY_SECONDS = 60.0  # one kind of slow call, however often it happens
-KEPT = 1000  # events from before it is known how to log
+MIN_SLOW_SECONDS = min(OTHER_SLOW_SECONDS, *SLOW_SECONDS.values())
+REMEMBERED_SECONDS = 300.0  # `status` shows a slow call for this time
+LOG_EVERY_SECONDS = 60.0  # at most one log line for each kind of slow call in this time
+MAX_BUFFERED = 1000  # log lines that are kept until logging is configured
 
 T = TypeVar("T")
-Key = tuple[Part, str, str]  # part, plugin, hook
+CallKey = tuple[Part, str, str]  # part, plugin, hook
 
 
 @define
-class _Slow:
+class _SlowCalls:
     """Slow calls of one kind."""
 
-    times: int = 0  # of late
-    longest: float = 0.0
-    last: float = 0.0
-    untold: int = 0
-    told_at: float | None = None
+    count: int = 0  # within REMEMBERED_SECONDS
+    longest: float = 0.0  # seconds
+    last: float = 0.0  # monotonic time
+    unlogged: int = 0
+    logged_at: float | None = None  # monotonic time
 
 
-class Calls:
-    """What one process calls of plugins. Used from any thread."""
+class CallStatistics:
+    """Statistics of all calls of plugins in one process. Thread-safe."""
 
     def __init__(self, *, trace: bool = False, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`trace`: log every call."""
+        """Collect statistics. With `trace`, log every call."""
         self.trace = trace
         self.monotonic = monotonic
-        self._slow: dict[Key, _Slow] = {}
+        self._slow: dict[CallKey, _SlowCalls] = {}
         self._threads: Counter[str] = Counter()
-        self._kept: deque[Callable[[], object]] | None = deque(maxlen=KEPT)
-        self._lock = threading.Lock()  # guards all three
+        self._buffered: deque[Callable[[], object]] | None = deque(maxlen=MAX_BUFFERED)
+        self._lock = threading.Lock()  # guards the three above
 
-    def of(self, plugin: str, part: Part) -> Called:
-        """For the calls of a plugin that a part of the process makes."""
-        return Called(self, plugin, part)
+    def caller(self, plugin: str, part: Part) -> MeasuredCaller:
+        """Return the caller for the code of `plugin` that `part` of the process uses."""
+        return MeasuredCaller(self, plugin, part)
 
-    def tell(self) -> None:
-        """Logging is set up: log from now on, beginning with what was kept."""
+    def flush_log(self) -> None:
+        """Log the buffered lines, and log immediately from now on. Called once logging is configured."""
         with self._lock:
-            kept, self._kept = self._kept or (), None
-        for tell in kept:
-            tell()
+            buffered, self._buffered = self._buffered or (), None
+        for write_line in buffered:
+            write_line()
 
-    def note(self, called: Called, hook: str, seconds: float, outcome: str, threads: int) -> None:
-        """A call has ended, with so many threads more than at its beginning."""
+    def record(self, caller: MeasuredCaller, hook: str, seconds: float, outcome: str, threads: int) -> None:
+        """Record a call that has ended. `threads` is the change in the number of threads during the call."""
         if threads:
             with self._lock:
-                self._threads[called.plugin] += threads
-        fields = {"plugin": called.plugin, "hook": hook, "part": str(called.part), "seconds": round(seconds, 6)}
+                self._threads[caller.plugin] += threads
+        fields = {"plugin": caller.plugin, "hook": hook, "part": str(caller.part), "seconds": round(seconds, 6)}
         if self.trace:
             self._log(lambda: log.info("hook_called", **fields, outcome=outcome))
         limit = slow_seconds(hook)
         if seconds > limit:
-            times = self._note_slow((called.part, called.plugin, hook), seconds)
+            times = self._record_slow((caller.part, caller.plugin, hook), seconds)
             if times:
                 self._log(lambda: log.warning("hook_slow", **fields, limit=limit, times=times))
 
-    def _note_slow(self, key: Key, seconds: float) -> int:
-        """How many are to be told of now."""
+    def _record_slow(self, key: CallKey, seconds: float) -> int:
+        """Return the number of slow calls to log now."""
         now = self.monotonic()
         with self._lock:
-            slow = self._slow.setdefault(key, _Slow())
+            slow = self._slow.setdefault(key, _SlowCalls())
             if now - slow.last > REMEMBERED_SECONDS:
-                slow.times, slow.longest = 0, 0.0
-            slow.times, slow.longest, slow.last = slow.times + 1, max(slow.longest, seconds), now
-            slow.untold += 1
-            if slow.told_at is not None and now - slow.told_at < TELL_EVERY_SECONDS:
+                slow.count, slow.longest = 0, 0.0
+            slow.count, slow.longest, slow.last = slow.count + 1, max(slow.longest, seconds), now
+            slow.unlogged += 1
+            if slow.logged_at is not None and now - slow.logged_at < LOG_EVERY_SECONDS:
                 return 0
-            slow.told_at, times, slow.untold = now, slow.untold, 0
+            slow.logged_at, times, slow.unlogged = now, slow.unlogged, 0
             return times
 
-    def left_threads(self) -> list[tuple[str, int]]:
-        """Plugins in whose calls threads have been left behind, and about how many; the most first."""
+    def leaked_threads(self) -> list[tuple[str, int]]:
+        """Return plugins whose calls left threads running, and about how many; the most first."""
         with self._lock:
             return [(plugin, count) for plugin, count in self._threads.most_common() if count > 0]
 
-    def slow(self) -> dict[Part, str]:
-        """What was slow of late, in words, by part."""
+    def slow_calls(self) -> dict[Part, str]:
+        """Return a description of the recent slow calls for each part that made any."""
         earliest = self.monotonic() - REMEMBERED_SECONDS
         with self._lock:
-            recent = [(key, slow.times, slow.longest) for key, slow in self._slow.items() if slow.last >= earliest]
+            recent = [(key, slow.count, slow.longest) for key, slow in self._slow.items() if slow.last >= earliest]
         found: dict[Part, list[str]] = {}
-        for (part, plugin, hook), times, longest in recent:
-            often = "once" if times == 1 else f"{times} times"
-            text = f"{hook} of {plugin} took up to {longest:.1f} s, more than {slow_seconds(hook):g} s, {often} of late"
+        for (part, plugin, hook), count, longest in recent:
+            times = "once" if count == 1 else f"{count} times"
+            limit = slow_seconds(hook)
+            text = f"{hook} of {plugin} took up to {longest:.1f} s, more than {limit:g} s, {times} recently"
             found.setdefault(part, []).append(text)
         return {part: "; ".join(texts) for part, texts in found.items()}
 
-    def _log(self, tell: Callable[[], object]) -> None:
+    def _log(self, write_line: Callable[[], object]) -> None:
         with self._lock:
-            if self._kept is not None:
-                self._kept.append(tell)
+            if self._buffered is not None:
+                self._buffered.append(write_line)
                 return
-        tell()
+        write_line()
 
 
 @frozen
-class Called:
-    """A plugin, as one part of the process calls it."""
+class MeasuredCaller:
+    """Calls the code of one plugin on behalf of one part of the process."""
 
-    calls: Calls
+    statistics: CallStatistics
     plugin: str
     part: Part
 
     def __call__(self, hook: str, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Call it, measured; whatever it returns or raises is the caller's."""
-        calls = self.calls
-        threads, began = threading.active_count(), calls.monotonic()
+        """Call `function` and record the call as `hook`. Return what it returns, raise what it raises."""
+        statistics = self.statistics
+        threads, began = threading.active_count(), statistics.monotonic()
         try:
             result = function(*arguments, **named)
         except BaseException as failure:
-            seconds, outcome = calls.monotonic() - began, describe_failure(failure)
-            calls.note(self, hook, seconds, outcome, threading.active_count() - threads)
+            seconds, outcome = statistics.monotonic() - began, describe_failure(failure)
+            statistics.record(self, hook, seconds, outcome, threading.active_count() - threads)
             raise
-        seconds, threads = calls.monotonic() - began, threading.active_count() - threads
-        if threads or seconds > NEVER_SLOW_SECONDS or calls.trace:  # for most of millions of calls none of it is true
-            calls.note(self, hook, seconds, "returned", threads)
+        seconds, threads = statistics.monotonic() - began, threading.active_count() - threads
+        if threads or seconds > MIN_SLOW_SECONDS or statistics.trace:  # false for most of millions of calls
+            statistics.record(self, hook, seconds, "returned", threads)
         return result
 
 
 def slow_seconds(hook: str) -> float:
-    """Seconds beyond which a call of this hook, or method, is slow."""
+    """Return the seconds after which a call of this hook or method is slow."""
     return SLOW_SECONDS.get(hook, OTHER_SLOW_SECONDS)
 
 
+class MeasuredProxy:
+    """Proxy of a plugin's object: calls its `methods` through a `MeasuredCaller`, and passes on everything else.
+
+    The object itself is not touched: plugins may use frozen classes and slots, and rely on `type(self)`.
+    """
+
+    def __init__(self, target: object, caller: MeasuredCaller, methods: Sequence[str]) -> None:
+        # In the proxy's own dictionary, so that the frequent lookups of methods do not go through `__getattr__`.
+        vars(self).update({name: _measured_method(target, name, caller) for name in methods}, _target=target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_target"], name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(vars(self)["_target"], name, value)
+
+    def __repr__(self) -> str:
+        return repr(vars(self)["_target"])
+
+
+def _measured_method(target: object, name: str, caller: MeasuredCaller) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        # Looked up at each call, because tests replace methods of classes that have instances already.
+        return caller(name, getattr(target, name), *arguments, **named)
+
+    return call
+
+
+def measure(target: T, caller: MeasuredCaller, methods: Sequence[str]) -> T:
+    """Return a proxy of `target` whose `methods` are measured."""
+    return cast(T, MeasuredProxy(target, caller, methods))
+
+
+def unwrap(measured: T) -> T:
+    """Return the plugin's own object of a proxy, for code of the same plugin; any other object as it is."""
+    return cast(T, vars(measured)["_target"]) if type(measured) is MeasuredProxy else measured
+
+
 @frozen
-class Maker(Generic[T]):
-    """Makes objects of a plugin's class, measured from their constructors on."""
+class MeasuredFactory(Generic[T]):
+    """Constructs objects of a plugin's class; the constructor and the methods of the objects are measured."""
 
     cls: type[T]
-    called: Called
+    caller: MeasuredCaller
     methods: Sequence[str]
-    callbacks: Sequence[str] = ()
 
     def __call__(self, *arguments: Any) -> T:
-        """One more."""
-        return measure(self.called("__init__", self.cls, *arguments), self.called, self.methods, self.callbacks)
-
-
-def measure(made: T, called: Called, methods: Sequence[str], callbacks: Sequence[str] = ()) -> T:
-    """Have an object's `methods` measured, and what its `callbacks` methods are given to call later.
-
-    The object's own attributes go before those of its class, which stays what it is: a plugin may rely on `type(self)`.
-    """
-    for name in methods:
-        _set(made, name, _measured_method(made, name, called))
-    for name in callbacks:
-        _set(made, name, _with_measured_callback(made, name, called))
-    return made
-
-
-def _set(made: object, name: str, method: Callable[..., Any]) -> None:
-    if name not in vars(made):  # else it has put something there itself
-        object.__setattr__(made, name, method)  # frozen attrs classes refuse the usual way
-
-
-def _measured_method(made: object, name: str, called: Called) -> Callable[..., Any]:
-    """The method is looked up when it is called: tests replace those of a class that is in use."""
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        return called(name, getattr(type(made), name), made, *arguments, **named)
-
-    return call
-
-
-def _with_measured_callback(made: object, name: str, called: Called) -> Callable[..., Any]:
-    def call(when: Any, callback: Callable[[], Any]) -> Any:
-        return getattr(type(made), name)(made, when, functools.partial(called, "timer", callback))
-
-    return call
+        """Construct an object and return its proxy."""
+        return measure(self.caller("__init__", self.cls, *arguments), self.caller, self.methods)

@@ -18,7 +18,7 @@ from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
 from dicom_adapter.net.server import Server
 from dicom_adapter.net.tls import UnusableCertificate
-from dicom_adapter.plugins.measured import Calls
+from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime import logs
@@ -36,14 +36,14 @@ def main() -> None:
     channel = Channel()
     start = channel.start()
     keep_values_out_of_warnings()
-    calls = Calls(trace=start.trace_hooks)
-    plugins = discover(only=start.plugins, calls=calls)
+    statistics = CallStatistics(trace=start.trace_hooks)
+    plugins = discover(only=start.plugins, statistics=statistics)
     whole = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert whole is not None  # the service has checked it
     name = receiver_names(whole.dicom.receivers)[start.number - 1]
     config = _own(whole, start)
     logs.configure(style=start.log_style, level=config.log.level, process=name)
-    calls.tell()
+    statistics.flush_log()
     folder = DataFolder.of(config)
     with folder.shared() as may_work:
         if may_work:

@@ -98,13 +98,12 @@ class DataFolder:
         self,
         storage: Storage,
         catalogue: Catalogue,
-        measure: Callable[[StorageBackend[Any]], None] = lambda _backend: None,
+        measure: Callable[[StorageBackend[Any]], StorageBackend[Any]] = lambda backend: backend,
     ) -> StorageBackend[Any]:
-        """Return the configured storage backend, opened in this process. `measure` is applied before it is opened."""
+        """Return the configured storage backend, opened in this process. `measure` may return a proxy."""
         self._create()
         context = StorageContext(path=self.path, durable=self.is_durable)
-        backend = catalogue.storage_backends[storage.backend](storage.settings, context)
-        measure(backend)
+        backend = measure(catalogue.storage_backends[storage.backend](storage.settings, context))
         backend.open()
         return backend
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class Context:
             raise ValueError("call_at needs a time with a time zone, such as UTC: self.now() + timedelta(seconds=5)")
         if when > LATEST_TIMER:
             raise ValueError("call_at needs a time before the year 2200; for what is never to happen, set no timer")
-        return self.timers.set(when, callback)
+        return self.timers.set(when, partial(self._settings.processor.caller, "timer", callback))
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
         from pydicom import dcmread

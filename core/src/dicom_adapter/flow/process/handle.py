@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -14,7 +13,7 @@ from dicom_adapter.flow.process.context import find_job
 from dicom_adapter.flow.process.served_lane import ServedLane
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.ledger import Ledger
-from dicom_adapter.plugins.measured import Called
+from dicom_adapter.plugins.measured import MeasuredCaller, unwrap
 from dicom_adapter.runtime.clock import Clock
 
 T = TypeVar("T")
@@ -30,7 +29,7 @@ class Handle:
         ledger: Ledger,
         storage: StorageBackend[Any],
         clock: Clock,
-        called: Called,
+        caller: MeasuredCaller,
         wake: Callable[[], None],
     ) -> None:
         self.ae_title = settings.ae_title
@@ -40,7 +39,7 @@ class Handle:
         self._lane = lane
         self._ledger = ledger
         self._storage = storage
-        self._called = called
+        self._caller = caller
         self._wake = wake
 
     @property
@@ -48,7 +47,11 @@ class Handle:
         return self._lane_settings.made_folder()
 
     def ask(self, request: Callable[[Any], T]) -> Future[T]:
-        future = self._lane.ask(partial(self._called, "request", request))
+        def call(processor: Any) -> T:
+            # The request belongs to the plugin of the processor, and is measured as a whole.
+            return self._caller("request", request, unwrap(processor))
+
+        future = self._lane.ask(call)
         self._wake()
         return future
 

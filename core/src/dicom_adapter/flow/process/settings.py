@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from dicom_adapter.api.processor import JobProcessorBase
-from dicom_adapter.plugins.measured import Maker
+from dicom_adapter.plugins.measured import MeasuredFactory
 
 
 @frozen(kw_only=True)
@@ -17,7 +17,7 @@ class LaneSettings:
     """What a lane works with."""
 
     ae_title: str
-    processor: Maker[JobProcessorBase[Any]]  # of its settings and a context
+    processor: MeasuredFactory[JobProcessorBase[Any]]  # of its settings and a context
     settings: Any
     submitter: str  # of jobs that name none
     submitters: Collection[str]  # that jobs may name

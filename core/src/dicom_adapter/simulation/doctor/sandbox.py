@@ -16,7 +16,7 @@ from attrs import evolve
 from dicom_adapter.api.errors import DicomAdapterError, Refused, describe_failure
 from dicom_adapter.config import Config, prefixes_of, structure
 from dicom_adapter.plugins import commands
-from dicom_adapter.plugins.isolation import BROUGHT_CHECKS, WrongKind, make_submitter
+from dicom_adapter.plugins.isolation import RESULT_CHECKS, InvalidHookResult, make_submitter
 from dicom_adapter.plugins.registry import PROCESSOR, STORAGE, SUBMITTER, Component, PluginInfo, Plugins, discover
 from dicom_adapter.runtime.deadline import TookTooLong
 from dicom_adapter.simulation.adapter import Plugin
@@ -76,7 +76,7 @@ class Sandbox:
                 yield trial(f"{component.kind.title} '{component.name}'", lambda it=component: self._component(it))  # type: ignore[misc] # bound at once
         if info.observes:
             yield trial("observer", self._observe)
-        for hook, check in (*BROUGHT_CHECKS.items(), ("dicom_adapter_commands", commands.check)):
+        for hook, check in (*RESULT_CHECKS.items(), ("dicom_adapter_commands", commands.check)):
             if self._implements(hook):
                 yield trial(hook, lambda hook=hook, check=check: self._bring(hook, check))  # type: ignore[misc] # bound at once
         yield trial("what it leaves", self._look_for_leaks)
@@ -139,12 +139,12 @@ class Sandbox:
         def failed(_plugin: PluginInfo, _hook: str, failure: BaseException) -> None:
             raise Refused(_said(failure)) from None
 
-        brought = self._plugins.brought(hook, failed, lambda _plugin: {"lanes": {}}, check)
+        brought = self._plugins.call_late_hook(hook, failed, lambda _plugin: {"lanes": {}}, check)
         return f"{len(brought.get(self._name, ()))} without AE titles; nothing is started"
 
     def _look_for_leaks(self) -> str:
         left = [thread for thread in threading.enumerate() if thread not in self._threads]
-        slow = self._plugins.calls.slow()
+        slow = self._plugins.statistics.slow_calls()
         if left:
             names = ", ".join(sorted({thread.name for thread in left})[:5])
             raise Refused(f"{len(left)} threads are left ({names}); end them in close()")
@@ -185,7 +185,7 @@ def _try(what: str, attempt: Callable[[], str]) -> Trial:
 
 
 def _said(failure: BaseException) -> str:
-    if isinstance(failure, (Refused, TookTooLong, WrongKind)):
+    if isinstance(failure, (Refused, TookTooLong, InvalidHookResult)):
         return str(failure)
     return f"{describe_failure(failure)}; mend it there"
 
