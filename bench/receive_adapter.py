@@ -10,12 +10,12 @@ from pathlib import Path
 
 from receive_values import AE_TITLE, Running
 
-from dicom_adapter.config import Dicom
+from dicom_adapter.config import DicomConfig
 from dicom_adapter.service.launch import LaunchedService
 
 HERE = Path(__file__).parent
 START_S = 600.0  # with very many pending instances
-DEFAULT_ASSOCIATIONS = Dicom().max_associations
+DEFAULT_ASSOCIATIONS = DicomConfig().max_associations
 
 # Everything that is not written here has its default: instance and ledger row are synced before the answer. The limits
 # of free room are switched off, and no group is due before the run is over.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import Incoming
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
@@ -45,7 +45,7 @@ class Decisions:
 class Listening:
     """A server that listens, what it decided, and what it logged."""
 
-    def __init__(self, dicom: Dicom, logged: list[Any]) -> None:
+    def __init__(self, dicom: DicomConfig, logged: list[Any]) -> None:
         self.decisions = Decisions()
         self.server = Server(dicom, self.decisions)
         self.port = self.server.start()

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from dicom_adapter.config import Caller, Loaded, ProblemKind
+from dicom_adapter.config import CallerConfig, ConfigProblemKind, Loaded
 
 Read = Callable[[str | bytes], Loaded]
 Problems = Callable[[str], dict[str, str]]
@@ -42,7 +42,7 @@ def test_spaces_around_an_ae_title_mean_nothing(read: Read, minimal: str) -> Non
     config = read(minimal + f'[ae-titles."  ABCDEFGH IJKLMNO "]\nallowed-callers = [" CT1 "]\n{SETTINGS}').config
     assert config is not None
     assert {"LUNG", "ABCDEFGH IJKLMNO"} == config.ae_titles.keys()
-    assert (Caller(ae_title="CT1"),) == config.ae_titles["ABCDEFGH IJKLMNO"].allowed_callers
+    assert (CallerConfig(ae_title="CT1"),) == config.ae_titles["ABCDEFGH IJKLMNO"].allowed_callers
 
 
 def test_two_keys_that_mean_the_same_ae_title(problems: Problems) -> None:
@@ -58,10 +58,10 @@ def test_callers_by_title_host_or_both(read: Read, minimal: str) -> None:
     config = read(minimal + f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}").config
     assert config is not None
     assert (
-        Caller(ae_title="CT1"),
-        Caller(host=ip_network("10.0.0.7/32")),
-        Caller(ae_title="A", host=ip_network("fd00::/8")),
-        Caller(ae_title="B"),
+        CallerConfig(ae_title="CT1"),
+        CallerConfig(host=ip_network("10.0.0.7/32")),
+        CallerConfig(ae_title="A", host=ip_network("fd00::/8")),
+        CallerConfig(ae_title="B"),
     ) == config.ae_titles["X"].allowed_callers
 
 
@@ -162,7 +162,7 @@ def test_a_processor_that_is_not_installed(read: Read, minimal: str, broken: str
     """The rest can start; what is installed and what is broken is told."""
     loaded = read(minimal + "[ae-titles.X]\nprocessor = 'tomo'\nsettings.anything = 1\n")
     (problem,) = loaded.problems
-    assert ProblemKind.UNAVAILABLE is problem.kind
+    assert ConfigProblemKind.UNAVAILABLE is problem.kind
     assert (
         "AE title 'X': needs processor 'tomo', which is not installed (installed: aetitle); could not be used: "
         + broken
@@ -179,7 +179,7 @@ def test_a_submitter_that_is_not_installed(read: Read, minimal: str) -> None:
     lines = "[submitters.far]\ntype = 'fakee'\nwhatever = 1\n[ae-titles.X]\nsubmitter = 'far'\n" + SETTINGS
     loaded = read("default-submitter = 'clara'\n" + minimal + lines)
     (problem,) = loaded.problems
-    assert (ProblemKind.UNAVAILABLE, "submitters.far") == (problem.kind, problem.path)
+    assert (ConfigProblemKind.UNAVAILABLE, "submitters.far") == (problem.kind, problem.path)
     assert "submitter 'far': needs submitter 'fakee', which is not installed; did you mean 'fake'?" in str(problem)
     config = loaded.config
     assert config is not None
@@ -193,7 +193,7 @@ def test_a_storage_backend_that_is_not_installed(read: Read, minimal: str) -> No
     text = minimal.replace('path = "data"', 'path = "data"\nbackend = "s3"') + "[ae-titles.X]\nprocessor = 'tomo'\n"
     loaded = read(text)
     assert loaded.config is None
-    assert [("storage.backend", ProblemKind.INVALID), ("ae-titles.X", ProblemKind.UNAVAILABLE)] == [
+    assert [("storage.backend", ConfigProblemKind.INVALID), ("ae-titles.X", ConfigProblemKind.UNAVAILABLE)] == [
         (problem.path, problem.kind) for problem in loaded.problems
     ]
     assert "storage.backend needs storage backend 's3', which is not installed (installed: local)" in str(

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from dicom_adapter import JobPriority
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.config import Caller, Dicom, Durability, Loaded, Log, ProblemKind
+from dicom_adapter.config import CallerConfig, ConfigProblemKind, DicomConfig, Durability, Loaded, LogConfig
 
 Read = Callable[[str | bytes], Loaded]
 Problems = Callable[[str], dict[str, str]]
@@ -48,8 +48,8 @@ def test_the_example_of_the_design(read: Read) -> None:
     assert () == loaded.problems
     config = loaded.config
     assert config is not None
-    assert Dicom() == config.dicom
-    assert Log() == config.log
+    assert DicomConfig() == config.dicom
+    assert LogConfig() == config.log
     assert (Path("/var/lib/dicom-adapter"), 85, 5_000_000_000) == (
         config.storage.path,
         config.storage.watermark_percent,
@@ -59,7 +59,10 @@ def test_the_example_of_the_design(read: Read) -> None:
     assert 2 == config.storage.settings.depth
     assert "sqlite:////var/lib/dicom-adapter/ledger.sqlite" == config.ledger_url
     lung = config.ae_titles["LUNG"]
-    assert (Caller(ae_title="CT1"), Caller(ae_title="PACS", host=ip_network("10.0.0.0/24"))) == lung.allowed_callers
+    assert (
+        CallerConfig(ae_title="CT1"),
+        CallerConfig(ae_title="PACS", host=ip_network("10.0.0.0/24")),
+    ) == lung.allowed_callers
     assert ("1.2.840.10008.5.1.4.1.1.7",) == lung.ignored_sop_classes
     assert (JobPriority.NORMAL, 60) == (lung.settings.priority, lung.settings.timeout)
     assert {"lung": "8abf244aff7647989d4f6b3987a85759"} == lung.settings.pipelines
@@ -88,7 +91,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(read: Read) -> N
         'storage.reserve = \'5 XB\', must be a size such as "5 GB" or "512 MiB" (the default is 5000000000)',
         "AE title 'LUNG': settings.timeout = 3, must be at least 5 seconds (the default is 5)",
     ] == [str(problem) for problem in loaded.problems]
-    assert all(problem.kind is ProblemKind.INVALID for problem in loaded.problems)
+    assert all(problem.kind is ConfigProblemKind.INVALID for problem in loaded.problems)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_no_limit_for_pdus_and_any_free_port(read: Read, minimal: str) -> None:
     """Zero has a meaning of its own for both."""
     config = read(minimal + '[dicom]\nmax-pdu = 0\nport = 0\nbind = "::1"\nidle-timeout = 5').config
     assert config is not None
-    assert Dicom(max_pdu=0, port=0, bind="::1", idle_timeout=5.0) == config.dicom
+    assert DicomConfig(max_pdu=0, port=0, bind="::1", idle_timeout=5.0) == config.dicom
 
 
 def test_the_log_table(problems: Problems) -> None:

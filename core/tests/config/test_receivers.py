@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 
 
 def test_associations_are_shared_out_among_the_receivers() -> None:
     """As evenly as it goes, and not one more than all together may have."""
-    dicom = Dicom(receivers=4, max_associations=50)
+    dicom = DicomConfig(receivers=4, max_associations=50)
     assert [13, 13, 12, 12] == [dicom.share_of(number).max_associations for number in (1, 2, 3, 4)]
-    assert Dicom(max_associations=25) == Dicom(max_associations=25).share_of(1)
+    assert DicomConfig(max_associations=25) == DicomConfig(max_associations=25).share_of(1)
 
 
 def test_every_receiver_has_to_have_a_share(problems: Callable[[str], dict[str, str]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dicom_adapter.config import Loaded
-from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, TlsConfig, TlsProfile
 
 Read = Callable[[str], Loaded]
 Problems = Callable[[str], dict[str, str]]
@@ -16,7 +16,7 @@ def test_a_certificate_is_enough(read: Read, minimal: str, tmp_path: Path) -> No
     """Relative paths start at the configuration's folder; without client-ca nobody is asked for a certificate."""
     config = read(minimal + '[dicom.tls]\ncertificate = "adapter.pem"\n').config
     assert config is not None
-    assert Tls(certificate=tmp_path / "adapter.pem") == config.dicom.tls
+    assert TlsConfig(certificate=tmp_path / "adapter.pem") == config.dicom.tls
 
 
 def test_everything_can_be_said(read: Read, minimal: str, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ profile = "bcp195-non-downgrading"
     config = read(minimal + lines).config
     assert config is not None
     assert (
-        Tls(
+        TlsConfig(
             certificate=tmp_path / "adapter.pem",
             key=Path("/etc/adapter.key"),
             client_ca=tmp_path / "ca.pem",

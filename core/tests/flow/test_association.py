@@ -11,8 +11,8 @@ from attrs import evolve
 
 from dicom_adapter import Capacity
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, Rejection
-from dicom_adapter.config.listening import Dicom
-from dicom_adapter.config.model import AeTitleConfig, Caller, Config, Storage, SubmitterConfig
+from dicom_adapter.config.listening import DicomConfig
+from dicom_adapter.config.model import AeTitleConfig, CallerConfig, Config, StorageConfig, SubmitterConfig
 from dicom_adapter.flow.association import WORTHWHILE, Load, judge
 from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES, storage_full
 from dicom_adapter.net.codes import REJECT_REASON
@@ -27,11 +27,11 @@ CONGESTED = (2, 3, 1)  # rejected-transient, service-provider (presentation), te
 AT_ITS_LIMIT = (2, 3, 2)  # rejected-transient, service-provider (presentation), local limit exceeded
 
 
-def configured(*callers: Caller, storage: Storage | None = None) -> Config:
+def configured(*callers: CallerConfig, storage: StorageConfig | None = None) -> Config:
     """LUNG takes `callers`, everybody when there are none; OPEN takes everybody."""
     return Config(
-        dicom=Dicom(max_associations=2),
-        storage=storage or Storage(path=Path("data")),
+        dicom=DicomConfig(max_associations=2),
+        storage=storage or StorageConfig(path=Path("data")),
         submitters={"clara": SubmitterConfig(type="fake")},
         ae_titles={"LUNG": AeTitleConfig(allowed_callers=callers or None), "OPEN": AeTitleConfig()},
     )
@@ -48,8 +48,8 @@ def busy(associations: int = 0, capacity: Capacity | None = ROOM, stopped: Mappi
     return Load(associations=associations, capacity=capacity, stopped=stopped or {}, full={})
 
 
-def caller(ae_title: str | None = None, host: str | None = None, certificate: str | None = None) -> Caller:
-    return Caller(ae_title=ae_title, host=None if host is None else ip_network(host), certificate=certificate)
+def caller(ae_title: str | None = None, host: str | None = None, certificate: str | None = None) -> CallerConfig:
+    return CallerConfig(ae_title=ae_title, host=None if host is None else ip_network(host), certificate=certificate)
 
 
 def told(decision: AssociationDecision) -> tuple[int, int, int] | None:
@@ -146,7 +146,7 @@ BY_BOTH = (caller("PACS", "10.0.0.0/24"),)
     ],
 )
 def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
-    callers: tuple[Caller, ...], calling: str, peer: str, allowed: bool
+    callers: tuple[CallerConfig, ...], calling: str, peer: str, allowed: bool
 ) -> None:
     """One entry that fits is enough, and all that an entry says must fit; without entries everybody may send."""
     decision = judge(asked(calling=calling, peer=peer), configured(*callers), busy())
@@ -181,7 +181,7 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
     free: int, watermark_percent: int, reserve: int, full: bool
 ) -> None:
     """Of 100 GB; watermark-percent = 100 and reserve = 0 are no limits."""
-    storage = Storage(path=Path("data"), watermark_percent=watermark_percent, reserve=reserve)
+    storage = StorageConfig(path=Path("data"), watermark_percent=watermark_percent, reserve=reserve)
     capacity = Capacity(total_bytes=100 * GB, free_bytes=free)
 
     assert full == bool(storage_full(capacity, storage))
@@ -191,8 +191,8 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
 
 def test_the_reason_names_the_setting_that_decides() -> None:
     """An operator sees which limit was reached, and how far."""
-    by_share = Storage(path=Path("data"), watermark_percent=85, reserve=0)
-    by_room = Storage(path=Path("data"), watermark_percent=100, reserve=5 * GB)
+    by_share = StorageConfig(path=Path("data"), watermark_percent=85, reserve=0)
+    by_room = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     capacity = Capacity(total_bytes=100 * GB, free_bytes=4 * GB)
 
     assert "storage is 96 % full, watermark-percent = 85" == storage_full(capacity, by_share)
@@ -201,7 +201,7 @@ def test_the_reason_names_the_setting_that_decides() -> None:
 
 def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not() -> None:
     """An empty file system is no division by zero; object stores know no limit."""
-    storage = Storage(path=Path("data"))
+    storage = StorageConfig(path=Path("data"))
 
     assert "storage is 100 % full, watermark-percent = 85" == storage_full(
         Capacity(total_bytes=0, free_bytes=0), storage
@@ -223,7 +223,7 @@ def test_nothing_is_taken_without_room_for_the_rows_that_will_tell_of_it(free: i
 @pytest.mark.parametrize(("size", "full"), [(1 * GB, False), (1 * GB + 1, True)])
 def test_what_arrives_counts_against_the_reserve(size: int, full: bool) -> None:
     """It must be free afterwards too."""
-    storage = Storage(path=Path("data"), watermark_percent=100, reserve=5 * GB)
+    storage = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     assert full == bool(storage_full(Capacity(total_bytes=100 * GB, free_bytes=6 * GB), storage, size))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 from support.listening import Listen, Listening
 
 
@@ -19,7 +19,7 @@ def listen() -> Iterator[Listen]:
     with capture_logs() as logged:
 
         def start(**settings: Any) -> Listening:
-            listening.append(Listening(Dicom(port=0, bind="127.0.0.1", **settings), logged))
+            listening.append(Listening(DicomConfig(port=0, bind="127.0.0.1", **settings), logged))
             return listening[-1]
 
         yield start

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net import admission
 from dicom_adapter.net.admission import Admission
 from support.listening import SECONDS, Listen, Listening, wait_until
@@ -73,7 +73,7 @@ def test_who_waits_for_room_is_asked_when_its_own_association_ends() -> None:
     asked: list[tuple[str, int, int]] = []
 
     async def come_and_go() -> None:
-        door = Admission(Dicom(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
+        door = Admission(DicomConfig(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
         door.associated(HERE)
         door.when_there_is_room(HERE, lambda *others: asked.append((HERE, *others)))
         door.when_there_is_room(ELSEWHERE, lambda *others: asked.append((ELSEWHERE, *others)))

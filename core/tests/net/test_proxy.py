@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_adapter.config.listening import Tls
+from dicom_adapter.config.listening import TlsConfig
 from dicom_adapter.net import admission
 from dicom_adapter.net.proxy import FIXED, LONGEST_BODY, PROXY, SIGNATURE, TCP4, TCP6, InvalidProxyHeader, ProxyHeader
 from dicom_adapter.net.tls import client_context
@@ -183,7 +183,7 @@ def test_the_header_comes_before_tls(listen: Listen, tmp_path: Path) -> None:
     """In clear, as balancers send it; not a byte of the handshake is lost to it."""
     pki = Pki(tmp_path / "pki")
     certificate, key = pki.adapter()
-    listening = listen(proxies=PROXIES, tls=Tls(certificate=certificate, key=key))
+    listening = listen(proxies=PROXIES, tls=TlsConfig(certificate=certificate, key=key))
     with connect(listening.port) as plain:
         plain.sendall(IPV4)
         with client_context(pki.authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection:

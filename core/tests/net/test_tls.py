@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from trustme import KeyType
 
 from dicom_adapter.api.errors import DicomAdapterError
-from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, TlsConfig, TlsProfile
 from dicom_adapter.net import scu, server
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.link import PeerUnreachable
@@ -28,9 +28,9 @@ def pki(tmp_path: Path) -> Pki:
 
 
 @pytest.fixture
-def tls(pki: Pki) -> Tls:
+def tls(pki: Pki) -> TlsConfig:
     certificate, key = pki.adapter()
-    return Tls(certificate=certificate, key=key)
+    return TlsConfig(certificate=certificate, key=key)
 
 
 def address(port: int) -> Address:
@@ -45,7 +45,7 @@ def echo(port: int, context: ssl.SSLContext) -> None:
 def test_both_profiles_answer_over_tls_1_2_and_1_3(listen: Listen, pki: Pki, profile: TlsProfile) -> None:
     """An echo over each version that RFC 8996 leaves."""
     certificate, key = pki.adapter()
-    listening = listen(tls=Tls(certificate=certificate, key=key, profile=profile))
+    listening = listen(tls=TlsConfig(certificate=certificate, key=key, profile=profile))
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = client_context(pki.authority)
         context.minimum_version = context.maximum_version = version
@@ -76,11 +76,11 @@ def test_profiles_differ_in_what_they_tolerate(
     client = client_context(pki.authority)
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers(cipher)
-    ours = server_context(Tls(certificate=certificate, key=key, profile=profile))
+    ours = server_context(TlsConfig(certificate=certificate, key=key, profile=profile))
     assert is_taken is shakes_hands(ours, client)
 
 
-def test_versions_that_are_not_safe_any_more_are_refused(tls: Tls, pki: Pki) -> None:
+def test_versions_that_are_not_safe_any_more_are_refused(tls: TlsConfig, pki: Pki) -> None:
     """RFC 8996: neither TLS 1.0 nor 1.1."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.load_verify_locations(pki.authority)
@@ -115,7 +115,7 @@ def shakes_hands(ours: ssl.SSLContext, theirs: ssl.SSLContext) -> bool:
 def test_a_certificate_says_who_calls(listen: Listen, pki: Pki) -> None:
     """Common name and DNS names go with the request of the association."""
     certificate, key = pki.adapter()
-    listening = listen(tls=Tls(certificate=certificate, key=key, client_ca=pki.authority))
+    listening = listen(tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority))
     mine = pki.issue("ct1", "ct1.example", "ct1.local", common_name="CT one")
     echo(listening.port, client_context(pki.authority, *mine))
     [request] = listening.decisions.requests
@@ -125,7 +125,7 @@ def test_a_certificate_says_who_calls(listen: Listen, pki: Pki) -> None:
 def test_who_shows_no_good_certificate_requests_nothing(listen: Listen, pki: Pki, tmp_path: Path) -> None:
     """With none, or one of a stranger's authority; the log says why."""
     certificate, key = pki.adapter()
-    listening = listen(tls=Tls(certificate=certificate, key=key, client_ca=pki.authority))
+    listening = listen(tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority))
     stranger = Pki(tmp_path / "stranger").issue("x", "ct1.example")
     for context in (client_context(pki.authority), client_context(pki.authority, *stranger)):
         with pytest.raises(DicomAdapterError):
@@ -143,7 +143,9 @@ def test_where_certificates_are_optional_one_that_is_shown_has_to_be_good(
     """Without one a caller has no names; a stranger's is no better than a lie."""
     certificate, key = pki.adapter()
     optional = ClientCertificates.OPTIONAL
-    listening = listen(tls=Tls(certificate=certificate, key=key, client_ca=pki.authority, client_certificates=optional))
+    listening = listen(
+        tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority, client_certificates=optional)
+    )
     echo(listening.port, client_context(pki.authority))
     stranger = Pki(tmp_path / "stranger").issue("x", "ct1.example")
     with pytest.raises(DicomAdapterError):
@@ -154,7 +156,7 @@ def test_where_certificates_are_optional_one_that_is_shown_has_to_be_good(
 # --- broken peers -----------------------------------------------------------------------------------------------------
 
 
-def test_who_speaks_no_tls_is_told_nothing(listen: Listen, tls: Tls) -> None:
+def test_who_speaks_no_tls_is_told_nothing(listen: Listen, tls: TlsConfig) -> None:
     """The connection is closed, and nobody else notices."""
     listening = listen(tls=tls)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as plain:
@@ -164,7 +166,7 @@ def test_who_speaks_no_tls_is_told_nothing(listen: Listen, tls: Tls) -> None:
 
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00"])
-def test_who_does_not_finish_the_handshake_is_dropped(listen: Listen, tls: Tls, hello: bytes) -> None:
+def test_who_does_not_finish_the_handshake_is_dropped(listen: Listen, tls: TlsConfig, hello: bytes) -> None:
     """After association-timeout, whether it said nothing or the beginning of a hello; its place is free again."""
     listening = listen(tls=tls, association_timeout=0.2)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as silent:
@@ -174,7 +176,7 @@ def test_who_does_not_finish_the_handshake_is_dropped(listen: Listen, tls: Tls, 
     wait_until(lambda: listening.server.admission.connections == 0)
 
 
-def test_a_stop_does_not_wait_for_a_handshake(listen: Listen, tls: Tls) -> None:
+def test_a_stop_does_not_wait_for_a_handshake(listen: Listen, tls: TlsConfig) -> None:
     """Nor leaves it open."""
     listening = listen(tls=tls)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as silent:
@@ -208,7 +210,7 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_renewed_certificates_are_those_of_new_connections(listen: Listen, pki: Pki, tls: Tls) -> None:
+def test_renewed_certificates_are_those_of_new_connections(listen: Listen, pki: Pki, tls: TlsConfig) -> None:
     """Without a restart; who is connected goes on."""
     listening = listen(tls=tls)
     before = serial(listening.port, pki)
@@ -223,7 +225,7 @@ def test_renewed_certificates_are_those_of_new_connections(listen: Listen, pki: 
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_a_broken_new_file_changes_nothing(listen: Listen, pki: Pki, tls: Tls) -> None:
+def test_a_broken_new_file_changes_nothing(listen: Listen, pki: Pki, tls: TlsConfig) -> None:
     """The old certificate goes on, the log names the file, and the next good one is taken."""
     listening = listen(tls=tls)
     before = serial(listening.port, pki)
@@ -249,7 +251,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_name(pki: Pki, tmp_path: Pat
 
     def told(**files: Path) -> str:
         with pytest.raises(UnusableCertificate) as refusal:
-            server_context(Tls(**files))
+            server_context(TlsConfig(**files))
         return str(refusal.value)
 
     assert f"the certificate {nothing} cannot be read (No such file or directory)" in told(certificate=nothing)
@@ -269,7 +271,7 @@ def with_password(key: bytes) -> bytes:
     )
 
 
-def test_a_peer_that_is_not_trusted_is_told_so(listen: Listen, tls: Tls) -> None:
+def test_a_peer_that_is_not_trusted_is_told_so(listen: Listen, tls: TlsConfig) -> None:
     """`send` and `echo` say why there is no connection."""
     listening = listen(tls=tls)
     with pytest.raises(PeerUnreachable, match="its certificate is not trusted"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import Mock
 
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.ledger.health import RECEIVER, PartState
 from dicom_adapter.net.server import Server
 from dicom_adapter.receiver.__main__ import Listener
@@ -30,7 +30,7 @@ def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> No
 
     Tried: `is_deaf` that does not look at the thread, and a report at every look.
     """
-    server, reports = Server(Dicom(port=0, bind="127.0.0.1"), Mock()), Reports()
+    server, reports = Server(DicomConfig(port=0, bind="127.0.0.1"), Mock()), Reports()
     listener = Listener(server, Mock(commits=True), reports)  # type: ignore[arg-type] # all of a channel that it uses
     server.start()
     assert {process_part(RECEIVER): PartFinding()} == listener.examine()

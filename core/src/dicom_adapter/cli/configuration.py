@@ -8,7 +8,7 @@ import typer
 from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.config import ProblemKind, load, plugin_settings
+from dicom_adapter.config import ConfigProblemKind, load, plugin_settings
 from dicom_adapter.config.load import Loaded
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger
@@ -37,12 +37,12 @@ class Read:
     @property
     def invalid(self) -> list[str]:
         """What keeps the service from starting."""
-        return [str(problem) for problem in self.loaded.problems if problem.kind is ProblemKind.INVALID]
+        return [str(problem) for problem in self.loaded.problems if problem.kind is ConfigProblemKind.INVALID]
 
     @property
     def unavailable(self) -> list[str]:
         """What depends on plugins that are not there, and the plugins that cannot be used."""
-        missing = [str(problem) for problem in self.loaded.problems if problem.kind is ProblemKind.UNAVAILABLE]
+        missing = [str(problem) for problem in self.loaded.problems if problem.kind is ConfigProblemKind.UNAVAILABLE]
         return missing + self.plugins.problems
 
 

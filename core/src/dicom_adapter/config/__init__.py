@@ -1,42 +1,42 @@
 """The configuration: TOML to frozen values, with every problem told at once."""
 
-from dicom_adapter.config.listening import ClientCertificates, Dicom, Http, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, DicomConfig, HttpConfig, TlsConfig, TlsProfile
 from dicom_adapter.config.load import Loaded, load, plugin_settings, structure, tables_of
 from dicom_adapter.config.model import (
     AeTitleConfig,
-    Caller,
+    CallerConfig,
     Config,
     Durability,
-    Ledger,
-    Log,
+    LedgerConfig,
+    LogConfig,
     LogFormat,
     LogLevel,
-    PluginSettings,
-    Storage,
+    PluginsConfig,
+    StorageConfig,
     SubmitterConfig,
 )
-from dicom_adapter.config.problems import Problem, ProblemKind
+from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
 from dicom_adapter.config.tables import prefixes_of
 
 __all__ = [
     "AeTitleConfig",
-    "Caller",
+    "CallerConfig",
     "ClientCertificates",
     "Config",
-    "Dicom",
+    "ConfigProblem",
+    "ConfigProblemKind",
+    "DicomConfig",
     "Durability",
-    "Http",
-    "Ledger",
+    "HttpConfig",
+    "LedgerConfig",
     "Loaded",
-    "Log",
+    "LogConfig",
     "LogFormat",
     "LogLevel",
-    "PluginSettings",
-    "Problem",
-    "ProblemKind",
-    "Storage",
+    "PluginsConfig",
+    "StorageConfig",
     "SubmitterConfig",
-    "Tls",
+    "TlsConfig",
     "TlsProfile",
     "load",
     "plugin_settings",

@@ -42,7 +42,7 @@ class ClientCertificates(str, Enum):
 
 
 @frozen(kw_only=True)
-class Tls:
+class TlsConfig:
     """[dicom.tls]: DICOM over TLS on the listening port."""
 
     certificate: Path = setting(
@@ -77,7 +77,7 @@ class Tls:
 
 
 @frozen(kw_only=True)
-class Dicom:
+class DicomConfig:
     """[dicom]: the listening port and the limits of associations."""
 
     port: int = setting(
@@ -134,7 +134,7 @@ class Dicom:
             "0xC000, and what had come of it is deleted."
         ),
     )
-    tls: Tls | None = setting(default=None, help="DICOM over TLS; left out, connections are not encrypted.")
+    tls: TlsConfig | None = setting(default=None, help="DICOM over TLS; left out, connections are not encrypted.")
 
     def __attrs_post_init__(self) -> None:
         if self.receivers > self.max_associations:
@@ -143,7 +143,7 @@ class Dicom:
                 f"receivers = {self.receivers} must not be above max-associations = {most}, which they share"
             )
 
-    def share_of(self, receiver: int) -> Dicom:
+    def share_of(self, receiver: int) -> DicomConfig:
         """The part that one of the receivers, counted from 1, has in what they share."""
         share, rest = divmod(self.max_associations, self.receivers)
         return evolve(self, receivers=1, max_associations=share + (receiver <= rest))
@@ -157,7 +157,7 @@ def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> 
 
 
 @frozen(kw_only=True)
-class Http:
+class HttpConfig:
     """[http]: the HTTP server of health and of what plugins bring; without this table there is none."""
 
     port: int = setting(

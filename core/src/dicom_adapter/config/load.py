@@ -12,9 +12,9 @@ from cattrs import BaseValidationError
 
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config.convert import make_converter
-from dicom_adapter.config.model import Config, PluginSettings
+from dicom_adapter.config.model import Config, PluginsConfig
 from dicom_adapter.config.plugged import Plugged
-from dicom_adapter.config.problems import Problem, ProblemKind, Where, faults, shown
+from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, faults, shown
 from dicom_adapter.config.suggest import listed, nearest
 
 
@@ -23,7 +23,7 @@ class Loaded:
     """What became of a configuration file."""
 
     config: Config | None  # None when any problem is INVALID
-    problems: tuple[Problem, ...] = ()  # in the order of the file
+    problems: tuple[ConfigProblem, ...] = ()  # in the order of the file
 
 
 def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
@@ -31,7 +31,7 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
     try:
         document = _parse(text)
     except ValueError as error:
-        return Loaded(config=None, problems=(Problem(message=str(error)),))
+        return Loaded(config=None, problems=(ConfigProblem(message=str(error)),))
     return structure(document, folder=folder, catalogue=catalogue)
 
 
@@ -45,20 +45,20 @@ def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue
         config = converter.structure(document, Config)
     except BaseValidationError as group:
         found += [fault.problem(document) for fault in faults(group)]
-    if any(problem.kind is ProblemKind.INVALID for problem in found):
+    if any(problem.kind is ConfigProblemKind.INVALID for problem in found):
         config = None
     return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _place(document, problem.where))))
 
 
-def plugin_settings(text: str | bytes) -> PluginSettings:
+def plugin_settings(text: str | bytes) -> PluginsConfig:
     """The table [plugins] alone: plugins that are disabled must not be loaded, and `load` needs those that are.
 
     The defaults when it cannot be read; `load` tells why.
     """
     try:
-        found: PluginSettings = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginSettings)
+        found: PluginsConfig = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginsConfig)
     except (ValueError, TypeError, BaseValidationError):
-        return PluginSettings()
+        return PluginsConfig()
     return found
 
 
@@ -91,7 +91,7 @@ def _decode(data: bytes) -> str:
         raise ValueError(f"the file is not UTF-8: see line {line}, byte {data[error.start]:#04x}") from None
 
 
-def _submitter_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
+def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     """AE titles and submitters must fit together; from the document, to be told even if nothing else is right."""
     submitters, ae_titles = document.get("submitters"), document.get("ae-titles")
     if not submitters or not isinstance(submitters, dict):
@@ -103,16 +103,16 @@ def _submitter_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _unknown_submitter(("ae-titles", title, "submitter"), own, submitters)
         if own is None and default is None and len(submitters) > 1:
             message = f"is missing: name one of {listed(submitters)}, or set default-submitter"
-            yield Problem(where=("ae-titles", title, "submitter"), message=message)
+            yield ConfigProblem(where=("ae-titles", title, "submitter"), message=message)
 
 
-def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]) -> Iterator[Problem]:
+def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     if isinstance(name, str) and name not in submitters:
         message = f"must name a [submitters.<name>] table{nearest(name, submitters)} (there are: {listed(submitters)})"
-        yield Problem(where=where, message=message, value=shown(name))
+        yield ConfigProblem(where=where, message=message, value=shown(name))
 
 
-def _certificate_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
+def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     """Where a caller is known by a certificate, one has to be asked for."""
     dicom, ae_titles = document.get("dicom"), document.get("ae-titles")
     tls = dicom.get("tls") if isinstance(dicom, dict) else None
@@ -124,7 +124,7 @@ def _certificate_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(caller, dict) and "certificate" in caller:
                 where = ("ae-titles", title, "allowed-callers", index, "certificate")
                 message = "needs a [dicom.tls] table with client-ca: without it no caller shows a certificate"
-                yield Problem(where=where, message=message)
+                yield ConfigProblem(where=where, message=message)
 
 
 def _place(document: Any, where: Where) -> list[int]:

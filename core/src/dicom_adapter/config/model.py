@@ -17,7 +17,7 @@ from attrs.validators import optional
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.settings import HELP, ByteSize, at_least, between, not_empty, setting
-from dicom_adapter.config.listening import DAY_S, Dicom, Http
+from dicom_adapter.config.listening import DAY_S, DicomConfig, HttpConfig
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
 
@@ -68,7 +68,7 @@ class LogLevel(str, Enum):
 
 
 @frozen(kw_only=True)
-class Storage:
+class StorageConfig:
     """[storage]: where instances wait. Further keys are the backend's own."""
 
     backend: str = setting(default="local", help="Name of the storage backend, as `dicom-adapter plugins` lists it.")
@@ -104,7 +104,7 @@ class Storage:
 
 
 @frozen(kw_only=True)
-class Ledger:
+class LedgerConfig:
     """[ledger]: the database of instances, jobs and events."""
 
     url: LedgerUrl | None = setting(
@@ -125,7 +125,7 @@ class Ledger:
 
 
 @frozen(kw_only=True)
-class Log:
+class LogConfig:
     """[log]"""
 
     format: LogFormat = setting(default=LogFormat.AUTO, help="`auto` is `console` on a terminal, `json` otherwise.")
@@ -174,7 +174,7 @@ class SubmitterConfig:
 
 
 @frozen(kw_only=True)
-class Caller:
+class CallerConfig:
     """One entry of allowed-callers; all that is given must hold."""
 
     ae_title: AeTitle | None = setting(default=None, help="Calling AE title.")
@@ -198,7 +198,7 @@ class AeTitleConfig:
     """[ae-titles.<AE title>]: what is accepted for a called AE title, and what becomes of it."""
 
     processor: str = setting(default="aetitle", help="Name of the job processor, as `dicom-adapter plugins` lists it.")
-    allowed_callers: tuple[Caller, ...] | None = setting(
+    allowed_callers: tuple[CallerConfig, ...] | None = setting(
         default=None,
         validator=_callers,
         help="Who may send: calling AE titles, or tables as below. Left out, everybody.",
@@ -224,7 +224,7 @@ class AeTitleConfig:
 
 
 @frozen(kw_only=True)
-class PluginSettings:
+class PluginsConfig:
     """[plugins]: which of the installed plugins are used."""
 
     disable: tuple[str, ...] = setting(
@@ -237,14 +237,14 @@ class PluginSettings:
 class Config:
     """The whole file."""
 
-    dicom: Dicom = setting(factory=Dicom, help="The listening port and the limits of associations.")
-    http: Http | None = setting(
+    dicom: DicomConfig = setting(factory=DicomConfig, help="The listening port and the limits of associations.")
+    http: HttpConfig | None = setting(
         default=None, help="The HTTP server of health and of what plugins bring; without this table there is none."
     )
-    storage: Storage = setting(help="Where instances wait.")
-    ledger: Ledger = setting(factory=Ledger, help="The database of instances, jobs and events.")
-    log: Log = setting(factory=Log, help="What is logged, and how.")
-    plugins: PluginSettings = setting(factory=PluginSettings, help="Which of the installed plugins are used.")
+    storage: StorageConfig = setting(help="Where instances wait.")
+    ledger: LedgerConfig = setting(factory=LedgerConfig, help="The database of instances, jobs and events.")
+    log: LogConfig = setting(factory=LogConfig, help="What is logged, and how.")
+    plugins: PluginsConfig = setting(factory=PluginsConfig, help="Which of the installed plugins are used.")
     submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
         factory=dict,
         validator=_some_table,

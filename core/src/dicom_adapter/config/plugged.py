@@ -11,8 +11,8 @@ from cattrs import Converter
 
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import names
-from dicom_adapter.config.model import AeTitleConfig, Caller, Storage, SubmitterConfig
-from dicom_adapter.config.problems import Problem, ProblemKind
+from dicom_adapter.config.model import AeTitleConfig, CallerConfig, StorageConfig, SubmitterConfig
+from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
 from dicom_adapter.config.suggest import listed, nearest
 from dicom_adapter.config.tables import Reading, structure_class, takes, unknown_keys
 
@@ -45,16 +45,16 @@ class Plugged:
     def __init__(self, catalogue: Catalogue, converter: Converter) -> None:
         self._catalogue = catalogue
         self._converter = converter
-        converter.register_structure_hook(Storage, self._storage)
+        converter.register_structure_hook(StorageConfig, self._storage)
         converter.register_structure_hook(SubmitterConfig, self._submitter)
         converter.register_structure_hook(AeTitleConfig, self._ae_title)
-        converter.register_structure_hook(Caller, partial(_caller, converter))
+        converter.register_structure_hook(CallerConfig, partial(_caller, converter))
 
-    def problems(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+    def problems(self, document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
         """What names a plugin that is not there; from the document, to be told even if nothing else is right."""
         backend = self._backend(_table(document, "storage")).reason
         if backend:
-            yield Problem(where=("storage", "backend"), message=f"needs {backend}")
+            yield ConfigProblem(where=("storage", "backend"), message=f"needs {backend}")
         for name, table in _table(document, "submitters").items():
             yield from _unavailable(("submitters", name), self._type(table))
         for name, table in _table(document, "ae-titles").items():
@@ -72,7 +72,7 @@ class Plugged:
         return choose("processor", name, self._catalogue.processors, self._catalogue)
 
     def _storage(self, table: Any, _: Any) -> Any:
-        return self._open_table(table, Storage, self._backend(table))
+        return self._open_table(table, StorageConfig, self._backend(table))
 
     def _submitter(self, table: Any, _: Any) -> Any:
         choice = self._type(table)
@@ -101,14 +101,14 @@ class Plugged:
         return reading.build(unknown_keys(table, cls))
 
 
-def _unavailable(where: tuple[str, ...], choice: Choice) -> Iterator[Problem]:
+def _unavailable(where: tuple[str, ...], choice: Choice) -> Iterator[ConfigProblem]:
     if choice.reason:
-        yield Problem(where=where, message=f"needs {choice.reason}", kind=ProblemKind.UNAVAILABLE)
+        yield ConfigProblem(where=where, message=f"needs {choice.reason}", kind=ConfigProblemKind.UNAVAILABLE)
 
 
 def _caller(converter: Converter, value: Any, cls: type) -> Any:
     if isinstance(value, str):
-        return Caller(ae_title=names.ae_title(value))
+        return CallerConfig(ae_title=names.ae_title(value))
     if not isinstance(value, dict):
         raise TypeError('must be an AE title or a table such as {ae-title = "PACS", host = "10.0.0.0/24"}')
     return structure_class(converter, value, cls)

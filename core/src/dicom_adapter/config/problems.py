@@ -25,7 +25,7 @@ Note: TypeAlias = AttributeValidationNote | IterableValidationNote
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
 
-class ProblemKind(str, Enum):
+class ConfigProblemKind(str, Enum):
     """What follows from a problem."""
 
     INVALID = "invalid"  # nothing can start
@@ -33,13 +33,13 @@ class ProblemKind(str, Enum):
 
 
 @frozen(kw_only=True)
-class Problem:
+class ConfigProblem:
     """One thing that is wrong. As text: subject, value, rule, next step."""
 
     where: Where = ()  # keys and 0-based list indices, from the top of the file
     message: str  # goes on after the value
     value: str = ""  # as it is shown; "" when it is not there or must not be shown
-    kind: ProblemKind = field(default=ProblemKind.INVALID)
+    kind: ConfigProblemKind = field(default=ConfigProblemKind.INVALID)
 
     @property
     def path(self) -> str:
@@ -53,19 +53,19 @@ class Problem:
 
 
 @frozen
-class Fault:
+class ConversionError:
     """An error of the converter with its place."""
 
     where: Where
     message: str
     undisclosed: bool  # the value may carry a secret
 
-    def problem(self, document: Mapping[str, Any]) -> Problem:
+    def problem(self, document: Mapping[str, Any]) -> ConfigProblem:
         value = "" if self.undisclosed else shown(_value_at(document, self.where))
-        return Problem(where=self.where, message=self.message, value=value)
+        return ConfigProblem(where=self.where, message=self.message, value=value)
 
 
-def faults(error: Exception, where: Where = (), *, hidden: bool = False) -> Iterator[Fault]:
+def faults(error: Exception, where: Where = (), *, hidden: bool = False) -> Iterator[ConversionError]:
     """Flatten the converter's groups."""
     note = _note(error)
     if note is not None:
@@ -75,7 +75,7 @@ def faults(error: Exception, where: Where = (), *, hidden: bool = False) -> Iter
         for part in error.exceptions:
             yield from faults(part, where, hidden=hidden)
     else:
-        yield Fault(where, message(error), hidden or (note is not None and _is_table(note.type)))
+        yield ConversionError(where, message(error), hidden or (note is not None and _is_table(note.type)))
 
 
 def noted(error: ErrorT, note: Note) -> ErrorT:

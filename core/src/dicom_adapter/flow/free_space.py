@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.config.model import Storage
+from dicom_adapter.config.model import StorageConfig
 
 # Reserved for rows of instances that were accepted before: without them no job ends, and no space is freed. Enough for
 # the write-ahead log, which SQLite merges into the database when it has 4 MiB, and for tens of thousands of rows.
 LEDGER_RESERVE_BYTES = 16 * 2**20
 
 
-def storage_full(capacity: Capacity | None, storage: Storage, size: int = 0) -> str:
+def storage_full(capacity: Capacity | None, storage: StorageConfig, size: int = 0) -> str:
     """Return why nothing more, or no data set of `size` bytes, may be stored now; "" if there is enough free space."""
     if capacity is None:
         return ""

@@ -14,7 +14,7 @@ import structlog
 
 from dicom_adapter import __version__
 from dicom_adapter.api.server import Server
-from dicom_adapter.config.listening import Http
+from dicom_adapter.config.listening import HttpConfig
 from dicom_adapter.config.model import Config
 from dicom_adapter.host.draining import departures, with_leaving
 from dicom_adapter.host.host import Host
@@ -92,7 +92,7 @@ class HostProcess:
             for name, (plugin, server) in servers.items()
         }
 
-    def _make_http_server(self, config: Http) -> Server:
+    def _make_http_server(self, config: HttpConfig) -> Server:
         from dicom_adapter.host import http  # takes time to load, which others can spare
 
         def look() -> http.Health:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 
 SPARE_CONNECTIONS = 100  # beside the associations: those that have yet to request one, or to close
 SPARE_OF_PEER = 10  # the same, for each peer
@@ -31,14 +31,14 @@ class _Waiting:
 class Admission:
     """Counts. Peers are told apart by their addresses."""
 
-    def __init__(self, dicom: Dicom, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, dicom: DicomConfig, loop: asyncio.AbstractEventLoop) -> None:
         self.limit(dicom)
         self._loop = loop
         self._connections: Counter[str] = Counter()
         self._associations: Counter[str] = Counter()
         self._waiting: list[_Waiting] = []
 
-    def limit(self, dicom: Dicom) -> None:
+    def limit(self, dicom: DicomConfig) -> None:
         """Set the limits; whoever is there already stays."""
         self._most = dicom.max_associations
         self._most_of_peer = dicom.max_associations_per_peer

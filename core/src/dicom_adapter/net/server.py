@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import structlog
 
 from dicom_adapter.api.receiving import StoreResult
-from dicom_adapter.config.listening import Dicom
+from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.connection import Connection, Handlers
@@ -43,7 +43,7 @@ class Server:
     """Listens from `start` to `stop`, both called from outside of its thread."""
 
     def __init__(
-        self, dicom: Dicom, handlers: Handlers[Any], *, shares_port: bool = False, is_first: bool = False
+        self, dicom: DicomConfig, handlers: Handlers[Any], *, shares_port: bool = False, is_first: bool = False
     ) -> None:
         """`shares_port`: other processes of this service listen on it, too; `is_first`: they are yet to begin."""
         self.dicom = dicom
@@ -83,7 +83,7 @@ class Server:
             _bound(address, shares_port=False, backlog=None).close()
         return _bound(address, shares_port=self._shares_port, backlog=BACKLOG)
 
-    def configure(self, dicom: Dicom) -> None:
+    def configure(self, dicom: DicomConfig) -> None:
         """Go on with other limits, as far as they are no matter of listening; connections that are open stay."""
         self.dicom = dicom
         self.loop.call_soon_threadsafe(self.admission.limit, dicom)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import structlog
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.config.listening import ClientCertificates, Tls, TlsProfile
+from dicom_adapter.config.listening import ClientCertificates, TlsConfig, TlsProfile
 
 log = structlog.get_logger("dicom_adapter.net")
 
@@ -40,7 +40,7 @@ class UnusableCertificate(Refused):
     """A file with certificates or a private key cannot be used."""
 
 
-def server_context(tls: Tls) -> ssl.SSLContext:
+def server_context(tls: TlsConfig) -> ssl.SSLContext:
     """What new connections are encrypted with. Raises UnusableCertificate, which names the file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -127,7 +127,7 @@ def certificate_names(certificate: Any) -> frozenset[str]:
 class Certificates:
     """The context for new connections. Looks at its files when told to, on one thread at a time."""
 
-    def __init__(self, tls: Tls) -> None:
+    def __init__(self, tls: TlsConfig) -> None:
         """Raises UnusableCertificate."""
         self._tls = tls
         self._stamps = self._look()

@@ -16,7 +16,7 @@ from dicom_adapter.api.errors import StorageFull, is_lack_of_room
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.local_disk import sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
-from dicom_adapter.config.model import Config, Durability, Storage
+from dicom_adapter.config.model import Config, Durability, StorageConfig
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.channel import Channel
 
@@ -96,7 +96,7 @@ class DataFolder:
 
     def open_storage(
         self,
-        storage: Storage,
+        storage: StorageConfig,
         catalogue: Catalogue,
         measure: Callable[[StorageBackend[Any]], StorageBackend[Any]] = lambda backend: backend,
     ) -> StorageBackend[Any]:

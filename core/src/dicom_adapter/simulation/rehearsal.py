@@ -19,7 +19,7 @@ from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.settings import ByteSize
 from dicom_adapter.api.values import Job, Waiting
-from dicom_adapter.config.model import Config, Durability, Ledger, Storage, SubmitterConfig
+from dicom_adapter.config.model import Config, Durability, LedgerConfig, StorageConfig, SubmitterConfig
 from dicom_adapter.dicom.synthetic import make_instance, make_uid
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.operations.story.words import counted
@@ -77,7 +77,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
 
 def _simulated(config: Config, memory: Memory, folder: Path) -> Config:
     """The same AE titles with their processors; all else is replaced."""
-    storage = Storage(
+    storage = StorageConfig(
         backend=memory.storage.name,
         path=folder,
         watermark_percent=100,
@@ -87,7 +87,7 @@ def _simulated(config: Config, memory: Memory, folder: Path) -> Config:
     )
     submitter = SubmitterConfig(type=memory.submitter.name, settings=NoSettings())
     submitters = dict.fromkeys(config.submitters, submitter)
-    return evolve(config, storage=storage, ledger=Ledger(), submitters=submitters)
+    return evolve(config, storage=storage, ledger=LedgerConfig(), submitters=submitters)
 
 
 class _Rehearsal:

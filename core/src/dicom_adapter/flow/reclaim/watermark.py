@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.config.model import Storage
+from dicom_adapter.config.model import StorageConfig
 
 MARGIN = 0.02  # of all room: it begins so far before the watermark, and so far above the reserve
 
 
-def room_wanted(capacity: Capacity | None, storage: Storage) -> int:
+def room_wanted(capacity: Capacity | None, storage: StorageConfig) -> int:
     """Bytes that are to be given back, so that associations are not refused soon; 0 when there is room enough."""
     if capacity is None:
         return 0

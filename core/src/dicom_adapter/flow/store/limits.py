@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.config.model import Storage
+from dicom_adapter.config.model import StorageConfig
 from dicom_adapter.flow.free_space import ledger_full, storage_full
 from dicom_adapter.ledger import Ledger, lanes
 
@@ -29,13 +29,13 @@ class StoreLimits:
         self._full: Mapping[str, str] = {}
         self._query_full_at = now
 
-    def refusal_before(self, ae_title: str, storage: Storage) -> str:
+    def refusal_before(self, ae_title: str, storage: StorageConfig) -> str:
         """Return why no data set is accepted for this AE title; "" if one is. Never refuses for an outdated reason."""
         if self._no_space or time.monotonic() >= self._no_space_until:
             self._check_free_space(storage)
         return self._refusal(ae_title)
 
-    def refusal_after(self, ae_title: str, storage: Storage) -> str:
+    def refusal_after(self, ae_title: str, storage: StorageConfig) -> str:
         """Return why a data set, which has used its space by now, must not be kept; "" if it may."""
         self._check_free_space(storage)
         return self._refusal(ae_title)
@@ -43,7 +43,7 @@ class StoreLimits:
     def _refusal(self, ae_title: str) -> str:
         return self._full_ae_titles().get(ae_title) or self._no_space
 
-    def _check_free_space(self, storage: Storage) -> None:
+    def _check_free_space(self, storage: StorageConfig) -> None:
         self._no_space = storage_full(self._storage.capacity(), storage) or ledger_full(self._ledger.free_bytes())
         self._no_space_until = time.monotonic() + FREE_SPACE_SECONDS
 

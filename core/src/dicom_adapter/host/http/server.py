@@ -13,7 +13,7 @@ from litestar.types import ASGIApp
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.server import Server
-from dicom_adapter.config.listening import Http
+from dicom_adapter.config.listening import HttpConfig
 
 log = structlog.get_logger("dicom_adapter.http")
 
@@ -30,7 +30,7 @@ class HttpServer(Server):
 
     name = "http"
 
-    def __init__(self, app: ASGIApp, config: Http) -> None:
+    def __init__(self, app: ASGIApp, config: HttpConfig) -> None:
         self._app = app
         self._config = config
         self._port = config.port
