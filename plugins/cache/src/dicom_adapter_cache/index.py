@@ -7,52 +7,40 @@ here as done that the same turn does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
-from dicom_adapter_cache.header import Attributes, clean, folded
+from dicom_adapter_cache.header import Attributes
+from dicom_adapter_cache.rows import (
+    INSTANCE_COLUMNS,
+    SeriesKey,
+    SeriesPlace,
+    add_to_counts,
+    chunks,
+    delete_rows,
+    inserted_id,
+    instance_row,
+    series_key_of,
+    study_row,
+)
 from dicom_adapter_cache.schema import instances, job_instances, jobs, series, studies
 
-CHUNK = 500  # values in one IN (…): below every database's limit of parameters
-OWN = (
-    "sop_class_uid",
-    "transfer_syntax_uid",
-    "calling_ae_title",
-    "peer_address",
-    "association_id",
-    "received_at",
-    "storage_key",
-    "size_bytes",
-    "checksum",
-)
 _INFO = [
     instances.c.instance_id,
     instances.c.sop_instance_uid,
-    *(instances.c[name] for name in OWN),
+    *(instances.c[name] for name in INSTANCE_COLUMNS),
     studies.c.ae_title,
     studies.c.study_instance_uid,
     series.c.series_instance_uid,
     studies.c.patient_id,
     studies.c.issuer_of_patient_id,
 ]
-
-T = TypeVar("T")
-Key: TypeAlias = tuple[str, str]  # Study Instance UID and Series Instance UID: a series
-
-
-@frozen
-class SeriesPlace:
-    """Where the instances of a series lie in the index."""
-
-    study_id: int
-    series_id: int
 
 
 @frozen(kw_only=True)
@@ -81,7 +69,7 @@ class Index:
     def __init__(self, database: Database, ae_title: str) -> None:
         self._database = database
         self._ae_title = ae_title
-        self._places: dict[Key, SeriesPlace] = {}
+        self._places: dict[SeriesKey, SeriesPlace] = {}
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -90,7 +78,7 @@ class Index:
         with self._database.read() as transaction:
             return set(transaction.execute(_of(select(instances.c.instance_id), self._ae_title)).scalars())
 
-    def knows(self, key: Key) -> bool:
+    def knows(self, key: SeriesKey) -> bool:
         """Whether there is such a series."""
         if key not in self._places:
             query = (
@@ -106,21 +94,21 @@ class Index:
             self._places[key] = SeriesPlace(found[0], found[1])
         return True
 
-    def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[Key, Attributes]) -> set[int]:
+    def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[SeriesKey, Attributes]) -> set[int]:
         """Add instances; `found` has the attributes of series that are new.
 
         Returns the numbers of those that newer ones stand for: of each SOP instance the last one counts.
         """
         newest = {instance.sop_instance_uid: instance for instance in arrived}
-        first = {key_of(instance): instance for instance in reversed(arrived)}
+        first = {series_key_of(instance): instance for instance in reversed(arrived)}
         with self._database.write() as transaction:
             new = {key: self._add_series(transaction, first[key], own) for key, own in found.items()}
             places = {**self._places, **new}
             older = self._same(transaction, newest)
-            rows = [_row(instance, places[key_of(instance)]) for instance in newest.values()]
+            rows = [instance_row(instance, places[series_key_of(instance)]) for instance in newest.values()]
             transaction.execute(instances.insert(), rows)
-            _count(transaction, newest.values(), places)
-            _remove(transaction, older)
+            add_to_counts(transaction, newest.values(), places)
+            delete_rows(transaction, older)
         self._places = {} if older else places  # a series may have gone with an older one
         return older | {instance.instance_id for instance in arrived if newest[instance.sop_instance_uid] != instance}
 
@@ -131,7 +119,7 @@ class Index:
         )
         study_id = transaction.execute(query).scalar()
         if study_id is None:
-            study_id = _inserted(transaction.execute(studies.insert().values(_study(instance, found))))
+            study_id = inserted_id(transaction.execute(studies.insert().values(study_row(instance, found))))
         transaction.execute(
             update(studies).where(studies.c.study_id == study_id).values(series_count=studies.c.series_count + 1)
         )
@@ -144,7 +132,7 @@ class Index:
             "instance_count": 0,
             "size_bytes": 0,
         }
-        return SeriesPlace(study_id, _inserted(transaction.execute(series.insert().values(row))))
+        return SeriesPlace(study_id, inserted_id(transaction.execute(series.insert().values(row))))
 
     def _same(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
         """The numbers of what is there of these SOP instances."""
@@ -159,7 +147,7 @@ class Index:
         """Forget these instances, and the series and studies that are empty then."""
         self._places.clear()
         with self._database.write() as transaction:
-            _remove(transaction, instance_ids)
+            delete_rows(transaction, instance_ids)
 
     def total_bytes(self) -> int:
         """The room that all instances take."""
@@ -178,7 +166,7 @@ class Index:
 
     def _infos(self, column: ColumnElement[Any], values: Sequence[Any]) -> list[InstanceStorageInfo]:
         with self._database.read() as transaction:
-            return infos(transaction, self._ae_title, column, values)
+            return read_instances(transaction, self._ae_title, column, values)
 
     # --- studies ------------------------------------------------------------------------------------------------------
 
@@ -271,12 +259,7 @@ class Index:
         self._database.close()
 
 
-def key_of(instance: InstanceStorageInfo) -> Key:
-    """The series that an instance belongs to."""
-    return instance.study_instance_uid, instance.series_instance_uid
-
-
-def infos(
+def read_instances(
     transaction: Transaction, ae_title: str, column: ColumnElement[Any], values: Iterable[Any]
 ) -> list[InstanceStorageInfo]:
     """The instances that have one of these values in a column, in the order of their arrival."""
@@ -287,13 +270,6 @@ def infos(
         for row in transaction.execute(query.where(column.in_(chunk)))
     ]
     return sorted(found, key=lambda instance: instance.instance_id)
-
-
-def chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    """So many at a time as one statement takes."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
-        yield chunk
 
 
 def _of(query: Select[Any], ae_title: str) -> Select[Any]:
@@ -309,93 +285,3 @@ def _of(query: Select[Any], ae_title: str) -> Select[Any]:
 def _jobs(transaction: Transaction, condition: ColumnElement[bool]) -> list[KeptJob]:
     query = select(jobs.c.job_id, jobs.c.keep, jobs.c.fingerprint, jobs.c.finished).where(condition)
     return [KeptJob(**row._mapping) for row in transaction.execute(query)]
-
-
-def _row(instance: InstanceStorageInfo, place: SeriesPlace) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(instance, name) for name in OWN}
-    row |= {"instance_id": instance.instance_id, "sop_instance_uid": instance.sop_instance_uid}
-    return {**row, "series_id": place.series_id}
-
-
-def _study(instance: InstanceStorageInfo, found: Attributes) -> dict[str, Any]:
-    return {
-        "ae_title": instance.ae_title,
-        "study_instance_uid": instance.study_instance_uid,
-        "patient_id": clean(instance.patient_id),
-        "issuer_of_patient_id": clean(instance.issuer_of_patient_id),
-        "patient_name": found.patient_name,
-        "patient_birth_date": found.patient_birth_date,
-        "patient_sex": found.patient_sex,
-        "study_date": found.study_date,
-        "study_time": found.study_time,
-        "accession_number": found.accession_number,
-        "study_description": found.study_description,
-        "patient_id_folded": folded(instance.patient_id),
-        "patient_name_folded": folded(found.patient_name),
-        "accession_number_folded": folded(found.accession_number),
-        "study_description_folded": folded(found.study_description),
-        "series_count": 0,
-        "instance_count": 0,
-        "size_bytes": 0,
-        "first_arrival": instance.received_at,
-        "last_arrival": instance.received_at,
-        "last_use": instance.received_at,
-        "pinned": False,
-    }
-
-
-def _count(transaction: Transaction, arrived: Iterable[InstanceStorageInfo], places: Mapping[Key, SeriesPlace]) -> None:
-    """Add instances to the counts of their series and studies."""
-    of_series: dict[int, dict[str, Any]] = {}
-    of_study: dict[int, dict[str, Any]] = {}
-    for instance in arrived:
-        place = places[key_of(instance)]
-        for number, counts in ((place.series_id, of_series), (place.study_id, of_study)):
-            own = counts.setdefault(number, {"number": number, "more": 0, "size": 0})
-            own["more"] += 1
-            own["size"] += instance.size_bytes
-            own["at"] = instance.received_at
-    for table, key, counts in ((series, series.c.series_id, of_series), (studies, studies.c.study_id, of_study)):
-        values: dict[str, Any] = {
-            "instance_count": table.c.instance_count + bindparam("more"),
-            "size_bytes": table.c.size_bytes + bindparam("size"),
-        }
-        if table is studies:
-            at = bindparam("at", type_=studies.c.last_use.type)
-            values |= {"last_arrival": at, "last_use": at}
-        else:
-            counts = {number: {k: v for k, v in own.items() if k != "at"} for number, own in counts.items()}
-        transaction.execute(update(table).where(key == bindparam("number")).values(values), list(counts.values()))
-
-
-def _remove(transaction: Transaction, instance_ids: Iterable[int]) -> None:
-    touched: set[tuple[int, int]] = set()
-    for chunk in chunks(instance_ids):
-        which = instances.c.instance_id.in_(chunk)
-        query = select(series.c.study_id, series.c.series_id).join(instances).where(which).distinct()
-        touched.update((row[0], row[1]) for row in transaction.execute(query))
-        transaction.execute(delete(instances).where(which))
-    for part in chunks({series_id for _study_id, series_id in touched}):
-        _recount(transaction, series, series.c.series_id, instances, instances.c.series_id, part)
-    for part in chunks({study_id for study_id, _series_id in touched}):
-        _recount(transaction, studies, studies.c.study_id, series, series.c.study_id, part)
-
-
-def _recount(transaction: Transaction, table: Any, key: Any, members: Any, their_key: Any, keys: list[int]) -> None:
-    """Count anew what rows of `table` have of `members`, and delete those that have none."""
-    own = select(func.count() if members is instances else func.sum(members.c.instance_count)).where(their_key == key)
-    size = select(func.sum(members.c.size_bytes)).where(their_key == key)
-    counts: dict[str, Any] = {
-        "instance_count": func.coalesce(own.scalar_subquery(), 0),
-        "size_bytes": func.coalesce(size.scalar_subquery(), 0),
-    }
-    if table is studies:
-        counts["series_count"] = select(func.count()).select_from(series).where(their_key == key).scalar_subquery()
-    is_one = key.in_(keys)
-    transaction.execute(delete(table).where(is_one, ~exists().where(their_key == key)))
-    transaction.execute(update(table).where(is_one).values(**counts))
-
-
-def _inserted(result: Any) -> int:
-    number: int = result.inserted_primary_key[0]
-    return number

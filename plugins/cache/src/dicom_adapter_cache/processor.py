@@ -18,7 +18,7 @@ from dicom_adapter_cache import selection
 from dicom_adapter_cache.database import Database
 from dicom_adapter_cache.errors import InvalidRequest, KeyReused, NotInCache
 from dicom_adapter_cache.header import Attributes, attributes
-from dicom_adapter_cache.index import Index, KeptJob, Key, key_of
+from dicom_adapter_cache.index import Index, KeptJob, SeriesKey, series_key_of
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 
@@ -42,7 +42,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._undelivered: set[int] = set()  # those of them that the ledger has not delivered since `open`
         self._bytes = 0  # that all of them take
         self._arrived: list[InstanceStorageInfo] = []  # that the index has not yet
-        self._found: dict[Key, Attributes] = {}  # of their series, as far as these are new
+        self._found: dict[SeriesKey, Attributes] = {}  # of their series, as far as these are new
         self._bounding: Timer | None = None  # set while the cache is too large and nothing may go
 
     @classmethod
@@ -68,7 +68,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._undelivered.discard(instance.instance_id)
         if instance.instance_id in self._known:
             return
-        key = key_of(instance)
+        key = series_key_of(instance)
         if key not in self._found and not self._index.knows(key):
             self._found[key] = attributes(self.read_header(instance))
         if not self._arrived:
@@ -191,7 +191,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     # --- what it is asked ---------------------------------------------------------------------------------------------
 
     def compose(self, order: Order, job_id: str | None) -> Job:
-        """Submit a job of everything that the order names. `job_id`: made of the Idempotency-Key, if there is one."""
+        """Submit a job of everything that the order names. `job_id`: made of the Idempotency-SeriesKey, if there is one."""
         self._write()
         fingerprint = fingerprint_of(order)
         first = None if job_id is None else self._first(job_id, fingerprint)

@@ -13,7 +13,7 @@ from dicom_adapter_cache import values
 from dicom_adapter_cache.database import Database, Transaction
 from dicom_adapter_cache.errors import InvalidRequest
 from dicom_adapter_cache.header import folded
-from dicom_adapter_cache.index import infos
+from dicom_adapter_cache.index import read_instances
 from dicom_adapter_cache.schema import instances, jobs, series, studies
 
 ESCAPE = "\\"
@@ -107,7 +107,7 @@ class Reader:
     def find_instance(self, sop_instance_uid: str) -> InstanceStorageInfo | None:
         """The instance with this SOP Instance UID."""
         with self._database.read() as transaction:
-            found = infos(transaction, self._ae_title, instances.c.sop_instance_uid, [sop_instance_uid])
+            found = read_instances(transaction, self._ae_title, instances.c.sop_instance_uid, [sop_instance_uid])
         return found[0] if found else None
 
     def owns(self, order: values.Order) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, select
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
 from dicom_adapter_cache.errors import NotInCache, StillArriving
-from dicom_adapter_cache.index import chunks, infos
+from dicom_adapter_cache.index import chunks, read_instances
 from dicom_adapter_cache.schema import instances, series, studies
 from dicom_adapter_cache.search import is_patient
 from dicom_adapter_cache.values import Order
@@ -121,8 +121,8 @@ class _Lookup:
 
     def found(self) -> list[InstanceStorageInfo]:
         """The instances of all that was found."""
-        whole = infos(self._transaction, self._ae_title, instances.c.series_id, self._series_ids)
-        single = infos(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
+        whole = read_instances(self._transaction, self._ae_title, instances.c.series_id, self._series_ids)
+        single = read_instances(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
         by_number = {instance.instance_id: instance for instance in [*whole, *single]}
         return [by_number[number] for number in sorted(by_number)]
 
