@@ -191,7 +191,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     # --- what it is asked ---------------------------------------------------------------------------------------------
 
     def compose(self, order: Order, job_id: str | None) -> Job:
-        """Submit a job of everything that the order names. `job_id`: made of the Idempotency-SeriesKey, if there is one."""
+        """Submit a job of everything that the order names. `job_id`: made of the Idempotency-Key, if there is one."""
         self._write()
         fingerprint = fingerprint_of(order)
         first = None if job_id is None else self._first(job_id, fingerprint)
