@@ -8,7 +8,7 @@ from typing import Any
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
-from dicom_adapter.flow.store.incoming import Incoming
+from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.net.connection import Closed
 from dicom_adapter.net.server import Server
 
@@ -30,10 +30,12 @@ class Decisions:
         self.requests.append(request)
         return AssociationDecision()
 
-    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> Incoming:
-        return Incoming(request, refusal or StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored"))
+    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
+        return IncomingInstance(
+            request, refusal or StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
+        )
 
-    def end(self, incoming: Incoming, _ticket: object) -> StoreResult | None:
+    def end(self, incoming: IncomingInstance, _ticket: object) -> StoreResult | None:
         assert incoming.refusal is not None
         self.alone.append(self._has_one_connection())
         return incoming.refusal

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
-from dicom_adapter.dicom.identity import Identity
+from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals, instances
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.simulation.adapter import encode, request_of
@@ -22,30 +21,8 @@ from dicom_adapter.testing import Adapter
 SECONDS = 30  # that a test waits for a thread
 
 
-def arrival(number: int) -> Arrival:
-    uid = f"1.2.{number}"
-    return Arrival(
-        request=StoreRequest(
-            ae_title="A",
-            calling_ae_title="CT1",
-            peer_address="127.0.0.1",
-            association_id="0" * 32,
-            sop_class_uid="1.2.3",
-            sop_instance_uid=uid,
-            transfer_syntax_uid="1.2.840.10008.1.2",
-        ),
-        identity=Identity(
-            sop_class_uid="1.2.3",
-            sop_instance_uid=uid,
-            study_instance_uid="1.2",
-            series_instance_uid="1.2.1",
-            patient_id="",
-            issuer_of_patient_id="",
-        ),
-        storage_key=str(number),
-        size_bytes=1,
-        checksum=0,
-    )
+def received(number: int) -> ReceivedInstance:
+    return ReceivedInstance(columns={"storage_key": str(number)})
 
 
 class Ledger:
@@ -66,11 +43,11 @@ class Ledger:
             may_commit_inline=lambda: self.is_alone,
         )
 
-    def _commit(self, arrivals: Sequence[Arrival]) -> list[StoreResult]:
-        self.groups.append([one.storage_key for one in arrivals])
+    def _commit(self, group: Sequence[ReceivedInstance]) -> list[StoreResult]:
+        self.groups.append([one.storage_key for one in group])
         self.loop.call_soon_threadsafe(self.begun.set)
         assert self.may_go_on.wait(SECONDS)
-        return [StoreResult(outcome=StoreOutcome.STORED, reason=one.storage_key) for one in arrivals]
+        return [StoreResult(outcome=StoreOutcome.STORED, reason=one.storage_key) for one in group]
 
     def _deliver(self, answers: Sequence[tuple[Any, StoreResult]]) -> None:
         self.answered += [(ticket, answer.reason) for ticket, answer in answers]
@@ -104,10 +81,10 @@ def test_what_comes_at_the_same_time_is_a_group_and_what_comes_meanwhile_the_nex
 
     async def scene() -> None:
         for number in range(2):
-            ledger.commits.put(arrival(number), f"ticket {number}")
+            ledger.commits.put(received(number), f"ticket {number}")
         await ledger.begun.wait()
         for number in range(2, 6):
-            ledger.commits.put(arrival(number), f"ticket {number}")
+            ledger.commits.put(received(number), f"ticket {number}")
         ledger.may_go_on.set()
         await ledger.until_answered(6)
 
@@ -122,7 +99,7 @@ def test_after_a_pause_the_next_one_is_committed_at_once(ledger: Ledger) -> None
 
     async def scene() -> None:
         for number in range(3):
-            ledger.commits.put(arrival(number), number)
+            ledger.commits.put(received(number), number)
             await ledger.until_answered(number + 1)
 
     ledger.run(scene)
@@ -136,14 +113,14 @@ def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(ledger: Ledge
 
     async def scene() -> None:
         ledger.is_alone = True
-        returned.append(ledger.commits.put(arrival(0), 0))  # has to wait for the ledger
+        returned.append(ledger.commits.put(received(0), 0))  # has to wait for the ledger
         ledger.inline_answer = inline
-        returned.append(ledger.commits.put(arrival(1), 1))  # another one waits
+        returned.append(ledger.commits.put(received(1), 1))  # another one waits
         ledger.may_go_on.set()
         await ledger.until_answered(2)
-        returned.append(ledger.commits.put(arrival(2), 2))
+        returned.append(ledger.commits.put(received(2), 2))
         ledger.is_alone = False
-        returned.append(ledger.commits.put(arrival(3), 3))
+        returned.append(ledger.commits.put(received(3), 3))
         await ledger.until_answered(3)
 
     ledger.run(scene)
@@ -155,7 +132,7 @@ def test_closing_waits_for_the_group_that_is_under_way(ledger: Ledger) -> None:
     """And the thread has ended then, although nobody is left to be told."""
 
     async def scene() -> None:
-        ledger.commits.put(arrival(0), None)
+        ledger.commits.put(received(0), None)
         await ledger.begun.wait()
 
     ledger.run(scene)
@@ -185,18 +162,18 @@ pipeline-one = "p1"
 
 
 class Group:
-    """Arrivals that are committed together."""
+    """ReceivedInstances that are committed together."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.store = Store(adapter.config, adapter.storage, adapter.ledger, adapter.clock)
 
-    def arrive(self, ae_title: str = "A", **attributes: Any) -> Arrival:
+    def arrive(self, ae_title: str = "A", **attributes: Any) -> ReceivedInstance:
         data_set = make_instance(rows=2, columns=2, **attributes)
         incoming = self.store.begin(request_of(data_set, ae_title, "CT1", "0" * 32))
         incoming.write([encode(data_set)])
         found = incoming.end()
-        assert isinstance(found, Arrival)
+        assert isinstance(found, ReceivedInstance)
         return found
 
     @property

@@ -50,7 +50,7 @@ def test_a_receiver_that_commits_no_more_asks_to_begin_again() -> None:
     server, receiver, reports = Mock(is_deaf=False, is_stopping=False), Mock(commits=True), Reports()
     listener = Listener(server, receiver, reports)  # type: ignore[arg-type] # as above
     assert {process_part(RECEIVER): PartFinding()} == listener.examine()
-    receiver.commits = False
+    receiver.commits_are_alive = False
     assert [PartState.FAILING] * 2 == [listener.examine()[process_part(RECEIVER)].state for _look in range(2)]
     assert ["failed"] == reports.told
     server.is_stopping = True

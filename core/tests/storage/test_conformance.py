@@ -8,6 +8,7 @@ from dicom_adapter import StorageBackend
 from dicom_adapter.storage.files import FileStorage
 from dicom_adapter.storage.local.backend import LocalStorage
 from dicom_adapter.testing import BaseStorageBackendTests
+from support.local_storage import kill_local_storage
 
 
 class TestLocal(BaseStorageBackendTests):
@@ -16,10 +17,8 @@ class TestLocal(BaseStorageBackendTests):
     backend = LocalStorage
 
     def kill(self, storage: StorageBackend[Any]) -> None:
-        for written in storage._written.values():  # type: ignore[attr-defined]
-            written.segment.close()
-        storage._written.clear()  # type: ignore[attr-defined]
-        storage._idle.clear()  # type: ignore[attr-defined]
+        assert isinstance(storage, LocalStorage)
+        kill_local_storage(storage)
 
 
 class TestFiles(BaseStorageBackendTests):

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing
-from dicom_adapter.storage.local import backend, segment
-from dicom_adapter.storage.local.backend import LocalStorage, dicom_adapter_storage_backends
+from dicom_adapter.storage.local import segment
+from dicom_adapter.storage.local.backend import SEGMENT_BYTES, LocalStorage, dicom_adapter_storage_backends
 from dicom_adapter.storage.local.segment import BLOCK, RECORD, SEGMENT, Segment
 from dicom_adapter.storage.local.writer import HELD_BYTES, HELD_TOGETHER
+from support.local_storage import kill_local_storage
 
 UNKNOWN = "0" * 32 + "-1"
 HOSTILE = [
@@ -39,24 +40,28 @@ HOSTILE = [
 ]
 
 
+SMALL = pytest.mark.parametrize("segment_blocks", [2])  # a segment is full after its first object
+
+
+@pytest.fixture
+def segment_blocks() -> int:
+    """Blocks after which a segment is full."""
+    return SEGMENT_BYTES // BLOCK
+
+
 @pytest.fixture(params=[True, False], ids=["durable", "not-durable"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalStorage]:
-    yield from opened(tmp_path / "data", durable=request.param)
+def storage(request: pytest.FixtureRequest, tmp_path: Path, segment_blocks: int) -> Iterator[LocalStorage]:
+    yield from opened(tmp_path / "data", durable=request.param, segment_blocks=segment_blocks)
 
 
 @pytest.fixture
-def durable(tmp_path: Path) -> Iterator[LocalStorage]:
-    yield from opened(tmp_path / "data", durable=True)
+def durable(tmp_path: Path, segment_blocks: int) -> Iterator[LocalStorage]:
+    yield from opened(tmp_path / "data", durable=True, segment_blocks=segment_blocks)
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Segments are full with the first record."""
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 2 * BLOCK)
-
-
-def opened(path: Path, *, durable: bool) -> Iterator[LocalStorage]:
-    storage = LocalStorage(NoSettings(), StorageContext(path=path, durable=durable))
+def opened(path: Path, *, durable: bool, segment_blocks: int = SEGMENT_BYTES // BLOCK) -> Iterator[LocalStorage]:
+    context = StorageContext(path=path, durable=durable)
+    storage = LocalStorage(NoSettings(), context, segment_bytes=segment_blocks * BLOCK)
     storage.open()
     yield storage
     storage.close()
@@ -92,14 +97,6 @@ def segments(storage: LocalStorage) -> list[Path]:
 
 def segment_of(storage: LocalStorage, key: str) -> Path:
     return storage.context.path / "instances" / f"{key[:32]}.segment"
-
-
-def killed(storage: LocalStorage) -> None:
-    """Its process ends: descriptors and locks go, and nothing else is done."""
-    for written in storage._written.values():
-        written.segment.close()
-    storage._written.clear()
-    storage._idle.clear()
 
 
 def restarted(storage: LocalStorage) -> LocalStorage:
@@ -213,16 +210,24 @@ def test_nothing_of_an_earlier_object_is_left_in_the_room_of_a_later_one(storage
         assert bytes(-end % BLOCK) == path.read_bytes()[end : end + -end % BLOCK]
 
 
-def test_what_waits_for_its_sync_counts_as_room_that_is_taken(storage: LocalStorage) -> None:
-    """A disk is judged by its free room before it has to take what was promised."""
-    taken = [storage.capacity().free_bytes]
+@pytest.fixture
+def free_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[LocalStorage], int]:
+    """Return a function for the free blocks of a storage on a disk whose free space does not change."""
+    disk = os.statvfs("/")
+    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
+    return lambda storage: storage.capacity().free_bytes // BLOCK
+
+
+def test_objects_that_wait_for_their_sync_count_as_used_space(
+    storage: LocalStorage, free_blocks: Callable[[LocalStorage], int]
+) -> None:
+    """So the free space of the disk is known before the objects are written to it."""
+    before = free_blocks(storage)
     keys = [finished(storage, bytes(HELD_BYTES)) for _ in range(20)]
-    assert 20 * HELD_BYTES == storage._placed_bytes - 20 * BLOCK
-    taken.append(storage.capacity().free_bytes)
-    assert taken[0] - taken[1] > 10 * HELD_BYTES  # others write to this disk, too
+    assert before - free_blocks(storage) == 20 * (HELD_BYTES // BLOCK + 1)
     storage.delete(keys[:10])
     storage.sync(keys[10:])
-    assert 0 == storage._placed_bytes
+    assert before == free_blocks(storage)
 
 
 @pytest.mark.parametrize("refused", ["open", "pwritev"])
@@ -284,8 +289,9 @@ def test_the_room_of_what_is_deleted_goes_back(storage: LocalStorage) -> None:
     assert b"y" == content(storage, other)
 
 
+@pytest.mark.parametrize("segment_blocks", [3])
 def test_where_there_are_no_holes_the_room_goes_back_with_the_segment(
-    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, small: None
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its last object takes it along."""
 
@@ -293,7 +299,6 @@ def test_where_there_are_no_holes_the_room_goes_back_with_the_segment(
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(segment, "_punch_hole", no_holes)
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 3 * BLOCK)
     first, second = stored(storage, b"x"), stored(storage, b"y")
     storage.delete([first])
     assert [second] == list(storage.keys())
@@ -303,7 +308,8 @@ def test_where_there_are_no_holes_the_room_goes_back_with_the_segment(
     assert [] == segments(storage)
 
 
-def test_what_is_read_stays_readable_while_it_is_open(storage: LocalStorage, small: None) -> None:
+@SMALL
+def test_what_is_read_stays_readable_while_it_is_open(storage: LocalStorage) -> None:
     """Its segment goes meanwhile."""
     key = stored(storage, b"x")
     with storage.read(key) as reader:
@@ -336,7 +342,8 @@ def test_it_is_registered_as_any_plugin_is() -> None:
 # --- segments come and go ---------------------------------------------------------------------------------------------
 
 
-def test_a_full_segment_is_sealed_closed_and_dropped_when_it_is_empty(durable: LocalStorage, small: None) -> None:
+@SMALL
+def test_a_full_segment_is_sealed_closed_and_dropped_when_it_is_empty(durable: LocalStorage) -> None:
     """Not before what is in it is synced."""
     before = open_descriptors(durable)
     key = finished(durable, b"x")
@@ -349,9 +356,9 @@ def test_a_full_segment_is_sealed_closed_and_dropped_when_it_is_empty(durable: L
     assert [] == segments(durable)
 
 
-def test_a_full_segment_waits_for_all_that_is_in_it(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("segment_blocks", [4])
+def test_a_full_segment_waits_for_all_that_is_in_it(durable: LocalStorage) -> None:
     """What is deleted before its sync does not hold it up."""
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 4 * BLOCK)
     first, second, third = (finished(durable, b"x") for _ in range(3))
     [path] = segments(durable)
     durable.sync([first])
@@ -362,7 +369,8 @@ def test_a_full_segment_waits_for_all_that_is_in_it(durable: LocalStorage, monke
     assert {first, third} == set(durable.keys())
 
 
-def test_a_large_object_is_finished_in_the_segment_where_it_was_begun(durable: LocalStorage, small: None) -> None:
+@SMALL
+def test_a_large_object_is_finished_in_the_segment_where_it_was_begun(durable: LocalStorage) -> None:
     """However large it is; the next one has another segment."""
     large = os.urandom(20 * BLOCK)
     keys = [stored(durable, large), stored(durable, b"x")]
@@ -418,9 +426,9 @@ def delete_in_a_process(context: StorageContext, keys: Any, deleted: Any) -> Non
     storage.close()
 
 
-def test_another_process_deletes_while_this_one_writes(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("segment_blocks", [16])
+def test_another_process_deletes_while_this_one_writes(durable: LocalStorage) -> None:
     """Segments fill and go; what was not deleted is whole."""
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 16 * BLOCK)
     spawn = multiprocessing.get_context("spawn")
     keys, deleted = spawn.Queue(), spawn.Queue()
     process = spawn.Process(target=delete_in_a_process, args=(durable.context, keys, deleted))
@@ -440,9 +448,9 @@ def test_another_process_deletes_while_this_one_writes(durable: LocalStorage, mo
     assert kept == contents(durable)
 
 
-def test_threads_do_not_disturb_each_other(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("segment_blocks", [8])
+def test_threads_do_not_disturb_each_other(storage: LocalStorage) -> None:
     """Writers, syncs, reads and deletes from many threads: every kept object is whole, and no descriptor is lost."""
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 8 * BLOCK)
     before = open_descriptors(storage)
 
     def life(number: int) -> tuple[str, bytes]:
@@ -555,9 +563,14 @@ def test_no_room_for_the_end(storage: LocalStorage, monkeypatch: pytest.MonkeyPa
 
 
 @NO_ROOM
-def test_no_room_for_what_waits(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+def test_no_room_for_what_waits(
+    storage: LocalStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    free_blocks: Callable[[LocalStorage], int],
+    error: int,
+) -> None:
     """It is StorageFull for all that waits in the segment, and what comes next goes elsewhere."""
-    kept = stored(storage, b"kept")
+    kept, before = stored(storage, b"kept"), free_blocks(storage)
     keys, other = [finished(storage, os.urandom(50_000)) for _ in range(3)], finished(storage, b"other")
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
@@ -568,7 +581,7 @@ def test_no_room_for_what_waits(storage: LocalStorage, monkeypatch: pytest.Monke
     later = stored(storage, b"x")
     assert later[:32] != kept[:32]
     assert {kept: b"kept", later: b"x"} == contents(storage)
-    assert 0 == storage._placed_bytes
+    assert before == free_blocks(storage)
 
 
 @NO_ROOM
@@ -657,7 +670,7 @@ def test_a_restart_takes_away_what_was_half_written(durable: LocalStorage) -> No
     kept = stored(durable, b"kept")
     size = segment_of(durable, kept).stat().st_size
     durable.writer().write(os.urandom(10 * BLOCK))
-    killed(durable)
+    kill_local_storage(durable)
     again = restarted(durable)
     assert {kept: b"kept"} == contents(again)
     assert segment_of(durable, kept).stat().st_size <= size + BLOCK
@@ -668,7 +681,7 @@ def test_a_restart_takes_away_records_that_are_not_whole(durable: LocalStorage) 
     """A power loss may leave a header whose content is lost, between others. Tried: without the check, it is a key."""
     first, torn, last = (stored(durable, bytes([number]) * 9000) for number in range(3))
     path = segment_of(durable, torn)
-    killed(durable)
+    kill_local_storage(durable)
     with path.open("r+b") as file:
         file.seek(int(torn[33:], 16) * BLOCK + BLOCK)
         file.write(bytes(BLOCK))
@@ -684,12 +697,13 @@ def test_a_restart_drops_segments_without_anything_in_them(durable: LocalStorage
     (root / ("0" * 32 + ".segment")).write_bytes(bytes(SEGMENT.size))
     (root / ("1" * 32 + ".segment")).write_bytes(b"")
     (root / "notes.txt").write_bytes(b"foreign")
-    killed(durable)
+    kill_local_storage(durable)
     assert [] == list(restarted(durable).keys())
     assert [root / "notes.txt"] == segments(durable)
 
 
-def test_a_restart_does_not_read_what_is_sealed(durable: LocalStorage, small: None, monkeypatch: Any) -> None:
+@SMALL
+def test_a_restart_does_not_read_what_is_sealed(durable: LocalStorage, monkeypatch: Any) -> None:
     """However much is stored, a start is quick."""
     key = stored(durable, b"x")
     monkeypatch.setattr(Segment, "walk", failing(errno.EIO))
@@ -707,7 +721,7 @@ def test_before_the_first_start_there_is_nothing_to_mend(tmp_path: Path) -> None
 def test_what_a_restart_leaves_is_not_written_again(durable: LocalStorage) -> None:
     """New objects go to new segments: nobody can hit what is there."""
     kept = stored(durable, b"kept")
-    killed(durable)
+    kill_local_storage(durable)
     again = restarted(durable)
     later = stored(again, b"later")
     assert kept[:32] != later[:32]

@@ -104,7 +104,7 @@ class Listener:
     def examine(self) -> Mapping[Part, PartFinding]:
         if self._server.is_deaf:
             reason = "it takes no connections any more: the thread that accepts them has ended"
-        elif not (self._receiver.commits or self._server.is_stopping):
+        elif not (self._receiver.commits_are_alive or self._server.is_stopping):
             reason = "it acknowledges nothing any more: the thread that commits has ended"
         else:
             return {process_part(self._name): PartFinding()}

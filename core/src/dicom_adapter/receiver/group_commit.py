@@ -15,12 +15,12 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 from dicom_adapter.api.receiving import StoreResult
-from dicom_adapter.flow.store.arrival import Arrival
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.net.connection import Deliver
 
-Waiting: TypeAlias = tuple[Arrival, Any]  # with its ticket
-Commit: TypeAlias = Callable[[Sequence[Arrival]], Sequence[StoreResult]]
-CommitInline: TypeAlias = Callable[[Arrival], "StoreResult | None"]
+_Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # with its ticket
+Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]
+CommitInline: TypeAlias = Callable[[ReceivedInstance], "StoreResult | None"]
 
 
 class GroupCommit:
@@ -45,22 +45,22 @@ class GroupCommit:
         self._deliver = deliver
         self._commit_inline = commit_inline
         self._may_commit_inline = may_commit_inline
-        self._waiting: list[Waiting] = []
+        self._waiting: list[_Waiting] = []
         self._is_due = False  # a group is about to be committed, or is being committed
-        self._groups: SimpleQueue[list[Waiting] | None] = SimpleQueue()  # None: the end
+        self._groups: SimpleQueue[list[_Waiting] | None] = SimpleQueue()  # None: the end
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
-    def put(self, arrival: Arrival, ticket: Any) -> StoreResult | None:
-        """Commit it inline and return its answer, or return None: the answer is delivered with `ticket` later."""
+    def put(self, received: ReceivedInstance, ticket: Any) -> StoreResult | None:
+        """Commit it inline and return its result, or return None: the result is delivered with `ticket` later."""
         if not self._is_due:
             if self._may_commit_inline():
-                answer = self._commit_inline(arrival)
-                if answer is not None:
-                    return answer
+                result = self._commit_inline(received)
+                if result is not None:
+                    return result
             self._is_due = True
-            self._loop.call_soon(self._go)  # after all data that has been received already
-        self._waiting.append((arrival, ticket))
+            self._loop.call_soon(self._start_group)  # after all data that has been received already
+        self._waiting.append((received, ticket))
         return None
 
     def close(self) -> None:
@@ -72,19 +72,19 @@ class GroupCommit:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def _go(self) -> None:
+    def _start_group(self) -> None:
         group, self._waiting = self._waiting, []
         self._groups.put(group)
 
     def _run(self) -> None:
         while (group := self._groups.get()) is not None:
-            answers = self._commit([arrival for arrival, _ticket in group])
-            answered = [(ticket, answer) for (_arrival, ticket), answer in zip(group, answers, strict=True)]
+            results = self._commit([received for received, _ticket in group])
+            answered = [(ticket, result) for (_received, ticket), result in zip(group, results, strict=True)]
             with suppress(RuntimeError):  # the loop is closed: no connection waits for the answers
                 self._loop.call_soon_threadsafe(self._committed, answered)
 
     def _committed(self, answered: list[tuple[Any, StoreResult]]) -> None:
         self._is_due = bool(self._waiting)
         if self._is_due:
-            self._go()
+            self._start_group()
         self._deliver(answered)

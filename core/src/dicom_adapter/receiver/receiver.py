@@ -1,7 +1,7 @@
 """The receiver process: association and store.
 
-It knows the configuration, the storage backend and the ledger, and calls no processor and no observer. It writes an
-instance and its row, and wakes the host; what the host does with them, and when, does not concern it.
+It uses the configuration, the storage backend and the ledger, and calls no processor and no observer. It stores an
+instance, enters its row, and wakes the host, which does all further steps.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest,
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.association import Load, judge
-from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.flow.store.incoming import Incoming
+from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.flow.store.limits import StoreLimits
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import Ledger, lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
@@ -36,7 +36,7 @@ log = structlog.get_logger("dicom_adapter.receiver")
 
 
 class Receiver:
-    """Connects the network with the first two steps of the flow."""
+    """Connects the network with the steps association and store."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Receiver:
         wake_fd: int | None,
         name: str = RECEIVER,
     ) -> None:
-        """`name`: under which it is known, when there are several."""
+        """`name`: one of several receivers, else the default."""
         self._config = config
         self._storage = storage
         self._ledger = ledger
@@ -58,12 +58,12 @@ class Receiver:
         self._commits: GroupCommit | None = None
 
     def configure(self, config: Config) -> None:
-        """Judge and store by another configuration from now on. From any one thread."""
+        """Apply another configuration. Called by one thread at a time."""
         self._store.configure(config)
         self._config = config
 
     def recover(self) -> None:
-        """Make up for what an earlier run could not finish. Before anything is received."""
+        """Enter rows again that a crash or power loss took from the ledger. Call it before anything is received."""
         if self._store.recover():
             self._wake_host()
 
@@ -100,39 +100,39 @@ class Receiver:
             loop, self._commit, deliver, self._commit_inline, may_commit_inline=has_one_connection
         )
 
-    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> Incoming:
+    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
         if refusal is not None:
-            return Incoming(request, refusal)
+            return IncomingInstance(request, refusal)
         return self._store.begin(request)
 
-    def end(self, incoming: Incoming, ticket: object) -> StoreResult | None:
-        arrival = self._store.end(incoming)
-        if isinstance(arrival, StoreResult):
-            _tell(incoming.request, arrival)
-            return arrival
+    def end(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
+        received = self._store.end(incoming)
+        if isinstance(received, StoreResult):
+            _log(incoming.request, received)
+            return received
         assert self._commits is not None  # started
-        return self._commits.put(arrival, ticket)
+        return self._commits.put(received, ticket)
 
-    def _commit_inline(self, arrival: Arrival) -> StoreResult | None:
-        answer = self._store.commit_inline(arrival)
-        if answer is not None:
-            self._committed([arrival], [answer])
-        return answer
+    def _commit_inline(self, received: ReceivedInstance) -> StoreResult | None:
+        result = self._store.commit_inline(received)
+        if result is not None:
+            self._committed([received], [result])
+        return result
 
-    def _commit(self, arrivals: Sequence[Arrival]) -> Sequence[StoreResult]:
-        answers = self._store.commit(arrivals)
-        self._committed(arrivals, answers)
-        return answers
+    def _commit(self, received: Sequence[ReceivedInstance]) -> Sequence[StoreResult]:
+        results = self._store.commit(received)
+        self._committed(received, results)
+        return results
 
-    def _committed(self, arrivals: Sequence[Arrival], answers: Sequence[StoreResult]) -> None:
-        if any(answer.instance is not None for answer in answers):
+    def _committed(self, received: Sequence[ReceivedInstance], results: Sequence[StoreResult]) -> None:
+        if any(result.instance is not None for result in results):
             self._wake_host()
         with logs.together():
-            for arrival, answer in zip(arrivals, answers, strict=True):
-                _tell(arrival.request, answer)
-        for arrival, answer in zip(arrivals, answers, strict=True):
-            if answer.duplicate_of is not None:
-                self._events.put(_repeated(arrival.request, answer, answer.duplicate_of, self._clock.now()))
+            for one, result in zip(received, results, strict=True):
+                _log(one, result)
+        for one, result in zip(received, results, strict=True):
+            if result.duplicate_of is not None:
+                self._events.put(_duplicate(one, result, result.duplicate_of, self._clock.now()))
 
     def closed(self, closed: Closed) -> None:
         if closed.statuses:
@@ -146,15 +146,15 @@ class Receiver:
         )
 
     def close(self) -> None:
-        """Write down what has been heard; nothing is heard any more."""
+        """Write pending events and a checkpoint. Call it after the network has stopped."""
         if self._commits is not None:
             self._commits.close()
         self._events.close()
         self._store.checkpoint()
 
     @property
-    def commits(self) -> bool:
-        """Whether what has arrived is being committed."""
+    def commits_are_alive(self) -> bool:
+        """Whether the commit thread runs, or was not started yet."""
         return self._commits is None or self._commits.is_alive
 
     def _wake_host(self) -> None:
@@ -163,18 +163,18 @@ class Receiver:
         try:
             os.write(self._wake_fd, b"\0")
         except (BlockingIOError, BrokenPipeError):
-            pass  # the pipe is full of wake-ups that the host has yet to see, or the service is gone
+            pass  # the pipe is full of wake-ups that the host has not read yet, or the service has ended
 
 
-def _repeated(request: StoreRequest, answer: StoreResult, instance_id: int, now: datetime) -> Event:
-    """What has no row of its own is told with the pending instance that it is again."""
+def _duplicate(received: ReceivedInstance, result: StoreResult, pending_id: int, now: datetime) -> Event:
+    """Return an event of the pending instance about one that has no row of its own."""
     return Event(
         at=now,
-        event="instance_not_kept" if answer.outcome.is_acknowledged else "instance_refused",
-        ae_title=request.ae_title,
-        association_id=request.association_id,
-        instance_id=instance_id,
-        detail={"status": f"0x{C_STORE_STATUS[answer.outcome]:04X}", "reason": answer.reason},
+        event="instance_not_kept" if result.outcome.is_acknowledged else "instance_refused",
+        ae_title=received.ae_title,
+        association_id=received.association_id,
+        instance_id=pending_id,
+        detail={"status": f"0x{C_STORE_STATUS[result.outcome]:04X}", "reason": result.reason},
     )
 
 
@@ -189,17 +189,17 @@ def _ended(closed: Closed, now: datetime) -> Event:
     )
 
 
-def _tell(request: StoreRequest, answer: StoreResult) -> None:
+def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
     fields: dict[str, Any] = {
         "association_id": request.association_id,
         "ae_title": request.ae_title,
         "sop_instance_uid": request.sop_instance_uid,
     }
-    if answer.instance is not None:
-        log.info("instance_stored", **fields, instance_id=answer.instance.instance_id)
-    elif answer.outcome.is_acknowledged:
-        log.info("instance_not_kept", **fields, reason=answer.reason)
+    if result.instance is not None:
+        log.info("instance_stored", **fields, instance_id=result.instance.instance_id)
+    elif result.outcome.is_acknowledged:
+        log.info("instance_not_kept", **fields, reason=result.reason)
     else:
         log.warning(
-            "instance_refused", **fields, status=f"0x{C_STORE_STATUS[answer.outcome]:04X}", reason=answer.reason
+            "instance_refused", **fields, status=f"0x{C_STORE_STATUS[result.outcome]:04X}", reason=result.reason
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,24 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
+from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StorageFull
+from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
-from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
-from dicom_adapter.flow.store import commit as module
-from dicom_adapter.flow.store.arrival import Arrival
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import Ledger, events, instances, receiver_runs
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.ledger import Ledger, arrivals, events, instances, receiver_runs
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.data_folder import DataFolder
-from dicom_adapter.storage.local import backend
 from dicom_adapter.storage.local.backend import LocalStorage
 from dicom_adapter.storage.local.segment import Segment
+from dicom_adapter.testing import Plugin
+from support.local_storage import kill_local_storage
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 CONFIGURATION = """
@@ -54,6 +56,21 @@ pipeline-one = "p1"
 UNCONFIGURED = CONFIGURATION.replace("ae-titles.KEEP", "ae-titles.OTHER")
 
 
+class SmallSegments(LocalStorage):
+    """A segment for each instance."""
+
+    name = "small-segments"
+
+    def __init__(self, settings: NoSettings, context: StorageContext) -> None:
+        super().__init__(settings, context, segment_bytes=1)
+
+
+class SmallSegmentsPlugin:
+    @hookimpl
+    def dicom_adapter_storage_backends(self) -> list[type[StorageBackend[Any]]]:
+        return [SmallSegments]
+
+
 class Ticking:
     """Every look is a second later."""
 
@@ -71,8 +88,11 @@ class Ticking:
 class Process:
     """A receiver process with nothing but its store, on a folder where others have been before."""
 
-    def __init__(self, folder: Path, clock: Ticking, text: str = CONFIGURATION, backend: str = "local") -> None:
-        catalogue = discover().catalogue()
+    def __init__(
+        self, folder: Path, clock: Ticking, text: str = CONFIGURATION, backend: str = "local", **options: float
+    ) -> None:
+        """`options`: of the store."""
+        catalogue = discover(Plugin(SmallSegmentsPlugin())).catalogue()
         loaded = load(text.format(backend=backend), folder=folder, catalogue=catalogue)
         assert loaded.config is not None, loaded.problems
         self.config: Config = loaded.config
@@ -81,15 +101,15 @@ class Process:
         self.ledger: Ledger = data_folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
         self.storage: StorageBackend[Any] = data_folder.open_storage(self.config.storage, catalogue)
-        self.store = Store(self.config, self.storage, self.ledger, clock)
+        self.store = Store(self.config, self.storage, self.ledger, clock, **options)  # type: ignore[arg-type] # its times in seconds
 
-    def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> Arrival:
+    def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> ReceivedInstance:
         """An instance that is complete, and of which nothing else is known."""
         incoming = self.store.begin(request(uid, ae_title))
         incoming.write([encode(uid, patient)])
-        arrival = incoming.end()
-        assert isinstance(arrival, Arrival)
-        return arrival
+        received = incoming.end()
+        assert isinstance(received, ReceivedInstance)
+        return received
 
     def send(self, *uids: str, ae_title: str = "KEEP", patient: bytes = b"P1") -> list[StoreResult]:
         """All of them in one group."""
@@ -98,10 +118,7 @@ class Process:
     def kill(self) -> None:
         """Descriptors and locks go, and nothing else is done."""
         if isinstance(self.storage, LocalStorage):
-            for written in self.storage._written.values():
-                written.segment.close()
-            self.storage._written.clear()
-            self.storage._idle.clear()
+            kill_local_storage(self.storage)
         self.close()
 
     def close(self) -> None:
@@ -134,8 +151,8 @@ class Site:
         self._clock = Ticking()
         self._processes: list[Process] = []
 
-    def start(self, text: str = CONFIGURATION, backend: str = "local") -> Process:
-        self._processes.append(Process(self._folder, self._clock, text, backend))
+    def start(self, text: str = CONFIGURATION, backend: str = "local", **options: float) -> Process:
+        self._processes.append(Process(self._folder, self._clock, text, backend, **options))
         return self._processes[-1]
 
     def put_clock_back(self) -> None:
@@ -244,17 +261,16 @@ def test_no_number_is_given_out_again(site: Site) -> None:
     assert max(had) < min(numbers - had)
 
 
-def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site) -> None:
     """Segments have names in no order."""
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 1)
-    first = site.start()
+    first = site.start(backend="small-segments")
     kept = site.keep_ledger()
     uids = [f"1.{number}" for number in range(30)]
     for uid in uids:
         first.send(uid)
     site.lose(kept)
 
-    second = site.start()
+    second = site.start(backend="small-segments")
     assert 30 == second.store.recover()
     assert uids == second.uids()
 
@@ -317,7 +333,7 @@ def test_an_ae_title_that_is_configured_no_longer_keeps_what_came_to_it(site: Si
 # --- what is not ------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_entered_twice(site: Site) -> None:
+def test_nothing_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by the next start nor by one after a recovery that was interrupted before its end was written down."""
     first = site.start()
     kept = site.keep_ledger()
@@ -325,10 +341,18 @@ def test_nothing_is_entered_twice(site: Site) -> None:
     site.lose(kept)
 
     second = site.start()
-    with pytest.raises(InterruptedError), second.storage.unconfirmed_records() as records:
-        _beyond, lost = second.store._lost([module.read_recovery_record(record, key) for key, record in records])
-        assert 2 == second.store._enter_lost(lost)
-        raise InterruptedError
+    unconfirmed_records = second.storage.unconfirmed_records
+
+    @contextmanager
+    def interrupted() -> Iterator[Any]:
+        with unconfirmed_records() as records:
+            yield records
+            raise InterruptedError
+
+    monkeypatch.setattr(second.storage, "unconfirmed_records", interrupted)
+    with pytest.raises(InterruptedError):
+        second.store.recover()
+    assert ["1.1", "1.2"] == second.uids()
     second.kill()
     for _start in range(2):
         again = site.start()
@@ -370,7 +394,7 @@ def test_what_was_refused_does_not_come_back(site: Site, monkeypatch: pytest.Mon
     first = site.start()
     refused = first.arrive("1.1")
     with monkeypatch.context() as broken:
-        broken.setattr(module.arrivals, "enter", failing)
+        broken.setattr(arrivals, "enter", failing)
         broken.setattr(first.storage, "delete", lambda _keys: None)  # as when a power loss brings it back
         [answer] = first.store.commit([refused])
     assert StoreOutcome.FAILED is answer.outcome
@@ -471,7 +495,7 @@ def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.Mon
 
     second = site.start()
     with monkeypatch.context() as broken:
-        broken.setattr(module.arrivals, "enter", failing)
+        broken.setattr(arrivals, "enter", failing)
         with pytest.raises(OperationalError):
             second.store.recover()
     assert [] == second.uids()
@@ -494,10 +518,9 @@ def test_one_that_cannot_be_compared_keeps_no_other_from_being_entered(site: Sit
     assert 2 == len(list(second.storage.keys()))
 
 
-def test_a_start_opens_no_more_than_it_has_to_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_opens_no_more_than_it_has_to_read(site: Site) -> None:
     """There may be more segments than a process may have files open."""
-    monkeypatch.setattr(backend, "SEGMENT_BYTES", 1)
-    first = site.start()
+    first = site.start(backend="small-segments")
     for number in range(20):
         first.send(f"1.{number}")
     first.store.checkpoint()
@@ -535,11 +558,10 @@ def test_a_host_that_deletes_keeps_nothing_from_being_recovered(site: Site, monk
 
 def test_a_failed_checkpoint_costs_no_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it raises. After an error of the disk, recovery records are kept until the next start."""
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
-    process = site.start()
+    process = site.start(checkpoint_seconds=0)
     seen = synced_commits(process, monkeypatch)
     with monkeypatch.context() as broken:
-        broken.setattr(module.receiver_runs, "checkpoint", failing)
+        broken.setattr(receiver_runs, "checkpoint", failing)
         assert StoreOutcome.STORED is process.send("1.1")[0].outcome
     assert StoreOutcome.STORED is process.send("1.2")[0].outcome
     assert [False, True, False] == seen
@@ -599,12 +621,18 @@ def test_the_ledger_is_not_synced_for_instances_with_a_recovery_record(
 
 def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that full segments may be sealed, and starts have little to read."""
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
-    process = site.start()
+    process = site.start(backend="small-segments", checkpoint_seconds=0)
     seen = synced_commits(process, monkeypatch)
     process.send("1.1")
     assert [False, True] == seen
-    assert not any(written.is_unconfirmed for written in process.storage._written.values())  # type: ignore[attr-defined]
+    process.kill()
+    assert [] == unconfirmed(site.start())
+
+
+def unconfirmed(process: Process) -> list[tuple[str, bytes]]:
+    """Return the recovery records that a start has to read."""
+    with process.storage.unconfirmed_records() as records:
+        return list(records)
 
 
 def test_without_recovery_records_every_commit_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -652,23 +680,21 @@ def reached(process: Process) -> list[int]:
 
 def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
     """With its recovery record, and its high-water mark."""
-    process = site.start()
+    process = site.start(backend="small-segments")
     answer = process.store.commit_inline(process.arrive("1.1"))
     assert answer is not None and StoreOutcome.STORED is answer.outcome
     assert (["1.1"], [1]) == (process.uids(), reached(process))
     process.store.checkpoint()
-    assert not any(written.is_unconfirmed for written in process.storage._written.values())  # type: ignore[attr-defined]
+    process.kill()
+    assert [] == unconfirmed(site.start())
 
 
-def test_a_slow_storage_is_not_synced_inline(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
     """The network thread would serve no other connection meanwhile."""
-    process = site.start()
-    with monkeypatch.context() as slow:
-        slow.setattr(module, "INLINE_SYNC_SECONDS", -1)
+    for limit, is_inline in [(1000, True), (-1, False)]:
+        process = site.start(inline_sync_seconds=limit)
         process.send("1.1")
-    assert process.store.commit_inline(process.arrive("1.2")) is None
-    process.send("1.3")
-    assert process.store.commit_inline(process.arrive("1.4")) is not None
+        assert is_inline == (process.store.commit_inline(process.arrive("1.2")) is not None)
 
 
 @pytest.mark.parametrize("who", ["another process", "another thread"])
@@ -689,11 +715,11 @@ def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: s
         assert 60_000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
 
 
-def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site) -> None:
     """An instance without a recovery record, and one for which a checkpoint is due."""
     process = site.start()
     assert process.store.commit_inline(process.arrive("1.1", patient=b"P" * 5000)) is None
-    monkeypatch.setattr(process.store, "_checkpoint_at", 0)
+    process = site.start(checkpoint_seconds=0)
     assert process.store.commit_inline(process.arrive("1.2")) is None
     assert [] == process.uids()
 
@@ -706,7 +732,7 @@ def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pyt
         answer = process.store.commit_inline(process.arrive("1.1"))
     assert answer is not None and StoreOutcome.OUT_OF_SPACE is answer.outcome
     with monkeypatch.context() as broken:
-        broken.setattr(module.arrivals, "enter", failing)
+        broken.setattr(arrivals, "enter", failing)
         answer = process.store.commit_inline(process.arrive("1.2"))
     assert answer is not None and StoreOutcome.FAILED is answer.outcome
     assert ([], []) == (process.uids(), list(process.storage.keys()))

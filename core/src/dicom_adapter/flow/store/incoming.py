@@ -1,4 +1,4 @@
-"""One C-STORE, from its request to the end of its data set."""
+"""`IncomingInstance`: one request to store an instance, while its data set arrives."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.dicom.identity import Identity, IdentityReader, Mismatch, Unreadable
-from dicom_adapter.flow.store.arrival import Arrival
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 
 log = structlog.get_logger("dicom_adapter.store")
 
 
 @define
-class Incoming:
-    """One C-STORE, from its request to the end of its data set. Used by one thread; raises nothing."""
+class IncomingInstance:
+    """Receives the data set of one instance while it arrives. Not thread-safe; raises nothing."""
 
     request: StoreRequest
-    refusal: StoreResult | None = None  # it is refused, or not to be kept, whatever else comes
-    _limit: int = 0  # bytes that a data set may have
+    refusal: StoreResult | None = None  # set when it will not be stored, whatever else arrives
+    _limit: int = 0  # bytes of a data set
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
     _header_size: int = field(default=0, init=False)
-    _size: int = field(default=0, init=False)  # of the data set so far
+    _size: int = field(default=0, init=False)  # bytes of the data set so far
     _checksum: int = field(default=0, init=False)
     _reader: IdentityReader = field(init=False)
 
@@ -36,13 +36,13 @@ class Incoming:
         self._reader = IdentityReader(self.request.transfer_syntax_uid)
 
     def write_header(self, header: bytes) -> None:
-        """What the stored file begins with."""
+        """Write the beginning of the Part 10 file."""
         self._header_size = len(header)
-        self._put([header])
+        self._write_pieces([header])
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Take pieces of the data set; they may be reused afterwards."""
-        if not self._put(pieces):
+        """Write the next pieces of the data set. The caller may reuse their memory afterwards."""
+        if not self._write_pieces(pieces):
             return
         for piece in pieces:
             self._size += len(piece)
@@ -53,41 +53,41 @@ class Incoming:
             reason = f"its data set has more than max-data-set = {self._limit} bytes"
             self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=reason))
 
-    def end(self) -> Arrival | StoreResult:
-        """The data set is complete."""
+    def end(self) -> ReceivedInstance | StoreResult:
+        """Complete the data set: return the received instance, or why it is not stored."""
         if self.refusal is None:
             try:
-                return self._arrival(self._checked_identity())
+                return self._received(self._checked_identity())
             except Mismatch as refusal:
                 self._refuse(StoreResult(outcome=StoreOutcome.DOES_NOT_MATCH, reason=str(refusal)))
             except Unreadable as refusal:
                 self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=str(refusal)))
             except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-                self._refuse(_failure(failure))
-        assert self.refusal is not None  # or it has arrived
+                self._refuse(failed(failure))
+        assert self.refusal is not None  # else it was received
         return self.refusal
 
     def discard(self) -> None:
-        """Nothing more comes: let it never have been."""
+        """Delete everything that was written."""
         writer, self._writer = self._writer, None
         if writer is not None:
             try:
                 writer.discard()
-            except Exception as failure:  # noqa: BLE001 - as above; what is left, an audit finds
+            except Exception as failure:  # noqa: BLE001 - as above; an audit finds the rest
                 log.warning("incoming_left", error=type(failure).__name__)
 
-    def _put(self, pieces: Sequence[bytes | memoryview]) -> bool:
+    def _write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
         if self.refusal is not None or self._writer is None:
             return False
         try:
             self._writer.write_pieces(pieces)
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            self._refuse(_failure(failure))
+            self._refuse(failed(failure))
             return False
         return True
 
-    def _refuse(self, answer: StoreResult) -> None:
-        self.refusal = answer
+    def _refuse(self, refusal: StoreResult) -> None:
+        self.refusal = refusal
         self.discard()
 
     def _checked_identity(self) -> Identity:
@@ -98,23 +98,34 @@ class Incoming:
             raise Mismatch("the data set's SOP Class UID is not the request's Affected SOP Class UID")
         return identity
 
-    def _arrival(self, identity: Identity) -> Arrival:
+    def _received(self, identity: Identity) -> ReceivedInstance:
         assert self._writer is not None  # it is not refused
-        arrival = Arrival(
-            request=self.request,
-            identity=identity,
-            size_bytes=self._header_size + self._size,
-            checksum=self._checksum,
-        )
+        request = self.request
+        columns = {
+            "ae_title": request.ae_title,
+            "calling_ae_title": request.calling_ae_title,
+            "peer_address": request.peer_address,
+            "association_id": request.association_id,
+            "sop_class_uid": identity.sop_class_uid,
+            "sop_instance_uid": identity.sop_instance_uid,
+            "study_instance_uid": identity.study_instance_uid,
+            "series_instance_uid": identity.series_instance_uid,
+            "transfer_syntax_uid": request.transfer_syntax_uid,
+            "patient_id": identity.patient_id,
+            "issuer_of_patient_id": identity.issuer_of_patient_id,
+            "size_bytes": self._header_size + self._size,
+            "checksum": self._checksum,
+        }
+        received = ReceivedInstance(columns=columns)
         if self._recovery_records is not None:
-            self._recovery_records.write(arrival, self._writer)
-        arrival.storage_key = self._writer.finish()
-        return arrival
+            self._recovery_records.write(received, self._writer)
+        columns["storage_key"] = self._writer.finish()
+        return received
 
 
-def _failure(failure: Exception) -> StoreResult:
-    """Out of resources when that is the cause, so that the peer tries again later; else a processing failure."""
+def failed(failure: Exception) -> StoreResult:
+    """Return the result after a failure of storage or ledger: out of space if that is the cause, so senders retry."""
     if is_lack_of_room(failure):
-        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no room left")
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no free space left")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
-    return StoreResult(outcome=StoreOutcome.FAILED, reason=f"it could not be kept ({type(failure).__name__})")
+    return StoreResult(outcome=StoreOutcome.FAILED, reason=f"it could not be stored ({type(failure).__name__})")

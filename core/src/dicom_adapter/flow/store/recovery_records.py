@@ -1,4 +1,11 @@
-"""Recovery records: stored with each instance, so that its ledger row can be entered again after a power loss."""
+"""Recovery records: stored with each instance, so that its ledger row can be entered again after a power loss.
+
+A record is synced together with its instance, so the ledger needs no sync before the C-STORE is answered. The records
+of a receiver run (one life of a receiver process) are numbered in the order in which their rows are entered. The ledger
+has the high-water mark of each run: only records above it are used at the next start.
+
+A record is a JSON object: the version of its format, the receiver run, the number, and the columns of the row by name.
+"""
 
 from __future__ import annotations
 
@@ -7,69 +14,44 @@ from uuid import uuid4
 import orjson
 from attrs import define, field
 
-from dicom_adapter.api.receiving import StoreRequest
 from dicom_adapter.api.storage import InstanceWriter
-from dicom_adapter.dicom.identity import Identity
-from dicom_adapter.flow.store.arrival import Arrival
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.runtime.clock import Clock
 
-VERSION = 1  # of the format
+VERSION = 2  # of the format; records of other versions are not read, and their instances are left for an audit
 
 
 @define
 class RecoveryRecords:
-    """Assign a recovery record (receiver run, sequence number) to each arrival. Not thread-safe."""
+    """Writes the recovery records of one receiver run. Not thread-safe."""
 
     clock: Clock
-    run: str = field(factory=lambda: uuid4().hex)
-    assigned: int = 0  # the number of the last one
-    _last: int = field(default=0, init=False)  # the moment that the last one has
+    receiver_run: str = field(factory=lambda: uuid4().hex)
+    assigned: int = 0  # number of the last record
+    _last_received_at: int = field(default=0, init=False)  # microseconds
 
-    def write(self, arrival: Arrival, writer: InstanceWriter) -> None:
-        """Write the arrival's record, unless it is too long for the storage backend."""
+    def write(self, received: ReceivedInstance, writer: InstanceWriter) -> None:
+        """Write the record of an instance, unless it is too long for the storage backend."""
         number = self.assigned + 1
-        came_at = max(self._last, arrivals.moment(self.clock.now()))  # the clock may be put back; the order may not
+        # The clock may be set back; the order of instances must not change.
+        received_at = max(self._last_received_at, arrivals.moment(self.clock.now()))
+        received.columns["received_at"] = received_at
+        record = {"version": VERSION, "receiver_run": self.receiver_run, "number": number, "columns": received.columns}
         try:
-            writer.write_recovery_record(orjson.dumps((VERSION, self.run, number, *arrival.row(came_at))))
+            writer.write_recovery_record(orjson.dumps(record))
         except ValueError:
             return
-        self.assigned, self._last = number, came_at
-        arrival.number = number
-        arrival.run = self.run
+        self.assigned, self._last_received_at = number, received_at
+        received.receiver_run, received.number = self.receiver_run, number
 
 
-def read_recovery_record(record: bytes, storage_key: str) -> Arrival | None:
-    """Return the arrival that is stored under this key; None if another version has written the record."""
+def read_recovery_record(record: bytes, storage_key: str) -> ReceivedInstance | None:
+    """Return the instance that is stored under this key; None if another version has written the record."""
     found = orjson.loads(record)
-    if found[:1] != [VERSION]:
+    if not isinstance(found, dict) or found.get("version") != VERSION:
         return None
-    run, number, *row = found[1:]
-    ae_title, calling_ae_title, peer_address, association_id, sop_class_uid, sop_instance_uid = row[:6]
-    study_instance_uid, series_instance_uid, transfer_syntax_uid, patient_id, issuer_of_patient_id = row[6:11]
-    came_at, _storage_key, size_bytes, checksum = row[11:]
-    return Arrival(
-        request=StoreRequest(
-            ae_title=ae_title,
-            calling_ae_title=calling_ae_title,
-            peer_address=peer_address,
-            association_id=association_id,
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=sop_instance_uid,
-            transfer_syntax_uid=transfer_syntax_uid,
-        ),
-        identity=Identity(
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=sop_instance_uid,
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            patient_id=patient_id,
-            issuer_of_patient_id=issuer_of_patient_id,
-        ),
-        size_bytes=size_bytes,
-        checksum=checksum,
-        storage_key=storage_key,
-        run=run,
-        number=number,
-        came_at=arrivals.time(came_at),
+    columns = {**found["columns"], "storage_key": storage_key}
+    return ReceivedInstance(
+        columns=columns, receiver_run=found["receiver_run"], number=found["number"], is_recovered=True
     )

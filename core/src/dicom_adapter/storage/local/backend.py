@@ -45,8 +45,9 @@ class LocalStorage(StorageBackend[NoSettings]):
     name = "local"
     keeps_recovery_records = True
 
-    def __init__(self, settings: NoSettings, context: StorageContext) -> None:
+    def __init__(self, settings: NoSettings, context: StorageContext, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         super().__init__(settings, context)
+        self._segment_bytes = segment_bytes
         self.buffers = Buffers()
         self._root = context.path / "instances"
         self._written: dict[str, Written] = {}
@@ -123,7 +124,7 @@ class LocalStorage(StorageBackend[NoSettings]):
             written.segment.end = record.end
             written.unsynced.add(record.start)
             written.is_unconfirmed = written.is_unconfirmed or record.recovery_bytes > 0
-            written.is_full = written.is_full or record.end >= SEGMENT_BYTES
+            written.is_full = written.is_full or record.end >= self._segment_bytes
         self.given_back(written)
         return _key(written.name, record.start)
 

@@ -1,0 +1,105 @@
+"""At a start: enter rows again that a power loss took, or that a killed process had not entered yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from attrs import frozen
+from sqlalchemy.exc import OperationalError
+
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.config.model import Config
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.flow.store.recovery_records import read_recovery_record
+from dicom_adapter.flow.store.rows import RowWriter
+from dicom_adapter.flow.store.stored_objects import delete_stored_objects
+from dicom_adapter.ledger import Ledger, events, instances, receiver_runs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.runtime.clock import Clock
+
+log = structlog.get_logger("dicom_adapter.store")
+
+
+@frozen
+class Recovery:
+    """Enters the rows of recovery records that are above the high-water marks of their receiver runs."""
+
+    config: Config
+    storage: StorageBackend[Any]
+    ledger: Ledger
+    clock: Clock
+    receiver: str
+
+    def run(self) -> int:
+        """Enter the missing rows, and return how many. Call it before anything is received.
+
+        Raises what ledger and storage raise: nothing may be acknowledged before these rows are entered.
+        """
+        with self.storage.unconfirmed_records() as records:
+            found = [read_recovery_record(record, key) for key, record in records]
+            above, missing = self._without_row([one for one in found if one is not None]) if found else (0, [])
+            return self._enter_missing(missing, above) if missing else 0
+
+    def _without_row(self, found: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
+        """Return how many are above the high-water marks, and those of them that have no row, in their order."""
+        with self.ledger.read() as transaction:
+            reached = receiver_runs.reached(transaction)
+            above = [one for one in found if one.number > reached.get(one.receiver_run, 0)]
+            known = instances.among_stored(transaction, [one.storage_key for one in above])
+        missing = [one for one in above if one.storage_key not in known]
+        return len(above), sorted(missing, key=lambda one: (one.columns["received_at"], one.number))
+
+    def _enter_missing(self, missing: Sequence[ReceivedInstance], above: int) -> int:
+        with self.ledger.write() as transaction:
+            # Other components may have stored ids of the lost rows, so no id is used again. A replacement uses two.
+            instances.skip_numbers(transaction, 2 * above)
+        try:
+            return self._enter(missing)
+        except OperationalError:
+            raise
+        except Exception:  # noqa: BLE001 - a storage backend may raise anything; one instance must not fail the others
+            return sum(map(self._enter_separately, missing))
+
+    def _enter_separately(self, one: ReceivedInstance) -> int:
+        try:
+            return self._enter([one])
+        except OperationalError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - as above; an audit finds the object, which is kept
+            log.error("instance_not_recovered", ae_title=one.ae_title, error=describe_failure(failure))
+            return 0
+
+    def _enter(self, missing: Sequence[ReceivedInstance]) -> int:
+        now = self.clock.now()
+        with self.ledger.write() as transaction:
+            results = RowWriter(self.config, self.storage, transaction, self.receiver).enter(missing, now)
+            entered = [result.instance for result in results if result.instance is not None]
+            events.record(transaction, [_recovered(instance, now) for instance in entered])
+        # A refused duplicate was acknowledged under another configuration: it is kept, and an audit finds it.
+        is_duplicate = [result.instance is None and result.outcome.is_acknowledged for result in results]
+        delete_stored_objects(self.storage, [one for one, is_one in zip(missing, is_duplicate, strict=True) if is_one])
+        for instance in entered:
+            log.warning(
+                "instance_recovered",
+                ae_title=instance.ae_title,
+                association_id=instance.association_id,
+                sop_instance_uid=instance.sop_instance_uid,
+                instance_id=instance.instance_id,
+            )
+        return len(entered)
+
+
+def _recovered(instance: InstanceStorageInfo, now: datetime) -> Event:
+    return Event(
+        at=now,
+        event="instance_recovered",
+        ae_title=instance.ae_title,
+        association_id=instance.association_id,
+        instance_id=instance.instance_id,
+        detail={"reason": "a process or the power had failed before the ledger was written to the disk"},
+    )

@@ -1,0 +1,82 @@
+"""Enter received instances into the ledger, each once: an instance may be pending already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+
+from dicom_adapter.api.receiving import StoreOutcome, StoreResult
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.config.model import Config
+from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
+from dicom_adapter.ledger import Transaction, arrivals, instances, receiver_runs
+
+
+@frozen
+class RowWriter:
+    """Writes the rows of one transaction."""
+
+    config: Config
+    storage: StorageBackend[Any]
+    transaction: Transaction
+    receiver: str  # name of the receiver that enters them
+
+    def enter(self, received: Sequence[ReceivedInstance], now: datetime) -> list[StoreResult]:
+        """Enter the rows in their order, and the high-water marks of their receiver runs; return the results."""
+        moment = arrivals.moment(now)
+        for one in received:
+            if not one.is_recovered:
+                one.columns["received_at"] = moment
+        ids = arrivals.enter(self.transaction, [one.row() for one in received], moment)
+        results = [
+            self._enter_duplicate(one)
+            if instance_id is None
+            else StoreResult(outcome=StoreOutcome.STORED, instance=one.info(instance_id))
+            for one, instance_id in zip(received, ids, strict=True)
+        ]
+        for run in {one.receiver_run for one in received if one.number}:
+            number = max(one.number for one in received if one.receiver_run == run)
+            receiver_runs.reach(self.transaction, run, self.receiver, number)
+        return results
+
+    def _enter_duplicate(self, received: ReceivedInstance) -> StoreResult:
+        """Decide about an instance when another one with its SOP Instance UID is pending."""
+        instance = received.info()
+        pending = instances.find_pending(self.transaction, instance.ae_title, instance.sop_instance_uid)
+        assert pending is not None  # it was when this one was not entered, in this transaction
+        if self._replaces_pending(received):
+            if received.is_recovered and instance.received_at < pending.received_at:
+                return _not_stored(StoreOutcome.SUPERSEDED, "a newer arrival is pending", pending)
+            replaced = instances.replace(self.transaction, pending, instance)
+            return StoreResult(outcome=StoreOutcome.STORED, instance=replaced)
+        if self._is_same(pending, instance):
+            return _not_stored(StoreOutcome.ALREADY_STORED, "the same data set is pending already", pending)
+        reason = (
+            "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
+        )
+        return _not_stored(StoreOutcome.DUPLICATE_REFUSED, reason, pending)
+
+    def _replaces_pending(self, received: ReceivedInstance) -> bool:
+        table = self.config.ae_titles.get(received.ae_title)  # None: no longer configured
+        return table is not None and table.overwrite_same_instance
+
+    def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
+        """Return whether both have the same data set, from whatever sender."""
+        if (one.checksum, one.transfer_syntax_uid) != (other.checksum, other.transfer_syntax_uid):
+            return False
+        return self._data_set_bytes(one) == self._data_set_bytes(other)
+
+    def _data_set_bytes(self, instance: InstanceStorageInfo) -> int:
+        # The header names sender and receiver, and earlier versions wrote a shorter one. To read it also shows that the
+        # object exists: nothing may be acknowledged because of an object that is lost.
+        with self.storage.read(instance.storage_key) as file:
+            return instance.size_bytes - data_set_offset(file.read(BEFORE_META))
+
+
+def _not_stored(outcome: StoreOutcome, reason: str, pending: InstanceStorageInfo) -> StoreResult:
+    return StoreResult(outcome=outcome, reason=reason, duplicate_of=pending.instance_id)

@@ -1,0 +1,22 @@
+"""Delete stored objects that will have no row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.flow.store.received_instance import ReceivedInstance
+
+log = structlog.get_logger("dicom_adapter.store")
+
+
+def delete_stored_objects(storage: StorageBackend[Any], received: Sequence[ReceivedInstance]) -> None:
+    """Delete the objects of instances that were not stored. Never raises: an audit finds what is not deleted."""
+    if received:
+        try:
+            storage.delete([one.storage_key for one in received])
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            log.warning("stored_objects_left", count=len(received), error=type(failure).__name__)
