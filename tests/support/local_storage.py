@@ -10,7 +10,8 @@ def kill_local_storage(storage: LocalStorage) -> None:
 
     There is no public method for that: a process that ends in order seals its segments.
     """
-    for written in storage._written.values():
+    segments = storage._segments
+    for written in segments._written.values():
         written.segment.close()
-    storage._written.clear()
-    storage._idle.clear()
+    segments._written.clear()
+    segments._idle.clear()

@@ -18,8 +18,8 @@ import pytest
 from dicom_adapter import NoSettings, StorageContext, StorageFull, StoredObjectMissing
 from dicom_adapter.storage.local import segment
 from dicom_adapter.storage.local.backend import SEGMENT_BYTES, LocalStorage, dicom_adapter_storage_backends
+from dicom_adapter.storage.local.buffers import LARGE_BYTES, LARGE_TOTAL_BYTES
 from dicom_adapter.storage.local.segment import BLOCK, RECORD, SEGMENT, Segment
-from dicom_adapter.storage.local.writer import HELD_BYTES, HELD_TOGETHER
 from support.local_storage import kill_local_storage
 
 UNKNOWN = "0" * 32 + "-1"
@@ -165,7 +165,7 @@ def test_writers_that_take_turns_share_a_segment(storage: LocalStorage) -> None:
     assert 1 == len({key[:32] for key in keys}) == len(segments(storage))
 
 
-@pytest.mark.parametrize(("size", "count"), [(5000, 1), (HELD_BYTES + 1, 3)])
+@pytest.mark.parametrize(("size", "count"), [(5000, 1), (LARGE_BYTES + 1, 3)])
 def test_writers_at_the_same_time_share_a_segment_unless_their_files_are_large(
     storage: LocalStorage, size: int, count: int
 ) -> None:
@@ -181,8 +181,8 @@ def test_writers_at_the_same_time_share_a_segment_unless_their_files_are_large(
 
 def test_what_is_held_of_all_files_together_has_a_limit(storage: LocalStorage) -> None:
     """Who comes when it is reached is written as it comes; who has ended does not count, however that was."""
-    size = HELD_BYTES // 2
-    writers = [storage.writer() for _ in range(HELD_TOGETHER // HELD_BYTES)]
+    size = LARGE_BYTES // 2
+    writers = [storage.writer() for _ in range(LARGE_TOTAL_BYTES // LARGE_BYTES)]
     for writer in writers:
         writer.write(bytes(size))
     assert [] == segments(storage)
@@ -223,8 +223,8 @@ def test_objects_that_wait_for_their_sync_count_as_used_space(
 ) -> None:
     """So the free space of the disk is known before the objects are written to it."""
     before = free_blocks(storage)
-    keys = [finished(storage, bytes(HELD_BYTES)) for _ in range(20)]
-    assert before - free_blocks(storage) == 20 * (HELD_BYTES // BLOCK + 1)
+    keys = [finished(storage, bytes(LARGE_BYTES)) for _ in range(20)]
+    assert before - free_blocks(storage) == 20 * (LARGE_BYTES // BLOCK + 1)
     storage.delete(keys[:10])
     storage.sync(keys[10:])
     assert before == free_blocks(storage)
@@ -535,11 +535,11 @@ def test_no_room_while_writing(storage: LocalStorage, monkeypatch: pytest.Monkey
     kept = stored(storage, b"kept")
     size = segment_of(storage, kept).stat().st_size
     writer = storage.writer()
-    writer.write(bytes(HELD_BYTES + 1))
+    writer.write(bytes(LARGE_BYTES + 1))
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
         with pytest.raises(StorageFull):
-            writer.write(bytes(HELD_BYTES + 1))
+            writer.write(bytes(LARGE_BYTES + 1))
     assert size <= segment_of(storage, kept).stat().st_size <= size + BLOCK
     writer.discard()
     later = stored(storage, b"x")

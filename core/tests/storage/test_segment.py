@@ -32,7 +32,7 @@ def append(segment: Segment, content: bytes, *, checksum: int | None = None) -> 
         is_alive=True,
     )
     write_all(segment.descriptor, [content], record.content)
-    segment.seal(record)
+    segment.write_header(record)
     segment.end = record.end
     return record
 
@@ -159,7 +159,7 @@ def test_what_is_given_back_is_a_hole(segment: Segment) -> None:
     """Its room goes back at once, and the neighbours keep theirs."""
     first, second, third = (append(segment, os.urandom(64 * BLOCK)) for _ in range(3))
     before = os.fstat(segment.descriptor).st_blocks
-    segment.give_back(second)
+    segment.free(second)
 
     assert [first, third] == list(segment.walk())
     assert all(segment.is_whole(record) for record in (first, third))
@@ -173,13 +173,13 @@ def test_where_there_are_no_holes_a_record_is_marked_as_dead(
     """It is passed over, and does not count."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(code))
     first, second = append(segment, b"first"), append(segment, b"second")
-    segment.give_back(first)
+    segment.free(first)
 
     assert [second] == list(segment.records())
     dead = segment.record_at(first.start)
     assert dead is not None
     assert not dead.is_alive
-    segment.give_back(second)
+    segment.free(second)
     assert segment.is_empty()
 
 
@@ -187,7 +187,7 @@ def test_another_failure_to_make_a_hole_is_told(segment: Segment, monkeypatch: p
     """A broken disk is none without holes."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(errno.EIO))
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        segment.give_back(append(segment, b"x"))
+        segment.free(append(segment, b"x"))
 
 
 # --- segments ---------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_what_is_no_segment_is_told(tmp_path: Path, beginning: bytes) -> None:
     path = tmp_path / "x.segment"
     path.write_bytes(beginning)
     before = open_descriptors()
-    with pytest.raises(ValueError, match="no segment"):
+    with pytest.raises(ValueError, match="not a segment"):
         Segment.open(path)
     assert before == open_descriptors()
 

@@ -1,16 +1,16 @@
-"""Segments: files of the `local` storage backend, in which Part 10 files lie one behind the other.
+"""Segments: files of the `local` storage backend that hold Part 10 files one after the other.
 
     offset 0              the segment's own header, one block
-    every record          begins with a block: its header, and behind that the content; zeros up to the next block
+    every record          begins with a block: its header, then the content, then zeros up to the next block
 
-A record's header is written when its content is complete, and says how long that is and what its checksum is: a segment
-can be read without anything else. The nonce, which no sender knows, keeps content from being taken for a record. Behind
-the content there may be a recovery record, which begins with its own checksum.
-What is deleted becomes a hole, so that its room goes back to the file system at once; where there are no holes, the
-record is marked as dead, and its room goes back with the whole segment.
+The header of a record is written when its content is complete. It has length and checksum of the content: a segment can
+be read without any other data. The nonce, which no sender knows, keeps content from being read as a record. After the
+content there may be a recovery record, which begins with its own checksum. A deleted record becomes a hole, so that the
+file system gets its space back at once. On a file system without holes the record is marked as dead, and its space is
+freed with the whole segment.
 
-Whoever writes a segment holds a lock on it (flock(2)). All offsets are given explicitly, so that one open file serves
-a writer and those who sync it.
+The process that writes a segment holds a lock on it (flock(2)). All offsets are passed explicitly, so that writer and
+syncs can use one open file.
 """
 
 from __future__ import annotations
@@ -31,24 +31,22 @@ from attrs import define, evolve, field, frozen
 
 from dicom_adapter.dicom.checksum import crc32
 
-BLOCK = 4096  # bytes; records begin at multiples, so that a hole gives back all that a record took
-FILE_MODE = 0o600  # patient data: the service's own user and nobody else
+BLOCK = 4096  # bytes; records begin at multiples, so that a hole frees all space of a record
+FILE_MODE = 0o600  # patient data: for the service's own user only
 MAGIC = b"dicom-adapter 1\n"
-SEGMENT = struct.Struct("<16s16sB")  # magic, nonce, whether it is sealed: nothing in it is torn
+SEGMENT = struct.Struct("<16s16sB")  # magic, nonce, 1 if it is sealed
 SEALED = SEGMENT.size - 1  # offset of that byte
-RECORD = struct.Struct(
-    "<16sQIBxHI"
-)  # nonce, length and CRC-32 of the content, life, length of the recovery record, own CRC-32
-CHECKSUM = struct.Struct("<I")  # the last part of it, and the first one of a recovery record
+RECORD = struct.Struct("<16sQIBxHI")  # nonce, length, CRC-32, life, recovery bytes, own CRC-32
+CHECKSUM = struct.Struct("<I")  # ends the header of a record, and begins a recovery record
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
-MOST_PIECES = 1024  # that Linux writes with one call (IOV_MAX)
+MOST_PIECES = 1024  # that Linux writes in one call (IOV_MAX)
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
 @frozen(kw_only=True)
 class Record:
-    """Where a record lies."""
+    """Position and length of a record."""
 
     start: int  # offset of its header, a multiple of BLOCK
     length: int  # bytes of the content
@@ -63,7 +61,7 @@ class Record:
 
     @property
     def end(self) -> int:
-        """Offset of the block after it."""
+        """Offset of the next block after it."""
         return aligned(self.content + self.length + self.recovery_bytes)
 
 
@@ -74,12 +72,12 @@ class Segment:
     path: Path
     descriptor: int
     nonce: bytes = field(repr=False)
-    end: int = BLOCK  # offset at which the next record begins; only whoever writes it knows
-    _direct: int | None = None  # a descriptor of who writes it, past the page cache; -1: there is no such way
+    end: int = BLOCK  # offset of the next record; known to its writer only
+    _direct: int | None = None  # descriptor that bypasses the page cache, of the writer; -1: not possible here
 
     @classmethod
     def create(cls, path: Path) -> Segment:
-        """A new and locked one. Its name is not durable yet."""
+        """Create a segment and lock it. Its name is not durable yet."""
         nonce = secrets.token_bytes(16)
         segment = cls(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), nonce)
         try:
@@ -93,16 +91,16 @@ class Segment:
 
     @classmethod
     def open(cls, path: Path, *, to_change: bool = False) -> Segment:
-        """One that is there. Raises FileNotFoundError, and ValueError for what is no segment."""
+        """Open an existing segment. Raises FileNotFoundError, and ValueError for a file that is not a segment."""
         descriptor = os.open(path, (os.O_RDWR if to_change else os.O_RDONLY) | os.O_CLOEXEC)
         header = os.pread(descriptor, SEGMENT.size, 0)
         if len(header) < SEGMENT.size or not header.startswith(MAGIC):
             os.close(descriptor)
-            raise ValueError(f"{path.name} is no segment")
+            raise ValueError(f"{path.name} is not a segment")
         return cls(path, descriptor, SEGMENT.unpack(header)[1])
 
     def close(self) -> None:
-        """Let go of it, and of its lock."""
+        """Close it and release its lock."""
         descriptors = self.descriptor, self._direct
         self.descriptor, self._direct = -1, None
         for descriptor in descriptors:
@@ -111,12 +109,12 @@ class Segment:
 
     # --- records ----------------------------------------------------------------------------------------------------
 
-    def seal(self, record: Record) -> None:
-        """Write the header of a record whose content is there."""
+    def write_header(self, record: Record) -> None:
+        """Write the header of a record after its content."""
         write_all(self.descriptor, [self.header(record)], record.start)
 
     def header(self, record: Record) -> bytes:
-        """What is to be written at its start when its content is there, or is deleted."""
+        """Return the header of a record, alive or dead."""
         life = ALIVE if record.is_alive else DEAD
         header = RECORD.pack(self.nonce, record.length, record.checksum, life, record.recovery_bytes, 0)[
             : -CHECKSUM.size
@@ -124,9 +122,9 @@ class Segment:
         return header + CHECKSUM.pack(zlib.crc32(header))
 
     def write_blocks(self, pieces: Sequence[memoryview], start: int) -> None:
-        """Write whole blocks that lie in memory as they do in a file: to the disk from there, if that is possible.
+        """Write whole blocks, which are aligned in memory, directly to the disk if that is possible.
 
-        They are read once, and much later: to copy them to the page cache costs more than the disk does.
+        They are read once, and much later: copying them to the page cache costs more than the disk does.
         """
         if self._direct is None:
             self._direct = _open_direct(self.path)
@@ -140,7 +138,7 @@ class Segment:
         write_all(self.descriptor, pieces, start)
 
     def record_at(self, start: int) -> Record | None:
-        """The record that begins there, dead or alive; None when there is none."""
+        """Return the record that begins there, dead or alive, or None."""
         header = os.pread(self.descriptor, RECORD.size, start)
         if len(header) < RECORD.size or not header.startswith(self.nonce):
             return None
@@ -159,11 +157,11 @@ class Segment:
         return recovery_record if found == with_checksum(recovery_record) else None
 
     def records(self) -> Iterator[Record]:
-        """Those that are alive, in their order."""
+        """Iterate over the records that are alive, in their order."""
         return (record for record in self.walk() if isinstance(record, Record) and record.is_alive)
 
     def walk(self) -> Iterator[Record | int]:
-        """Records dead and alive; and offsets of blocks with data of none, which is under way, or torn."""
+        """Iterate over all records, and the offsets of data blocks of no record, which are being written or torn."""
         start = BLOCK
         while (start := self._next_data(start)) >= 0:
             record = self.record_at(start)
@@ -182,13 +180,13 @@ class Segment:
             left -= len(piece)
         return checksum == record.checksum and self.recovery_record_of(record) is not None
 
-    def give_back(self, record: Record) -> None:
-        """Let it be no record any more; its room goes to the file system."""
+    def free(self, record: Record) -> None:
+        """Delete a record and free its space."""
         if not self.punch(record.start, record.end):
-            self.seal(evolve(record, is_alive=False))
+            self.write_header(evolve(record, is_alive=False))
 
     def punch(self, start: int, end: int) -> bool:
-        """Make a hole of these blocks; False where the file system has no holes."""
+        """Make a hole of these blocks; return False if the file system has no holes."""
         try:
             _punch_hole(self.descriptor, start, end - start)
         except OSError as failure:
@@ -198,21 +196,21 @@ class Segment:
         return True
 
     def truncate(self, start: int) -> None:
-        """Give back everything from there on. Only for whoever writes it."""
+        """Free everything from this offset on. Only for the writer."""
         os.ftruncate(self.descriptor, start)
 
-    # --- the whole of it --------------------------------------------------------------------------------------------
+    # --- the whole segment --------------------------------------------------------------------------------------------
 
     @property
     def is_sealed(self) -> bool:
         return os.pread(self.descriptor, 1, SEALED) == b"\1"
 
     def mark_sealed(self) -> None:
-        """Say that all its records are whole, so that no start has to look."""
+        """Mark all records as whole, so that no start reads them."""
         write_all(self.descriptor, [b"\1"], SEALED)
 
     def is_written(self) -> bool:
-        """Whether somebody else writes it; if not, nobody will until it is closed here."""
+        """Return whether another process writes it; if not, lock it until it is closed here."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -220,15 +218,15 @@ class Segment:
         return False
 
     def is_empty(self) -> bool:
-        """Whether no record is alive."""
+        """Return whether no record is alive."""
         return next(self.records(), None) is None
 
     def reader(self, record: Record) -> io.BufferedReader:
-        """The content as a file of its own, which closes the segment when it is closed."""
+        """Return the content as a file, which closes the segment when it is closed."""
         return io.BufferedReader(_Extent(self, record))
 
     def _next_data(self, start: int) -> int:
-        """The first block from `start` on that is no hole; -1 when there is none."""
+        """Return the offset of the first block from `start` on that is not a hole, or -1."""
         try:
             return os.lseek(self.descriptor, start, os.SEEK_DATA) // BLOCK * BLOCK
         except OSError as failure:
@@ -238,7 +236,7 @@ class Segment:
 
 
 class _Extent(io.RawIOBase):
-    """A part of a file, to be read."""
+    """The content of one record, as a readable file."""
 
     def __init__(self, segment: Segment, record: Record) -> None:
         super().__init__()
@@ -248,7 +246,7 @@ class _Extent(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        """pydicom asks every file for it."""
+        """Return the key: pydicom reads the name of every file."""
         return f"{self._segment.path.stem}-{self._record.start // BLOCK:x}"
 
     def readable(self) -> bool:
@@ -279,7 +277,7 @@ class _Extent(io.RawIOBase):
 
 
 def aligned(offset: int) -> int:
-    """The first multiple of BLOCK from there on."""
+    """Return the first multiple of BLOCK from this offset on."""
     return -(-offset // BLOCK) * BLOCK
 
 
@@ -289,7 +287,7 @@ def with_checksum(recovery_record: bytes) -> bytes:
 
 
 def _open_direct(path: Path) -> int:
-    """A descriptor to write past the page cache (open(2), O_DIRECT), or -1 where the file system has no such way."""
+    """Return a descriptor that bypasses the page cache (open(2), O_DIRECT), or -1 if the file system has none."""
     try:
         return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as failure:
@@ -299,7 +297,7 @@ def _open_direct(path: Path) -> int:
 
 
 def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
-    """Write all of it there; returns the offset behind it. The kernel may take less at a time, as on a full disk."""
+    """Write all pieces at `offset`; return the offset after them. The kernel may write less at a time."""
     wanted = sum(map(len, pieces))
     if len(pieces) > MOST_PIECES:
         pieces = [b"".join(pieces)]
@@ -314,7 +312,7 @@ def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview],
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02  # fallocate(2)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)  # Python has none of its own
+_fallocate = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)  # Python has no such function
 
 
 def _punch_hole(descriptor: int, offset: int, length: int) -> None:

@@ -1,0 +1,271 @@
+"""The segments that this process writes: which writer has one, what waits for a sync, and when one is done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from attrs import define, field
+
+from dicom_adapter.api.local_disk import no_space_is_storage_full, sync_folder
+from dicom_adapter.dicom.checksum import crc32
+from dicom_adapter.storage.local.buffers import Buffer, Buffers
+from dicom_adapter.storage.local.keys import key_of, missing
+from dicom_adapter.storage.local.segment import MOST_PIECES, RECORD, Record, Segment
+
+SUFFIX = ".segment"
+SUBJECT = "local storage"  # of error messages
+
+
+@define(eq=False)
+class WrittenSegment:
+    """A segment that this process writes. Guarded by the lock of `WrittenSegments`."""
+
+    segment: Segment
+    placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of records that are not written yet
+    unsynced: set[int] = field(factory=set)  # offsets of complete records that no sync has covered
+    in_use: bool = False  # by a writer
+    syncs: int = 0  # in progress
+    is_named: bool = False  # its name is durable
+    is_full: bool = False  # no further record is put into it
+    is_unconfirmed: bool = False  # no checkpoint has covered all recovery records in it
+    error: int = 0  # errno of a failed write or sync, after which no later success counts
+    writing: threading.Lock = field(factory=threading.Lock)  # held while placed records are written or dropped
+
+    @property
+    def name(self) -> str:
+        return self.segment.path.name[: -len(SUFFIX)]
+
+    @property
+    def is_done(self) -> bool:
+        return self.is_full and not (self.unsynced or self.in_use or self.syncs or self.is_unconfirmed)
+
+
+class WrittenSegments:
+    """Thread-safe."""
+
+    def __init__(self, root: Path, *, durable: bool, segment_bytes: int) -> None:
+        """`segment_bytes`: from there on a segment is full; a record that begins before is completed in it."""
+        self.buffers = Buffers()
+        self.placed_bytes = 0  # of records that are not written yet
+        self._root = root
+        self._durable = durable
+        self._segment_bytes = segment_bytes
+        self._written: dict[str, WrittenSegment] = {}
+        self._idle: list[WrittenSegment] = []  # reused from the end: few segments instead of many half full ones
+        self._lock = threading.Lock()  # guards these three and every `WrittenSegment`
+
+    # --- for writers ------------------------------------------------------------------------------------------------
+
+    def acquire(self) -> WrittenSegment:
+        """Return a segment for one writer, until it is released. Raises OSError or StorageFull if there is none."""
+        with self._lock:
+            while self._idle:
+                written = self._idle.pop()
+                if not written.is_full:
+                    written.in_use = True
+                    return written
+        with no_space_is_storage_full(SUBJECT):
+            written = WrittenSegment(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
+        with self._lock:
+            self._written[written.name] = written
+        return written
+
+    def place(self, buffer: Buffer, used: int, recovery_record: bytes) -> str:
+        """Assign a place to a record in `buffer`, complete but for header and recovery record; return its key.
+
+        The buffer belongs to the segment afterwards. Raises as `acquire` does; then it still belongs to the caller.
+        """
+        written = self.acquire()
+        record = Record(
+            start=written.segment.end,
+            length=used - RECORD.size,
+            checksum=crc32(buffer[RECORD.size : used]),
+            is_alive=True,
+            recovery_bytes=len(recovery_record),
+        )
+        size = record.end - record.start
+        buffer[: RECORD.size] = written.segment.header(record)
+        buffer[used:size] = recovery_record.ljust(size - used, b"\0")
+        with self._lock:
+            written.placed[record.start] = size, buffer
+            self.placed_bytes += size
+        return self.complete(written, record)
+
+    def complete(self, written: WrittenSegment, record: Record) -> str:
+        """Add a complete record, release its segment, and return the key."""
+        with self._lock:
+            written.segment.end = record.end
+            written.unsynced.add(record.start)
+            written.is_unconfirmed = written.is_unconfirmed or record.recovery_bytes > 0
+            written.is_full = written.is_full or record.end >= self._segment_bytes
+        self.release(written)
+        return key_of(written.name, record.start)
+
+    def release(self, written: WrittenSegment) -> None:
+        """Return a segment that its writer does not need any more."""
+        with self._lock:
+            written.in_use = False
+            if not written.is_full:
+                self._idle.append(written)
+        self._close_if_done(written)
+
+    # --- for the backend --------------------------------------------------------------------------------------------
+
+    def sync(self, name: str, starts: Sequence[int]) -> bool:
+        """Make the records at these offsets durable; False if this process does not write that segment."""
+        with self._lock:
+            written = self._written.get(name)
+            if written is not None:
+                written.syncs += 1
+        if written is None:
+            return False
+        try:
+            for start in starts:
+                if start not in written.unsynced:  # it was synced before, or deleted
+                    require(written.segment, name, start)
+            with self._failing_as_a_whole(written):
+                self._write(written)
+                if self._durable:
+                    self._make_durable(written)
+            with self._lock:
+                written.unsynced.difference_update(starts)
+        finally:
+            with self._lock:
+                written.syncs -= 1
+            self._close_if_done(written)
+        return True
+
+    def checkpoint(self) -> None:
+        """Drop the recovery records of all segments whose records are synced."""
+        with self._lock:
+            confirmed = [written for written in self._written.values() if not written.unsynced]
+            for written in confirmed:
+                written.is_unconfirmed = False
+        for written in confirmed:
+            self._close_if_done(written)
+
+    def write_placed(self, name: str) -> None:
+        """Write the placed records of a segment, so that they can be read from its file."""
+        with self._lock:
+            written = self._written.get(name)
+        if written is not None and written.placed:
+            with self._failing_as_a_whole(written):
+                self._write(written)
+
+    def drop_placed(self, name: str, starts: Sequence[int]) -> None:
+        """Drop records that are deleted before they are written."""
+        with self._lock:
+            written = self._written.get(name)
+        if written is not None:
+            with written.writing:
+                self._release_buffers(written, starts)
+
+    def forget(self, name: str, starts: Sequence[int]) -> None:
+        """Stop waiting for the sync of deleted records."""
+        with self._lock:
+            written = self._written.get(name)
+            if written is not None:
+                written.unsynced.difference_update(starts)
+        if written is not None:
+            self._close_if_done(written)
+
+    def close(self) -> None:
+        """Close all segments."""
+        with self._lock:
+            left = list(self._written.values())
+            self._written.clear()
+            self._idle.clear()
+        for written in left:
+            _retire(written)
+
+    def _close_if_done(self, written: WrittenSegment) -> None:
+        with self._lock:
+            if not written.is_done or self._written.pop(written.name, None) is None:
+                return
+        _retire(written)
+
+    def _write(self, written: WrittenSegment) -> None:
+        """Write the placed records."""
+        with written.writing:
+            with self._lock:
+                placed = sorted(written.placed.items())
+            for start, pieces in _runs(placed):
+                written.segment.write_blocks(pieces, start)
+            self._release_buffers(written, [start for start, _placed in placed])
+
+    def _release_buffers(self, written: WrittenSegment, starts: Iterable[int]) -> None:
+        with self._lock:
+            for start in starts:
+                if start in written.placed:
+                    size, buffer = written.placed.pop(start)
+                    self.placed_bytes -= size
+                    self.buffers.release(buffer)
+
+    def _make_durable(self, written: WrittenSegment) -> None:
+        os.fdatasync(written.segment.descriptor)
+        if not written.is_named:
+            sync_folder(self._root)
+            written.is_named = True
+
+    @contextmanager
+    def _failing_as_a_whole(self, written: WrittenSegment) -> Iterator[None]:
+        """Context manager: after an OSError, use the segment no more.
+
+        The kernel reports a failed sync once, and may drop the data: a later success says nothing about it.
+        """
+        with no_space_is_storage_full(SUBJECT):
+            if written.error:
+                raise OSError(written.error, os.strerror(written.error))
+            try:
+                yield
+            except OSError as failure:
+                with self._lock:
+                    written.is_full, written.error = True, failure.errno or errno.EIO
+                raise
+
+
+def require(segment: Segment, name: str, start: int) -> Record:
+    """Return the record at this offset. Raises StoredObjectMissing."""
+    record = segment.record_at(start)
+    if record is None or not record.is_alive:
+        raise missing(key_of(name, start))
+    return record
+
+
+def drop_if_empty(segment: Segment) -> None:
+    """Delete a segment without records."""
+    if segment.is_empty():
+        segment.path.unlink(missing_ok=True)
+
+
+def _retire(written: WrittenSegment) -> None:
+    """Close a segment. It is sealed if all its records are whole and confirmed; else the next start reads it."""
+    segment = written.segment
+    try:
+        if not (written.unsynced or written.in_use or written.is_unconfirmed or written.error):
+            with suppress(OSError):  # the disk is broken now: the next start reads it
+                segment.mark_sealed()
+            drop_if_empty(segment)
+    finally:
+        segment.close()
+
+
+def _runs(placed: Iterable[tuple[int, tuple[int, Buffer]]]) -> Iterator[tuple[int, list[memoryview]]]:
+    """Iterate over offsets and adjacent records that one call can write."""
+    begin, end, pieces = 0, 0, list[memoryview]()
+    for start, (size, buffer) in placed:
+        if pieces and (start != end or len(pieces) == MOST_PIECES):
+            yield begin, pieces
+            pieces = []
+        if not pieces:
+            begin = start
+        pieces.append(buffer[:size])
+        end = start + size
+    if pieces:
+        yield begin, pieces
