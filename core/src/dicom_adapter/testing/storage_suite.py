@@ -241,6 +241,7 @@ class BaseStorageBackendTests:
         keys = [finished(storage, str(number).encode()) for number in range(40)]
         storage.sync(keys)
         storage.sync(keys)
+        storage.sync([])
         assert [str(number).encode() for number in range(40)] == [content(storage, key) for key in keys]
 
     def test_sync_fails_when_something_is_not_there(self, storage: StorageBackend[Any]) -> None:
