@@ -255,15 +255,15 @@ def test_a_careless_storage_backend_is_found(pytester: pytest.Pytester) -> None:
     expect(
         {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
         {
-            "to_make_one_changes_nothing": "the constructor made files or folders: that belongs into open()",
+            "the_constructor_changes_nothing": "the constructor made files or folders: move that into open()",
             "a_piece_may_be_reused_as_soon_as_write_returns": "write() kept the caller's buffer",
-            "a_large_object_passes_through_little_memory": "it is held whole",
-            "what_is_no_key_names_nothing": "",
-            "sync_fails_when_something_is_not_there": "DID NOT RAISE",
+            "a_large_object_needs_little_memory": "it is held whole",
+            "other_texts_than_keys_name_nothing": "",
+            "sync_fails_if_an_object_is_missing": "DID NOT RAISE",
             "another_process_sees_what_was_synced": "FileNotFoundError",
-            "what_is_discarded_is_gone": "",
-            "to_delete_what_is_gone_is_no_error": "FileNotFoundError",
-            "a_missing_object_is_said_to_be_missing": "FileNotFoundError",
+            "discarded_objects_are_gone": "",
+            "deleting_a_deleted_object_is_no_error": "FileNotFoundError",
+            "a_missing_object_raises_stored_object_missing": "FileNotFoundError",
         },
     )
 

@@ -1,4 +1,4 @@
-"""A storage backend: keeps instances until nobody needs them. This one keeps a file for each, in one folder."""
+"""A storage backend: keeps instances until they are reclaimed. This one stores a file for each, in one folder."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class {{ cookiecutter.__class }}Settings:
 
 
 @contextmanager
-def _room_is_needed() -> Iterator[None]:
-    """`StorageFull` is answered as *out of resources*: senders come back later."""
+def _space_is_needed() -> Iterator[None]:
+    """`StorageFull` is answered as *out of resources*: senders retry later."""
     try:
         yield
     except OSError as failure:
         if failure.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("the folder has no room left") from failure
+            raise StorageFull("the folder has no free space left") from failure
         raise
 
 
@@ -57,12 +57,12 @@ class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settin
             half_written.unlink(missing_ok=True)
 
     def writer(self) -> InstanceWriter:
-        with _room_is_needed():
+        with _space_is_needed():
             return Writer(self._folder, uuid4().hex)
 
     def sync(self, keys: Sequence[str]) -> None:
         """The success of a C-STORE rests on this: data first, then names."""
-        with _room_is_needed():
+        with _space_is_needed():
             for key in keys:
                 self._sync_data(key)
             if self.context.durable:
@@ -105,7 +105,7 @@ class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settin
 
 
 class Writer(InstanceWriter):
-    """Writes one file, unbuffered: what a crash leaves of it is removed by `recover`."""
+    """Writes one file, unbuffered: `recover` deletes what a crash leaves of it."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._key = key
@@ -115,7 +115,7 @@ class Writer(InstanceWriter):
 
     def write(self, piece: bytes | memoryview) -> None:
         rest = memoryview(piece)
-        with _room_is_needed():
+        with _space_is_needed():
             while rest:
                 rest = rest[self._file.write(rest) :]
 

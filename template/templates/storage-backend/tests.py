@@ -68,14 +68,14 @@ class TestConformance(BaseStorageBackendTests):
         return len(list((storage.context.path / "instances").iterdir()))
 
     @pytest.fixture
-    def no_room(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
+    def no_space(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
         def full(*_arguments: Any, **_options: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         @contextmanager
-        def without_room(storage: StorageBackend[Any]) -> Iterator[None]:
+        def without_space(storage: StorageBackend[Any]) -> Iterator[None]:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "open", full)
                 yield
 
-        return without_room
+        return without_space

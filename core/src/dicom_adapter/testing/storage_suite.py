@@ -1,4 +1,4 @@
-"""What the adapter relies on in a storage backend, as tests to subclass."""
+"""Conformance suite for storage backends: subclass it to test that yours keeps the contract."""
 
 from __future__ import annotations
 
@@ -14,44 +14,32 @@ import pytest
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StorageFull, StoredObjectMissing
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
+from dicom_adapter.testing.stored_objects import HOSTILE_KEYS, content, finished, recoverable, stored, unconfirmed
 
 MakeBackend = Callable[[], StorageBackend[Any]]
 MIB = 1 << 20
 LARGE = 64 * MIB
-LITTLE = 16 * MIB  # of memory, for an object that is LARGE
-HOSTILE = [
-    "",
-    ".",
-    "..",
-    "../outside",
-    "../../outside",
-    "/etc/hostname",
-    "a/../../outside",
-    "a\0b",
-    "a\nb",
-    "ключ",
-    "k" * 5000,
-]
+MOST_MEMORY = 16 * MIB  # for writing and reading an object of LARGE bytes
 
 
 class BaseStorageBackendTests:
-    """Subclass it with `backend`, and `settings` if yours has any; pytest collects the subclass.
+    """Subclass it with `backend`, and `settings` if your backend has any; pytest collects the subclass.
 
         class TestPlainFolder(BaseStorageBackendTests):
             backend = PlainFolder
 
-    Each test opens backends on a folder of its own, durable ones and others.
+    Each test opens its backends on a folder of its own, with and without `durable`.
     """
 
     backend: ClassVar[type[StorageBackend[Any]]]
-    streams: ClassVar[bool] = True  # False for one that keeps whole objects in memory, by design
+    streams: ClassVar[bool] = True  # False for a backend that holds whole objects in memory by design
 
     def settings(self, folder: Path) -> Any:  # noqa: ARG002 - for subclasses
         """The backend's settings; `folder` is the test's."""
         return NoSettings()
 
     def leftovers(self, storage: StorageBackend[Any]) -> int | None:  # noqa: ARG002 - for subclasses
-        """How many stored objects and parts of such take room, if that can be told: what was given up must not."""
+        """Return how many stored objects and parts of objects use space, or None if that is not known."""
         return None
 
     def kill(self, storage: StorageBackend[Any]) -> None:
@@ -64,11 +52,11 @@ class BaseStorageBackendTests:
         )
 
     @pytest.fixture
-    def no_room(self) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
-        """A context in which a backend has no room left; override it to have that tested."""
-        pytest.skip("the fixture `no_room` is not overridden: a backend without room is not tested")
+    def no_space(self) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
+        """Function of a backend that returns a context without free space. Override it to test that case."""
+        pytest.skip("the fixture `no_space` is not overridden: a full storage is not tested")
 
-    # --- what the tests work with
+    # --- fixtures
 
     @pytest.fixture(params=[True, False], ids=["durable", "not-durable"])
     def durable(self, request: pytest.FixtureRequest) -> bool:
@@ -76,7 +64,7 @@ class BaseStorageBackendTests:
 
     @pytest.fixture
     def make_backend(self, durable: bool, tmp_path: Path) -> Iterator[MakeBackend]:
-        """Opens backends, one as in each process of the service, all on the same folder."""
+        """Open a backend as another process of the service does. All use the same folder."""
         made: list[StorageBackend[Any]] = []
 
         def make() -> StorageBackend[Any]:
@@ -97,38 +85,38 @@ class BaseStorageBackendTests:
         path.mkdir(exist_ok=True)
         return self.backend(self.settings(folder), StorageContext(path=path, durable=durable))
 
-    # --- the life of a backend
+    # --- life cycle
 
     def test_it_is_complete_and_has_a_name(self) -> None:
-        """The configuration chooses it by `name`, and every abstract method is there."""
+        """The configuration selects it by `name`, and no abstract method is missing."""
         missing = sorted(getattr(self.backend, "__abstractmethods__", ()))
         assert [] == missing, f"these methods are missing: {', '.join(missing)}"
         name = getattr(self.backend, "name", None)
-        assert isinstance(name, str), "the class attribute `name` is missing, by which the configuration chooses it"
+        assert isinstance(name, str), "the class attribute `name` is missing, by which the configuration selects it"
 
-    def test_to_make_one_changes_nothing(self, tmp_path: Path) -> None:
-        """Constructors are called by `check` too: what there is to prepare is prepared in `open`."""
+    def test_the_constructor_changes_nothing(self, tmp_path: Path) -> None:
+        """`check` calls constructors, too: create files and connections in `open`."""
         self.settings(tmp_path)
         (tmp_path / "data").mkdir()
         before = sorted(tmp_path.rglob("*"))
         self._closed(tmp_path, durable=True)
-        assert before == sorted(tmp_path.rglob("*")), "the constructor made files or folders: that belongs into open()"
+        assert before == sorted(tmp_path.rglob("*")), "the constructor made files or folders: move that into open()"
 
-    def test_it_may_be_closed_and_opened_again(self, make_backend: MakeBackend) -> None:
-        """What is stored is there after a stop of the service."""
+    def test_it_can_be_closed_and_opened_again(self, make_backend: MakeBackend) -> None:
+        """Stored objects are there after a stop of the service."""
         first = make_backend()
         key = stored(first, b"kept")
         first.close()
         first.open()
-        assert b"kept" == content(first, key), "what was stored is gone after close() and open()"
-        assert b"kept" == content(make_backend(), key), "what was stored is not there for a backend that is made anew"
+        assert b"kept" == content(first, key), "a stored object is gone after close() and open()"
+        assert b"kept" == content(make_backend(), key), "a new backend does not find a stored object"
 
-    # --- what goes in comes out
+    # --- writing and reading
 
-    def test_what_was_written_comes_back(self, storage: StorageBackend[Any]) -> None:
+    def test_written_pieces_are_read_back(self, storage: StorageBackend[Any]) -> None:
         """Pieces of any kind and size make one object."""
         key = stored(storage, b"DICM", b"", memoryview(b"-pixels-")[1:7], b"!")
-        assert b"DICMpixels!" == content(storage, key), "the pieces did not come back as they were written"
+        assert b"DICMpixels!" == content(storage, key), "the content is not what was written"
 
     def test_a_piece_may_be_reused_as_soon_as_write_returns(self, storage: StorageBackend[Any]) -> None:
         """The receiver reads the next piece into the same buffer."""
@@ -159,10 +147,10 @@ class BaseStorageBackendTests:
             first.seek(8)
             assert (b"89", 10) == (first.read(), first.tell()), "a reader must be able to seek"
 
-    def test_a_large_object_passes_through_little_memory(self, storage: StorageBackend[Any]) -> None:
-        """64 MiB are written and read in pieces: an instance may be larger than the memory that there is."""
+    def test_a_large_object_needs_little_memory(self, storage: StorageBackend[Any]) -> None:
+        """64 MiB are written and read in pieces: an instance may be larger than the memory."""
         if not self.streams:
-            pytest.skip("streams = False: it keeps whole objects in memory")
+            pytest.skip("streams = False: it holds whole objects in memory")
         tracemalloc.start()
         try:
             writer = storage.writer()
@@ -177,8 +165,8 @@ class BaseStorageBackendTests:
             most = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert LARGE == size, f"{size} bytes came back of {LARGE}"
-        assert most < LITTLE, f"an object of {LARGE // MIB} MiB took {most // MIB} MiB of memory: it is held whole"
+        assert LARGE == size, f"{size} bytes were read of {LARGE}"
+        assert most < MOST_MEMORY, f"an object of {LARGE // MIB} MiB took {most // MIB} MiB of memory: it is held whole"
 
     def test_many_threads_do_not_disturb_each_other(self, storage: StorageBackend[Any]) -> None:
         """Writers, syncs, reads and deletes at once: every object that is kept is whole."""
@@ -194,13 +182,13 @@ class BaseStorageBackendTests:
         with ThreadPoolExecutor(8) as threads:
             kept = dict(threads.map(life, range(1, 41)))
         assert [number * 100 for number in range(1, 41)] == [len(data) for data in kept.values()], "objects were cut"
-        assert set(kept) == set(storage.keys()), "keys() does not list what is kept, and nothing else"
-        assert self.leftovers(storage) in (None, 40), "what was deleted or discarded still takes room"
+        assert set(kept) == set(storage.keys()), "keys() must list the objects that are kept, and no others"
+        assert self.leftovers(storage) in (None, 40), "a deleted or discarded object still uses space"
 
     # --- keys
 
     def test_keys_are_new_texts(self, storage: StorageBackend[Any], make_backend: MakeBackend) -> None:
-        """The ledger keeps them; no two objects, of whatever process, have the same one."""
+        """The ledger stores them. No two objects of any processes have the same key."""
         other = make_backend()
         keys = [finished(place, b"x") for _ in range(100) for place in (storage, other)]
         storage.sync(keys[::2])
@@ -209,19 +197,19 @@ class BaseStorageBackendTests:
         unfit = [key for key in keys if not isinstance(key, str) or not key.isascii() or not 1 <= len(key) <= 200]
         assert [] == unfit, "keys must be ASCII texts of 1 to 200 characters"
 
-    def test_what_is_stored_is_listed(self, storage: StorageBackend[Any], make_backend: MakeBackend) -> None:
-        """`keys` gives what was synced and not deleted: an audit compares that with the ledger."""
+    def test_stored_objects_are_listed(self, storage: StorageBackend[Any], make_backend: MakeBackend) -> None:
+        """`keys` lists what was synced and not deleted: an audit compares it with the ledger."""
         kept, deleted = stored(storage, b"kept"), stored(storage, b"deleted")
         storage.delete([deleted])
         written = storage.writer()
         written.write(b"half")
-        assert [kept] == list(storage.keys()), "keys() must list what is stored, and nothing half written or deleted"
-        assert [kept] == list(make_backend().keys()), "keys() must list what other processes have stored"
+        assert [kept] == list(storage.keys()), "keys() must list stored objects, and nothing half-written or deleted"
+        assert [kept] == list(make_backend().keys()), "keys() must list the objects that other processes have stored"
         written.discard()
 
-    @pytest.mark.parametrize("key", HOSTILE)
-    def test_what_is_no_key_names_nothing(self, storage: StorageBackend[Any], tmp_path: Path, key: str) -> None:
-        """Keys come from the ledger, which may be damaged: none leads out of the backend's own place."""
+    @pytest.mark.parametrize("key", HOSTILE_KEYS)
+    def test_other_texts_than_keys_name_nothing(self, storage: StorageBackend[Any], tmp_path: Path, key: str) -> None:
+        """Keys are read from the ledger, which may be damaged: no text leads outside of the backend's own folder."""
         kept, outside = stored(storage, b"kept"), [tmp_path / "outside", tmp_path / "data" / "outside"]
         for path in outside:
             path.write_bytes(b"not yours")
@@ -230,22 +218,24 @@ class BaseStorageBackendTests:
         try:
             storage.delete([key])
         except StoredObjectMissing:
-            pass  # as well: what it never made cannot have been there
-        assert all(path.exists() for path in outside), f"delete([{key!r}]) deleted what is not the backend's"
+            pass  # allowed as well: it cannot be an object of this backend
+        assert all(path.exists() for path in outside), (
+            f"delete([{key!r}]) deleted a file outside of the backend's folder"
+        )
         assert [kept] == list(storage.keys()), f"delete([{key!r}]) deleted another object"
 
     # --- durability: the success of a C-STORE rests on `sync`
 
-    def test_many_are_synced_at_once_and_again(self, storage: StorageBackend[Any]) -> None:
-        """A batch in one call; to repeat it does no harm."""
+    def test_many_objects_are_synced_in_one_call_and_again(self, storage: StorageBackend[Any]) -> None:
+        """A repeated sync does no harm."""
         keys = [finished(storage, str(number).encode()) for number in range(40)]
         storage.sync(keys)
         storage.sync(keys)
         storage.sync([])
         assert [str(number).encode() for number in range(40)] == [content(storage, key) for key in keys]
 
-    def test_sync_fails_when_something_is_not_there(self, storage: StorageBackend[Any]) -> None:
-        """Nobody is told that an instance is safe when it is not, whatever else is in the batch."""
+    def test_sync_fails_if_an_object_is_missing(self, storage: StorageBackend[Any]) -> None:
+        """No instance may be acknowledged that is not durable, whatever else is in the batch."""
         gone = finished(storage, b"gone")
         storage.delete([gone])
         with pytest.raises((StorageFull, OSError, StoredObjectMissing)):
@@ -256,13 +246,13 @@ class BaseStorageBackendTests:
     ) -> None:
         """The receiver writes, the host reads and deletes."""
         key, host = stored(storage, b"shared"), make_backend()
-        assert b"shared" == content(host, key), "what one process has stored, another one cannot read"
+        assert b"shared" == content(host, key), "another process cannot read a stored object"
         host.delete([key])
         with pytest.raises(StoredObjectMissing):
             storage.read(key)
 
-    def test_recovery_keeps_what_was_synced_and_nothing_half_written(self, make_backend: MakeBackend) -> None:
-        """After `kill -9`: what was acknowledged is there, the rest takes no room."""
+    def test_recovery_keeps_synced_objects_and_nothing_half_written(self, make_backend: MakeBackend) -> None:
+        """After `kill -9`: acknowledged objects are there, the rest uses no space."""
         killed = make_backend()
         kept = stored(killed, b"kept")
         finished(killed, b"never synced")
@@ -272,11 +262,11 @@ class BaseStorageBackendTests:
             started = make_backend()
             started.recover()
             there = list(started.keys())
-            assert kept in there, "after recover() what was synced is gone"
-            whole = {b"kept", b"never synced"}  # what was finished may be there, as long as it is whole
-            assert whole >= {content(started, key) for key in there}, "recover() has left what was half written"
+            assert kept in there, "after recover(), a synced object is gone"
+            whole = {b"kept", b"never synced"}  # a finished object may be there if it is whole
+            assert whole >= {content(started, key) for key in there}, "recover() did not delete a half-written object"
             assert b"kept" == content(started, kept)
-            assert self.leftovers(started) in (None, len(there)), "recover() has left what was half written"
+            assert self.leftovers(started) in (None, len(there)), "recover() did not delete a half-written object"
         finally:
             half.discard()  # the killed process has ended
 
@@ -346,9 +336,9 @@ class BaseStorageBackendTests:
             writer.discard()
         return self.backend.keeps_recovery_records
 
-    # --- giving up, giving back
+    # --- discard and delete
 
-    def test_what_is_discarded_is_gone(self, storage: StorageBackend[Any]) -> None:
+    def test_discarded_objects_are_gone(self, storage: StorageBackend[Any]) -> None:
         """Before or after `finish`, once or twice."""
         early, late = storage.writer(), storage.writer()
         for writer in (early, late):
@@ -358,40 +348,40 @@ class BaseStorageBackendTests:
             writer.discard()
         with pytest.raises(StoredObjectMissing):
             storage.read(key)
-        assert [] == list(storage.keys()), "keys() lists what was discarded"
-        assert self.leftovers(storage) in (None, 0), "what was discarded still takes room"
+        assert [] == list(storage.keys()), "keys() lists a discarded object"
+        assert self.leftovers(storage) in (None, 0), "a discarded object still uses space"
 
-    def test_to_delete_what_is_gone_is_no_error(self, storage: StorageBackend[Any]) -> None:
-        """The adapter deletes first and writes it down afterwards, so a crash repeats deletions."""
+    def test_deleting_a_deleted_object_is_no_error(self, storage: StorageBackend[Any]) -> None:
+        """The adapter deletes first and records it afterwards, so a crash repeats deletions."""
         key, other, unsynced = stored(storage, b"x"), stored(storage, b"y"), finished(storage, b"z")
         storage.delete(iter([key, unsynced]))
         storage.delete([key, unsynced])
-        assert [other] == list(storage.keys()), "delete() has to delete its keys, and no others"
-        assert self.leftovers(storage) in (None, 1), "what was deleted still takes room"
+        assert [other] == list(storage.keys()), "delete() must delete its keys, and no others"
+        assert self.leftovers(storage) in (None, 1), "a deleted object still uses space"
 
-    def test_a_missing_object_is_said_to_be_missing(self, storage: StorageBackend[Any]) -> None:
-        """Other errors are taken for an outage, which may pass: the adapter would wait for ever."""
+    def test_a_missing_object_raises_stored_object_missing(self, storage: StorageBackend[Any]) -> None:
+        """Any other error is treated as a transient outage: the adapter would wait forever."""
         key = stored(storage, b"x")
         storage.delete([key])
         with pytest.raises(StoredObjectMissing):
             storage.read(key)
 
-    # --- room
+    # --- free space
 
-    def test_the_room_is_told(self, storage: StorageBackend[Any]) -> None:
-        """Or it is None, where there is no limit; the watermark is judged by it."""
+    def test_the_capacity_is_reported(self, storage: StorageBackend[Any]) -> None:
+        """The watermark is checked against it. None means that there is no limit."""
         capacity = storage.capacity()
         if capacity is not None:
             assert 0 <= capacity.free_bytes <= capacity.total_bytes, (
-                f"free room must be a part of the total: {capacity}"
+                f"free space must be a part of the total: {capacity}"
             )
 
-    def test_without_room_it_says_so_and_leaves_nothing(
-        self, storage: StorageBackend[Any], no_room: Callable[[StorageBackend[Any]], AbstractContextManager[None]]
+    def test_without_free_space_it_raises_storage_full_and_keeps_nothing(
+        self, storage: StorageBackend[Any], no_space: Callable[[StorageBackend[Any]], AbstractContextManager[None]]
     ) -> None:
-        """`StorageFull` is answered as *out of resources*, and senders come back later."""
+        """`StorageFull` is answered as *out of resources*, and senders retry later."""
         kept = stored(storage, b"kept")
-        with no_room(storage):
+        with no_space(storage):
             writer: InstanceWriter | None = None
             with pytest.raises(StorageFull):
                 writer = storage.writer()
@@ -400,40 +390,7 @@ class BaseStorageBackendTests:
             if writer is not None:
                 writer.discard()
         assert [kept] == list(storage.keys())
-        assert self.leftovers(storage) in (None, 1), "what could not be stored still takes room"
-        assert b"again" == content(storage, stored(storage, b"again")), "it stays full although there is room again"
-
-
-def finished(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
-    """An object that is whole and not synced; returns its key."""
-    writer = storage.writer()
-    for piece in pieces:
-        writer.write(piece)
-    return writer.finish()
-
-
-def recoverable(storage: StorageBackend[Any], size: int, record: bytes) -> str:
-    """Finish an object of `size` zeros with a recovery record, without a sync, and return its key."""
-    writer = storage.writer()
-    writer.write(bytes(size))
-    writer.write_recovery_record(record)
-    return writer.finish()
-
-
-def unconfirmed(storage: StorageBackend[Any]) -> list[tuple[str, bytes]]:
-    """Return the unconfirmed records, and confirm them."""
-    with storage.unconfirmed_records() as records:
-        return list(records)
-
-
-def stored(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
-    """An object that is durable; returns its key."""
-    key = finished(storage, *pieces)
-    storage.sync([key])
-    return key
-
-
-def content(storage: StorageBackend[Any], key: str) -> bytes:
-    """All of an object."""
-    with storage.read(key) as reader:
-        return reader.read()
+        assert self.leftovers(storage) in (None, 1), "an object that could not be stored still uses space"
+        assert b"again" == content(storage, stored(storage, b"again")), (
+            "it stays full although there is free space again"
+        )
