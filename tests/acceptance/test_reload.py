@@ -231,12 +231,12 @@ def test_a_removed_ae_title_drains_across_restarts_of_everything(
     service = launch_service(two + waiting)
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     apply(service, STORAGE + HEAD, "--removed", "drain")
-    assert "leaving" == status(service)["LUNG"]["state"]
+    assert "draining" == status(service)["LUNG"]["state"]
     assert NOT_RECOGNIZED == rejection(service.port(), "LUNG")
     service.stop()
     service = launch_service(STORAGE + HEAD)
-    service.wait_for("submitter_left", submitter="second")
-    service.wait_for("ae_title_left", ae_title="LUNG")
+    service.wait_for("submitter_drained", submitter="second")
+    service.wait_for("ae_title_drained", ae_title="LUNG")
     assert {("lung", 3): 1} == pipelines(PlatformFolder(platform.path.parent / "second"))
     assert "LUNG" not in status(service)
 

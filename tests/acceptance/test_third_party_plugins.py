@@ -202,4 +202,4 @@ def test_broken_plugins_hinder_no_other(
     send(write_study(tmp_path / "study"), service, "BATCH")
     service.wait_for("job_submitted")
     assert [("pipeline-1", "immediate", 2)] == batches(platform)
-    assert len(PROBLEMS) == len(service.logged("plugin_broken"))
+    assert len(PROBLEMS) == len(service.logged("plugin_load_failed"))

@@ -45,7 +45,7 @@ DEFECTS = {  # events of the log that no kill and no fault of a platform explain
     "store_failed",
     "stored_object_left",
     "observer_failed",
-    "plugin_broken",
+    "plugin_load_failed",
 }
 
 

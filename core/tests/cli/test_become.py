@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dicom_adapter.cli import app
-from dicom_adapter.service.supervisor import Blueprint
+from dicom_adapter.service.blueprint import Blueprint
 
 CONFIGURATION = """
 [storage]

@@ -280,7 +280,7 @@ RAISES, HANGS, NONSENSE = Misdeed
 
 def of_hooks() -> Iterator[Case]:
     for misdeed in Misdeed:
-        yield from (Case(hook, misdeed, "plugin_broken") for hook in REGISTRATION)
+        yield from (Case(hook, misdeed, "plugin_load_failed") for hook in REGISTRATION)
         yield from (Case(hook, misdeed, "hook_failed", {"hook": hook}) for hook in BROUGHT)
     yield Case("dicom_adapter_http", NONSENSE, "http_mount_failed", {"plugin": "bad"}, nonsense=[7])
     yield Case("dicom_adapter_servers", NONSENSE, "hook_failed", {"hook": "dicom_adapter_servers"}, nonsense=[7])
@@ -310,7 +310,7 @@ def of_processors() -> Iterator[Case]:
 
 def of_submitters() -> Iterator[Case]:
     for misdeed in Misdeed:
-        yield Case("submitter.__init__", misdeed, "submitter_broken", {"submitter": "bad"})
+        yield Case("submitter.__init__", misdeed, "submitter_creation_failed", {"submitter": "bad"})
     yield Case("submitter.open", RAISES, "worker_failed", {"worker": "submitter bad"})
     yield Case("submitter.open", HANGS, "part_hangs", SUBMITTER_PART)
     yield Case("submitter.open", NONSENSE)
@@ -334,7 +334,7 @@ def of_servers() -> Iterator[Case]:
         yield Case(f"server.{method}", HANGS, "part_hangs", {"part": "server bad bad"})
         yield Case(f"server.{method}", NONSENSE)
     for misdeed in (RAISES, HANGS):
-        yield Case("server.stop", misdeed, "server_not_stopped", {"server": "bad bad"})
+        yield Case("server.stop", misdeed, "server_stop_failed", {"server": "bad bad"})
     yield Case("server.stop", NONSENSE)
 
 

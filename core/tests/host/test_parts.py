@@ -78,7 +78,7 @@ def test_reclaim_gives_back_a_slice_in_one_step_and_everything_in_the_end(
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
     reclaim = adapter.host.parts()[Part(PartKind.RECLAIM)].step
     monkeypatch.setattr(host, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(adapter.host, "_consider", lambda _numbers: None)
+    monkeypatch.setattr(adapter.host, "_add_candidates", lambda _numbers: None)
     adapter.advance(6)
     assert {"released": 3} == adapter.states
     remaining = []
@@ -99,14 +99,14 @@ def test_an_observer_that_hangs_is_told_a_limited_number_of_things(
 
     Tried: a queue without limit.
     """
-    monkeypatch.setattr(observers, "NEWS_KEPT", 2)
+    monkeypatch.setattr(observers, "QUEUE_LIMIT", 2)
     heard: list[str] = []
     adapter = make_adapter(LUNG, observing(instance_stored=lambda instance: heard.append(instance.sop_instance_uid)))
     (observer,) = adapter.host._observers.values()
     with monkeypatch.context() as hanging, capture_logs() as told:
         hanging.setattr(observer, "step", lambda: None)
         adapter.receive(*[make_instance() for _number in range(5)], ae_title="LUNG")
-    assert 1 == len([entry for entry in told if entry["event"] == "observer_lags"])
+    assert 1 == len([entry for entry in told if entry["event"] == "observer_queue_filled"])
     with capture_logs() as told:
         observer.step()
     assert 2 == len(heard)
@@ -121,7 +121,7 @@ def test_an_observer_that_hangs_keeps_nothing_from_another(make_adapter: MakeAda
     adapter = make_adapter(LUNG, slow, quick)
     parts = adapter.host.parts()
     assert ["quick", "under-test"] == sorted(part.name for part in parts if part.kind is PartKind.OBSERVER)
-    adapter.host._tell("dicom_adapter_job_changed", job="job 1")
+    adapter.host._notify_observers("dicom_adapter_job_changed", job="job 1")
     parts[Part(PartKind.OBSERVER, "quick")].step()
     assert ["quick"] == heard
 
@@ -196,7 +196,7 @@ def test_a_submitter_whose_opening_hangs_keeps_nobody_from_closing(
         entered.set()
         hang()
 
-    submission = adapter.host._platforms._platforms["platform"].submission
+    submission = adapter.host._submitters._entries["platform"].submission
     submission._is_open = False
     monkeypatch.setattr(FakeSubmitter, "open", hang_in_open)
     threading.Thread(target=submission.open, daemon=True).start()

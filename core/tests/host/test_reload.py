@@ -29,11 +29,11 @@ CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetada
 
 
 def processor(adapter: Adapter, ae_title: str) -> Any:
-    return unwrap(adapter.host._serving.lanes[ae_title]._lane._incumbent.processor)
+    return unwrap(adapter.host._lanes.lanes[ae_title]._lane._incumbent.processor)
 
 
 def submitter(adapter: Adapter) -> Any:
-    return unwrap(adapter.host._platforms._platforms["platform"].submission._submitter)
+    return unwrap(adapter.host._submitters._entries["platform"].submission._submitter)
 
 
 def pipelines(adapter: Adapter) -> list[tuple[str, int]]:

@@ -72,10 +72,10 @@ def test_it_spares_memory_unless_its_environment_says_how(
     read, write = os.pipe()
     try:
         child = Child("telling", "telling", write, reports)
-        child.give(evolve(START, wake_fd=write))
+        child.configure(evolve(START, wake_fd=write))
         with child._process:
             assert (child, {"event": "told", "heaps": expected}) == reports.get(timeout=60)
-            assert (child, {"event": "gone", "status": 0}) == reports.get(timeout=60)
+            assert (child, {"event": "ended", "status": 0}) == reports.get(timeout=60)
     finally:
         os.close(read)
         os.close(write)

@@ -23,7 +23,7 @@ class Reports:
 
 
 @pytest.mark.parametrize(
-    ("failure", "said", "may_pass"),
+    ("failure", "said", "transient"),
     [
         (OperationalError("INSERT", {"patient": "DOE"}, Exception("database or disk is full")), "disk is full", True),
         (OperationalError("INSERT", {"patient": "DOE"}, Exception("disk I/O error")), "disk I/O error", False),
@@ -32,13 +32,13 @@ class Reports:
         (PermissionError(13, "Permission denied"), "Permission denied", False),
     ],
 )
-def test_why_a_process_cannot_begin(failure: Exception, said: str, may_pass: bool) -> None:
+def test_why_a_process_cannot_begin(failure: Exception, said: str, transient: bool) -> None:
     """The service starts it again when that may pass. Tried: with the failure as a text, the patient is named."""
     assert isinstance(failure, UNUSABLE)
     reports = Reports()
     report_unusable(cast(Channel, reports), "the ledger cannot be used", failure)
     [told] = reports.told
-    assert ("failed", may_pass) == (told["event"], told["may_pass"])
+    assert ("failed", transient) == (told["event"], told["transient"])
     assert told["reason"].startswith("the ledger cannot be used: ")
     assert said in told["reason"]
     assert "DOE" not in told["reason"]

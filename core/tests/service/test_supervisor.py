@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from dicom_adapter.service import supervisor
-from dicom_adapter.service.supervisor import HEALTHY_SECONDS, LONGEST_PAUSE, _Slot
+from dicom_adapter.service.supervisor import HEALTHY_SECONDS, LONGEST_PAUSE, ProcessSlot
 
 
 class Life:
@@ -16,7 +16,7 @@ class Life:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        self.slot = _Slot("host", "module")
+        self.slot = ProcessSlot("host", "module")
         monkeypatch.setattr(supervisor.time, "monotonic", lambda: self.now)
 
     def live(self, seconds: float) -> None:
@@ -38,16 +38,16 @@ def test_a_process_that_dies_again_and_again_is_trouble_until_it_lives_long_enou
     for _death in range(2):
         life.live(1)
         life.die()
-        assert "" == life.slot.trouble()
+        assert "" == life.slot.problem()
     life.live(1)
     life.die()
-    assert "the host died 3 times in a row, the last time with status -9" == life.slot.trouble()
+    assert "the host died 3 times in a row, the last time with status -9" == life.slot.problem()
     life.live(HEALTHY_SECONDS)
-    assert life.slot.trouble()
+    assert life.slot.problem()
     life.now += 0.1
-    assert "" == life.slot.trouble()
+    assert "" == life.slot.problem()
     life.die()
-    assert "" == life.slot.trouble()
+    assert "" == life.slot.problem()
 
 
 def test_pauses_grow_while_it_dies_and_begin_anew_when_it_was_healthy(life: Life) -> None:

@@ -17,7 +17,7 @@ from dicom_adapter.cli.check import problems_of, try_plugins
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, open_ledger, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger, configurations
-from dicom_adapter.ledger.configurations import Configuration, Leaving, State, Wanted
+from dicom_adapter.ledger.configurations import Configuration, ConfigurationState, Draining, ReloadRequest
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.reload.plan import Change, Plan, Tables, compare, to_json
@@ -114,11 +114,11 @@ def _compare(ledger: Ledger, found: Read, config: Config, request: Request) -> O
         return Outcome(plan=plan, problems=(why,))
     if plan.is_empty or not request.apply:
         return Outcome(plan=plan)
-    leaving = plan.removed if request.removed is Removed.DRAIN else Leaving()
-    wanted = Wanted(replaces=running.number, restart_host=bool(plan.plugins), leaving=leaving)
+    draining = plan.removed if request.removed is Removed.DRAIN else Draining()
+    asked = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
     with ledger.write() as transaction:
         number = configurations.ask(
-            transaction, found.text, str(request.path.resolve().parent), after.to_json(), wanted, SystemClock().now()
+            transaction, found.text, str(request.path.resolve().parent), after.to_json(), asked, SystemClock().now()
         )
     return _wait(ledger, config, plan, number, request.deadline)
 
@@ -142,9 +142,9 @@ def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: flo
         with ledger.read() as transaction:
             asked = configurations.get(transaction, number)
         assert asked is not None  # it is among the last ones
-        if asked.state is State.REFUSED:
+        if asked.state is ConfigurationState.REFUSED:
             return Outcome(plan=plan, problems=(f"not applied: {asked.reason}",))
-        if asked.state is not State.ASKED:
+        if asked.state is not ConfigurationState.ASKED:
             problems = (f"applied, but {asked.reason}",) if asked.reason else ()
             return Outcome(plan=plan, applied=number, problems=problems)
         if not DataFolder.of(config).is_used:

@@ -14,8 +14,8 @@ import typer
 from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
 from dicom_adapter.plugins.registry import STORAGE
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.reload.snapshot import snapshot
-from dicom_adapter.service.supervisor import Blueprint
 
 SERVICE_MODULE = "dicom_adapter.service"
 

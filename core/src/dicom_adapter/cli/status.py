@@ -17,7 +17,7 @@ from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, open_ledger, read
 from dicom_adapter.config.model import Config
-from dicom_adapter.ledger.configurations import Configuration, State
+from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.status import (
     AeTitleStatus,
@@ -141,9 +141,9 @@ def _configuration(facts: Facts) -> str:
     if running is None or newest is None:
         return "not known yet"
     since = f"number {running.number}, since {_time(running.changed_at)}" + (running.reason and f"; {running.reason}")
-    if newest.state is State.ASKED:
+    if newest.state is ConfigurationState.ASKED:
         return f"{since}; number {newest.number} is being applied"
-    if newest.state is State.REFUSED:
+    if newest.state is ConfigurationState.REFUSED:
         return f"{since}; number {newest.number} was refused at {_time(newest.changed_at)}: {newest.reason}"
     return since
 

@@ -19,13 +19,13 @@ from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.runtime import logs
-from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
+from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable
 
 log = structlog.get_logger("dicom_adapter.host")
 
 
-NICENESS = 5  # senders wait for the receivers; what the host does may wait, whatever its plugins compute
+NICENESS = 5  # senders wait for the receivers; the work of the host can wait, whatever its plugins compute
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     assert config is not None  # the service has checked it
     logs.configure(style=start.log_style, level=config.log.level, process="host")
     statistics.flush_log()
-    _tell_plugins(plugins)
+    _log_plugins(plugins)
     try:
         folder = DataFolder.of(config)
         with folder.as_host() as is_host, folder.shared() as may_work:
@@ -54,12 +54,12 @@ def main() -> None:
                 channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
-        channel.report("failed", reason=reason, may_pass=is_lack_of_room(failure))
+        channel.report("failed", reason=reason, transient=is_lack_of_room(failure))
 
 
-def _tell_plugins(plugins: Plugins) -> None:
+def _log_plugins(plugins: Plugins) -> None:
     for problem in plugins.broken:
-        log.error("plugin_broken", problem=problem)
+        log.error("plugin_load_failed", problem=problem)
     for info in plugins.infos:
         if info.disabled:
             log.info("plugin_disabled", plugin=str(info), reason=info.disabled)
@@ -81,28 +81,28 @@ def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> No
     process.start(start.wake_fd)
     log.info("host_started", pid=os.getpid())
     channel.report("ready")
-    asked = channel.wait_for_stop(partial(_take, channel, process, plugins))
+    asked = channel.wait_for_stop(partial(_configure, channel, process, plugins))
     process.stop()
     log.info("host_stopped", asked=asked)
 
 
-def _take(channel: Channel, process: HostProcess, plugins: Plugins, start: Start) -> None:
-    """Work with another configuration."""
+def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: Start) -> None:
+    """Apply another configuration, and report the result."""
     loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
     if loaded.config is None:
-        channel.report(NOT_TAKEN, reason="; ".join(map(str, loaded.problems)))
+        channel.report(NOT_APPLIED, reason="; ".join(map(str, loaded.problems)))
         return
     try:
         hanging = process.configure(loaded.config)
     except Refused as refusal:
-        channel.report(NOT_TAKEN, reason=str(refusal))
-    except Exception as failure:  # noqa: BLE001 - whatever it is: half way is no way, another host begins anew
-        channel.report("failed", reason=f"it could not take another configuration: {describe_failure(failure)}")
+        channel.report(NOT_APPLIED, reason=str(refusal))
+    except Exception as failure:  # noqa: BLE001 - whatever it is: it is applied in part, so the host has to be restarted
+        channel.report("failed", reason=f"another configuration could not be applied: {describe_failure(failure)}")
     else:
-        channel.report(TAKEN, hanging=hanging)
+        channel.report(APPLIED, hanging=hanging)
 
 
 if __name__ == "__main__":
     main()
-    # An upload that hangs must not keep this process, and with it the right to be the host, alive.
+    # An upload that hangs must not keep this process alive, and with it the lock of the host.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""What a reload removes may leave in order: it stays in the host until nothing of it is left to do."""
+"""Draining: what a reload removed stays in the host until its work is finished."""
 
 from __future__ import annotations
 
@@ -14,46 +14,52 @@ from dicom_adapter.config import load
 from dicom_adapter.config.model import AeTitleConfig, Config, SubmitterConfig
 from dicom_adapter.flow.reclaim.quota import describe_unconfigured
 from dicom_adapter.ledger import Ledger, Transaction, configurations, instances, jobs
-from dicom_adapter.ledger.configurations import Leaving
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.host")
 
-LOOK_EVERY = timedelta(seconds=1)
+CHECK_EVERY = timedelta(seconds=1)
 
 
 @frozen(kw_only=True)
-class Departure:
-    """A configuration that was in force, and what has yet to leave of it."""
+class PreviousConfig:
+    """A parsed configuration that a reload replaced, and what of it is draining."""
 
     config: Config
-    leaving: Leaving
+    draining: Draining
 
 
-def departures(ledger: Ledger, catalogue: Catalogue) -> list[Departure]:
-    """What the ledger has of them, newest first. What cannot be read any more is held instead."""
+def previous_configs(ledger: Ledger, catalogue: Catalogue) -> list[PreviousConfig]:
+    """Return the previous configurations of which something is draining, newest first.
+
+    What belongs to a configuration that can no longer be read is held instead.
+    """
     with ledger.read() as transaction:
-        found = configurations.departures(transaction)
-    read = [(each, load(each.text, folder=Path(each.folder), catalogue=catalogue).config) for each in found]
-    for each, config in read:
+        found = configurations.with_draining(transaction)
+    loaded = [(each, load(each.text, folder=Path(each.folder), catalogue=catalogue).config) for each in found]
+    for each, config in loaded:
         if config is None:
-            log.error("leaving_held", ae_titles=each.leaving.ae_titles, submitters=each.leaving.submitters)
-    return [Departure(config=config, leaving=each.leaving) for each, config in read if config is not None]
+            log.error("drain_failed", ae_titles=each.draining.ae_titles, submitters=each.draining.submitters)
+    return [PreviousConfig(config=config, draining=each.draining) for each, config in loaded if config is not None]
 
 
-def with_leaving(config: Config, departures: Sequence[Departure]) -> tuple[Config, Leaving]:
-    """The configuration together with what leaves, as far as it has not come back; and what that is."""
+def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[Config, Draining]:
+    """Return the configuration extended by what is draining, and the names of the latter.
+
+    What `config` has again is not draining.
+    """
     ae_titles: dict[str, AeTitleConfig] = {}
     submitters: dict[str, SubmitterConfig] = {}
-    for old, leaving in ((departure.config, departure.leaving) for departure in departures):
-        mine = {name: old.ae_titles[name] for name in leaving.ae_titles if name in old.ae_titles}
-        for name in mine.keys() - config.ae_titles.keys() - ae_titles.keys():
-            ae_titles[name] = evolve(mine[name], submitter=old.submitter_for(name))
-        needed = {*leaving.submitters, *(table.submitter or "" for table in ae_titles.values())}
+    for old, draining in ((each.config, each.draining) for each in previous):
+        removed = {name: old.ae_titles[name] for name in draining.ae_titles if name in old.ae_titles}
+        for name in removed.keys() - config.ae_titles.keys() - ae_titles.keys():
+            ae_titles[name] = evolve(removed[name], submitter=old.submitter_for(name))
+        needed = {*draining.submitters, *(table.submitter or "" for table in ae_titles.values())}
         for name in needed & old.submitters.keys() - config.submitters.keys() - submitters.keys():
             submitters[name] = old.submitters[name]
-    names = Leaving(ae_titles=sorted(ae_titles), submitters=sorted(submitters))
-    if names == Leaving():
+    names = Draining(ae_titles=sorted(ae_titles), submitters=sorted(submitters))
+    if names == Draining():
         return config, names
     return evolve(
         config,
@@ -64,46 +70,48 @@ def with_leaving(config: Config, departures: Sequence[Departure]) -> tuple[Confi
 
 
 def _default(config: Config) -> str | None:
-    """The only submitter is the default one: it has to stay so beside one that leaves."""
+    """Return the default submitter: a single one is the default, and stays it beside one that is draining."""
     return config.default_submitter or (next(iter(config.submitters)) if len(config.submitters) == 1 else None)
 
 
-class Farewell:
-    """Sees what leaves to its end. A part of the host."""
+class Drain:
+    """Watches what is draining, and records when it is drained. A part of the host."""
 
-    def __init__(self, config: Config, leaving: Leaving, ledger: Ledger, clock: Clock) -> None:
-        """`config`: with what leaves."""
+    def __init__(self, config: Config, draining: Draining, ledger: Ledger, clock: Clock) -> None:
+        """`config`: extended by what is draining."""
         self._config = config
-        self._leaving = leaving
+        self._draining = draining
         self._ledger = ledger
         self._clock = clock
 
     def step(self) -> datetime | None:
-        """Look what has come to its end."""
-        if self._leaving == Leaving():
+        """Record and log what is drained by now."""
+        if self._draining == Draining():
             return None
         with self._ledger.read() as transaction:
-            gone = self._at_an_end(transaction)
-        if gone != Leaving():
-            self._leaving = self._leaving.without(gone)
-            configured = self._config.ae_titles.keys() - gone.ae_titles
+            drained = self._drained(transaction)
+        if drained != Draining():
+            self._draining = self._draining.without(drained)
+            configured = self._config.ae_titles.keys() - drained.ae_titles
             with self._ledger.write() as transaction:
-                configurations.has_left(transaction, gone)
+                configurations.end_drain(transaction, drained)
                 describe_unconfigured(transaction, configured, self._clock.now())
-        for name in gone.ae_titles:
-            log.info("ae_title_left", ae_title=name)
-        for name in gone.submitters:
-            log.info("submitter_left", submitter=name)
-        return self._clock.now() + LOOK_EVERY
+        for name in drained.ae_titles:
+            log.info("ae_title_drained", ae_title=name)
+        for name in drained.submitters:
+            log.info("submitter_drained", submitter=name)
+        return self._clock.now() + CHECK_EVERY
 
-    def _at_an_end(self, transaction: Transaction) -> Leaving:
-        """An AE title whose instances are all in jobs that are done, and a submitter that has nothing more to do."""
+    def _drained(self, transaction: Transaction) -> Draining:
+        """Return the AE titles without pending instances and unfinished jobs, and the submitters without work."""
         unfinished: Mapping[str, object] = jobs.oldest_unfinished(transaction)
         ae_titles = [
             name
-            for name in self._leaving.ae_titles
+            for name in self._draining.ae_titles
             if name not in unfinished and not instances.pending_after(transaction, 0, 1, name)
         ]
-        used = {self._config.submitter_for(name) for name in self._leaving.ae_titles if name not in ae_titles}
+        used = {self._config.submitter_for(name) for name in self._draining.ae_titles if name not in ae_titles}
         busy = jobs.count_unfinished(transaction).keys() | used
-        return Leaving(ae_titles=ae_titles, submitters=[name for name in self._leaving.submitters if name not in busy])
+        return Draining(
+            ae_titles=ae_titles, submitters=[name for name in self._draining.submitters if name not in busy]
+        )

@@ -1,7 +1,7 @@
 """The host: notify, process, submit, reclaim, and the observers.
 
-`Host` puts the steps of the flow together and is passive: each of its parts is a step function that says when it wants
-to be called again. `host.threads` runs them on threads; tests call `run_until_idle` under a virtual clock.
+`Host` combines the steps of the flow and is passive: each of its parts is a step function that returns when it has to
+be called again. `host.threads` runs them on threads; tests call `run_until_idle` under a virtual clock.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from dicom_adapter.flow.reclaim.reclaim import Reclaim
 from dicom_adapter.flow.reclaim.retention import Retention
 from dicom_adapter.flow.reclaim.watermark import room_wanted
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.host.draining import Farewell
-from dicom_adapter.host.lanes import Serving, Sorted, sort_ae_titles
+from dicom_adapter.host.draining import Drain
+from dicom_adapter.host.lanes import AeTitleDecisions, Lanes, decide_ae_titles
 from dicom_adapter.host.observers import Observer
-from dicom_adapter.host.submitters import Made, Platforms
+from dicom_adapter.host.submitters import NewSubmitters, Submitters
 from dicom_adapter.ledger import Ledger, events, jobs, lanes
-from dicom_adapter.ledger.configurations import Leaving
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.isolation import RESULT_CHECKS, close_within, log_hook_failure
@@ -45,9 +45,10 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
 
-LOOK_EVERY = timedelta(seconds=1)  # for what arrived, should a wake-up ever get lost, and for what operators ask
-SWEEP_EVERY = timedelta(minutes=1)  # for what other processes release, and for what could not be deleted the last time
-SPARE_EVERY = timedelta(seconds=10)  # long enough to see what the last time has given back
+POLL_EVERY = timedelta(seconds=1)  # for instances whose wake-up was lost, and for requests of operators
+SWEEP_EVERY = timedelta(minutes=1)  # for instances that other processes released, and for failed deletions
+FREE_SPACE_EVERY = timedelta(seconds=10)  # long enough to see how much space the last request freed
+QUOTA_PAUSE_FACTOR = 10  # updating the quota takes at most a tenth of the time, however much is stored
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 STORED = "dicom_adapter_instance_stored"  # an observer hook
 STEP_ORDER = (  # in which `run_until_idle` runs the parts
@@ -66,15 +67,15 @@ STEP_ORDER = (  # in which `run_until_idle` runs the parts
 
 
 @frozen(kw_only=True)
-class Taken:
-    """What a new configuration has changed."""
+class Reconfiguration:
+    """What the host changed for another configuration."""
 
-    gone: Mapping[Part, Callable[[], None]]  # what closes each part that is gone or replaced, once its steps have ended
-    changed: Mapping[str, Future[None]]  # AE titles that get another processor; done when they have
+    removed: Mapping[Part, Callable[[], None]]  # closes each part that was removed or replaced, after its last step
+    changed: Mapping[str, Future[None]]  # AE titles that get another processor; done when they have it
 
 
 class Host:
-    """All that happens after an instance is stored."""
+    """Everything that happens after an instance is stored. Its parts are stepped by the caller."""
 
     def __init__(
         self,
@@ -86,104 +87,104 @@ class Host:
         uploads: Callable[[str, int], Executor],
         wake: Callable[[Part], None],
         *,
-        look_every: timedelta | None = None,
-        leaving: Leaving = Leaving(),  # noqa: B008 - a frozen value
+        poll_every: timedelta | None = None,
+        draining: Draining = Draining(),  # noqa: B008 - a frozen value
     ) -> None:
-        """`leaving`: what of `config` stays only until nothing of it is left to do.
+        """`draining`: what of `config` is removed when its work is finished.
 
-        `uploads` makes the executor of a submitter; `wake` is called with a part that has work now.
-
-        `look_every`: how often to look for what nobody tells of, where that is not up to the parts themselves.
+        `uploads` makes the executor of a submitter; `wake` is called with a part that has work now. `poll_every`: how
+        often parts look for changes that nothing notifies them of.
         """
         self._plugins = plugins
         self._storage = storage
         self._ledger = ledger
         self._clock = clock
         self._wake_worker = wake
-        self._woken: set[Part] = set()  # parts that have work now; read by `settle` only
-        self._next_step: dict[Part, datetime | None] = {}  # of each part, as `settle` took its last one
-        self._look_every = look_every or LOOK_EVERY
+        self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
+        self._next_step: dict[Part, datetime | None] = {}  # of each part, as its last step returned it
+        self._poll_every = poll_every or POLL_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
-        self._sweep: Iterator[int] | None = None  # the one that is under way
-        self._sweep_at = self._spare_at = clock.now()
+        self._sweep: Iterator[int] | None = None  # the current one
+        self._sweep_at = self._free_space_at = clock.now()
         self._notify = Notify(ledger, each=any(STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
-        self._platforms = Platforms(ledger, storage, clock, uploads, self._on_job_changed, look_every)
-        self._serving = Serving(ledger, storage, clock, self._on_commit, self._wake)
-        made = self._platforms.make(config, plugins)
-        found = sort_ae_titles(config, plugins, made.broken)
-        self._serving.announce(config, found)
-        self._take(config, made, found, leaving)
+        self._submitters = Submitters(ledger, storage, clock, uploads, self._on_job_changed, poll_every)
+        self._lanes = Lanes(ledger, storage, clock, self._on_commit, self._wake)
+        made = self._submitters.make(config, plugins)
+        decisions = decide_ae_titles(config, plugins, made.broken)
+        self._lanes.announce(config, decisions)
+        self._apply(config, made, decisions, draining)
         with ledger.read() as transaction:
-            self._restarts = lanes.restarts(transaction)  # so far
-            self._last_event = events.last_number(transaction)  # that was looked at, for what operators do
+            self._restarts = lanes.restarts(transaction)  # those that were carried out
+            self._last_event = events.last_number(transaction)  # the last one examined for requests of operators
 
-    # --- putting it together ----------------------------------------------------------------------------------------
+    # --- configuration ----------------------------------------------------------------------------------------------
 
-    def configure(self, config: Config, leaving: Leaving) -> Taken:
-        """Work with another configuration from now on: what has not changed is left alone.
+    def configure(self, config: Config, draining: Draining) -> Reconfiguration:
+        """Apply another configuration. Everything that did not change continues undisturbed.
 
-        From any one thread; `leaving` as when it was made. Raises Refused, and nothing has changed, when an AE title
-        could not be served with it.
+        For one thread at a time. Raises Refused, with nothing changed, when an AE title could not be served.
         """
-        made = self._platforms.make(config, self._plugins)
-        found = sort_ae_titles(config, self._plugins, made.broken)
-        refused = {name: reason for name, reason in found.refused.items() if name not in leaving.ae_titles}
+        made = self._submitters.make(config, self._plugins)
+        decisions = decide_ae_titles(config, self._plugins, made.broken)
+        refused = {name: reason for name, reason in decisions.refused.items() if name not in draining.ae_titles}
         if refused:
             raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))
         try:
-            self._serving.announce(config, found)
+            self._lanes.announce(config, decisions)
         except SQLAlchemyError as failure:
             raise Refused(f"the ledger cannot be written at present ({type(failure).__name__})") from failure
-        return self._take(config, made, found, leaving)
+        return self._apply(config, made, decisions, draining)
 
-    def _take(self, config: Config, made: Made, found: Sorted, leaving: Leaving) -> Taken:
-        """From nothing, at the start, or from one configuration to the next."""
+    def _apply(
+        self, config: Config, made: NewSubmitters, decisions: AeTitleDecisions, draining: Draining
+    ) -> Reconfiguration:
+        """Change from nothing to the first configuration, or from one to the next."""
         self._config = config
         ledger = self._ledger
-        closing = self._platforms.take(config, made)
-        gone, changed = self._serving.take(config, found, self._plugins, self._platforms.names)
-        self._hearing = self._serving.overriding("job_changed")
-        self._sparing = self._serving.overriding("free_space")
+        removed_submitters = self._submitters.apply(config, made)
+        removed_lanes, changed = self._lanes.apply(config, decisions, self._plugins, self._submitters.names)
+        self._notified_of_jobs = self._lanes.overriding("job_changed")
+        self._able_to_free_space = self._lanes.overriding("free_space")
         asked = [name for name, table in config.submitters.items() if table.status_every is not None]
         self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), asked)
-        self._farewell = Farewell(config, leaving, ledger, self._clock)
+        self._drain = Drain(config, draining, ledger, self._clock)
         self._quota = Quota(ledger, self._clock, config.storage.quarantine_quota, config.ae_titles)
-        return Taken(gone={**closing, **gone}, changed=changed)
+        return Reconfiguration(removed={**removed_submitters, **removed_lanes}, changed=changed)
 
     @property
     def served(self) -> Mapping[str, str]:
-        """The AE titles that are served, with what their processors do."""
-        return self._serving.sorted.served
+        """The AE titles that are served, with the descriptions that their processors give."""
+        return self._lanes.decisions.served
 
     @property
     def refused(self) -> Mapping[str, str]:
         """The AE titles that are configured and cannot be served, with the reasons."""
-        return self._serving.sorted.refused
+        return self._lanes.decisions.refused
 
     def processor_of(self, ae_title: str) -> str:
-        """The name of its processor."""
+        """Return the name of the processor of an AE title."""
         return self._config.ae_titles[ae_title].processor
 
     @property
     def handles(self) -> Mapping[str, LaneHandle]:
-        """What plugins are given of the lanes."""
-        return self._serving.handles
+        """The handles of the lanes, by AE title, for plugins."""
+        return self._lanes.handles
 
     def brought(self, hook: str) -> dict[str, list[Any]]:
-        """What plugins bring by `dicom_adapter_http` or `dicom_adapter_servers`, by the names of their entry points."""
+        """Return what plugins provide through `dicom_adapter_http` or `dicom_adapter_servers`, by entry point."""
         return self._plugins.call_late_hook(
             hook, log_hook_failure, lambda plugin: {"lanes": self._handles_of(plugin)}, RESULT_CHECKS[hook]
         )
 
-    def bringers(self, *hooks: str) -> dict[str, LaneHandle]:
-        """What the plugins were given that bring something by these hooks."""
+    def handles_for(self, *hooks: str) -> dict[str, LaneHandle]:
+        """Return the handles that the plugins received that implement one of these hooks."""
         plugins = {name for hook in hooks for name in self._plugins.implementing(hook)}
         return {ae_title: handle for plugin in plugins for ae_title, handle in self._handles_of(plugin).items()}
 
     def _handles_of(self, plugin: str) -> dict[str, LaneHandle]:
-        """Those of the AE titles whose processors the plugin brings."""
+        """Return the handles of the AE titles whose processors the plugin provides."""
         processors = {name: self._config.ae_titles[name].processor for name in self.handles}
         return {
             name: self.handles[name]
@@ -196,17 +197,17 @@ class Host:
     def parts(self) -> Parts:
         """Return the work of each part."""
         parts: dict[Part, PartWork] = {
-            Part(PartKind.NOTIFY): PartWork(self._take_notice),
-            Part(PartKind.OPERATORS): PartWork(self._heed_operators),
-            Part(PartKind.RECLAIM): PartWork(self._give_back),
+            Part(PartKind.NOTIFY): PartWork(self._notify_parts),
+            Part(PartKind.OPERATORS): PartWork(self._apply_operator_requests),
+            Part(PartKind.RECLAIM): PartWork(self._reclaim_candidates),
             Part(PartKind.HISTORY): PartWork(self._retention.step),
-            Part(PartKind.DRAIN): PartWork(self._farewell.step),
-            Part(PartKind.QUOTA): PartWork(self._reckon),
+            Part(PartKind.DRAIN): PartWork(self._drain.step),
+            Part(PartKind.QUOTA): PartWork(self._update_quota),
         }
         parts |= {Part(PartKind.OBSERVER, name): PartWork(observer.step) for name, observer in self._observers.items()}
-        parts |= self._serving.parts() | self._platforms.parts()
-        if self._sparing:
-            parts[Part(PartKind.FREE_SPACE)] = PartWork(self._spare)
+        parts |= self._lanes.parts() | self._submitters.parts()
+        if self._able_to_free_space:
+            parts[Part(PartKind.FREE_SPACE)] = PartWork(self._free_space)
         return parts
 
     def run_until_idle(self, *, only_due: bool = False) -> datetime | None:
@@ -233,43 +234,43 @@ class Host:
         self._woken.add(part)
         self._wake_worker(part)
 
-    def _take_notice(self) -> datetime:
+    def _notify_parts(self) -> datetime:
         end = time.monotonic() + SLICE_SECONDS
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
-                self._tell(STORED, instance=instance)
-            served = self._serving.lanes  # now: a lane that is made later reads by itself what has come by then
+                self._notify_observers(STORED, instance=instance)
+            served = self._lanes.lanes  # read now: a lane that is made later reads the ledger when it starts
             for ae_title in arrived.ae_titles & served.keys():
                 served[ae_title].expect_news()
                 self._wake(lane_part(ae_title))
             if arrived.replaced:
-                self._consider(arrived.replaced)
+                self._add_candidates(arrived.replaced)
             if time.monotonic() >= end:
                 return self._clock.now()
-        return self._clock.now() + self._look_every
+        return self._clock.now() + self._poll_every
 
     def describe_lanes(self) -> list[LaneReport]:
-        """The lanes as they are now. From the thread that takes their steps."""
-        return [lane.describe() for lane in self._serving.lanes.values()]
+        """Return the present state of the lanes. For the thread that runs their steps."""
+        return [lane.describe() for lane in self._lanes.lanes.values()]
 
-    def _heed_operators(self) -> datetime:
-        """Do what they have asked for in the ledger."""
+    def _apply_operator_requests(self) -> datetime:
+        """Carry out what operators requested through the ledger."""
         self._restart_lanes()
-        self._notice_cancelled_jobs()
-        return self._clock.now() + self._look_every
+        self._report_cancelled_jobs()
+        return self._clock.now() + self._poll_every
 
     def _restart_lanes(self) -> None:
-        """Have the lanes begin again that operators asked for since the last look."""
+        """Restart the lanes for which an operator requested it since the last call."""
         with self._ledger.read() as transaction:
             restarts = lanes.restarts(transaction)
-        for name, lane in self._serving.lanes.items():
+        for name, lane in self._lanes.lanes.items():
             if restarts.get(name) != self._restarts.get(name, restarts.get(name)):
                 lane.restart()
                 self._wake(lane_part(name))
         self._restarts = restarts
 
-    def _notice_cancelled_jobs(self) -> None:
-        """Tell of the jobs that operators have cancelled before any step of theirs was begun."""
+    def _report_cancelled_jobs(self) -> None:
+        """Report the jobs that operators cancelled before the first step of the job."""
         with self._ledger.read() as transaction:
             last = events.last_number(transaction)
             cancelled = operators.cancelled_at_once(transaction, self._last_event)
@@ -278,34 +279,34 @@ class Host:
             log.info("job_cancelled", job_id=job.job_id, ae_title=job.ae_title, attempts=job.attempts, error="")
             self._on_job_changed(job)
 
-    def _reckon(self) -> datetime:
+    def _update_quota(self) -> datetime:
         began = time.monotonic()
         self._quota.look()
-        pause = timedelta(seconds=10 * (time.monotonic() - began))  # a tenth of the time, however much there is
-        return self._clock.now() + max(self._look_every, pause)
+        pause = timedelta(seconds=QUOTA_PAUSE_FACTOR * (time.monotonic() - began))
+        return self._clock.now() + max(self._poll_every, pause)
 
-    def _spare(self) -> datetime:
-        """Have processors give back what they can spare when room gets short."""
-        if self._clock.now() < self._spare_at:
-            return self._spare_at
-        self._spare_at = self._clock.now() + SPARE_EVERY
+    def _free_space(self) -> datetime:
+        """Ask processors to free space before the storage is full."""
+        if self._clock.now() < self._free_space_at:
+            return self._free_space_at
+        self._free_space_at = self._clock.now() + FREE_SPACE_EVERY
         wanted = room_wanted(self._storage.capacity(), self._config.storage)
         if wanted:
-            log.info("room_wanted", bytes=wanted, ae_titles=self._sparing)
-            share = -(-wanted // len(self._sparing))
-            for name in self._sparing:
-                self._notice(name, lambda processor: processor.free_space(share))
-        return self._spare_at
+            log.info("room_wanted", bytes=wanted, ae_titles=self._able_to_free_space)
+            share = -(-wanted // len(self._able_to_free_space))
+            for name in self._able_to_free_space:
+                self._notify_processor(name, lambda processor: processor.free_space(share))
+        return self._free_space_at
 
-    def _notice(self, ae_title: str, call: Callable[[Any], None]) -> None:
-        """Tell a processor something, on its lane."""
-        lane = self._serving.lanes.get(ae_title)
+    def _notify_processor(self, ae_title: str, call: Callable[[Any], None]) -> None:
+        """Call a processor on its lane, as a turn."""
+        lane = self._lanes.lanes.get(ae_title)
         if lane is not None:
             lane.ask(call, is_notice=True)
             self._wake(lane_part(ae_title))
 
-    def _give_back(self) -> datetime:
-        """Reclaim what there is; what a step has no time for follows in the next one."""
+    def _reclaim_candidates(self) -> datetime:
+        """Reclaim all candidates. A step ends after a slice of time and continues with the next one."""
         end = time.monotonic() + SLICE_SECONDS
         while not self._candidates.empty():
             self._reclaim.reclaim(self._candidates.get())
@@ -320,7 +321,7 @@ class Host:
         self._sweep = None
         return self._sweep_at
 
-    # --- what one part tells the others -----------------------------------------------------------------------------
+    # --- notifications between the parts ------------------------------------------------------------------------------
 
     def _on_commit(self, committed: Committed) -> None:
         for job in committed.jobs:
@@ -333,41 +334,41 @@ class Host:
                 priority=job.priority.value,
                 instances=job.instance_count,
             )
-            self._tell("dicom_adapter_job_changed", job=job)
+            self._notify_observers("dicom_adapter_job_changed", job=job)
             self._wake(submitter_part(job.submitter))
         if committed.released:
-            self._consider(committed.released)
+            self._add_candidates(committed.released)
 
     def _on_job_changed(self, job: Job) -> None:
-        self._tell("dicom_adapter_job_changed", job=job)
-        if job.ae_title in self._hearing:
-            self._notice(job.ae_title, lambda processor: processor.job_changed(job))
+        self._notify_observers("dicom_adapter_job_changed", job=job)
+        if job.ae_title in self._notified_of_jobs:
+            self._notify_processor(job.ae_title, lambda processor: processor.job_changed(job))
         if job.state in FINISHED:
             with self._ledger.read() as transaction:
                 row = jobs.get(transaction, job.job_id)
                 numbers = [] if row is None else jobs.instance_ids(transaction, row.number)
-            self._consider(numbers)
+            self._add_candidates(numbers)
 
     def _on_reclaimed(self, instances: Sequence[InstanceStorageInfo]) -> None:
-        self._tell("dicom_adapter_instances_reclaimed", instances=instances)
+        self._notify_observers("dicom_adapter_instances_reclaimed", instances=instances)
 
-    def _consider(self, numbers: Sequence[int]) -> None:
+    def _add_candidates(self, numbers: Sequence[int]) -> None:
         self._candidates.put(numbers)
         self._wake(Part(PartKind.RECLAIM))
 
-    def _tell(self, hook: str, **arguments: Any) -> None:
+    def _notify_observers(self, hook: str, **arguments: Any) -> None:
         for name, observer in self._observers.items():
-            if observer.tell(hook, arguments):
+            if observer.notify(hook, arguments):
                 self._wake(Part(PartKind.OBSERVER, name))
 
     def refuse_requests(self) -> None:
-        """Answer those who wait for a lane that will take no more steps: servers wait for them when they stop."""
-        for lane in self._serving.lanes.values():
+        """Fail the open requests to lanes, which run no more steps: a server that stops waits for their results."""
+        for lane in self._lanes.lanes.values():
             lane.refuse_requests()
 
     def close(self, hanging: Collection[Part] = ()) -> None:
-        """Close what plugins have opened, but for the parts that hang in it. The ledger has everything that matters."""
-        for name, lane in self._serving.lanes.items():
+        """Close what plugins opened, except in the parts that hang. The ledger has everything that has to survive."""
+        for name, lane in self._lanes.lanes.items():
             if lane_part(name) not in hanging:
                 close_within(lane_part(name), lane.close)
-        self._platforms.close(wait=not hanging)
+        self._submitters.close(wait=not hanging)

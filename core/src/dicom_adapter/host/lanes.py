@@ -1,4 +1,4 @@
-"""The AE titles of the host: a lane with its processor for each that can be served, and why the others cannot."""
+"""The AE titles of the host: a lane with its processor for each one that can be served, a reason for the others."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ Close = Callable[[], None]
 
 
 @frozen(kw_only=True)
-class Sorted:
-    """The AE titles of a configuration."""
+class AeTitleDecisions:
+    """Which AE titles of a configuration are served."""
 
-    served: Mapping[str, str] = field(factory=dict)  # those that can be served, with what their processors will do
-    refused: Mapping[str, str] = field(factory=dict)  # the others, with the reasons
+    served: Mapping[str, str] = field(factory=dict)  # with the descriptions that their processors give
+    refused: Mapping[str, str] = field(factory=dict)  # with the reasons
 
 
 @define
-class _Served:
+class _LaneEntry:
     settings: LaneSettings
     lane: ServedLane
     handle: LaneHandle
 
 
-class Serving:
-    """The lanes, from one configuration to the next: what has not changed is left alone."""
+class Lanes:
+    """The lanes of the host. Another configuration changes only those that it describes differently."""
 
     def __init__(
         self,
@@ -62,49 +62,49 @@ class Serving:
         self._clock = clock
         self._on_commit = on_commit
         self._wake = wake
-        self._served: Mapping[str, _Served] = {}  # these are replaced as a whole: other threads go through them
-        self.sorted = Sorted()
+        self._served: Mapping[str, _LaneEntry] = {}  # replaced as a whole, because other threads read it
+        self.decisions = AeTitleDecisions()
 
-    def announce(self, config: Config, found: Sorted) -> None:
-        """Tell receivers which AE titles will be served, before they take anything for them."""
+    def announce(self, config: Config, decisions: AeTitleDecisions) -> None:
+        """Write to the ledger which AE titles are served, before receivers accept associations for them."""
         now = self._clock.now()
         with self._ledger.write() as transaction:
             describe_unconfigured(transaction, config.ae_titles, now)
-            for name in found.served.keys() - self._served.keys():
+            for name in decisions.served.keys() - self._served.keys():
                 lanes.save(transaction, LaneReport(ae_title=name, state=LaneState.RUNNING, reason="", since=now))
-            for name, reason in found.refused.items():
+            for name, reason in decisions.refused.items():
                 lanes.save(transaction, LaneReport(ae_title=name, state=LaneState.STOPPED, reason=reason, since=now))
 
-    def take(
-        self, config: Config, found: Sorted, plugins: Plugins, submitters: Collection[str]
+    def apply(
+        self, config: Config, decisions: AeTitleDecisions, plugins: Plugins, submitters: Collection[str]
     ) -> tuple[dict[Part, Close], dict[str, Future[None]]]:
         """Serve these AE titles from now on.
 
-        Returns what closes the lanes that are gone, by part, and for each AE title whose lane
-        gets another processor what is done when it has.
+        Return a function that closes each removed lane, and, for each lane that gets another processor, a future that
+        is done when it has it.
         """
-        served: dict[str, _Served] = {}
+        served: dict[str, _LaneEntry] = {}
         changed: dict[str, Future[None]] = {}
-        for name in found.served:
+        for name in decisions.served:
             settings, before = _lane_settings(config, plugins, name, submitters), self._served.get(name)
             if before is None:
                 lane = ServedLane(
                     Lane(settings, self._ledger, self._storage, self._clock, self._on_commit), self._ledger, self._clock
                 )
-                served[name] = _Served(settings, lane, self._handle(settings, lane))
+                served[name] = _LaneEntry(settings, lane, self._handle(settings, lane))
             elif before.settings != settings:
                 changed[name] = before.lane.exchange(settings)
-                served[name] = _Served(settings, before.lane, self._handle(settings, before.lane))
+                served[name] = _LaneEntry(settings, before.lane, self._handle(settings, before.lane))
             else:
                 served[name] = before
-        gone = {lane_part(name): old.lane.close for name, old in self._served.items() if name not in served}
+        removed = {lane_part(name): old.lane.close for name, old in self._served.items() if name not in served}
         for name, old in self._served.items():
             if name not in served:
                 old.lane.refuse_requests()
-        self._served, self.sorted = served, found
+        self._served, self.decisions = served, decisions
         for name in changed:
             self._wake(lane_part(name))
-        return gone, changed
+        return removed, changed
 
     def _handle(self, settings: LaneSettings, lane: ServedLane) -> LaneHandle:
         wake = partial(self._wake, lane_part(settings.ae_title))
@@ -117,11 +117,11 @@ class Serving:
 
     @property
     def handles(self) -> dict[str, LaneHandle]:
-        """What plugins are given of them."""
+        """The handles of the lanes, by AE title, for plugins."""
         return {name: served.handle for name, served in self._served.items()}
 
     def overriding(self, method: str) -> list[str]:
-        """The AE titles whose processors have this method of their own: others are not called for nothing."""
+        """Return the AE titles whose processors override this method. The others need not be called."""
         base = getattr(JobProcessorBase, method)
         return [name for name, served in self._served.items() if getattr(served.settings.processor.cls, method) != base]
 
@@ -130,10 +130,10 @@ class Serving:
         return {lane_part(name): PartWork(served.lane.step) for name, served in self._served.items()}
 
 
-def sort_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> Sorted:
-    """Of each AE title that can be served what its processor will do; of each other one why it cannot.
+def decide_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) -> AeTitleDecisions:
+    """Decide which AE titles can be served.
 
-    `broken`: submitters that cannot be made, with the reasons.
+    `broken`: submitters that cannot be created, with the reasons.
     """
     served, refused = {}, {}
     for name in config.ae_titles:
@@ -145,7 +145,7 @@ def sort_ae_titles(config: Config, plugins: Plugins, broken: Mapping[str, str]) 
                 reason = str(refusal)
         if reason:
             refused[name] = reason
-    return Sorted(served=served, refused=refused)
+    return AeTitleDecisions(served=served, refused=refused)
 
 
 def _lane_settings(config: Config, plugins: Plugins, ae_title: str, submitters: Collection[str]) -> LaneSettings:

@@ -1,4 +1,4 @@
-"""Parts of the host that have something of their own to remember between two steps."""
+"""Observers: plugins that are notified of events. Each is a part of its own, so that none delays another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
@@ -16,47 +16,39 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
-
-T = TypeVar("T")
-
-
-NEWS_KEPT = 10_000  # notifications that wait for one observer, some 20 MB: beyond them, news is dropped
+QUEUE_LIMIT = 10_000  # notifications that wait for one observer, some 20 MB: further ones are dropped
 
 
 class Observer:
-    """One plugin that observes, and what it is yet to be told. It may hang, and holds up nobody else."""
+    """One plugin that observes, with its queue of notifications. When it hangs, only this queue waits."""
 
     def __init__(self, plugin: PluginInfo, plugins: Plugins, clock: Clock) -> None:
         self._plugin = plugin
         self._plugins = plugins
         self._clock = clock
-        self._news: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue(NEWS_KEPT)
-        self._dropped = 0  # since it had heard all there was
+        self._queue: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue(QUEUE_LIMIT)
+        self._dropped = 0  # since the queue was empty
         self._lock = threading.Lock()  # guards `_dropped`
 
-    def tell(self, hook: str, arguments: dict[str, Any]) -> bool:
-        """Have it told of something, if it wants to hear of that; returns whether it does. From any thread."""
+    def notify(self, hook: str, arguments: dict[str, Any]) -> bool:
+        """Queue a notification; return False if the plugin does not implement the hook. Thread-safe."""
         if hook not in self._plugin.observes:
             return False
         try:
-            self._news.put_nowait((hook, arguments))
+            self._queue.put_nowait((hook, arguments))
         except queue.Full:
             with self._lock:
                 self._dropped += 1
                 first = self._dropped == 1
             if first:
-                log.error("observer_lags", plugin=str(self._plugin), waiting=NEWS_KEPT)
+                log.error("observer_queue_filled", plugin=str(self._plugin), waiting=QUEUE_LIMIT)
         return True
 
-    def has_news(self) -> bool:
-        """Whether there is something that it was not told yet."""
-        return not self._news.empty()
-
     def step(self) -> datetime | None:
-        """Tell it what there is; what a step has no time for follows in the next one."""
+        """Deliver queued notifications. A step ends after a slice of time and continues with the next one."""
         end = time.monotonic() + SLICE_SECONDS
-        while self.has_news():
-            hook, arguments = self._news.get()
+        while not self._queue.empty():
+            hook, arguments = self._queue.get()
             self._plugins.notify(self._plugin, hook, _observer_failed, **arguments)
             if time.monotonic() >= end:
                 return self._clock.now()

@@ -1,4 +1,4 @@
-"""Servers that plugins bring, and the adapter's own."""
+"""Servers: those that plugins provide, and the HTTP server of the adapter."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from dicom_adapter.runtime.deadline import call_within
 
 log = structlog.get_logger("dicom_adapter.host")
 
-
-SERVER_LOOK_EVERY = timedelta(seconds=1)
-
-
-SERVER_STOP_SECONDS = 15.0  # after which a server is left to itself; the adapter's own needs up to 13
+CHECK_EVERY = timedelta(seconds=1)
+SERVER_STOP_SECONDS = 15.0  # after which a server is abandoned; the HTTP server needs up to 13
 
 
-class ServerPart:
-    """A server: started, looked at every second, and started again when it does not serve."""
+class SupervisedServer:
+    """A server that is started, checked every second, and restarted when it is not alive."""
 
     def __init__(self, name: str, server: Server, clock: Clock, caller: MeasuredCaller) -> None:
         self._name = name
@@ -33,12 +30,12 @@ class ServerPart:
         self._is_started = False
 
     def start(self) -> None:
-        """Start it; what it raises goes to the caller."""
+        """Start the server. Raises whatever the server raises."""
         self._caller("start", self._server.start)
         self._is_started = True
 
     def step(self) -> datetime:
-        """See that it serves."""
+        """Check the server; start it if it does not run."""
         if self._is_started and not self._caller("is_alive", self._server.is_alive):
             log.error("server_ended", server=self._name)
             self.close()
@@ -46,16 +43,16 @@ class ServerPart:
             try:
                 self.start()
             except (OSError, Refused) as failure:
-                log.error("server_not_started", server=self._name, reason=str(failure))
+                log.error("server_start_failed", server=self._name, reason=str(failure))
                 raise
-        return self._clock.now() + SERVER_LOOK_EVERY
+        return self._clock.now() + CHECK_EVERY
 
     def close(self) -> None:
-        """Stop it, if it was started. Whatever it does then, others are closed after it."""
+        """Stop the server, if it was started. A failure is logged, so that the other parts are closed, too."""
         if not self._is_started:
             return
         self._is_started = False
         try:
             call_within(SERVER_STOP_SECONDS, partial(self._caller, "stop", self._server.stop))
-        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-            log.error("server_not_stopped", server=self._name, error=describe_failure(failure))
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            log.error("server_stop_failed", server=self._name, error=describe_failure(failure))

@@ -1,4 +1,4 @@
-"""The platforms of the host: a submitter, its job queue and its threads for each table [submitters.<name>]."""
+"""The submitters of the host: each with its job queue and threads, one for each table [submitters.<name>]."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Close = Callable[[], None]
 
 
 @frozen(kw_only=True)
-class Made:
-    """What came of making the submitters that a configuration has and that do not work already."""
+class NewSubmitters:
+    """The submitters that a configuration adds or changes."""
 
     submitters: Mapping[str, Submitter[Any]]
-    broken: Mapping[str, str]  # those that cannot be made, with the reasons
+    broken: Mapping[str, str]  # names of those that cannot be created, with the reasons
 
 
 @frozen(kw_only=True)
-class _Platform:
+class _SubmitterEntry:
     table: SubmitterConfig
     uploads: Executor
     submission: Submission
@@ -48,13 +48,13 @@ class _Platform:
     watch: PlatformWatch | None
 
     def close(self, *, wait: bool = False) -> None:
-        """Close the submitter; uploads that are under way are waited for, or cut off by that."""
+        """Close the submitter. `wait`: let current uploads end first; otherwise they are cut off."""
         self.uploads.shutdown(wait=wait, cancel_futures=True)
         self.submission.close()
 
 
-class Platforms:
-    """Those that are configured, from one configuration to the next: what has not changed is left alone."""
+class Submitters:
+    """The submitters of the host. Another configuration changes only those that it describes differently."""
 
     def __init__(
         self,
@@ -63,77 +63,73 @@ class Platforms:
         clock: Clock,
         uploads: Callable[[str, int], Executor],
         on_change: Callable[[Job], None],
-        look_every: timedelta | None,
+        poll_every: timedelta | None,
     ) -> None:
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
         self._uploads = uploads
         self._on_change = on_change
-        self._look_every = look_every or LOOK_EVERY
-        self._keywords: dict[str, Sequence[str]] = {}  # whose values go to the platform, by AE title
-        self._platforms: dict[str, _Platform] = {}
-        self.names: Collection[str] = self._platforms.keys()  # as they are at any time
+        self._poll_every = poll_every or LOOK_EVERY
+        self._keywords: dict[str, Sequence[str]] = {}  # by AE title; their values go to the platform
+        self._entries: dict[str, _SubmitterEntry] = {}
+        self.names: Collection[str] = self._entries.keys()  # a live view: lanes read it
         self.broken: Mapping[str, str] = {}
 
-    def make(self, config: Config, plugins: Plugins) -> Made:
-        """Make the submitters that are new or changed. Nothing else happens."""
+    def make(self, config: Config, plugins: Plugins) -> NewSubmitters:
+        """Create the submitters that are new or changed, and do not use them yet."""
         made, broken = {}, {}
         for name, table in config.submitters.items():
-            platform = self._platforms.get(name)
-            if table.unavailable or (platform is not None and platform.table == table):
+            entry = self._entries.get(name)
+            if table.unavailable or (entry is not None and entry.table == table):
                 continue
             try:
                 made[name] = make_submitter(config, plugins, name)
             except Refused as refusal:
                 broken[name] = str(refusal)
-        return Made(submitters=made, broken=broken)
+        return NewSubmitters(submitters=made, broken=broken)
 
-    def take(self, config: Config, made: Made) -> dict[Part, Close]:
-        """Work with what was made; returns what closes those that are gone or replaced, by part."""
+    def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
+        """Use the new submitters; return a function that closes each one that was removed or replaced."""
         for ae_title, table in config.ae_titles.items():
             self._keywords[ae_title] = table.metadata
-        gone = {
-            name: platform
-            for name, platform in self._platforms.items()
-            if config.submitters.get(name) != platform.table
-        }
-        for name in gone.keys() - made.submitters.keys():
-            del self._platforms[name]
+        removed = {name: entry for name, entry in self._entries.items() if config.submitters.get(name) != entry.table}
+        for name in removed.keys() - made.submitters.keys():
+            del self._entries[name]
         for name, submitter in made.submitters.items():
-            self._platforms[name] = self._platform(name, config.submitters[name], submitter)
+            self._entries[name] = self._entry(name, config.submitters[name], submitter)
         self.broken = made.broken
         for name, reason in made.broken.items():
-            log.error("submitter_broken", submitter=name, reason=reason)
-        self._tell_stranded_jobs(config)
-        return {submitter_part(name): platform.close for name, platform in gone.items()}
+            log.error("submitter_creation_failed", submitter=name, reason=reason)
+        self._log_stranded_jobs(config)
+        return {submitter_part(name): entry.close for name, entry in removed.items()}
 
-    def _platform(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _Platform:
+    def _entry(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _SubmitterEntry:
         uploads, retries = self._uploads(name, table.parallel), Retries.of(table)
         submission = Submission(
             submitter, retries, self._ledger, self._storage, self._clock, uploads, self._on_change, self._keywords
         )
-        before = self._platforms.get(name)
+        before = self._entries.get(name)
         queue = JobQueue(
             name,
             submission,
             retries,
             self._ledger,
             self._clock,
-            self._look_every,
+            self._poll_every,
             predecessor=None if before is None else before.queue,
         )
         watch = None
         if table.status_every is not None:
             watch = PlatformWatch(name, submission, timedelta(seconds=table.status_every), self._ledger, self._clock)
-        return _Platform(table=table, uploads=uploads, submission=submission, queue=queue, watch=watch)
+        return _SubmitterEntry(table=table, uploads=uploads, submission=submission, queue=queue, watch=watch)
 
-    def _tell_stranded_jobs(self, config: Config) -> None:
-        """Jobs whose submitter is not there wait, and nobody else would say so."""
+    def _log_stranded_jobs(self, config: Config) -> None:
+        """Log the jobs that wait for a submitter that does not exist: no part of the host reports them."""
         with self._ledger.read() as transaction:
             unfinished = jobs.count_unfinished(transaction)
         for name, count in unfinished.items():
-            if name not in self._platforms:
+            if name not in self._entries:
                 table = config.submitters.get(name)
                 needs = "it is not configured" if table is None else f"it needs {table.unavailable}"
                 log.error("jobs_stranded", submitter=name, jobs=count, reason=self.broken.get(name, needs))
@@ -141,13 +137,13 @@ class Platforms:
     def parts(self) -> dict[Part, PartWork]:
         """Return the work of each submitter, and of each status watch."""
         parts: dict[Part, PartWork] = {}
-        for name, platform in self._platforms.items():
-            parts[submitter_part(name)] = PartWork(platform.queue.step, platform.table.parallel)
-            if platform.watch is not None:
-                parts[Part(PartKind.STATUS_WATCH, name)] = PartWork(platform.watch.step)
+        for name, entry in self._entries.items():
+            parts[submitter_part(name)] = PartWork(entry.queue.step, entry.table.parallel)
+            if entry.watch is not None:
+                parts[Part(PartKind.STATUS_WATCH, name)] = PartWork(entry.watch.step)
         return parts
 
     def close(self, *, wait: bool) -> None:
-        """Close all submitters; `wait`: for uploads that are under way."""
-        for name, platform in self._platforms.items():
-            close_within(submitter_part(name), partial(platform.close, wait=wait))
+        """Close all submitters. `wait`: let current uploads end first."""
+        for name, entry in self._entries.items():
+            close_within(submitter_part(name), partial(entry.close, wait=wait))

@@ -1,7 +1,7 @@
-"""What the ledger knows of the configurations that the service was given: each by its text, and what became of it.
+"""Configurations in the ledger: each one that the service was started with or asked to load, and its state.
 
-One of them runs. Another one may be asked for, which is how a command has the service reload. What a configuration had
-and the next one has no longer may have to leave in order: it is written with the configuration that says how.
+One of them runs. Another one may be requested: that is how a command makes the service reload. What a configuration
+has and the next one lacks may have to drain: this is recorded with the configuration that describes it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sqlalchemy import Row, delete, select, update
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import configurations
 
-KEPT = 20  # of those that run no longer
+KEPT = 20  # configurations that no longer run
 
 
-class State(str, Enum):
-    """What became of a configuration."""
+class ConfigurationState(str, Enum):
+    """The state of a configuration."""
 
     ASKED = "asked"
     RUNNING = "running"
@@ -34,129 +34,125 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @frozen(kw_only=True)
-class Leaving:
-    """What is configured no longer, and stays until nothing of it is left to do."""
+class Draining:
+    """Names of AE titles and submitters that a reload removed and that stay until their work is finished."""
 
     ae_titles: tuple[str, ...] = field(default=(), converter=_names)
     submitters: tuple[str, ...] = field(default=(), converter=_names)
 
-    def without(self, other: Leaving) -> Leaving:
-        """What is left when these have gone, or come back."""
-        return Leaving(
+    def without(self, other: Draining) -> Draining:
+        """Return the names that are not in `other`."""
+        return Draining(
             ae_titles=[name for name in self.ae_titles if name not in other.ae_titles],
             submitters=[name for name in self.submitters if name not in other.submitters],
         )
 
 
 @frozen(kw_only=True)
-class Wanted:
-    """What the service is to do for a configuration."""
+class ReloadRequest:
+    """How the service applies a requested configuration."""
 
-    replaces: int  # the one that it was compared with
-    restart_host: bool = False  # plugins have changed, which are loaded once by a process
-    leaving: Leaving = Leaving()  # of the one that it replaces
+    replaces: int  # the number of the configuration that it was compared with
+    restart_host: bool = False  # plugins have changed, and a process loads plugins once
+    draining: Draining = Draining()  # of the configuration that it replaces
 
 
 @frozen(kw_only=True)
 class Configuration:
-    """One configuration."""
+    """One row: the text of a configuration file, with its state. `config.Config` is the parsed form of such a text."""
 
     number: int
     text: str = field(repr=False)
     folder: str  # that relative paths start from
-    settings: Mapping[str, Any] = field(repr=False)  # what it says; see `reload.snapshot`
-    wanted: Wanted | None  # None: the service was started with it
-    leaving: Leaving
-    state: State
+    settings: Mapping[str, Any] = field(repr=False)  # its values; see `reload.snapshot`
+    request: ReloadRequest | None  # None: the service was started with it
+    draining: Draining
+    state: ConfigurationState
     reason: str  # why it was refused, or what was not as it should be
-    changed_at: datetime  # when it came into its state, UTC
+    changed_at: datetime  # when it entered its state, UTC
 
 
 def begin(transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], now: datetime) -> int:
-    """The service has been started with this one; returns its number. What was asked of an earlier one is over."""
-    for asked in _those(transaction, State.ASKED):
+    """Record that the service was started with this configuration; return its number. Refuse earlier requests."""
+    for asked in _in_state(transaction, ConfigurationState.ASKED):
         refuse(transaction, asked.number, "the service ended before it was applied", now)
-    number = _insert(transaction, text, folder, settings, {}, State.ASKED, now)
+    number = _insert(transaction, text, folder, settings, {}, ConfigurationState.ASKED, now)
     run(transaction, number, "", now)
     return number
 
 
 def ask(
-    transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], wanted: Wanted, now: datetime
+    transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], request: ReloadRequest, now: datetime
 ) -> int:
-    """Have the service that runs take another one; returns its number."""
-    return _insert(transaction, text, folder, settings, asdict(wanted), State.ASKED, now)
+    """Request that the running service applies another configuration; return its number."""
+    return _insert(transaction, text, folder, settings, _request_to_json(request), ConfigurationState.ASKED, now)
 
 
 def run(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
-    """This one runs from now on. `reason`: what is not as it should be."""
-    is_running = configurations.c.state == State.RUNNING.value
-    change = {"state": State.REPLACED.value, "changed_at": now}
+    """Record that this configuration runs from now on. `reason`: what is not as it should be."""
+    is_running = configurations.c.state == ConfigurationState.RUNNING.value
+    change = {"state": ConfigurationState.REPLACED.value, "changed_at": now}
     transaction.execute(update(configurations).where(is_running).values(**change))
-    _settle(transaction, number, State.RUNNING, reason, now)
-    _forget(transaction)
+    _set_state(transaction, number, ConfigurationState.RUNNING, reason, now)
+    _delete_old(transaction)
 
 
 def refuse(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
-    """This one was asked for, and does not run."""
-    _settle(transaction, number, State.REFUSED, reason, now)
+    """Record that this requested configuration does not run."""
+    _set_state(transaction, number, ConfigurationState.REFUSED, reason, now)
 
 
 def get(transaction: Transaction, number: int) -> Configuration | None:
-    """The configuration with this number."""
+    """Return the configuration with this number."""
     row = transaction.execute(select(configurations).where(configurations.c.number == number)).one_or_none()
     return None if row is None else _configuration(row)
 
 
 def running(transaction: Transaction) -> Configuration | None:
-    """The one that runs, or ran last."""
-    return next(iter(_those(transaction, State.RUNNING)), None)
+    """Return the configuration that runs, or ran last."""
+    return next(iter(_in_state(transaction, ConfigurationState.RUNNING)), None)
 
 
 def asked(transaction: Transaction) -> Configuration | None:
-    """The one that is asked for."""
-    return next(iter(_those(transaction, State.ASKED)), None)
+    """Return the configuration that is requested."""
+    return next(iter(_in_state(transaction, ConfigurationState.ASKED)), None)
 
 
 def newest(transaction: Transaction) -> Configuration | None:
-    """The last one that was given or asked for."""
+    """Return the newest configuration, whatever its state."""
     row = transaction.execute(select(configurations).order_by(configurations.c.number.desc()).limit(1)).one_or_none()
     return None if row is None else _configuration(row)
 
 
-# --- what leaves ----------------------------------------------------------------------------------------------------
+# --- draining -------------------------------------------------------------------------------------------------------
 
 
-def departures(transaction: Transaction) -> list[Configuration]:
-    """The configurations of which something has yet to leave, newest first."""
+def with_draining(transaction: Transaction) -> list[Configuration]:
+    """Return the configurations of which something is draining, newest first."""
     rows = transaction.execute(select(configurations).order_by(configurations.c.number.desc()))
     found = [_configuration(row) for row in rows]
-    return [configuration for configuration in found if configuration.leaving != Leaving()]
+    return [configuration for configuration in found if configuration.draining != Draining()]
 
 
-def leaving(transaction: Transaction) -> Leaving:
-    """All that has yet to leave."""
-    found = departures(transaction)
-    return Leaving(
-        ae_titles=[name for configuration in found for name in configuration.leaving.ae_titles],
-        submitters=[name for configuration in found for name in configuration.leaving.submitters],
+def draining(transaction: Transaction) -> Draining:
+    """Return everything that is draining."""
+    found = with_draining(transaction)
+    return Draining(
+        ae_titles=[name for configuration in found for name in configuration.draining.ae_titles],
+        submitters=[name for configuration in found for name in configuration.draining.submitters],
     )
 
 
-def let_leave(transaction: Transaction, number: int, what: Leaving) -> None:
-    """Have this leave that the configuration with this number has."""
-    _set_leaving(transaction, number, what)
+def set_draining(transaction: Transaction, number: int, names: Draining) -> None:
+    """Record what of the configuration with this number is draining."""
+    is_it = configurations.c.number == number
+    transaction.execute(update(configurations).where(is_it).values(leaving=asdict(names)))
 
 
-def has_left(transaction: Transaction, what: Leaving) -> None:
-    """Nothing of this is left to do, or it has come back."""
-    for configuration in departures(transaction):
-        _set_leaving(transaction, configuration.number, configuration.leaving.without(what))
-
-
-def _set_leaving(transaction: Transaction, number: int, what: Leaving) -> None:
-    of_it = configurations.c.number == number
-    transaction.execute(update(configurations).where(of_it).values(leaving=asdict(what)))
+def end_drain(transaction: Transaction, names: Draining) -> None:
+    """Record that these are drained, or configured again."""
+    for configuration in with_draining(transaction):
+        set_draining(transaction, configuration.number, configuration.draining.without(names))
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -167,45 +163,59 @@ def _insert(
     text: str,
     folder: str,
     settings: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    state: State,
+    request: Mapping[str, Any],
+    state: ConfigurationState,
     now: datetime,
 ) -> int:
-    row = {"text": text, "folder": folder, "settings": dict(settings), "wanted": dict(wanted)}
-    rest = {"leaving": asdict(Leaving()), "state": state.value, "reason": "", "changed_at": now}
+    row = {"text": text, "folder": folder, "settings": dict(settings), "wanted": dict(request)}
+    rest = {"leaving": asdict(Draining()), "state": state.value, "reason": "", "changed_at": now}
     return inserted_id(transaction.execute(configurations.insert().values(**row, **rest)))
 
 
-def _settle(transaction: Transaction, number: int, state: State, reason: str, now: datetime) -> None:
+def _set_state(transaction: Transaction, number: int, state: ConfigurationState, reason: str, now: datetime) -> None:
     change = {"state": state.value, "reason": reason, "changed_at": now}
     transaction.execute(update(configurations).where(configurations.c.number == number).values(**change))
 
 
-def _forget(transaction: Transaction) -> None:
-    """Keep the last ones, and those of which something has yet to leave."""
+def _delete_old(transaction: Transaction) -> None:
+    """Delete old configurations, except those of which something is draining."""
     numbers = list(
         transaction.execute(select(configurations.c.number).order_by(configurations.c.number.desc())).scalars()
     )
-    needed: Collection[int] = {configuration.number for configuration in departures(transaction)}
+    needed: Collection[int] = {configuration.number for configuration in with_draining(transaction)}
     old = [number for number in numbers[KEPT:] if number not in needed]
     transaction.execute(delete(configurations).where(configurations.c.number.in_(old)))
 
 
-def _those(transaction: Transaction, state: State) -> Sequence[Configuration]:
+def _in_state(transaction: Transaction, state: ConfigurationState) -> Sequence[Configuration]:
     query = select(configurations).where(configurations.c.state == state.value).order_by(configurations.c.number)
     return [_configuration(row) for row in transaction.execute(query)]
 
 
 def _configuration(row: Row[Any]) -> Configuration:
-    wanted = dict(row.wanted)
     return Configuration(
         number=row.number,
         text=row.text,
         folder=row.folder,
         settings=row.settings,
-        wanted=Wanted(**{**wanted, "leaving": Leaving(**wanted["leaving"])}) if wanted else None,
-        leaving=Leaving(**row.leaving),
-        state=State(row.state),
+        request=_request_from_json(row.wanted) if row.wanted else None,
+        draining=Draining(**row.leaving),
+        state=ConfigurationState(row.state),
         reason=row.reason,
         changed_at=row.changed_at,
+    )
+
+
+def _request_to_json(request: ReloadRequest) -> dict[str, Any]:
+    """Return the value of the column `wanted`. Columns and keys keep the names of the first migration."""
+    return {
+        "replaces": request.replaces,
+        "restart_host": request.restart_host,
+        "leaving": asdict(request.draining),
+    }
+
+
+def _request_from_json(found: Mapping[str, Any]) -> ReloadRequest:
+    return ReloadRequest(
+        replaces=found["replaces"], restart_host=found["restart_host"], draining=Draining(**found["leaving"])
     )

@@ -59,13 +59,13 @@ class AeTitleStatus:
     held_bytes: HeldBytes
     jobs: Mapping[JobState, int]
     oldest: Job | None  # of its unfinished jobs
-    is_leaving: bool = False  # a reload has removed it, and it stays until its work is done
+    is_draining: bool = False  # a reload removed it, and it stays until its work is finished
 
     @property
     def state(self) -> str:
         """In a word, as long as the service runs."""
         if not self.is_configured:
-            return "leaving" if self.is_leaving else "not configured"
+            return "draining" if self.is_draining else "not configured"
         if self.lane is None:
             return "not yet served"
         if self.lane.state is LaneState.STOPPED:
@@ -97,7 +97,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> Facts:
     """Collect what the ledger knows."""
     held, described = instances.held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
-    leaving = configurations.leaving(transaction)
+    draining = configurations.draining(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, JobState.FAULTED)}
     names = [*config.ae_titles, *sorted((held.keys() | waiting) - config.ae_titles.keys())]
     return Facts(
@@ -112,11 +112,11 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> Facts:
                 held_bytes=instances.held_bytes(transaction, name),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
-                is_leaving=name in leaving.ae_titles,
+                is_draining=name in draining.ae_titles,
             )
             for name in names
         ],
-        strangers=_strangers([count for count in counts if count.submitter not in leaving.submitters], config),
+        strangers=_strangers([count for count in counts if count.submitter not in draining.submitters], config),
         running=configurations.running(transaction),
         newest=configurations.newest(transaction),
     )
@@ -169,7 +169,7 @@ def overall(problems: Sequence[Problem]) -> Level:
 
 def _of_processes(facts: Facts, run: Run, receivers: int) -> Iterator[Problem]:
     if run is Run.NOT_RUNNING:
-        yield _red(SERVICE, f"does not run; {_farewell(facts.parts.get(SERVICE))}")
+        yield _red(SERVICE, f"does not run; {_last_seen(facts.parts.get(SERVICE))}")
         return
     if run is Run.CHANGING:
         yield Problem(level=Level.YELLOW, part=SERVICE, reason="starts or stops")
@@ -197,7 +197,7 @@ def _of_parts(parts: Iterable[PartHealth]) -> Iterator[Problem]:
             yield Problem(level=Level.YELLOW, part=part.part, reason=part.reason)
 
 
-def _farewell(service: PartHealth | None) -> str:
+def _last_seen(service: PartHealth | None) -> str:
     if service is None:
         return "it has never run with this ledger"
     if service.state is PartState.STOPPED:
@@ -208,7 +208,7 @@ def _farewell(service: PartHealth | None) -> str:
 def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
     name, lane = status.ae_title, status.lane
     held = status.held.pending + status.held.quarantined
-    if status.is_leaving and not status.is_configured:
+    if status.is_draining and not status.is_configured:
         if run is Run.RUNNING and lane is not None and lane.reason:
             yield _red(f"AE title {name}", lane.reason)
     elif not status.is_configured:

@@ -22,7 +22,7 @@ from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime import logs
-from dicom_adapter.runtime.channel import NOT_TAKEN, TAKEN, Channel, Start
+from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable
 from dicom_adapter.runtime.parts import Part, process_part
@@ -70,13 +70,13 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         """Work with another configuration."""
         loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
         if loaded.config is None:
-            channel.report(NOT_TAKEN, reason="; ".join(map(str, loaded.problems)))
+            channel.report(NOT_APPLIED, reason="; ".join(map(str, loaded.problems)))
             return
         own = _own(loaded.config, start)
         receiver.configure(own)
         server.configure(own.dicom)
         log.info("receiver_configured")
-        channel.report(TAKEN)
+        channel.report(APPLIED)
 
     _serve(channel, server, watch, take)
     receiver.close()

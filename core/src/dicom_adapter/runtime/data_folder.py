@@ -124,7 +124,7 @@ def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
     The message leaves out the values of SQL statements: they are patient data.
     """
     message = failure.orig if isinstance(failure, DBAPIError) else failure
-    channel.report("failed", reason=f"{subject}: {message}", may_pass=is_lack_of_room(failure))
+    channel.report("failed", reason=f"{subject}: {message}", transient=is_lack_of_room(failure))
 
 
 def _sync_names_up_to_mount_point(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""The process that supervises: `python -m dicom_adapter.service DESCRIPTOR`, which `dicom-adapter run` becomes.
+"""The supervising process: `python -m dicom_adapter.service DESCRIPTOR`, which `dicom-adapter run` replaces itself by.
 
-To check a configuration, `run` has to load every plugin. What watches over the others afterwards, for months, has
-loaded none: nothing that a plugin does can end it, and it takes half of the memory.
+To check a configuration, `run` has to load every plugin. The process that supervises the others afterwards, for
+months, has loaded none: no plugin can end it, and it uses half of the memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import sys
 import threading
 
 from dicom_adapter.runtime import logs
-from dicom_adapter.service.supervisor import Blueprint, CannotStart, Service
+from dicom_adapter.service.blueprint import Blueprint
+from dicom_adapter.service.supervisor import CannotStart, Supervisor
 
 
 def main() -> None:
@@ -23,19 +24,19 @@ def main() -> None:
         file.seek(0)
         blueprint = Blueprint.from_json(json.load(file))
     logs.configure(style=blueprint.log_style, level=blueprint.log_level, process="service")
-    service = Service(blueprint)
+    supervisor = Supervisor(blueprint)
     if blueprint.stop_with_stdin:
-        threading.Thread(target=_stop_with_stdin, args=(service,), daemon=True).start()
+        threading.Thread(target=_stop_with_stdin, args=(supervisor,), daemon=True).start()
     try:
-        service.run()
+        supervisor.run()
     except CannotStart as refusal:
         sys.exit(f"error: {refusal}")
 
 
-def _stop_with_stdin(service: Service) -> None:
+def _stop_with_stdin(supervisor: Supervisor) -> None:
     while os.read(0, 4096):
         pass
-    service.stop()
+    supervisor.stop()
 
 
 if __name__ == "__main__":

@@ -19,18 +19,18 @@ from dicom_adapter.api.receiving import StoreRequest, StoreResult
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.host.draining import Departure, with_leaving
+from dicom_adapter.host.draining import PreviousConfig, with_draining
 from dicom_adapter.host.host import Host
 from dicom_adapter.ledger import events, instances, jobs, lanes
-from dicom_adapter.ledger.configurations import Leaving
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.simulation.clock import VirtualClock
 
-NOTHING = Leaving()
-LOOK_EVERY = timedelta(hours=1)  # for what other processes do: there are none, and `settle` looks each time anyway
+NOTHING = Draining()
+POLL_EVERY = timedelta(hours=1)  # for changes by other processes: there are none, and each call looks anyway
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class SimulatedAdapter:
         self.clock = clock
         self._plugins = plugins
         self._is_down = False
-        self._departures: list[Departure] = []
+        self._previous: list[PreviousConfig] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -74,7 +74,7 @@ class SimulatedAdapter:
             self.clock,
             lambda *_: Inline(),
             lambda _part: None,
-            look_every=LOOK_EVERY,
+            poll_every=POLL_EVERY,
         )
         self.host.run_until_idle()
 
@@ -84,10 +84,10 @@ class SimulatedAdapter:
         self.config = config
         self._begin()
 
-    def configure(self, config: Config, leaving: Leaving = NOTHING) -> None:
-        """Go on with another configuration, as after a reload; `leaving`: what of the present one stays for a while."""
-        self._departures = [Departure(config=self.config, leaving=leaving), *self._departures]
-        for close in self.host.configure(*with_leaving(config, self._departures)).gone.values():
+    def configure(self, config: Config, draining: Draining = NOTHING) -> None:
+        """Apply another configuration, as a reload does. `draining`: what of the present one drains."""
+        self._previous = [PreviousConfig(config=self.config, draining=draining), *self._previous]
+        for close in self.host.configure(*with_draining(config, self._previous)).removed.values():
             close()
         self._store.configure(config)
         self.config = config

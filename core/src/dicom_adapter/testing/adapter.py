@@ -15,7 +15,7 @@ from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.api.values import Job
 from dicom_adapter.config import Config, load, plugin_settings
-from dicom_adapter.ledger.configurations import Leaving
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.net.results import SendResult
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
@@ -115,8 +115,8 @@ class Adapter(SimulatedAdapter):
         served with it; nothing has changed then.
         """
         config, before = _configured(self._folder, configuration, self._plugins.catalogue()), self.config
-        leaving = Leaving(ae_titles=before.ae_titles, submitters=before.submitters) if drain else Leaving()
-        self.configure(config, leaving)
+        draining = Draining(ae_titles=before.ae_titles, submitters=before.submitters) if drain else Draining()
+        self.configure(config, draining)
 
     def close(self) -> None:
         if self._loopback is not None:

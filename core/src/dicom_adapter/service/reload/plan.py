@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dicom_adapter.ledger.configurations import Leaving
+from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.service.reload.snapshot import SECRET, Snapshot
 
 CORE = "dicom-adapter-core"
@@ -77,9 +77,9 @@ class Plan:
         return not (self.ae_titles or self.submitters or self.settings or self.plugins or self.restart)
 
     @property
-    def removed(self) -> Leaving:
+    def removed(self) -> Draining:
         """What there is no longer."""
-        return Leaving(ae_titles=self.ae_titles.removed, submitters=self.submitters.removed)
+        return Draining(ae_titles=self.ae_titles.removed, submitters=self.submitters.removed)
 
     def rebuilds(self, ae_title: str) -> bool:
         """Whether the AE title gets another processor."""

@@ -1,7 +1,8 @@
-"""How the service hears of other configurations, through the ledger, and says what became of them.
+"""Requests to reload: received through the ledger, answered there.
 
-Commands ask in the ledger; a SIGHUP has the service call such a command itself, so that both are checked alike: in a
-process of its own, with the plugins that are installed at that time. Nothing here holds up the service's own thread.
+A command writes its request to the ledger. On SIGHUP the service runs the same command itself, so that both check a
+configuration alike: in a process of its own, with the plugins that are installed at that time. Nothing here blocks the
+supervisor's thread.
 """
 
 from __future__ import annotations
@@ -19,154 +20,152 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.ledger import Ledger, configurations
-from dicom_adapter.ledger.configurations import Configuration, Leaving
+from dicom_adapter.ledger.configurations import Configuration, Draining
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.workers import Worker
-from dicom_adapter.service.reload.snapshot import Snapshot
+from dicom_adapter.service.blueprint import Blueprint
 
 log = structlog.get_logger("dicom_adapter.service")
 
-LOOK_EVERY = timedelta(seconds=0.5)
-RELOAD = "reload"  # the report to the service that a configuration is asked for
+POLL_EVERY = timedelta(seconds=0.5)
+RELOAD = "reload"  # the report to the supervisor that a configuration is requested
 
 
 @frozen(kw_only=True)
-class Begun:
-    """What the service was started with."""
+class RolloutResult:
+    """The result of a rollout."""
 
-    path: str  # of the configuration file
-    text: str
-    folder: str
-    settings: Snapshot
-
-
-@frozen(kw_only=True)
-class Outcome:
-    """What became of a configuration that was asked for."""
-
-    refusal: str = ""  # why it does not run; "" when it does
+    refusal: str = ""  # why the configuration does not run; "" when it does
     note: str = ""  # what is not as it should be, although it runs
 
 
-class Asking:
-    """From `begin` to `close`; everything but the two workers' steps is for the service's own thread."""
+class ReloadRequests:
+    """Requests for other configurations, from `begin` to `close`.
 
-    def __init__(self, begun: Begun, ledger: Ledger, clock: Clock, tell: Callable[[Mapping[str, Any]], None]) -> None:
-        """`tell` is called, on another thread, with the report of a configuration that is asked for."""
-        self._begun: Begun | None = begun  # None: it is written down
-        self._path = begun.path
+    The steps of the two workers run on threads of their own; everything else is for the supervisor's thread.
+    """
+
+    def __init__(
+        self, blueprint: Blueprint, ledger: Ledger, clock: Clock, report: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """`report` is called, on another thread, with a RELOAD report for each requested configuration."""
+        self._blueprint = blueprint
+        self._is_recorded = False  # the ledger has the configuration that the service was started with
         self._ledger = ledger
         self._clock = clock
-        self._tell = tell
-        self._under_way: Configuration | None = None
-        self._outcome: Outcome | None = None
-        self._looking = Worker("reload", self.look, clock)
-        self._calling = Worker("reload on SIGHUP", self.call, clock)
+        self._report = report
+        self._current: Configuration | None = None  # the rollout of this one is in progress
+        self._result: RolloutResult | None = None
+        self._poller = Worker("reload", self.poll, clock)
+        self._caller = Worker("reload on SIGHUP", self.run_command, clock)
         self._hung_up = False
 
     def begin(self) -> None:
-        """Write down what the service was started with: before anybody has reached it, and compares with what runs."""
+        """Record what the service was started with, before a command can compare with it."""
         try:
-            self._write_down()
-        except SQLAlchemyError as failure:  # such as a full disk: the first look tries again
-            log.warning("configuration_not_written", error=describe_failure(failure))
+            self._record_start()
+        except SQLAlchemyError as failure:  # such as a full disk: the first poll retries
+            log.warning("configuration_write_failed", error=describe_failure(failure))
 
     def start(self) -> None:
-        """Begin to look."""
-        self._looking.start()
-        self._calling.start()
+        """Begin to poll for requests."""
+        self._poller.start()
+        self._caller.start()
 
-    def finished(self, outcome: Outcome) -> None:
-        """The configuration that was told of runs, or does not."""
-        self._outcome = outcome
-        self._looking.wake()
+    def finish(self, result: RolloutResult) -> None:
+        """Receive the result of the current rollout."""
+        self._result = result
+        self._poller.wake()
 
     def hang_up(self) -> None:
-        """There was a SIGHUP: the file has changed."""
+        """Receive a SIGHUP: the file has changed."""
         self._hung_up = True
-        self._calling.wake()
+        self._caller.wake()
 
     def close(self) -> None:
-        """Look no longer."""
-        for worker in (self._looking, self._calling):
+        """Stop polling."""
+        for worker in (self._poller, self._caller):
             worker.stop()
-        self._looking.join(1.0)
+        self._poller.join(1.0)
 
     # --- on threads of their own ------------------------------------------------------------------------------------
 
-    def look(self) -> datetime | None:
-        """Look what is asked for, and write down what became of it. What fails is tried again."""
-        self._write_down()
-        if self._under_way is not None:
-            if self._outcome is None:
+    def poll(self) -> datetime | None:
+        """Record the result of the current rollout, then report the next request. Failures are retried."""
+        self._record_start()
+        if self._current is not None:
+            if self._result is None:
                 return None
-            self._settle(self._under_way, self._outcome)
-            self._under_way = self._outcome = None
-        asked = self._next()
-        if asked is not None:
-            self._under_way = asked
-            self._tell({"event": RELOAD, "asked": asked})
-        return self._clock.now() + LOOK_EVERY
+            self._record_result(self._current, self._result)
+            self._current = self._result = None
+        requested = self._next_request()
+        if requested is not None:
+            self._current = requested
+            self._report({"event": RELOAD, "requested": requested})
+        return self._clock.now() + POLL_EVERY
 
-    def _write_down(self) -> None:
-        begun = self._begun
-        if begun is None:
+    def _record_start(self) -> None:
+        if self._is_recorded:
             return
+        begun = self._blueprint
         with self._ledger.write() as transaction:
-            configurations.begin(transaction, begun.text, begun.folder, begun.settings.to_json(), self._clock.now())
-        self._begun = None
+            configurations.begin(
+                transaction, begun.configuration, begun.folder, begun.settings.to_json(), self._clock.now()
+            )
+        self._is_recorded = True
 
-    def _next(self) -> Configuration | None:
+    def _next_request(self) -> Configuration | None:
         with self._ledger.read() as transaction:
-            asked, running = configurations.asked(transaction), configurations.running(transaction)
-        if asked is None or asked.wanted is None or running is None:
+            requested, running = configurations.asked(transaction), configurations.running(transaction)
+        if requested is None or requested.request is None or running is None:
             return None
         with self._ledger.write() as transaction:
-            if asked.wanted.replaces != running.number:
+            if requested.request.replaces != running.number:
                 why = "another configuration was applied meanwhile: compare again, then apply"
-                configurations.refuse(transaction, asked.number, why, self._clock.now())
+                configurations.refuse(transaction, requested.number, why, self._clock.now())
                 return None
-            # Before anything is changed: whatever is interrupted then, what leaves is not forgotten.
-            configurations.let_leave(transaction, running.number, asked.wanted.leaving)
-        log.info("reload_begun", number=asked.number)
-        return asked
+            # Before anything is changed: a drain survives whatever interrupts the rollout.
+            configurations.set_draining(transaction, running.number, requested.request.draining)
+        log.info("reload_started", number=requested.number)
+        return requested
 
-    def _settle(self, asked: Configuration, outcome: Outcome) -> None:
-        assert asked.wanted is not None  # or it would not have been told of
+    def _record_result(self, requested: Configuration, result: RolloutResult) -> None:
+        assert requested.request is not None  # or it would not have been reported
         now = self._clock.now()
         with self._ledger.write() as transaction:
-            if outcome.refusal:
-                configurations.refuse(transaction, asked.number, outcome.refusal, now)
-                configurations.let_leave(transaction, asked.wanted.replaces, Leaving())
+            if result.refusal:
+                configurations.refuse(transaction, requested.number, result.refusal, now)
+                configurations.set_draining(transaction, requested.request.replaces, Draining())
             else:
-                configurations.run(transaction, asked.number, outcome.note, now)
-        if outcome.refusal:
-            log.error("reload_failed", number=asked.number, reason=outcome.refusal)
-        elif outcome.note:
-            log.error("reload_not_complete", number=asked.number, reason=outcome.note)
+                configurations.run(transaction, requested.number, result.note, now)
+        if result.refusal:
+            log.error("reload_failed", number=requested.number, reason=result.refusal)
+        elif result.note:
+            log.error("reload_incomplete", number=requested.number, reason=result.note)
         else:
-            log.info("reload_applied", number=asked.number)
+            log.info("reload_applied", number=requested.number)
 
-    def call(self) -> datetime | None:
-        """Have the file applied, if there was a SIGHUP."""
+    def run_command(self) -> datetime | None:
+        """Run the command that applies the file, if a SIGHUP was received."""
         if not self._hung_up:
             return None
-        self._hung_up = False  # before: another SIGHUP meanwhile is another change
-        log.info("reload_called", path=self._path)
-        command = [sys.executable, "-m", "dicom_adapter", "reload", self._path, "--apply", "--json"]
-        called = subprocess.run(  # noqa: S603 - ourselves
+        self._hung_up = False  # before the call: another SIGHUP meanwhile is another change
+        log.info("reload_signalled", path=self._blueprint.path)
+        command = [sys.executable, "-m", "dicom_adapter", "reload", self._blueprint.path, "--apply", "--json"]
+        completed = subprocess.run(  # noqa: S603 - ourselves
             command, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
-        _tell_result(called)
+        _log_result(completed)
         return self._clock.now() if self._hung_up else None
 
 
-def _tell_result(called: subprocess.CompletedProcess[bytes]) -> None:
+def _log_result(completed: subprocess.CompletedProcess[bytes]) -> None:
     try:
-        result = json.loads(called.stdout)
-    except ValueError:  # it ended early, such as for a file that cannot be read
-        said = called.stderr.decode(errors="replace").splitlines()
-        log.error("reload_refused", problems=said or [f"`dicom-adapter reload` ended with status {called.returncode}"])
+        result = json.loads(completed.stdout)
+    except ValueError:  # it ended early, for example because the file cannot be read
+        lines = completed.stderr.decode(errors="replace").splitlines()
+        problems = lines or [f"`dicom-adapter reload` ended with status {completed.returncode}"]
+        log.error("reload_refused", problems=problems)
         return
     if result["problems"]:
         log.error("reload_refused", problems=result["problems"])

@@ -1,13 +1,14 @@
-"""One configuration on its way to the processes: the host first, then all receivers at once.
+"""Rollout of one configuration to the processes: the host first, then all receivers at once.
 
-    waits for     hears                  then
-    host          taken, or ready (*)    the receivers are given it; the service works with it from now on
-    host          not taken, or gone     refused: the host that runs, or comes back, has the earlier one
-    receivers     taken, or gone         done, when it was the last one; who is gone comes back with the new one
-    receivers     not taken              it is stopped, and comes back with the new one
+    waits for     receives                    then
+    host          applied, or ready (*)       the receivers get the configuration; the service uses it from now on
+    host          not applied, or ended       refused: the host that runs, or is restarted, has the previous one
+    receivers     applied, or ended           complete after the last one; a restarted process loads the new one
+    receivers     not applied                 the receiver is stopped, and restarted with the new one
 
-(*) of a host that was restarted for it. The host comes first because it knows what to do with everything that
-receivers may take, by the old configuration and by the new one; what it has not yet heard of waits in the ledger.
+(*) from a host that was restarted for the configuration. The host comes first because it knows what to do with
+everything that receivers may accept, by the old configuration and by the new one. What it does not know yet waits in
+the ledger.
 """
 
 from __future__ import annotations
@@ -17,67 +18,67 @@ from typing import Any, Protocol
 
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST
-from dicom_adapter.runtime.channel import GONE, NOT_TAKEN, TAKEN
-from dicom_adapter.service.reload.requests import Outcome
+from dicom_adapter.runtime.channel import APPLIED, ENDED, NOT_APPLIED
+from dicom_adapter.service.reload.requests import RolloutResult
 
 
 class Processes(Protocol):
-    """What the service does for it."""
+    """The processes of the service, as a rollout controls them."""
 
-    def give_host(self, asked: Configuration) -> bool:
-        """Have the host work with it; whether there is one that could, else it is started with it."""
+    def configure_host(self, requested: Configuration) -> bool:
+        """Send the configuration to the host; False when no host runs: the next one is started with it."""
 
-    def restart_host(self, asked: Configuration) -> bool:
-        """Have another host begin with it; whether there is one that has to end before."""
+    def restart_host(self, requested: Configuration) -> bool:
+        """Restart the host with the configuration; return whether a host runs that has to end before."""
 
-    def give_receivers(self) -> set[str]:
-        """Have the receivers work with what the host works with; returns the names of those that run."""
+    def configure_receivers(self) -> set[str]:
+        """Send the host's configuration to the receivers; return the names of those that run."""
 
-    def renew_receiver(self, name: str) -> None:
-        """Have a receiver begin anew."""
+    def restart_receiver(self, name: str) -> None:
+        """Stop a receiver; it is started again with the current configuration."""
 
-    def go_back(self) -> None:
-        """Have whatever is started work with the earlier one."""
+    def roll_back(self) -> None:
+        """Start processes with the previous configuration from now on."""
 
 
-class Passing:
-    """Used by one thread."""
+class Rollout:
+    """One rollout, from its creation to its result. Not thread-safe: used by the supervisor's thread only."""
 
-    def __init__(self, asked: Configuration, processes: Processes) -> None:
-        self._asked = asked
+    def __init__(self, requested: Configuration, processes: Processes) -> None:
         self._processes = processes
         self._waiting = {HOST}
         self._note = ""
-        assert asked.wanted is not None  # it is asked for
-        self._restarts = asked.wanted.restart_host or not processes.give_host(asked)
-        self._is_ending = self._restarts and processes.restart_host(asked)  # the old host, whose words do not count
+        assert requested.request is not None  # the service was not started with it
+        self._restarts = requested.request.restart_host or not processes.configure_host(requested)
+        # While the old host ends, its reports do not count.
+        self._is_ending = self._restarts and processes.restart_host(requested)
 
-    def hear(self, name: str, report: Mapping[str, Any]) -> Outcome | None:
-        """A process has said something; returns the outcome when there is one."""
+    def receive(self, name: str, report: Mapping[str, Any]) -> RolloutResult | None:
+        """Receive a report of a process; return the result when the rollout is complete or refused."""
         event = report["event"]
         if name not in self._waiting:
             return None
         if name == HOST:
-            return self._hear_host(event, report)
-        if event == NOT_TAKEN:
-            self._processes.renew_receiver(name)
-        if event in (TAKEN, NOT_TAKEN, GONE):
+            return self._receive_from_host(event, report)
+        if event == NOT_APPLIED:
+            self._processes.restart_receiver(name)
+        if event in (APPLIED, NOT_APPLIED, ENDED):
             self._waiting.discard(name)
-        return None if self._waiting else Outcome(note=self._note)
+        return None if self._waiting else RolloutResult(note=self._note)
 
-    def _hear_host(self, event: str, report: Mapping[str, Any]) -> Outcome | None:
+    def _receive_from_host(self, event: str, report: Mapping[str, Any]) -> RolloutResult | None:
         if self._is_ending:
-            self._is_ending = event != GONE
-        elif event == ("ready" if self._restarts else TAKEN):
+            self._is_ending = event != ENDED
+        elif event == ("ready" if self._restarts else APPLIED):
             hanging = report.get("hanging", ())
             if hanging:
                 self._note = (
-                    f"the processors of {', '.join(hanging)} hang, and are exchanged when they come to an end; "
+                    f"the processors of {', '.join(hanging)} hang, and are replaced when their calls return; "
                     "restart the service if they do not"
                 )
-            self._waiting = self._processes.give_receivers()
-            return None if self._waiting else Outcome(note=self._note)
-        elif event in (NOT_TAKEN, "failed", GONE):
-            self._processes.go_back()
-            return Outcome(refusal=report.get("reason") or f"the host ended with status {report['status']}")
+            self._waiting = self._processes.configure_receivers()
+            return None if self._waiting else RolloutResult(note=self._note)
+        elif event in (NOT_APPLIED, "failed", ENDED):
+            self._processes.roll_back()
+            return RolloutResult(refusal=report.get("reason") or f"the host ended with status {report['status']}")
         return None
