@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard core/pyproject.toml plugins/*/pyproject.toml)
 
-.PHONY: help demo test test-slow lint format docs reference bench faults fuzz clean
+.PHONY: help demo test test-slow lint format docs reference api bench faults fuzz clean
 
 help:
 	@echo "make demo    run the main job in a temporary folder (about 15 seconds)"
@@ -16,6 +16,7 @@ help:
 	@echo "make format  put the code into its format"
 	@echo "make docs    build the documentation into build/site; a link that leads nowhere is an error"
 	@echo "make reference  bring the tables of docs/configuration.md up to date with the settings classes"
+	@echo "make api     renew the snapshot of the public API, which a test compares"
 	@echo "make bench   measure receiving beside the neighbours that are installed (20 minutes; writes docs/performance.md)"
 	@echo "make bench WHAT=uploads|replay|due|pending|cache|isolation ARGS=...  measure something else"
 	@echo "make faults  kill and fail everything at random, then count (MINUTES=10 SEED=1)"
@@ -59,6 +60,9 @@ docs: $(STAMP)
 
 reference: $(STAMP)
 	@cd tools && $(abspath $(BIN))/python -m manual
+
+api: $(STAMP)
+	$(BIN)/python tools/public_api.py
 
 bench: WHAT ?= receiving
 bench: $(STAMP)

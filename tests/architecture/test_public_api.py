@@ -1,0 +1,58 @@
+"""The public API is that of the snapshot: a change is made on purpose, and seen in review."""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from public_api import ROOT, SNAPSHOT, describe
+
+SOURCES = ROOT / "core" / "src" / "dicom_adapter"
+RENEW = "If the change is intended, renew the snapshot with `make api` and commit it. If it breaks plugins, raise \
+API_VERSION in api/hookspecs.py as well."
+
+
+def changes(source: Path) -> list[str]:
+    """Return removed (-) and new (+) lines of the public API in `source`, compared with the snapshot."""
+    expected = SNAPSHOT.read_text(encoding="utf-8").splitlines()
+    actual = describe(source).splitlines()
+    return [
+        line for line in difflib.unified_diff(expected, actual, n=0, lineterm="") if line[:2] not in ("--", "++", "@@")
+    ]
+
+
+def test_the_public_api_is_that_of_the_snapshot() -> None:
+    """Names, signatures, fields, hooks and fixtures are those of public_api.txt."""
+    found = changes(SOURCES.parent)
+    assert not found, "\n".join(["the public API has changed:", *found, RENEW])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("__init__.py", '    "Waiting",\n', "", "-dicom_adapter.Waiting = class()"),
+        ("__init__.py", "__all__ = [\n", '__all__ = [\n    "__version__",\n', "+dicom_adapter.__version__ = "),
+        ("testing/__init__.pyi", "write as write", "write as save", "-dicom_adapter.testing.write("),
+        ("api/processor.py", "delay: float", "delay: int", "+dicom_adapter.JobProcessorBase.call_later(delay: int, "),
+        ("api/submitter.py", "def cancel(", "def abort(", "+dicom_adapter.Submitter.abort(job: Job) -> None"),
+        ("api/values.py", "attempts: int = 0", "attempts: int = 1", "-dicom_adapter.Job.attempts: int = 0"),
+        (
+            "api/hookspecs.py",
+            "_job_changed(job:",
+            "_job_changed(row:",
+            "-dicom_adapter.api.hookspecs.dicom_adapter_job_",
+        ),
+        ("testing/fixtures.py", "launch_service(", "start_service(", "+dicom_adapter.testing.fixtures.start_service("),
+    ],
+)
+def test_each_kind_of_change_is_found(tmp_path: Path, file: str, old: str, new: str, expected: str) -> None:
+    """Removed and new names, changed signatures, methods, defaults, hooks and fixtures are found."""
+    source = tmp_path / "dicom_adapter"
+    shutil.copytree(SOURCES, source, ignore=shutil.ignore_patterns("__pycache__", "migrations"))
+    text = (source / file).read_text(encoding="utf-8")
+    assert 1 == text.count(old)
+    (source / file).write_text(text.replace(old, new), encoding="utf-8")
+    assert any(line.startswith(expected) for line in changes(tmp_path))
