@@ -12,10 +12,10 @@ from pydicom.filewriter import write_dataset
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.dicom.identity import IdentityReader
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
+from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.proxy import SIGNATURE, InvalidProxyHeader, ProxyHeader
-from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
 from support.conversation import ABORT, EXPLICIT, IMPLICIT, RELEASE_RQ, associate, echo, store
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -43,20 +43,20 @@ def acceptor(data: bytes) -> None:
             if isinstance(one, memoryview):
                 assert is_open, "a piece of no data set"
                 received += len(one)
-            elif isinstance(one, Requested):
+            elif isinstance(one, AssociateIndication):
                 talk.accept(negotiate(one.request.contexts), OURS)
-            elif isinstance(one, (StoreBegun, StoreEnded, StoreBroken)):
-                assert is_open is not isinstance(one, StoreBegun), "a data set within another, or the end of none"
-                is_open = isinstance(one, StoreBegun)
-                if isinstance(one, StoreEnded):
+            elif isinstance(one, (StoreRequested, StoreCompleted, StoreAborted)):
+                assert is_open is not isinstance(one, StoreRequested), "a data set within another, or the end of none"
+                is_open = isinstance(one, StoreRequested)
+                if isinstance(one, StoreCompleted):
                     talk.answer(one.command, 0)
             else:
-                assert isinstance(one, (Ended, ReleaseRequested)), one
-                ends += isinstance(one, Ended)
-        talk.layer.take_outgoing()
+                assert isinstance(one, (AssociationEnd, ReleaseIndication)), one
+                ends += isinstance(one, AssociationEnd)
+        talk.take_outgoing()
     for one in talk.closed():
-        is_open = is_open and not isinstance(one, StoreBroken)
-        ends += isinstance(one, Ended)
+        is_open = is_open and not isinstance(one, StoreAborted)
+        ends += isinstance(one, AssociationEnd)
     assert not is_open, "a data set that neither ends nor breaks"
     assert ends <= 1, "an association that ends twice"
     assert received <= len(data), "more than was sent"

@@ -9,8 +9,8 @@ from typing import Any
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import IncomingInstance
-from dicom_adapter.net.connection import Closed
-from dicom_adapter.net.server import Server
+from dicom_adapter.net.connection import ClosedAssociation
+from dicom_adapter.net.server import DicomServer
 
 SECONDS = 30  # that anything may take before a test fails
 
@@ -20,27 +20,27 @@ class Decisions:
 
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
-        self.ended: list[Closed] = []
+        self.ended: list[ClosedAssociation] = []
         self.alone: list[bool] = []  # for each instance, whether no other connection was open
 
     def start(self, _loop: object, _deliver: object, has_one_connection: Callable[[], bool]) -> None:
         self._has_one_connection = has_one_connection
 
-    def requested(self, association_id: str, request: AssociationRequest, *_open: int) -> AssociationDecision:
+    def decide(self, association_id: str, request: AssociationRequest, *_open: int) -> AssociationDecision:
         self.requests.append(request)
         return AssociationDecision()
 
-    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
+    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
         return IncomingInstance(
             request, refusal or StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
         )
 
-    def end(self, incoming: IncomingInstance, _ticket: object) -> StoreResult | None:
+    def complete_store(self, incoming: IncomingInstance, _ticket: object) -> StoreResult | None:
         assert incoming.refusal is not None
         self.alone.append(self._has_one_connection())
         return incoming.refusal
 
-    def closed(self, closed: Closed) -> None:
+    def association_closed(self, closed: ClosedAssociation) -> None:
         self.ended.append(closed)
 
 
@@ -49,7 +49,7 @@ class Listening:
 
     def __init__(self, dicom: DicomConfig, logged: list[Any]) -> None:
         self.decisions = Decisions()
-        self.server = Server(dicom, self.decisions)
+        self.server = DicomServer(dicom, self.decisions)
         self.port = self.server.start()
         self._logged = logged
 

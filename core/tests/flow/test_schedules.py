@@ -36,7 +36,7 @@ from dicom_adapter import (
 from dicom_adapter.api.receiving import StoreOutcome, StoreResult
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit import operators
-from dicom_adapter.net.server import Server
+from dicom_adapter.net.server import DicomServer
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.testing import Adapter, Plugin
 from dicom_adapter.testing.fixtures import MakeAdapter
@@ -517,7 +517,7 @@ def test_the_same_instance_after_its_group_became_jobs_is_a_new_arrival(
 def test_what_came_before_an_abort_stays_and_is_submitted(adapter: Adapter) -> None:
     """Over a real association. Tried: an end other than a release that deletes what came."""
     receiver = Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None)
-    server = Server(evolve(adapter.config.dicom, port=0, bind="127.0.0.1"), receiver)
+    server = DicomServer(evolve(adapter.config.dicom, port=0, bind="127.0.0.1"), receiver)
     entity = AE(ae_title="SENDER")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     association = entity.associate("127.0.0.1", server.start(), ae_title="KEEP")

@@ -14,7 +14,7 @@ from support.listening import Listen, Listening
 
 @pytest.fixture
 def listen() -> Iterator[Listen]:
-    """Listen with `Dicom(**settings)` on a free port of this machine; stopped when the test ends."""
+    """Listen with `DicomConfig(**settings)` on a free port of this machine; stopped when the test ends."""
     listening: list[Listening] = []
     with capture_logs() as logged:
 

@@ -21,11 +21,12 @@ from pynetdicom.pdu_primitives import (
     SCP_SCU_RoleSelectionNegotiation,
 )
 
-from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
 from dicom_adapter.net.associate import ProposedContext, decode_request
 from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import NOT_TAKEN, negotiate
-from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested, State, UpperLayer
+from dicom_adapter.net.upper_layer import UpperLayer
 from support.conversation import (
     ABORT,
     COMMAND,
@@ -78,29 +79,29 @@ class Talk:
 
     def answers(self, command: Command, status: int, comment: str = "") -> None:
         self.acceptor.answer(command, status, comment)
-        self.sent += self.acceptor.layer.take_outgoing()
+        self.sent += self.acceptor.take_outgoing()
 
     def _take(self, data: memoryview) -> None:
         buffer = bytearray(data)
         for one in self.acceptor.receive(memoryview(buffer)):
             self._note(one)
         buffer[:] = b"\xff" * len(buffer)  # whoever keeps a view of it will be found out
-        self.sent += self.acceptor.layer.take_outgoing()
+        self.sent += self.acceptor.take_outgoing()
 
     def _note(self, one: object) -> None:
         if isinstance(one, memoryview):
             self._open += one
             return
         self.happened.append(one)
-        if isinstance(one, Requested):
+        if isinstance(one, AssociateIndication):
             self.acceptor.accept(negotiate(one.request.contexts), OURS)
-        elif isinstance(one, StoreBegun):
+        elif isinstance(one, StoreRequested):
             self._open = b""
-        elif isinstance(one, StoreEnded):
+        elif isinstance(one, StoreCompleted):
             self.stored[one.command.message_id] = self._open
             if self._answering:
                 self.acceptor.answer(one.command, 0)
-        elif isinstance(one, StoreBroken):
+        elif isinstance(one, StoreAborted):
             self.broken.append(one.command.message_id)
 
     @property
@@ -121,7 +122,7 @@ class Talk:
 
     @property
     def ended(self) -> list[str]:
-        return [one.how for one in self.happened if isinstance(one, Ended)]
+        return [one.how for one in self.happened if isinstance(one, AssociationEnd)]
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def test_commands_are_answered_with_the_right_status() -> None:
 
 def test_a_refusal_carries_its_reason() -> None:
     talk = Talk(answering=False).hear(associate(), store(b"x"))
-    [command] = [one.command for one in talk.happened if isinstance(one, StoreEnded)]
+    [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
     talk.answers(command, 0xA700, "there is no room left, " * 9)
     [response] = talk.response_sets
     assert (0xA700, "1.2.3.4", CT) == (response.Status, response.AffectedSOPInstanceUID, response.AffectedSOPClassUID)
@@ -181,8 +182,8 @@ def test_answers_come_in_pdus_that_the_peer_takes(length: int) -> None:
 def test_a_release_waits_for_the_answers_that_are_owed() -> None:
     talk = Talk(answering=False).hear(associate(), store(b"x") + RELEASE_RQ)
     assert not talk.sent.endswith(RELEASE_RP)
-    [command] = [one.command for one in talk.happened if isinstance(one, StoreEnded)]
-    assert 1 == talk.acceptor.owes
+    [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
+    assert 1 == talk.acceptor.unanswered
     talk.answers(command, 0)
     assert talk.sent.endswith(RELEASE_RP)
     assert [(0x8001, 7, 0)] == talk.responses
@@ -190,7 +191,7 @@ def test_a_release_waits_for_the_answers_that_are_owed() -> None:
 
 def test_an_answer_that_comes_too_late_is_none() -> None:
     talk = Talk(answering=False).hear(associate(), store(b"x") + ABORT)
-    [command] = [one.command for one in talk.happened if isinstance(one, StoreEnded)]
+    [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
     sent = talk.sent
     talk.answers(command, 0)
     assert sent == talk.sent
@@ -212,7 +213,7 @@ def test_half_a_data_set_is_none(then: bytes, how: list[str]) -> None:
 def test_half_a_data_set_is_none_when_the_connection_is_lost() -> None:
     talk = Talk().hear(associate(), CUT)
     happened = talk.acceptor.closed()
-    assert [StoreBroken, Ended] == [type(one) for one in happened]
+    assert [StoreAborted, AssociationEnd] == [type(one) for one in happened]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_what_is_no_message_aborts_the_association(sent: bytes) -> None:
     assert ["violation"] == talk.ended
     assert (0, 0) == abort_of(talk.sent)  # source: the DICOM UL service-user
     assert {} == talk.stored
-    assert State.AWAITING_CLOSE is talk.acceptor.layer.state
+    assert talk.acceptor.artim_runs  # it awaits the close of the connection
 
 
 # --- associations -----------------------------------------------------------------------------------------------------
@@ -360,7 +361,7 @@ def test_the_quick_way_comes_to_the_same(changes: list[tuple[int, int]], sizes: 
     turns = associate(), bytes(changed)
     quick = Talk(most).hear(*turns, sizes=sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(UpperLayer, "_take_single_values", lambda _self, _data: 0)
+        patch.setattr(UpperLayer, "_parse_single_values", lambda _self, _data: 0)
         slow = Talk(most).hear(*turns, sizes=sizes)
     assert (slow.stored, slow.broken) == (quick.stored, quick.broken)
     assert slow.sent == quick.sent
@@ -371,15 +372,15 @@ def test_the_quick_way_comes_to_the_same(changes: list[tuple[int, int]], sizes: 
 @settings(max_examples=300, deadline=None)
 def test_whole_pdus_in_any_order(parts: list[bytes]) -> None:
     talk = Talk(16384).hear(associate(), b"".join(parts))
-    ends = [one for one in talk.happened if isinstance(one, (Ended, ReleaseRequested))]
-    assert len([one for one in ends if isinstance(one, Ended)]) <= 1
+    ends = [one for one in talk.happened if isinstance(one, (AssociationEnd, ReleaseIndication))]
+    assert len([one for one in ends if isinstance(one, AssociationEnd)]) <= 1
     assert {message for field, message, _status in talk.responses if field == 0x8001} <= set(talk.stored)
 
 
 def test_what_is_kept_of_a_stream_without_end_is_bounded() -> None:
     talk = Acceptor(0)
     for one in talk.receive(memoryview(associate())):
-        assert isinstance(one, Requested)
+        assert isinstance(one, AssociateIndication)
     talk.accept(negotiate(talk.request.contexts), OURS)  # type: ignore[union-attr] # it was requested
     talk.receive(memoryview(p_data(pdv(command_set(), COMMAND | LAST)) + struct.pack(">BxI", 4, 2**32 - 1)))
     talk.receive(memoryview(struct.pack(">IBB", 2**32 - 5, 1, 0)))

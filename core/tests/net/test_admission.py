@@ -74,12 +74,12 @@ def test_who_waits_for_room_is_asked_when_its_own_association_ends() -> None:
 
     async def come_and_go() -> None:
         door = Admission(DicomConfig(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
-        door.associated(HERE)
-        door.when_there_is_room(HERE, lambda *others: asked.append((HERE, *others)))
-        door.when_there_is_room(ELSEWHERE, lambda *others: asked.append((ELSEWHERE, *others)))
-        door.associated(ELSEWHERE)
+        door.open_association(HERE)
+        door.request_slot(HERE, lambda *others: asked.append((HERE, *others)))
+        door.request_slot(ELSEWHERE, lambda *others: asked.append((ELSEWHERE, *others)))
+        door.open_association(ELSEWHERE)
         assert [(ELSEWHERE, 1, 0)] == asked
-        door.association_left(HERE)
+        door.close_association(HERE)
         assert [(ELSEWHERE, 1, 0), (HERE, 1, 0)] == asked
 
     asyncio.run(come_and_go())

@@ -133,7 +133,7 @@ def test_who_shows_no_good_certificate_requests_nothing(listen: Listen, pki: Pki
     listening.wait_for("tls_handshake_failed", times=2)
     reasons = {entry["reason"] for entry in listening.logged("tls_handshake_failed")}
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in reasons
-    assert any("certificate is not good" in reason for reason in reasons)
+    assert any("certificate is not valid" in reason for reason in reasons)
     assert [] == listening.decisions.requests
 
 

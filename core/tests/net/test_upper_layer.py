@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from dicom_adapter.net.upper_layer import Ended, Fragment, Requested, State, UpperLayer
+from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, AssociationState, Fragment
+from dicom_adapter.net.upper_layer import UpperLayer
 from support.conversation import (
     ABORT,
     LAST,
@@ -37,15 +38,15 @@ PDUS = {
 # What PS3.8 tables 9-6 to 9-9 say of each action: the next state, what is sent (an A-ABORT's source), how it ends.
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
 EFFECTS = {
-    "AE-6": (State.AWAITING_DECISION, None, None),
-    "DT-2": (State.ESTABLISHED, None, None),
-    "AR-2": (State.AWAITING_RELEASE, None, None),
-    "AA-1": (State.AWAITING_CLOSE, SERVICE_USER, "violation"),
-    "AA-2": (State.IDLE, None, None),
-    "AA-3": (State.IDLE, None, "aborted"),
-    "AA-6": (State.AWAITING_CLOSE, None, None),
-    "AA-7": (State.AWAITING_CLOSE, SERVICE_PROVIDER, None),
-    "AA-8": (State.AWAITING_CLOSE, SERVICE_PROVIDER, "violation"),
+    "AE-6": (AssociationState.AWAITING_DECISION, None, None),
+    "DT-2": (AssociationState.ESTABLISHED, None, None),
+    "AR-2": (AssociationState.AWAITING_RELEASE, None, None),
+    "AA-1": (AssociationState.AWAITING_CLOSE, SERVICE_USER, "violation"),
+    "AA-2": (AssociationState.IDLE, None, None),
+    "AA-3": (AssociationState.IDLE, None, "aborted"),
+    "AA-6": (AssociationState.AWAITING_CLOSE, None, None),
+    "AA-7": (AssociationState.AWAITING_CLOSE, SERVICE_PROVIDER, None),
+    "AA-8": (AssociationState.AWAITING_CLOSE, SERVICE_PROVIDER, "violation"),
 }
 # PS3.8 table 9-10, transcribed here once more, in the order of its rows and columns.
 CELLS = {
@@ -59,11 +60,11 @@ CELLS = {
     "invalid PDU": "AA-1 AA-8 AA-8 AA-8 AA-7",
 }
 STATES = [
-    State.AWAITING_REQUEST,
-    State.AWAITING_DECISION,
-    State.ESTABLISHED,
-    State.AWAITING_RELEASE,
-    State.AWAITING_CLOSE,
+    AssociationState.AWAITING_REQUEST,
+    AssociationState.AWAITING_DECISION,
+    AssociationState.ESTABLISHED,
+    AssociationState.AWAITING_RELEASE,
+    AssociationState.AWAITING_CLOSE,
 ]
 
 
@@ -71,16 +72,16 @@ def received(layer: UpperLayer, data: memoryview) -> list[object]:
     return list(layer.receive(data))
 
 
-def layer_in(state: State, maximum_length: int = 16384) -> UpperLayer:
+def layer_in(state: AssociationState, maximum_length: int = 16384) -> UpperLayer:
     """By the shortest way."""
     layer = UpperLayer(maximum_length)
-    if state is not State.AWAITING_REQUEST:
+    if state is not AssociationState.AWAITING_REQUEST:
         received(layer, memoryview(associate()))
-    if state in (State.ESTABLISHED, State.AWAITING_RELEASE):
+    if state in (AssociationState.ESTABLISHED, AssociationState.AWAITING_RELEASE):
         layer.accept(AC, frozenset({1}))
-    if state is State.AWAITING_RELEASE:
+    if state is AssociationState.AWAITING_RELEASE:
         received(layer, memoryview(RELEASE_RQ))
-    if state is State.AWAITING_CLOSE:
+    if state is AssociationState.AWAITING_CLOSE:
         layer.reject(*RJ)
     assert state is layer.state
     layer.take_outgoing()
@@ -91,39 +92,39 @@ def layer_in(state: State, maximum_length: int = 16384) -> UpperLayer:
     ("state", "name", "action"),
     [(state, name, action) for name, row in CELLS.items() for state, action in zip(STATES, row.split(), strict=True)],
 )
-def test_every_pdu_in_every_state_has_the_standards_effect(state: State, name: str, action: str) -> None:
+def test_every_pdu_in_every_state_has_the_standards_effect(state: AssociationState, name: str, action: str) -> None:
     layer = layer_in(state)
     found = received(layer, memoryview(PDUS[name]))
     next_state, abort_source, how = EFFECTS[action]
     assert next_state is layer.state
     sent = abort_of(layer.take_outgoing())
     assert abort_source == (None if sent is None else sent[0])
-    assert how == next((one.how for one in found if isinstance(one, Ended)), None)
+    assert how == next((one.how for one in found if isinstance(one, AssociationEnd)), None)
     assert (action in ("AA-2", "AA-3")) is layer.is_to_close
-    assert (next_state in (State.AWAITING_REQUEST, State.AWAITING_CLOSE)) is layer.artim_runs
+    assert (next_state in (AssociationState.AWAITING_REQUEST, AssociationState.AWAITING_CLOSE)) is layer.artim_runs
 
 
 @pytest.mark.parametrize(
     ("state", "how"),
     [
-        (State.AWAITING_REQUEST, None),
-        (State.AWAITING_DECISION, "lost"),
-        (State.ESTABLISHED, "lost"),
-        (State.AWAITING_RELEASE, "lost"),
-        (State.AWAITING_CLOSE, None),
+        (AssociationState.AWAITING_REQUEST, None),
+        (AssociationState.AWAITING_DECISION, "lost"),
+        (AssociationState.ESTABLISHED, "lost"),
+        (AssociationState.AWAITING_RELEASE, "lost"),
+        (AssociationState.AWAITING_CLOSE, None),
     ],
 )
-def test_a_closed_connection_ends_everything(state: State, how: str | None) -> None:
+def test_a_closed_connection_ends_everything(state: AssociationState, how: str | None) -> None:
     layer = layer_in(state)
     found = layer.closed()
-    assert how == next((one.how for one in found if isinstance(one, Ended)), None)
-    assert State.IDLE is layer.state
+    assert how == next((one.how for one in found if isinstance(one, AssociationEnd)), None)
+    assert AssociationState.IDLE is layer.state
     assert not layer.artim_runs
     assert [] == layer.closed()
 
 
-@pytest.mark.parametrize("state", [State.AWAITING_REQUEST, State.AWAITING_CLOSE])
-def test_artim_closes_the_connection(state: State) -> None:
+@pytest.mark.parametrize("state", [AssociationState.AWAITING_REQUEST, AssociationState.AWAITING_CLOSE])
+def test_artim_closes_the_connection(state: AssociationState) -> None:
     layer = layer_in(state)
     layer.artim_expired()
     assert layer.is_to_close
@@ -131,17 +132,17 @@ def test_artim_closes_the_connection(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", STATES[:-1])
-def test_a_local_abort_is_told_to_the_peer(state: State) -> None:
+def test_a_local_abort_is_told_to_the_peer(state: AssociationState) -> None:
     layer = layer_in(state)
     layer.abort()
     assert (SERVICE_USER, 0) == abort_of(layer.take_outgoing())
-    assert State.AWAITING_CLOSE is layer.state
+    assert AssociationState.AWAITING_CLOSE is layer.state
 
 
 def test_an_association_from_request_to_release() -> None:
     layer = UpperLayer(16384)
     [requested] = received(layer, memoryview(associate()))
-    assert isinstance(requested, Requested)
+    assert isinstance(requested, AssociateIndication)
     assert ("LUNG", "CT1") == (requested.request.called_ae_title, requested.request.calling_ae_title)
     layer.accept(AC, frozenset({1}))
     assert AC == layer.take_outgoing()
@@ -152,7 +153,7 @@ def test_an_association_from_request_to_release() -> None:
 
 
 def test_several_values_of_one_p_data_come_one_after_another() -> None:
-    layer = layer_in(State.ESTABLISHED)
+    layer = layer_in(AssociationState.ESTABLISHED)
     found = received(layer, memoryview(p_data(pdv(b"one", 1), pdv(b"two", 3), pdv(b"", 2), pdv(b"x", 0))))
     assert [(b"one", True, False), (b"two", True, True), (b"", False, True), (b"x", False, False)] == [
         (bytes(one.data), one.is_command, one.is_last) for one in found if isinstance(one, Fragment)
@@ -162,7 +163,7 @@ def test_several_values_of_one_p_data_come_one_after_another() -> None:
 def test_fragments_are_views_of_what_was_received() -> None:
     """Nothing is copied on the way: what changes in the buffer changes in the fragment."""
     buffer = bytearray(p_data(pdv(b"large", LAST)))
-    [fragment] = received(layer_in(State.ESTABLISHED), memoryview(buffer))
+    [fragment] = received(layer_in(AssociationState.ESTABLISHED), memoryview(buffer))
     assert isinstance(fragment, Fragment)
     buffer[-5:] = b"other"
     assert b"other" == bytes(fragment.data)
@@ -195,16 +196,16 @@ INVALID, UNRECOGNIZED, UNEXPECTED = 6, 1, 2
     ],
 )
 def test_a_violation_aborts_with_the_reason(sent: bytes, reason: int) -> None:
-    layer = layer_in(State.ESTABLISHED)
+    layer = layer_in(AssociationState.ESTABLISHED)
     found = received(layer, memoryview(sent + p_data(pdv(b"more", 2))))
     assert (SERVICE_PROVIDER, reason) == abort_of(layer.take_outgoing())
-    assert ["violation"] == [one.how for one in found if isinstance(one, Ended)]
+    assert ["violation"] == [one.how for one in found if isinstance(one, AssociationEnd)]
     assert [] == [one for one in found if isinstance(one, Fragment) and one.data == b"more"]
 
 
 @pytest.mark.parametrize("length", [4096, 0], ids=["4096", "unlimited"])
 def test_the_longest_p_data_is_what_was_negotiated(length: int) -> None:
-    layer = layer_in(State.ESTABLISHED, length)
+    layer = layer_in(AssociationState.ESTABLISHED, length)
     size = (length or 10_000_000) - 6
     found = received(layer, memoryview(p_data(pdv(bytes(size), LAST))))
     assert size == sum(len(one.data) for one in found if isinstance(one, Fragment))
@@ -227,7 +228,7 @@ def test_the_longest_p_data_is_what_was_negotiated(length: int) -> None:
 )
 def test_a_request_that_cannot_be_read_is_aborted(sent: bytes) -> None:
     layer = UpperLayer(16384)
-    assert ["violation"] == [one.how for one in received(layer, memoryview(sent)) if isinstance(one, Ended)]
+    assert ["violation"] == [one.how for one in received(layer, memoryview(sent)) if isinstance(one, AssociationEnd)]
     assert (SERVICE_USER, 0) == abort_of(layer.take_outgoing())  # AA-1
 
 
@@ -248,4 +249,4 @@ def test_what_is_no_dicom_of_today_is_rejected_by_the_provider(sent: bytes, reje
 def test_versions_beside_the_first_do_no_harm() -> None:
     """PS3.8 section 9.3.2: each bit is a version, and the acceptor tests its own."""
     [requested] = received(UpperLayer(16384), memoryview(associate(version=3)))
-    assert isinstance(requested, Requested)
+    assert isinstance(requested, AssociateIndication)

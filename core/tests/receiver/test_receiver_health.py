@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.ledger.health import RECEIVER, PartState
-from dicom_adapter.net.server import Server
+from dicom_adapter.net.server import DicomServer
 from dicom_adapter.receiver.__main__ import Listener
 from dicom_adapter.runtime.parts import process_part
 from dicom_adapter.runtime.watch import PartFinding
@@ -28,9 +28,9 @@ class Reports:
 def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> None:
     """Once, and it is red until it does; an orderly stop is no reason.
 
-    Tried: `is_deaf` that does not look at the thread, and a report at every look.
+    Tried: `accept_loop_died` that does not look at the thread, and a report at every look.
     """
-    server, reports = Server(DicomConfig(port=0, bind="127.0.0.1"), Mock()), Reports()
+    server, reports = DicomServer(DicomConfig(port=0, bind="127.0.0.1"), Mock()), Reports()
     listener = Listener(server, Mock(commits=True), reports)  # type: ignore[arg-type] # all of a channel that it uses
     server.start()
     assert {process_part(RECEIVER): PartFinding()} == listener.examine()
@@ -47,7 +47,7 @@ def test_a_receiver_whose_accepting_thread_has_ended_asks_to_begin_again() -> No
 
 def test_a_receiver_that_commits_no_more_asks_to_begin_again() -> None:
     """Its senders would wait for ever; a receiver that is being stopped has a reason."""
-    server, receiver, reports = Mock(is_deaf=False, is_stopping=False), Mock(commits=True), Reports()
+    server, receiver, reports = Mock(accept_loop_died=False, is_stopping=False), Mock(commits=True), Reports()
     listener = Listener(server, receiver, reports)  # type: ignore[arg-type] # as above
     assert {process_part(RECEIVER): PartFinding()} == listener.examine()
     receiver.commits_are_alive = False

@@ -1,7 +1,7 @@
 """The acceptor of storage associations: an `UpperLayer` with the DIMSE services C-STORE and C-ECHO on top (PS3.7).
 
-No input or output of its own either: indications come from what `receive` is given, bytes to send from `take_outgoing`.
-A data set is passed on in the pieces in which it arrives and never held.
+Sans-IO like the upper layer: `receive()` returns events, `take_outgoing()` the bytes to send. The pieces of a data set
+are returned as they arrive and never kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from dicom_adapter.net.associate import AnsweredContext, AssociateRequest, InvalidPdu, encode_accept
+from dicom_adapter.net.associate import AssociateRequest, ContextResult, encode_accept
 from dicom_adapter.net.dimse import (
     RESPONSE,
     Command,
@@ -21,218 +21,232 @@ from dicom_adapter.net.dimse import (
     decode_command,
     encode_response,
 )
-from dicom_adapter.net.negotiation import ACCEPTANCE
-from dicom_adapter.net.upper_layer import (
-    COMMAND,
-    HEADER,
-    LAST,
-    PDV_HEADER,
-    Ended,
+from dicom_adapter.net.indications import (
+    AssociateIndication,
+    AssociationEnd,
+    AssociationState,
     Fragment,
-    ReleaseRequested,
-    Requested,
-    State,
-    UpperLayer,
+    ReleaseIndication,
 )
+from dicom_adapter.net.negotiation import ACCEPTANCE
+from dicom_adapter.net.pdu import COMMAND, HEADER, LAST, PDV_HEADER, InvalidPdu
+from dicom_adapter.net.upper_layer import UpperLayer
 
-COMMAND_SET_LIMIT = 1 << 14  # bytes; a C-STORE request has about 300
+COMMAND_SET_LIMIT_BYTES = 1 << 14  # a C-STORE request has about 300
 
 
 @frozen
-class StoreBegun:
-    """C-STORE indication, before its data set. `answer` comes when the data set has ended, or earlier."""
+class StoreRequested:
+    """C-STORE indication. Its data set follows; call `answer` when it is complete, or earlier."""
 
     command: Command
-    context: AnsweredContext
+    context: ContextResult
 
 
 @frozen
-class StoreEnded:
-    """The data set is complete."""
-
-    command: Command
-
-
-@frozen
-class StoreBroken:
-    """The data set will never be complete: the association ends, or is released, in the middle of it."""
+class StoreCompleted:
+    """The data set of a C-STORE is complete."""
 
     command: Command
 
 
-class Expect(Enum):
-    """What the next fragment has to be."""
+@frozen
+class StoreAborted:
+    """The association ended, or is being released, before the data set of a C-STORE was complete."""
+
+    command: Command
+
+
+class ExpectedFragment(Enum):
+    """Kind of the next fragment."""
 
     COMMAND = "a command set"
     DATA_SET = "the data set of a C-STORE"
-    UNWANTED_DATA_SET = "the data set of something else"
+    IGNORED_DATA_SET = "the data set of another command"
 
 
-Happening: TypeAlias = "Requested | StoreBegun | memoryview | StoreEnded | StoreBroken | ReleaseRequested | Ended"
+# A memoryview is a piece of the data set of the last StoreRequested.
+AcceptorEvent: TypeAlias = (
+    "AssociateIndication | StoreRequested | memoryview | StoreCompleted | StoreAborted"
+    " | ReleaseIndication | AssociationEnd"
+)
 
 
 class Acceptor:
-    """One association."""
+    """The acceptor's side of one association. Not thread-safe."""
 
     def __init__(self, maximum_length: int) -> None:
-        """`maximum_length`: longest P-DATA-TF to receive; 0: no limit."""
-        self.layer = UpperLayer(maximum_length)
+        """`maximum_length`: longest P-DATA-TF to receive, in bytes; 0: no limit."""
+        self._layer = UpperLayer(maximum_length)
+        self.take_outgoing = self._layer.take_outgoing  # returns the bytes to send now
         self.request: AssociateRequest | None = None
         self._maximum_length = maximum_length
-        self._contexts: dict[int, AnsweredContext] = {}
-        self._expect = Expect.COMMAND
-        self._context_id = 0  # of the message that has begun
+        self._contexts: dict[int, ContextResult] = {}
+        self._expected = ExpectedFragment.COMMAND
+        self._context_id = 0  # of the current message
         self._command_set = bytearray()
         self._command: Command | None = None
-        self._owed: dict[int, tuple[Command, int]] = {}  # C-STOREs to be answered, with their contexts, by identity
+        self._unanswered: dict[int, tuple[Command, int]] = {}  # C-STOREs with their context IDs, by id() of the command
         self._is_releasing = False
 
-    # --- from the peer ----------------------------------------------------------------------------------------------
+    # --- events of the connection -------------------------------------------------------------------------------------
 
-    def receive(self, data: memoryview) -> list[Happening]:
-        """Take what arrived; memoryviews are pieces of the data set that has begun, and hold as long as `data`."""
-        return self._interpret(self.layer.receive(data))
+    def receive(self, data: memoryview) -> list[AcceptorEvent]:
+        """Process received bytes. Memoryviews among the events are valid as long as `data`."""
+        return self._interpret(self._layer.receive(data))
 
-    def closed(self) -> list[Happening]:
-        """The connection is closed."""
-        return self._interpret(self.layer.closed())
+    def closed(self) -> list[AcceptorEvent]:
+        """Report that the connection is closed."""
+        return self._interpret(self._layer.closed())
 
-    def artim_expired(self) -> list[Happening]:
-        """ARTIM ran for too long."""
-        return self._interpret(self.layer.artim_expired())
+    def artim_expired(self) -> list[AcceptorEvent]:
+        """Report that ARTIM ran for too long."""
+        return self._interpret(self._layer.artim_expired())
 
-    def _interpret(self, indications: Iterable[object]) -> list[Happening]:
-        found: list[Happening] = []
+    def _interpret(self, indications: Iterable[object]) -> list[AcceptorEvent]:
+        events: list[AcceptorEvent] = []
         for indication in indications:
             if isinstance(indication, Fragment):
-                self._take(indication, found)
-            elif isinstance(indication, Requested):
+                self._receive_fragment(indication, events)
+            elif isinstance(indication, AssociateIndication):
                 self.request = indication.request
-                found.append(indication)
-            elif isinstance(indication, ReleaseRequested):
-                found += [*self._broken(), indication]
+                events.append(indication)
+            elif isinstance(indication, ReleaseIndication):
+                events += [*self._abort_store(), indication]
                 self._is_releasing = True
-                self._release_when_nothing_is_owed()
-            elif isinstance(indication, Ended):
-                self._owed.clear()
-                found += [*self._broken(), indication]
-        return found
+                self._release_if_all_answered()
+            elif isinstance(indication, AssociationEnd):
+                self._unanswered.clear()
+                events += [*self._abort_store(), indication]
+        return events
 
-    def _take(self, fragment: Fragment, found: list[Happening]) -> None:
-        if self.layer.state is not State.ESTABLISHED:  # the rest of a PDU whose beginning was a violation
+    def _receive_fragment(self, fragment: Fragment, events: list[AcceptorEvent]) -> None:
+        if self._layer.state is not AssociationState.ESTABLISHED:  # the rest of a PDU after a violation
             return
         try:
             if fragment.is_command:
-                self._take_command_set(fragment, found)
+                self._receive_command_fragment(fragment, events)
             else:
-                self._take_data_set(fragment, found)
+                self._receive_data_fragment(fragment, events)
         except InvalidPdu as violation:
-            found += self._broken()
+            events += self._abort_store()
             self.abort()
-            found.append(Ended("violation", str(violation)))
+            events.append(AssociationEnd("violation", str(violation)))
 
-    def _take_command_set(self, fragment: Fragment, found: list[Happening]) -> None:
-        if self._expect is not Expect.COMMAND:
-            raise InvalidPdu(f"a command set came before the end of {self._expect.value}")
+    def _receive_command_fragment(self, fragment: Fragment, events: list[AcceptorEvent]) -> None:
+        if self._expected is not ExpectedFragment.COMMAND:
+            raise InvalidPdu(f"a command set arrived before the end of {self._expected.value}")
         if self._command_set and fragment.context_id != self._context_id:
-            raise InvalidPdu("a command set comes in two presentation contexts")
-        if len(self._command_set) + len(fragment.data) > COMMAND_SET_LIMIT:
-            raise InvalidPdu(f"a command set has more than {COMMAND_SET_LIMIT} bytes")
+            raise InvalidPdu("a command set is split between two presentation contexts")
+        if len(self._command_set) + len(fragment.data) > COMMAND_SET_LIMIT_BYTES:
+            raise InvalidPdu(f"a command set has more than {COMMAND_SET_LIMIT_BYTES} bytes")
         self._context_id = fragment.context_id
         self._command_set += fragment.data
         if fragment.is_last:
             command = decode_command(bytes(self._command_set))
             self._command_set.clear()
-            self._commanded(command, found)
+            self._receive_command(command, events)
 
-    def _commanded(self, command: Command, found: list[Happening]) -> None:
+    def _receive_command(self, command: Command, events: list[AcceptorEvent]) -> None:
         if command.field & RESPONSE:
-            raise InvalidPdu(f"response 0x{command.field:04X} to nothing that was asked")
+            raise InvalidPdu(f"response 0x{command.field:04X} without a request")
         self._command = command
         if command.field == CommandField.C_STORE_RQ and command.has_data_set:
-            self._owed[id(command)] = command, self._context_id
-            self._expect = Expect.DATA_SET
-            found.append(StoreBegun(command, self._contexts[self._context_id]))
+            self._unanswered[id(command)] = command, self._context_id
+            self._expected = ExpectedFragment.DATA_SET
+            events.append(StoreRequested(command, self._contexts[self._context_id]))
         elif command.has_data_set:
-            self._expect = Expect.UNWANTED_DATA_SET
+            self._expected = ExpectedFragment.IGNORED_DATA_SET
         else:
-            self._respond_at_once(command)
+            self._respond(command)
 
-    def _respond_at_once(self, command: Command) -> None:
+    def _respond(self, command: Command) -> None:
         self._command = None
         if command.field == CommandField.C_ECHO_RQ:
             self._send(command, self._context_id, DimseStatus.SUCCESS)
-        elif command.field != CommandField.C_CANCEL_RQ:  # there is nothing that it could cancel
+        elif command.field != CommandField.C_CANCEL_RQ:  # no operation here can be cancelled
             self._send(command, self._context_id, DimseStatus.UNRECOGNIZED_OPERATION)
 
-    def _take_data_set(self, fragment: Fragment, found: list[Happening]) -> None:
-        if self._expect is Expect.COMMAND or self._command is None:
-            raise InvalidPdu("a data set came without a command set")
+    def _receive_data_fragment(self, fragment: Fragment, events: list[AcceptorEvent]) -> None:
+        if self._expected is ExpectedFragment.COMMAND or self._command is None:
+            raise InvalidPdu("a data set arrived without a command set")
         if fragment.context_id != self._context_id:
-            raise InvalidPdu("a data set came in another presentation context than its command set")
-        is_stored = self._expect is Expect.DATA_SET
+            raise InvalidPdu("a data set arrived in another presentation context than its command set")
+        is_stored = self._expected is ExpectedFragment.DATA_SET
         if is_stored and fragment.data:
-            found.append(fragment.data)
+            events.append(fragment.data)
         if not fragment.is_last:
             return
-        command, self._command, self._expect = self._command, None, Expect.COMMAND
+        command, self._command, self._expected = self._command, None, ExpectedFragment.COMMAND
         if is_stored:
-            found.append(StoreEnded(command))
+            events.append(StoreCompleted(command))
         else:
-            self._respond_at_once(command)
+            self._respond(command)
 
-    def _broken(self) -> list[Happening]:
-        """A C-STORE whose data set has not come to its end is none."""
+    def _abort_store(self) -> list[AcceptorEvent]:
+        """Discard a C-STORE whose data set is incomplete."""
         command, self._command = self._command, None
-        if command is None or self._expect is not Expect.DATA_SET:
+        if command is None or self._expected is not ExpectedFragment.DATA_SET:
             return []
-        self._owed.pop(id(command), None)
-        self._expect = Expect.COMMAND
-        return [StoreBroken(command)]
+        self._unanswered.pop(id(command), None)
+        self._expected = ExpectedFragment.COMMAND
+        return [StoreAborted(command)]
 
-    # --- to the peer ------------------------------------------------------------------------------------------------
+    # --- requests of the caller ---------------------------------------------------------------------------------------
 
-    def accept(self, contexts: Iterable[AnsweredContext], implementation: tuple[str, str]) -> None:
-        """Accept the association with these answers; `implementation`: class UID and version name."""
-        assert self.request is not None  # it was indicated
-        answers = list(contexts)
-        self._contexts = {context.context_id: context for context in answers if context.result == ACCEPTANCE}
-        response = encode_accept(self.request, answers, self._maximum_length, implementation)
-        self.layer.accept(response, frozenset(self._contexts))
+    def accept(self, contexts: Iterable[ContextResult], implementation: tuple[str, str]) -> None:
+        """Accept the association with these results; `implementation`: class UID and version name."""
+        assert self.request is not None  # reported by an AssociateIndication
+        results = list(contexts)
+        self._contexts = {context.context_id: context for context in results if context.result == ACCEPTANCE}
+        response = encode_accept(self.request, results, self._maximum_length, implementation)
+        self._layer.accept(response, frozenset(self._contexts))
 
     def reject(self, result: int, source: int, reason: int) -> None:
         """Reject the association (PS3.8 table 9-21)."""
-        self.layer.reject(result, source, reason)
+        self._layer.reject(result, source, reason)
 
     def answer(self, command: Command, status: int, comment: str = "") -> None:
-        """Answer a C-STORE. Nothing happens when the association has ended meanwhile."""
-        owed = self._owed.pop(id(command), None)
-        if owed is not None:
-            self._send(command, owed[1], status, comment)
-            self._release_when_nothing_is_owed()
+        """Answer a C-STORE. Without effect if the association has ended."""
+        unanswered = self._unanswered.pop(id(command), None)
+        if unanswered is not None:
+            self._send(command, unanswered[1], status, comment)
+            self._release_if_all_answered()
 
     def abort(self) -> None:
-        """End the association at once."""
-        self._owed.clear()
-        self.layer.abort()
+        """Abort the association."""
+        self._unanswered.clear()
+        self._layer.abort()
 
     @property
-    def owes(self) -> int:
-        """How many C-STOREs are to be answered."""
-        return len(self._owed)
+    def unanswered(self) -> int:
+        """Number of C-STOREs without an answer."""
+        return len(self._unanswered)
 
-    def _release_when_nothing_is_owed(self) -> None:
-        if self._is_releasing and not self._owed and self.layer.state is State.AWAITING_RELEASE:
-            self.layer.release()
+    # --- state of the connection --------------------------------------------------------------------------------------
+
+    @property
+    def artim_runs(self) -> bool:
+        """True while the peer must request an association, or close the connection, before ARTIM expires."""
+        return self._layer.artim_runs
+
+    @property
+    def is_to_close(self) -> bool:
+        """True if the connection must be closed after the outgoing bytes were written."""
+        return self._layer.is_to_close
+
+    def _release_if_all_answered(self) -> None:
+        if self._is_releasing and not self._unanswered and self._layer.state is AssociationState.AWAITING_RELEASE:
+            self._layer.release()
 
     def _send(self, command: Command, context_id: int, status: int, comment: str = "") -> None:
-        assert self.request is not None  # nothing comes before it
+        assert self.request is not None  # accepted
         response = encode_response(command, status, comment)
-        # A response has a few hundred bytes. Who takes less in a PDU gets it in several (PS3.8 annex D.1).
-        most = self.request.maximum_length - PDV_HEADER.size if self.request.maximum_length else len(response)
-        step = max(1, most)
+        # A response has a few hundred bytes. It is split if the requestor's longest PDU is shorter (PS3.8 annex D.1).
+        limit = self.request.maximum_length - PDV_HEADER.size if self.request.maximum_length else len(response)
+        step = max(1, limit)
         for start in range(0, len(response), step):
             piece = response[start : start + step]
             control = COMMAND | (LAST if start + step >= len(response) else 0)
             pdv = PDV_HEADER.pack(len(piece) + 2, context_id, control) + piece
-            self.layer.send(HEADER.pack(0x04, len(pdv)) + pdv)
+            self._layer.send(HEADER.pack(0x04, len(pdv)) + pdv)

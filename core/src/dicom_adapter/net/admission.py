@@ -1,7 +1,7 @@
-"""How many may come: connections and associations, overall and of each peer. Lives in the loop of the server.
+"""Limits of connections and associations, overall and for each peer.
 
-A connection beyond the limit is closed before anything is made for it; an association beyond the limit is rejected,
-which tells its sender to come again.
+A connection beyond the limit is closed before it uses any memory. An association beyond the limit is rejected as
+transient, so that the requestor tries again later.
 """
 
 from __future__ import annotations
@@ -14,102 +14,103 @@ from attrs import frozen
 
 from dicom_adapter.config.listening import DicomConfig
 
-SPARE_CONNECTIONS = 100  # beside the associations: those that have yet to request one, or to close
+SPARE_CONNECTIONS = 100  # beyond the limit of associations: those before their request, or after their release
 SPARE_OF_PEER = 10  # the same, for each peer
-FULL_SECONDS = 0.25  # that a request waits for somebody else's association to end, when there are as many as may be
+WAIT_SECONDS = 0.25  # that a request at the limit waits for another association to end
 
-Ask = Callable[[int, int], None]  # with how many associations there are, and how many of them are that peer's
+OnSlot = Callable[[int, int], None]  # receives the number of open associations, and how many of those are the peer's
 
 
 @frozen
-class _Waiting:
+class _WaitingRequest:
     peer: str
-    ask: Ask
+    on_slot: OnSlot
     timer: asyncio.TimerHandle
 
 
 class Admission:
-    """Counts. Peers are told apart by their addresses."""
+    """Counts connections and associations by the peer's address. Not thread-safe: used in the event loop only."""
 
     def __init__(self, dicom: DicomConfig, loop: asyncio.AbstractEventLoop) -> None:
-        self.limit(dicom)
+        self.set_limits(dicom)
         self._loop = loop
         self._connections: Counter[str] = Counter()
         self._associations: Counter[str] = Counter()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_WaitingRequest] = []
 
-    def limit(self, dicom: DicomConfig) -> None:
-        """Set the limits; whoever is there already stays."""
-        self._most = dicom.max_associations
-        self._most_of_peer = dicom.max_associations_per_peer
+    def set_limits(self, dicom: DicomConfig) -> None:
+        """Apply other limits. Open connections and associations stay."""
+        self._limit = dicom.max_associations
+        self._limit_of_peer = dicom.max_associations_per_peer
 
     # --- connections ------------------------------------------------------------------------------------------------
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """Number of open connections."""
         return self._connections.total()
 
-    def enter(self, peer: str, *, is_proxy: bool = False) -> str:
-        """Take a place for a connection; returns why there is none, "" when it is taken.
+    def open_connection(self, peer: str, *, is_proxy: bool = False) -> str:
+        """Count a connection and return ""; at the limit, return the reason why it must be closed.
 
-        A proxy has as many as there are: whose they are, it says in each of them.
+        A proxy has no limit of its own: each of its connections counts for the peer that its header names.
         """
-        if self._connections.total() >= self._most + SPARE_CONNECTIONS:
+        if self._connections.total() >= self._limit + SPARE_CONNECTIONS:
             return f"{self._connections.total()} connections are open"
         of_peer = self._connections[peer]
-        if self._most_of_peer is not None and not is_proxy and of_peer >= self._most_of_peer + SPARE_OF_PEER:
+        if self._limit_of_peer is not None and not is_proxy and of_peer >= self._limit_of_peer + SPARE_OF_PEER:
             return f"{of_peer} connections are open from this address"
         self._connections[peer] += 1
         return ""
 
-    def leave(self, peer: str) -> None:
-        """Give the place back."""
+    def close_connection(self, peer: str) -> None:
+        """Stop counting a connection."""
         _subtract(self._connections, peer)
 
     # --- associations -----------------------------------------------------------------------------------------------
 
-    def when_there_is_room(self, peer: str, ask: Ask) -> None:
-        """Call `ask` when fewer associations are open than may be, or when none of them has ended for a moment.
+    def request_slot(self, peer: str, on_slot: OnSlot) -> None:
+        """Call `on_slot` as soon as the number of associations is below the limit, or after WAIT_SECONDS at the limit.
 
-        Senders that open one for every instance are often quicker to ask than the end of the last one is to be seen.
+        A requestor that opens one association for each instance often sends the next request before the end of its
+        last association is noticed.
         """
-        if self._has_room(peer):
-            ask(*self._open(peer))
+        if self._has_slot(peer):
+            on_slot(*self._counts(peer))
         else:
-            # Later than what is to be read by then: a timer comes behind it, what that asks for behind the next.
-            timer = self._loop.call_later(FULL_SECONDS, self._loop.call_soon, self._ask_first)
-            self._waiting.append(_Waiting(peer, ask, timer))
+            # `call_soon` in the timer: bytes that have arrived by then, the end of an association perhaps, come first.
+            timer = self._loop.call_later(WAIT_SECONDS, self._loop.call_soon, self._stop_waiting)
+            self._waiting.append(_WaitingRequest(peer, on_slot, timer))
 
-    def associated(self, peer: str) -> None:
-        """An association is accepted, or being judged."""
+    def open_association(self, peer: str) -> None:
+        """Count an association: it is accepted, or its decision is pending."""
         self._associations[peer] += 1
 
-    def association_left(self, peer: str) -> None:
-        """There is room for another one."""
+    def close_association(self, peer: str) -> None:
+        """Stop counting an association, and pass its slot to the first waiting request that may use it."""
         _subtract(self._associations, peer)
-        waiting = next((one for one in self._waiting if self._has_room(one.peer)), None)
-        if waiting is not None:
-            waiting.timer.cancel()
-            self._waiting.remove(waiting)
-            waiting.ask(*self._open(waiting.peer))
+        request = next((request for request in self._waiting if self._has_slot(request.peer)), None)
+        if request is not None:
+            request.timer.cancel()
+            self._waiting.remove(request)
+            request.on_slot(*self._counts(request.peer))
 
-    def _ask_first(self) -> None:
-        """Whoever has waited for so long is told that there is no room."""
+    def _stop_waiting(self) -> None:
+        """Pass the counts to the request that has waited longest, although the limit is reached. It is rejected."""
         if self._waiting:
-            waiting = self._waiting.pop(0)
-            waiting.timer.cancel()
-            waiting.ask(*self._open(waiting.peer))
+            request = self._waiting.pop(0)
+            request.timer.cancel()
+            request.on_slot(*self._counts(request.peer))
 
-    def _has_room(self, peer: str) -> bool:
-        overall, of_peer = self._open(peer)
-        return overall < self._most and (self._most_of_peer is None or of_peer < self._most_of_peer)
+    def _has_slot(self, peer: str) -> bool:
+        overall, of_peer = self._counts(peer)
+        return overall < self._limit and (self._limit_of_peer is None or of_peer < self._limit_of_peer)
 
-    def _open(self, peer: str) -> tuple[int, int]:
+    def _counts(self, peer: str) -> tuple[int, int]:
         return self._associations.total(), self._associations[peer]
 
 
-def _subtract(counted: Counter[str], peer: str) -> None:
-    counted[peer] -= 1
-    if not counted[peer]:
-        del counted[peer]
+def _subtract(counts: Counter[str], peer: str) -> None:
+    counts[peer] -= 1
+    if not counts[peer]:
+        del counts[peer]

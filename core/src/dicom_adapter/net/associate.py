@@ -1,5 +1,4 @@
-"""The PDUs that make an association (PS3.8 sections 9.3.2 and 9.3.3, annex D; PS3.7 annex D): A-ASSOCIATE-RQ read,
-A-ASSOCIATE-AC written."""
+"""Decode A-ASSOCIATE-RQ and encode A-ASSOCIATE-AC (PS3.8 sections 9.3.2 and 9.3.3, annex D; PS3.7 annex D)."""
 
 from __future__ import annotations
 
@@ -9,34 +8,26 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dicom_adapter.api.errors import Refused
+from dicom_adapter.net.codes import RejectReason
+from dicom_adapter.net.pdu import InvalidPdu
 
-PROTOCOL_VERSION = 1  # the bit that has to be set
+PROTOCOL_VERSION = 1  # the bit that must be set
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
-MOST_CONTEXTS = 128  # their IDs are the odd numbers of one byte
+MAX_CONTEXTS = 128  # their IDs are the odd numbers of one byte
 FIXED = struct.Struct(">H2x16s16s32s")  # version, called and calling AE title, reserved
-INVALID_PARAMETER = 6  # of A-ABORT, PS3.8 table 9-26
 
-APPLICATION_CONTEXT_ITEM, REQUESTED_CONTEXT_ITEM, ANSWERED_CONTEXT_ITEM, USER_INFORMATION_ITEM = 0x10, 0x20, 0x21, 0x50
+APPLICATION_CONTEXT_ITEM, PROPOSED_CONTEXT_ITEM, RESULT_CONTEXT_ITEM, USER_INFORMATION_ITEM = 0x10, 0x20, 0x21, 0x50
 ABSTRACT_SYNTAX_ITEM, TRANSFER_SYNTAX_ITEM = 0x30, 0x40
 MAXIMUM_LENGTH_ITEM, CLASS_UID_ITEM, WINDOW_ITEM, ROLE_ITEM, VERSION_NAME_ITEM = 0x51, 0x52, 0x53, 0x54, 0x55
 
-# Result, source, reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
-APPLICATION_CONTEXT_NOT_SUPPORTED = (1, 1, 2)
-PROTOCOL_VERSION_NOT_SUPPORTED = (1, 2, 2)
-
-
-class InvalidPdu(Refused):
-    """What was received is no PDU of PS3.8."""
-
-    def __init__(self, why: str, abort_reason: int = INVALID_PARAMETER) -> None:
-        super().__init__(why)
-        self.abort_reason = abort_reason  # for A-ABORT
+# A-ASSOCIATE-RJ by the service-provider (ACSE) itself (PS3.8 table 9-21)
+APPLICATION_CONTEXT_NOT_SUPPORTED: RejectReason = (1, 1, 2)
+PROTOCOL_VERSION_NOT_SUPPORTED: RejectReason = (1, 2, 2)
 
 
 @frozen
 class ProposedContext:
-    """What the requestor would like to send."""
+    """Presentation context that the requestor proposes."""
 
     context_id: int
     abstract_syntax: str
@@ -44,8 +35,8 @@ class ProposedContext:
 
 
 @frozen
-class AnsweredContext:
-    """PS3.8 table 9-18: result 0 acceptance, 3 abstract syntax not supported, 4 transfer syntaxes not supported."""
+class ContextResult:
+    """Answer to a proposed presentation context, with a result of PS3.8 table 9-18."""
 
     context_id: int
     result: int
@@ -55,23 +46,23 @@ class AnsweredContext:
 
 @frozen(kw_only=True)
 class AssociateRequest:
-    """An A-ASSOCIATE-RQ."""
+    """Decoded A-ASSOCIATE-RQ."""
 
     protocol_version: int
     called_ae_title: str  # without padding
     calling_ae_title: str
     application_context: str
     contexts: tuple[ProposedContext, ...]
-    maximum_length: int = 0  # longest P-DATA-TF that the requestor takes; 0: no limit
+    maximum_length: int = 0  # of a P-DATA-TF to the requestor, in bytes; 0: no limit
     implementation_class_uid: str = ""
     implementation_version_name: str = ""
-    roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)  # SOP class: SCU, SCP role proposed
-    has_window: bool = False  # the asynchronous operations window is to be negotiated
-    echoed: bytes = field(default=bytes(64), repr=False)  # titles and reserved bytes, which the answer repeats
+    roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)  # by SOP class: SCU and SCP role proposed
+    has_window: bool = False  # the requestor negotiates the asynchronous operations window
+    echoed: bytes = field(default=bytes(64), repr=False)  # AE titles and reserved bytes, which A-ASSOCIATE-AC repeats
 
     @property
-    def provider_refusal(self) -> tuple[int, int, int] | None:
-        """Why no association of this kind is possible at all."""
+    def provider_rejection(self) -> RejectReason | None:
+        """Reason why the service-provider rejects the association, whatever the service-user would decide."""
         if not self.protocol_version & PROTOCOL_VERSION:
             return PROTOCOL_VERSION_NOT_SUPPORTED
         if self.application_context != APPLICATION_CONTEXT:
@@ -79,11 +70,11 @@ class AssociateRequest:
         return None
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def decode_request(body: bytes) -> AssociateRequest:
-    """Read an A-ASSOCIATE-RQ without its header. Raises InvalidPdu."""
+    """Decode an A-ASSOCIATE-RQ without its PDU header. Raises InvalidPdu."""
     if len(body) < FIXED.size:
         raise InvalidPdu(f"A-ASSOCIATE-RQ of {len(body)} bytes")
     version, called, calling, reserved = FIXED.unpack_from(body)
@@ -99,14 +90,14 @@ def decode_request(body: bytes) -> AssociateRequest:
         called_ae_title=_text(called),
         calling_ae_title=_text(calling),
         application_context=_text(names[0]),
-        contexts=_contexts([data for kind, data in items if kind == REQUESTED_CONTEXT_ITEM]),
+        contexts=_contexts([data for kind, data in items if kind == PROPOSED_CONTEXT_ITEM]),
         echoed=called + calling + reserved,
         **_user_information(users[0]),
     )
 
 
 def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Items and sub-items alike: a type, a reserved byte, the length of what follows in two bytes."""
+    """Split items or sub-items: type, reserved byte, length of the rest in two bytes."""
     offset = 0
     while offset < len(data):
         if offset + 4 > len(data):
@@ -114,14 +105,14 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
         kind, length = struct.unpack_from(">BxH", data, offset)
         offset += 4
         if offset + length > len(data):
-            raise InvalidPdu(f"item 0x{kind:02X} of an A-ASSOCIATE-RQ has fewer bytes than it says")
+            raise InvalidPdu(f"item 0x{kind:02X} of an A-ASSOCIATE-RQ is shorter than its length field")
         yield kind, data[offset : offset + length]
         offset += length
 
 
 def _contexts(items: list[bytes]) -> tuple[ProposedContext, ...]:
     found = {context.context_id: context for context in map(_context, items)}
-    if not items or len(items) > MOST_CONTEXTS or len(found) < len(items):
+    if not items or len(items) > MAX_CONTEXTS or len(found) < len(items):
         raise InvalidPdu(f"A-ASSOCIATE-RQ with {len(items)} presentation contexts of {len(found)} different IDs")
     return tuple(found.values())
 
@@ -163,31 +154,31 @@ def _number(value: bytes) -> int:
 def _role(value: bytes) -> tuple[str, tuple[bool, bool]]:
     length = int.from_bytes(value[:2], "big")
     if len(value) != 2 + length + 2:
-        raise InvalidPdu("a role selection has another length than its SOP class UID says")
+        raise InvalidPdu("the length of a role selection does not match its SOP class UID")
     return _text(value[2:-2]), (value[-2] == 1, value[-1] == 1)
 
 
 def _text(data: bytes) -> str:
-    """Names from the network may hold anything; what is not ASCII is escaped."""
+    """Decode a name, which may contain any byte: bytes that are not ASCII are escaped."""
     return data.decode("ascii", "backslashreplace").strip(" \0")
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
+# --- encoding ---------------------------------------------------------------------------------------------------------
 
 
 def encode_accept(
     request: AssociateRequest,
-    contexts: Iterable[AnsweredContext],
+    contexts: Iterable[ContextResult],
     maximum_length: int,
     implementation: tuple[str, str],
 ) -> bytes:
-    """The whole A-ASSOCIATE-AC. `implementation`: class UID and version name."""
+    """Encode a complete A-ASSOCIATE-AC. `implementation`: class UID and version name."""
     contexts = list(contexts)
     body = [struct.pack(">H2x", PROTOCOL_VERSION), request.echoed]
     body.append(_item(APPLICATION_CONTEXT_ITEM, APPLICATION_CONTEXT.encode()))
     for context in contexts:
         syntax = _item(TRANSFER_SYNTAX_ITEM, context.transfer_syntax.encode("ascii", "replace"))
-        body.append(_item(ANSWERED_CONTEXT_ITEM, bytes((context.context_id, 0, context.result, 0)) + syntax))
+        body.append(_item(RESULT_CONTEXT_ITEM, bytes((context.context_id, 0, context.result, 0)) + syntax))
     user = [
         _item(MAXIMUM_LENGTH_ITEM, struct.pack(">I", maximum_length)),
         _item(CLASS_UID_ITEM, implementation[0].encode()),
@@ -195,15 +186,15 @@ def encode_accept(
     if request.has_window:
         user.append(_item(WINDOW_ITEM, struct.pack(">HH", 1, 1)))  # one operation at a time, PS3.7 annex D.3.3.3
     accepted = {context.abstract_syntax for context in contexts if context.result == 0}
-    user += [_role_answer(name, scu) for name, (scu, _scp) in request.roles.items() if name in accepted]
+    user += [_role_result(name, scu) for name, (scu, _scp) in request.roles.items() if name in accepted]
     user.append(_item(VERSION_NAME_ITEM, implementation[1].encode()))
     body.append(_item(USER_INFORMATION_ITEM, b"".join(user)))
     whole = b"".join(body)
     return struct.pack(">BxI", 0x02, len(whole)) + whole
 
 
-def _role_answer(sop_class_uid: str, scu: bool) -> bytes:
-    """The requestor may be the SCU, if that is what it proposed; nobody is an SCP of ours (PS3.7 annex D.3.3.4)."""
+def _role_result(sop_class_uid: str, scu: bool) -> bytes:
+    """Accept the SCU role if the requestor proposed it, and never the SCP role (PS3.7 annex D.3.3.4)."""
     name = sop_class_uid.encode("ascii", "replace")
     return _item(ROLE_ITEM, struct.pack(">H", len(name)) + name + bytes((int(scu), 0)))
 

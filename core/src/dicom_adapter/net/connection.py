@@ -1,14 +1,14 @@
-"""One connection: a socket joined with an `Acceptor`, which knows the protocol, and `Handlers`, which decide.
+"""One connection: joins a socket, the protocol (`Acceptor`), and the decisions of the receiver (`StorageScp`).
 
-The pieces of a data set go on as they come. While an instance is being committed its connection is read on, but not
-without end: a sender that does not wait for answers is stopped by not reading.
+The pieces of a data set are passed on as they arrive. The connection is read while instances are being committed, but
+only up to a limit: reading is paused for a sender that does not wait for responses (back-pressure).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 from uuid import uuid4
 
 import structlog
@@ -24,68 +24,102 @@ from dicom_adapter.api.receiving import (
     StoreRequest,
     StoreResult,
 )
+from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_adapter.net.acceptor import Acceptor, StoreBegun, StoreBroken, StoreEnded
+from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
+from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
 from dicom_adapter.net.dimse import Command
+from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.tls import certificate_names
-from dicom_adapter.net.upper_layer import Ended, ReleaseRequested, Requested
-
-if TYPE_CHECKING:
-    from dicom_adapter.net.server import Server
 
 log = structlog.get_logger("dicom_adapter.net")
 
-Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]  # answers, each with its ticket
+Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]  # results, each with its ticket
 
-UNANSWERED = 4  # instances of a connection that may wait for their commit; then nothing is read from it
-OURS = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
+UNANSWERED = 4  # instances of a connection that may wait for their commit before reading is paused
+IMPLEMENTATION = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
+
+T = TypeVar("T")
+DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
 
 
 @frozen(kw_only=True)
-class Closed:
-    """An association that was accepted and has ended."""
+class ClosedAssociation:
+    """An accepted association that has ended."""
 
     association_id: str
     request: AssociationRequest
     how: str  # "released", "aborted" or "lost"
-    statuses: Mapping[str, int]  # how many C-STOREs were answered with which status, by name
+    statuses: Mapping[str, int]  # number of C-STORE responses by name of the status
 
 
-DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
+class StorageScp(Protocol[DataSetT]):
+    """The decisions of a storage SCP: which associations it accepts, and what it does with instances.
 
-
-class Handlers(Protocol[DataSetT]):
-    """What the receiver decides. But for `requested`, all is called in the loop, and must be quick."""
+    All methods except `decide` are called in the event loop, and must return quickly.
+    """
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
-        """Called once, before all others. `deliver` receives, in the loop, answers with the tickets passed to `end`.
+        """Called once, before all others.
 
-        `has_one_connection()` is called in the loop: whether no other connection is open or about to be.
+        `deliver` must be called in the loop; it receives results with the tickets passed to `complete_store`.
+        `has_one_connection()` must be called in the loop; it returns False if another connection is open, or about to
+        be.
         """
 
-    def requested(
+    def decide(
         self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
     ) -> AssociationDecision:
-        """Accept? `associations` are open already, so many of them of this peer.
+        """Accept or reject. `associations`: number of open associations; `of_peer`: how many of those are this peer's.
 
-        Called on several threads: it may take its time.
+        Called on several threads; may block.
         """
 
-    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> DataSetT:
+    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> DataSetT:
         """Prepare for the data set of an instance. `refusal`: it is already refused; do not store it."""
 
-    def end(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
-        """Complete an instance. Returns None if the answer will be delivered later, with `ticket`."""
+    def complete_store(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
+        """Complete an instance. Returns None if the result will be delivered later, with `ticket`."""
 
-    def closed(self, closed: Closed) -> None:
+    def association_closed(self, association: ClosedAssociation) -> None:
         """An accepted association has ended."""
+
+
+class Endpoint(Protocol):
+    """The listening side, as its connections see it: everything that they share."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def dicom(self) -> DicomConfig: ...
+
+    @property
+    def scp(self) -> StorageScp[Any]: ...
+
+    @property
+    def admission(self) -> Admission: ...
+
+    @property
+    def buffer(self) -> memoryview:
+        """Memory for received bytes, used by one connection at a time."""
+
+    @property
+    def is_stopping(self) -> bool: ...
+
+    def run_in_background(self, function: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Call `function` on another thread, then `then` with its result in the loop. `function` must not raise."""
+
+    def connection_opened(self, connection: Connection) -> None: ...
+
+    def connection_closed(self, connection: Connection) -> None: ...
 
 
 @define
 class _Association:
-    """What is known of an association from its request on."""
+    """An association from its request to its end."""
 
     association_id: str
     request: AssociationRequest
@@ -95,165 +129,168 @@ class _Association:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """From its accept to its close. Lives in the loop."""
+    """One connection, from accept to close. Not thread-safe: used in the event loop only."""
 
-    def __init__(self, server: Server, peer: str) -> None:
-        """`peer`: its address."""
+    def __init__(self, endpoint: Endpoint, peer: str) -> None:
+        """`peer`: its IP address."""
         self.peer = peer
-        self.has_begun = False
-        self.association: _Association | None = None  # when it is one of those that are limited in number
-        self._server = server
-        self._acceptor = Acceptor(server.dicom.max_pdu)
+        self.is_open = False  # True from `connection_made` on
+        self.association: _Association | None = None  # set while it counts against the limits
+        self._endpoint = endpoint
+        self._buffer = endpoint.buffer
+        self._loop = endpoint.loop
+        self._acceptor = Acceptor(endpoint.dicom.max_pdu)
         self._incoming: IncomingDataSet | None = None
-        self._pieces: list[memoryview] = []  # of its data set, from the buffer that is just being read
-        self._waits = 0  # instances that are being committed
-        self._peer_is_slow = False  # to read what it is sent
+        self._pieces: list[memoryview] = []  # of its data set, from the received bytes
+        self._uncommitted = 0  # complete instances without a result
+        self._peer_reads_slowly = False
         self._is_paused = False
-        self._last_heard = server.loop.time()
+        self._last_received = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._artim_since: float | None = self._last_heard
+        self._artim_since: float | None = self._last_received
 
-    # --- called by asyncio ------------------------------------------------------------------------------------------
+    # --- called by asyncio --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.has_begun = True
-        self._server.came(self)
-        self._watch()
+        self.is_open = True
+        self._endpoint.connection_opened(self)
+        self._check_deadline()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint  # as much as there is
-        return self._server.buffer
+        del sizehint  # the whole buffer, whatever asyncio suggests
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._last_heard = self._server.loop.time()
-        for happening in self._acceptor.receive(self._server.buffer[:nbytes]):
-            if isinstance(happening, memoryview):
-                self._pieces.append(happening)
+        self._last_received = self._loop.time()
+        for event in self._acceptor.receive(self._buffer[:nbytes]):
+            if isinstance(event, memoryview):
+                self._pieces.append(event)
             else:
-                self._pass_pieces_on()
-                self._take(happening)
-        self._pass_pieces_on()
+                self._write_pieces()
+                self._handle(event)
+        self._write_pieces()
         self._flush()
 
     def eof_received(self) -> None:
-        self._disconnected()  # at once: whoever comes next must find its place free
+        self._disconnected()  # immediately: the next association may count on the slot of this one
 
     def pause_writing(self) -> None:
-        self._peer_is_slow = True
-        self._read_or_not()
+        self._peer_reads_slowly = True
+        self._update_reading()
 
     def resume_writing(self) -> None:
-        self._peer_is_slow = False
-        self._read_or_not()
+        self._peer_reads_slowly = False
+        self._update_reading()
 
     def connection_lost(self, _reason: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._disconnected()
-        self._server.gone(self)
+        self._endpoint.connection_closed(self)
 
-    # --- what happens -----------------------------------------------------------------------------------------------
+    # --- events -------------------------------------------------------------------------------------------------------
 
-    def _pass_pieces_on(self) -> None:
+    def _write_pieces(self) -> None:
         if self._pieces:
-            assert self._incoming is not None  # StoreBegun came before
+            assert self._incoming is not None  # after StoreRequested
             self._incoming.write(self._pieces)
             self._pieces.clear()
 
-    def _take(self, happening: object) -> None:
-        if isinstance(happening, StoreBegun):
-            self._begin(happening)
-        elif isinstance(happening, StoreEnded):
-            self._end(happening.command)
-        elif isinstance(happening, StoreBroken):
-            assert self._incoming is not None  # StoreBegun came before
+    def _handle(self, event: object) -> None:
+        if isinstance(event, StoreRequested):
+            self._begin_store(event)
+        elif isinstance(event, StoreCompleted):
+            self._complete_store(event.command)
+        elif isinstance(event, StoreAborted):
+            assert self._incoming is not None  # after StoreRequested
             self._incoming.discard()
             self._incoming = None
-        elif isinstance(happening, Requested):
-            self._requested(happening)
-        elif isinstance(happening, ReleaseRequested):
-            self._note_end("released")
-        elif isinstance(happening, Ended):
-            self._ended(happening)
+        elif isinstance(event, AssociateIndication):
+            self._request_association(event)
+        elif isinstance(event, ReleaseIndication):
+            self._set_end("released")
+        elif isinstance(event, AssociationEnd):
+            self._end(event)
 
-    def _requested(self, requested: Requested) -> None:
+    def _request_association(self, indication: AssociateIndication) -> None:
         request = AssociationRequest(
-            called_ae_title=requested.request.called_ae_title,
-            calling_ae_title=requested.request.calling_ae_title,
+            called_ae_title=indication.request.called_ae_title,
+            calling_ae_title=indication.request.calling_ae_title,
             peer_address=self.peer,
             certificate_names=certificate_names(self._transport.get_extra_info("peercert")),
         )
-        self._server.admission.when_there_is_room(self.peer, lambda *others: self._judge(request, *others))
+        self._endpoint.admission.request_slot(self.peer, lambda *counts: self._decide(request, *counts))
 
-    def _judge(self, request: AssociationRequest, others: int, of_peer: int) -> None:
-        """`others`: associations that are open already; so many of them are this peer's."""
-        if self._transport.is_closing():  # the peer has left
+    def _decide(self, request: AssociationRequest, associations: int, of_peer: int) -> None:
+        """`associations`: number of open associations; `of_peer`: how many of those are this peer's."""
+        if self._transport.is_closing():  # the peer has disconnected
             return
         association = self.association = _Association(uuid4().hex, request, {})
-        self._server.admission.associated(self.peer)
-        if self._server.is_stopping:
-            self._judged(
+        self._endpoint.admission.open_association(self.peer)
+        if self._endpoint.is_stopping:
+            self._respond(
                 AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="the service is stopping")
             )
             return
 
-        def judge() -> AssociationDecision:
+        def decide() -> AssociationDecision:
             try:
-                return self._server.handlers.requested(association.association_id, request, others, of_peer)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, nobody is accepted for it
+                return self._endpoint.scp.decide(association.association_id, request, associations, of_peer)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, the association is not accepted
                 error = describe_failure(failure)
-                log.error("association_not_judged", association_id=association.association_id, error=error)
-                return AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="it could not be judged")
+                log.error("association_decision_failed", association_id=association.association_id, error=error)
+                return AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="no decision was possible")
 
-        self._server.in_the_background(judge, self._judged)  # reading on, to see when the peer leaves
+        # Reading goes on, to notice when the peer disconnects.
+        self._endpoint.run_in_background(decide, self._respond)
 
-    def _judged(self, decision: AssociationDecision) -> None:
-        if self.association is None:  # the peer has left
+    def _respond(self, decision: AssociationDecision) -> None:
+        if self.association is None:  # the peer has disconnected
             return
         if decision.rejection is not None:
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
-            self._leave()
+            self._close_association()
         else:
-            assert self._acceptor.request is not None  # it was judged
+            assert self._acceptor.request is not None  # the decision is about it
             self.association.is_accepted = True
-            self._acceptor.accept(negotiate(self._acceptor.request.contexts), OURS)
+            self._acceptor.accept(negotiate(self._acceptor.request.contexts), IMPLEMENTATION)
         self._flush()
 
-    def _begin(self, begun: StoreBegun) -> None:
+    def _begin_store(self, requested: StoreRequested) -> None:
         assert self.association is not None  # accepted
         request = StoreRequest(
             ae_title=self.association.request.called_ae_title,
             calling_ae_title=self.association.request.calling_ae_title,
             peer_address=self.peer,
             association_id=self.association.association_id,
-            sop_class_uid=begun.command.sop_class_uid,
-            sop_instance_uid=begun.command.sop_instance_uid,
-            transfer_syntax_uid=begun.context.transfer_syntax,
+            sop_class_uid=requested.command.sop_class_uid,
+            sop_instance_uid=requested.command.sop_instance_uid,
+            transfer_syntax_uid=requested.context.transfer_syntax,
         )
         refusal = None
-        if request.sop_class_uid != begun.context.abstract_syntax:
+        if request.sop_class_uid != requested.context.abstract_syntax:
             reason = "its SOP class is not that of its presentation context"
             refusal = StoreResult(outcome=StoreOutcome.SOP_CLASS_NOT_SUPPORTED, reason=reason)
-        self._incoming = self._server.handlers.begin(request, refusal)
+        self._incoming = self._endpoint.scp.begin_store(request, refusal)
 
-    def _end(self, command: Command) -> None:
+    def _complete_store(self, command: Command) -> None:
         incoming, self._incoming = self._incoming, None
-        assert incoming is not None  # StoreBegun came before
-        result = self._server.handlers.end(incoming, (self, command))
+        assert incoming is not None  # after StoreRequested
+        result = self._endpoint.scp.complete_store(incoming, (self, command))
         if result is not None:
             self._answer(command, result)
         else:
-            self._waits += 1
-            self._read_or_not()
+            self._uncommitted += 1
+            self._update_reading()
 
-    def committed(self, command: Command, result: StoreResult) -> None:
-        """The answer that `_end` did without."""
-        self._waits -= 1
-        self._last_heard = self._server.loop.time()  # the peer has had to wait for us
+    def deliver(self, command: Command, result: StoreResult) -> None:
+        """Answer a C-STORE for which `complete_store` returned None."""
+        self._uncommitted -= 1
+        self._last_received = self._loop.time()  # the peer may have waited for this answer
         self._answer(command, result)
         self._flush()
-        self._read_or_not()
+        self._update_reading()
 
     def _answer(self, command: Command, result: StoreResult) -> None:
         status = C_STORE_STATUS[result.outcome]
@@ -263,78 +300,80 @@ class Connection(asyncio.BufferedProtocol):
         comment = "" if status is CStoreStatus.SUCCESS else result.reason
         self._acceptor.answer(command, status, comment)
 
-    def _ended(self, ended: Ended) -> None:
-        self._note_end("lost" if ended.how == "lost" else "aborted")
-        if ended.how == "violation":
-            log.warning("protocol_violated", peer=self.peer, reason=ended.why)
+    def _end(self, end: AssociationEnd) -> None:
+        self._set_end("lost" if end.how == "lost" else "aborted")
+        if end.how == "violation":
+            log.warning("protocol_violated", peer=self.peer, reason=end.reason)
 
-    def _note_end(self, how: str) -> None:
+    def _set_end(self, how: str) -> None:
         if self.association is not None:
             self.association.how = how
 
     def _disconnected(self) -> None:
-        for happening in self._acceptor.closed():
-            self._take(happening)
-        self._leave()
+        for event in self._acceptor.closed():
+            self._handle(event)
+        self._close_association()
 
-    def _leave(self) -> None:
-        """The association is over, one way or another."""
+    def _close_association(self) -> None:
+        """Report the end of the association and free its slot. Idempotent."""
         association, self.association = self.association, None
         if association is None:
             return
         if association.is_accepted:
-            self._server.handlers.closed(
-                Closed(
+            self._endpoint.scp.association_closed(
+                ClosedAssociation(
                     association_id=association.association_id,
                     request=association.request,
                     how=association.how,
                     statuses=association.statuses,
                 )
             )
-        self._server.admission.association_left(self.peer)
+        self._endpoint.admission.close_association(self.peer)
 
-    # --- time and flow ----------------------------------------------------------------------------------------------
+    # --- time and back-pressure ---------------------------------------------------------------------------------------
 
-    def _read_or_not(self) -> None:
-        is_paused = self._waits >= UNANSWERED or self._peer_is_slow
+    def _update_reading(self) -> None:
+        is_paused = self._uncommitted >= UNANSWERED or self._peer_reads_slowly
         if is_paused is not self._is_paused and not self._transport.is_closing():
             self._is_paused = is_paused
             (self._transport.pause_reading if is_paused else self._transport.resume_reading)()
 
     def _flush(self) -> None:
-        layer = self._acceptor.layer
-        outgoing = layer.take_outgoing()
+        outgoing = self._acceptor.take_outgoing()
         if outgoing and not self._transport.is_closing():
             self._transport.write(outgoing)
-        if not layer.artim_runs:
+        if not self._acceptor.artim_runs:
             self._artim_since = None
         elif self._artim_since is None:
-            self._artim_since = self._server.loop.time()
-        if layer.is_to_close:
+            self._artim_since = self._loop.time()
+        if self._acceptor.is_to_close:
             self._transport.close()
 
-    def _watch(self) -> None:
-        """Look at the clock when the nearest deadline may be over: it has moved on with everything that was heard."""
-        dicom, now = self._server.dicom, self._server.loop.time()
+    def _check_deadline(self) -> None:
+        """Abort or close if a deadline has passed; otherwise check again at the next one.
+
+        Received bytes move the deadline, without a change of the timer.
+        """
+        dicom, now = self._endpoint.dicom, self._loop.time()
         if self._artim_since is not None:
             deadline = self._artim_since + dicom.association_timeout
         else:
-            deadline = self._last_heard + dicom.idle_timeout
-        if deadline > now or self._waits:
-            self._timer = self._server.loop.call_at(max(deadline, now + 0.1), self._watch)
+            deadline = self._last_received + dicom.idle_timeout
+        if deadline > now or self._uncommitted:
+            self._timer = self._loop.call_at(max(deadline, now + 0.1), self._check_deadline)
         elif self._artim_since is not None:
             self._acceptor.artim_expired()
             self.drop()
         else:
             self.abort()
-            self._watch()
+            self._check_deadline()
 
     def abort(self) -> None:
-        """End the association at once; the peer closes the connection."""
-        self._note_end("aborted")
+        """Abort the association. The peer is expected to close the connection."""
+        self._set_end("aborted")
         self._acceptor.abort()
         self._flush()
 
     def drop(self) -> None:
-        """Close the connection without another word."""
+        """Close the connection without sending anything."""
         self._transport.abort()

@@ -1,4 +1,4 @@
-"""DIMSE messages (PS3.7): command sets read and written, always in implicit VR little endian (section 6.3.1)."""
+"""Decode and encode the command sets of DIMSE messages (PS3.7), always implicit VR little endian (section 6.3.1)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import IntEnum
 
 from attrs import frozen
 
-from dicom_adapter.net.associate import InvalidPdu
+from dicom_adapter.net.pdu import InvalidPdu
 
-ELEMENT = struct.Struct("<HHI")  # group, element, length of the value
-NO_DATA_SET = 0x0101  # Command Data Set Type (0000,0800); anything else: a data set follows
-RESPONSE = 0x8000  # the bit of Command Field (0000,0100) that a response has
+ELEMENT = struct.Struct("<HHI")  # group, element, length of the value in bytes
+NO_DATA_SET = 0x0101  # Command Data Set Type (0000,0800); any other value: a data set follows
+RESPONSE = 0x8000  # bit of Command Field (0000,0100), set in responses
 ERROR_COMMENT_LENGTH = 64  # characters of (0000,0902), VR LO
 
 AFFECTED_SOP_CLASS_UID, REQUESTED_SOP_CLASS_UID = 0x0002, 0x0003
@@ -21,7 +21,7 @@ AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 
 class CommandField(IntEnum):
-    """Those that mean something here (annex E)."""
+    """Command Field values that the acceptor distinguishes (annex E)."""
 
     C_STORE_RQ = 0x0001
     C_ECHO_RQ = 0x0030
@@ -29,7 +29,7 @@ class CommandField(IntEnum):
 
 
 class DimseStatus(IntEnum):
-    """Statuses of the DIMSE services themselves (annex C)."""
+    """Statuses that do not depend on the service class (annex C)."""
 
     SUCCESS = 0x0000
     UNRECOGNIZED_OPERATION = 0x0211
@@ -37,7 +37,7 @@ class DimseStatus(IntEnum):
 
 @frozen
 class Command:
-    """What a command set asks for."""
+    """Decoded command set of a request."""
 
     field: int
     message_id: int
@@ -47,11 +47,11 @@ class Command:
 
 
 def decode_command(data: bytes) -> Command:
-    """Read a command set. Raises InvalidPdu when it is none."""
+    """Decode a command set. Raises InvalidPdu."""
     elements = _elements(data)
     return Command(
         field=_short(elements, COMMAND_FIELD),
-        message_id=_short(elements, MESSAGE_ID, 0),  # C-CANCEL and responses have another
+        message_id=_short(elements, MESSAGE_ID, 0),  # C-CANCEL and responses have another element instead
         has_data_set=_short(elements, DATA_SET_TYPE) != NO_DATA_SET,
         sop_class_uid=_uid(elements.get(AFFECTED_SOP_CLASS_UID) or elements.get(REQUESTED_SOP_CLASS_UID, b"")),
         sop_instance_uid=_uid(elements.get(AFFECTED_SOP_INSTANCE_UID, b"")),
@@ -86,16 +86,18 @@ def _uid(value: bytes) -> str:
     return value.decode("ascii", "backslashreplace").rstrip(" \0")
 
 
-def encode_response(to: Command, status: int, comment: str = "") -> bytes:
-    """The command set of the response, without a data set; `comment` says why it is no success."""
+def encode_response(request: Command, status: int, comment: str = "") -> bytes:
+    """Encode the command set of a response without a data set. `comment`: reason of a failure."""
     parts = [
-        _element(AFFECTED_SOP_CLASS_UID, _padded(to.sop_class_uid, b"\0")) if to.sop_class_uid else b"",
-        _element(COMMAND_FIELD, struct.pack("<H", to.field | RESPONSE)),
-        _element(MESSAGE_ID_RESPONDED_TO, struct.pack("<H", to.message_id)),
+        _element(AFFECTED_SOP_CLASS_UID, _padded(request.sop_class_uid, b"\0")) if request.sop_class_uid else b"",
+        _element(COMMAND_FIELD, struct.pack("<H", request.field | RESPONSE)),
+        _element(MESSAGE_ID_RESPONDED_TO, struct.pack("<H", request.message_id)),
         _element(DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
         _element(STATUS, struct.pack("<H", status)),
         _element(ERROR_COMMENT, _padded(comment[:ERROR_COMMENT_LENGTH], b" ")) if comment else b"",
-        _element(AFFECTED_SOP_INSTANCE_UID, _padded(to.sop_instance_uid, b"\0")) if to.sop_instance_uid else b"",
+        _element(AFFECTED_SOP_INSTANCE_UID, _padded(request.sop_instance_uid, b"\0"))
+        if request.sop_instance_uid
+        else b"",
     ]
     body = b"".join(parts)
     return _element(0x0000, struct.pack("<I", len(body))) + body

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from pydicom._uid_dict import UID_dictionary
 
-from dicom_adapter.net.associate import AnsweredContext, ProposedContext
+from dicom_adapter.net.associate import ContextResult, ProposedContext
 
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -28,19 +28,19 @@ NOT_TAKEN = {
 }
 
 
-def negotiate(contexts: Iterable[ProposedContext]) -> list[AnsweredContext]:
+def negotiate(contexts: Iterable[ProposedContext]) -> list[ContextResult]:
     """An answer to each, in their order. Of the transfer syntaxes the first that is taken: the requestor's choice."""
     return [_answer(context) for context in contexts]
 
 
-def _answer(context: ProposedContext) -> AnsweredContext:
+def _answer(context: ProposedContext) -> ContextResult:
     name, first = context.abstract_syntax, context.transfer_syntaxes[0]
     if name != VERIFICATION and not is_stored(name):
-        return AnsweredContext(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, name, first)
+        return ContextResult(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, name, first)
     taken = next((syntax for syntax in context.transfer_syntaxes if syntax not in NOT_TAKEN), None)
     if taken is None:
-        return AnsweredContext(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, name, first)
-    return AnsweredContext(context.context_id, ACCEPTANCE, name, taken)
+        return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, name, first)
+    return ContextResult(context.context_id, ACCEPTANCE, name, taken)
 
 
 @lru_cache(maxsize=1024)

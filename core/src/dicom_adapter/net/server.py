@@ -1,7 +1,7 @@
-"""The listening side: every connection of a receiver in one event loop, on a thread of its own.
+"""The listening side: all connections of a receiver in one event loop, on a thread of its own.
 
-What may take time happens on other threads: a judgement, and the commit of what has arrived. What is written to the
-storage backend is written in the loop, piece by piece: to hand every piece to another thread costs more than that.
+Decisions about associations and commits run on other threads, because they may block. Data sets are written to the
+storage backend in the loop, piece by piece: passing every piece to another thread would cost more than writing it.
 """
 
 from __future__ import annotations
@@ -22,79 +22,81 @@ from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
-from dicom_adapter.net.connection import Connection, Handlers
+from dicom_adapter.net.connection import Connection, StorageScp
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.proxy import InvalidProxyHeader, ProxyHeader
 from dicom_adapter.net.tls import Certificates
 
 log = structlog.get_logger("dicom_adapter.net")
 
-BACKLOG = 1024  # connections that may wait to be taken
-RECEIVE_BUFFER = 1 << 18  # bytes read at a time; one buffer for all, since everything is taken from it at once
-THREADS = 4  # for judgements
+BACKLOG = 1024  # connections that may wait to be accepted
+RECEIVE_BUFFER_BYTES = 1 << 18  # one buffer for all connections: received bytes are processed immediately
+THREADS = 4  # for decisions about associations
 ABORT_SECONDS = 2.0  # for peers to close their connections after an A-ABORT; then they are dropped
-ACCEPT_PAUSE_SECONDS = 1.0  # when the system has no descriptors left
-RENEW_SECONDS = 2.0  # between two looks whether the certificates have changed
+ACCEPT_PAUSE_SECONDS = 1.0  # after accept failed, for example without free descriptors
+RENEW_SECONDS = 2.0  # between two checks whether the certificates have changed
 
 T = TypeVar("T")
 
 
-class Server:
-    """Listens from `start` to `stop`, both called from outside of its thread."""
+class DicomServer:
+    """Listens from `start` to `stop`. Both, and `configure`, are called on another thread than the network's."""
 
     def __init__(
-        self, dicom: DicomConfig, handlers: Handlers[Any], *, shares_port: bool = False, is_first: bool = False
+        self, dicom: DicomConfig, scp: StorageScp[Any], *, shares_port: bool = False, is_first: bool = False
     ) -> None:
-        """`shares_port`: other processes of this service listen on it, too; `is_first`: they are yet to begin."""
+        """`shares_port`: other processes of this service listen on the port, too; `is_first`: this one starts first."""
         self.dicom = dicom
-        self.handlers = handlers
+        self.scp = scp
         self._shares_port = shares_port
         self._is_first = is_first
-        self.buffer = memoryview(bytearray(RECEIVE_BUFFER))
+        self.buffer = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.loop = asyncio.new_event_loop()
         self.is_stopping = False
         self.admission = Admission(dicom, self.loop)
         self._certificates: Certificates | None = None
-        self._arriving: set[asyncio.Task[None]] = set()  # those that are no connections yet
+        self._connecting: set[asyncio.Task[None]] = (
+            set()
+        )  # accepted sockets before their TLS handshake or PROXY header is complete
         self._connections: set[Connection] = set()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="judge")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decide")
         self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
         self._socket: socket.socket | None = None
 
-    # --- from outside -----------------------------------------------------------------------------------------------
+    # --- called on other threads --------------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Bind and listen; returns the port. Raises OSError when that is not possible, or UnusableCertificate."""
+        """Bind and listen; returns the port. Raises OSError or UnusableCertificate."""
         if self.dicom.tls is not None:
             self._certificates = Certificates(self.dicom.tls)
         self._socket = self._bind()
         self._socket.setblocking(False)
         port: int = self._socket.getsockname()[1]
-        self.handlers.start(self.loop, _answer, self.has_one_connection)
+        self.scp.start(self.loop, _deliver, self.has_one_connection)
         self._thread.start()
         self.loop.call_soon_threadsafe(self._listen)
         self.loop.call_soon_threadsafe(self._renew_certificates)
         return port
 
     def _bind(self) -> socket.socket:
-        """Raises OSError: where a port is shared, too, when it is somebody else's."""
+        """Bind the socket. Raises OSError, also if a shared port belongs to another service."""
         address = self.dicom.bind, self.dicom.port
         if self._shares_port and self._is_first:
-            _bound(address, shares_port=False, backlog=None).close()
-        return _bound(address, shares_port=self._shares_port, backlog=BACKLOG)
+            _bind_socket(address, shares_port=False, backlog=None).close()
+        return _bind_socket(address, shares_port=self._shares_port, backlog=BACKLOG)
 
     def configure(self, dicom: DicomConfig) -> None:
-        """Go on with other limits, as far as they are no matter of listening; connections that are open stay."""
+        """Apply other limits and time limits. Open connections stay; the address and TLS do not change."""
         self.dicom = dicom
-        self.loop.call_soon_threadsafe(self.admission.limit, dicom)
+        self.loop.call_soon_threadsafe(self.admission.set_limits, dicom)
 
     @property
-    def is_deaf(self) -> bool:
-        """Whether it takes no connections any more although nobody has stopped it."""
+    def accept_loop_died(self) -> bool:
+        """True if the network thread has ended without `stop()`."""
         return not self._thread.is_alive() and not self.is_stopping
 
     def stop(self, drain_seconds: float) -> None:
-        """Take no more connections, wait for open associations that long, then abort what is left."""
+        """Accept no more connections, wait `drain_seconds` for open associations, then abort the others."""
         self.is_stopping = True
         self._call(self._drain(drain_seconds))
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -105,63 +107,63 @@ class Server:
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
-    # --- connections ------------------------------------------------------------------------------------------------
+    # --- connections --------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        assert self._socket is not None  # bound before
+        assert self._socket is not None  # bound
         self.loop.add_reader(self._socket, self._accept, self._socket)
 
     def _accept(self, listening: socket.socket) -> None:
-        """Take those that wait, within limits: what is too much is closed before it costs anything."""
+        """Accept the waiting connections. Close those beyond the limits at once, before they use memory."""
         for _number in range(BACKLOG):
             try:
                 accepted, address = listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as failure:  # no descriptors, or no memory: everybody has to wait
-                log.error("connections_not_accepted", errno=failure.errno)
+            except OSError as failure:  # no free descriptors, or no memory: connections wait in the backlog
+                log.error("accept_failed", errno=failure.errno)
                 self.loop.remove_reader(listening)
                 self.loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
                 return
             accepted.setblocking(False)
             peer = plain_address(address[0])
             is_proxy = self._is_proxy(peer)
-            if self._enter(accepted, peer, is_proxy=is_proxy):
-                arrive = self._connect_through(accepted, peer) if is_proxy else self._connect(accepted, peer)
-                task = self.loop.create_task(arrive)
-                self._arriving.add(task)
-                task.add_done_callback(self._arriving.discard)
+            if self._admit(accepted, peer, is_proxy=is_proxy):
+                connecting = self._connect_proxied(accepted, peer) if is_proxy else self._connect(accepted, peer)
+                task = self.loop.create_task(connecting)
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
 
-    def _enter(self, accepted: socket.socket, peer: str, *, is_proxy: bool = False) -> bool:
-        """Whether there is a place for it; else it is closed."""
-        refusal = self.admission.enter(peer, is_proxy=is_proxy)
-        if refusal:
-            log.warning("connection_refused", peer=peer, reason=refusal)
+    def _admit(self, accepted: socket.socket, peer: str, *, is_proxy: bool = False) -> bool:
+        """Return whether the connection is within the limits; close it otherwise."""
+        reason = self.admission.open_connection(peer, is_proxy=is_proxy)
+        if reason:
+            log.warning("connection_refused", peer=peer, reason=reason)
             accepted.close()
-        return not refusal
+        return not reason
 
     def _is_proxy(self, peer: str) -> bool:
         return any(ip_address(peer) in network for network in self.dicom.proxies)
 
-    async def _connect_through(self, accepted: socket.socket, proxy: str) -> None:
-        """Hear from a proxy whose connection it is, and take it as that peer's."""
+    async def _connect_proxied(self, accepted: socket.socket, proxy: str) -> None:
+        """Read the PROXY header, which names the peer, and continue with that peer's connection."""
         header = ProxyHeader()
         try:
-            await asyncio.wait_for(self._read(header, accepted), self.dicom.association_timeout)
+            await asyncio.wait_for(self._read_header(header, accepted), self.dicom.association_timeout)
         except (OSError, asyncio.TimeoutError, asyncio.CancelledError, InvalidProxyHeader) as failure:
-            self.admission.leave(proxy)
+            self.admission.close_connection(proxy)
             accepted.close()
             if header.has_begun or not isinstance(failure, (ConnectionError, asyncio.CancelledError)):
-                log.warning("proxy_header_refused", peer=proxy, reason=str(failure) or "it did not come in time")
+                log.warning("proxy_header_refused", peer=proxy, reason=str(failure) or "it did not arrive in time")
             return
-        self.admission.leave(proxy)
-        if self._enter(accepted, header.source or proxy, is_proxy=header.source is None):
+        self.admission.close_connection(proxy)
+        if self._admit(accepted, header.source or proxy, is_proxy=header.source is None):
             await self._connect(accepted, header.source or proxy)
 
-    async def _read(self, header: ProxyHeader, accepted: socket.socket) -> None:
+    async def _read_header(self, header: ProxyHeader, accepted: socket.socket) -> None:
         while header.wanted:
             data = await self.loop.sock_recv(accepted, header.wanted)
-            if not data:  # as balancers do that only look whether somebody listens
+            if not data:  # a health check of a balancer
                 raise ConnectionAbortedError("closed before the end of its header")
             header.feed(data)
 
@@ -169,76 +171,77 @@ class Server:
         connection = Connection(self, peer)
         try:
             await self.loop.connect_accepted_socket(lambda: connection, accepted, **self._encryption())
-        except (OSError, asyncio.CancelledError) as failure:  # no handshake in time, or it has gone already
-            if not connection.has_begun:
-                self.admission.leave(peer)
+        except (
+            OSError,
+            asyncio.CancelledError,
+        ) as failure:  # the TLS handshake failed or took too long, or the peer has disconnected
+            if not connection.is_open:
+                self.admission.close_connection(peer)
             accepted.close()
             if self._certificates is not None and isinstance(failure, OSError):
-                log.warning("tls_handshake_failed", peer=peer, reason=_reason(failure))
+                log.warning("tls_handshake_failed", peer=peer, reason=_tls_failure(failure))
 
     def _encryption(self) -> dict[str, Any]:
-        """What a connection needs for TLS; for all of it and the request of an association there is the same time."""
+        """Return the TLS arguments of a connection. Handshake and association request have the same time limit each."""
         if self._certificates is None:
             return {}
         arguments = {"ssl": self._certificates.context, "ssl_handshake_timeout": self.dicom.association_timeout}
-        if sys.version_info >= (3, 11):  # before, who does not close its side is waited for without end
+        if sys.version_info >= (3, 11):  # older versions wait for the peer's side without a limit
             arguments["ssl_shutdown_timeout"] = ABORT_SECONDS
         return arguments
 
     def _renew_certificates(self) -> None:
         if self._certificates is not None:
-            self.in_the_background(self._certificates.renew, self._renew_later)
+            self.run_in_background(self._certificates.renew, self._schedule_renewal)
 
-    def _renew_later(self, _nothing: None) -> None:
+    def _schedule_renewal(self, _nothing: None) -> None:
         self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
     def has_one_connection(self) -> bool:
         """Return whether one connection is open, and no other one is about to be."""
-        return len(self._connections) == 1 and not self._arriving
+        return len(self._connections) == 1 and not self._connecting
 
-    def came(self, connection: Connection) -> None:
-        """A connection is open."""
+    def connection_opened(self, connection: Connection) -> None:
         self._connections.add(connection)
 
-    def gone(self, connection: Connection) -> None:
-        """A connection is closed."""
+    def connection_closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self.admission.leave(connection.peer)
+        self.admission.close_connection(connection.peer)
 
-    # --- background -------------------------------------------------------------------------------------------------
+    # --- background ---------------------------------------------------------------------------------------------------
 
-    def in_the_background(self, act: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Call `act` on another thread, then `then` with its result in the loop. `act` must not raise."""
+    def run_in_background(self, function: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Call `function` on another thread, then `then` with its result in the loop. `function` must not raise."""
 
-        def both() -> None:
-            result = act()
+        def run() -> None:
+            result = function()
             self.loop.call_soon_threadsafe(then, result)
 
-        self._pool.submit(both)
+        self._pool.submit(run)
 
-    # --- stopping ---------------------------------------------------------------------------------------------------
+    # --- stopping -----------------------------------------------------------------------------------------------------
 
     async def _drain(self, seconds: float) -> None:
         assert self._socket is not None  # listening
         self.loop.remove_reader(self._socket)
         self._socket.close()
-        for task in self._arriving:
+        for task in self._connecting:
             task.cancel()
-        await asyncio.gather(*self._arriving, return_exceptions=True)
-        await self._until_nothing_is_open(seconds)
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await self._wait_until_closed(seconds)
         for connection in list(self._connections):
             connection.abort()
-        await self._until_nothing_is_open(ABORT_SECONDS)
+        await self._wait_until_closed(ABORT_SECONDS)
         for connection in list(self._connections):
             connection.drop()
 
-    async def _until_nothing_is_open(self, seconds: float) -> None:
+    async def _wait_until_closed(self, seconds: float) -> None:
         deadline = self.loop.time() + seconds
         while self._connections and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
 
 
-def _bound(address: tuple[str, int], *, shares_port: bool, backlog: int | None) -> socket.socket:
+def _bind_socket(address: tuple[str, int], *, shares_port: bool, backlog: int | None) -> socket.socket:
     found = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -253,14 +256,14 @@ def _bound(address: tuple[str, int], *, shares_port: bool, backlog: int | None) 
     return found
 
 
-def _reason(failure: OSError) -> str:
-    """Why there is no TLS with a peer, in the words of OpenSSL or of the system."""
+def _tls_failure(failure: OSError) -> str:
+    """Return why the TLS handshake failed, as OpenSSL or the system reports it."""
     if isinstance(failure, ssl.SSLCertVerificationError):
-        return f"its certificate is not good: {failure.verify_message}"
+        return f"its certificate is not valid: {failure.verify_message}"
     return str(getattr(failure, "reason", None) or failure.strerror or failure)
 
 
-def _answer(results: Sequence[tuple[tuple[Connection, Command], StoreResult]]) -> None:
-    """In the loop: what was committed is acknowledged."""
+def _deliver(results: Sequence[tuple[tuple[Connection, Command], StoreResult]]) -> None:
+    """Answer committed instances. Called in the loop."""
     for (connection, command), result in results:
-        connection.committed(command, result)
+        connection.deliver(command, result)

@@ -1,26 +1,54 @@
-"""The DICOM upper layer for TCP/IP, the acceptor's side (PS3.8 section 9.2): bytes in, indications and bytes out.
+"""The DICOM upper layer for TCP/IP, the acceptor's side (PS3.8 section 9.2), as a sans-IO state machine.
 
-No socket, thread or clock in here. Who has these feeds what arrives to `receive`, sends what `take_outgoing` gives,
-closes the connection when `is_to_close` says so, and calls `artim_expired` when `artim_runs` was true for too long.
+It uses no socket, thread or clock. The caller feeds received bytes to `receive()`, writes the result of
+`take_outgoing()` to the connection, closes the connection when `is_to_close` is true, and calls `artim_expired()` when
+`artim_runs` has been true for too long.
+
+Theory. PS3.8 defines the upper layer as a table of events and states; each cell names an action, or is empty where the
+event is impossible. The rules of this module follow from that:
+
+1. Everything that depends on the state is in the table below. It is the standard's table as text, compiled when the
+   module is imported: action AA-8 is the method `_aa_8`. A cell can be compared with PS3.8 by eye, and a test executes
+   each of them.
+2. An event is a received PDU, a request of the service-user (accept, reject, data, release, abort), a closed
+   connection, or the timer ARTIM. `_apply` looks up its cell and calls the action; nothing else changes the state.
+3. An action sends PDUs (it appends to the outgoing bytes), reports indications, and sets the next state.
+4. `_parse` is the parser of the next bytes, one of the `_parse_…` methods. A PDU is checked before its body is kept.
+   The values of a P-DATA-TF are never kept: their pieces are reported as views of the received buffer.
 
     state   PS3.8 tables 9-1 to 9-5
-    Sta2    transport connection open, awaiting A-ASSOCIATE-RQ          Sta1, idle, is before and after the
-    Sta3    awaiting the local A-ASSOCIATE response                     life of an `UpperLayer`; the others
-    Sta6    association established, ready for data transfer            belong to requestors, and to who
-    Sta8    awaiting the local A-RELEASE response                       releases an association itself
+    Sta2    transport connection open, awaiting A-ASSOCIATE-RQ          Sta1, idle, is the state before and after
+    Sta3    awaiting the local A-ASSOCIATE response                     the life of an `UpperLayer`. The other
+    Sta6    association established, ready for data transfer            states belong to the requestor, or to a
+    Sta8    awaiting the local A-RELEASE response                       side that releases an association itself.
     Sta13   awaiting the transport connection's close
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
-from enum import Enum
-from typing import TypeAlias
 
-from attrs import frozen
-
-from dicom_adapter.net.associate import AssociateRequest, InvalidPdu, decode_request
+from dicom_adapter.net.associate import AssociateRequest, decode_request
+from dicom_adapter.net.indications import (
+    AssociateIndication,
+    AssociationEnd,
+    AssociationState,
+    Fragment,
+    Indication,
+    ReleaseIndication,
+)
+from dicom_adapter.net.pdu import (
+    COMMAND,
+    HEADER,
+    LAST,
+    PDU_NAMES,
+    PDV_HEADER,
+    SINGLE_VALUE,
+    AbortReason,
+    AbortSource,
+    InvalidPdu,
+    check_header,
+)
 
 # PS3.8 table 9-10, the columns of the states above. Rows in capitals are PDUs received.
 STATE_TABLE = """
@@ -42,193 +70,111 @@ STATE_TABLE = """
     invalid PDU                 AA-1    AA-8    AA-8    AA-8    AA-7
 """
 
-ASSOCIATE_LIMIT = 1 << 18  # bytes of an A-ASSOCIATE-RQ: 128 contexts with all transfer syntaxes there are, twice
-FIXED_LENGTHS = {0x03: 4, 0x05: 4, 0x06: 4, 0x07: 4}  # of the PDUs that have one
-PDU_NAMES = {
-    0x01: "A-ASSOCIATE-RQ",
-    0x02: "A-ASSOCIATE-AC",
-    0x03: "A-ASSOCIATE-RJ",
-    0x04: "P-DATA-TF",
-    0x05: "A-RELEASE-RQ",
-    0x06: "A-RELEASE-RP",
-    0x07: "A-ABORT",
-}
-HEADER = struct.Struct(">BxI")  # of a PDU: type, length of what follows
-PDV_HEADER = struct.Struct(">IBB")  # of a presentation data value: length of what follows, context, control header
-SINGLE_VALUE = struct.Struct(">BxIIBB")  # both, of a P-DATA-TF that has nothing but one presentation data value
-COMMAND, LAST = 0b01, 0b10  # bits of the message control header (annex E.2); receivers ignore the others
-
-
-class State(Enum):
-    """The columns of the table; IDLE is Sta1."""
-
-    IDLE = "Sta1"
-    AWAITING_REQUEST = "Sta2"
-    AWAITING_DECISION = "Sta3"
-    ESTABLISHED = "Sta6"
-    AWAITING_RELEASE = "Sta8"
-    AWAITING_CLOSE = "Sta13"
-
-
-class AbortSource(int, Enum):
-    """PS3.8 table 9-26."""
-
-    SERVICE_USER = 0
-    SERVICE_PROVIDER = 2
-
-
-class AbortReason(int, Enum):
-    """PS3.8 table 9-26; significant with the source SERVICE_PROVIDER."""
-
-    NOT_SPECIFIED = 0
-    UNRECOGNIZED_PDU = 1
-    UNEXPECTED_PDU = 2
-    UNRECOGNIZED_PDU_PARAMETER = 4
-    UNEXPECTED_PDU_PARAMETER = 5
-    INVALID_PDU_PARAMETER_VALUE = 6
-
-
-@frozen
-class Requested:
-    """A-ASSOCIATE indication: `accept` or `reject` comes next."""
-
-    request: AssociateRequest
-
-
-class Fragment:
-    """P-DATA indication: a piece of a presentation data value, as it came. A view: it is gone with the buffer."""
-
-    __slots__ = ("context_id", "data", "is_command", "is_last")
-
-    def __init__(self, context_id: int, is_command: bool, is_last: bool, data: memoryview) -> None:
-        self.context_id = context_id
-        self.is_command = is_command
-        self.is_last = is_last  # the message's command or data set ends with this piece
-        self.data = data
-
-
-@frozen
-class ReleaseRequested:
-    """A-RELEASE indication: `release` comes next, after answers that are still owed."""
-
-
-@frozen
-class Ended:
-    """A-ABORT or A-P-ABORT indication, or the end of the connection: nothing more will come."""
-
-    how: str  # "aborted" by the peer, "lost" connection, "violation" of the protocol by the peer
-    why: str = ""
-
-
-Indication: TypeAlias = "Requested | Fragment | ReleaseRequested | Ended"
-
-
-class ProtocolViolation(InvalidPdu):
-    """What the peer sent breaks PS3.8, or what was negotiated."""
-
 
 class UpperLayer:
-    """One association, from the open connection to its close."""
+    """One association, from the open connection to its close. Not thread-safe."""
 
     def __init__(self, maximum_length: int) -> None:
-        """`maximum_length`: longest P-DATA-TF to receive, as told to the peer (annex D.1); 0: no limit."""
-        self.state = State.AWAITING_REQUEST
+        """`maximum_length`: longest P-DATA-TF to receive, as sent to the peer (annex D.1), in bytes; 0: no limit."""
+        self.state = AssociationState.AWAITING_REQUEST
         self.artim_runs = True  # AE-5
         self.is_to_close = False
-        self.contexts: frozenset[int] = frozenset()  # accepted presentation context IDs
+        self.contexts: frozenset[int] = frozenset()  # IDs of the accepted presentation contexts
         self._maximum_length = maximum_length
         self._outgoing = bytearray()
-        self._found: list[Indication] = []
-        self._head = bytearray()  # of a header that came in pieces
-        self._body = bytearray()  # of a PDU that is no P-DATA-TF
-        self._kind = 0
-        self._pdu_left = 0  # bytes of the current PDU still to come
+        self._indications: list[Indication] = []
+        self._partial_header = bytearray()  # of a PDU or value that arrived in pieces
+        self._body = bytearray()  # of a PDU other than P-DATA-TF
+        self._pdu_type = 0
+        self._pdu_left = 0  # bytes of the current PDU that have not arrived
         self._pdv_left = 0
         self._context_id = 0
         self._control = 0
-        self._take: Callable[[memoryview], int] = self._take_header
+        self._parse: Callable[[memoryview], int] = self._parse_header
         self._request: AssociateRequest | None = None
-        self._why = ""  # of a violation
-        self._reason = AbortReason.NOT_SPECIFIED
+        self._violation = ""  # reason; "": none
+        self._abort_reason = AbortReason.NOT_SPECIFIED
 
-    # --- what the connection tells ----------------------------------------------------------------------------------
+    # --- events of the connection -------------------------------------------------------------------------------------
 
     def receive(self, data: memoryview) -> Iterator[Indication]:
-        """Take what arrived, one step after another, all of it. Views in the indications hold as long as `data`."""
+        """Process received bytes, and yield indications. Their views are valid as long as `data`."""
         while data and not self.is_to_close:
             try:
-                data = data[self._take_single_values(data) or self._take(data) :]
+                data = data[self._parse_single_values(data) or self._parse(data) :]
             except InvalidPdu as violation:
                 self._violated(violation)
-            if self._found:
-                yield from self._taken()
+            if self._indications:
+                yield from self._take_indications()
 
     def closed(self) -> list[Indication]:
-        """The connection is closed, by whomever."""
-        self._happened("closed")
-        return self._taken()
+        """Report that the connection is closed, by either side."""
+        self._apply("closed")
+        return self._take_indications()
 
     def artim_expired(self) -> list[Indication]:
-        """The peer took too long to request an association, or to close the connection."""
-        self._happened("ARTIM expired")
-        return self._taken()
+        """Report that the peer took too long to request an association, or to close the connection."""
+        self._apply("ARTIM expired")
+        return self._take_indications()
 
-    # --- what the local user wants ----------------------------------------------------------------------------------
+    # --- requests of the service-user ---------------------------------------------------------------------------------
 
     def accept(self, response: bytes, contexts: frozenset[int]) -> None:
-        """`response`: the whole A-ASSOCIATE-AC; `contexts`: IDs of the presentation contexts that it accepts."""
+        """Accept. `response`: a complete A-ASSOCIATE-AC; `contexts`: IDs of the accepted presentation contexts."""
         self.contexts = contexts
-        self._happened("accept", response)
+        self._apply("accept", response)
 
     def reject(self, result: int, source: int, reason: int) -> None:
-        """PS3.8 table 9-21."""
-        self._happened("reject", HEADER.pack(0x03, 4) + bytes((0, result, source, reason)))
+        """Reject the association (PS3.8 table 9-21)."""
+        self._apply("reject", HEADER.pack(0x03, 4) + bytes((0, result, source, reason)))
 
     def send(self, p_data: bytes) -> None:
-        """`p_data`: whole P-DATA-TF PDUs."""
-        self._happened("data", p_data)
+        """Send `p_data`, complete P-DATA-TF PDUs."""
+        self._apply("data", p_data)
 
     def release(self) -> None:
-        """Confirm the release that the peer asked for."""
-        self._happened("release")
+        """Confirm the release that the peer requested."""
+        self._apply("release")
 
     def abort(self) -> None:
-        """End the association at once."""
-        self._happened("abort")
+        """Abort the association."""
+        self._apply("abort")
 
     def take_outgoing(self) -> bytes:
-        """What is to be sent now."""
+        """Return the bytes to send now."""
+        if not self._outgoing:
+            return b""
         outgoing = bytes(self._outgoing)
         self._outgoing.clear()
         return outgoing
 
-    # --- the state table --------------------------------------------------------------------------------------------
+    # --- the state table ----------------------------------------------------------------------------------------------
 
-    def _happened(self, event: str, outgoing: bytes = b"") -> None:
-        if self.state is State.IDLE:
+    def _apply(self, event: str, outgoing: bytes = b"") -> None:
+        if self.state is AssociationState.IDLE:
             return
         action = _TABLE[event, self.state]
         if action is None:
-            if self.state is State.AWAITING_CLOSE:  # a wish that comes too late
+            if self.state is AssociationState.AWAITING_CLOSE:  # the request came too late
                 return
-            raise RuntimeError(f"'{event}' cannot be asked for in {self.state.value}")
+            raise RuntimeError(f"'{event}' is impossible in state {self.state.value}")
         action(self, outgoing)
 
     def _ae_6(self, _: bytes) -> None:
-        """Stop ARTIM; A-ASSOCIATE indication, or A-ASSOCIATE-RJ when the service provider cannot take it."""
+        """Stop ARTIM; A-ASSOCIATE indication, or A-ASSOCIATE-RJ if the service provider does not support it."""
         self.artim_runs = False
         assert self._request is not None  # decoded just before
-        self.state = State.AWAITING_DECISION
-        refusal = self._request.provider_refusal
-        if refusal is None:
-            self._found.append(Requested(self._request))
+        self.state = AssociationState.AWAITING_DECISION
+        rejection = self._request.provider_rejection
+        if rejection is None:
+            self._indications.append(AssociateIndication(self._request))
         else:
-            self.reject(*refusal)
+            self.reject(*rejection)
 
     def _ae_7(self, response: bytes) -> None:
         """Send A-ASSOCIATE-AC."""
         self._outgoing += response
-        self.state = State.ESTABLISHED
+        self.state = AssociationState.ESTABLISHED
 
     def _ae_8(self, response: bytes) -> None:
         """Send A-ASSOCIATE-RJ and start ARTIM."""
@@ -239,16 +185,16 @@ class UpperLayer:
         """Send P-DATA-TF."""
         self._outgoing += p_data
 
-    _ar_7 = _dt_1  # the same while the release waits
+    _ar_7 = _dt_1  # the same before the release is confirmed
 
     def _dt_2(self, _: bytes) -> None:
-        """P-DATA indication: its fragments follow as they come."""
-        self._take = self._take_pdv_header
+        """P-DATA indication: its fragments are reported when they arrive."""
+        self._parse = self._parse_pdv_header
 
     def _ar_2(self, _: bytes) -> None:
         """A-RELEASE indication."""
-        self.state = State.AWAITING_RELEASE
-        self._found.append(ReleaseRequested())
+        self.state = AssociationState.AWAITING_RELEASE
+        self._indications.append(ReleaseIndication())
 
     def _ar_4(self, _: bytes) -> None:
         """Send A-RELEASE-RP and start ARTIM."""
@@ -262,8 +208,8 @@ class UpperLayer:
     def _aa_1(self, _: bytes) -> None:
         """Send A-ABORT, service-user source, and start or restart ARTIM."""
         self._send_abort(AbortSource.SERVICE_USER, AbortReason.NOT_SPECIFIED)
-        if self._why:
-            self._found.append(Ended("violation", self._why))
+        if self._violation:
+            self._indications.append(AssociationEnd("violation", self._violation))
         self._await_close()
 
     def _aa_2(self, _: bytes) -> None:
@@ -273,13 +219,13 @@ class UpperLayer:
 
     def _aa_3(self, _: bytes) -> None:
         """A-ABORT or A-P-ABORT indication; close the transport connection."""
-        self._found.append(Ended("aborted"))
+        self._indications.append(AssociationEnd("aborted"))
         self.is_to_close = True
         self._end()
 
     def _aa_4(self, _: bytes) -> None:
         """A-P-ABORT indication."""
-        self._found.append(Ended("lost"))
+        self._indications.append(AssociationEnd("lost"))
         self._end()
 
     _aa_5 = _ar_5
@@ -289,33 +235,33 @@ class UpperLayer:
 
     def _aa_7(self, _: bytes) -> None:
         """Send A-ABORT."""
-        self._send_abort(AbortSource.SERVICE_PROVIDER, self._reason)
+        self._send_abort(AbortSource.SERVICE_PROVIDER, self._abort_reason)
 
     def _aa_8(self, _: bytes) -> None:
         """Send A-ABORT, service-provider source; A-P-ABORT indication; start ARTIM."""
-        self._send_abort(AbortSource.SERVICE_PROVIDER, self._reason)
-        self._found.append(Ended("violation", self._why))
+        self._send_abort(AbortSource.SERVICE_PROVIDER, self._abort_reason)
+        self._indications.append(AssociationEnd("violation", self._violation))
         self._await_close()
 
     def _await_close(self) -> None:
-        self.state = State.AWAITING_CLOSE
+        self.state = AssociationState.AWAITING_CLOSE
         self.artim_runs = True
 
     def _end(self) -> None:
-        self.state = State.IDLE
+        self.state = AssociationState.IDLE
         self.artim_runs = False
 
     def _send_abort(self, source: AbortSource, reason: AbortReason) -> None:
         self._outgoing += HEADER.pack(0x07, 4) + bytes((0, 0, source, reason))
 
-    # --- from bytes to PDUs -----------------------------------------------------------------------------------------
+    # --- from bytes to PDUs -------------------------------------------------------------------------------------------
 
-    def _take_single_values(self, data: memoryview) -> int:
-        """Take all P-DATA-TF that `data` begins with and that have one presentation data value each, as most have.
+    def _parse_single_values(self, data: memoryview) -> int:
+        """Process the P-DATA-TF at the beginning of `data` that have one presentation data value each, as most have.
 
-        It is what `_take_header` and those after it do with them, DT-2 in Sta6, in a fraction of the time.
+        The effect is that of `_parse_header` and the parsers after it (DT-2 in Sta6), in a fraction of the time.
         """
-        if self.state is not State.ESTABLISHED or self._take != self._take_header or self._head:
+        if self.state is not AssociationState.ESTABLISHED or self._parse != self._parse_header or self._partial_header:
             return 0
         taken, size = 0, len(data)
         while size - taken >= SINGLE_VALUE.size:
@@ -329,141 +275,120 @@ class UpperLayer:
             taken = min(end, size)
             if taken > start:
                 is_last = end == taken and bool(control & LAST)
-                self._found.append(Fragment(context_id, bool(control & COMMAND), is_last, data[start:taken]))
-            if end > taken:  # the rest is still to come
+                self._indications.append(Fragment(context_id, bool(control & COMMAND), is_last, data[start:taken]))
+            if end > taken:  # the rest has not arrived
                 self._context_id, self._control = context_id, control
                 self._pdu_left, self._pdv_left = 0, end - taken
-                self._take = self._take_pdv
+                self._parse = self._parse_pdv
         return taken
 
-    def _take_header(self, data: memoryview) -> int:
-        header = self._whole(data, HEADER.size)
+    def _parse_header(self, data: memoryview) -> int:
+        header = self._complete_header(data, HEADER.size)
         if header is None:
             return len(data)
-        used, (self._kind, self._pdu_left) = header[0], HEADER.unpack(header[1])
-        self._check_header()
-        if self._kind == 0x04:
-            self._take = self._skip_body
+        used, (self._pdu_type, self._pdu_left) = header[0], HEADER.unpack(header[1])
+        check_header(self._pdu_type, self._pdu_left, self._maximum_length)
+        if self._pdu_type == 0x04:
+            self._parse = self._parse_ignored
             self._received_pdu("P-DATA-TF")
-            return self._and_on(data, used)
+            return self._continue(data, used)
         self._body.clear()
-        self._take = self._take_body
+        self._parse = self._parse_body
         if not self._pdu_left:
-            self._take_body(data[:0])
+            self._parse_body(data[:0])
         return used
 
-    def _check_header(self) -> None:
-        """Before a byte of it is kept."""
-        kind, length = self._kind, self._pdu_left
-        if kind not in PDU_NAMES:
-            raise ProtocolViolation(f"there is no PDU type 0x{kind:02X}", AbortReason.UNRECOGNIZED_PDU)
-        name = PDU_NAMES[kind]
-        if length != FIXED_LENGTHS.get(kind, length):
-            raise _invalid(f"{name} of {length} bytes instead of {FIXED_LENGTHS[kind]}")
-        if kind == 0x04 and self._maximum_length and length > self._maximum_length:
-            raise _invalid(f"P-DATA-TF of {length} bytes, above the negotiated {self._maximum_length}")
-        if kind in (0x01, 0x02) and length > ASSOCIATE_LIMIT:
-            raise _invalid(f"{name} of {length} bytes, above {ASSOCIATE_LIMIT}")
-        if kind == 0x04 and length < PDV_HEADER.size:
-            raise _invalid(f"P-DATA-TF of {length} bytes has no presentation data value")
-
-    def _take_body(self, data: memoryview) -> int:
+    def _parse_body(self, data: memoryview) -> int:
         piece = data[: self._pdu_left]
         self._body += piece
         self._pdu_left -= len(piece)
         if not self._pdu_left:
-            self._take = self._take_header
-            if self._kind == 0x01 and self.state is State.AWAITING_REQUEST:
+            self._parse = self._parse_header
+            if self._pdu_type == 0x01 and self.state is AssociationState.AWAITING_REQUEST:
                 self._request = decode_request(bytes(self._body))
-            self._received_pdu(PDU_NAMES[self._kind])
+            self._received_pdu(PDU_NAMES[self._pdu_type])
         return len(piece)
 
-    def _skip_body(self, data: memoryview) -> int:
-        """A P-DATA-TF that AA-6 ignores."""
+    def _parse_ignored(self, data: memoryview) -> int:
+        """Discard the body of a P-DATA-TF that AA-6 ignores."""
         used = min(self._pdu_left, len(data))
         self._pdu_left -= used
         if not self._pdu_left:
-            self._take = self._take_header
+            self._parse = self._parse_header
         return used
 
-    def _take_pdv_header(self, data: memoryview) -> int:
-        header = self._whole(data, PDV_HEADER.size)
+    def _parse_pdv_header(self, data: memoryview) -> int:
+        header = self._complete_header(data, PDV_HEADER.size)
         if header is None:
             return len(data)
         used, (length, self._context_id, self._control) = header[0], PDV_HEADER.unpack(header[1])
         self._pdu_left -= PDV_HEADER.size
         self._pdv_left = length - 2  # context ID and control header count
         if self._pdv_left < 0 or self._pdv_left > self._pdu_left:
-            raise _invalid(f"presentation data value of {length} bytes does not fit its P-DATA-TF")
+            raise InvalidPdu(f"presentation data value of {length} bytes does not fit its P-DATA-TF")
         if self._context_id not in self.contexts:
-            raise _invalid(f"presentation context {self._context_id} was not accepted")
+            raise InvalidPdu(f"presentation context {self._context_id} was not accepted")
         self._pdu_left -= self._pdv_left
         if 0 < self._pdu_left < PDV_HEADER.size:
-            raise _invalid(f"{self._pdu_left} bytes behind the last presentation data value of a P-DATA-TF")
+            raise InvalidPdu(f"{self._pdu_left} bytes after the last presentation data value of a P-DATA-TF")
         if not self._pdv_left:
-            self._give(data[:0])
+            self._report_piece(data[:0])
             return used
-        self._take = self._take_pdv
-        return self._and_on(data, used)
+        self._parse = self._parse_pdv
+        return self._continue(data, used)
 
-    def _and_on(self, data: memoryview, used: int) -> int:
-        """What follows a header is most often there with it."""
-        return used + self._take(data[used:]) if len(data) > used else used
+    def _continue(self, data: memoryview, used: int) -> int:
+        """Parse the bytes after a header: in most cases they arrived together with it."""
+        return used + self._parse(data[used:]) if len(data) > used else used
 
-    def _take_pdv(self, data: memoryview) -> int:
+    def _parse_pdv(self, data: memoryview) -> int:
         piece = data[: self._pdv_left]
         self._pdv_left -= len(piece)
-        self._give(piece)
+        self._report_piece(piece)
         return len(piece)
 
-    def _give(self, piece: memoryview) -> None:
+    def _report_piece(self, piece: memoryview) -> None:
         is_last = self._pdv_left == 0 and bool(self._control & LAST)
-        self._found.append(Fragment(self._context_id, bool(self._control & COMMAND), is_last, piece))
+        self._indications.append(Fragment(self._context_id, bool(self._control & COMMAND), is_last, piece))
         if not self._pdv_left:
-            self._take = self._take_pdv_header if self._pdu_left else self._take_header
+            self._parse = self._parse_pdv_header if self._pdu_left else self._parse_header
 
-    def _whole(self, data: memoryview, size: int) -> tuple[int, memoryview | bytes] | None:
-        """How many bytes of `data` complete a header, and the header; None: more has to come."""
-        if not self._head and len(data) >= size:
+    def _complete_header(self, data: memoryview, size: int) -> tuple[int, memoryview | bytes] | None:
+        """Return how many bytes of `data` complete a header, and the header; None if it is not complete."""
+        if not self._partial_header and len(data) >= size:
             return size, data[:size]
-        missing = size - len(self._head)
-        self._head += data[:missing]
-        if len(self._head) < size:
+        missing = size - len(self._partial_header)
+        self._partial_header += data[:missing]
+        if len(self._partial_header) < size:
             return None
-        header = bytes(self._head)
-        self._head.clear()
+        header = bytes(self._partial_header)
+        self._partial_header.clear()
         return missing, header
 
     def _received_pdu(self, name: str) -> None:
         if _TABLE[name, self.state] in (UpperLayer._aa_8, UpperLayer._aa_1):
-            self._why = f"{name} in {self.state.value}"
-            self._reason = AbortReason.UNEXPECTED_PDU
-        self._happened(name)
+            self._violation = f"{name} in {self.state.value}"
+            self._abort_reason = AbortReason.UNEXPECTED_PDU
+        self._apply(name)
 
     def _violated(self, violation: InvalidPdu) -> None:
-        self._why, self._reason = str(violation), AbortReason(violation.abort_reason)
-        self._happened("invalid PDU")
-        self._take = self._ignore
+        self._violation, self._abort_reason = str(violation), violation.abort_reason
+        self._apply("invalid PDU")
+        self._parse = self._parse_nothing
 
-    def _ignore(self, data: memoryview) -> int:
-        """After a violation nothing more can be made out; until the connection closes it is thrown away."""
+    def _parse_nothing(self, data: memoryview) -> int:
+        """Discard everything until the connection closes: after a violation no PDU boundary is known."""
         return len(data)
 
-    def _taken(self) -> list[Indication]:
-        found, self._found = self._found, []
+    def _take_indications(self) -> list[Indication]:
+        found, self._indications = self._indications, []
         return found
 
 
-def _invalid(why: str) -> ProtocolViolation:
-    return ProtocolViolation(why, AbortReason.INVALID_PDU_PARAMETER_VALUE)
-
-
-Action: TypeAlias = "Callable[[UpperLayer, bytes], None]"
-
-
-def _read_table(text: str) -> dict[tuple[str, State], Action | None]:
+def _read_table(text: str) -> dict[tuple[str, AssociationState], Callable[[UpperLayer, bytes], None] | None]:
+    """Return the method of each cell."""
     lines = [line.rsplit(maxsplit=5) for line in text.strip().splitlines()]
-    states = [State(name) for name in lines[0][1:]]
+    states = [AssociationState(name) for name in lines[0][1:]]
     return {
         (event.strip(), state): getattr(UpperLayer, "_" + cell.lower().replace("-", "_")) if cell != "-" else None
         for event, *cells in lines[1:]
@@ -472,4 +397,4 @@ def _read_table(text: str) -> dict[tuple[str, State], Action | None]:
 
 
 _TABLE = _read_table(STATE_TABLE)
-assert _TABLE["P-DATA-TF", State.ESTABLISHED] is UpperLayer._dt_2  # what `_take_single_values` goes without
+assert _TABLE["P-DATA-TF", AssociationState.ESTABLISHED] is UpperLayer._dt_2  # skipped by `_parse_single_values`

@@ -16,7 +16,7 @@ from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
-from dicom_adapter.net.server import Server
+from dicom_adapter.net.server import DicomServer
 from dicom_adapter.net.tls import UnusableCertificate
 from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
@@ -63,7 +63,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     except UNUSABLE as failure:
         report_unusable(channel, "what was stored before this start cannot be entered", failure)
         return
-    server = Server(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
+    server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
     watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
 
     def take(start: Start) -> None:
@@ -93,7 +93,7 @@ def _own(config: Config, start: Start) -> Config:
 class Listener:
     """Looks whether the receiver still takes connections and commits; when it does not, it has to begin again."""
 
-    def __init__(self, server: Server, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
+    def __init__(self, server: DicomServer, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
         """`name`: under which it is known, when there are several."""
         self._server = server
         self._receiver = receiver
@@ -102,7 +102,7 @@ class Listener:
         self._reported = False
 
     def examine(self) -> Mapping[Part, PartFinding]:
-        if self._server.is_deaf:
+        if self._server.accept_loop_died:
             reason = "it takes no connections any more: the thread that accepts them has ended"
         elif not (self._receiver.commits_are_alive or self._server.is_stopping):
             reason = "it acknowledges nothing any more: the thread that commits has ended"
@@ -114,7 +114,7 @@ class Listener:
         return {process_part(self._name): PartFinding(state=PartState.FAILING, reason=reason)}
 
 
-def _serve(channel: Channel, server: Server, watch: Watch, take: Callable[[Start], None]) -> None:
+def _serve(channel: Channel, server: DicomServer, watch: Watch, take: Callable[[Start], None]) -> None:
     try:
         port = server.start()
     except OSError as failure:
@@ -128,7 +128,7 @@ def _serve(channel: Channel, server: Server, watch: Watch, take: Callable[[Start
     channel.report("listening", port=port)
     watch.start()
     asked = channel.wait_for_stop(take)
-    if not server.is_deaf:  # else its thread, which would have to stop it, is gone
+    if not server.accept_loop_died:  # else its thread, which would have to stop it, is gone
         server.stop(server.dicom.drain_timeout if asked else 0)
     watch.close()
     log.info("receiver_stopped", drained=asked)

@@ -27,7 +27,7 @@ from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.net.codes import C_STORE_STATUS
-from dicom_adapter.net.connection import Closed, Deliver
+from dicom_adapter.net.connection import ClosedAssociation, Deliver
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.clock import Clock
@@ -67,7 +67,7 @@ class Receiver:
         if self._store.recover():
             self._wake_host()
 
-    def requested(
+    def decide(
         self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
     ) -> AssociationDecision:
         with self._ledger.read() as transaction:
@@ -100,12 +100,12 @@ class Receiver:
             loop, self._commit, deliver, self._commit_inline, may_commit_inline=has_one_connection
         )
 
-    def begin(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
+    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
         if refusal is not None:
             return IncomingInstance(request, refusal)
         return self._store.begin(request)
 
-    def end(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
+    def complete_store(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
         received = self._store.end(incoming)
         if isinstance(received, StoreResult):
             _log(incoming.request, received)
@@ -134,7 +134,7 @@ class Receiver:
             if result.duplicate_of is not None:
                 self._events.put(_duplicate(one, result, result.duplicate_of, self._clock.now()))
 
-    def closed(self, closed: Closed) -> None:
+    def association_closed(self, closed: ClosedAssociation) -> None:
         if closed.statuses:
             self._events.put(_ended(closed, self._clock.now()))
         log.info(
@@ -178,7 +178,7 @@ def _duplicate(received: ReceivedInstance, result: StoreResult, pending_id: int,
     )
 
 
-def _ended(closed: Closed, now: datetime) -> Event:
+def _ended(closed: ClosedAssociation, now: datetime) -> Event:
     peer = {"calling_ae_title": closed.request.calling_ae_title, "peer": closed.request.peer_address}
     return Event(
         at=now,

@@ -17,7 +17,7 @@ from dicom_adapter.ledger import Ledger
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.results import SendResult
-from dicom_adapter.net.server import Server
+from dicom_adapter.net.server import DicomServer
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime.clock import Clock
 
@@ -30,7 +30,7 @@ class Loopback:
 
     def __init__(self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock) -> None:
         self._receiver = Receiver(config, storage, ledger, clock, None)
-        self._server = Server(evolve(config.dicom, bind=HOST, port=0), self._receiver)
+        self._server = DicomServer(evolve(config.dicom, bind=HOST, port=0), self._receiver)
         self._port = self._server.start()
 
     def send(self, data_sets: Sequence[Dataset], ae_title: str, calling_ae_title: str) -> list[SendResult]:

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from dicom_adapter.api.receiving import AssociationRequest, StoreRequest, StoreResult
 from dicom_adapter.net.codes import C_STORE_STATUS
-from dicom_adapter.net.connection import Closed
+from dicom_adapter.net.connection import ClosedAssociation
 from dicom_adapter.operations.story import Story, tell
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.testing import Adapter
@@ -34,10 +34,10 @@ class Heard:
         self.receiver.start(self._loop, lambda answers: answers[0][0].set_result(answers[0][1]), lambda: False)
 
     def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
-        incoming = self.receiver.begin(request)
+        incoming = self.receiver.begin_store(request)
         incoming.write([data_set])
         committed = self._loop.create_future()
-        answer = self.receiver.end(incoming, committed)
+        answer = self.receiver.complete_store(incoming, committed)
         if answer is None:
             answer = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
         assert isinstance(answer, StoreResult)
@@ -67,8 +67,8 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
             adapter.receive(*data_sets, ae_title=ae_title, calling_ae_title=caller)
         request = AssociationRequest(called_ae_title=ae_title, calling_ae_title=caller, peer_address="127.0.0.1")
         association_id = heard.received[0].association_id
-        closed = Closed(association_id=association_id, request=request, how=how, statuses=heard.statuses)
-        heard.receiver.closed(closed)
+        closed = ClosedAssociation(association_id=association_id, request=request, how=how, statuses=heard.statuses)
+        heard.receiver.association_closed(closed)
         heard.close()
         return association_id[:8]
 

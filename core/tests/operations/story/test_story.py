@@ -20,7 +20,7 @@ from dicom_adapter.ledger import events, lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import Outcome
-from dicom_adapter.net.connection import Closed
+from dicom_adapter.net.connection import ClosedAssociation
 from dicom_adapter.operations.story import Story, Unknown
 from dicom_adapter.operations.story.arriving import ENDED, OUTCOMES
 from dicom_adapter.receiver.receiver import Receiver
@@ -429,6 +429,8 @@ def test_an_association_without_a_c_store_is_not_written_down(adapter: Adapter) 
     """A balancer that sends a C-ECHO every second fills no ledger. Tried: with an event for each, it fails."""
     receiver = Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None)
     request = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="127.0.0.1")
-    receiver.closed(Closed(association_id="a" * 32, request=request, how="released", statuses={}))
+    receiver.association_closed(
+        ClosedAssociation(association_id="a" * 32, request=request, how="released", statuses={})
+    )
     receiver.close()
     assert [] == adapter.events

@@ -1,0 +1,56 @@
+"""States of the upper layer, and the indications that it reports to its service-user (PS3.8 sections 9.2 and 7)."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeAlias
+
+from attrs import frozen
+
+from dicom_adapter.net.associate import AssociateRequest
+
+
+class AssociationState(Enum):
+    """States of an acceptor that does not release associations itself (PS3.8 tables 9-1 to 9-5)."""
+
+    IDLE = "Sta1"
+    AWAITING_REQUEST = "Sta2"
+    AWAITING_DECISION = "Sta3"
+    ESTABLISHED = "Sta6"
+    AWAITING_RELEASE = "Sta8"
+    AWAITING_CLOSE = "Sta13"
+
+
+@frozen
+class AssociateIndication:
+    """A-ASSOCIATE indication. The service-user calls `accept` or `reject` next."""
+
+    request: AssociateRequest
+
+
+class Fragment:
+    """P-DATA indication: a piece of a presentation data value. Its data is a view, valid as long as the buffer."""
+
+    __slots__ = ("context_id", "data", "is_command", "is_last")
+
+    def __init__(self, context_id: int, is_command: bool, is_last: bool, data: memoryview) -> None:
+        self.context_id = context_id
+        self.is_command = is_command
+        self.is_last = is_last  # the message's command or data set ends with this piece
+        self.data = data
+
+
+@frozen
+class ReleaseIndication:
+    """A-RELEASE indication. The service-user calls `release` after it has sent all outstanding responses."""
+
+
+@frozen
+class AssociationEnd:
+    """A-ABORT or A-P-ABORT indication, or the end of the connection. The last indication of an association."""
+
+    how: str  # "aborted" by the peer, "lost" connection, "violation" of the protocol by the peer
+    reason: str = ""
+
+
+Indication: TypeAlias = "AssociateIndication | Fragment | ReleaseIndication | AssociationEnd"
