@@ -18,7 +18,8 @@ from dicom_adapter_cache import selection
 from dicom_adapter_cache.database import Database
 from dicom_adapter_cache.errors import InvalidRequest, KeyReused, NotInCache
 from dicom_adapter_cache.header import Attributes, attributes
-from dicom_adapter_cache.index import Index, KeptJob, SeriesKey, series_key_of
+from dicom_adapter_cache.index import Index, KeptJob
+from dicom_adapter_cache.rows import SeriesKey, series_key_of
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 

@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, Select, and_, select
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
 from dicom_adapter_cache.errors import NotInCache, StillArriving
-from dicom_adapter_cache.index import chunks, read_instances
+from dicom_adapter_cache.index import read_instances
+from dicom_adapter_cache.rows import chunks
 from dicom_adapter_cache.schema import instances, series, studies
 from dicom_adapter_cache.search import is_patient
 from dicom_adapter_cache.values import Order
