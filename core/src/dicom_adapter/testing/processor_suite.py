@@ -23,10 +23,10 @@ from dicom_adapter.testing.processor_traffic import (
     NAME,
     PATIENT,
     Arrival,
-    Outcome,
+    JobSummary,
     hostile_traffic,
     listed,
-    outcomes,
+    summarize_jobs,
     usual_traffic,
 )
 
@@ -35,7 +35,7 @@ MOST_FAILURES = 2  # calls of each kind that are made to fail, one at a time
 TURNS_THAT_FAIL = 2  # of those with an instance
 
 
-class Broken(Exception):
+class InjectedFailure(Exception):
     """What the suite raises in the middle of a turn."""
 
 
@@ -64,7 +64,7 @@ class BaseProcessorTests:
     settles_after: ClassVar[float] = 600.0  # seconds after which every group has become jobs
     holds: ClassVar[bool] = False  # True for one that keeps instances until somebody asks for them
 
-    _undisturbed: ClassVar[list[Outcome]]
+    _undisturbed: ClassVar[list[JobSummary]]
 
     def traffic(self) -> Sequence[Arrival]:
         """What arrives; override it when the usual traffic makes no job."""
@@ -90,12 +90,12 @@ class BaseProcessorTests:
             adapter.close()
 
     @pytest.fixture
-    def undisturbed(self, make: Callable[..., Adapter]) -> list[Outcome]:
+    def undisturbed(self, make: Callable[..., Adapter]) -> list[JobSummary]:
         """The jobs that the traffic becomes when nothing goes wrong; found out once for each class."""
         if "_undisturbed" not in vars(type(self)):
             adapter = make()
             self._play(adapter)
-            type(self)._undisturbed = outcomes(adapter, AE_TITLE)
+            type(self)._undisturbed = summarize_jobs(adapter, AE_TITLE)
         return type(self)._undisturbed
 
     def _configuration(self, ae_titles: Sequence[str], *, overwrite: bool) -> str:
@@ -183,50 +183,56 @@ class BaseProcessorTests:
         """What comes in once does not come out twice in the same job."""
         adapter = make()
         self._play(adapter)
-        for outcome in outcomes(adapter, AE_TITLE):
+        for outcome in summarize_jobs(adapter, AE_TITLE):
             assert len(outcome.instances) == len(set(outcome.instances)), f"{outcome}: it has an instance twice"
 
     def test_two_ae_titles_do_not_disturb_each_other(
-        self, make: Callable[..., Adapter], undisturbed: list[Outcome]
+        self, make: Callable[..., Adapter], undisturbed: list[JobSummary]
     ) -> None:
         """Each has a processor of its own: nothing is kept in classes or modules."""
         both = make(AE_TITLE, OTHER)
         self._play(both, AE_TITLE, OTHER)
-        self._expect_same(undisturbed, outcomes(both, AE_TITLE), both, "another AE title has the same processor")
+        self._expect_same(undisturbed, summarize_jobs(both, AE_TITLE), both, "another AE title has the same processor")
 
     # --- a processor's memory is a cache of the ledger
 
-    def test_redelivery_gives_the_same_jobs(self, make: Callable[..., Adapter], undisturbed: list[Outcome]) -> None:
+    def test_redelivery_gives_the_same_jobs(self, make: Callable[..., Adapter], undisturbed: list[JobSummary]) -> None:
         """After each arrival the service is started again: pending instances come anew, at their own times."""
         adapter = make()
         self._play(adapter, after=adapter.restart)
-        self._expect_same(undisturbed, outcomes(adapter, AE_TITLE), adapter, "the service restarts after each arrival")
+        self._expect_same(
+            undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, "the service restarts after each arrival"
+        )
 
     def test_what_came_while_the_host_was_down_gives_the_same_jobs(
-        self, make: Callable[..., Adapter], undisturbed: list[Outcome]
+        self, make: Callable[..., Adapter], undisturbed: list[JobSummary]
     ) -> None:
         """What is made up for is decided as it would have been in time: by `self.now()`, not by the wall clock."""
         adapter = make()
         with adapter.down():
             self._play(adapter)
         adapter.advance(self.settles_after)
-        self._expect_same(undisturbed, outcomes(adapter, AE_TITLE), adapter, "the host was down, deadlines included")
+        self._expect_same(
+            undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, "the host was down, deadlines included"
+        )
 
     # --- a turn is a transaction
 
     @pytest.mark.parametrize("call", ["submit", "remove"])
     def test_a_turn_that_raises_leaves_nothing(
-        self, make: Callable[..., Adapter], undisturbed: list[Outcome], monkeypatch: pytest.MonkeyPatch, call: str
+        self, make: Callable[..., Adapter], undisturbed: list[JobSummary], monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
         """In the middle of a turn something fails, once: a new processor makes the same jobs of the same instances."""
         for number in range(1, MOST_FAILURES + 1):
             adapter = make()
             with _failing(monkeypatch, Turn, call, number):
                 self._play(adapter)
-            self._expect_same(undisturbed, outcomes(adapter, AE_TITLE), adapter, f"call {number} of {call} failed")
+            self._expect_same(
+                undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, f"call {number} of {call} failed"
+            )
 
     def test_a_turn_that_raises_at_its_end_leaves_nothing(
-        self, make: Callable[..., Adapter], undisturbed: list[Outcome], monkeypatch: pytest.MonkeyPatch
+        self, make: Callable[..., Adapter], undisturbed: list[JobSummary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """`handle_instance` has done all its work, and then fails, once."""
         for number in range(1, TURNS_THAT_FAIL + 1):
@@ -234,7 +240,7 @@ class BaseProcessorTests:
             with _failing(monkeypatch, self.processor, "handle_instance", number, at_its_end=True):
                 self._play(adapter)
             self._expect_same(
-                undisturbed, outcomes(adapter, AE_TITLE), adapter, f"turn {number} failed once at its end"
+                undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, f"turn {number} failed once at its end"
             )
 
     # --- what may come
@@ -306,14 +312,14 @@ class BaseProcessorTests:
         failed = [event.detail for event in adapter.events if event.event in ("processor_failed", "lane_stopped")]
         assert [] == failed, f"turns failed: {failed}\n{adapter.account()}"
 
-    def _expect_same(self, expected: list[Outcome], actual: list[Outcome], adapter: Adapter, what: str) -> None:
+    def _expect_same(self, expected: list[JobSummary], actual: list[JobSummary], adapter: Adapter, what: str) -> None:
         if expected != actual:
             lines = [f"the jobs are other ones when {what}", "undisturbed:", *listed(expected)]
             lines += ["then:", *listed(actual), *_first_difference(expected, actual), "", adapter.account()]
             raise AssertionError("\n".join(lines))
 
 
-def _first_difference(expected: list[Outcome], actual: list[Outcome]) -> Iterator[str]:
+def _first_difference(expected: list[JobSummary], actual: list[JobSummary]) -> Iterator[str]:
     """Where two jobs look alike, say in what they differ."""
     for one, other in zip(expected, actual, strict=False):
         if one != other:
@@ -335,10 +341,10 @@ def _failing(
         nonlocal calls
         calls += 1
         if calls == number and not at_its_end:
-            raise Broken
+            raise InjectedFailure
         result = method(*arguments, **keywords)
         if calls == number:
-            raise Broken
+            raise InjectedFailure
         return result
 
     with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ class Arrival:
 
 
 @frozen(kw_only=True)
-class Outcome:
+class JobSummary:
     """A job, without what differs from run to run."""
 
     at: datetime  # when it was submitted
@@ -71,14 +71,14 @@ def hostile_traffic(modality: str) -> list[Arrival]:
     return [*arrivals, Arrival(20.0, [nameless])]
 
 
-def outcomes(adapter: Adapter, ae_title: str) -> list[Outcome]:
+def summarize_jobs(adapter: Adapter, ae_title: str) -> list[JobSummary]:
     """The jobs of an AE title, in an order that does not depend on chance."""
-    found = [_outcome(adapter, job) for job in adapter.jobs if job.ae_title == ae_title]
+    found = [_summarize(adapter, job) for job in adapter.jobs if job.ae_title == ae_title]
     return sorted(found, key=lambda outcome: (outcome.at, outcome.pipeline_id, outcome.name, tuple(outcome.instances)))
 
 
-def _outcome(adapter: Adapter, job: Job) -> Outcome:
-    return Outcome(
+def _summarize(adapter: Adapter, job: Job) -> JobSummary:
+    return JobSummary(
         at=job.created_at,
         name=job.name,
         pipeline_id=job.pipeline_id,
@@ -88,6 +88,6 @@ def _outcome(adapter: Adapter, job: Job) -> Outcome:
     )
 
 
-def listed(found: Sequence[Outcome]) -> Iterator[str]:
+def listed(found: Sequence[JobSummary]) -> Iterator[str]:
     """Jobs in lines, for messages."""
     return (f"  {outcome}" for outcome in found) if found else iter(["  none"])
