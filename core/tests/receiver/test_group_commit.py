@@ -1,4 +1,4 @@
-"""Groups form while one is committed, and nobody waits for more than that."""
+"""Groups form while another one is committed, and no instance waits for anything else."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.testing import Adapter
 
-SECONDS = 30  # that a test waits for a thread
+SECONDS = 30  # for a thread
 
 
 def received(number: int) -> ReceivedInstance:
     return ReceivedInstance(columns={"storage_key": str(number)})
 
 
-class Ledger:
-    """Commits when it may, and keeps what was committed together."""
+class Committer:
+    """Commits when it may, and records which instances were committed together."""
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
@@ -51,17 +51,17 @@ class Ledger:
 
     def _deliver(self, answers: Sequence[tuple[Any, StoreResult]]) -> None:
         self.answered += [(ticket, answer.reason) for ticket, answer in answers]
-        self.told.set()
+        self.delivered.set()
 
     def run(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Let a scene play in the loop."""
-        self.begun, self.told = asyncio.Event(), asyncio.Event()
+        """Run a scene in the loop."""
+        self.begun, self.delivered = asyncio.Event(), asyncio.Event()
         self.loop.run_until_complete(asyncio.wait_for(scene(), SECONDS))
 
     async def until_answered(self, count: int) -> None:
         while len(self.answered) < count:
-            self.told.clear()
-            await self.told.wait()
+            self.delivered.clear()
+            await self.delivered.wait()
 
     def close(self) -> None:
         self.may_go_on.set()
@@ -70,82 +70,82 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger() -> Iterator[Ledger]:
-    ledger = Ledger()
-    yield ledger
-    ledger.close()
+def committer() -> Iterator[Committer]:
+    committer = Committer()
+    yield committer
+    committer.close()
 
 
-def test_what_comes_at_the_same_time_is_a_group_and_what_comes_meanwhile_the_next(ledger: Ledger) -> None:
-    """Nobody waits for others to come; each answer comes with its own ticket, in their order."""
+def test_instances_of_the_same_time_are_a_group_and_later_ones_the_next(committer: Committer) -> None:
+    """There is no delay. Each result is delivered with its ticket, in order."""
 
     async def scene() -> None:
         for number in range(2):
-            ledger.commits.put(received(number), f"ticket {number}")
-        await ledger.begun.wait()
+            committer.commits.put(received(number), f"ticket {number}")
+        await committer.begun.wait()
         for number in range(2, 6):
-            ledger.commits.put(received(number), f"ticket {number}")
-        ledger.may_go_on.set()
-        await ledger.until_answered(6)
+            committer.commits.put(received(number), f"ticket {number}")
+        committer.may_go_on.set()
+        await committer.until_answered(6)
 
-    ledger.run(scene)
-    assert [["0", "1"], ["2", "3", "4", "5"]] == ledger.groups
-    assert [(f"ticket {number}", str(number)) for number in range(6)] == ledger.answered
+    committer.run(scene)
+    assert [["0", "1"], ["2", "3", "4", "5"]] == committer.groups
+    assert [(f"ticket {number}", str(number)) for number in range(6)] == committer.answered
 
 
-def test_after_a_pause_the_next_one_is_committed_at_once(ledger: Ledger) -> None:
-    """It does not need another one to set it going."""
-    ledger.may_go_on.set()
+def test_after_a_pause_the_next_instance_is_committed_at_once(committer: Committer) -> None:
+    """No further instance is needed to start its commit."""
+    committer.may_go_on.set()
 
     async def scene() -> None:
         for number in range(3):
-            ledger.commits.put(received(number), number)
-            await ledger.until_answered(number + 1)
+            committer.commits.put(received(number), number)
+            await committer.until_answered(number + 1)
 
-    ledger.run(scene)
-    assert [["0"], ["1"], ["2"]] == ledger.groups
+    committer.run(scene)
+    assert [["0"], ["1"], ["2"]] == committer.groups
 
 
-def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(ledger: Ledger) -> None:
+def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Committer) -> None:
     """While another one is committed, or another connection is open, it joins a group."""
     inline = StoreResult(outcome=StoreOutcome.STORED, reason="inline")
     returned = []
 
     async def scene() -> None:
-        ledger.is_alone = True
-        returned.append(ledger.commits.put(received(0), 0))  # has to wait for the ledger
-        ledger.inline_answer = inline
-        returned.append(ledger.commits.put(received(1), 1))  # another one waits
-        ledger.may_go_on.set()
-        await ledger.until_answered(2)
-        returned.append(ledger.commits.put(received(2), 2))
-        ledger.is_alone = False
-        returned.append(ledger.commits.put(received(3), 3))
-        await ledger.until_answered(3)
+        committer.is_alone = True
+        returned.append(committer.commits.put(received(0), 0))  # has to wait for the ledger
+        committer.inline_answer = inline
+        returned.append(committer.commits.put(received(1), 1))  # another one waits
+        committer.may_go_on.set()
+        await committer.until_answered(2)
+        returned.append(committer.commits.put(received(2), 2))
+        committer.is_alone = False
+        returned.append(committer.commits.put(received(3), 3))
+        await committer.until_answered(3)
 
-    ledger.run(scene)
+    committer.run(scene)
     assert [None, None, inline, None] == returned
-    assert [["0", "1"], ["3"]] == ledger.groups
+    assert [["0", "1"], ["3"]] == committer.groups
 
 
-def test_closing_waits_for_the_group_that_is_under_way(ledger: Ledger) -> None:
-    """And the thread has ended then, although nobody is left to be told."""
+def test_close_waits_for_the_current_group(committer: Committer) -> None:
+    """Then the thread has ended, although the loop for the results is closed."""
 
     async def scene() -> None:
-        ledger.commits.put(received(0), None)
-        await ledger.begun.wait()
+        committer.commits.put(received(0), None)
+        await committer.begun.wait()
 
-    ledger.run(scene)
-    ledger.loop.close()
-    assert ledger.commits.is_alive
-    closing = threading.Thread(target=ledger.commits.close)
+    committer.run(scene)
+    committer.loop.close()
+    assert committer.commits.is_alive
+    closing = threading.Thread(target=committer.commits.close)
     closing.start()
-    ledger.may_go_on.set()
+    committer.may_go_on.set()
     closing.join(SECONDS)
-    assert ([["0"]], False) == (ledger.groups, ledger.commits.is_alive)
+    assert ([["0"]], False) == (committer.groups, committer.commits.is_alive)
 
 
-# --- what a group has in common, and what not -------------------------------------------------------------------------
+# --- the instances of a group -------------------------------------------------------------------------
 
 CONFIGURATION = """
 [submitters.platform]
@@ -182,7 +182,7 @@ class Group:
 
     @property
     def rows(self) -> list[str]:
-        """Storage keys of what is pending, in the order of their numbers."""
+        """Return the storage keys of pending instances, in the order of their ids."""
         with self.adapter.ledger.read() as transaction:
             found = [
                 row for ae_title in ("A", "OVER") for row in instances.pending_after(transaction, 0, 1000, ae_title)
@@ -195,8 +195,8 @@ def group(make_adapter: Callable[..., Adapter]) -> Group:
     return Group(make_adapter(CONFIGURATION))
 
 
-def test_a_group_gets_its_rows_in_its_order(group: Group) -> None:
-    """Whatever AE titles they are for."""
+def test_a_group_is_entered_in_its_order(group: Group) -> None:
+    """For all AE titles together."""
     waiting = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
     answers = group.store.commit(waiting)
 
@@ -208,8 +208,8 @@ def test_a_group_gets_its_rows_in_its_order(group: Group) -> None:
 
 
 @pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
-def test_who_comes_twice_in_a_group_is_there_once(group: Group, ae_title: str, kept: int) -> None:
-    """As if one had come after the other: the first stays, or the second takes its place."""
+def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept: int) -> None:
+    """As in two groups: the first stays, or the second replaces it."""
     same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])
@@ -222,8 +222,10 @@ def test_who_comes_twice_in_a_group_is_there_once(group: Group, ae_title: str, k
         assert set(group.rows) == group.stored
 
 
-def test_one_that_cannot_be_entered_does_not_fail_the_others(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its sender is told, and its object goes; the others are kept. Tried: without a second try, all fail."""
+def test_an_instance_that_cannot_be_entered_does_not_fail_the_others(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender gets a failure, and its object is deleted. Tried: without a second try, all fail."""
     enter = arrivals.enter
     waiting = [group.arrive(seed=str(number)) for number in range(4)]
     bad = waiting[2].storage_key
@@ -243,8 +245,8 @@ def test_one_that_cannot_be_entered_does_not_fail_the_others(group: Group, monke
     assert set(group.rows) == group.stored
 
 
-def test_a_sync_that_fails_fails_all_that_wait_for_it(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the group is durable; nothing of it is left."""
+def test_a_failed_sync_fails_the_whole_group(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No instance of the group is durable, and all objects are deleted."""
 
     def fail(_keys: Sequence[str]) -> None:
         raise OSError(5, "Input/output error")

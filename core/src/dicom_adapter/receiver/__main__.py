@@ -64,10 +64,10 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         report_unusable(channel, "what was stored before this start cannot be entered", failure)
         return
     server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
-    watch = Watch(Listener(server, receiver, channel, name).examine, ledger, SystemClock())
+    watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, SystemClock())
 
-    def take(start: Start) -> None:
-        """Work with another configuration."""
+    def configure(start: Start) -> None:
+        """Apply another configuration."""
         loaded = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue())
         if loaded.config is None:
             channel.report(NOT_APPLIED, reason="; ".join(map(str, loaded.problems)))
@@ -78,23 +78,23 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         log.info("receiver_configured")
         channel.report(APPLIED)
 
-    _serve(channel, server, watch, take)
+    _serve(channel, server, watch, configure)
     receiver.close()
     storage.close()
     ledger.close()
 
 
 def _own(config: Config, start: Start) -> Config:
-    """The configuration of one receiver."""
+    """Return the configuration of one receiver."""
     dicom = config.dicom.share_of(start.number)
     return evolve(config, dicom=dicom if start.port is None else evolve(dicom, port=start.port))
 
 
-class Listener:
-    """Looks whether the receiver still takes connections and commits; when it does not, it has to begin again."""
+class ReceiverCheck:
+    """Checks that the receiver accepts connections and commits; if not, the service restarts it."""
 
     def __init__(self, server: DicomServer, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
-        """`name`: under which it is known, when there are several."""
+        """`name`: one of several receivers, else the default."""
         self._server = server
         self._receiver = receiver
         self._channel = channel
@@ -103,9 +103,9 @@ class Listener:
 
     def examine(self) -> Mapping[Part, PartFinding]:
         if self._server.accept_loop_died:
-            reason = "it takes no connections any more: the thread that accepts them has ended"
+            reason = "it does not accept connections any more: its accept thread has ended"
         elif not (self._receiver.commits_are_alive or self._server.is_stopping):
-            reason = "it acknowledges nothing any more: the thread that commits has ended"
+            reason = "it does not acknowledge instances any more: its commit thread has ended"
         else:
             return {process_part(self._name): PartFinding()}
         if not self._reported:
@@ -114,7 +114,7 @@ class Listener:
         return {process_part(self._name): PartFinding(state=PartState.FAILING, reason=reason)}
 
 
-def _serve(channel: Channel, server: DicomServer, watch: Watch, take: Callable[[Start], None]) -> None:
+def _serve(channel: Channel, server: DicomServer, watch: Watch, configure: Callable[[Start], None]) -> None:
     try:
         port = server.start()
     except OSError as failure:
@@ -127,11 +127,11 @@ def _serve(channel: Channel, server: DicomServer, watch: Watch, take: Callable[[
     log.info("receiver_listening", port=port, pid=os.getpid())
     channel.report("listening", port=port)
     watch.start()
-    asked = channel.wait_for_stop(take)
-    if not server.accept_loop_died:  # else its thread, which would have to stop it, is gone
-        server.stop(server.dicom.drain_timeout if asked else 0)
+    was_requested = channel.wait_for_stop(configure)
+    if not server.accept_loop_died:  # else the thread that would stop it has ended
+        server.stop(server.dicom.drain_timeout if was_requested else 0)
     watch.close()
-    log.info("receiver_stopped", drained=asked)
+    log.info("receiver_stopped", drained=was_requested)
 
 
 if __name__ == "__main__":

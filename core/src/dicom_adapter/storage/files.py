@@ -1,10 +1,10 @@
 """The `files` storage backend: a file for each instance in the adapter's data folder.
 
     <path>/instances/incoming/<key>.part    being written, or finished and not yet synced
-    <path>/instances/<first 2>/<key>.dcm    synced: the only files that count
+    <path>/instances/<first 2>/<key>.dcm    synced: only these are stored objects
 
-A file gets its final name in one step and only when it is whole, so whatever has that name can be trusted. What is
-found in `incoming` after a crash was never acknowledged.
+A file gets its final name in one step, and only when it is complete: every file with such a name is whole. Files that
+are found in `incoming` after a crash were never acknowledged.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageCon
 from dicom_adapter.api.values import Capacity
 
 KEY = re.compile(r"[0-9a-f]{32}")
-SHARDS = 256  # folders, named by the first two digits of their keys: no folder grows beyond what file systems like
-FOLDER_MODE = 0o700  # patient data: the service's own user and nobody else
+SHARDS = 256  # folders, named by the first two digits of their keys, so that no folder gets too large
+FOLDER_MODE = 0o700  # patient data: for the service's own user only
 FILE_MODE = 0o600
-OPEN_LIMIT = 64  # unsynced files whose descriptor is kept for the fsync; beyond it they are opened a second time
+OPEN_LIMIT = 64  # unsynced files that stay open for their fsync; further ones are opened a second time
 SUBJECT = "file storage"  # of error messages
 
 
@@ -44,7 +44,7 @@ class FileStorage(StorageBackend[NoSettings]):
         super().__init__(settings, context)
         self._root = context.path / "instances"
         self._incoming = self._root / "incoming"
-        self._unsynced: dict[str, _PartFile] = {}  # finished, and waiting for `sync`
+        self._unsynced: dict[str, _PartFile] = {}  # finished, not synced
         self._lock = threading.Lock()  # guards `_unsynced`
         self._shard = secrets.randbelow(SHARDS)
 
@@ -55,10 +55,10 @@ class FileStorage(StorageBackend[NoSettings]):
             for folder in (self._root, self._incoming, *shards):
                 folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
-                # From here on `sync` need not ask whether a shard's own name is durable, whichever process made it.
+                # So `sync` need not sync the name of a shard, whichever process created it.
                 for folder in (self._root, self.context.path):
                     sync_folder(folder)
-                with suppress(PermissionError):  # somebody else's folder, which we may pass through but not read
+                with suppress(PermissionError):  # another user's folder, which may be passed through but not read
                     sync_folder(self.context.path.parent)
 
     def recover(self) -> None:
@@ -70,8 +70,8 @@ class FileStorage(StorageBackend[NoSettings]):
                     Path(entry.path).unlink(missing_ok=True)
 
     def writer(self) -> FileWriter:
-        # Keys made between two syncs share a shard, so that one fsync of a folder serves a whole batch: measured on
-        # ext4, batches of 16 files of 4 KiB take 4.1 ms so, and 7.6 ms when every key picks its own shard.
+        # Keys made between two syncs share a shard, so that one fsync of a folder serves a whole batch. Measured on
+        # ext4: a batch of 16 files of 4 KiB takes 4.1 ms, and 7.6 ms if every key has a shard of its own.
         key = f"{self._shard:02x}{uuid4().hex[2:]}"
         with no_space_is_storage_full(SUBJECT):
             return FileWriter(self, _PartFile(key, self._incoming / f"{key}.part"))
@@ -85,7 +85,7 @@ class FileStorage(StorageBackend[NoSettings]):
                 self._publish(parts, places)
         except BaseException:
             for key, part in parts.items():
-                with suppress(OSError):  # the failure itself is what counts; the ledger knows none of these files
+                with suppress(OSError):  # the first failure counts; the ledger has none of these keys
                     part.remove()
                     places[key].unlink(missing_ok=True)
             raise
@@ -97,9 +97,9 @@ class FileStorage(StorageBackend[NoSettings]):
             raise _missing(key) from error
 
     def delete(self, keys: Iterable[str]) -> None:
-        # No fsync: a file that a power loss brings back is one that the ledger does not know, and is found by `keys`.
+        # No fsync: a power loss may bring back a file that the ledger does not know; an audit finds it by `keys`.
         for key, place in [(key, self._place(key)) for key in keys]:
-            self._drop(key)
+            self._remove_unsynced(key)
             place.unlink(missing_ok=True)
 
     def keys(self) -> Iterator[str]:
@@ -107,14 +107,14 @@ class FileStorage(StorageBackend[NoSettings]):
             yield from _keys_in(self._root / f"{number:02x}")
 
     def capacity(self) -> Capacity:
-        usage = shutil.disk_usage(self._root)  # its `free` leaves out what is reserved for root
+        usage = shutil.disk_usage(self._root)  # its `free` excludes blocks that are reserved for root
         return Capacity(total_bytes=usage.total, free_bytes=usage.free)
 
     def close(self) -> None:
         with self._lock:
             keys = list(self._unsynced)
         for key in keys:
-            self._drop(key)
+            self._remove_unsynced(key)
 
     def _keep(self, part: _PartFile) -> None:
         """Remember a finished file until `sync`."""
@@ -125,21 +125,21 @@ class FileStorage(StorageBackend[NoSettings]):
         with self._lock:
             self._unsynced[part.key] = part
 
-    def _drop(self, key: str) -> None:
-        """Remove a finished file, unless a `sync` has taken it or it was never there."""
+    def _remove_unsynced(self, key: str) -> None:
+        """Delete a finished file, unless a `sync` has claimed it or it does not exist."""
         with self._lock:
             part = self._unsynced.pop(key, None)
         if part is not None:
             part.remove()
 
     def _claim(self, keys: Iterable[str]) -> dict[str, _PartFile]:
-        """Take the unsynced files among `keys`: from now on only this call touches them."""
+        """Claim the unsynced files among `keys`: from now on only this call uses them."""
         with self._lock:
             return {key: self._unsynced.pop(key) for key in keys if key in self._unsynced}
 
     def _publish(self, parts: dict[str, _PartFile], places: dict[str, Path]) -> None:
         for key in places.keys() - parts.keys():
-            if not places[key].exists():  # what is there was published before; its folder is synced again below
+            if not places[key].exists():  # it was published before; its folder is synced again below
                 raise _missing(key)
         for part in parts.values():
             if self.context.durable:
@@ -152,14 +152,14 @@ class FileStorage(StorageBackend[NoSettings]):
                 sync_folder(folder)
 
     def _place(self, key: str) -> Path:
-        """The final name for `key`; nothing but a key that this backend could have made becomes a path."""
+        """Return the final path for `key`. Raises StoredObjectMissing for other texts: they must not become paths."""
         if KEY.fullmatch(key) is None:
             raise _missing(key)
         return self._root / key[:2] / f"{key}.dcm"
 
 
 class FileWriter(InstanceWriter):
-    """Writes one file. An OSError or StorageFull gives back its room at once; it may then only be discarded."""
+    """Writes one file. After an OSError or StorageFull, its space is free and it may only be discarded."""
 
     def __init__(self, storage: FileStorage, part: _PartFile) -> None:
         self._storage = storage
@@ -171,7 +171,7 @@ class FileWriter(InstanceWriter):
         try:  # no context manager here: this runs for every fragment of every data set
             self._part.write(piece)
         except BaseException as error:
-            self._give_up(error)
+            self._remove_after(error)
             raise
 
     def finish(self) -> str:
@@ -180,14 +180,14 @@ class FileWriter(InstanceWriter):
         try:
             self._storage._keep(self._part)
         except BaseException as error:
-            self._give_up(error)
+            self._remove_after(error)
             raise
         return self._part.key
 
     def discard(self) -> None:
-        """As the base says. What `sync` has taken stays: it may have been acknowledged, and `delete` removes it."""
+        """Delete the file. A synced file stays, because it may be acknowledged: `delete` is for that."""
         if self._ended:
-            self._storage._drop(self._part.key)
+            self._storage._remove_unsynced(self._part.key)
             return
         self._ended = True
         self._part.remove()
@@ -196,7 +196,7 @@ class FileWriter(InstanceWriter):
         if self._ended:
             raise ValueError("the writer was finished or discarded before; ask the storage backend for a new one")
 
-    def _give_up(self, error: BaseException) -> None:
+    def _remove_after(self, error: BaseException) -> None:
         self._ended = True
         self._part.remove()
         raise_if_no_space(error, SUBJECT)
@@ -213,7 +213,7 @@ class _PartFile:
     def write(self, piece: bytes | memoryview) -> None:
         assert self._descriptor is not None
         written = os.write(self._descriptor, piece)
-        while written < len(piece):  # the kernel may take less, as on a disk that is almost full
+        while written < len(piece):  # the kernel may write less, as on a disk that is almost full
             written += os.write(self._descriptor, memoryview(piece)[written:])
 
     def sync(self) -> None:
@@ -222,18 +222,18 @@ class _PartFile:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None  # even when closing fails it is closed: see close(2)
+        descriptor, self._descriptor = self._descriptor, None  # it is closed even if close(2) fails
         if descriptor is not None:
             os.close(descriptor)
 
     def remove(self) -> None:
-        with suppress(OSError):  # a late error of writing does not matter for what goes away
+        with suppress(OSError):  # a late write error does not matter for a file that is deleted
             self.close()
         self.path.unlink(missing_ok=True)
 
 
 def _keys_in(shard: Path) -> Iterator[str]:
-    with suppress(FileNotFoundError), os.scandir(shard) as entries:  # never opened: there are no keys
+    with suppress(FileNotFoundError), os.scandir(shard) as entries:  # the storage was never opened
         for entry in entries:
             key, suffix = entry.name[:32], entry.name[32:]
             if suffix == ".dcm" and KEY.fullmatch(key) and key.startswith(shard.name):
@@ -246,5 +246,5 @@ def _missing(key: str) -> StoredObjectMissing:
 
 @hookimpl
 def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:
-    """A storage that the adapter brings along."""
+    """Return the storage backend `files`."""
     return [FileStorage]

@@ -188,7 +188,7 @@ class Store:
             with self._ledger.read() as transaction:
                 pending = [instances.find_pending(transaction, one.ae_title, one.sop_instance_uid) for one in received]
         except SQLAlchemyError as unknown:
-            log.warning("stored_objects_left", count=len(received), error=type(unknown).__name__)
+            log.warning("stored_object_deletion_failed", count=len(received), error=type(unknown).__name__)
         else:
             entered = {instance.storage_key for instance in pending if instance is not None}
             delete_stored_objects(self._storage, [one for one in received if one.storage_key not in entered])

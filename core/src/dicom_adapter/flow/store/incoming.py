@@ -74,7 +74,7 @@ class IncomingInstance:
             try:
                 writer.discard()
             except Exception as failure:  # noqa: BLE001 - as above; an audit finds the rest
-                log.warning("incoming_left", error=type(failure).__name__)
+                log.warning("incoming_instance_deletion_failed", error=type(failure).__name__)
 
     def _write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
         if self.refusal is not None or self._writer is None:

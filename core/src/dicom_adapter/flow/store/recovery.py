@@ -71,7 +71,7 @@ class Recovery:
         except OperationalError:
             raise
         except Exception as failure:  # noqa: BLE001 - as above; an audit finds the object, which is kept
-            log.error("instance_not_recovered", ae_title=one.ae_title, error=describe_failure(failure))
+            log.error("instance_recovery_failed", ae_title=one.ae_title, error=describe_failure(failure))
             return 0
 
     def _enter(self, missing: Sequence[ReceivedInstance]) -> int:

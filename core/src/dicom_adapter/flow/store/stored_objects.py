@@ -19,4 +19,4 @@ def delete_stored_objects(storage: StorageBackend[Any], received: Sequence[Recei
         try:
             storage.delete([one.storage_key for one in received])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            log.warning("stored_objects_left", count=len(received), error=type(failure).__name__)
+            log.warning("stored_object_deletion_failed", count=len(received), error=type(failure).__name__)
