@@ -19,7 +19,7 @@ CONFIGURATION = """
 path = "data"
 
 [submitters.platform]
-type = "fake"
+type = "memory"
 
 [ae-titles.LUNG.settings]
 pipeline-a = "1"

@@ -22,7 +22,7 @@ from dicom_adapter_aetitle import AeTitleJobProcessor
 
 CONFIGURATION = """
 [submitters.clara]
-type = "fake"
+type = "memory"
 [ae-titles.KEEP]
 processor = "flaky"
 [ae-titles.KEEP.settings]

@@ -357,7 +357,7 @@ def test_observers_in_an_adapter_hear_of_jobs_though_another_one_raises(
         raise ValueError("no")
 
     adapter = make_adapter(
-        '[submitters.platform]\ntype = "fake"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n',
+        '[submitters.platform]\ntype = "memory"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n',
         Plugin(calling(observe, "dicom_adapter_job_changed")),
     )
     adapter.receive(make_instance(), ae_title="LUNG")

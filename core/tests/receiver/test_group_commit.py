@@ -149,7 +149,7 @@ def test_close_waits_for_the_current_group(committer: Committer) -> None:
 
 CONFIGURATION = """
 [submitters.platform]
-type = "fake"
+type = "memory"
 [ae-titles.A.settings]
 timeout = 1000
 pipeline-one = "p1"

@@ -19,7 +19,7 @@ path = "data"
 reserve = 0
 watermark-percent = 100
 [submitters.platform]
-type = "fake"
+type = "memory"
 [ae-titles.LUNG.settings]
 timeout = 60
 pipeline-lung = "p-lung"

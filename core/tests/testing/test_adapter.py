@@ -234,7 +234,7 @@ def test_two_adapters_have_nothing_in_common(adapter: Adapter, tmp_path_factory:
 
 def test_a_configuration_may_name_its_own_storage_and_submitter(make_adapter: MakeAdapter) -> None:
     """Nothing is added to what is there."""
-    adapter = make_adapter('storage = { path = "data", reserve = 0 }\nsubmitters.p.type = "fake"\n' + LUNG)
+    adapter = make_adapter('storage = { path = "data", reserve = 0 }\nsubmitters.p.type = "memory"\n' + LUNG)
     assert ("local", ["p"]) == (adapter.config.storage.backend, list(adapter.config.submitters))
 
 

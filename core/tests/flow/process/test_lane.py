@@ -24,7 +24,7 @@ from dicom_adapter.testing import Adapter, Plugin
 
 CONFIGURATION = """
 [submitters.clara]
-type = "fake"
+type = "memory"
 [ae-titles.A]
 processor = "under-test"
 [ae-titles.B]

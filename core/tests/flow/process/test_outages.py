@@ -15,7 +15,7 @@ MakeAdapter = Callable[..., Adapter]
 
 CONFIGURATION = """
 [submitters.platform]
-type = "fake"
+type = "memory"
 [ae-titles.LUNG.settings]
 group-by = "AccessionNumber"
 pipeline-one = "p1"

@@ -26,9 +26,9 @@ from dicom_adapter.testing import Adapter, Plugin
 CONFIGURATION = """
 default-submitter = "clara"
 [submitters.clara]
-type = "fake"
+type = "memory"
 [submitters.research]
-type = "fake"
+type = "memory"
 [ae-titles.A]
 processor = "keeper"
 """

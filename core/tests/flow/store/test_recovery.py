@@ -44,7 +44,7 @@ watermark-percent = 100
 reserve = 0
 
 [submitters.clara]
-type = "fake"
+type = "memory"
 folder = "platform"
 [ae-titles.KEEP.settings]
 pipeline-one = "p1"

@@ -38,7 +38,7 @@ CONFIGURATION = """
 [submitters.platform]
 type = "scripted"
 [submitters.other]
-type = "fake"
+type = "memory"
 [ae-titles.LUNG]
 processor = "one-by-one"
 submitter = "platform"
