@@ -76,7 +76,7 @@ def test_studies_are_listed_composed_pinned_and_deleted(
 
     wait_until(lambda: {"1.1", "1.2"} == listed())  # the index is written a moment after the acknowledgement
     assert "A^[b]B" in command("studies", "--patient-name", "a*", *url).stdout
-    assert "There are no such studies." in command("studies", "--modality", "MR", *url).stdout
+    assert "No studies." in command("studies", "--modality", "MR", *url).stdout
 
     assert "1.1 is pinned" in command("pin", "1.1", *url).stdout
     assert "1.1 is not pinned" in command("pin", "1.1", "--undo", *url).stdout

@@ -1,6 +1,6 @@
-"""Keeps studies, and composes jobs from them on request: over REST, gRPC and the command line.
+"""Keep studies, and compose jobs from them on request over REST, gRPC and the command line.
 
-An AE title with `processor = "cache"` submits nothing by itself.
+An AE title with `processor = "cache"` submits no job automatically.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dicom_adapter import JobProcessorBase, LaneHandle, Server, hookimpl
 
 @hookimpl
 def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:
-    """The processor of this plugin."""
+    """Register the processor of this plugin."""
     from dicom_adapter_cache.processor import CacheProcessor
 
     return [CacheProcessor]
@@ -21,7 +21,7 @@ def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:
 
 @hookimpl
 def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:
-    """The REST API, at `/cache`."""
+    """Register the REST API at `/cache`."""
     from dicom_adapter_cache.operations import Cache
     from dicom_adapter_cache.rest import handlers
 
@@ -30,7 +30,7 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:
 
 @hookimpl
 def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:
-    """The gRPC API of each AE title that is configured with one."""
+    """Register a gRPC server for each AE title whose settings have a table `grpc`."""
     wanted = [lane for lane in lanes.values() if lane.settings.grpc is not None]
     if not wanted:
         return []
@@ -41,7 +41,7 @@ def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:
 
 @hookimpl
 def dicom_adapter_commands() -> Iterable[Any]:
-    """`dicom-adapter cache …`."""
+    """Register `dicom-adapter cache …`."""
     from dicom_adapter_cache.commands import cache
 
     return [cache]

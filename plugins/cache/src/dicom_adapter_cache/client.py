@@ -1,5 +1,4 @@
-"""How the commands talk with a running service: its REST API, at the address and with the token that it is configured
-with."""
+"""Client of a running service's REST API. The configuration file has its address and token."""
 
 from __future__ import annotations
 
@@ -17,32 +16,32 @@ DEFAULT_PORT = 8042
 
 
 class NotServed(Refused):
-    """The service cannot be asked, or has refused."""
+    """The service does not answer, or refuses the request."""
 
 
 class Client:
-    """Asks the REST API. Raises NotServed with what the service says."""
+    """Client of the REST API. Every method raises NotServed with the service's message."""
 
     def __init__(self, url: str, token: str | None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # Without the environment's proxies: the service is on this machine, or in this house.
+        # Without the environment's proxies: the service is on this machine or in the same network.
         self._http = httpx.Client(base_url=f"{url}/cache", headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self._url = url
 
     def get(self, path: str, **query: Any) -> Any:
-        """What is there."""
+        """GET a resource."""
         return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})
 
     def post(self, path: str, body: Any, key: str | None) -> Any:
-        """Order something."""
+        """POST a JSON body."""
         return self._call("POST", path, json=body, headers={} if key is None else {"Idempotency-Key": key})
 
     def put(self, path: str, **query: Any) -> Any:
-        """Set something."""
+        """PUT a resource."""
         return self._call("PUT", path, params={name: value for name, value in query.items() if value is not None})
 
     def delete(self, path: str, **query: Any) -> Any:
-        """Let something go."""
+        """DELETE a resource."""
         return self._call("DELETE", path, params={name: value for name, value in query.items() if value is not None})
 
     def _call(self, method: str, path: str, **more: Any) -> Any:
@@ -59,7 +58,7 @@ class Client:
 
 
 def address(config: Path, url: str | None) -> tuple[str, str | None]:
-    """Where the service of a configuration serves HTTP, and the token that it asks for."""
+    """Return the URL of the configured service and the token that it requires."""
     table = _http_table(config) if url is None or config.exists() else {}
     token = os.environ.get("DICOM_ADAPTER_TOKEN") or _token(table.get("token"), config.parent)
     if url is not None:
@@ -83,7 +82,7 @@ def _http_table(config: Path) -> dict[str, Any]:
 
 
 def _token(source: Any, folder: Path) -> str | None:
-    """The token from where the configuration says that it is kept."""
+    """Read the token from the environment variable or file that the configuration names."""
     if not isinstance(source, dict):
         return None
     if "env" in source:
@@ -95,7 +94,7 @@ def _token(source: Any, folder: Path) -> str | None:
 
 
 def _said(answer: httpx.Response) -> str:
-    """A problem in a line: what it is, and what it is about."""
+    """Describe an error response in one line."""
     try:
         problem = answer.json()
         detail = str(problem["detail"])

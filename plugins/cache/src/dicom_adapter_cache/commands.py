@@ -1,4 +1,4 @@
-"""`dicom-adapter cache …`: what the REST API offers, for people at a terminal and for scripts."""
+"""`dicom-adapter cache …`: the operations of the REST API for users at a terminal and for scripts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from dicom_adapter_cache.client import Client, NotServed, address
 
 cache = typer.Typer(
     name="cache",
-    help="Search, compose, pin and delete what cache AE titles keep, through the running service's REST API.",
+    help="Search, compose, pin and delete studies of cache AE titles through the running service's REST API.",
     no_args_is_help=True,
 )
 
 CONFIG = typer.Option("--config", "-c", envvar="DICOM_ADAPTER_CONFIG", help="The configuration file of the service.")
-URL = typer.Option(envvar="DICOM_ADAPTER_URL", help="Where the service is, such as http://127.0.0.1:8042, instead.")
+URL = typer.Option(
+    envvar="DICOM_ADAPTER_URL", help="URL of the service, such as http://127.0.0.1:8042; overrides the configuration."
+)
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
-AE_TITLE = typer.Option(help="The AE title, when several have the study.")
+AE_TITLE = typer.Option(help="The AE title; required if several have the study.")
 DEFAULT = Path("dicom-adapter.toml")
 
 Config = Annotated[Path, CONFIG]
@@ -45,14 +47,14 @@ def studies(
         str | None, typer.Option(help="YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231.")
     ] = None,
     accession_number: Annotated[str | None, typer.Option(help="Accession number; * and ? are wildcards.")] = None,
-    modality: Annotated[str | None, typer.Option(help="A modality that the study has.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many studies at the most.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="How many to leave out before.")] = 0,
+    modality: Annotated[str | None, typer.Option(help="A modality in the study.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of studies.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Number of studies to skip.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """List kept studies, the newest arrival first.
+    """List kept studies, the most recent arrival first.
 
-    Exit status: 0, also when there are none; 1 when the service cannot be asked or refuses.
+    Exit status: 0, also if no study matches; 1 if the service does not answer or refuses the request.
     """
     query = {
         "aeTitle": ae_title,
@@ -69,7 +71,7 @@ def studies(
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     elif not found["items"]:
-        typer.echo("There are no such studies.")
+        typer.echo("No studies.")
     else:
         _show(found)
 
@@ -84,19 +86,21 @@ def compose(
     patient: Annotated[list[str] | None, typer.Option(help="A Patient ID; may be repeated.")] = None,
     issuer: Annotated[str, typer.Option(help="Issuer of these Patient IDs.")] = "",
     ae_title: AeTitle = None,
-    priority: Annotated[JobPriority, typer.Option(help="How urgent it is.")] = JobPriority.NORMAL,
-    submitter: Annotated[str | None, typer.Option(help="The submitter, if not the AE title's own.")] = None,
+    priority: Annotated[JobPriority, typer.Option(help="Priority of the job.")] = JobPriority.NORMAL,
+    submitter: Annotated[str | None, typer.Option(help="The submitter; default: the AE title's.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
-    clean_up: Annotated[bool, typer.Option("--clean-up", help="Let the instances go when it is submitted.")] = False,
-    insist: Annotated[bool, typer.Option("--insist", help="Although a study is still arriving.")] = False,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: repeated, the first job is the answer.")] = None,
+    clean_up: Annotated[
+        bool, typer.Option("--clean-up", help="Delete the instances after the job is submitted.")
+    ] = False,
+    insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: a repeated call returns the first job.")] = None,
     config: Config = DEFAULT,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Compose a job of any mix of patients, studies, series and instances: of all of them, or none.
+    """Compose a job of any mix of patients, studies, series and instances. Fails if any of them is missing.
 
-    Exit status: 0 when there is a job, 1 when the service refuses, with the reason.
+    Exit status: 0 if the job was composed; 1 if the service refuses, with the reason.
     """
     order = {
         "pipeline": pipeline,
@@ -129,9 +133,9 @@ def pin(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Keep studies whatever their age and the room they take, or do so no longer.
+    """Pin studies, so that neither age nor size evicts them, or unpin them.
 
-    Exit status: 0 when all are as asked for, 1 at the first that is not.
+    Exit status: 0 if all studies were changed; 1 at the first failure.
     """
     answers = []
     with _client(config, url) as client:
@@ -152,9 +156,9 @@ def delete(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Delete studies from the cache; jobs that they are part of are submitted all the same.
+    """Delete studies from the cache. Jobs that contain them are still submitted.
 
-    Exit status: 0 when all are gone, 1 at the first that is not there.
+    Exit status: 0 if all studies were deleted; 1 at the first that does not exist.
     """
     with _client(config, url) as client:
         for uid in studies:
@@ -167,7 +171,7 @@ def delete(
 
 @contextmanager
 def _client(config: Path, url: str | None) -> Iterator[Client]:
-    """A client of the service; ends the command with status 1 and what is wrong."""
+    """Open a client of the service; on an error print it and exit with status 1."""
     try:
         client = Client(*address(config, url))
         try:

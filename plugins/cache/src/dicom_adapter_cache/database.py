@@ -1,4 +1,4 @@
-"""Opening the index: who writes queues up, who reads hinders nobody, and what is broken is made anew."""
+"""The database of the index: writers wait for each other, readers do not block, a broken file is replaced."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dicom_adapter_cache import schema
 log = structlog.get_logger("dicom_adapter_cache")
 
 BUSY_TIMEOUT_S = 30.0
-BROKEN = ("malformed", "not a database")  # what SQLite says of a file that it cannot use
+BROKEN = ("malformed", "not a database")  # SQLite's messages about a file that it cannot use
 
 Transaction: TypeAlias = Connection
 
 
 class Database:
-    """A database of the index. Used from any thread; transactions are short."""
+    """A database of the index. Thread-safe; keep transactions short."""
 
     def __init__(self, url: str, *, writes: bool) -> None:
-        """`writes`: opened by the processor, which alone changes it."""
+        """Prepare the database. `writes`: True for the processor, the only writer."""
         self._url = make_url(url)
         self._writes = writes
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -35,7 +35,7 @@ class Database:
     def _connect(self) -> Engine:
         if not self._is_sqlite:
             return create_engine(self._url, pool_pre_ping=True)
-        # Who reads has no pool: a file that was made anew must not be read through a connection to the one before.
+        # Readers have no pool: a connection to the old file must not survive its replacement.
         pool = StaticPool if self._writes else NullPool
         engine = create_engine(
             self._url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, poolclass=pool
@@ -45,7 +45,7 @@ class Database:
         return engine
 
     def open(self) -> None:
-        """Make the tables, or make them anew when they are of another version or the file is broken."""
+        """Create the tables; replace them if their version differs or the file is broken."""
         try:
             self._make_tables()
         except DatabaseError as failure:
@@ -71,13 +71,13 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A transaction that may change things. Raises Retriable when the database fails."""
+        """Begin a transaction that may write. Raises Retriable if the database fails."""
         with _failures_pass(), self._engine.begin() as transaction:
             yield transaction
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A transaction that sees one moment. Raises Retriable when the database fails."""
+        """Begin a read transaction, which sees one snapshot. Raises Retriable if the database fails."""
         with _failures_pass(), self._engine.connect().execution_options(reads_only=True) as transaction:
             yield transaction
 
@@ -94,14 +94,14 @@ def _failures_pass() -> Iterator[None]:
 
 
 def _said(failure: DBAPIError) -> str:
-    """What the database said, without the statement and its values."""
+    """Return the database's message without the statement and its values."""
     return str(failure.orig).splitlines()[0]
 
 
 def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # `_begin` says BEGIN, not the driver
+    connection.isolation_level = None  # `_begin` sends BEGIN, not the driver
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # what a power loss takes comes again with the instances
+    connection.execute("PRAGMA synchronous = NORMAL")  # rows lost in a power loss are rebuilt from the instances
     connection.execute("PRAGMA foreign_keys = ON")
 
 

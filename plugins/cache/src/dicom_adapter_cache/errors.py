@@ -1,6 +1,6 @@
-"""What is wrong with a request to the cache, by what whoever asked should do.
+"""Errors of requests to the cache, one class for each action of the client.
 
-`kind` is stable, for programs; `members` say what it is about. Neither holds more than the request itself has named.
+`kind` is stable, for programs; `members` name the objects. Neither contains more than the request itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dicom_adapter import Refused
 
 
 class CacheError(Refused):
-    """The request cannot be fulfilled; nothing has changed."""
+    """A request that cannot be fulfilled; nothing has changed."""
 
     kind: ClassVar[str]
 
@@ -21,25 +21,25 @@ class CacheError(Refused):
 
 
 class NotInCache(CacheError):
-    """There is no such patient, study, series, instance or job."""
+    """The patient, study, series, instance or job does not exist."""
 
     kind = "unknown"
 
 
 class InvalidRequest(CacheError):
-    """The request is wrong in itself."""
+    """The request is invalid."""
 
     kind = "invalid"
 
 
 class Ambiguous(CacheError):
-    """More than one AE title has it, or the selection needs more than one."""
+    """More than one AE title has the object, or the selection spans several."""
 
     kind = "ambiguous-ae-title"
 
 
 class StillArriving(CacheError):
-    """Instances of a selected study came a moment ago: wait, or insist."""
+    """A selected study received instances recently: wait, or set insist."""
 
     kind = "still-arriving"
 

@@ -1,4 +1,4 @@
-"""Between the cache's values and the messages of its gRPC API."""
+"""Conversion between the cache's values and the messages of its gRPC API."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ PRIORITIES = {
     cache_pb2.PRIORITY_HIGHER: JobPriority.HIGHER,
     cache_pb2.PRIORITY_IMMEDIATE: JobPriority.IMMEDIATE,
 }
-NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # of two, the one that is not UNSPECIFIED
+NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # NORMAL, not UNSPECIFIED
 
 
 def message(kind: Callable[..., M], value: values.Value) -> M:
-    """The message that has the same fields as a value."""
+    """Return the message with the same fields as a value."""
     return kind(**{name: _field(each) for name, each in msgspec.structs.asdict(value).items()})
 
 
 def detail(found: values.StudyDetail) -> cache_pb2.StudyDetail:
-    """A study with its series."""
+    """Return a study with its series."""
     return cache_pb2.StudyDetail(
         study=message(cache_pb2.Study, found.study), series=[message(cache_pb2.Series, each) for each in found.series]
     )
 
 
 def study_filter(request: cache_pb2.SearchStudiesRequest) -> values.StudyFilter:
-    """What studies have to match."""
+    """Return the filter of a search request."""
     names = [name for name in values.StudyFilter.__struct_fields__ if name != "pinned"]
     pinned = request.pinned if request.HasField("pinned") else None
     return values.StudyFilter(**{name: getattr(request, name) for name in names}, pinned=pinned)
 
 
 def order(request: cache_pb2.ComposeRequest) -> values.Order:
-    """A job to compose. Raises msgspec.ValidationError for what breaks a rule of the values."""
+    """Return the order of a compose request. Raises msgspec.ValidationError for invalid values."""
     return msgspec.convert(
         {
             "pipeline": request.pipeline,

@@ -1,4 +1,4 @@
-"""The gRPC server of one AE title: the API, health and reflection, behind a token and TLS if there are any."""
+"""The gRPC server of one AE title: the API, health and reflection, with optional token and TLS."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ log = structlog.get_logger("dicom_adapter_cache")
 
 SERVICE = cache_pb2.DESCRIPTOR.services_by_name["Cache"].full_name
 THREADS = 16
-CALLS = 64  # at the same time, most of them waiting; one more is refused
-LARGEST_MESSAGE = 2**20  # bytes: requests name things, they do not carry images
-GRACE_S = 3.0  # that calls under way have when the server stops
+CALLS = 64  # concurrent calls, including queued ones; further calls are refused
+LARGEST_MESSAGE = 2**20  # bytes: requests contain names, no images
+GRACE_S = 3.0  # time for running calls to finish when the server stops
 OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    ("grpc.so_reuseport", 0),  # else two services would share a port without a word
+    ("grpc.so_reuseport", 0),  # otherwise two services could share a port unnoticed
 )
 
 Continue = Callable[[grpc.HandlerCallDetails], Any]
 
 
 class CacheGrpcServer(Server):
-    """Serves the cache of one AE title."""
+    """gRPC server for the cache of one AE title."""
 
     def __init__(self, lane: LaneHandle) -> None:
         self.name = f"gRPC {lane.ae_title}"
@@ -44,7 +44,7 @@ class CacheGrpcServer(Server):
         self._server: grpc.Server | None = None
 
     def start(self) -> None:
-        """Listen, then serve. Raises Refused when the address or the certificate cannot be used."""
+        """Listen, then serve. Raises Refused if the address or the certificate cannot be used."""
         interceptors: list[grpc.ServerInterceptor] = (
             [] if self._settings.token is None else [TokenCheck(self._settings.token)]
         )
@@ -59,7 +59,7 @@ class CacheGrpcServer(Server):
         health_pb2_grpc.add_HealthServicer_to_server(state, server)
         state.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self._port = self._listen(server)  # a server that is started again comes back under the same port
+        self._port = self._listen(server)  # keep the port for a restart of the server
         server.start()
         self._server = server
         log.info("cache_grpc_listening", ae_title=self._lane.ae_title, address=self._settings.bind, port=self._port)
@@ -74,7 +74,7 @@ class CacheGrpcServer(Server):
             return server.add_secure_port(address, credentials)
         except OSError as failure:
             raise Refused(f"gRPC of AE title '{self._lane.ae_title}': {failure.filename}: {failure.strerror}") from None
-        except RuntimeError:  # gRPC's own, with no word on the reason
+        except RuntimeError:  # raised by gRPC without a reason
             raise Refused(
                 f"gRPC of AE title '{self._lane.ae_title}': cannot listen at {address}: is the port taken, and are "
                 "certificate and key what they should be?"
@@ -90,14 +90,14 @@ class CacheGrpcServer(Server):
         return self._server is not None
 
     def stop(self) -> None:
-        """End; calls under way have a few seconds."""
+        """Stop; running calls have GRACE_S to finish."""
         if self._server is not None:
             self._server.stop(GRACE_S).wait()
             self._server = None
 
 
 class TokenCheck(grpc.ServerInterceptor):
-    """Lets in who shows the token; how long the answer takes tells nothing of it."""
+    """Accept only calls with the token. The comparison takes constant time."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
@@ -110,4 +110,4 @@ class TokenCheck(grpc.ServerInterceptor):
 
 
 def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the call has to show the server's token: authorization: Bearer …")
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the call must have the server's token: authorization: Bearer …")

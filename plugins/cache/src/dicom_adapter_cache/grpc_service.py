@@ -1,4 +1,4 @@
-"""The calls of the gRPC API: each reads the request, asks `Cache`, and answers with messages."""
+"""The methods of the gRPC API: each reads the request, calls `Cache`, and returns messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class CacheService(cache_pb2_grpc.CacheServicer):
-    """One AE title. Used from the threads of the gRPC server."""
+    """The service for one AE title. Thread-safe."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -109,7 +109,7 @@ class CacheService(cache_pb2_grpc.CacheServicer):
 
 
 def _all(look: Callable[[values.PageRequest], Any], offset: int, limit: int) -> Iterator[Any]:
-    """What there is page by page, from `offset` on, at the most `limit`; 0: all. Raises Invalid for negative ones."""
+    """Read page by page from `offset`, at most `limit` items; 0: all. Raises InvalidRequest if either is negative."""
     if limit < 0 or offset < 0:
         raise InvalidRequest("limit and offset must not be negative", field="limit")
     left = limit or values.LARGEST_OFFSET
@@ -124,7 +124,7 @@ def _all(look: Callable[[values.PageRequest], Any], offset: int, limit: int) -> 
 
 @contextmanager
 def _refusals(context: Context) -> Iterator[None]:
-    """What the cache refuses, as gRPC says it."""
+    """Translate the cache's errors into gRPC statuses."""
     try:
         yield
     except CacheError as refusal:

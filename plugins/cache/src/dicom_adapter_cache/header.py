@@ -1,17 +1,17 @@
-"""The attributes that people search by, from the header of a stored instance. Pure."""
+"""The searchable attributes, from the header of a stored instance. Pure."""
 
 from __future__ import annotations
 
 from attrs import frozen
 from pydicom.dataset import Dataset
 
-LONGEST = 1024  # characters that are kept of a value: no attribute here may have more by the standard
+LONGEST = 1024  # characters kept of a value; the standard allows no more for these attributes
 SURROGATES = "surrogateescape"
 
 
 @frozen(kw_only=True, repr=False)
 class Attributes:
-    """What a series says of itself, its study and its patient; "" for what is missing."""
+    """Attributes of a series, its study and its patient; "" if missing."""
 
     patient_name: str
     patient_birth_date: str
@@ -26,7 +26,7 @@ class Attributes:
 
 
 def attributes(header: Dataset) -> Attributes:
-    """Read them from a header."""
+    """Return the searchable attributes of a header."""
     return Attributes(
         patient_name=text(header, "PatientName"),
         patient_birth_date=text(header, "PatientBirthDate"),
@@ -42,20 +42,20 @@ def attributes(header: Dataset) -> Attributes:
 
 
 def text(header: Dataset, keyword: str) -> str:
-    """One value as text that every database takes; "" for what cannot be read."""
+    """Return a value as text that every database accepts; "" if it cannot be read."""
     try:
         value = header.get(keyword)
-    except Exception:  # noqa: BLE001 - pydicom raises many kinds for a value that is none; it is searched by no more
+    except Exception:  # noqa: BLE001 - pydicom raises many kinds for a malformed value; such a value is not searchable
         return ""
     return "" if value is None else clean(str(value).strip())
 
 
 def clean(value: str) -> str:
-    """Without NUL and without halves of characters, which databases refuse; not too long."""
+    """Remove NUL and lone surrogates, which databases refuse, and truncate to LONGEST."""
     whole = value.encode("utf-8", "replace").decode("utf-8")
     return whole.replace("\0", "")[:LONGEST]
 
 
 def folded(value: str) -> str:
-    """As it is compared: without regard to upper and lower case."""
+    """Return the case-insensitive form that is compared."""
     return clean(value).casefold()

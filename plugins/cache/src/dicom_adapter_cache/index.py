@@ -1,8 +1,8 @@
-"""The index as the processor writes it: what is kept, what is pinned, and which jobs were made of it.
+"""The index as the processor writes it: kept instances, pinned studies and the jobs that were composed.
 
-The ledger is the truth about instances and jobs. The index is committed before the turn that it belongs to: when that
-turn fails, the processor is built anew, and `Index` is compared with what the ledger delivers. So nothing is written
-here as done that the same turn does.
+The ledger is authoritative for instances and jobs. The index is committed before the turn that writes it: if the turn
+fails, a new processor compares the index with the instances that the ledger delivers. The index therefore never records
+an effect of the current turn as done.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _INFO = [
 
 @frozen(kw_only=True)
 class KeptJob:
-    """A composed job, as the index remembers it."""
+    """A composed job in the index."""
 
     job_id: str
     keep: bool
@@ -64,7 +64,7 @@ class IdleStudy:
 
 
 class Index:
-    """The rows of one AE title. Used on its lane."""
+    """The rows of one AE title. Not thread-safe: used by the lane thread only."""
 
     def __init__(self, database: Database, ae_title: str) -> None:
         self._database = database
@@ -74,12 +74,12 @@ class Index:
     # --- instances ----------------------------------------------------------------------------------------------------
 
     def known(self) -> set[int]:
-        """The numbers of all instances."""
+        """Return the ids of all instances."""
         with self._database.read() as transaction:
             return set(transaction.execute(_of(select(instances.c.instance_id), self._ae_title)).scalars())
 
     def knows(self, key: SeriesKey) -> bool:
-        """Whether there is such a series."""
+        """Return whether the series is in the index."""
         if key not in self._places:
             query = (
                 select(studies.c.study_id, series.c.series_id)
@@ -95,9 +95,9 @@ class Index:
         return True
 
     def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[SeriesKey, Attributes]) -> set[int]:
-        """Add instances; `found` has the attributes of series that are new.
+        """Add instances; `found` has the attributes of new series.
 
-        Returns the numbers of those that newer ones stand for: of each SOP instance the last one counts.
+        Return the ids of superseded instances: of each SOP instance only the last arrival is kept.
         """
         newest = {instance.sop_instance_uid: instance for instance in arrived}
         first = {series_key_of(instance): instance for instance in reversed(arrived)}
@@ -109,7 +109,7 @@ class Index:
             transaction.execute(instances.insert(), rows)
             add_to_counts(transaction, newest.values(), places)
             delete_rows(transaction, older)
-        self._places = {} if older else places  # a series may have gone with an older one
+        self._places = {} if older else places  # a series may have been deleted with an older instance
         return older | {instance.instance_id for instance in arrived if newest[instance.sop_instance_uid] != instance}
 
     def _add_series(self, transaction: Transaction, instance: InstanceStorageInfo, found: Attributes) -> SeriesPlace:
@@ -135,7 +135,7 @@ class Index:
         return SeriesPlace(study_id, inserted_id(transaction.execute(series.insert().values(row))))
 
     def _same(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
-        """The numbers of what is there of these SOP instances."""
+        """Return the ids of the instances with these SOP Instance UIDs."""
         query = _of(select(instances.c.instance_id), self._ae_title)
         return {
             number
@@ -144,24 +144,24 @@ class Index:
         }
 
     def remove(self, instance_ids: Iterable[int]) -> None:
-        """Forget these instances, and the series and studies that are empty then."""
+        """Delete instances, and the series and studies that are empty afterwards."""
         self._places.clear()
         with self._database.write() as transaction:
             delete_rows(transaction, instance_ids)
 
     def total_bytes(self) -> int:
-        """The room that all instances take."""
+        """Return the size of all instances."""
         query = select(func.coalesce(func.sum(studies.c.size_bytes), 0)).where(studies.c.ae_title == self._ae_title)
         with self._database.read() as transaction:
             total: int = transaction.execute(query).scalar_one()
             return total
 
     def of_studies(self, study_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-        """The instances of studies, in the order of their arrival."""
+        """Return the instances of studies in order of arrival."""
         return self._infos(series.c.study_id, study_ids)
 
     def of_numbers(self, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-        """The instances with these numbers, as far as they are there."""
+        """Return the instances with these ids; missing ones are skipped."""
         return self._infos(instances.c.instance_id, instance_ids)
 
     def _infos(self, column: ColumnElement[Any], values: Sequence[Any]) -> list[InstanceStorageInfo]:
@@ -171,7 +171,7 @@ class Index:
     # --- studies ------------------------------------------------------------------------------------------------------
 
     def find_study(self, uid: str) -> int | None:
-        """The number of the study with this UID."""
+        """Return the row id of the study with this UID, or None."""
         query = select(studies.c.study_id).where(
             studies.c.ae_title == self._ae_title, studies.c.study_instance_uid == uid
         )
@@ -180,18 +180,18 @@ class Index:
             return found
 
     def pin(self, study_id: int, *, pinned: bool) -> None:
-        """Keep a study whatever its age, or do so no longer."""
+        """Pin or unpin a study."""
         with self._database.write() as transaction:
             transaction.execute(update(studies).where(studies.c.study_id == study_id).values(pinned=pinned))
 
     def use(self, study_ids: Iterable[int], at: datetime) -> None:
-        """Remember that these studies were used."""
+        """Update the time of the last use of studies."""
         with self._database.write() as transaction:
             for chunk in chunks(study_ids):
                 transaction.execute(update(studies).where(studies.c.study_id.in_(chunk)).values(last_use=at))
 
     def idle(self, arrived_before: datetime, limit: int) -> list[IdleStudy]:
-        """Studies that may be evicted, the longest unused first: unpinned, arrived, and in no unfinished job."""
+        """Return studies that may be evicted: unpinned, complete, in no unfinished job; least recently used first."""
         in_job = exists().where(
             series.c.study_id == studies.c.study_id,
             instances.c.series_id == series.c.series_id,
@@ -208,7 +208,7 @@ class Index:
             return [IdleStudy(**row._mapping) for row in transaction.execute(query)]
 
     def pinned_among(self, instance_ids: Sequence[int]) -> set[int]:
-        """Those of these instances whose studies are pinned."""
+        """Return those of the instances whose study is pinned."""
         query = _of(select(instances.c.instance_id), self._ae_title).where(studies.c.pinned)
         with self._database.read() as transaction:
             return {
@@ -220,38 +220,38 @@ class Index:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def add_job(self, job: KeptJob, instance_ids: Iterable[int], at: datetime) -> None:
-        """Remember a job and what it is made of."""
+        """Insert a job and its instances."""
         row = {"ae_title": self._ae_title, "created_at": at, "job_id": job.job_id, "keep": job.keep}
         rows = [{"job_id": job.job_id, "instance_id": number} for number in instance_ids]
         with self._database.write() as transaction:
-            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # of a turn that did not count
+            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # of a turn that was not committed
             transaction.execute(jobs.insert().values(**row, fingerprint=job.fingerprint, finished=job.finished))
             transaction.execute(job_instances.insert(), rows)
 
     def find_job(self, job_id: str) -> KeptJob | None:
-        """The job with this id."""
+        """Return the job with this id, or None."""
         with self._database.read() as transaction:
             return next(iter(_jobs(transaction, jobs.c.job_id == job_id)), None)
 
     def unfinished_jobs(self) -> list[KeptJob]:
-        """The jobs whose end is not known yet."""
+        """Return the unfinished jobs."""
         with self._database.read() as transaction:
             return _jobs(transaction, (jobs.c.ae_title == self._ae_title) & jobs.c.finished.is_(False))
 
     def of_job(self, job_id: str) -> list[int]:
-        """The numbers of an unfinished job's instances."""
+        """Return the ids of an unfinished job's instances."""
         query = select(job_instances.c.instance_id).where(job_instances.c.job_id == job_id)
         with self._database.read() as transaction:
             return list(transaction.execute(query).scalars())
 
     def finish_job(self, job_id: str) -> None:
-        """Remember that a job needs its instances no longer."""
+        """Mark a job as finished and release its instances."""
         with self._database.write() as transaction:
             transaction.execute(update(jobs).where(jobs.c.job_id == job_id).values(finished=True))
             transaction.execute(delete(job_instances).where(job_instances.c.job_id == job_id))
 
     def forget_job(self, job_id: str) -> None:
-        """Forget a job that there is not, or not any more."""
+        """Delete a job that the ledger does not have."""
         with self._database.write() as transaction:
             transaction.execute(delete(jobs).where(jobs.c.job_id == job_id))
 
@@ -262,7 +262,7 @@ class Index:
 def read_instances(
     transaction: Transaction, ae_title: str, column: ColumnElement[Any], values: Iterable[Any]
 ) -> list[InstanceStorageInfo]:
-    """The instances that have one of these values in a column, in the order of their arrival."""
+    """Return the instances with one of these values in a column, in order of arrival."""
     query = _of(select(*_INFO), ae_title)
     found = [
         InstanceStorageInfo(**row._mapping)
@@ -273,7 +273,7 @@ def read_instances(
 
 
 def _of(query: Select[Any], ae_title: str) -> Select[Any]:
-    """A query of instances, of one AE title."""
+    """Restrict a query of instances to one AE title."""
     return (
         query.select_from(instances)
         .join(series, series.c.series_id == instances.c.series_id)

@@ -1,7 +1,7 @@
-"""What the cache can be asked, over whatever protocol: reads go to the index, changes to the lanes.
+"""The operations of the cache for every protocol: reads use the index, changes go through the lanes.
 
-All of it raises `CacheError` for requests that cannot be, `Refused` for what the host refuses, and `Retriable` for what
-may pass.
+Every operation raises `CacheError` for a request that cannot be fulfilled, `Refused` if the host refuses it, and
+`Retriable` if a later attempt may succeed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dicom_adapter_cache.errors import Ambiguous, InvalidRequest, NotInCache
 from dicom_adapter_cache.processor import CacheProcessor, check
 from dicom_adapter_cache.search import Reader
 
-ANSWER_S = 30.0  # that a lane may take to answer: it may be handing out what was pending at the start
+ANSWER_S = 30.0  # for a lane to answer: after a start it first delivers the pending instances
 NEWEST_JOBS = 100
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @frozen
 class CachedAeTitle:
-    """One AE title of the cache."""
+    """One AE title of the cache, with its lane and index."""
 
     lane: LaneHandle
     reader: Reader
@@ -45,7 +45,7 @@ class Download:
 
 
 class Cache:
-    """All AE titles that the cache processor serves. Used from any thread."""
+    """All AE titles of the cache processor. Thread-safe."""
 
     def __init__(self, lanes: Mapping[str, LaneHandle]) -> None:
         self._kept = {name: CachedAeTitle(lane, _reader(lane)) for name, lane in lanes.items()}
@@ -53,7 +53,7 @@ class Cache:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def studies(self, found: values.StudyFilter, page: values.PageRequest) -> values.Studies:
-        """A page of the studies that match, the newest arrival first."""
+        """Return a page of matching studies, the most recent arrival first."""
         check_page(page)
         items: list[values.Study] = []
         total = 0
@@ -65,7 +65,7 @@ class Cache:
         return values.Studies(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
 
     def patients(self, found: values.StudyFilter, page: values.PageRequest) -> values.Patients:
-        """A page of the patients with studies that match, by ID."""
+        """Return a page of the patients with matching studies, sorted by ID."""
         check_page(page)
         items: list[values.Patient] = []
         total = 0
@@ -77,7 +77,7 @@ class Cache:
         return values.Patients(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
 
     def study(self, uid: str, ae_title: str = "") -> values.StudyDetail:
-        """A study with its series."""
+        """Return a study with its series."""
         kept = self._with_study(uid, ae_title)
         found = kept.reader.study(uid, kept.lane.now())
         if found is None:
@@ -87,7 +87,7 @@ class Cache:
     def instances(
         self, uid: str, series_uid: str | None, page: values.PageRequest, ae_title: str = ""
     ) -> values.Instances:
-        """A page of the instances of a study, or of one of its series."""
+        """Return a page of the instances of a study, or of one of its series."""
         check_page(page)
         items, total = self._with_study(uid, ae_title).reader.instances(uid, series_uid, page.limit, page.offset)
         if not total:
@@ -102,7 +102,7 @@ class Cache:
                 try:
                     file = kept.lane.open_stored(found)
                 except StoredObjectMissing:
-                    continue  # it has just gone
+                    continue  # it has just been deleted
                 kept.lane.ask(partial(_use, found.study_instance_uid))
                 return Download(instance=found, file=file)
         raise NotInCache(f"there is no instance {sop_instance_uid}")
@@ -110,14 +110,14 @@ class Cache:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def compose(self, order: values.Order, key: str | None) -> values.JobStatus:
-        """Compose a job, or find the one that an earlier call with the same key has composed."""
+        """Compose a job, or return the job of an earlier call with the same key."""
         check(order)
         job_id = None if key is None else job_id_of(key)
         lane = self._lane_of(order, job_id)
         return values.job_status(_answer(lane, lambda cache: cache.compose(order, job_id)))
 
     def job(self, job_id: str) -> values.JobStatus:
-        """A job as it stands now."""
+        """Return the current status of a job."""
         for kept in self._kept.values():
             job = kept.lane.find_job(job_id)
             if job is not None:
@@ -125,7 +125,7 @@ class Cache:
         raise NotInCache(f"there is no job {job_id}; finished jobs are forgotten after some time")
 
     def jobs(self, limit: int = NEWEST_JOBS) -> values.Jobs:
-        """The newest composed jobs."""
+        """Return the most recent composed jobs."""
         found = [
             (at, job)
             for kept in self._kept.values()
@@ -136,12 +136,12 @@ class Cache:
         return values.Jobs(items=[values.job_status(job) for _at, job in found[:limit]])
 
     def _lane_of(self, order: values.Order, job_id: str | None) -> LaneHandle:
-        """The one AE title that the job is composed at."""
+        """Return the lane of the AE title that composes the job."""
         if order.ae_title is not None or len(self._kept) == 1:
             return next(iter(self._among(order.ae_title or ""))).lane
         for kept in self._kept.values():
             if job_id is not None and kept.lane.find_job(job_id) is not None:
-                return kept.lane  # what it was made of may be gone
+                return kept.lane  # its instances may be deleted already
         owners = [kept.lane for kept in self._kept.values() if kept.reader.owns(order)]
         if not owners:
             raise NotInCache("nothing of the selection is in the cache")
@@ -155,18 +155,18 @@ class Cache:
     # --- studies ------------------------------------------------------------------------------------------------------
 
     def delete(self, uid: str, ae_title: str = "") -> None:
-        """Let a study go."""
+        """Delete a study."""
         _answer(self._with_study(uid, ae_title).lane, lambda cache: cache.delete(uid))
 
     def pin(self, uid: str, *, pinned: bool, ae_title: str = "") -> values.Pinned:
-        """Keep a study whatever its age and the room it takes, or do so no longer."""
+        """Pin a study, so that neither age nor size evicts it, or unpin it."""
         _answer(self._with_study(uid, ae_title).lane, lambda cache: cache.pin(uid, pinned=pinned))
         return values.Pinned(study_instance_uid=uid, pinned=pinned)
 
     # --- AE titles ----------------------------------------------------------------------------------------------------
 
     def _among(self, ae_title: str) -> Iterable[CachedAeTitle]:
-        """The AE title with this name; all when there is no name."""
+        """Return the AE title with this name; all if the name is empty."""
         if not ae_title:
             return self._kept.values()
         if ae_title not in self._kept:
@@ -185,12 +185,12 @@ class Cache:
 
 
 def job_id_of(key: str) -> str:
-    """The id of the job that a key stands for: so the ledger itself keeps it from being composed twice."""
+    """Derive a job id from a key, so that the ledger prevents a second job for the same key."""
     return hashlib.blake2b(key.encode(), digest_size=16, person=b"cache key").hexdigest()
 
 
 def check_page(page: values.PageRequest) -> None:
-    """Raises Invalid for a page that nobody can have."""
+    """Raise InvalidRequest if limit or offset is out of range."""
     if not 1 <= page.limit <= values.LARGEST_PAGE:
         raise InvalidRequest(f"limit must be from 1 to {values.LARGEST_PAGE}", field="limit")
     if not 0 <= page.offset <= values.LARGEST_OFFSET:
@@ -215,7 +215,7 @@ def _answer(lane: LaneHandle, request: Callable[[CacheProcessor], T]) -> T:
 
 
 def _answer_begun(lane: LaneHandle, future: Future[T]) -> T:
-    """The answer of a turn that has begun, and so may have an effect."""
+    """Wait for a turn that has begun and may have an effect."""
     try:
         return future.result(ANSWER_S)
     except NotInTime:

@@ -1,7 +1,7 @@
-"""The cache processor: keeps what it receives in its index until somebody composes a job of it, or its time is over.
+"""The cache processor: keeps received instances in its index until a job is composed or they are evicted.
 
-The ledger is the truth: after a start, and after any turn that did not count, all pending instances are delivered
-again, and what the index has beyond them is forgotten.
+The ledger is authoritative: after a start, and after a turn that was not committed, all pending instances are delivered
+again, and rows of the index without a pending instance are deleted.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from dicom_adapter_cache.rows import SeriesKey, series_key_of
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 
-LOOK_EVERY_S = 60.0  # for what has become too old
-WRITE_AFTER_S = 0.2  # that an instance may be in no search
+LOOK_EVERY_S = 60.0  # for studies older than max-age
+WRITE_AFTER_S = 0.2  # until an instance can be found
 WRITTEN_AT_ONCE = 500  # instances
-EVICTED_AT_ONCE = 100  # studies that are looked for at a time
+EVICTED_AT_ONCE = 100  # studies per query
 RESERVED = ("Source", "Instances")  # metadata that the host adds
 ENDS = (JobState.SUBMITTED, JobState.CANCELLED)
 
 
 class CacheProcessor(JobProcessorBase[CacheSettings]):
-    """Submits nothing by itself; it is asked, through its lane."""
+    """Keep instances and submit jobs only on request, through its lane."""
 
     name = "cache"
 
     def __init__(self, settings: CacheSettings, context: ProcessorContext) -> None:
         super().__init__(settings, context)
         self._settle = timedelta(seconds=settings.settle)
-        self._known: set[int] = set()  # the numbers of all instances in the index
-        self._undelivered: set[int] = set()  # those of them that the ledger has not delivered since `open`
-        self._bytes = 0  # that all of them take
-        self._arrived: list[InstanceStorageInfo] = []  # that the index has not yet
-        self._found: dict[SeriesKey, Attributes] = {}  # of their series, as far as these are new
-        self._bounding: Timer | None = None  # set while the cache is too large and nothing may go
+        self._known: set[int] = set()  # ids of all instances in the index
+        self._undelivered: set[int] = set()  # ids that the ledger has not delivered since `open`
+        self._bytes = 0  # total size of all instances
+        self._arrived: list[InstanceStorageInfo] = []  # not yet in the index
+        self._found: dict[SeriesKey, Attributes] = {}  # attributes of new series
+        self._bounding: Timer | None = None  # set while the cache is too large and nothing can be evicted
 
     @classmethod
     def describe(cls, settings: CacheSettings) -> str:
@@ -60,7 +60,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._known = self._index.known()
         self._undelivered = set(self._known)
         self._bytes = self._index.total_bytes()
-        self.call_later(0, self._begin)  # after everything that was pending
+        self.call_later(0, self._begin)  # after all pending instances
 
     def close(self) -> None:
         self._database.close()
@@ -82,7 +82,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._keep_to_size()
 
     def _write(self) -> None:
-        """Bring the index up to date: many instances together cost little more than one alone."""
+        """Write new instances to the index in one batch: many cost little more than one."""
         if not self._arrived:
             return
         replaced = self._index.add(self._arrived, self._found)
@@ -97,7 +97,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     # --- the ledger and the index -------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Everything that was pending is delivered: what else the index has is gone, and so is what it missed."""
+        """Reconcile the index once all pending instances are delivered."""
         self._write()
         if self._undelivered:
             self._index.remove(self._undelivered)
@@ -116,17 +116,17 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._look_after(kept, job)
 
     def _look_after(self, kept: KeptJob, job: Job | None) -> None:
-        """Clean up after a job that has come to its end; a faulted one may still be tried again."""
+        """Clean up after a finished job; a faulted job may still be retried."""
         if job is None:  # its turn was not committed
             self._index.forget_job(kept.job_id)
         elif job.state in ENDS:
             if job.state is JobState.SUBMITTED and not kept.keep:
                 self._clean_up(kept)
-            # The index is committed before this turn is. Not before the next one is it certain that this one counts.
+            # The index is committed before this turn. Only the next turn can rely on this one being committed.
             self.call_later(0, partial(self._index.finish_job, kept.job_id))
 
     def _clean_up(self, kept: KeptJob) -> None:
-        """Let go of what a job was made of. What came later was not part of it; what is pinned stays."""
+        """Delete the instances of a job, without later arrivals and pinned studies."""
         numbers = [number for number in self._index.of_job(kept.job_id) if number in self._known]
         pinned = self._index.pinned_among(numbers)
         self._let_go(self._index.of_numbers([number for number in numbers if number not in pinned]))
@@ -150,7 +150,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         if limit is None or self._bytes <= limit or self._bounding is not None:
             return
         self._evict(self._bytes - limit, f"the cache holds more than max-size = {int(limit)} bytes")
-        if self._bytes > limit:  # all else is pinned, arriving or part of a job
+        if self._bytes > limit:  # the rest is pinned, arriving or part of a job
             self._bounding = self.call_later(max(1.0, self.settings.settle), self._keep_to_size_again)
 
     def _keep_to_size_again(self) -> None:
@@ -172,7 +172,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self.call_later(min(LOOK_EVERY_S, self.settings.max_age), self._keep_to_age)
 
     def _evict(self, wanted_bytes: int, reason: str) -> None:
-        """Let the longest unused studies go until so many bytes are free, or nothing more may go."""
+        """Evict the least recently used studies until `wanted_bytes` are free or no study can be evicted."""
         self._write()
         while wanted_bytes > 0:
             chosen = []
@@ -189,10 +189,10 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self.record("evicted", instances, reason)
         self._let_go(instances)
 
-    # --- what it is asked ---------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def compose(self, order: Order, job_id: str | None) -> Job:
-        """Submit a job of everything that the order names. `job_id`: made of the Idempotency-Key, if there is one."""
+        """Submit a job of all instances that the order names. `job_id`: derived from the Idempotency-Key, or None."""
         self._write()
         fingerprint = fingerprint_of(order)
         first = None if job_id is None else self._first(job_id, fingerprint)
@@ -218,7 +218,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         return job
 
     def _first(self, job_id: str, fingerprint: str) -> Job | None:
-        """The job that an earlier call with the same key has composed."""
+        """Return the job of an earlier call with the same key."""
         job = self.find_job(job_id)
         kept = self._index.find_job(job_id)
         if job is not None and kept is not None and kept.fingerprint != fingerprint:
@@ -226,17 +226,17 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         return job
 
     def delete(self, study_instance_uid: str) -> None:
-        """Let a study go; jobs that it is part of are submitted all the same."""
+        """Delete a study. Jobs that contain it are still submitted."""
         instances = self._index.of_studies([self._study(study_instance_uid)])
         self.record("deleted", instances, "a user of the cache has deleted the study")
         self._let_go(instances)
 
     def pin(self, study_instance_uid: str, *, pinned: bool) -> None:
-        """Keep a study whatever its age and the room it takes, or do so no longer."""
+        """Pin a study, so that neither age nor size evicts it, or unpin it."""
         self._index.pin(self._study(study_instance_uid), pinned=pinned)
 
     def use(self, study_instance_uid: str) -> None:
-        """Remember that a study was used, if it is still there."""
+        """Update the time of the last use of a study, if it still exists."""
         found = self._index.find_study(study_instance_uid)
         if found is not None:
             self._index.use([found], self.now())
@@ -250,7 +250,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
 
 def check(order: Order) -> None:
-    """Raises Invalid for what can never be a job."""
+    """Raise InvalidRequest for an order that can never become a job."""
     if selects_nothing(order):
         raise InvalidRequest("the selection is empty: name patients, studies, series or instances", field="studies")
     taken = sorted(set(RESERVED) & order.metadata.keys())
@@ -259,5 +259,5 @@ def check(order: Order) -> None:
 
 
 def fingerprint_of(order: Order) -> str:
-    """The same for orders that ask for the same."""
+    """Return a digest that is equal for equal orders."""
     return hashlib.blake2b(msgspec.json.encode(order, order="deterministic"), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""The REST API: each handler reads the request, asks `Cache`, and answers with its values."""
+"""The REST API: each handler reads the request, calls `Cache`, and returns its values."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ JobPath = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="A 
 AeTitleQuery = Annotated[
     str | None,
     QueryParameter(
-        name="aeTitle", pattern=values.AE_TITLE_PATTERN, description="Needed when several AE titles have it"
+        name="aeTitle", pattern=values.AE_TITLE_PATTERN, description="Required if several AE titles have the object"
     ),
 ]
-Limit = Annotated[int, QueryParameter(ge=1, le=values.LARGEST_PAGE, description="Entries of a page")]
-Offset = Annotated[int, QueryParameter(ge=0, le=values.LARGEST_OFFSET, description="Entries before the page")]
+Limit = Annotated[int, QueryParameter(ge=1, le=values.LARGEST_PAGE, description="Maximum number of entries")]
+Offset = Annotated[int, QueryParameter(ge=0, le=values.LARGEST_OFFSET, description="Number of entries to skip")]
 Key = Annotated[
     str | None,
     HeaderParameter(
-        name="Idempotency-Key", pattern=values.KEY_PATTERN, description="Repeated, the first job is the answer"
+        name="Idempotency-Key", pattern=values.KEY_PATTERN, description="A repeated request returns the first job"
     ),
 ]
 
@@ -58,22 +58,22 @@ def _text(name: str, description: str) -> Any:
     return QueryParameter(name=name, max_length=values.LONGEST_TEXT, pattern=pattern, description=description)
 
 
-WILD = "; `*` and `?` are wildcards, upper and lower case are alike"
+WILD = "; `*` and `?` are wildcards, case-insensitive"
 UidQuery = Annotated[
-    str, QueryParameter(name="studyInstanceUid", pattern="^[0-9.,]{0,1024}$", description="UIDs, with commas between")
+    str, QueryParameter(name="studyInstanceUid", pattern="^[0-9.,]{0,1024}$", description="UIDs, separated by commas")
 ]
 PatientIdQuery = Annotated[str, _text("patientId", f"Patient ID{WILD}")]
 PatientNameQuery = Annotated[str, _text("patientName", f"Patient's Name{WILD}")]
 AccessionQuery = Annotated[str, _text("accessionNumber", f"Accession Number{WILD}")]
 DescriptionQuery = Annotated[str, _text("studyDescription", f"Study Description{WILD}")]
-ModalityQuery = Annotated[str, _text("modality", "A modality that the study has, such as CT")]
+ModalityQuery = Annotated[str, _text("modality", "A modality in the study, such as CT")]
 DateQuery = Annotated[str, _text("studyDate", "YYYYMMDD, or a range: 20250101-20251231, 20250101-, -20251231")]
-PinnedQuery = Annotated[bool | None, QueryParameter(description="Only studies that are pinned, or are not")]
+PinnedQuery = Annotated[bool | None, QueryParameter(description="Only pinned, or only unpinned, studies")]
 
 
 @contextmanager
 def problems() -> Iterator[None]:
-    """What the cache refuses, as the HTTP server answers it."""
+    """Translate the cache's errors into HTTP responses."""
     try:
         yield
     except CacheError as refusal:
@@ -82,15 +82,15 @@ def problems() -> Iterator[None]:
 
 
 def specified(*statuses: int, **more: Any) -> dict[str, Any]:
-    """What a route's description has in common with those of the others."""
+    """Return the arguments that all routes share: summary, tags and error responses."""
     known = {
-        400: "The request is wrong in itself",
+        400: "The request is invalid",
         401: "The token is missing or wrong",
-        404: "There is no such thing",
-        409: "It cannot be as things stand",
+        404: "The object does not exist",
+        409: "The request conflicts with the current state",
         413: "The body is too large",
         422: "The Idempotency-Key was used for another request",
-        503: "It cannot be done now; ask again",
+        503: "Temporarily unavailable; retry",
     }
     used = {status: known[status] for status in (400, 401, *statuses, 503)}
     responses = {
@@ -106,12 +106,12 @@ def specified(*statuses: int, **more: Any) -> dict[str, Any]:
 
 
 def handlers(cache: Cache) -> list[Any]:
-    """All routes of the API."""
+    """Return all routes of the API."""
     return [*_searching(cache), *_looking(cache), *_composing(cache), *_changing(cache)]
 
 
 def _searching(cache: Cache) -> list[Any]:
-    @get("/studies", **specified(404, summary="Search studies, the newest arrival first"))
+    @get("/studies", **specified(404, summary="Search studies, the most recent arrival first"))
     def search_studies(
         ae_title: AeTitleQuery = None,
         study_instance_uid: UidQuery = "",
@@ -155,12 +155,12 @@ def _searching(cache: Cache) -> list[Any]:
 
 
 def _looking(cache: Cache) -> list[Any]:
-    @get("/studies/{uid:str}", **specified(404, 409, summary="A study with its series"))
+    @get("/studies/{uid:str}", **specified(404, 409, summary="Get a study with its series"))
     def study(uid: UidPath, ae_title: AeTitleQuery = None) -> values.StudyDetail:
         with problems():
             return cache.study(uid, ae_title or "")
 
-    @get("/studies/{uid:str}/instances", **specified(404, 409, summary="The instances of a study"))
+    @get("/studies/{uid:str}/instances", **specified(404, 409, summary="List the instances of a study"))
     def study_instances(
         uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
     ) -> values.Instances:
@@ -169,7 +169,7 @@ def _looking(cache: Cache) -> list[Any]:
 
     @get(
         "/studies/{uid:str}/series/{series_uid:str}/instances",
-        **specified(404, 409, summary="The instances of a series"),
+        **specified(404, 409, summary="List the instances of a series"),
     )
     def series_instances(
         uid: UidPath, series_uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
@@ -180,7 +180,7 @@ def _looking(cache: Cache) -> list[Any]:
     @get(
         "/instances/{uid:str}/file",
         media_type="application/dicom",
-        **specified(404, summary="The stored DICOM file of an instance"),
+        **specified(404, summary="Download the stored DICOM file of an instance"),
     )
     def download(uid: UidPath, ae_title: AeTitleQuery = None) -> Stream:
         with problems():
@@ -200,12 +200,12 @@ def _composing(cache: Cache) -> list[Any]:
         with problems():
             return cache.compose(data, key)
 
-    @get("/jobs", **specified(summary="The newest composed jobs"))
+    @get("/jobs", **specified(summary="List the most recent composed jobs"))
     def jobs(limit: Limit = 100) -> values.Jobs:
         with problems():
             return cache.jobs(limit)
 
-    @get("/jobs/{job_id:str}", **specified(404, summary="A job as it stands"))
+    @get("/jobs/{job_id:str}", **specified(404, summary="Get the status of a job"))
     def job(job_id: JobPath) -> values.JobStatus:
         with problems():
             return cache.job(job_id)
@@ -215,18 +215,18 @@ def _composing(cache: Cache) -> list[Any]:
 
 def _changing(cache: Cache) -> list[Any]:
     @delete(
-        "/studies/{uid:str}", **specified(404, 409, summary="Delete a study; jobs of it are submitted all the same")
+        "/studies/{uid:str}", **specified(404, 409, summary="Delete a study; jobs that contain it are still submitted")
     )
     def delete_study(uid: UidPath, ae_title: AeTitleQuery = None) -> None:
         with problems():
             cache.delete(uid, ae_title or "")
 
-    @put("/studies/{uid:str}/pin", **specified(404, 409, summary="Keep a study whatever its age"))
+    @put("/studies/{uid:str}/pin", **specified(404, 409, summary="Pin a study"))
     def pin(uid: UidPath, ae_title: AeTitleQuery = None) -> values.Pinned:
         with problems():
             return cache.pin(uid, pinned=True, ae_title=ae_title or "")
 
-    @delete("/studies/{uid:str}/pin", status_code=200, **specified(404, 409, summary="Do so no longer"))
+    @delete("/studies/{uid:str}/pin", status_code=200, **specified(404, 409, summary="Unpin a study"))
     def unpin(uid: UidPath, ae_title: AeTitleQuery = None) -> values.Pinned:
         with problems():
             return cache.pin(uid, pinned=False, ae_title=ae_title or "")

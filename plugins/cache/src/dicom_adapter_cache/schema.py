@@ -1,4 +1,4 @@
-"""The tables of the index. It can be rebuilt, so a change here needs no migration, but another VERSION."""
+"""The tables of the index. The index can be rebuilt: a change needs a new VERSION instead of a migration."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UtcTimestamp(TypeDecorator[datetime]):
         return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
-RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite only numbers rows by itself when the key is INTEGER
+RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows automatically only if the key is INTEGER
 
 versions = Table("cache_version", metadata, Column("version", Integer, primary_key=True))
 
@@ -58,7 +58,7 @@ studies = Table(
     Column("study_time", Text, nullable=False),
     Column("accession_number", Text, nullable=False),
     Column("study_description", Text, nullable=False),
-    Column("patient_id_folded", Text, nullable=False, index=True),  # as they are compared
+    Column("patient_id_folded", Text, nullable=False, index=True),  # case-insensitive forms
     Column("patient_name_folded", Text, nullable=False, index=True),
     Column("accession_number_folded", Text, nullable=False, index=True),
     Column("study_description_folded", Text, nullable=False),
@@ -110,7 +110,7 @@ jobs = Table(
     Column("job_id", String(32), primary_key=True),
     Column("ae_title", String(16), nullable=False, index=True),
     Column("keep", Boolean, nullable=False),
-    Column("fingerprint", String(64), nullable=False),  # of what was ordered
+    Column("fingerprint", String(64), nullable=False),  # of the order
     Column("created_at", UtcTimestamp, nullable=False, index=True),
     Column("finished", Boolean, nullable=False),
 )

@@ -1,4 +1,4 @@
-"""Looking into the index from outside of the lane: the matching of QIDO-RS (PS3.18 section 8.3.4), page by page."""
+"""Read access to the index from outside of the lane: QIDO-RS matching (PS3.18 section 8.3.4), page by page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STUDY += [studies.c.study_id, studies.c.series_count, studies.c.instance_count]
 
 
 class Reader:
-    """The index of one AE title, for who only reads. Used from any thread."""
+    """Read-only access to the index of one AE title. Thread-safe."""
 
     def __init__(self, url: str, ae_title: str, settle: timedelta) -> None:
         self._database = Database(url, writes=False)
@@ -36,7 +36,7 @@ class Reader:
     # --- studies and patients -----------------------------------------------------------------------------------------
 
     def studies(self, found: values.StudyFilter, limit: int, now: datetime) -> tuple[list[values.Study], int]:
-        """The first matching studies, the newest first, and how many match."""
+        """Return the first matching studies, the most recent first, and the number of matches."""
         conditions = [studies.c.ae_title == self._ae_title, *_conditions(found)]
         order = (studies.c.last_arrival.desc(), studies.c.study_instance_uid)
         with self._database.read() as transaction:
@@ -49,7 +49,7 @@ class Reader:
         return [_study(row, modalities.get(row.study_id, []), now - self._settle) for row in rows]
 
     def study(self, uid: str, now: datetime) -> values.StudyDetail | None:
-        """A study with its series."""
+        """Return a study with its series."""
         with self._database.read() as transaction:
             row = transaction.execute(select(*_STUDY).where(self._is_study(uid))).one_or_none()
             if row is None:
@@ -59,7 +59,7 @@ class Reader:
             return values.StudyDetail(study=study, series=[_series(each) for each in transaction.execute(query)])
 
     def has_study(self, uid: str) -> bool:
-        """Whether the study is here."""
+        """Return whether the index has the study."""
         with self._database.read() as transaction:
             return transaction.execute(select(studies.c.study_id).where(self._is_study(uid))).first() is not None
 
@@ -67,7 +67,7 @@ class Reader:
         return (studies.c.ae_title == self._ae_title) & (studies.c.study_instance_uid == uid)
 
     def patients(self, found: values.StudyFilter, limit: int) -> tuple[list[values.Patient], int]:
-        """The first patients with matching studies, by ID, and how many there are."""
+        """Return the first patients with matching studies, sorted by ID, and their number."""
         own = (studies.c.patient_id, studies.c.issuer_of_patient_id)
         matching = [studies.c.ae_title == self._ae_title, *_conditions(found)]
         query = select(
@@ -92,7 +92,7 @@ class Reader:
     def instances(
         self, study_uid: str, series_uid: str | None, limit: int, offset: int
     ) -> tuple[list[values.KeptInstance], int]:
-        """A page of the instances of a study, or of one of its series, in the order of arrival."""
+        """Return a page of the instances of a study, or of one of its series, in order of arrival."""
         conditions = [self._is_study(study_uid)]
         if series_uid is not None:
             conditions.append(series.c.series_instance_uid == series_uid)
@@ -105,13 +105,13 @@ class Reader:
         return [values.KeptInstance(**row._mapping) for row in rows], total
 
     def find_instance(self, sop_instance_uid: str) -> InstanceStorageInfo | None:
-        """The instance with this SOP Instance UID."""
+        """Return the instance with this SOP Instance UID, or None."""
         with self._database.read() as transaction:
             found = read_instances(transaction, self._ae_title, instances.c.sop_instance_uid, [sop_instance_uid])
         return found[0] if found else None
 
     def owns(self, order: values.Order) -> bool:
-        """Whether something that the order names is here."""
+        """Return whether the index has anything that the order names."""
         own = studies.c.ae_title == self._ae_title
         queries = [
             *(select(studies.c.study_id).where(own, is_patient(patient)) for patient in order.patients),
@@ -131,7 +131,7 @@ class Reader:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def jobs(self, limit: int) -> list[tuple[datetime, str]]:
-        """When the newest jobs were composed, with their ids."""
+        """Return the times and ids of the most recent jobs."""
         query = select(jobs.c.created_at, jobs.c.job_id).where(jobs.c.ae_title == self._ae_title)
         with self._database.read() as transaction:
             found = transaction.execute(query.order_by(jobs.c.created_at.desc()).limit(limit))
@@ -139,7 +139,7 @@ class Reader:
 
 
 def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
-    """Whether a study is of this patient: ID and issuer are the same, letter by letter."""
+    """Return the condition that a study has exactly this Patient ID and issuer."""
     return (studies.c.patient_id == patient.patient_id) & (
         studies.c.issuer_of_patient_id == patient.issuer_of_patient_id
     )
@@ -157,7 +157,7 @@ def _joined(query: Select[Any]) -> Select[Any]:
 
 
 def _conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
-    """What studies have to meet; an empty filter is none."""
+    """Return the conditions of a filter; an empty filter has no conditions."""
     texts = {
         studies.c.patient_id_folded: found.patient_id,
         studies.c.patient_name_folded: found.patient_name,
@@ -178,7 +178,7 @@ def _conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
 
 
 def _matches(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    """Single value matching, or with `*` and `?` wildcard matching (PS3.4 section C.2.2.2)."""
+    """Match a single value, or use wildcard matching with `*` and `?` (PS3.4 section C.2.2.2)."""
     value = folded(value)
     if "*" not in value and "?" not in value:
         return column == value
@@ -187,7 +187,7 @@ def _matches(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
 
 
 def _date_conditions(value: str) -> list[ColumnElement[bool]]:
-    """A date, or a range that may be open at one end (PS3.4 section C.2.2.2.5); both ends belong to it."""
+    """Match a date, or a range that includes both ends and may be open at one (PS3.4 section C.2.2.2.5)."""
     if not re.fullmatch(values.DATE_PATTERN, value, re.ASCII):
         raise InvalidRequest(
             "studyDate must be YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231",
@@ -197,7 +197,7 @@ def _date_conditions(value: str) -> list[ColumnElement[bool]]:
         try:
             datetime.strptime(date, "%Y%m%d")  # noqa: DTZ007 - a date in a study has no time zone
         except ValueError:
-            raise InvalidRequest(f"studyDate has {date}, which is no date", field="studyDate") from None
+            raise InvalidRequest(f"studyDate has {date}, which is not a date", field="studyDate") from None
     first, dash, last = value.partition("-")
     if not dash:
         return [studies.c.study_date == first]

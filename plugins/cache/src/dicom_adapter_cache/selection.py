@@ -1,4 +1,4 @@
-"""From what an order names to the instances of its job, or to what is missing."""
+"""Resolve an order to the instances of its job, or report which are missing."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from dicom_adapter_cache.schema import instances, series, studies
 from dicom_adapter_cache.search import is_patient
 from dicom_adapter_cache.values import Order
 
-SHOWN = 20  # of what is missing, or still arrives, that an error names
+SHOWN = 20  # UIDs in an error message
 
 
 @frozen(kw_only=True)
 class Chosen:
-    """What an order comes to."""
+    """The instances that an order selects."""
 
-    instances: list[InstanceStorageInfo]  # in the order of their arrival, each once
-    studies: set[int]  # their numbers
+    instances: list[InstanceStorageInfo]  # in order of arrival, each once
+    studies: set[int]  # row ids
 
 
 def choose(database: Database, ae_title: str, order: Order) -> Chosen:
-    """Find everything that the order names. Raises Unknown with all that is missing."""
+    """Find everything that the order names. Raises NotInCache with everything that is missing."""
     with database.read() as transaction:
         lookup = _Lookup(transaction, ae_title)
         for patient in order.patients:
@@ -43,7 +43,7 @@ def choose(database: Database, ae_title: str, order: Order) -> Chosen:
 
 
 def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime) -> None:
-    """Raises StillArriving when a chosen study has had an instance since."""
+    """Raise StillArriving if a chosen study received an instance after `arrived_before`."""
     query = select(studies.c.study_instance_uid)
     with database.read() as transaction:
         late = [
@@ -55,13 +55,13 @@ def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime
         ]
     if late:
         raise StillArriving(
-            f"{len(late)} of the studies are still arriving: wait until nothing more comes, or set insist",
+            f"{len(late)} of the studies are still arriving: wait until they are complete, or set insist",
             studies=sorted(late)[:SHOWN],
         )
 
 
 class _Lookup:
-    """Collects series as a whole and single instances, and what is missing."""
+    """Collect whole series, single instances and missing names."""
 
     def __init__(self, transaction: Transaction, ae_title: str) -> None:
         self.study_ids: set[int] = set()
@@ -72,13 +72,13 @@ class _Lookup:
         self._missing: dict[str, list[str]] = {}
 
     def patients(self, condition: ColumnElement[bool], patient_id: str) -> None:
-        """All series of a patient."""
+        """Add all series of a patient."""
         query = _series(self._ae_title).where(condition)
         if not self._take_series(self._transaction.execute(query)):
             self._missing.setdefault("patients", []).append(patient_id)
 
     def uids(self, kind: str, column: ColumnElement[str], uids: Iterable[str]) -> None:
-        """What these UIDs name."""
+        """Add the objects with these UIDs."""
         asked = list(dict.fromkeys(uids))
         there: set[str] = set()
         for chunk in chunks(asked):
@@ -112,7 +112,7 @@ class _Lookup:
         return {row[2] for row in rows}
 
     def check(self) -> None:
-        """Raises Unknown when something is missing."""
+        """Raise NotInCache if anything is missing."""
         if not self._missing:
             return
         count = sum(map(len, self._missing.values()))
@@ -121,7 +121,7 @@ class _Lookup:
         raise NotInCache(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
 
     def found(self) -> list[InstanceStorageInfo]:
-        """The instances of all that was found."""
+        """Return the instances of everything that was found."""
         whole = read_instances(self._transaction, self._ae_title, instances.c.series_id, self._series_ids)
         single = read_instances(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
         by_number = {instance.instance_id: instance for instance in [*whole, *single]}

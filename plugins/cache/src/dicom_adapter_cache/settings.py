@@ -55,67 +55,63 @@ class GrpcSettings:
 
     port: int = setting(
         validator=between(0, 65535),
-        help="TCP port; 0 takes any free one, which the log tells (`cache_grpc_listening`).",
+        help="TCP port; 0 for any free port, which is logged (`cache_grpc_listening`).",
     )
     bind: str = setting(
         default="127.0.0.1",
         validator=_address,
-        help="IP address to listen on; any but a loopback one needs a token.",
+        help="IP address to listen on; an address other than loopback requires a token.",
     )
     token: Secret | None = setting(
         default=None,
         validator=_token,
-        help="Bearer token that every call has to show, as metadata `authorization`; left out, none.",
+        help="Bearer token that every call must send as metadata `authorization`; default: no token.",
     )
     certificate_file: Path | None = setting(
         default=None, help="PEM file of the server's certificate chain. With `key-file`, the connection is encrypted."
     )
-    key_file: Path | None = setting(
-        default=None, help="PEM file of its key. It goes with `certificate-file`: both or neither."
-    )
+    key_file: Path | None = setting(default=None, help="PEM file of its key. Required with `certificate-file`.")
 
     def __attrs_post_init__(self) -> None:
         if self.token is None and not ip_address(self.bind).is_loopback:
             raise ValueError(f"bind = {self.bind} can be reached from other machines, which needs a token: set token")
         if (self.certificate_file is None) is not (self.key_file is None):
-            raise ValueError("certificate-file and key-file belong together: give both, or neither")
+            raise ValueError("certificate-file and key-file belong together: set both or neither")
 
 
 @frozen(kw_only=True)
 class CacheSettings:
-    """How long studies are kept, and what jobs are composed with."""
+    """Limits for kept studies, and the pipelines of composed jobs."""
 
     settle: float = setting(
         default=5.0,
         validator=between(0, DAY_S, "seconds"),
-        help="Seconds after its last instance in which a study counts as still arriving.",
+        help="Seconds after its last instance during which a study counts as still arriving.",
     )
     max_size: ByteSize | None = setting(
         default=None,
         validator=at_least(1, "byte"),
         help=(
-            'Room that the kept instances may take, in bytes or as a text such as `"500 GB"`; beyond it the '
-            "longest unused study is evicted. Left out, all the room there is."
+            'Maximum size of the kept instances, in bytes or as a text such as `"500 GB"`; above it the least '
+            "recently used study is evicted. Default: unlimited."
         ),
     )
     max_age: float | None = setting(
         default=None,
         validator=between(1, 10 * YEAR_S, "seconds"),
-        help="Seconds after its last use for which a study is kept; left out, as long as there is room.",
+        help="Seconds after its last use after which a study is evicted; default: unlimited.",
     )
     index_url: str | None = setting(
         default=None,
         validator=_url,
-        help="Database of the index, as SQLAlchemy names it; left out, a SQLite file in the adapter's data folder.",
+        help="URL of the index database in SQLAlchemy form; default: a SQLite file in the adapter's data folder.",
     )
     pipelines: Mapping[str, str] = setting(
         factory=dict,
         prefix="pipeline-",
-        help="A pipeline's id by name. Without any, jobs may name every id; with some, only these.",
+        help="Id of a pipeline, by name. If any is configured, jobs can use only these; otherwise any id.",
     )
-    grpc: GrpcSettings | None = setting(
-        default=None, help="The gRPC API; without this table there is none. Its keys are below."
-    )
+    grpc: GrpcSettings | None = setting(default=None, help="Enables the gRPC API. Its keys are below.")
     _ids: frozenset[str] = field(init=False, repr=False)
 
     @_ids.default
@@ -123,7 +119,7 @@ class CacheSettings:
         return frozenset(self.pipelines.values())
 
     def pipeline_id(self, name: str) -> str:
-        """The id of a pipeline that a job names. Raises Invalid when it may not."""
+        """Return the id of the pipeline that a job names. Raises InvalidRequest if it is not configured."""
         if name in self.pipelines:
             return self.pipelines[name]
         if self.pipelines and name not in self._ids:
@@ -132,5 +128,5 @@ class CacheSettings:
         return name
 
     def index_location(self, folder: Path) -> str:
-        """The URL of the index of an AE title whose data folder that is."""
+        """Return the URL of the index; `folder` is the AE title's data folder."""
         return self.index_url or f"sqlite:///{folder / INDEX_FILE}"

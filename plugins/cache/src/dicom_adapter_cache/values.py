@@ -1,4 +1,4 @@
-"""What the cache tells and is told, over REST, gRPC and the command line: one set of values for all of them."""
+"""The values of requests and responses, shared by REST, gRPC and the command line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Series(Value, frozen=True, kw_only=True):
 
 
 class StudyDetail(Value, frozen=True, kw_only=True):
-    """A study with its series."""
+    """Return a study with its series."""
 
     study: Study
     series: list[Series]
@@ -133,7 +133,7 @@ class Instances(Value, frozen=True, kw_only=True):
 
 
 class StudyFilter(Value, frozen=True, kw_only=True):
-    """What studies have to match; text may have the wildcards `*` and `?`, upper and lower case are alike."""
+    """What studies have to match; text may have the wildcards `*` and `?`, case-insensitive."""
 
     ae_title: str = ""
     study_instance_uid: str = ""
@@ -200,7 +200,7 @@ class JobStatus(Value, frozen=True, kw_only=True):
 
 
 class Jobs(Value, frozen=True, kw_only=True):
-    """The newest composed jobs."""
+    """Return the most recent composed jobs."""
 
     items: list[JobStatus]
 
