@@ -49,7 +49,7 @@ def test_secrets_come_from_the_environment_or_a_file(
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        ("'hunter2'", "must not stand in this file"),
+        ("'hunter2'", "must not be in this file"),
         ("5", "must be {env"),
         ("{}", "must be {env"),
         ("{env = 'A', file = 'b'}", "must be {env"),
@@ -64,7 +64,7 @@ def test_secrets_come_from_the_environment_or_a_file(
 def test_secrets_that_cannot_be_had(
     settings: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, expected: str
 ) -> None:
-    """The reason is told, the secret never."""
+    """The problem has the reason and never the secret."""
     monkeypatch.setenv("EMPTY", "")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     _, problems = settings(Guarded, f"token = {written}")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dicom_adapter import ByteSize, JobPriority, at_least, between, setting
 from dicom_adapter.config import convert
-from dicom_adapter.config.problems import faults
+from dicom_adapter.config.problems import flatten
 
 Structure = Callable[[type, str], tuple[Any, dict[str, str]]]
 
@@ -184,7 +184,7 @@ def test_the_converter_speaks_cattrs(tmp_path: Path) -> None:
     with pytest.raises(cattrs.ClassValidationError) as caught:
         converter.structure({"host": 1, "port": 0}, Server)
     assert 2 == len(cattrs.transform_error(caught.value))
-    assert [("host",), ("port",)] == [fault.where for fault in faults(caught.value)]
+    assert [("host",), ("port",)] == [error.where for error in flatten(caught.value)]
 
 
 TOML_VALUES = st.recursive(
@@ -203,7 +203,7 @@ def test_any_table_becomes_settings_or_errors(table: dict[str, Any]) -> None:
     try:
         assert isinstance(converter.structure(table, Everything), Everything)
     except cattrs.BaseValidationError as group:
-        found = list(faults(group))
+        found = list(flatten(group))
         assert found
         assert all(fault.where[0] in table for fault in found)
         assert all(str(fault.problem(table)) for fault in found)

@@ -1,4 +1,4 @@
-"""The configuration: TOML to frozen values, with every problem told at once."""
+"""The configuration: converts TOML to frozen values, and reports all problems at once."""
 
 from dicom_adapter.config.listening import ClientCertificates, DicomConfig, HttpConfig, TlsConfig, TlsProfile
 from dicom_adapter.config.load import Loaded, load, plugin_settings, structure, tables_of

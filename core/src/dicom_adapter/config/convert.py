@@ -1,7 +1,7 @@
-"""The strict converter: what TOML gave becomes frozen attrs values, or every reason why not.
+"""The strict converter: converts TOML values to frozen attrs values, or raises all errors.
 
-It is a cattrs converter. Errors come as cattrs' groups, whose notes tell the key or index of each; `problems.faults`
-flattens them.
+It is a cattrs converter. It raises exception groups of cattrs, whose notes contain the key or index of each error;
+`problems.flatten` makes a list of them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
     abc.Iterable: tuple,
 }
 MAPPINGS = {dict, abc.Mapping, abc.MutableMapping}
-MOMENTS = {datetime, date, time}  # TOML has them itself
+MOMENTS = {datetime, date, time}  # types of TOML itself
 
 
 def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Converter:
-    """A converter for a configuration file that lies in `folder`."""
+    """Return a converter for a configuration file in `folder`."""
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
-    # cattrs looks at these classes first, and takes their sub-classes (such as `class Level(str, Enum)`) for them.
+    # cattrs checks these classes first, and uses their hooks for subclasses (such as `class Level(str, Enum)`).
     for scalar in (bool, int, float, str, bytes, Enum):
         converter.register_structure_hook(scalar, scalars.scalar)
     converter.register_structure_hook(Path, lambda value, _: scalars.file_path(folder, value))
     converter.register_structure_hook(Secret, lambda value, _: scalars.secret(folder, environ, value))
-    hook = converter.register_structure_hook_func  # the one registered last is asked first
+    hook = converter.register_structure_hook_func  # the hook that is registered last is tried first
     hook(scalars.is_literal, scalars.literal)
     hook(lambda t: t in MOMENTS, _moment)
     hook(attrs.has, partial(structure_class, converter))
@@ -63,7 +63,7 @@ def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Con
 
 
 def _family(type_: Any) -> Any:
-    """`list` of both `list` and `list[int]`."""
+    """Return the type without its arguments: `list` for `list` and for `list[int]`."""
     return get_origin(type_) or type_
 
 
@@ -83,7 +83,7 @@ def _refined(converter: Converter, value: Any, type_: Any) -> Any:
 
 
 def _union(converter: Converter, value: Any, type_: Any) -> Any:
-    """`X | None` is X, as TOML has no null; of several types the first that takes the value."""
+    """Convert to `X` for `X | None`, as TOML has no null, else to the first type that accepts the value."""
     options = [option for option in get_args(type_) if option is not type(None)]
     remaining: Any = Union[tuple(options)]  # noqa: UP007 - made of what is known only now
     if len(options) == 1 or remaining == Network:
@@ -102,23 +102,23 @@ def _union(converter: Converter, value: Any, type_: Any) -> Any:
 
 
 class _Elements:
-    """The elements of a list or table: what they became, and all their errors."""
+    """Converts the elements of a list or table, and collects all their errors."""
 
     def __init__(self, converter: Converter, type_: Any) -> None:
         self.converter = converter
         self.type = type_
         self.errors: list[Exception] = []
 
-    def take(self, value: Any, type_: Any, index: int | str) -> Any:
+    def convert(self, value: Any, type_: Any, index: int | str) -> Any:
         try:
             return self.converter.structure(value, type_)
         except Exception as error:  # noqa: BLE001 - a plugin's own types may raise anything
-            self.refuse(error, type_, index)
+            self.add_error(error, type_, index)
 
-    def refuse(self, error: Exception, type_: Any, index: int | str) -> None:
+    def add_error(self, error: Exception, type_: Any, index: int | str) -> None:
         self.errors.append(noted(error, IterableValidationNote(f"at {index!r}", index, type_)))
 
-    def check(self) -> None:
+    def raise_errors(self) -> None:
         if self.errors:
             raise IterableValidationError("elements are wrong", self.errors, self.type)
 
@@ -128,9 +128,9 @@ def _sequence(converter: Converter, value: Any, type_: Any) -> Any:
         raise TypeError("must be a list in square brackets")
     types = _element_types(type_, len(value))
     elements = _Elements(converter, type_)
-    taken = [elements.take(element, types[index], index) for index, element in enumerate(value)]
-    elements.check()
-    return SEQUENCES[_family(type_)](taken)
+    converted = [elements.convert(element, types[index], index) for index, element in enumerate(value)]
+    elements.raise_errors()
+    return SEQUENCES[_family(type_)](converted)
 
 
 def _element_types(type_: Any, length: int) -> list[Any]:
@@ -150,15 +150,15 @@ def _mapping(converter: Converter, value: Any, type_: Any) -> Any:
     found: dict[Any, Any] = {}
     written: dict[Any, str] = {}
     for text, element in value.items():
-        taken = elements.take(element, value_type, text)
+        converted = elements.convert(element, value_type, text)
         known_errors = len(elements.errors)
-        key = elements.take(text, key_type, text)
+        key = elements.convert(text, key_type, text)
         if len(elements.errors) > known_errors:
             continue
         if key in written:
             same = ValueError(f"must not be there twice: {written[key]!r} and {text!r} mean the same")
-            elements.refuse(same, key_type, text)
-        found[key] = taken
+            elements.add_error(same, key_type, text)
+        found[key] = converted
         written.setdefault(key, text)
-    elements.check()
+    elements.raise_errors()
     return found

@@ -1,4 +1,4 @@
-"""From the text of a configuration file to the configuration, or to everything that is wrong with it."""
+"""Loads a configuration file: returns the configuration, or all problems."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cattrs import BaseValidationError
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config.convert import make_converter
 from dicom_adapter.config.model import Config, PluginsConfig
-from dicom_adapter.config.plugged import Plugged
-from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, faults, shown
+from dicom_adapter.config.plugged import PluginTables
+from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, flatten, shown
 from dicom_adapter.config.suggest import listed, nearest
 
 
 @frozen(kw_only=True)
 class Loaded:
-    """What became of a configuration file."""
+    """Result of loading a configuration file."""
 
-    config: Config | None  # None when any problem is INVALID
+    config: Config | None  # None if any problem is INVALID
     problems: tuple[ConfigProblem, ...] = ()  # in the order of the file
 
 
 def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
-    """Read a configuration; relative paths in it start at `folder`. Nothing but secrets' files is touched."""
+    """Load a configuration whose relative paths start at `folder`. Reads no files except those of secrets."""
     try:
         document = _parse(text)
     except ValueError as error:
@@ -36,24 +36,24 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
 
 
 def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue) -> Loaded:
-    """The same, of what is no text any more."""
+    """Convert a parsed TOML document to a configuration."""
     converter = make_converter(folder.absolute())
-    plugged = Plugged(catalogue, converter)
+    plugged = PluginTables(catalogue, converter)
     found = [*_submitter_problems(document), *_certificate_problems(document), *plugged.problems(document)]
     config = None
     try:
         config = converter.structure(document, Config)
     except BaseValidationError as group:
-        found += [fault.problem(document) for fault in faults(group)]
+        found += [error.problem(document) for error in flatten(group)]
     if any(problem.kind is ConfigProblemKind.INVALID for problem in found):
         config = None
     return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _place(document, problem.where))))
 
 
 def plugin_settings(text: str | bytes) -> PluginsConfig:
-    """The table [plugins] alone: plugins that are disabled must not be loaded, and `load` needs those that are.
+    """Return the table [plugins], or its defaults if it is invalid; `load` reports the problems.
 
-    The defaults when it cannot be read; `load` tells why.
+    It is read before the rest, because `load` needs the loaded plugins, and disabled ones must not be loaded.
     """
     try:
         found: PluginsConfig = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginsConfig)
@@ -63,7 +63,7 @@ def plugin_settings(text: str | bytes) -> PluginsConfig:
 
 
 def tables_of(text: str) -> dict[str, Any]:
-    """What stands in a configuration file, as it is; nothing when it is not TOML."""
+    """Return the parsed document as it is, or an empty one if it is not TOML."""
     try:
         return _parse(text)
     except ValueError:
@@ -76,8 +76,8 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     try:
         return tomli.loads(text.removeprefix("\ufeff"))
     except RecursionError:
-        raise ValueError("the file is not usable: its lists or tables lie too deep in each other") from None
-    except ValueError as error:  # tomli's own, and Python's for integers of thousands of digits
+        raise ValueError("the file is not usable: its lists or tables are nested too deeply") from None
+    except ValueError as error:  # of tomli, and of Python for integers of thousands of digits
         lines = text.splitlines() or [""]
         end = f"at the end of the file, line {len(lines)}, column {len(lines[-1]) + 1}"
         raise ValueError(f"the file is not TOML: {str(error).replace('at end of document', end)}") from None
@@ -92,10 +92,10 @@ def _decode(data: bytes) -> str:
 
 
 def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    """AE titles and submitters must fit together; from the document, to be told even if nothing else is right."""
+    """Yield AE titles without a valid submitter. Reads the document, to report them with other problems."""
     submitters, ae_titles = document.get("submitters"), document.get("ae-titles")
     if not submitters or not isinstance(submitters, dict):
-        return  # there is nothing to choose from, which is told elsewhere
+        return  # that is reported elsewhere
     default = document.get("default-submitter")
     yield from _unknown_submitter(("default-submitter",), default, submitters)
     for title, table in ae_titles.items() if isinstance(ae_titles, dict) else ():
@@ -113,7 +113,7 @@ def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]
 
 
 def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    """Where a caller is known by a certificate, one has to be asked for."""
+    """Yield callers with a certificate if no client certificates are requested."""
     dicom, ae_titles = document.get("dicom"), document.get("ae-titles")
     tls = dicom.get("tls") if isinstance(dicom, dict) else None
     if isinstance(tls, dict) and "client-ca" in tls:
@@ -123,12 +123,12 @@ def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem
         for index, caller in enumerate(callers if isinstance(callers, list) else ()):
             if isinstance(caller, dict) and "certificate" in caller:
                 where = ("ae-titles", title, "allowed-callers", index, "certificate")
-                message = "needs a [dicom.tls] table with client-ca: without it no caller shows a certificate"
+                message = "needs a [dicom.tls] table with client-ca: without it callers are not asked for a certificate"
                 yield ConfigProblem(where=where, message=message)
 
 
 def _place(document: Any, where: Where) -> list[int]:
-    """Where in the file: at each level the position of the key, and the end for what is missing."""
+    """Return the position in the file: at each level that of the key, or the end for a missing key."""
     place = []
     for step in where:
         steps: list[Any] = list(document) if isinstance(document, dict) else []

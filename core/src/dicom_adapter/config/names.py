@@ -1,5 +1,7 @@
-"""The rules for names and addresses in the configuration: each function returns the text as it is used, or raises
-ValueError with a message that goes on after the value."""
+"""Rules for names and addresses in the configuration.
+
+Each function returns the normalized text, or raises ValueError with a message that continues after the value.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +16,28 @@ from attrs import frozen
 from dicom_adapter.config.suggest import nearest
 
 LONGEST_AE_TITLE = 16  # PS3.5 section 6.2, value representation AE
-UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9; some devices in use break the finer rules
-SUBMITTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it names a folder, a metric label, a ledger column
+UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9, but more tolerant: some devices violate the rules for components
+SUBMITTER_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+)  # used as folder name, metric label and value in the ledger
 WITHOUT_TEXT = {"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}  # value representations
 SQLITE = "sqlite:///"
 
 
 @frozen
 class Refined:
-    """In `Annotated[str, Refined(rule)]`: the text goes through `rule` as soon as it is known to be a text."""
+    """In `Annotated[str, Refined(rule)]`: `rule` is applied to the text."""
 
     rule: Callable[[str], str]
 
 
 @frozen
 class Undisclosed:
-    """In `Annotated[…]`: the value may carry a secret, so messages do not show it."""
+    """In `Annotated[…]`: the value may contain a secret and is not shown in messages."""
 
 
 def ae_title(text: str) -> str:
-    """An application entity title without its padding (PS3.5 section 6.2)."""
+    """Return an application entity title without padding (PS3.5 section 6.2)."""
     title = text.strip(" ")
     if not title:
         raise ValueError("must not be empty; an AE title has 1 to 16 characters")
@@ -46,21 +50,21 @@ def ae_title(text: str) -> str:
 
 
 def uid(text: str) -> str:
-    """A DICOM unique identifier (PS3.5 section 9)."""
+    """Accept a DICOM unique identifier (PS3.5 section 9)."""
     if not UID.fullmatch(text):
         raise ValueError("must be a UID: 1 to 64 digits and dots, such as 1.2.840.10008.5.1.4.1.1.7")
     return text
 
 
 def submitter_name(text: str) -> str:
-    """The <name> of a [submitters.<name>] table."""
+    """Accept the <name> of a [submitters.<name>] table."""
     if not SUBMITTER_NAME.fullmatch(text):
         raise ValueError("must be a name of 1 to 64 letters, digits, '.', '_' and '-' that begins with no mark")
     return text
 
 
 def keyword(text: str) -> str:
-    """The keyword of a DICOM data element whose value can be sent as text."""
+    """Accept the keyword (PS3.6) of a data element whose value can be sent as text."""
     from pydicom.datadict import dictionary_VR, keyword_dict
 
     if not text or text not in keyword_dict:
@@ -72,7 +76,7 @@ def keyword(text: str) -> str:
 
 
 def address(text: str) -> str:
-    """An IP address to listen on."""
+    """Accept an IP address to listen on."""
     try:
         ip_address(text)
     except ValueError:
@@ -81,21 +85,21 @@ def address(text: str) -> str:
 
 
 def network(text: object) -> Network:
-    """An IP address, or a network in CIDR notation."""
+    """Return an IP address or a network in CIDR notation as a network."""
     if not isinstance(text, str):
         raise TypeError('must be an IP address or a network, such as "10.0.0.7" or "10.0.0.0/24"')
     try:
         found = ip_network(text, strict=False)
     except ValueError:
         raise ValueError('must be an IP address or a network, such as "10.0.0.7" or "10.0.0.0/24"') from None
-    # ip_network forgets the bits that it cut off; a single address is a network of one and has none.
+    # ip_network drops the host bits. A single address is a network without host bits.
     if ip_address(text.partition("/")[0]) != found.network_address:
         raise ValueError(f"must have no host bits set; the network is {found}")
     return found
 
 
 def ledger_url(folder: Path, text: str) -> str:
-    """The ledger's SQLAlchemy URL; a relative SQLite file lies in `folder`, wherever the service is started."""
+    """Return the ledger's SQLAlchemy URL. A relative SQLite file is relative to `folder`, not the working directory."""
     scheme = text.partition(":")[0].partition("+")[0]
     if scheme in {"postgresql", "postgres"}:
         raise ValueError("must begin with sqlite:///; PostgreSQL is not supported by this version")

@@ -1,4 +1,4 @@
-"""The tables whose further keys belong to plugins: storage, submitters and AE titles."""
+"""Tables with settings of plugins: storage, submitters and AE titles."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from dicom_adapter.config import names
 from dicom_adapter.config.model import AeTitleConfig, CallerConfig, StorageConfig, SubmitterConfig
 from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
 from dicom_adapter.config.suggest import listed, nearest
-from dicom_adapter.config.tables import Reading, structure_class, takes, unknown_keys
+from dicom_adapter.config.tables import TableReader, structure_class, takes, unknown_keys
 
 DEFAULT_PROCESSOR = "aetitle"
 DEFAULT_BACKEND = "local"
 
 
 @frozen
-class Choice:
-    """A plugin that a table names, if it is there."""
+class PluginChoice:
+    """The plugin that a table selects, or the reason why it is not available."""
 
     settings_type: type | None
-    reason: str = ""  # why it cannot be used
+    reason: str = ""  # "" if it is available
 
 
-def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Catalogue) -> Choice:
-    """Find the plugin that a table names. A name that is not even a text is for the converter to refuse."""
+def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Catalogue) -> PluginChoice:
+    """Find the plugin that a table selects. The converter reports a name that is not a text."""
     if not isinstance(name, str):
-        return Choice(None)
+        return PluginChoice(None)
     if name in installed:
-        return Choice(installed[name].settings_type)
+        return PluginChoice(installed[name].settings_type)
     reason = f"{kind} '{name}', which is not installed{nearest(name, installed)} (installed: {listed(installed)})"
     reason = "; could not be used: ".join([reason, *catalogue.broken])
-    return Choice(None, "; disabled: ".join([reason, *catalogue.disabled]))
+    return PluginChoice(None, "; disabled: ".join([reason, *catalogue.disabled]))
 
 
-class Plugged:
-    """Structures the tables that name a plugin, by the settings class of that plugin."""
+class PluginTables:
+    """Converts the tables that select a plugin, with the settings class of that plugin."""
 
     def __init__(self, catalogue: Catalogue, converter: Converter) -> None:
         self._catalogue = catalogue
@@ -51,7 +51,7 @@ class Plugged:
         converter.register_structure_hook(CallerConfig, partial(_caller, converter))
 
     def problems(self, document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-        """What names a plugin that is not there; from the document, to be told even if nothing else is right."""
+        """Yield tables whose plugin is not available. Reads the document, to report them with other problems."""
         backend = self._backend(_table(document, "storage")).reason
         if backend:
             yield ConfigProblem(where=("storage", "backend"), message=f"needs {backend}")
@@ -60,14 +60,14 @@ class Plugged:
         for name, table in _table(document, "ae-titles").items():
             yield from _unavailable(("ae-titles", name), self._processor(table))
 
-    def _backend(self, table: Any) -> Choice:
+    def _backend(self, table: Any) -> PluginChoice:
         name = _entry(table, "backend", DEFAULT_BACKEND)
         return choose("storage backend", name, self._catalogue.storage_backends, self._catalogue)
 
-    def _type(self, table: Any) -> Choice:
+    def _type(self, table: Any) -> PluginChoice:
         return choose("submitter", _entry(table, "type"), self._catalogue.submitters, self._catalogue)
 
-    def _processor(self, table: Any) -> Choice:
+    def _processor(self, table: Any) -> PluginChoice:
         name = _entry(table, "processor", DEFAULT_PROCESSOR)
         return choose("processor", name, self._catalogue.processors, self._catalogue)
 
@@ -78,30 +78,30 @@ class Plugged:
         choice = self._type(table)
         return self._open_table(table, SubmitterConfig, choice, unavailable=choice.reason)
 
-    def _open_table(self, table: Any, cls: type, choice: Choice, **derived: Any) -> Any:
-        """Keys that the core does not know are the plugin's; without the plugin nobody can tell whether they are."""
-        reading = Reading(self._converter, table, cls)
-        reading.arguments.update(derived)
+    def _open_table(self, table: Any, cls: type, choice: PluginChoice, **derived: Any) -> Any:
+        """Convert a table whose unknown keys are settings of the plugin. Without the plugin they cannot be checked."""
+        reader = TableReader(self._converter, table, cls)
+        reader.arguments.update(derived)
         if choice.settings_type is None:
-            return reading.build()
+            return reader.build()
         foreign = {key: value for key, value in table.items() if not takes(cls, key)}
-        settings = Reading(self._converter, foreign, choice.settings_type)
-        reading.errors += settings.errors + unknown_keys(table, cls, choice.settings_type)
+        settings = TableReader(self._converter, foreign, choice.settings_type)
+        reader.errors += settings.errors + unknown_keys(table, cls, choice.settings_type)
         if not settings.errors:
-            reading.arguments["settings"] = settings.build()
-        return reading.build()
+            reader.arguments["settings"] = settings.build()
+        return reader.build()
 
     def _ae_title(self, table: Any, cls: type) -> Any:
         choice = self._processor(table)
         if choice.settings_type and isinstance(table, dict):
-            table = {"settings": {}, **table}  # what must be set is missing too when the whole table is
-        reading = Reading(self._converter, table, cls, types={"settings": choice.settings_type or Any})
+            table = {"settings": {}, **table}  # required settings are reported also if the table is missing
+        reader = TableReader(self._converter, table, cls, types={"settings": choice.settings_type or Any})
         if choice.reason:
-            reading.arguments.update(settings=None, unavailable=choice.reason)
-        return reading.build(unknown_keys(table, cls))
+            reader.arguments.update(settings=None, unavailable=choice.reason)
+        return reader.build(unknown_keys(table, cls))
 
 
-def _unavailable(where: tuple[str, ...], choice: Choice) -> Iterator[ConfigProblem]:
+def _unavailable(where: tuple[str, ...], choice: PluginChoice) -> Iterator[ConfigProblem]:
     if choice.reason:
         yield ConfigProblem(where=where, message=f"needs {choice.reason}", kind=ConfigProblemKind.UNAVAILABLE)
 

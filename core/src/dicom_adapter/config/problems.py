@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: where, what, by which rule. Secrets never show."""
+"""Problems of a configuration: place, rule and next step, without secrets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cattrs.errors import AttributeValidationNote, IterableValidationNote
 from dicom_adapter.api.settings import Secret
 from dicom_adapter.config.names import Undisclosed
 
-SHOWN_CHARACTERS = 60  # of a value in a message: enough to find it in the file
+SHOWN_CHARACTERS = 60  # of a value in a message: enough to find the value in the file
 SUBJECTS = {"ae-titles": "AE title", "submitters": "submitter"}
-BARE_KEY = re.compile(r"[A-Za-z0-9_<>-]+")  # TOML's, and <name> for a key that is not there
+BARE_KEY = re.compile(r"[A-Za-z0-9_<>-]+")  # bare keys of TOML, and <name> for a missing key
 
 Where: TypeAlias = tuple[str | int, ...]
 Note: TypeAlias = AttributeValidationNote | IterableValidationNote
@@ -26,24 +26,24 @@ ErrorT = TypeVar("ErrorT", bound=Exception)
 
 
 class ConfigProblemKind(str, Enum):
-    """What follows from a problem."""
+    """Consequence of a problem."""
 
     INVALID = "invalid"  # nothing can start
-    UNAVAILABLE = "unavailable"  # what depends on it is refused, everything else can start
+    UNAVAILABLE = "unavailable"  # only what depends on it is refused
 
 
 @frozen(kw_only=True)
 class ConfigProblem:
-    """One thing that is wrong. As text: subject, value, rule, next step."""
+    """One problem. Its text names subject, value, rule and next step."""
 
     where: Where = ()  # keys and 0-based list indices, from the top of the file
-    message: str  # goes on after the value
-    value: str = ""  # as it is shown; "" when it is not there or must not be shown
+    message: str  # continues after the value
+    value: str = ""  # as text; "" if it is missing or must not be shown
     kind: ConfigProblemKind = field(default=ConfigProblemKind.INVALID)
 
     @property
     def path(self) -> str:
-        """The place in the file, such as `ae-titles.LUNG.allowed-callers[1].host`."""
+        """Path of the value in the file, such as `ae-titles.LUNG.allowed-callers[1].host`."""
         return _dotted(self.where)
 
     def __str__(self) -> str:
@@ -54,32 +54,32 @@ class ConfigProblem:
 
 @frozen
 class ConversionError:
-    """An error of the converter with its place."""
+    """An error of the converter and its place in the file."""
 
     where: Where
     message: str
-    undisclosed: bool  # the value may carry a secret
+    undisclosed: bool  # the value may contain a secret
 
     def problem(self, document: Mapping[str, Any]) -> ConfigProblem:
         value = "" if self.undisclosed else shown(_value_at(document, self.where))
         return ConfigProblem(where=self.where, message=self.message, value=value)
 
 
-def faults(error: Exception, where: Where = (), *, hidden: bool = False) -> Iterator[ConversionError]:
-    """Flatten the converter's groups."""
+def flatten(error: Exception, where: Where = (), *, hidden: bool = False) -> Iterator[ConversionError]:
+    """Yield the errors in the exception groups of the converter."""
     note = _note(error)
     if note is not None:
         where = (*where, note.name if isinstance(note, AttributeValidationNote) else note.index)
         hidden = hidden or undisclosed(note.type)
     if isinstance(error, BaseValidationError):
         for part in error.exceptions:
-            yield from faults(part, where, hidden=hidden)
+            yield from flatten(part, where, hidden=hidden)
     else:
         yield ConversionError(where, message(error), hidden or (note is not None and _is_table(note.type)))
 
 
 def noted(error: ErrorT, note: Note) -> ErrorT:
-    """Attach a cattrs note; BaseException.add_note came with Python 3.11."""
+    """Attach a cattrs note. `BaseException.add_note` needs Python 3.11."""
     vars(error).setdefault("__notes__", []).append(note)
     return error
 
@@ -92,14 +92,14 @@ def _note(error: Exception) -> Note | None:
 
 
 def message(error: Exception) -> str:
-    """What an error says; attrs' own validators put more than the message into their errors."""
+    """Return the message of an error. Validators of attrs have further arguments in their errors."""
     if len(error.args) > 1 and isinstance(error.args[1], attrs.Attribute):
         return str(error.args[0])
     return str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
 
 
 def undisclosed(type_: Any) -> bool:
-    """Whether values of this type, or their parts, may carry a secret."""
+    """Return whether values of this type, or parts of them, may contain a secret."""
     if isinstance(type_, type) and issubclass(type_, Secret):
         return True
     if get_origin(type_) is Annotated and any(isinstance(note, Undisclosed) for note in get_args(type_)):
@@ -108,14 +108,14 @@ def undisclosed(type_: Any) -> bool:
 
 
 def _is_table(type_: Any) -> bool:
-    """Whether a table belongs here: what stands in its place may be the secret that belongs into it."""
+    """Return whether the type is a table: a text in its place may be the secret that belongs into the table."""
     if get_origin(type_) is Annotated:
         return _is_table(get_args(type_)[0])
     return attrs.has(type_) or any(_is_table(argument) for argument in get_args(type_))
 
 
 def masked(text: str, value: Any) -> str:
-    """The text without the secrets that `value` holds."""
+    """Return the text without the secrets that `value` contains."""
     for secret in sorted(set(_secrets(value)), key=len, reverse=True):
         text = text.replace(str(secret), "…")
     return text
@@ -133,14 +133,14 @@ def _secrets(value: Any) -> Iterator[Secret]:
 
 
 def shown(value: Any) -> str:
-    """A value for a message. Tables are not shown: they are long, and may hold a secret in an unexpected place."""
+    """Return a value for a message, or "" for a table, which may contain a secret in an unexpected place."""
     if value is None or isinstance(value, dict) or (isinstance(value, list) and not all(map(shown, value))):
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     try:
         text = repr(value)
-    except ValueError:  # Python refuses to write out integers of thousands of digits
+    except ValueError:  # Python does not convert integers of thousands of digits
         return "a very large number"
     return _cut(text)
 

@@ -1,6 +1,6 @@
-"""Single values from TOML: each type takes what says exactly that, and nothing is guessed or converted on the way.
+"""Conversion of single TOML values: each type accepts exactly its own values; nothing is guessed.
 
-Messages go on after the value, such as "must be a whole number".
+Messages continue after the value, such as "must be a whole number".
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, Literal, get_args
 from dicom_adapter.api.settings import ByteSize, Secret
 from dicom_adapter.config.suggest import nearest
 
-LARGEST = 2**63 - 1  # TOML promises integers of 64 bits; databases and operating systems take no more
+LARGEST = 2**63 - 1  # TOML has integers of 64 bits, and so have databases and operating systems
 BYTES = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) *([kKMGTP]i?)?B?", re.ASCII)
 POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
 def boolean(value: Any) -> bool:
-    """Only true and false."""
+    """Accept true and false."""
     if type(value) is not bool:
         raise TypeError("must be true or false, without quotes")
     return value
 
 
 def whole_number(value: Any) -> int:
-    """Only integers, as far as 64 bits reach."""
+    """Accept integers of 64 bits."""
     if type(value) is not int:
         raise TypeError("must be a whole number, without quotes")
     if not -LARGEST - 1 <= value <= LARGEST:
@@ -38,7 +38,7 @@ def whole_number(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """Integers and finite floats."""
+    """Accept integers and finite floats."""
     if type(value) is not float:
         if type(value) is not int:
             raise TypeError("must be a number, without quotes")
@@ -49,14 +49,14 @@ def number(value: Any) -> float:
 
 
 def text(value: Any) -> str:
-    """Only texts."""
+    """Accept texts."""
     if type(value) is not str:
         raise TypeError("must be a text in quotes")
     return value
 
 
 def byte_size(value: Any) -> ByteSize:
-    """A number of bytes, or a text with a unit."""
+    """Accept a number of bytes, or a text with a unit."""
     if type(value) is not str:
         if type(value) is not int:
             raise TypeError('must be a number of bytes or a text such as "5 GB" or "512 MiB"')
@@ -70,7 +70,7 @@ def byte_size(value: Any) -> ByteSize:
 
 
 def file_path(folder: Path, value: Any) -> Path:
-    """A path; a relative one starts at `folder`, and `~` is the home of the user that the service runs as."""
+    """Accept a path. Relative paths start at `folder`; `~` is the home of the service's user."""
     written = text(value)
     if not written or "\0" in written:
         raise ValueError("must be a path")
@@ -81,9 +81,9 @@ def file_path(folder: Path, value: Any) -> Path:
 
 
 def secret(folder: Path, environ: Mapping[str, str], value: Any) -> Secret:
-    """A secret from where it is kept: {env = "NAME"} or {file = "path"}."""
+    """Return a secret from its source: {env = "NAME"} or {file = "path"}."""
     if isinstance(value, str):
-        raise TypeError('must not stand in this file: name its source, {env = "NAME"} or {file = "path"}')
+        raise TypeError('must not be in this file: name its source, {env = "NAME"} or {file = "path"}')
     if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"env", "file"}:
         raise TypeError('must be {env = "NAME"} or {file = "path"}')
     source, where = next(iter(value.items()))
@@ -111,7 +111,7 @@ def _from_file(path: Path) -> str:
 
 
 def one_of(value: Any, allowed: Mapping[Any, Any]) -> Any:
-    """What `allowed` has for the value; 1 is neither true nor 1.0."""
+    """Return the result for the value in `allowed`. Types are compared too: 1 is neither true nor 1.0."""
     for candidate, result in allowed.items():
         if type(candidate) is type(value) and candidate == value:
             return result
@@ -120,12 +120,12 @@ def one_of(value: Any, allowed: Mapping[Any, Any]) -> Any:
 
 
 def choice(value: Any, type_: type[Enum]) -> Any:
-    """A member of an enumeration, by its value."""
+    """Return a member of an enumeration by its value."""
     return one_of(value, {member.value: member for member in type_})
 
 
 def literal(value: Any, type_: Any) -> Any:
-    """One of the values of a `Literal`."""
+    """Accept a value of a `Literal`."""
     return one_of(value, {allowed: allowed for allowed in get_args(type_)})
 
 
@@ -139,7 +139,7 @@ PLAIN: dict[type, Callable[[Any], Any]] = {
 
 
 def scalar(value: Any, type_: type[Any]) -> Any:
-    """A bool, int, float, str, ByteSize or Enum; of a plugin's own sub-class of one, an instance made from it."""
+    """Convert to bool, int, float, str, ByteSize, an Enum, or a plugin's subclass of one of them."""
     if issubclass(type_, Enum):
         return choice(value, type_)
     if type_ in PLAIN:

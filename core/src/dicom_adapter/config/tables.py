@@ -1,5 +1,8 @@
-"""One TOML table becomes one attrs class: `kebab-case` keys are its `snake_case` fields, a field with a prefix takes
-every key that begins with it, and all that is wrong with the table is said at once."""
+"""Conversion of TOML tables to attrs classes.
+
+The key `max-pdu` sets the field `max_pdu`. A field with a prefix collects all keys with that prefix. All errors of a
+table are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,20 @@ from dicom_adapter.config.names import Undisclosed
 from dicom_adapter.config.problems import masked, message, noted, undisclosed
 from dicom_adapter.config.suggest import listed, nearest
 
-DERIVED = "dicom_adapter.derived"  # metadata of a field that no key sets
+DERIVED = "dicom_adapter.derived"  # metadata key of a field that no key of the file sets
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 Unknown: TypeAlias = Annotated[Any, Undisclosed()]  # a misspelt key may hold a password
 
 
 def structure_class(converter: Converter, table: Any, cls: Any) -> Any:
-    """Make `cls` of `table`, or raise cattrs' ClassValidationError with everything that is wrong."""
-    reading = Reading(converter, table, cls)
+    """Convert `table` to an instance of `cls`. Raises ClassValidationError (of cattrs) with all errors."""
+    reading = TableReader(converter, table, cls)
     return reading.build(unknown_keys(table, cls))
 
 
 def unknown_keys(table: Mapping[str, Any], *classes: type) -> list[Exception]:
-    """An error for each key that is none of the classes' own."""
+    """Return an error for each key that sets no field of the classes."""
     known = [key for cls in classes for key in keys(cls)]
     errors: list[Exception] = []
     for key in table:
@@ -41,27 +44,27 @@ def unknown_keys(table: Mapping[str, Any], *classes: type) -> list[Exception]:
 
 
 def keys(cls: type) -> list[str]:
-    """The keys of the table that becomes `cls`, for messages and documentation."""
+    """Return the keys of the table for `cls`, for messages and documentation."""
     return [key_of(field) for field in settable(cls)]
 
 
 def takes(cls: type, key: str) -> bool:
-    """Whether `key` sets a field of `cls`."""
+    """Return whether `key` sets a field of `cls`."""
     return any(_belongs(field, key) for field in settable(cls))
 
 
 def settable(cls: Any) -> list[Field]:
-    """The fields that keys set, with their types resolved."""
+    """Return the fields that keys can set, with resolved types."""
     return [f for f in attrs.fields(attrs.resolve_types(cls)) if f.init and not f.metadata.get(DERIVED)]
 
 
 def prefixes_of(cls: type) -> list[str]:
-    """What keys of the table begin with that may have any name, such as `pipeline-`."""
+    """Return the prefixes of fields that collect keys, such as `pipeline-`."""
     return [prefix for field in settable(cls) if (prefix := field.metadata.get(PREFIX))]
 
 
 def key_of(field: Field) -> str:
-    """The key that sets a field, or the pattern of its keys."""
+    """Return the key that sets a field, or the pattern of its keys."""
     prefix = field.metadata.get(PREFIX)
     return f"{prefix}<name>" if prefix else field.name.strip("_").replace("_", "-")
 
@@ -71,11 +74,11 @@ def _belongs(field: Field, key: str) -> bool:
     return key.startswith(prefix) and key != prefix if prefix else key == key_of(field)
 
 
-class Reading:
-    """One table on its way: the arguments for the class so far, and the errors so far."""
+class TableReader:
+    """Reads one table: collects the arguments for the class, and all errors."""
 
     def __init__(self, converter: Converter, table: Any, cls: type, *, types: Mapping[str, Any] | None = None) -> None:
-        """`types` says what fields are when their class cannot."""
+        """Read all fields. `types` overrides the types of fields."""
         if not isinstance(table, dict):
             raise TypeError("must be a table")
         self.cls = cls
@@ -88,7 +91,7 @@ class Reading:
             self._read(field)
 
     def build(self, more_errors: list[Exception] | None = None) -> Any:
-        """The instance; or a group of all errors."""
+        """Return the instance, or raise a group of all errors."""
         errors = self.errors + (more_errors or [])
         if errors:
             raise ClassValidationError(f"{self.cls.__name__} is not valid", errors, self.cls)
@@ -102,41 +105,41 @@ class Reading:
         prefix = field.metadata.get(PREFIX)
         taken = {key for key in self._table if _belongs(field, key) and not (prefix and self._has_field(key))}
         if not taken:
-            self._absent(field)
+            self._read_default(field)
         elif prefix:
             self._collect(field, prefix)
         else:
-            self._given(field)
+            self._read_value(field)
 
     def _has_field(self, key: str) -> bool:
         return any(key == key_of(field) for field in settable(self.cls))
 
-    def _given(self, field: Field) -> None:
+    def _read_value(self, field: Field) -> None:
         key = key_of(field)
         type_ = self._types.get(field.name, field.type or Any)
-        with self._noting(key, type_, _default_clause(field, type_)):
+        with self._collect_errors(key, type_, _default_clause(field, type_)):
             value = self._converter.structure(self._table[key], type_)
             _validate(field, value)
             self._set(field, value)
 
     def _collect(self, field: Field, prefix: str) -> None:
-        """The validator sees all together, so it runs only when each is fine."""
+        """Collect the keys of a prefix. The validator receives all values, so it runs only if each of them is valid."""
         type_: Any = (get_args(field.type) or (str, Any))[1]
         errors_before = len(self.errors)
         collected: dict[str, Any] = {}
         for key, value in self._table.items():
             if _belongs(field, key) and not self._has_field(key):
-                with self._noting(key, type_):
+                with self._collect_errors(key, type_):
                     collected[key.removeprefix(prefix)] = self._converter.structure(value, type_)
         if len(self.errors) == errors_before:
-            with self._noting(key_of(field), type_):
+            with self._collect_errors(key_of(field), type_):
                 _validate(field, collected)
                 self._set(field, collected)
 
-    def _absent(self, field: Field) -> None:
-        """Defaults are checked too: a list that may be left out by its type may still have to be there."""
+    def _read_default(self, field: Field) -> None:
+        """Validate the default: a validator may require a value that the type does not."""
         explanation = field.metadata.get(HELP, "").rstrip(".")
-        with self._noting(key_of(field), field.type, f" ({explanation})" if explanation else ""):
+        with self._collect_errors(key_of(field), field.type, f" ({explanation})" if explanation else ""):
             if field.default is attrs.NOTHING:
                 raise ValueError("must be there at least once" if field.metadata.get(PREFIX) else "is missing")
             default: Any = field.default
@@ -149,7 +152,7 @@ class Reading:
         self.arguments[field.alias or field.name] = value
 
     @contextmanager
-    def _noting(self, key: str, type_: Any, clause: str = "") -> Iterator[None]:
+    def _collect_errors(self, key: str, type_: Any, clause: str = "") -> Iterator[None]:
         try:
             yield
         except BaseValidationError as group:
@@ -163,19 +166,19 @@ def _at(key: str, type_: Any, error: Exception) -> Exception:
 
 
 def _validate(field: Field, value: Any) -> None:
-    """Run the field's validator as `setting` promises: without an instance."""
-    if field.validator is None or field.converter is not None:  # what attrs converts, attrs checks on construction
+    """Run the field's validator without an instance, as documented in `setting`."""
+    if field.validator is None or field.converter is not None:  # attrs validates converted values on construction
         return
     try:
         field.validator(None, field, value)
     except AttributeError:
-        return  # a validator that needs the instance: it runs on construction
+        return  # the validator needs the instance: it runs on construction
     except Exception as error:  # noqa: BLE001 - a plugin's own validator may raise anything
         raise ValueError(masked(message(error), value)) from None
 
 
 def _default_clause(field: Field, type_: Any) -> str:
-    if field.default is attrs.NOTHING:  # which is a member of an enumeration itself
+    if field.default is attrs.NOTHING:  # NOTHING is itself a member of an enumeration
         return ""
     default = field.default.value if isinstance(field.default, Enum) else field.default
     if isinstance(default, bool):
