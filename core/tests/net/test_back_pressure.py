@@ -1,0 +1,161 @@
+"""Back-pressure: a connection is not read while too many instances wait for their commit, or the peer does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
+from dicom_adapter.config.listening import DicomConfig
+from dicom_adapter.flow.store.incoming import IncomingInstance
+from dicom_adapter.net.connection import UNANSWERED, Deliver
+from dicom_adapter.net.server import DicomServer
+from support.conversation import associate, echo, store
+from support.listening import SECONDS, Decisions
+
+ACCEPTED, RESPONSE = 0x02, 0x04  # PDU types
+STORED = StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
+ENOUGH_BYTES = 64 << 20  # more than the socket buffers of both sides hold
+
+
+class SlowCommits(Decisions):
+    """Accepts every association; the results of instances are delivered when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.completed: SimpleQueue[Any] = SimpleQueue()  # tickets
+        self.count = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
+        super().start(loop, deliver, has_one_connection)
+        self._loop, self._deliver = loop, deliver
+
+    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
+        return IncomingInstance(request, refusal or STORED)
+
+    def complete_store(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
+        self.count += 1
+        self.completed.put(ticket)
+        return None
+
+    def commit(self, ticket: Any) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, [(ticket, STORED)])
+
+
+@pytest.fixture
+def scp() -> SlowCommits:
+    return SlowCommits()
+
+
+@pytest.fixture
+def port(scp: SlowCommits) -> Iterator[int]:
+    server = DicomServer(DicomConfig(port=0, bind="127.0.0.1"), scp)
+    yield server.start()
+    server.stop(0)
+
+
+def connect(port: int) -> socket.socket:
+    """Open a connection with an accepted association."""
+    connection = socket.create_connection(("127.0.0.1", port), SECONDS)
+    connection.sendall(associate())
+    assert ACCEPTED == read_pdu(connection)
+    return connection
+
+
+def read_pdu(connection: socket.socket) -> int:
+    """Read one PDU; returns its type."""
+    header = connection.recv(6, socket.MSG_WAITALL)
+    connection.recv(int.from_bytes(header[2:], "big"), socket.MSG_WAITALL)
+    return header[0]
+
+
+def let_the_server_read(port: int) -> None:
+    """Wait until the server has read everything that had arrived before, except from paused connections.
+
+    It does the work of another connection, which needs several turns of its event loop.
+    """
+    for _round in range(3):
+        connect(port).close()
+
+
+def test_a_connection_is_not_read_while_too_many_instances_wait_for_their_commit(scp: SlowCommits, port: int) -> None:
+    """It is read again after the first commit. Tried: without the limit of instances."""
+    with connect(port) as connection:
+        tickets = []
+        for number in range(UNANSWERED):
+            connection.sendall(store(b"data set", message_id=number + 1))
+            tickets.append(scp.completed.get(timeout=SECONDS))
+        connection.sendall(store(b"one more", message_id=99))
+        let_the_server_read(port)
+        assert UNANSWERED == scp.count
+
+        scp.commit(tickets[0])
+        assert RESPONSE == read_pdu(connection)
+        tickets.append(scp.completed.get(timeout=SECONDS))
+        assert UNANSWERED + 1 == scp.count
+        for ticket in tickets[1:]:
+            scp.commit(ticket)
+            assert RESPONSE == read_pdu(connection)
+
+
+def test_a_peer_that_waits_for_each_response_is_always_read(scp: SlowCommits, port: int) -> None:
+    """The limit counts instances without a result, not all instances of an association."""
+    with connect(port) as connection:
+        for number in range(3 * UNANSWERED):
+            connection.sendall(store(b"data set", message_id=number + 1))
+            scp.commit(scp.completed.get(timeout=SECONDS))
+            assert RESPONSE == read_pdu(connection)
+
+
+def test_a_peer_that_does_not_read_responses_is_not_read_either(port: int) -> None:
+    """Otherwise its responses would fill the memory. When it reads, all its requests are answered.
+
+    Tried: without a look at the peer, the server reads everything that it sends.
+    """
+    requests = echo() * 1000
+    with connect(port) as connection:
+        connection.setblocking(False)
+        sent = fill(connection, requests, port)
+        assert sent < ENOUGH_BYTES
+        left = -sent % len(echo())
+        answers = exchange(connection, echo()[-left:] if left else b"", (sent + left) // len(echo()))
+        assert (sent + left) // len(echo()) == answers
+
+
+def fill(connection: socket.socket, requests: bytes, port: int) -> int:
+    """Send until neither the peer nor a socket buffer takes more; returns the number of bytes."""
+    sent = blocked = 0
+    while blocked < 2 and sent < ENOUGH_BYTES:
+        try:
+            offset = sent % len(requests)
+            sent += connection.send(requests[offset:])
+            blocked = 0
+        except BlockingIOError:
+            blocked += 1
+            let_the_server_read(port)
+    return sent
+
+
+def exchange(connection: socket.socket, rest: bytes, expected: int) -> int:
+    """Send the rest of a request and read that many responses; returns their number."""
+    received = bytearray()
+    size = 0
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        while not size or len(received) < expected * size:
+            if rest:
+                try:
+                    rest = rest[connection.send(rest) :]
+                except BlockingIOError:
+                    pass
+            assert selector.select(SECONDS), "the server stopped answering"
+            received += connection.recv(1 << 20)
+            size = size or 6 + int.from_bytes(received[2:6], "big")
+    assert RESPONSE == received[0]
+    return len(received) // size  # all are of one length
