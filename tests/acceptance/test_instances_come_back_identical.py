@@ -11,7 +11,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.dicom.part10 import file_header
-from dicom_adapter.net.negotiation import NOT_TAKEN
+from dicom_adapter.net.negotiation import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, send, wait_until_submitted
 
@@ -50,7 +50,7 @@ def is_storage_instance(path: Path) -> bool:
         ]
     except (InvalidDicomError, AttributeError, EOFError):
         return False
-    return wanted[0] not in NOT_TAKEN and all(UID_GRAMMAR.fullmatch(str(uid)) for uid in wanted)
+    return wanted[0] not in UNSUPPORTED_TRANSFER_SYNTAXES and all(UID_GRAMMAR.fullmatch(str(uid)) for uid in wanted)
 
 
 def shipped_instances() -> dict[tuple[str, str], Path]:

@@ -16,7 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dicom_adapter.dicom.identity import HEAD_LIMIT, Identity, IdentityReader, Mismatch, Unreadable, identify
+from dicom_adapter.dicom.identity import HEAD_LIMIT, Identity, IdentityReader, Mismatch, UnreadableDataSet, identify
 from dicom_adapter.dicom.part10 import data_set_offset
 
 SHIPPED = Path(str(get_testdata_file("CT_small.dcm"))).parent
@@ -78,7 +78,7 @@ def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
     """What comes of it; anything but a refusal is raised."""
     try:
         return call(*arguments)  # type: ignore[operator,no-any-return] # one of the two below
-    except (Unreadable, Mismatch) as refusal:
+    except (UnreadableDataSet, Mismatch) as refusal:
         return type(refusal)
 
 
@@ -159,7 +159,7 @@ def test_attributes_are_looked_for_in_the_beginning_only() -> None:
         reader.feed(data_set[fed : fed + 4096])
         fed += 4096
     assert fed < HEAD_LIMIT + 4096
-    with pytest.raises((Unreadable, Mismatch)):
+    with pytest.raises((UnreadableDataSet, Mismatch)):
         reader.identity()
 
 
@@ -212,7 +212,7 @@ def test_an_attribute_of_unknown_representation_is_passed_over(syntax: str, leng
 def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: bytes, size: int) -> None:
     """Nothing but a refusal comes out."""
     found = outcome(read, garbage, syntax, size)
-    assert found in (Unreadable, Mismatch)
+    assert found in (UnreadableDataSet, Mismatch)
 
 
 @given(
@@ -241,5 +241,5 @@ def test_a_value_of_no_length_with_an_unknown_vr_cannot_be_understood() -> None:
     data_set = element(0x00080016, "HE", b"", ExplicitVRLittleEndian)
     reader = IdentityReader(ExplicitVRLittleEndian)
     reader.feed(data_set)
-    with pytest.raises(Unreadable, match="NotImplementedError"):
+    with pytest.raises(UnreadableDataSet, match="NotImplementedError"):
         reader.identity()

@@ -15,7 +15,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from dicom_adapter.dicom.identity import Identity, Mismatch, Unreadable, identify
+from dicom_adapter.dicom.identity import Identity, Mismatch, UnreadableDataSet, identify
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset, file_header
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -99,7 +99,7 @@ def test_a_caller_whose_ae_title_is_no_ascii_gets_a_header_too() -> None:
 @pytest.mark.parametrize("beginning", [b"", file_header(CT, "1.2.3", "1.2", "A")[:143], b"\0" * 132 + b"\2\0" * 9])
 def test_what_is_no_dicom_file_has_no_data_set(beginning: bytes) -> None:
     """Cut short, or something else."""
-    with pytest.raises(ValueError, match="no DICOM file"):
+    with pytest.raises(ValueError, match="not a DICOM file"):
         data_set_offset(beginning)
 
 
@@ -138,7 +138,7 @@ def test_a_data_set_cut_off_anywhere_is_refused_or_read_in_full(syntax: UID) -> 
     for end in range(min(600, len(data_set))):
         try:
             assert identify(data_set[:end], syntax) == IDENTITY
-        except (Unreadable, Mismatch):
+        except (UnreadableDataSet, Mismatch):
             refused += 1
     assert refused > 0
 
@@ -156,7 +156,7 @@ def test_bytes_that_are_no_data_set_are_refused(syntax: UID) -> None:
         b"DICM" + encode(),
         deep * 9999,
     ):
-        with pytest.raises((Unreadable, Mismatch)) as refusal:
+        with pytest.raises((UnreadableDataSet, Mismatch)) as refusal:
             identify(garbage, syntax)
         assert "4711" not in str(refusal.value)
 

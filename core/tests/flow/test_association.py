@@ -13,7 +13,7 @@ from dicom_adapter import Capacity
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, Rejection
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.config.model import AeTitleConfig, CallerConfig, Config, StorageConfig, SubmitterConfig
-from dicom_adapter.flow.association import WORTHWHILE, Load, judge
+from dicom_adapter.flow.association import SMALLEST_ASSOCIATION_BYTES, Load, judge
 from dicom_adapter.flow.free_space import LEDGER_RESERVE_BYTES, storage_full
 from dicom_adapter.net.codes import REJECT_REASON
 
@@ -209,7 +209,7 @@ def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not()
     assert "" == storage_full(None, storage)
 
 
-ENOUGH = LEDGER_RESERVE_BYTES + WORTHWHILE
+ENOUGH = LEDGER_RESERVE_BYTES + SMALLEST_ASSOCIATION_BYTES
 
 
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])

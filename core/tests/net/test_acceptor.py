@@ -25,7 +25,7 @@ from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, S
 from dicom_adapter.net.associate import ProposedContext, decode_request
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
-from dicom_adapter.net.negotiation import NOT_TAKEN, negotiate
+from dicom_adapter.net.negotiation import UNSUPPORTED_TRANSFER_SYNTAXES, negotiate
 from dicom_adapter.net.upper_layer import UpperLayer
 from support.conversation import (
     ABORT,
@@ -300,7 +300,7 @@ def test_128_contexts_are_answered() -> None:
     assert 128 == len(answer.presentation_context)
 
 
-@pytest.mark.parametrize("refused", NOT_TAKEN)
+@pytest.mark.parametrize("refused", UNSUPPORTED_TRANSFER_SYNTAXES)
 def test_some_transfer_syntaxes_are_not_taken(refused: str) -> None:
     [alone] = negotiate([ProposedContext(1, CT, (refused,))])
     assert 4 == alone.result

@@ -143,7 +143,7 @@ def test_a_proxy_has_to_name_its_peer(listen: Listen) -> None:
     listening = listen(proxies=PROXIES)
     with connect(listening.port) as connection:
         assert 0 == talk(connection, b"")
-    assert "it begins with no PROXY header" == listening.wait_for("proxy_header_refused")["reason"]
+    assert "it does not begin with a PROXY header" == listening.wait_for("proxy_header_refused")["reason"]
     wait_until(lambda: listening.server.admission.connections == 0)
 
 

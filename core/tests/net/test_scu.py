@@ -35,7 +35,7 @@ from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.cli.send import echo as echo_command
 from dicom_adapter.cli.send import send as send_command
 from dicom_adapter.dicom import synthetic
-from dicom_adapter.dicom.files import Skipped, find_dicom
+from dicom_adapter.dicom.files import SkippedFile, find_dicom
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address
 from dicom_adapter.net.link import (
@@ -43,7 +43,7 @@ from dicom_adapter.net.link import (
     AssociationLost,
     AssociationRejected,
     AssociationRejectedForNow,
-    NothingAccepted,
+    NoContextAccepted,
     PeerUnreachable,
     StatusNotSuccess,
     associated,
@@ -171,7 +171,7 @@ def test_addresses_are_read(text: str, ae_title: str, host: str, port: int) -> N
         ("LUNG@host:0", "the port '0' must be a number from 1 to 65535"),
         ("LUNG@host:65536", "must be a number from 1 to 65535"),
         ("LUNG@host:dicom", "the port 'dicom' must be a number"),
-        ("LUNG@::1:104", "an IPv6 address stands in brackets"),
+        ("LUNG@::1:104", "an IPv6 address must be in brackets"),
         ("LUNG@[::g]:104", "'::g' is not an IPv6 address"),
         ("@host:104", "AE title '' must be 1 to 16"),
         ("   @host:104", "AE title '   ' must be 1 to 16"),
@@ -235,7 +235,7 @@ def test_an_echo_says_which_status_came_back() -> None:
 def test_an_echo_says_that_verification_was_not_accepted() -> None:
     """A peer without the verification SOP class in a transfer syntax of ours."""
     with peer(transfer_syntaxes=[ExplicitVRLittleEndian]) as lung:
-        check_echo_fails(lung.address, NothingAccepted, "presentation context not accepted")
+        check_echo_fails(lung.address, NoContextAccepted, "presentation context not accepted")
 
 
 def test_an_echo_says_why_the_peer_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_files_are_found_in_folders_and_below(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
     named = [tmp_path, tmp_path / "notes.txt", tmp_path / "gone.dcm"]
     found = [path.relative_to(tmp_path).as_posix() for path in find_dicom(named, skipped.append)]
     assert ["a.dcm", "b/1", "b/2.dcm"] == found

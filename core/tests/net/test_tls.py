@@ -230,7 +230,7 @@ def test_a_broken_new_file_changes_nothing(listen: Listen, pki: Pki, tls: TlsCon
     listening = listen(tls=tls)
     before = serial(listening.port, pki)
     tls.certificate.write_text("no certificate", encoding="utf-8")
-    reason = listening.wait_for("certificates_not_renewed")["reason"]
+    reason = listening.wait_for("certificate_renewal_failed")["reason"]
     assert str(tls.certificate) in reason
     assert before == serial(listening.port, pki)
     pki.adapter()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dicom_adapter.api.errors import DicomAdapterError
-from dicom_adapter.dicom.files import Skipped, find_dicom
+from dicom_adapter.dicom.files import SkippedFile, find_dicom
 from dicom_adapter.net.address import Address, InvalidAddress, parse_address, parse_ae_title
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 from dicom_adapter.net.tls import UnusableCertificate, client_context
@@ -171,7 +171,7 @@ class _Found:
     left_out: int = 0
     missed: list[SendResult] = field(factory=list)  # named by the user, but no DICOM file
 
-    def skip(self, skipped: Skipped) -> None:
+    def skip(self, skipped: SkippedFile) -> None:
         if skipped.wanted:
             self.missed.append(SendResult(path=skipped.path, ok=False, message=skipped.reason))
         else:

@@ -1,4 +1,4 @@
-"""CRC-32 (ISO/IEC 8802-3, as zlib has it), with the processor's own instructions where they are there."""
+"""CRC-32 (ISO/IEC 8802-3, as in zlib), with CPU instructions where available."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What an instance says of itself: the few attributes that the ledger needs, read while the data set comes in.
+"""Identity of an instance: the few attributes that the ledger needs, read while the data set arrives.
 
-`IdentityReader` goes from element to element of the encoded data set and looks at nothing but their headers and at the
-values that are wanted (PS3.5 section 7.1, 7.5). What it does not understand, pydicom does, at the end.
+`IdentityReader` goes from element to element of the encoded data set, and reads only their headers and the values that
+the identity needs (PS3.5 sections 7.1 and 7.5). pydicom reads unusual data sets, after their end.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from dicom_adapter.api.errors import Refused
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
-REPLACEMENT = "\ufffd"  # stands for what could not be decoded
+REPLACEMENT = "\ufffd"  # of bytes that cannot be decoded
 UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 section 7.1.1
-HEAD_LIMIT = 4 << 20  # bytes from the beginning of a data set in which the attributes have to be
+HEAD_LIMIT = 4 << 20  # bytes at the beginning of a data set that must contain the attributes
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
@@ -46,23 +46,23 @@ WANTED = frozenset(
         SERIES_INSTANCE_UID,
     }
 )
-# Value representations by the size of their length (PS3.5 section 7.1.2), without UN, in which anything may be.
+# Value representations by the size of their length field (PS3.5 section 7.1.2), without UN, which may contain anything.
 SHORT_VRS = {vr.encode() for vr in re.findall("..", "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")}
 LONG_VRS = {vr.encode() for vr in re.findall("..", "OBODOFOLOVOWSQSVUCURUTUV")}
 ITEM_GROUP, ENDS = 0xFFFE, {0xFFFEE00D, 0xFFFEE0DD}  # items, and the ends of items and sequences (PS3.5 table 7.5-1)
 
 
-class Unreadable(Refused):
-    """The data set cannot be parsed (C-STORE status 0xC000, *cannot understand*)."""
+class UnreadableDataSet(Refused):
+    """The data set cannot be parsed (*cannot understand*)."""
 
 
 class Mismatch(Refused):
-    """The data set is not what the C-STORE request or its SOP class says (status 0xA900)."""
+    """The data set contradicts the request or its SOP class (*data set does not match SOP class*)."""
 
 
 @frozen(kw_only=True)
 class Identity:
-    """What an instance says of itself, padding removed."""
+    """Identifying attributes of an instance, without padding."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -73,32 +73,32 @@ class Identity:
 
 
 class IdentityReader:
-    """Takes the beginning of a data set in pieces."""
+    """Reads the identity from the beginning of a data set that arrives in pieces. Not thread-safe."""
 
     def __init__(self, transfer_syntax_uid: str) -> None:
-        self.needs_more = True  # what comes is still to be fed
+        self.needs_more = True  # False: the rest of the data set need not be fed
         self._transfer_syntax_uid = transfer_syntax_uid
         order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
         self._element, self._long = struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from
         self._is_implicit = transfer_syntax_uid == ImplicitVRLittleEndian
         self._head = bytearray()
-        self._at = 0  # where the next element begins
-        self._depth = 0  # of sequences and items of undefined length that it is in
+        self._at = 0  # offset of the next element
+        self._depth = 0  # of open sequences and items of undefined length
         self._is_usual = True
-        self._is_past = False  # beyond the last attribute that is wanted
+        self._is_past = False  # after the last attribute of the identity
         self._values: dict[int, bytes] = {}
 
     def feed(self, piece: bytes | memoryview) -> None:
-        """Take what follows."""
+        """Receive the next piece."""
         self._head += piece
         if self._is_usual:
             self._advance()
         self.needs_more = not self._is_past and len(self._head) < HEAD_LIMIT
 
     def identity(self) -> Identity:
-        """What is known when no more is needed, or none comes.
+        """Return the identity, when no more pieces are needed or none will arrive.
 
-        Raises Unreadable when it cannot be parsed, Mismatch when a UID is missing or malformed (PS3.5 section 9).
+        Raises UnreadableDataSet, or Mismatch if a UID is missing or malformed (PS3.5 section 9).
         """
         if self._is_past and self._values:
             return _identity(self._values)
@@ -135,7 +135,7 @@ class IdentityReader:
 
 
 def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
-    """Read it from the beginning of an encoded data set with pydicom. Raises as `IdentityReader.identity` does."""
+    """Read the identity from the beginning of an encoded data set with pydicom. Raises as `IdentityReader.identity`."""
     elements = parse(
         data_set,
         transfer_syntax_uid,
@@ -143,12 +143,12 @@ def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
         specific_tags=[BaseTag(tag) for tag in WANTED],
     )
     if not elements:
-        raise Unreadable("the data set has none of the attributes that every instance has")
+        raise UnreadableDataSet("the data set has none of the attributes that every instance has")
     return _identity({tag: raw(elements, tag) for tag in WANTED})
 
 
 def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
-    """pydicom's view of a data set that is not deflated. Raises Unreadable."""
+    """Parse a data set that is not deflated with pydicom. Raises UnreadableDataSet."""
     transfer_syntax = UID(transfer_syntax_uid)
     try:
         return read_dataset(
@@ -161,20 +161,20 @@ def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
         raise _unparsed(failure) from None
 
 
-def _unparsed(failure: Exception) -> Unreadable:
-    return Unreadable(f"the data set cannot be parsed ({type(failure).__name__})")
+def _unparsed(failure: Exception) -> UnreadableDataSet:
+    return UnreadableDataSet(f"the data set cannot be parsed ({type(failure).__name__})")
 
 
 def raw(elements: Dataset, tag: int) -> bytes:
-    """The value as it was sent. pydicom's decoded values would come with warnings that quote them."""
+    """Return the encoded value. Decoding it with pydicom could raise warnings that quote patient data."""
     try:
         element = elements.get_item(tag) if tag in elements else None
-    except Exception as failure:  # noqa: BLE001 - it looks closer at values of no length, and raises as above
+    except Exception as failure:  # noqa: BLE001 - pydicom parses empty values again, and raises as above
         raise _unparsed(failure) from None
     if not isinstance(element, RawDataElement) or element.value is None:
         return b""
-    if len(element.value) < element.length < UNDEFINED_LENGTH:  # pydicom reads as much as there is
-        raise Unreadable("the data set ends in the middle of an attribute")
+    if len(element.value) < element.length < UNDEFINED_LENGTH:  # pydicom does not report a truncated value
+        raise UnreadableDataSet("the data set ends in the middle of an attribute")
     return element.value
 
 
@@ -208,13 +208,13 @@ def _text(value: bytes, charset: bytes) -> str:
 
 
 def _decode(value: bytes, charset: bytes) -> str:
-    """Bytes that are no text in their character set are escaped, not replaced: two IDs must never become one."""
+    """Decode text. Bytes invalid in its character set are escaped, not replaced: two IDs must stay different."""
     names = charset.decode("ascii", "replace").rstrip("\x00 ").split("\\")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             text = decode_bytes(value, convert_encodings(names), set())
-        text.encode()  # lone surrogates cannot be written down
-    except (LookupError, ValueError):  # pydicom also takes names of Python's codecs, some of which are not for text
+        text.encode()  # lone surrogates cannot be encoded
+    except (LookupError, ValueError):  # pydicom also accepts Python's codecs that are not for text
         text = REPLACEMENT
     return value.decode("ascii", "backslashreplace") if REPLACEMENT in text else text

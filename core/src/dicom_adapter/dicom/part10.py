@@ -1,6 +1,6 @@
-"""DICOM files (PS3.10): the header that goes before a received data set, and what a stored file says of itself.
+"""DICOM files (PS3.10): encode the header of a received data set, and parse stored files.
 
-The data set itself is never decoded and encoded again; it is stored as it came.
+The data set itself is stored as received, never decoded and encoded again.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from dicom_adapter.dicom.identity import Identity, Unreadable, identify, parse, raw
+from dicom_adapter.dicom.identity import Identity, UnreadableDataSet, identify, parse, raw
 
-IMPLEMENTATION_CLASS_UID = "2.25.308205291862746372187430846471190541725"  # ours, made from a UUID (PS3.5 B.2)
+IMPLEMENTATION_CLASS_UID = (
+    "2.25.308205291862746372187430846471190541725"  # of the adapter, derived from a UUID (PS3.5 B.2)
+)
 IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
 
 BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
@@ -28,7 +30,7 @@ RECEIVING_AE_TITLE = 0x00020018
 
 
 def keep_values_out_of_warnings() -> None:
-    """Have pydicom take values as they are: its warnings about malformed ones quote them. For a whole process."""
+    """Disable pydicom's validation of values in this process: its warnings quote patient data."""
     settings.reading_validation_mode = IGNORE
 
 
@@ -39,16 +41,16 @@ def file_header(
     source_ae_title: str,
     receiving_ae_title: str | None = None,
 ) -> bytes:
-    """Preamble, prefix and File Meta Information (PS3.10 section 7.1) in explicit VR little endian.
+    """Encode preamble, prefix and File Meta Information (PS3.10 section 7.1) in explicit VR little endian.
 
-    `receiving_ae_title`: None leaves it out, as the first versions did.
+    `receiving_ae_title`: None omits it, as the first versions did.
     """
     meta = b"".join(
         (
             struct.pack("<HH2sHI2s", 0x0002, 0x0001, b"OB", 0, 2, b"\x00\x01"),
             _short(0x0002, b"UI", sop_class_uid),
             _short(0x0003, b"UI", sop_instance_uid),
-            _rest(transfer_syntax_uid, source_ae_title, receiving_ae_title),
+            _context_elements(transfer_syntax_uid, source_ae_title, receiving_ae_title),
         )
     )
     length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(meta))
@@ -56,8 +58,8 @@ def file_header(
 
 
 @lru_cache(maxsize=1024)
-def _rest(transfer_syntax_uid: str, source_ae_title: str, receiving_ae_title: str | None) -> bytes:
-    """What is the same for all instances of a presentation context."""
+def _context_elements(transfer_syntax_uid: str, source_ae_title: str, receiving_ae_title: str | None) -> bytes:
+    """Encode the elements that are the same for all instances of an association with one transfer syntax."""
     return b"".join(
         (
             _short(0x0010, b"UI", transfer_syntax_uid),
@@ -70,44 +72,44 @@ def _rest(transfer_syntax_uid: str, source_ae_title: str, receiving_ae_title: st
 
 
 def _short(element: int, vr: bytes, text: str) -> bytes:
-    value = text.encode("ascii", "replace")  # a caller may have put anything into its AE title
+    value = text.encode("ascii", "replace")  # an AE title from the network may contain any character
     if len(value) % 2:
         value += b"\x00" if vr == b"UI" else b" "
     return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
 def data_set_offset(beginning: bytes) -> int:
-    """Where the data set of a Part 10 file begins; `beginning`: its first BEFORE_META bytes at least.
+    """Return the offset of the data set in a Part 10 file. `beginning`: at least its first BEFORE_META bytes.
 
-    Raises ValueError when that is no Part 10 file.
+    Raises ValueError if it is not a Part 10 file.
     """
     if len(beginning) < BEFORE_META or beginning[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        raise ValueError("it is no DICOM file: it does not begin with File Meta Information (PS3.10 section 7.1)")
+        raise ValueError("not a DICOM file: it does not begin with File Meta Information (PS3.10 section 7.1)")
     (length,) = struct.unpack_from("<I", beginning, BEFORE_META - 4)
     return BEFORE_META + int(length)
 
 
 @frozen(kw_only=True)
 class StoredFile:
-    """What a Part 10 file of the adapter says of itself."""
+    """Parsed Part 10 file of the adapter."""
 
     identity: Identity = field(repr=False)
     transfer_syntax_uid: str
-    source_ae_title: str  # the caller; "" when the header does not name it
+    source_ae_title: str  # calling AE title; "" when the header does not name it
     receiving_ae_title: str  # the called AE title; "" when an earlier version wrote the header
     data_set: bytes = field(repr=False)
 
 
 def read_file(content: bytes) -> StoredFile:
-    """Take a whole Part 10 file apart. Raises Unreadable or Mismatch, also when it is cut off."""
+    """Parse a complete Part 10 file. Raises UnreadableDataSet or Mismatch, also if it is truncated."""
     try:
         offset = data_set_offset(content)
         meta = read_dataset(BytesIO(content[BEFORE_META:offset]), is_implicit_VR=False, is_little_endian=True)
     except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
-        raise Unreadable(f"its header cannot be parsed ({type(failure).__name__})") from None
+        raise UnreadableDataSet(f"its header cannot be parsed ({type(failure).__name__})") from None
     transfer_syntax_uid = raw(meta, TRANSFER_SYNTAX_UID).rstrip(b"\x00 ").decode("ascii", "replace")
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        raise Unreadable("its data set is deflated, which the adapter does not take")
+        raise UnreadableDataSet("its data set is deflated, which the adapter does not support")
     data_set = content[offset:]
     identity = identify(data_set, transfer_syntax_uid)
     _require_whole(data_set, transfer_syntax_uid)
@@ -121,7 +123,7 @@ def read_file(content: bytes) -> StoredFile:
 
 
 def _require_whole(data_set: bytes, transfer_syntax_uid: str) -> None:
-    """Raise Unreadable when the data set ends in the middle of something."""
+    """Raise UnreadableDataSet if the data set is truncated."""
     elements = parse(data_set, transfer_syntax_uid)
     for tag in sorted(elements.keys()):  # without decoding the values
         raw(elements, tag)

@@ -1,7 +1,4 @@
-"""Step 1: is this association wanted?
-
-A pure decision, for every protocol.
-"""
+"""Step 1: decide whether an association is accepted. A pure function of values, for every protocol."""
 
 from __future__ import annotations
 
@@ -15,25 +12,25 @@ from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.flow.free_space import ledger_full, storage_full
 
-# An association is not worth its while when not even a data set of this size would be taken; without it, one after the
-# other is accepted at the limit, whose instances are refused once they are there.
-WORTHWHILE = 2**20  # bytes
+# Free space beyond the ledger's reserve that an association needs. Without it, associations would be accepted at the
+# limit although all their instances would be refused.
+SMALLEST_ASSOCIATION_BYTES = 2**20
 
 
 @frozen(kw_only=True)
 class Load:
-    """What the adapter is busy with at the moment."""
+    """Current load and free space of the adapter."""
 
-    associations: int  # open ones, this one not counted
+    associations: int  # number of open associations, without this one
     capacity: Capacity | None  # of the storage backend
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
-    associations_of_peer: int = 0  # so many of them
-    ledger_free: int | None = None  # bytes; None: not known
+    associations_of_peer: int = 0  # how many of those are this peer's
+    ledger_free: int | None = None  # bytes; None: unknown
 
 
 def judge(request: AssociationRequest, config: Config, load: Load) -> AssociationDecision:
-    """Accept or reject; what would never work is told first, what may work later after that."""
+    """Accept or reject. Permanent reasons come before transient ones."""
     ae_title = config.ae_titles.get(request.called_ae_title)
     if ae_title is None:
         return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, "the called AE title is not configured")
@@ -44,13 +41,15 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Associatio
         return _reject(Rejection.TEMPORARY_CONGESTION, stopped)
     if load.associations >= config.dicom.max_associations:
         return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations = {config.dicom.max_associations} are open")
-    most = config.dicom.max_associations_per_peer
-    if most is not None and load.associations_of_peer >= most:
-        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations-per-peer = {most} are open from this address")
+    limit = config.dicom.max_associations_per_peer
+    if limit is not None and load.associations_of_peer >= limit:
+        return _reject(
+            Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations-per-peer = {limit} are open from this address"
+        )
     full = (
         load.full.get(request.called_ae_title)
         or storage_full(load.capacity, config.storage)
-        or ledger_full(load.ledger_free, WORTHWHILE)
+        or ledger_full(load.ledger_free, SMALLEST_ASSOCIATION_BYTES)
     )
     return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else AssociationDecision()
 
@@ -59,7 +58,7 @@ def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:
     if ae_title.allowed_callers is None:
         return True
     address = ip_address(request.peer_address)
-    address = getattr(address, "ipv4_mapped", None) or address  # how IPv4 callers look on a socket for both
+    address = getattr(address, "ipv4_mapped", None) or address  # IPv4 address as a dual-stack socket reports it
     names = {name.casefold() for name in request.certificate_names}
     return any(
         caller.ae_title in (None, request.calling_ae_title)

@@ -1,4 +1,4 @@
-"""Where a peer listens and what it is called, as people write it: AET@HOST:PORT."""
+"""Address of a peer: AE title, host and port, written as AET@HOST:PORT."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ AE_TITLE = re.compile(r"(?=.*[^ ])[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 table 6.
 
 
 class InvalidAddress(Refused):
-    """A text is no AE title or no address of a peer."""
+    """The text is not an AE title or not an address of a peer."""
 
 
 @frozen(kw_only=True)
 class Address:
-    """Where a peer listens and what it is called."""
+    """AE title, host and port of a peer."""
 
     ae_title: str
     host: str  # a name, or an IPv4 or IPv6 address without brackets
@@ -29,7 +29,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Read 'AET@HOST:PORT', an IPv6 address in brackets. Raises InvalidAddress."""
+    """Parse 'AET@HOST:PORT', with an IPv6 address in brackets. Raises InvalidAddress."""
     ae_title, at, rest = text.rpartition("@")
     host, colon, port = rest.rpartition(":")
     if not at or not colon:
@@ -40,14 +40,14 @@ def parse_address(text: str) -> Address:
 
 
 def parse_ae_title(text: str) -> str:
-    """The AE title without the spaces around it, which have no meaning. Raises InvalidAddress."""
+    """Return the AE title without leading and trailing spaces, which are not significant. Raises InvalidAddress."""
     if not AE_TITLE.fullmatch(text):
         raise InvalidAddress(f"AE title '{text}' must be 1 to 16 printable ASCII characters without a backslash")
     return text.strip(" ")
 
 
 def plain_address(text: str) -> str:
-    """The IP address of a socket: without a zone, and IPv4 as such where the socket is for both."""
+    """Return the IP address of a socket without a zone, and an IPv4 address of a dual-stack socket as IPv4."""
     address = ipaddress.ip_address(text.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
 
@@ -61,5 +61,5 @@ def _parse_host(host: str, text: str) -> str:
         except ValueError:
             raise InvalidAddress(f"'{text}': '{host[1:-1]}' is not an IPv6 address") from None
     if set(host) & set("[]:"):
-        raise InvalidAddress(f"'{text}': an IPv6 address stands in brackets, for example LUNG@[::1]:11112")
+        raise InvalidAddress(f"'{text}': an IPv6 address must be in brackets, for example LUNG@[::1]:11112")
     return host

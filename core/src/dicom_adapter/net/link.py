@@ -1,4 +1,4 @@
-"""An association as its requestor, on pynetdicom: opened, bounded in memory and time, and closed for certain."""
+"""One association as requestor, with pynetdicom: limited in memory and time, and always closed."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from dicom_adapter.api.errors import DicomAdapterError, Refused, Retriable
 from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_adapter.net.address import Address, parse_ae_title
 
-MAX_PDU = 1 << 18  # bytes; a peer that sets no limit would otherwise get each file in one PDU, read whole into memory
-QUEUED_PDUS = 16  # PDUs read ahead of the socket
+MAX_PDU = 1 << 18  # bytes; without it, a file for a peer without a limit would be one PDU, held in memory
+QUEUED_PDUS = 16  # PDUs read from files before the socket accepts them
 NOT_ACCEPTED = "presentation context not accepted"
 
 
 class AssociationRejected(Refused):
-    """The peer rejected the association, and will again."""
+    """The peer rejected the association permanently."""
 
 
 class AssociationRejectedForNow(Retriable):
     """The peer rejected the association as *transient*."""
 
 
-class NothingAccepted(Refused):
+class NoContextAccepted(Refused):
     """The peer accepted the association, but none of its presentation contexts."""
 
 
 class PeerUnreachable(Retriable):
-    """There is no connection to the peer, or nobody answers on it."""
+    """No connection to the peer is possible, or it does not answer."""
 
 
 class AssociationLost(Retriable):
@@ -54,7 +54,7 @@ class StatusNotSuccess(Refused):
 
 
 def silence_pynetdicom() -> None:
-    """Keep pynetdicom's log records from every handler of this process: what matters is in results and errors."""
+    """Disable the log of pynetdicom in this process: results and errors contain what matters."""
     _config.LOG_HANDLER_LEVEL = "none"
     logger = logging.getLogger("pynetdicom")
     logger.propagate = False
@@ -69,6 +69,7 @@ def associated(
     timeout: float,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Association]:
+    """Open an association for the duration of a `with` block. Raises Refused or Retriable."""
     link = _Link(timeout=timeout, tls=tls)
     try:
         association = _associate(link, address, parse_ae_title(calling_ae_title), pairs)
@@ -85,7 +86,7 @@ def associated(
 
 @define(kw_only=True)
 class _Link:
-    """What pynetdicom tells in events only."""
+    """State of the connection that pynetdicom reports only in events."""
 
     timeout: float  # seconds
     tls: ssl.SSLContext | None
@@ -110,7 +111,7 @@ class _Link:
 
     def _on_connected(self, event: evt.Event) -> None:
         self.connected = True
-        if event.assoc.dul.socket:  # another one than before: TLS is wrapped around it
+        if event.assoc.dul.socket:  # another object than before if TLS wraps it
             self.socket = event.assoc.dul.socket.socket
         if self.socket:
             self.socket.settimeout(self.timeout)  # a peer that stops reading
@@ -118,13 +119,13 @@ class _Link:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _on_sent(self, _event: evt.Event) -> None:
-        # A peer that writes its response in two pieces waits 40 ms for the acknowledgement of the first, unless it is
-        # sent at once. Linux forgets this option with every exchange; elsewhere there is none.
+        # A peer that writes its response in two pieces waits 40 ms for the TCP acknowledgement of the first, unless it
+        # is sent immediately. Linux resets this option after each exchange; other systems do not have it.
         if self.socket and hasattr(socket, "TCP_QUICKACK"):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _on_received(self, event: evt.Event) -> None:
-        # A rejection that comes before pynetdicom has looked whether it is connected is no rejection to it.
+        # pynetdicom loses a rejection that arrives before it has checked whether it is connected.
         if isinstance(event.pdu, A_ASSOCIATE_RJ):
             self.rejection = event.pdu.to_primitive()
 
@@ -143,7 +144,7 @@ def _associate(link: _Link, address: Address, calling_ae_title: str, pairs: list
     except OSError as failure:
         raise PeerUnreachable(f"{address} cannot be reached: {failure.strerror or failure}") from None
     if not association.is_established:
-        raise _why_not(association, address, link, time.monotonic() - started)
+        raise _association_failure(association, address, link, time.monotonic() - started)
     _bound_memory(association)
     return association
 
@@ -153,14 +154,15 @@ def _application_entity(ae_title: str, timeout: float) -> AE:
     entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = timeout
-    entity.network_timeout = None  # it would end an association on which only this side has been talking for long
+    entity.network_timeout = None  # it would abort an association on which only this side sends for a long time
     return entity
 
 
 class _BoundedQueue(queue.Queue[Any]):
-    """pynetdicom's queue of what is to be sent, with an end to the fragments of data sets in it.
+    """pynetdicom's queue of outgoing primitives, with a limit for fragments of data sets.
 
-    Else a file would be read whole into memory, and the wait for the response would begin before it was sent.
+    Without the limit, a whole file would be read into memory, and the time limit of the response would start before the
+    file was sent.
     """
 
     def __init__(self, reader: DULServiceProvider) -> None:
@@ -170,7 +172,7 @@ class _BoundedQueue(queue.Queue[Any]):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         with self.not_full:
             while isinstance(item, P_DATA) and self._qsize() >= QUEUED_PDUS and self._reader.is_alive():
-                self.not_full.wait(0.1)  # seconds; a reader that dies does not wake us
+                self.not_full.wait(0.1)  # seconds; a reader that dies does not notify
         super().put(item, block, timeout)
 
 
@@ -181,23 +183,23 @@ def _bound_memory(association: Association) -> None:
             item.maximum_length_received = min(item.maximum_length_received or MAX_PDU, MAX_PDU)
 
 
-def _why_not(association: Association, address: Address, link: _Link, seconds: float) -> DicomAdapterError:
+def _association_failure(association: Association, address: Address, link: _Link, seconds: float) -> DicomAdapterError:
     answer = link.rejection
     if answer is not None:
         family = AssociationRejected if answer.result == 1 else AssociationRejectedForNow
         reason = f"{answer.reason_str} ({answer.result_str}, by the {answer.source_str})".lower()
         return family(f"{address} rejected the association: {reason}")
     if association.rejected_contexts:
-        return NothingAccepted(f"{address}: {NOT_ACCEPTED}")
+        return NoContextAccepted(f"{address}: {NOT_ACCEPTED}")
     if not link.connected:
-        return PeerUnreachable(f"{address} cannot be reached: {_why_unreachable(address, seconds, link)}")
+        return PeerUnreachable(f"{address} cannot be reached: {_connection_failure(address, seconds, link)}")
     if seconds >= link.timeout:
         return PeerUnreachable(f"{address} did not answer the association request within {link.timeout:g} seconds")
     return AssociationLost(f"{address} aborted the association request, or closed the connection")
 
 
-def _why_unreachable(address: Address, seconds: float, link: _Link) -> str:
-    """pynetdicom keeps the reason to its log, so the attempt is repeated, unless it was a long one."""
+def _connection_failure(address: Address, seconds: float, link: _Link) -> str:
+    """Return why the connection failed. pynetdicom only logs it, so the attempt is repeated unless it timed out."""
     if seconds >= link.timeout:
         return f"no connection within {link.timeout:g} seconds"
     try:
@@ -213,10 +215,12 @@ def _why_unreachable(address: Address, seconds: float, link: _Link) -> str:
     return "the connection failed"
 
 
-def lost(timeout: float) -> str:
+def loss_reason(timeout: float) -> str:
+    """Return the message for a lost association. `timeout`: seconds."""
     return f"association lost: aborted or closed by the peer, or no answer within {timeout:g} seconds"
 
 
-def status_in_words(status: int) -> str:
+def describe_status(status: int) -> str:
+    """Return a C-STORE status with its meaning, for messages."""
     known = {**GENERAL_STATUS, **STORAGE_SERVICE_CLASS_STATUS}.get(status)
     return f"0x{status:04X} {known[1] if known else 'unknown status'}".rstrip()

@@ -1,7 +1,8 @@
-"""Which presentation contexts are accepted (PS3.8 section 9.3.3.2): verification, and storage of whatever there is.
+"""Accept or reject presentation contexts (PS3.8 section 9.3.3.2): verification, and all storage SOP classes.
 
-Every storage SOP class is taken, private and future ones too, in every transfer syntax whose data sets can be read as
-they come: nothing is decoded or transcoded. Deflated data sets cannot: a kilobyte of them may become a gigabyte.
+Every storage SOP class is accepted, also private and future ones, in every transfer syntax whose data sets can be
+parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not: one kilobyte may become
+a gigabyte.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 
 ACCEPTANCE, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 3, 4  # PS3.8 table 9-18
 
-NOT_TAKEN = {
+UNSUPPORTED_TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
     "1.2.840.10008.1.2.4.95": "JPIP Referenced Deflate",
     "1.2.840.10008.1.2.4.205": "JPIP HTJ2K Referenced Deflate",
@@ -29,22 +30,24 @@ NOT_TAKEN = {
 
 
 def negotiate(contexts: Iterable[ProposedContext]) -> list[ContextResult]:
-    """An answer to each, in their order. Of the transfer syntaxes the first that is taken: the requestor's choice."""
-    return [_answer(context) for context in contexts]
+    """Return the result of each context, in their order, with the first supported transfer syntax that it proposes."""
+    return [_result(context) for context in contexts]
 
 
-def _answer(context: ProposedContext) -> ContextResult:
+def _result(context: ProposedContext) -> ContextResult:
     name, first = context.abstract_syntax, context.transfer_syntaxes[0]
-    if name != VERIFICATION and not is_stored(name):
+    if name != VERIFICATION and not is_storage(name):
         return ContextResult(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, name, first)
-    taken = next((syntax for syntax in context.transfer_syntaxes if syntax not in NOT_TAKEN), None)
-    if taken is None:
+    supported = next(
+        (syntax for syntax in context.transfer_syntaxes if syntax not in UNSUPPORTED_TRANSFER_SYNTAXES), None
+    )
+    if supported is None:
         return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, name, first)
-    return ContextResult(context.context_id, ACCEPTANCE, name, taken)
+    return ContextResult(context.context_id, ACCEPTANCE, name, supported)
 
 
 @lru_cache(maxsize=1024)
-def is_stored(sop_class_uid: str) -> bool:
-    """Whether instances of this class are kept: those that PS3.6 calls storage, and those that it does not know."""
+def is_storage(sop_class_uid: str) -> bool:
+    """Return whether the class is a storage SOP class of PS3.6, or unknown to it."""
     name, kind, *_ = UID_dictionary.get(sop_class_uid, ("Storage", "SOP Class"))
     return "SOP Class" in kind and "Storage" in name and "Commitment" not in name and "Directory" not in name

@@ -1,7 +1,7 @@
-"""The header with which a load balancer says whose connection it hands on: PROXY protocol, versions 1 and 2.
+"""PROXY protocol, versions 1 and 2: the header in which a load balancer names the peer of a connection.
 
-No input or output of its own: `wanted` says how many bytes may be read without reading past the header, `feed` takes
-them. What follows the header belongs to TLS or DICOM. (HAProxy, "The PROXY protocol", sections 2.1 and 2.2.)
+Sans-IO: `wanted` is the number of bytes that may be read without reading past the header, `feed()` receives them. The
+bytes after the header belong to TLS or DICOM. (HAProxy, "The PROXY protocol", sections 2.1 and 2.2.)
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv6Address
 from dicom_adapter.api.errors import Refused
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"  # of version 2
-SHORTEST = len(SIGNATURE)  # and less than any header of version 1
-LONGEST_LINE = 107  # bytes of version 1, with its end
-LONGEST_BODY = 4096  # bytes of version 2 behind the fixed part: addresses, and what a balancer tells besides
+SHORTEST = len(SIGNATURE)  # bytes; every header of version 1 is longer
+LONGEST_LINE = 107  # bytes of version 1, including CRLF
+LONGEST_BODY = 4096  # bytes of version 2 after the fixed part: addresses and extensions (TLVs)
 FIXED = struct.Struct(">BBH")  # version and command, family and protocol, length of the rest
 LINE = re.compile(r"PROXY (TCP4|TCP6) (\S+) (\S+) ([0-9]{1,5}) ([0-9]{1,5})")
 
@@ -25,70 +25,70 @@ ADDRESSES = {TCP4: (IPv4Address, 4), TCP6: (IPv6Address, 16)}  # bytes of each a
 
 
 class InvalidProxyHeader(Refused):
-    """What a proxy sent is no header of the PROXY protocol."""
+    """A proxy sent something else than a header of the PROXY protocol."""
 
 
 class ProxyHeader:
-    """One header, as it comes."""
+    """Parser of one header. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.wanted = SHORTEST  # bytes to read next, at the most; 0: the header is complete
-        self.source: str | None = None  # address of the peer; None: the connection is the proxy's own, or not known
-        self._taken = bytearray()
+        self.wanted = SHORTEST  # maximum number of bytes to read next; 0: the header is complete
+        self.source: str | None = None  # address of the peer; None: the proxy itself, or unknown
+        self._received = bytearray()
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything came."""
-        return bool(self._taken)
+        """True if bytes were received."""
+        return bool(self._received)
 
     def feed(self, data: bytes) -> None:
-        """Take what was read. Raises InvalidProxyHeader."""
-        self._taken += data
-        if len(self._taken) < SHORTEST:
-            self.wanted = SHORTEST - len(self._taken)
-        elif self._taken.startswith(SIGNATURE):
-            self._take_binary()
-        elif self._taken.startswith(b"PROXY "):
-            self._take_line()
+        """Receive bytes, at most `wanted`. Raises InvalidProxyHeader."""
+        self._received += data
+        if len(self._received) < SHORTEST:
+            self.wanted = SHORTEST - len(self._received)
+        elif self._received.startswith(SIGNATURE):
+            self._parse_binary()
+        elif self._received.startswith(b"PROXY "):
+            self._parse_line()
         else:
-            raise InvalidProxyHeader("it begins with no PROXY header")
+            raise InvalidProxyHeader("it does not begin with a PROXY header")
 
-    def _take_line(self) -> None:
-        if self._taken.endswith(b"\r\n"):
+    def _parse_line(self) -> None:
+        if self._received.endswith(b"\r\n"):
             self.wanted = 0
-            self._read_line(bytes(self._taken[:-2]).decode("ascii", "replace"))
-        elif len(self._taken) >= LONGEST_LINE:
+            self._parse_addresses_of_line(bytes(self._received[:-2]).decode("ascii", "replace"))
+        elif len(self._received) >= LONGEST_LINE:
             raise InvalidProxyHeader(f"its PROXY line has more than {LONGEST_LINE} bytes")
         else:
-            self.wanted = 1 if self._taken.endswith(b"\r") else 2  # the least that is missing
+            self.wanted = 1 if self._received.endswith(b"\r") else 2  # the minimum that is missing
 
-    def _read_line(self, line: str) -> None:
+    def _parse_addresses_of_line(self, line: str) -> None:
         if line == "PROXY UNKNOWN" or line.startswith("PROXY UNKNOWN "):
             return
         found = LINE.fullmatch(line)
         try:
             if found is None:
-                raise ValueError  # noqa: TRY301 - the same as addresses that are none
+                raise ValueError  # noqa: TRY301 - handled like invalid addresses
             kind = IPv4Address if found[1] == "TCP4" else IPv6Address
             self.source, _destination = str(kind(found[2])), kind(found[3])
         except ValueError:
             raise InvalidProxyHeader("its PROXY line is not of the form PROXY TCP4 source destination ports") from None
 
-    def _take_binary(self) -> None:
+    def _parse_binary(self) -> None:
         body = len(SIGNATURE) + FIXED.size
-        if len(self._taken) < body:
-            self.wanted = body - len(self._taken)
+        if len(self._received) < body:
+            self.wanted = body - len(self._received)
             return
-        command, family, length = FIXED.unpack_from(self._taken, len(SIGNATURE))
+        command, family, length = FIXED.unpack_from(self._received, len(SIGNATURE))
         if command not in (LOCAL, PROXY):
-            raise InvalidProxyHeader(f"version and command 0x{command:02X} are not known")
+            raise InvalidProxyHeader(f"version and command 0x{command:02X} are unknown")
         if length > LONGEST_BODY:
             raise InvalidProxyHeader(f"its PROXY header has {length} bytes, above {LONGEST_BODY}")
-        self.wanted = body + length - len(self._taken)
+        self.wanted = body + length - len(self._received)
         if not self.wanted and command == PROXY:
-            self._read_addresses(family, bytes(self._taken[body:]))
+            self._parse_addresses(family, bytes(self._received[body:]))
 
-    def _read_addresses(self, family: int, body: bytes) -> None:
+    def _parse_addresses(self, family: int, body: bytes) -> None:
         if family == UNSPECIFIED:
             return
         if family not in ADDRESSES:

@@ -1,4 +1,4 @@
-"""What sending comes to, as values; they know nothing of the libraries that send."""
+"""Results of the SCU as values, independent of the library that sends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_TIMEOUT = 30.0  # seconds
 
 
 class Grouping(Enum):
-    """Which files share an association, when not all of them do."""
+    """Files that share an association, if not all of them do."""
 
     STUDY = "study"
     INSTANCE = "instance"
@@ -19,21 +19,21 @@ class Grouping(Enum):
 
 @frozen(kw_only=True)
 class SendResult:
-    """What became of one file."""
+    """Result of sending one file."""
 
     path: Path
-    ok: bool  # stored by the peer, perhaps with a warning
+    ok: bool  # stored by the peer, possibly with a warning
     status: int | None = None  # of the C-STORE response, if there was one
     message: str = ""  # empty for success; never patient data
 
 
 @frozen(kw_only=True)
 class SendSummary:
-    """What became of all files: `total` is `sent` and the failures."""
+    """Result of sending all files: `total` is `sent` plus the failures."""
 
     total: int
-    sent: int  # those with a warning included
+    sent: int  # including those with a warning
     warnings: int
     failures: tuple[SendResult, ...]
     associations: int
-    gave_up: str | None  # why some files were not even tried
+    gave_up: str | None  # reason why some files were not tried

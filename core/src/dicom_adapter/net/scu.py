@@ -1,7 +1,7 @@
-"""The sending side: verifies a peer (C-ECHO) and sends files (C-STORE) exactly as they are encoded.
+"""SCU: verify a peer (C-ECHO) and send files (C-STORE) exactly as they are encoded.
 
-The files' headers are read first; for each (SOP class, transfer syntax) that occurs one presentation context with that
-one transfer syntax is proposed. So the peer either takes a file as it is or does not take it: nothing is transcoded.
+The files' headers are read first. One presentation context is proposed for each pair of SOP class and transfer syntax,
+with that transfer syntax only. So the peer accepts a file as it is or not at all: nothing is transcoded.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from dicom_adapter.net.link import (
     PeerUnreachable,
     StatusNotSuccess,
     associated,
-    lost,
-    status_in_words,
+    describe_status,
+    loss_reason,
 )
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 
@@ -43,15 +43,15 @@ MAX_CONTEXTS = 128  # in one association: their IDs are the odd numbers of one b
 def echo(
     address: Address, calling_ae_title: str, timeout: float = DEFAULT_TIMEOUT, tls: ssl.SSLContext | None = None
 ) -> float:
-    """Verify that the peer answers a C-ECHO; returns the seconds from request to response."""
+    """Verify that the peer answers a C-ECHO. Returns the seconds from request to response."""
     with associated(address, calling_ae_title, [(Verification, ImplicitVRLittleEndian)], timeout, tls) as association:
         started = time.perf_counter()
         answer = association.send_c_echo()
         seconds = time.perf_counter() - started
     if "Status" not in answer:
-        raise AssociationLost(f"{address}: {lost(timeout)}")
+        raise AssociationLost(f"{address}: {loss_reason(timeout)}")
     if answer.Status != 0:
-        raise StatusNotSuccess(f"{address} answered the C-ECHO with {status_in_words(answer.Status)}")
+        raise StatusNotSuccess(f"{address} answered the C-ECHO with {describe_status(answer.Status)}")
     return seconds
 
 
@@ -67,10 +67,12 @@ def send(
 ) -> SendSummary:
     """Send Part 10 files as they are, over as few associations as `per_association` allows.
 
-    `on_result` is called once for each file. A lost association is made anew once. What the peer does not take is a
-    failure in the summary, never an exception.
+    `on_result` is called once for each file. A lost association is opened again once. A file that the peer does not
+    store is a failure in the summary, never an exception.
     """
-    _config.STORE_SEND_CHUNKED_DATASET = True  # read at every call: else the file would be decoded and encoded again
+    _config.STORE_SEND_CHUNKED_DATASET = (
+        True  # send files without decoding and encoding them; pynetdicom reads this at every call
+    )
     sender = _Sender(address=address, calling_ae_title=calling_ae_title, timeout=timeout, tls=tls, on_result=on_result)
     entries = [entry for file in files if (entry := sender.read(file, per_association))]
     for batch in _batches(entries):
@@ -79,28 +81,30 @@ def send(
 
 
 @frozen(kw_only=True)
-class _Entry:
+class _FileToSend:
+    """A readable file and what its association needs."""
+
     path: Path
     pair: tuple[UID, UID]  # SOP class, transfer syntax
-    group: str  # entries of one group go over one association
+    group: str  # files of one group share an association
 
 
-def _read_entry(path: Path, per_association: Grouping | None) -> _Entry:
-    """Raises Refused, OSError, or whatever pydicom makes of a broken file."""
+def _read_entry(path: Path, per_association: Grouping | None) -> _FileToSend:
+    """Read the header. Raises Refused, OSError, or any exception of pydicom for a broken file."""
     group = str(path) if per_association is Grouping.INSTANCE else ""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they are about
+        warnings.simplefilter("ignore")  # pydicom's warnings quote patient data
         meta, _ = split_dataset(path)
         if per_association is Grouping.STUDY:
             group = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).get("StudyInstanceUID")
     uids = [meta.get(name) for name in ("MediaStorageSOPClassUID", "TransferSyntaxUID", "MediaStorageSOPInstanceUID")]
     if not all(uid and UID_GRAMMAR.fullmatch(uid) for uid in uids):
         raise Refused("the file meta information lacks a valid SOP class, SOP instance or transfer syntax UID")
-    return _Entry(path=path, pair=(uids[0], uids[1]), group=group or "")
+    return _FileToSend(path=path, pair=(uids[0], uids[1]), group=group or "")
 
 
-def _batches(entries: Iterable[_Entry]) -> Iterator[list[_Entry]]:
-    groups: dict[str, list[_Entry]] = {}
+def _batches(entries: Iterable[_FileToSend]) -> Iterator[list[_FileToSend]]:
+    groups: dict[str, list[_FileToSend]] = {}
     for entry in entries:
         groups.setdefault(entry.group, []).append(entry)
     for group in groups.values():
@@ -122,7 +126,7 @@ class _Sender:
     failures: list[SendResult] = field(factory=list)
     gave_up: str | None = None
 
-    def read(self, path: Path, per_association: Grouping | None) -> _Entry | None:
+    def read(self, path: Path, per_association: Grouping | None) -> _FileToSend | None:
         try:
             return _read_entry(path, per_association)
         except (Refused, OSError) as failure:
@@ -131,7 +135,7 @@ class _Sender:
             self.fail(path, f"the file cannot be parsed ({type(failure).__name__})")
         return None
 
-    def send_batch(self, batch: list[_Entry]) -> None:
+    def send_batch(self, batch: list[_FileToSend]) -> None:
         reason = self.gave_up or ""
         for _first_or_second in range(0 if self.gave_up else 2):
             try:
@@ -139,13 +143,13 @@ class _Sender:
             except (Refused, Retriable) as failure:
                 reason = str(failure)
                 if isinstance(failure, (PeerUnreachable, AssociationRejected)):
-                    self.gave_up = reason  # the other batches would only wait for the same
+                    self.gave_up = reason  # the other batches would fail for the same reason
                 break
         for entry in batch:
             self.fail(entry.path, reason)
 
-    def send_over_one_association(self, batch: list[_Entry]) -> tuple[list[_Entry], str]:
-        """Returns the entries that were not sent because the association was lost, and how."""
+    def send_over_one_association(self, batch: list[_FileToSend]) -> tuple[list[_FileToSend], str]:
+        """Send the files. Returns those not sent because the association was lost, and the reason."""
         if not batch:
             return [], ""
         pairs = list(dict.fromkeys(entry.pair for entry in batch))
@@ -158,35 +162,35 @@ class _Sender:
                 if entry.pair not in accepted:
                     self.fail(entry.path, f"{NOT_ACCEPTED}: {entry.pair[0].name}, {entry.pair[1].name}")
                 elif not self.store(association, entry, message_id=index % 65535 + 1):
-                    # Last in the next round: if this entry is what the peer cannot stand, the others still get through.
-                    return [*batch[index + 1 :], entry], lost(self.timeout)
+                    # Last in the next round: if this file makes the peer abort, the others are still sent.
+                    return [*batch[index + 1 :], entry], loss_reason(self.timeout)
         return [], ""
 
-    def store(self, association: Association, entry: _Entry, message_id: int) -> bool:
-        """Returns whether the association still stands; the entry's outcome is only then known, and reported."""
+    def store(self, association: Association, entry: _FileToSend, message_id: int) -> bool:
+        """Send one file. Returns False if the association is lost; then no result is reported."""
         try:
             answer = association.send_c_store(entry.path, msg_id=message_id, priority=0)
-        except RuntimeError:  # there was no association any more
+        except RuntimeError:  # the association has ended
             return False
         except (AttributeError, ValueError, InvalidDicomError) as failure:  # before anything was sent
             self.fail(entry.path, f"pynetdicom refused the file ({type(failure).__name__})")
             return True
-        except OSError as failure:  # perhaps in the middle of the data set
+        except OSError as failure:  # possibly in the middle of the data set
             association.abort()
             self.fail(entry.path, f"cannot be read: {failure.strerror}")
             return True
         if "Status" in answer:
-            self.answered(entry.path, answer.Status, str(answer.get("ErrorComment", "")))
+            self.report_status(entry.path, answer.Status, str(answer.get("ErrorComment", "")))
         return "Status" in answer
 
-    def answered(self, path: Path, status: int, comment: str) -> None:
+    def report_status(self, path: Path, status: int, comment: str) -> None:
         category = code_to_category(status)
         if category not in ("Success", "Warning"):
-            self.fail(path, status_in_words(status) + (comment and f": {comment}"), status)
+            self.fail(path, describe_status(status) + (comment and f": {comment}"), status)
             return
         self.sent += 1
         self.warnings += category == "Warning"
-        message = status_in_words(status) if category == "Warning" else ""
+        message = describe_status(status) if category == "Warning" else ""
         self.on_result(SendResult(path=path, ok=True, status=status, message=message))
 
     def fail(self, path: Path, reason: str, status: int | None = None) -> None:

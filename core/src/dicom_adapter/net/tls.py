@@ -1,8 +1,9 @@
-"""TLS: contexts by the profiles of PS3.15 annex B, and for the listening side anew when certificates are renewed.
+"""TLS contexts by the profiles of PS3.15 annex B, and their renewal when certificate files change.
 
-Both profiles speak TLS 1.3 and 1.2, the only versions that RFC 8996 leaves, with the cipher suites of RFC 9325 section
-4.2. `bcp195` takes older ones besides, for peers that know no better: still with ephemeral keys, so that who steals the
-private key cannot read what was recorded before. Suites with finite-field DHE are in neither: RFC 9325 advises against.
+Both profiles support TLS 1.3 and 1.2, the only versions that RFC 8996 allows, with the cipher suites of RFC 9325
+section 4.2. `bcp195` also accepts older suites, for peers that support no others. These have ephemeral keys, too: a
+stolen private key does not decrypt recorded traffic (forward secrecy). Neither profile has suites with finite-field
+DHE, against which RFC 9325 advises.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dicom_adapter.config.listening import ClientCertificates, TlsConfig, TlsPro
 
 log = structlog.get_logger("dicom_adapter.net")
 
-# Of TLS 1.2, by OpenSSL's names, the best first. Those of TLS 1.3 are all good and on by themselves.
+# Suites of TLS 1.2 by OpenSSL's names, in order of preference. All suites of TLS 1.3 are enabled by default.
 RECOMMENDED = (
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
@@ -37,16 +38,16 @@ Stamps = tuple[tuple[int, int, int] | None, ...]
 
 
 class UnusableCertificate(Refused):
-    """A file with certificates or a private key cannot be used."""
+    """A certificate or private key file cannot be used."""
 
 
 def server_context(tls: TlsConfig) -> ssl.SSLContext:
-    """What new connections are encrypted with. Raises UnusableCertificate, which names the file."""
+    """Return the context of an accepting side. Raises UnusableCertificate, which names the file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(":".join(CIPHERS[tls.profile]))
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    # A ticket resumes a session with the process that gave it; there may be several, and associations are long.
+    # No session tickets: a ticket is valid for one of possibly several processes, and associations are long.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     _load_certificate(context, tls.certificate, tls.key or tls.certificate)
@@ -88,7 +89,7 @@ def _reason(failure: OSError) -> str:
 
 
 def _require_readable(path: Path, what: str) -> None:
-    """OpenSSL does not say which of its files it could not open."""
+    """Raise UnusableCertificate with the file's name, which OpenSSL does not report."""
     try:
         path.open("rb").close()
     except OSError as failure:
@@ -99,9 +100,9 @@ def _require_readable(path: Path, what: str) -> None:
 def client_context(
     authorities: Path | None = None, certificate: Path | None = None, key: Path | None = None
 ) -> ssl.SSLContext:
-    """What `send` and `echo` are encrypted with: the peer is whom its certificate names, or there is no connection.
+    """Return the context of `send` and `echo`, which verifies the peer's certificate and host name.
 
-    `authorities`: whom to trust, instead of the system's. Raises UnusableCertificate.
+    `authorities`: certificates to trust instead of the system's. Raises UnusableCertificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -116,7 +117,7 @@ def client_context(
 
 
 def certificate_names(certificate: Any) -> frozenset[str]:
-    """The common names and DNS names of what `SSLSocket.getpeercert` returned."""
+    """Return the common names and DNS names of a result of `SSLSocket.getpeercert`."""
     if not certificate:
         return frozenset()
     subject = (pair for part in certificate.get("subject", ()) for pair in part)
@@ -125,33 +126,33 @@ def certificate_names(certificate: Any) -> frozenset[str]:
 
 
 class Certificates:
-    """The context for new connections. Looks at its files when told to, on one thread at a time."""
+    """The context for new connections. `renew` is called on one thread at a time."""
 
     def __init__(self, tls: TlsConfig) -> None:
         """Raises UnusableCertificate."""
         self._tls = tls
-        self._stamps = self._look()
+        self._stamps = self._read_stamps()
         self.context = server_context(tls)
 
     def renew(self) -> None:
-        """Take the files when they have changed; who is connected stays so. What cannot be used changes nothing."""
-        stamps = self._look()  # before the files are read: what changes meanwhile is seen the next time
+        """Load changed files. Open connections stay. If the files cannot be used, the context does not change."""
+        stamps = self._read_stamps()  # before the files are read: a change during the load is noticed next time
         if stamps == self._stamps:
             return
         self._stamps = stamps
         try:
             self.context = server_context(self._tls)
         except UnusableCertificate as refusal:
-            log.error("certificates_not_renewed", reason=str(refusal))
+            log.error("certificate_renewal_failed", reason=str(refusal))
         else:
             log.info("certificates_renewed", certificate=str(self._tls.certificate))
 
-    def _look(self) -> Stamps:
+    def _read_stamps(self) -> Stamps:
         return tuple(_stamp(path) for path in (self._tls.certificate, self._tls.key, self._tls.client_ca) if path)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written or replaced."""
+    """Return values that change when a file is written or replaced."""
     try:
         found = path.stat()
     except OSError:

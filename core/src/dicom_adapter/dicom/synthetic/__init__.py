@@ -1,7 +1,7 @@
-"""Synthetic DICOM instances for demos and tests: valid images of nobody, with a pattern that a viewer shows, and what
-is made of images: a report (SR) and a segmentation (SEG).
+"""Synthetic DICOM data for demos and tests: valid images with a visible pattern, reports (SR) and segmentations (SEG).
 
-Without a `seed` every call makes new UIDs (2.25 and a random UUID, PS3.5 B.2); with one, the same call makes the same.
+Without a `seed`, every call creates new UIDs (2.25 and a random UUID, PS3.5 B.2). With a seed, equal calls create equal
+instances.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def make_instance(
     seed: str | int | None = None,
     **attributes: Any,
 ) -> Dataset:
-    """One instance of `modality` (a key of MODALITIES), ready for `write`. `attributes` sets further DICOM keywords.
+    """Create an instance of `modality` (a key of MODALITIES), ready for `write`. `attributes`: more DICOM keywords.
 
-    Raises ValueError for a modality, transfer syntax or keyword that it does not know.
+    Raises ValueError for an unknown modality, transfer syntax or keyword.
     """
     kind = _kind(modality)
     dataset = Dataset()
@@ -75,7 +75,7 @@ def make_study(
     seed: str | int | None = None,
     **arguments: Any,
 ) -> list[Dataset]:
-    """One study of `series` series with `instances` images each; `arguments` are those of `make_instance`."""
+    """Create one study of `series` series with `instances` images each; `arguments` are those of `make_instance`."""
     study_uid = study_uid or make_uid(seed, "study")
     study = []
     for series_number in range(1, series + 1):
@@ -92,7 +92,7 @@ def make_study(
 
 
 def write(dataset: Dataset, path: Path | str) -> None:
-    """Write a Part 10 file (PS3.10), encoded as the data set's file meta information says."""
+    """Write a Part 10 file (PS3.10), encoded in the transfer syntax of the data set's file meta information."""
     dcmwrite(path, dataset, enforce_file_format=True)
 
 

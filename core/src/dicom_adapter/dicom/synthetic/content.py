@@ -1,4 +1,4 @@
-"""What is made of images: a report, and a segmentation."""
+"""Content derived from images: a report and a segmentation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _segment() -> Any:
 
 
 def _frames(series_uid: str, instance_number: int) -> dict[str, Any]:
-    """The one frame, where it lies, and by what frames are told apart: their segment and position."""
+    """Functional groups of the frame: its position, and the dimension indexes by segment and position."""
     organization = make_uid(series_uid, "dimension organization")
     pointers = [(0x0062000B, 0x0062000A), (0x00200032, 0x00209113)]  # segment number and image position
     dimensions = [

@@ -1,4 +1,4 @@
-"""Pixels, and where they lie."""
+"""Pixels, and the position of image planes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from dicom_adapter.dicom.synthetic.modalities import Modality
 from dicom_adapter.dicom.synthetic.uids import make_uid
 
-SLICE_MM = 2.5  # distance of neighbouring slices
+SLICE_MM = 2.5  # distance of adjacent slices
 STRIPE = 16  # pixels from one diagonal stripe to the next
 
 
 def plane(series_uid: str, instance_number: int) -> dict[str, Any]:
-    """Frame of reference and image plane of a slice; those of one series lie behind each other."""
+    """Frame of reference and image plane of a slice; the slices of a series are adjacent."""
     return {
         "PatientPosition": "HFS",
         "FrameOfReferenceUID": make_uid(series_uid, "frame of reference"),
@@ -26,12 +26,12 @@ def plane(series_uid: str, instance_number: int) -> dict[str, Any]:
 
 
 def position(instance_number: int) -> list[float]:
-    """Of a slice, in the patient's coordinates, in millimetres."""
+    """Return the position of a slice in patient coordinates, in millimetres."""
     return [0, 0, SLICE_MM * (instance_number - 1)]
 
 
 def image(kind: Modality, rows: int, columns: int, instance_number: int) -> dict[str, Any]:
-    """The image pixel module."""
+    """Return the image pixel module."""
     return {
         "BurnedInAnnotation": "NO",
         "SamplesPerPixel": 1,
@@ -47,7 +47,7 @@ def image(kind: Modality, rows: int, columns: int, instance_number: int) -> dict
 
 
 def _pixels(kind: Modality, rows: int, columns: int, shift: int) -> bytes:
-    """Diagonal stripes from black to white, moved one pixel on with each instance."""
+    """Return diagonal stripes from black to white, shifted by one pixel for each instance."""
     step = (1 << kind.bits_stored) // STRIPE
     levels = [struct.pack("<B" if kind.bits_stored == 8 else "<H", step * level) for level in range(STRIPE)]
     pixels = b"".join(levels[(row + column + shift) % STRIPE] for row in range(rows) for column in range(columns))

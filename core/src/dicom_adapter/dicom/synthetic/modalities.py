@@ -1,4 +1,4 @@
-"""What the instances of a modality have beyond what all instances have (PS3.3 annex A)."""
+"""Attributes of each modality beyond those of all instances (PS3.3 annex A)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from dicom_adapter.api.errors import is_lack_of_room
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
-from dicom_adapter.dicom.identity import Identity, IdentityReader, Mismatch, Unreadable
+from dicom_adapter.dicom.identity import Identity, IdentityReader, Mismatch, UnreadableDataSet
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 
@@ -60,7 +60,7 @@ class IncomingInstance:
                 return self._received(self._checked_identity())
             except Mismatch as refusal:
                 self._refuse(StoreResult(outcome=StoreOutcome.DOES_NOT_MATCH, reason=str(refusal)))
-            except Unreadable as refusal:
+            except UnreadableDataSet as refusal:
                 self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=str(refusal)))
             except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
                 self._refuse(failed(failure))
