@@ -1,8 +1,80 @@
-"""Simulate the end of a process that writes with the storage backend `local`."""
+"""The storage backend `local` in tests: open it, look into its files, and simulate the end of its process."""
 
 from __future__ import annotations
 
-from dicom_adapter.storage.local.backend import LocalStorage
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dicom_adapter import NoSettings, StorageContext
+from dicom_adapter.storage.local.backend import SEGMENT_BYTES, LocalStorage
+from dicom_adapter.storage.local.segment import BLOCK, Segment
+
+
+def opened(path: Path, *, durable: bool, segment_blocks: int = SEGMENT_BYTES // BLOCK) -> Iterator[LocalStorage]:
+    context = StorageContext(path=path, durable=durable)
+    storage = LocalStorage(NoSettings(), context, segment_bytes=segment_blocks * BLOCK)
+    storage.open()
+    yield storage
+    storage.close()
+
+
+def finished(storage: LocalStorage, *pieces: bytes | memoryview) -> str:
+    writer = storage.writer()
+    for piece in pieces:
+        writer.write(piece)
+    return writer.finish()
+
+
+def stored(storage: LocalStorage, *pieces: bytes) -> str:
+    key = finished(storage, *pieces)
+    storage.sync([key])
+    return key
+
+
+def content(storage: LocalStorage, key: str) -> bytes:
+    with storage.read(key) as reader:
+        return reader.read()
+
+
+def contents(storage: LocalStorage) -> dict[str, bytes]:
+    found = list(storage.keys())
+    assert len(found) == len(set(found))
+    return {key: content(storage, key) for key in found}
+
+
+def segments(storage: LocalStorage) -> list[Path]:
+    return sorted((storage.context.path / "instances").iterdir())
+
+
+def segment_of(storage: LocalStorage, key: str) -> Path:
+    return storage.context.path / "instances" / f"{key[:32]}.segment"
+
+
+def restarted(storage: LocalStorage) -> LocalStorage:
+    again = LocalStorage(NoSettings(), storage.context)
+    again.open()
+    again.recover()
+    return again
+
+
+def open_descriptors(storage: LocalStorage) -> int:
+    """Of its segments, also of those that are deleted. Others in this process open and close theirs meanwhile."""
+    opened = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread has closed it meanwhile
+            opened.append(str(link.readlink()))
+    return sum(target.startswith(f"{storage.context.path}/") for target in opened)
+
+
+def is_sealed(path: Path) -> bool:
+    found = Segment.open(path)
+    try:
+        return found.is_sealed
+    finally:
+        found.close()
 
 
 def kill_local_storage(storage: LocalStorage) -> None:
@@ -15,3 +87,14 @@ def kill_local_storage(storage: LocalStorage) -> None:
         written.segment.close()
     segments._written.clear()
     segments._idle.clear()
+
+
+def failing(error: int, after: int = 0) -> Callable[..., Any]:
+    """A system call that works `after` times and then fails with `error`."""
+    calls = iter(range(after))
+
+    def call(*_arguments: Any, **_options: Any) -> None:
+        if next(calls, None) is None:
+            raise OSError(error, os.strerror(error))
+
+    return call

@@ -1,4 +1,4 @@
-"""The `files` storage backend: what it promises when all goes well, and what is left when it does not."""
+"""The `files` storage backend: durability, full and broken disks, and starts after a crash."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-# --- what goes in comes out -------------------------------------------------------------------------------------------
+# --- writing and reading ----------------------------------------------------------------------------------------------
 
 
 def test_short_writes_are_completed(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_capacity_is_that_of_the_disk(storage: FileStorage) -> None:
     assert 0 < capacity.free_bytes < capacity.total_bytes
 
 
-def test_nobody_else_may_read(storage: FileStorage) -> None:
+def test_only_the_service_user_may_read(storage: FileStorage) -> None:
     """Folders are the service's own, and so are files, whatever is in them."""
     finished(storage, b"waiting")
     stored(storage, b"stored")
@@ -108,7 +108,7 @@ def test_nobody_else_may_read(storage: FileStorage) -> None:
     assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
 
 
-def test_it_is_registered_as_any_plugin_is() -> None:
+def test_it_is_registered_by_the_plugin_hook() -> None:
     """The module's hook returns the backend under the name that the configuration uses."""
     assert {"files": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
@@ -167,14 +167,14 @@ def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[tupl
         assert ("fsync", str(tmp_path / "data" / "instances" / key[:2])) in recorded
 
 
-def test_without_durability_nothing_waits_for_the_disk(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
+def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
     """`durability = "none"` renames and no more."""
     for storage in opened(tmp_path / "data", durable=False):
         stored(storage, b"x")
     assert [call for call, _ in recorded] == ["rename"]
 
 
-# --- no room, and other failures --------------------------------------------------------------------------------------
+# --- full and broken disks --------------------------------------------------------------------------------------------
 
 
 def failing(error: int, after: int = 0) -> Callable[..., Any]:
@@ -188,11 +188,11 @@ def failing(error: int, after: int = 0) -> Callable[..., Any]:
     return call
 
 
-NO_ROOM = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+NO_SPACE = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 
 
-@NO_ROOM
-def test_no_room_while_writing(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+@NO_SPACE
+def test_no_space_while_writing(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     """StorageFull, no file left, no descriptor left; the next instance is stored when there is room again."""
     before = open_descriptors()
     writer = storage.writer()
@@ -207,8 +207,8 @@ def test_no_room_while_writing(storage: FileStorage, monkeypatch: pytest.MonkeyP
     assert content(storage, stored(storage, b"x")) == b"x"
 
 
-@NO_ROOM
-def test_no_room_for_another_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+@NO_SPACE
+def test_no_space_for_another_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     """When not even an empty file can be made, that is StorageFull too."""
     with monkeypatch.context() as full:
         full.setattr(os, "open", failing(error))
@@ -216,9 +216,9 @@ def test_no_room_for_another_file(storage: FileStorage, monkeypatch: pytest.Monk
             storage.writer()
 
 
-@NO_ROOM
+@NO_SPACE
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_no_room_while_syncing(durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> None:
+def test_no_space_while_syncing(durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> None:
     """Whether the data or the folder cannot be synced: none of the batch was ever written."""
     before = open_descriptors()
     keys = [finished(durable, b"x"), finished(durable, b"y")]
@@ -253,8 +253,8 @@ def test_a_synced_file_is_not_discarded(storage: FileStorage) -> None:
         storage.sync([gone])
 
 
-def test_a_writer_that_ended_takes_nothing_more(storage: FileStorage) -> None:
-    """To go on writing after `finish` or `discard` is a bug in the caller and says so."""
+def test_a_writer_that_has_ended_refuses_further_calls(storage: FileStorage) -> None:
+    """A write after `finish` or `discard` is a bug of the caller."""
     writer = storage.writer()
     writer.discard()
     with pytest.raises(ValueError, match="finished or discarded"):
@@ -263,8 +263,8 @@ def test_a_writer_that_ended_takes_nothing_more(storage: FileStorage) -> None:
         writer.finish()
 
 
-def test_recovery_removes_what_was_half_written(tmp_path: Path) -> None:
-    """After `kill -9`: what was being written or not yet synced goes, what was synced stays."""
+def test_recovery_deletes_half_written_files(tmp_path: Path) -> None:
+    """After `kill -9`: synced files stay, all others are deleted."""
     killed = FileStorage(NoSettings(), StorageContext(path=tmp_path, durable=True))
     killed.recover()  # before the first start there is nothing, not even a folder
     killed.open()
@@ -279,8 +279,8 @@ def test_recovery_removes_what_was_half_written(tmp_path: Path) -> None:
     killed.close()
 
 
-def test_closing_gives_back_what_was_not_synced(tmp_path: Path) -> None:
-    """Nothing unsynced was acknowledged, so nothing of it needs to stay."""
+def test_close_deletes_unsynced_files(tmp_path: Path) -> None:
+    """Unsynced files were not acknowledged."""
     before = open_descriptors()
     for storage in opened(tmp_path, durable=True):
         finished(storage, b"x")
@@ -292,7 +292,7 @@ def test_closing_gives_back_what_was_not_synced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [*NEARLY_KEYS, UNKNOWN])
-def test_what_is_no_key_is_missing(storage: FileStorage, key: str) -> None:
+def test_other_texts_than_keys_name_nothing(storage: FileStorage, key: str) -> None:
     """Nothing but a key that this backend could have made becomes a path; nothing is deleted with such a text."""
     kept = stored(storage, b"x")
     with pytest.raises(StoredObjectMissing):
@@ -306,7 +306,7 @@ def test_what_is_no_key_is_missing(storage: FileStorage, key: str) -> None:
 
 
 def test_foreign_files_are_not_keys(storage: FileStorage) -> None:
-    """What an operator or another program left in the folders is neither listed nor touched."""
+    """Files of operators or other programs are neither listed nor changed."""
     shard = storage.context.path / "instances" / "00"
     for name in ("notes.txt", "1" * 32 + ".dcm", "0" * 32 + ".dcm~", "0" * 32):
         (shard / name).write_bytes(b"foreign")

@@ -1,4 +1,4 @@
-"""Segments: what is read of them whatever was written, torn, forged or taken away."""
+"""Segments: what is read from them after writes, torn writes, forgeries and deletions."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_short_writes_are_completed(segment: Segment, monkeypatch: pytest.Monkey
     assert b"0123456789" == os.pread(segment.descriptor, 10, BLOCK)
 
 
-def test_content_that_looks_like_a_record_is_none(segment: Segment, tmp_path: Path) -> None:
+def test_content_that_looks_like_a_record_is_not_read_as_one(segment: Segment, tmp_path: Path) -> None:
     """A sender may send what was once a segment: the nonce in it is another one's, and it is never asked for one."""
     other = Segment.create(tmp_path / "other.segment")
     append(other, b"forged")
@@ -124,7 +124,7 @@ def test_content_that_looks_like_a_record_is_none(segment: Segment, tmp_path: Pa
     assert all(segment.record_at(start) is None for start in range(record.start + BLOCK, record.end, BLOCK))
 
 
-def test_a_record_whose_header_is_not_there_yet_is_no_record(segment: Segment) -> None:
+def test_a_record_without_its_header_is_not_read(segment: Segment) -> None:
     """Its blocks are seen, as those of something that is under way or torn."""
     record = append(segment, b"whole")
     write_all(segment.descriptor, [b"x" * (2 * BLOCK)], segment.end + RECORD.size)
@@ -134,7 +134,7 @@ def test_a_record_whose_header_is_not_there_yet_is_no_record(segment: Segment) -
 
 
 @pytest.mark.parametrize("offset", range(RECORD.size))
-def test_a_header_with_a_wrong_bit_is_none(segment: Segment, offset: int) -> None:
+def test_a_header_with_a_wrong_bit_is_not_read(segment: Segment, offset: int) -> None:
     """Wherever it is."""
     record = append(segment, b"content")
     place = record.start + offset
@@ -144,7 +144,7 @@ def test_a_header_with_a_wrong_bit_is_none(segment: Segment, offset: int) -> Non
     assert segment.record_at(record.start) is None
 
 
-def test_content_that_is_not_what_its_header_says_is_not_whole(segment: Segment) -> None:
+def test_content_with_a_wrong_checksum_or_length_is_not_whole(segment: Segment) -> None:
     """Another byte, or an end that is missing."""
     changed, cut = append(segment, b"changed", checksum=zlib.crc32(b"as sent")), append(segment, b"cut" * BLOCK)
     segment.truncate(cut.start + BLOCK)
@@ -152,11 +152,11 @@ def test_content_that_is_not_what_its_header_says_is_not_whole(segment: Segment)
     assert [False, False] == [segment.is_whole(record) for record in (changed, cut)]
 
 
-# --- what is deleted --------------------------------------------------------------------------------------------------
+# --- deleted records --------------------------------------------------------------------------------------------------
 
 
-def test_what_is_given_back_is_a_hole(segment: Segment) -> None:
-    """Its room goes back at once, and the neighbours keep theirs."""
+def test_a_deleted_record_becomes_a_hole(segment: Segment) -> None:
+    """Its space is freed at once, and the neighbours stay."""
     first, second, third = (append(segment, os.urandom(64 * BLOCK)) for _ in range(3))
     before = os.fstat(segment.descriptor).st_blocks
     segment.free(second)
@@ -167,10 +167,10 @@ def test_what_is_given_back_is_a_hole(segment: Segment) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(module.NO_HOLES))
-def test_where_there_are_no_holes_a_record_is_marked_as_dead(
+def test_without_holes_a_deleted_record_is_marked_as_dead(
     segment: Segment, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """It is passed over, and does not count."""
+    """It is skipped, and not counted."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(code))
     first, second = append(segment, b"first"), append(segment, b"second")
     segment.free(first)
@@ -183,8 +183,8 @@ def test_where_there_are_no_holes_a_record_is_marked_as_dead(
     assert segment.is_empty()
 
 
-def test_another_failure_to_make_a_hole_is_told(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken disk is none without holes."""
+def test_another_failure_to_make_a_hole_is_raised(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken disk is not a disk without holes."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(errno.EIO))
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         segment.free(append(segment, b"x"))
@@ -194,8 +194,8 @@ def test_another_failure_to_make_a_hole_is_told(segment: Segment, monkeypatch: p
 
 
 @pytest.mark.parametrize("beginning", [b"", b"dicom", bytes(SEGMENT.size), b"x" * BLOCK])
-def test_what_is_no_segment_is_told(tmp_path: Path, beginning: bytes) -> None:
-    """And nothing stays open."""
+def test_other_files_than_segments_are_refused(tmp_path: Path, beginning: bytes) -> None:
+    """No descriptor stays open."""
     path = tmp_path / "x.segment"
     path.write_bytes(beginning)
     before = open_descriptors()
@@ -204,7 +204,7 @@ def test_what_is_no_segment_is_told(tmp_path: Path, beginning: bytes) -> None:
     assert before == open_descriptors()
 
 
-def test_a_segment_that_cannot_be_begun_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_that_cannot_be_created_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its file nor its descriptor."""
     before = open_descriptors()
     with monkeypatch.context() as full:
@@ -215,14 +215,14 @@ def test_a_segment_that_cannot_be_begun_leaves_nothing(tmp_path: Path, monkeypat
 
 
 def test_nonces_do_not_repeat_and_are_not_shown(segment: Segment, tmp_path: Path) -> None:
-    """Whoever knew it could forge records."""
+    """A sender that knew it could forge records."""
     other = Segment.create(tmp_path / "other.segment")
     assert segment.nonce != other.nonce
     assert repr(segment.nonce) not in repr(segment)
     other.close()
 
 
-def test_who_writes_it_is_known_to_others(segment: Segment) -> None:
+def test_other_processes_see_that_a_segment_is_written(segment: Segment) -> None:
     """Also within one process; until it is closed."""
     looking = Segment.open(segment.path, to_change=True)
     assert looking.is_written()
@@ -231,7 +231,7 @@ def test_who_writes_it_is_known_to_others(segment: Segment) -> None:
     looking.close()
 
 
-def test_it_is_sealed_once_and_for_all(segment: Segment) -> None:
+def test_a_sealed_segment_stays_sealed(segment: Segment) -> None:
     """The mark touches nothing else."""
     record = append(segment, b"x")
     assert not segment.is_sealed

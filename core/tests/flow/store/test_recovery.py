@@ -72,7 +72,7 @@ class SmallSegmentsPlugin:
 
 
 class Ticking:
-    """Every look is a second later."""
+    """Every reading is a second later."""
 
     def __init__(self) -> None:
         self._now = EPOCH + timedelta(days=365)
@@ -81,7 +81,7 @@ class Ticking:
         self._now += timedelta(seconds=1)
         return self._now
 
-    def put_back(self) -> None:
+    def set_back(self) -> None:
         self._now -= timedelta(hours=1)
 
 
@@ -104,7 +104,7 @@ class Process:
         self.store = Store(self.config, self.storage, self.ledger, clock, **options)  # type: ignore[arg-type] # its times in seconds
 
     def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> ReceivedInstance:
-        """An instance that is complete, and of which nothing else is known."""
+        """Receive an instance: its data set is complete, and it is not committed."""
         incoming = self.store.begin(request(uid, ae_title))
         incoming.write([encode(uid, patient)])
         received = incoming.end()
@@ -112,7 +112,7 @@ class Process:
         return received
 
     def send(self, *uids: str, ae_title: str = "KEEP", patient: bytes = b"P1") -> list[StoreResult]:
-        """All of them in one group."""
+        """Receive and commit all of them in one group."""
         return self.store.commit([self.arrive(uid, ae_title=ae_title, patient=patient) for uid in uids])
 
     def kill(self) -> None:
@@ -133,7 +133,7 @@ class Process:
         return [instance.sop_instance_uid for instance in self.pending(ae_title)]
 
     def recovered(self) -> list[int | None]:
-        """The instances of which the ledger says that they were."""
+        """Return the ids of the instances with an event `instance_recovered`."""
         with self.ledger.read() as transaction:
             found = [event for _number, event in events.after(transaction, 0, 1000)]
         return [event.instance_id for event in found if event.event == "instance_recovered"]
@@ -144,7 +144,7 @@ class Process:
 
 
 class Site:
-    """A data folder, and the processes that work in it one after the other."""
+    """A data folder, and the processes that use it one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -155,15 +155,15 @@ class Site:
         self._processes.append(Process(self._folder, self._clock, text, backend, **options))
         return self._processes[-1]
 
-    def put_clock_back(self) -> None:
-        self._clock.put_back()
+    def set_clock_back(self) -> None:
+        self._clock.set_back()
 
     def keep_ledger(self) -> dict[Path, bytes]:
-        """What a disk has of it."""
+        """Return the files of the ledger as they are on the disk now."""
         return {path: path.read_bytes() for path in self._ledger_files() if path.suffix != ".sqlite-shm"}
 
     def lose(self, kept: dict[Path, bytes]) -> None:
-        """The power fails: the ledger is as it was."""
+        """Simulate a power loss: the ledger is as it was."""
         self._processes[-1].kill()
         for path in self._ledger_files():
             path.unlink()
@@ -214,11 +214,11 @@ def request(uid: str, ae_title: str) -> StoreRequest:
     )
 
 
-# --- what is made again -----------------------------------------------------------------------------------------------
+# --- recovered instances ----------------------------------------------------------------------------------------------
 
 
 def test_what_the_ledger_lost_is_entered_again_in_its_order(site: Site) -> None:
-    """With everything that its row said, and with the time at which its data set was there."""
+    """With all columns, and the time when the data set was complete."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -242,8 +242,8 @@ def test_what_the_ledger_lost_is_entered_again_in_its_order(site: Site) -> None:
     assert [instance.instance_id for instance in after[2:]] == second.recovered()
 
 
-def test_no_number_is_given_out_again(site: Site) -> None:
-    """Whoever has written down 3, and knows nothing of the power loss, must not take another instance for it."""
+def test_no_id_is_used_again(site: Site) -> None:
+    """Another component may have stored the id 3: it must not find another instance under it."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -275,8 +275,8 @@ def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site) -> None:
     assert uids == second.uids()
 
 
-def test_what_was_stored_and_never_got_a_row_is_entered(site: Site) -> None:
-    """`kill -9` between the two: the sender may have had no answer, and may not send it again."""
+def test_stored_instances_without_a_row_are_entered(site: Site) -> None:
+    """After `kill -9` between sync and commit: the sender may not send it again."""
     first = site.start()
     first.send("1.1")
     first.storage.sync([first.arrive("1.2").storage_key])
@@ -288,7 +288,7 @@ def test_what_was_stored_and_never_got_a_row_is_entered(site: Site) -> None:
 
 
 def test_a_start_without_a_ledger_recovers_all_instances_without_a_checkpoint(site: Site) -> None:
-    """The same when it is lost as a whole."""
+    """The whole ledger is lost."""
     first = site.start()
     first.send("1.1", "1.2")
     first.send("1.3", ae_title="OVER")
@@ -299,8 +299,8 @@ def test_a_start_without_a_ledger_recovers_all_instances_without_a_checkpoint(si
     assert (["1.1", "1.2"], ["1.3"]) == (second.uids(), second.uids("OVER"))
 
 
-def test_newer_arrivals_take_the_place_of_older_ones_again(site: Site) -> None:
-    """As the configuration wants it; what repeats a pending instance elsewhere is kept once."""
+def test_newer_arrivals_replace_older_ones_again(site: Site) -> None:
+    """As configured. At other AE titles a duplicate is stored once."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
@@ -318,8 +318,8 @@ def test_newer_arrivals_take_the_place_of_older_ones_again(site: Site) -> None:
     assert second.content(once).endswith(encode("1.1"))
 
 
-def test_an_ae_title_that_is_configured_no_longer_keeps_what_came_to_it(site: Site) -> None:
-    """It waits as pending, whatever came twice."""
+def test_instances_of_a_removed_ae_title_are_recovered(site: Site) -> None:
+    """They are pending."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -330,11 +330,11 @@ def test_an_ae_title_that_is_configured_no_longer_keeps_what_came_to_it(site: Si
     assert ["1.1", "1.2"] == second.uids()
 
 
-# --- what is not ------------------------------------------------------------------------------------------------------
+# --- instances that are not recovered ---------------------------------------------------------------------------------
 
 
 def test_nothing_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by the next start nor by one after a recovery that was interrupted before its end was written down."""
+    """Neither by the next start, nor by one after an interrupted recovery."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -362,8 +362,8 @@ def test_nothing_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -
         again.kill()
 
 
-def test_what_is_needed_no_longer_does_not_come_back(site: Site) -> None:
-    """Its room was given back, or a power loss has kept that from happening, and no row knows it any more."""
+def test_reclaimed_instances_are_not_recovered(site: Site) -> None:
+    """A power loss may have undone their deletion, and their rows are deleted."""
     first = site.start()
     first.send("1.1", "1.2")
     with first.ledger.write() as transaction:
@@ -375,8 +375,8 @@ def test_what_is_needed_no_longer_does_not_come_back(site: Site) -> None:
     assert [] == second.uids()
 
 
-def test_a_row_is_enough_when_nobody_knows_how_far_a_run_had_come(site: Site) -> None:
-    """No object ever has two rows."""
+def test_an_object_with_a_row_is_not_entered_without_a_high_water_mark(site: Site) -> None:
+    """An object never has two rows."""
     first = site.start()
     first.send("1.1", "1.2")
     with first.ledger.write() as transaction:
@@ -389,8 +389,8 @@ def test_a_row_is_enough_when_nobody_knows_how_far_a_run_had_come(site: Site) ->
     assert ["1.1"] == second.uids()
 
 
-def test_what_was_refused_does_not_come_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger failed, and took the next one."""
+def test_refused_instances_are_not_recovered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger failed for one, and accepted the next one."""
     first = site.start()
     refused = first.arrive("1.1")
     with monkeypatch.context() as broken:
@@ -424,7 +424,7 @@ def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
 
 
 def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those stay as they are: an audit finds objects without a row."""
+    """Their objects are kept: an audit finds objects without a row."""
     first = site.start()
     kept = site.keep_ledger()
     with monkeypatch.context() as later:
@@ -439,8 +439,8 @@ def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch:
     assert 2 == len(list(second.storage.keys()))
 
 
-def test_what_replaced_another_one_is_not_lost_with_the_setting(site: Site) -> None:
-    """It was acknowledged as the newer one. Who has changed the configuration meanwhile decides by the audit."""
+def test_a_replacement_is_not_lost_after_a_change_of_the_setting(site: Site) -> None:
+    """It was acknowledged as the newer one. The audit reports it."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
@@ -453,7 +453,7 @@ def test_what_replaced_another_one_is_not_lost_with_the_setting(site: Site) -> N
 
 
 def test_a_newer_arrival_stays(site: Site) -> None:
-    """Another receiver has acknowledged it while the one that had the older one was down."""
+    """Another receiver acknowledged it while the one with the older arrival was down."""
     first = site.start()
     older = first.arrive("1.1", ae_title="OVER")
     first.storage.sync([older.storage_key])
@@ -468,12 +468,12 @@ def test_a_newer_arrival_stays(site: Site) -> None:
     assert 1 == len(list(again.storage.keys()))
 
 
-def test_a_clock_that_is_put_back_changes_no_order(site: Site) -> None:
-    """The later one of a sender replaces the earlier one."""
+def test_a_clock_that_is_set_back_changes_no_order(site: Site) -> None:
+    """The later arrival replaces the earlier one."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
-    site.put_clock_back()
+    site.set_clock_back()
     first.send("1.1", ae_title="OVER", patient=b"P2")
     site.lose(kept)
 
@@ -487,7 +487,7 @@ def test_a_clock_that_is_put_back_changes_no_order(site: Site) -> None:
 
 
 def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said to whoever asked for it, and the next one does it."""
+    """It raises, and the next one succeeds."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -503,8 +503,8 @@ def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.Mon
     assert ["1.1", "1.2"] == second.uids()
 
 
-def test_one_that_cannot_be_compared_keeps_no_other_from_being_entered(site: Site) -> None:
-    """The pending instance that it repeats has lost its object: both are matters for an audit."""
+def test_an_instance_that_cannot_be_compared_does_not_stop_the_others(site: Site) -> None:
+    """The object of the pending duplicate is lost: an audit reports both."""
     first = site.start()
     first.send("1.1")
     kept = site.keep_ledger()
@@ -532,8 +532,8 @@ def test_a_start_opens_no_more_than_it_has_to_read(site: Site) -> None:
         assert (1, 1) == (len(records), len(list(Path("/proc/self/fd").iterdir())) - before)
 
 
-def test_a_host_that_deletes_keeps_nothing_from_being_recovered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not lock what the next start has to read."""
+def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not lock segments that the next start has to read."""
     first = site.start()
     first.send("1.1")
     first.storage.sync([first.arrive("1.2").storage_key])
@@ -571,8 +571,8 @@ def test_a_failed_checkpoint_costs_no_answer(site: Site, monkeypatch: pytest.Mon
         assert 2 == len(records)
 
 
-def test_what_another_process_is_writing_is_left_to_it(site: Site) -> None:
-    """Several receivers: one begins again while others go on."""
+def test_instances_of_a_running_process_are_not_recovered(site: Site) -> None:
+    """Several receivers: one restarts while others run."""
     first = site.start()
     first.storage.sync([first.arrive("1.1").storage_key])
     second = site.start()
@@ -581,7 +581,7 @@ def test_what_another_process_is_writing_is_left_to_it(site: Site) -> None:
 
 
 def test_a_repair_enters_it_as_a_start_would(site: Site, tmp_path: Path) -> None:
-    """Instead of finding an object without a row."""
+    """Instead of reporting an object without a row."""
     first = site.start()
     first.storage.sync([first.arrive("1.1").storage_key])
     first.kill()
@@ -593,11 +593,11 @@ def test_a_repair_enters_it_as_a_start_would(site: Site, tmp_path: Path) -> None
     assert (["1.1"], 0) == (second.uids(), second.store.recover())
 
 
-# --- what is synced ---------------------------------------------------------------------------------------------------
+# --- syncs of the ledger ----------------------------------------------------------------------------------------------
 
 
 def synced_commits(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each transaction of the ledger was to be."""
+    """Return a list that records whether each transaction is synced."""
     write, seen = process.ledger.write, list[bool]()
 
     def recording(*, synced: bool = True, waits: bool = True) -> Any:
@@ -620,7 +620,7 @@ def test_the_ledger_is_not_synced_for_instances_with_a_recovery_record(
 
 
 def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that full segments may be sealed, and starts have little to read."""
+    """So that full segments are sealed, and starts have little to read."""
     process = site.start(backend="small-segments", checkpoint_seconds=0)
     seen = synced_commits(process, monkeypatch)
     process.send("1.1")
@@ -645,7 +645,7 @@ def test_without_recovery_records_every_commit_is_synced(site: Site, monkeypatch
 
 
 def test_a_recovery_record_that_is_too_long_costs_a_sync(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Patient ID may be as long as its sender wants."""
+    """A Patient ID may have any length."""
     process = site.start()
     seen = synced_commits(process, monkeypatch)
     process.send("1.1", patient=b"P" * 5000)
@@ -655,7 +655,7 @@ def test_a_recovery_record_that_is_too_long_costs_a_sync(site: Site, monkeypatch
     assert 0 == site.start().store.recover()
 
 
-def test_how_far_a_run_has_come_is_written_with_its_rows(site: Site) -> None:
+def test_the_high_water_mark_is_written_with_the_rows(site: Site) -> None:
     """And deleted with the checkpoint of the next one."""
     first = site.start()
     first.send("1.1", "1.2")
@@ -675,10 +675,10 @@ def reached(process: Process) -> list[int]:
         return sorted(receiver_runs.reached(transaction).values())
 
 
-# --- at once ----------------------------------------------------------------------------------------------------------
+# --- inline commits ---------------------------------------------------------------------------------------------------
 
 
-def test_a_lone_arrival_is_committed_at_once(site: Site) -> None:
+def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
     """With its recovery record, and its high-water mark."""
     process = site.start(backend="small-segments")
     answer = process.store.commit_inline(process.arrive("1.1"))
@@ -698,8 +698,8 @@ def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
 
 
 @pytest.mark.parametrize("who", ["another process", "another thread"])
-def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: str) -> None:
-    """Nothing has happened, and `commit` does it; it waits again, as all others do."""
+def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, who: str) -> None:
+    """Nothing is changed, and `commit` enters the instance; later transactions wait again."""
     process = site.start()
     process.send("1.1")
     arrival = process.arrive("1.2")
@@ -715,7 +715,7 @@ def test_whoever_has_to_wait_for_the_ledger_does_so_elsewhere(site: Site, who: s
         assert 60_000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
 
 
-def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site) -> None:
+def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
     """An instance without a recovery record, and one for which a checkpoint is due."""
     process = site.start()
     assert process.store.commit_inline(process.arrive("1.1", patient=b"P" * 5000)) is None
@@ -724,11 +724,11 @@ def test_what_needs_a_sync_of_the_ledger_is_not_committed_at_once(site: Site) ->
     assert [] == process.uids()
 
 
-def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the storage and of the ledger; nothing is kept."""
+def test_a_failed_inline_commit_has_the_result_of_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the storage and of the ledger; the object is deleted."""
     process = site.start()
     with monkeypatch.context() as full:
-        full.setattr(process.storage, "sync", no_room)
+        full.setattr(process.storage, "sync", no_space)
         answer = process.store.commit_inline(process.arrive("1.1"))
     assert answer is not None and StoreOutcome.OUT_OF_SPACE is answer.outcome
     with monkeypatch.context() as broken:
@@ -738,5 +738,5 @@ def test_a_failure_at_once_is_answered_as_any_other(site: Site, monkeypatch: pyt
     assert ([], []) == (process.uids(), list(process.storage.keys()))
 
 
-def no_room(_keys: object) -> None:
+def no_space(_keys: object) -> None:
     raise StorageFull("full")

@@ -1,0 +1,39 @@
+"""Storage of the backend `local`; the tests of other backends have fixtures of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicom_adapter.storage.local.backend import SEGMENT_BYTES, LocalStorage
+from dicom_adapter.storage.local.segment import BLOCK
+from support.local_storage import (
+    opened,
+)
+
+
+@pytest.fixture
+def segment_blocks() -> int:
+    """Blocks after which a segment is full."""
+    return SEGMENT_BYTES // BLOCK
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "not-durable"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, segment_blocks: int) -> Iterator[LocalStorage]:
+    yield from opened(tmp_path / "data", durable=request.param, segment_blocks=segment_blocks)
+
+
+@pytest.fixture
+def durable(tmp_path: Path, segment_blocks: int) -> Iterator[LocalStorage]:
+    yield from opened(tmp_path / "data", durable=True, segment_blocks=segment_blocks)
+
+
+@pytest.fixture
+def free_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[LocalStorage], int]:
+    """Return a function for the free blocks of a storage on a disk whose free space does not change."""
+    disk = os.statvfs("/")
+    monkeypatch.setattr(os, "statvfs", lambda _path: disk)
+    return lambda storage: storage.capacity().free_bytes // BLOCK
