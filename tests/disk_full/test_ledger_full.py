@@ -80,7 +80,10 @@ def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> 
     assert 0 == second.stop()
     third = launch()
     reason = third.wait_for("process_failed", name="host")["reason"]
-    assert f"the data folder {disk.path / 'data'} cannot be used: database or disk is full" == reason
+    assert (
+        f"the data folder {disk.path / 'data'} cannot be used: the ledger is not available: database or disk is full"
+        == reason
+    )
     disk.clear()
     third.wait_for("job_submitted", times=len(before))
     assert uids(before) == submitted(third)

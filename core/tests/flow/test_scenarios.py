@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import JobPriority, JobProcessorBase, JobState, NoSettings, hookimpl
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import StoreOutcome
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.process import inbox
@@ -299,7 +299,7 @@ def test_an_ae_title_never_becomes_a_path(make_adapter: Any, tmp_path: Path, tit
 
 
 def failing(*_arguments: Any, **_keywords: Any) -> Any:
-    raise OperationalError("BEGIN", {}, Exception("disk I/O error"))
+    raise LedgerUnavailable("disk I/O error")
 
 
 def test_a_ledger_that_cannot_commit_is_waited_for(make_adapter: Any, monkeypatch: Any) -> None:
@@ -322,7 +322,7 @@ def test_arrivals_are_not_forgotten_when_the_ledger_cannot_be_read(make_adapter:
     adapter = make_adapter(STUDIES)
     with monkeypatch.context() as patch:
         patch.setattr(instances, "pending_after", failing)
-        with pytest.raises(OperationalError):
+        with pytest.raises(LedgerUnavailable):
             adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)
 

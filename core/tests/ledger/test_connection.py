@@ -14,9 +14,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, Refused
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.ledger.connection import exists
 from dicom_adapter.ledger.migration import MIGRATIONS, REVISION, create, upgrade
@@ -173,7 +173,6 @@ def test_a_reader_sees_one_moment_and_hinders_no_writer(ledger: Ledger, an_insta
 WRITER = """
 import sys
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 from dicom_adapter.ledger import Ledger
 
 url, name, transactions = sys.argv[1:]
@@ -234,7 +233,7 @@ def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(unto
         writer = transaction
     with pytest.MonkeyPatch.context() as broken:
         broken.setattr(type(writer), "connection", property(lambda _self: Refusing(None)))
-        with pytest.raises(OperationalError), untouched.write():
+        with pytest.raises(LedgerUnavailable), untouched.write():
             pass
     with untouched.write() as transaction:
         assert 2 == transaction.exec_driver_sql("PRAGMA synchronous").scalar()

@@ -8,10 +8,9 @@ from datetime import timedelta
 import pytest
 from attrs import evolve
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState
-from dicom_adapter.api.errors import IllegalTransition
+from dicom_adapter.api.errors import IllegalTransition, RowRejected
 from dicom_adapter.ledger import Ledger, instances, jobs
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import job_instances
@@ -114,7 +113,7 @@ def test_the_instances_of_a_job_keep_their_order_and_what_was_uploaded(ledger: L
 
 def test_a_job_of_an_unknown_instance_leaves_nothing(ledger: Ledger, a_job: MakeJob) -> None:
     """The job and its instances come about together."""
-    with pytest.raises(IntegrityError), ledger.write() as transaction:
+    with pytest.raises(RowRejected), ledger.write() as transaction:
         jobs.insert(transaction, a_job(), [999])
     with ledger.read() as transaction:
         assert [] == jobs.newest(transaction, 10)

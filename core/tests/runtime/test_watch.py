@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import SQLAlchemyError
 from structlog.testing import capture_logs
 
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.runtime.parts import Part, PartKind, lane_part, process_part
@@ -159,7 +159,7 @@ def test_a_ledger_that_fails_delays_no_look_and_hears_of_it_later(site: Site, mo
     with monkeypatch.context() as broken:
         broken.setattr(site.ledger, "write", failing)
         assert [("part_hangs", "AE title LUNG")] == site.look(HANGS)
-        with pytest.raises(SQLAlchemyError):
+        with pytest.raises(LedgerUnavailable):
             site.watch.write()
         assert [("part_recovered", "AE title LUNG")] == site.look(OK)
     site.watch.write()
@@ -173,7 +173,7 @@ def test_a_ledger_that_fails_delays_no_look_and_hears_of_it_later(site: Site, mo
 
 
 def failing(*_arguments: object) -> None:
-    raise SQLAlchemyError("disk full")
+    raise LedgerUnavailable("database or disk is full")
 
 
 def test_an_orderly_end_is_no_silence(site: Site) -> None:

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.testing import make_instance, make_study
 from dicom_adapter_cache import operations
@@ -115,7 +115,7 @@ def test_a_clean_up_that_did_not_count_is_made_up_for(keep: Any, monkeypatch: py
     def fail_once(turn: Turn, *arguments: Any) -> Any:
         turns.append(turn)
         if len(turns) == 2:  # the first one composes
-            raise OperationalError("DELETE", {}, Exception("disk I/O error"))
+            raise LedgerUnavailable("disk I/O error")
         return commit(turn, *arguments)
 
     monkeypatch.setattr(Turn, "commit", fail_once)

@@ -28,6 +28,23 @@ class Retriable(DicomAdapterError):
     """
 
 
+class LedgerError(DicomAdapterError):
+    """A transaction on the ledger failed. The message never quotes the values of a statement: they are patient data."""
+
+
+class LedgerUnavailable(LedgerError, Retriable):
+    """The ledger is full, busy or broken, whatever was written or read. The same transaction may succeed later."""
+
+    def __init__(self, reason: str, *, is_full: bool = False, is_busy: bool = False, is_io_error: bool = False) -> None:
+        super().__init__(f"the ledger is not available: {reason}")
+        self.reason = reason  # in the words of the database, without values
+        self.is_full = is_full  # its disk or quota is full
+        self.is_busy = is_busy  # another transaction was writing; nothing has been changed
+        self.is_io_error = (
+            is_io_error  # a disk failed: what was not durable may be lost, although a later sync succeeds
+        )
+
+
 # --- give up: repeating the same call is pointless ------------------------------------------------------------------
 
 
@@ -48,6 +65,13 @@ class Refused(DicomAdapterError):
 
 class Unprocessable(Refused):
     """Raised by a processor that can never handle the instance. The host quarantines it with the message as reason."""
+
+
+class RowRejected(LedgerError):
+    """The ledger cannot hold a row: its values break a constraint or have the wrong type. Others can be written."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"the ledger rejected a row ({kind})")
 
 
 class IllegalTransition(Refused):
@@ -77,7 +101,8 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__} at {where}" if where else type(error).__name__
 
 
-def is_lack_of_room(failure: Exception) -> bool:
-    """Whether the disk of storage or ledger is full."""
-    full = isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or "disk is full" in str(getattr(failure, "orig", ""))  # SQLite's words, without the statement's values
+def is_out_of_space(failure: Exception) -> bool:
+    """Return whether the disk or quota of the storage or the ledger is full."""
+    if isinstance(failure, LedgerUnavailable):
+        return failure.is_full
+    return isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

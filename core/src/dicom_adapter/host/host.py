@@ -15,9 +15,8 @@ from typing import Any
 
 import structlog
 from attrs import frozen
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.errors import LedgerError, Refused
 from dicom_adapter.api.lane import LaneHandle
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo, Job
@@ -133,8 +132,8 @@ class Host:
             raise Refused("; ".join(f"AE title '{name}': {reason}" for name, reason in refused.items()))
         try:
             self._lanes.announce(config, decisions)
-        except SQLAlchemyError as failure:
-            raise Refused(f"the ledger cannot be written at present ({type(failure).__name__})") from failure
+        except LedgerError as failure:
+            raise Refused(str(failure)) from failure
         return self._apply(config, made, decisions, draining)
 
     def _apply(

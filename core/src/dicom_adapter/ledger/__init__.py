@@ -4,6 +4,6 @@
 for each noun, as functions of a transaction; `history` is what is forgotten, `accounts` what an audit asks.
 """
 
-from dicom_adapter.ledger.connection import Ledger, LedgerBusy, Transaction
+from dicom_adapter.ledger.connection import Ledger, Transaction
 
-__all__ = ["Ledger", "LedgerBusy", "Transaction"]
+__all__ = ["Ledger", "Transaction"]

@@ -9,20 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, CursorResult, Engine, RootTransaction, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from dicom_adapter.api.errors import Refused
+from dicom_adapter.api.errors import LedgerUnavailable, Refused
 from dicom_adapter.ledger import migration
+from dicom_adapter.ledger.errors import ledger_error
 
 Transaction: TypeAlias = Connection
 
 BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; longer means that it hangs
-BUSY = 5  # SQLITE_BUSY
-
-
-class LedgerBusy(Exception):
-    """Somebody else is writing, and whoever asked was not to wait."""
 
 
 class Ledger:
@@ -58,15 +54,17 @@ class Ledger:
         """A transaction that may change things: committed when the block ends, undone when it raises.
 
         One that is not `synced` survives a power loss as soon as a later one that is does, of whatever process; never
-        without those before it. Raises LedgerBusy when it would have to wait for others and is not to; nothing has
-        happened then.
+        without those before it. Unless it `waits` for other transactions, raises LedgerUnavailable with `is_busy`
+        while there is one; nothing has been changed then.
         """
         if not self._writing.acquire(blocking=waits):
-            raise LedgerBusy
+            raise LedgerUnavailable("another transaction is writing", is_busy=True)
         try:
             writer = self._own_writer(syncs=synced and self._durable, waits=waits)
-            with self._begun(writer):
+            with writer.begin():
                 yield writer
+        except SQLAlchemyError as failure:
+            raise ledger_error(failure) from None
         finally:
             self._writing.release()
 
@@ -81,19 +79,14 @@ class Ledger:
             self._writer_waits = waits
         return self._writer
 
-    def _begun(self, writer: Connection) -> RootTransaction:
-        try:
-            return writer.begin()
-        except OperationalError as failure:
-            if self._writer_waits or getattr(failure.orig, "sqlite_errorcode", BUSY) != BUSY:
-                raise
-            raise LedgerBusy from failure
-
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A transaction that sees one moment of the ledger and hinders nobody."""
-        with self._engine.connect().execution_options(reads_only=True) as transaction:
-            yield transaction
+        try:
+            with self._engine.connect().execution_options(reads_only=True) as transaction:
+                yield transaction
+        except SQLAlchemyError as failure:
+            raise ledger_error(failure) from None
 
     def free_bytes(self) -> int | None:
         """Room that is left where the database lies; None when it does not lie in a file of this machine."""
@@ -111,9 +104,12 @@ class Ledger:
                 migration.create(transaction)
         if self._revision() == migration.REVISION:
             return
-        with self._engine.connect() as connection:
-            migration.upgrade(connection)
-            connection.commit()
+        try:
+            with self._engine.connect() as connection:
+                migration.upgrade(connection)
+                connection.commit()
+        except SQLAlchemyError as failure:
+            raise ledger_error(failure) from None
 
     def _revision(self) -> str | None:
         with self.read() as transaction:
@@ -123,8 +119,8 @@ class Ledger:
         """Raise Refused when the schema is not the one that this version of the adapter works with."""
         try:
             found = self._revision()
-        except DatabaseError as failure:
-            raise Refused(f"the ledger {self.url} cannot be opened: {failure.orig}") from failure
+        except LedgerUnavailable as failure:
+            raise Refused(f"the ledger {self.url} cannot be opened: {failure.reason}") from failure
         if found != migration.REVISION:
             raise Refused(
                 f"the ledger {self.url} has schema {found or 'none'}, this version needs {migration.REVISION}; "

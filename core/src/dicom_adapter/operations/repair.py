@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dicom_adapter.api.errors import DicomAdapterError, Refused
+from dicom_adapter.api.errors import DicomAdapterError, LedgerError, Refused
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
@@ -64,6 +64,8 @@ class Repair:
             for finding in report.found[kind].listed if kind in report.found else ():
                 try:
                     yield Mended(finding=finding, done=True, text=way(finding))
+                except LedgerError:
+                    raise
                 except NotMended as refusal:
                     yield Mended(finding=finding, done=False, text=str(refusal))
                 except (OSError, DicomAdapterError) as failure:

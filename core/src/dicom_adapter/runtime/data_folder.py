@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from attrs import frozen
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from dicom_adapter.api.errors import StorageFull, is_lack_of_room
+from dicom_adapter.api.errors import LedgerError, StorageFull, is_out_of_space
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.local_disk import sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
@@ -20,7 +19,7 @@ from dicom_adapter.config.model import Config, Durability, StorageConfig
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.channel import Channel
 
-UNUSABLE = (OSError, StorageFull, SQLAlchemyError)  # what a starting process may meet in the data folder
+UNUSABLE = (OSError, StorageFull, LedgerError)  # what a starting process may meet in the data folder
 
 HOST_LOCK = "host.lock"  # locked by the host
 USE_LOCK = "in-use.lock"  # locked by host and receivers, shared, and by a repair, exclusively
@@ -119,12 +118,8 @@ class DataFolder:
 
 
 def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
-    """Report why a process cannot start, and whether that is transient.
-
-    The message leaves out the values of SQL statements: they are patient data.
-    """
-    message = failure.orig if isinstance(failure, DBAPIError) else failure
-    channel.report("failed", reason=f"{subject}: {message}", transient=is_lack_of_room(failure))
+    """Report why a process cannot start, and whether that is transient."""
+    channel.report("failed", reason=f"{subject}: {failure}", transient=is_out_of_space(failure))
 
 
 def _sync_names_up_to_mount_point(folder: Path) -> None:

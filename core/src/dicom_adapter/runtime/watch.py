@@ -13,9 +13,8 @@ from datetime import datetime, timedelta
 
 import structlog
 from attrs import field, frozen
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import PartHealth, PartState
@@ -151,5 +150,5 @@ class Watch:
         }
         try:
             call_within(CLOSE_SECONDS, self.write)
-        except (TookTooLong, SQLAlchemyError) as failure:
+        except (TookTooLong, LedgerError) as failure:
             log.warning("health_write_failed", error=describe_failure(failure))

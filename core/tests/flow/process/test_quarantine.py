@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import (
@@ -20,6 +19,7 @@ from dicom_adapter import (
     Unprocessable,
     hookimpl,
 )
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import AssociationRequest, Rejection
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.association import Load, judge
@@ -247,7 +247,7 @@ def test_a_lane_stops_only_when_that_is_written_down(
     adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the ledger fails it goes on trying. Tried: an error that escapes leaves it between two states."""
-    failures = [OperationalError("", {}, Exception())]
+    failures = [LedgerUnavailable("disk I/O error")]
     record = events.record
 
     def recorded(transaction: Any, happened: Any) -> None:

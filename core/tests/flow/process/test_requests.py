@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 from pydicom.dataset import Dataset
-from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo as Instance
 from dicom_adapter import Job, JobPriority, JobProcessorBase, JobState, NoSettings, Refused, Retriable, hookimpl
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.process.requests import Requests
@@ -140,7 +140,7 @@ def test_a_request_that_could_not_be_committed_may_be_made_again(
     receive(adapter)
 
     def fail(*_: Any) -> None:
-        raise OperationalError("INSERT", {}, Exception("disk is full"))
+        raise LedgerUnavailable("database or disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(Turn, "commit", fail)

@@ -13,11 +13,10 @@ import pytest
 from attrs import evolve
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from dicom_adapter.api.declare import NoSettings
-from dicom_adapter.api.errors import StorageFull
+from dicom_adapter.api.errors import LedgerUnavailable, StorageFull
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import StorageBackend, StorageContext
@@ -407,7 +406,7 @@ def test_refused_instances_are_not_recovered(site: Site, monkeypatch: pytest.Mon
 
 
 def failing(*_arguments: object) -> None:
-    raise OperationalError(None, None, Exception("disk I/O error"))
+    raise LedgerUnavailable("disk I/O error", is_io_error=True)
 
 
 def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
@@ -496,7 +495,7 @@ def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.Mon
     second = site.start()
     with monkeypatch.context() as broken:
         broken.setattr(arrivals, "enter", failing)
-        with pytest.raises(OperationalError):
+        with pytest.raises(LedgerUnavailable):
             second.store.recover()
     assert [] == second.uids()
     assert 2 == second.store.recover()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import sqlite3
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ import pytest
 from attrs import asdict, evolve
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, StorageFull
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.flow.store.commit import Store
@@ -350,8 +349,8 @@ def test_what_a_patient_id_says_never_becomes_a_path(site: Site, tmp_path: Path,
 
 # --- what fails -------------------------------------------------------------------------------------------------------
 
-LEDGER_FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
-LEDGER_BROKEN = OperationalError("INSERT", {}, sqlite3.OperationalError("disk I/O error"))
+LEDGER_FULL = LedgerUnavailable("database or disk is full", is_full=True)
+LEDGER_BROKEN = LedgerUnavailable("disk I/O error", is_io_error=True)
 UNWRITABLE = UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
 STORAGE_FAILURES = [
     (StorageFull("no room"), StoreOutcome.OUT_OF_SPACE),

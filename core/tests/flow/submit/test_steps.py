@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import (
     Job,
@@ -20,6 +19,7 @@ from dicom_adapter import (
     Upload,
     hookimpl,
 )
+from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit.steps import UPLOADS_PER_COMMIT
 from dicom_adapter.ledger import jobs as ledger_jobs
@@ -344,11 +344,14 @@ def test_a_ledger_that_fails_for_a_while_does_not_fault_jobs(
     adapter = make_adapter(ONE, Plugin(platform))
     adapter.receive(make_instance(), ae_title="LUNG")
     with monkeypatch.context() as patch:
-        failure = OperationalError("UPDATE", {}, Exception("database or disk is full"))
+        failure = LedgerUnavailable("database or disk is full")
         patch.setattr(ledger_jobs, "mark_uploaded", _raising(failure))
         adapter.advance(WAIT_S)
     (job,) = adapter.jobs
-    assert ("metadata-sent", "the ledger failed (OperationalError)") == (job.state.value, job.last_error)
+    assert ("metadata-sent", "the ledger is not available: database or disk is full") == (
+        job.state.value,
+        job.last_error,
+    )
     adapter.advance(2)
     assert {"p1": "submitted"} == states(adapter)
 

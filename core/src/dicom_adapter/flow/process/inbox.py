@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections import deque
 from datetime import datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.runtime.clock import Clock
@@ -48,7 +47,7 @@ class Inbox:
         try:
             with self._ledger.read() as transaction:
                 self._waiting.extend(instances.pending_after(transaction, self.seen, BATCH, self._ae_title))
-        except SQLAlchemyError:
+        except LedgerError:
             self.has_news = True
             raise
         self._read_at = now

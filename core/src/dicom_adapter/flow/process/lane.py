@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 
 import structlog
 from attrs import field, frozen
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.api.errors import Refused, Retriable, Unprocessable
+from dicom_adapter.api.errors import LedgerError, Refused, Retriable, Unprocessable
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.failures import (
@@ -299,7 +298,7 @@ class Lane:
         log.error("processor_failed", ae_title=self.ae_title, failures=failure.count, error=failure.reason)
         try:
             self._record("processor_failed", error=failure.reason)
-        except SQLAlchemyError as outage:
+        except LedgerError as outage:
             self._wait(outage)
             return
         if instance is not None and failure.same_instance >= TRIES_FOR_ONE_INSTANCE:
@@ -322,7 +321,7 @@ class Lane:
     def _stop(self, reason: str) -> None:
         try:
             now = self._record("lane_stopped", reason=reason)
-        except SQLAlchemyError as failure:
+        except LedgerError as failure:
             self._wait(failure)
             return
         self.state = LaneState.STOPPED
@@ -375,7 +374,7 @@ class Lane:
         try:
             if not hold(self._ledger, instance, reason, self._clock.now()):
                 return  # a newer arrival stands for it, and gets a turn of its own
-        except SQLAlchemyError as failure:
+        except LedgerError as failure:
             self._wait(failure)
             return
         self._stuck = None

@@ -8,10 +8,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnection
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import Waiting
 from dicom_adapter.flow.process.context import Context
@@ -66,7 +64,7 @@ class Incumbent:
         try:
             with self._ledger.write() as transaction:
                 return turn.commit(transaction, self.delivered, read)
-        except (OperationalError, NoConnection) as failure:  # others come from values that cannot be written
+        except LedgerUnavailable as failure:
             raise Unavailable from failure
 
     def waiting(self) -> list[Waiting]:

@@ -11,9 +11,8 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, events, instances
@@ -50,7 +49,7 @@ class Reclaim:
         for batch in self._released():
             try:
                 yield self.reclaim(batch)
-            except SQLAlchemyError:
+            except LedgerError:
                 raise
             except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
                 failed = failure

@@ -17,9 +17,8 @@ from typing import Any
 
 import structlog
 from attrs import evolve
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
@@ -31,7 +30,7 @@ from dicom_adapter.flow.store.recovery import Recovery
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 from dicom_adapter.flow.store.rows import RowWriter
 from dicom_adapter.flow.store.stored_objects import delete_stored_objects
-from dicom_adapter.ledger import Ledger, LedgerBusy, instances, receiver_runs
+from dicom_adapter.ledger import Ledger, instances, receiver_runs
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.runtime.clock import Clock
 
@@ -144,7 +143,7 @@ class Store:
             return failure
         try:
             [result] = self._enter([received], waits=False)
-        except LedgerBusy:
+        except LedgerUnavailable:
             return None
         self._has_unsynced_commits = True
         return result
@@ -162,7 +161,7 @@ class Store:
         return None
 
     def _enter(self, received: Sequence[ReceivedInstance], *, waits: bool = True) -> list[StoreResult]:
-        """Enter the rows; delete the objects of instances without one. Raises LedgerBusy if it must not wait."""
+        """Enter the rows; delete the objects of instances without one. Raises for a busy ledger if not `waits`."""
         try:
             # The row of an instance with a recovery record is durable with that.
             synced = not all(one.number for one in received)
@@ -170,9 +169,9 @@ class Store:
                 # The time is read in the transaction, so that the order of rows is the order of these times.
                 now = self._clock.now()
                 results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
-        except LedgerBusy:
-            raise
-        except OperationalError as failure:  # the ledger is full, locked or broken, for all of them alike
+        except LedgerUnavailable as failure:  # for all of them alike
+            if failure.is_busy and not waits:
+                raise
             return self._not_entered(received, failure)
         except Exception as failure:  # noqa: BLE001 - a storage backend may raise anything; enter the others separately
             if len(received) == 1:
@@ -187,7 +186,7 @@ class Store:
         try:
             with self._ledger.read() as transaction:
                 pending = [instances.find_pending(transaction, one.ae_title, one.sop_instance_uid) for one in received]
-        except SQLAlchemyError as unknown:
+        except LedgerError as unknown:
             log.warning("stored_object_deletion_failed", count=len(received), error=type(unknown).__name__)
         else:
             entered = {instance.storage_key for instance in pending if instance is not None}
@@ -208,7 +207,7 @@ class Store:
             self._storage.checkpoint()
         except Exception as failure:  # noqa: BLE001 - as above; the recovery records are still there
             # After a failed sync there is no other one: the kernel may report success, and have dropped the data.
-            self._may_checkpoint = "disk I/O" not in str(getattr(failure, "orig", ""))  # SQLite's words
+            self._may_checkpoint = not (isinstance(failure, LedgerUnavailable) and failure.is_io_error)
             log.warning("checkpoint_failed", error=describe_failure(failure))
 
     def recover(self) -> int:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from dicom_adapter.api.errors import LedgerError
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import StorageConfig
 from dicom_adapter.flow.free_space import ledger_full, storage_full
@@ -55,6 +54,6 @@ class StoreLimits:
             try:
                 with self._ledger.read() as transaction:
                     _stopped, self._full = lanes.refusing(transaction)
-            except SQLAlchemyError:
+            except LedgerError:
                 pass  # the commit of the instance fails then as well, and its C-STORE is refused for that
         return self._full

@@ -8,9 +8,8 @@ from typing import Any
 
 import structlog
 from attrs import frozen
-from sqlalchemy.exc import OperationalError
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
@@ -60,7 +59,7 @@ class Recovery:
             instances.skip_numbers(transaction, 2 * above)
         try:
             return self._enter(missing)
-        except OperationalError:
+        except LedgerUnavailable:
             raise
         except Exception:  # noqa: BLE001 - a storage backend may raise anything; one instance must not fail the others
             return sum(map(self._enter_separately, missing))
@@ -68,7 +67,7 @@ class Recovery:
     def _enter_separately(self, one: ReceivedInstance) -> int:
         try:
             return self._enter([one])
-        except OperationalError:
+        except LedgerUnavailable:
             raise
         except Exception as failure:  # noqa: BLE001 - as above; an audit finds the object, which is kept
             log.error("instance_recovery_failed", ae_title=one.ae_title, error=describe_failure(failure))

@@ -30,9 +30,8 @@ from typing import Any, BinaryIO, cast
 
 import structlog
 from attrs import field, frozen
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.api.errors import IllegalTransition, Permanent, Retriable, describe_failure
+from dicom_adapter.api.errors import IllegalTransition, LedgerError, Permanent, Retriable, describe_failure
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState, PlatformStatus
@@ -156,12 +155,12 @@ class Submission:
             done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
         except CannotRead as failure:
             return Taken(self._postpone(begun, str(failure)), Platform.UNKNOWN)
+        except LedgerError as failure:  # most likely not for a value of this job, and temporary
+            return Taken(self._postpone(row, str(failure)), Platform.UNKNOWN)
         except Retriable as failure:
             return Taken(self._postpone(begun, str(failure)), Platform.FAILED)
         except Permanent as failure:
             return Taken(self._fault(begun, str(failure)), Platform.UNKNOWN)
-        except SQLAlchemyError as failure:  # the ledger's fault, most likely, and may pass
-            return Taken(self._postpone(row, f"the ledger failed ({type(failure).__name__})"), Platform.UNKNOWN)
         except (Interrupted, IllegalTransition, KeyboardInterrupt):
             raise
         except BaseException as failure:  # a plugin may raise anything, even leave
@@ -361,7 +360,7 @@ def _error(future: Future[None]) -> BaseException | None:
 
 def _raise_worst(errors: Iterable[BaseException]) -> None:
     """Of several failures the one that decides: what cannot be mended comes before what may pass."""
-    found = sorted(errors, key=lambda error: isinstance(error, (Retriable, SQLAlchemyError, Interrupted)))
+    found = sorted(errors, key=lambda error: isinstance(error, (Retriable, LedgerError, Interrupted)))
     if found:
         raise found[0]
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import structlog
 from attrs import frozen
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.configurations import Configuration, Draining
 from dicom_adapter.runtime.clock import Clock
@@ -64,7 +63,7 @@ class ReloadRequests:
         """Record what the service was started with, before a command can compare with it."""
         try:
             self._record_start()
-        except SQLAlchemyError as failure:  # such as a full disk: the first poll retries
+        except LedgerError as failure:  # such as a full disk: the first poll retries
             log.warning("configuration_write_failed", error=describe_failure(failure))
 
     def start(self) -> None:
