@@ -1,0 +1,122 @@
+"""Logs: whole lines from several processes, and a stream that fails stops no process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+import structlog
+
+from dicom_adapter.runtime import logs
+
+LINES = 200
+WRITER = f"""
+import sys
+from dicom_adapter.runtime import logs
+import structlog
+logs.configure(style="json", level="info", process=sys.argv[1])
+log = structlog.get_logger("test")
+for number in range({LINES}):
+    log.info("line_written", number=number, padding="x" * 200)
+"""
+
+
+class Stream(StringIO):
+    """A stream that records each write, or raises."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        super().__init__()
+        self.failure = failure
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.writes.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture(autouse=True)
+def _restore_configuration() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def log_to(stream: Stream, monkeypatch: pytest.MonkeyPatch, style: str = "json") -> Any:
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.configure(style=style, level="info", process="host")
+    return structlog.get_logger("test")
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_an_event_is_one_write_of_one_line(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    """Tried: PrintLoggerFactory, which writes the end of the line on its own."""
+    stream = Stream()
+    log_to(stream, monkeypatch, style).info("job_queued", job_id="a1")
+    [written] = stream.writes
+    assert written.endswith("\n")
+    assert 1 == written.count("\n")
+    assert "job_queued" in written
+
+
+def test_processes_that_share_a_stream_write_whole_lines() -> None:
+    """Two processes, one pipe. Tried: lines in two writes, of which some then ran together."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-c", WRITER]
+    started = [subprocess.Popen([*command, name], stderr=writing) for name in ("host", "receiver")]
+    os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        entries = [json.loads(line) for line in lines]
+    assert [0, 0] == [process.wait(60) for process in started]
+    for name in ("host", "receiver"):
+        assert list(range(LINES)) == [entry["number"] for entry in entries if entry["process"] == name]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), ValueError("I/O operation on closed file")],
+)
+def test_a_stream_that_is_full_or_closed_raises_nothing(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """The process goes on, and logs again when the stream accepts it. Tried: without `suppress`."""
+    stream = Stream(failure)
+    log = log_to(stream, monkeypatch)
+    log.info("instance_stored")
+    with logs.together():
+        log.info("instance_stored")
+    stream.failure = None
+    log.info("job_queued")
+    assert ["job_queued"] == [json.loads(line)["event"] for line in stream.writes]
+
+
+def test_a_value_that_is_not_unicode_is_logged_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may have bytes that are no UTF-8, which orjson refuses. Tried: orjson alone raises TypeError."""
+    stream = Stream()
+    path = os.fsdecode(b"/data/\xff")
+    log_to(stream, monkeypatch).info("stored_objects_deleted", path=path, count=1)
+    [entry] = map(json.loads, stream.writes)
+    assert (path, 1, "host") == (entry["path"], entry["count"], entry["process"])
+
+
+def test_the_lines_of_a_block_are_one_write_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the block raises. Tried: lines written when the block ends without an exception only."""
+    stream = Stream()
+    log = log_to(stream, monkeypatch)
+    with pytest.raises(RuntimeError), logs.together():
+        log.info("instance_stored")
+        log.info("instance_stored")
+        assert [] == stream.writes
+        raise RuntimeError
+    [written] = stream.writes
+    assert 2 == len(written.splitlines())

@@ -1,0 +1,238 @@
+"""The supervisor with fake processes: they report and end when the test decides, and nothing is really started."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger.configurations import Configuration, ConfigurationState, Draining, ReloadRequest
+from dicom_adapter.runtime.channel import APPLIED, ENDED, FAILED, Report, Start
+from dicom_adapter.service import supervisor as module
+from dicom_adapter.service.blueprint import Blueprint
+from dicom_adapter.service.reload import requests
+from dicom_adapter.service.reload.requests import RELOAD
+from dicom_adapter.service.reload.snapshot import Snapshot
+from dicom_adapter.service.supervisor import CannotStart, Supervisor
+
+SETTINGS = Snapshot(
+    salt="", service={"dicom.drain-timeout": "0"}, submitters={}, ae_titles={}, plugins={}, storage_plugin="core"
+)
+PORT = 11112
+KILLED = -9
+
+
+class FakeChild:
+    """A process that works at once, applies every configuration, and ends when it is asked to."""
+
+    def __init__(self, name: str, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
+        self.name = name
+        self.pid = 1
+        self.starts: list[Start] = []
+        self.has_ended = False
+        self.ignores_stop = False
+        self.on_configure: Callable[[FakeChild], None] = FakeChild.work
+        self._reports = reports
+
+    def work(self) -> None:
+        if len(self.starts) > 1:
+            self.report(APPLIED)
+        elif self.name == "host":
+            self.report("ready")
+        else:
+            self.report("listening", port=PORT)
+
+    def report(self, event: str, **fields: Any) -> None:
+        self._reports.put((self, {"event": event, **fields}))
+
+    def end(self, status: int) -> None:
+        if not self.has_ended:
+            self.has_ended = True
+            self.report(ENDED, status=status)
+
+    def configure(self, start: Start) -> None:
+        self.starts.append(start)
+        self.on_configure(self)
+
+    def stop(self) -> None:
+        if not self.ignores_stop:
+            self.end(0)
+
+    def kill(self) -> None:
+        self.end(KILLED)
+
+    def wait(self, _seconds: float) -> bool:
+        return self.has_ended
+
+
+class Site:
+    """A supervisor of one host and one receiver."""
+
+    def __init__(self, folder: Path) -> None:
+        url = f"sqlite:///{folder / 'ledger.sqlite'}"
+        ledger = Ledger(url, durable=False)
+        ledger.migrate()
+        ledger.close()
+        blueprint = Blueprint(
+            path="/etc/adapter.toml",
+            configuration="first",
+            folder=str(folder),
+            settings=SETTINGS,
+            log_style="json",
+            port=None,
+            storage_plugin="core",
+            receivers=1,
+            ledger_url=url,
+            is_durable=False,
+            log_level="info",
+        )
+        self.children: list[FakeChild] = []
+        self.prepare: dict[tuple[str, int], Callable[[FakeChild], None]] = {}
+        self.reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
+        self.supervisor = Supervisor(blueprint, self._start_child)  # type: ignore[arg-type] # behaves like a Child
+
+    def _start_child(self, name: str, _module: str, _wake_fd: int, reports: Any) -> FakeChild:
+        self.reports = reports
+        child = FakeChild(name, reports)
+        self.children.append(child)
+        prepare = self.prepare.get((name, len(self.all(name))))
+        if prepare is not None:
+            prepare(child)
+        return child
+
+    def all(self, name: str) -> list[FakeChild]:
+        return [child for child in self.children if child.name == name]
+
+    def on_configure(self, name: str, number: int, action: Callable[[FakeChild], None]) -> None:
+        """Have the `number`-th process of this name do this when it receives a configuration."""
+        self.prepare[name, number] = lambda child: setattr(child, "on_configure", action)
+
+    def work_then_stop(self, child: FakeChild) -> None:
+        child.work()
+        self.supervisor.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Processes that died are restarted without a pause. The signal handlers of the test process are restored."""
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield Site(tmp_path)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_process_that_fails_for_a_transient_reason_is_restarted_during_the_start(site: Site) -> None:
+    """The service does not end because a disk is full when it starts.
+
+    Tried: `transient` ignored, with which the start raises CannotStart.
+    """
+    site.on_configure("host", 1, lambda host: host.report(FAILED, reason="the disk is full", transient=True))
+    site.on_configure("receiver", 1, site.work_then_stop)
+    with capture_logs() as logged:
+        site.supervisor.run()
+    assert [True, True] == [host.has_ended for host in site.all("host")]
+    assert [("host", 0)] == [(entry["name"], entry["status"]) for entry in logged if entry["event"] == "process_died"]
+    assert [PORT] == [entry["port"] for entry in logged if entry["event"] == "service_listening"]
+
+
+def test_a_process_that_fails_for_another_reason_ends_the_start(site: Site) -> None:
+    """With the reason; the processes that were started are stopped. Tried: every failure treated as transient."""
+    site.on_configure("host", 1, lambda host: host.report(FAILED, reason="another host uses the folder"))
+    site.on_configure("host", 2, lambda _host: site.supervisor.stop())
+    with pytest.raises(CannotStart, match="another host uses the folder"):
+        site.supervisor.run()
+    assert all(child.has_ended for child in site.children)
+
+
+def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site) -> None:
+    """The host starts undisturbed. Tried: `_reap` without the case of a preloaded process: nothing starts then."""
+
+    def start_after_death(host: FakeChild) -> None:
+        site.all("receiver")[0].end(KILLED)
+        host.work()
+
+    site.on_configure("host", 1, start_after_death)
+    site.on_configure("receiver", 1, lambda _receiver: site.supervisor.stop())  # it is dead: nothing can answer
+    site.on_configure("receiver", 2, site.work_then_stop)
+    with capture_logs() as logged:
+        site.supervisor.run()
+    assert [0, 1] == [len(receiver.starts) for receiver in site.all("receiver")]
+    assert [] == [entry for entry in logged if entry["event"] == "process_died"]
+
+
+def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_new_configuration(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the receiver gets it, and the rollout is complete. Tried: no kill timer, with which this test hangs."""
+    monkeypatch.setattr(module, "HOST_STOP_SECONDS", 0.0)
+    requested = Configuration(
+        number=2,
+        text="second",
+        folder="",
+        settings=SETTINGS.to_json(),
+        request=ReloadRequest(replaces=1, restart_host=True),
+        draining=Draining(),
+        state=ConfigurationState.ASKED,
+        reason="",
+        changed_at=datetime.now(timezone.utc),
+    )
+
+    def receive(receiver: FakeChild) -> None:
+        receiver.work()
+        if len(receiver.starts) == 1:
+            site.reports.put((None, {"event": RELOAD, "requested": requested}))
+        else:
+            site.supervisor.stop()
+
+    site.prepare["host", 1] = lambda host: setattr(host, "ignores_stop", True)
+    site.on_configure("receiver", 1, receive)
+    site.supervisor.run()
+    assert [["first"], ["second"]] == [[start.configuration for start in host.starts] for host in site.all("host")]
+    [receiver] = site.all("receiver")
+    assert ["first", "second"] == [start.configuration for start in receiver.starts]
+
+
+def test_a_hang_up_before_the_host_works_is_not_lost(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may be newer than the text that the host starts with: it is applied as soon as that is possible.
+
+    Tried: a supervisor that forgets a SIGHUP for which `ReloadRequests` does not exist yet.
+    """
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        site.supervisor.stop()
+        return subprocess.CompletedProcess(command, 0, stdout=b'{"problems": [], "applied": 2}', stderr=b"")
+
+    def hang_up_first(host: FakeChild) -> None:
+        site.supervisor.hang_up()
+        host.work()
+
+    monkeypatch.setattr(requests.subprocess, "run", run)
+    site.on_configure("host", 1, hang_up_first)
+    site.supervisor.run()
+    assert [["reload", "/etc/adapter.toml", "--apply", "--json"]] == [command[3:] for command in commands]
+
+
+def test_a_stop_during_the_start_ends_what_was_started(site: Site) -> None:
+    """No receiver is configured any more. Tried: a start that ignores the stop, with which the receiver starts."""
+
+    def stop_first(host: FakeChild) -> None:
+        site.supervisor.stop()
+        host.work()
+
+    site.on_configure("host", 1, stop_first)
+    site.on_configure("receiver", 1, site.work_then_stop)
+    site.supervisor.run()
+    assert [("receiver", 0, True), ("host", 1, True)] == [
+        (child.name, len(child.starts), child.has_ended) for child in site.children
+    ]
