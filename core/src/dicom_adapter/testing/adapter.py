@@ -1,4 +1,4 @@
-"""The adapter of a test: made from a TOML text, with what it takes to say *these instances, therefore these jobs*."""
+"""The adapter of a test: configured by a TOML text, with methods to send instances and to compare jobs."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ type = "memory"
 
 
 class Adapter(SimulatedAdapter):
-    """A whole adapter in the process. Time stands still until `advance`, or `at` and `by`, move it."""
+    """A whole adapter in the test's process, under a virtual clock. Only `advance`, `at` and `by` move its time."""
 
     def __init__(self, folder: Path, configuration: str, plugins: Sequence[Plugin] = ()) -> None:
-        """`configuration`: TOML; storage and submitter in memory are added when it has no tables for them.
+        """Start an adapter. Without tables for them, storage and submitter are in memory.
 
-        Raises ConfigurationError with everything that is wrong with it.
+        `configuration` is TOML. Raises ConfigurationError with all its problems.
         """
         memory = Memory()
         self.platform: Platform = memory.platform  # of the submitter `memory`
-        self.refused: list[StoreResult] = []  # what was received and not stored
+        self.refused: list[StoreResult] = []  # instances that were received and not stored
         self._folder = folder
         self._loopback: Loopback | None = None
         found = discover(*plugins, Plugin(memory, name="memory"), disable=plugin_settings(configuration).disable)
@@ -62,10 +62,10 @@ class Adapter(SimulatedAdapter):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the adapter's start."""
         return (self.clock.now() - self.began).total_seconds()
 
-    # --- what happens -----------------------------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------------------
 
     def receive(
         self,
@@ -74,9 +74,9 @@ class Adapter(SimulatedAdapter):
         calling_ae_title: str = "TEST-SCU",
         at: float | None = None,
     ) -> list[StoreResult]:
-        """Let instances arrive in one association, and let their processor see them.
+        """Receive instances in one association, and deliver them to their processor.
 
-        `ae_title` may be left out when only one is configured. `at`: seconds since the beginning; left out, now.
+        `ae_title` may be omitted if only one is configured. `at` is in seconds since the start and defaults to now.
         """
         self._move_to(at)
         answers = self.take(*data_sets, ae_title=self._called(ae_title), calling_ae_title=calling_ae_title)
@@ -90,7 +90,7 @@ class Adapter(SimulatedAdapter):
         calling_ae_title: str = "TEST-SCU",
         at: float | None = None,
     ) -> list[SendResult]:
-        """The same over a real association with the real receiver, on the loopback interface."""
+        """Receive instances like `receive`, over a real association on the loopback interface."""
         self._move_to(at)
         if self._loopback is None:
             self._loopback = Loopback(self.config, self.storage, self.ledger, self.clock)
@@ -99,9 +99,9 @@ class Adapter(SimulatedAdapter):
         return results
 
     def restart(self, configuration: str | None = None) -> None:
-        """Close everything and begin again from what is stored, as after a stop or a crash.
+        """Close everything and start again from the stored data, as after a stop or a crash.
 
-        `configuration`: TOML, when it has changed meanwhile.
+        `configuration` is TOML and replaces the present one.
         """
         if configuration is None:
             self.begin_again(self.config)
@@ -109,10 +109,10 @@ class Adapter(SimulatedAdapter):
             self.begin_again(_configured(self._folder, configuration, self._plugins.catalogue()))
 
     def reload(self, configuration: str, *, drain: bool = False) -> None:
-        """Go on with another configuration, as after a reload: what has not changed is left alone.
+        """Apply another configuration, as `dicom-adapter reload` does: unchanged parts keep running.
 
-        `drain`: what it has no longer stays until its work is done. Raises Refused when an AE title could not be
-        served with it; nothing has changed then.
+        With `drain`, removed AE titles and submitters finish their work first. Raises Refused if an AE title cannot be
+        served; nothing is changed then.
         """
         config, before = _configured(self._folder, configuration, self._plugins.catalogue()), self.config
         draining = Draining(ae_titles=before.ae_titles, submitters=before.submitters) if drain else Draining()
@@ -144,23 +144,22 @@ class Adapter(SimulatedAdapter):
         return when
 
     def ask(self, ae_title: str, request: Callable[[Any], T]) -> T:
-        """Ask the processor of an AE title, as through its `LaneHandle`; what the request raises is raised."""
+        """Call `request` with a processor, as `LaneHandle.ask` does. Raises what the request raises."""
         future = self.host.handles[ae_title].ask(request)
         self.host.run_until_idle()
         return future.result(0)
 
-    # --- what became of it ------------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs, in the order of their submission."""
+        """All jobs in the order of their submission."""
         return JobList(super().jobs, self.account)
 
     def expect_jobs(self, *expected: ExpectedJob, by: float | None = None) -> None:
-        """Compare all jobs so far, in the order of their submission, with what is expected.
+        """Compare all jobs, in the order of their submission, with the expected ones.
 
-        `by`: seconds since the beginning, to let pass before. Raises AssertionError, which tells what jobs, groups and
-        instances there are, and why.
+        First advance to `by`, in seconds since the start. Raises AssertionError with all jobs, groups and instances.
         """
         __tracebackhide__ = True
         self._move_to(by)
@@ -170,7 +169,7 @@ class Adapter(SimulatedAdapter):
             raise AssertionError("\n".join([*found, "", self.account()]))
 
     def account(self) -> str:
-        """What jobs, groups and instances there are, and why, for people who look for a mistake."""
+        """Return a description of all jobs, groups and instances, for debugging."""
         return "\n".join(account(self, self.began, self.refused))
 
     def __repr__(self) -> str:
@@ -181,7 +180,7 @@ def _configured(folder: Path, configuration: str, catalogue: Catalogue) -> Confi
     try:
         tables = tomli.loads(configuration).keys()
     except tomli.TOMLDecodeError:
-        tables = {"storage": None, "submitters": None}.keys()  # loading it tells what is wrong
+        tables = {"storage": None, "submitters": None}.keys()  # loading reports the problem
     configuration += ("" if "storage" in tables else STORAGE) + ("" if "submitters" in tables else SUBMITTER)
     loaded = load(configuration, folder=folder, catalogue=catalogue)
     if loaded.config is None:

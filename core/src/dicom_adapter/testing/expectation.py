@@ -1,4 +1,4 @@
-"""The jobs that a test expects, and how those that there are differ from them."""
+"""The jobs that a test expects, and their differences from the actual jobs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobS
 
 @frozen
 class ExpectedJob:
-    """One job as it should be; what is left out may be anything."""
+    """An expected job. Omitted values are not compared."""
 
     pipeline: str  # its id
-    instances: int | Sequence[Dataset] | None = field(default=None, kw_only=True)  # how many, or which, in this order
+    instances: int | Sequence[Dataset] | None = field(
+        default=None, kw_only=True
+    )  # their number, or the instances in this order
     at: float | None = field(default=None, kw_only=True)  # seconds since the adapter's beginning
     ae_title: str | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
@@ -42,7 +44,7 @@ class ExpectedJob:
 
 @frozen(kw_only=True)
 class SeenJob:
-    """One job as it is."""
+    """An actual job."""
 
     job: Job
     instances: Sequence[InstanceStorageInfo]
@@ -68,7 +70,7 @@ class SeenJob:
 
 
 def differences(expected: Sequence[ExpectedJob], seen: Sequence[SeenJob]) -> list[str]:
-    """What is not as expected, in lines for people; none when all is."""
+    """Return one line for each difference."""
     found = []
     for number, (wanted, there) in enumerate(zip_longest(expected, seen), start=1):
         if there is None:

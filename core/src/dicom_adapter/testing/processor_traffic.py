@@ -1,4 +1,4 @@
-"""Arrivals to try a processor with, and what became of them."""
+"""Arrivals for tests of processors, and summaries of the resulting jobs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _NAMED: dict[str, Any] = {"patient_id": PATIENT, "patient_name": NAME, "accessio
 
 @frozen
 class Arrival:
-    """Instances that come in one association."""
+    """Instances that arrive in one association."""
 
-    at: float  # seconds since the beginning
+    at: float  # seconds since the adapter's start
     data_sets: Sequence[Dataset]
 
 
 @frozen(kw_only=True)
 class JobSummary:
-    """A job, without what differs from run to run."""
+    """A job without the values that differ between runs."""
 
     at: datetime  # when it was submitted
     name: str

@@ -1,4 +1,4 @@
-"""The real service, in processes of its own, and a sender."""
+"""The real service in its own processes, and a sender."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ class Service(LaunchedService):
     """`dicom-adapter run` on a free port."""
 
     def send(self, *data_sets: Dataset, ae_title: str, calling_ae_title: str = "TEST-SCU") -> list[SendResult]:
-        """Send data sets in one association, when it listens; returns what became of each, in their order."""
+        """Send data sets in one association as soon as the service listens. Return the results in the same order."""
         return send(data_sets, Address(ae_title=ae_title, host=HOST, port=self.port()), calling_ae_title)
