@@ -16,13 +16,15 @@ import structlog
 
 from dicom_adapter.runtime import logs
 
-LINES = 200
+LINES = 1000
 WRITER = f"""
 import sys
 from dicom_adapter.runtime import logs
 import structlog
 logs.configure(style="json", level="info", process=sys.argv[1])
 log = structlog.get_logger("test")
+print("ready", flush=True)
+sys.stdin.readline()
 for number in range({LINES}):
     log.info("line_written", number=number, padding="x" * 200)
 """
@@ -72,14 +74,26 @@ def test_an_event_is_one_write_of_one_line(monkeypatch: pytest.MonkeyPatch, styl
 
 
 def test_processes_that_share_a_stream_write_whole_lines() -> None:
-    """Two processes, one pipe. Tried: lines in two writes, of which some then ran together."""
+    """Two processes, one pipe. Tried: lines in two writes, of which some ran together."""
     reading, writing = os.pipe()
     command = [sys.executable, "-c", WRITER]
-    started = [subprocess.Popen([*command, name], stderr=writing) for name in ("host", "receiver")]
+    started = [
+        subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writing)
+        for name in ("host", "receiver")
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert b"ready\n" == process.stdout.readline()
     os.close(writing)
+    for process in started:  # both write at the same time from here on
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
     with os.fdopen(reading, "rb") as lines:
         entries = [json.loads(line) for line in lines]
-    assert [0, 0] == [process.wait(60) for process in started]
+    for process in started:
+        process.communicate(timeout=60)
+    assert [0, 0] == [process.returncode for process in started]
     for name in ("host", "receiver"):
         assert list(range(LINES)) == [entry["number"] for entry in entries if entry["process"] == name]
 

@@ -1,4 +1,4 @@
-"""The host's clock. Everything that waits asks it, so that tests can replace it by a virtual one."""
+"""The clock of a process. Everything that waits reads it, so that tests can replace it by a virtual clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time in UTC."""
+    """A source of the time in UTC."""
 
     def now(self) -> datetime: ...
 

@@ -1,4 +1,4 @@
-"""Calls that may never come to an end."""
+"""Time limits for calls that may never return."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class TookTooLong(DicomAdapterError):
-    """A call has not returned in time."""
+    """A call did not return in time."""
 
 
 def call_within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises. Raises TookTooLong when it does neither in time; it is left to itself then."""
+    """Return or raise the result of `call`. Raises TookTooLong after `seconds`; the call is then abandoned."""
     result: Future[T] = Future()
 
     def run() -> None:

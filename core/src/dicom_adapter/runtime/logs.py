@@ -1,4 +1,4 @@
-"""Structured logs: one event per thing that happens, under a stable name, with fields, without patient data."""
+"""Structured logs: events with stable names and fields, without patient data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def configure(*, style: str, level: str, process: str) -> None:
 
 
 class _Unfailing:
-    """A stream that may be full or closed: who has something to tell goes on working all the same."""
+    """A stream that may be full or closed. Logging never raises: errors of the stream are ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,7 +59,7 @@ _gathering = threading.local()
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Write what this thread logs in the block in one step, at its end."""
+    """Write everything that this thread logs in the block at the end of the block, in one write."""
     lines: list[str] = []
     _gathering.lines = lines
     try:
@@ -73,7 +73,7 @@ def together() -> Iterator[None]:
 
 
 class _Stamp:
-    """Says when it is, and which process of the service speaks."""
+    """Adds the time and the name of the process to each event."""
 
     def __init__(self, process: str) -> None:
         self._process = process
@@ -91,10 +91,10 @@ def _renderer(style: str) -> Any:
 
 
 def _to_json(event: Any, **options: Any) -> str:
-    """A line is written for every instance: the quick way matters."""
+    """Encode an event. A line is written for every instance, so speed matters."""
     try:
         return orjson.dumps(event, default=options.get("default")).decode()
-    except TypeError:  # what it does not take, such as a path that is no Unicode
+    except TypeError:  # orjson refuses, for example, a path that is not Unicode
         return json.dumps(event, **options)
 
 

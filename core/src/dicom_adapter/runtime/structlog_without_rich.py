@@ -1,6 +1,6 @@
-"""Loads structlog without rich, which it would use for tracebacks in colour: 6 MB of memory in each process.
+"""Load structlog without rich, which it would use for coloured tracebacks: 6 MB of memory in each process.
 
-Imported before anything else by processes that there are several of. Who wants rich itself can import it afterwards.
+Imported first in receiver, host and service processes. Code that needs rich can import it afterwards.
 """
 
 from __future__ import annotations

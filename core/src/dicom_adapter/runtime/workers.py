@@ -1,7 +1,6 @@
-"""Threads that do one thing again and again: take a step, then sleep until it is time or somebody wakes them.
+"""Workers: threads that run a step repeatedly, and sleep until the next one is due or they are woken.
 
-What they are at can be seen from outside: a step that raises again and again, one that does not return, a thread that
-has ended.
+Their condition is visible from outside: a step that raises repeatedly, one that does not return, a thread that ended.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class Condition:
-    """What a worker is at."""
+    """The present condition of a worker."""
 
     busy_since: datetime | None = None  # UTC; when the step that it is in began; None: it waits
     busy_seconds: float = 0.0  # that this step has taken so far
@@ -62,36 +61,36 @@ class Worker:
         self._thread: threading.Thread | None = None  # it was started
 
     def start(self) -> None:
-        """Once."""
+        """Start the thread. May be called once."""
         thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         thread.start()
         self._thread = thread  # not before: who looks whether it has ended must not find one that has yet to begin
 
     def revive(self) -> bool:
-        """Start it again if its thread has ended unasked; tell whether it had. From any one thread."""
+        """Restart the thread if it ended without `stop`; return whether it had. For one thread at a time."""
         if self._thread is None or self._thread.is_alive() or self._stopping.is_set():
             return False
         self.start()
         return True
 
     def wake(self) -> None:
-        """Let the step be taken now."""
+        """Run the step now. Thread-safe."""
         self._woken.set()
 
     def stop(self) -> None:
-        """Let it end after the step that it is in."""
+        """End after the current step. Thread-safe."""
         self._stopping.set()
         self._woken.set()
 
     def join(self, seconds: float) -> bool:
-        """Whether it has ended within that time."""
+        """Return whether the thread ends within that time."""
         if self._thread is None:
             return True
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def condition(self) -> Condition:
-        """What it is at. From any thread."""
+        """Return the present condition. Thread-safe."""
         began = self._began
         return Condition(
             busy_since=None if began is None else began[0],
@@ -124,9 +123,9 @@ class Worker:
 
 
 class BoundedExecutor(Executor):
-    """Threads whose queue is as short as it may be: `submit` waits for a place in it, first come, first served.
+    """A thread pool with a short queue: `submit` blocks until there is a place, in order of arrival (FIFO).
 
-    So those who have many calls to make, one after another, take turns.
+    So callers with many calls share the threads fairly.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -158,7 +157,7 @@ class BoundedExecutor(Executor):
             future.add_done_callback(lambda _done: self._leave())
 
     def _leave(self) -> None:
-        """Hand the place over, to the call itself: its thread may be slow to wake, and others would overtake it."""
+        """Pass the place to the next waiting call itself: its thread may wake slowly, and others would overtake it."""
         with self._lock:
             if not self._waiting:
                 self._places += 1
