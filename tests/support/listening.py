@@ -1,4 +1,4 @@
-"""A listening server that accepts everybody, on a real port: for tests of connections."""
+"""A listening server that accepts every association, on a real port: for tests of connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 30  # that anything may take before a test fails
 
 
 class Decisions:
-    """Accepts everybody, keeps nothing, and remembers who came."""
+    """Accepts every association, stores nothing, and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
@@ -72,7 +72,7 @@ Listen = Callable[..., Listening]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """For what nothing tells."""
+    """Poll a condition that no event reports."""
     pause = threading.Event()
     for _try in range(SECONDS * 50):
         if condition():

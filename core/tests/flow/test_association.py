@@ -1,4 +1,4 @@
-"""Who may associate, and what others are told: a table of cases, without network or disk."""
+"""Which associations are accepted, and why others are rejected: a table of cases, without network or disk."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ FULL = Capacity(total_bytes=100 * GB, free_bytes=1)
 def test_each_rejection_has_the_result_source_and_reason_of_the_standard(
     request_: AssociationRequest, load: Load, answer: tuple[int, int, int] | None
 ) -> None:
-    """PS3.8 table 9-21: for good when the peer is wrong here, for now when the adapter cannot at present."""
+    """PS3.8 table 9-21: permanent when the request is wrong, transient when the adapter has no capacity."""
     assert answer == told(judge(request_, configured(caller("CT1")), load))
 
 
@@ -95,8 +95,8 @@ def test_every_rejection_says_why() -> None:
     assert AssociationDecision() == judge(asked(), config, busy())
 
 
-def test_what_never_works_is_told_before_what_may_work_later() -> None:
-    """Everything is wrong; then one thing after another is mended, and the next answer is given.
+def test_permanent_reasons_come_before_transient_ones() -> None:
+    """Everything is wrong; then one thing after another is fixed, and the next reason is returned.
 
     Tried: with any two of the checks swapped, this fails.
     """

@@ -1,4 +1,4 @@
-"""How many may come: connections and associations, overall and of each peer, on real sockets."""
+"""Limits of connections and associations, overall and for each peer, on real sockets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_connections_have_a_limit_overall(listen: Listen, stack: ExitStack) -> N
     assert 1 == len(listening.logged("connection_refused"))
 
 
-def test_one_peer_does_not_take_the_places_of_others(listen: Listen, stack: ExitStack) -> None:
+def test_one_peer_does_not_use_the_slots_of_others(listen: Listen, stack: ExitStack) -> None:
     """Beyond its own limit its connections are closed, while others come in."""
     listening = listen(max_associations=10, max_associations_per_peer=1)
     for _number in range(2):
@@ -68,7 +68,7 @@ def test_one_peer_does_not_take_the_places_of_others(listen: Listen, stack: Exit
     wait_until(lambda: listening.server.admission.connections == 3)
 
 
-def test_who_waits_for_room_is_asked_when_its_own_association_ends() -> None:
+def test_a_waiting_request_receives_the_slot_of_its_own_peer() -> None:
     """A peer that has as many as it may waits for one of them; another peer does not wait for it."""
     asked: list[tuple[str, int, int]] = []
 

@@ -1,4 +1,4 @@
-"""Who is alone is answered at once; as soon as somebody else is there, nobody holds up the network for a commit."""
+"""An instance may be committed inline while its connection is the only one; other connections never wait for that."""
 
 from __future__ import annotations
 
