@@ -3,6 +3,7 @@
 This is the public interface: a plugin imports `dicom_adapter` and `dicom_adapter.testing`, and nothing deeper.
 """
 
+from dicom_adapter.api.configuration_file import find_configuration
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import (
     ConfigurationError,
@@ -67,6 +68,7 @@ __all__ = [
     "Waiting",
     "at_least",
     "between",
+    "find_configuration",
     "hookimpl",
     "not_empty",
     "setting",

@@ -1,4 +1,4 @@
-"""`dicom-adapter instances` and `lanes`: what they print, what they do, and their exit status."""
+"""`dicom-adapter instances` and `ae-titles`: output, effects and exit status."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_instances_are_listed_by_what_they_are(adapter: Adapter, command: Comman
     assert [4] == listed(command, "--state", "pending")
     text = command("instances", "list", "--ae-title", "A", "--limit", 1).stdout
     assert f"    {json.loads(command('instances', 'show', 3, '--json').stdout)['reason']}\n" in text
-    assert "There are no such instances.\n" == command("instances", "list", "--state", "released").stdout
+    assert "No instances.\n" == command("instances", "list", "--state", "released").stdout
 
 
 def test_an_instance_is_shown_with_its_story_and_without_its_patient(adapter: Adapter, command: Command) -> None:
@@ -163,22 +163,22 @@ def test_which_instances_has_to_be_clear(
     assert {"quarantined": 3, "pending": 1} == adapter.states
 
 
-def test_lanes_are_listed_with_what_they_hold(adapter: Adapter, command: Command) -> None:
-    lanes = {row["aeTitle"]: row for row in json.loads(command("lanes", "list", "--json").stdout)}
+def test_ae_titles_are_listed_with_what_they_hold(adapter: Adapter, command: Command) -> None:
+    lanes = {row["aeTitle"]: row for row in json.loads(command("ae-titles", "list", "--json").stdout)}
     assert {"A": ("running", 0, 3), "B": ("running", 1, 0)} == {
         name: (row["state"], row["pending"], row["quarantined"]) for name, row in lanes.items()
     }
-    assert "running" in command("lanes", "list").stdout
+    assert "running" in command("ae-titles", "list").stdout
 
 
-def test_lanes_are_restarted_by_name(adapter: Adapter, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ae_titles_are_restarted_by_name(adapter: Adapter, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that can be; for the others the reason is told, with exit status 1."""
     built: list[Any] = []
     processor = adapter.host._lanes.lanes["B"]._lane._settings.processor.cls
     opened = processor.open
     monkeypatch.setattr(processor, "open", lambda self: (built.append(self.ae_title), opened(self)))
-    told = command("lanes", "restart", "B", "NOBODY", status=1)
-    assert ("B will begin again\n", "warning: AE title 'NOBODY' is not configured\n") == (told.stdout, told.stderr)
+    told = command("ae-titles", "restart", "B", "NOBODY", status=1)
+    assert ("B will be restarted\n", "warning: AE title 'NOBODY' is not configured\n") == (told.stdout, told.stderr)
     adapter.advance(2)
     assert (["B"], LaneState.RUNNING) == (built, adapter.lanes["B"].state)
     assert 1 == [event.event for event in adapter.events].count("lane_restarted")

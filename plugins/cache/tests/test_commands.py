@@ -113,7 +113,7 @@ def test_a_service_that_cannot_be_asked_is_told(command: Callable[..., Any], tmp
     away = command("studies", "--url", "http://127.0.0.1:9")
     assert (1, True) == (away.exit_code, "does not answer" in away.stderr)
     none = command("studies")
-    assert (1, True) == (none.exit_code, "name the configuration with --config" in none.stderr)
+    assert (1, True) == (none.exit_code, "name the file with --config, or the service with --url" in none.stderr)
     (tmp_path / "service" / "dicom-adapter.toml").write_text(CONFIGURATION.replace("[http]", "[ledger]", 1))
     without = command("studies")
     assert (1, True) == (without.exit_code, "has no table [http]" in without.stderr)

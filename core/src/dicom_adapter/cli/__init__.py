@@ -7,6 +7,7 @@ import sys
 import typer
 
 from dicom_adapter import __version__
+from dicom_adapter.cli.ae_titles import ae_titles
 from dicom_adapter.cli.audit import audit
 from dicom_adapter.cli.brought import add_commands
 from dicom_adapter.cli.check import check
@@ -15,7 +16,6 @@ from dicom_adapter.cli.doctor import doctor
 from dicom_adapter.cli.explain import explain
 from dicom_adapter.cli.instances import instances
 from dicom_adapter.cli.jobs import jobs
-from dicom_adapter.cli.lanes import lanes
 from dicom_adapter.cli.plugins import plugins
 from dicom_adapter.cli.reload import reload
 from dicom_adapter.cli.run import run
@@ -60,7 +60,7 @@ app.command()(status)
 app.command()(explain)
 app.add_typer(jobs, name="jobs")
 app.add_typer(instances, name="instances")
-app.add_typer(lanes, name="lanes")
+app.add_typer(ae_titles, name="ae-titles")
 
 
 OWN = frozenset(
@@ -79,7 +79,7 @@ OWN = frozenset(
         "status",
         "jobs",
         "instances",
-        "lanes",
+        "ae-titles",
     }
 )
 

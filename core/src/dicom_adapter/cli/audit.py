@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dicom_adapter.api.errors import DicomAdapterError
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_file, open_ledger, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
@@ -44,7 +44,8 @@ MEANING = {
 
 
 def audit(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every stored object and compare its checksum, too.")
     ] = False,
@@ -59,7 +60,11 @@ def audit(
     """
     keep_values_out_of_warnings()
     try:
-        report, mended = _look(config, verify=verify, repair=repair)
+        path = find_file(file, config)
+    except typer.Exit:
+        raise typer.Exit(CANNOT_LOOK) from None
+    try:
+        report, mended = _look(path, verify=verify, repair=repair)
     except (OSError, DicomAdapterError) as failure:
         fail(f"the audit ended early: {failure}")
         raise typer.Exit(CANNOT_LOOK) from None
@@ -71,8 +76,8 @@ def audit(
         raise typer.Exit(1)
 
 
-def _look(config: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
-    with _opened(config) as (ledger, storage, used), _progress() as tell:
+def _look(path: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
+    with _opened(path) as (ledger, storage, used), _progress() as tell:
         folder = DataFolder.of(used)
         if not repair:
             look = Audit(ledger, storage, SystemClock(), is_running=lambda: folder.is_used, verify=verify, tell=tell)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, fail, find_file, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins.isolation import describe_settings, make_submitter
@@ -31,14 +30,16 @@ class Tried:
 
 
 def check(
-    config: Annotated[Path, FILE_ARGUMENT],
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
 ) -> None:
     """Tell everything that can be told without starting: errors, plugins, and what each AE title will do.
 
     Exit status: 0 when `run --strict` would start, 1 otherwise. All errors are listed, not just the first.
     """
-    found = read(config)
+    path = find_file(file, config)
+    found = read(path)
     tried = try_plugins(found)
     problems = problems_of(found, tried)
     usable = found.loaded.config
@@ -52,7 +53,7 @@ def check(
     if problems:
         raise fail(*problems)
     if not as_json:
-        typer.echo(f"{config}: no errors")
+        typer.echo(f"{path}: no errors")
 
 
 def problems_of(found: Read, tried: Tried) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from attrs import frozen
 
+from dicom_adapter.api.configuration_file import DEFAULT_NAME, VARIABLE, find_configuration
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.config import ConfigProblemKind, load, plugin_settings
 from dicom_adapter.config.load import Loaded
@@ -15,15 +18,15 @@ from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.connection import exists
 from dicom_adapter.plugins.registry import Plugins, discover
 
-FILE_ARGUMENT = typer.Argument(metavar="CONFIG", help="The configuration file (TOML).", dir_okay=False)
-FILE_OPTION = typer.Option(
-    "--config",
-    "-c",
-    envvar="DICOM_ADAPTER_CONFIG",
-    help="The configuration file of the service.",
-    dir_okay=False,
-)
-DEFAULT_FILE = Path("dicom-adapter.toml")
+FILE_HELP = f"The configuration file. Default: {VARIABLE}, else {DEFAULT_NAME} in the current folder."
+
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG]", help=FILE_HELP, dir_okay=False, show_default=False)
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="CONFIG", help=FILE_HELP, dir_okay=False, show_default=False),
+]
 
 
 @frozen(kw_only=True)
@@ -44,6 +47,23 @@ class Read:
         """What depends on plugins that are not there, and the plugins that cannot be used."""
         missing = [str(problem) for problem in self.loaded.problems if problem.kind is ConfigProblemKind.UNAVAILABLE]
         return missing + self.plugins.problems
+
+
+def find_file(argument: Path | None, option: Path | None = None) -> Path:
+    """Return the configuration file of a command; end the command if there is none or if two are named."""
+    if argument is not None and option is not None and argument.resolve() != option.resolve():
+        raise typer.BadParameter(f"two configuration files: {argument} and --config {option}; name one of them")
+    try:
+        return find_configuration(argument or option)
+    except Refused as refusal:
+        raise fail(str(refusal)) from None
+
+
+def find_optional_file(option: Path | None, argument: Path | None = None) -> Path | None:
+    """Return the configuration file of a command that works without one, too."""
+    if option is None and argument is None and not os.environ.get(VARIABLE) and not Path(DEFAULT_NAME).exists():
+        return None
+    return find_file(argument, option)
 
 
 def read(path: Path) -> Read:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dicom_adapter.cli.configuration import fail, read_text
+from dicom_adapter.cli.configuration import ConfigOption, fail, find_optional_file, read_text
 from dicom_adapter.plugins.entry_points import PluginPoint, installed
 from dicom_adapter.simulation.doctor.consult import SECONDS, examine
 from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
@@ -18,10 +17,7 @@ def doctor(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[PLUGIN]…", help="Plugins to try; left out, all.", show_default=False)
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Try them with the settings of this configuration.", dir_okay=False),
-    ] = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
     seconds: Annotated[
         float, typer.Option("--seconds", min=1, max=3600, help="Seconds that one trial may take.")
@@ -32,12 +28,13 @@ def doctor(
     Disabled ones are tried too. Nothing that they bring is connected to anything. Exit status: 0 when all are well, 1
     otherwise.
     """
-    if config is not None:
-        read_text(config)
+    path = find_optional_file(config)
+    if path is not None:
+        read_text(path)
     points = _chosen(names or [])
     diagnoses = []
     for point in points:
-        diagnoses.append(examine(point, config, seconds))
+        diagnoses.append(examine(point, path, seconds))
         if not as_json:
             _show(diagnoses[-1])
     if as_json:

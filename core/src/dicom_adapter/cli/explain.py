@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, require
+from dicom_adapter.cli.configuration import ConfigOption, fail, find_file, open_ledger, require
 from dicom_adapter.operations.story import Entry, Story, Unknown, tell
 from dicom_adapter.runtime.clock import SystemClock
 
@@ -26,19 +26,20 @@ def explain(
     name: Annotated[
         str, typer.Argument(metavar="UID|JOB", help="A Study or SOP Instance UID, or a job's first digits.")
     ],
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of sentences.")] = False,
 ) -> None:
     """Tell the story of a study, a SOP instance or a job, from association to reclaim.
 
     Exit status: 0, or 1 when the ledger knows nothing of it.
     """
-    ledger = open_ledger(config)
+    path = find_file(config)
+    ledger = open_ledger(path)
     try:
         with ledger.read() as transaction:
             story = tell(transaction, name.strip(), SystemClock().now())
     except Unknown as refusal:
-        raise fail(f"{refusal}{_why(config)}") from None
+        raise fail(f"{refusal}{_why(path)}") from None
     except Refused as refusal:
         raise fail(str(refusal)) from None
     if as_json:
@@ -47,8 +48,8 @@ def explain(
         show(story, Console(highlight=False))
 
 
-def _why(config: Path) -> str:
-    days = require(config).ledger.history_days
+def _why(path: Path) -> str:
+    days = require(path).ledger.history_days
     return (
         ". Either it never arrived; or all of it was refused, which the receiver's log tells (association_rejected, "
         f"instance_refused); or it was done with more than history-days = {days:g} days ago and is forgotten"

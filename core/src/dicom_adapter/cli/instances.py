@@ -18,7 +18,16 @@ from rich.table import Table
 
 from dicom_adapter.api.errors import Permanent
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, read, require, warn
+from dicom_adapter.cli.configuration import (
+    ConfigArgument,
+    ConfigOption,
+    fail,
+    find_file,
+    open_ledger,
+    read,
+    require,
+    warn,
+)
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, lanes
@@ -49,7 +58,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 @instances.command("list")
 def list_instances(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     state: Annotated[InstanceState | None, typer.Option(help="Only instances in this state.")] = None,
     ae_title: AeTitle = None,
     study: Study = None,
@@ -61,7 +71,7 @@ def list_instances(
 
     Exit status: 0, also when there are none; 1 when there is no ledger to look into.
     """
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
         rows = ledger_instances.newest(
             transaction, limit, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
@@ -73,17 +83,17 @@ def list_instances(
     for row in rows:
         typer.echo(_lines(row, stopped))
     if not rows:
-        typer.echo("There are no such instances.")
+        typer.echo("No instances.")
 
 
 @instances.command()
 def show(
     number: Annotated[int, typer.Argument(metavar="ID", help="The instance's number.")],
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one instance but for patient data, the jobs that have it, and what happened to it."""
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         rows = ledger_instances.find(transaction, [number])
         if not rows:
@@ -103,7 +113,7 @@ def show(
 @instances.command()
 def requeue(
     ids: Ids = None,
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
     everything: All = False,
     ae_title: AeTitle = None,
     study: Study = None,
@@ -114,7 +124,7 @@ def requeue(
 
     The service notices within seconds. Exit status: 0 when that was done with all of them, 1 otherwise.
     """
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, (InstanceState.QUARANTINED,), ae_title, study, reason)
     _report("requeued", quarantine.requeue(ledger, SystemClock(), chosen, _operator()), as_json)
@@ -123,7 +133,7 @@ def requeue(
 @instances.command()
 def discard(
     ids: Ids = None,
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
     everything: All = False,
     state: Annotated[
         InstanceState, typer.Option(help="With --all: quarantined; or pending, of AE titles that are not served.")
@@ -140,7 +150,8 @@ def discard(
 
     Exit status: 0 when that was done with all of them, 1 otherwise.
     """
-    ledger, settings = open_ledger(config), require(config)
+    path = find_file(config)
+    ledger, settings = open_ledger(path), require(path)
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, (state,), ae_title, study, reason)
     if chosen and not yes:
@@ -153,7 +164,7 @@ def discard(
 def export(
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", file_okay=False, help="Where the files go.")],
     ids: Ids = None,
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
     everything: All = False,
     state: Annotated[InstanceState | None, typer.Option(help="With --all: only instances in this state.")] = None,
     ae_title: AeTitle = None,
@@ -165,12 +176,13 @@ def export(
 
     Nothing is overwritten. Exit status: 0 when all of them were copied, 1 otherwise.
     """
-    ledger = open_ledger(config)
+    path = find_file(config)
+    ledger = open_ledger(path)
     with ledger.read() as transaction:
         states = STORED if state is None else (state,)
         chosen = _chosen(transaction, ids, everything, states, ae_title, study, reason)
         rows = ledger_instances.find(transaction, chosen)
-    storage = _storage(config)
+    storage = _storage(path)
     result = Intervention(refused=dict.fromkeys(chosen, "there is no such instance"))
     try:
         to.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, open_ledger, warn
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_file, open_ledger, warn
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger, Transaction, events
 from dicom_adapter.ledger import jobs as ledger_jobs
@@ -40,7 +40,8 @@ COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCEL
 
 @jobs.command("list")
 def list_jobs(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
     ae_title: Annotated[str | None, typer.Option(help="Only jobs of this AE title.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many jobs at the most.")] = 50,
@@ -50,14 +51,14 @@ def list_jobs(
 
     Exit status: 0, also when there are none; 1 when there is no ledger to look into.
     """
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
         rows = ledger_jobs.newest(transaction, limit, states=state or (), ae_title=ae_title)
     found = [row.job for row in rows]
     if as_json:
         typer.echo(json.dumps([_as_json(job) for job in found], indent=2))
     elif not found:
-        typer.echo("There are no such jobs.")
+        typer.echo("No jobs.")
     else:
         Console(highlight=False).print(JobTable(found))
 
@@ -65,11 +66,11 @@ def list_jobs(
 @jobs.command()
 def show(
     job_id: Annotated[str, typer.Argument(help="The job's id, or its first digits.")],
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Show one job and what happened to it."""
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         job = _find(transaction, job_id.lower())
         story = events.of_job(transaction, job.job_id)
@@ -82,30 +83,31 @@ def show(
 @jobs.command()
 def retry(
     job_ids: Annotated[list[str], typer.Argument(help="Jobs' ids, or their first digits.")],
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
 ) -> None:
     """Let faulted jobs go on with the step that failed, and postponed ones try again at once.
 
     The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
     """
-    _intervene(config, job_ids, operators.retry, "will go on")
+    _intervene(find_file(config), job_ids, operators.retry, "will go on")
 
 
 @jobs.command()
 def cancel(
     job_ids: Annotated[list[str], typer.Argument(help="Jobs' ids, or their first digits.")],
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    config: ConfigOption = None,
 ) -> None:
     """Give jobs up, here and on the platform; their instances are reclaimed when nothing else needs them.
 
     The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
     """
-    _intervene(config, job_ids, operators.cancel, "will be cancelled")
+    _intervene(find_file(config), job_ids, operators.cancel, "will be cancelled")
 
 
 @jobs.command()
 def watch(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to show at first, the newest.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object on a line for each change.")] = False,
 ) -> None:
@@ -113,7 +115,7 @@ def watch(
 
     Exit status: 0 after Ctrl-C; 1 when there is no ledger to look into.
     """
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(file, config))
     seen: dict[str, Job] = {}
     try:
         while True:
@@ -134,8 +136,8 @@ def _line(job: Job) -> str:
     return f"{when}  {job.job_id[:SHORT_ID]}  {job.name}  {state}  {_note(job)}".rstrip()
 
 
-def _intervene(config: Path, job_ids: list[str], action: Callable[[Ledger, Clock, str], Job], outcome: str) -> None:
-    ledger = open_ledger(config)
+def _intervene(path: Path, job_ids: list[str], action: Callable[[Ledger, Clock, str], Job], outcome: str) -> None:
+    ledger = open_ledger(path)
     refused = False
     for job_id in job_ids:
         with ledger.read() as transaction:

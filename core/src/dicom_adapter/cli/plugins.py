@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, fail, read_text
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_optional_file, read_text
 from dicom_adapter.config import plugin_settings
 from dicom_adapter.plugins.registry import Component, PluginInfo, Plugins, discover
 
 
 def plugins(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
     """List what is installed: processors, submitters, storage backends, observers; what cannot be used or is disabled.
@@ -25,7 +26,7 @@ def plugins(
     What the configuration disables is known when its file is there; none is needed otherwise. Exit status: 0 when
     everything that is not disabled can be used, 1 otherwise.
     """
-    found = discover(disable=_disabled(config))
+    found = discover(disable=_disabled(find_optional_file(config, file)))
     rows = _rows(found)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -36,8 +37,8 @@ def plugins(
     raise typer.Exit(1 if found.problems else 0)
 
 
-def _disabled(path: Path) -> tuple[str, ...]:
-    if path == DEFAULT_FILE and not path.exists():
+def _disabled(path: Path | None) -> tuple[str, ...]:
+    if path is None:
         return ()
     return plugin_settings(read_text(path)).disable
 

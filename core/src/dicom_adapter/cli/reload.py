@@ -14,7 +14,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.check import problems_of, try_plugins
-from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, fail, find_file, open_ledger, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState, Draining, ReloadRequest
@@ -30,7 +30,7 @@ COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YEL
 class Removed(str, Enum):
     """What becomes of AE titles and submitters that are removed."""
 
-    HOLD = "hold"
+    KEEP = "keep"
     DRAIN = "drain"
 
 
@@ -44,17 +44,18 @@ class Outcome:
 
 
 def reload(
-    config: Annotated[Path, FILE_ARGUMENT],
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     apply: Annotated[
         bool, typer.Option("--apply/--plan", help="Apply the difference, or only show it.", show_default="--plan")
     ] = False,
     removed: Annotated[
         Removed,
         typer.Option(
-            help="What becomes of AE titles and submitters that are removed: their instances and jobs wait until they "
-            "are configured again (hold), or are worked off first (drain)."
+            help="Instances and jobs of removed AE titles and submitters: keep them until these are configured "
+            "again, or finish them first (drain)."
         ),
-    ] = Removed.HOLD,
+    ] = Removed.KEEP,
     seconds: Annotated[
         float, typer.Option("--wait", min=0, help="Seconds to wait until the service has applied it.")
     ] = 120.0,
@@ -64,7 +65,7 @@ def reload(
 
     Exit status: 0 when it was applied, could be (--plan), or nothing is to do; 1 when it is refused or failed.
     """
-    outcome = _reload(config, apply, removed, time.monotonic() + seconds)
+    outcome = _reload(find_file(file, config), apply, removed, time.monotonic() + seconds)
     if as_json:
         plan = None if outcome.plan is None else to_json(outcome.plan)
         told = {"plan": plan, "applied": outcome.applied, "problems": list(outcome.problems)}

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_adapter.cli.configuration import FILE_ARGUMENT, Read, fail, read, warn
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, fail, find_file, read, warn
 from dicom_adapter.plugins.registry import STORAGE
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.blueprint import Blueprint
@@ -21,7 +21,8 @@ SERVICE_MODULE = "dicom_adapter.service"
 
 
 def run(
-    config: Annotated[Path, FILE_ARGUMENT],
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Do not start when any plugin is broken or anything needed is missing.")
     ] = False,
@@ -42,13 +43,14 @@ def run(
     AE titles whose plugins are missing or broken refuse associations, the others are served. Logs go to stderr.
     Exit status: 0 after an orderly stop, 1 when the service cannot start.
     """
-    found = read(config)
+    path = find_file(file, config)
+    found = read(path)
     if found.loaded.config is None:
         raise fail(*found.invalid)
     if found.unavailable and strict:
         raise fail(*found.unavailable, "not started, because --strict was given")
     warn(*found.unavailable)
-    _become_the_service(_blueprint(found, config, port, trace_hooks=trace_hooks, stop_with_stdin=stop_with_stdin))
+    _become_the_service(_blueprint(found, path, port, trace_hooks=trace_hooks, stop_with_stdin=stop_with_stdin))
 
 
 def _become_the_service(blueprint: Blueprint) -> None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import tempfile
 from datetime import timedelta
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dicom_adapter.api.errors import ConfigurationError, Refused
-from dicom_adapter.cli.configuration import fail, open_ledger, require, warn
+from dicom_adapter.cli.configuration import ConfigOption, fail, find_file, open_ledger, require, warn
 
 EXAMPLE = "example:"
-CONFIG_ARGUMENT = typer.Argument(metavar="CONFIG", help="The configuration file, or example:NAME.")
-SCHEDULE_ARGUMENT = typer.Argument(metavar="SCHEDULE", help="What arrives when: TOML or .csv, or example:NAME.")
+FILES_ARGUMENT = typer.Argument(
+    metavar="[CONFIG] SCHEDULE",
+    help="The configuration file, or example:NAME; and the schedule of arrivals: TOML or .csv, or example:NAME.",
+)
 
 
 def simulate(
-    config: Annotated[str, CONFIG_ARGUMENT],
-    schedule: Annotated[str, SCHEDULE_ARGUMENT],
+    files: Annotated[list[str], FILES_ARGUMENT],
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of lines.")] = False,
     record: Annotated[
         bool, typer.Option("--record", help="Write SCHEDULE (.csv) from what the service has received, and stop.")
@@ -34,7 +36,10 @@ def simulate(
 
     Nothing is received, stored or submitted: storage and platforms are replaced. The same input gives the same output.
     """
-    path = _find(config, ".toml")
+    if len(files) > 2:
+        raise typer.BadParameter("name a configuration file and a schedule, or only a schedule")
+    *configured, schedule = files
+    path = find_file(_find(configured[0], ".toml") if configured else None, config)
     if record:
         _record(path, Path(schedule))
     else:
@@ -45,7 +50,7 @@ def _find(given: str, *suffixes: str) -> Path:
     """A file, or one that comes along."""
     if not given.startswith(EXAMPLE):
         return Path(given)
-    folder = Path(str(files("dicom_adapter") / "examples"))
+    folder = Path(str(resources.files("dicom_adapter") / "examples"))
     found = [folder / f"{given.removeprefix(EXAMPLE)}{suffix}" for suffix in suffixes]
     if not any(path.is_file() for path in found):
         names = sorted(path.stem for path in folder.iterdir() if path.suffix in suffixes)

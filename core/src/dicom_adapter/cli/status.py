@@ -15,7 +15,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState
 from dicom_adapter.ledger.lanes import LaneReport
@@ -62,14 +62,15 @@ class Report:
 
 
 def status(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
 ) -> None:
     """Tell whether the service runs, whether everything in it works, and what waits at each AE title.
 
     Exit status: 0 when it is green or yellow, 1 when it is red or cannot be told, 3 when the service does not run.
     """
-    report = _look(config)
+    report = _look(find_file(file, config))
     if as_json:
         typer.echo(json.dumps(_as_json(report), indent=2))
     else:

@@ -371,7 +371,7 @@ def test_why_an_ae_title_is_stopped(make_adapter: MakeAdapter, associate: Associ
     )
     assert any("AE title LUNG: its processor failed, " in sentence for sentence in told)
     assert told[-2].startswith("now AE title LUNG is stopped since 08:00:15: its processor failed 5 times in a row: ")
-    assert told[-2].endswith("`dicom-adapter lanes restart LUNG`, or start the service again.")
+    assert told[-2].endswith("`dicom-adapter ae-titles restart LUNG`, or start the service again.")
     assert "now 2 instances wait for the AE title to be served." == told[-1]
     assert SECRET not in repr(told)
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import tomli
 
-from dicom_adapter import Refused
+from dicom_adapter import Refused, find_configuration
 
 TIMEOUT_S = 60.0
 DEFAULT_PORT = 8042
@@ -57,8 +57,14 @@ class Client:
         self._http.close()
 
 
-def address(config: Path, url: str | None) -> tuple[str, str | None]:
+def address(named: Path | None, url: str | None) -> tuple[str, str | None]:
     """Return the URL of the configured service and the token that it requires."""
+    try:
+        config = find_configuration(named)
+    except Refused as refusal:
+        if url is None:
+            raise NotServed(f"{refusal}, or the service with --url") from None
+        return url.rstrip("/"), os.environ.get("DICOM_ADAPTER_TOKEN")
     table = _http_table(config) if url is None or config.exists() else {}
     token = os.environ.get("DICOM_ADAPTER_TOKEN") or _token(table.get("token"), config.parent)
     if url is not None:

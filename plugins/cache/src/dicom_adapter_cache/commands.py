@@ -22,15 +22,20 @@ cache = typer.Typer(
     no_args_is_help=True,
 )
 
-CONFIG = typer.Option("--config", "-c", envvar="DICOM_ADAPTER_CONFIG", help="The configuration file of the service.")
+CONFIG = typer.Option(
+    "--config",
+    "-c",
+    metavar="CONFIG",
+    help="The configuration file. Default: DICOM_ADAPTER_CONFIG, else dicom-adapter.toml in the current folder.",
+    show_default=False,
+)
 URL = typer.Option(
     envvar="DICOM_ADAPTER_URL", help="URL of the service, such as http://127.0.0.1:8042; overrides the configuration."
 )
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
 AE_TITLE = typer.Option(help="The AE title; required if several have the study.")
-DEFAULT = Path("dicom-adapter.toml")
 
-Config = Annotated[Path, CONFIG]
+Config = Annotated[Path | None, CONFIG]
 Url = Annotated[str | None, URL]
 Json = Annotated[bool, JSON]
 AeTitle = Annotated[str | None, AE_TITLE]
@@ -38,7 +43,7 @@ AeTitle = Annotated[str | None, AE_TITLE]
 
 @cache.command()
 def studies(
-    config: Config = DEFAULT,
+    config: Config = None,
     url: Url = None,
     ae_title: Annotated[str | None, typer.Option(help="Only studies of this AE title.")] = None,
     patient_id: Annotated[str | None, typer.Option(help="Patient ID; * and ? are wildcards.")] = None,
@@ -94,7 +99,7 @@ def compose(
     ] = False,
     insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency key: a repeated call returns the first job.")] = None,
-    config: Config = DEFAULT,
+    config: Config = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -129,7 +134,7 @@ def pin(
     studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")],
     undo: Annotated[bool, typer.Option("--undo", help="Unpin them.")] = False,
     ae_title: AeTitle = None,
-    config: Config = DEFAULT,
+    config: Config = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +157,7 @@ def pin(
 def delete(
     studies: Annotated[list[str], typer.Argument(help="Study Instance UIDs.")],
     ae_title: AeTitle = None,
-    config: Config = DEFAULT,
+    config: Config = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -170,7 +175,7 @@ def delete(
 
 
 @contextmanager
-def _client(config: Path, url: str | None) -> Iterator[Client]:
+def _client(config: Path | None, url: str | None) -> Iterator[Client]:
     """Open a client of the service; on an error print it and exit with status 1."""
     try:
         client = Client(*address(config, url))

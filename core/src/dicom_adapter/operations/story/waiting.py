@@ -72,7 +72,7 @@ def _ae_title(lane: LaneReport, facts: Facts) -> Iterator[Entry]:
         text = (
             f"AE title {lane.ae_title} is stopped since {clock(lane.since, facts.now)}: {sentence(lane.reason)} "
             f"Associations are refused, and instances wait. When the reason is mended: "
-            f"`dicom-adapter lanes restart {lane.ae_title}`, or start the service again."
+            f"`dicom-adapter ae-titles restart {lane.ae_title}`, or start the service again."
         )
         yield Entry(kind="lane_stopped", at=None, text=text, fields={"since": lane.since, "reason": lane.reason})
     elif lane.full:

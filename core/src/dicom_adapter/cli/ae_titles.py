@@ -1,9 +1,8 @@
-"""`dicom-adapter lanes`."""
+"""`dicom-adapter ae-titles`."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.cli.configuration import DEFAULT_FILE, FILE_OPTION, open_ledger, require, warn
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require, warn
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import instances
 from dicom_adapter.ledger import lanes as ledger_lanes
@@ -19,24 +18,25 @@ from dicom_adapter.ledger.instances import Held
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 
-lanes = typer.Typer(
-    help="List the lanes of AE titles, and have them begin again, through the ledger; the service may run or not.",
+ae_titles = typer.Typer(
+    help="List and restart AE titles, through the ledger. The service may be running or stopped.",
     no_args_is_help=True,
 )
 
 NOTHING = Held()
 
 
-@lanes.command("list")
-def list_lanes(
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+@ae_titles.command("list")
+def list_ae_titles(
+    file: ConfigArgument = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List the lanes as the service described them last, and why those that take nothing do not.
+    """List the AE titles as the service last reported them, and why one of them is not accepting data.
 
-    Exit status: 0, or 1 when there is no ledger to look into.
+    Exit status: 0, or 1 if there is no ledger to read.
     """
-    ledger = open_ledger(config)
+    ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
         found, held = ledger_lanes.load(transaction), instances.held(transaction)
     rows = [(found[name], held.get(name, NOTHING)) for name in sorted(found)]
@@ -51,18 +51,19 @@ def list_lanes(
     Console().print(table)
 
 
-@lanes.command()
+@ae_titles.command()
 def restart(
-    ae_titles: Annotated[list[str], typer.Argument(help="AE titles.")],
-    config: Annotated[Path, FILE_OPTION] = DEFAULT_FILE,
+    names: Annotated[list[str], typer.Argument(metavar="AE_TITLE…", help="AE titles.")],
+    config: ConfigOption = None,
 ) -> None:
-    """Have lanes begin again, stopped or not: with a new processor, and everything that is pending.
+    """Restart AE titles, stopped or not: with a new processor, which receives everything that is pending.
 
-    The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
+    The service does this within seconds. Exit status: 0 if all will be restarted, 1 otherwise.
     """
-    ledger, settings = open_ledger(config), require(config)
+    path = find_file(config)
+    ledger, settings = open_ledger(path), require(path)
     refused = False
-    for ae_title in ae_titles:
+    for ae_title in names:
         with ledger.write() as transaction:
             refusal = _why_not(ae_title, settings, ae_title in ledger_lanes.load(transaction))
             if not refusal:
@@ -71,7 +72,7 @@ def restart(
             warn(f"AE title '{ae_title}' {refusal}")
             refused = True
         else:
-            typer.echo(f"{ae_title} will begin again")
+            typer.echo(f"{ae_title} will be restarted")
     if refused:
         raise typer.Exit(1)
 
@@ -81,8 +82,8 @@ def _why_not(ae_title: str, config: Config, is_known: bool) -> str:
         return "is not configured"
     unavailable = config.unavailable(ae_title)
     if unavailable:
-        return f"is not served: {unavailable}; mend that, then start the service anew"
-    return "" if is_known else "has no lane yet: it gets one when this configuration is applied: `dicom-adapter reload`"
+        return f"is not served: {unavailable}; fix that, then restart the service"
+    return "" if is_known else "is not served yet: apply this configuration with `dicom-adapter reload --apply`"
 
 
 def _coloured(state: LaneState) -> str:

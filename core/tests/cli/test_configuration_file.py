@@ -1,0 +1,102 @@
+"""Every command finds its configuration file in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner, Result
+
+from dicom_adapter.cli import app
+
+WITHOUT = {"demo", "send", "echo"}  # use no configuration
+OPTIONAL = {"plugins", "doctor"}  # work without one
+ARGUMENTS = {
+    "explain": ["1.2.3"],
+    "simulate": ["schedule.toml"],
+    "jobs show": ["abc"],
+    "jobs retry": ["abc"],
+    "jobs cancel": ["abc"],
+    "instances show": ["1"],
+    "instances requeue": ["1"],
+    "instances discard": ["1", "--yes"],
+    "instances export": ["1", "--to", "folder"],
+    "ae-titles restart": ["LUNG"],
+}
+NOT_UTF_8 = b"\xff"  # an error that names the file which was read
+
+
+def leaves(group: Any, *path: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from leaves(command, *path, name)
+        else:
+            yield " ".join((*path, name))
+
+
+COMMANDS = sorted(set(leaves(typer.main.get_command(app))) - WITHOUT)
+BOTH_WAYS = sorted(set(COMMANDS) - ARGUMENTS.keys() - {"doctor"})
+every_command = pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DICOM_ADAPTER_CONFIG", raising=False)
+
+
+def call(command: str, *more: str) -> Result:
+    return CliRunner().invoke(app, [*command.split(), *ARGUMENTS.get(command, []), *more])
+
+
+def unreadable(path: str) -> str:
+    Path(path).write_bytes(NOT_UTF_8)
+    return path
+
+
+def reads(path: str, result: Result) -> bool:
+    return result.exit_code in (1, 2) and f"error: {path}: not UTF-8" in result.stderr
+
+
+@every_command
+def test_the_option_names_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before the environment variable and the file in the current folder."""
+    monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "variable.toml")
+    unreadable("dicom-adapter.toml")
+    assert reads("named.toml", call(command, "--config", unreadable("named.toml")))
+    assert reads("named.toml", call(command, "-c", "named.toml"))
+
+
+@pytest.mark.parametrize("command", BOTH_WAYS)
+def test_the_argument_names_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes before the environment variable; the same file may be named twice, two files may not."""
+    monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "variable.toml")
+    assert reads("named.toml", call(command, unreadable("named.toml")))
+    assert reads("named.toml", call(command, "named.toml", "-c", "named.toml"))
+    both = call(command, "named.toml", "-c", "other.toml")
+    assert (2, True) == (both.exit_code, "two configuration files" in both.stderr)
+
+
+@every_command
+def test_the_environment_variable_goes_before_the_current_folder(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable counts as not set."""
+    unreadable("dicom-adapter.toml")
+    monkeypatch.setenv("DICOM_ADAPTER_CONFIG", unreadable("variable.toml"))
+    assert reads("variable.toml", call(command))
+    monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "")
+    assert reads("dicom-adapter.toml", call(command))
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - OPTIONAL))
+def test_without_any_file_the_message_names_what_was_tried(command: str, tmp_path: Path) -> None:
+    result = call(command)
+    assert (2 if command == "audit" else 1) == result.exit_code
+    assert result.stderr.startswith("error: no configuration file: none was named, DICOM_ADAPTER_CONFIG is not set, ")
+    assert f"{tmp_path} has no dicom-adapter.toml; name the file with --config\n" in result.stderr
+
+
+def test_a_simulation_accepts_the_file_as_its_first_argument() -> None:
+    assert reads("named.toml", CliRunner().invoke(app, ["simulate", unreadable("named.toml"), "schedule.toml"]))
