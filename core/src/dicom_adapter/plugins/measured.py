@@ -139,14 +139,15 @@ class MeasuredCaller:
     def __call__(self, hook: str, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call `function` and record the call as `hook`. Return what it returns, raise what it raises."""
         statistics = self.statistics
-        threads, began = threading.active_count(), statistics.monotonic()
+        monotonic, active_count = statistics.monotonic, threading.active_count  # looked up once: this is a hot path
+        threads, began = active_count(), monotonic()
         try:
             result = function(*arguments, **named)
         except BaseException as failure:
-            seconds, outcome = statistics.monotonic() - began, describe_failure(failure)
-            statistics.record(self, hook, seconds, outcome, threading.active_count() - threads)
+            seconds, outcome = monotonic() - began, describe_failure(failure)
+            statistics.record(self, hook, seconds, outcome, active_count() - threads)
             raise
-        seconds, threads = statistics.monotonic() - began, threading.active_count() - threads
+        seconds, threads = monotonic() - began, active_count() - threads
         if threads or seconds > MIN_SLOW_SECONDS or statistics.trace:  # false for most of millions of calls
             statistics.record(self, hook, seconds, "returned", threads)
         return result
