@@ -174,7 +174,7 @@ def test_ae_titles_are_listed_with_what_they_hold(adapter: Adapter, command: Com
 def test_ae_titles_are_restarted_by_name(adapter: Adapter, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that can be; for the others the reason is told, with exit status 1."""
     built: list[Any] = []
-    processor = adapter.host._lanes.lanes["B"]._lane._settings.processor.cls
+    processor = adapter.host._lanes.lanes["B"]._settings.processor.cls
     opened = processor.open
     monkeypatch.setattr(processor, "open", lambda self: (built.append(self.ae_title), opened(self)))
     told = command("ae-titles", "restart", "B", "NOBODY", status=1)

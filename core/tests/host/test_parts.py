@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from dicom_adapter import JobProcessorBase, Submitter
 from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.process import served_lane
+from dicom_adapter.flow.process import lane as lane_module
 from dicom_adapter.host import host, observers
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.plugins import isolation
@@ -55,7 +55,7 @@ def test_a_lane_takes_a_slice_of_its_turns_in_one_step(
     Tried: a step that takes all turns that are due.
     """
     adapter = make_adapter(LUNG)
-    monkeypatch.setattr(served_lane, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(lane_module, "SLICE_SECONDS", 0.0)
     monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
     adapter.host.parts()[Part(PartKind.NOTIFY)].step()

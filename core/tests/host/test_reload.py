@@ -29,7 +29,7 @@ CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetada
 
 
 def processor(adapter: Adapter, ae_title: str) -> Any:
-    return unwrap(adapter.host._lanes.lanes[ae_title]._lane._incumbent.processor)
+    return unwrap(adapter.host._lanes.lanes[ae_title]._running.processor)
 
 
 def submitter(adapter: Adapter) -> Any:

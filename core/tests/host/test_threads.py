@@ -15,7 +15,7 @@ import pytest
 
 from dicom_adapter import InstanceStorageInfo, JobProcessorBase, LaneHandle, NoSettings, Retriable, Server, hookimpl
 from dicom_adapter.config import load
-from dicom_adapter.flow.process import served_lane
+from dicom_adapter.flow.process import lane
 from dicom_adapter.host import threads
 from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.plugins.registry import installed
@@ -100,7 +100,7 @@ def test_who_waits_for_a_lane_is_answered_before_servers_stop(
     plugins = load_plugins([*installed(), Plugin(plugin, name="slowly")])
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
-    monkeypatch.setattr(served_lane, "SLICE_SECONDS", 0)  # a step is one turn
+    monkeypatch.setattr(lane, "SLICE_SECONDS", 0)  # a step is one turn
     host = HostProcess(config, plugins, first=True)
     host.start(wake_ups)
     [front] = plugin.fronts

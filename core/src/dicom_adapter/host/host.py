@@ -240,7 +240,7 @@ class Host:
                 self._notify_observers(STORED, instance=instance)
             served = self._lanes.lanes  # read now: a lane that is made later reads the ledger when it starts
             for ae_title in arrived.ae_titles & served.keys():
-                served[ae_title].expect_news()
+                served[ae_title].notify_arrival()
                 self._wake(lane_part(ae_title))
             if arrived.replaced:
                 self._add_candidates(arrived.replaced)

@@ -16,7 +16,6 @@ from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.process.handle import Handle
 from dicom_adapter.flow.process.lane import Lane
-from dicom_adapter.flow.process.served_lane import ServedLane
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.turn import Committed
 from dicom_adapter.flow.reclaim.quota import describe_unconfigured
@@ -27,6 +26,7 @@ from dicom_adapter.plugins.isolation import describe_settings
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.parts import Part, PartWork, lane_part
+from dicom_adapter.runtime.resources import Resources
 
 Close = Callable[[], None]
 
@@ -42,7 +42,7 @@ class AeTitleDecisions:
 @define
 class _LaneEntry:
     settings: LaneSettings
-    lane: ServedLane
+    lane: Lane
     handle: LaneHandle
 
 
@@ -60,6 +60,7 @@ class Lanes:
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
+        self._resources = Resources(ledger=ledger, storage=storage, clock=clock)
         self._on_commit = on_commit
         self._wake = wake
         self._served: Mapping[str, _LaneEntry] = {}  # replaced as a whole, because other threads read it
@@ -88,9 +89,7 @@ class Lanes:
         for name in decisions.served:
             settings, before = _lane_settings(config, plugins, name, submitters), self._served.get(name)
             if before is None:
-                lane = ServedLane(
-                    Lane(settings, self._ledger, self._storage, self._clock, self._on_commit), self._ledger, self._clock
-                )
+                lane = Lane(settings, self._resources, self._on_commit)
                 served[name] = _LaneEntry(settings, lane, self._handle(settings, lane))
             elif before.settings != settings:
                 changed[name] = before.lane.exchange(settings)
@@ -106,12 +105,12 @@ class Lanes:
             self._wake(lane_part(name))
         return removed, changed
 
-    def _handle(self, settings: LaneSettings, lane: ServedLane) -> LaneHandle:
+    def _handle(self, settings: LaneSettings, lane: Lane) -> LaneHandle:
         wake = partial(self._wake, lane_part(settings.ae_title))
         return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.caller, wake)
 
     @property
-    def lanes(self) -> dict[str, ServedLane]:
+    def lanes(self) -> dict[str, Lane]:
         """The lanes by AE title."""
         return {name: served.lane for name, served in self._served.items()}
 

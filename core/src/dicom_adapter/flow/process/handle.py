@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.flow.process.context import find_job
-from dicom_adapter.flow.process.served_lane import ServedLane
+from dicom_adapter.flow.process.lane import Lane
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.plugins.measured import MeasuredCaller, unwrap
@@ -25,7 +25,7 @@ class Handle:
     def __init__(
         self,
         settings: LaneSettings,
-        lane: ServedLane,
+        lane: Lane,
         ledger: Ledger,
         storage: StorageBackend[Any],
         clock: Clock,

@@ -1,15 +1,17 @@
-"""Step 4: the lane of an AE title gives its instances and timers to its processor, turn by turn.
+"""The lane of an AE title: delivers its instances, timers and requests to its processor, one turn at a time.
 
-One lane has one processor and one thread at a time. What a turn asked for is committed when it returns. When it raises,
-the processor is thrown away, another is built, and everything that is still pending is delivered again: a processor's
-memory is a cache of the ledger.
+One lane has one processor and one thread at a time. A turn is committed when it returns. When it raises, the table in
+`reactions` determines what happens next. Usually the processor is discarded, another one is built, and all pending
+instances are delivered again: a processor's memory is a cache of the ledger.
 
-A turn happens at a time of its own: an instance's `received_at`, a timer's `when`. Turns that have to be made up for,
-after a restart, are taken in the order of those times, so that they decide as they would have decided then.
+A turn has its own time: the `received_at` of an instance, the `when` of a timer or request. After a restart, missed
+turns run in the order of these times, so they decide as they would have decided then.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime, timedelta
@@ -19,8 +21,7 @@ from typing import Any, TypeVar
 import structlog
 from attrs import field, frozen
 
-from dicom_adapter.api.errors import LedgerError, Refused, Retriable, Unprocessable
-from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.errors import LedgerError, Refused, Retriable
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.failures import (
     BEFORE_ALL_INSTANCES,
@@ -32,129 +33,158 @@ from dicom_adapter.flow.process.failures import (
     is_past,
 )
 from dicom_adapter.flow.process.inbox import Inbox
+from dicom_adapter.flow.process.lane_reports import LaneReporter
 from dicom_adapter.flow.process.quarantine import hold
+from dicom_adapter.flow.process.reactions import REACTIONS, DueTurn, Outcome, Reaction, TurnKind, TurnResult, classify
 from dicom_adapter.flow.process.requests import Request, RequestFailed, Requests
-from dicom_adapter.flow.process.running_processor import PLUGIN_FAILURES, Incumbent
+from dicom_adapter.flow.process.running_processor import PLUGIN_FAILURES, RunningProcessor
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Alarm
-from dicom_adapter.flow.process.turn import Committed, Superseded, Unavailable, Unreadable
-from dicom_adapter.ledger import Ledger, events
+from dicom_adapter.flow.process.turn import Committed, Superseded, Unreadable
+from dicom_adapter.ledger import events
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
+from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.process")
 
-TRIES_FOR_ONE_INSTANCE = 3  # turns in a row that one instance may spoil before it is quarantined
+TRIES_FOR_ONE_INSTANCE = 3  # consecutive turns that one instance may fail before it is quarantined
 FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
-FIRST_PAUSE = timedelta(seconds=1)  # before a processor is built anew; doubles with every failure
-SHOWN_GROUPS = 50  # of what a processor holds back, for operators
+FIRST_PAUSE = timedelta(seconds=1)  # before a processor is rebuilt; doubles with every failure
+SHOWN_GROUPS = 50  # of the groups that a processor holds, for operators
 
 T = TypeVar("T")
 
 
 @frozen(eq=False)
-class _Exchange:
-    """The wish to go on with other settings."""
+class _Renewal:
+    """A request to build a new processor, with other settings or (None) with the same ones."""
 
-    settings: LaneSettings
+    settings: LaneSettings | None = None
     done: Future[None] = field(factory=Future)
 
 
 class Lane:
-    """Passive: `step` takes one turn if there is one. A thread, or a test, calls it."""
+    """The queue of one AE title. Passive: a worker thread, or a test, calls `step`.
 
-    def __init__(
-        self,
-        settings: LaneSettings,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
-        on_commit: Callable[[Committed], None],
-    ) -> None:
+    Thread-safe are `notify_arrival`, `ask`, `restart`, `exchange` and `refuse_requests`; everything else is used by one
+    thread at a time.
+    """
+
+    def __init__(self, settings: LaneSettings, resources: Resources, on_commit: Callable[[Committed], None]) -> None:
         self.ae_title = settings.ae_title
         self.state = LaneState.RUNNING
         self.reason = ""
-        self.since = clock.now()
-        self.turns = 0  # taken so far
-        self.restarts_wanted = 0  # by operators so far; counted up from any one thread
+        self.since = resources.clock.now()
+        self.turns = 0  # so far
         self._settings = settings
-        self._exchange: _Exchange | None = None  # the last one
-        self._wanted: _Exchange | None = None  # another one than the last: what is yet to be done
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
+        self._resources = resources
+        self._clock = resources.clock
         self._on_commit = on_commit
+        self._requests = Requests(settings.ae_title, resources.clock)
+        self._renewals: deque[_Renewal] = deque()
         self._failure: Failure | None = None
         self._stuck: Stuck | None = None
         self._paused_until: datetime | None = None
-        self._restarts = 0
         self._superseded_by = BEFORE_ALL_INSTANCES
-        self.requests = Requests(settings.ae_title, clock)
         self._forget()
+        self._reporter = LaneReporter(self.describe(), resources)
 
     def _forget(self) -> None:
-        """Back to the beginning: no processor, nothing seen."""
-        self._incumbent: Incumbent | None = None
-        self._inbox = Inbox(self.ae_title, self._ledger, self._clock)
+        """Return to the initial state: no processor, nothing delivered."""
+        self._running: RunningProcessor | None = None
+        self._inbox = Inbox(self.ae_title, self._resources.ledger, self._clock)
 
-    def expect_news(self) -> None:
-        """Something has arrived. From any thread."""
-        self._inbox.has_news = True  # one that takes its place meanwhile reads all that is there
+    # --- called by other threads ------------------------------------------------------------------------------------
+
+    def notify_arrival(self) -> None:
+        """Record that instances have arrived."""
+        self._inbox.has_news = True  # a new inbox that replaces this one reads everything anyway
+
+    def ask(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
+        """Call `function` with the processor, as a turn. Nobody waits for a notice, and it must not fail."""
+        return self._requests.add(function, is_notice=is_notice)
+
+    def restart(self) -> None:
+        """Build a new processor, and forget all failures."""
+        self._renewals.append(_Renewal())
+
+    def exchange(self, settings: LaneSettings) -> Future[None]:
+        """Continue with a new processor of other settings. The result is done when the new processor has taken over."""
+        renewal = _Renewal(settings)
+        self._renewals.append(renewal)
+        return renewal.done
+
+    def refuse_requests(self) -> None:
+        """Refuse all requests that have not begun, now and in future."""
+        self._requests.close()
 
     # --- what to do next --------------------------------------------------------------------------------------------
 
-    def step(self) -> bool:
-        """Take the next turn if it is time for one; tell whether there was one."""
-        if self._wanted is not self._exchange:
-            self._take_exchange()
-        if self._restarts != self.restarts_wanted:
-            self._restart()
+    def step(self) -> datetime | None:
+        """Run the turns that are due, for `SLICE_SECONDS` at most; return when to be called again."""
+        end = time.monotonic() + SLICE_SECONDS
+        while self._run_next():
+            self._report()
+            if time.monotonic() >= end:
+                return self._clock.now()
+        self._report()
+        wanted = [self._next_turn_at(), self._reporter.next_report_at(self.turns)]
+        return min((when for when in wanted if when is not None), default=None)
+
+    def _report(self) -> None:
+        self._reporter.report(self.state, self.since, self.turns, self.describe)
+
+    def _run_next(self) -> bool:
+        """Run the next turn if its time has come; return whether there was one."""
+        while self._renewals:
+            self._renew(self._renewals[0])
+            self._renewals.popleft()
         if self.state is LaneState.STOPPED:
-            self.requests.refuse_all(Refused(f"AE title '{self.ae_title}' is stopped: {self.reason}"))
+            self._requests.refuse_all(Refused(f"AE title '{self.ae_title}' is stopped: {self.reason}"))
         if self.state is LaneState.STOPPED or self._is_paused():
             return False
-        incumbent = self._incumbent or self._build()
-        if incumbent is None:
-            return True
-        due = self._first_due(incumbent)  # what comes to be due after this has to wait for another look at arrivals
-        self._inbox.refill(None if due is None else due.when)
-        self._tell_caught_up()
-        arrived = self._inbox.first()
-        if arrived is not None and not (due is not None and due.when < arrived.received_at):
-            self._deliver(incumbent, self._inbox.pop())
-        elif isinstance(due, Request):
-            self._answer(incumbent)
-        elif due is not None:
-            self._ring(incumbent, incumbent.timers.pop())
-        else:
+        turn = self._build_turn() if self._running is None else self._next_turn(self._running)
+        if turn is None:
             return False
+        self._react(turn, self._attempt(turn))
         return True
 
-    def _first_due(self, incumbent: Incumbent) -> Alarm | Request | None:
-        """The timer or request whose time has come, the earlier of the two."""
-        first = self._first(incumbent)
+    def _next_turn(self, running: RunningProcessor) -> DueTurn | None:
+        due = self._first_due(running)  # anything that is due later has to wait for the next look at arrivals
+        self._inbox.refill(None if due is None else due.when)
+        self._log_caught_up()
+        arrived = self._inbox.first()
+        if arrived is not None and not (due is not None and due.when < arrived.received_at):
+            return self._delivery(running, self._inbox.pop())
+        if isinstance(due, Request):
+            return self._request_turn(running)
+        return None if due is None else self._timer_turn(running.timers.pop())
+
+    def _first_due(self, running: RunningProcessor) -> Alarm | Request | None:
+        """Return the timer or request whose time has come, the earlier of the two."""
+        first = self._first(running)
         return first if first is not None and first.when <= self._clock.now() else None
 
-    def _first(self, incumbent: Incumbent) -> Alarm | Request | None:
-        """The timer or request whose time comes first."""
-        timer, request = incumbent.timers.first(), self.requests.first()
+    def _first(self, running: RunningProcessor) -> Alarm | Request | None:
+        timer, request = running.timers.first(), self._requests.first()
         if timer is None or request is None:
             return timer or request
         return timer if timer.when <= request.when else request
 
-    def next_turn_at(self) -> datetime | None:
-        """When `step` should be called again if nothing arrives; None: only then."""
-        if self._restarts != self.restarts_wanted or self._wanted is not self._exchange:
+    def _next_turn_at(self) -> datetime | None:
+        """Return when the next turn is due if nothing arrives; None if there is none."""
+        if self._renewals:
             return self._clock.now()
         if self.state is LaneState.STOPPED:
-            return None if self.requests.first() is None else self._clock.now()
+            return None if self._requests.first() is None else self._clock.now()
         if self._paused_until is not None:
             return self._paused_until
-        if self._incumbent is None or self._inbox.has_news or self._inbox.first() is not None:
+        if self._running is None or self._inbox.has_news or self._inbox.first() is not None:
             return self._clock.now()
-        first = self._first(self._incumbent)
+        first = self._first(self._running)
         return None if first is None else first.when
 
     def _is_paused(self) -> bool:
@@ -162,138 +192,121 @@ class Lane:
             self._paused_until = None
         return self._paused_until is not None
 
-    def _tell_caught_up(self) -> None:
+    def _log_caught_up(self) -> None:
         seconds = self._inbox.caught_up()
         if seconds is not None:
             log.info("lane_caught_up", ae_title=self.ae_title, turns=self.turns, seconds=round(seconds, 3))
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
-    def _build(self) -> Incumbent | None:
-        try:
-            self._incumbent = Incumbent(self._settings, self._storage, self._ledger)
-            self._incumbent.open(self._clock.now())
-        except Retriable as failure:
-            self._wait(failure)
-        except PLUGIN_FAILURES as error:
-            self._failed(failed_build(self._failure, error), None)
-        return self._incumbent  # None: it was thrown away again
+    def _build_turn(self) -> DueTurn:
+        return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
 
-    def _deliver(self, incumbent: Incumbent, instance: InstanceStorageInfo) -> None:
-        handle = incumbent.processor.handle_instance
-        incumbent.delivered = instance.instance_id
-        try:
-            self._take_turn(incumbent, instance.received_at, lambda: handle(instance))
-        except Unprocessable as refusal:
-            self._quarantine(instance, str(refusal))
-        except Superseded as superseded:
-            self._supersede(superseded, instance)
-        except Unreadable as failure:
-            self._wait_for_instance(failure, instance.instance_id)
-        except (Unavailable, Retriable) as failure:
-            self._wait(failure)
-        except PLUGIN_FAILURES as error:
-            self._failed(failed_turn(self._failure, error, instance.instance_id), instance)
-        else:
-            self._progressed(instance.instance_id)
+    def _build(self) -> None:
+        self._running = RunningProcessor(self._settings, self._resources.storage, self._resources.ledger)
+        self._running.open(self._clock.now())
 
-    def _ring(self, incumbent: Incumbent, alarm: Alarm) -> None:
+    def _delivery(self, running: RunningProcessor, instance: InstanceStorageInfo) -> DueTurn:
+        running.delivered = instance.instance_id
+        call = partial(running.processor.handle_instance, instance)
+        return DueTurn(kind=TurnKind.INSTANCE, when=instance.received_at, call=call, instance=instance)
+
+    def _timer_turn(self, alarm: Alarm) -> DueTurn:
         assert alarm.callback is not None  # `first` skips cancelled ones
+        # An arrival supersedes a timer's turn once; after that the lane must make progress, whatever comes of it.
+        read = max(self._inbox.seen, self._superseded_by)
+        return DueTurn(kind=TurnKind.TIMER, when=alarm.when, call=alarm.callback, read=read)
+
+    def _request_turn(self, running: RunningProcessor) -> DueTurn | None:
+        request = self._requests.pop()
+        if request is None:  # it was cancelled meanwhile
+            return None
+        kind = TurnKind.NOTICE if request.is_notice else TurnKind.REQUEST
+        return DueTurn(kind=kind, when=request.when, call=partial(request.call, running.processor), request=request)
+
+    def _attempt(self, turn: DueTurn) -> TurnResult:
+        """Run the turn and commit what it asked for; raise nothing of what the plugin or the ledger raises."""
         try:
-            # An arrival that superseded a turn does so once: whatever comes of it, the lane gets on.
-            self._take_turn(incumbent, alarm.when, alarm.callback, read=max(self._inbox.seen, self._superseded_by))
-        except Superseded as superseded:
-            self._supersede(superseded, None)
-        except Unreadable as failure:
-            self._wait_for_instance(failure, None)
-        except (Unavailable, Retriable) as failure:
-            self._wait(failure)
+            if turn.kind is TurnKind.BUILD:
+                return TurnResult(Outcome.COMMITTED, turn.call())
+            assert self._running is not None  # it was built by an earlier turn
+            self.turns += 1
+            answer, committed = self._running.take_turn(turn.when, turn.call, turn.read)
         except PLUGIN_FAILURES as error:
-            self._failed(failed_turn(self._failure, error, None), None)
-        else:
-            self._progressed(None)
-
-    def _answer(self, incumbent: Incumbent) -> None:
-        """Take a turn that somebody asked for. What goes wrong in it is for whoever asked."""
-        request = self.requests.pop()
-        if request is None:
-            return
-        try:
-            answer = self._take_turn(incumbent, request.when, partial(request.call, incumbent.processor))
-        except RequestFailed as failure:
-            request.fail(failure.reason)
-            if request.is_notice:
-                self._notice_failed(failure.reason)
-        except Superseded as superseded:
-            if superseded.by == self._superseded_by:
-                request.fail(superseded)
-            else:
-                self.requests.put_back(request)
-            self._supersede(superseded, None)
-        except Unavailable as failure:
-            request.fail(Retriable("the ledger cannot be written at present; nothing has happened, ask again"))
-            self._wait(failure)
-        except PLUGIN_FAILURES as failure:  # the ledger knows better than the processor what there is
-            request.fail(failure)
-            self._begin_again()
-        else:
-            if request.is_notice:
-                self._progressed(None)
-            request.resolve(answer)
-
-    def _notice_failed(self, reason: BaseException) -> None:
-        if isinstance(reason, Retriable):
-            self._wait(reason)
-        else:
-            self._failed(failed_turn(self._failure, reason, None), None)
-
-    def _take_turn(self, incumbent: Incumbent, now: datetime, call: Callable[[], T], *, read: int | None = None) -> T:
-        """Call the processor, and tell what was committed; `read` as in `Turn.commit`."""
-        self.turns += 1
-        answer, committed = incumbent.take_turn(now, call, read)
+            return TurnResult(classify(turn.kind, error, self._superseded_by), error=error)
         if committed is not None:
             self._on_commit(committed)
-        return answer
+        return TurnResult(Outcome.COMMITTED, answer)
 
-    # --- what goes wrong --------------------------------------------------------------------------------------------
+    def _react(self, turn: DueTurn, result: TurnResult) -> None:
+        """Do what the table demands, then answer the request."""
+        reaction = REACTIONS[result.outcome, turn.kind]
+        if turn.request is not None and result.error is not None:
+            self._fail_request(turn.request, result.outcome, result.error)
+        error = result.error.reason if isinstance(result.error, RequestFailed) else result.error
+        if reaction is Reaction.PROGRESS:
+            self._note_progress(turn.instance_id)
+        elif reaction is Reaction.QUARANTINE:
+            assert turn.instance is not None  # only deliveries end so
+            self._quarantine(turn.instance, str(error))
+        elif error is not None and reaction is not Reaction.NONE:
+            self._recover(turn, reaction, error)
+        if turn.request is not None and result.error is None:
+            turn.request.resolve(result.answer)
 
-    def _progressed(self, instance_id: int | None) -> None:
-        """A failure is past when the turn that it happened in has succeeded."""
+    def _recover(self, turn: DueTurn, reaction: Reaction, error: BaseException) -> None:
+        """Discard the processor, then continue as the table demands."""
+        self._discard_processor()
+        if reaction is Reaction.REBUILD:
+            self._superseded_by = error.by if isinstance(error, Superseded) else self._superseded_by
+        elif reaction is Reaction.WAIT:
+            self._wait(error)
+        elif reaction is Reaction.WAIT_FOR_OBJECT:
+            assert isinstance(error, Unreadable)  # the outcome says so
+            self._wait_for_object(error, turn.instance_id)
+        elif turn.kind is TurnKind.BUILD:
+            self._fail(failed_build(self._failure, error), None)
+        else:
+            self._fail(failed_turn(self._failure, error, turn.instance_id), turn.instance)
+
+    def _fail_request(self, request: Request, outcome: Outcome, error: BaseException) -> None:
+        if isinstance(error, RequestFailed):
+            request.fail(error.reason)
+        elif outcome is Outcome.SUPERSEDED:
+            self._requests.put_back(request)
+        elif outcome in (Outcome.UNAVAILABLE, Outcome.UNREADABLE):
+            request.fail(Retriable("the ledger cannot be written at present; nothing has happened, ask again"))
+        else:
+            request.fail(error)
+
+    # --- failures ---------------------------------------------------------------------------------------------------
+
+    def _note_progress(self, instance_id: int | None) -> None:
+        """Forget a failure when the turn that failed has succeeded."""
         failure = self._failure
         if failure is not None and is_past(failure.instance_id, instance_id):
             self._failure = None
         if self._stuck is not None and is_past(self._stuck.handled, instance_id):
             self._stuck = None
 
-    def _supersede(self, superseded: Superseded, instance: InstanceStorageInfo | None) -> None:
-        """Begin again: a new processor is given the newer arrival alone. One that still knows the older has failed."""
-        if superseded.by == self._superseded_by:
-            number = None if instance is None else instance.instance_id
-            self._failed(failed_turn(self._failure, superseded, number), instance)
-        else:
-            self._superseded_by = superseded.by
-            self._begin_again()
-
-    def _wait(self, failure: Exception) -> None:
-        """Begin again when ledger and storage may be back, however long that takes."""
-        self._begin_again()
+    def _wait(self, failure: BaseException) -> None:
+        """Pause, because ledger or storage backend may be available again then, however long that takes."""
         self._pause(FIRST_PAUSE)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
 
-    def _wait_for_instance(self, failure: Unreadable, handled: int | None) -> None:
-        """Wait as for any outage; but quarantine an instance that again and again cannot be read while others can."""
+    def _wait_for_object(self, failure: Unreadable, handled: int | None) -> None:
+        """Wait as for any outage, but quarantine an instance that fails repeatedly while others can be read."""
         self._wait(failure)
         instance, last = failure.instance, self._stuck
         before = last.tries if last is not None and last.instance_id == instance.instance_id else 0
-        tries = before + 1 if can_read_another(self._storage, instance.storage_key) else 0
+        tries = before + 1 if can_read_another(self._resources.storage, instance.storage_key) else 0
         reason = f"waits for the storage backend: {failure}"
         self._stuck = Stuck(instance_id=instance.instance_id, handled=handled, tries=tries, reason=reason)
         if tries >= TRIES_FOR_ONE_INSTANCE:
             self._quarantine(instance, f"{failure}: {tries} tries, while other stored objects can be read")
 
-    def _failed(self, failure: Failure, instance: InstanceStorageInfo | None) -> None:
-        """Throw the processor away and begin again after a pause; give up on the instance, or on the lane, in time."""
-        self._begin_again()
+    def _fail(self, failure: Failure, instance: InstanceStorageInfo | None) -> None:
+        """Count the failure. Quarantine the instance, stop the lane, or pause before the next attempt."""
         self._failure = failure
         log.error("processor_failed", ae_title=self.ae_title, failures=failure.count, error=failure.reason)
         try:
@@ -309,10 +322,10 @@ class Lane:
         else:
             self._pause(FIRST_PAUSE * 2 ** (failure.count - 1))
 
-    def _begin_again(self) -> None:
-        """Throw the processor away; another is built and given everything that is pending."""
-        if self._incumbent is not None:
-            self._incumbent.close()
+    def _discard_processor(self) -> None:
+        """Close the processor. The next one receives all pending instances."""
+        if self._running is not None:
+            self._running.close()
         self._forget()
 
     def _pause(self, pause: timedelta) -> None:
@@ -324,57 +337,37 @@ class Lane:
         except LedgerError as failure:
             self._wait(failure)
             return
-        self.state = LaneState.STOPPED
-        self.reason = reason
-        self.since = now
+        self.state, self.reason, self.since = LaneState.STOPPED, reason, now
         log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
 
-    def exchange(self, settings: LaneSettings) -> Future[None]:
-        """Have it go on with another processor, as after a restart; done when it does. From any one thread."""
-        wanted = _Exchange(settings)
-        self._wanted = wanted
-        return wanted.done
-
-    def _take_exchange(self) -> None:
-        wanted = self._wanted
-        assert wanted is not None  # there was none before the first
-        now = self._record("lane_changed")
-        if wanted.settings.processor != self._settings.processor:
-            self.requests.refuse_all(Retriable("the AE title has another processor now; nothing has happened"))
-        self._settings = wanted.settings
-        self._renew(now)
-        self._exchange = wanted
-        log.info("lane_changed", ae_title=self.ae_title)
-        wanted.done.set_result(None)
-
-    def _restart(self) -> None:
-        """Begin again as if nothing had ever failed: an operator has mended it, or has put an instance back."""
-        wanted = self.restarts_wanted
-        now = self._record("lane_restarted")
-        self._restarts = wanted
-        self._renew(now)
-        log.info("lane_restarted", ae_title=self.ae_title)
-
-    def _renew(self, now: datetime) -> None:
-        self._begin_again()
+    def _renew(self, renewal: _Renewal) -> None:
+        """Build a new processor and forget all failures: an operator has fixed it, or has changed its settings."""
+        event = "lane_restarted" if renewal.settings is None else "lane_changed"
+        now = self._record(event)
+        if renewal.settings is not None:
+            if renewal.settings.processor != self._settings.processor:
+                self._requests.refuse_all(Retriable("the AE title has another processor now; nothing has happened"))
+            self._settings = renewal.settings
+        self._discard_processor()
         self._failure = self._stuck = self._paused_until = None
         if self.state is LaneState.STOPPED:
-            self.state = LaneState.RUNNING
-            self.reason = ""
-            self.since = now
+            self.state, self.reason, self.since = LaneState.RUNNING, "", now
+        log.info(event, ae_title=self.ae_title)
+        renewal.done.set_result(None)
 
     def _record(self, event: str, **detail: object) -> datetime:
-        """Write down what happens to the lane, and return when."""
+        """Write an event of the lane; return its time."""
         now = self._clock.now()
-        with self._ledger.write() as transaction:
+        with self._resources.ledger.write() as transaction:
             events.record(transaction, [Event(at=now, event=event, ae_title=self.ae_title, detail=detail)])
         return now
 
     def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
         try:
-            if not hold(self._ledger, instance, reason, self._clock.now()):
-                return  # a newer arrival stands for it, and gets a turn of its own
+            if not hold(self._resources.ledger, instance, reason, self._clock.now()):
+                return  # a newer arrival supersedes it, and gets its own turn
         except LedgerError as failure:
+            self._discard_processor()
             self._wait(failure)
             return
         self._stuck = None
@@ -383,8 +376,8 @@ class Lane:
     # --- for operators ----------------------------------------------------------------------------------------------
 
     def describe(self) -> LaneReport:
-        """The lane as receivers and operators see it."""
-        waiting = [] if self._incumbent is None else self._incumbent.waiting()
+        """Return the lane as receivers and operators see it."""
+        waiting = [] if self._running is None else self._running.waiting()
         return LaneReport(
             ae_title=self.ae_title,
             state=self.state,
@@ -395,6 +388,6 @@ class Lane:
         )
 
     def close(self) -> None:
-        """Close the processor; nothing is lost, the ledger has it all."""
-        self.requests.close()
-        self._begin_again()
+        """Refuse all requests and close the processor. Nothing is lost: its state is in the ledger."""
+        self._requests.close()
+        self._discard_processor()

@@ -29,8 +29,8 @@ EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 T = TypeVar("T")
 
 
-class Incumbent:
-    """For the lane's own thread."""
+class RunningProcessor:
+    """The processor that a lane has now. Not thread-safe: used by the lane's thread only."""
 
     def __init__(self, settings: LaneSettings, storage: StorageBackend[Any], ledger: Ledger) -> None:
         """Raises what the plugin does."""

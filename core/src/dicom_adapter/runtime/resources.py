@@ -1,0 +1,20 @@
+"""What every step of the flow needs: the ledger, the storage backend and a clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.ledger import Ledger
+from dicom_adapter.runtime.clock import Clock
+
+
+@frozen(kw_only=True, eq=False)
+class Resources:
+    """The shared objects of one process; all of them are thread-safe."""
+
+    ledger: Ledger
+    storage: StorageBackend[Any]
+    clock: Clock

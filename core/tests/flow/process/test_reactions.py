@@ -1,0 +1,53 @@
+"""The table of a lane's reactions: complete, and without reactions that make no sense."""
+
+from __future__ import annotations
+
+import pytest
+
+from dicom_adapter import Retriable, Unprocessable
+from dicom_adapter.flow.process.reactions import REACTIONS, Outcome, Reaction, TurnKind, classify
+from dicom_adapter.flow.process.requests import RequestFailed
+from dicom_adapter.flow.process.turn import Superseded, Unavailable
+
+ERRORS = [
+    Unprocessable("no"),
+    Unavailable(),
+    Superseded(7),
+    Superseded(8),
+    Retriable("later"),
+    ValueError(),
+    SystemExit(),
+    RequestFailed(Retriable("later")),
+    RequestFailed(ValueError()),
+]
+
+
+def can_raise(kind: TurnKind, error: BaseException) -> bool:
+    """Return whether such a turn can raise this: only requests wrap, and only a commit is superseded."""
+    if isinstance(error, RequestFailed):
+        return kind in (TurnKind.REQUEST, TurnKind.NOTICE)
+    return not (isinstance(error, Superseded) and kind is TurnKind.BUILD)
+
+
+@pytest.mark.parametrize("kind", TurnKind)
+def test_there_is_a_reaction_to_everything_that_a_turn_can_raise(kind: TurnKind) -> None:
+    """Tried: a table without the cell of a crashed notice."""
+    outcomes = [classify(kind, error, superseded_by=7) for error in ERRORS if can_raise(kind, error)]
+    assert [] == [outcome for outcome in outcomes if (outcome, kind) not in REACTIONS]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_can_happen(outcome: Outcome) -> None:
+    """The table has no row without a reaction."""
+    assert any(row is outcome for row, _kind in REACTIONS)
+
+
+def test_a_failed_request_costs_its_caller_only() -> None:
+    """A wrong request must not cost the processor."""
+    assert Reaction.NONE is REACTIONS[Outcome.REQUEST_FAILED, TurnKind.REQUEST]
+
+
+def test_only_a_second_turn_without_the_same_arrival_is_a_failure() -> None:
+    """A processor that was rebuilt receives the newer arrival; one that still ignores it would do so for ever."""
+    assert Outcome.SUPERSEDED is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=3)
+    assert Outcome.SUPERSEDED_AGAIN is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=7)
