@@ -36,8 +36,8 @@ __all__ = [
 
 @hookimpl
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
-    """The submitters of this plugin."""
-    # Their libraries take time and memory: only a process that chooses among submitters loads them.
+    """Register the submitters of this plugin."""
+    # Imported here because their libraries take time and memory: only a process that uses submitters loads them.
     from dicom_adapter_clara_client.grpc_submitter import ClaraGrpcSubmitter
     from dicom_adapter_clara_client.rest_submitter import ClaraRestSubmitter
 
@@ -46,7 +46,7 @@ def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:
 
 @hookimpl
 def dicom_adapter_commands() -> Iterable[Callable[..., None]]:
-    """`dicom-adapter emulate-platform`."""
+    """Register `dicom-adapter emulate-platform`."""
     from dicom_adapter_clara_client.emulator.command import emulate_platform
 
     return [emulate_platform]

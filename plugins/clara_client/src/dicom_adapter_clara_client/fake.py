@@ -1,4 +1,4 @@
-"""The `fake` submitter: stands in for an inference platform, keeps what it is given, and fails when it is told to."""
+"""The `fake` submitter: replaces an inference platform in tests, records jobs, and fails on demand."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from dicom_adapter_clara_client.fake_records import (
     SubmitterCall,
 )
 
-JOB_ID = re.compile(r"[0-9a-f]{32}")  # as the core makes them; anything else does not become a path
+JOB_ID = re.compile(r"[0-9a-f]{32}")  # the core's job ids; anything else does not become a path
 
 
 class FakeFaultKind(str, Enum):
-    """What a fault looks like to the core."""
+    """Kind of error that a fault raises."""
 
     RETRIABLE = "retriable"
     PERMANENT = "permanent"
@@ -48,7 +48,7 @@ class FakeFaultKind(str, Enum):
 
 @frozen(kw_only=True)
 class FakeFault:
-    """Calls that fail, before they have any effect. Counted from the start of the process."""
+    """Calls that fail before they have any effect. Counted from the start of the process."""
 
     call: SubmitterCall = setting(help="The call that fails, before it has any effect.")
     times: int = setting(
@@ -58,7 +58,7 @@ class FakeFault:
     )
     kind: FakeFaultKind = setting(default=FakeFaultKind.RETRIABLE, help="How they fail.")
     pipeline: str | None = setting(default=None, help="Only calls for jobs of this pipeline.")
-    after: int = setting(default=0, validator=at_least(0), help="How many such calls are let through first.")
+    after: int = setting(default=0, validator=at_least(0), help="How many such calls succeed first.")
 
 
 @frozen(kw_only=True)
@@ -67,13 +67,13 @@ class FakeSettings:
 
     folder: Path | None = setting(
         default=None,
-        help="Where jobs are kept; without it everything stays in memory, and is gone with the host process.",
+        help="Folder for jobs; by default they are kept in memory and lost when the host process stops.",
     )
-    fail: tuple[FakeFault, ...] = setting(default=(), help="Faults; a call meets them in this order, one at a time.")
+    fail: tuple[FakeFault, ...] = setting(default=(), help="Faults, applied in this order; at most one for each call.")
 
 
 class FakeSubmitter(Submitter[FakeSettings]):
-    """A platform of one's own, in memory or in a folder. What is in the folder is found again after a restart."""
+    """A fake platform in memory or in a folder. A folder survives restarts."""
 
     name = "fake"
 
@@ -81,11 +81,11 @@ class FakeSubmitter(Submitter[FakeSettings]):
         super().__init__(settings, context)
         self._records: FakeRecords = FolderRecords(settings.folder) if settings.folder else MemoryRecords()
         self._faults = _Faults(settings.fail)
-        self._lock = threading.Lock()  # one call at a time changes the records; only the bytes of uploads flow freely
+        self._lock = threading.Lock()  # one call at a time changes the records; only uploads are read concurrently
 
     @property
     def jobs(self) -> Mapping[str, FakeJob]:
-        """All jobs as they are now, by the adapter's job id."""
+        """Current jobs by the adapter's job id."""
         with self._lock:
             return self._records.jobs()
 
@@ -121,7 +121,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
         self._answer(SubmitterCall.CANCEL, job, partial(self._cancel, job))
 
     def _answer(self, call: SubmitterCall, job: Job, act: Callable[[], object], position: int | None = None) -> None:
-        """Do what `call` asks for, unless a fault is due, and write down what came of it."""
+        """Perform `call` unless a fault is due, and record its outcome."""
         log = partial(self._log, call=call, job_id=job.job_id, position=position)
         try:
             self._faults.meet(call, job)
@@ -175,7 +175,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
     def _cancel(self, job: Job) -> bool:
         if self._find(job) is None:
-            return False  # never created, so there is nothing to stop
+            return False  # never created: nothing to stop
         return self._change(job, partial(evolve, state=FakeState.STOPPED))
 
     def _state(self, job: Job) -> FakeState:
@@ -192,7 +192,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
 
 class _Faults:
-    """Tells which calls fail. A call that one fault has taken is not seen by the next one."""
+    """Decides which calls fail. A call that fails by one fault is not counted by the next."""
 
     def __init__(self, faults: tuple[FakeFault, ...]) -> None:
         self._faults = faults
@@ -200,7 +200,7 @@ class _Faults:
         self._lock = threading.Lock()
 
     def meet(self, call: SubmitterCall, job: Job) -> None:
-        """Raise what a fault has in store for this call."""
+        """Raise the error of the fault that is due for this call, if any."""
         with self._lock:
             for index, fault in enumerate(self._faults):
                 if fault.call is call and fault.pipeline in (None, job.pipeline_id):
@@ -210,7 +210,7 @@ class _Faults:
 
 
 def _is_due(fault: FakeFault, seen: int) -> bool:
-    """Whether the `seen`-th call that a fault sees is one that fails."""
+    """Return whether the `seen`-th call that a fault counts fails."""
     failing = seen - fault.after
     return failing > 0 and (fault.times == 0 or failing <= fault.times)
 

@@ -1,4 +1,4 @@
-"""What the fake platform knows, in a folder: it outlives the process, and nothing of an instance stays in memory.
+"""Records of the fake platform in a folder: they survive the process, and no instance is kept in memory.
 
     <folder>/calls.jsonl                    one line for each call, in the order of their outcomes
     <folder>/<job id>/job.json              the job; it lists the instances from the start of the job on
@@ -33,13 +33,13 @@ from dicom_adapter_clara_client.fake_records import (
     by_position,
 )
 
-PIECE_BYTES = 1 << 18  # what an upload holds in memory at a time
+PIECE_BYTES = 1 << 18  # memory of one upload
 FOLDER_MODE = 0o700  # instances are patient data
 FILE_MODE = 0o600
 
 
 class FolderRecords(FakeRecords):
-    """Everything in files, for acceptance tests and demonstrations."""
+    """Records in files, for acceptance tests and demonstrations."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -70,7 +70,7 @@ class FolderRecords(FakeRecords):
 
     def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None:
         assert upload.path is not None
-        # First the line, then the name: a line without its file is passed over, a file without its line would be lost.
+        # First the line, then the name: a line without its file is ignored, a file without its line would be lost.
         line = {"position": position, "sopInstanceUid": sop_instance_uid, "sizeBytes": upload.size_bytes}
         _append(self._folder / job_id / "uploads.jsonl", line)
         upload.path.replace(self._instance(job_id, position))
@@ -120,7 +120,7 @@ def _create(path: Path) -> BinaryIO:
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    """Add one line in one write, on a line of its own even after one that a killed process left unfinished."""
+    """Append a line in one write, on a new line even if a killed process left the last one unfinished."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
     try:
         size = os.fstat(descriptor).st_size
@@ -131,7 +131,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; an unfinished one belongs to a call that never returned."""
+    """Read the complete lines of a file; an unfinished one belongs to a call that never returned."""
     if not path.exists():
         return
     with path.open("rb") as lines:

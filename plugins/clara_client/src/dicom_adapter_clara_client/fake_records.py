@@ -1,4 +1,4 @@
-"""What the fake platform knows: its jobs, and the calls that made them. Here in memory, in `fake_folder` on disk."""
+"""Records of the fake platform: its jobs and calls. In memory here, on disk in `fake_folder`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicom_adapter import JobPriority
 
 
 class SubmitterCall(str, Enum):
-    """What a submitter is asked for."""
+    """Call of a submitter."""
 
     CREATE = "create"
     ADD_METADATA = "add-metadata"
@@ -26,17 +26,17 @@ class SubmitterCall(str, Enum):
 
 
 class FakeOutcome(str, Enum):
-    """What came of a call."""
+    """Outcome of a call."""
 
     DONE = "done"
-    UNCHANGED = "unchanged"  # it had been done before: a repeated call
+    UNCHANGED = "unchanged"  # a repeated call without effect
     RETRIABLE = "retriable"
     PERMANENT = "permanent"
     BUG = "bug"
 
 
 class FakeState(str, Enum):
-    """Where a job of the fake platform stands."""
+    """State of a job on the fake platform."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -50,7 +50,7 @@ class FakeInstance:
     position: int  # 0-based place in the job
     sop_instance_uid: str
     size_bytes: int
-    data: bytes | None = field(default=None, repr=False)  # the Part 10 file; None when it lies in a folder
+    data: bytes | None = field(default=None, repr=False)  # the Part 10 file; None if it is in a folder
 
 
 @frozen(kw_only=True)
@@ -67,7 +67,7 @@ class FakeJob:
     state: FakeState = FakeState.PENDING
     created_at: datetime  # UTC; on the fake platform
     started_at: datetime | None = None  # UTC
-    starts: int = 0  # how many times it was set running; more than one would be a bug
+    starts: int = 0  # number of starts; more than one is a bug
     instances: tuple[FakeInstance, ...] = ()  # by position
 
     @property
@@ -77,7 +77,7 @@ class FakeJob:
 
 @frozen(kw_only=True)
 class FakeCall:
-    """One call and what came of it."""
+    """One call and its outcome."""
 
     time: datetime  # UTC; of the outcome
     call: SubmitterCall
@@ -88,7 +88,7 @@ class FakeCall:
 
 @frozen(kw_only=True)
 class FakeUpload:
-    """What was taken in: its bytes, or the file that holds them."""
+    """Received upload: its bytes, or the file that contains them."""
 
     size_bytes: int
     data: bytes | None = field(default=None, repr=False)
@@ -96,27 +96,27 @@ class FakeUpload:
 
 
 def by_position(instances: Iterable[FakeInstance]) -> tuple[FakeInstance, ...]:
-    """In the order of the job, each position once: the last one counts."""
+    """Sort instances by position; the last one of each position counts."""
     unique = {instance.position: instance for instance in instances}
     return tuple(unique[position] for position in sorted(unique))
 
 
 class FakeRecords(ABC):
-    """What the fake platform remembers. `take_in` may run in several threads at once, the rest one call at a time."""
+    """Records of the fake platform. Only `take_in` is thread-safe; the caller serializes all other methods."""
 
     @abstractmethod
     def open(self) -> None: ...
 
     @abstractmethod
     def state(self, job_id: str) -> FakeState | None:
-        """How far a job is, without looking at its instances; None when there is no such job."""
+        """Return the state of a job without reading its instances; None if the job does not exist."""
 
     @abstractmethod
     def has(self, job_id: str, position: int) -> bool: ...
 
     @abstractmethod
     def take_in(self, job_id: str, source: BinaryIO) -> FakeUpload:
-        """Take in what `source` holds; it belongs to the job only after `add`."""
+        """Read `source`; the upload belongs to the job only after `add`."""
 
     @abstractmethod
     def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None: ...
@@ -138,7 +138,7 @@ class FakeRecords(ABC):
 
 
 class MemoryRecords(FakeRecords):
-    """Everything in memory, instances included: for tests."""
+    """Records in memory, instances included, for tests."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, FakeJob] = {}

@@ -1,4 +1,4 @@
-"""Calls to the platform: each ends within its time, with an answer or with an error of the families of the core."""
+"""gRPC calls to the platform: each returns within its deadline or raises an error of the core's families."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub
 from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsUploadRequest, PayloadsUploadResponse
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsStub
 
-# What NVIDIA's own client of version 0.8.1 says, and so what platforms are known to take.
+# The values of NVIDIA's own client 0.8.1, which platforms are known to accept.
 HEADER = RequestHeader(api_version=Version(major=0, minor=6, patch=0), user_agent=USER_AGENT)
 FAILURES = (grpc.RpcError, grpc.FutureCancelledError)
 
 
 class GrpcAnswer(Protocol):
-    """What all answers of the platform have."""
+    """Response of the platform with a header."""
 
     @property
     def header(self) -> ResponseHeader: ...
@@ -40,7 +40,7 @@ AnswerT = TypeVar("AnswerT", bound=GrpcAnswer)
 
 
 class GrpcConnection:
-    """The way to one platform; calls may come from several threads at once."""
+    """gRPC connection to one platform. Thread-safe."""
 
     def __init__(self, settings: ClaraGrpcSettings) -> None:
         self._channel = open_channel(settings)
@@ -53,7 +53,7 @@ class GrpcConnection:
         self._is_closed = False
 
     def close(self) -> None:
-        """Cut off the calls that are under way, and disconnect."""
+        """Cancel running calls and disconnect."""
         self._is_closed = True
         self._channel.close()
 
@@ -79,7 +79,7 @@ class GrpcConnection:
     def stream(
         self, subject: str, method: grpc.UnaryStreamMultiCallable[RequestT, AnswerT], request: RequestT
     ) -> Iterator[AnswerT]:
-        """The answers to one request, as they come; leaving early ends the call. Raises Refusal."""
+        """Yield the responses to one request; closing the iterator cancels the call. Raises Refusal."""
         allowed = Quoting(secrets=self._secrets)
         try:
             answers = method(request, timeout=self._deadline, metadata=self._metadata)
@@ -95,7 +95,7 @@ class GrpcConnection:
             answers.cancel()
 
     def send(self, subject: str, outgoing: OutgoingFile) -> PayloadsUploadResponse:
-        """Send one file. Raises Refusal, or what reading the file does."""
+        """Send one file. Raises Refusal, or the error of reading the file."""
         allowed = Quoting(secrets=self._secrets)
         requests: Iterator[PayloadsUploadRequest] = outgoing.requests()
         try:

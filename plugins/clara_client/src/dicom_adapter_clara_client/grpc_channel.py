@@ -10,7 +10,7 @@ import grpc
 from dicom_adapter import ConfigurationError
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 
-LONGEST_ANSWER_BYTES = 8 << 20  # a job may have 4 MB of metadata
+LONGEST_ANSWER_BYTES = 8 << 20  # a job can have 4 MB of metadata
 KEEPALIVE_ANSWER_MS = 20_000  # also for TCP to be acknowledged: so soon a platform that vanished is noticed
 CONNECT_MS = 10_000  # for one attempt to connect
 RECONNECT_MS = (1_000, 5_000)  # between attempts; gRPC's own two minutes would outlast the core's pauses
@@ -36,7 +36,7 @@ def _options(settings: ClaraGrpcSettings) -> list[tuple[str, str | int]]:
         ("grpc.max_receive_message_length", LONGEST_ANSWER_BYTES),
         ("grpc.keepalive_time_ms", round(settings.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_MS),
-        ("grpc.enable_retries", 0),  # the core repeats steps, and remembers that it does
+        ("grpc.enable_retries", 0),  # the core repeats steps and marks them as repeated
         ("grpc.service_config_disable_resolution", 1),  # DNS could turn them on again
         ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", first),
@@ -53,7 +53,7 @@ def _credentials(tls: ClaraTls) -> grpc.ChannelCredentials:
 
 
 def _check(tls: ClaraTls) -> None:
-    """gRPC itself says nothing of files that it cannot use: each call would just fail."""
+    """Check the files: gRPC does not report unusable files, each call would just fail."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if tls.ca_file:

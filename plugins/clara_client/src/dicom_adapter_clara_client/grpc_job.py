@@ -1,4 +1,4 @@
-"""What the platform says of a job, checked: an answer may come from anything that listens at the endpoint."""
+"""Job status from the platform, validated: anything may be listening at the endpoint."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class GrpcJob:
 
     @property
     def was_cut_short(self) -> bool:
-        """It was stopped before anybody started it."""
+        """True if the job was stopped before it was started."""
         return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
 
 
 def look_at(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
-    """The job as it is now. Raises Refusal."""
+    """Query the current status of a job. Raises Refusal."""
     request = jobs_pb2.JobsStatusRequest(header=HEADER, job_id=Identifier(value=job_id))
     answer = connection.ask(subject, connection.jobs.Status, request)
     check_same(subject, answer.job_id, job_id)
@@ -67,7 +67,7 @@ def look_at(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
 
 
 def checked_id(subject: str, found: Identifier | None, what: str) -> str:
-    """An id that the platform gave out. Raises Refusal."""
+    """Return a valid id from the platform. Raises Refusal."""
     if found is None or not found.value:
         raise garbage(subject, f"the platform answered without a {what} id")
     if not IDENTIFIER.fullmatch(found.value):
@@ -77,11 +77,11 @@ def checked_id(subject: str, found: Identifier | None, what: str) -> str:
 
 
 def check_same(subject: str, found: Identifier, job_id: str) -> None:
-    """Raises Refusal for an answer that is about another job than the one that was asked about."""
+    """Raise Refusal if a response is about a different job than the request."""
     if checked_id(subject, found, "job").lower() != job_id.lower():
         raise garbage(subject, "the platform answered about another job")
 
 
 def subject_of(job: Job, step: str) -> str:
-    """What messages about a step begin with."""
+    """Return the beginning of messages about a step."""
     return f"job {job.job_id}: {step}"

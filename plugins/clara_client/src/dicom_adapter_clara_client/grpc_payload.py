@@ -1,4 +1,4 @@
-"""What the platform has of a job's files."""
+"""Query of a job's files on the platform."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ INPUT = "input"  # names count from here in an upload, from the folder above in 
 
 
 def is_stored(connection: GrpcConnection, subject: str, payload_id: str, name: str, size_bytes: int) -> bool:
-    """Whether the file is in the payload, and whole, as far as the platform tells. Raises Refusal when it may later."""
+    """Return whether the payload has the complete file. Raises a retriable Refusal if that is unknown."""
     request = PayloadsDetailsRequest(header=HEADER, payload_id=Identifier(value=payload_id))
     try:
         for answer in connection.stream(subject, connection.payloads.Details, request):
             if answer.HasField("file") and answer.file.name.lstrip("/") in (name, f"{INPUT}/{name}"):
                 return bool(answer.file.size == size_bytes)
     except PermanentRefusal:
-        pass  # what the upload itself was told says more
+        pass  # the error of the upload itself is more helpful
     return False

@@ -1,4 +1,4 @@
-"""Finding a job on the platform whose creation was never answered, by the key that it was created with."""
+"""Search for a job on the platform by its key, after a creation without a response."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListRequest, JobsListRe
 # By how much the platform's clock may be behind ours: more than any mistaken time zone. Should the platform count from
 # another zero point, as one page of NVIDIA's says (year 0), it lists more than it is asked for.
 CLOCK_MARGIN = timedelta(hours=26)
-MOST_LISTED = 100_000  # jobs; a longer list would be a platform gone wild
+MOST_LISTED = 100_000  # jobs; a longer list is an error of the platform
 MOST_LOOKS = 200  # at single jobs, when the list comes without metadata: the likeliest are first
 Listed = JobsListResponse.JobDetails
 
 
 def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob | None:
-    """The platform's job that was created for `job`, if there is one. Raises Refusal."""
+    """Return the platform's job that was created for `job`, or None. Raises Refusal."""
     unclear: list[Listed] = []
     tells_metadata = False
     for listed in _jobs(connection, subject, job):
@@ -39,7 +39,7 @@ def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob 
 
 
 def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed]:
-    """The jobs of this pipeline that are young enough."""
+    """List the jobs of this pipeline that are not older than `job`."""
     wanted = JobsListRequest.JobFilter(
         created_after=Timestamp(value=seconds_of(job.created_at - CLOCK_MARGIN)),
         pipeline_id=[Identifier(value=job.pipeline_id)],
@@ -62,7 +62,7 @@ def _find_among(connection: GrpcConnection, subject: str, job: Job, listed: list
 
 
 def _likeliest_first(job: Job) -> Callable[[Listed], tuple[bool, int]]:
-    """Those of the same name before others, new ones before old ones."""
+    """Return a sort key: jobs with the same name first, then the newest."""
     name = job_name(job.name)
     return lambda listed: (listed.job_name != name, -listed.created.value)
 

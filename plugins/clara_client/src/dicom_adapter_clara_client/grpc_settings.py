@@ -1,4 +1,4 @@
-"""What the `clara-grpc` submitter is told."""
+"""Settings of the `clara-grpc` submitter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter import ByteSize, Secret, between, setting
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 MIB = 1 << 20
-LARGEST_CHUNK_BYTES = 4 * MIB - 512  # of gRPC's longest message by default, room for the rest of it
+LARGEST_CHUNK_BYTES = 4 * MIB - 512  # of gRPC's default maximum message, minus space for the other fields
 ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 METADATA_KEY = re.compile(r"(?!grpc-|content-type$|te$|user-agent$|host$)[0-9a-z_.-]+(?<!-bin)")
 METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC drops blanks at the ends
@@ -44,18 +44,18 @@ class ClaraTls:
     """The table `tls`."""
 
     ca_file: Path | None = setting(
-        default=None, help="PEM file of the authorities to trust; left out, those that gRPC brings."
+        default=None, help="PEM file of the trusted authorities; default: those of the gRPC library."
     )
-    client_certificate: Path | None = setting(default=None, help="PEM file of the certificate to show to the platform.")
+    client_certificate: Path | None = setting(default=None, help="PEM file of the client certificate.")
     client_key: Path | None = setting(
-        default=None, help="PEM file of its private key, without a password; left out, it is in `client-certificate`."
+        default=None, help="PEM file of its private key, without a password; default: `client-certificate` contains it."
     )
     server_name: str | None = setting(
-        default=None, help="Name that the platform's certificate must have; left out, the endpoint's host."
+        default=None, help="Name in the platform's certificate; default: the endpoint's host."
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check what only shows when the fields are seen together."""
+        """Check the combination of the fields."""
         if self.client_key and not self.client_certificate:
             raise ValueError("client-key needs client-certificate")
 
@@ -85,10 +85,10 @@ class ClaraGrpcSettings:
         ),
     )
     deadline: float = setting(
-        default=30.0, validator=between(0.1, HOUR_S, "seconds"), help="Seconds in which a call must be answered."
+        default=30.0, validator=between(0.1, HOUR_S, "seconds"), help="Timeout of a call in seconds."
     )
     upload_deadline: float = setting(
-        default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Seconds that the upload of one file may take."
+        default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Timeout of the upload of one file in seconds."
     )
     chunk_size: ByteSize = setting(
         default=ByteSize(MIB),

@@ -53,7 +53,7 @@ PRIORITIES = {
 
 
 class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
-    """Speaks gRPC to one platform, over one connection."""
+    """Submit jobs to one platform over one gRPC connection."""
 
     name = "clara-grpc"
 
@@ -106,14 +106,14 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
         except PermanentRefusal as refusal:
             if refusal.is_missing:
                 raise
-            # The job is there, whatever the platform says to who asks: an operator may mend that, and asking goes on.
+            # The job exists even if the platform refuses to report it: an operator may fix that, so polling continues.
             raise Retriable(str(refusal)) from refusal
         detail = "; ".join(text for text in (found.status, found.messages) if text)
         return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
 
     def cancel(self, job: Job) -> None:
         if not job.platform_job_id:
-            return  # never created, so there is nothing to stop
+            return  # never created: nothing to stop
         subject = subject_of(job, "cancel")
         try:
             self._cancel(job, subject)
@@ -181,7 +181,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
     def _look(self, job: Job, subject: str) -> GrpcJob:
         return look_at(self._connection, subject, job.platform_job_id)
 
-    # --- what is there already --------------------------------------------------------------------------------------
+    # --- work that is done already ----------------------------------------------------------------------------------
 
     def _add_what_is_missing(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
         try:
@@ -198,7 +198,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
             self._add(job, subject, missing)
 
     def _is_started(self, job: Job, subject: str) -> bool:
-        """Whether the job runs or has run. Raises Permanent for one that was stopped before it was started."""
+        """Return whether the job was started. Raises Permanent if it was stopped before its start."""
         found = self._look(job, subject)
         if found.was_cut_short:
             raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")

@@ -1,4 +1,4 @@
-"""One file on its way to the platform, in messages that are made as the network takes them."""
+"""Upload of one file to the platform, in messages that are created on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadFileDetails, Pay
 
 
 class CancellableCall(Protocol):
-    """What can be called off."""
+    """A call that can be cancelled."""
 
     def cancel(self) -> Any: ...
 
@@ -41,16 +41,16 @@ class OutgoingFile:
     _has_call: threading.Event = field(factory=threading.Event)
 
     def belongs_to(self, call: CancellableCall) -> None:
-        """Say which call this is sent with, once it is there."""
+        """Set the call that sends this file, as soon as it exists."""
         self._call = call
         self._has_call.set()
 
     def requests(self) -> Iterator[PayloadsUploadRequest]:
-        """All messages, one at least."""
+        """Yield all messages, at least one."""
         try:
             yield from map(self._request, self._chunks())
             self.is_whole = True
-        except Exception as failure:  # noqa: BLE001 - it is raised again by who waits for the answer
+        except Exception as failure:  # noqa: BLE001 - raised again in the thread that waits for the response
             self.failure = failure
             self._call_off()
 

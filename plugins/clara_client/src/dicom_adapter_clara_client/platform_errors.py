@@ -1,4 +1,4 @@
-"""What became of a call to the platform over gRPC, in the families that the core knows.
+"""Errors of gRPC calls to the platform, mapped to the error families of the core.
 
     gRPC status                                    raised     because
     UNAVAILABLE, DEADLINE_EXCEEDED                 Retriable  the network or the platform is down or slow
@@ -11,7 +11,7 @@
 
     code of a response header (gRPC status OK)     raised     because
     -0x1000, -0x1001  pipeline malformed, unknown  Permanent  the configuration names it
-    -0x1100, -0x1101  pipeline's definition        Permanent  only an operator can mend it
+    -0x1100, -0x1101  pipeline's definition        Permanent  only an operator can fix it
     -0x2000, -0x2001  job malformed, unknown       Permanent  the platform has forgotten the job
     -0x2100           job's name invalid           Permanent  it would be the same name again
     -0x3001           payload unknown              Permanent  the platform has forgotten the job's files; the page with
@@ -72,7 +72,7 @@ PERMANENT_STATUSES = frozenset(
         StatusCode.UNIMPLEMENTED,
     }
 )
-# Said by what stands before the platform, or by nobody. With all others the platform itself looked at the request.
+# Sent by a proxy in front of the platform, or locally. All other statuses come from the platform itself.
 NOT_ITS_WORD = frozenset(
     {
         StatusCode.UNAVAILABLE,
@@ -89,12 +89,12 @@ HINTS = {
     StatusCode.PERMISSION_DENIED: "check the submitter's metadata and tls, and what it is allowed to do",
     StatusCode.UNIMPLEMENTED: "check that the endpoint leads to the platform's gRPC port",
 }
-LONGEST_TEXT = 300  # characters of the platform's words in a message
+LONGEST_TEXT = 300  # characters of the platform's text in a message
 MOST_MESSAGES = 10  # of a response header
 
 
 class Refusal(DicomAdapterError):
-    """The platform did not do what it was asked for. Always a Permanent or a Retriable too."""
+    """The platform did not perform a call. Always also a Permanent or a Retriable."""
 
     def __init__(self, message: str, *, is_its_word: bool = True, is_missing: bool = False) -> None:
         super().__init__(message)
@@ -103,22 +103,22 @@ class Refusal(DicomAdapterError):
 
 
 class PermanentRefusal(Refusal, Permanent):
-    """It will refuse again."""
+    """A refusal that a retry cannot change."""
 
 
 class RetriableRefusal(Refusal, Retriable):
-    """It may do it another time."""
+    """A refusal that a retry may change."""
 
 
 @frozen(kw_only=True)
 class Quoting:
-    """How much of the platform's words a message may repeat."""
+    """How much of the platform's text a message may quote."""
 
     secrets: tuple[str, ...] = field(default=(), repr=False)  # never, even if the platform does
     anything: bool = True  # False for answers that may quote a patient's data
 
     def quoted(self, text: str) -> str:
-        """Begins with ": "; "" when there is nothing to say."""
+        """Return the quotable text with a leading ": "; "" if there is none."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
         said = one_line(text, LONGEST_TEXT) if self.anything else ""
@@ -126,7 +126,7 @@ class Quoting:
 
 
 def refused_by_code(subject: str, code: int, messages: Iterable[str], quoting: Quoting) -> Refusal:
-    """The error for a negative code of a response header. `subject` is what the message begins with."""
+    """Return the error for a negative code of a response header. `subject` begins the message."""
     said = quoting.quoted("; ".join(islice(messages, MOST_MESSAGES)))
     kind = PermanentRefusal if code in PERMANENT_CODES else RetriableRefusal
     missing = code in (ClaraCode.NO_SUCH_JOB, ClaraCode.NO_SUCH_PAYLOAD)
@@ -134,7 +134,7 @@ def refused_by_code(subject: str, code: int, messages: Iterable[str], quoting: Q
 
 
 def refused_by_status(subject: str, status: StatusCode, details: str, quoting: Quoting) -> Refusal:
-    """The error for a gRPC status other than OK."""
+    """Return the error for a gRPC status other than OK."""
     hint = f"; {HINTS[status]}" if status in HINTS else ""
     kind = PermanentRefusal if status in PERMANENT_STATUSES else RetriableRefusal
     return kind(
@@ -145,11 +145,11 @@ def refused_by_status(subject: str, status: StatusCode, details: str, quoting: Q
 
 
 def garbage(subject: str, why: str) -> Refusal:
-    """The error for an answer that means success and is not what the API promises."""
+    """Return the error for a successful response that violates the API."""
     return RetriableRefusal(f"{subject}: {why}; check that the endpoint leads to the platform itself")
 
 
 def _code_name(code: int) -> str:
-    """The code as NVIDIA's documentation writes it, and what it means where that is published."""
+    """Format a code as in NVIDIA's documentation, with its meaning if that is published."""
     published = code in PERMANENT_CODES or code in RETRIABLE_CODES
     return f"-0x{-code:04X}" + (f" ({ClaraCode(code).name.lower().replace('_', ' ')})" if published else "")

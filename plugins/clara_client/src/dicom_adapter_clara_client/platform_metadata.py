@@ -1,4 +1,4 @@
-"""A job's metadata, as the platform takes it: pure functions.
+"""A job's metadata within the platform's limits. Pure functions.
 
 The platform compares keys ignoring case, and refuses a whole request that has a key twice or one that is there already.
 """
@@ -43,25 +43,25 @@ def fitting_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def metadata_of_creation(job: Job) -> dict[str, str]:
-    """What the job is created with: our key, and where the job is from."""
+    """Return the metadata of the creation: the idempotency key and the source."""
     fitting = fitting_metadata(job.metadata)
     source = {key: value for key, value in fitting.items() if key.lower() == SOURCE_KEY.lower()}
     return {**source, IDEMPOTENCY_KEY: job.job_id}
 
 
 def is_of_job(metadata: Mapping[str, str], job: Job) -> bool:
-    """Whether a job of the platform with this metadata was created for `job`."""
+    """Return whether a platform job with this metadata was created for `job`."""
     return any(key.lower() == IDEMPOTENCY_KEY and value == job.job_id for key, value in metadata.items())
 
 
 def missing_metadata(wanted: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
-    """What of `wanted` is still to be added, given what the platform has. It cannot change a value that is there."""
+    """Return the entries of `wanted` that the platform lacks. Present values cannot be changed."""
     known = {key.lower() for key in present}
     return {key: value for key, value in wanted.items() if key.lower() not in known}
 
 
 def in_requests(metadata: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The metadata in portions that fit into one request each."""
+    """Split metadata into portions that fit into one request each."""
     portion: dict[str, str] = {}
     size = 0
     for item in metadata.items():
@@ -75,7 +75,7 @@ def in_requests(metadata: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def cut(text: str, most_bytes: int) -> str:
-    """The text within so many bytes of UTF-8, without half a character at its end."""
+    """Truncate text to a number of UTF-8 bytes on a character boundary."""
     return text.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
 
 

@@ -1,4 +1,4 @@
-"""What jobs and files are called on the platform."""
+"""Names of jobs and files on the platform."""
 
 from __future__ import annotations
 

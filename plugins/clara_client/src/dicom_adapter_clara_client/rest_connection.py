@@ -19,7 +19,7 @@ from dicom_adapter_clara_client.rest_errors import LONGEST_HEADER, RestAnswer, r
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 from dicom_adapter_clara_client.rest_transport import FAILURES, Deadline, TimedTransport
 
-PIECE_BYTES = 1 << 18  # what an upload holds in memory at a time
+PIECE_BYTES = 1 << 18  # memory of one upload
 LONGEST_ANSWER_BYTES = 1_000_000  # a job of the platform takes a few thousand
 USER_AGENT = "dicom-adapter-clara-client"
 
@@ -63,7 +63,7 @@ class FileBody:
 
 @frozen(kw_only=True)
 class RestRequest:
-    """What is asked of the platform."""
+    """Request to the platform."""
 
     subject: str  # what error messages begin with, such as "job 0…1: create"
     method: str
@@ -74,7 +74,7 @@ class RestRequest:
 
 
 class RestConnection:
-    """The way to one platform. Connections are reused; calls may come from several threads at once."""
+    """HTTP client of one platform, with reused connections. Thread-safe."""
 
     def __init__(self, settings: ClaraRestSettings) -> None:
         """Raises Retriable for certificate files that cannot be used: they may be put right while the adapter runs."""
@@ -91,18 +91,18 @@ class RestConnection:
         )
 
     def close(self) -> None:
-        """Close all connections; calls that are under way fail."""
+        """Close all connections; running calls fail."""
         self._client.close()
 
     def send(self, request: RestRequest, *expected: int) -> RestAnswer:
-        """The answer, whose status is one of `expected`. Raises Retriable or Permanent otherwise."""
+        """Return the response if its status is one of `expected`. Raises Retriable or Permanent otherwise."""
         answer = self.ask(request)
         if answer.status not in expected:
             raise refusal(request.subject, answer, quoting=request.quoting)
         return answer
 
     def ask(self, request: RestRequest) -> RestAnswer:
-        """The answer, whatever it says. Raises Retriable when there is none."""
+        """Return the response with any status. Raises Retriable if there is none."""
         is_upload = isinstance(request.body, FileBody)
         seconds = self._settings.upload_timeout if is_upload else self._settings.timeout
         try:
@@ -169,7 +169,7 @@ def _content(request: RestRequest) -> tuple[bytes | Iterator[bytes] | None, dict
 
 
 def _read(response: httpx.Response) -> tuple[bytes, str]:
-    """The body and what is wrong with it. The status counts even when the body got lost."""
+    """Return the body and its defect. The status is valid even if the body was lost."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         return b"", "its body is compressed, which was not asked for"
     pieces: list[bytes] = []
@@ -186,7 +186,7 @@ def _read(response: httpx.Response) -> tuple[bytes, str]:
 
 
 def _described(failure: Exception, seconds: float) -> str:
-    """What went wrong, without what a failure may quote of the request."""
+    """Describe a failure without quoting the request."""
     kind = type(failure).__name__
     if kind.endswith("Timeout"):
         return f"the platform took too long ({kind}, {seconds:g} s in all)"

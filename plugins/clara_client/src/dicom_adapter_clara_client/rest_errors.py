@@ -1,4 +1,4 @@
-"""What became of a call to the platform, in the families that the core knows.
+"""Errors of REST calls to the platform, mapped to the error families of the core.
 
     seen by the submitter                                             raised     because
     no connection, TLS refused, connection lost, time ran out         Retriable  the network or the platform is down
@@ -40,7 +40,7 @@ Json = Mapping[str, Any]
 
 @frozen(kw_only=True)
 class RestAnswer:
-    """What the platform answered."""
+    """Response of the platform."""
 
     status: int
     headers: Mapping[str, str]  # looked up without case
@@ -53,7 +53,7 @@ class RestAnswer:
         return self.quoted(self.headers.get(name, ""), LONGEST_HEADER)
 
     def quoted(self, text: str, most: int) -> str:
-        """A text of the platform's, as it may be quoted in a message."""
+        """Return the platform's text as it may be quoted in a message."""
         return one_line(text.replace(self.secret, "…") if self.secret else text, most)
 
 
@@ -72,7 +72,7 @@ class ProblemDetails:
 
 
 def problem_of(answer: RestAnswer) -> ProblemDetails:
-    """The problem that an answer describes; an empty one when it does not."""
+    """Return the problem that a response describes; an empty one if there is none."""
     try:
         found = json_object(answer)
     except ValueError:
@@ -87,7 +87,7 @@ def problem_of(answer: RestAnswer) -> ProblemDetails:
 
 
 def json_object(answer: RestAnswer) -> Json:
-    """The JSON object in an answer; ValueError says why there is none."""
+    """Return the JSON object of a response. Raises ValueError with the reason if there is none."""
     if answer.defect:
         raise ValueError(answer.defect)
     media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -103,12 +103,12 @@ def json_object(answer: RestAnswer) -> Json:
 
 
 def conflicts(answer: RestAnswer) -> bool:
-    """Whether the platform refuses because what was asked for is, in some way, already so."""
+    """Return whether the platform refuses because the requested state already exists."""
     return answer.status == HTTPStatus.CONFLICT and problem_of(answer).name != IN_PROGRESS
 
 
 def garbage(subject: str, answer: RestAnswer, why: str) -> Retriable:
-    """The error for an answer that means success and is not what the API promises."""
+    """Return the error for a successful response that violates the API."""
     return Retriable(
         f"{subject}: the answer {answer.status} is not that of a Clara REST API: {why}; "
         "check that the endpoint leads to the platform itself"
@@ -148,7 +148,7 @@ def _message(subject: str, answer: RestAnswer, problem: ProblemDetails) -> str:
 
 
 def _phrase(status: int) -> str:
-    """The usual words for a status, not those of the peer."""
+    """Return the standard reason phrase of a status, not the peer's."""
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
 
 

@@ -1,4 +1,4 @@
-"""What the REST API says of a job, checked: an answer may come from anything that listens at the endpoint."""
+"""Job status from the REST API, validated: anything may be listening at the endpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RestJob:
 
     @property
     def was_cut_short(self) -> bool:
-        """It was stopped before anybody started it."""
+        """True if the job was stopped before it was started."""
         return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
 
 

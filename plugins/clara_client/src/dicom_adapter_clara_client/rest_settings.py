@@ -1,4 +1,4 @@
-"""What the `clara-rest` submitter is told."""
+"""Settings of the `clara-rest` submitter."""
 
 from __future__ import annotations
 
@@ -57,33 +57,33 @@ class ClaraRestSettings:
     endpoint: str = setting(
         validator=_endpoint, help="The platform's REST API up to `/v1`, such as `https://clara.example:8443`."
     )
-    token: Secret | None = setting(default=None, validator=_token, help="Bearer token that the platform asks for.")
+    token: Secret | None = setting(default=None, validator=_token, help="Bearer token for the platform.")
     ca_file: Path | None = setting(
-        default=None, help="PEM file of the authorities to trust; left out, those of the system. Needs `https`."
+        default=None, help="PEM file of the trusted authorities; default: those of the system. Requires `https`."
     )
     client_certificate: Path | None = setting(
-        default=None, help="PEM file of the certificate to show to the platform. Needs `https`."
+        default=None, help="PEM file of the client certificate. Requires `https`."
     )
     client_key: Path | None = setting(
-        default=None, help="PEM file of its private key, without a password; left out, it is in `client-certificate`."
+        default=None, help="PEM file of its private key, without a password; default: `client-certificate` contains it."
     )
     timeout: float = setting(
         default=30.0,
         validator=between(0.1, HOUR_S, "seconds"),
-        help="Seconds in which a call must be answered, and the longest silence during an upload.",
+        help="Timeout of a call in seconds, and the longest pause without data during an upload.",
     )
     upload_timeout: float = setting(
-        default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Seconds that the upload of one file may take."
+        default=600.0, validator=between(0.1, DAY_S, "seconds"), help="Timeout of the upload of one file in seconds."
     )
     keep_alive: float = setting(
-        default=5.0, validator=between(0, HOUR_S, "seconds"), help="Seconds that a connection is kept without a call."
+        default=5.0, validator=between(0, HOUR_S, "seconds"), help="Seconds after which an idle connection is closed."
     )
     keep_alive_connections: int = setting(
-        default=8, validator=between(0, 1000), help="Most connections that are kept without a call."
+        default=8, validator=between(0, 1000), help="Maximum number of idle connections."
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check what only shows when the fields are seen together."""
+        """Check the combination of the fields."""
         if self.client_key and not self.client_certificate:
             raise ValueError("client-key needs client-certificate")
         if not self.endpoint.startswith("https:") and (self.ca_file or self.client_certificate):

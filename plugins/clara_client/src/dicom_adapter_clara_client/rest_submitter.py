@@ -39,7 +39,7 @@ JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.y
 
 
 class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
-    """Speaks HTTP to one platform, over connections that are reused."""
+    """Submit jobs to one platform over reused HTTP connections."""
 
     name = "clara-rest"
 
@@ -105,7 +105,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         answer = self._connection.ask(RestRequest(subject=subject, method="GET", path=_path(job)))
         if answer.status != OK:
             refused = refusal(subject, answer)
-            # But for a job that is gone, an operator may mend whatever keeps the platform from telling: asking goes on.
+            # Unless the job is missing, an operator may fix the reason of the refusal: polling continues.
             raise refused if _knows_no_job(answer) else Retriable(str(refused))
         found = job_of(subject, answer, job.platform_job_id)
         detail = "; ".join(text for text in (found.status, found.messages) if text)
@@ -115,7 +115,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         subject = _subject(job, "cancel")
         platform_job_id = job.platform_job_id or self._created_id(job, subject)
         if not platform_job_id:
-            return  # never created, so there is nothing to stop
+            return  # never created: nothing to stop
         path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
         answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body))
         if _knows_no_job(answer):
@@ -186,7 +186,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
 
 def _knows_no_job(answer: RestAnswer) -> bool:
-    """Whether the platform itself says so; any proxy answers 404."""
+    """Return whether the platform itself reports a missing job; any proxy may respond with 404."""
     return answer.status == HTTPStatus.NOT_FOUND and problem_of(answer).name == JOB_NOT_FOUND
 
 

@@ -29,7 +29,7 @@ class Deadline(threading.local):
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Give the calls inside so many seconds in all."""
+        """Limit all calls inside to `seconds` in total."""
         self.end = time.monotonic() + seconds
         try:
             yield
@@ -47,7 +47,7 @@ class Deadline(threading.local):
 
 
 class TimedStream(httpcore.NetworkStream):
-    """A connection whose waits end with the call."""
+    """Network stream with the deadline of the running call."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream = stream
@@ -69,7 +69,7 @@ class TimedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def close(self) -> None:
-        """Wake a thread that waits for this connection, too: closing a socket alone does not."""
+        """Close the connection and wake threads that wait for it: closing a socket alone does not wake them."""
         found = self._stream.get_extra_info("socket")
         if isinstance(found, socket.socket):
             try:
@@ -80,7 +80,7 @@ class TimedStream(httpcore.NetworkStream):
 
 
 class TimedBackend(httpcore.NetworkBackend):
-    """Opens connections whose waits end with the call."""
+    """Opens connections with the deadline of the running call."""
 
     def __init__(self, deadline: Deadline) -> None:
         self._backend = httpcore.SyncBackend()

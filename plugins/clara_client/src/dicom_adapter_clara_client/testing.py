@@ -1,4 +1,4 @@
-"""A pytest plugin: the fixture `platform_emulator`, a platform on free ports of this machine. Comes installed."""
+"""A pytest plugin with the fixture `platform_emulator`, a platform on free local ports. Registered on installation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PlatformEmulator:
 
 @pytest.fixture
 def platform_emulator(tmp_path: Path) -> Iterator[PlatformEmulator]:
-    """A platform that knows every pipeline and keeps what it gets in the test's temporary folder."""
+    """Emulated platform that accepts every pipeline id and stores jobs in the test's temporary folder."""
     from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults, grpc_face, rest_face
 
     platform, faults, log = EmulatedPlatform(folder=tmp_path / "emulator", pipelines="any"), Faults(), CallLog()

@@ -1,4 +1,4 @@
-"""`dicom-adapter emulate-platform`: a platform to try the adapter on, on this machine."""
+"""`dicom-adapter emulate-platform`: an emulated platform on this machine for trying the adapter."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ WORDS = {"status": "status", "pipeline": "pipeline_id", "face": "face"}
 
 def emulate_platform(
     grpc: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve the Clara services over gRPC; port 0 takes any.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve the Clara services over gRPC; port 0 for any free port."),
     ] = None,
     rest: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Serve the REST API over HTTP; port 0 takes any.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve the REST API over HTTP; port 0 for any free port.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Keep jobs and payloads here; else in memory.")
+        Path | None, typer.Option(file_okay=False, help="Folder for jobs and payloads; default: in memory.")
     ] = None,
     pipeline: Annotated[
-        list[str] | None, typer.Option(help="A pipeline's id that is known; may be repeated. Left out, every id is.")
+        list[str] | None,
+        typer.Option(help="Id of a registered pipeline; may be repeated. Default: every id is accepted."),
     ] = None,
     run_seconds: Annotated[float, typer.Option(min=0, help="Seconds from a job's start to its end.")] = 2.0,
     ends: Annotated[ClaraJobStatus, typer.Option(help="How jobs end.")] = ClaraJobStatus.HEALTHY,
@@ -39,24 +41,26 @@ def emulate_platform(
         list[str] | None,
         typer.Option(
             metavar="CALL=KIND[,KEY=VALUE…]",
-            help="Let calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
+            help="Make calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
             "Kinds: status, code, reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, "
             "seconds, status, code, pipeline, face. May be repeated.",
         ),
     ] = None,
-    log: Annotated[Path | None, typer.Option(dir_okay=False, help="Append a JSON line for each call.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File to which a JSON line is appended for each call.")
+    ] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="EMULATOR_TOKEN", help="Bearer token that REST clients have to show.")
+        str | None, typer.Option(envvar="EMULATOR_TOKEN", help="Bearer token that REST clients must send.")
     ] = None,
 ) -> None:
     """Emulate an inference platform over gRPC and REST, on one shared state, until SIGTERM or Ctrl-C.
 
     Example: dicom-adapter emulate-platform --grpc 127.0.0.1:50051 --rest 127.0.0.1:8080
 
-    Exit status: 0 after an orderly stop, 1 when an address cannot be had, 2 when nothing is to be served.
+    Exit status: 0 after an orderly stop; 1 if an address cannot be used; 2 if neither --grpc nor --rest is set.
     """
     if grpc is None and rest is None:
-        raise typer.BadParameter("give --grpc HOST:PORT, --rest HOST:PORT, or both")
+        raise typer.BadParameter("set --grpc HOST:PORT, --rest HOST:PORT, or both")
     for address in filter(None, (grpc, rest)):
         if not re.fullmatch(r".+:[0-9]{1,5}", address):
             raise typer.BadParameter(f"'{address}' is not of the form HOST:PORT, for example 127.0.0.1:50051")
@@ -94,7 +98,7 @@ def _wait_for_signal() -> None:
 
 
 class _ShownLog(CallLog):
-    """Shows each call on stdout, too."""
+    """Call log that also prints each call to stdout."""
 
     def add(self, record: CallRecord) -> None:
         super().add(record)
