@@ -10,7 +10,7 @@ from cattrs import BaseValidationError
 
 from dicom_adapter import ByteSize, Secret
 from dicom_adapter.config.convert import make_converter
-from dicom_adapter.config.problems import faults
+from dicom_adapter.config.problems import flatten
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 
 
@@ -25,7 +25,7 @@ def structured(tmp_path: Path, **table: Any) -> ClaraGrpcSettings:
 def refused(tmp_path: Path, **table: Any) -> str:
     with pytest.raises(BaseValidationError) as raised:
         structured(tmp_path, **table)
-    return "\n".join(f"{'.'.join(map(str, fault.where))}: {fault.message}" for fault in faults(raised.value))
+    return "\n".join(f"{'.'.join(map(str, fault.where))}: {fault.message}" for fault in flatten(raised.value))
 
 
 def test_an_endpoint_is_enough(tmp_path: Path) -> None:
