@@ -122,7 +122,7 @@ def test_bytes_with_a_mark_of_utf8_are_read(read: Read) -> None:
 def test_an_empty_file_lacks_everything_that_is_required(read: Read) -> None:
     """Storage, a submitter and an AE title have no defaults."""
     assert {"storage", "submitters", "ae-titles"} == {problem.path for problem in read("").problems}
-    assert "storage is missing (Where instances wait)" in [str(problem) for problem in read("").problems]
+    assert "storage is missing (The storage backend and its limits)" in [str(problem) for problem in read("").problems]
 
 
 @pytest.mark.parametrize(

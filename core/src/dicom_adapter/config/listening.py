@@ -1,4 +1,4 @@
-"""The configuration of what listens: the tables [dicom], [dicom.tls] and [http]."""
+"""The configuration of the listening ports: the tables [dicom], [dicom.tls] and [http]."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_adapter.config.names import Address, Network
 DAY_S = 86_400
 SHORTEST_TOKEN = 16  # characters: shorter ones can be guessed
 TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
-SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 has no bounds, but memory and round trips do
+SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: these limit memory and round trips
 
 
 def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
@@ -30,15 +30,15 @@ def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
 class TlsProfile(str, Enum):
     """A secure transport connection profile of PS3.15 annex B."""
 
-    BCP195 = "bcp195"  # what BCP 195 recommends, and what it tolerates for older peers
-    NON_DOWNGRADING = "bcp195-non-downgrading"  # what it recommends, and nothing else
+    BCP195 = "bcp195"  # all that BCP 195 recommends, and all that it permits for older peers
+    NON_DOWNGRADING = "bcp195-non-downgrading"  # only what BCP 195 recommends
 
 
 class ClientCertificates(str, Enum):
-    """Whether callers have to say who they are."""
+    """The policy for client certificates."""
 
     REQUIRED = "required"
-    OPTIONAL = "optional"  # one that is shown has to be good
+    OPTIONAL = "optional"  # a certificate that is presented must be valid
 
 
 @frozen(kw_only=True)
@@ -46,27 +46,27 @@ class TlsConfig:
     """[dicom.tls]: DICOM over TLS on the listening port."""
 
     certificate: Path = setting(
-        help="PEM file of the adapter's certificate, followed by those that lead to its authority."
+        help="PEM file with the adapter's certificate, followed by the intermediate certificates of its chain."
     )
     key: Path | None = setting(
         default=None,
         help=(
-            "PEM file of its private key, without a password; left out, it is in `certificate`. Nobody but the "
+            "PEM file with the private key, without a password; if omitted, the key is in `certificate`. Only the "
             "service's user should be able to read it."
         ),
     )
     client_ca: Path | None = setting(
         default=None,
         help=(
-            "PEM file of the authorities whose client certificates are good. Left out, no caller is asked for a "
-            "certificate."
+            "PEM file with the authorities that are trusted for client certificates. If omitted, no caller is "
+            "asked for a certificate."
         ),
     )
     client_certificates: ClientCertificates | None = setting(
         default=None,
         help=(
-            "Whether callers must show a certificate: left out, they must when `client-ca` is given. With "
-            '`"optional"` one that is shown has to be good all the same. Needs `client-ca`.'
+            "Policy for client certificates; if omitted, they are required when `client-ca` is set. With "
+            '`"optional"`, a certificate that is presented must still be valid. Requires `client-ca`.'
         ),
     )
     profile: TlsProfile = setting(default=TlsProfile.BCP195, help="TLS profile of PS3.15 annex B.")
@@ -81,60 +81,60 @@ class DicomConfig:
     """[dicom]: the listening port and the limits of associations."""
 
     port: int = setting(
-        default=11112, validator=between(0, 65535), help="TCP port; 0 takes any free one. `run --port` goes before it."
+        default=11112, validator=between(0, 65535), help="TCP port; 0 selects any free one. `run --port` overrides it."
     )
     bind: Address = setting(default="0.0.0.0", help='IP address to listen on; `"127.0.0.1"` for this machine only.')  # noqa: S104 - modalities are elsewhere
     receivers: int = setting(
         default=1,
         validator=between(1, 64),
-        help="Processes that receive, side by side on the same port. Not above `max-associations`, which they share.",
+        help="Number of receivers, on the same port. They share `max-associations`, which must not be lower.",
     )
     max_associations: int = setting(
         default=25,
         validator=between(1, 1000),
-        help="Associations open at the same time. One more is rejected as transient.",
+        help="Maximum number of open associations. Further ones are rejected as transient.",
     )
     max_associations_per_peer: int | None = setting(
         default=None,
         validator=optional(between(1, 1000)),
         help=(
-            "Associations open at the same time from one IP address. One more is rejected as transient. Left out, "
-            "one peer may take all of them."
+            "Maximum number of open associations from one IP address. Further ones are rejected as transient. If "
+            "omitted, one peer may open all of them."
         ),
     )
     proxies: tuple[Network, ...] = setting(
         default=(),
-        help="Balancers: their connections begin with a header of the PROXY protocol, and nobody else's do.",
+        help="Load balancers. Their connections must begin with a header of the PROXY protocol; no others may.",
     )
     association_timeout: float = setting(
         default=30.0,
         validator=between(0.1, DAY_S, "seconds"),
-        help="Seconds that a new connection may take to request its association (the ARTIM timer).",
+        help="Seconds within which a new connection must request its association (the ARTIM timer).",
     )
     idle_timeout: float = setting(
         default=60.0,
         validator=between(0.1, DAY_S, "seconds"),
-        help="Seconds after which an association on which nothing happens is aborted.",
+        help="Seconds of inactivity after which an association is aborted.",
     )
     drain_timeout: float = setting(
         default=30.0,
         validator=between(0, DAY_S, "seconds"),
-        help="Seconds that a stop waits for open associations; what is open then is aborted.",
+        help="Seconds to wait for open associations at a stop; after that they are aborted.",
     )
     max_pdu: int = setting(
         default=131_072,
         validator=_pdu_length,
-        help="Longest PDU to receive, as told to the peer; 0 is no limit.",
+        help="Maximum length of a received PDU in bytes, as announced to the peer; 0 means no limit.",
     )
     max_data_set: ByteSize = setting(
         default=ByteSize(16 * 10**9),
         validator=at_least(1, "bytes"),
         help=(
-            'Largest data set to take, in bytes or as a text such as `"16 GB"`. A larger one is answered with '
-            "0xC000, and what had come of it is deleted."
+            'Maximum size of a data set, in bytes or as text, for example `"16 GB"`. A larger one is refused with '
+            "status 0xC000, and the received part is deleted."
         ),
     )
-    tls: TlsConfig | None = setting(default=None, help="DICOM over TLS; left out, connections are not encrypted.")
+    tls: TlsConfig | None = setting(default=None, help="DICOM over TLS; if omitted, connections are not encrypted.")
 
     def __attrs_post_init__(self) -> None:
         if self.receivers > self.max_associations:
@@ -144,7 +144,7 @@ class DicomConfig:
             )
 
     def share_of(self, receiver: int) -> DicomConfig:
-        """The part that one of the receivers, counted from 1, has in what they share."""
+        """Return the configuration of one receiver, counted from 1, with its share of the associations."""
         share, rest = divmod(self.max_associations, self.receivers)
         return evolve(self, receivers=1, max_associations=share + (receiver <= rest))
 
@@ -158,23 +158,25 @@ def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> 
 
 @frozen(kw_only=True)
 class HttpConfig:
-    """[http]: the HTTP server of health and of what plugins bring; without this table there is none."""
+    """[http]: the HTTP server for health and plugins; it runs only if this table is present."""
 
     port: int = setting(
         default=8042,
         validator=between(0, 65535),
         help=(
-            "TCP port; 0 takes any free one, which the log tells (`http_listening`). A port that cannot be had is "
-            "an error at the start."
+            "TCP port; 0 selects any free one, which is logged (`http_listening`). If the port is not available, "
+            "the start fails."
         ),
     )
-    bind: Address = setting(default="127.0.0.1", help="IP address to listen on. Any but a loopback one needs a token.")
+    bind: Address = setting(
+        default="127.0.0.1", help="IP address to listen on. An address that is not a loopback address requires `token`."
+    )
     token: Secret | None = setting(
         default=None,
         validator=_token,
         help=(
-            "Bearer token that every request has to show: `Authorization: Bearer <token>`. Left out, requests "
-            "have to come to `localhost` or a loopback address by name, so that no web page gets in."
+            "Bearer token that every request must carry: `Authorization: Bearer <token>`. If omitted, the host of a "
+            "request must be `localhost` or a loopback address, which protects against requests of web pages."
         ),
     )
 

@@ -1,6 +1,6 @@
-"""The configuration: frozen values, compared by content, so that a reload sees what changed.
+"""The configuration: frozen values, compared by content, so that a reload finds what changed.
 
-A field `max_pdu` is the key `max-pdu`; `help` is what the reference documentation says of it.
+The field `max_pdu` is the key `max-pdu`; `help` is its text in the reference documentation.
 """
 
 # ruff: noqa: RUF009 - `setting` and `derived` return attrs fields, as `attrs.field` does
@@ -21,11 +21,11 @@ from dicom_adapter.config.listening import DAY_S, DicomConfig, HttpConfig
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
 
-YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and too long for some clocks
+YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and exceeds the range of some clocks
 
 
 def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
-    """A field that no key of the table sets."""
+    """Declare a field that is computed: no key of the table sets it."""
     return field(default=default, metadata={DERIVED: True, HELP: help}, kw_only=True)
 
 
@@ -44,14 +44,14 @@ def _callers(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
 
 
 class Durability(str, Enum):
-    """What an acknowledged instance survives."""
+    """The failures that an acknowledged instance survives."""
 
     FSYNC = "fsync"  # a power loss
-    PROCESS = "process"  # the end of the adapter's processes, not of the machine
+    PROCESS = "process"  # a crash of the adapter's processes, not of the machine
 
 
 class LogFormat(str, Enum):
-    """How the log is written."""
+    """The format of the log."""
 
     AUTO = "auto"  # for people on a terminal, JSON otherwise
     CONSOLE = "console"
@@ -59,7 +59,7 @@ class LogFormat(str, Enum):
 
 
 class LogLevel(str, Enum):
-    """The least important events that the log shows."""
+    """The lowest level of events that the log shows."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -69,38 +69,38 @@ class LogLevel(str, Enum):
 
 @frozen(kw_only=True)
 class StorageConfig:
-    """[storage]: where instances wait. Further keys are the backend's own."""
+    """[storage]: where instances are stored. All other keys are settings of the backend."""
 
     backend: str = setting(default="local", help="Name of the storage backend, as `dicom-adapter plugins` lists it.")
-    path: Path = setting(help="The adapter's data folder. It is made when it is not there.")
+    path: Path = setting(help="The adapter's data folder; it is created if it does not exist.")
     watermark_percent: int = setting(
         default=85,
         validator=between(1, 100),
-        help="Share of the room in use from which associations are refused; 100 switches this limit off.",
+        help="Used share of the space, in percent, from which associations are rejected; 100 disables the limit.",
     )
     reserve: ByteSize = setting(
         default=ByteSize(5 * 10**9),
         validator=at_least(0, "bytes"),
         help=(
-            'Room that stays free, in bytes or as a text such as `"5 GB"`: below it associations are refused, and '
-            "instances that would use it up; 0 switches this limit off. `kB`, `MB`, `GB`, `TB` are powers of "
-            "1000, `KiB`, `MiB`, `GiB`, `TiB` of 1024."
+            'Space to keep free, in bytes or as text, for example `"5 GB"`. Below it associations are rejected, and '
+            "instances that would use it up are refused; 0 disables the limit. `kB`, `MB`, `GB` and `TB` are powers "
+            "of 1000; `KiB`, `MiB`, `GiB` and `TiB` are powers of 1024."
         ),
     )
     quarantine_quota: ByteSize = setting(
         default=ByteSize(20 * 10**9),
         validator=at_least(0, "bytes"),
         help=(
-            "Room that the quarantined instances and those of the faulted jobs of one AE title may take, in bytes "
-            'or as a text such as `"20 GB"`; beyond it, associations to that AE title are refused until an '
-            "operator has made room."
+            "Space that the quarantined instances and the instances of faulted jobs of one AE title may use, in "
+            'bytes or as text, for example `"20 GB"`. Above it, associations to that AE title are rejected until an '
+            "operator frees space."
         ),
     )
     durability: Durability = setting(
         default=Durability.FSYNC,
-        help="What an acknowledged instance survives: a power loss (`fsync`), or the end of a process (`process`).",
+        help="Failure that an acknowledged instance survives: a power loss (`fsync`) or a process crash (`process`).",
     )
-    settings: Any = derived(default=None, help="The backend's own settings.")
+    settings: Any = derived(default=None, help="Settings of the backend.")
 
 
 @frozen(kw_only=True)
@@ -110,63 +110,65 @@ class LedgerConfig:
     url: LedgerUrl | None = setting(
         default=None,
         help=(
-            "`sqlite:///<file>`; left out, the file `ledger.sqlite` in `storage.path`. It is on a local disk, and "
-            "nobody but the service's user should be able to read its folder: it holds patient IDs."
+            "`sqlite:///<file>`; if omitted, the file `ledger.sqlite` in `storage.path`. The file must be on a local "
+            "disk. It holds patient IDs: only the service's user should be able to read its folder."
         ),
     )
     history_days: float = setting(
         default=30.0,
         validator=between(0, 3660, "days"),
         help=(
-            "Days for which reclaimed instances, finished jobs and events are remembered. What is pending, in "
-            "quarantine or part of an unfinished or faulted job is remembered as long as it is."
+            "Days for which reclaimed instances, finished jobs and events are kept. Instances that are pending, in "
+            "quarantine or part of an unfinished or faulted job are kept at least as long as they are in that state."
         ),
     )
 
 
 @frozen(kw_only=True)
 class LogConfig:
-    """[log]"""
+    """[log]: the format and the level of the log."""
 
-    format: LogFormat = setting(default=LogFormat.AUTO, help="`auto` is `console` on a terminal, `json` otherwise.")
-    level: LogLevel = setting(default=LogLevel.INFO, help="The least important events to show.")
+    format: LogFormat = setting(
+        default=LogFormat.AUTO, help="`auto` means `console` on a terminal and `json` otherwise."
+    )
+    level: LogLevel = setting(default=LogLevel.INFO, help="Lowest level of the events to show.")
 
 
 @frozen(kw_only=True)
 class SubmitterConfig:
-    """[submitters.<name>]: a way to a platform. Further keys are the submitter's own."""
+    """[submitters.<name>]: a connection to a platform. All other keys are settings of the submitter."""
 
     type: str = setting(help="Name of the submitter, as `dicom-adapter plugins` lists it.")
     parallel: int = setting(
         default=4,
         validator=between(1, 64),
-        help="Steps at the same time, each of another job, and uploads at the same time.",
+        help="Maximum number of concurrent steps, each of a different job, and of concurrent uploads.",
     )
     retry_for: float = setting(
         default=float(DAY_S),
         validator=between(0, YEAR_S, "seconds"),
         help=(
-            "Seconds during which retriable errors of a job are retried, from the first failure of a step on; "
-            "then the job is faulted."
+            "Seconds for which retriable errors of a job are retried, counted from the first failure of a step; "
+            "after that the job is faulted."
         ),
     )
     retry_first: float = setting(
         default=2.0,
         validator=between(0.1, DAY_S, "seconds"),
-        help="Seconds before the first retry; they double then. Chance takes up to half of each pause away.",
+        help="Seconds before the first retry. Each later pause is twice as long; jitter shortens each by up to half.",
     )
     retry_most: float = setting(
         default=300.0,
         validator=between(0.1, DAY_S, "seconds"),
-        help="Longest pause between retries, in seconds; not below `retry-first`.",
+        help="Longest pause between retries, in seconds; must not be below `retry-first`.",
     )
     status_every: float | None = setting(
         default=None,
         validator=optional(between(0.1, DAY_S, "seconds")),
-        help="Seconds between two questions to the platform what became of a started job; left out, it is not asked.",
+        help="Seconds between two status queries for a started job; if omitted, the platform is not queried.",
     )
-    settings: Any = derived(default=None, help="The submitter's own settings; None when it is unavailable.")
-    unavailable: str = derived(default="", help="Why it cannot be used; empty when it can.")
+    settings: Any = derived(default=None, help="Settings of the submitter; None if it is unavailable.")
+    unavailable: str = derived(default="", help="Reason why the submitter cannot be used; empty if it can.")
 
     def __attrs_post_init__(self) -> None:
         if self.retry_most < self.retry_first:
@@ -175,7 +177,7 @@ class SubmitterConfig:
 
 @frozen(kw_only=True)
 class CallerConfig:
-    """One entry of allowed-callers; all that is given must hold."""
+    """One entry of allowed-callers; a caller must match all given keys."""
 
     ae_title: AeTitle | None = setting(default=None, help="Calling AE title.")
     host: Network | None = setting(default=None, help="IP address, or network in CIDR notation, of the caller.")
@@ -183,8 +185,8 @@ class CallerConfig:
         default=None,
         validator=optional(not_empty),
         help=(
-            "Common name, or a DNS name, in the certificate that the caller must show (in lower or upper case). "
-            "Needs `dicom.tls` with `client-ca`."
+            "Common name or DNS name in the caller's certificate; case is ignored. Requires `dicom.tls` with "
+            "`client-ca`."
         ),
     )
 
@@ -195,69 +197,69 @@ class CallerConfig:
 
 @frozen(kw_only=True)
 class AeTitleConfig:
-    """[ae-titles.<AE title>]: what is accepted for a called AE title, and what becomes of it."""
+    """[ae-titles.<AE title>]: the callers, the processor and the submitter of a called AE title."""
 
     processor: str = setting(default="aetitle", help="Name of the job processor, as `dicom-adapter plugins` lists it.")
     allowed_callers: tuple[CallerConfig, ...] | None = setting(
         default=None,
         validator=_callers,
-        help="Who may send: calling AE titles, or tables as below. Left out, everybody.",
+        help="Allowed callers: calling AE titles, or tables as below. If omitted, every caller is allowed.",
     )
     ignored_sop_classes: tuple[Uid, ...] = setting(
-        default=(), help="SOP class UIDs whose instances are acknowledged and not kept."
+        default=(), help="SOP class UIDs whose instances are acknowledged but not stored."
     )
     overwrite_same_instance: bool = setting(
-        default=False, help="Whether an instance that comes again while it is pending replaces the earlier one."
+        default=False, help="If true, a duplicate of a pending instance replaces the earlier one."
     )
     submitter: str | None = setting(
-        default=None, help="Name of the `[submitters.<name>]` table; left out, `default-submitter` or the only one."
+        default=None, help="Name of a `[submitters.<name>]` table; if omitted, `default-submitter` or the only one."
     )
     metadata: tuple[Keyword, ...] = setting(
         default=(),
         help=(
-            "DICOM keywords whose values go to the platform with each job: **patient data, if you name such "
+            "DICOM keywords whose values are sent to the platform with each job: **patient data, if you name such "
             "attributes**."
         ),
     )
-    settings: Any = setting(default=None, help="The processor's own settings.")
-    unavailable: str = derived(default="", help="Why its processor cannot be used; empty when it can.")
+    settings: Any = setting(default=None, help="Settings of the processor.")
+    unavailable: str = derived(default="", help="Reason why the processor cannot be used; empty if it can.")
 
 
 @frozen(kw_only=True)
 class PluginsConfig:
-    """[plugins]: which of the installed plugins are used."""
+    """[plugins]: the selection of the installed plugins."""
 
     disable: tuple[str, ...] = setting(
         default=(),
-        help="Names of plugins that are not loaded, as `dicom-adapter plugins` lists them in the column *Plugin*.",
+        help="Names of plugins not to load, as listed by `dicom-adapter plugins` in the column *Plugin*.",
     )
 
 
 @frozen(kw_only=True)
 class Config:
-    """The whole file."""
+    """The whole configuration file."""
 
     dicom: DicomConfig = setting(factory=DicomConfig, help="The listening port and the limits of associations.")
     http: HttpConfig | None = setting(
-        default=None, help="The HTTP server of health and of what plugins bring; without this table there is none."
+        default=None, help="The HTTP server for health and plugins; it runs only if this table is present."
     )
-    storage: StorageConfig = setting(help="Where instances wait.")
+    storage: StorageConfig = setting(help="The storage backend and its limits.")
     ledger: LedgerConfig = setting(factory=LedgerConfig, help="The database of instances, jobs and events.")
-    log: LogConfig = setting(factory=LogConfig, help="What is logged, and how.")
-    plugins: PluginsConfig = setting(factory=PluginsConfig, help="Which of the installed plugins are used.")
+    log: LogConfig = setting(factory=LogConfig, help="The format and the level of the log.")
+    plugins: PluginsConfig = setting(factory=PluginsConfig, help="The selection of the installed plugins.")
     submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
         factory=dict,
         validator=_some_table,
         help=(
-            "The ways to platforms, by name: 1 to 64 letters, digits, `.`, `_` and `-`, beginning with a letter "
-            "or digit."
+            "The connections to platforms, by name. A name has 1 to 64 letters, digits, `.`, `_` and `-`, and begins "
+            "with a letter or digit."
         ),
     )
     default_submitter: str | None = setting(
         default=None,
         help=(
-            "Submitter of the AE titles that name none. Only needed when there are several: the only one is the "
-            "default by itself."
+            "Submitter of the AE titles that do not name one. Required only if there are several submitters: a "
+            "single one is the default automatically."
         ),
     )
     ae_titles: Mapping[AeTitle, AeTitleConfig] = setting(
@@ -266,11 +268,11 @@ class Config:
 
     @property
     def ledger_url(self) -> str:
-        """The ledger as SQLAlchemy names it."""
+        """The URL of the ledger in the form of SQLAlchemy."""
         return self.ledger.url or f"sqlite:///{self.storage.path / 'ledger.sqlite'}"
 
     def submitter_for(self, ae_title: str) -> str:
-        """The name of the submitter that takes this AE title's jobs."""
+        """Return the name of the submitter for the jobs of this AE title."""
         named = self.ae_titles[ae_title].submitter or self.default_submitter
         if named is not None:
             return named
@@ -279,7 +281,7 @@ class Config:
         return next(iter(self.submitters))
 
     def unavailable(self, ae_title: str) -> str:
-        """Why this AE title cannot be served at present; "" when it can."""
+        """Return the reason why this AE title cannot be served at present, or "" if it can."""
         own = self.ae_titles[ae_title].unavailable
         name = self.submitter_for(ae_title)
         theirs = self.submitters[name].unavailable
