@@ -27,6 +27,7 @@ from dicom_adapter.ledger import Ledger, schema
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.resources import Resources
 
 AE_TITLE = "LUNG"
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
@@ -97,7 +98,7 @@ def make(folder: Path, count: int) -> Instances:
     data_folder = DataFolder.of(config)
     ledger, storage = data_folder.open_ledger(config.ledger_url), data_folder.open_storage(config.storage, catalogue)
     ledger.migrate()
-    store = Store(config, storage, ledger, SystemClock())
+    store = Store(config, Resources(ledger=ledger, storage=storage, clock=SystemClock()))
     for dataset in _study(count):
         answer = store.keep(_request(dataset), _encode(dataset))
         assert answer.outcome is StoreOutcome.STORED, answer.reason

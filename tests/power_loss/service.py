@@ -25,6 +25,7 @@ from dicom_adapter.net.address import Address
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.service.launch import LaunchedService
 from power_loss import strace
 from power_loss.disk import Tree
@@ -199,7 +200,7 @@ class NextStart:
         ):
             ledger.migrate()
             storage.recover()
-            Store(config, storage, ledger, SystemClock()).recover()
+            Store(config, Resources(ledger=ledger, storage=storage, clock=SystemClock())).recover()
             for ae_title in config.ae_titles:
                 with ledger.read() as transaction:
                     pending = instances.pending_after(transaction, 0, 1000, ae_title)

@@ -516,7 +516,7 @@ def test_the_same_instance_after_its_group_became_jobs_is_a_new_arrival(
 
 def test_what_came_before_an_abort_stays_and_is_submitted(adapter: Adapter) -> None:
     """Over a real association. Tried: an end other than a release that deletes what came."""
-    receiver = Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None)
+    receiver = Receiver(adapter.config, adapter.resources, None)
     server = DicomServer(evolve(adapter.config.dicom, port=0, bind="127.0.0.1"), receiver)
     entity = AE(ae_title="SENDER")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)

@@ -34,6 +34,7 @@ from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, discover
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import PartKind
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.simulation.memory import memory_storage
 from dicom_adapter.simulation.platform import MemorySubmitter, Platform
@@ -375,7 +376,7 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
     data_folder = DataFolder.of(config)
     ledger, clock = data_folder.open_ledger(config.ledger_url), SystemClock()
     storage = data_folder.open_storage(config.storage, found.catalogue())
-    store = Store(config, storage, ledger, clock)
+    store = Store(config, Resources(ledger=ledger, storage=storage, clock=clock))
 
     def receive(ae_title: str) -> None:
         data_set = make_instance(patient_name=SECRET)

@@ -21,6 +21,7 @@ from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.ledger.schema import job_instances as members
 from dicom_adapter.operations.audit import Audit, Kind, Report
 from dicom_adapter.operations.repair import Repair
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.testing import Adapter
 
 MakeAdapter = Callable[..., Adapter]
@@ -85,13 +86,15 @@ class Site:
             transaction.execute(delete(table).where(table.c.instance_id == instance.instance_id))
             counters.add(transaction, instance.ae_title, counters.RECEIVED, -1)
 
+    @property
+    def resources(self) -> Resources:
+        return Resources(ledger=self.ledger, storage=self.storage, clock=self.clock)
+
     def look(
         self, *, running: bool = False, verify: bool = False, pause: Callable[[float], None] | None = None
     ) -> Report:
         audit = Audit(
-            self.ledger,
-            self.storage,
-            self.clock,
+            self.resources,
             is_running=lambda: running,
             verify=verify,
             pause=pause or (lambda _seconds: None),
@@ -103,7 +106,7 @@ class Site:
 
     def repair(self) -> list[bool]:
         """Mend what is found; tells of each finding that can be mended whether it was."""
-        return [mended.done for mended in Repair(self.ledger, self.storage, self.clock).mend(self.look())]
+        return [mended.done for mended in Repair(self.resources).mend(self.look())]
 
     @property
     def keys(self) -> set[str]:
@@ -486,6 +489,6 @@ def test_a_repair_does_not_quote_the_patient(site: Site) -> None:
     """Neither in what it says nor in the events."""
     site.forget(site.pending)
     site.path(site.needed).unlink()
-    said = [mended.text for mended in Repair(site.ledger, site.storage, site.clock).mend(site.look())]
+    said = [mended.text for mended in Repair(site.resources).mend(site.look())]
     assert said
     assert not any("SYN-0001" in text for text in [*said, *map(str, site.adapter.events)])

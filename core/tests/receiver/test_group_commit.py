@@ -166,7 +166,7 @@ class Group:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.store = Store(adapter.config, adapter.storage, adapter.ledger, adapter.clock)
+        self.store = Store(adapter.config, adapter.resources)
 
     def arrive(self, ae_title: str = "A", **attributes: Any) -> ReceivedInstance:
         data_set = make_instance(rows=2, columns=2, **attributes)

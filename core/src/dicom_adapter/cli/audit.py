@@ -13,17 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dicom_adapter.api.errors import DicomAdapterError
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_file, open_ledger, read
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
-from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.balance import Account
 from dicom_adapter.operations.audit import Audit, Kind, Report, Tell
 from dicom_adapter.operations.repair import Mended, Repair
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.resources import Resources
 
 CANNOT_LOOK = 2
 SHOWN = 20  # findings of a kind; `--json` has more
@@ -77,23 +76,23 @@ def audit(
 
 
 def _look(path: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
-    with _opened(path) as (ledger, storage, used), _progress() as tell:
+    with _opened(path) as (resources, used), _progress() as tell:
         folder = DataFolder.of(used)
         if not repair:
-            look = Audit(ledger, storage, SystemClock(), is_running=lambda: folder.is_used, verify=verify, tell=tell)
+            look = Audit(resources, is_running=lambda: folder.is_used, verify=verify, tell=tell)
             return look.look(), []
         with folder.exclusive() as unused:
             if not unused:
                 fail(f"the service, or another repair, works in {folder.path}: stop it, then repair")
                 raise typer.Exit(CANNOT_LOOK)
-            Store(used, storage, ledger, SystemClock()).recover()  # as the next start would
-            look = Audit(ledger, storage, SystemClock(), is_running=lambda: False, verify=verify, tell=tell)
+            Store(used, resources).recover()  # as the next start would
+            look = Audit(resources, is_running=lambda: False, verify=verify, tell=tell)
             report = look.look()
-            return report, list(Repair(ledger, storage, SystemClock()).mend(report))
+            return report, list(Repair(resources).mend(report))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Config]]:
+def _opened(path: Path) -> Iterator[tuple[Resources, Config]]:
     """Ledger and storage of a service, and its configuration; ends the command when there are none."""
     try:
         ledger = open_ledger(path)
@@ -104,7 +103,7 @@ def _opened(path: Path) -> Iterator[tuple[Ledger, StorageBackend[Any], Config]]:
     assert config is not None  # `open_ledger` has checked it
     storage = DataFolder.of(config).open_storage(config.storage, found.plugins.catalogue())
     try:
-        yield ledger, storage, config
+        yield Resources(ledger=ledger, storage=storage, clock=SystemClock()), config
     finally:
         storage.close()
         ledger.close()

@@ -18,7 +18,6 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import LedgerError, Refused
 from dicom_adapter.api.lane import LaneHandle
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.notify import Notify
@@ -32,14 +31,14 @@ from dicom_adapter.host.draining import Drain
 from dicom_adapter.host.lanes import AeTitleDecisions, Lanes, decide_ae_titles
 from dicom_adapter.host.observers import Observer
 from dicom_adapter.host.submitters import NewSubmitters, Submitters
-from dicom_adapter.ledger import Ledger, events, jobs, lanes
+from dicom_adapter.ledger import events, jobs, lanes
 from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.isolation import RESULT_CHECKS, close_within, log_hook_failure
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
-from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, lane_part, submitter_part
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
@@ -80,9 +79,7 @@ class Host:
         self,
         config: Config,
         plugins: Plugins,
-        storage: StorageBackend[Any],
-        ledger: Ledger,
-        clock: Clock,
+        resources: Resources,
         uploads: Callable[[str, int], Executor],
         wake: Callable[[Part], None],
         *,
@@ -95,9 +92,8 @@ class Host:
         often parts look for changes that nothing notifies them of.
         """
         self._plugins = plugins
-        self._storage = storage
-        self._ledger = ledger
-        self._clock = clock
+        ledger, clock = resources.ledger, resources.clock
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
         self._next_step: dict[Part, datetime | None] = {}  # of each part, as its last step returned it
@@ -107,9 +103,9 @@ class Host:
         self._sweep: Iterator[int] | None = None  # the current one
         self._sweep_at = self._free_space_at = clock.now()
         self._notify = Notify(ledger, each=any(STORED in info.observes for info in plugins.observers))
-        self._reclaim = Reclaim(ledger, storage, clock, self._on_reclaimed)
-        self._submitters = Submitters(ledger, storage, clock, uploads, self._on_job_changed, poll_every)
-        self._lanes = Lanes(ledger, storage, clock, self._on_commit, self._wake)
+        self._reclaim = Reclaim(resources, self._on_reclaimed)
+        self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every)
+        self._lanes = Lanes(resources, self._on_commit, self._wake)
         made = self._submitters.make(config, plugins)
         decisions = decide_ae_titles(config, plugins, made.broken)
         self._lanes.announce(config, decisions)

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 from attrs import define, field, frozen
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.lane import LaneHandle
 from dicom_adapter.api.processor import JobProcessorBase
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.process.handle import Handle
 from dicom_adapter.flow.process.lane import Lane
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.turn import Committed
 from dicom_adapter.flow.reclaim.quota import describe_unconfigured
-from dicom_adapter.ledger import Ledger, lanes
+from dicom_adapter.ledger import lanes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.plugins.isolation import describe_settings
 from dicom_adapter.plugins.registry import PROCESSOR, Plugins
-from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.parts import Part, PartWork, lane_part
 from dicom_adapter.runtime.resources import Resources
 
@@ -51,16 +48,12 @@ class Lanes:
 
     def __init__(
         self,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
+        resources: Resources,
         on_commit: Callable[[Committed], None],
         wake: Callable[[Part], None],
     ) -> None:
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
-        self._resources = Resources(ledger=ledger, storage=storage, clock=clock)
+        self._resources = resources
+        self._ledger, self._clock = resources.ledger, resources.clock
         self._on_commit = on_commit
         self._wake = wake
         self._served: Mapping[str, _LaneEntry] = {}  # replaced as a whole, because other threads read it
@@ -107,7 +100,7 @@ class Lanes:
 
     def _handle(self, settings: LaneSettings, lane: Lane) -> LaneHandle:
         wake = partial(self._wake, lane_part(settings.ae_title))
-        return Handle(settings, lane, self._ledger, self._storage, self._clock, settings.processor.caller, wake)
+        return Handle(settings, lane, self._resources, settings.processor.caller, wake)
 
     @property
     def lanes(self) -> dict[str, Lane]:

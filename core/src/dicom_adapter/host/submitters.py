@@ -12,7 +12,6 @@ import structlog
 from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job
 from dicom_adapter.config.model import Config, SubmitterConfig
@@ -20,11 +19,11 @@ from dicom_adapter.flow.submit.queue import LOOK_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.status_watch import PlatformWatch
 from dicom_adapter.flow.submit.steps import Submission
-from dicom_adapter.ledger import Ledger, jobs
+from dicom_adapter.ledger import jobs
 from dicom_adapter.plugins.isolation import close_within, make_submitter
 from dicom_adapter.plugins.registry import Plugins
-from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.parts import Part, PartKind, PartWork, submitter_part
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -58,16 +57,12 @@ class Submitters:
 
     def __init__(
         self,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
+        resources: Resources,
         uploads: Callable[[str, int], Executor],
         on_change: Callable[[Job], None],
         poll_every: timedelta | None,
     ) -> None:
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
+        self._resources = resources
         self._uploads = uploads
         self._on_change = on_change
         self._poll_every = poll_every or LOOK_EVERY
@@ -106,27 +101,24 @@ class Submitters:
 
     def _entry(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _SubmitterEntry:
         uploads, retries = self._uploads(name, table.parallel), Retries.of(table)
-        submission = Submission(
-            submitter, retries, self._ledger, self._storage, self._clock, uploads, self._on_change, self._keywords
-        )
+        submission = Submission(submitter, retries, self._resources, uploads, self._on_change, self._keywords)
         before = self._entries.get(name)
         queue = JobQueue(
             name,
             submission,
             retries,
-            self._ledger,
-            self._clock,
+            self._resources,
             self._poll_every,
             predecessor=None if before is None else before.queue,
         )
         watch = None
         if table.status_every is not None:
-            watch = PlatformWatch(name, submission, timedelta(seconds=table.status_every), self._ledger, self._clock)
+            watch = PlatformWatch(name, submission, timedelta(seconds=table.status_every), self._resources)
         return _SubmitterEntry(table=table, uploads=uploads, submission=submission, queue=queue, watch=watch)
 
     def _log_stranded_jobs(self, config: Config) -> None:
         """Log the jobs that wait for a submitter that does not exist: no part of the host reports them."""
-        with self._ledger.read() as transaction:
+        with self._resources.ledger.read() as transaction:
             unfinished = jobs.count_unfinished(transaction)
         for name, count in unfinished.items():
             if name not in self._entries:

@@ -28,6 +28,7 @@ from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.watch import PartFinding, Watch, examine, with_slow
 from dicom_adapter.runtime.worker_groups import WorkerGroups, Workers, join, names
 from dicom_adapter.runtime.workers import BoundedExecutor, Condition
@@ -60,9 +61,8 @@ class HostProcess:
         self._ledger.migrate()
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
-        self._host = Host(
-            extended, plugins, self._storage, self._ledger, self._clock, _uploads, wake, draining=draining
-        )
+        resources = Resources(ledger=self._ledger, storage=self._storage, clock=self._clock)
+        self._host = Host(extended, plugins, resources, _uploads, wake, draining=draining)
         self._record(config)
         self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)

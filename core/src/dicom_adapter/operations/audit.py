@@ -12,17 +12,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Any
 
 from attrs import Factory, define, frozen
 
 from dicom_adapter.api.errors import StoredObjectMissing
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.flow.verified_reader import Changed, VerifiedReader
-from dicom_adapter.ledger import Ledger, balance, instances
+from dicom_adapter.ledger import balance, instances
 from dicom_adapter.ledger.balance import Account, Kept
 from dicom_adapter.ledger.schema import InstanceState
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 BATCH = 1000  # rows read at a time
 PIECE_BYTES = 1 << 20  # of an object that is read to verify it
@@ -93,9 +91,7 @@ class Audit:
 
     def __init__(
         self,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
+        resources: Resources,
         *,
         is_running: Callable[[], bool],
         verify: bool = False,
@@ -106,9 +102,7 @@ class Audit:
 
         `tell` is called from time to time.
         """
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._is_running = is_running
         self._verify = verify
         self._pause = pause

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from attrs import frozen
 
 from dicom_adapter.api.errors import DicomAdapterError, LedgerError, Refused
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Ledger, Transaction, balance, events, instances
+from dicom_adapter.ledger import Transaction, balance, events, instances
 from dicom_adapter.ledger.balance import Kept
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.operations.audit import PIECE_BYTES, Finding, Kind, Report
 from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 WITHOUT_OBJECT = "found by audit without its stored object"
 WITHOUT_ROW = "found by audit without a row: whether it was acknowledged is not known"
@@ -47,10 +46,8 @@ class NotMended(Refused):
 class Repair:
     """Used by one thread."""
 
-    def __init__(self, ledger: Ledger, storage: StorageBackend[Any], clock: Clock) -> None:
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
+    def __init__(self, resources: Resources) -> None:
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._ways: dict[Kind, Callable[[Finding], str]] = {
             Kind.UNFINISHED: self._finish,
             Kind.MISSING: self._quarantine,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dicom_adapter.runtime import structlog_without_rich  # noqa: F401 - before anything loads structlog
+from dicom_adapter.runtime.resources import Resources
 
 # isort: split
 import os
@@ -56,15 +57,16 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     folder = DataFolder.of(config)
     storage = folder.open_storage(config.storage, plugins.catalogue(), plugins.trace_storage)
     ledger = folder.open_ledger(config.ledger_url)
+    resources = Resources(ledger=ledger, storage=storage, clock=SystemClock())
     os.set_blocking(start.wake_fd, False)
-    receiver = Receiver(config, storage, ledger, SystemClock(), start.wake_fd, name)
+    receiver = Receiver(config, resources, start.wake_fd, name)
     try:
         receiver.recover()
     except UNUSABLE as failure:
         report_unusable(channel, "what was stored before this start cannot be entered", failure)
         return
     server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
-    watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, SystemClock())
+    watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, resources.clock)
 
     def configure(start: Start) -> None:
         """Apply another configuration."""

@@ -15,14 +15,13 @@ from typing import Any
 import structlog
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreRequest, StoreResult
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.flow.store.limits import StoreLimits
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Ledger, lanes
+from dicom_adapter.ledger import lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
@@ -30,7 +29,7 @@ from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.connection import ClosedAssociation, Deliver
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.runtime import logs
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.receiver")
 
@@ -41,19 +40,15 @@ class Receiver:
     def __init__(
         self,
         config: Config,
-        storage: StorageBackend[Any],
-        ledger: Ledger,
-        clock: Clock,
+        resources: Resources,
         wake_fd: int | None,
         name: str = RECEIVER,
     ) -> None:
         """`name`: one of several receivers, else the default."""
         self._config = config
-        self._storage = storage
-        self._ledger = ledger
-        self._clock = clock
-        self._events = EventWriter(ledger, synced=False)
-        self._store = Store(config, storage, ledger, clock, name=name, limits=StoreLimits(storage, ledger))
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
+        self._events = EventWriter(resources.ledger, synced=False)
+        self._store = Store(config, resources, name=name, limits=StoreLimits(resources.storage, resources.ledger))
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
 

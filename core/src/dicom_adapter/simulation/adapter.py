@@ -27,6 +27,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Draining()
@@ -65,13 +66,12 @@ class SimulatedAdapter:
         self.ledger = folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
         self.storage = folder.open_storage(self.config.storage, self._plugins.catalogue())
-        self._store = Store(self.config, self.storage, self.ledger, self.clock)
+        self.resources = Resources(ledger=self.ledger, storage=self.storage, clock=self.clock)
+        self._store = Store(self.config, self.resources)
         self.host = Host(
             self.config,
             self._plugins,
-            self.storage,
-            self.ledger,
-            self.clock,
+            self.resources,
             lambda *_: Inline(),
             lambda _part: None,
             poll_every=POLL_EVERY,

@@ -93,7 +93,7 @@ class Adapter(SimulatedAdapter):
         """Receive instances like `receive`, over a real association on the loopback interface."""
         self._move_to(at)
         if self._loopback is None:
-            self._loopback = Loopback(self.config, self.storage, self.ledger, self.clock)
+            self._loopback = Loopback(self.config, self.resources)
         results = self._loopback.send(data_sets, self._called(ae_title), calling_ae_title)
         self._settle()
         return results

@@ -5,21 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from attrs import evolve
 from pydicom.dataset import Dataset
 
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.synthetic import write
-from dicom_adapter.ledger import Ledger
 from dicom_adapter.net import scu
 from dicom_adapter.net.address import Address
 from dicom_adapter.net.results import SendResult
 from dicom_adapter.net.server import DicomServer
 from dicom_adapter.receiver.receiver import Receiver
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 30.0  # of each exchange: long, for a busy machine
@@ -28,8 +25,8 @@ TIMEOUT_S = 30.0  # of each exchange: long, for a busy machine
 class Loopback:
     """Listens from its making to `close`."""
 
-    def __init__(self, config: Config, storage: StorageBackend[Any], ledger: Ledger, clock: Clock) -> None:
-        self._receiver = Receiver(config, storage, ledger, clock, None)
+    def __init__(self, config: Config, resources: Resources) -> None:
+        self._receiver = Receiver(config, resources, None)
         self._server = DicomServer(evolve(config.dicom, bind=HOST, port=0), self._receiver)
         self._port = self._server.start()
 

@@ -29,6 +29,7 @@ from dicom_adapter.ledger import Ledger, arrivals, events, instances, receiver_r
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.storage.local.backend import LocalStorage
 from dicom_adapter.storage.local.segment import Segment
 from dicom_adapter.testing import Plugin
@@ -100,7 +101,7 @@ class Process:
         self.ledger: Ledger = data_folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
         self.storage: StorageBackend[Any] = data_folder.open_storage(self.config.storage, catalogue)
-        self.store = Store(self.config, self.storage, self.ledger, clock, **options)  # type: ignore[arg-type] # its times in seconds
+        self.store = Store(self.config, Resources(ledger=self.ledger, storage=self.storage, clock=clock), **options)  # type: ignore[arg-type] # its times in seconds
 
     def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> ReceivedInstance:
         """Receive an instance: its data set is complete, and it is not committed."""

@@ -54,7 +54,7 @@ class Site:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.store = Store(adapter.config, adapter.storage, adapter.ledger, adapter.clock)
+        self.store = Store(adapter.config, adapter.resources)
         self.ledger, self.storage, self.folder = adapter.ledger, adapter.storage, adapter.config.storage.path
 
     def send(self, data_set: bytes, **changes: str) -> StoreResult:

@@ -218,7 +218,7 @@ def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
 
     platform.on_upload = upload
     executor = BoundedExecutor(2, "upload")
-    queue = JobQueue("platform", submission(adapter, platform, executor), ONCE, adapter.ledger, adapter.clock)
+    queue = JobQueue("platform", submission(adapter, platform, executor), ONCE, adapter.resources)
     workers = [Worker("submitter platform", queue.step, adapter.clock) for _number in range(2)]
     try:
         workers[0].start()
@@ -284,9 +284,7 @@ def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submi
     made = Submission(
         scripted(platform)(None, None),  # type: ignore[arg-type] # it uses neither
         ONCE,
-        adapter.ledger,
-        adapter.storage,
-        adapter.clock,
+        adapter.resources,
         uploads,
         lambda _job: None,
         {},

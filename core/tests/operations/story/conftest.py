@@ -61,7 +61,7 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
         caller: str = "CT1",
         how: str = "released",
     ) -> str:
-        heard = Heard(Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None))
+        heard = Heard(Receiver(adapter.config, adapter.resources, None))
         with monkeypatch.context() as patch:
             patch.setattr(adapter, "_store", heard)
             adapter.receive(*data_sets, ae_title=ae_title, calling_ae_title=caller)

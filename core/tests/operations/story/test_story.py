@@ -427,7 +427,7 @@ def test_a_ledger_that_takes_no_events_does_not_matter_to_the_receiver(adapter: 
 
 def test_an_association_without_a_c_store_is_not_written_down(adapter: Adapter) -> None:
     """A balancer that sends a C-ECHO every second fills no ledger. Tried: with an event for each, it fails."""
-    receiver = Receiver(adapter.config, adapter.storage, adapter.ledger, adapter.clock, None)
+    receiver = Receiver(adapter.config, adapter.resources, None)
     request = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="127.0.0.1")
     receiver.association_closed(
         ClosedAssociation(association_id="a" * 32, request=request, how="released", statuses={})

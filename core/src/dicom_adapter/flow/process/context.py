@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dicom_adapter.api.errors import StoredObjectMissing, Unprocessable, describe_failure
 from dicom_adapter.api.processor import Timer
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import LATEST_TIMER, Timers
 from dicom_adapter.flow.process.turn import Turn, Unreadable
 from dicom_adapter.ledger import Ledger, jobs
+from dicom_adapter.runtime.resources import Resources
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Context:
     """What the lane offers to one processor (see `processor.ProcessorContext`)."""
 
-    def __init__(self, settings: LaneSettings, storage: StorageBackend[Any], ledger: Ledger) -> None:
+    def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         self.ae_title = settings.ae_title
         self.timers = Timers()
         self.opening_at: datetime | None = None  # the time that the processor sees while it is opened
         self._settings = settings
-        self._storage = storage
-        self._ledger = ledger
+        self._storage = resources.storage
+        self._ledger = resources.ledger
         self._turn: Turn | None = None
 
     def begin(self, now: datetime) -> Turn:

@@ -7,14 +7,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo, Job
 from dicom_adapter.flow.process.context import find_job
 from dicom_adapter.flow.process.lane import Lane
 from dicom_adapter.flow.process.settings import LaneSettings
-from dicom_adapter.ledger import Ledger
 from dicom_adapter.plugins.measured import MeasuredCaller, unwrap
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 T = TypeVar("T")
 
@@ -26,19 +24,17 @@ class Handle:
         self,
         settings: LaneSettings,
         lane: Lane,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
+        resources: Resources,
         caller: MeasuredCaller,
         wake: Callable[[], None],
     ) -> None:
         self.ae_title = settings.ae_title
         self.settings = settings.settings
-        self.now = clock.now
+        self.now = resources.clock.now
         self._lane_settings = settings
         self._lane = lane
-        self._ledger = ledger
-        self._storage = storage
+        self._ledger = resources.ledger
+        self._storage = resources.storage
         self._caller = caller
         self._wake = wake
 

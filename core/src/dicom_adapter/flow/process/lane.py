@@ -203,7 +203,7 @@ class Lane:
         return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
 
     def _build(self) -> None:
-        self._running = RunningProcessor(self._settings, self._resources.storage, self._resources.ledger)
+        self._running = RunningProcessor(self._settings, self._resources)
         self._running.open(self._clock.now())
 
     def _delivery(self, running: RunningProcessor, instance: InstanceStorageInfo) -> DueTurn:

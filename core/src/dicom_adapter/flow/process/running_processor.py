@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from dicom_adapter.api.errors import LedgerUnavailable, describe_failure
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import Waiting
 from dicom_adapter.flow.process.context import Context
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Timers
 from dicom_adapter.flow.process.turn import Committed, Turn, Unavailable
-from dicom_adapter.ledger import Ledger
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
 
@@ -32,12 +31,12 @@ T = TypeVar("T")
 class RunningProcessor:
     """The processor that a lane has now. Not thread-safe: used by the lane's thread only."""
 
-    def __init__(self, settings: LaneSettings, storage: StorageBackend[Any], ledger: Ledger) -> None:
+    def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         """Raises what the plugin does."""
         self.ae_title = settings.ae_title
         self.delivered = 0  # the last instance that it was given
-        self._ledger = ledger
-        self._context = Context(settings, storage, ledger)
+        self._ledger = resources.ledger
+        self._context = Context(settings, resources)
         self.processor = settings.processor(settings.settings, self._context)
 
     def open(self, now: datetime) -> None:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 import structlog
 
 from dicom_adapter.api.errors import LedgerError, describe_failure
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import Ledger, events, instances
+from dicom_adapter.ledger import events, instances
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.reclaim")
 
@@ -29,14 +27,10 @@ class Reclaim:
 
     def __init__(
         self,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
+        resources: Resources,
         on_reclaimed: Callable[[Sequence[InstanceStorageInfo]], None],
     ) -> None:
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._on_reclaimed = on_reclaimed
 
     def everything(self) -> Iterator[int]:

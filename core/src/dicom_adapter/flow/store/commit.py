@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 from attrs import evolve
 
 from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.flow.store.incoming import IncomingInstance, failed
@@ -30,9 +28,9 @@ from dicom_adapter.flow.store.recovery import Recovery
 from dicom_adapter.flow.store.recovery_records import RecoveryRecords
 from dicom_adapter.flow.store.rows import RowWriter
 from dicom_adapter.flow.store.stored_objects import delete_stored_objects
-from dicom_adapter.ledger import Ledger, instances, receiver_runs
+from dicom_adapter.ledger import instances, receiver_runs
 from dicom_adapter.ledger.health import RECEIVER
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.store")
 
@@ -46,9 +44,7 @@ class Store:
     def __init__(
         self,
         config: Config,
-        storage: StorageBackend[Any],
-        ledger: Ledger,
-        clock: Clock,
+        resources: Resources,
         *,
         name: str = RECEIVER,
         limits: StoreLimits | None = None,
@@ -57,14 +53,12 @@ class Store:
     ) -> None:
         """`name`: of the receiver, which stays the same at its next start. `limits`: None for no checks of limits."""
         self._config = config
-        self._storage = storage
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._name = name
         self._limits = limits
         self._checkpoint_seconds = checkpoint_seconds
         self._inline_sync_seconds = inline_sync_seconds
-        self._recovery_records = RecoveryRecords(clock) if storage.keeps_recovery_records else None
+        self._recovery_records = RecoveryRecords(self._clock) if self._storage.keeps_recovery_records else None
         self._has_unsynced_commits = False
         self._may_checkpoint = True
         self._storage_is_slow = False

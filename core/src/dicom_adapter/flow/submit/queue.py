@@ -11,9 +11,9 @@ import structlog
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose
 from dicom_adapter.flow.submit.steps import Interrupted, Platform, Submission, Taken
-from dicom_adapter.ledger import Ledger, jobs
+from dicom_adapter.ledger import jobs
 from dicom_adapter.ledger.jobs import JobRow
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -32,8 +32,7 @@ class JobQueue:
         name: str,
         submission: Submission,
         retries: Retries,
-        ledger: Ledger,
-        clock: Clock,
+        resources: Resources,
         look_every: timedelta = LOOK_EVERY,
         predecessor: JobQueue | None = None,
     ) -> None:
@@ -42,8 +41,7 @@ class JobQueue:
         self._submission = submission
         self._retries = retries
         self._look_every = look_every
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._clock = resources.ledger, resources.clock
         self._taken: set[int] = set() if predecessor is None else predecessor._taken
         self._served: dict[str, int] = {}  # by AE title, the number of the turn in which it was served last
         self._turn = 0

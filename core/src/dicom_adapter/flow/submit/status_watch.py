@@ -6,8 +6,8 @@ import time
 from datetime import datetime, timedelta
 
 from dicom_adapter.flow.submit.steps import Submission
-from dicom_adapter.ledger import Ledger, jobs
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.ledger import jobs
+from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
@@ -16,12 +16,11 @@ ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
 class PlatformWatch:
     """Asks the platform from time to time what became of the jobs that it started."""
 
-    def __init__(self, name: str, submission: Submission, every: timedelta, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, name: str, submission: Submission, every: timedelta, resources: Resources) -> None:
         self._name = name
         self._submission = submission
         self._every = every
-        self._ledger = ledger
-        self._clock = clock
+        self._ledger, self._clock = resources.ledger, resources.clock
 
     def step(self) -> datetime:
         """Ask after the jobs that were not asked after for long enough, some at a time."""

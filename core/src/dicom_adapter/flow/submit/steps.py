@@ -32,16 +32,15 @@ import structlog
 from attrs import field, frozen
 
 from dicom_adapter.api.errors import IllegalTransition, LedgerError, Permanent, Retriable, describe_failure
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState, PlatformStatus
 from dicom_adapter.flow.submit.metadata import dicom_metadata
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.verified_reader import VerifiedReader
-from dicom_adapter.ledger import Ledger, Transaction, events, instances, jobs
+from dicom_adapter.ledger import Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.submit")
 
@@ -98,9 +97,7 @@ class Submission:
         self,
         submitter: Submitter[Any],
         retries: Retries,
-        ledger: Ledger,
-        storage: StorageBackend[Any],
-        clock: Clock,
+        resources: Resources,
         uploads: Executor,
         on_change: Callable[[Job], None],
         keywords: Mapping[str, Sequence[str]],
@@ -108,9 +105,7 @@ class Submission:
         """`keywords`: for each AE title, the DICOM keywords whose values go into a job's metadata."""
         self._submitter = submitter
         self._retries = retries
-        self._ledger = ledger
-        self._storage = storage
-        self._clock = clock
+        self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._uploads = uploads
         self._on_change = on_change
         self._keywords = keywords
