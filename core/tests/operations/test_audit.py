@@ -16,10 +16,10 @@ from dicom_adapter import InstanceStorageInfo, JobState
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger import balance, counters, events, instances, jobs
-from dicom_adapter.ledger.schema import Outcome
+from dicom_adapter.ledger.schema import InstanceOutcome
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.ledger.schema import job_instances as members
-from dicom_adapter.operations.audit import Audit, Kind, Report
+from dicom_adapter.operations.audit import Audit, AuditReport, Kind
 from dicom_adapter.operations.repair import Repair
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.testing import Adapter
@@ -92,7 +92,7 @@ class Site:
 
     def look(
         self, *, running: bool = False, verify: bool = False, pause: Callable[[float], None] | None = None
-    ) -> Report:
+    ) -> AuditReport:
         audit = Audit(
             self.resources,
             is_running=lambda: running,
@@ -132,7 +132,7 @@ def orphan(site: Site, content: bytes) -> str:
     return key
 
 
-def findings(report: Report) -> Iterator[Any]:
+def findings(report: AuditReport) -> Iterator[Any]:
     for found in report.found.values():
         yield from found.listed
 
@@ -150,7 +150,7 @@ def test_everything_received_is_accounted_for(site: Site) -> None:
     report = site.look()
     assert {} == report.found
     lung, wait = report.balance
-    assert (2, 1, {Outcome.SUBMITTED: 1}) == (lung.received, lung.faulted, lung.reclaimed)
+    assert (2, 1, {InstanceOutcome.SUBMITTED: 1}) == (lung.received, lung.faulted, lung.reclaimed)
     assert (3, 1, 1, 1) == (wait.received, wait.pending, wait.quarantined, wait.free)
     assert [0, 0] == [lung.difference, wait.difference]
 
@@ -175,7 +175,7 @@ def test_replaced_and_unused_instances_and_those_of_unfinished_jobs_have_their_p
     adapter.advance(60)
     with adapter.ledger.read() as transaction:
         (account,) = balance.balance(transaction)
-    assert (3, 1, {Outcome.SUBMITTED: 1, Outcome.REPLACED: 1}) == (
+    assert (3, 1, {InstanceOutcome.SUBMITTED: 1, InstanceOutcome.REPLACED: 1}) == (
         account.received,
         account.unfinished,
         account.reclaimed,
@@ -376,7 +376,7 @@ def test_a_reclaim_that_was_cut_off_is_finished(site: Site) -> None:
     assert ("instance_reclaimed", site.free.instance_id) == site.last_event()
     assert [] == site.found()
     with site.ledger.read() as transaction:
-        assert {Outcome.UNUSED: 1} == balance.balance(transaction)[1].reclaimed
+        assert {InstanceOutcome.UNUSED: 1} == balance.balance(transaction)[1].reclaimed
 
 
 def test_an_object_of_a_reclaimed_instance_is_deleted(site: Site) -> None:

@@ -19,7 +19,7 @@ from dicom_adapter.ledger import Ledger, health, lanes
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.operations.status import Facts, Level, Room, Run, assess, gather, overall, run_of
+from dicom_adapter.operations.status import LedgerStatus, Level, Room, Run, assess, gather, overall, run_of
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.testing import VirtualClock
 
@@ -45,10 +45,10 @@ def part(name: str, state: PartState = PartState.OK, reason: str = "", age: floa
     return PartHealth(part=name, state=state, reason=reason, since=NOW, seen_at=NOW - timedelta(seconds=age))
 
 
-def facts(*parts: PartHealth) -> Facts:
+def facts(*parts: PartHealth) -> LedgerStatus:
     """What the ledger says when the processes are fine, but for `parts`."""
     known = {name: part(name) for name in health.processes(1)} | {each.part: each for each in parts}
-    return Facts(at=NOW, parts=known, ae_titles=(), strangers={})
+    return LedgerStatus(at=NOW, parts=known, ae_titles=(), strangers={})
 
 
 STOPPED = part("service", PartState.STOPPED)
@@ -63,11 +63,13 @@ STOPPED = part("service", PartState.STOPPED)
         (facts(part("service", age=31)), False, Run.NOT_RUNNING),
         (facts(STOPPED), True, Run.CHANGING),
         (facts(STOPPED), False, Run.NOT_RUNNING),
-        (Facts(at=NOW, parts={}, ae_titles=(), strangers={}), True, Run.CHANGING),
-        (Facts(at=NOW, parts={}, ae_titles=(), strangers={}), False, Run.NOT_RUNNING),
+        (LedgerStatus(at=NOW, parts={}, ae_titles=(), strangers={}), True, Run.CHANGING),
+        (LedgerStatus(at=NOW, parts={}, ae_titles=(), strangers={}), False, Run.NOT_RUNNING),
     ],
 )
-def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(found: Facts, host_runs: bool, run: Run) -> None:
+def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(
+    found: LedgerStatus, host_runs: bool, run: Run
+) -> None:
     """After a stop in order, or at a start, neither."""
     assert run is run_of(found, host_runs=host_runs)
 

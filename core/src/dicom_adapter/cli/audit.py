@@ -18,7 +18,7 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger.balance import Account
-from dicom_adapter.operations.audit import Audit, Kind, Report, Tell
+from dicom_adapter.operations.audit import Audit, AuditReport, Kind, Tell
 from dicom_adapter.operations.repair import Mended, Repair
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -75,7 +75,7 @@ def audit(
         raise typer.Exit(1)
 
 
-def _look(path: Path, *, verify: bool, repair: bool) -> tuple[Report, list[Mended]]:
+def _look(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[Mended]]:
     with _opened(path) as (resources, used), _progress() as tell:
         folder = DataFolder.of(used)
         if not repair:
@@ -125,7 +125,7 @@ def _progress() -> Iterator[Tell]:
         yield tell
 
 
-def _print(report: Report, mended: list[Mended]) -> None:
+def _print(report: AuditReport, mended: list[Mended]) -> None:
     for account in report.balance:
         typer.echo(_sentence(account))
     for kind, found in report.found.items():
@@ -162,7 +162,7 @@ def _sentence(account: Account) -> str:
     return f"{account.ae_title}: {account.received} received {sign} {told or 0}"
 
 
-def _as_json(report: Report, mended: list[Mended]) -> Mapping[str, Any]:
+def _as_json(report: AuditReport, mended: list[Mended]) -> Mapping[str, Any]:
     return {
         "ok": report.count == sum(each.done for each in mended),
         "running": report.running,

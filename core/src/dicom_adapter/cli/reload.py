@@ -35,7 +35,7 @@ class Removed(str, Enum):
 
 
 @frozen(kw_only=True)
-class Outcome:
+class ReloadOutcome:
     """What came of it."""
 
     plan: Plan | None = None  # None: the file is not valid, or no service runs
@@ -76,26 +76,26 @@ def reload(
         raise typer.Exit(1)
 
 
-def _reload(path: Path, apply: bool, removed: Removed, deadline: float) -> Outcome:
+def _reload(path: Path, apply: bool, removed: Removed, deadline: float) -> ReloadOutcome:
     found = read(path)
     problems = problems_of(found, try_plugins(found))
     if problems:
-        return Outcome(problems=(*problems, "the service, if it runs, goes on as before"))
+        return ReloadOutcome(problems=(*problems, "the service, if it runs, goes on as before"))
     config = found.loaded.config
     assert config is not None  # nothing is wrong with it
     if not DataFolder.of(config).is_used:
-        return Outcome(problems=(_not_running(path, config),))
+        return ReloadOutcome(problems=(_not_running(path, config),))
     ledger = open_ledger(path)
     try:
-        return _compare(ledger, found, config, Request(path, apply, removed, deadline))
+        return _compare(ledger, found, config, ReloadOptions(path, apply, removed, deadline))
     except Refused as refusal:
-        return Outcome(problems=(str(refusal),))
+        return ReloadOutcome(problems=(str(refusal),))
     finally:
         ledger.close()
 
 
 @frozen
-class Request:
+class ReloadOptions:
     """What the command was called for."""
 
     path: Path
@@ -104,7 +104,7 @@ class Request:
     deadline: float  # monotonic
 
 
-def _compare(ledger: Ledger, found: Read, config: Config, request: Request) -> Outcome:
+def _compare(ledger: Ledger, found: Read, config: Config, request: ReloadOptions) -> ReloadOutcome:
     running = _running(ledger, config, request)
     before = Snapshot(**running.settings)
     after = snapshot(config, found.plugins, before.salt)
@@ -112,9 +112,9 @@ def _compare(ledger: Ledger, found: Read, config: Config, request: Request) -> O
     if plan.restart:
         keys = ", ".join(change.key for change in plan.restart)
         why = f"{keys}: cannot be changed while the service runs, and nothing was; restart it, or take that back"
-        return Outcome(plan=plan, problems=(why,))
+        return ReloadOutcome(plan=plan, problems=(why,))
     if plan.is_empty or not request.apply:
-        return Outcome(plan=plan)
+        return ReloadOutcome(plan=plan)
     draining = plan.removed if request.removed is Removed.DRAIN else Draining()
     asked = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
     with ledger.write() as transaction:
@@ -124,7 +124,7 @@ def _compare(ledger: Ledger, found: Read, config: Config, request: Request) -> O
     return _wait(ledger, config, plan, number, request.deadline)
 
 
-def _running(ledger: Ledger, config: Config, request: Request) -> Configuration:
+def _running(ledger: Ledger, config: Config, request: ReloadOptions) -> Configuration:
     """What runs, when nothing else is under way any more. Raises Refused."""
     while True:
         with ledger.read() as transaction:
@@ -138,22 +138,22 @@ def _running(ledger: Ledger, config: Config, request: Request) -> Configuration:
         time.sleep(LOOK_EVERY_S)
 
 
-def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: float) -> Outcome:
+def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: float) -> ReloadOutcome:
     while True:
         with ledger.read() as transaction:
             asked = configurations.get(transaction, number)
         assert asked is not None  # it is among the last ones
         if asked.state is ConfigurationState.REFUSED:
-            return Outcome(plan=plan, problems=(f"not applied: {asked.reason}",))
+            return ReloadOutcome(plan=plan, problems=(f"not applied: {asked.reason}",))
         if asked.state is not ConfigurationState.ASKED:
             problems = (f"applied, but {asked.reason}",) if asked.reason else ()
-            return Outcome(plan=plan, applied=number, problems=problems)
+            return ReloadOutcome(plan=plan, applied=number, problems=problems)
         if not DataFolder.of(config).is_used:
             why = "the service has ended before it applied it; it takes the file when it is started again"
-            return Outcome(plan=plan, problems=(why,))
+            return ReloadOutcome(plan=plan, problems=(why,))
         if time.monotonic() > deadline:
             why = "not applied yet; `dicom-adapter status` says when it is, and whether the service works"
-            return Outcome(plan=plan, problems=(why,))
+            return ReloadOutcome(plan=plan, problems=(why,))
         time.sleep(LOOK_EVERY_S)
 
 
@@ -167,7 +167,7 @@ def _not_running(path: Path, config: Config) -> str:
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
-def _show(outcome: Outcome, removed: Removed) -> None:
+def _show(outcome: ReloadOutcome, removed: Removed) -> None:
     if outcome.plan is not None:
         for line in _lines(outcome.plan, removed):
             typer.secho(line, fg=COLOURS.get(line.strip()[:1]))

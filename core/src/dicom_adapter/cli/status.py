@@ -21,7 +21,7 @@ from dicom_adapter.ledger.configurations import Configuration, ConfigurationStat
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.operations.status import (
     AeTitleStatus,
-    Facts,
+    LedgerStatus,
     Level,
     Problem,
     Room,
@@ -43,11 +43,11 @@ UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 @frozen(kw_only=True)
-class Report:
+class StatusReport:
     """All that is shown."""
 
     config: Config
-    facts: Facts
+    facts: LedgerStatus
     run: Run
     room: Room
     problems: list[Problem]
@@ -81,7 +81,7 @@ def status(
         raise typer.Exit(1)
 
 
-def _look(path: Path) -> Report:
+def _look(path: Path) -> StatusReport:
     ledger = open_ledger(path)
     found = read(path)
     config = found.loaded.config
@@ -92,7 +92,7 @@ def _look(path: Path) -> Report:
     ledger.close()
     room = _room(config, found.plugins.catalogue())
     run = run_of(facts, host_runs=runs)
-    return Report(config=config, facts=facts, run=run, room=room, problems=assess(facts, run, room, config))
+    return StatusReport(config=config, facts=facts, run=run, room=room, problems=assess(facts, run, room, config))
 
 
 def _room(config: Config, catalogue: Catalogue) -> Room:
@@ -109,7 +109,7 @@ def _room(config: Config, catalogue: Catalogue) -> Room:
 # --- for people -----------------------------------------------------------------------------------------------------
 
 
-def _show(report: Report) -> None:
+def _show(report: StatusReport) -> None:
     _print("health", report.level.value, colour=COLOURS[report.level])
     for problem in report.problems:
         _print("", f"{problem.part}: {problem.reason}", colour=COLOURS[problem.level])
@@ -129,14 +129,14 @@ def _print(title: str, text: str, *, colour: str | None = None) -> None:
         typer.echo(f"{'' if number else title:{MARGIN}}{typer.style(line, fg=colour)}")
 
 
-def _service(report: Report) -> str:
+def _service(report: StatusReport) -> str:
     parts = report.facts.parts
     if report.run is not Run.RUNNING or "service" not in parts:
         return report.run.value
     return f"{report.run.value}; last looked at {_time(parts['service'].seen_at)}"
 
 
-def _configuration(facts: Facts) -> str:
+def _configuration(facts: LedgerStatus) -> str:
     """Which one runs, and what became of the last one that was asked for."""
     running, newest = facts.running, facts.newest
     if running is None or newest is None:
@@ -149,7 +149,7 @@ def _configuration(facts: Facts) -> str:
     return since
 
 
-def _storage(report: Report) -> str:
+def _storage(report: StatusReport) -> str:
     settings, capacity = report.config.storage, report.room.capacity
     if capacity is None:
         return report.room.failure or "no limit known"
@@ -193,7 +193,7 @@ def _time(moment: datetime) -> str:
 # --- for programs ---------------------------------------------------------------------------------------------------
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def _as_json(report: StatusReport) -> dict[str, Any]:
     storage, capacity = report.config.storage, report.room.capacity
     return {
         "health": report.level.value,

@@ -15,8 +15,8 @@ from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import (
     IS_RELEASED,
     UNFINISHED_JOB_STATES,
+    InstanceOutcome,
     InstanceState,
-    Outcome,
     instances,
     job_instances,
     jobs,
@@ -40,7 +40,7 @@ class Account:
     unfinished: int = 0  # released, and needed by unfinished jobs
     faulted: int = 0  # released, and needed by faulted jobs
     free: int = 0  # released, and about to be reclaimed
-    reclaimed: Mapping[Outcome, int] = field(factory=dict)  # those whose rows were forgotten, too
+    reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # those whose rows were forgotten, too
 
     @property
     def difference(self) -> int:
@@ -62,8 +62,8 @@ def balance(transaction: Transaction) -> list[Account]:
             accounts[name] = evolve(accounts[name], **{place: count})
     for name, what, count in of_reclaimed:
         sums = accounts[name].reclaimed
-        total = sums.get(Outcome(what), 0) + count
-        accounts[name] = evolve(accounts[name], reclaimed={**sums, Outcome(what): total})
+        total = sums.get(InstanceOutcome(what), 0) + count
+        accounts[name] = evolve(accounts[name], reclaimed={**sums, InstanceOutcome(what): total})
     return [accounts[name] for name in sorted(accounts)]
 
 

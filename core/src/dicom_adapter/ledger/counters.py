@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import tallies
 
-RECEIVED = "received"  # beside the values of `schema.Outcome`
+RECEIVED = "received"  # beside the values of `schema.InstanceOutcome`
 
 
 def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> None:

@@ -24,8 +24,8 @@ from dicom_adapter.ledger.schema import (
     IS_RECLAIMED,
     IS_RELEASED,
     IS_UNFINISHED,
+    InstanceOutcome,
     InstanceState,
-    Outcome,
     UtcDateTime,
     instances,
     job_instances,
@@ -113,7 +113,7 @@ def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceSto
     transaction.execute(
         update(instances)
         .where(instances.c.instance_id == old.instance_id)
-        .values(replaced_by=added.instance_id, outcome=Outcome.REPLACED.value)
+        .values(replaced_by=added.instance_id, outcome=InstanceOutcome.REPLACED.value)
     )
     return added
 
@@ -223,9 +223,9 @@ def mark_reclaimed(transaction: Transaction, instance_ids: Iterable[int], at: da
     )
     outcome = case(
         (instances.c.outcome != "", instances.c.outcome),
-        (used.where(jobs.c.state == JobState.SUBMITTED.value), Outcome.SUBMITTED.value),
-        (used, Outcome.CANCELLED.value),
-        else_=Outcome.UNUSED.value,
+        (used.where(jobs.c.state == JobState.SUBMITTED.value), InstanceOutcome.SUBMITTED.value),
+        (used, InstanceOutcome.CANCELLED.value),
+        else_=InstanceOutcome.UNUSED.value,
     )
     values = {"state": InstanceState.RECLAIMED.value, "outcome": outcome}
     _set_state(transaction, instance_ids, at, InstanceState.RELEASED, values)
@@ -422,7 +422,7 @@ def requeue(transaction: Transaction, instance_ids: Iterable[int], at: datetime)
 
 def discard(transaction: Transaction, instance_ids: Sequence[int], at: datetime) -> None:
     """Quarantined or pending → released, with the outcome that they were discarded."""
-    values = {"state": InstanceState.RELEASED.value, "outcome": Outcome.DISCARDED.value}
+    values = {"state": InstanceState.RELEASED.value, "outcome": InstanceOutcome.DISCARDED.value}
     for expected in (InstanceState.QUARANTINED, InstanceState.PENDING):
         _set_state(transaction, instance_ids, at, expected, values)
 

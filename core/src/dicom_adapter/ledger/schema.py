@@ -50,7 +50,7 @@ class InstanceState(str, Enum):
     RECLAIMED = "reclaimed"  # its room was given back
 
 
-class Outcome(str, Enum):
+class InstanceOutcome(str, Enum):
     """What a reclaimed instance had been good for."""
 
     SUBMITTED = "submitted"  # at least one job with it was started on the platform

@@ -22,7 +22,7 @@ Which: TypeAlias = ColumnElement[bool]
 
 
 @frozen(kw_only=True)
-class Arrival:
+class InstanceTrace:
     """An instance as it arrived, and where it stands; without patient data."""
 
     instance_id: int
@@ -53,11 +53,11 @@ def of_job(number: int) -> Which:
     return instances.c.instance_id.in_(members.correlate(None))
 
 
-def arrivals(transaction: Transaction, which: Which) -> list[Arrival]:
+def arrivals(transaction: Transaction, which: Which) -> list[InstanceTrace]:
     """The instances, in the order of arrival."""
-    columns = [instances.c[field.name] for field in fields(Arrival)]
+    columns = [instances.c[field.name] for field in fields(InstanceTrace)]
     query = select(*columns).where(which).order_by(instances.c.instance_id)
-    return [Arrival(**row._mapping) for row in transaction.execute(query)]
+    return [InstanceTrace(**row._mapping) for row in transaction.execute(query)]
 
 
 def studies_of_newer(transaction: Transaction, which: Which) -> list[tuple[str, str]]:

@@ -71,7 +71,7 @@ class Found:
 
 
 @frozen(kw_only=True)
-class Report:
+class AuditReport:
     """What an audit has come to."""
 
     balance: Sequence[Account]
@@ -110,7 +110,7 @@ class Audit:
         self._found: dict[Kind, Found] = {}
         self._last = 0  # the newest row that was read
 
-    def look(self) -> Report:
+    def look(self) -> AuditReport:
         """Compare everything. Raises what storage or ledger raise when they cannot be read at all."""
         running = self._is_running()
         orphans = self._list_keys()
@@ -130,7 +130,7 @@ class Audit:
         with self._ledger.read() as transaction:
             accounts = balance.balance(transaction)
         self._report_rows(accounts, overdue)
-        return Report(balance=accounts, found=self._found, running=running)
+        return AuditReport(balance=accounts, found=self._found, running=running)
 
     # --- objects and their rows -------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from dicom_adapter.ledger.balance import Kept
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceState
-from dicom_adapter.operations.audit import PIECE_BYTES, Finding, Kind, Report
+from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Kind
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
 
@@ -55,7 +55,7 @@ class Repair:
             Kind.ORPHAN: self._place,
         }
 
-    def mend(self, report: Report) -> Iterator[Mended]:
+    def mend(self, report: AuditReport) -> Iterator[Mended]:
         """Take the listed findings that can be mended one after the other."""
         for kind, way in self._ways.items():
             for finding in report.found[kind].listed if kind in report.found else ():

@@ -74,7 +74,7 @@ class AeTitleStatus:
 
 
 @frozen(kw_only=True)
-class Facts:
+class LedgerStatus:
     """What the ledger says at one moment."""
 
     at: datetime
@@ -93,14 +93,14 @@ class Room:
     failure: str = ""  # why it could not be asked
 
 
-def gather(transaction: Transaction, config: Config, now: datetime) -> Facts:
+def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
     """Collect what the ledger knows."""
     held, described = instances.held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining = configurations.draining(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, JobState.FAULTED)}
     names = [*config.ae_titles, *sorted((held.keys() | waiting) - config.ae_titles.keys())]
-    return Facts(
+    return LedgerStatus(
         at=now,
         parts=health.load(transaction),
         ae_titles=[
@@ -141,7 +141,7 @@ def _strangers(counts: Sequence[JobCount], config: Config) -> dict[str, int]:
 # --- judging --------------------------------------------------------------------------------------------------------
 
 
-def run_of(facts: Facts, *, host_runs: bool) -> Run:
+def run_of(facts: LedgerStatus, *, host_runs: bool) -> Run:
     """Whether the service runs. `host_runs`: a host works in the data folder."""
     service = facts.parts.get(SERVICE)
     stopped = service is None or service.state is PartState.STOPPED
@@ -150,7 +150,7 @@ def run_of(facts: Facts, *, host_runs: bool) -> Run:
     return Run.NOT_RUNNING if service is None or stopped or _is_stale(service, facts.at) else Run.RUNNING
 
 
-def assess(facts: Facts, run: Run, room: Room, config: Config) -> list[Problem]:
+def assess(facts: LedgerStatus, run: Run, room: Room, config: Config) -> list[Problem]:
     """Everything that is not green, what is worst first."""
     problems = [
         *_of_processes(facts, run, config.dicom.receivers),
@@ -167,7 +167,7 @@ def overall(problems: Sequence[Problem]) -> Level:
     return problems[0].level if problems else Level.GREEN
 
 
-def _of_processes(facts: Facts, run: Run, receivers: int) -> Iterator[Problem]:
+def _of_processes(facts: LedgerStatus, run: Run, receivers: int) -> Iterator[Problem]:
     if run is Run.NOT_RUNNING:
         yield _red(SERVICE, f"does not run; {_last_seen(facts.parts.get(SERVICE))}")
         return
@@ -230,7 +230,7 @@ def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
         yield _yellow(name, f"{what} faulted: `dicom-adapter jobs list --state faulted` shows why")
 
 
-def _of_jobs(facts: Facts, config: Config) -> Iterator[Problem]:
+def _of_jobs(facts: LedgerStatus, config: Config) -> Iterator[Problem]:
     for submitter, count in facts.strangers.items():
         what = counted(count, "unfinished job")
         table = config.submitters.get(submitter)

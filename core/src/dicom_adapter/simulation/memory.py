@@ -72,8 +72,8 @@ class _Writer(InstanceWriter):
 def memory_storage() -> type[MemoryStorage]:
     """A class whose objects all have the same memory, and share it with no other such class."""
 
-    class Memory(MemoryStorage):
+    class SharedMemoryStorage(MemoryStorage):
         objects: ClassVar[MutableMapping[str, bytes]] = {}
         finished: ClassVar[MutableMapping[str, bytes]] = {}
 
-    return Memory
+    return SharedMemoryStorage

@@ -120,7 +120,7 @@ class MemorySubmitter(Submitter[NoSettings]):
             self.platform.change(job, "cancel", cancelled=True)
 
 
-class Memory:
+class MemoryPlugin:
     """A plugin: the submitter and the storage backend `memory`, of one simulated adapter."""
 
     def __init__(self) -> None:

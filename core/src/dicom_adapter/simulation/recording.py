@@ -10,7 +10,7 @@ from attrs import define, field
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.ledger import Ledger, instances
-from dicom_adapter.simulation.schedule import Arrival
+from dicom_adapter.simulation.schedule import ScheduledArrival
 
 BATCH = 1000  # rows read at a time
 LONGEST_GAP_S = 1.0  # between two instances of one line: beyond, the pause is kept as it was
@@ -29,7 +29,7 @@ class _Names:
         return self.known.setdefault(found, f"{self.kind}-{len(self.known) + 1}")
 
 
-def record(ledger: Ledger) -> list[Arrival]:
+def record(ledger: Ledger) -> list[ScheduledArrival]:
     """The arrivals that the ledger remembers, those that were reclaimed included; the first is at 0 s."""
     patients, studies, series, associations = map(_Names, ("patient", "study", "series", "association"))
     began: datetime | None = None
@@ -38,7 +38,7 @@ def record(ledger: Ledger) -> list[Arrival]:
         first, last = run[0], run[-1]
         began = began or first.received_at
         found.append(
-            Arrival(
+            ScheduledArrival(
                 time=(first.received_at - began).total_seconds(),
                 ae_title=first.ae_title,
                 patient=patients((first.patient_id.strip(), first.issuer_of_patient_id.strip())),

@@ -26,8 +26,8 @@ from dicom_adapter.operations.story.words import counted
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
-from dicom_adapter.simulation.platform import Memory
-from dicom_adapter.simulation.schedule import Arrival, Schedule
+from dicom_adapter.simulation.platform import MemoryPlugin
+from dicom_adapter.simulation.schedule import Schedule, ScheduledArrival
 from dicom_adapter.simulation.timeline import Happening, Timeline, clock
 
 PIXELS = 4  # rows and columns: processors look at headers
@@ -42,7 +42,7 @@ class Instance:
 
     at: datetime
     association: str
-    arrival: Arrival
+    arrival: ScheduledArrival
     data_set: Dataset = field(repr=False)
 
 
@@ -64,7 +64,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
 
     `folder`: an empty one, for what is simulated. Raises Refused when an AE title cannot be served.
     """
-    memory = Memory()
+    memory = MemoryPlugin()
     plugins = discover(Plugin(memory, name="simulated"), disable=config.plugins.disable)
     adapter = SimulatedAdapter(_simulated(config, memory, folder), plugins, VirtualClock(schedule.start))
     try:
@@ -75,7 +75,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
         adapter.close()
 
 
-def _simulated(config: Config, memory: Memory, folder: Path) -> Config:
+def _simulated(config: Config, memory: MemoryPlugin, folder: Path) -> Config:
     """The same AE titles with their processors; all else is replaced."""
     storage = StorageConfig(
         backend=memory.storage.name,
@@ -189,7 +189,7 @@ def _instances(schedule: Schedule, names: Names) -> Iterator[Instance]:
     yield from sorted(made, key=lambda instance: instance.at)
 
 
-def _data_set(arrival: Arrival, number: int, names: Names) -> Dataset:
+def _data_set(arrival: ScheduledArrival, number: int, names: Names) -> Dataset:
     study, series = f"{arrival.patient}/{arrival.study}", f"{arrival.patient}/{arrival.study}/{arrival.series}"
     study_uid, series_uid = make_uid("simulate", study), make_uid("simulate", series)
     names.by_uid.update({str(study_uid): study, str(series_uid): series})

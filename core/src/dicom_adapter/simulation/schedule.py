@@ -23,7 +23,7 @@ DAY_S = 86_400
 
 
 @frozen(kw_only=True)
-class Arrival:
+class ScheduledArrival:
     """Instances of one series that come in one association."""
 
     time: float  # seconds since the beginning, of the first instance
@@ -44,10 +44,12 @@ class Schedule:
     """Arrivals in the order of their times."""
 
     start: datetime = BEGINNING  # UTC
-    arrivals: tuple[Arrival, ...]
+    arrivals: tuple[ScheduledArrival, ...]
 
 
-KEYS = tuple(attribute.name.replace("_", "-") for attribute in fields(Arrival) if attribute.name != "attributes")
+KEYS = tuple(
+    attribute.name.replace("_", "-") for attribute in fields(ScheduledArrival) if attribute.name != "attributes"
+)
 REQUIRED = ("time", "ae-title", "patient", "study")
 
 
@@ -114,7 +116,7 @@ class _Row:
     values: Mapping[str, Any]
     problems: list[str]
 
-    def arrival(self, ae_titles: Collection[str]) -> Arrival | None:
+    def arrival(self, ae_titles: Collection[str]) -> ScheduledArrival | None:
         before = len(self.problems)
         for key in REQUIRED:
             if key not in self.values:
@@ -126,7 +128,7 @@ class _Row:
         for key in KEYS:
             if key in self.values:
                 found[key.replace("-", "_")] = self._value(key)
-        return Arrival(**found) if len(self.problems) == before else None
+        return ScheduledArrival(**found) if len(self.problems) == before else None
 
     def _attributes(self) -> Iterator[tuple[str, str]]:
         for key, value in self.values.items():
@@ -183,7 +185,7 @@ def _as_seconds(value: object) -> float:
     return seconds
 
 
-def to_csv(arrivals: Iterable[Arrival]) -> str:
+def to_csv(arrivals: Iterable[ScheduledArrival]) -> str:
     """A schedule as CSV, which `read` reads."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

@@ -20,7 +20,7 @@ from dicom_adapter.net.results import SendResult
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
-from dicom_adapter.simulation.platform import Memory, Platform
+from dicom_adapter.simulation.platform import MemoryPlugin, Platform
 from dicom_adapter.testing.account import account
 from dicom_adapter.testing.expectation import ExpectedJob, SeenJob, differences
 from dicom_adapter.testing.job_list import JobList
@@ -50,7 +50,7 @@ class Adapter(SimulatedAdapter):
 
         `configuration` is TOML. Raises ConfigurationError with all its problems.
         """
-        memory = Memory()
+        memory = MemoryPlugin()
         self.platform: Platform = memory.platform  # of the submitter `memory`
         self.refused: list[StoreResult] = []  # instances that were received and not stored
         self._folder = folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dicom_adapter import Retriable, Unprocessable
-from dicom_adapter.flow.process.reactions import REACTIONS, Outcome, Reaction, TurnKind, classify
+from dicom_adapter.flow.process.reactions import REACTIONS, Reaction, TurnKind, TurnOutcome, classify
 from dicom_adapter.flow.process.requests import RequestFailed
 from dicom_adapter.flow.process.turn import Superseded, Unavailable
 
@@ -36,18 +36,18 @@ def test_there_is_a_reaction_to_everything_that_a_turn_can_raise(kind: TurnKind)
     assert [] == [outcome for outcome in outcomes if (outcome, kind) not in REACTIONS]
 
 
-@pytest.mark.parametrize("outcome", Outcome)
-def test_every_outcome_can_happen(outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", TurnOutcome)
+def test_every_outcome_can_happen(outcome: TurnOutcome) -> None:
     """The table has no row without a reaction."""
     assert any(row is outcome for row, _kind in REACTIONS)
 
 
 def test_a_failed_request_costs_its_caller_only() -> None:
     """A wrong request must not cost the processor."""
-    assert Reaction.NONE is REACTIONS[Outcome.REQUEST_FAILED, TurnKind.REQUEST]
+    assert Reaction.NONE is REACTIONS[TurnOutcome.REQUEST_FAILED, TurnKind.REQUEST]
 
 
 def test_only_a_second_turn_without_the_same_arrival_is_a_failure() -> None:
     """A processor that was rebuilt receives the newer arrival; one that still ignores it would do so for ever."""
-    assert Outcome.SUPERSEDED is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=3)
-    assert Outcome.SUPERSEDED_AGAIN is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=7)
+    assert TurnOutcome.SUPERSEDED is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=3)
+    assert TurnOutcome.SUPERSEDED_AGAIN is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=7)

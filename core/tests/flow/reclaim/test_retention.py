@@ -19,7 +19,7 @@ from dicom_adapter.flow.reclaim.retention import EVERY, Retention
 from dicom_adapter.ledger import Ledger, balance, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
-from dicom_adapter.ledger.schema import Outcome
+from dicom_adapter.ledger.schema import InstanceOutcome
 from dicom_adapter.testing import Adapter, VirtualClock
 
 MakeAdapter = Callable[..., Adapter]
@@ -83,7 +83,7 @@ def test_what_is_finished_is_forgotten_after_its_days_and_counted(make_adapter: 
     pass_days(adapter, 0.1)
     assert {} == rows(adapter)
     assert before == account(adapter)
-    assert (6, {Outcome.SUBMITTED: 6}, 0) == (before.received, before.reclaimed, before.difference)
+    assert (6, {InstanceOutcome.SUBMITTED: 6}, 0) == (before.received, before.reclaimed, before.difference)
 
 
 def test_what_is_still_needed_is_never_forgotten(make_adapter: MakeAdapter) -> None:
@@ -141,7 +141,7 @@ def test_a_job_stays_as_long_as_an_instance_of_it_is_not_reclaimed(make_adapter:
         instances.release(transaction, [kept.instance_id], adapter.clock.now())
     pass_days(adapter, 9)
     pass_days(adapter, 9)
-    assert {Outcome.SUBMITTED: 1} == account(adapter).reclaimed
+    assert {InstanceOutcome.SUBMITTED: 1} == account(adapter).reclaimed
 
 
 # --- instances that stand for others ----------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_what_a_processor_may_still_mean_is_not_forgotten(make_adapter: MakeAdap
     assert [JobState.SUBMITTED] * 2 == [job.state for job in adapter.jobs]
     pass_days(adapter, 2)
     assert {} == rows(adapter)
-    assert {Outcome.SUBMITTED: 1, Outcome.REPLACED: 2} == account(adapter).reclaimed
+    assert {InstanceOutcome.SUBMITTED: 1, InstanceOutcome.REPLACED: 2} == account(adapter).reclaimed
 
 
 def test_what_stands_for_an_older_one_goes_after_it(make_adapter: MakeAdapter) -> None:

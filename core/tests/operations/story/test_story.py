@@ -19,7 +19,7 @@ from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import events, lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.schema import Outcome
+from dicom_adapter.ledger.schema import InstanceOutcome
 from dicom_adapter.net.connection import ClosedAssociation
 from dicom_adapter.operations.story import Story, Unknown
 from dicom_adapter.operations.story.arriving import ENDED, OUTCOMES
@@ -407,7 +407,7 @@ def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: Tel
 
 
 def test_every_outcome_and_end_has_its_words() -> None:
-    assert set(Outcome) == set(OUTCOMES)
+    assert set(InstanceOutcome) == set(OUTCOMES)
     assert {"released", "aborted", "lost"} == set(ENDED)
 
 

@@ -35,8 +35,16 @@ from dicom_adapter.flow.process.failures import (
 from dicom_adapter.flow.process.inbox import Inbox
 from dicom_adapter.flow.process.lane_reports import LaneReporter
 from dicom_adapter.flow.process.quarantine import hold
-from dicom_adapter.flow.process.reactions import REACTIONS, DueTurn, Outcome, Reaction, TurnKind, TurnResult, classify
-from dicom_adapter.flow.process.requests import Request, RequestFailed, Requests
+from dicom_adapter.flow.process.reactions import (
+    REACTIONS,
+    DueTurn,
+    Reaction,
+    TurnKind,
+    TurnOutcome,
+    TurnResult,
+    classify,
+)
+from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed, Requests
 from dicom_adapter.flow.process.running_processor import PLUGIN_FAILURES, RunningProcessor
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import Alarm
@@ -112,7 +120,7 @@ class Lane:
         self._renewals.append(_Renewal())
 
     def exchange(self, settings: LaneSettings) -> Future[None]:
-        """Continue with a new processor of other settings. The result is done when the new processor has taken over."""
+        """Continue with a new processor of other settings. Return a future that is done when it has taken over."""
         renewal = _Renewal(settings)
         self._renewals.append(renewal)
         return renewal.done
@@ -127,15 +135,12 @@ class Lane:
         """Run the turns that are due, for `SLICE_SECONDS` at most; return when to be called again."""
         end = time.monotonic() + SLICE_SECONDS
         while self._run_next():
-            self._report()
+            self._reporter.report(self.state, self.since, self.turns, self.describe)
             if time.monotonic() >= end:
                 return self._clock.now()
-        self._report()
+        self._reporter.report(self.state, self.since, self.turns, self.describe)
         wanted = [self._next_turn_at(), self._reporter.next_report_at(self.turns)]
         return min((when for when in wanted if when is not None), default=None)
-
-    def _report(self) -> None:
-        self._reporter.report(self.state, self.since, self.turns, self.describe)
 
     def _run_next(self) -> bool:
         """Run the next turn if its time has come; return whether there was one."""
@@ -146,29 +151,31 @@ class Lane:
             self._requests.refuse_all(Refused(f"AE title '{self.ae_title}' is stopped: {self.reason}"))
         if self.state is LaneState.STOPPED or self._is_paused():
             return False
-        turn = self._build_turn() if self._running is None else self._next_turn(self._running)
+        turn = self._next_turn(self._running)
         if turn is None:
             return False
         self._react(turn, self._attempt(turn))
         return True
 
-    def _next_turn(self, running: RunningProcessor) -> DueTurn | None:
+    def _next_turn(self, running: RunningProcessor | None) -> DueTurn | None:
+        if running is None:
+            return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
         due = self._first_due(running)  # anything that is due later has to wait for the next look at arrivals
         self._inbox.refill(None if due is None else due.when)
         self._log_caught_up()
         arrived = self._inbox.first()
         if arrived is not None and not (due is not None and due.when < arrived.received_at):
             return self._delivery(running, self._inbox.pop())
-        if isinstance(due, Request):
+        if isinstance(due, ProcessorRequest):
             return self._request_turn(running)
         return None if due is None else self._timer_turn(running.timers.pop())
 
-    def _first_due(self, running: RunningProcessor) -> Alarm | Request | None:
+    def _first_due(self, running: RunningProcessor) -> Alarm | ProcessorRequest | None:
         """Return the timer or request whose time has come, the earlier of the two."""
         first = self._first(running)
         return first if first is not None and first.when <= self._clock.now() else None
 
-    def _first(self, running: RunningProcessor) -> Alarm | Request | None:
+    def _first(self, running: RunningProcessor) -> Alarm | ProcessorRequest | None:
         timer, request = running.timers.first(), self._requests.first()
         if timer is None or request is None:
             return timer or request
@@ -199,9 +206,6 @@ class Lane:
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
-    def _build_turn(self) -> DueTurn:
-        return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
-
     def _build(self) -> None:
         self._running = RunningProcessor(self._settings, self._resources)
         self._running.open(self._clock.now())
@@ -228,7 +232,7 @@ class Lane:
         """Run the turn and commit what it asked for; raise nothing of what the plugin or the ledger raises."""
         try:
             if turn.kind is TurnKind.BUILD:
-                return TurnResult(Outcome.COMMITTED, turn.call())
+                return TurnResult(TurnOutcome.COMMITTED, turn.call())
             assert self._running is not None  # it was built by an earlier turn
             self.turns += 1
             answer, committed = self._running.take_turn(turn.when, turn.call, turn.read)
@@ -236,7 +240,7 @@ class Lane:
             return TurnResult(classify(turn.kind, error, self._superseded_by), error=error)
         if committed is not None:
             self._on_commit(committed)
-        return TurnResult(Outcome.COMMITTED, answer)
+        return TurnResult(TurnOutcome.COMMITTED, answer)
 
     def _react(self, turn: DueTurn, result: TurnResult) -> None:
         """Do what the table demands, then answer the request."""
@@ -269,12 +273,12 @@ class Lane:
         else:
             self._fail(failed_turn(self._failure, error, turn.instance_id), turn.instance)
 
-    def _fail_request(self, request: Request, outcome: Outcome, error: BaseException) -> None:
+    def _fail_request(self, request: ProcessorRequest, outcome: TurnOutcome, error: BaseException) -> None:
         if isinstance(error, RequestFailed):
             request.fail(error.reason)
-        elif outcome is Outcome.SUPERSEDED:
+        elif outcome is TurnOutcome.SUPERSEDED:
             self._requests.put_back(request)
-        elif outcome in (Outcome.UNAVAILABLE, Outcome.UNREADABLE):
+        elif outcome in (TurnOutcome.UNAVAILABLE, TurnOutcome.UNREADABLE):
             request.fail(Retriable("the ledger cannot be written at present; nothing has happened, ask again"))
         else:
             request.fail(error)
@@ -352,7 +356,10 @@ class Lane:
         self._failure = self._stuck = self._paused_until = None
         if self.state is LaneState.STOPPED:
             self.state, self.reason, self.since = LaneState.RUNNING, "", now
-        log.info(event, ae_title=self.ae_title)
+        if renewal.settings is None:
+            log.info("lane_restarted", ae_title=self.ae_title)
+        else:
+            log.info("lane_changed", ae_title=self.ae_title)
         renewal.done.set_result(None)
 
     def _record(self, event: str, **detail: object) -> datetime:

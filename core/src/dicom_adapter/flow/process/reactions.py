@@ -11,7 +11,7 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import Retriable, Unprocessable
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.flow.process.requests import Request, RequestFailed
+from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed
 from dicom_adapter.flow.process.turn import Superseded, Unavailable, Unreadable
 
 # Rows: how a turn ended. Columns: why the processor was called. Cells: what the lane does next; "-" cannot happen.
@@ -39,7 +39,7 @@ class TurnKind(Enum):
     REQUEST = "request"  # a plugin's thread waits for the answer
 
 
-class Outcome(Enum):
+class TurnOutcome(Enum):
     """How the turn ended."""
 
     COMMITTED = "committed"
@@ -65,11 +65,11 @@ class Reaction(Enum):
     FAIL = "fail"  # count the failure; after too many, quarantine the instance or stop the lane
 
 
-def _parse(table: str) -> dict[tuple[Outcome, TurnKind], Reaction]:
+def _parse(table: str) -> dict[tuple[TurnOutcome, TurnKind], Reaction]:
     heading, *rows = (line.split() for line in table.strip().splitlines())
     kinds = [TurnKind(name) for name in heading[1:]]
     return {
-        (Outcome(row[0]), kind): Reaction(cell)
+        (TurnOutcome(row[0]), kind): Reaction(cell)
         for row in rows
         for kind, cell in zip(kinds, row[1:], strict=True)
         if cell != "-"
@@ -87,7 +87,7 @@ class DueTurn:
     when: datetime  # UTC; the time that the processor sees
     call: Callable[[], Any]
     instance: InstanceStorageInfo | None = None  # that is delivered
-    request: Request | None = None  # that is answered
+    request: ProcessorRequest | None = None  # that is answered
     read: int | None = None  # of a timer's turn: the last instance that the lane knows (see `Turn.commit`)
 
     @property
@@ -100,21 +100,21 @@ class DueTurn:
 class TurnResult:
     """How a turn ended, with what it returned or raised."""
 
-    outcome: Outcome
+    outcome: TurnOutcome
     answer: Any = None
     error: BaseException | None = None
 
 
-def classify(kind: TurnKind, error: BaseException, superseded_by: int) -> Outcome:
+def classify(kind: TurnKind, error: BaseException, superseded_by: int) -> TurnOutcome:
     """Return the outcome of a turn that raised; `superseded_by`: the arrival that superseded an earlier turn last."""
     if isinstance(error, RequestFailed):
-        return Outcome.REQUEST_WAITS if isinstance(error.reason, Retriable) else Outcome.REQUEST_FAILED
+        return TurnOutcome.REQUEST_WAITS if isinstance(error.reason, Retriable) else TurnOutcome.REQUEST_FAILED
     if isinstance(error, Superseded):
-        return Outcome.SUPERSEDED_AGAIN if error.by == superseded_by else Outcome.SUPERSEDED
+        return TurnOutcome.SUPERSEDED_AGAIN if error.by == superseded_by else TurnOutcome.SUPERSEDED
     if isinstance(error, Unprocessable) and kind is TurnKind.INSTANCE:
-        return Outcome.UNPROCESSABLE
+        return TurnOutcome.UNPROCESSABLE
     if isinstance(error, Unreadable):
-        return Outcome.UNREADABLE
+        return TurnOutcome.UNREADABLE
     if isinstance(error, (Unavailable, Retriable)):
-        return Outcome.UNAVAILABLE
-    return Outcome.CRASHED
+        return TurnOutcome.UNAVAILABLE
+    return TurnOutcome.CRASHED

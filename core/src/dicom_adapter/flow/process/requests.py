@@ -34,7 +34,7 @@ class RequestFailed(Exception):
 
 
 @define(eq=False)
-class Request:
+class ProcessorRequest:
     """One question to a processor, or a notice, which nobody waits for and which must not fail."""
 
     ae_title: str
@@ -72,13 +72,13 @@ class Requests:
     def __init__(self, ae_title: str, clock: Clock) -> None:
         self._ae_title = ae_title
         self._clock = clock
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[ProcessorRequest] = deque()
         self._is_closed = False
         self._lock = threading.Lock()
 
     def add(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
         """Ask now."""
-        request = Request(self._ae_title, self._clock.now(), function, is_notice)
+        request = ProcessorRequest(self._ae_title, self._clock.now(), function, is_notice)
         with self._lock:
             if not self._is_closed:
                 self._waiting.append(request)
@@ -86,20 +86,20 @@ class Requests:
         request.fail(_stopping())
         return request.future
 
-    def first(self) -> Request | None:
+    def first(self) -> ProcessorRequest | None:
         """The next one that somebody still waits for; it stays."""
         with self._lock:
             while self._waiting and self._waiting[0].future.cancelled():
                 self._waiting.popleft()
             return self._waiting[0] if self._waiting else None
 
-    def pop(self) -> Request | None:
+    def pop(self) -> ProcessorRequest | None:
         """Take the request that `first` showed, unless it was cancelled or refused since."""
         with self._lock:
             request = self._waiting.popleft() if self._waiting else None
         return request if request is not None and request.take() else None
 
-    def put_back(self, request: Request) -> None:
+    def put_back(self, request: ProcessorRequest) -> None:
         """Have it asked again, before the others."""
         with self._lock:
             if not self._is_closed:

@@ -10,7 +10,7 @@ import structlog
 
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose
-from dicom_adapter.flow.submit.steps import Interrupted, Platform, Submission, Taken
+from dicom_adapter.flow.submit.steps import Interrupted, PlatformContact, StepResult, Submission
 from dicom_adapter.ledger import jobs
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
@@ -92,14 +92,14 @@ class JobQueue:
                 tried.add(row.number)
             return row
 
-    def _note(self, row: JobRow, taken: Taken) -> None:
+    def _note(self, row: JobRow, taken: StepResult) -> None:
         """Learn from a step whether the platform is there."""
-        if taken.platform is Platform.ANSWERED:
+        if taken.platform is PlatformContact.ANSWERED:
             self._note_success()
             return
         with self._lock:
             pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
-            if taken.platform is Platform.FAILED:
+            if taken.platform is PlatformContact.FAILED:
                 self._breaker.step_failed(row.number, self._clock.now(), pause)
             else:
                 self._breaker.told_nothing(self._clock.now(), pause)

@@ -56,7 +56,7 @@ OPENING_SECONDS = 2.0  # that `close` waits for an `open` that is under way
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
 
-class Platform(Enum):
+class PlatformContact(Enum):
     """What a step has told of the platform."""
 
     ANSWERED = "answered"
@@ -65,11 +65,11 @@ class Platform(Enum):
 
 
 @frozen
-class Taken:
+class StepResult:
     """A step that was taken: the job as it stands now."""
 
     row: JobRow
-    platform: Platform
+    platform: PlatformContact
 
 
 class CannotRead(Retriable):
@@ -87,7 +87,7 @@ class Done:
     found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it told
     state: JobState | None = None  # the next one, when it is not that of the table
     whole: bool = True  # the step is at its end; if not, its next part follows
-    platform: Platform = Platform.ANSWERED
+    platform: PlatformContact = PlatformContact.ANSWERED
 
 
 class Submission:
@@ -140,7 +140,7 @@ class Submission:
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
             log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
 
-    def take_step(self, row: JobRow) -> Taken:
+    def take_step(self, row: JobRow) -> StepResult:
         """One step on the platform, or one batch of uploads, then one row in the ledger.
 
         Raises Interrupted, and has written nothing then.
@@ -149,13 +149,13 @@ class Submission:
             begun = self._begin_step(row)
             done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
         except CannotRead as failure:
-            return Taken(self._postpone(begun, str(failure)), Platform.UNKNOWN)
+            return StepResult(self._postpone(begun, str(failure)), PlatformContact.UNKNOWN)
         except LedgerError as failure:  # most likely not for a value of this job, and temporary
-            return Taken(self._postpone(row, str(failure)), Platform.UNKNOWN)
+            return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
         except Retriable as failure:
-            return Taken(self._postpone(begun, str(failure)), Platform.FAILED)
+            return StepResult(self._postpone(begun, str(failure)), PlatformContact.FAILED)
         except Permanent as failure:
-            return Taken(self._fault(begun, str(failure)), Platform.UNKNOWN)
+            return StepResult(self._fault(begun, str(failure)), PlatformContact.UNKNOWN)
         except (Interrupted, IllegalTransition, KeyboardInterrupt):
             raise
         except BaseException as failure:  # a plugin may raise anything, even leave
@@ -163,8 +163,8 @@ class Submission:
                 raise Interrupted from failure
             # A bug, which repeating will not mend.
             error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
-            return Taken(self._fault(begun, error), Platform.UNKNOWN)
-        return Taken(self._settle(begun, done), done.platform)
+            return StepResult(self._fault(begun, error), PlatformContact.UNKNOWN)
+        return StepResult(self._settle(begun, done), done.platform)
 
     def ask(self, row: JobRow) -> None:
         """Ask the platform what became of a submitted job, and write down what it says."""
@@ -263,7 +263,7 @@ class Submission:
     def _cancel(self, row: JobRow) -> Done:
         """Stop it on the platform, if the platform knows it."""
         if not row.job.platform_job_id and not row.job.repeated:
-            return Done(state=JobState.CANCELLED, platform=Platform.UNKNOWN)
+            return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
             if not row.job.platform_job_id:
                 # A create whose answer was lost: the same again tells the id, by which the job is cancelled next.

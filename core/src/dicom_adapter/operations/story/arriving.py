@@ -11,10 +11,10 @@ from itertools import groupby
 from attrs import frozen
 
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.schema import InstanceState, Outcome
-from dicom_adapter.ledger.traces import Arrival
+from dicom_adapter.ledger.schema import InstanceOutcome, InstanceState
+from dicom_adapter.ledger.traces import InstanceTrace
 from dicom_adapter.net.codes import CStoreStatus
-from dicom_adapter.operations.story.values import Entry, Facts
+from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
 MOST_ALONE = 3  # associations of a visit that are told one by one; more are told together
@@ -22,11 +22,11 @@ MOST_VISITS = 8  # of a sender's visits that are told one by one; more are told 
 
 ENDED = {"released": "was released", "aborted": "was aborted", "lost": "lost its connection"}
 OUTCOMES = {
-    Outcome.SUBMITTED: "after submission",
-    Outcome.CANCELLED: "after cancellation of every job",
-    Outcome.UNUSED: "without a job: that is what the processor decided",
-    Outcome.REPLACED: "because of newer arrivals",
-    Outcome.DISCARDED: "because an operator discarded what was there",
+    InstanceOutcome.SUBMITTED: "after submission",
+    InstanceOutcome.CANCELLED: "after cancellation of every job",
+    InstanceOutcome.UNUSED: "without a job: that is what the processor decided",
+    InstanceOutcome.REPLACED: "because of newer arrivals",
+    InstanceOutcome.DISCARDED: "because an operator discarded what was there",
 }
 HAPPENED = {  # others are said as they are called
     "instance_recovered": "entered in the ledger by a later start",
@@ -42,10 +42,10 @@ class Visit:
 
     calling_ae_title: str
     peer_address: str
-    associations: dict[str, list[Arrival]]
+    associations: dict[str, list[InstanceTrace]]
 
 
-def arrived(facts: Facts) -> Iterator[Entry]:
+def arrived(facts: StoryFacts) -> Iterator[Entry]:
     """What was kept, with what else those associations came to."""
     counted_already: set[str] = set()  # an association that lasted may be cut into several visits
     for visit in _visits(facts):
@@ -57,7 +57,7 @@ def arrived(facts: Facts) -> Iterator[Entry]:
             counted_already.update(part)
 
 
-def repeated(facts: Facts) -> Iterator[Entry]:
+def repeated(facts: StoryFacts) -> Iterator[Entry]:
     """What came again while the same SOP instance was pending: replaced, not kept, refused."""
     old = [arrival for arrival in facts.arrivals if arrival.replaced_by is not None]
     if old:
@@ -72,7 +72,7 @@ def repeated(facts: Facts) -> Iterator[Entry]:
         yield _came_again(facts, kind, reason, status, sender, events)
 
 
-def interventions(facts: Facts) -> Iterator[Entry]:
+def interventions(facts: StoryFacts) -> Iterator[Entry]:
     """What was quarantined and why, and what operators did then."""
     others = [event for event in facts.instance_events if "status" not in event.detail]
     for _event, run in groupby(others, key=lambda event: event.event):
@@ -84,7 +84,7 @@ def interventions(facts: Facts) -> Iterator[Entry]:
             yield _happened(reason, by, what, events)
 
 
-def reclaimed(facts: Facts) -> Iterator[Entry]:
+def reclaimed(facts: StoryFacts) -> Iterator[Entry]:
     """What room was given back, and what it had been good for."""
     gone = [arrival for arrival in facts.arrivals if arrival.state == InstanceState.RECLAIMED.value]
     for outcome, why in OUTCOMES.items():
@@ -99,14 +99,14 @@ def reclaimed(facts: Facts) -> Iterator[Entry]:
 # --- visits -----------------------------------------------------------------------------------------------------------
 
 
-def _visits(facts: Facts) -> list[Visit]:
+def _visits(facts: StoryFacts) -> list[Visit]:
     """Cut where arrivals became jobs: what came later is told later."""
     due = sorted({row.job.created_at for row, _count in facts.jobs})
     visits = _cut(facts.arrivals, due)
     return visits if len(visits) <= MOST_VISITS else _cut(facts.arrivals, [])
 
 
-def _cut(arrivals: Iterable[Arrival], due: Sequence[datetime]) -> list[Visit]:
+def _cut(arrivals: Iterable[InstanceTrace], due: Sequence[datetime]) -> list[Visit]:
     visits: dict[tuple[str, str, int], Visit] = {}
     for arrival in arrivals:
         # One that arrives exactly when its group is due still belongs to it.
@@ -118,7 +118,7 @@ def _cut(arrivals: Iterable[Arrival], due: Sequence[datetime]) -> list[Visit]:
     return list(visits.values())
 
 
-def _received(facts: Facts, visit: Visit, part: dict[str, list[Arrival]]) -> Entry:
+def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[InstanceTrace]]) -> Entry:
     own = [arrival for arrivals in part.values() for arrival in arrivals]
     first, last = _span(arrival.received_at for arrival in own)
     ends = {name: facts.associations.get(name) for name in part}
@@ -142,7 +142,7 @@ def _received(facts: Facts, visit: Visit, part: dict[str, list[Arrival]]) -> Ent
     return Entry(kind="instances_stored", at=first, text=text, fields=fields)
 
 
-def _how(facts: Facts, association_id: str) -> str | None:
+def _how(facts: StoryFacts, association_id: str) -> str | None:
     """As the receiver says it; None: it is open, or nobody wrote down its end."""
     end = facts.associations.get(association_id)
     return None if end is None else str(end.detail["how"])
@@ -162,7 +162,7 @@ def _how_many_ended(ends: Iterable[Event | None]) -> str:
     return listed(told)
 
 
-def _refused(facts: Facts, part: Iterable[str]) -> Iterator[Entry]:
+def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
     """The ledger keeps no UIDs of what was refused, only how many of an association were, and how."""
     ends = [end for name in part if (end := facts.associations.get(name)) is not None]
     counts: Counter[str] = Counter()
@@ -185,7 +185,7 @@ def _refused(facts: Facts, part: Iterable[str]) -> Iterator[Entry]:
 # --- again ------------------------------------------------------------------------------------------------------------
 
 
-def _replaced(facts: Facts, old: Sequence[Arrival]) -> Entry:
+def _replaced(facts: StoryFacts, old: Sequence[InstanceTrace]) -> Entry:
     first, last = _span(arrival.changed_at for arrival in old)
     text = (
         f"{counted(len(old), 'instance')} came again{until(first, last)}; the newer arrivals replaced the earlier ones."
@@ -196,7 +196,7 @@ def _replaced(facts: Facts, old: Sequence[Arrival]) -> Entry:
     return Entry(kind="replaced", at=first, text=text, fields=fields)
 
 
-def _came_again(facts: Facts, kind: str, reason: str, status: str, sender: str, events: Sequence[Event]) -> Entry:
+def _came_again(facts: StoryFacts, kind: str, reason: str, status: str, sender: str, events: Sequence[Event]) -> Entry:
     first, last = _span(event.at for event in events)
     associations = {str(event.association_id): _how(facts, str(event.association_id)) for event in events}
     count = len(events)

@@ -9,7 +9,7 @@ from itertools import groupby
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
-from dicom_adapter.operations.story.values import Entry, Facts
+from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
 MOST_TOLD = 6  # jobs of an AE title that are told one by one; of more, those that had no trouble are told together
@@ -29,7 +29,7 @@ SAID = {
 AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS}
 
 
-def happened(facts: Facts) -> Iterator[Entry]:
+def happened(facts: StoryFacts) -> Iterator[Entry]:
     """What has happened to each job."""
     told, quiet, untold = _chosen(facts)
     for row, count in told:
@@ -44,7 +44,7 @@ def happened(facts: Facts) -> Iterator[Entry]:
         yield _together("job_queued", text, untold)
 
 
-def standing(facts: Facts) -> Iterator[Entry]:
+def standing(facts: StoryFacts) -> Iterator[Entry]:
     """What unfinished and faulted jobs wait for."""
     told, _quiet, _untold = _chosen(facts)
     for row, _count in told:
@@ -62,7 +62,7 @@ def standing(facts: Facts) -> Iterator[Entry]:
 Counted = Sequence[tuple[JobRow, int]]
 
 
-def _chosen(facts: Facts) -> tuple[Counted, Counted, Counted]:
+def _chosen(facts: StoryFacts) -> tuple[Counted, Counted, Counted]:
     """Jobs to be told one by one, those without trouble that are told together, and what is left."""
     if len(facts.told_jobs) <= MOST_TOLD:
         return facts.told_jobs, (), ()
@@ -71,7 +71,7 @@ def _chosen(facts: Facts) -> tuple[Counted, Counted, Counted]:
     return others[:MOST_TOLD], quiet, others[MOST_TOLD:]
 
 
-def _was_quiet(facts: Facts, job: Job) -> bool:
+def _was_quiet(facts: StoryFacts, job: Job) -> bool:
     quiet = {*DONE, "job_queued", "job_submitted", "job_platform_state"}
     return job.state is JobState.SUBMITTED and all(e.event in quiet for e in facts.job_events.get(job.job_id, ()))
 

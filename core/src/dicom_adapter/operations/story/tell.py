@@ -14,9 +14,9 @@ from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
-from dicom_adapter.ledger.traces import Arrival, Which
+from dicom_adapter.ledger.traces import InstanceTrace, Which
 from dicom_adapter.operations.story import arriving, jobs, waiting
-from dicom_adapter.operations.story.values import Entry, Facts, Section, Story
+from dicom_adapter.operations.story.values import Entry, Section, Story, StoryFacts
 from dicom_adapter.operations.story.words import counted, listed
 
 
@@ -45,7 +45,7 @@ def tell(transaction: Transaction, name: str, now: datetime) -> Story:
     return Story(kind=subject.kind, name=subject.name, title=_title(subject, arrivals), told_at=now, sections=sections)
 
 
-def _find(transaction: Transaction, name: str) -> tuple[Subject, list[Arrival]]:
+def _find(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
     if "." not in name:
         return _find_job(transaction, name)
     for kind, which in (("study", traces.of_study(name)), ("sop-instance", traces.of_sop_instance(name))):
@@ -55,7 +55,7 @@ def _find(transaction: Transaction, name: str) -> tuple[Subject, list[Arrival]]:
     raise Unknown(f"the ledger has no study and no SOP instance {name}")
 
 
-def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[Arrival]]:
+def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
     found = ledger_jobs.with_prefix(transaction, name.lower(), 2)
     if not found:
         raise Unknown(f"the ledger has no job whose id begins with {name!r}")
@@ -65,7 +65,7 @@ def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[Arriva
     return subject, traces.arrivals(transaction, subject.which)
 
 
-def _title(subject: Subject, arrivals: Sequence[Arrival]) -> str:
+def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
     came = counted(len({arrival.sop_instance_uid for arrival in arrivals}), "instance")
     studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals))
     if subject.job is not None:
@@ -80,7 +80,9 @@ def _title(subject: Subject, arrivals: Sequence[Arrival]) -> str:
 # --- from the ledger --------------------------------------------------------------------------------------------------
 
 
-def _gather(transaction: Transaction, subject: Subject, arrivals: Sequence[Arrival], now: datetime) -> list[Facts]:
+def _gather(
+    transaction: Transaction, subject: Subject, arrivals: Sequence[InstanceTrace], now: datetime
+) -> list[StoryFacts]:
     """The facts of each AE title, in the order in which it came to them."""
     which = subject.which
     found = traces.jobs_with(transaction, which)
@@ -95,7 +97,7 @@ def _gather(transaction: Transaction, subject: Subject, arrivals: Sequence[Arriv
     for ae_title in dict.fromkeys(arrival.ae_title for arrival in arrivals):
         own = [arrival for arrival in arrivals if arrival.ae_title == ae_title]
         own_jobs = [entry for entry in found if entry[0].job.ae_title == ae_title]
-        one = Facts(
+        one = StoryFacts(
             now=now,
             ae_title=ae_title,
             study=subject.name if subject.kind == "study" else "",
@@ -114,7 +116,7 @@ def _gather(transaction: Transaction, subject: Subject, arrivals: Sequence[Arriv
     return facts
 
 
-def _end(arrivals: Sequence[Arrival], now: datetime) -> datetime:
+def _end(arrivals: Sequence[InstanceTrace], now: datetime) -> datetime:
     """Up to when the AE title's own fate mattered to them: until its processor was done with the last."""
     open_ones = any(one.state in (InstanceState.PENDING.value, InstanceState.QUARANTINED.value) for one in arrivals)
     return now if open_ones else max(arrival.changed_at for arrival in arrivals)
@@ -128,7 +130,7 @@ def _uploaded(transaction: Transaction, found: Sequence[tuple[JobRow, int]]) -> 
 # --- to the story -----------------------------------------------------------------------------------------------------
 
 
-def _entries(facts: Facts) -> list[Entry]:
+def _entries(facts: StoryFacts) -> list[Entry]:
     past = [
         *arriving.arrived(facts),
         *arriving.repeated(facts),

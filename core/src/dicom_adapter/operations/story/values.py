@@ -10,7 +10,7 @@ from attrs import field, frozen
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.lanes import LaneReport
-from dicom_adapter.ledger.traces import Arrival
+from dicom_adapter.ledger.traces import InstanceTrace
 
 
 @frozen(kw_only=True)
@@ -43,13 +43,13 @@ class Story:
 
 
 @frozen(kw_only=True)
-class Facts:
+class StoryFacts:
     """What the ledger has on it at one AE title. Events are in the order of time."""
 
     now: datetime
     ae_title: str
     study: str  # the UID of the study that the story is of; "" when it is of an instance or a job
-    arrivals: Sequence[Arrival]
+    arrivals: Sequence[InstanceTrace]
     associations: Mapping[str, Event]  # how they ended, by their ids
     instance_events: Sequence[Event]
     ae_title_events: Sequence[Event]

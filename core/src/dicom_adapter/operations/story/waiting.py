@@ -10,8 +10,8 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import InstanceState, LaneState
-from dicom_adapter.ledger.traces import Arrival
-from dicom_adapter.operations.story.values import Entry, Facts
+from dicom_adapter.ledger.traces import InstanceTrace
+from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
 HAPPENED = {
@@ -26,7 +26,7 @@ MOST_EVENTS = 8  # of an AE title that are told
 MOST_JOBS = 3  # that are named where one says why instances are kept
 
 
-def happened(facts: Facts) -> Iterator[Entry]:
+def happened(facts: StoryFacts) -> Iterator[Entry]:
     """What happened to the AE title as a whole while it had these instances; if that is much, the last of it."""
     runs = [
         (kind, reason, list(run))
@@ -45,7 +45,7 @@ def _reason(event: Event) -> str:
     return str(event.detail.get("reason") or event.detail.get("error") or "")
 
 
-def standing(facts: Facts) -> Iterator[Entry]:
+def standing(facts: StoryFacts) -> Iterator[Entry]:
     """Everything that is not reclaimed, and whether the AE title takes more."""
     pending = _in(facts, InstanceState.PENDING)
     if facts.lane is not None:
@@ -63,11 +63,11 @@ def standing(facts: Facts) -> Iterator[Entry]:
         yield _released(facts, released)
 
 
-def _in(facts: Facts, state: InstanceState) -> list[Arrival]:
+def _in(facts: StoryFacts, state: InstanceState) -> list[InstanceTrace]:
     return [arrival for arrival in facts.arrivals if arrival.state == state.value]
 
 
-def _ae_title(lane: LaneReport, facts: Facts) -> Iterator[Entry]:
+def _ae_title(lane: LaneReport, facts: StoryFacts) -> Iterator[Entry]:
     if lane.state is LaneState.STOPPED:
         text = (
             f"AE title {lane.ae_title} is stopped since {clock(lane.since, facts.now)}: {sentence(lane.reason)} "
@@ -80,7 +80,7 @@ def _ae_title(lane: LaneReport, facts: Facts) -> Iterator[Entry]:
         yield Entry(kind="ae_title_full", at=None, text=text, fields={"reason": lane.full})
 
 
-def _pending(facts: Facts, pending: Sequence[Arrival]) -> Entry:
+def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
     lane = facts.lane
     count = counted(len(pending), "instance")
     verb = "waits" if len(pending) == 1 else "wait"
@@ -101,13 +101,13 @@ def _described(group: Waiting) -> str:
     return f"{group.label} ({counted(group.instance_count, 'instance')})"
 
 
-def _becomes_due(facts: Facts, group: Waiting) -> str:
+def _becomes_due(facts: StoryFacts, group: Waiting) -> str:
     if group.until is None:
         return "waits until somebody asks for it"
     return f"becomes jobs {due(group.until, facts.now)}"
 
 
-def _others(facts: Facts, lane: LaneReport) -> str:
+def _others(facts: StoryFacts, lane: LaneReport) -> str:
     if not lane.waiting:
         return "It has not told of any group yet."
     first = lane.waiting[0]
@@ -115,12 +115,12 @@ def _others(facts: Facts, lane: LaneReport) -> str:
     return f"{number}; the next one, {_described(first)}, {_becomes_due(facts, first)}."
 
 
-def _waiting(pending: Sequence[Arrival], text: str, groups: Sequence[Waiting] = ()) -> Entry:
+def _waiting(pending: Sequence[InstanceTrace], text: str, groups: Sequence[Waiting] = ()) -> Entry:
     told = [{"label": one.label, "instances": one.instance_count, "until": one.until} for one in groups]
     return Entry(kind="waiting", at=None, text=text, fields={"instances": len(pending), "groups": told})
 
 
-def _quarantined(facts: Facts, held: Sequence[Arrival]) -> Entry:
+def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
     one = len(held) == 1
     filters = str(held[0].instance_id) if one else f"--all --ae-title {facts.ae_title}"
     if not one and facts.study:
@@ -135,7 +135,7 @@ def _quarantined(facts: Facts, held: Sequence[Arrival]) -> Entry:
     )
 
 
-def _released(facts: Facts, kept: Sequence[Arrival]) -> Entry:
+def _released(facts: StoryFacts, kept: Sequence[InstanceTrace]) -> Entry:
     needed_by = [row.job for row, _count in facts.jobs if row.job.state not in FINISHED]
     count = counted(len(kept), "instance")
     if needed_by:

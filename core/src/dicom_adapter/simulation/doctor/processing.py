@@ -18,7 +18,7 @@ from dicom_adapter.operations.story.words import counted
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.simulation.adapter import SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
-from dicom_adapter.simulation.platform import Memory
+from dicom_adapter.simulation.platform import MemoryPlugin
 
 FIRST_S, SECOND_S = 3600.0, 600.0  # of virtual time, before and after a restart
 ROOM_BYTES = 1
@@ -34,7 +34,7 @@ class AtOnce(JobProcessorBase[NoSettings]):
         self.remove_instances([instance])
 
 
-class Ward(Memory):
+class Ward(MemoryPlugin):
     """Storage and platform in memory, under names that nobody else has, and a processor."""
 
     def __init__(self) -> None:
