@@ -1,36 +1,75 @@
-"""The command line, `dicom-adapter`."""
+"""The command line, `dicom-adapter`. A command's module is imported only when the command is called."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
+from attrs import frozen
 
 from dicom_adapter import __version__
-from dicom_adapter.cli.ae_titles import ae_titles
-from dicom_adapter.cli.audit import audit
-from dicom_adapter.cli.brought import add_commands
-from dicom_adapter.cli.check import check
-from dicom_adapter.cli.demo import demo
-from dicom_adapter.cli.doctor import doctor
-from dicom_adapter.cli.explain import explain
-from dicom_adapter.cli.instances import instances
-from dicom_adapter.cli.jobs import jobs
-from dicom_adapter.cli.plugins import plugins
-from dicom_adapter.cli.reload import reload
-from dicom_adapter.cli.run import run
-from dicom_adapter.cli.send import echo, send
-from dicom_adapter.cli.simulate import simulate
-from dicom_adapter.cli.status import status
-from dicom_adapter.plugins.registry import discover
 
-app = typer.Typer(
-    name="dicom-adapter",
-    help="Receives DICOM, keeps every instance that it acknowledges, and turns instances into inference jobs.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,  # locals may hold patients' data
-    context_settings={"help_option_names": ["-h", "--help"]},
+if TYPE_CHECKING:
+    app: typer.Typer  # with all commands of the core; made by `__getattr__`
+
+
+@frozen
+class CommandEntry:
+    """A command of the core: its name, its module below `cli`, and the line that `--help` shows for it."""
+
+    name: str
+    module: str
+    summary: str
+
+    def load(self) -> Any:
+        """Import the command: a function, or a `typer.Typer` with subcommands."""
+        return getattr(import_module(f"{__name__}.{self.module}"), self.name.replace("-", "_"))
+
+
+COMMANDS = (
+    CommandEntry("run", "run", "Run the service until SIGTERM or Ctrl-C."),
+    CommandEntry("check", "check", "Check a configuration without starting: errors, plugins, and each AE title."),
+    CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
+    CommandEntry("audit", "audit", "Compare ledger and storage: is everything that was received accounted for?"),
+    CommandEntry("plugins", "plugins", "List the installed plugins, and what cannot be used or is disabled."),
+    CommandEntry("doctor", "doctor", "Try plugins, each in a process of its own, with synthetic instances."),
+    CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),
+    CommandEntry("simulate", "simulate", "Replay a schedule of arrivals through your processors on a simulated clock."),
+    CommandEntry("send", "send", "Send DICOM files to a peer (C-STORE), exactly as they are encoded."),
+    CommandEntry("echo", "send", "Verify the connection to a peer (C-ECHO)."),
+    CommandEntry("status", "status", "Show whether the service runs and works, and what waits at each AE title."),
+    CommandEntry("explain", "explain", "Show the story of a study, a SOP instance or a job."),
+    CommandEntry("jobs", "jobs", "List, show, watch, retry and cancel jobs."),
+    CommandEntry("instances", "instances", "List, show, requeue, export and discard instances."),
+    CommandEntry("ae-titles", "ae_titles", "List and restart AE titles."),
 )
+OWN = frozenset(entry.name for entry in COMMANDS)
+
+
+def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
+    """Return the command line; the commands that are not wanted are there by name and summary only."""
+    made = typer.Typer(
+        name="dicom-adapter",
+        help="Receives DICOM, keeps every instance that it acknowledges, and turns instances into inference jobs.",
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,  # locals may hold patients' data
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_common)
+    for entry in COMMANDS:
+        loaded = entry.load() if is_wanted(entry.name) else _not_loaded
+        if isinstance(loaded, typer.Typer):
+            made.add_typer(loaded, name=entry.name, short_help=entry.summary)
+        else:
+            made.command(name=entry.name, short_help=entry.summary)(loaded)
+    return made
+
+
+def _not_loaded() -> None:
+    raise AssertionError("a command that was not loaded is not called")
 
 
 def _version(wanted: bool) -> None:
@@ -39,55 +78,27 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def common(
+def _common(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
     del version  # its callback has answered
 
 
-app.command()(run)
-app.command()(check)
-app.command()(reload)
-app.command()(audit)
-app.command()(plugins)
-app.command()(doctor)
-app.command()(demo)
-app.command()(simulate)
-app.command()(send)
-app.command()(echo)
-app.command()(status)
-app.command()(explain)
-app.add_typer(jobs, name="jobs")
-app.add_typer(instances, name="instances")
-app.add_typer(ae_titles, name="ae-titles")
-
-
-OWN = frozenset(
-    {
-        "run",
-        "check",
-        "reload",
-        "audit",
-        "plugins",
-        "doctor",
-        "demo",
-        "simulate",
-        "send",
-        "echo",
-        "explain",
-        "status",
-        "jobs",
-        "instances",
-        "ae-titles",
-    }
-)
-
-
 def main() -> None:
     """The console script."""
-    # Plugins are loaded for their commands only when they may matter: importing them takes time.
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
-    if wanted not in OWN:
-        add_commands(app, discover(), OWN)
-    app()
+    made = make_app(lambda name: name == wanted)
+    if wanted not in OWN and sys.argv[1:] != ["--version"]:
+        # Plugins are loaded for their commands only when they may matter: importing them takes time.
+        from dicom_adapter.cli.plugin_commands import add_commands
+        from dicom_adapter.plugins.registry import discover
+
+        add_commands(made, discover(), OWN)
+    made()
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = made = make_app(lambda _name: True)
+    return made

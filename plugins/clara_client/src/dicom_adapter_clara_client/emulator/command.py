@@ -19,6 +19,12 @@ from dicom_adapter_clara_client.emulator.values import ClaraJobStatus, RunPlan
 NUMBERS: dict[str, type] = {"times": int, "after": int, "code": int, "seconds": float}
 WORDS = {"status": "status", "pipeline": "pipeline_id", "face": "face"}
 
+FAULT_HELP = (
+    "Make calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
+    "Kinds: status, code, reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, "
+    "seconds, status, code, pipeline, face. May be repeated."
+)
+
 
 def emulate_platform(
     grpc: Annotated[
@@ -39,12 +45,7 @@ def emulate_platform(
     ends: Annotated[ClaraJobStatus, typer.Option(help="How jobs end.")] = ClaraJobStatus.HEALTHY,
     fault: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="CALL=KIND[,KEY=VALUE…]",
-            help="Make calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
-            "Kinds: status, code, reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, "
-            "seconds, status, code, pipeline, face. May be repeated.",
-        ),
+        typer.Option(metavar="CALL=KIND[,KEY=VALUE…]", help=FAULT_HELP),
     ] = None,
     log: Annotated[
         Path | None, typer.Option(dir_okay=False, help="File to which a JSON line is appended for each call.")

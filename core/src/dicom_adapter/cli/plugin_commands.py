@@ -1,4 +1,4 @@
-"""Commands that plugins bring: each is tried alone, so that none costs the adapter's own."""
+"""Commands of plugins: each is checked alone, so that a broken one does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicom_adapter.runtime.deadline import TookTooLong
 
 
 def add_commands(app: typer.Typer, found: Plugins, own: Collection[str]) -> None:
-    """Add what plugins bring. Those of a plugin that cannot be used are left out, and it is named."""
+    """Add the commands of plugins; leave out those of a plugin that cannot be used, and warn about it."""
     for command in found.commands(_failed, partial(commands.check, reserved=own)):
         commands.add(app, command)
 

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from dicom_adapter import hookimpl
-from dicom_adapter.cli.brought import add_commands
+from dicom_adapter.cli.plugin_commands import add_commands
 from dicom_adapter.plugins import registry
 from dicom_adapter.plugins.registry import load
 from dicom_adapter.testing import Plugin

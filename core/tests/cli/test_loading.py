@@ -1,0 +1,59 @@
+"""What a command imports: only its own module, and no plugin and no heavy library that it does not need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dicom_adapter.cli import COMMANDS, CommandEntry, make_app
+
+LOADED = """
+import json, sys
+from dicom_adapter import cli
+sys.argv = ["dicom-adapter", *{arguments!r}]
+try:
+    cli.main()
+except SystemExit:
+    pass
+print("\\n" + json.dumps(sorted(sys.modules)))
+"""
+HEAVY = {"alembic", "litestar", "pydicom", "pynetdicom", "sqlalchemy"}
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """Return the modules that a call of the command line has imported."""
+    command = [sys.executable, "-c", LOADED.format(arguments=list(arguments))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_version_is_shown_without_any_command() -> None:
+    """Tried: a command line that imports all commands."""
+    loaded = modules_of("--version")
+    assert set() == loaded & HEAVY
+    assert [] == [entry.name for entry in COMMANDS if f"dicom_adapter.cli.{entry.module}" in loaded]
+
+
+def test_a_command_is_imported_alone() -> None:
+    """Tried: a command line that imports all commands."""
+    loaded = modules_of("jobs", "list", "--help")
+    others = {entry.module for entry in COMMANDS} - {"jobs"}
+    assert [] == [module for module in sorted(others) if f"dicom_adapter.cli.{module}" in loaded]
+    assert set() == loaded & (HEAVY - {"sqlalchemy"})
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_every_command_can_be_loaded(entry: CommandEntry) -> None:
+    """A command has the name of its function or group."""
+    assert entry.load() is not None
+    assert [entry.name] == [
+        *(
+            command.name
+            for command in make_app(lambda name: name == entry.name).registered_commands
+            if command.name == entry.name
+        ),
+        *(group.name for group in make_app(lambda name: name == entry.name).registered_groups),
+    ]
