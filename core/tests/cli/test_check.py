@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, hookimpl
 from dicom_adapter.api.submitter import Submitter
-from dicom_adapter.cli import app, configuration
+from dicom_adapter.cli import app
+from dicom_adapter.plugins import registry
 from dicom_adapter.plugins.registry import Plugins, installed, load
 from dicom_adapter.testing import Adapter, Plugin
 
@@ -93,7 +94,7 @@ def test_what_plugins_do_wrong_when_they_are_tried_is_reported_with_their_names(
     def discover(*, disable: tuple[str, ...] = ()) -> Plugins:
         return load([*installed(), Plugin(Bad(error), name="bad")])
 
-    monkeypatch.setattr(configuration, "discover", discover)
+    monkeypatch.setattr(registry, "discover", discover)
     file = tmp_path / "adapter.toml"
     file.write_text(CONFIGURATION + '[storage]\npath = "data"\n', encoding="utf-8")
     plain = CliRunner().invoke(app, ["check", str(file)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from attrs import frozen
@@ -12,11 +12,13 @@ from attrs import frozen
 from dicom_adapter.api.configuration_file import DEFAULT_NAME, VARIABLE, find_configuration
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.config import ConfigProblemKind, load, plugin_settings
-from dicom_adapter.config.load import Loaded
+from dicom_adapter.config.load import Loaded, ledger_url
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.connection import exists
-from dicom_adapter.plugins.registry import Plugins, discover
+
+if TYPE_CHECKING:
+    from dicom_adapter.plugins.registry import Plugins
 
 FILE_HELP = f"The configuration file. Default: {VARIABLE}, else {DEFAULT_NAME} in the current folder."
 
@@ -69,6 +71,8 @@ def find_optional_file(option: Path | None, argument: Path | None = None) -> Pat
 def read(path: Path) -> Read:
     """Read and check; ends the command with status 1 when there is no such file."""
     text = read_text(path)
+    from dicom_adapter.plugins.registry import discover
+
     found = discover(disable=plugin_settings(text).disable)
     return Read(text=text, loaded=load(text, folder=path.resolve().parent, catalogue=found.catalogue()), plugins=found)
 
@@ -93,10 +97,10 @@ def require(path: Path) -> Config:
 
 def open_ledger(path: Path) -> Ledger:
     """The ledger of a service, whether it runs or not; ends the command with status 1 when there is none."""
-    config = require(path)
-    if not exists(config.ledger_url):
-        raise fail(f"there is no ledger at {config.ledger_url} yet; `dicom-adapter run {path}` makes it")
-    ledger = Ledger(config.ledger_url)
+    url = ledger_url(read_text(path), folder=path.resolve().parent) or require(path).ledger_url
+    if not exists(url):
+        raise fail(f"there is no ledger at {url} yet; `dicom-adapter run {path}` makes it")
+    ledger = Ledger(url)
     try:
         ledger.require_current()
     except Refused as refusal:

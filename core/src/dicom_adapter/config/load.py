@@ -12,7 +12,7 @@ from cattrs import BaseValidationError
 
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config.convert import make_converter
-from dicom_adapter.config.model import Config, PluginsConfig
+from dicom_adapter.config.model import Config, LedgerConfig, PluginsConfig, default_ledger_url
 from dicom_adapter.config.plugged import PluginTables
 from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, flatten, shown
 from dicom_adapter.config.suggest import listed, nearest
@@ -60,6 +60,17 @@ def plugin_settings(text: str | bytes) -> PluginsConfig:
     except (ValueError, TypeError, BaseValidationError):
         return PluginsConfig()
     return found
+
+
+def ledger_url(text: str, *, folder: Path) -> str | None:
+    """Return the URL of the ledger without loading any plugin; None if `load` has to report why there is none."""
+    tables, converter = tables_of(text), make_converter(folder)
+    try:
+        path: Path = converter.structure(tables["storage"]["path"], Path)
+        ledger: LedgerConfig = converter.structure(tables.get("ledger", {}), LedgerConfig)
+    except (KeyError, ValueError, TypeError, BaseValidationError):
+        return None
+    return ledger.url or default_ledger_url(path)
 
 
 def tables_of(text: str) -> dict[str, Any]:

@@ -67,6 +67,11 @@ class LogLevel(str, Enum):
     ERROR = "error"
 
 
+def default_ledger_url(storage_path: Path) -> str:
+    """Return the URL of the ledger in the data folder."""
+    return f"sqlite:///{storage_path / 'ledger.sqlite'}"
+
+
 @frozen(kw_only=True)
 class StorageConfig:
     """[storage]: where instances are stored. All other keys are settings of the backend."""
@@ -269,7 +274,7 @@ class Config:
     @property
     def ledger_url(self) -> str:
         """The URL of the ledger in the form of SQLAlchemy."""
-        return self.ledger.url or f"sqlite:///{self.storage.path / 'ledger.sqlite'}"
+        return self.ledger.url or default_ledger_url(self.storage.path)
 
     def submitter_for(self, ae_title: str) -> str:
         """Return the name of the submitter for the jobs of this AE title."""
