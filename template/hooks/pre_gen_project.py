@@ -1,4 +1,4 @@
-"""Refuses what cannot become a distribution, before anything is written."""
+"""Reject names that are not valid for a distribution, before any file is written."""
 
 import re
 import sys
@@ -6,4 +6,4 @@ import sys
 NAME = {{ cookiecutter.name | tojson }}
 
 if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([ -][A-Za-z0-9]+)*", NAME):
-    sys.exit("error: the name must begin with a letter and be made of letters, digits and spaces, such as By Study")
+    sys.exit("error: the name must begin with a letter and contain only letters, digits and spaces, for example By Study")

@@ -1,4 +1,4 @@
-"""An observer: is told what happens. This one writes a line for each job that reached the platform, or did not."""
+"""An observer: it is notified of events. This one writes a line for each job that reached a state in `REPORTED`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from attrs import frozen
 from dicom_adapter import Job, JobState, hookimpl
 
 VARIABLE = "{{ cookiecutter.__module | upper }}_FILE"
-TOLD = (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED)
+REPORTED = (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED)
 
 
 @frozen(kw_only=True)
 class {{ cookiecutter.__class }}Settings:
-    """Observers have no table in the configuration: what they need comes from the environment."""
+    """The settings from the environment: observers have no table in the configuration."""
 
-    file: Path | None  # where lines are written; None: nowhere
+    file: Path | None  # file to append lines to; None: write nothing
 
     @classmethod
     def from_environment(cls) -> {{ cookiecutter.__class }}Settings:
-        given = os.environ.get(VARIABLE)
-        return cls(file=Path(given) if given else None)
+        path = os.environ.get(VARIABLE)
+        return cls(file=Path(path) if path else None)
 
 
 @hookimpl
 def dicom_adapter_job_changed(job: Job) -> None:
-    """Called after each change of a job was committed. It may be slow; what it raises is logged."""
+    """Write a line. The adapter calls this after the change is committed; it may be slow, and errors are logged."""
     settings = {{ cookiecutter.__class }}Settings.from_environment()
-    if settings.file is None or job.state not in TOLD:
+    if settings.file is None or job.state not in REPORTED:
         return
     line = {"job": job.job_id, "aeTitle": job.ae_title, "state": job.state.value, "error": job.last_error}
     with settings.file.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What the observer does when jobs change."""
+"""Tests of the observer: the lines that it writes when jobs change."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from {{ cookiecutter.__module }} import VARIABLE
 
 
 class AtOnce(JobProcessorBase):  # type: ignore[type-arg] # it has no settings
-    """Makes a job of each instance."""
+    """Submit a job for each instance."""
 
     name = "at-once"
 
@@ -47,13 +47,13 @@ def states(file: Path) -> list[str]:
     return [json.loads(line)["state"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_line_tells_of_each_job_that_reached_the_platform(adapter: Adapter, file: Path) -> None:
+def test_each_submitted_job_is_written(adapter: Adapter, file: Path) -> None:
     adapter.receive(make_instance(), make_instance())
     assert states(file) == ["submitted", "submitted"]
 
 
-def test_a_line_tells_of_a_job_that_did_not(adapter: Adapter, file: Path) -> None:
-    adapter.platform.fail("start", Permanent("no room"))
+def test_a_faulted_job_is_written(adapter: Adapter, file: Path) -> None:
+    adapter.platform.fail("start", Permanent("no free space"))
     adapter.receive(make_instance())
     assert states(file) == ["faulted"]
 

@@ -1,4 +1,4 @@
-"""A job processor: decides which instances belong together, and when they become jobs."""
+"""A job processor: it groups instances and decides when a group becomes jobs."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ class {{ cookiecutter.__class }}Settings:
     quiet: float = setting(
         default=10.0,
         validator=between(1, 86_400, "seconds"),
-        help="Seconds without a new instance after which a group becomes jobs.",
+        help="Seconds without a new instance, after which a group becomes jobs.",
     )
     pipelines: Mapping[str, str] = setting(
-        prefix="pipeline-", validator=not_empty, help="A pipeline's id; each makes one job for every group."
+        prefix="pipeline-", validator=not_empty, help="Id of a pipeline; every group becomes one job for each."
     )
 
 
 @define
 class Group:
-    """Instances that belong together, and wait for more of them."""
+    """The instances of one group, which waits for more of them."""
 
     due: datetime
     timer: Timer
-    instances: dict[str, InstanceStorageInfo] = field(factory=dict)  # by SOP Instance UID: a newer one takes its place
+    instances: dict[str, InstanceStorageInfo] = field(factory=dict)  # by SOP Instance UID: a duplicate replaces it
 
 
 class {{ cookiecutter.__class }}(JobProcessorBase[{{ cookiecutter.__class }}Settings]):
-    """Makes one job for each pipeline of a group to which nothing has come for a while."""
+    """Submit one job for each pipeline when no instance of a group has arrived for `quiet` seconds."""
 
     name = "{{ cookiecutter.__plugin }}"
 
@@ -59,18 +59,18 @@ class {{ cookiecutter.__class }}(JobProcessorBase[{{ cookiecutter.__class }}Sett
         return f"groups by study, ready {settings.quiet:g} s after the last instance"
 
     def key_of(self, instance: InstanceStorageInfo) -> str:
-        """What the instances of a group have in common. This is the rule to change."""
+        """Return the key of the instance's group. This is the rule to change."""
         return instance.study_instance_uid
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
         key = self.key_of(instance)
         due = self.now() + timedelta(seconds=self.settings.quiet)
-        before = self._groups.get(key)
-        if before is not None:
-            before.timer.cancel()
-        held = {} if before is None else before.instances
-        held[instance.sop_instance_uid] = instance
-        self._groups[key] = Group(due, self.call_at(due, partial(self._finish, key)), held)
+        group = self._groups.get(key)
+        if group is not None:
+            group.timer.cancel()
+        instances = {} if group is None else group.instances
+        instances[instance.sop_instance_uid] = instance
+        self._groups[key] = Group(due, self.call_at(due, partial(self._finish, key)), instances)
 
     def waiting(self) -> Iterable[Waiting]:
         return [

@@ -1,4 +1,4 @@
-"""What the processor does, under a virtual clock; and that it keeps the adapter's rules."""
+"""Tests of the processor under a virtual clock, and the conformance suite."""
 
 import pytest
 from dicom_adapter.testing import Adapter, BaseProcessorTests, ExpectedJob, make_study
@@ -17,7 +17,7 @@ def adapter_configuration() -> str:
     """
 
 
-def test_a_study_becomes_a_job_when_nothing_comes_any_more(adapter: Adapter) -> None:
+def test_a_study_becomes_a_job_when_no_more_instances_arrive(adapter: Adapter) -> None:
     study = make_study(instances=3)
     for second, instance in zip((0, 8, 16), study, strict=True):
         adapter.receive(instance, at=second)

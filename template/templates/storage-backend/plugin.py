@@ -1,4 +1,4 @@
-"""A storage backend: keeps instances until they are reclaimed. This one stores a file for each, in one folder."""
+"""A storage backend: it keeps instances until they are reclaimed. This one stores each as a file in one folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dicom_adapter import (
     setting,
 )
 
-KEY = re.compile(r"[0-9a-f]{32}")  # as `writer` makes them; nothing else becomes a path
+KEY = re.compile(r"[0-9a-f]{32}")  # the form that `writer` generates; other keys are never used in a path
 
 
 @frozen(kw_only=True)
@@ -34,8 +34,8 @@ class {{ cookiecutter.__class }}Settings:
 
 
 @contextmanager
-def _space_is_needed() -> Iterator[None]:
-    """`StorageFull` is answered as *out of resources*: senders retry later."""
+def _full_disk_reported() -> Iterator[None]:
+    """Raise `StorageFull` if there is no free space: the C-STORE is refused as *out of resources*, senders retry."""
     try:
         yield
     except OSError as failure:
@@ -45,7 +45,7 @@ def _space_is_needed() -> Iterator[None]:
 
 
 class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settings]):
-    """Files that are not synced yet end in `.part`."""
+    """Stores each object as a file; files that are not synced yet end with `.part`."""
 
     name = "{{ cookiecutter.__plugin }}"
 
@@ -53,16 +53,16 @@ class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settin
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def recover(self) -> None:
-        for half_written in self._folder.glob("*.part"):
-            half_written.unlink(missing_ok=True)
+        for part in self._folder.glob("*.part"):
+            part.unlink(missing_ok=True)
 
     def writer(self) -> InstanceWriter:
-        with _space_is_needed():
+        with _full_disk_reported():
             return Writer(self._folder, uuid4().hex)
 
     def sync(self, keys: Sequence[str]) -> None:
-        """The success of a C-STORE rests on this: data first, then names."""
-        with _space_is_needed():
+        """Make objects durable, first their data, then their names. A C-STORE succeeds only after this."""
+        with _full_disk_reported():
             for key in keys:
                 self._sync_data(key)
             if self.context.durable:
@@ -71,7 +71,7 @@ class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settin
     def _sync_data(self, key: str) -> None:
         part, whole = self._path(key, "part"), self._path(key, "dcm")
         if whole.exists():
-            return  # synced before
+            return  # already synced
         if self.context.durable:
             _fsync(part)
         part.replace(whole)
@@ -105,7 +105,7 @@ class {{ cookiecutter.__class }}(StorageBackend[{{ cookiecutter.__class }}Settin
 
 
 class Writer(InstanceWriter):
-    """Writes one file, unbuffered: `recover` deletes what a crash leaves of it."""
+    """A writer of one file, without a buffer. After a crash, `recover` deletes the incomplete file."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self._key = key
@@ -115,7 +115,7 @@ class Writer(InstanceWriter):
 
     def write(self, piece: bytes | memoryview) -> None:
         rest = memoryview(piece)
-        with _space_is_needed():
+        with _full_disk_reported():
             while rest:
                 rest = rest[self._file.write(rest) :]
 

@@ -1,4 +1,4 @@
-"""That what is stored reaches the platform; and that the backend keeps the adapter's rules."""
+"""Tests of the backend in an adapter, and the conformance suite."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from {{ cookiecutter.__module }} import {{ cookiecutter.__class }}, {{ cookiecut
 
 
 class AtOnce(JobProcessorBase):  # type: ignore[type-arg] # it has no settings
-    """Makes a job of each instance."""
+    """Submit a job for each instance."""
 
     name = "at-once"
 
@@ -50,11 +50,11 @@ def adapter_configuration() -> str:
     """
 
 
-def test_what_is_stored_reaches_the_platform(adapter: Adapter, tmp_path: Path) -> None:
+def test_a_stored_instance_reaches_the_platform(adapter: Adapter, tmp_path: Path) -> None:
     sent = make_instance()
     adapter.receive(sent)
-    (handed,) = adapter.platform.jobs.values()
-    assert sent == dcmread(BytesIO(handed.files[0]))
+    (job,) = adapter.platform.jobs.values()
+    assert sent == dcmread(BytesIO(job.files[0]))
     assert list((tmp_path / "data" / "instances").iterdir()) == []
 
 
@@ -68,7 +68,9 @@ class TestConformance(BaseStorageBackendTests):
         return len(list((storage.context.path / "instances").iterdir()))
 
     @pytest.fixture
-    def no_space(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
+    def no_space(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
         def full(*_arguments: Any, **_options: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

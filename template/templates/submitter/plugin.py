@@ -1,4 +1,4 @@
-"""A submitter: hands jobs to a platform. Here that is a folder, in which a program looks for files named `ready`."""
+"""A submitter: it submits jobs to a platform. Here that is a program that watches a folder for `ready` files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from dicom_adapter import (
 class {{ cookiecutter.__class }}Settings:
     """The plugin's keys in [submitters.<name>]."""
 
-    folder: Path = setting(help="Where jobs are put.")
+    folder: Path = setting(help="Folder to which jobs are written.")
 
 
 @contextmanager
-def _what_may_pass() -> Iterator[None]:
-    """The adapter tries again what is Retriable, faults a job for what is Permanent, and takes all else for a bug."""
+def _retriable_errors() -> Iterator[None]:
+    """Raise `Retriable`, so that the adapter retries. `Permanent` faults the job; other exceptions count as bugs."""
     try:
         yield
     except OSError as failure:
@@ -40,32 +40,32 @@ def _what_may_pass() -> Iterator[None]:
 
 
 class {{ cookiecutter.__class }}(Submitter[{{ cookiecutter.__class }}Settings]):
-    """A folder for each job. Every step may be repeated: `job.job_id` tells jobs apart."""
+    """Writes each job to a folder named by `job.job_id`, so that every step can be repeated."""
 
     name = "{{ cookiecutter.__plugin }}"
 
     def create_job(self, job: Job) -> PlatformJob:
-        with _what_may_pass():
+        with _retriable_errors():
             self._folder(job).mkdir(parents=True, exist_ok=True)
         return PlatformJob(job_id=job.job_id)
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
-        with _what_may_pass():
-            self._put(job, "metadata.json", json.dumps(dict(metadata)))
+        with _retriable_errors():
+            self._write_file(job, "metadata.json", json.dumps(dict(metadata)))
 
     def upload(self, job: Job, upload: Upload) -> None:
-        whole = self._folder(job) / f"{upload.position:05}.dcm"  # not the UID: names from the network are no paths
+        whole = self._folder(job) / f"{upload.position:05}.dcm"  # not the UID: it comes from the network
         part = whole.with_suffix(".part")
-        with upload.open() as source, _what_may_pass(), part.open("wb") as target:
+        with upload.open() as source, _retriable_errors(), part.open("wb") as target:
             shutil.copyfileobj(source, target)
-        with _what_may_pass():
+        with _retriable_errors():
             part.replace(whole)
 
     def start(self, job: Job) -> None:
         if self._has(job, "cancelled"):
             raise Permanent("the job was cancelled")
-        with _what_may_pass():
-            self._put(job, "ready", job.pipeline_id)
+        with _retriable_errors():
+            self._write_file(job, "ready", job.pipeline_id)
 
     def status(self, job: Job) -> PlatformStatus:
         for state in ("cancelled", "finished"):
@@ -76,8 +76,8 @@ class {{ cookiecutter.__class }}(Submitter[{{ cookiecutter.__class }}Settings]):
     def cancel(self, job: Job) -> None:
         if not self._folder(job).exists():
             return  # it was never created
-        with _what_may_pass():
-            self._put(job, "cancelled", "")
+        with _retriable_errors():
+            self._write_file(job, "cancelled", "")
 
     def _folder(self, job: Job) -> Path:
         return self.settings.folder / job.job_id
@@ -85,8 +85,8 @@ class {{ cookiecutter.__class }}(Submitter[{{ cookiecutter.__class }}Settings]):
     def _has(self, job: Job, name: str) -> bool:
         return (self._folder(job) / name).exists()
 
-    def _put(self, job: Job, name: str, text: str) -> None:
-        """Write a file, whole or not at all."""
+    def _write_file(self, job: Job, name: str, text: str) -> None:
+        """Write a file atomically."""
         part = self._folder(job) / f"{name}.part"
         part.write_text(text, encoding="utf-8")
         part.replace(self._folder(job) / name)

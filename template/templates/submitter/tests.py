@@ -1,4 +1,4 @@
-"""What reaches the platform; and that the submitter keeps the adapter's rules."""
+"""Tests of the submitter in an adapter, and the conformance suite."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from {{ cookiecutter.__module }} import {{ cookiecutter.__class }}, {{ cookiecut
 
 
 class AtOnce(JobProcessorBase):  # type: ignore[type-arg] # it has no settings
-    """Makes a job of each instance."""
+    """Submit a job for each instance."""
 
     name = "at-once"
 
@@ -44,7 +44,7 @@ def adapter_configuration() -> str:
     """
 
 
-def test_a_job_is_put_into_a_folder(adapter: Adapter, tmp_path: Path) -> None:
+def test_a_job_is_written_to_a_folder(adapter: Adapter, tmp_path: Path) -> None:
     adapter.receive(make_instance())
     adapter.expect_jobs(ExpectedJob("pipeline-1", instances=1))
     (folder,) = (tmp_path / "platform").iterdir()
@@ -59,10 +59,10 @@ class TestConformance(BaseSubmitterTests):
 
     @pytest.fixture
     def on_platform(self, tmp_path: Path) -> Callable[[], Sequence[PlatformRecord]]:
-        def look() -> Sequence[PlatformRecord]:
+        def records() -> Sequence[PlatformRecord]:
             return [_record(folder) for folder in sorted((tmp_path / "platform").iterdir())]
 
-        return look
+        return records
 
 
 def _record(folder: Path) -> PlatformRecord:
