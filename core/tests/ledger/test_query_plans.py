@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import event
 
 from dicom_adapter import InstanceStorageInfo, Job, JobState
-from dicom_adapter.ledger import Ledger, Transaction, balance, events, history, instances, jobs, traces
+from dicom_adapter.ledger import Ledger, Transaction, balance, events, history, instance_rows, instances, jobs, traces
+from dicom_adapter.ledger.held import count_held, count_held_bytes
 from dicom_adapter.ledger.history import BEGINNING
 from dicom_adapter.ledger.schema import InstanceState
 
@@ -71,9 +72,9 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: instances.arrived_late(t, "LUNG", 190, NOW), "pending_instances"),
         (lambda t: jobs.count_unfinished(t), "unfinished_jobs"),
         (lambda t: instances.released_after(t, 0, 500), "released_instances"),
-        (lambda t: instances.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
-        (lambda t: instances.newest(t, 50, ae_title="LUNG", state=InstanceState.PENDING), "pending_instances"),
-        (lambda t: instances.newest(t, 50, study_instance_uid="2.25.7"), "instances_of_study"),
+        (lambda t: instance_rows.newest(t, 50, state=InstanceState.QUARANTINED), "quarantined_instances"),
+        (lambda t: instance_rows.newest(t, 50, ae_title="LUNG", state=InstanceState.PENDING), "pending_instances"),
+        (lambda t: instance_rows.newest(t, 50, study_instance_uid="2.25.7"), "instances_of_study"),
         (lambda t: instances.pending_arrivals(t, ["2.25.200"]), "arrivals_of_instance"),
         (lambda t: jobs.heads(t, "platform", NOW, {5}), "unfinished_jobs"),
         (lambda t: jobs.started(t, "platform", NOW, 50), "started_jobs"),
@@ -119,8 +120,8 @@ def test_what_is_held_is_reckoned_without_reading_the_rest(remembering: Ledger) 
     """Every few seconds, by the indexes of what is held: not even the finished jobs' or instances' are read."""
     with remembering.write() as transaction:
         with statements(transaction) as sent:
-            instances.held_bytes(transaction, "LUNG")
-            instances.held(transaction)
+            count_held_bytes(transaction, "LUNG")
+            count_held(transaction)
             events.last_number(transaction)
             events.ae_titles_after(transaction, 1000, ["job_faulted"])
         for statement, parameters in sent:

@@ -12,9 +12,8 @@ from rich.table import Table
 
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require, warn
 from dicom_adapter.config.model import Config
-from dicom_adapter.ledger import instances
 from dicom_adapter.ledger import lanes as ledger_lanes
-from dicom_adapter.ledger.instances import Held
+from dicom_adapter.ledger.held import Held, count_held
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 
@@ -38,7 +37,7 @@ def list_ae_titles(
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
-        found, held = ledger_lanes.load(transaction), instances.held(transaction)
+        found, held = ledger_lanes.load(transaction), count_held(transaction)
     rows = [(found[name], held.get(name, NOTHING)) for name in sorted(found)]
     if as_json:
         typer.echo(json.dumps([_as_json(lane, count) for lane, count in rows], indent=2))

@@ -30,10 +30,9 @@ from dicom_adapter.cli.configuration import (
 )
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
-from dicom_adapter.ledger import Transaction, events, lanes
-from dicom_adapter.ledger import instances as ledger_instances
+from dicom_adapter.ledger import Transaction, events, instance_rows, lanes
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.instances import InstanceRow
+from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.ledger.schema import instances as instances_table
 from dicom_adapter.ledger.traces import jobs_with
@@ -73,7 +72,7 @@ def list_instances(
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
-        rows = ledger_instances.newest(
+        rows = instance_rows.newest(
             transaction, limit, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
         )
         stopped = lanes.stopped(transaction)
@@ -95,7 +94,7 @@ def show(
     """Show one instance but for patient data, the jobs that have it, and what happened to it."""
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
-        rows = ledger_instances.find(transaction, [number])
+        rows = instance_rows.find(transaction, [number])
         if not rows:
             raise fail(f"there is no instance {number}; `dicom-adapter instances list` shows them")
         found = {
@@ -181,7 +180,7 @@ def export(
     with ledger.read() as transaction:
         states = STORED if state is None else (state,)
         chosen = _chosen(transaction, ids, everything, states, ae_title, study, reason)
-        rows = ledger_instances.find(transaction, chosen)
+        rows = instance_rows.find(transaction, chosen)
     storage = _storage(path)
     result = Intervention(refused=dict.fromkeys(chosen, "there is no such instance"))
     try:
@@ -233,7 +232,7 @@ def _chosen(
     return sorted(
         row.instance.instance_id
         for state in states
-        for row in ledger_instances.newest(
+        for row in instance_rows.newest(
             transaction, None, state=state, ae_title=ae_title, study_instance_uid=study, reason=reason
         )
     )

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
-from itertools import islice
-from operator import itemgetter
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
-import orjson
-from attrs import asdict, evolve, fields, frozen
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, text, update
+from attrs import asdict, evolve
+from sqlalchemy import bindparam, case, exists, func, select, text, update
 
 from dicom_adapter.api.values import InstanceStorageInfo, JobState
 from dicom_adapter.ledger import counters
 from dicom_adapter.ledger.connection import Transaction, inserted_id
+from dicom_adapter.ledger.instance_values import (
+    CHUNK,
+    COLUMNS,
+    as_json_array,
+    chunks,
+    read_at_once,
+    select_instances,
+    to_instance,
+    to_instances,
+)
 from dicom_adapter.ledger.jobs import FINISHED
 from dicom_adapter.ledger.schema import (
-    EPOCH,
-    IS_FAULTED,
     IS_PENDING,
-    IS_QUARANTINED,
-    IS_RECLAIMED,
     IS_RELEASED,
-    IS_UNFINISHED,
     InstanceOutcome,
     InstanceState,
     UtcDateTime,
@@ -33,27 +34,14 @@ from dicom_adapter.ledger.schema import (
 )
 
 UNNUMBERED = 0  # the `instance_id` of an instance that the ledger has not seen yet
-CHUNK = 500  # ids in one IN (…): below every database's limit of parameters
-
-_NAMES = [attribute.name for attribute in fields(InstanceStorageInfo)]
-_COLUMNS = [instances.c[name] for name in _NAMES]
-_NUMBER, _RECEIVED_AT = _NAMES.index("instance_id"), _NAMES.index("received_at")
-_OWN = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
-_ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # in many rows that follow each other
-
-T = TypeVar("T")
-
-
-def _at_once(query: Select[tuple[object, ...]]) -> Select[tuple[Any]]:
-    """Many rows of `_COLUMNS` as one value, for `_read_at_once`."""
-    rows = query.order_by(instances.c.instance_id).limit(bindparam("limit")).subquery("batch")
-    return select(func.json_group_array(func.json_array(*rows.c)))
 
 
 # What is asked after every few arrivals is put together once: that takes longer than the answer.
 _AFTER = instances.c.instance_id > bindparam("after")
-_ARRIVED_AFTER = _at_once(select(*_COLUMNS).where(_AFTER))
-_PENDING_AFTER = _at_once(select(*_COLUMNS).where(_AFTER, IS_PENDING, instances.c.ae_title == bindparam("ae_title")))
+_ARRIVED_AFTER = as_json_array(select(*COLUMNS).where(_AFTER))
+_PENDING_AFTER = as_json_array(
+    select(*COLUMNS).where(_AFTER, IS_PENDING, instances.c.ae_title == bindparam("ae_title"))
+)
 _following = (
     select(instances.c.ae_title, instances.c.instance_id)
     .where(_AFTER)
@@ -78,13 +66,13 @@ def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceS
 def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> InstanceStorageInfo | None:
     """The pending instance of this AE title and SOP Instance UID; there is one at the most."""
     row = transaction.execute(
-        _select_instances().where(
+        select_instances().where(
             instances.c.ae_title == ae_title,
             instances.c.sop_instance_uid == sop_instance_uid,
             IS_PENDING,
         )
     ).one_or_none()
-    return None if row is None else _instance(row)
+    return None if row is None else to_instance(row)
 
 
 def skip_numbers(transaction: Transaction, count: int) -> None:
@@ -101,7 +89,7 @@ def among_stored(transaction: Transaction, storage_keys: Iterable[str]) -> set[s
     """Those of these storage keys that any row has. Every row is looked at."""
     return {
         key
-        for chunk in _chunks(storage_keys)
+        for chunk in chunks(storage_keys)
         for (key,) in transaction.execute(select(instances.c.storage_key).where(instances.c.storage_key.in_(chunk)))
     }
 
@@ -120,7 +108,7 @@ def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceSto
 
 def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_title: str) -> list[InstanceStorageInfo]:
     """Pending instances of an AE title numbered above `instance_id`, in the order of arrival."""
-    return _read_at_once(transaction, _PENDING_AFTER, after=instance_id, ae_title=ae_title, limit=limit)
+    return read_at_once(transaction, _PENDING_AFTER, after=instance_id, ae_title=ae_title, limit=limit)
 
 
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
@@ -142,7 +130,7 @@ def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: 
 
 def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
     """Instances numbered above `instance_id`, whatever has become of them already, in the order of arrival."""
-    return _read_at_once(transaction, _ARRIVED_AFTER, after=instance_id, limit=limit)
+    return read_at_once(transaction, _ARRIVED_AFTER, after=instance_id, limit=limit)
 
 
 def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
@@ -198,10 +186,10 @@ def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[I
         job_instances.c.job_number == jobs.c.job_number,
         jobs.c.state.not_in([state.value for state in FINISHED]),
     )
-    query = _select_instances().where(IS_RELEASED, ~needed)
+    query = select_instances().where(IS_RELEASED, ~needed)
     found: list[InstanceStorageInfo] = []
-    for chunk in _chunks(instance_ids):
-        found += _instances(transaction.execute(query.where(instances.c.instance_id.in_(chunk))))
+    for chunk in chunks(instance_ids):
+        found += to_instances(transaction.execute(query.where(instances.c.instance_id.in_(chunk))))
     return found
 
 
@@ -244,7 +232,7 @@ def of_job(
 ) -> list[tuple[int, InstanceStorageInfo]]:
     """A job's instances with their positions, all or only those not yet uploaded."""
     query = (
-        select(*_COLUMNS, job_instances.c.position)
+        select(*COLUMNS, job_instances.c.position)
         .join(instances, instances.c.instance_id == job_instances.c.instance_id)
         .where(job_instances.c.job_number == job_number)
         .order_by(job_instances.c.position)
@@ -253,46 +241,36 @@ def of_job(
     if missing_only:
         query = query.where(job_instances.c.uploaded.is_(False))
     rows = transaction.execute(query).all()
-    return [(row.position, instance) for row, instance in zip(rows, _instances(rows), strict=True)]
+    return [(row.position, instance) for row, instance in zip(rows, to_instances(rows), strict=True)]
 
 
-def _select_instances() -> Select[tuple[object, ...]]:
-    return select(*_COLUMNS)
+def pending_arrivals(transaction: Transaction, sop_instance_uids: Iterable[str]) -> dict[tuple[str, str], int]:
+    """Ids of the pending instances with these SOP Instance UIDs, by AE title and UID."""
+    query = select(instances.c.ae_title, instances.c.sop_instance_uid, instances.c.instance_id).where(IS_PENDING)
+    return {
+        (ae_title, uid): number
+        for chunk in chunks(sop_instance_uids)
+        for ae_title, uid, number in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk)))
+    }
 
 
-def _read_at_once(transaction: Transaction, query: Select[tuple[Any]], **asked: object) -> list[InstanceStorageInfo]:
-    """Read many rows in the order of their numbers.
-
-    The driver lets go of the interpreter for every row, and where several lanes read, waits for each to get it back:
-    that takes ten times as long as the database does.
-    """
-    told = transaction.execute(query, asked).scalar_one()
-    found = sorted(orjson.loads(told), key=itemgetter(_NUMBER))
-    for values in found:
-        values[_RECEIVED_AT] = EPOCH + timedelta(microseconds=values[_RECEIVED_AT])
-    return _instances(found)
+def requeue(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
+    """Quarantined → pending."""
+    values = {"state": InstanceState.PENDING.value, "reason": ""}
+    _set_state(transaction, instance_ids, at, InstanceState.QUARANTINED, values)
 
 
-def _instance(row: Row[Any]) -> InstanceStorageInfo:
-    return _instances([row])[0]
-
-
-def _instances(rows: Iterable[Sequence[Any]]) -> list[InstanceStorageInfo]:
-    """Rows that begin with `_COLUMNS`, as values that share what is alike: a million of them have to fit."""
-    one_of: dict[str, str] = {}
-    found = []
-    for row in rows:
-        values = list(row)
-        for place in _ALIKE:
-            values[place] = one_of.setdefault(values[place], values[place])
-        found.append(InstanceStorageInfo(**dict(zip(_NAMES, values, strict=False))))
-    return found
+def discard(transaction: Transaction, instance_ids: Sequence[int], at: datetime) -> None:
+    """Quarantined or pending → released, with the outcome that they were discarded."""
+    values = {"state": InstanceState.RELEASED.value, "outcome": InstanceOutcome.DISCARDED.value}
+    for expected in (InstanceState.QUARANTINED, InstanceState.PENDING):
+        _set_state(transaction, instance_ids, at, expected, values)
 
 
 def _states(transaction: Transaction, instance_ids: list[int]) -> dict[int, tuple[str, int | None]]:
     columns = (instances.c.instance_id, instances.c.state, instances.c.replaced_by)
     found: dict[int, tuple[str, int | None]] = {}
-    for chunk in _chunks(instance_ids):
+    for chunk in chunks(instance_ids):
         for number, state, replaced_by in transaction.execute(
             select(*columns).where(instances.c.instance_id.in_(chunk))
         ):
@@ -315,158 +293,3 @@ def _set_state(
             .values(changed_at=bindparam("at", type_=UtcDateTime), **values),
             rows,
         )
-
-
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, CHUNK)):
-        yield chunk
-
-
-# --- for operators ----------------------------------------------------------------------------------------------------
-
-
-@frozen(kw_only=True)
-class InstanceRow:
-    """An instance, and what only the ledger knows of it."""
-
-    instance: InstanceStorageInfo
-    state: InstanceState
-    changed_at: datetime  # UTC; when it came into its state
-    reason: str  # why it was quarantined; without patient data
-    outcome: str  # of what is reclaimed, or sure to be; a value of Outcome or ""
-    replaced_by: int | None  # the newer arrival that stands for it
-
-
-@frozen(kw_only=True)
-class Held:
-    """How many instances of an AE title wait for its processor, or for an operator."""
-
-    pending: int = 0
-    quarantined: int = 0
-
-
-@frozen(kw_only=True)
-class HeldBytes:
-    """Room that an AE title's instances take until an operator decides."""
-
-    quarantined: int
-    faulted: int  # released, and needed by nothing but faulted jobs
-
-    @property
-    def total(self) -> int:
-        return self.quarantined + self.faulted
-
-
-_ROW = [*_COLUMNS, *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by"))]
-_IS_IN = {
-    InstanceState.PENDING: IS_PENDING,
-    InstanceState.QUARANTINED: IS_QUARANTINED,
-    InstanceState.RELEASED: IS_RELEASED,
-    InstanceState.RECLAIMED: IS_RECLAIMED,
-}
-
-
-def newest(
-    transaction: Transaction,
-    limit: int | None,
-    *,
-    state: InstanceState | None = None,
-    ae_title: str | None = None,
-    study_instance_uid: str | None = None,
-    reason: str = "",
-) -> list[InstanceRow]:
-    """The newest instances first: in this state, of this AE title and study (all when None).
-
-    `reason`: only those with this text, in upper or lower case, in the reason for which they were quarantined.
-    """
-    query = select(*_ROW).limit(limit)
-    if state is not None:
-        query = query.where(_IS_IN[state])
-    if ae_title is not None:
-        query = query.where(instances.c.ae_title == ae_title)
-    if study_instance_uid is not None:
-        query = query.where(instances.c.study_instance_uid == study_instance_uid)
-    if reason:
-        query = query.where(instances.c.reason.icontains(reason, autoescape=True))
-    # Few are not reclaimed: SQLite is to take those from their index and sort them, not to look for them from the end.
-    is_of_few = state not in (None, InstanceState.RECLAIMED)
-    order = instances.c.instance_id + 0 if is_of_few else instances.c.instance_id
-    return _rows(transaction.execute(query.order_by(order.desc())).all())
-
-
-def find(transaction: Transaction, instance_ids: Iterable[int]) -> list[InstanceRow]:
-    """The instances with these ids, as far as there are any."""
-    return [
-        row
-        for chunk in _chunks(instance_ids)
-        for row in _rows(transaction.execute(select(*_ROW).where(instances.c.instance_id.in_(chunk))).all())
-    ]
-
-
-def pending_arrivals(transaction: Transaction, sop_instance_uids: Iterable[str]) -> dict[tuple[str, str], int]:
-    """Ids of the pending instances with these SOP Instance UIDs, by AE title and UID."""
-    query = select(instances.c.ae_title, instances.c.sop_instance_uid, instances.c.instance_id).where(IS_PENDING)
-    return {
-        (ae_title, uid): number
-        for chunk in _chunks(sop_instance_uids)
-        for ae_title, uid, number in transaction.execute(query.where(instances.c.sop_instance_uid.in_(chunk)))
-    }
-
-
-def requeue(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
-    """Quarantined → pending."""
-    values = {"state": InstanceState.PENDING.value, "reason": ""}
-    _set_state(transaction, instance_ids, at, InstanceState.QUARANTINED, values)
-
-
-def discard(transaction: Transaction, instance_ids: Sequence[int], at: datetime) -> None:
-    """Quarantined or pending → released, with the outcome that they were discarded."""
-    values = {"state": InstanceState.RELEASED.value, "outcome": InstanceOutcome.DISCARDED.value}
-    for expected in (InstanceState.QUARANTINED, InstanceState.PENDING):
-        _set_state(transaction, instance_ids, at, expected, values)
-
-
-def held(transaction: Transaction) -> dict[str, Held]:
-    """How many pending and quarantined instances there are, for each AE title that has any."""
-    pending, quarantined = (_count(transaction, state) for state in (IS_PENDING, IS_QUARANTINED))
-    return {
-        ae_title: Held(pending=pending.get(ae_title, 0), quarantined=quarantined.get(ae_title, 0))
-        for ae_title in sorted(pending.keys() | quarantined.keys())
-    }
-
-
-def held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
-    """The room that instances of this AE title take until an operator decides."""
-    members = select(job_instances.c.instance_id).join(jobs, jobs.c.job_number == job_instances.c.job_number)
-    in_faulted = members.where(IS_FAULTED, jobs.c.ae_title == ae_title)
-    in_unfinished = exists().where(
-        job_instances.c.instance_id == instances.c.instance_id,
-        job_instances.c.job_number == jobs.c.job_number,
-        IS_UNFINISHED,
-    )
-    total = select(func.coalesce(func.sum(instances.c.size_bytes), 0))
-    quarantined = total.where(IS_QUARANTINED, instances.c.ae_title == ae_title)
-    faulted = total.where(IS_RELEASED, instances.c.instance_id.in_(in_faulted), ~in_unfinished)
-    return HeldBytes(
-        quarantined=transaction.execute(quarantined).scalar_one(), faulted=transaction.execute(faulted).scalar_one()
-    )
-
-
-def _count(transaction: Transaction, condition: ColumnElement[bool]) -> dict[str, int]:
-    query = select(instances.c.ae_title, func.count().label("number")).where(condition)
-    return {row.ae_title: row.number for row in transaction.execute(query.group_by(instances.c.ae_title))}
-
-
-def _rows(rows: Sequence[Row[Any]]) -> list[InstanceRow]:
-    return [
-        InstanceRow(
-            instance=instance,
-            state=InstanceState(row.state),
-            changed_at=row.changed_at,
-            reason=row.reason,
-            outcome=row.outcome,
-            replaced_by=row.replaced_by,
-        )
-        for row, instance in zip(rows, _instances(rows), strict=True)
-    ]

@@ -14,10 +14,10 @@ from attrs import field, frozen
 from dicom_adapter.api.values import Capacity, Job, JobState
 from dicom_adapter.config.model import Config
 from dicom_adapter.flow.free_space import storage_full
-from dicom_adapter.ledger import Transaction, configurations, health, instances, jobs, lanes
+from dicom_adapter.ledger import Transaction, configurations, health, jobs, lanes
 from dicom_adapter.ledger.configurations import Configuration
 from dicom_adapter.ledger.health import HOST, SERVICE, STALE_AFTER, PartHealth, PartState, processes
-from dicom_adapter.ledger.instances import Held, HeldBytes
+from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
 from dicom_adapter.ledger.jobs import UNFINISHED, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
@@ -95,7 +95,7 @@ class Room:
 
 def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
     """Collect what the ledger knows."""
-    held, described = instances.held(transaction), lanes.load(transaction)
+    held, described = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining = configurations.draining(transaction)
     waiting = {count.ae_title for count in counts if count.state in (*UNFINISHED, JobState.FAULTED)}
@@ -109,7 +109,7 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
                 is_configured=name in config.ae_titles,
                 lane=described.get(name),
                 held=held.get(name, Held(pending=0, quarantined=0)),
-                held_bytes=instances.held_bytes(transaction, name),
+                held_bytes=count_held_bytes(transaction, name),
                 jobs=_by_state(count for count in counts if count.ae_title == name),
                 oldest=oldest.get(name),
                 is_draining=name in draining.ae_titles,

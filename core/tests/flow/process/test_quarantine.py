@@ -28,7 +28,8 @@ from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.flow.reclaim.quota import reaches_quota
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.verified_reader import Changed
-from dicom_adapter.ledger import events, instances, jobs, lanes
+from dicom_adapter.ledger import events, instance_rows, jobs, lanes
+from dicom_adapter.ledger.held import count_held_bytes
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.operations.export import export
 from dicom_adapter.testing import Adapter, Plugin
@@ -273,7 +274,7 @@ def test_what_is_discarded_is_reclaimed(adapter: Adapter) -> None:
     adapter.advance(60)
     assert ({"reclaimed": 1}, []) == (adapter.states, list(adapter.storage.keys()))
     with adapter.ledger.read() as transaction:
-        [row] = instances.find(transaction, [quarantined.instance_id])
+        [row] = instance_rows.find(transaction, [quarantined.instance_id])
     assert ("discarded", "it has no accession number") == (row.outcome, row.reason)
     assert [("instance_discarded", 1, "operator")] == told(adapter, "instance_discarded")
     assert {1: "it is reclaimed: only quarantined instances can be discarded"} == discard(adapter, 1).refused
@@ -414,11 +415,11 @@ def test_an_instance_that_another_job_needs_still_is_not_held(adapter: Adapter, 
     one = send(adapter)
     with adapter.ledger.write() as transaction:
         [job] = adapter.jobs
-        assert one.size_bytes == instances.held_bytes(transaction, "A").faulted
+        assert one.size_bytes == count_held_bytes(transaction, "A").faulted
         for state, faulted in ((JobState.FAULTED, one.size_bytes), (JobState.QUEUED, 0)):
             another = evolve(job, job_id=state.value.ljust(32, "0"), state=state)
             jobs.insert(transaction, another, [one.instance_id])
-            assert faulted == instances.held_bytes(transaction, "A").faulted
+            assert faulted == count_held_bytes(transaction, "A").faulted
 
 
 @pytest.mark.parametrize(

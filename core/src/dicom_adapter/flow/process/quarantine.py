@@ -18,9 +18,9 @@ from datetime import datetime
 from attrs import Factory, define
 
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger import Ledger, Transaction, events, instances, lanes
+from dicom_adapter.ledger import Ledger, Transaction, events, instance_rows, instances, lanes
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.instances import InstanceRow
+from dicom_adapter.ledger.instance_rows import InstanceRow
 from dicom_adapter.ledger.schema import InstanceState, LaneState
 from dicom_adapter.runtime.clock import Clock
 
@@ -54,7 +54,7 @@ def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str
     """Give quarantined instances to their processors again. `by`: the operator, who is named in the events."""
     now = clock.now()
     with ledger.write() as transaction:
-        found = instances.find(transaction, instance_ids)
+        found = instance_rows.find(transaction, instance_ids)
         pending = instances.pending_arrivals(transaction, {row.instance.sop_instance_uid for row in found})
         result = _judge_requeue(found, pending)
         instances.requeue(transaction, result.done, now)
@@ -71,7 +71,7 @@ def discard(
     now = clock.now()
     with ledger.write() as transaction:
         running = [name for name, lane in lanes.load(transaction).items() if lane.state is LaneState.RUNNING]
-        found = instances.find(transaction, instance_ids)
+        found = instance_rows.find(transaction, instance_ids)
         result = Intervention()
         for row in found:
             refusal = _why_not_discarded(row, served, running)

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from dicom_adapter.ledger import Ledger, Transaction, events, instances, lanes
+from dicom_adapter.ledger import Ledger, Transaction, events, lanes
 from dicom_adapter.ledger.events import Event
-from dicom_adapter.ledger.instances import Held, HeldBytes
+from dicom_adapter.ledger.held import Held, HeldBytes, count_held, count_held_bytes
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.runtime.clock import Clock
@@ -66,7 +66,7 @@ class Quota:
 
     def _reckon(self, ae_title: str) -> None:
         with self._ledger.read() as transaction:
-            held = instances.held_bytes(transaction, ae_title)
+            held = count_held_bytes(transaction, ae_title)
             before = lanes.full(transaction).get(ae_title, "")
         is_full = reaches_quota(held.total, self._quota_bytes, was_full=bool(before))
         reason = _why(held, self._quota_bytes) if is_full else ""
@@ -94,7 +94,7 @@ def reaches_quota(held: int, quota: int, *, was_full: bool) -> bool:
 
 def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], now: datetime) -> None:
     """Keep lanes of AE titles that are configured no longer but have instances, as stopped; forget the others."""
-    held = {name: count for name, count in instances.held(transaction).items() if name not in ae_titles}
+    held = {name: count for name, count in count_held(transaction).items() if name not in ae_titles}
     lanes.keep_only(transaction, [*ae_titles, *held])
     known = lanes.load(transaction)
     for ae_title, count in held.items():

@@ -1,0 +1,69 @@
+"""Count the instances that wait for a processor or for an operator, and the space that they take."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, exists, func, select
+
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.schema import (
+    IS_FAULTED,
+    IS_PENDING,
+    IS_QUARANTINED,
+    IS_RELEASED,
+    IS_UNFINISHED,
+    instances,
+    job_instances,
+    jobs,
+)
+
+
+@frozen(kw_only=True)
+class Held:
+    """How many instances of an AE title wait for its processor, or for an operator."""
+
+    pending: int = 0
+    quarantined: int = 0
+
+
+@frozen(kw_only=True)
+class HeldBytes:
+    """Room that an AE title's instances take until an operator decides."""
+
+    quarantined: int
+    faulted: int  # released, and needed by nothing but faulted jobs
+
+    @property
+    def total(self) -> int:
+        return self.quarantined + self.faulted
+
+
+def count_held(transaction: Transaction) -> dict[str, Held]:
+    """How many pending and quarantined instances there are, for each AE title that has any."""
+    pending, quarantined = (_count(transaction, state) for state in (IS_PENDING, IS_QUARANTINED))
+    return {
+        ae_title: Held(pending=pending.get(ae_title, 0), quarantined=quarantined.get(ae_title, 0))
+        for ae_title in sorted(pending.keys() | quarantined.keys())
+    }
+
+
+def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
+    """The room that instances of this AE title take until an operator decides."""
+    members = select(job_instances.c.instance_id).join(jobs, jobs.c.job_number == job_instances.c.job_number)
+    in_faulted = members.where(IS_FAULTED, jobs.c.ae_title == ae_title)
+    in_unfinished = exists().where(
+        job_instances.c.instance_id == instances.c.instance_id,
+        job_instances.c.job_number == jobs.c.job_number,
+        IS_UNFINISHED,
+    )
+    total = select(func.coalesce(func.sum(instances.c.size_bytes), 0))
+    quarantined = total.where(IS_QUARANTINED, instances.c.ae_title == ae_title)
+    faulted = total.where(IS_RELEASED, instances.c.instance_id.in_(in_faulted), ~in_unfinished)
+    return HeldBytes(
+        quarantined=transaction.execute(quarantined).scalar_one(), faulted=transaction.execute(faulted).scalar_one()
+    )
+
+
+def _count(transaction: Transaction, condition: ColumnElement[bool]) -> dict[str, int]:
+    query = select(instances.c.ae_title, func.count().label("number")).where(condition)
+    return {row.ae_title: row.number for row in transaction.execute(query.group_by(instances.c.ae_title))}

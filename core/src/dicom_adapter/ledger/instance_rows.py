@@ -1,0 +1,94 @@
+"""Instances with their states, as operators see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Row, select
+
+from dicom_adapter.api.values import InstanceStorageInfo
+from dicom_adapter.ledger.connection import Transaction
+from dicom_adapter.ledger.instance_values import COLUMNS, chunks, to_instances
+from dicom_adapter.ledger.schema import (
+    IS_PENDING,
+    IS_QUARANTINED,
+    IS_RECLAIMED,
+    IS_RELEASED,
+    InstanceState,
+    instances,
+)
+
+
+@frozen(kw_only=True)
+class InstanceRow:
+    """An instance, and what only the ledger knows of it."""
+
+    instance: InstanceStorageInfo
+    state: InstanceState
+    changed_at: datetime  # UTC; when it came into its state
+    reason: str  # why it was quarantined; without patient data
+    outcome: str  # of what is reclaimed, or sure to be; a value of InstanceOutcome or ""
+    replaced_by: int | None  # the newer arrival that stands for it
+
+
+_ROW = [*COLUMNS, *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by"))]
+_IS_IN = {
+    InstanceState.PENDING: IS_PENDING,
+    InstanceState.QUARANTINED: IS_QUARANTINED,
+    InstanceState.RELEASED: IS_RELEASED,
+    InstanceState.RECLAIMED: IS_RECLAIMED,
+}
+
+
+def newest(
+    transaction: Transaction,
+    limit: int | None,
+    *,
+    state: InstanceState | None = None,
+    ae_title: str | None = None,
+    study_instance_uid: str | None = None,
+    reason: str = "",
+) -> list[InstanceRow]:
+    """The newest instances first: in this state, of this AE title and study (all when None).
+
+    `reason`: only those with this text, in upper or lower case, in the reason for which they were quarantined.
+    """
+    query = select(*_ROW).limit(limit)
+    if state is not None:
+        query = query.where(_IS_IN[state])
+    if ae_title is not None:
+        query = query.where(instances.c.ae_title == ae_title)
+    if study_instance_uid is not None:
+        query = query.where(instances.c.study_instance_uid == study_instance_uid)
+    if reason:
+        query = query.where(instances.c.reason.icontains(reason, autoescape=True))
+    # Few are not reclaimed: SQLite is to take those from their index and sort them, not to look for them from the end.
+    is_of_few = state not in (None, InstanceState.RECLAIMED)
+    order = instances.c.instance_id + 0 if is_of_few else instances.c.instance_id
+    return _rows(transaction.execute(query.order_by(order.desc())).all())
+
+
+def find(transaction: Transaction, instance_ids: Iterable[int]) -> list[InstanceRow]:
+    """The instances with these ids, as far as there are any."""
+    return [
+        row
+        for chunk in chunks(instance_ids)
+        for row in _rows(transaction.execute(select(*_ROW).where(instances.c.instance_id.in_(chunk))).all())
+    ]
+
+
+def _rows(rows: Sequence[Row[Any]]) -> list[InstanceRow]:
+    return [
+        InstanceRow(
+            instance=instance,
+            state=InstanceState(row.state),
+            changed_at=row.changed_at,
+            reason=row.reason,
+            outcome=row.outcome,
+            replaced_by=row.replaced_by,
+        )
+        for row, instance in zip(rows, to_instances(rows), strict=True)
+    ]
