@@ -125,7 +125,7 @@ def test_an_unknown_grouping_that_resembles_nothing_names_what_is_allowed(group_
             "TransferSyntaxUID",
             "must be an attribute of the data set that comes before its pixel data; TransferSyntaxUID is not",
         ),
-        ("(0009,1001)", "must be an attribute of the DICOM data dictionary; private ones cannot group"),
+        ("(0009,1001)", "must be an attribute of the DICOM data dictionary; private attributes cannot group"),
     ],
 )
 def test_what_cannot_group_is_refused(group_by: str, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""The AE Title Job Processor: groups instances by study or patient, and makes jobs of a group after a quiet time."""
+"""The AE Title Job Processor: group instances by study or patient, submit jobs after a quiet time."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ __all__ = ["AeTitleJobProcessor", "AeTitleSettings", "dicom_adapter_processors"]
 
 @hookimpl
 def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
-    """Bring `processor = "aetitle"`, the default of an AE title that names none."""
+    """Provide `processor = "aetitle"`, the default for an AE title without `processor`."""
     return [AeTitleJobProcessor]

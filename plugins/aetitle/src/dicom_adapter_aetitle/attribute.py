@@ -1,4 +1,4 @@
-"""The DICOM attribute that groups instances, when it is neither study, patient nor series: its name and its values."""
+"""The DICOM attribute that groups instances, other than study, patient or series: find it by name, read its values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BUILT_IN = ("study", "patient", "series")
 
 PADDING = " \0"  # PS3.5 6.2: values are padded to even length with a space, UIDs with NUL
 
-_PLAIN_VRS = frozenset(vr.value for vr in STR_VR | INT_VR | FLOAT_VR)  # one value is one text or number
-_FIRST_TAG = 0x00080000  # below lie commands (PS3.7) and file meta information, which no data set has
-_END_TAG = 0x7FE00008  # from here on pixel data, where the header that a processor reads ends
+_PLAIN_VRS = frozenset(vr.value for vr in STR_VR | INT_VR | FLOAT_VR)  # each value is a string or a number
+_FIRST_TAG = 0x00080000  # tags below are of commands (PS3.7) and file meta information, never of a data set
+_END_TAG = 0x7FE00008  # pixel data starts here; the header that a processor reads ends before it
 _TAG = re.compile(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)|([0-9A-Fa-f]{8})")
 
-# What pydicom raises on a value that does not fit its VR.
+# Exceptions that pydicom raises for a value that does not fit its VR.
 _BAD_VALUE = (ValueError, TypeError, OverflowError, NotImplementedError, struct.error)
 
 
@@ -41,12 +41,15 @@ class Attribute:
 
 
 def find_attribute(text: str) -> Attribute:
-    """The attribute that a keyword or a tag names. Raises ValueError, with a message that goes on after the value."""
+    """Return the attribute that a keyword or a tag names.
+
+    Raises ValueError; its message continues the sentence that begins with the value.
+    """
     tag = _tag_of(text)
     try:
         keyword, vr = dictionary_keyword(tag), dictionary_VR(tag)
     except KeyError:
-        raise ValueError("must be an attribute of the DICOM data dictionary; private ones cannot group") from None
+        raise ValueError("must be an attribute of the DICOM data dictionary; private attributes cannot group") from None
     if not _FIRST_TAG <= tag < _END_TAG:
         raise ValueError(f"must be an attribute of the data set that comes before its pixel data; {keyword} is not")
     if vr not in _PLAIN_VRS:
@@ -55,7 +58,7 @@ def find_attribute(text: str) -> Attribute:
 
 
 def read_values(attribute: Attribute, header: Dataset) -> tuple[str, ...]:
-    """The attribute's values without padding; () when it is missing or empty. Raises Unprocessable."""
+    """Return the attribute's values without padding; () when it is missing or empty. Raises Unprocessable."""
     if attribute.tag not in header:
         return ()
     try:
@@ -64,7 +67,7 @@ def read_values(attribute: Attribute, header: Dataset) -> tuple[str, ...]:
             raise ValueError
         values = tuple(str(value).strip(PADDING) for value in _each(element.value))
     except _BAD_VALUE:
-        # pydicom's message quotes the value, which may tell who the patient is: `from None` keeps it out of the log.
+        # pydicom's message quotes the value, which may identify the patient: `from None` keeps it out of the log.
         raise Unprocessable(f"{attribute}, which groups instances, has a value that cannot be read") from None
     return values if any(values) else ()
 
@@ -79,7 +82,7 @@ def _tag_of(text: str) -> BaseTag:
     numbers = _TAG.fullmatch(text)
     if numbers:
         return Tag(int("".join(numbers.groups(default="")), 16))
-    if text and text in keyword_dict:  # the dictionary has retired attributes whose keyword is empty
+    if text and text in keyword_dict:  # the dictionary has retired attributes with an empty keyword
         return Tag(keyword_dict[text])
     raise ValueError(
         'must be "study", "patient", "series", a DICOM keyword such as "AccessionNumber" '

@@ -1,14 +1,14 @@
-"""Which instances belong together, and when a group is complete. No clock and no host: times come with the instances.
+"""Rules for grouping instances. They use no clock and no host: each instance carries its own time of arrival.
 
-- Instances with the same key form a group. Each arrival starts the wait anew: a group is due `quiet` after its last
+- Instances with the same key form a group. Each arrival restarts the wait: a group is due `quiet` after its last
   instance, but no later than `max_wait` after its first.
-- An instance that arrives exactly when its group is due still belongs to it; a later one starts a new group.
-- Instances stand in the order of their arrival. When a SOP instance comes again while its group is open, the newer one
-  takes the place of the older one; when it comes again under another key (the sender has corrected the patient's ID,
-  say), it goes over to that group, so that no job gets data that its sender has replaced.
+- An instance that arrives exactly when its group is due still belongs to the group. A later instance starts a new group.
+- A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces the
+  older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient ID)
+  moves to the group of that key, so that no job contains data that its sender has replaced.
 
-`OpenGroups` keeps these rules one arrival at a time, at a cost that does not grow with the groups; `group_all` states
-them for a whole list of arrivals, as plainly as possible. Both give the same groups.
+`OpenGroups` applies these rules to one arrival at a time, at a cost that does not grow with the number of groups.
+`group_all` is the specification: it applies them to a whole list of arrivals. Both return the same groups.
 """
 
 from __future__ import annotations
@@ -21,63 +21,63 @@ from attrs import define, field, frozen
 
 from dicom_adapter import InstanceStorageInfo
 
-Key: TypeAlias = tuple[str, ...]  # what the instances of a group have in common; may be patient data
+Key: TypeAlias = tuple[str, ...]  # the values that the instances of a group share; may be patient data
 Arrival: TypeAlias = tuple[Key, InstanceStorageInfo]
 
 
 @define(eq=False, kw_only=True)
 class Group:
-    """A group that still waits. It grows in place, because copying it for each arrival would be quadratic."""
+    """A group that waits for more instances. It grows in place: a copy for each arrival would be quadratic."""
 
     key: Key = field(repr=False)
-    first_at: datetime  # UTC; when its first instance had arrived
-    last_at: datetime  # UTC; when its last instance had arrived
+    first_at: datetime  # UTC; arrival of its first instance
+    last_at: datetime  # UTC; arrival of its last instance
     instances: dict[str, InstanceStorageInfo] = field(factory=dict, repr=False)  # by SOP instance UID, in order
 
 
 @frozen(kw_only=True)
 class FinishedGroup:
-    """A group that waits no longer."""
+    """A group that is closed and ready to be submitted."""
 
     key: Key = field(repr=False)
-    instances: tuple[InstanceStorageInfo, ...]  # empty when all of them went over to other groups
+    instances: tuple[InstanceStorageInfo, ...]  # empty when all of them moved to other groups
     due: datetime  # UTC
 
 
 def due_at(group: Group, quiet: timedelta, max_wait: timedelta | None) -> datetime:
-    """When `group` is complete, if nothing more arrives."""
+    """Return the time at which `group` is due if no more instances arrive."""
     due = group.last_at + quiet
     return due if max_wait is None else min(due, group.first_at + max_wait)
 
 
 @define(eq=False)
 class OpenGroups:
-    """The groups that wait, at most one for each key."""
+    """The open groups, at most one for each key. Not thread-safe: used by the lane thread only."""
 
     quiet: timedelta
     max_wait: timedelta | None
     _by_key: dict[Key, Group] = field(factory=dict, init=False)
-    _holders: dict[str, Group] = field(factory=dict, init=False)  # SOP instance UID to the group that it is in
+    _holders: dict[str, Group] = field(factory=dict, init=False)  # the group of each SOP instance UID
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self._by_key.values())
 
     def due_at(self, group: Group) -> datetime:
-        """When `group` is complete, if nothing more arrives."""
+        """Return the time at which `group` is due if no more instances arrive."""
         return due_at(group, self.quiet, self.max_wait)
 
     def overdue(self, key: Key, at: datetime) -> Group | None:
-        """The group of `key` if an instance that arrives `at` comes too late for it; it has to be closed first."""
+        """Return the open group of `key` if it was due before `at`. The caller closes it before adding an instance."""
         group = self._by_key.get(key)
         return group if group is not None and self.due_at(group) < at else None
 
     def add(self, key: Key, instance: InstanceStorageInfo) -> Group:
-        """Put `instance` into the open group of `key`, or into a new one."""
+        """Add `instance` to the open group of `key`, or to a new group."""
         at = instance.received_at
         group = self._by_key.get(key)
         if group is None:
             group = self._by_key[key] = Group(key=key, first_at=at, last_at=at)
-        # A clock that was set back must not make a group due earlier than it was before.
+        # If the clock was set back, the group must not become due earlier than before.
         group.last_at = max(group.last_at, at)
         if self._holders.get(instance.sop_instance_uid) is not group:
             self.withdraw(instance)
@@ -86,17 +86,17 @@ class OpenGroups:
         return group
 
     def withdraw(self, instance: InstanceStorageInfo) -> None:
-        """Take what `instance` stands for out of its group, unless that was already complete when it arrived."""
+        """Remove the older instance with the same UID from its group, unless the group was due before `instance` came."""
         uid = instance.sop_instance_uid
         holder = self._holders.get(uid)
         if holder is not None and instance.received_at <= self.due_at(holder):
             del holder.instances[uid], self._holders[uid]
 
     def close(self, group: Group) -> FinishedGroup:
-        """Take `group` out, with all that it holds now."""
+        """Remove `group` from the open groups and return its current instances."""
         del self._by_key[group.key]
         for uid in group.instances:
-            if self._holders.get(uid) is group:  # not when a newer arrival has gone to another group
+            if self._holders.get(uid) is group:  # false when a newer arrival moved the instance to another group
                 del self._holders[uid]
         return FinishedGroup(key=group.key, instances=tuple(group.instances.values()), due=self.due_at(group))
 
@@ -105,12 +105,12 @@ class OpenGroups:
 
 
 def group_all(arrivals: Iterable[Arrival], quiet: timedelta, max_wait: timedelta | None) -> list[FinishedGroup]:
-    """All groups that `arrivals`, in the order of their time, end up in; sorted by the time at which they are due."""
+    """Return all groups of `arrivals`, sorted by due time. `arrivals` must be in the order of their times."""
     arrivals = list(arrivals)
     finished = []
     for key in dict.fromkeys(key for key, _ in arrivals):
-        own = [instance for arrived_key, instance in arrivals if arrived_key == key]
-        for run in _runs(own, quiet, max_wait):
+        same_key = [instance for arrived_key, instance in arrivals if arrived_key == key]
+        for run in _runs(same_key, quiet, max_wait):
             due = _due(run, quiet, max_wait)
             finished.append(FinishedGroup(key=key, instances=_members(run, due, arrivals), due=due))
     return sorted(finished, key=lambda group: group.due)
@@ -124,7 +124,7 @@ def _due(run: Sequence[InstanceStorageInfo], quiet: timedelta, max_wait: timedel
 def _runs(
     instances: Iterable[InstanceStorageInfo], quiet: timedelta, max_wait: timedelta | None
 ) -> Iterator[list[InstanceStorageInfo]]:
-    """Cut the instances of one key where one arrives after those before it were due."""
+    """Split the instances of one key wherever an instance arrives after the due time of those before it."""
     run: list[InstanceStorageInfo] = []
     for instance in instances:
         if run and instance.received_at > _due(run, quiet, max_wait):
@@ -138,7 +138,7 @@ def _runs(
 def _members(
     run: list[InstanceStorageInfo], due: datetime, arrivals: Iterable[Arrival]
 ) -> tuple[InstanceStorageInfo, ...]:
-    """What is left of `run` when it is due: the newest of each SOP instance, without those that went over."""
+    """Return the instances of `run` when it is due: the newest of each UID, without those moved to another group."""
     in_run = {instance.instance_id for instance in run}
     members: dict[str, InstanceStorageInfo] = {}
     for _, instance in arrivals:

@@ -1,4 +1,4 @@
-"""The AE Title Job Processor: one open group per key, one timer per open group, one turn from due group to jobs."""
+"""The AE Title Job Processor: one open group per key, one timer per open group, one turn per due group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicom_adapter_aetitle.settings import AeTitleSettings
 
 
 class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
-    """Groups by study, patient, series or another attribute, and makes one job per pipeline of each group."""
+    """Job processor that groups by study, patient, series or another attribute, with one job per group and pipeline."""
 
     name = "aetitle"
 
@@ -26,7 +26,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
         max_wait = None if settings.max_wait is None else timedelta(seconds=settings.max_wait)
         self._groups = OpenGroups(timedelta(seconds=settings.quiet_seconds), max_wait)
         self._timers: dict[Key, Timer] = {}  # exactly one for each open group
-        # Patient IDs are guessable: without a secret, hashing all of them would tell whom a label stands for.
+        # Patient IDs are guessable: without a secret key, hashing every possible ID would identify the patient.
         self._label_secret = secrets.token_bytes(16)
 
     @classmethod
@@ -44,15 +44,15 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
         try:
             key = self._key_of(instance)
         except Unprocessable:
-            self._groups.withdraw(instance)  # what it stands for is no longer pending, and cannot become a job
+            self._groups.withdraw(instance)  # the older instance is no longer pending and cannot become a job
             raise
-        late_for = self._groups.overdue(key, instance.received_at)
-        if late_for is not None:  # the instance came before the group's timer had its turn
+        overdue = self._groups.overdue(key, instance.received_at)
+        if overdue is not None:  # the instance was delivered before the timer's turn
             self._timers[key].cancel()
-            self._finish(late_for)
+            self._finish(overdue)
         group = self._groups.add(key, instance)
         if key not in self._timers:
-            self._arm(group)
+            self._start_timer(group)
 
     def waiting(self) -> Iterable[Waiting]:
         return [
@@ -66,13 +66,16 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
 
     # --- from a due group to jobs -----------------------------------------------------------------------------------
 
-    def _arm(self, group: Group) -> None:
-        self._timers[group.key] = self.call_at(self._groups.due_at(group), partial(self._ring, group))
+    def _start_timer(self, group: Group) -> None:
+        self._timers[group.key] = self.call_at(self._groups.due_at(group), partial(self._handle_timer, group))
 
-    def _ring(self, group: Group) -> None:
-        """Arrivals do not move the timer, which would cost one for each: it looks when it rings, and waits on."""
+    def _handle_timer(self, group: Group) -> None:
+        """Finish the group if it is due; otherwise start the timer again.
+
+        Arrivals do not move the timer, because each would cost a new timer.
+        """
         if self.now() < self._groups.due_at(group):
-            self._arm(group)
+            self._start_timer(group)
         else:
             self._finish(group)
 
@@ -84,8 +87,8 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             self.remove_instances(finished.instances)
 
     def _submit(self, finished: FinishedGroup) -> None:
-        # The time of the turn is the due time, except when a late instance finds the group still open. Naming the jobs
-        # by the due time gives them the same names whichever way they came about.
+        # The turn runs at the due time, except when a late instance finds the group still open. Job names contain the
+        # due time, so that they are the same in both cases.
         for pipeline, pipeline_id in self.settings.pipelines.items():
             job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}"
             self.submit_pipeline_job(job_name, pipeline_id, self.settings.priority, finished.instances)
@@ -93,7 +96,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     # --- keys and their labels --------------------------------------------------------------------------------------
 
     def _key_of(self, instance: InstanceStorageInfo) -> Key:
-        """What `instance` is grouped by. Raises Unprocessable, without a value, when it lacks the attribute."""
+        """Return the key of `instance`. Raises Unprocessable, without any value, when the attribute is missing."""
         if self._attribute is not None:
             return self._required(read_values(self._attribute, self.read_header(instance)), str(self._attribute))
         if self._group_by == "patient":
@@ -119,5 +122,5 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     def _label(self, key: Key) -> str:
         if self._group_by in ("study", "series"):
             return f"{self._group_by} {key[0]}"
-        text = "\0".join(key).encode("utf-8", "surrogatepass")  # a patient ID may hold bytes that are no text
+        text = "\0".join(key).encode("utf-8", "surrogatepass")  # a Patient ID may contain bytes that are not valid text
         return f"{self._group_by} #{hashlib.blake2b(text, key=self._label_secret, digest_size=4).hexdigest()}"

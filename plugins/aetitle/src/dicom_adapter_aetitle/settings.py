@@ -11,7 +11,7 @@ from dicom_adapter import JobPriority, at_least, setting
 from dicom_adapter_aetitle.attribute import BUILT_IN, Attribute, find_attribute
 
 DEFAULT_QUIET_SECONDS = 5.0
-LONGEST_SECONDS = 365 * 24 * 3600  # a year: more is a slip of the pen, and TOML knows `inf` and `nan`
+LONGEST_SECONDS = 365 * 24 * 3600  # a year: more is a mistake; TOML also accepts `inf` and `nan`
 
 
 def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -54,10 +54,10 @@ def _grouping(_instance: Any, _attribute: attrs.Attribute[Any], value: str | Non
 
 @attrs.frozen(kw_only=True)
 class AeTitleSettings:
-    """How long to wait for the instances of a group, and what becomes of it then."""
+    """Settings that decide how long a group waits and which jobs it becomes."""
 
     priority: JobPriority = setting(
-        default=JobPriority.NORMAL, help="How urgent the jobs are. Jobs of higher priority go first."
+        default=JobPriority.NORMAL, help="Urgency of the jobs. Jobs of higher priority go first."
     )
     timeout: float | None = setting(
         default=None,
@@ -81,8 +81,7 @@ class AeTitleSettings:
         default=None,
         validator=[_positive, _within_a_year],
         help=(
-            "Seconds after its first instance when a group that keeps growing becomes jobs all the same; not "
-            "below `timeout`."
+            "Seconds after its first instance when a group becomes jobs even if it still grows; not below `timeout`."
         ),
     )
 
@@ -95,14 +94,14 @@ class AeTitleSettings:
 
     @property
     def quiet_seconds(self) -> float:
-        """How long no instance must have come before a group becomes jobs."""
+        """Seconds without a new instance after which a group becomes jobs."""
         return DEFAULT_QUIET_SECONDS if self.timeout is None else self.timeout
 
     @property
     def effective_group_by(self) -> str:
         """The grouping in force: "study", "patient", "series" or a DICOM keyword.
 
-        A timeout is set by those who wait for several studies of a patient; without one each study stands for itself.
+        Sites set a timeout to wait for several studies of a patient. Without a timeout, each study is a group.
         """
         if self.attribute is not None:
             return self.attribute.keyword
@@ -110,5 +109,5 @@ class AeTitleSettings:
 
     @property
     def attribute(self) -> Attribute | None:
-        """The attribute that groups, when `group-by` names one by its keyword or tag."""
+        """The attribute that `group-by` names by keyword or tag; None for study, patient and series."""
         return None if self.group_by is None or self.group_by in BUILT_IN else find_attribute(self.group_by)
