@@ -2,7 +2,7 @@
 
 - Instances with the same key form a group. Each arrival restarts the wait: a group is due `quiet` after its last
   instance, but no later than `max_wait` after its first.
-- An instance that arrives exactly when its group is due still belongs to the group. A later instance starts a new group.
+- An instance that arrives exactly when its group is due still belongs to the group. A later one starts a new group.
 - A group lists its instances in the order of arrival. A duplicate that arrives while the group is open replaces the
   older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient ID)
   moves to the group of that key, so that no job contains data that its sender has replaced.
@@ -86,7 +86,7 @@ class OpenGroups:
         return group
 
     def withdraw(self, instance: InstanceStorageInfo) -> None:
-        """Remove the older instance with the same UID from its group, unless the group was due before `instance` came."""
+        """Remove the older instance of the same UID from its group, unless that was due before `instance` arrived."""
         uid = instance.sop_instance_uid
         holder = self._holders.get(uid)
         if holder is not None and instance.received_at <= self.due_at(holder):
