@@ -59,13 +59,13 @@ def service(launch_service: LaunchService, tmp_path: Path) -> Iterator[LaunchedS
 
 
 def test_a_running_service_is_accounted_for_and_not_repaired(service: LaunchedService) -> None:
-    """Everything received has its place; a repair is refused, by a receiver without host, too."""
+    """Account for everything; refuse a repair, also while only a receiver runs."""
     assert (
         "LUNG: 3 received = 3 reclaimed (submitted)\nWAIT: 2 received = 2 pending\n\nAll is well.\n"
         == audit(service, "--verify", status=0).stdout
     )
     refused = audit(service, "--repair", status=2).stderr
-    assert "works in" in refused
+    assert "uses" in refused
     assert "stop it, then repair" in refused
     service_pid, host, _receiver = service.pids()
     os.kill(service_pid, signal.SIGSTOP)  # it starts no other host
@@ -77,22 +77,22 @@ def test_a_running_service_is_accounted_for_and_not_repaired(service: LaunchedSe
 
 
 def test_a_stopped_service_is_repaired(service: LaunchedService, launch_service: LaunchService) -> None:
-    """What is found is mended, and told; the service goes on with what is left."""
+    """Repair the findings, report each, then start the service again."""
     service.stop()
     lost, kept = objects(service)
     content = kept.read_bytes()
     lost.unlink()
     found = audit_as_json(service, status=1)
     assert ({"object-missing": 1}, False, False) == (found["counts"], found["running"], found["ok"])
-    assert audit_as_json(service, "--repair", status=0)["repair"][0]["mended"]
+    assert audit_as_json(service, "--repair", status=0)["repair"][0]["repaired"]
 
     shard = kept.parent
     (shard / f"{shard.name}{'0' * 30}.dcm").write_bytes(content)
     (shard / f"{shard.name}{'1' * 30}.dcm").write_bytes(b"garbage")
     told = audit(service, "--repair", status=1).stdout
     assert "WAIT: 2 received = 1 pending + 1 quarantined\n" in told
-    assert f"mended: object {shard.name}{'0' * 30}: deleted, it is the same data set as instance" in told
-    assert f"left: object {shard.name}{'1' * 30} stays where it is" in told
+    assert f"repaired: object {shard.name}{'0' * 30}: deleted, because it has the same data set as instance" in told
+    assert f"not repaired: object {shard.name}{'1' * 30} is kept: " in told
     again = launch_service(CONFIGURATION)
     assert again.port()
     again.stop()

@@ -99,14 +99,14 @@ class Site:
             verify=verify,
             pause=pause or (lambda _seconds: None),
         )
-        return audit.look()
+        return audit.run()
 
     def found(self, **how: Any) -> list[tuple[Kind, int | None]]:
         return [(finding.kind, finding.instance_id) for finding in findings(self.look(**how))]
 
     def repair(self) -> list[bool]:
-        """Mend what is found; tells of each finding that can be mended whether it was."""
-        return [mended.done for mended in Repair(self.resources).mend(self.look())]
+        """Repair the findings; return for each one that can be repaired whether it was."""
+        return [result.repaired for result in Repair(self.resources).run(self.look())]
 
     @property
     def keys(self) -> set[str]:
@@ -271,7 +271,7 @@ def test_jobs_that_cannot_be_done_are_found(site: Site) -> None:
     with site.ledger.write() as transaction:
         transaction.execute(delete(members).where(members.c.instance_id == site.reclaimed.instance_id))
     report = site.look()
-    assert [2, 1] == [report.found[kind].count for kind in (Kind.NOT_WHOLE, Kind.WITHOUT_DATA)]
+    assert [2, 1] == [report.found[kind].count for kind in (Kind.INCOMPLETE, Kind.WITHOUT_DATA)]
     (finding,) = report.found[Kind.WITHOUT_DATA].listed
     (faulted,) = [job for job in site.adapter.jobs if job.state is JobState.FAULTED]
     assert (site.needed.instance_id, faulted.job_id) == (finding.instance_id, finding.job_id)
@@ -489,6 +489,6 @@ def test_a_repair_does_not_quote_the_patient(site: Site) -> None:
     """Neither in what it says nor in the events."""
     site.forget(site.pending)
     site.path(site.needed).unlink()
-    said = [mended.text for mended in Repair(site.resources).mend(site.look())]
+    said = [result.text for result in Repair(site.resources).run(site.look())]
     assert said
     assert not any("SYN-0001" in text for text in [*said, *map(str, site.adapter.events)])

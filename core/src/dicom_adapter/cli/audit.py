@@ -18,8 +18,8 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger.balance import Account
-from dicom_adapter.operations.audit import Audit, AuditReport, Kind, Tell
-from dicom_adapter.operations.repair import Mended, Repair
+from dicom_adapter.operations.audit import Audit, AuditReport, Kind, ProgressCallback
+from dicom_adapter.operations.repair import Repair, RepairResult
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.resources import Resources
@@ -30,14 +30,14 @@ SHOWN = 20  # findings of a kind; `--json` has more
 MEANING = {
     Kind.ORPHAN: "Stored objects that belong to no instance",
     Kind.MISSING: "Instances without their stored objects",
-    Kind.CHANGED: "Stored objects that are not what was received",
+    Kind.CHANGED: "Stored objects that differ from what was received",
     Kind.UNREADABLE: "Stored objects that cannot be read",
     Kind.LEFT: "Reclaimed instances whose stored objects are still there",
-    Kind.UNFINISHED: "Instances that were deleted and are not marked as reclaimed",
-    Kind.OVERDUE: "Instances that nobody needs and that are not reclaimed",
-    Kind.NOT_WHOLE: "Jobs without all their instances",
-    Kind.WITHOUT_DATA: "Jobs that need instances which are reclaimed",
-    Kind.REPLACED: "Instances replaced by others that are not there",
+    Kind.UNFINISHED: "Released instances whose objects are deleted and that are not marked as reclaimed",
+    Kind.OVERDUE: "Instances that are not needed any more and not reclaimed",
+    Kind.INCOMPLETE: "Jobs without all their instances",
+    Kind.WITHOUT_DATA: "Jobs that need reclaimed instances",
+    Kind.REPLACED: "Instances replaced by others that do not exist",
     Kind.BALANCE: "Instances that are not accounted for",
 }
 
@@ -49,13 +49,13 @@ def audit(
         bool, typer.Option("--verify", help="Read every stored object and compare its checksum, too.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what is safe to mend; the service has to be stopped.")
+        bool, typer.Option("--repair", help="Repair what is safe to repair. The service must be stopped.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Compare ledger and storage: is everything that was received accounted for? The service may run.
 
-    Exit status: 0 when all is well, 1 when something is not (and was not mended), 2 when it cannot be told.
+    Exit status: 0 when all is well, 1 when something is not (and was not repaired), 2 when it cannot be told.
     """
     keep_values_out_of_warnings()
     try:
@@ -63,32 +63,32 @@ def audit(
     except typer.Exit:
         raise typer.Exit(CANNOT_LOOK) from None
     try:
-        report, mended = _look(path, verify=verify, repair=repair)
+        report, repairs = _look(path, verify=verify, repair=repair)
     except (OSError, DicomAdapterError) as failure:
         fail(f"the audit ended early: {failure}")
         raise typer.Exit(CANNOT_LOOK) from None
     if as_json:
-        typer.echo(json.dumps(_as_json(report, mended), indent=2))
+        typer.echo(json.dumps(_as_json(report, repairs), indent=2))
     else:
-        _print(report, mended)
-    if report.count > sum(each.done for each in mended):
+        _print(report, repairs)
+    if report.count > sum(each.repaired for each in repairs):
         raise typer.Exit(1)
 
 
-def _look(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[Mended]]:
-    with _opened(path) as (resources, used), _progress() as tell:
+def _look(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[RepairResult]]:
+    with _opened(path) as (resources, used), _progress() as on_progress:
         folder = DataFolder.of(used)
         if not repair:
-            look = Audit(resources, is_running=lambda: folder.is_used, verify=verify, tell=tell)
-            return look.look(), []
+            running_audit = Audit(resources, is_running=lambda: folder.is_used, verify=verify, on_progress=on_progress)
+            return running_audit.run(), []
         with folder.exclusive() as unused:
             if not unused:
-                fail(f"the service, or another repair, works in {folder.path}: stop it, then repair")
+                fail(f"the service, or another repair, uses {folder.path}: stop it, then repair")
                 raise typer.Exit(CANNOT_LOOK)
             Store(used, resources).recover()  # as the next start would
-            look = Audit(resources, is_running=lambda: False, verify=verify, tell=tell)
-            report = look.look()
-            return report, list(Repair(resources).mend(report))
+            running_audit = Audit(resources, is_running=lambda: False, verify=verify, on_progress=on_progress)
+            report = running_audit.run()
+            return report, list(Repair(resources).run(report))
 
 
 @contextmanager
@@ -110,22 +110,22 @@ def _opened(path: Path) -> Iterator[tuple[Resources, Config]]:
 
 
 @contextmanager
-def _progress() -> Iterator[Tell]:
+def _progress() -> Iterator[ProgressCallback]:
     """Bars on stderr, when that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {}
 
-        def tell(what: str, done: int, of: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what)
-            progress.update(tasks[what], completed=done, total=of)
+        def on_progress(step: str, done: int, total: int | None) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(step)
+            progress.update(tasks[step], completed=done, total=total)
 
-        yield tell
+        yield on_progress
 
 
-def _print(report: AuditReport, mended: list[Mended]) -> None:
+def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
     for account in report.balance:
         typer.echo(_sentence(account))
     for kind, found in report.found.items():
@@ -134,15 +134,15 @@ def _print(report: AuditReport, mended: list[Mended]) -> None:
             typer.echo(f"  {finding.text}")
         if found.count > SHOWN:
             typer.echo(f"  … and {found.count - SHOWN} more")
-    if mended:
+    if repairs:
         typer.echo("\nRepair")
-    for each in mended:
-        typer.echo(f"  {'mended' if each.done else 'left'}: {each.text}")
+    for each in repairs:
+        typer.echo(f"  {'repaired' if each.repaired else 'not repaired'}: {each.text}")
     if not report.count:
         typer.echo("\nAll is well.")
     elif report.running:
-        typer.echo("\nThe service is running. What it did for unusually long at that moment may be among this:")
-        typer.echo("to be sure, audit again, or stop the service first.")
+        typer.echo("\nThe service is running. Stores and reclaims that took unusually long may be among the findings.")
+        typer.echo("To be sure, run the audit again, or stop the service first.")
 
 
 def _sentence(account: Account) -> str:
@@ -162,9 +162,9 @@ def _sentence(account: Account) -> str:
     return f"{account.ae_title}: {account.received} received {sign} {told or 0}"
 
 
-def _as_json(report: AuditReport, mended: list[Mended]) -> Mapping[str, Any]:
+def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, Any]:
     return {
-        "ok": report.count == sum(each.done for each in mended),
+        "ok": report.count == sum(each.repaired for each in repairs),
         "running": report.running,
         "balance": [_account_as_json(account) for account in report.balance],
         "counts": {kind.value: found.count for kind, found in report.found.items()},
@@ -180,7 +180,7 @@ def _as_json(report: AuditReport, mended: list[Mended]) -> Mapping[str, Any]:
             for found in report.found.values()
             for finding in found.listed
         ],
-        "repair": [{"mended": each.done, "text": each.text} for each in mended],
+        "repair": [{"repaired": each.repaired, "text": each.text} for each in repairs],
     }
 
 

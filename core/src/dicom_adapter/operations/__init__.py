@@ -1,1 +1,1 @@
-"""What operators ask: status, explain, audit, repair and export."""
+"""The operators' commands without their output: status, explain, audit, repair and export."""

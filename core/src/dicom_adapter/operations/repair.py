@@ -1,8 +1,8 @@
-"""Mends what an audit has found, as far as that is safe. Nobody else may work in the data folder meanwhile.
+"""Repair the findings of an audit, as far as that is safe. No other process may use the data folder meanwhile.
 
-The only copy of anything is never deleted: an object without a row goes only when the ledger knows its data set from
-another arrival, which nobody needs any more or whose own object was read and is whole. Otherwise it gets a row, and an
-operator decides.
+A repair never deletes the only copy of a data set. It deletes an object without a row only if the ledger has another
+arrival of the same data set, and that arrival is not needed any more or its own object was read and is complete. Every
+other object without a row gets a row as quarantined, and an operator decides.
 """
 
 from __future__ import annotations
@@ -25,108 +25,124 @@ from dicom_adapter.operations.audit import PIECE_BYTES, AuditReport, Finding, Ki
 from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
 
-WITHOUT_OBJECT = "found by audit without its stored object"
-WITHOUT_ROW = "found by audit without a row: whether it was acknowledged is not known"
-SAME_DATA_SET = "found by audit without a row: the same data set as this instance's"
+WITHOUT_OBJECT = "the audit found no stored object"
+WITHOUT_ROW = "the audit found its object without a row: it is not known whether it was acknowledged"
+SAME_DATA_SET = "the audit found its object without a row: it has the same data set as this instance"
 
 
 @frozen(kw_only=True)
-class Mended:
-    """What became of a finding."""
+class RepairResult:
+    """The result of the repair of one finding."""
 
     finding: Finding
-    done: bool  # False: it is as it was, and `text` says why
+    repaired: bool  # False: nothing was changed, and `text` is the reason
     text: str
 
 
-class NotMended(Refused):
-    """A finding has to stay as it is."""
+class NotRepairable(Refused):
+    """The finding cannot be repaired safely."""
 
 
 class Repair:
-    """Used by one thread."""
+    """Repairs findings. Not thread-safe."""
 
     def __init__(self, resources: Resources) -> None:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
-        self._ways: dict[Kind, Callable[[Finding], str]] = {
-            Kind.UNFINISHED: self._finish,
+        self._repairs: dict[Kind, Callable[[Finding], str]] = {
+            Kind.UNFINISHED: self._finish_reclaim,
             Kind.MISSING: self._quarantine,
-            Kind.LEFT: self._delete_left,
-            Kind.ORPHAN: self._place,
+            Kind.LEFT: self._delete_object,
+            Kind.ORPHAN: self._resolve_orphan,
         }
 
-    def mend(self, report: AuditReport) -> Iterator[Mended]:
-        """Take the listed findings that can be mended one after the other."""
-        for kind, way in self._ways.items():
+    def run(self, report: AuditReport) -> Iterator[RepairResult]:
+        """Repair the listed findings, as far as their kinds can be repaired, and yield the result of each."""
+        for kind, repair in self._repairs.items():
             for finding in report.found[kind].listed if kind in report.found else ():
                 try:
-                    yield Mended(finding=finding, done=True, text=way(finding))
+                    yield RepairResult(finding=finding, repaired=True, text=repair(finding))
                 except LedgerError:
                     raise
-                except NotMended as refusal:
-                    yield Mended(finding=finding, done=False, text=str(refusal))
+                except NotRepairable as refusal:
+                    yield RepairResult(finding=finding, repaired=False, text=str(refusal))
                 except (OSError, DicomAdapterError) as failure:
-                    yield Mended(finding=finding, done=False, text=f"the storage failed ({type(failure).__name__})")
+                    yield RepairResult(
+                        finding=finding, repaired=False, text=f"the storage failed ({type(failure).__name__})"
+                    )
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    def _finish(self, finding: Finding) -> str:
-        """Released, not needed, and its object is gone: reclaimed."""
+    def _finish_reclaim(self, finding: Finding) -> str:
+        """Mark a released instance as reclaimed: no job needs it, and its object is deleted."""
         number = _number(finding)
         with self._ledger.write() as transaction:
             instances.mark_reclaimed(transaction, [number], self._clock.now())
             self._record(
-                transaction, "instance_reclaimed", finding.ae_title, number, "found by audit: its object was gone"
+                transaction,
+                "instance_reclaimed",
+                finding.ae_title,
+                number,
+                "the audit found that its object was deleted",
             )
         return f"instance {number}: marked as reclaimed"
 
     def _quarantine(self, finding: Finding) -> str:
-        """Pending, and its object is gone."""
+        """Quarantine a pending instance whose object is missing."""
         number = _number(finding)
         with self._ledger.write() as transaction:
             if not instances.quarantine(transaction, number, WITHOUT_OBJECT, self._clock.now()):
-                raise NotMended(f"{finding.text}: put its object back, or give it up")
+                raise NotRepairable(
+                    f"{finding.text}: restore its object from a backup, or discard it if it is quarantined, "
+                    "or cancel its jobs"
+                )
             self._record(transaction, "instance_quarantined", finding.ae_title, number, WITHOUT_OBJECT)
         return f"instance {number}: quarantined, because it has no object"
 
-    def _delete_left(self, finding: Finding) -> str:
-        """Reclaimed, and its object is there."""
+    def _delete_object(self, finding: Finding) -> str:
+        """Delete the object of a reclaimed instance."""
         number = _number(finding)
-        assert finding.storage_key is not None  # it is the object's
+        assert finding.storage_key is not None  # findings of this kind have one
         with self._ledger.read() as transaction:
             if balance.is_needed(transaction, number):
-                raise NotMended(f"{finding.text}: it stays, because a job needs it")
+                raise NotRepairable(f"{finding.text}: it is kept, because a job needs it")
         self._storage.delete([finding.storage_key])
         with self._ledger.write() as transaction:
-            self._record(transaction, "object_deleted", finding.ae_title, number, "found by audit: it is reclaimed")
-        return f"instance {number}: its object is deleted"
+            self._record(
+                transaction,
+                "object_deleted",
+                finding.ae_title,
+                number,
+                "the audit found the object of a reclaimed instance",
+            )
+        return f"instance {number}: object deleted"
 
     # --- objects without rows ---------------------------------------------------------------------------------------
 
-    def _place(self, finding: Finding) -> str:
-        """Delete what the ledger knows already, and give anything else a row."""
+    def _resolve_orphan(self, finding: Finding) -> str:
+        """Delete an object whose data set the ledger has already; insert a row for any other."""
         key = finding.storage_key
-        assert key is not None  # of the object
+        assert key is not None  # findings of this kind have one
         with self._storage.read(key) as file:
             content = file.read()
         try:
             stored = read_file(content)
         except Refused as refusal:
-            raise NotMended(f"object {key} stays where it is, and has to be looked at: {refusal}") from None
+            raise NotRepairable(f"object {key} is kept: {refusal}. Inspect it and move it away") from None
         if not stored.receiving_ae_title:
-            raise NotMended(
-                f"object {key} stays where it is: an earlier version stored it and did not write for which AE title"
+            raise NotRepairable(
+                f"object {key} is kept: an earlier version stored it without the called AE title. "
+                "Inspect it and move it away"
             )
-        known = self._known(stored)
+        known = self._find_arrival(stored)
         if known is not None:
-            return self._delete_known(key, known)
+            return self._delete_duplicate(key, known)
         return self._adopt(key, stored, len(content))
 
-    def _delete_known(self, key: str, known: Kept) -> str:
+    def _delete_duplicate(self, key: str, known: Kept) -> str:
         self._storage.delete([key])
         with self._ledger.write() as transaction:
             self._record(transaction, "object_deleted", known.ae_title, known.instance_id, SAME_DATA_SET)
-        return f"object {key}: deleted, it is the same data set as instance {known.instance_id}"
+        return f"object {key}: deleted, because it has the same data set as instance {known.instance_id}"
 
     def _adopt(self, key: str, stored: StoredFile, size: int) -> str:
         instance = _instance(key, stored, size, self._clock)
@@ -135,47 +151,47 @@ class Repair:
             self._record(transaction, "instance_quarantined", instance.ae_title, number, WITHOUT_ROW)
         return f"object {key}: quarantined as instance {number} of {instance.ae_title}"
 
-    def _known(self, stored: StoredFile) -> Kept | None:
-        """Another arrival of the same data set at the same AE title that makes this object dispensable."""
+    def _find_arrival(self, stored: StoredFile) -> Kept | None:
+        """Return another arrival of this data set at the same AE title that makes the object redundant, if any."""
         with self._ledger.read() as transaction:
             found = balance.arrivals(transaction, stored.receiving_ae_title, stored.identity.sop_instance_uid)
         checksum = zlib.crc32(stored.data_set)
         for instance, row in found:
             same = (instance.checksum, instance.transfer_syntax_uid) == (checksum, stored.transfer_syntax_uid)
-            if same and len(stored.data_set) in _data_set_sizes(instance) and self._is_safe(row):
+            if same and len(stored.data_set) in _data_set_sizes(instance) and self._makes_redundant(row):
                 return row
         return None
 
-    def _is_safe(self, row: Kept) -> bool:
-        """Whether nobody needs this arrival's data any more, or they are there."""
+    def _makes_redundant(self, row: Kept) -> bool:
+        """Return whether this arrival is reclaimed and not needed, or has a complete object."""
         with self._ledger.read() as transaction:
             needed = balance.is_needed(transaction, row.instance_id)
         if row.state is InstanceState.RECLAIMED and not needed:
             return True
-        return self._is_whole(row)
+        return self._has_complete_object(row)
 
-    def _is_whole(self, row: Kept) -> bool:
+    def _has_complete_object(self, row: Kept) -> bool:
         try:
             with VerifiedReader(self._storage.read(row.storage_key), row) as reader:
                 while reader.read(PIECE_BYTES):
                     pass
-        except Exception:  # noqa: BLE001 - whatever is the matter with it, it cannot be relied on
+        except Exception:  # noqa: BLE001 - a plugin may raise anything; an unreadable object is not a copy
             return False
         return True
 
     def _record(self, transaction: Transaction, event: str, ae_title: str, number: int, reason: str) -> None:
         detail = {"reason": reason}
-        happened = Event(at=self._clock.now(), event=event, ae_title=ae_title, instance_id=number, detail=detail)
-        events.record(transaction, [happened])
+        entry = Event(at=self._clock.now(), event=event, ae_title=ae_title, instance_id=number, detail=detail)
+        events.record(transaction, [entry])
 
 
 def _number(finding: Finding) -> int:
-    assert finding.instance_id is not None  # of this kind of finding
+    assert finding.instance_id is not None  # findings of this kind have one
     return finding.instance_id
 
 
 def _instance(key: str, stored: StoredFile, size: int, clock: Clock) -> InstanceStorageInfo:
-    """What can be told of an object: who sent it, not from where nor when."""
+    """Return the instance that an object describes. Peer address, association and time of arrival are unknown."""
     identity = stored.identity
     return InstanceStorageInfo(
         instance_id=UNNUMBERED,
@@ -198,7 +214,7 @@ def _instance(key: str, stored: StoredFile, size: int, clock: Clock) -> Instance
 
 
 def _data_set_sizes(instance: InstanceStorageInfo) -> set[int]:
-    """Without the header, in bytes: that of this version, or of an earlier one that did not name the receiver."""
+    """Return the possible sizes of the data set in bytes: earlier headers had no called AE title."""
     names = (
         instance.sop_class_uid,
         instance.sop_instance_uid,
