@@ -1,4 +1,4 @@
-"""What an adapter has at one moment, in lines for people: jobs, groups that wait, instances, and what went wrong."""
+"""A readable description of an adapter at one moment: jobs, waiting groups, instances and failures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dicom_adapter.simulation.adapter import SimulatedAdapter
 from dicom_adapter.testing.expectation import SeenJob
 
 WENT_WRONG = ("processor_failed", "instance_quarantined", "lane_stopped")
-SHOWN_EVENTS = 5  # of what went wrong at an AE title, the last ones
+SHOWN_EVENTS = 5  # the last failures of an AE title
 
 
 def account(adapter: SimulatedAdapter, began: datetime, refused: Sequence[StoreResult]) -> Iterator[str]:
-    """All of it."""
+    """Yield the lines of the description."""
     now = adapter.clock.now()
     yield f"at {(now - began).total_seconds():.10g} s ({now:%H:%M:%S} UTC)"
     jobs = [SeenJob(job=job, instances=(), began=began) for job in adapter.jobs]

@@ -1,4 +1,4 @@
-"""The pytest plugin: it comes with the installation, and imports nothing of the adapter before a test asks for it."""
+"""The pytest plugin. It is installed with the adapter, and imports the adapter only when a test uses a fixture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LaunchService = Callable[..., "Service"]
 
 @pytest.fixture
 def adapter_configuration() -> str:
-    """The configuration of the fixture `adapter`, to be overridden: TOML with an AE title or more."""
+    """The configuration of the fixture `adapter`. Override it: return TOML with at least one AE title."""
     pytest.fail(
         "the fixture `adapter` needs a configuration: define a fixture `adapter_configuration`, in the test's module "
         "or in conftest.py, that returns TOML with a table [ae-titles.<AE title>]",
@@ -34,7 +34,7 @@ def adapter_configuration() -> str:
 
 @pytest.fixture
 def adapter_plugins() -> Sequence[Plugin]:
-    """Plugins of the fixture `adapter` that are not installed, to be overridden."""
+    """Plugins of the fixture `adapter` that are not installed. Override it to pass some."""
     return ()
 
 
@@ -46,7 +46,7 @@ def adapter(make_adapter: MakeAdapter, adapter_configuration: str, adapter_plugi
 
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> Iterator[MakeAdapter]:
-    """Make an `Adapter` from a TOML text, and plugins that are not installed, in the test's temporary folder."""
+    """A factory of `Adapter` in the test's temporary folder, from TOML and plugins that are not installed."""
     from dicom_adapter.testing.adapter import Adapter
 
     made: list[Adapter] = []
@@ -62,9 +62,9 @@ def make_adapter(tmp_path: Path) -> Iterator[MakeAdapter]:
 
 @pytest.fixture
 def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
-    """Start `dicom-adapter run` on a free port, with a TOML text as its configuration; killed when the test ends.
+    """A function that starts `dicom-adapter run` on a free port with TOML as its configuration; killed after the test.
 
-    The configuration's folder is `tmp_path / name`; a second launch with the same name starts the service again there.
+    The configuration's folder is `tmp_path / name`; a second launch with the same name restarts the service there.
     """
     from dicom_adapter.testing.service import Service
 
@@ -83,7 +83,7 @@ def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Where an adapter's jobs are not what a plain `assert` says, tell what there is, and why."""
+    """Explain a failed `assert` on an adapter's jobs by the account of the adapter."""
     told = next((side for side in (left, right) if isinstance(side, JobList)), None)
     if told is None:
         return None

@@ -1,4 +1,4 @@
-"""The jobs of an adapter, which can say why there are these and no others."""
+"""The jobs of an adapter, with a description of the adapter for failed assertions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receiver on a free port of this machine, without a process of its own."""
+"""A receiver on a free port of this machine, in the process of the caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT_S = 30.0  # of each exchange: long, for a busy machine
 
 
 class Loopback:
-    """Listens from its making to `close`."""
+    """A receiver that listens from its construction to `close`."""
 
     def __init__(self, config: Config, resources: Resources) -> None:
         self._receiver = Receiver(config, resources, None)

@@ -1,4 +1,4 @@
-"""What the adapter relies on in a job processor, as tests to subclass."""
+"""The conformance suite of job processors: tests to subclass."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from dicom_adapter.testing.processor_traffic import (
 
 AE_TITLE, OTHER = "SUITE", "OTHER"
 MOST_FAILURES = 2  # calls of each kind that are made to fail, one at a time
-TURNS_THAT_FAIL = 2  # of those with an instance
+TURNS_THAT_FAIL = 2  # calls of `handle_instance` that are made to fail
 
 
 class InjectedFailure(Exception):
-    """What the suite raises in the middle of a turn."""
+    """The error that the suite raises during a turn."""
 
 
 class NoContext:
-    """What a constructor is given: it is not to use it."""
+    """The context that is passed to a constructor, which must not use it."""
 
     ae_title = AE_TITLE
 
@@ -49,20 +49,20 @@ class NoContext:
 
 
 class BaseProcessorTests:
-    """Subclass it with `processor`, its `settings`, and what else applies; pytest collects the subclass.
+    """Subclass it with `processor`, `settings` and other attributes as needed; pytest collects the subclass.
 
         class TestExpectedSeries(BaseProcessorTests):
             processor = ExpectedSeries
             settings = 'series = 2\\npipeline-a = "pipeline-1"'
 
-    Each test has an adapter of its own, and lets the same traffic arrive, undisturbed or not.
+    Each test sends the same traffic to its own adapter, with or without disturbances.
     """
 
     processor: ClassVar[type[JobProcessorBase[Any]]]
     settings: ClassVar[str] = ""  # the TOML of the table [ae-titles.<AE title>.settings]
     modality: ClassVar[str] = "CT"  # of the instances that arrive
     settles_after: ClassVar[float] = 600.0  # seconds after which every group has become jobs
-    holds: ClassVar[bool] = False  # True for one that keeps instances until somebody asks for them
+    holds: ClassVar[bool] = False  # True for a processor that keeps instances until a request
 
     _undisturbed: ClassVar[list[JobSummary]]
 
@@ -74,7 +74,7 @@ class BaseProcessorTests:
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Callable[..., Adapter]]:
-        """Makes adapters with the processor at one AE title or more."""
+        """A factory of adapters with the processor at one or more AE titles."""
         made: list[Adapter] = []
 
         def make(*ae_titles: str, overwrite: bool = False) -> Adapter:
@@ -91,7 +91,7 @@ class BaseProcessorTests:
 
     @pytest.fixture
     def undisturbed(self, make: Callable[..., Adapter]) -> list[JobSummary]:
-        """The jobs that the traffic becomes when nothing goes wrong; found out once for each class."""
+        """The jobs that result from the traffic without failures; computed once for each class."""
         if "_undisturbed" not in vars(type(self)):
             adapter = make()
             self._play(adapter)
@@ -107,7 +107,7 @@ class BaseProcessorTests:
         return "\n".join(tables)
 
     def _plugin(self) -> Plugin:
-        """The processor under another name, so that it may be installed too."""
+        """Return the processor under another name, so that it does not conflict with an installed one."""
         named = type(self.processor.__name__, (self.processor,), {"name": "suite"})
 
         @hookimpl
@@ -117,7 +117,7 @@ class BaseProcessorTests:
         return Plugin(SimpleNamespace(dicom_adapter_processors=dicom_adapter_processors), name="suite")
 
     def _play(self, adapter: Adapter, *ae_titles: str, after: Callable[[], None] = lambda: None) -> None:
-        """Let the traffic arrive at its times, and everything settle."""
+        """Send the traffic at its times, then wait until all groups have become jobs."""
         for arrival in self.traffic():
             for ae_title in ae_titles or (AE_TITLE,):
                 adapter.receive(*arrival.data_sets, ae_title=ae_title, at=arrival.at)
@@ -147,7 +147,7 @@ class BaseProcessorTests:
         assert [] == list(elsewhere.iterdir()), "the constructor made files: that belongs into open(), in data_folder"
 
     def test_it_says_what_its_settings_mean(self, make: Callable[..., Adapter]) -> None:
-        """In one line, which `check` and the log show."""
+        """`check` and the log show the description, which is one line."""
         told = self.processor.describe(make().config.ae_titles[AE_TITLE].settings)
         assert isinstance(told, str), f"describe() must return a text, not {type(told).__name__}"
         assert "\n" not in told, "describe() must return one line"
@@ -164,7 +164,7 @@ class BaseProcessorTests:
     # --- instances become jobs
 
     def test_instances_become_jobs_and_are_given_back(self, make: Callable[..., Adapter]) -> None:
-        """An instance that is never removed stays for ever."""
+        """An instance that is never released is stored for ever."""
         adapter = make()
         self._play(adapter)
         if self.holds:
@@ -174,13 +174,13 @@ class BaseProcessorTests:
         assert 0 == pending, f"{pending} instances were never removed, and would stay for ever\n{adapter.account()}"
 
     def test_no_turn_fails(self, make: Callable[..., Adapter]) -> None:
-        """Nothing is quarantined or stopped that need not be."""
+        """No turn fails, and the lane is not stopped."""
         adapter = make()
         self._play(adapter)
         self._expect_no_failure(adapter)
 
     def test_an_instance_is_in_a_job_once(self, make: Callable[..., Adapter]) -> None:
-        """What comes in once does not come out twice in the same job."""
+        """A job contains each instance at most once."""
         adapter = make()
         self._play(adapter)
         for outcome in summarize_jobs(adapter, AE_TITLE):
@@ -189,7 +189,7 @@ class BaseProcessorTests:
     def test_two_ae_titles_do_not_disturb_each_other(
         self, make: Callable[..., Adapter], undisturbed: list[JobSummary]
     ) -> None:
-        """Each has a processor of its own: nothing is kept in classes or modules."""
+        """Each has its own processor: no state is kept in classes or modules."""
         both = make(AE_TITLE, OTHER)
         self._play(both, AE_TITLE, OTHER)
         self._expect_same(undisturbed, summarize_jobs(both, AE_TITLE), both, "another AE title has the same processor")
@@ -197,7 +197,7 @@ class BaseProcessorTests:
     # --- a processor's memory is a cache of the ledger
 
     def test_redelivery_gives_the_same_jobs(self, make: Callable[..., Adapter], undisturbed: list[JobSummary]) -> None:
-        """After each arrival the service is started again: pending instances come anew, at their own times."""
+        """The service restarts after each arrival: pending instances are delivered again, at their original times."""
         adapter = make()
         self._play(adapter, after=adapter.restart)
         self._expect_same(
@@ -207,7 +207,7 @@ class BaseProcessorTests:
     def test_what_came_while_the_host_was_down_gives_the_same_jobs(
         self, make: Callable[..., Adapter], undisturbed: list[JobSummary]
     ) -> None:
-        """What is made up for is decided as it would have been in time: by `self.now()`, not by the wall clock."""
+        """Delayed turns decide as they would have in time: by `self.now()`, not by the wall clock."""
         adapter = make()
         with adapter.down():
             self._play(adapter)
@@ -222,7 +222,7 @@ class BaseProcessorTests:
     def test_a_turn_that_raises_leaves_nothing(
         self, make: Callable[..., Adapter], undisturbed: list[JobSummary], monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
-        """In the middle of a turn something fails, once: a new processor makes the same jobs of the same instances."""
+        """One call during a turn fails once: a new processor submits the same jobs for the same instances."""
         for number in range(1, MOST_FAILURES + 1):
             adapter = make()
             with _failing(monkeypatch, Turn, call, number):
@@ -234,7 +234,7 @@ class BaseProcessorTests:
     def test_a_turn_that_raises_at_its_end_leaves_nothing(
         self, make: Callable[..., Adapter], undisturbed: list[JobSummary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """`handle_instance` has done all its work, and then fails, once."""
+        """`handle_instance` fails once, after it has done its work."""
         for number in range(1, TURNS_THAT_FAIL + 1):
             adapter = make()
             with _failing(monkeypatch, self.processor, "handle_instance", number, at_its_end=True):
@@ -246,7 +246,7 @@ class BaseProcessorTests:
     # --- what may come
 
     def test_an_instance_that_comes_again_stands_for_the_earlier_one(self, make: Callable[..., Adapter]) -> None:
-        """With `overwrite-same-instance = true`: corrected, with an `instance_id` of its own."""
+        """With `overwrite-same-instance = true`, a duplicate replaces the instance, with a new `instance_id`."""
         adapter = make(overwrite=True)
         for arrival in self.traffic():
             adapter.receive(*arrival.data_sets, at=arrival.at)
@@ -260,7 +260,7 @@ class BaseProcessorTests:
         assert self.holds or 0 == pending, f"{pending} instances were never removed\n{adapter.account()}"
 
     def test_values_that_no_hospital_should_have_do_no_harm(self, make: Callable[..., Adapter], tmp_path: Path) -> None:
-        """Missing, empty and hostile values: the instance is taken, or quarantined with a reason (`Unprocessable`)."""
+        """Missing, empty and hostile values: it is handled, or quarantined with a reason (`Unprocessable`)."""
         adapter = make()
         for arrival in hostile_traffic(self.modality):
             adapter.receive(*arrival.data_sets, at=arrival.at)
@@ -271,7 +271,7 @@ class BaseProcessorTests:
     # --- operators see what waits, and no patient
 
     def test_what_waits_is_told(self, make: Callable[..., Adapter]) -> None:
-        """`waiting` gives values that can be shown, for no more than what is pending."""
+        """`waiting` returns valid values, with no more instances than are pending."""
         adapter = make()
         for arrival in self.traffic():
             adapter.receive(*arrival.data_sets, at=arrival.at)
@@ -281,7 +281,7 @@ class BaseProcessorTests:
             )
 
     def test_no_patient_shows(self, make: Callable[..., Adapter], capfd: pytest.CaptureFixture[str]) -> None:
-        """Labels, job names, messages and logs are for many eyes."""
+        """Labels, job names, messages and logs are visible to many people."""
         adapter, shown = make(), []
         with structlog.testing.capture_logs() as logged:
             for arrival in self.traffic():
@@ -320,7 +320,7 @@ class BaseProcessorTests:
 
 
 def _first_difference(expected: list[JobSummary], actual: list[JobSummary]) -> Iterator[str]:
-    """Where two jobs look alike, say in what they differ."""
+    """Yield the fields in which the first two different jobs differ."""
     for one, other in zip(expected, actual, strict=False):
         if one != other:
             for name in ("at", "name", "pipeline_id", "priority", "instances", "metadata"):
@@ -333,7 +333,7 @@ def _first_difference(expected: list[JobSummary], actual: list[JobSummary]) -> I
 def _failing(
     monkeypatch: pytest.MonkeyPatch, cls: type, name: str, number: int, *, at_its_end: bool = False
 ) -> Iterator[None]:
-    """Have one call of a method fail, the `number`-th, before or after it has done its work."""
+    """Make the `number`-th call of a method fail, before or after it has done its work."""
     calls = 0
     method = getattr(cls, name)
 
@@ -353,7 +353,7 @@ def _failing(
 
 
 def _corrected(data_set: Any) -> Any:
-    """The same SOP instance with another content, as a modality sends it again."""
+    """Return the same SOP instance with different content, as a modality resends it."""
     return make_instance(
         modality=str(data_set.Modality),
         patient_id=data_set.PatientID,

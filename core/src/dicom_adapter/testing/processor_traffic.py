@@ -13,7 +13,7 @@ from dicom_adapter.api.values import Job
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.testing.adapter import Adapter
 
-PATIENT = "NOBODY-4711"  # what must not show anywhere
+PATIENT = "NOBODY-4711"  # must not appear anywhere
 NAME = "Nobody^Norbert"
 _NAMED: dict[str, Any] = {"patient_id": PATIENT, "patient_name": NAME, "accession_number": PATIENT}
 
@@ -42,7 +42,7 @@ class JobSummary:
 
 
 def usual_traffic(modality: str) -> list[Arrival]:
-    """Two studies of one patient that come mixed and in parts, one of another patient, and one that comes late."""
+    """Return two interleaved studies of one patient, one study of another patient, and one late study."""
     first = make_study(modality=modality, seed="suite first", series=2, instances=2, **_NAMED)
     second = make_study(modality=modality, seed="suite second", instances=2, **_NAMED)
     other = make_study(modality=modality, seed="suite other", instances=3, patient_id="Ünïcödé 患者")
@@ -59,7 +59,7 @@ def usual_traffic(modality: str) -> list[Arrival]:
 
 
 def hostile_traffic(modality: str) -> list[Arrival]:
-    """Patient IDs, UIDs and descriptions that no hospital should have, but some do."""
+    """Return instances with missing, empty and malformed values, as some hospitals send them."""
     values = ["", " ", "..", "../../etc/passwd", "/etc/hostname", "名前^患者", "a\\b", "%s{0}$(id)`", "x" * 64]
     arrivals = [
         Arrival(float(number), [make_instance(modality=modality, seed=f"hostile {number}", patient_id=value)])
@@ -72,7 +72,7 @@ def hostile_traffic(modality: str) -> list[Arrival]:
 
 
 def summarize_jobs(adapter: Adapter, ae_title: str) -> list[JobSummary]:
-    """The jobs of an AE title, in an order that does not depend on chance."""
+    """Return the jobs of an AE title in a reproducible order."""
     found = [_summarize(adapter, job) for job in adapter.jobs if job.ae_title == ae_title]
     return sorted(found, key=lambda outcome: (outcome.at, outcome.pipeline_id, outcome.name, tuple(outcome.instances)))
 
@@ -89,5 +89,5 @@ def _summarize(adapter: Adapter, job: Job) -> JobSummary:
 
 
 def listed(found: Sequence[JobSummary]) -> Iterator[str]:
-    """Jobs in lines, for messages."""
+    """Return one line for each job, for messages."""
     return (f"  {outcome}" for outcome in found) if found else iter(["  none"])

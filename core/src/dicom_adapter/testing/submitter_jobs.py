@@ -1,4 +1,4 @@
-"""Jobs and uploads to try a submitter with, and the steps that the core takes with them."""
+"""Jobs and uploads for tests of a submitter, and the steps of a job as the core calls them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from attrs import evolve, field, frozen
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
 
-PATIENT = "NOBODY-4711"  # what no error may quote
+PATIENT = "NOBODY-4711"  # must not appear in any error
 
 
 @frozen(kw_only=True)
 class PlatformRecord:
-    """What a platform has of one job, as far as it can be told."""
+    """The state of one job on a platform, as far as it is known."""
 
     platform_job_id: str
-    metadata: Mapping[str, str] = field(repr=False)  # may have entries that are the submitter's own
+    metadata: Mapping[str, str] = field(repr=False)  # may contain additional entries of the submitter
     files: Sequence[bytes] = field(repr=False)  # in the job's order
-    started: bool  # at some time
+    started: bool  # now or earlier
     cancelled: bool
 
 
 def make_job(number: int, pipeline_id: str, **changes: Any) -> Job:
-    """A job that no platform knows; with the same number, the same job."""
+    """Return a job that no platform knows; the same number returns the same job."""
     now = datetime.now(timezone.utc)
     values: dict[str, Any] = {
         "job_id": f"{number:032x}",
@@ -45,7 +45,7 @@ def make_job(number: int, pipeline_id: str, **changes: Any) -> Job:
 
 
 def make_upload(position: int, data: bytes = b"", **changes: Any) -> Upload:
-    """An upload of `data`, or of what `open` opens."""
+    """Return an upload of `data`, or of the file that `open` returns."""
     values: dict[str, Any] = {"size_bytes": len(data), "open": lambda: BytesIO(data), **changes}
     instance = InstanceStorageInfo(
         instance_id=position + 1,
@@ -78,7 +78,7 @@ class Zeros(RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # what io calls it with
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # the type that io passes
         count = min(len(buffer), self._left)
         buffer[:count] = bytes(count)
         self._left -= count
@@ -86,7 +86,7 @@ class Zeros(RawIOBase):
 
 
 class Breaking(RawIOBase):
-    """A file that gives some bytes and then fails."""
+    """A file that returns some bytes and then fails."""
 
     def __init__(self, data: bytes, failure: Exception) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Breaking(RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # what io calls it with
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # the type that io passes
         count = self._file.readinto(buffer)
         if not count:
             raise self._failure
@@ -104,18 +104,18 @@ class Breaking(RawIOBase):
 
 
 def breaking(data: bytes, failure: Exception) -> Callable[[], BinaryIO]:
-    """An opener of files that break off with `failure` after `data`."""
+    """Return a function that opens files which raise `failure` after `data`."""
     return lambda: cast(BinaryIO, Breaking(data, failure))
 
 
 class Walk:
-    """Takes the steps of one job, as the core does; each may be taken again, and is told so then."""
+    """The steps of one job, called as the core does; `repeated` marks a step that is repeated."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def create(self, submitter: Submitter[Any], *, repeated: bool = False) -> Job:
-        """Returns the job with what the platform calls it."""
+        """Create the job; return it with the ids of the platform."""
         made = submitter.create_job(self._told(repeated))
         self.job = evolve(self.job, platform_job_id=made.job_id, platform_payload_id=made.payload_id)
         return self.job
@@ -131,7 +131,7 @@ class Walk:
         submitter.start(self._told(repeated))
 
     def all(self, submitter: Submitter[Any], uploads: Iterable[Upload]) -> None:
-        """All of the way."""
+        """Run all steps."""
         self.create(submitter)
         self.describe(submitter)
         self.upload(submitter, *uploads)

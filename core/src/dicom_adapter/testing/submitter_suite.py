@@ -1,4 +1,4 @@
-"""What the adapter relies on in a submitter, as tests to subclass."""
+"""The conformance suite of submitters: tests to subclass."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ HOSTILE_NAMES = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 30
 
 
 class BaseSubmitterTests:
-    """Subclass it, with two fixtures and what else applies; pytest collects the subclass.
+    """Subclass it with two fixtures and other attributes as needed; pytest collects the subclass.
 
-    - `make_submitter` returns a function that makes a submitter, not open yet, to the same platform each time;
-    - `on_platform` returns a function that tells what that platform has, a `PlatformRecord` for each job.
+    - `make_submitter` returns a function that makes a submitter, not yet open, always for the same platform;
+    - `on_platform` returns a function that returns a `PlatformRecord` for each job of that platform.
     """
 
     pipeline_id: ClassVar[str] = "pipeline-1"  # one that the platform knows
@@ -54,14 +54,14 @@ class BaseSubmitterTests:
 
     @pytest.fixture
     def unreachable(self) -> MakeSubmitter:
-        """Makes a submitter, not open yet, whose platform is not there; override it to have that tested."""
+        """A factory of submitters, not yet open, whose platform is unreachable; override it to test that."""
         pytest.skip("the fixture `unreachable` is not overridden: a platform that is down is not tested")
 
     # --- what the tests work with
 
     @pytest.fixture
     def connect(self, make_submitter: MakeSubmitter) -> Iterator[MakeSubmitter]:
-        """Opens submitters, each as after a start of the service."""
+        """A factory of open submitters, each as after a start of the service."""
         opened: list[Submitter[Any]] = []
 
         def make() -> Submitter[Any]:
@@ -126,7 +126,7 @@ class BaseSubmitterTests:
         assert not only(on_platform()).started, "the job was started before start() was called"
 
     def test_create_job_answers_with_texts(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """They are kept in the ledger."""
+        """The ids are strings: the ledger stores them."""
         made = submitter.create_job(walk.job)
         assert isinstance(made, PlatformJob), f"create_job must return a PlatformJob, not {type(made).__name__}"
         assert isinstance(made.job_id, str), "PlatformJob.job_id must be a text"
@@ -135,7 +135,7 @@ class BaseSubmitterTests:
     def test_instances_may_come_in_any_order(
         self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform
     ) -> None:
-        """Uploads run side by side; `position` says where each belongs."""
+        """Uploads run concurrently; `position` defines the order of the files."""
         walk.create(submitter)
         walk.upload(submitter, make_upload(1, SECOND), make_upload(0, FIRST))
         assert [FIRST, SECOND] == list(only(on_platform()).files), "files must stand in the order of their positions"
@@ -159,7 +159,7 @@ class BaseSubmitterTests:
     def test_every_step_taken_twice_has_the_effect_of_one(
         self, connect: MakeSubmitter, walk: Walk, on_platform: OnPlatform, restarted: bool
     ) -> None:
-        """The second time `job.repeated` is true. One job, each key and each file once, started once."""
+        """`job.repeated` is true the second time. There is one job, with each key and file once, started once."""
         first, uploads = connect(), [make_upload(0, FIRST), make_upload(1, SECOND)]
         again = connect() if restarted else first
         made = walk.create(first).platform_job_id
@@ -178,7 +178,7 @@ class BaseSubmitterTests:
         assert record.started, "a repeated start stopped the job"
 
     def test_jobs_that_are_alike_are_two_jobs(self, submitter: Submitter[Any], on_platform: OnPlatform) -> None:
-        """What tells jobs apart is `job_id` alone, not name, pipeline or content."""
+        """Jobs are identified by `job_id` only, not by name, pipeline or content."""
         first, second = (Walk(make_job(number, self.pipeline_id, name="LUNG-alike")) for number in (1, 2))
         first.all(submitter, [make_upload(0, FIRST)])
         second.all(submitter, [make_upload(0, FIRST)])
@@ -200,7 +200,7 @@ class BaseSubmitterTests:
     # --- uploads
 
     def test_a_large_instance_passes_through_little_memory(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """An instance may be larger than the memory that there is: it is read in pieces, and passed on."""
+        """An instance may be larger than the memory: the submitter reads and sends it in pieces."""
         size = self.large_upload_bytes
         if size is None:
             pytest.skip("large_upload_bytes = None: the platform keeps what it gets in this process's memory")
@@ -222,7 +222,7 @@ class BaseSubmitterTests:
     def test_an_upload_that_cannot_be_read_to_its_end_does_not_count(
         self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform, failure: DicomAdapterError
     ) -> None:
-        """The reader says why, and the adapter decides by that; what came over is not an instance."""
+        """The reader's error reaches the adapter, which handles it; the partial file is not an instance."""
         walk.create(submitter)
         whole = make_upload(0, FIRST)
         broken = evolve(whole, open=breaking(FIRST[:5], failure))
@@ -238,7 +238,7 @@ class BaseSubmitterTests:
     def test_a_job_is_cancelled_in_any_state(
         self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform
     ) -> None:
-        """Before and after its start, once and twice; afterwards it does not run."""
+        """A job is cancelled before and after its start, once and twice; it does not run afterwards."""
         walk.create(submitter)
         running = Walk(make_job(2, self.pipeline_id))
         running.all(submitter, [make_upload(0, FIRST)])
@@ -247,7 +247,7 @@ class BaseSubmitterTests:
         assert [True, True] == [record.cancelled for record in on_platform()], "cancel() did not stop the job"
 
     def test_a_job_that_was_cancelled_does_not_start(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """Nobody will ever work on it: an operator has to see that."""
+        """The job will never run, so the error must reach an operator."""
         walk.create(submitter)
         submitter.cancel(walk.job)
         with pytest.raises(Permanent):
@@ -260,7 +260,7 @@ class BaseSubmitterTests:
     # --- errors: retriable, permanent, or a bug
 
     def test_an_unknown_pipeline_is_permanent(self, submitter: Submitter[Any]) -> None:
-        """Only the configuration can be mended: to try for a day is no use."""
+        """Only a change of the configuration helps, so retries are useless."""
         if self.unknown_pipeline_id is None:
             pytest.skip("unknown_pipeline_id = None: the platform knows every pipeline")
         walk = Walk(make_job(1, self.unknown_pipeline_id))
@@ -268,14 +268,14 @@ class BaseSubmitterTests:
             walk.all(submitter, [])
 
     def test_opening_does_not_wait_for_the_platform(self, unreachable: MakeSubmitter) -> None:
-        """It may be down for hours, and the service starts all the same."""
+        """The service starts even if the platform is down for hours."""
         submitter = unreachable()
         submitter.open()
         submitter.close()
 
     @pytest.mark.parametrize("step", ["create", "describe", "upload", "start", "status", "cancel"])
     def test_a_platform_that_is_down_is_retriable(self, unreachable: MakeSubmitter, walk: Walk, step: str) -> None:
-        """Each step is tried again later, for as long as `retry-for` says; no error quotes a patient."""
+        """The adapter retries each step for `retry-for` seconds; no error contains patient data."""
         submitter = unreachable()
         submitter.open()
         walk.job = evolve(walk.job, platform_job_id=32 * "b", platform_payload_id=32 * "c")
@@ -295,7 +295,7 @@ class BaseSubmitterTests:
     # --- what comes from elsewhere
 
     def test_metadata_is_taken_as_it_is(self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform) -> None:
-        """Values may be empty or in any script; they come from DICOM attributes."""
+        """Values come from DICOM attributes: they may be empty or in any script."""
         values = {
             "00100040": "",
             "PatientName": "Müller^Ä",
@@ -314,7 +314,7 @@ class BaseSubmitterTests:
     def test_what_a_peer_sent_does_no_harm(
         self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform, tmp_path: Path, name: str
     ) -> None:
-        """UIDs come from the network and may be anything: they arrive, or are refused for good, and lead nowhere."""
+        """UIDs from the network may be any text: they are stored or refused as permanent, and never used as a path."""
         walk.create(submitter)
         try:
             walk.upload(submitter, make_upload(0, FIRST, sop_instance_uid=name))
@@ -327,6 +327,6 @@ class BaseSubmitterTests:
 
 
 def only(records: Sequence[PlatformRecord]) -> PlatformRecord:
-    """The one job that there is."""
+    """Return the only job."""
     assert 1 == len(records), f"the platform has {len(records)} jobs, and there should be one"
     return records[0]
