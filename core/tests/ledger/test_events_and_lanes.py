@@ -73,17 +73,17 @@ def test_lanes_that_are_no_longer_configured_are_forgotten(ledger: Ledger) -> No
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
         lanes.save(transaction, STOPPED)
-        lanes.keep_only(transaction, ["LUNG", "BRAIN"])
+        lanes.delete_others(transaction, ["LUNG", "BRAIN"])
         assert ["LUNG"] == list(lanes.load(transaction))
-        lanes.keep_only(transaction, [])
+        lanes.delete_others(transaction, [])
         assert {} == lanes.load(transaction)
 
 
-def test_operators_have_a_lane_begin_again_and_its_descriptions_do_not_undo_that(ledger: Ledger) -> None:
+def test_saving_a_lane_keeps_its_restart_requests(ledger: Ledger) -> None:
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
-        lanes.begin_again(transaction, RUNNING.ae_title)
-        lanes.begin_again(transaction, RUNNING.ae_title)
+        lanes.request_restart(transaction, RUNNING.ae_title)
+        lanes.request_restart(transaction, RUNNING.ae_title)
         lanes.save(transaction, RUNNING)
     with ledger.read() as transaction:
         assert {RUNNING.ae_title: 2} == lanes.restarts(transaction)

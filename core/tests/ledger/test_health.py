@@ -29,6 +29,6 @@ def test_processes_outlive_the_parts_of_an_earlier_host(ledger: Ledger) -> None:
     processes = {name: evolve(HOST, part=name) for name in health.processes(1)}
     with ledger.write() as transaction:
         health.save(transaction, [LANE, *processes.values()])
-        health.forget_parts(transaction, receivers=1)
+        health.delete_old_parts(transaction, receivers=1)
     with ledger.read() as transaction:
         assert processes == health.load(transaction)

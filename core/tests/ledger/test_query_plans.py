@@ -77,7 +77,7 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: instance_rows.newest(t, 50, study_instance_uid="2.25.7"), "instances_of_study"),
         (lambda t: instances.pending_arrivals(t, ["2.25.200"]), "arrivals_of_instance"),
         (lambda t: jobs.heads(t, "platform", NOW, {5}), "unfinished_jobs"),
-        (lambda t: jobs.started(t, "platform", NOW, 50), "started_jobs"),
+        (lambda t: jobs.due_for_polling(t, "platform", NOW, 50), "started_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
         (lambda t: instances.of_job(t, 200, missing_only=True), "sqlite_autoindex_job_instances_1"),
@@ -191,8 +191,8 @@ def test_what_is_old_is_found_without_sorting(remembering: Ledger, ask: Ask, ind
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda t: [history.forget_jobs(t, [2, 3], ["other"], NOW), history.forget_instances(t, [2, 3])],
-        lambda t: history.forget_events(t, [1, 2]),
+        lambda t: [history.delete_jobs(t, [2, 3], ["other"], NOW), history.delete_instances(t, [2, 3])],
+        lambda t: history.delete_events(t, [1, 2]),
         lambda t: balance.kept_after(t, 100, 1000),
         lambda t: balance.kept(t, [1, 2]),
         lambda t: balance.is_needed(t, 1),

@@ -66,7 +66,7 @@ def restart(
         with ledger.write() as transaction:
             refusal = _why_not(ae_title, settings, ae_title in ledger_lanes.load(transaction))
             if not refusal:
-                ledger_lanes.begin_again(transaction, ae_title)
+                ledger_lanes.request_restart(transaction, ae_title)
         if refusal:
             warn(f"AE title '{ae_title}' {refusal}")
             refused = True

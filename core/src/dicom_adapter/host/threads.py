@@ -75,7 +75,7 @@ class HostProcess:
         configured = Draining(ae_titles=config.ae_titles, submitters=config.submitters)
         with self._ledger.write() as transaction:
             configurations.end_drain(transaction, configured)
-            health.forget_parts(transaction, config.dicom.receivers)
+            health.delete_old_parts(transaction, config.dicom.receivers)
 
     def _make_servers(self) -> dict[str, SupervisedServer]:
         """Create the servers of plugins, and the HTTP server if it is configured; start none."""

@@ -1,7 +1,7 @@
-"""The ledger: one database that knows every instance, job and event. The files hold the pixels, it holds the truth.
+"""The ledger: the database of all instances, jobs and events.
 
-`connection` opens it; `instances`, `jobs`, `lanes`, `events` and `tallies` are its questions and changes, one module
-for each noun, as functions of a transaction; `history` is what is forgotten, `accounts` what an audit asks.
+`connection` opens it. One module for each noun (`instances`, `jobs`, `lanes`, `events`, `counters`, …) has the queries
+and changes, as functions of a transaction. `history` deletes finished rows; `balance` has the queries of the audit.
 """
 
 from dicom_adapter.ledger.connection import Ledger, Transaction

@@ -1,7 +1,7 @@
-"""The fast way in: thousands of new rows in a second.
+"""Insert received instances fast: thousands of rows in a second.
 
-The one statement for that is compiled once and given to the driver. SQLAlchemy's way from values to parameters is the
-better one everywhere else; here it takes ten times as long as the database does.
+The INSERT is compiled once and passed to the driver. Everywhere else SQLAlchemy converts values to parameters; here
+that conversion takes ten times as long as the database does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attrs import fields
 from sqlalchemy.dialects import sqlite
 
 from dicom_adapter.api.values import InstanceStorageInfo
-from dicom_adapter.ledger.connection import Transaction, as_everywhere
+from dicom_adapter.ledger.connection import Transaction, as_sqlalchemy_error
 from dicom_adapter.ledger.counters import RECEIVED
 from dicom_adapter.ledger.schema import EPOCH, IS_PENDING, InstanceState, instances
 
@@ -35,7 +35,7 @@ def _compile() -> str:
         )
     )
     compiled = insert.compile(dialect=sqlite.dialect(), column_keys=columns)
-    assert compiled.positiontup == columns  # as they are defined in the table, too
+    assert compiled.positiontup == columns  # the order of the columns in the table
     return str(compiled)
 
 
@@ -47,20 +47,20 @@ _COUNT = (
 )
 
 
-def moment(when: datetime) -> int:
-    """A time as a row has it."""
+def to_microseconds(when: datetime) -> int:
+    """Return a time as the column stores it: microseconds since 1970-01-01 UTC."""
     return (when - EPOCH) // _MICROSECOND
 
 
-def time(moment: int) -> datetime:
-    """The time of a row."""
-    return EPOCH + moment * _MICROSECOND
+def to_datetime(microseconds: int) -> datetime:
+    """Return the time that a column stores as microseconds since 1970-01-01 UTC."""
+    return EPOCH + microseconds * _MICROSECOND
 
 
 def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int) -> list[int | None]:
-    """Add pending instances, with values in the order of COLUMNS; returns their numbers, which rise in their order.
+    """Insert pending instances, with values in the order of COLUMNS; return their numbers, in ascending order.
 
-    None stands for one that was not added, because its SOP Instance UID is pending already at its AE title.
+    The number of a duplicate is None: its SOP Instance UID is already pending at its AE title, and no row is inserted.
     """
     cursor = transaction.connection.cursor()
     try:
@@ -68,19 +68,19 @@ def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int)
         numbers = [_number(cursor.execute(_ENTER, row + stamp)) for row in rows]
         _count(cursor, [row for row, number in zip(rows, numbers, strict=True) if number is not None])
     except transaction.dialect.loaded_dbapi.Error as failure:
-        raise as_everywhere(transaction, failure) from failure
+        raise as_sqlalchemy_error(transaction, failure) from failure
     finally:
         cursor.close()
     return numbers
 
 
 def _number(cursor: Any) -> int | None:
-    """Of the row that a statement has just added; to ask for it with RETURNING takes a fourth longer."""
+    """Return the number of the row just inserted, None if there is none. RETURNING takes a fourth longer."""
     number: int = cursor.lastrowid
     return number if cursor.rowcount else None
 
 
 def _count(cursor: Any, entered: Sequence[tuple[object, ...]]) -> None:
-    """As `tallies.add` does."""
+    """Add the inserted rows to the counters, as `counters.add` does."""
     for ae_title, count in Counter(row[_AE_TITLE] for row in entered).items():
         cursor.execute(_COUNT, [ae_title, RECEIVED, count])

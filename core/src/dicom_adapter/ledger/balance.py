@@ -1,4 +1,4 @@
-"""What an audit asks: whether everything that was received is accounted for, and whether rows fit together."""
+"""Queries of the audit: is every received instance accounted for, and are the rows consistent?"""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ _BY_FAULTED = exists().where(_IS_IN_JOB, jobs.c.state == JobState.FAULTED.value)
 
 @frozen(kw_only=True)
 class Account:
-    """Where the instances are that an AE title has received; numbers of instances."""
+    """Count the instances that an AE title has received, by where they are now."""
 
     ae_title: str
-    received: int  # as counted when each was
+    received: int  # counted at reception
     pending: int = 0
     quarantined: int = 0
     unfinished: int = 0  # released, and needed by unfinished jobs
     faulted: int = 0  # released, and needed by faulted jobs
-    free: int = 0  # released, and about to be reclaimed
-    reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # those whose rows were forgotten, too
+    free: int = 0  # released, and ready to be reclaimed
+    reclaimed: Mapping[InstanceOutcome, int] = field(factory=dict)  # including those whose rows were deleted
 
     @property
     def difference(self) -> int:
-        """How many more were received than are accounted for; 0 when all is well."""
+        """Return how many more instances were received than are accounted for; 0 if the account balances."""
         standing = self.pending + self.quarantined + self.unfinished + self.faulted + self.free
         return self.received - standing - sum(self.reclaimed.values())
 
 
 def balance(transaction: Transaction) -> list[Account]:
-    """The account of each AE title that ever received anything, by name."""
+    """Return the account of each AE title that has ever received an instance, sorted by AE title."""
     counted = counters.load(transaction)
     accounts = {name: Account(ae_title=name, received=counted.get((name, counters.RECEIVED), 0)) for name, _ in counted}
     of_reclaimed = [(name, what, count) for (name, what), count in counted.items() if what != counters.RECEIVED]
@@ -68,7 +68,7 @@ def balance(transaction: Transaction) -> list[Account]:
 
 
 def _standing() -> Select[Any]:
-    """How many rows there are of each AE title, by the field of Account that counts them, or their outcome."""
+    """Count the rows of each AE title by the field of Account that counts them, and by outcome if reclaimed."""
     place = case(
         (instances.c.state != InstanceState.RELEASED.value, instances.c.state),
         (_BY_UNFINISHED, "unfinished"),
@@ -81,7 +81,7 @@ def _standing() -> Select[Any]:
 
 @frozen(kw_only=True)
 class Kept:
-    """What the ledger says of a stored object."""
+    """The facts that the ledger records about a stored object."""
 
     instance_id: int
     ae_title: str
@@ -96,19 +96,19 @@ _INSTANCE = [instances.c[attribute.name] for attribute in fields(InstanceStorage
 
 
 def kept_after(transaction: Transaction, instance_id: int, limit: int) -> list[Kept]:
-    """What is said of instances numbered above `instance_id`, in order."""
+    """Return the records of up to `limit` instances numbered above `instance_id`, in order."""
     query = select(*_KEPT).where(instances.c.instance_id > instance_id).order_by(instances.c.instance_id)
     return [_kept(row) for row in transaction.execute(query.limit(limit))]
 
 
 def kept(transaction: Transaction, numbers: Sequence[int]) -> list[Kept]:
-    """What is said of these instances, as far as they are there, in order."""
+    """Return the records of these instances in order, without those that have no row."""
     query = select(*_KEPT).where(instances.c.instance_id.in_(numbers)).order_by(instances.c.instance_id)
     return [_kept(row) for row in transaction.execute(query)]
 
 
 def is_needed(transaction: Transaction, instance_id: int) -> bool:
-    """Whether an unfinished or faulted job has this instance."""
+    """Return whether an unfinished or faulted job contains this instance."""
     query = select(
         exists(
             select(instances.c.instance_id).where(instances.c.instance_id == instance_id, _BY_UNFINISHED | _BY_FAULTED)
@@ -118,7 +118,7 @@ def is_needed(transaction: Transaction, instance_id: int) -> bool:
 
 
 def overdue(transaction: Transaction, before: datetime) -> list[int]:
-    """Released instances that no job has needed since `before`, and that are not reclaimed all the same."""
+    """Return released instances that no job has needed since `before` and that are still not reclaimed."""
     lately = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
     query = select(instances.c.instance_id).where(
         IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_FAULTED, ~lately
@@ -127,14 +127,14 @@ def overdue(transaction: Transaction, before: datetime) -> list[int]:
 
 
 def jobs_not_whole(transaction: Transaction) -> list[tuple[str, str]]:
-    """Ids and AE titles of jobs whose instances are not as many as they had when they were submitted."""
+    """Return ids and AE titles of jobs with another number of instances than at their submission."""
     count = select(func.count()).where(job_instances.c.job_number == jobs.c.job_number).scalar_subquery()
     query = select(jobs.c.job_id, jobs.c.ae_title).where(jobs.c.instance_count != count).order_by(jobs.c.job_number)
     return [(job_id, ae_title) for job_id, ae_title in transaction.execute(query)]
 
 
 def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
-    """Ids and AE titles of unfinished and faulted jobs that have reclaimed instances, with these instances."""
+    """Return ids and AE titles of unfinished and faulted jobs with each of their reclaimed instances."""
     query = (
         select(jobs.c.job_id, jobs.c.ae_title, instances.c.instance_id)
         .join(job_instances, job_instances.c.job_number == jobs.c.job_number)
@@ -147,7 +147,7 @@ def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
 
 
 def replaced_by_nothing(transaction: Transaction) -> list[tuple[int, str]]:
-    """Numbers and AE titles of instances for which another one stands that is not there."""
+    """Return numbers and AE titles of instances whose replacement has no row."""
     newer = instances.alias()
     query = select(instances.c.instance_id, instances.c.ae_title).where(
         instances.c.replaced_by.is_not(None), ~exists().where(newer.c.instance_id == instances.c.replaced_by)
@@ -157,7 +157,7 @@ def replaced_by_nothing(transaction: Transaction) -> list[tuple[int, str]]:
 
 
 def arrivals(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> list[tuple[InstanceStorageInfo, Kept]]:
-    """All arrivals of a SOP instance at an AE title."""
+    """Return every instance with this SOP Instance UID that the AE title received, with its record."""
     query: Select[Any] = select(*_INSTANCE, instances.c.state).where(
         instances.c.sop_instance_uid == sop_instance_uid, instances.c.ae_title == ae_title
     )
@@ -169,7 +169,7 @@ def arrivals(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> 
 
 
 def adopt(transaction: Transaction, instance: InstanceStorageInfo, reason: str) -> int:
-    """Add a quarantined instance, which counts as received; returns its number."""
+    """Insert a quarantined instance, count it as received, and return its number."""
     values = asdict(instance) | {"state": InstanceState.QUARANTINED.value, "reason": reason}
     values["changed_at"] = instance.received_at
     del values["instance_id"]

@@ -1,7 +1,7 @@
-"""Configurations in the ledger: each one that the service was started with or asked to load, and its state.
+"""Configurations in the ledger: those that the service was started with or requested to load, with their states.
 
-One of them runs. Another one may be requested: that is how a command makes the service reload. What a configuration
-has and the next one lacks may have to drain: this is recorded with the configuration that describes it.
+One configuration runs. A command requests a reload by inserting another one. AE titles and submitters that a reload
+removes may have to drain: their names are recorded with the configuration that describes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 
 @frozen(kw_only=True)
 class Draining:
-    """Names of AE titles and submitters that a reload removed and that stay until their work is finished."""
+    """Names of AE titles and submitters that a reload removed and that are draining."""
 
     ae_titles: tuple[str, ...] = field(default=(), converter=_names)
     submitters: tuple[str, ...] = field(default=(), converter=_names)
@@ -63,12 +63,12 @@ class Configuration:
 
     number: int
     text: str = field(repr=False)
-    folder: str  # that relative paths start from
+    folder: str  # the base of relative paths
     settings: Mapping[str, Any] = field(repr=False)  # its values; see `reload.snapshot`
     request: ReloadRequest | None  # None: the service was started with it
     draining: Draining
     state: ConfigurationState
-    reason: str  # why it was refused, or what was not as it should be
+    reason: str  # why it was refused, or a warning
     changed_at: datetime  # when it entered its state, UTC
 
 
@@ -89,7 +89,7 @@ def ask(
 
 
 def run(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
-    """Record that this configuration runs from now on. `reason`: what is not as it should be."""
+    """Record that this configuration runs from now on. `reason`: a warning, or ""."""
     is_running = configurations.c.state == ConfigurationState.RUNNING.value
     change = {"state": ConfigurationState.REPLACED.value, "changed_at": now}
     transaction.execute(update(configurations).where(is_running).values(**change))
@@ -128,7 +128,7 @@ def newest(transaction: Transaction) -> Configuration | None:
 
 
 def with_draining(transaction: Transaction) -> list[Configuration]:
-    """Return the configurations of which something is draining, newest first."""
+    """Return the configurations with draining AE titles or submitters, newest first."""
     rows = transaction.execute(select(configurations).order_by(configurations.c.number.desc()))
     found = [_configuration(row) for row in rows]
     return [configuration for configuration in found if configuration.draining != Draining()]
@@ -178,7 +178,7 @@ def _set_state(transaction: Transaction, number: int, state: ConfigurationState,
 
 
 def _delete_old(transaction: Transaction) -> None:
-    """Delete old configurations, except those of which something is draining."""
+    """Delete old configurations, except those with draining AE titles or submitters."""
     numbers = list(
         transaction.execute(select(configurations.c.number).order_by(configurations.c.number.desc())).scalars()
     )

@@ -1,4 +1,4 @@
-"""Opening the ledger: SQLite in WAL mode, written by one transaction at a time, read by anyone meanwhile."""
+"""Open the ledger: SQLite in WAL mode, with one writing transaction at a time and any number of readers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; longer mean
 
 
 class Ledger:
-    """A database connection pool that knows how to begin. Used from any thread."""
+    """A connection pool of the ledger that begins its transactions. Thread-safe."""
 
     def __init__(self, url: str, *, durable: bool = True) -> None:
-        """`url` as SQLAlchemy writes it. `durable`: a committed transaction survives a power loss."""
+        """Connect to a database URL of SQLAlchemy. `durable`: a committed transaction survives a power loss."""
         self.url = url
         self._durable = durable
         self._engine = self._connect()
         self._folder = _folder(url)
-        # SQLite lets one transaction write. Threads of one process queue here, fairly, instead of polling the file.
+        # SQLite allows one writing transaction. Threads of one process wait for this lock instead of polling the file.
         self._writing = threading.Lock()
-        self._writer: Connection | None = None  # kept open: to get one from the pool costs as much as a small change
+        self._writer: Connection | None = None  # kept open: a connection from the pool costs as much as a small change
         self._writer_syncs, self._writer_waits = durable, True
 
     def _connect(self) -> Engine:
@@ -42,20 +42,20 @@ class Ledger:
         return engine
 
     def _prepare(self, connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # this module says BEGIN, not the driver
+        connection.isolation_level = None  # this module begins transactions, not the driver
         connection.execute("PRAGMA journal_mode = WAL")
-        # In WAL mode NORMAL keeps the file whole but may lose the last commits with the power; FULL syncs each commit.
+        # In WAL mode, NORMAL keeps the file consistent but may lose the last commits in a power loss; FULL syncs each.
         connection.execute(_synchronous(self._durable))
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -16000")
 
     @contextmanager
     def write(self, *, synced: bool = True, waits: bool = True) -> Iterator[Transaction]:
-        """A transaction that may change things: committed when the block ends, undone when it raises.
+        """Begin a writing transaction: committed when the block ends, rolled back if it raises.
 
-        One that is not `synced` survives a power loss as soon as a later one that is does, of whatever process; never
-        without those before it. Unless it `waits` for other transactions, raises LedgerUnavailable with `is_busy`
-        while there is one; nothing has been changed then.
+        A transaction that is not `synced` becomes durable with the next synced transaction of any process. Durability
+        follows the order of commits. Without `waits`, raise LedgerUnavailable with `is_busy` while another transaction
+        is writing; nothing has been changed then.
         """
         if not self._writing.acquire(blocking=waits):
             raise LedgerUnavailable("another transaction is writing", is_busy=True)
@@ -81,7 +81,7 @@ class Ledger:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A transaction that sees one moment of the ledger and hinders nobody."""
+        """Begin a read-only transaction, which sees a snapshot of the ledger and blocks no other transaction."""
         try:
             with self._engine.connect().execution_options(reads_only=True) as transaction:
                 yield transaction
@@ -89,17 +89,17 @@ class Ledger:
             raise ledger_error(failure) from None
 
     def free_bytes(self) -> int | None:
-        """Room that is left where the database lies; None when it does not lie in a file of this machine."""
+        """Return the free space of the disk with the database; None if the database is not a local file."""
         if self._folder is None:
             return None
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
 
     def migrate(self) -> None:
-        """Bring the schema up to date; a new file is made on the way. One process does this, before the others."""
+        """Create or upgrade the schema. One process does this before the others start."""
         if self._revision() == migration.REVISION:
             return
-        with self.write() as transaction:  # looks again: another process may have created the tables meanwhile
+        with self.write() as transaction:  # check again: another process may have created the tables meanwhile
             if not migration.has_tables(transaction):
                 migration.create(transaction)
         if self._revision() == migration.REVISION:
@@ -116,7 +116,7 @@ class Ledger:
             return migration.read_revision(transaction)
 
     def require_current(self) -> None:
-        """Raise Refused when the schema is not the one that this version of the adapter works with."""
+        """Raise Refused if the schema is not the one that this version of the adapter needs."""
         try:
             found = self._revision()
         except LedgerUnavailable as failure:
@@ -128,7 +128,7 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """Close every connection; the last one to leave folds the write-ahead log into the file."""
+        """Close every connection. Closing the last one moves the write-ahead log into the database file."""
         with self._writing:
             if self._writer is not None:
                 self._writer.close()
@@ -144,11 +144,11 @@ def _set(writer: Connection, pragma: str) -> None:
     try:
         writer.connection.cursor().execute(pragma)
     except writer.dialect.loaded_dbapi.Error as failure:
-        raise as_everywhere(writer, failure) from failure
+        raise as_sqlalchemy_error(writer, failure) from failure
 
 
 def exists(url: str) -> bool:
-    """Whether there is a ledger to look at, without making one."""
+    """Return whether the ledger exists, without creating it."""
     database = make_url(url).database
     return database is not None and Path(database).exists()
 
@@ -160,24 +160,24 @@ def _folder(url: str) -> Path | None:
 
 
 def inserted_id(result: CursorResult[Any]) -> int:
-    """The number that the database gave to the row just inserted."""
+    """Return the number that the database assigned to the row just inserted."""
     key = result.inserted_primary_key
     assert key is not None  # every INSERT of one row has it
     number: int = key[0]
     return number
 
 
-def as_everywhere(connection: Connection, failure: Exception) -> BaseException:
-    """An error of the driver as SQLAlchemy raises it; without the values, which are a patient's."""
+def as_sqlalchemy_error(connection: Connection, failure: Exception) -> BaseException:
+    """Return an error of the driver as SQLAlchemy raises it, without the statement's values (patient data)."""
     return DBAPIError.instance(None, None, failure, connection.dialect.loaded_dbapi.Error)
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later would fail when somebody else wrote in between: IMMEDIATE waits
-    # for its turn at the beginning, where nothing has been read yet.
+    # A transaction that reads first and writes later would fail if another one wrote in between. IMMEDIATE takes the
+    # write lock at the beginning, before anything has been read.
     reads = connection.get_execution_options().get("reads_only", False)
     statement = "BEGIN" if reads else "BEGIN IMMEDIATE"
     try:
         connection.connection.cursor().execute(statement)  # SQLAlchemy takes ten times as long
     except connection.dialect.loaded_dbapi.Error as failure:
-        raise as_everywhere(connection, failure) from failure
+        raise as_sqlalchemy_error(connection, failure) from failure

@@ -1,4 +1,4 @@
-"""What the ledger has counted: the other side of every balance, kept when rows are trimmed."""
+"""Counters of instances received and of instance rows deleted, by AE title; the audit compares them with the rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from sqlalchemy import select, update
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import tallies
 
-RECEIVED = "received"  # beside the values of `schema.InstanceOutcome`
+RECEIVED = "received"  # the other counters are named by the values of `schema.InstanceOutcome`
 
 
 def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> None:
-    """Count so many more: instances received, or trimmed with an outcome."""
+    """Add `count` to a counter: instances received, or rows deleted with an outcome."""
     is_same = (tallies.c.ae_title == ae_title) & (tallies.c.what == what)
     result = transaction.execute(update(tallies).where(is_same).values(count=tallies.c.count + count))
     if result.rowcount == 0:
@@ -19,5 +19,5 @@ def add(transaction: Transaction, ae_title: str, what: str, count: int = 1) -> N
 
 
 def load(transaction: Transaction) -> dict[tuple[str, str], int]:
-    """Every count, by AE title and what was counted."""
+    """Return every counter, by AE title and name."""
     return {(ae_title, what): count for ae_title, what, count in transaction.execute(select(tallies))}

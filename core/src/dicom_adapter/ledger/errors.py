@@ -1,4 +1,4 @@
-"""What the driver and SQLAlchemy raise, as errors of the ledger: no other package knows either of them."""
+"""Convert errors of the driver and of SQLAlchemy to errors of the ledger: no other package depends on either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes events for those who must not wait for the ledger, nor fail with it."""
+"""Write events in the background, for callers that must not wait for the ledger nor fail with it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dicom_adapter.ledger.events import Event
 
 log = structlog.get_logger("dicom_adapter.ledger")
 
-GATHER_SECONDS = 0.2  # what comes within that time is written in one transaction, and leaves the ledger to others
+GATHER_SECONDS = 0.2  # events of this period share one transaction, so that other writers can use the ledger
 
 
 class EventWriter:
-    """Has a thread of its own from construction to `close`. What the ledger does not take is logged and given up."""
+    """Write events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
 
     def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
-        """`synced`: what is written survives a power loss at once, else a moment later."""
+        """Start the thread. `synced`: events are durable once written, else after the next synced transaction."""
         self._ledger = ledger
         self._synced = synced
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -31,12 +31,12 @@ class EventWriter:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """Have an event written soon. From any thread."""
+        """Queue an event to be written soon."""
         self._events.put(event)
         self._news.set()
 
     def close(self, seconds: float = 5) -> None:
-        """Write what there is, within that time."""
+        """Write the queued events and stop; wait up to `seconds` for that."""
         self._closing.set()
         self._news.set()
         self._thread.join(seconds)
@@ -50,11 +50,11 @@ class EventWriter:
         self._write()
 
     def _write(self) -> None:
-        batch = [self._events.get() for _number in range(self._events.qsize())]  # only this thread takes
+        batch = [self._events.get() for _number in range(self._events.qsize())]  # only this thread removes events
         if not batch:
             return
         try:
             with self._ledger.write(synced=self._synced) as transaction:
                 events.record(transaction, batch)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the next events may be taken again
+        except Exception as failure:  # noqa: BLE001 - the next events may be stored again
             log.warning("events_not_recorded", count=len(batch), error=describe_failure(failure))

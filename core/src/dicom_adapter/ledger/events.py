@@ -1,4 +1,4 @@
-"""What happened, row by row, without patient data: the story that an operator is told."""
+"""Events of instances, jobs, associations and AE titles, without patient data: the source of `explain`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter.ledger.schema import events
 
 @frozen(kw_only=True)
 class Event:
-    """One thing that happened. `event` is a stable name, the same as in the log."""
+    """One event. `event` is a stable name, the same as in the log."""
 
     at: datetime  # UTC
     event: str
@@ -26,48 +26,48 @@ class Event:
 
 
 def record(transaction: Transaction, happened: Iterable[Event]) -> None:
-    """Write events, in their order, with the change that they tell of."""
+    """Write events in this order, in the same transaction as the change that they describe."""
     rows = [asdict(event) | {"detail": dict(event.detail)} for event in happened]
     if rows:
         transaction.execute(events.insert(), rows)
 
 
 def of_job(transaction: Transaction, job_id: str) -> list[Event]:
-    """What happened to a job, oldest first."""
+    """Return the events of a job, oldest first."""
     query = select(events).where(events.c.job_id == job_id).order_by(events.c.event_id)
     return [_event(row) for row in transaction.execute(query)]
 
 
 def of_instance(transaction: Transaction, instance_id: int) -> list[Event]:
-    """What happened to an instance, oldest first."""
+    """Return the events of an instance, oldest first."""
     query = select(events).where(events.c.instance_id == instance_id).order_by(events.c.event_id)
     return [_event(row) for row in transaction.execute(query)]
 
 
 def after(transaction: Transaction, event_id: int, limit: int) -> list[tuple[int, Event]]:
-    """Events numbered above `event_id` with their numbers, oldest first."""
+    """Return up to `limit` events numbered above `event_id` with their numbers, oldest first."""
     query = select(events).where(events.c.event_id > event_id).order_by(events.c.event_id).limit(limit)
     return [(row.event_id, _event(row)) for row in transaction.execute(query)]
 
 
 def last_number(transaction: Transaction) -> int:
-    """The number of the newest event; 0 when there is none."""
+    """Return the number of the newest event; 0 if there are none."""
     return transaction.execute(select(func.max(events.c.event_id))).scalar() or 0
 
 
 def ae_titles_after(transaction: Transaction, event_id: int, names: Collection[str]) -> set[str]:
-    """The AE titles to which something with one of these names has happened since event `event_id`."""
+    """Return the AE titles with events of these names numbered above `event_id`."""
     query = select(events.c.ae_title).where(events.c.event_id > event_id, events.c.event.in_(names)).distinct()
     return set(transaction.execute(query).scalars())
 
 
 def named_after(transaction: Transaction, event_id: int, name: str) -> list[Event]:
-    """Events of this name numbered above `event_id`, oldest first."""
-    return that(transaction, (events.c.event_id > event_id) & (events.c.event == name))
+    """Return events of this name numbered above `event_id`, oldest first."""
+    return find_where(transaction, (events.c.event_id > event_id) & (events.c.event == name))
 
 
-def that(transaction: Transaction, condition: ColumnElement[bool]) -> list[Event]:
-    """Events that meet a condition on the table, oldest first."""
+def find_where(transaction: Transaction, condition: ColumnElement[bool]) -> list[Event]:
+    """Return events that meet a condition on the table, oldest first."""
     query = select(events).where(condition).order_by(events.c.event_id)
     return [_event(row) for row in transaction.execute(query)]
 

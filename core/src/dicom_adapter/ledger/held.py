@@ -20,7 +20,7 @@ from dicom_adapter.ledger.schema import (
 
 @frozen(kw_only=True)
 class Held:
-    """How many instances of an AE title wait for its processor, or for an operator."""
+    """Numbers of instances of an AE title that wait for its processor or for an operator."""
 
     pending: int = 0
     quarantined: int = 0
@@ -28,10 +28,10 @@ class Held:
 
 @frozen(kw_only=True)
 class HeldBytes:
-    """Room that an AE title's instances take until an operator decides."""
+    """Space that the instances of an AE title take until an operator decides."""
 
     quarantined: int
-    faulted: int  # released, and needed by nothing but faulted jobs
+    faulted: int  # released, and needed by faulted jobs only
 
     @property
     def total(self) -> int:
@@ -39,7 +39,7 @@ class HeldBytes:
 
 
 def count_held(transaction: Transaction) -> dict[str, Held]:
-    """How many pending and quarantined instances there are, for each AE title that has any."""
+    """Count the pending and quarantined instances of each AE title that has any."""
     pending, quarantined = (_count(transaction, state) for state in (IS_PENDING, IS_QUARANTINED))
     return {
         ae_title: Held(pending=pending.get(ae_title, 0), quarantined=quarantined.get(ae_title, 0))
@@ -48,7 +48,7 @@ def count_held(transaction: Transaction) -> dict[str, Held]:
 
 
 def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
-    """The room that instances of this AE title take until an operator decides."""
+    """Return the space that instances of this AE title take until an operator decides."""
     members = select(job_instances.c.instance_id).join(jobs, jobs.c.job_number == job_instances.c.job_number)
     in_faulted = members.where(IS_FAULTED, jobs.c.ae_title == ae_title)
     in_unfinished = exists().where(

@@ -1,8 +1,8 @@
-"""Forgetting what is finished: which rows may go, and what has to be counted when they do.
+"""Delete the rows of finished work, and count deleted instances.
 
-A job goes when it was finished long ago and all its instances are reclaimed; an instance when it was reclaimed long
-ago and no job is left that had it; an event with the instance or job that it tells of, or at its own age. Old rows that
-have to stay are passed over by their `Place`, so that every look at a page of rows is short, whatever there is.
+A job is deleted when it finished long ago and all its instances are reclaimed; an instance when it was reclaimed long
+ago and no job contains it; an event together with its instance or job, or because of its own age. A `Place` skips old
+rows that have to be kept, so that reading a page of rows is always short.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dicom_adapter.ledger.schema import (
 
 
 class Place(NamedTuple):
-    """A row's place in an order by time."""
+    """The position of a row in an order by time."""
 
     at: datetime
     number: int
@@ -40,14 +40,14 @@ BEGINNING = Place(EPOCH, 0)
 
 
 class Page(NamedTuple):
-    """Some rows that follow each other."""
+    """A page of consecutive rows."""
 
-    numbers: Sequence[int]  # what may be looked at more closely
+    numbers: Sequence[int]  # candidates for deletion
     end: Place  # of the last of them
 
 
 def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs_at_most: int, rows: int) -> Page:
-    """Jobs that came to their end before a time, those first that did so first; with about `rows` instances in all."""
+    """Return jobs that finished before a time, in the order of finishing, with about `rows` instances in total."""
     query = select(jobs.c.changed_at, jobs.c.job_number, jobs.c.instance_count).where(
         IS_FINISHED, jobs.c.changed_at < before, _is_after(jobs.c.changed_at, jobs.c.job_number, after)
     )
@@ -63,11 +63,11 @@ def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs
     return Page(numbers, end)
 
 
-def forget_jobs(transaction: Transaction, numbers: Sequence[int], asked: Collection[str], before: datetime) -> int:
-    """Delete those of these finished jobs, with their events, of which nothing more is to come; returns how many.
+def delete_jobs(transaction: Transaction, numbers: Sequence[int], asked: Collection[str], before: datetime) -> int:
+    """Delete finished jobs that are no longer needed, with their events; return how many.
 
-    All of a job's instances have to be reclaimed. A submitted job of a submitter in `asked`, whose platform is asked
-    what became of it, stays until the platform has told its end, or until it was submitted before `before`.
+    All of a job's instances must be reclaimed. `asked` names the submitters whose platforms are polled for the status
+    of jobs: their submitted jobs are kept until the platform reports the end, or until submitted before `before`.
     """
     needed = exists().where(
         job_instances.c.job_number == jobs.c.job_number,
@@ -91,7 +91,7 @@ def forget_jobs(transaction: Transaction, numbers: Sequence[int], asked: Collect
 
 
 def reclaimed_instances(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
-    """Instances that were reclaimed before a time, those first that were reclaimed first."""
+    """Return instances that were reclaimed before a time, in the order of reclaiming."""
     query = select(instances.c.changed_at, instances.c.instance_id).where(
         IS_RECLAIMED, instances.c.changed_at < before, _is_after(instances.c.changed_at, instances.c.instance_id, after)
     )
@@ -99,18 +99,18 @@ def reclaimed_instances(transaction: Transaction, before: datetime, after: Place
     return Page([number for _at, number in rows], Place(*rows[-1]) if rows else after)
 
 
-def forget_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
-    """Delete those of these reclaimed instances, with their events, that no job has, and count them.
+def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
+    """Delete and count those of these reclaimed instances that no job contains, with their events; return how many.
 
-    A replaced instance stays as long as the same SOP instance is pending: a processor may still hold the older one,
-    and mean the newer. One that stands for another stays as long as that one.
+    A replaced instance is kept while the same SOP instance is pending: a processor may still use the id of the older
+    instance to refer to the newer. A replacement is kept as long as the instance that it replaces.
     """
     pending = instances.alias()
     stood_for = exists().where(
         instances.c.replaced_by.is_not(None),
         pending.c.ae_title == instances.c.ae_title,
         pending.c.sop_instance_uid == instances.c.sop_instance_uid,
-        pending.c.state == literal_column("'pending'"),  # literally, as the index says it
+        pending.c.state == literal_column("'pending'"),  # a literal, as in the condition of the index
     )
     in_a_job = exists().where(job_instances.c.instance_id == instances.c.instance_id)
     are_these = instances.c.instance_id.in_(numbers) & IS_RECLAIMED
@@ -128,9 +128,9 @@ def forget_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
 
 
 def _without_replacements(transaction: Transaction, going: set[int]) -> list[int]:
-    """Of `going` those that stand for no instance which stays."""
+    """Return `going` without the replacements of instances that are kept."""
     query = select(instances.c.instance_id, instances.c.replaced_by).where(instances.c.replaced_by.in_(going))
-    query = query.order_by(instances.c.instance_id)  # a chain's beginning comes first
+    query = query.order_by(instances.c.instance_id)  # the beginning of a chain first
     for older, newer in transaction.execute(query):
         if older not in going:
             going.discard(newer)
@@ -138,7 +138,7 @@ def _without_replacements(transaction: Transaction, going: set[int]) -> list[int
 
 
 def old_events(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
-    """Events that happened before a time, oldest first; `numbers`: those that tell of nothing that is still there."""
+    """Return events before a time, oldest first; `numbers`: events whose instance and job no longer exist."""
     told_of = or_(
         exists().where(instances.c.instance_id == events.c.instance_id),
         exists().where(jobs.c.job_id == events.c.job_id),
@@ -151,8 +151,8 @@ def old_events(transaction: Transaction, before: datetime, after: Place, limit: 
     return Page(loose, Place(rows[-1].at, rows[-1].event_id) if rows else after)
 
 
-def forget_events(transaction: Transaction, numbers: Sequence[int]) -> int:
-    """Delete these events; returns how many."""
+def delete_events(transaction: Transaction, numbers: Sequence[int]) -> int:
+    """Delete these events; return how many."""
     return transaction.execute(delete(events).where(events.c.event_id.in_(numbers))).rowcount
 
 

@@ -24,14 +24,14 @@ from dicom_adapter.ledger.schema import (
 
 @frozen(kw_only=True)
 class InstanceRow:
-    """An instance, and what only the ledger knows of it."""
+    """An instance with its state in the ledger."""
 
     instance: InstanceStorageInfo
     state: InstanceState
-    changed_at: datetime  # UTC; when it came into its state
+    changed_at: datetime  # UTC; when it entered its state
     reason: str  # why it was quarantined; without patient data
-    outcome: str  # of what is reclaimed, or sure to be; a value of InstanceOutcome or ""
-    replaced_by: int | None  # the newer arrival that stands for it
+    outcome: str  # a value of InstanceOutcome once it is known, else ""
+    replaced_by: int | None  # the number of the instance that replaced it
 
 
 _ROW = [*COLUMNS, *(instances.c[name] for name in ("state", "changed_at", "reason", "outcome", "replaced_by"))]
@@ -52,9 +52,9 @@ def newest(
     study_instance_uid: str | None = None,
     reason: str = "",
 ) -> list[InstanceRow]:
-    """The newest instances first: in this state, of this AE title and study (all when None).
+    """Return the newest instances first: in this state, of this AE title and study (all if None).
 
-    `reason`: only those with this text, in upper or lower case, in the reason for which they were quarantined.
+    `reason`: only those whose reason for the quarantine contains this text, in upper or lower case.
     """
     query = select(*_ROW).limit(limit)
     if state is not None:
@@ -65,14 +65,14 @@ def newest(
         query = query.where(instances.c.study_instance_uid == study_instance_uid)
     if reason:
         query = query.where(instances.c.reason.icontains(reason, autoescape=True))
-    # Few are not reclaimed: SQLite is to take those from their index and sort them, not to look for them from the end.
+    # Few instances are not reclaimed: make SQLite read them from their index and sort them, not scan from the end.
     is_of_few = state not in (None, InstanceState.RECLAIMED)
     order = instances.c.instance_id + 0 if is_of_few else instances.c.instance_id
     return _rows(transaction.execute(query.order_by(order.desc())).all())
 
 
 def find(transaction: Transaction, instance_ids: Iterable[int]) -> list[InstanceRow]:
-    """The instances with these ids, as far as there are any."""
+    """Return the instances with these ids, without those that have no row."""
     return [
         row
         for chunk in chunks(instance_ids)

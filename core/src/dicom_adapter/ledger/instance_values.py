@@ -22,7 +22,7 @@ _NAMES = [attribute.name for attribute in fields(InstanceStorageInfo)]
 COLUMNS = [instances.c[name] for name in _NAMES]
 _NUMBER, _RECEIVED_AT = _NAMES.index("instance_id"), _NAMES.index("received_at")
 _OWN = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
-_ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # in many rows that follow each other
+_ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # equal in many consecutive rows
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def select_instances() -> Select[tuple[object, ...]]:
 
 
 def as_json_array(query: Select[tuple[object, ...]]) -> Select[tuple[Any]]:
-    """Many rows of `COLUMNS` as one value, for `read_at_once`."""
+    """Return a query of many rows of `COLUMNS` as one JSON value, for `read_at_once`."""
     rows = query.order_by(instances.c.instance_id).limit(bindparam("limit")).subquery("batch")
     return select(func.json_group_array(func.json_array(*rows.c)))
 
@@ -40,11 +40,11 @@ def as_json_array(query: Select[tuple[object, ...]]) -> Select[tuple[Any]]:
 def read_at_once(transaction: Transaction, query: Select[tuple[Any]], **asked: object) -> list[InstanceStorageInfo]:
     """Read many rows in the order of their numbers.
 
-    The driver lets go of the interpreter for every row, and where several lanes read, waits for each to get it back:
-    that takes ten times as long as the database does.
+    The driver releases the interpreter lock for every row and, where several lanes read, waits to acquire it again:
+    that takes ten times as long as the database does. So the database returns all rows as one JSON value.
     """
-    told = transaction.execute(query, asked).scalar_one()
-    found = sorted(orjson.loads(told), key=itemgetter(_NUMBER))
+    encoded = transaction.execute(query, asked).scalar_one()
+    found = sorted(orjson.loads(encoded), key=itemgetter(_NUMBER))
     for values in found:
         values[_RECEIVED_AT] = EPOCH + timedelta(microseconds=values[_RECEIVED_AT])
     return to_instances(found)
@@ -55,7 +55,7 @@ def to_instance(row: Row[Any]) -> InstanceStorageInfo:
 
 
 def to_instances(rows: Iterable[Sequence[Any]]) -> list[InstanceStorageInfo]:
-    """Rows that begin with `COLUMNS`, as values that share what is alike: a million of them have to fit."""
+    """Convert rows that begin with `COLUMNS`. Equal strings are shared: a million instances have to fit in memory."""
     one_of: dict[str, str] = {}
     found = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What the ledger knows of instances."""
+"""Queries and state changes of instances."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from dicom_adapter.ledger.schema import (
     jobs,
 )
 
-UNNUMBERED = 0  # the `instance_id` of an instance that the ledger has not seen yet
+UNNUMBERED = 0  # the `instance_id` of an instance that has no row in the ledger yet
 
 
-# What is asked after every few arrivals is put together once: that takes longer than the answer.
+# Frequent queries are built once: building them takes longer than running them.
 _AFTER = instances.c.instance_id > bindparam("after")
 _ARRIVED_AFTER = as_json_array(select(*COLUMNS).where(_AFTER))
 _PENDING_AFTER = as_json_array(
@@ -56,7 +56,7 @@ _REPLACED_BY = select(instances.c.instance_id).where(
 
 
 def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceStorageInfo:
-    """Add a pending instance and return it with its number."""
+    """Insert a pending instance and return it with its number."""
     values = asdict(instance) | {"state": InstanceState.PENDING.value, "changed_at": instance.received_at}
     del values["instance_id"]
     counters.add(transaction, instance.ae_title, counters.RECEIVED)
@@ -64,7 +64,7 @@ def insert(transaction: Transaction, instance: InstanceStorageInfo) -> InstanceS
 
 
 def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> InstanceStorageInfo | None:
-    """The pending instance of this AE title and SOP Instance UID; there is one at the most."""
+    """Return the pending instance of this AE title and SOP Instance UID; there is at most one."""
     row = transaction.execute(
         select_instances().where(
             instances.c.ae_title == ae_title,
@@ -76,7 +76,7 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
 
 
 def skip_numbers(transaction: Transaction, count: int) -> None:
-    """Give out no number among the next ones: they have been given out, and a power loss has taken the rows."""
+    """Skip the next `count` numbers: they were assigned to rows that a power loss has erased."""
     for statement in (
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'instances', 0 "
         "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'instances')",
@@ -86,7 +86,7 @@ def skip_numbers(transaction: Transaction, count: int) -> None:
 
 
 def among_stored(transaction: Transaction, storage_keys: Iterable[str]) -> set[str]:
-    """Those of these storage keys that any row has. Every row is looked at."""
+    """Return those of these storage keys that a row has. Reads every row."""
     return {
         key
         for chunk in chunks(storage_keys)
@@ -95,7 +95,7 @@ def among_stored(transaction: Transaction, storage_keys: Iterable[str]) -> set[s
 
 
 def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceStorageInfo) -> InstanceStorageInfo:
-    """Let `new` stand for the pending `old`, whose room may be reclaimed once no job needs it."""
+    """Replace the pending `old` by `new`. The stored object of `old` may be reclaimed once no job needs it."""
     release(transaction, [old.instance_id], new.received_at)
     added = insert(transaction, new)
     transaction.execute(
@@ -107,14 +107,14 @@ def replace(transaction: Transaction, old: InstanceStorageInfo, new: InstanceSto
 
 
 def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_title: str) -> list[InstanceStorageInfo]:
-    """Pending instances of an AE title numbered above `instance_id`, in the order of arrival."""
+    """Return pending instances of an AE title numbered above `instance_id`, in the order of arrival."""
     return read_at_once(transaction, _PENDING_AFTER, after=instance_id, ae_title=ae_title, limit=limit)
 
 
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
-    """The newest pending instance of an AE title above `instance_id` that was received until `at`, or None.
+    """Return the newest pending instance of an AE title above `instance_id` that was received until `at`, or None.
 
-    Only the next ones are looked at: a time is given shortly before a number, so whoever is late is among them.
+    Reads only the next few instances: the time is assigned shortly before the number, so late rows are among them.
     """
     following = (
         select(instances.c.instance_id, instances.c.received_at)
@@ -129,25 +129,25 @@ def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: 
 
 
 def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
-    """Instances numbered above `instance_id`, whatever has become of them already, in the order of arrival."""
+    """Return instances in any state numbered above `instance_id`, in the order of arrival."""
     return read_at_once(transaction, _ARRIVED_AFTER, after=instance_id, limit=limit)
 
 
 def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
-    """By AE title, the newest of the next `limit` instances numbered above `instance_id`."""
+    """Return the newest of the next `limit` instances above `instance_id`, by AE title."""
     rows = transaction.execute(_NEWEST_AFTER, {"after": instance_id, "limit": limit})
     return {row[0]: row[1] for row in rows}
 
 
 def last_number(transaction: Transaction) -> int:
-    """The number of the newest instance, whatever became of it; 0 when there is none."""
+    """Return the number of the newest instance in any state; 0 if there are none."""
     return transaction.execute(select(func.max(instances.c.instance_id))).scalar() or 0
 
 
 def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> dict[int, int]:
-    """Map each id to the pending instance that it means: itself, or the newer arrival that stands for it.
+    """Map each id to the pending instance that it refers to: the instance itself, or the one that replaced it.
 
-    Ids that mean nothing pending are left out.
+    Omit ids that refer to no pending instance.
     """
     meaning = {instance_id: instance_id for instance_id in instance_ids}
     result: dict[int, int] = {}
@@ -165,12 +165,12 @@ def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> di
 
 
 def release(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
-    """Pending → released."""
+    """Change pending instances to released."""
     _set_state(transaction, instance_ids, at, InstanceState.PENDING, {"state": InstanceState.RELEASED.value})
 
 
 def quarantine(transaction: Transaction, instance_id: int, reason: str, at: datetime) -> bool:
-    """Pending → quarantined, with the reason (no patient data). Returns whether it was pending."""
+    """Change a pending instance to quarantined, with the reason (no patient data); return whether it was pending."""
     result = transaction.execute(
         update(instances)
         .where(instances.c.instance_id == instance_id, IS_PENDING)
@@ -180,7 +180,7 @@ def quarantine(transaction: Transaction, instance_id: int, reason: str, at: date
 
 
 def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
-    """Those of `instance_ids` that are released and that no unfinished job needs."""
+    """Return those of `instance_ids` that are released and that no unfinished or faulted job needs."""
     needed = exists().where(
         job_instances.c.instance_id == instances.c.instance_id,
         job_instances.c.job_number == jobs.c.job_number,
@@ -194,18 +194,18 @@ def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[I
 
 
 def replaced_by(transaction: Transaction, first: int, last: int) -> list[int]:
-    """Ids of the instances that the arrivals from `first` to `last` stand for."""
+    """Return the ids of the instances that those numbered `first` to `last` replaced."""
     return list(transaction.execute(_REPLACED_BY, {"first": first, "last": last}).scalars())
 
 
 def released_after(transaction: Transaction, instance_id: int, limit: int) -> list[int]:
-    """Ids of released, not yet reclaimed instances above `instance_id`, in order."""
+    """Return ids of released, not yet reclaimed instances above `instance_id`, in order."""
     query = select(instances.c.instance_id).where(instances.c.instance_id > instance_id, IS_RELEASED)
     return list(transaction.execute(query.order_by(instances.c.instance_id).limit(limit)).scalars())
 
 
 def mark_reclaimed(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
-    """Released → reclaimed, with what each had been good for."""
+    """Change released instances to reclaimed, each with its outcome."""
     used = exists().where(
         job_instances.c.instance_id == instances.c.instance_id, job_instances.c.job_number == jobs.c.job_number
     )
@@ -220,7 +220,7 @@ def mark_reclaimed(transaction: Transaction, instance_ids: Iterable[int], at: da
 
 
 def count_by_state(transaction: Transaction) -> dict[tuple[str, str], int]:
-    """How many instances there are of each AE title and state."""
+    """Count the instances of each AE title and state."""
     query = select(instances.c.ae_title, instances.c.state, func.count()).group_by(
         instances.c.ae_title, instances.c.state
     )
@@ -230,7 +230,7 @@ def count_by_state(transaction: Transaction) -> dict[tuple[str, str], int]:
 def of_job(
     transaction: Transaction, job_number: int, *, missing_only: bool, limit: int | None = None
 ) -> list[tuple[int, InstanceStorageInfo]]:
-    """A job's instances with their positions, all or only those not yet uploaded."""
+    """Return a job's instances with their positions: all, or only those not yet uploaded."""
     query = (
         select(*COLUMNS, job_instances.c.position)
         .join(instances, instances.c.instance_id == job_instances.c.instance_id)
@@ -245,7 +245,7 @@ def of_job(
 
 
 def pending_arrivals(transaction: Transaction, sop_instance_uids: Iterable[str]) -> dict[tuple[str, str], int]:
-    """Ids of the pending instances with these SOP Instance UIDs, by AE title and UID."""
+    """Return the ids of the pending instances with these SOP Instance UIDs, by AE title and UID."""
     query = select(instances.c.ae_title, instances.c.sop_instance_uid, instances.c.instance_id).where(IS_PENDING)
     return {
         (ae_title, uid): number
@@ -255,13 +255,13 @@ def pending_arrivals(transaction: Transaction, sop_instance_uids: Iterable[str])
 
 
 def requeue(transaction: Transaction, instance_ids: Iterable[int], at: datetime) -> None:
-    """Quarantined → pending."""
+    """Change quarantined instances to pending."""
     values = {"state": InstanceState.PENDING.value, "reason": ""}
     _set_state(transaction, instance_ids, at, InstanceState.QUARANTINED, values)
 
 
 def discard(transaction: Transaction, instance_ids: Sequence[int], at: datetime) -> None:
-    """Quarantined or pending → released, with the outcome that they were discarded."""
+    """Change quarantined or pending instances to released, with the outcome `discarded`."""
     values = {"state": InstanceState.RELEASED.value, "outcome": InstanceOutcome.DISCARDED.value}
     for expected in (InstanceState.QUARANTINED, InstanceState.PENDING):
         _set_state(transaction, instance_ids, at, expected, values)

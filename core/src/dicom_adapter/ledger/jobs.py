@@ -1,4 +1,4 @@
-"""What the ledger knows of jobs."""
+"""Queries and changes of jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import IS_STARTED, IS_UNFINISHED, UNFINISHED_JOB_STATES, job_instances, jobs
 
 UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
-FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)  # these need their instances no longer; a faulted job does
+FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)  # these no longer need their instances; a faulted job does
 RANKS = {JobPriority.IMMEDIATE: 0, JobPriority.HIGHER: 1, JobPriority.NORMAL: 2, JobPriority.LOWER: 3}
 PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
 
@@ -24,7 +24,7 @@ _COLUMNS = [jobs.c[attribute.name] for attribute in fields(Job)]
 
 @frozen(kw_only=True)
 class JobRow:
-    """A job, and what only the ledger and the job engine know of it."""
+    """A job with the values that only the ledger and the job engine use."""
 
     number: int  # its place in the order of submission
     job: Job
@@ -32,7 +32,7 @@ class JobRow:
 
 
 def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> int:
-    """Add a job with its instances, in their order, and return its number."""
+    """Insert a job with its instances in this order; return its number."""
     number = inserted_id(transaction.execute(jobs.insert().values(**_written(asdict(job)))))
     rows = [
         {"job_number": number, "position": position, "instance_id": instance_id, "uploaded": False}
@@ -43,14 +43,14 @@ def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> i
 
 
 def get(transaction: Transaction, job_id: str) -> JobRow | None:
-    """The job with this id."""
+    """Return the job with this id, or None."""
     row = transaction.execute(_select().where(jobs.c.job_id == job_id)).one_or_none()
     return None if row is None else _row(row)
 
 
 def with_prefix(transaction: Transaction, prefix: str, limit: int) -> list[JobRow]:
-    """Jobs whose id begins with `prefix` (hexadecimal digits), for people who type the first few."""
-    # A range, because LIKE reads the whole index; what follows the prefix is below "g".
+    """Return jobs whose id begins with `prefix` (hexadecimal digits)."""
+    # A range, because LIKE reads the whole index; every hexadecimal digit sorts before "g".
     is_such = (jobs.c.job_id >= prefix) & (jobs.c.job_id < prefix + "g")
     return [_row(row) for row in transaction.execute(_select().where(is_such).order_by(jobs.c.job_id).limit(limit))]
 
@@ -62,7 +62,7 @@ def newest(
     states: Collection[JobState] = (),
     ae_title: str | None = None,
 ) -> list[JobRow]:
-    """The newest jobs first, of these states (all when empty) and this AE title (all when None)."""
+    """Return the newest jobs first, in these states (all if empty) and of this AE title (all if None)."""
     query = _select().order_by(jobs.c.job_number.desc()).limit(limit)
     if states:
         query = query.where(jobs.c.state.in_([state.value for state in states]))
@@ -74,9 +74,9 @@ def newest(
 def heads(
     transaction: Transaction, submitter: str, now: datetime | None, excluding: Collection[int] = ()
 ) -> list[JobRow]:
-    """Of the unfinished jobs of a submitter that may take a step now, the oldest of each AE title and priority.
+    """Return the oldest unfinished job of each AE title and priority that the submitter may process at `now`.
 
-    `now` None: those that are to wait for another attempt, too.
+    `now` None: include jobs that wait for their next attempt.
     """
     oldest = select(func.min(jobs.c.job_number)).where(
         jobs.c.submitter == submitter, IS_UNFINISHED, jobs.c.job_number.not_in(excluding)
@@ -88,7 +88,7 @@ def heads(
 
 
 def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> datetime | None:
-    """When the next postponed job of a submitter may be tried again."""
+    """Return when the next postponed job of a submitter may be retried; None if no job is postponed."""
     query = select(jobs.c.next_attempt_at).where(
         jobs.c.submitter == submitter,
         IS_UNFINISHED,
@@ -99,9 +99,9 @@ def next_attempt(transaction: Transaction, submitter: str, now: datetime) -> dat
 
 
 def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
-    """Write `values` (fields of Job, and `failing_since`) to a job that still stands as in `row`.
+    """Write `values` (fields of Job, and `failing_since`) to a job that is unchanged since `row` was read.
 
-    Raises IllegalTransition when somebody else changed its state, or asked to cancel it: nothing is written then.
+    Raise IllegalTransition, and write nothing, if its state has changed or its cancellation was requested.
     """
     is_same = (
         (jobs.c.job_number == row.number)
@@ -110,19 +110,21 @@ def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
     )
     result = transaction.execute(update(jobs).where(is_same).values(**_written(values)))
     if result.rowcount != 1:
-        raise IllegalTransition(f"job {row.job.job_id} is no longer {row.job.state.value}, or is to be cancelled")
+        raise IllegalTransition(
+            f"job {row.job.job_id} is no longer {row.job.state.value}, or its cancellation was requested"
+        )
     failing_since = values.pop("failing_since", row.failing_since)
     return evolve(row, job=evolve(row.job, **values), failing_since=failing_since)
 
 
-def hurry(transaction: Transaction, submitter: str) -> None:
-    """Let all postponed jobs of a submitter be tried at once, in their order: the platform is back."""
+def clear_backoff(transaction: Transaction, submitter: str) -> None:
+    """Make all postponed jobs of a submitter ready for their next attempt: the platform is available again."""
     waiting = jobs.c.next_attempt_at.is_not(None) & (jobs.c.submitter == submitter) & IS_UNFINISHED
     transaction.execute(update(jobs).where(waiting).values(next_attempt_at=None))
 
 
-def started(transaction: Transaction, submitter: str, before: datetime, limit: int) -> list[JobRow]:
-    """Submitted jobs of whose end the platform has not told, and that were not asked after since `before`."""
+def due_for_polling(transaction: Transaction, submitter: str, before: datetime, limit: int) -> list[JobRow]:
+    """Return submitted jobs that the platform has not reported as finished, last polled at `before` or earlier."""
     query = _select().where(
         jobs.c.submitter == submitter,
         IS_STARTED,
@@ -132,12 +134,12 @@ def started(transaction: Transaction, submitter: str, before: datetime, limit: i
 
 
 def mark_asked(transaction: Transaction, number: int, now: datetime) -> None:
-    """Remember when the platform was asked after the job."""
+    """Record when the platform was polled for the status of a job."""
     transaction.execute(update(jobs).where(jobs.c.job_number == number).values(platform_asked_at=now))
 
 
 def mark_uploaded(transaction: Transaction, number: int, positions: Iterable[int]) -> None:
-    """Remember that the platform has these instances of the job."""
+    """Record that these instances of a job are uploaded."""
     transaction.execute(
         update(job_instances)
         .where(job_instances.c.job_number == number, job_instances.c.position.in_(list(positions)))
@@ -146,19 +148,19 @@ def mark_uploaded(transaction: Transaction, number: int, positions: Iterable[int
 
 
 def instance_ids(transaction: Transaction, number: int) -> list[int]:
-    """The ids of a job's instances."""
+    """Return the ids of a job's instances."""
     query = select(job_instances.c.instance_id).where(job_instances.c.job_number == number)
     return list(transaction.execute(query).scalars())
 
 
-def that(transaction: Transaction, condition: ColumnElement[bool]) -> list[JobRow]:
-    """Jobs that meet a condition on the table, in the order of submission."""
+def find_where(transaction: Transaction, condition: ColumnElement[bool]) -> list[JobRow]:
+    """Return jobs that meet a condition on the table, in the order of submission."""
     return [_row(row) for row in transaction.execute(_select().where(condition).order_by(jobs.c.job_number))]
 
 
 @frozen(kw_only=True)
 class JobCount:
-    """How many jobs are alike in these."""
+    """The number of jobs of one AE title, submitter and state."""
 
     ae_title: str
     submitter: str
@@ -167,20 +169,20 @@ class JobCount:
 
 
 def count(transaction: Transaction) -> list[JobCount]:
-    """How many jobs there are of each AE title, submitter and state. Reads all of them."""
+    """Count the jobs of each AE title, submitter and state. Reads every job."""
     alike = (jobs.c.ae_title, jobs.c.submitter, jobs.c.state)
     rows = transaction.execute(select(*alike, func.count()).group_by(*alike))
     return [JobCount(ae_title=row[0], submitter=row[1], state=JobState(row[2]), count=row[3]) for row in rows]
 
 
 def count_unfinished(transaction: Transaction) -> dict[str, int]:
-    """How many unfinished jobs each submitter that has any is to take."""
+    """Count the unfinished jobs of each submitter that has any."""
     query = select(jobs.c.submitter, func.count()).where(IS_UNFINISHED).group_by(jobs.c.submitter)
     return {row[0]: row[1] for row in transaction.execute(query)}
 
 
 def oldest_unfinished(transaction: Transaction) -> dict[str, Job]:
-    """The unfinished job that was submitted first, for each AE title that has one."""
+    """Return the oldest unfinished job of each AE title that has one."""
     oldest = select(func.min(jobs.c.job_number)).where(IS_UNFINISHED).group_by(jobs.c.ae_title)
     found = [_row(row).job for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
     return {job.ae_title: job for job in found}
@@ -191,7 +193,7 @@ def _select() -> Any:
 
 
 def _written(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Job as the columns hold them."""
+    """Convert fields of Job to values of the columns."""
     return {name: _plain(value) for name, value in values.items()}
 
 

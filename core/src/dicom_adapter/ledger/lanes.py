@@ -1,4 +1,4 @@
-"""What the ledger knows of lanes: how the host tells receivers and operators whether an AE title is served."""
+"""The states of lanes: the host reports to receivers and operators whether an AE title accepts instances."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dicom_adapter.ledger.schema import LaneState, UtcDateTime, lanes
 
 @frozen(kw_only=True)
 class LaneReport:
-    """The lane of one AE title, as the host last described it."""
+    """The lane of one AE title, as the host last reported it."""
 
     ae_title: str
     state: LaneState
-    reason: str  # of a stop, or why a running lane does not get on; "" when it does
+    reason: str  # why it is stopped, or why it runs without progress; else ""
     since: datetime  # of this state, UTC
     waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
     groups: int = 0  # all of them
-    # `save` leaves these two as they are:
-    full: str = ""  # why it takes nothing although it runs; "" when it does
-    restarts: int = 0  # how often an operator had it begin again
+    # `save` does not write the next two:
+    full: str = ""  # why it accepts nothing although it runs; else ""
+    restarts: int = 0  # how often operators restarted it
 
 
 def save(transaction: Transaction, lane: LaneReport) -> None:
-    """Describe a lane anew."""
+    """Insert or update the report of a lane."""
     described = {
         "state": lane.state.value,
         "reason": lane.reason,
@@ -43,44 +43,44 @@ def save(transaction: Transaction, lane: LaneReport) -> None:
 
 
 def load(transaction: Transaction) -> dict[str, LaneReport]:
-    """Every lane that a host has described, by AE title."""
+    """Return the report of every lane, by AE title."""
     return {row.ae_title: _lane(row) for row in transaction.execute(select(lanes))}
 
 
 def refusing(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
-    """The AE titles whose lanes are stopped, and those that are full until an operator has made room, with reasons."""
+    """Return the AE titles of stopped lanes, and those that are full until an operator frees space, with reasons."""
     rows = transaction.execute(_REFUSING).all()
     stopped = {ae_title: reason for ae_title, state, reason, _full in rows if state == LaneState.STOPPED.value}
     return stopped, {ae_title: full for ae_title, _state, _reason, full in rows if full}
 
 
 def stopped(transaction: Transaction) -> dict[str, str]:
-    """The AE titles whose lanes are stopped, with the reasons."""
+    """Return the AE titles whose lanes are stopped, with the reasons."""
     return refusing(transaction)[0]
 
 
 def full(transaction: Transaction) -> dict[str, str]:
-    """The AE titles that take nothing more until an operator has made room, with the reasons."""
+    """Return the AE titles that are full until an operator frees space, with the reasons."""
     return refusing(transaction)[1]
 
 
 def set_full(transaction: Transaction, ae_title: str, reason: str) -> None:
-    """Say why an AE title takes nothing more until an operator has made room; "" when there is room."""
+    """Record why an AE title is full until an operator frees space; "" if it is not full."""
     transaction.execute(update(lanes).where(lanes.c.ae_title == ae_title).values(full=reason))
 
 
-def begin_again(transaction: Transaction, ae_title: str) -> None:
-    """Have the host deliver everything pending of this AE title anew, to a new processor."""
+def request_restart(transaction: Transaction, ae_title: str) -> None:
+    """Request that the host restarts a lane: a new processor receives every pending instance of the AE title."""
     transaction.execute(update(lanes).where(lanes.c.ae_title == ae_title).values(restarts=lanes.c.restarts + 1))
 
 
 def restarts(transaction: Transaction) -> dict[str, int]:
-    """How often each lane was asked to begin again."""
+    """Return how often the restart of each lane was requested."""
     return {row.ae_title: row.restarts for row in transaction.execute(select(lanes.c.ae_title, lanes.c.restarts))}
 
 
-def keep_only(transaction: Transaction, ae_titles: Sequence[str]) -> None:
-    """Forget lanes of AE titles that are configured no longer."""
+def delete_others(transaction: Transaction, ae_titles: Sequence[str]) -> None:
+    """Delete the lanes of all other AE titles."""
     transaction.execute(delete(lanes).where(lanes.c.ae_title.not_in(ae_titles)))
 
 

@@ -1,7 +1,7 @@
 """The schema of a ledger: create it, upgrade it, or read its revision.
 
-Loading Alembic takes a third of a second, so only a ledger that an earlier version of the adapter made loads it: a new
-one gets its tables directly, and a test holds that the migrations make exactly the same tables.
+Loading Alembic takes a third of a second, so it is loaded only to upgrade the ledger of an earlier version. A new
+ledger gets its tables directly; a test verifies that the migrations create exactly the same tables.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""How far receivers have come with the instances that they number: the rows of all up to there are in the ledger.
+"""The high-water mark of each receiver run: the rows of all its instances up to this number are in the ledger.
 
-A row is durable with its instance, because that has a recovery record from which the row can be entered again. Only
-records above the marks are used for that: the marks are written in the same transactions as the rows, and lost with
-them.
+A row is as durable as its instance, because the recovery record of the instance suffices to enter the row again. Only
+records above the high-water mark are used: the mark is written in the same transaction as the rows, and lost with them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import sqlite
 
-from dicom_adapter.ledger.connection import Transaction, as_everywhere
+from dicom_adapter.ledger.connection import Transaction, as_sqlalchemy_error
 from dicom_adapter.ledger.schema import commits
 
 
@@ -24,26 +23,26 @@ _REACH = _compile()
 
 
 def reach(transaction: Transaction, run: str, receiver: str, number: int) -> None:
-    """All instances of the run up to this number have been decided on."""
+    """Set the high-water mark of a run: all its instances up to this number are stored or refused."""
     cursor = transaction.connection.cursor()
     try:
         cursor.execute(_REACH, (run, receiver, number))
     except transaction.dialect.loaded_dbapi.Error as failure:
-        raise as_everywhere(transaction, failure) from failure
+        raise as_sqlalchemy_error(transaction, failure) from failure
     finally:
         cursor.close()
 
 
 def checkpoint(transaction: Transaction, run: str, receiver: str) -> None:
-    """Change something, so that the commit is written and synced, and forget the receiver's earlier runs.
+    """Change a row, so that the commit is written and synced, and delete the receiver's earlier runs.
 
-    SQLite does not write a page that stays the same, and then syncs nothing.
+    SQLite does not write an unchanged page, and without a written page it does not sync.
     """
     transaction.execute(update(commits).where(commits.c.run == run).values(settled=commits.c.settled + 1))
     transaction.execute(delete(commits).where(commits.c.receiver == receiver, commits.c.run != run))
 
 
 def reached(transaction: Transaction) -> dict[str, int]:
-    """How far each run has come."""
+    """Return the high-water mark of each run."""
     rows = transaction.execute(select(commits.c.run, commits.c.reached))
     return {row.run: row.reached for row in rows}

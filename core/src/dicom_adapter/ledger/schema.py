@@ -1,4 +1,4 @@
-"""The tables. A change here needs a migration in `migrations/versions/`; a test compares the two."""
+"""Tables of the ledger. A change here needs a migration in `migrations/versions/`; a test compares the two."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, kept as whole microseconds since 1970-01-01 UTC: exact, ordered, and the same in every database."""
+    """A time, stored as whole microseconds since 1970-01-01 UTC: exact, ordered, and the same in every database."""
 
     impl = BigInteger
     cache_ok = True
@@ -42,32 +42,32 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class InstanceState(str, Enum):
-    """Where an instance stands."""
+    """The state of an instance."""
 
     PENDING = "pending"  # its processor has not removed it
-    QUARANTINED = "quarantined"  # no processor can take it
-    RELEASED = "released"  # its processor needs it no longer, or a newer arrival stands for it
-    RECLAIMED = "reclaimed"  # its room was given back
+    QUARANTINED = "quarantined"  # no processor can handle it
+    RELEASED = "released"  # its processor no longer needs it, or a newer instance replaced it
+    RECLAIMED = "reclaimed"  # its stored object was deleted
 
 
 class InstanceOutcome(str, Enum):
-    """What a reclaimed instance had been good for."""
+    """How a reclaimed instance was used."""
 
     SUBMITTED = "submitted"  # at least one job with it was started on the platform
     CANCELLED = "cancelled"  # operators cancelled every job with it
     UNUSED = "unused"  # its processor removed it without a job
-    REPLACED = "replaced"  # a newer arrival stands for it
+    REPLACED = "replaced"  # a newer instance replaced it
     DISCARDED = "discarded"  # an operator discarded it
 
 
 class LaneState(str, Enum):
-    """Whether an AE title takes instances."""
+    """The state of a lane: an AE title accepts instances if its lane is running."""
 
     RUNNING = "running"
-    STOPPED = "stopped"  # associations are refused, instances wait
+    STOPPED = "stopped"  # associations are rejected, instances wait
 
 
-# SQLite only numbers rows by itself when the key is exactly INTEGER; elsewhere these grow past 2³¹.
+# SQLite numbers rows automatically only if the key is exactly INTEGER; in other databases ids may exceed 2³¹.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 UNFINISHED_JOB_STATES = ("queued", "created", "metadata-sent", "uploaded")
@@ -93,10 +93,10 @@ instances = Table(
     Column("checksum", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False, server_default=""),  # why quarantined; without patient data
-    Column("replaced_by", RowId, nullable=True),  # the newer arrival that stands for this one
-    Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # when it came into its state
-    Column("outcome", String(16), nullable=False, server_default=""),  # of what is reclaimed, or sure to be
-    # A number that was given out is never given out again: who reads "everything after 17" must not miss a new 18.
+    Column("replaced_by", RowId, nullable=True),  # the newer instance that replaced this one
+    Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # when it entered its state
+    Column("outcome", String(16), nullable=False, server_default=""),  # once it is known
+    # Numbers are never reused: a reader of "everything after 17" must not miss a new 18.
     sqlite_autoincrement=True,
 )
 Index(
@@ -144,7 +144,7 @@ Index(
 Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
 
-# received: every row that `instances` ever had; an outcome: how many with it were trimmed from `instances` since.
+# received: every row that `instances` ever had; an outcome: how many rows with it were deleted from `instances`.
 tallies = Table(
     "tallies",
     metadata,
@@ -174,7 +174,7 @@ jobs = Table(
     Column("last_error", Text, nullable=False, server_default=""),
     Column("platform_job_id", Text, nullable=False, server_default=""),
     Column("platform_payload_id", Text, nullable=False, server_default=""),
-    Column("repeated", Boolean, nullable=False, server_default=text("0")),  # the next step was begun before
+    Column("repeated", Boolean, nullable=False, server_default=text("0")),  # the next step has been attempted before
     Column("faulted_in", String(16), nullable=True),  # the state whose step failed for good
     Column("cancel_requested", Boolean, nullable=False, server_default=text("0")),
     Column("platform_state", Text, nullable=False, server_default=""),  # of a started job, as last asked
@@ -218,7 +218,7 @@ job_instances = Table(
     "job_instances",
     metadata,
     Column("job_number", ForeignKey("jobs.job_number", ondelete="CASCADE"), primary_key=True),
-    Column("position", Integer, primary_key=True),  # 0-based, in the order that the processor gave
+    Column("position", Integer, primary_key=True),  # 0-based, in the order that the processor chose
     Column("instance_id", ForeignKey("instances.instance_id"), nullable=False, index=True),
     Column("uploaded", Boolean, nullable=False, server_default=text("0")),
 )
@@ -230,9 +230,9 @@ lanes = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),  # of a stop
     Column("since", UtcDateTime, nullable=False),
-    Column("waiting", JSON, nullable=False),  # what its processor held back when last asked
-    Column("full", Text, nullable=False, server_default=""),  # why it takes nothing although it runs
-    Column("restarts", Integer, nullable=False, server_default="0"),  # how often an operator had it begin again
+    Column("waiting", JSON, nullable=False),  # groups of its processor that are not due, as last reported
+    Column("full", Text, nullable=False, server_default=""),  # why it accepts nothing although it runs
+    Column("restarts", Integer, nullable=False, server_default="0"),  # how often operators restarted it
 )
 
 health = Table(
@@ -242,16 +242,18 @@ health = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),  # of a state that is not ok; without patient data
     Column("since", UtcDateTime, nullable=False),  # of this state
-    Column("seen_at", UtcDateTime, nullable=False),  # when it was last looked at
+    Column("seen_at", UtcDateTime, nullable=False),  # when it was last checked
 )
 
 commits = Table(
     "commits",
     metadata,
     Column("run", String(32), primary_key=True),  # of a receiver process, from its start to its end
-    Column("receiver", Text, nullable=False),  # its name, which the next run has, too
-    Column("reached", BigInteger, nullable=False),  # every instance of the run up to this number has been decided on
-    Column("settled", BigInteger, nullable=False, server_default="0"),  # how often the ledger was synced for the run
+    Column("receiver", Text, nullable=False),  # its name, the same for every run
+    Column(
+        "reached", BigInteger, nullable=False
+    ),  # high-water mark: all instances up to this number are stored or refused
+    Column("settled", BigInteger, nullable=False, server_default="0"),  # checkpoints of the run
 )
 
 configurations = Table(
@@ -259,10 +261,10 @@ configurations = Table(
     metadata,
     Column("number", RowId, primary_key=True, autoincrement=True),
     Column("text", Text, nullable=False),
-    Column("folder", Text, nullable=False),  # that relative paths in it start from
-    Column("settings", JSON, nullable=False),  # what it says, secrets as digests
+    Column("folder", Text, nullable=False),  # the base of relative paths
+    Column("settings", JSON, nullable=False),  # its values, secrets as digests
     Column("wanted", JSON, nullable=False),  # the request to reload, see `configurations`
-    Column("leaving", JSON, nullable=False),  # what of it is draining
+    Column("leaving", JSON, nullable=False),  # AE titles and submitters of it that are draining
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
@@ -283,7 +285,7 @@ events = Table(
     sqlite_autoincrement=True,
 )
 Index("events_by_time", events.c.at)
-# Of what happened to an AE title as a whole: few, among the very many that happened to its instances and jobs.
+# Events of an AE title as a whole: few among the many events of its instances and jobs.
 CONCERNS_AE_TITLE = "instance_id IS NULL AND job_id IS NULL AND association_id IS NULL"
 Index(
     "events_of_ae_title",
@@ -293,7 +295,7 @@ Index(
     postgresql_where=text(CONCERNS_AE_TITLE),
 )
 
-# SQLite uses a partial index only for a query that repeats its condition literally: a bound parameter will not do.
+# SQLite uses a partial index only for a query that repeats its condition literally, without bound parameters.
 IS_PENDING = instances.c.state == literal_column("'pending'")
 IS_RELEASED = instances.c.state == literal_column("'released'")
 IS_QUARANTINED = instances.c.state == literal_column("'quarantined'")

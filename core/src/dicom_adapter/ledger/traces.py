@@ -1,6 +1,6 @@
-"""What the ledger has on some instances, such as those of one study, and on what they went through.
+"""Queries about some instances, for example those of one study, and about their events and jobs.
 
-`Which` says which instances: each question is one statement, however many they are.
+`Which` selects the instances: each query is one statement, however many instances there are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Which: TypeAlias = ColumnElement[bool]
 
 @frozen(kw_only=True)
 class InstanceTrace:
-    """An instance as it arrived, and where it stands; without patient data."""
+    """A received instance with its state, without patient data."""
 
     instance_id: int
     ae_title: str
@@ -35,8 +35,8 @@ class InstanceTrace:
     series_instance_uid: str
     received_at: datetime  # UTC
     state: str  # a value of InstanceState
-    changed_at: datetime  # UTC; when it came into its state
-    outcome: str  # a value of Outcome, "" as long as there is none
+    changed_at: datetime  # UTC; when it entered its state
+    outcome: str  # a value of Outcome, "" as long as it is unknown
     replaced_by: int | None
 
 
@@ -54,14 +54,14 @@ def of_job(number: int) -> Which:
 
 
 def arrivals(transaction: Transaction, which: Which) -> list[InstanceTrace]:
-    """The instances, in the order of arrival."""
+    """Return the selected instances, in the order of arrival."""
     columns = [instances.c[field.name] for field in fields(InstanceTrace)]
     query = select(*columns).where(which).order_by(instances.c.instance_id)
     return [InstanceTrace(**row._mapping) for row in transaction.execute(query)]
 
 
 def studies_of_newer(transaction: Transaction, which: Which) -> list[tuple[str, str]]:
-    """AE titles and studies of newer arrivals that stand for any of them, and are not among them."""
+    """Return AE titles and studies of instances that replaced a selected instance and are not selected."""
     newer = select(instances.c.replaced_by).where(which, instances.c.replaced_by.is_not(None))
     query = select(instances.c.ae_title, instances.c.study_instance_uid).distinct()
     is_newer = instances.c.instance_id.in_(newer.correlate(None)) & instances.c.instance_id.not_in(_ids(which))
@@ -69,47 +69,47 @@ def studies_of_newer(transaction: Transaction, which: Which) -> list[tuple[str, 
 
 
 def jobs_with(transaction: Transaction, which: Which) -> list[tuple[JobRow, int]]:
-    """Jobs in which any of them are, and how many of them, in the order of submission."""
+    """Return the jobs with selected instances, and the number of these, in the order of submission."""
     query = (
         select(job_instances.c.job_number, func.count().label("members"))
         .where(job_instances.c.instance_id.in_(_ids(which)))
         .group_by(job_instances.c.job_number)
     )
     counts = {row.job_number: row.members for row in transaction.execute(query)}
-    found = ledger_jobs.that(transaction, jobs.c.job_number.in_(_job_numbers(which)))
+    found = ledger_jobs.find_where(transaction, jobs.c.job_number.in_(_job_numbers(which)))
     return [(row, counts[row.number]) for row in found]
 
 
 def uploaded(transaction: Transaction, number: int) -> int:
-    """How many files of a job the platform has."""
+    """Return how many instances of a job are uploaded."""
     query = select(func.count()).where(job_instances.c.job_number == number, job_instances.c.uploaded.is_(True))
     return transaction.execute(query).scalar_one()
 
 
 def job_events(transaction: Transaction, which: Which) -> list[Event]:
-    """What happened to the jobs in which any of them are, oldest first."""
+    """Return the events of the jobs with selected instances, oldest first."""
     job_ids = select(jobs.c.job_id).where(jobs.c.job_number.in_(_job_numbers(which)))
-    return ledger_events.that(transaction, events.c.job_id.in_(job_ids))
+    return ledger_events.find_where(transaction, events.c.job_id.in_(job_ids))
 
 
 def instance_events(transaction: Transaction, which: Which) -> list[Event]:
-    """What happened to them, oldest first; but for their being reclaimed, which each one's row tells."""
-    is_told = events.c.event != "instance_reclaimed"
-    return ledger_events.that(transaction, events.c.instance_id.in_(_ids(which)) & is_told)
+    """Return the events of the selected instances, oldest first, without `instance_reclaimed`: see their rows."""
+    is_other = events.c.event != "instance_reclaimed"
+    return ledger_events.find_where(transaction, events.c.instance_id.in_(_ids(which)) & is_other)
 
 
 def association_ends(transaction: Transaction, which: Which) -> list[Event]:
-    """How the associations ended in which they came, or came again, oldest first."""
-    came = select(instances.c.association_id).where(which)
-    came_again = select(events.c.association_id).where(events.c.instance_id.in_(_ids(which))).correlate(None)
+    """Return the ends of the associations that sent the selected instances or duplicates of them, oldest first."""
+    of_first = select(instances.c.association_id).where(which)
+    of_duplicates = select(events.c.association_id).where(events.c.instance_id.in_(_ids(which))).correlate(None)
     is_end = events.c.event == "association_closed"
-    return ledger_events.that(transaction, events.c.association_id.in_(union(came, came_again)) & is_end)
+    return ledger_events.find_where(transaction, events.c.association_id.in_(union(of_first, of_duplicates)) & is_end)
 
 
 def ae_title_events(transaction: Transaction, ae_title: str, since: datetime, until: datetime) -> list[Event]:
-    """What happened to an AE title as a whole, oldest first; such as that its lane was stopped."""
+    """Return the events of an AE title as a whole, for example the stop of its lane, oldest first."""
     is_in_time = events.c.at.between(since, until) & (events.c.ae_title == ae_title)
-    return ledger_events.that(transaction, is_in_time & text(CONCERNS_AE_TITLE))
+    return ledger_events.find_where(transaction, is_in_time & text(CONCERNS_AE_TITLE))
 
 
 def _ids(which: Which) -> Select[tuple[int]]:

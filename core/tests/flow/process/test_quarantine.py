@@ -210,7 +210,7 @@ def stop_lane(adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch) -
 
 def begin_again(adapter: Adapter, ae_title: str = "A") -> None:
     with adapter.ledger.write() as transaction:
-        lanes.begin_again(transaction, ae_title)
+        lanes.request_restart(transaction, ae_title)
     adapter.host.run_until_idle()
 
 

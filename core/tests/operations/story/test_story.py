@@ -384,7 +384,7 @@ def test_an_ae_title_that_is_full_or_not_served(adapter: Adapter, associate: Ass
         story_of(adapter, STUDY)
     )
     with adapter.ledger.write() as transaction:
-        lanes.keep_only(transaction, ["HEAD"])
+        lanes.delete_others(transaction, ["HEAD"])
     assert [
         "now No service has served AE title LUNG: `dicom-adapter check` shows whether it is configured.",
         "now 2 instances wait for the AE title to be served.",

@@ -60,7 +60,7 @@ def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str
         instances.requeue(transaction, result.done, now)
         done = _tell(transaction, "instance_requeued", found, result, now, by)
         for ae_title in sorted({row.instance.ae_title for row in done}):
-            lanes.begin_again(transaction, ae_title)
+            lanes.request_restart(transaction, ae_title)
     return _with_unknown(result, instance_ids)
 
 

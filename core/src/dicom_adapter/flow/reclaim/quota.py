@@ -95,7 +95,7 @@ def reaches_quota(held: int, quota: int, *, was_full: bool) -> bool:
 def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], now: datetime) -> None:
     """Keep lanes of AE titles that are configured no longer but have instances, as stopped; forget the others."""
     held = {name: count for name, count in count_held(transaction).items() if name not in ae_titles}
-    lanes.keep_only(transaction, [*ae_titles, *held])
+    lanes.delete_others(transaction, [*ae_titles, *held])
     known = lanes.load(transaction)
     for ae_title, count in held.items():
         reason, before = _not_configured(count), known.get(ae_title)

@@ -57,13 +57,13 @@ class Retention:
         unasked = before - self._lasting
         jobs = self._pages(
             lambda reading, after: history.finished_jobs(reading, before, after, JOBS, JOB_ROWS),
-            lambda writing, numbers: history.forget_jobs(writing, numbers, self._asked, unasked),
+            lambda writing, numbers: history.delete_jobs(writing, numbers, self._asked, unasked),
         )
         instances = self._pages(
-            lambda reading, after: history.reclaimed_instances(reading, before, after, BATCH), history.forget_instances
+            lambda reading, after: history.reclaimed_instances(reading, before, after, BATCH), history.delete_instances
         )
         events = self._pages(
-            lambda reading, after: history.old_events(reading, before, after, BATCH), history.forget_events
+            lambda reading, after: history.old_events(reading, before, after, BATCH), history.delete_events
         )
         gone: Counter[str] = Counter()
         for what, counts in (("jobs", jobs), ("instances", instances), ("events", events)):

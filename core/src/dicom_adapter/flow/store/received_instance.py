@@ -54,5 +54,5 @@ class ReceivedInstance:
 
     def info(self, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
         """Return it as processors receive it."""
-        columns = {**self.columns, "received_at": arrivals.time(self.columns["received_at"])}
+        columns = {**self.columns, "received_at": arrivals.to_datetime(self.columns["received_at"])}
         return InstanceStorageInfo(instance_id=instance_id, **columns)

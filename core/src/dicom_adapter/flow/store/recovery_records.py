@@ -35,7 +35,7 @@ class RecoveryRecords:
         """Write the record of an instance, unless it is too long for the storage backend."""
         number = self.assigned + 1
         # The clock may be set back; the order of instances must not change.
-        received_at = max(self._last_received_at, arrivals.moment(self.clock.now()))
+        received_at = max(self._last_received_at, arrivals.to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
         record = {"version": VERSION, "receiver_run": self.receiver_run, "number": number, "columns": received.columns}
         try:

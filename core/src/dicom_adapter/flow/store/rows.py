@@ -28,7 +28,7 @@ class RowWriter:
 
     def enter(self, received: Sequence[ReceivedInstance], now: datetime) -> list[StoreResult]:
         """Enter the rows in their order, and the high-water marks of their receiver runs; return the results."""
-        moment = arrivals.moment(now)
+        moment = arrivals.to_microseconds(now)
         for one in received:
             if not one.is_recovered:
                 one.columns["received_at"] = moment

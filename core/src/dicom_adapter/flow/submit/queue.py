@@ -111,7 +111,7 @@ class JobQueue:
         if came_back:
             log.info("platform_back", submitter=self._name)
             with self._ledger.write() as transaction:
-                jobs.hurry(transaction, self._name)
+                jobs.clear_backoff(transaction, self._name)
 
     def _note_pause(self, row: JobRow) -> None:
         closed_until = self._breaker.closed_until

@@ -27,7 +27,7 @@ class PlatformWatch:
         self._submission.open()
         now = self._clock.now()
         with self._ledger.read() as transaction:
-            found = jobs.started(transaction, self._name, now - self._every, ASKED_AT_ONCE)
+            found = jobs.due_for_polling(transaction, self._name, now - self._every, ASKED_AT_ONCE)
         end = time.monotonic() + SLICE_SECONDS
         for row in found:
             self._submission.ask(row)

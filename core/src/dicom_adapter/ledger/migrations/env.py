@@ -1,4 +1,4 @@
-"""Alembic runs this; `Ledger.migrate` gives it the connection."""
+"""Run the migrations with the connection of `Ledger.migrate`. Called by Alembic."""
 
 from alembic import context
 
