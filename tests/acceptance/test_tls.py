@@ -70,7 +70,7 @@ def test_an_open_association_survives_the_renewal_of_certificates(
     certificate, _key = pki.adapter()
     assert str(certificate) == service.wait_for("certificates_renewed")["certificate"]
     certificate.write_text("broken", encoding="utf-8")
-    assert str(certificate) in str(service.wait_for("certificates_not_renewed")["reason"])
+    assert str(certificate) in str(service.wait_for("certificate_renewal_failed")["reason"])
     ct1 = client_context(pki.authority, *pki.issue("ct1", "ct1.example"))
     assert (2, None) == sent(service, write_study(tmp_path / "study"), ct1, "CT1")
     assert 0 == service.stop()
