@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require, warn
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, require
+from dicom_adapter.cli.messages import warn
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import lanes as ledger_lanes
 from dicom_adapter.ledger.held import Held, count_held

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dicom_adapter.api.errors import DicomAdapterError
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_file, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
 from dicom_adapter.flow.store.commit import Store

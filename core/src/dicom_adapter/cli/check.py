@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, fail, find_file, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, find_file, read
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
 from dicom_adapter.plugins.isolation import describe_settings, make_submitter

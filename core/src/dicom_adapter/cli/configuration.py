@@ -11,6 +11,7 @@ from attrs import frozen
 
 from dicom_adapter.api.configuration_file import DEFAULT_NAME, VARIABLE, find_configuration
 from dicom_adapter.api.errors import Refused
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.config import ConfigProblemKind, load, plugin_settings
 from dicom_adapter.config.load import Loaded, ledger_url
 from dicom_adapter.config.model import Config
@@ -106,16 +107,3 @@ def open_ledger(path: Path) -> Ledger:
     except Refused as refusal:
         raise fail(str(refusal)) from None
     return ledger
-
-
-def fail(*messages: str) -> typer.Exit:
-    """Say what is wrong, a line each, on stderr; to be raised."""
-    for message in messages:
-        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
-    return typer.Exit(1)
-
-
-def warn(*messages: str) -> None:
-    """Say what may be wrong, a line each, on stderr."""
-    for message in messages:
-        typer.secho(f"warning: {message}", fg=typer.colors.YELLOW, err=True)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_adapter.cli.configuration import ConfigOption, fail, find_optional_file, read_text
+from dicom_adapter.cli.configuration import ConfigOption, find_optional_file, read_text
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.plugins.entry_points import PluginPoint, installed
 from dicom_adapter.simulation.doctor.consult import SECONDS, examine
 from dicom_adapter.simulation.doctor.values import Diagnosis, Trial

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import ConfigOption, fail, find_file, open_ledger, require
+from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.operations.story import Entry, Story, Unknown, tell
 from dicom_adapter.runtime.clock import SystemClock
 

@@ -18,16 +18,8 @@ from rich.table import Table
 
 from dicom_adapter.api.errors import Permanent
 from dicom_adapter.api.storage import StorageBackend
-from dicom_adapter.cli.configuration import (
-    ConfigArgument,
-    ConfigOption,
-    fail,
-    find_file,
-    open_ledger,
-    read,
-    require,
-    warn,
-)
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require
+from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.flow.process import quarantine
 from dicom_adapter.flow.process.quarantine import Intervention
 from dicom_adapter.ledger import Transaction, events, instance_rows, lanes

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_file, open_ledger, warn
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger
+from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.ledger import Ledger, Transaction, events
 from dicom_adapter.ledger import jobs as ledger_jobs

@@ -8,7 +8,7 @@ from functools import partial
 import typer
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import warn
+from dicom_adapter.cli.messages import warn
 from dicom_adapter.plugins import commands
 from dicom_adapter.plugins.registry import PluginInfo, Plugins
 from dicom_adapter.runtime.deadline import TookTooLong

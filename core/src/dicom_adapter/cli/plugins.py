@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, fail, find_optional_file, read_text
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_optional_file, read_text
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.config import plugin_settings
 from dicom_adapter.plugins.registry import Component, PluginInfo, Plugins, discover
 

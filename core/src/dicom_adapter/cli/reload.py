@@ -14,7 +14,8 @@ from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.check import problems_of, try_plugins
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, fail, find_file, open_ledger, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, find_file, open_ledger, read
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger, configurations
 from dicom_adapter.ledger.configurations import Configuration, ConfigurationState, Draining, ReloadRequest

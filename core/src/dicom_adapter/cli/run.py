@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, fail, find_file, read, warn
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, find_file, read
+from dicom_adapter.cli.messages import fail, warn
 from dicom_adapter.plugins.registry import STORAGE
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.blueprint import Blueprint

@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dicom_adapter.api.values import Job, JobState
-from dicom_adapter.cli.configuration import fail, require
+from dicom_adapter.cli.configuration import require
 from dicom_adapter.cli.jobs import JobTable
+from dicom_adapter.cli.messages import fail
 from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, instances, jobs, lanes
 from dicom_adapter.ledger.lanes import LaneReport

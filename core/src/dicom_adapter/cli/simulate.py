@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from dicom_adapter.api.errors import ConfigurationError, Refused
-from dicom_adapter.cli.configuration import ConfigOption, fail, find_file, open_ledger, require, warn
+from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require
+from dicom_adapter.cli.messages import fail, warn
 
 EXAMPLE = "example:"
 FILES_ARGUMENT = typer.Argument(

@@ -105,26 +105,22 @@ Index(
     instances.c.sop_instance_uid,
     unique=True,
     sqlite_where=text("state = 'pending'"),
-    postgresql_where=text("state = 'pending'"),
 )
 Index(
     "pending_instances",
     instances.c.ae_title,
     instances.c.instance_id,
     sqlite_where=text("state = 'pending'"),
-    postgresql_where=text("state = 'pending'"),
 )
 Index(
     "released_instances",
     instances.c.instance_id,
     sqlite_where=text("state = 'released'"),
-    postgresql_where=text("state = 'released'"),
 )
 Index(
     "replaced_instances",
     instances.c.replaced_by,
     sqlite_where=text("replaced_by IS NOT NULL"),
-    postgresql_where=text("replaced_by IS NOT NULL"),
 )
 
 Index(
@@ -133,13 +129,11 @@ Index(
     instances.c.instance_id,
     instances.c.size_bytes,  # so that their sum is in the index
     sqlite_where=text("state = 'quarantined'"),
-    postgresql_where=text("state = 'quarantined'"),
 )
 Index(
     "reclaimed_instances",
     instances.c.changed_at,
     sqlite_where=text("state = 'reclaimed'"),
-    postgresql_where=text("state = 'reclaimed'"),
 )
 Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
@@ -191,27 +185,23 @@ Index(
     jobs.c.job_number,
     jobs.c.next_attempt_at,
     sqlite_where=text(f"state IN {UNFINISHED_JOB_STATES}"),
-    postgresql_where=text(f"state IN {UNFINISHED_JOB_STATES}"),
 )
 Index(
     "started_jobs",
     jobs.c.submitter,
     jobs.c.platform_asked_at,
     sqlite_where=text("state = 'submitted' AND platform_finished = 0"),
-    postgresql_where=text("state = 'submitted' AND NOT platform_finished"),
 )
 Index(
     "faulted_jobs",
     jobs.c.ae_title,
     jobs.c.job_number,
     sqlite_where=text("state = 'faulted'"),
-    postgresql_where=text("state = 'faulted'"),
 )
 Index(
     "finished_jobs",
     jobs.c.changed_at,
     sqlite_where=text("state IN ('submitted', 'cancelled')"),
-    postgresql_where=text("state IN ('submitted', 'cancelled')"),
 )
 
 job_instances = Table(
@@ -292,7 +282,6 @@ Index(
     events.c.ae_title,
     events.c.at,
     sqlite_where=text(CONCERNS_AE_TITLE),
-    postgresql_where=text(CONCERNS_AE_TITLE),
 )
 
 # SQLite uses a partial index only for a query that repeats its condition literally, without bound parameters.
