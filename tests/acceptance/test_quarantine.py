@@ -87,6 +87,6 @@ def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
     assert [3] == [len(platform.files(job)) for job in platform.jobs]
     if len(held) > 3:
         command(again, "instances", "discard", "--all", "--yes")
-    again.wait_for("ae_title_has_room", ae_title="LUNG")
+    again.wait_for("ae_title_below_quota", ae_title="LUNG")
     assert rejection(again.port(), "LUNG") is None
     assert 0 == again.stop()

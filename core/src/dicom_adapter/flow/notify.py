@@ -1,7 +1,7 @@
-"""Step 3: find out what has arrived, so that lanes take it and observers hear of it.
+"""Step 3: detect new instances, to wake their lanes and to notify observers.
 
-Lanes read their own rows, in order and a batch at a time, from where they stopped; so whether an instance has just
-arrived, or was waiting when the host started, makes no difference to them.
+Lanes read their own rows, in order and a batch at a time, from where they stopped. Therefore they treat an instance
+that has just arrived like one that was pending when the host started.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ BATCH = 1000  # rows read at a time
 
 @frozen(kw_only=True)
 class Arrived:
-    """A batch of arrivals."""
+    """A batch of new instances."""
 
-    ae_titles: frozenset[str]  # that they were sent to
-    instances: Sequence[InstanceStorageInfo]  # when somebody wants to hear of each
-    replaced: Sequence[int]  # ids of earlier arrivals that some of these stand for
+    ae_titles: frozenset[str]  # to which they were sent
+    instances: Sequence[InstanceStorageInfo]  # empty unless observers are notified of each instance
+    replaced: Sequence[int]  # ids of earlier instances that some of these replace
 
 
 class Notify:
-    """Follows the ledger from the moment it was made. Used by one thread."""
+    """Detects instances that arrived after its own creation. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, *, each: bool) -> None:
-        """`each`: somebody wants to hear of every single instance; to read them costs as much as a lane does."""
+        """`each`: read every single instance, for observers; this costs as much as a lane does."""
         self._ledger = ledger
         self._each = each
         with ledger.read() as transaction:
             self._seen = instances.last_number(transaction)
 
     def arrived(self) -> Iterator[Arrived]:
-        """What came since the last call, a batch at a time, in the order of arrival."""
+        """Yield the instances that arrived since the last call, a batch at a time, in the order of arrival."""
         while True:
             with self._ledger.read() as transaction:
                 last, batch = self._next(transaction)
             read, self._seen = last - self._seen, last
             if read:
                 yield batch
-            if read < BATCH:  # numbers rise: there were no more, and of what comes meanwhile a wake-up tells
+            if read < BATCH:  # numbers rise: there were no more; later instances cause another wake-up
                 return
 
     def _next(self, transaction: Transaction) -> tuple[int, Arrived]:
-        """The next batch, and the number of its last instance."""
+        """Return the number of the last instance of the next batch, and the batch."""
         found: Sequence[InstanceStorageInfo] = []
         if self._each:
             found = instances.arrived_after(transaction, self._seen, BATCH)
-            last, ae_titles = max([self._seen, *(one.instance_id for one in found)]), {one.ae_title for one in found}
+            last = max([self._seen, *(instance.instance_id for instance in found)])
+            ae_titles = {instance.ae_title for instance in found}
         else:
             newest = instances.newest_after(transaction, self._seen, BATCH)
             last, ae_titles = max([self._seen, *newest.values()]), set(newest)

@@ -1,4 +1,4 @@
-"""Part of step 5: reading a stored object for upload, and noticing that it is not what was stored."""
+"""Part of step 5: read a stored object for upload, and detect changes since it was received."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
 
 
 class Changed(Permanent):
-    """A stored object is not what was received."""
+    """A stored object differs from what was received."""
 
 
 class Stored(Protocol):
-    """What the ledger says of a stored object (see `InstanceStorageInfo`)."""
+    """What the ledger knows about a stored object (see `InstanceStorageInfo`)."""
 
     @property
     def instance_id(self) -> int: ...
@@ -28,14 +28,16 @@ class Stored(Protocol):
 
 
 class VerifiedReader(io.RawIOBase):
-    """Reads a stored object once, from its beginning; raises Changed instead of its last piece when it is not as
-    received."""
+    """Reads a stored object once, from its beginning.
+
+    Raises Changed instead of returning the last bytes of an object that differs from what was received.
+    """
 
     def __init__(self, file: BinaryIO, instance: Stored) -> None:
         super().__init__()
         self._file = file
         self._instance = instance
-        self._beginning = b""  # of the file, up to what tells where its data set begins
+        self._beginning = b""  # the bytes of the file that determine where its data set begins
         self._skip = BEFORE_META  # the checksum is that of the data set, behind the header
         self._size = 0
         self._checksum = 0
@@ -44,29 +46,29 @@ class VerifiedReader(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        # What io makes of `readinto` is a buffer of `size` bytes, zeroed, and a copy of it: too much for each upload.
+        # What io derives from `readinto` zeroes a buffer of `size` bytes and copies it: too slow for uploads.
         if size is None or size < 0:
             return super().read(-1)
         piece = self._file.read(size)
-        self._take(memoryview(piece), wanted=size)
+        self._check(memoryview(piece), wanted=size)
         return piece
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # what io calls it with
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # io passes a memoryview
         count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have it
-        self._take(memoryview(buffer)[:count], wanted=len(buffer))
+        self._check(memoryview(buffer)[:count], wanted=len(buffer))
         return int(count)
 
-    def _take(self, piece: memoryview, wanted: int) -> None:
+    def _check(self, piece: memoryview, wanted: int) -> None:
         if self._size < BEFORE_META:
             self._find_data_set(piece)
         self._checksum = zlib.crc32(piece[max(0, self._skip - self._size) :], self._checksum)
         self._size += len(piece)
-        # With the last piece at the latest: who knows the size may never look for the end.
+        # With the last piece at the latest: a caller that knows the size may never read until the end.
         if (wanted and not piece) or self._size >= self._instance.size_bytes:
             self._verify()
 
     def _find_data_set(self, piece: memoryview) -> None:
-        # By the file's own word: an earlier version of the adapter wrote a shorter header.
+        # The file itself determines it: an earlier version of the adapter wrote a shorter header.
         self._beginning += piece[: BEFORE_META - self._size]
         if len(self._beginning) == BEFORE_META:
             try:

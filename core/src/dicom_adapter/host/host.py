@@ -25,7 +25,7 @@ from dicom_adapter.flow.process.turn import Committed
 from dicom_adapter.flow.reclaim.quota import Quota
 from dicom_adapter.flow.reclaim.reclaim import Reclaim
 from dicom_adapter.flow.reclaim.retention import Retention
-from dicom_adapter.flow.reclaim.watermark import room_wanted
+from dicom_adapter.flow.reclaim.watermark import bytes_to_free
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.host.draining import Drain
 from dicom_adapter.host.lanes import AeTitleDecisions, Lanes, decide_ae_titles
@@ -285,9 +285,9 @@ class Host:
         if self._clock.now() < self._free_space_at:
             return self._free_space_at
         self._free_space_at = self._clock.now() + FREE_SPACE_EVERY
-        wanted = room_wanted(self._storage.capacity(), self._config.storage)
+        wanted = bytes_to_free(self._storage.capacity(), self._config.storage)
         if wanted:
-            log.info("room_wanted", bytes=wanted, ae_titles=self._able_to_free_space)
+            log.info("free_space_requested", bytes=wanted, ae_titles=self._able_to_free_space)
             share = -(-wanted // len(self._able_to_free_space))
             for name in self._able_to_free_space:
                 self._notify_processor(name, lambda processor: processor.free_space(share))

@@ -368,8 +368,8 @@ def test_an_ae_title_at_its_quota_takes_no_more(adapter: Adapter, picky: Picky) 
     assert (Rejection.LOCAL_LIMIT_EXCEEDED, None) == (rejection(adapter), rejection(adapter, "B"))
     full, faulted = adapter.lanes["A"].full, sum(one.size_bytes for one in held[:2])
     assert full.startswith(
-        f"quarantine-quota = {QUOTA} bytes is used up: quarantined instances take {total - faulted} bytes, those of "
-        f"faulted jobs {faulted}; `dicom-adapter instances requeue` or `discard`, and `dicom-adapter jobs retry` or"
+        f"quarantine-quota = {QUOTA} bytes is used up: quarantined instances use {total - faulted} bytes, those of "
+        f"faulted jobs {faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
     )
     assert LaneState.RUNNING is adapter.lanes["A"].state
     adapter.restart()
@@ -404,7 +404,7 @@ def test_when_there_is_room_again_so_is_the_ae_title(adapter: Adapter, picky: Pi
     make_room(adapter, picky, held)
     adapter.advance(2)
     assert (None, "") == (rejection(adapter), adapter.lanes["A"].full)
-    assert ["ae_title_full", "ae_title_has_room"] == [
+    assert ["ae_title_full", "ae_title_below_quota"] == [
         event.event for event in adapter.events if event.event.startswith("ae_title_")
     ]
 

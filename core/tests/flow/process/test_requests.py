@@ -17,7 +17,7 @@ from dicom_adapter.api.values import Capacity
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.process.requests import Requests
 from dicom_adapter.flow.process.turn import Turn
-from dicom_adapter.flow.reclaim.watermark import room_wanted
+from dicom_adapter.flow.reclaim.watermark import bytes_to_free
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.operations.story import tell
 from dicom_adapter.simulation.adapter import encode, request_of
@@ -322,8 +322,8 @@ def test_room_is_wanted_before_it_is_used_up(
 ) -> None:
     """Two hundredths before the watermark or the reserve, whichever comes first."""
     storage = evolve(adapter.config.storage, watermark_percent=watermark, reserve=reserve)
-    assert wanted == room_wanted(Capacity(total_bytes=1000, free_bytes=free), storage)
-    assert 0 == room_wanted(None, storage)
+    assert wanted == bytes_to_free(Capacity(total_bytes=1000, free_bytes=free), storage)
+    assert 0 == bytes_to_free(None, storage)
 
 
 def test_now_tells_when_the_processor_was_opened(adapter: Adapter) -> None:

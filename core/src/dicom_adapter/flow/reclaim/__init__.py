@@ -1,1 +1,1 @@
-"""Step 6, reclaim: deletion of what is no longer needed, and limits of space."""
+"""Step 6, reclaim: delete stored objects and history that are not needed; limit the space of held instances."""

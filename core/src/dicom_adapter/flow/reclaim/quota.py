@@ -1,7 +1,8 @@
-"""Beside steps 4 and 5: what is held until an operator decides, and the room that it may take.
+"""Beside steps 4 and 5: limit the space of instances that are held until an operator decides.
 
-Held are quarantined instances, those that only faulted jobs still need, and those of AE titles that are configured no
-longer. When an AE title's quarantined and faulted ones reach the quota, it takes no more until there is room again.
+Held are quarantined instances, instances that only faulted jobs still need, and instances of AE titles that are not
+configured any longer. When the quarantined and faulted ones of an AE title reach the quota, it accepts no more
+instances until they use less space again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.quota")
 
-CHANGING = (  # what is held; these events say so
+CHANGING = (  # events after which an AE title may hold more or less
     "instance_quarantined",
     "instance_requeued",
     "instance_discarded",
@@ -28,53 +29,53 @@ CHANGING = (  # what is held; these events say so
     "job_retried",
     "job_cancel_requested",
 )
-ROOM_AGAIN = 0.95  # of the quota: below it, so that who is at the limit does not come and go with every instance
-RECKON_ANEW_EVERY = timedelta(minutes=1)  # whatever the events say: a job that shared instances may have ended
+HYSTERESIS = 0.95  # of the quota: a full AE title accepts again below it, so that it does not alternate at the limit
+REFRESH_EVERY = timedelta(minutes=1)  # without any event: a job that shared instances may have ended
 
 
 class Quota:
-    """Follows what is held. Used by one thread."""
+    """Watches how much each AE title holds. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, clock: Clock, quota_bytes: int, ae_titles: Collection[str]) -> None:
-        """`ae_titles`: those that are configured."""
+        """`ae_titles`: the configured ones."""
         self._ledger = ledger
         self._clock = clock
         self._quota_bytes = quota_bytes
         self._ae_titles = ae_titles
-        self._seen = 0  # the last event that was looked at
-        self._reckon_anew_at = clock.now()
+        self._seen = 0  # the number of the last event that was read
+        self._refresh_at = clock.now()
 
     def look(self) -> None:
-        """Reckon again where something has changed since the last look."""
+        """Check the AE titles that have changed since the last call."""
         now = self._clock.now()
-        anew = self._reckon_anew_at <= now
+        refresh = self._refresh_at <= now
         with self._ledger.read() as transaction:
             last = events.last_number(transaction)
-            changed = self._ae_titles if anew else events.ae_titles_after(transaction, self._seen, CHANGING)
+            changed = self._ae_titles if refresh else events.ae_titles_after(transaction, self._seen, CHANGING)
         for ae_title in sorted(changed):
             if ae_title in self._ae_titles:
-                self._reckon(ae_title)
+                self._check(ae_title)
             else:
                 self._describe_unconfigured(now)
         self._seen = last
-        if anew:
-            self._reckon_anew_at = now + RECKON_ANEW_EVERY
+        if refresh:
+            self._refresh_at = now + REFRESH_EVERY
 
     def _describe_unconfigured(self, now: datetime) -> None:
         with self._ledger.write() as transaction:
             describe_unconfigured(transaction, self._ae_titles, now)
 
-    def _reckon(self, ae_title: str) -> None:
+    def _check(self, ae_title: str) -> None:
         with self._ledger.read() as transaction:
             held = count_held_bytes(transaction, ae_title)
             before = lanes.full(transaction).get(ae_title, "")
         is_full = reaches_quota(held.total, self._quota_bytes, was_full=bool(before))
         reason = _why(held, self._quota_bytes) if is_full else ""
         if reason != before:
-            self._say(ae_title, reason, held, changed=is_full is not bool(before))
+            self._report(ae_title, reason, held, changed=is_full is not bool(before))
 
-    def _say(self, ae_title: str, reason: str, held: HeldBytes, *, changed: bool) -> None:
-        event = "ae_title_full" if reason else "ae_title_has_room"
+    def _report(self, ae_title: str, reason: str, held: HeldBytes, *, changed: bool) -> None:
+        event = "ae_title_full" if reason else "ae_title_below_quota"
         detail = {"bytes": held.total, "quota": self._quota_bytes}
         happened = Event(at=self._clock.now(), event=event, ae_title=ae_title, detail=detail)
         with self._ledger.write() as transaction:
@@ -83,17 +84,16 @@ class Quota:
         if changed and reason:
             log.error("ae_title_full", ae_title=ae_title, **detail)
         elif changed:
-            log.info("ae_title_has_room", ae_title=ae_title, **detail)
+            log.info("ae_title_below_quota", ae_title=ae_title, **detail)
 
 
 def reaches_quota(held: int, quota: int, *, was_full: bool) -> bool:
-    """Whether `held` bytes are too many. Nothing held is never too much; what was full needs some room to be so no
-    longer."""
-    return held > 0 and held >= (ROOM_AGAIN * quota if was_full else quota)
+    """Return whether `held` bytes reach the quota; 0 bytes never do. If `was_full`, the limit is lower."""
+    return held > 0 and held >= (HYSTERESIS * quota if was_full else quota)
 
 
 def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], now: datetime) -> None:
-    """Keep lanes of AE titles that are configured no longer but have instances, as stopped; forget the others."""
+    """Show unconfigured AE titles that still hold instances as stopped lanes; delete the lanes of the other ones."""
     held = {name: count for name, count in count_held(transaction).items() if name not in ae_titles}
     lanes.delete_others(transaction, [*ae_titles, *held])
     known = lanes.load(transaction)
@@ -107,9 +107,9 @@ def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], 
 
 def _why(held: HeldBytes, quota: int) -> str:
     return (
-        f"quarantine-quota = {quota} bytes is used up: quarantined instances take {held.quarantined} bytes, those of "
-        f"faulted jobs {held.faulted}; `dicom-adapter instances requeue` or `discard`, and `dicom-adapter jobs retry` "
-        "or `cancel`, make room"
+        f"quarantine-quota = {quota} bytes is used up: quarantined instances use {held.quarantined} bytes, those of "
+        f"faulted jobs {held.faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
+        "`dicom-adapter jobs retry` or `cancel`"
     )
 
 

@@ -1,7 +1,7 @@
-"""Step 6: give back the room of what no processor holds and no unfinished job needs.
+"""Step 6: delete the stored objects of released instances that no unfinished job needs.
 
-First the stored object goes, then the row says so. A crash in between repeats a deletion that is already done, which
-storage backends take calmly; the other way round it would leave a file that nobody knows.
+The stored object is deleted first, then the ledger row is marked. After a crash in between, the deletion is repeated,
+which storage backends accept. The reverse order would leave a file that no row refers to.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.reclaim")
 
-BATCH = 500  # instances deleted and written down together
+BATCH = 500  # instances that are deleted and recorded together
 
 
 class Reclaim:
-    """Used by one thread."""
+    """Deletes stored objects and records it. Not thread-safe: used by one thread only."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class Reclaim:
         self._on_reclaimed = on_reclaimed
 
     def everything(self) -> Iterator[int]:
-        """Look at all that is released: once after a start, for what an earlier one left.
+        """Reclaim all released instances: once after a start, for those that an earlier run did not reclaim.
 
-        Yields after every batch, which the caller may take its time between, how many went. What the storage backend
-        raised for a whole batch is raised at the end: it must not keep the others.
+        Yield after every batch how many were reclaimed; the caller may pause in between. An error of the storage
+        backend that concerns a whole batch is raised at the end, so that it does not block the other batches.
         """
         failed: Exception | None = None
         for batch in self._released():
@@ -51,35 +51,35 @@ class Reclaim:
             raise failed
 
     def reclaim(self, candidates: Sequence[int]) -> int:
-        """Of these instances, reclaim those that may go now; returns how many."""
+        """Reclaim those of these instances that may be deleted now; return how many."""
         with self._ledger.read() as transaction:
             free = instances.reclaimable(transaction, candidates)
-        return sum(self._give_back(free[start : start + BATCH]) for start in range(0, len(free), BATCH))
+        return sum(self._reclaim_batch(free[start : start + BATCH]) for start in range(0, len(free), BATCH))
 
-    def _give_back(self, batch: Sequence[InstanceStorageInfo]) -> int:
-        gone = self._delete(batch)
+    def _reclaim_batch(self, batch: Sequence[InstanceStorageInfo]) -> int:
+        deleted = self._delete(batch)
         now = self._clock.now()
         with self._ledger.write() as transaction:
-            instances.mark_reclaimed(transaction, [instance.instance_id for instance in gone], now)
-            events.record(transaction, [_reclaimed(instance, now) for instance in gone])
-        log.info("instances_reclaimed", count=len(gone), bytes=sum(instance.size_bytes for instance in gone))
-        self._on_reclaimed(gone)
-        return len(gone)
+            instances.mark_reclaimed(transaction, [instance.instance_id for instance in deleted], now)
+            events.record(transaction, [_reclaimed(instance, now) for instance in deleted])
+        log.info("instances_reclaimed", count=len(deleted), bytes=sum(instance.size_bytes for instance in deleted))
+        self._on_reclaimed(deleted)
+        return len(deleted)
 
     def _delete(self, batch: Sequence[InstanceStorageInfo]) -> Sequence[InstanceStorageInfo]:
-        """Delete the objects, together or, when that fails, one by one; returns those that are gone.
+        """Delete the objects, together or, if that fails, one by one; return the deleted ones.
 
-        Raises what the storage backend raised when it can delete none of them.
+        Raises the error of the storage backend if it can delete none of them.
         """
         try:
             self._storage.delete([instance.storage_key for instance in batch])
         except Exception as failure:
-            gone = [instance for instance in batch if self._delete_one(instance)]
-            if not gone:
+            deleted = [instance for instance in batch if self._delete_one(instance)]
+            if not deleted:
                 raise
-            left = [instance.instance_id for instance in batch if instance not in gone]
+            left = [instance.instance_id for instance in batch if instance not in deleted]
             log.error("instances_not_reclaimed", count=len(left), first=left[0], error=describe_failure(failure))
-            return gone
+            return deleted
         return batch
 
     def _delete_one(self, instance: InstanceStorageInfo) -> bool:

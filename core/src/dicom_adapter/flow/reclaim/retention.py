@@ -1,6 +1,7 @@
-"""After step 6: forget what was finished long ago, so that the ledger does not grow for ever.
+"""After step 6: delete history that is older than the retention period, so that the ledger does not grow forever.
 
-`ledger.history` says what may go. Here it goes a small transaction at a time, with pauses in which others write.
+`ledger.history` determines which rows may be deleted. This module deletes them in small transactions, with pauses in
+which others can write.
 """
 
 from __future__ import annotations
@@ -18,41 +19,41 @@ from dicom_adapter.runtime.clock import Clock
 log = structlog.get_logger("dicom_adapter.retention")
 
 EVERY = timedelta(minutes=10)  # from the end of one run to the beginning of the next
-PAUSE = timedelta(milliseconds=100)  # between two transactions of a run: receivers write in it
-BATCH = 500  # instances or events that one transaction looks at
-JOBS = 100  # jobs that one transaction looks at, unless they have many instances:
-JOB_ROWS = 2000  # a job goes whole, but no further one with it when there are so many
+PAUSE = timedelta(milliseconds=100)  # between two transactions of a run, for receivers to write
+BATCH = 500  # instances or events that one transaction examines
+JOBS = 100  # jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
+JOB_ROWS = 2000  # a job is deleted as a whole; from this number of rows on, no further job is added to the transaction
 
 Look = Callable[[Transaction, Place], Page]
 Forget = Callable[[Transaction, Sequence[int]], int]
 
 
 class Retention:
-    """Used by one thread."""
+    """Deletes old history. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, clock: Clock, lasting: timedelta, asked: Collection[str]) -> None:
-        """`lasting`: how long what is finished is remembered; `asked`: submitters whose platforms tell a job's end."""
+        """`lasting`: the retention period; `asked`: submitters whose platforms report the end of a job."""
         self._ledger = ledger
         self._clock = clock
         self._lasting = lasting
         self._asked = asked
-        self._run: Iterator[bool] | None = None  # the one that is under way
+        self._run: Iterator[bool] | None = None  # the run in progress
         self._next = clock.now()
 
     def step(self) -> datetime:
-        """Forget a few rows, when it is time; returns when to come again."""
+        """Delete a few rows, when it is time; return the time of the next call."""
         now = self._clock.now()
         if now < self._next:
             return self._next
         run = self._run or self._forget(now)
-        self._run = None  # one that fails is not gone on with
+        self._run = None  # a failed run is not continued
         if next(run, False):
             self._run = run
         self._next = now + (PAUSE if self._run else EVERY)
         return self._next
 
     def _forget(self, now: datetime) -> Iterator[bool]:
-        """Yields True after each transaction."""
+        """Delete all that is old enough; yield True after each transaction."""
         before = now - self._lasting
         unasked = before - self._lasting
         jobs = self._pages(
@@ -74,7 +75,7 @@ class Retention:
             log.info("history_forgotten", **gone)
 
     def _pages(self, look: Look, forget: Forget) -> Iterator[int]:
-        """Page by page, from the oldest: how many rows went."""
+        """Delete page by page, oldest first; yield the number of rows deleted for each page."""
         place = BEGINNING
         while True:
             with self._ledger.read() as transaction:

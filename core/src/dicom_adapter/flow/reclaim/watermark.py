@@ -1,15 +1,15 @@
-"""Beside step 6: when processors are to spare what they can, before associations have to be refused. Pure."""
+"""Beside step 6: determine when processors have to free space, before associations are rejected. Pure functions."""
 
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import StorageConfig
 
-MARGIN = 0.02  # of all room: it begins so far before the watermark, and so far above the reserve
+MARGIN = 0.02  # of the total space: processors are asked this far before the watermark, and above the reserve
 
 
-def room_wanted(capacity: Capacity | None, storage: StorageConfig) -> int:
-    """Bytes that are to be given back, so that associations are not refused soon; 0 when there is room enough."""
+def bytes_to_free(capacity: Capacity | None, storage: StorageConfig) -> int:
+    """Return how many bytes to free, so that associations are not rejected soon; 0 if there is enough free space."""
     if capacity is None:
         return 0
     margin = int(capacity.total_bytes * MARGIN)

@@ -20,7 +20,7 @@ HAPPENED = {
     "lane_changed": "it began again, because a reload changed its settings",
     "processor_failed": "its processor failed",
     "ae_title_full": "it took nothing more",
-    "ae_title_has_room": "it took instances again",
+    "ae_title_below_quota": "it took instances again",
 }
 MOST_EVENTS = 8  # of an AE title that are told
 MOST_JOBS = 3  # that are named where one says why instances are kept
