@@ -188,7 +188,7 @@ def test_an_object_that_cannot_be_deleted_keeps_no_other(
 
     with monkeypatch.context() as patch, capture_logs() as logged:
         patch.setattr(adapter.storage, "delete", refuse)
-        patch.setattr(adapter.host, "_consider", lambda numbers: None)  # the sweep alone has to do it
+        patch.setattr(adapter.host, "_add_candidates", lambda numbers: None)  # the sweep alone has to do it
         with_a_study(adapter, 3)
         with suppress(PermissionError):
             adapter.advance(60)
