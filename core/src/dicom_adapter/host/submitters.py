@@ -15,7 +15,7 @@ from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import Job
 from dicom_adapter.config.model import Config, SubmitterConfig
-from dicom_adapter.flow.submit.queue import LOOK_EVERY, JobQueue
+from dicom_adapter.flow.submit.queue import POLL_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.status_watch import PlatformWatch
 from dicom_adapter.flow.submit.steps import Submission
@@ -65,7 +65,7 @@ class Submitters:
         self._resources = resources
         self._uploads = uploads
         self._on_change = on_change
-        self._poll_every = poll_every or LOOK_EVERY
+        self._poll_every = poll_every or POLL_EVERY
         self._keywords: dict[str, Sequence[str]] = {}  # by AE title; their values go to the platform
         self._entries: dict[str, _SubmitterEntry] = {}
         self.names: Collection[str] = self._entries.keys()  # a live view: lanes read it

@@ -284,7 +284,7 @@ def test_what_is_discarded_is_reclaimed(adapter: Adapter) -> None:
     ("served", "why"),
     [
         (SERVED, "which is served: only quarantined instances can be discarded"),
-        ((), "which the last start of the service served: start it anew"),
+        ((), "which the running service serves: restart the service first"),
     ],
 )
 def test_what_a_processor_has_is_not_discarded(

@@ -259,7 +259,7 @@ def test_a_job_may_name_its_submitter_and_its_id(adapter: Adapter) -> None:
     job = adapter.ask("A", lambda processor: processor.compose(submitter="research", job_id=JOB_ID))
     assert (JOB_ID, "research") == (job.job_id, job.submitter)
     receive(adapter)
-    with pytest.raises(Refused, match=f"there is a job {JOB_ID} already"):
+    with pytest.raises(Refused, match=f"job {JOB_ID} exists already"):
         adapter.ask("A", lambda processor: processor.compose(job_id=JOB_ID))
     assert (1, {"pending": 1, "reclaimed": 1}) == (len(adapter.jobs), adapter.states)
 

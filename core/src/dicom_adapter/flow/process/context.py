@@ -1,4 +1,4 @@
-"""What a lane offers to its processor: turns, timers, and the headers of stored instances."""
+"""Part of step 4: the services that a lane offers to its processor: turns, timers, headers of stored instances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Context:
     def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         self.ae_title = settings.ae_title
         self.timers = Timers()
-        self.opening_at: datetime | None = None  # the time that the processor sees while it is opened
+        self.opening_at: datetime | None = None  # the time that the processor sees in `open`
         self._settings = settings
         self._storage = resources.storage
         self._ledger = resources.ledger
@@ -50,7 +50,7 @@ class Context:
 
     @property
     def data_folder(self) -> Path:
-        return self._settings.made_folder()
+        return self._settings.ensure_data_folder()
 
     def now(self) -> datetime:
         return self.opening_at or self._current().now
@@ -78,9 +78,9 @@ class Context:
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
         if when.utcoffset() is None:
-            raise ValueError("call_at needs a time with a time zone, such as UTC: self.now() + timedelta(seconds=5)")
+            raise ValueError("call_at needs a time with a time zone, for example self.now() + timedelta(seconds=5)")
         if when > LATEST_TIMER:
-            raise ValueError("call_at needs a time before the year 2200; for what is never to happen, set no timer")
+            raise ValueError("call_at needs a time before the year 2200; set no timer for an event that never happens")
         return self.timers.set(when, partial(self._settings.processor.caller, "timer", callback))
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
@@ -93,17 +93,17 @@ class Context:
             raise Unprocessable(str(failure)) from None
         except OSError as failure:
             raise Unreadable(instance, failure) from failure
-        except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+        except Exception as failure:  # noqa: BLE001 - pydicom raises many errors for bytes that are not a data set
             raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
 
     def _current(self) -> Turn:
         if self._turn is None:
-            raise RuntimeError("a processor may only act within a turn: in handle_instance or in a timer's callback")
+            raise RuntimeError("a processor may act only within a turn: in handle_instance or in a timer's callback")
         return self._turn
 
 
 def find_job(ledger: Ledger, ae_title: str, job_id: str) -> Job | None:
-    """The job with this id, if it is of this AE title."""
+    """Return the job with this id if it belongs to this AE title, otherwise None."""
     with ledger.read() as transaction:
         row = jobs.get(transaction, job_id)
     return row.job if row is not None and row.job.ae_title == ae_title else None

@@ -1,4 +1,4 @@
-"""Part of step 4: rows of failed turns, by which a lane decides when to give up on an instance, or on itself. Pure."""
+"""Part of step 4: consecutive failed turns, after which a lane quarantines an instance, or stops."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
 
 @frozen(kw_only=True)
 class Failure:
-    """The last of a row of failed turns."""
+    """The last of consecutive failed turns."""
 
     count: int
-    instance_id: int | None  # that was being handled; None for a timer; BEFORE_ALL_INSTANCES: none was
-    same_instance: int  # how often in a row it was this instance
+    instance_id: int | None  # of the turn; None: a timer; BEFORE_ALL_INSTANCES: the processor was being built
+    same_instance: int  # consecutive failures of this instance
     reason: str = field(repr=False)
 
 
 @frozen(kw_only=True)
 class Stuck:
-    """The last of a row of turns that could not read one stored instance."""
+    """The last of consecutive turns that could not read one stored instance."""
 
-    instance_id: int  # that cannot be read
-    handled: int | None  # the instance whose turn it was; None: it was a timer's
-    tries: int  # in a row at which another stored object could be read
+    instance_id: int  # the instance that cannot be read
+    handled: int | None  # the instance of the turn; None: a timer
+    tries: int  # consecutive ones at which another stored object could be read
     reason: str
 
 
 def is_past(failed: int | None, succeeded: int | None) -> bool:
-    """Whether a turn that succeeded is the one that failed, or comes after it; a timer's turn has no number."""
+    """Return whether a successful turn is the one that failed, or follows it; a timer's turn has no number."""
     if failed == BEFORE_ALL_INSTANCES:
         return True
     if failed is None or succeeded is None:
@@ -53,17 +53,17 @@ def failed_turn(last: Failure | None, error: BaseException, instance_id: int | N
 
 
 def failed_build(last: Failure | None, error: BaseException) -> Failure:
-    """One more of the row that made a new processor necessary; the first of a row is past with any turn."""
+    """Count a failed build: one more failure after `last`, or a first one, which any successful turn clears."""
     if last is not None:
         return evolve(last, count=last.count + 1, reason=describe_failure(error))
     return Failure(count=1, instance_id=BEFORE_ALL_INSTANCES, same_instance=0, reason=describe_failure(error))
 
 
-OTHERS_TO_READ = 3  # stored objects that are tried
+OTHERS_TO_READ = 3  # stored objects that are tried, at most
 
 
 def can_read_another(storage: StorageBackend[Any], storage_key: str) -> bool:
-    """Whether any of the other stored objects can be read."""
+    """Return whether one of the first few other stored objects can be read."""
     try:
         keys = storage.keys()
         others = islice((key for key in keys if key != storage_key), OTHERS_TO_READ)

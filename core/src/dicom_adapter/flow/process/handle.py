@@ -1,4 +1,4 @@
-"""What a plugin is given of a lane."""
+"""Part of step 4: the interface of a lane for plugins other than its processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Handle:
-    """What a plugin is given of a lane (see `lane.LaneHandle`)."""
+    """Interface of a lane for plugins (see `api.lane.LaneHandle`). Thread-safe."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Handle:
 
     @property
     def data_folder(self) -> Path:
-        return self._lane_settings.made_folder()
+        return self._lane_settings.ensure_data_folder()
 
     def ask(self, request: Callable[[Any], T]) -> Future[T]:
         def call(processor: Any) -> T:

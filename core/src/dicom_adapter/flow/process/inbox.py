@@ -1,6 +1,6 @@
-"""Part of step 4: what has arrived for a lane and is yet to be delivered, read ahead from the ledger.
+"""Part of step 4: the instances that a lane has to deliver next, read ahead from the ledger.
 
-It begins anew with each processor, at the first instance that is pending.
+Each new processor gets a new inbox, which begins at the first pending instance.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.runtime.clock import Clock
 
-BATCH = 1000  # instances that a lane reads ahead: bounds its memory, whatever is pending
+BATCH = 1000  # instances that a lane reads ahead: limits its memory
 
 
 class Inbox:
-    """For the lane's own thread, but for `has_news`."""
+    """The undelivered instances of a lane. Not thread-safe except `has_news`: used by the lane thread only."""
 
     def __init__(self, ae_title: str, ledger: Ledger, clock: Clock) -> None:
-        self.has_news = True  # something may have arrived; set from any thread
+        self.has_news = True  # instances may have arrived; set by any thread
         self.seen = 0  # the last instance that was read
         self._ae_title = ae_title
         self._ledger = ledger
         self._clock = clock
         self._waiting: deque[InstanceStorageInfo] = deque()
         self._read_at: datetime | None = None
-        self._delivering_since: datetime | None = clock.now()  # what was pending; None: all of that is delivered
+        self._delivering_since: datetime | None = clock.now()  # all that was pending; None: it is delivered
 
     def first(self) -> InstanceStorageInfo | None:
-        """The next one to deliver; it stays."""
+        """Return the next instance to deliver, without removing it."""
         return self._waiting[0] if self._waiting else None
 
     def pop(self) -> InstanceStorageInfo:
-        """Take the one that `first` showed."""
+        """Remove and return the instance that `first` returned."""
         return self._waiting.popleft()
 
     def refill(self, due: datetime | None) -> None:
-        """Read what has arrived. Before a timer rings too, at `due`: what came before has to be delivered first."""
-        must_look = due is not None and (self._read_at is None or self._read_at < due)
-        if self._waiting or not (self.has_news or must_look):
+        """Read new instances, also before a timer that is `due`: instances that arrived earlier are delivered first."""
+        must_read = due is not None and (self._read_at is None or self._read_at < due)
+        if self._waiting or not (self.has_news or must_read):
             return
-        self.has_news = False  # before reading: what arrives meanwhile is news again
+        self.has_news = False  # before reading: an instance that arrives meanwhile sets it again
         now = self._clock.now()
         try:
             with self._ledger.read() as transaction:
@@ -56,7 +56,7 @@ class Inbox:
         self.has_news = self.has_news or len(self._waiting) == BATCH
 
     def caught_up(self) -> float | None:
-        """Seconds that it took to deliver all that was pending, once it is; None before, and when that was told."""
+        """Return, once, how many seconds the delivery of all pending instances took; None before and afterwards."""
         since = self._delivering_since
         if since is None or self._waiting:
             return None

@@ -1,13 +1,13 @@
-"""Beside step 4: instances that no processor takes, and what an operator may do with them.
+"""Beside step 4: instances that no processor can handle, and the operations of operators on them.
 
 state        operation   next state   allowed when
-pending      hold        quarantined  no newer arrival of the same SOP instance stands for it
+pending      hold        quarantined  no newer arrival of the same SOP instance replaces it
 quarantined  requeue     pending      no other arrival of the same SOP instance is pending at the same AE title
 quarantined  discard     released     always
-pending      discard     released     the AE title is not served: nobody will ever take it
+pending      discard     released     the AE title is not served, so that it would stay pending forever
 
-What is discarded is reclaimed as soon as no job needs it. What is requeued keeps its `received_at`, and its lane begins
-again, so that it is delivered in its place in the order of arrival. Each call is one transaction.
+A discarded instance is reclaimed as soon as no job needs it. A requeued instance keeps its `received_at`, and its lane
+is restarted, so that it is delivered in the order of arrival. Each call is one transaction.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from dicom_adapter.runtime.clock import Clock
 
 @define
 class Intervention:
-    """What came of an operation: ids of the instances that it was done with, and why not with the others."""
+    """The result of an operation: ids of the changed instances, and the reason of refusal for each of the others."""
 
     done: list[int] = Factory(list)
     refused: dict[int, str] = Factory(dict)
 
 
 def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: datetime) -> bool:
-    """Quarantine an instance that its processor cannot take; whether it was still pending."""
+    """Quarantine an instance that its processor cannot handle; return whether it was still pending."""
     event = Event(
         at=now,
         event="instance_quarantined",
@@ -51,14 +51,14 @@ def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: dateti
 
 
 def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str) -> Intervention:
-    """Give quarantined instances to their processors again. `by`: the operator, who is named in the events."""
+    """Deliver quarantined instances to their processors again. `by`: the operator, recorded in the events."""
     now = clock.now()
     with ledger.write() as transaction:
         found = instance_rows.find(transaction, instance_ids)
         pending = instances.pending_arrivals(transaction, {row.instance.sop_instance_uid for row in found})
         result = _judge_requeue(found, pending)
         instances.requeue(transaction, result.done, now)
-        done = _tell(transaction, "instance_requeued", found, result, now, by)
+        done = _record(transaction, "instance_requeued", found, result, now, by)
         for ae_title in sorted({row.instance.ae_title for row in done}):
             lanes.request_restart(transaction, ae_title)
     return _with_unknown(result, instance_ids)
@@ -67,7 +67,7 @@ def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str
 def discard(
     ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str, served: Collection[str]
 ) -> Intervention:
-    """Give instances up. `by`: the operator; `served`: the AE titles that the configuration has a use for."""
+    """Discard instances. `by`: the operator; `served`: the AE titles that the configuration uses."""
     now = clock.now()
     with ledger.write() as transaction:
         running = [name for name, lane in lanes.load(transaction).items() if lane.state is LaneState.RUNNING]
@@ -80,12 +80,12 @@ def discard(
             else:
                 result.done.append(row.instance.instance_id)
         instances.discard(transaction, result.done, now)
-        _tell(transaction, "instance_discarded", found, result, now, by)
+        _record(transaction, "instance_discarded", found, result, now, by)
     return _with_unknown(result, instance_ids)
 
 
 def _judge_requeue(found: Iterable[InstanceRow], pending: Mapping[tuple[str, str], int]) -> Intervention:
-    """Of several arrivals of one SOP instance the newest is put back."""
+    """Decide which instances to requeue: of several arrivals of one SOP instance only the newest."""
     result = Intervention()
     taken = dict(pending)
     for row in sorted(found, key=lambda row: row.instance.instance_id, reverse=True):
@@ -110,14 +110,14 @@ def _why_not_discarded(row: InstanceRow, served: Collection[str], running: Colle
     if ae_title in served:
         return f"it is pending at AE title '{ae_title}', which is served: only quarantined instances can be discarded"
     if ae_title in running:
-        return f"it is pending at AE title '{ae_title}', which the last start of the service served: start it anew"
+        return f"it is pending at AE title '{ae_title}', which the running service serves: restart the service first"
     return ""
 
 
-def _tell(
+def _record(
     transaction: Transaction, event: str, found: Iterable[InstanceRow], result: Intervention, now: datetime, by: str
 ) -> list[InstanceRow]:
-    """Write down who did it with which instances, and return these."""
+    """Record the operation and its operator in the events, and return the changed instances."""
     numbers = set(result.done)
     done = [row for row in found if row.instance.instance_id in numbers]
     happened = [

@@ -1,7 +1,7 @@
-"""Part of step 4: what others ask of a processor, each as a turn of its own on the processor's lane.
+"""Part of step 4: requests to a processor, each a turn of its own on the processor's lane.
 
-A request has a time, that at which it was made, as an instance and a timer have: what was received before is delivered
-before. It belongs to the lane and not to a processor, which may be built anew any time.
+Like an instance or a timer, a request has a time: that of its creation. Instances that were received before it are
+delivered before it. It belongs to the lane, because the processor may be rebuilt at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class RequestFailed(Exception):
-    """What was asked for raised."""
+    """The function of a request raised."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class RequestFailed(Exception):
 
 @define(eq=False)
 class ProcessorRequest:
-    """One question to a processor, or a notice, which nobody waits for and which must not fail."""
+    """One request to a processor, or a notice: a request without a waiting caller, which must not fail."""
 
     ae_title: str
     when: datetime
@@ -44,30 +44,30 @@ class ProcessorRequest:
     future: Future[Any] = field(factory=Future)
 
     def call(self, processor: JobProcessorBase[Any]) -> Any:
-        """The answer of the processor. Raises RequestFailed with whatever it raised."""
+        """Return the result of the processor. Raises RequestFailed with the error that it raised."""
         try:
             return self.function(processor)
         except BaseException as failure:
             raise RequestFailed(failure) from failure
 
-    def take(self) -> bool:
-        """From now on it cannot be cancelled. False: it was."""
+    def claim(self) -> bool:
+        """Prevent that the request is cancelled from now on. False: it is cancelled already."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def resolve(self, answer: Any) -> None:
-        """Tell whoever asked; it was taken."""
+        """Return the result to the caller of a claimed request."""
         self.future.set_result(answer)
 
     def fail(self, failure: BaseException) -> None:
-        """Tell whoever asked, and the log what nobody meant to happen."""
+        """Return the error to the caller; log it if it is unexpected."""
         if not self.is_notice and not isinstance(failure, DicomAdapterError):
             log.error("request_failed", ae_title=self.ae_title, error=describe_failure(failure))
-        if self.take():
+        if self.claim():
             self.future.set_exception(failure)
 
 
 class Requests:
-    """What one lane is asked, in order. Anybody adds, the lane takes."""
+    """The queue of requests to one lane. Thread-safe."""
 
     def __init__(self, ae_title: str, clock: Clock) -> None:
         self._ae_title = ae_title
@@ -77,7 +77,7 @@ class Requests:
         self._lock = threading.Lock()
 
     def add(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
-        """Ask now."""
+        """Add a request with the present time."""
         request = ProcessorRequest(self._ae_title, self._clock.now(), function, is_notice)
         with self._lock:
             if not self._is_closed:
@@ -87,20 +87,20 @@ class Requests:
         return request.future
 
     def first(self) -> ProcessorRequest | None:
-        """The next one that somebody still waits for; it stays."""
+        """Return the next request that was not cancelled, without removing it."""
         with self._lock:
             while self._waiting and self._waiting[0].future.cancelled():
                 self._waiting.popleft()
             return self._waiting[0] if self._waiting else None
 
     def pop(self) -> ProcessorRequest | None:
-        """Take the request that `first` showed, unless it was cancelled or refused since."""
+        """Remove and return the request that `first` returned; None if it was cancelled or refused since."""
         with self._lock:
             request = self._waiting.popleft() if self._waiting else None
-        return request if request is not None and request.take() else None
+        return request if request is not None and request.claim() else None
 
     def put_back(self, request: ProcessorRequest) -> None:
-        """Have it asked again, before the others."""
+        """Add a request again, before all others."""
         with self._lock:
             if not self._is_closed:
                 self._waiting.appendleft(request)
@@ -108,14 +108,14 @@ class Requests:
         request.fail(_stopping())
 
     def refuse_all(self, reason: DicomAdapterError) -> None:
-        """Answer whatever waits with the reason why it is not asked."""
+        """Fail all waiting requests with this reason."""
         with self._lock:
             refused, self._waiting = list(self._waiting), deque()
         for request in refused:
             request.fail(reason)
 
     def close(self) -> None:
-        """Ask nothing any more."""
+        """Refuse all waiting and all later requests."""
         with self._lock:
             self._is_closed = True
         self.refuse_all(_stopping())
@@ -123,5 +123,5 @@ class Requests:
 
 def _stopping() -> Retriable:
     return Retriable(
-        "the service stops, or serves this AE title no longer; nothing has happened, ask again when it does"
+        "the service stops, or does not serve this AE title any longer; nothing was changed, retry when it serves it"
     )

@@ -1,4 +1,4 @@
-"""Part of step 4: the processor that a lane has at present, with its context, from its making to its end."""
+"""Part of step 4: the present processor of a lane, with its context, from creation to close."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
 
-MOST_GROUPS = 1_000_000  # that are asked for: a generator that never ends must not take all memory
-# A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust. What comes
-# from outside, KeyboardInterrupt, never comes to a lane's thread.
+MOST_GROUPS = 1_000_000  # that are read: an infinite generator must not exhaust the memory
+# A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust.
+# KeyboardInterrupt, which does not originate in the plugin, is never raised in a lane's thread.
 PLUGIN_FAILURES = BaseException
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -29,29 +29,29 @@ T = TypeVar("T")
 
 
 class RunningProcessor:
-    """The processor that a lane has now. Not thread-safe: used by the lane's thread only."""
+    """The present processor of a lane. Not thread-safe: used by the lane thread only."""
 
     def __init__(self, settings: LaneSettings, resources: Resources) -> None:
-        """Raises what the plugin does."""
+        """Create the processor. Raises the errors of the plugin."""
         self.ae_title = settings.ae_title
-        self.delivered = 0  # the last instance that it was given
+        self.delivered = 0  # the last instance that was delivered to it
         self._ledger = resources.ledger
         self._context = Context(settings, resources)
         self.processor = settings.processor(settings.settings, self._context)
 
     def open(self, now: datetime) -> None:
-        """Have it begin. Raises what the plugin does."""
+        """Open the processor. Raises the errors of the plugin."""
         self._context.opening_at = now
         self.processor.open()
         self._context.opening_at = None
 
     @property
     def timers(self) -> Timers:
-        """Those that it has set."""
+        """The timers that the processor has set."""
         return self._context.timers
 
     def take_turn(self, now: datetime, call: Callable[[], T], read: int | None) -> tuple[T, Committed | None]:
-        """Call it, then commit what it asked for, if anything; `read` as in `Turn.commit`."""
+        """Call the processor, then commit what it asked for, if anything; `read` as in `Turn.commit`."""
         turn = self._context.begin(now)
         try:
             answer = call()
@@ -67,16 +67,16 @@ class RunningProcessor:
             raise Unavailable from failure
 
     def waiting(self) -> list[Waiting]:
-        """What it holds back, for operators to see; what is due first stands first."""
+        """Return the groups that the processor holds, for operators; the first due group is first."""
         try:
             shown = [_checked(group) for group in islice(self.processor.waiting(), MOST_GROUPS)]
             return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - EARLIEST)
-        except PLUGIN_FAILURES as failure:  # this is for show only
+        except PLUGIN_FAILURES as failure:  # this is only for display
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
             return []
 
     def close(self) -> None:
-        """Have it let go of what it has open."""
+        """Close the processor."""
         try:
             self.processor.close()
         except PLUGIN_FAILURES as failure:
@@ -84,11 +84,11 @@ class RunningProcessor:
 
 
 def _checked(group: Waiting) -> Waiting:
-    """Raises what is wrong with it: others write and read it later, outside of any boundary around the plugin."""
+    """Return a valid group; raise for an invalid one here, because others use it outside the guard around plugins."""
     if not isinstance(group, Waiting) or not isinstance(group.label, str) or not isinstance(group.instance_count, int):
         raise TypeError(
-            "waiting() must give Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"
+            "waiting() must return Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"
         )
     if group.until is not None:
-        group.until.astimezone(timezone.utc)  # OverflowError for what is no time there
+        group.until.astimezone(timezone.utc)  # OverflowError for a time that UTC cannot represent
     return group

@@ -1,4 +1,4 @@
-"""What a lane works with."""
+"""Part of step 4: the settings of a lane."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dicom_adapter.plugins.measured import MeasuredFactory
 
 @frozen(kw_only=True)
 class LaneSettings:
-    """What a lane works with."""
+    """The settings of a lane: its processor, its submitters, its data folder."""
 
     ae_title: str
-    processor: MeasuredFactory[JobProcessorBase[Any]]  # of its settings and a context
+    processor: MeasuredFactory[JobProcessorBase[Any]]  # called with its settings and a context
     settings: Any
     submitter: str  # of jobs that name none
     submitters: Collection[str]  # that jobs may name
     data_folder: Path
 
-    def made_folder(self) -> Path:
-        """The data folder, which is there from now on."""
+    def ensure_data_folder(self) -> Path:
+        """Return the data folder; create it if it is missing."""
         self.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self.data_folder

@@ -1,4 +1,4 @@
-"""The timers of one processor."""
+"""Part of step 4: the timers of one processor."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import count
 
 from attrs import define, field
 
-LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # no thread can be told to wait longer than 292 years
+LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # threads cannot wait longer than 292 years
 
 
 @define(order=True)
 class Alarm:
-    """A callback at a time; equal times call back in the order in which they were set."""
+    """A callback at a time. Alarms with the same time are called in the order in which they were set."""
 
     when: datetime
     number: int
@@ -25,7 +25,7 @@ class Alarm:
 
 
 class Timers:
-    """The alarms of one processor, soonest first."""
+    """The alarms of one processor, soonest first. Not thread-safe: used by the lane thread only."""
 
     def __init__(self) -> None:
         self._heap: list[Alarm] = []
@@ -37,11 +37,11 @@ class Timers:
         return alarm
 
     def first(self) -> Alarm | None:
-        """The next alarm that was not cancelled; it stays."""
+        """Return the next alarm that was not cancelled, without removing it."""
         while self._heap and self._heap[0].callback is None:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None
 
     def pop(self) -> Alarm:
-        """Take the alarm that `first` showed."""
+        """Remove and return the alarm that `first` returned."""
         return heapq.heappop(self._heap)

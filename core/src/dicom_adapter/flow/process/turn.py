@@ -1,6 +1,7 @@
-"""Part of step 4: what a lane offers to its processor: turns, timers, and the headers of stored instances.
+"""Part of step 4: a turn of a processor, and the transaction that commits it.
 
-A `Turn` only records. `Turn.commit` writes all of it in one transaction, or raises and nothing has happened.
+A `Turn` only records what the processor asks for. `Turn.commit` writes all of it in one transaction, or raises and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -43,27 +44,27 @@ class Unreadable(Unavailable):
 
 
 class Superseded(DicomAdapterError):
-    """A turn did not know of an arrival that changes what it decided: it has to be taken again."""
+    """A newer instance, which the processor has not seen, may change the decision: the turn has to be repeated."""
 
     def __init__(self, by: int) -> None:
         super().__init__(
-            f"its processor has yet to see instance {by}, which came before this turn or stands for another"
+            f"the processor has not seen instance {by} yet, which arrived before this turn or replaces another instance"
         )
-        self.by = by  # the newest of those arrivals
+        self.by = by  # the newest of those instances
 
 
 @frozen
 class Note:
-    """What a processor has `explain` tell of some instances."""
+    """What a processor records about some instances, for `explain`."""
 
-    what: str  # became of them, such as "evicted"
+    what: str  # what happened to them, for example "evicted"
     reason: str
     numbers: tuple[int, ...]
 
 
 @define
 class Turn:
-    """One call of a processor: the time that it sees, and what it asks for."""
+    """One call of a processor: the time that it sees, and what it asks for. Not thread-safe."""
 
     ae_title: str
     source: str  # the metadata `Source` of its jobs
@@ -76,7 +77,7 @@ class Turn:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it asks for nothing."""
+        """Return whether the turn asks for nothing."""
         return not (self.submissions or self.removed or self.notes)
 
     def submit(
@@ -84,13 +85,13 @@ class Turn:
         name: str,
         pipeline_id: str,
         priority: JobPriority,
-        taken: Iterable[InstanceStorageInfo],
+        members: Iterable[InstanceStorageInfo],
         metadata: Mapping[str, str],
         submitter: str | None,
         job_id: str | None,
     ) -> Job:
-        """Record the wish for a job. Raises Refused for what can never be a job."""
-        numbers = tuple(instance.instance_id for instance in self._own(taken))
+        """Record the request for a job. Raises Refused for an invalid one."""
+        numbers = tuple(instance.instance_id for instance in self._checked(members))
         if not name or not pipeline_id:
             raise Refused("a job needs a name and a pipeline id")
         if not numbers:
@@ -114,20 +115,21 @@ class Turn:
         self.submissions.append((job, numbers))
         return job
 
-    def remove(self, taken: Iterable[InstanceStorageInfo]) -> None:
-        """Record that the processor needs these no longer."""
-        self.removed += [instance.instance_id for instance in self._own(taken)]
+    def remove(self, released: Iterable[InstanceStorageInfo]) -> None:
+        """Record that the processor does not need these instances any longer."""
+        self.removed += [instance.instance_id for instance in self._checked(released)]
 
-    def note(self, what: str, told: Iterable[InstanceStorageInfo], reason: str) -> None:
-        """Record what is to be told of these."""
-        self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._own(told))))
+    def note(self, what: str, concerned: Iterable[InstanceStorageInfo], reason: str) -> None:
+        """Record what `explain` shows for these instances."""
+        self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._checked(concerned))))
 
     def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
         """Write jobs, releases and their events; `delivered` is the last instance that the processor has seen.
 
-        `read`, in a timer's turn, is the last instance that the lane knows of. Raises Refused when an instance is not
-        pending, and Superseded when the processor has yet to see a newer arrival that stands for one (it may belong to
-        another group, or to none), or one after `read` that had come when the timer was to ring: it may belong here.
+        `read`, in a timer's turn, is the last instance that the lane knows. Raises Refused if an instance is not
+        pending. Raises Superseded if the processor has not seen a newer instance that replaces one of these (it may
+        belong to another group, or to none), or an instance after `read` that arrived before the timer was due (it may
+        belong to the same group).
         """
         asked = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
         meaning = instances.resolve_pending(transaction, sorted(asked))
@@ -136,7 +138,7 @@ class Turn:
             raise Refused(f"instances {lost[:5]} are not pending at AE title '{self.ae_title}'")
         unseen = sorted(number for number in asked if number > delivered)
         if unseen:
-            raise Refused(f"instances {unseen[:5]} have not been given to this processor yet")
+            raise Refused(f"instances {unseen[:5]} have not been delivered to this processor yet")
         newest = max(meaning.values(), default=0)
         if newest > delivered:
             raise Superseded(newest)
@@ -145,23 +147,23 @@ class Turn:
             raise Superseded(late)
         for job, _numbers in self.submissions:
             if jobs.get(transaction, job.job_id) is not None:
-                raise Refused(f"there is a job {job.job_id} already")
-        submitted = tuple(_enter(transaction, job, numbers, meaning) for job, numbers in self.submissions)
+                raise Refused(f"job {job.job_id} exists already")
+        submitted = tuple(_insert_job(transaction, job, numbers, meaning) for job, numbers in self.submissions)
         released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
         instances.release(transaction, released, self.now)
         events.record(transaction, [_queued(job) for job in submitted])
         events.record(transaction, [_noted(self, note, number) for note in self.notes for number in note.numbers])
         return Committed(submitted, released)
 
-    def _own(self, taken: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
-        for instance in taken:
+    def _checked(self, chosen: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
+        for instance in chosen:
             if instance.ae_title != self.ae_title:
                 raise Refused(f"instance {instance.instance_id} belongs to another AE title than '{self.ae_title}'")
             yield instance
 
 
-def _enter(transaction: Transaction, job: Job, numbers: tuple[int, ...], meaning: Mapping[int, int]) -> Job:
-    # Two arrivals of one SOP instance mean the newer one, once.
+def _insert_job(transaction: Transaction, job: Job, numbers: tuple[int, ...], meaning: Mapping[int, int]) -> Job:
+    # Of two arrivals of one SOP instance the job contains the newer one, once.
     meant = list(dict.fromkeys(meaning[number] for number in numbers))
     metadata = {**job.metadata, "Instances": str(len(meant))}
     job = evolve(job, instance_count=len(meant), metadata=metadata)

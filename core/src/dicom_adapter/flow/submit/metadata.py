@@ -11,11 +11,11 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
-VALUE_BYTES = 256  # the longest value that the Clara Platform takes, in UTF-8
+VALUE_BYTES = 256  # the longest value that the Clara Platform accepts, in UTF-8
 
 
 def dicom_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[str, str]:
-    """Each attribute's value under its tag as `GGGGEEEE`; several distinct values as `GGGGEEEE-0`, `GGGGEEEE-1`, …"""
+    """Return each attribute's value under its tag as `GGGGEEEE`; distinct values as `GGGGEEEE-0`, `GGGGEEEE-1`, …"""
     found: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}  # ordered sets
     for file in files:
         with file:
@@ -30,12 +30,12 @@ def dicom_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[s
 def _value(header: Dataset, keyword: str) -> object:
     try:
         return header.get(keyword)
-    except Exception:  # noqa: BLE001 - pydicom refuses malformed values in many ways; it is as if there were none
+    except Exception:  # noqa: BLE001 - pydicom raises many errors for malformed values; they count as missing
         return None
 
 
 def _text(value: object) -> str:
-    """The value in one line; "" for what is missing, and for items and bytes, which have no text."""
+    """Return the value in one line; "" if it is missing, or consists of items or bytes, which have no text."""
     if value is None or isinstance(value, (Items, bytes)):
         return ""
     text = "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value)

@@ -1,4 +1,4 @@
-"""Part of step 5: what an operator may do with a job. The host notices it in the ledger and acts."""
+"""Part of step 5: the operations of operators on jobs. The host reads them from the ledger and acts."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.runtime.clock import Clock
 
-AT_ONCE = {"attempts": 0, "failing_since": None, "next_attempt_at": None}
-NEVER_BEGUN = {"begun": False}  # detail of the end of a job that no step was begun of
+RETRY_NOW = {"attempts": 0, "failing_since": None, "next_attempt_at": None}
+NEVER_BEGUN = {"begun": False}  # event detail of a cancelled job of which no step had begun
 
 
 def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
-    """Let a faulted job go on with the step that failed, or a postponed one try again at once. Raises Refused."""
+    """Continue a faulted job with the step that failed, or retry a postponed one now. Raises Refused."""
     with ledger.write() as transaction:
         row = _find(transaction, job_id)
         job = row.job
         if job.state is JobState.FAULTED:
-            again = {"state": job.faulted_in, "faulted_in": None, "last_error": ""}
+            values = {"state": job.faulted_in, "faulted_in": None, "last_error": ""}
         elif job.cancel_requested:
             raise Refused(f"job {job.job_id} is being cancelled")
         elif job.state in UNFINISHED:
-            again = {}
+            values = {}
         else:
             raise Refused(f"job {job.job_id} is {job.state.value}: only faulted and postponed jobs can be retried")
-        return _change(transaction, clock, row, "job_retried", again).job
+        return _change(transaction, clock, row, "job_retried", values).job
 
 
 def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
-    """Give a job up, here and on the platform; its instances may be reclaimed. Raises Refused once it is submitted.
+    """Cancel a job, here and on the platform; its instances may be reclaimed. Raises Refused once it is submitted.
 
-    What was never begun is cancelled at once, since no platform knows of it.
+    A job that never began is cancelled immediately, because no platform knows it.
     """
-    with ledger.write() as transaction:  # from the look on: the host must not begin it in between
+    with ledger.write() as transaction:  # read and write in one transaction: the host must not begin the job in between
         row = _find(transaction, job_id)
         job = row.job
         if job.state not in (*UNFINISHED, JobState.FAULTED):
-            raise Refused(f"job {job.job_id} is {job.state.value}: it can be cancelled no longer")
-        wish = {"state": job.faulted_in or job.state, "faulted_in": None, "cancel_requested": True}
-        row = _change(transaction, clock, row, "job_cancel_requested", wish)
+            raise Refused(f"job {job.job_id} is {job.state.value}: it cannot be cancelled any longer")
+        values = {"state": job.faulted_in or job.state, "faulted_in": None, "cancel_requested": True}
+        row = _change(transaction, clock, row, "job_cancel_requested", values)
         if job.state is JobState.QUEUED and not job.repeated:
             row = _change(transaction, clock, row, "job_cancelled", {"state": JobState.CANCELLED}, NEVER_BEGUN)
     return row.job
 
 
 def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
-    """Jobs that `cancel` itself has brought to their end since that event: no step tells the host of them."""
+    """Return the jobs that `cancel` itself has ended since that event; no step reports them to the host."""
     ended = events.named_after(transaction, event_number, "job_cancelled")
     rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
     return [row.job for row in rows if row is not None]
@@ -75,4 +75,4 @@ def _change(
     now = clock.now()
     happened = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
     events.record(transaction, [happened])
-    return jobs.change(transaction, row, changed_at=now, **AT_ONCE, **values)
+    return jobs.change(transaction, row, changed_at=now, **RETRY_NOW, **values)

@@ -1,4 +1,4 @@
-"""The jobs of one submitter."""
+"""Part of step 5: the jobs of one submitter, in the order in which they get their steps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = structlog.get_logger("dicom_adapter.host")
 AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
 
 
-LOOK_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
+POLL_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
 
 
 class JobQueue:
-    """The jobs of one submitter. Who takes one takes one step with it; then whose turn it is is decided anew."""
+    """The jobs of one submitter. Each call of `step` chooses one job and runs one step of it. Thread-safe."""
 
     def __init__(
         self,
@@ -33,29 +33,29 @@ class JobQueue:
         submission: Submission,
         retries: Retries,
         resources: Resources,
-        look_every: timedelta = LOOK_EVERY,
+        poll_every: timedelta = POLL_EVERY,
         predecessor: JobQueue | None = None,
     ) -> None:
-        """`predecessor`: the queue that this one takes the place of; what is under way there is left to it."""
+        """`predecessor`: the queue that this one replaces; it completes the steps that are in progress there."""
         self._name = name
         self._submission = submission
         self._retries = retries
-        self._look_every = look_every
+        self._poll_every = poll_every
         self._ledger, self._clock = resources.ledger, resources.clock
-        self._taken: set[int] = set() if predecessor is None else predecessor._taken
-        self._served: dict[str, int] = {}  # by AE title, the number of the turn in which it was served last
+        self._in_progress: set[int] = set() if predecessor is None else predecessor._in_progress
+        self._served: dict[str, int] = {}  # by AE title: the number of the turn in which it was served last
         self._turn = 0
         self._breaker = Breaker()
         self._lock: threading.Lock = threading.Lock() if predecessor is None else predecessor._lock
 
     def step(self) -> datetime | None:
-        """Take one step with one job; returns when to come again. Raises what opening the submitter does."""
+        """Run one step of one job; return the time of the next call. Raises the errors of `Submitter.open`."""
         self._submission.open()
-        row = self._take()
+        row = self._acquire()
         if row is None:
-            return self._next_look()
+            return self._next_poll()
         try:
-            self._note(row, self._submission.take_step(row))
+            self._update_breaker(row, self._submission.take_step(row))
         except IllegalTransition as refusal:
             log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
         except Interrupted:
@@ -63,17 +63,17 @@ class JobQueue:
             return self._clock.now() + AFTER_INTERRUPTION
         finally:
             with self._lock:
-                self._taken.discard(row.number)
+                self._in_progress.discard(row.number)
         return self._clock.now()
 
-    def _take(self) -> JobRow | None:
+    def _acquire(self) -> JobRow | None:
         now = self._clock.now()
         with self._lock:
-            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self._taken)):
+            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self._in_progress)):
                 return None
             row = self._choose(now)
             if row is not None:
-                self._taken.add(row.number)
+                self._in_progress.add(row.number)
                 self._served[row.job.ae_title] = self._turn
                 self._turn += 1
         return row
@@ -81,8 +81,8 @@ class JobQueue:
     def _choose(self, now: datetime) -> JobRow | None:
         with self._ledger.read() as transaction:
             if not self._breaker.is_down:
-                return choose(jobs.heads(transaction, self._name, now, self._taken), self._served, self._turn)
-            # While the platform is down its own pause counts, not the jobs': they try in turn, the first in line first.
+                return choose(jobs.heads(transaction, self._name, now, self._in_progress), self._served, self._turn)
+            # While the platform is down, the breaker's pause counts, not the jobs' own: they try in queue order.
             tried = self._breaker.tried
             row = choose(jobs.heads(transaction, self._name, None, tried), self._served, self._turn)
             if row is None:
@@ -92,20 +92,20 @@ class JobQueue:
                 tried.add(row.number)
             return row
 
-    def _note(self, row: JobRow, taken: StepResult) -> None:
-        """Learn from a step whether the platform is there."""
+    def _update_breaker(self, row: JobRow, taken: StepResult) -> None:
+        """Determine from a step whether the platform is available."""
         if taken.platform is PlatformContact.ANSWERED:
-            self._note_success()
+            self._close_breaker()
             return
         with self._lock:
             pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
             if taken.platform is PlatformContact.FAILED:
                 self._breaker.step_failed(row.number, self._clock.now(), pause)
             else:
-                self._breaker.told_nothing(self._clock.now(), pause)
-        self._note_pause(taken.row)
+                self._breaker.inconclusive(self._clock.now(), pause)
+        self._postpone_until_retry(taken.row)
 
-    def _note_success(self) -> None:
+    def _close_breaker(self) -> None:
         with self._lock:
             came_back = self._breaker.succeeded()
         if came_back:
@@ -113,17 +113,17 @@ class JobQueue:
             with self._ledger.write() as transaction:
                 jobs.clear_backoff(transaction, self._name)
 
-    def _note_pause(self, row: JobRow) -> None:
+    def _postpone_until_retry(self, row: JobRow) -> None:
         closed_until = self._breaker.closed_until
         if closed_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < closed_until:
-            # What operators see, and what a restart goes by, is when it will be tried indeed.
+            # Operators see, and a restart uses, the time of the actual next attempt.
             with self._ledger.write() as transaction:
                 jobs.change(transaction, row, next_attempt_at=closed_until)
 
-    def _next_look(self) -> datetime:
-        """When there may be something to do: what an operator asks for comes through the ledger, unannounced."""
+    def _next_poll(self) -> datetime:
+        """Return the time of the next poll: requests of operators appear in the ledger without a notification."""
         now = self._clock.now()
         with self._ledger.read() as transaction:
             postponed = jobs.next_attempt(transaction, self._name, now)
         wanted = [when for when in (postponed, self._breaker.closed_until) if when is not None and when > now]
-        return min([*wanted, now + self._look_every])
+        return min([*wanted, now + self._poll_every])

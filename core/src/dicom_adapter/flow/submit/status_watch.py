@@ -1,4 +1,4 @@
-"""What became of the jobs that a platform has started."""
+"""Part of step 5: follow the state of started jobs on their platform."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dicom_adapter.ledger import jobs
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
-ASKED_AT_ONCE = 50  # started jobs that are asked after in one step
+ASKED_AT_ONCE = 50  # started jobs whose status is requested in one step
 
 
 class PlatformWatch:
-    """Asks the platform from time to time what became of the jobs that it started."""
+    """Requests the status of started jobs from the platform, periodically."""
 
     def __init__(self, name: str, submission: Submission, every: timedelta, resources: Resources) -> None:
         self._name = name
@@ -23,7 +23,7 @@ class PlatformWatch:
         self._ledger, self._clock = resources.ledger, resources.clock
 
     def step(self) -> datetime:
-        """Ask after the jobs that were not asked after for long enough, some at a time."""
+        """Request the status of some jobs whose last status is old enough; return the time of the next call."""
         self._submission.open()
         now = self._clock.now()
         with self._ledger.read() as transaction:

@@ -1,4 +1,4 @@
-"""Step 5: each job walks its states, one durable step after another.
+"""Step 5: each job passes through its states, one durable step after another.
 
     state          step          next state     when the step fails
     queued         create_job    created        retriable: the same step again, after a pause
@@ -7,13 +7,13 @@
     uploaded       start         submitted
     faulted        an operator retries: back to the state of the step that failed; or cancels: cancelled
     any of these   an operator cancels: cancel, then cancelled
-    submitted      nothing more; the platform may be asked what became of it
-    cancelled      nothing more
+    submitted      none; the status on the platform may still be requested
+    cancelled      none
 
-Before a step is begun for the first time, the ledger says so; between the step on the platform and the row that tells
-of it the power may fail, or the answer may get lost. Then the step is repeated, with `job.repeated` set, and submitters
-make that harmless. Uploads are remembered file by file, and a job with many files, or slow ones, gives way to others
-after each batch.
+Before a step begins for the first time, the ledger records it. Between the step on the platform and the ledger row of
+its result the power may fail, or the response may be lost. Then the step is repeated, with `job.repeated` set, and
+submitters make it idempotent. Uploads are recorded file by file. A job with many or slow files yields to others after
+each batch.
 """
 
 from __future__ import annotations
@@ -50,48 +50,48 @@ NEXT = {
     JobState.METADATA_SENT: JobState.UPLOADED,
     JobState.UPLOADED: JobState.SUBMITTED,
 }
-UPLOADS_PER_COMMIT = 32  # files whose upload is remembered together: at most so many are repeated after a crash
-BATCH_SECONDS = 2.0  # after which no further upload of a batch begins: on a slow platform others wait for their turn
-OPENING_SECONDS = 2.0  # that `close` waits for an `open` that is under way
+UPLOADS_PER_COMMIT = 32  # files whose upload is recorded together: at most so many are repeated after a crash
+BATCH_SECONDS = 2.0  # after which no further upload of a batch begins, so that other jobs get a turn on a slow platform
+OPENING_SECONDS = 2.0  # how long `close` waits for an `open` in progress
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
 
 class PlatformContact(Enum):
-    """What a step has told of the platform."""
+    """Whether a step got a response of the platform."""
 
     ANSWERED = "answered"
-    FAILED = "failed"  # for a reason that may pass
-    UNKNOWN = "unknown"  # it was not asked, or what failed was something else
+    FAILED = "failed"  # with a retriable error
+    UNKNOWN = "unknown"  # the platform was not called, or something else failed
 
 
 @frozen
 class StepResult:
-    """A step that was taken: the job as it stands now."""
+    """The result of a step: the job as it is now."""
 
     row: JobRow
     platform: PlatformContact
 
 
 class CannotRead(Retriable):
-    """The storage backend failed, which says nothing of the platform."""
+    """The storage backend failed; this shows nothing about the platform."""
 
 
 class Interrupted(Exception):
-    """The service stops in the middle of a step, which says nothing of the job: the next start repeats the step."""
+    """The service stops during a step; this is no failure of the job: the next start repeats the step."""
 
 
 @frozen(kw_only=True)
 class Done:
-    """What a step on the platform has come to."""
+    """The outcome of a step on the platform."""
 
-    found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it told
-    state: JobState | None = None  # the next one, when it is not that of the table
-    whole: bool = True  # the step is at its end; if not, its next part follows
+    found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it returned
+    state: JobState | None = None  # the next state, if it is not that of the table
+    whole: bool = True  # the step is complete; if not, its next part follows
     platform: PlatformContact = PlatformContact.ANSWERED
 
 
 class Submission:
-    """Carries jobs to one submitter. Used from several threads, each with a job of its own."""
+    """Runs the steps of jobs with one submitter. Thread-safe if each thread has a job of its own."""
 
     def __init__(
         self,
@@ -120,37 +120,37 @@ class Submission:
         }
 
     def open(self) -> None:
-        """Open the submitter. Called before every use: once it has succeeded, nothing more happens."""
+        """Open the submitter. Called before every use; idempotent once it has succeeded."""
         with self._opening:
             if not self._is_open:
                 self._submitter.open()
                 self._is_open = True
 
     def close(self) -> None:
-        """Close the submitter. Steps that this cuts off end as Interrupted."""
+        """Close the submitter. Steps that this interrupts raise Interrupted."""
         self._is_closing = True
         if not self._opening.acquire(timeout=OPENING_SECONDS):
-            return  # `open` hangs, and has opened nothing that could be closed
+            return  # `open` hangs; there is nothing to close yet
         was_open, self._is_open = self._is_open, False
         self._opening.release()
         if not was_open:
             return
         try:
             self._submitter.close()
-        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
 
     def take_step(self, row: JobRow) -> StepResult:
-        """One step on the platform, or one batch of uploads, then one row in the ledger.
+        """Run one step on the platform, or one batch of uploads, then record it in the ledger.
 
-        Raises Interrupted, and has written nothing then.
+        Raises Interrupted without recording anything.
         """
         try:
             begun = self._begin_step(row)
             done = self._cancel(row) if row.job.cancel_requested else self._steps[row.job.state](row)
         except CannotRead as failure:
             return StepResult(self._postpone(begun, str(failure)), PlatformContact.UNKNOWN)
-        except LedgerError as failure:  # most likely not for a value of this job, and temporary
+        except LedgerError as failure:  # most likely temporary, and not because of this job
             return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
         except Retriable as failure:
             return StepResult(self._postpone(begun, str(failure)), PlatformContact.FAILED)
@@ -158,16 +158,16 @@ class Submission:
             return StepResult(self._fault(begun, str(failure)), PlatformContact.UNKNOWN)
         except (Interrupted, IllegalTransition, KeyboardInterrupt):
             raise
-        except BaseException as failure:  # a plugin may raise anything, even leave
+        except BaseException as failure:  # a plugin may raise anything, even SystemExit
             if self._is_closing:
                 raise Interrupted from failure
-            # A bug, which repeating will not mend.
+            # A bug: a retry does not fix it.
             error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
             return StepResult(self._fault(begun, error), PlatformContact.UNKNOWN)
-        return StepResult(self._settle(begun, done), done.platform)
+        return StepResult(self._complete(begun, done), done.platform)
 
     def ask(self, row: JobRow) -> None:
-        """Ask the platform what became of a submitted job, and write down what it says."""
+        """Request the status of a submitted job from the platform, and record it."""
         told = self._status(row.job)
         now = self._clock.now()
         with self._ledger.write() as transaction:
@@ -194,12 +194,12 @@ class Submission:
             return PlatformStatus(state="unknown", finished=True, detail=str(failure))
         except Retriable as failure:
             log.info("platform_not_asked", job_id=job.job_id, reason=str(failure))
-        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             log.warning("platform_not_asked", job_id=job.job_id, reason=describe_failure(failure))
         return None
 
     def _begin_step(self, row: JobRow) -> JobRow:
-        """Have the ledger say that the step is begun, unless it says so already."""
+        """Record in the ledger that the step has begun, unless this is recorded already."""
         if row.job.repeated:
             return row
         with self._ledger.write() as transaction:
@@ -210,7 +210,7 @@ class Submission:
     def _create(self, row: JobRow) -> Done:
         created = self._submitter.create_job(row.job)
         if not isinstance(created.job_id, str) or not isinstance(created.payload_id, str):
-            raise TypeError("create_job must answer with texts")
+            raise TypeError("create_job must return texts")
         return Done(found={"platform_job_id": created.job_id, "platform_payload_id": created.payload_id})
 
     def _add_metadata(self, row: JobRow) -> Done:
@@ -224,7 +224,7 @@ class Submission:
         return Done()
 
     def _upload(self, row: JobRow) -> Done:
-        """One batch of what is missing. The state changes when a look finds nothing missing any more."""
+        """Upload one batch of the missing files. The step is complete when none is missing."""
         with self._ledger.read() as transaction:
             missing = instances.of_job(transaction, row.number, missing_only=True, limit=UPLOADS_PER_COMMIT)
         if missing:
@@ -232,12 +232,12 @@ class Submission:
         return Done(whole=not missing)
 
     def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
-        """Upload side by side, remember what arrived, then raise what went wrong, if anything did."""
+        """Upload in parallel, record the successful uploads, then raise the most severe error, if any."""
         futures: dict[int, Future[None]] = {}
         end = time.monotonic() + BATCH_SECONDS
         for position, instance in members:
             if futures and time.monotonic() >= end:
-                break  # the others are of the next batch
+                break  # the others belong to the next batch
             upload = Upload(
                 instance=instance,
                 position=position,
@@ -253,7 +253,7 @@ class Submission:
     def _begin(self, upload: Callable[[Job, Upload], None], job: Job, what: Upload) -> Future[None]:
         try:
             return self._uploads.submit(upload, job, what)
-        except RuntimeError as failure:  # how an executor that is shut down says so; what `upload` raises is its result
+        except RuntimeError as failure:  # the executor is shut down; errors of `upload` itself are in its future
             raise Interrupted from failure
 
     def _start(self, row: JobRow) -> Done:
@@ -261,15 +261,15 @@ class Submission:
         return Done()
 
     def _cancel(self, row: JobRow) -> Done:
-        """Stop it on the platform, if the platform knows it."""
+        """Cancel the job on the platform, if the platform knows it."""
         if not row.job.platform_job_id and not row.job.repeated:
             return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
             if not row.job.platform_job_id:
-                # A create whose answer was lost: the same again tells the id, by which the job is cancelled next.
+                # The response to a create was lost: repeat it to get the id, with which the job is cancelled next.
                 return self._create(row)
             self._submitter.cancel(row.job)
-        except Permanent as refusal:  # the platform does not know it, or does not want to: it was not started by us
+        except Permanent as refusal:  # the platform does not know the job, or rejects this
             log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
         return Done(state=JobState.CANCELLED)
 
@@ -282,10 +282,10 @@ class Submission:
         except OSError as failure:
             raise CannotRead(f"the storage backend failed to read ({type(failure).__name__})") from failure
 
-    # --- what became of a step --------------------------------------------------------------------------------------
+    # --- results of steps -------------------------------------------------------------------------------------------
 
-    def _settle(self, row: JobRow, done: Done) -> JobRow:
-        """The step succeeded, or a part of it."""
+    def _complete(self, row: JobRow, done: Done) -> JobRow:
+        """Record the success of a step, or of a part of it."""
         if not done.whole:
             return self._forget_failures(row)
         state = done.state or NEXT[row.job.state]
@@ -312,14 +312,14 @@ class Submission:
     def _fault(self, row: JobRow, error: str) -> JobRow:
         faulted_in = row.job.state
         values = {"attempts": row.job.attempts + 1, "next_attempt_at": None, "last_error": error}
-        values |= {"faulted_in": faulted_in}  # the wish to cancel it stays: a retry goes on with that
+        values |= {"faulted_in": faulted_in}  # `cancel_requested` stays: a retry continues with the cancellation
         return self._change(row, "job_faulted", JobState.FAULTED, values)
 
     def _change(self, row: JobRow, event: str, state: JobState, values: Mapping[str, Any]) -> JobRow:
         now = self._clock.now()
         with self._ledger.write() as transaction:
             changed = jobs.change(transaction, row, state=state, changed_at=now, **values)
-            _tell(transaction, now, event, changed.job)
+            _record(transaction, now, event, changed.job)
         level = "warning" if changed.job.last_error else "info"
         getattr(log, level)(
             event,
@@ -333,7 +333,7 @@ class Submission:
         return changed
 
 
-def _tell(transaction: Transaction, now: datetime, event: str, job: Job) -> None:
+def _record(transaction: Transaction, now: datetime, event: str, job: Job) -> None:
     detail: dict[str, object] = {"error": job.last_error} if job.last_error else {}
     if job.next_attempt_at is not None:
         detail["next_attempt_at"] = job.next_attempt_at.isoformat()
@@ -346,7 +346,7 @@ def _platform_state(job: Job, now: datetime) -> Event:
 
 
 def _error(future: Future[None]) -> BaseException | None:
-    """What an upload raised; one that the end of the service cancelled was interrupted."""
+    """Return what an upload raised; Interrupted if the stop of the service cancelled it."""
     try:
         return future.exception()
     except CancelledError:
@@ -354,15 +354,15 @@ def _error(future: Future[None]) -> BaseException | None:
 
 
 def _raise_worst(errors: Iterable[BaseException]) -> None:
-    """Of several failures the one that decides: what cannot be mended comes before what may pass."""
+    """Raise the decisive one of several failures: permanent errors come before temporary ones."""
     found = sorted(errors, key=lambda error: isinstance(error, (Retriable, LedgerError, Interrupted)))
     if found:
         raise found[0]
 
 
 def _checked_status(told: PlatformStatus) -> PlatformStatus:
-    """Raises what is wrong with it: it is written to the ledger."""
+    """Raise TypeError for a malformed status, before it is written to the ledger."""
     texts = isinstance(told, PlatformStatus) and isinstance(told.state, str) and isinstance(told.detail, str)
     if not texts or not isinstance(told.finished, bool):
-        raise TypeError("status must answer with PlatformStatus(state=<text>, finished=<bool>, detail=<text>)")
+        raise TypeError("status must return PlatformStatus(state=<text>, finished=<bool>, detail=<text>)")
     return told
