@@ -82,7 +82,7 @@ def figures(found: Mapping[str, Told]) -> str:
     sections = [
         _setting(receiving, results),
         _table(("instances per second", *_headings(), "each", CPU, "memory, MB"), _rates(results, receiving)),
-        "### What it is to reach",
+        "### Targets",
         _table(("instances per second", *_headings()), _ratios(results)),
         _table(("", "measured", "limit", "met"), map(_verdict, (*verdicts(results), *_others(found)))),
         "### Associations",
