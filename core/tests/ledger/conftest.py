@@ -24,7 +24,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def ledger(url: str) -> Iterator[Ledger]:
-    """Migrated and empty."""
+    """Return a migrated, empty ledger."""
     opened = Ledger(url, durable=False)
     opened.migrate()
     yield opened
@@ -33,7 +33,7 @@ def ledger(url: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def an_instance() -> Callable[..., InstanceStorageInfo]:
-    """Make an instance that the ledger has not seen; each with a UID and a storage key of its own."""
+    """Return a factory of instances without a row, each with a unique UID and storage key."""
     numbers = count(1)
 
     def make(**values: Any) -> InstanceStorageInfo:
@@ -63,7 +63,7 @@ def an_instance() -> Callable[..., InstanceStorageInfo]:
 
 @pytest.fixture
 def a_job() -> Callable[..., Job]:
-    """Make a job that the ledger has not seen."""
+    """Return a factory of jobs without a row."""
     numbers = count(1)
 
     def make(**values: Any) -> Job:

@@ -1,4 +1,4 @@
-"""Opening the ledger: its schema, its transactions, and several processes at once."""
+"""The connection to the ledger: its schema, its transactions, and concurrent processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pragma(ledger: Ledger, name: str) -> object:
 
 
 def newest() -> str:
-    """The number of the last migration."""
+    """Return the revision of the newest migration."""
     return max(path.name for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))[:4]
 
 
@@ -47,7 +47,7 @@ def newest() -> str:
 
 @pytest.fixture
 def migrated(untouched: Ledger) -> Ledger:
-    """A ledger that all migrations were run on, one after another."""
+    """Return a ledger that was created by running all migrations."""
     with untouched._engine.connect() as connection:
         upgrade(connection)
         connection.commit()
@@ -55,19 +55,19 @@ def migrated(untouched: Ledger) -> Ledger:
 
 
 def test_a_new_ledger_begins_with_the_revision_of_the_newest_migration() -> None:
-    """Tried: a migration that was added without a new REVISION."""
+    """REVISION is the newest migration. Tried: a migration that was added without a new REVISION."""
     assert newest() == REVISION
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_schema(migrated: Ledger) -> None:
-    """Nobody can change a table and forget its migration."""
+    """Every change of a table has a migration."""
     with migrated.read() as transaction:
         context = MigrationContext.configure(transaction, opts={"compare_type": True})
         assert [] == compare_metadata(context, metadata)
 
 
 def test_the_migrations_make_exactly_the_statements_of_the_schema(migrated: Ledger, tmp_path: Path) -> None:
-    """What a comparison of columns overlooks: defaults, conditions of partial indexes, AUTOINCREMENT, foreign keys."""
+    """Compare what columns do not show: defaults, conditions of partial indexes, AUTOINCREMENT, foreign keys."""
     direct = Ledger(f"sqlite:///{tmp_path / 'direct.sqlite'}")
     with direct.write() as transaction:
         create(transaction)
@@ -76,14 +76,14 @@ def test_the_migrations_make_exactly_the_statements_of_the_schema(migrated: Ledg
 
 
 def statements(ledger: Ledger) -> dict[str, list[str]]:
-    """Each table's and index's statement as its sorted words: the order of constraints does not matter."""
+    """Return the sorted words of the statement of each table and index: the order of constraints does not matter."""
     query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'"
     with ledger.read() as transaction:
         return {name: sorted(re.findall(r"[^\s,()]+|[()]", sql)) for name, sql in transaction.execute(text(query))}
 
 
 def test_migrating_again_changes_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """Every start migrates; what is in the ledger stays."""
+    """Every start migrates, and keeps the rows of the ledger."""
     with ledger.write() as transaction:
         kept = instances.insert(transaction, an_instance())
     before = statements(ledger)
@@ -94,12 +94,12 @@ def test_migrating_again_changes_nothing(ledger: Ledger, an_instance: MakeInstan
 
 
 def test_a_current_ledger_is_accepted(ledger: Ledger) -> None:
-    """After `migrate` there is nothing to complain about."""
+    """`require_current` accepts a migrated ledger."""
     ledger.require_current()
 
 
 def test_a_ledger_without_tables_is_refused_with_the_next_step(untouched: Ledger) -> None:
-    """A command that only looks says how the ledger comes about."""
+    """The message of a command that only reads explains how to create the ledger."""
     with pytest.raises(Refused) as refusal:
         untouched.require_current()
     assert (
@@ -129,7 +129,7 @@ def test_a_ledger_that_cannot_be_opened_is_refused_with_the_reason(tmp_path: Pat
 
 
 def test_looking_for_a_ledger_does_not_make_one(url: str, tmp_path: Path) -> None:
-    """`exists` answers without leaving a file behind."""
+    """`exists` creates no file."""
     assert not exists(url)
     assert [] == list(tmp_path.iterdir())
     (tmp_path / "ledger.sqlite").touch()
@@ -150,7 +150,7 @@ def test_each_commit_is_synced_when_a_power_loss_must_not_take_it(url: str, dura
 
 
 def test_a_write_that_raises_leaves_nothing(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """All of a transaction or nothing, and the ledger can be written again at once."""
+    """A failed transaction changes nothing, and the next one can write at once."""
     with pytest.raises(ZeroDivisionError), ledger.write() as transaction:
         instances.insert(transaction, an_instance())
         raise ZeroDivisionError
@@ -160,7 +160,7 @@ def test_a_write_that_raises_leaves_nothing(ledger: Ledger, an_instance: MakeIns
 
 
 def test_a_reader_sees_one_moment_and_hinders_no_writer(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """What is committed during a read is seen by the next one."""
+    """A commit during a read is visible to the next read only."""
     with ledger.read() as reading:
         assert 0 == instances.last_number(reading)
         with ledger.write() as writing:
@@ -192,7 +192,7 @@ ledger.close()
 
 
 def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
-    """Transactions that read first and then write take turns; both processes make the schema, and neither fails."""
+    """Transactions that read first and then write are serialized; both processes create the schema without failing."""
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, url, name, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -217,7 +217,7 @@ def test_two_processes_that_write_at_once_both_succeed(url: str) -> None:
 
 
 def test_a_commit_that_is_to_be_synced_is_not_taken_when_that_cannot_be_set(untouched: Ledger) -> None:
-    """What the connection was told last is what it does: a change that failed is asked for again."""
+    """The settings of the connection follow each request: a setting that failed is set again."""
 
     class Refusing:
         def __init__(self, connection: Any) -> None:

@@ -1,4 +1,4 @@
-"""The errors of the ledger: what failed is known by its kind, and no message quotes the values of a statement."""
+"""The errors of the ledger: their class identifies the failure, and no message quotes the values of a statement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENT = "PID-4711"
 
 @pytest.fixture
 def other(url: str) -> Iterator[Ledger]:
-    """Another process's connections to the same file."""
+    """Return a ledger with the same file, as another process has it."""
     opened = Ledger(url, durable=False)
     yield opened
     opened.close()
@@ -38,7 +38,7 @@ def kinds(failure: LedgerUnavailable) -> tuple[bool, bool, bool]:
 
 
 def test_a_full_ledger_is_out_of_space(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """SQLite's own error, as on a full disk. Tried: without the code, it is like every other failure."""
+    """SQLite raises the error of a full disk. Tried: without its code, `is_full` is not set."""
     with ledger.write() as transaction:
         pages = transaction.exec_driver_sql("PRAGMA page_count").scalar()
         transaction.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
@@ -51,7 +51,7 @@ def test_a_full_ledger_is_out_of_space(ledger: Ledger, an_instance: MakeInstance
 
 
 def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Ledger) -> None:
-    """Without waiting, within one process and among several. Tried: the error of the driver goes through."""
+    """A transaction that does not wait fails, in one process and in several. Tried: the driver's error is raised."""
     with other.write():
         with pytest.raises(LedgerUnavailable) as in_another_process, ledger.write(waits=False):
             pass
@@ -64,7 +64,7 @@ def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Led
 
 
 def test_a_ledger_without_its_tables_is_unavailable(url: str) -> None:
-    """Nothing could be written, whatever its values."""
+    """No row could be written, with any values."""
     empty = Ledger(url)
     with pytest.raises(LedgerUnavailable, match="no such table") as raised, empty.read() as transaction:
         instances.last_number(transaction)
@@ -74,7 +74,7 @@ def test_a_ledger_without_its_tables_is_unavailable(url: str) -> None:
 
 @pytest.mark.parametrize("begins_with", [b"SQLite format 3\0", b"not SQLite at all"])
 def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_with: bytes) -> None:
-    """SQLite reports it with an error that is not its usual one, and no transaction can succeed."""
+    """SQLite reports it with another class of errors, and no transaction can succeed."""
     (tmp_path / "ledger.sqlite").write_bytes(begins_with + b"garbage " * 1000)
     damaged = Ledger(url)
     for begin in (damaged.read, damaged.write):
@@ -100,7 +100,7 @@ def test_a_file_that_is_damaged_is_unavailable(url: str, tmp_path: Path, begins_
 def test_the_kind_is_decided_by_the_error_code(
     damage: str, code: int, message: str, expected: tuple[bool, bool, bool]
 ) -> None:
-    """By the message only in Python 3.10, whose driver passes no code on."""
+    """In Python 3.10 only the message identifies the error: its driver passes no code."""
     failure = sqlite3.OperationalError(message if damage == "text" else "in other words")
     if damage == "code":
         failure.sqlite_errorcode = code
@@ -110,7 +110,7 @@ def test_the_kind_is_decided_by_the_error_code(
 
 
 def test_a_ledger_that_is_unavailable_may_be_tried_again() -> None:
-    """Whoever repeats for any Retriable does so for the ledger."""
+    """Code that retries after any Retriable also retries after errors of the ledger."""
     assert issubclass(LedgerUnavailable, Retriable)
     assert not issubclass(RowRejected, Retriable)
 
@@ -140,14 +140,14 @@ def rejected_by_the_driver(ledger: Ledger, _an_instance: MakeInstance) -> None:
 def test_a_row_with_wrong_values_is_another_error(
     ledger: Ledger, an_instance: MakeInstance, reject: Callable[[Ledger, MakeInstance], None]
 ) -> None:
-    """The ledger works: repeating would not help, and other rows can be written."""
+    """The ledger works: a retry would not help, and other rows can be written."""
     with pytest.raises(RowRejected):
         reject(ledger, an_instance)
     with ledger.write() as transaction:
         instances.insert(transaction, an_instance())
 
 
-# --- what is in the text ----------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------------------------
 
 
 def missing_table(ledger: Ledger, an_instance: MakeInstance) -> None:
@@ -164,7 +164,7 @@ def missing_table(ledger: Ledger, an_instance: MakeInstance) -> None:
 def test_no_value_of_a_statement_is_in_the_text(
     ledger: Ledger, an_instance: MakeInstance, fail: Callable[[Ledger, MakeInstance], None]
 ) -> None:
-    """Neither in the message nor in a printed traceback. Tried: raised `from` the original error."""
+    """No value is in the message nor in a printed traceback. Tried: raised `from` the original error."""
     with pytest.raises(LedgerError) as raised:
         fail(ledger, an_instance)
     printed = "".join(traceback.format_exception(raised.value))

@@ -1,4 +1,4 @@
-"""What the ledger tells operators: events, and how lanes stand."""
+"""Events and reports of lanes in the ledger."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def an_event(**values: object) -> Event:
 
 
 def test_events_round_trip(ledger: Ledger) -> None:
-    """Everything that was told comes back, oldest first, for a job, for an instance, and for who follows along."""
+    """Every event is read as it was written, oldest first: by job, by instance, and by number."""
     told = [
         an_event(job_id="a" * 32, detail={"name": "Größe", "instances": 3, "parts": ["x", None]}),
         an_event(event="instance_quarantined", instance_id=2**40, association_id="b" * 32),
@@ -50,7 +50,7 @@ def test_events_round_trip(ledger: Ledger) -> None:
 
 
 def test_lanes_round_trip(ledger: Ledger) -> None:
-    """The groups that are due first with their times, and the number of all."""
+    """A report keeps the groups that are due first, with their times, and the number of all groups."""
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
         lanes.save(transaction, STOPPED)
@@ -59,8 +59,8 @@ def test_lanes_round_trip(ledger: Ledger) -> None:
         assert {"LIVER": "it failed 5 times"} == lanes.stopped(transaction)
 
 
-def test_a_lane_is_described_anew(ledger: Ledger) -> None:
-    """There is one description of a lane, the last one."""
+def test_saving_a_lane_replaces_its_report(ledger: Ledger) -> None:
+    """A lane has one report, the last one."""
     again = evolve(STOPPED, ae_title="LUNG")
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
@@ -68,8 +68,8 @@ def test_a_lane_is_described_anew(ledger: Ledger) -> None:
         assert {"LUNG": again} == lanes.load(transaction)
 
 
-def test_lanes_that_are_no_longer_configured_are_forgotten(ledger: Ledger) -> None:
-    """What is removed from the configuration leaves no trace on the operators' page."""
+def test_other_lanes_are_deleted(ledger: Ledger) -> None:
+    """An AE title that was removed from the configuration is no longer reported to operators."""
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
         lanes.save(transaction, STOPPED)
@@ -89,7 +89,7 @@ def test_saving_a_lane_keeps_its_restart_requests(ledger: Ledger) -> None:
         assert {RUNNING.ae_title: 2} == lanes.restarts(transaction)
 
 
-def test_an_ae_title_that_is_full_says_why_and_its_descriptions_do_not_undo_that(ledger: Ledger) -> None:
+def test_saving_a_lane_keeps_the_reason_why_it_is_full(ledger: Ledger) -> None:
     with ledger.write() as transaction:
         lanes.save(transaction, RUNNING)
         lanes.save(transaction, STOPPED)

@@ -1,4 +1,4 @@
-"""What the ledger knows of the service's health."""
+"""The health of the service in the ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOST = PartHealth(part="host", state=PartState.OK, since=NOW, seen_at=NOW)
 
 
 def test_health_round_trips(ledger: Ledger) -> None:
-    """What is written again takes the place of what was there."""
+    """A part that is saved again replaces its earlier row."""
     better = evolve(LANE, state=PartState.OK, reason="", seen_at=NOW + timedelta(seconds=5))
     with ledger.write() as transaction:
         health.save(transaction, [LANE, HOST])
@@ -25,7 +25,7 @@ def test_health_round_trips(ledger: Ledger) -> None:
 
 
 def test_processes_outlive_the_parts_of_an_earlier_host(ledger: Ledger) -> None:
-    """The next host may have other parts; the rows of other processes are not its own."""
+    """The next host may have other parts; it must not delete the rows of other processes."""
     processes = {name: evolve(HOST, part=name) for name in health.processes(1)}
     with ledger.write() as transaction:
         health.save(transaction, [LANE, *processes.values()])

@@ -1,4 +1,4 @@
-"""What the ledger knows of instances: arrival, replacement, release, and what may be reclaimed."""
+"""Instances in the ledger: arrival, replacement, and changes of state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 
 @pytest.fixture
 def arrive(ledger: Ledger, an_instance: MakeInstance) -> MakeInstance:
-    """Insert an instance in a transaction of its own."""
+    """Return a function that inserts an instance in a separate transaction."""
 
     def insert(**values: object) -> InstanceStorageInfo:
         with ledger.write() as transaction:
@@ -45,7 +45,7 @@ def states(ledger: Ledger) -> list[str]:
 
 
 def test_an_instance_comes_back_as_it_was_inserted(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """Every field survives; only the number is new."""
+    """Every field is read as it was written; only the number is new."""
     given_one = an_instance(patient_id="Müller \U0001f600 \\ 'x'", issuer_of_patient_id="ISS")
     with ledger.write() as transaction:
         inserted = instances.insert(transaction, given_one)
@@ -55,7 +55,7 @@ def test_an_instance_comes_back_as_it_was_inserted(ledger: Ledger, an_instance: 
 
 
 def test_numbers_follow_the_order_of_arrival_and_are_never_used_again(ledger: Ledger, arrive: MakeInstance) -> None:
-    """Whoever reads everything after the newest number cannot miss what comes next, even if that row was deleted."""
+    """A reader of everything after the newest number misses no later row, even if the newest row was deleted."""
     arrive()
     newest = arrive()
     with ledger.write() as transaction:
@@ -64,7 +64,7 @@ def test_numbers_follow_the_order_of_arrival_and_are_never_used_again(ledger: Le
 
 
 def test_one_sop_instance_is_pending_once_for_an_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
-    """The database itself refuses a second one; another AE title, or one after the release, is something else."""
+    """The database refuses a duplicate. Another AE title, or the same one after the release, may have the instance."""
     first = arrive(sop_instance_uid="1.2.3")
     with pytest.raises(RowRejected):
         arrive(sop_instance_uid="1.2.3")
@@ -77,7 +77,7 @@ def test_one_sop_instance_is_pending_once_for_an_ae_title(ledger: Ledger, arrive
 
 
 def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arrive: MakeInstance) -> None:
-    """Of one AE title or of all, above a number, no more than asked for."""
+    """Reading returns instances above a number, of one AE title or of all, up to the limit."""
     arrived = [arrive(ae_title=name) for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER")]
     with ledger.write() as transaction:
         instances.release(transaction, [3], NOW)
@@ -88,15 +88,15 @@ def test_pending_instances_are_read_in_order_and_in_pieces(ledger: Ledger, arriv
 
 
 @pytest.mark.parametrize("patient_id", ["", 'a"b\\c', "\x00 in \x1b the\r\nmiddle", "山田^太郎", "\U0001f600"])
-def test_what_is_read_at_once_is_what_was_written(ledger: Ledger, arrive: MakeInstance, patient_id: str) -> None:
-    """Whatever stands in a patient ID, and to the last bit of a number."""
+def test_instances_are_read_as_json_without_loss(ledger: Ledger, arrive: MakeInstance, patient_id: str) -> None:
+    """Any text in a patient ID and every bit of a number are preserved."""
     instance = arrive(patient_id=patient_id, size_bytes=2**53 + 1, checksum=2**32 - 1)
     with ledger.read() as transaction:
         assert [instance] == instances.pending_after(transaction, 0, 10, instance.ae_title)
 
 
-def test_the_newest_of_the_next_ones_is_known_by_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
-    """Whatever has become of them; those beyond the limit are of the next look."""
+def test_the_newest_of_the_next_instances_is_found_by_ae_title(ledger: Ledger, arrive: MakeInstance) -> None:
+    """Instances in any state count; those beyond the limit do not."""
     for name in ("LUNG", "LIVER", "LUNG", "LUNG", "LIVER"):
         arrive(ae_title=name)
     with ledger.write() as transaction:
@@ -109,8 +109,8 @@ def test_the_newest_of_the_next_ones_is_known_by_ae_title(ledger: Ledger, arrive
 # --- replacement ----------------------------------------------------------------------------------------------------
 
 
-def test_every_arrival_of_a_chain_means_the_newest_one(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """A processor that still holds the first of five arrivals means the fifth."""
+def test_every_id_of_a_chain_refers_to_the_newest_instance(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """The id of the first of five duplicates refers to the fifth."""
     with ledger.write() as transaction:
         chain = [instances.insert(transaction, an_instance(sop_instance_uid="1.2.3"))]
         for _ in range(4):
@@ -124,10 +124,10 @@ def test_every_arrival_of_a_chain_means_the_newest_one(ledger: Ledger, an_instan
         assert numbers[:-1] == instances.released_after(transaction, 0, 10)
 
 
-def test_what_is_no_longer_pending_means_nothing(
+def test_ids_without_a_pending_instance_are_omitted(
     ledger: Ledger, arrive: MakeInstance, an_instance: MakeInstance
 ) -> None:
-    """Released, quarantined and unknown instances, and those whose replacement is gone, are left out."""
+    """Released, quarantined and unknown instances are omitted, and those whose replacement was released."""
     released, quarantined, replaced = arrive(), arrive(), arrive()
     with ledger.write() as transaction:
         newer = instances.replace(transaction, replaced, an_instance(sop_instance_uid=replaced.sop_instance_uid))
@@ -137,8 +137,8 @@ def test_what_is_no_longer_pending_means_nothing(
         assert {} == instances.resolve_pending(transaction, asked)
 
 
-def test_more_instances_than_a_statement_takes_are_resolved(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """A study of any size is one question to the ledger."""
+def test_more_instances_than_one_statement_may_name_are_resolved(ledger: Ledger, an_instance: MakeInstance) -> None:
+    """A study of any size is resolved by one call."""
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(2 * CHUNK + 1)]
         assert {number: number for number in numbers} == instances.resolve_pending(transaction, numbers)
@@ -150,7 +150,7 @@ def test_more_instances_than_a_statement_takes_are_resolved(ledger: Ledger, an_i
 
 
 def test_each_change_of_state_starts_from_the_state_that_allows_it(ledger: Ledger, arrive: MakeInstance) -> None:
-    """What was quarantined is not released, what is pending is not reclaimed, what was released is not quarantined."""
+    """A quarantined instance cannot be released, a pending one reclaimed, nor a released one quarantined."""
     quarantined, pending, released = arrive().instance_id, arrive().instance_id, arrive().instance_id
     with ledger.write() as transaction:
         instances.quarantine(transaction, quarantined, "no study", NOW)
@@ -171,7 +171,7 @@ def test_each_change_of_state_starts_from_the_state_that_allows_it(ledger: Ledge
 def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
     ledger: Ledger, arrive: MakeInstance, a_job: MakeJob, state: JobState
 ) -> None:
-    """Submitted and cancelled jobs need their instances no longer; a faulted one does, an operator may retry it."""
+    """Submitted and cancelled jobs no longer need their instances. A faulted job does: an operator may retry it."""
     held, free, pending = arrive(), arrive(), arrive()
     with ledger.write() as transaction:
         jobs.insert(transaction, a_job(state=JobState.SUBMITTED), [held.instance_id, free.instance_id])
@@ -183,7 +183,7 @@ def test_an_instance_can_be_reclaimed_when_no_job_needs_it(
 
 
 def test_an_instance_that_a_job_refers_to_keeps_its_row(ledger: Ledger, arrive: MakeInstance, a_job: MakeJob) -> None:
-    """Foreign keys hold: the story of a job is never without its instances."""
+    """Foreign keys are enforced: the story of a job always has its instances."""
     held = arrive()
     with ledger.write() as transaction:
         jobs.insert(transaction, a_job(), [held.instance_id])
@@ -191,12 +191,12 @@ def test_an_instance_that_a_job_refers_to_keeps_its_row(ledger: Ledger, arrive: 
         transaction.execute(delete(table).where(table.c.instance_id == held.instance_id))
 
 
-# --- moments --------------------------------------------------------------------------------------------------------
+# --- times ----------------------------------------------------------------------------------------------------------
 
 
 @given(st.datetimes(timezones=st.timezones()))
-def test_a_moment_comes_back_exactly(moment: datetime) -> None:
-    """To the microsecond, from any time zone, in UTC."""
+def test_a_time_round_trips_exactly(moment: datetime) -> None:
+    """A time of any time zone is read to the microsecond, in UTC."""
     column = UtcDateTime()
     back = column.process_result_value(column.process_bind_param(moment, None), None)
     assert back is not None
@@ -204,8 +204,8 @@ def test_a_moment_comes_back_exactly(moment: datetime) -> None:
     assert timezone.utc is back.tzinfo
 
 
-def test_moments_are_ordered_in_the_ledger_as_in_time(ledger: Ledger, arrive: MakeInstance) -> None:
-    """A microsecond before the epoch, the epoch, and neighbours in the far future."""
+def test_times_are_ordered_in_the_ledger(ledger: Ledger, arrive: MakeInstance) -> None:
+    """The order holds around the epoch and in the far future, to the microsecond."""
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     future = datetime(2999, 12, 31, 23, 59, 59, 999_998, tzinfo=timezone.utc)
     tick = timedelta(microseconds=1)
@@ -218,7 +218,7 @@ def test_moments_are_ordered_in_the_ledger_as_in_time(ledger: Ledger, arrive: Ma
     assert all(earlier < later for earlier, later in pairwise(found))
 
 
-def test_a_moment_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:
+def test_a_time_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:
     """Guessing the zone could shift a deadline by hours."""
     with pytest.raises(RowRejected):
         arrive(received_at=datetime(2026, 1, 5))  # noqa: DTZ001 - the mistake under test
@@ -233,7 +233,7 @@ def test_a_moment_without_a_time_zone_is_refused(arrive: MakeInstance) -> None:
         ([JobState.CANCELLED, JobState.SUBMITTED], "submitted"),
     ],
 )
-def test_a_reclaimed_instance_tells_what_it_was_good_for(
+def test_a_reclaimed_instance_has_an_outcome(
     ledger: Ledger, arrive: MakeInstance, a_job: MakeJob, states_of_its_jobs: list[JobState], outcome: str
 ) -> None:
     number = arrive().instance_id

@@ -1,4 +1,4 @@
-"""What the ledger knows of jobs: their order, their changes, and what they still need to upload."""
+"""Jobs in the ledger: their order, their changes, and their missing uploads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MakeJob = Callable[..., Job]
 
 @pytest.fixture
 def enter(ledger: Ledger, an_instance: MakeInstance, a_job: MakeJob) -> Callable[..., JobRow]:
-    """Insert a job of new instances in a transaction of its own."""
+    """Return a function that inserts a job of new instances in a separate transaction."""
 
     def insert(count: int = 1, **values: object) -> JobRow:
         with ledger.write() as transaction:
@@ -36,7 +36,7 @@ Enter = Callable[..., JobRow]
 
 
 def test_a_job_comes_back_as_it_was_inserted(ledger: Ledger, enter: Enter) -> None:
-    """Every field survives, whatever the metadata is called."""
+    """Every field is read as it was written, with any names in the metadata."""
     row = enter(metadata={"Source": "LUNG (aetitle)", "Größe": "1\n2"}, priority=JobPriority.IMMEDIATE)
     with ledger.read() as transaction:
         assert row == jobs.get(transaction, row.job.job_id)
@@ -45,7 +45,7 @@ def test_a_job_comes_back_as_it_was_inserted(ledger: Ledger, enter: Enter) -> No
 
 
 def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, enter: Enter) -> None:
-    """However many jobs there are, who chooses the next one looks at a few."""
+    """Choosing the next job reads only a few rows, however many jobs there are."""
     first = {
         (ae_title, priority): min(
             (enter(ae_title=ae_title, priority=priority) for _n in range(3)), key=lambda row: row.number
@@ -59,7 +59,7 @@ def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, 
 
 
 def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> None:
-    """Not those of other submitters, finished or faulted ones, postponed ones, or those that somebody carries."""
+    """Jobs of other submitters, and finished, faulted, postponed and excluded jobs, are not due."""
     ready = [enter(state=state, ae_title=f"AE{number}") for number, state in enumerate(jobs.UNFINISHED)]
     now = ready[0].job.created_at
     for state in (JobState.SUBMITTED, JobState.FAULTED, JobState.CANCELLED):
@@ -76,7 +76,7 @@ def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> N
 
 
 def test_a_change_is_written_and_returned(ledger: Ledger, enter: Enter) -> None:
-    """What `change` returns is what the ledger has."""
+    """`change` returns the job as the ledger stores it."""
     row = enter()
     moment = row.job.created_at + timedelta(microseconds=1)
     with ledger.write() as transaction:
@@ -89,8 +89,8 @@ def test_a_change_is_written_and_returned(ledger: Ledger, enter: Enter) -> None:
         assert changed == jobs.get(transaction, row.job.job_id)
 
 
-def test_a_change_is_refused_when_somebody_else_changed_the_state(ledger: Ledger, enter: Enter) -> None:
-    """Who works with an old picture of a job writes nothing."""
+def test_a_change_is_refused_after_the_state_has_changed(ledger: Ledger, enter: Enter) -> None:
+    """A change that is based on an outdated row writes nothing."""
     row = enter()
     with ledger.write() as transaction:
         cancelled = jobs.change(transaction, row, state=JobState.CANCELLED)
@@ -101,7 +101,7 @@ def test_a_change_is_refused_when_somebody_else_changed_the_state(ledger: Ledger
 
 
 def test_the_instances_of_a_job_keep_their_order_and_what_was_uploaded(ledger: Ledger, enter: Enter) -> None:
-    """Positions count from 0; what was marked is missing no more."""
+    """Positions count from 0; instances marked as uploaded are no longer missing."""
     row = enter(4)
     with ledger.write() as transaction:
         jobs.mark_uploaded(transaction, row.number, [0, 2])
@@ -112,7 +112,7 @@ def test_the_instances_of_a_job_keep_their_order_and_what_was_uploaded(ledger: L
 
 
 def test_a_job_of_an_unknown_instance_leaves_nothing(ledger: Ledger, a_job: MakeJob) -> None:
-    """The job and its instances come about together."""
+    """A job and its instances are inserted together, or not at all."""
     with pytest.raises(RowRejected), ledger.write() as transaction:
         jobs.insert(transaction, a_job(), [999])
     with ledger.read() as transaction:
@@ -121,7 +121,7 @@ def test_a_job_of_an_unknown_instance_leaves_nothing(ledger: Ledger, a_job: Make
 
 
 def test_jobs_are_found_by_the_beginning_of_their_id(ledger: Ledger, enter: Enter) -> None:
-    """And what is special in a LIKE pattern is not."""
+    """Special characters of a LIKE pattern have no meaning in a prefix."""
     one, two = enter(job_id="ab" + "0" * 30), enter(job_id="ac" + "0" * 30)
     with ledger.read() as transaction:
         assert [one, two] == jobs.with_prefix(transaction, "a", 2)

@@ -1,4 +1,4 @@
-"""The questions that are asked again and again stay fast when the ledger remembers years: each uses its index."""
+"""Frequent queries stay fast in a ledger with the rows of years: each uses its index."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dicom_adapter.ledger.schema import InstanceState
 
 NOW = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 
-PARTIAL = {"pending_instances", "quarantined_instances"}  # indexes of what is held alone
+PARTIAL = {"pending_instances", "quarantined_instances"}  # indexes of held instances only
 
 Ask = Callable[[Transaction], Any]
 
 
 @pytest.fixture
 def remembering(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo], a_job: Callable[..., Job]) -> Ledger:
-    """A ledger with a past: nearly all of it finished."""
+    """Return a ledger with many rows, nearly all of them finished."""
     with ledger.write() as transaction:
         numbers = [instances.insert(transaction, an_instance()).instance_id for _ in range(200)]
         instances.release(transaction, numbers[:190], NOW)
@@ -38,7 +38,7 @@ def remembering(ledger: Ledger, an_instance: Callable[..., InstanceStorageInfo],
 
 @contextmanager
 def statements(transaction: Transaction) -> Iterator[list[tuple[str, Any]]]:
-    """What is sent to the database, as it was compiled, with its parameters."""
+    """Collect the compiled statements that are sent to the database, with their parameters."""
     sent: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
@@ -50,13 +50,13 @@ def statements(transaction: Transaction) -> Iterator[list[tuple[str, Any]]]:
 
 
 def plan_of(ledger: Ledger, ask: Ask) -> list[str]:
-    """How SQLite answers the one statement that `ask` sends."""
+    """Return the query plan of the one statement that `ask` sends."""
     (plan,) = plans_of(ledger, ask)
     return plan
 
 
 def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
-    """How SQLite answers each statement that `ask` sends; without how it makes one value of the rows it has found."""
+    """Return the query plan of each statement that `ask` sends, without the aggregation of rows into one value."""
     with ledger.write() as transaction:
         with statements(transaction) as sent:
             ask(transaction)
@@ -87,7 +87,7 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: events.of_instance(t, 1), "ix_events_instance_id"),
     ],
 )
-def test_a_frequent_question_uses_its_index(remembering: Ledger, ask: Ask, index: str) -> None:
+def test_a_frequent_query_uses_its_index(remembering: Ledger, ask: Ask, index: str) -> None:
     """No table is read from its beginning to its end."""
     plan = plan_of(remembering, ask)
     assert any(index in line.split() for line in plan), plan
@@ -103,21 +103,21 @@ def test_a_frequent_question_uses_its_index(remembering: Ledger, ask: Ask, index
         lambda t: events.after(t, 1000, 10),
     ],
 )
-def test_a_question_by_number_goes_straight_to_it(remembering: Ledger, ask: Ask) -> None:
-    """Who follows the newest rows does not read the old ones."""
+def test_a_query_by_number_uses_the_primary_key(remembering: Ledger, ask: Ask) -> None:
+    """Reading the newest rows does not read old ones."""
     plan = plan_of(remembering, ask)
     assert plan
     assert [] == [line for line in plan if not line.startswith("SEARCH")]
 
 
-def test_who_follows_what_arrives_reads_nothing_older(remembering: Ledger) -> None:
+def test_the_newest_of_the_next_instances_reads_nothing_older(remembering: Ledger) -> None:
     """The newest number of each AE title is found among the next rows alone."""
     plan = plan_of(remembering, lambda t: instances.newest_after(t, 199, 1000))
     assert ["SEARCH instances USING INTEGER PRIMARY KEY (rowid>?)"] == [line for line in plan if "instances" in line]
 
 
-def test_what_is_held_is_reckoned_without_reading_the_rest(remembering: Ledger) -> None:
-    """Every few seconds, by the indexes of what is held: not even the finished jobs' or instances' are read."""
+def test_held_instances_are_counted_without_reading_the_rest(remembering: Ledger) -> None:
+    """This runs every few seconds: it uses the indexes of held instances and reads no finished job or instance."""
     with remembering.write() as transaction:
         with statements(transaction) as sent:
             count_held_bytes(transaction, "LUNG")
@@ -153,8 +153,8 @@ def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
         traces.association_ends,
     ],
 )
-def test_a_story_reads_what_belongs_to_it_and_nothing_else(remembering: Ledger, which: Any, ask: Any) -> None:
-    """Each statement searches every table that it needs. Tried: without its index on UIDs the study's fail."""
+def test_a_story_reads_only_its_rows(remembering: Ledger, which: Any, ask: Any) -> None:
+    """Each statement searches every table that it needs. Tried: no index on the study's UID."""
     for plan in plans_of(remembering, lambda transaction: ask(transaction, which)):
         assert [] == [line for line in plan if line.startswith("SCAN")]
 
@@ -181,8 +181,8 @@ def test_the_rest_of_a_story_uses_its_index(remembering: Ledger, ask: Ask, index
         (lambda t: history.old_events(t, NOW, BEGINNING, 500), "events_by_time"),
     ],
 )
-def test_what_is_old_is_found_without_sorting(remembering: Ledger, ask: Ask, index: str) -> None:
-    """A page begins where the last one ended, however many old rows have to stay."""
+def test_old_rows_are_found_without_sorting(remembering: Ledger, ask: Ask, index: str) -> None:
+    """A page begins after the last one, however many old rows are kept."""
     plan = plan_of(remembering, ask)
     assert index in plan[0].split()
     assert [] == [line for line in plan if line.startswith("SCAN") or "TEMP B-TREE" in line]
@@ -199,7 +199,7 @@ def test_what_is_old_is_found_without_sorting(remembering: Ledger, ask: Ask, ind
         lambda t: balance.arrivals(t, "LUNG", "2.25.7"),
     ],
 )
-def test_forgetting_and_comparing_go_straight_to_their_rows(remembering: Ledger, ask: Ask) -> None:
+def test_deleting_and_comparing_read_only_their_rows(remembering: Ledger, ask: Ask) -> None:
     """No statement reads a table, or an index, from its beginning to its end."""
     plans = plans_of(remembering, ask)
     assert plans

@@ -53,7 +53,7 @@ def row(table: Table, number: int) -> dict[str, object]:
 
 
 def value(table: str, column: Column[Any], number: int) -> object:
-    """Return another value for every row and column, that differs from the defaults."""
+    """Return another value for every row and column, which differs from the defaults."""
     if column.name == "state" and table in STATES:
         return STATES[table][number]
     if column.name == "replaced_by":
