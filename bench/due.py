@@ -1,4 +1,4 @@
-"""How long it takes from the end of a group's wait to its job, with very many groups open.
+"""Measure the time from the end of a group's wait to its job, with very many groups open.
 
     .venv/bin/python bench/due.py [--groups 10000] [--probes 400] [--wait 120]
 

@@ -1,4 +1,4 @@
-"""A process together with all that it has started: what they cost (proc(5))."""
+"""CPU and memory of a process and its descendants (proc(5))."""
 
 from __future__ import annotations
 

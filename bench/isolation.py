@@ -1,4 +1,4 @@
-"""What plugins that misbehave cost a healthy AE title beside them.
+"""Measure the cost of misbehaving plugins for a healthy AE title.
 
     .venv/bin/python bench/isolation.py [--rounds 4] [--instances 2000] [--paced 60]
 

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on: without it they say nothing."""
+"""Description of the machine that figures were measured on. Figures are comparable on one machine only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Machine:
-    """What has to stand beside figures."""
+    """The facts about a machine that accompany figures."""
 
     cpu: str  # model
     cores: int  # that this process may use

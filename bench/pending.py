@@ -1,4 +1,4 @@
-"""Whether an instance costs the same when very many are pending.
+"""Measure the cost of an instance while very many others are pending.
 
     .venv/bin/python bench/pending.py [--instances 200000] [--repeat 3] [--seconds 3]
 

@@ -1,4 +1,4 @@
-"""What the benchmark of receiving is made of: who receives where, what is measured, what a measured run tells."""
+"""Values of the receiving benchmark: receivers, workloads, and results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WORKLOADS = (
 
 @frozen(kw_only=True)
 class Rate:
-    """What a run of a workload has told."""
+    """Results of one run of a workload."""
 
     rate: float  # instances per second
     count: int  # instances
@@ -51,7 +51,7 @@ class Rate:
 
 @frozen(kw_only=True)
 class Associations:
-    """What associations cost a receiver."""
+    """Cost of associations for a receiver."""
 
     accept_ms: float  # from the connection to the acceptance, median
     cycle_cpu_ms: float  # of the receiver, to accept an association and release it

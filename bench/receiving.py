@@ -1,4 +1,4 @@
-"""How fast instances are received, beside the neighbours that are installed.
+"""Measure how fast instances are received, compared with the other receivers that are installed.
 
     .venv/bin/python bench/receiving.py [--repeat 3] [--seconds 3] [--only adapter --only orthanc]
 

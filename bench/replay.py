@@ -34,7 +34,7 @@ LONGEST_S = 600.0
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """What a start has told."""
+    """Results of one start."""
 
     pending: int
     due: bool

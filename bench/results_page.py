@@ -47,14 +47,14 @@ Told = Mapping[str, Any]
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """What a benchmark found last; nothing when it was not run."""
+    """Return the last results of a benchmark; empty when it was not run."""
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
 def write_results(name: str, told: Told) -> None:
-    """Keep what a benchmark found, and publish it together with what the others found last."""
+    """Save the results of a benchmark and publish them with the last results of the others."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     publish()
@@ -132,7 +132,7 @@ def _verdict(verdict: Verdict) -> Sequence[str]:
 
 
 def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:
-    """What the benchmarks beside that of receiving have to say, as far as they were run."""
+    """Rows of the other benchmarks, if they were run."""
     if due := found.get("due"):
         what = f"From the end of a group's wait to its job, of {due['open_groups']:,} open ones, 99th percentile"
         yield at_most(due["p99_ms"], MOST_DUE_MS, what, " ms")
@@ -149,7 +149,7 @@ def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:
 
 
 def _cache(cache: Told) -> Iterator[Verdict]:
-    """What the cache has to say."""
+    """Rows of the cache benchmark."""
     ratios = [rates["ratio"] for rates in cache["received_per_second"].values()]
     kept = f"with {cache['instances']:,} kept instances"
     yield at_least(min(ratios), LEAST_KEPT, "Instances per second to the cache, to that of `aetitle`, the least")

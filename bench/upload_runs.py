@@ -27,7 +27,7 @@ STOP_S = 30.0
 
 @frozen(kw_only=True)
 class Run:
-    """What one run has told."""
+    """Results of one run."""
 
     seconds: float
     size_bytes: int
@@ -123,7 +123,7 @@ def _set_parallel(configuration: Path, parallel: int) -> None:
 
 
 def _check_received(instances: Instances, folder: Path, server: str) -> None:
-    """A fast run that lost something would be worth nothing."""
+    """Check that the run lost no instance: a fast run with losses is invalid."""
     if server == EMULATOR:
         found = empty(folder / EMULATOR / "payloads")
         assert found == (len(instances.paths), instances.size_bytes), f"the platform has {found}"

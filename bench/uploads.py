@@ -1,4 +1,4 @@
-"""How fast a large job reaches the platform, and what the adapter's memory does meanwhile.
+"""Measure how fast a large job reaches the platform, and the adapter's memory during the upload.
 
     .venv/bin/python bench/uploads.py [--instances 2000] [--repeat 3] [--protocol grpc|rest|both]
 
@@ -119,7 +119,7 @@ def _name(protocol: str, server: str, who: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """The adapter's figures beside those that it is held against."""
+    """The adapter's figures and those that it is compared with."""
 
     protocol: str
     server: str

@@ -1,4 +1,4 @@
-"""Generates the Python modules of the plugins' gRPC APIs from the `.proto` files beside them.
+"""Generate the Python modules of the plugins' gRPC APIs from the `.proto` files beside them.
 
     pip install grpcio-tools==1.62.3 mypy-protobuf==3.6.0 "setuptools<81"
     python tools/generate.py [FOLDER]
@@ -24,7 +24,7 @@ REQUIREMENTS = [*(f"{name}=={version}" for name, version in PINS.items()), "setu
 
 
 def missing() -> list[str]:
-    """What keeps this environment from generating the same files as everywhere else."""
+    """Return the pinned packages that this environment lacks; other versions generate other text."""
     return [f"{name}=={version}" for name, version in PINS.items() if _installed(name) != version]
 
 

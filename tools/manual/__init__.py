@@ -1,4 +1,4 @@
-"""What the documentation does not have to say by hand: it is made of the code.
+"""Documentation pages that are generated from the code.
 
 - `tables`: the tables of keys in `docs/configuration.md`, of the settings classes. They stand amid prose that people
   read in the repository, so they are checked in: `python -m manual`, in this folder's parent, brings them up to date.

@@ -1,4 +1,4 @@
-"""Brings what is checked in up to date: `make reference`."""
+"""Update the checked-in reference pages: `make reference`."""
 
 from __future__ import annotations
 

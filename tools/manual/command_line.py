@@ -37,7 +37,7 @@ def _below(group: Any, *path: str) -> Iterator[tuple[str, click.Command]]:
 
 
 def _brought() -> typer.Typer:
-    """The commands that plugins bring, in a command line of their own."""
+    """Return the commands of plugins, in a separate command line."""
     found = typer.Typer()
     found.callback()(lambda: None)
     for command in discover().commands(_failed):

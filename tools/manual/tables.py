@@ -23,7 +23,7 @@ NAMES = {"submitters": r"submitters.\<name\>", "ae-titles": r"ae-titles.\<AE tit
 
 
 def updated(text: str) -> str:
-    """The page with its tables as they should be. Raises ValueError naming the section or table that it lacks."""
+    """Return the page with updated tables. Raises ValueError that names a missing section or table."""
     for heading, classes in sections(headings(text)).items():
         text = _with_tables(text, heading, classes)
     return text
@@ -49,7 +49,7 @@ def sections(known: list[str]) -> Mapping[str, list[type]]:
 
 
 def _plugins(catalogue: Catalogue) -> Iterator[tuple[str, type]]:
-    """What plugins have keys, by the headings of their sections."""
+    """Return the plugins that have keys, by the headings of their sections."""
     kinds: Mapping[str, Mapping[str, Any]] = {
         "type": catalogue.submitters,
         "processor": catalogue.processors,

@@ -40,7 +40,7 @@ REFINED = {
 
 
 def type_words(type_: Any) -> str:
-    """What a value has to be, such as "list of UIDs"."""
+    """Return the description of a type, such as "list of UIDs"."""
     origin, arguments = get_origin(type_), get_args(type_)
     if origin is Annotated:
         return _refined(*arguments)
@@ -81,7 +81,7 @@ def _plain(type_: Any) -> str:
 
 
 def rule_words(field: attrs.Attribute[Any]) -> str:
-    """What else holds of the value: the first lines of its validators' docstrings."""
+    """Return the rules for the value: the first lines of its validators' docstrings."""
     return "; ".join(inspect.getdoc(each).split("\n")[0] for each in _validators(field.validator) if each.__doc__)  # type: ignore[union-attr] # it has one
 
 
@@ -96,7 +96,7 @@ def _validators(validator: Any) -> Iterator[Any]:
 
 
 def default_words(field: attrs.Attribute[Any]) -> str:
-    """What holds when the key is left out."""
+    """Return the description of the default."""
     default: Any = field.default
     if default is attrs.NOTHING:
         return "at least one" if field.metadata.get(PREFIX) else "must be there"

@@ -1,6 +1,6 @@
-"""A recording host under virtual time: instances and timers have their turns in the order of their times.
+"""A recording host with virtual time: it runs instances and timers in the order of their times.
 
-It keeps the host's promises: a turn is a transaction, an instance comes before a timer of the same time, and only
+It keeps the host's guarantees: a turn is a transaction, an instance comes before a timer of the same time, and only
 pending instances can be submitted or removed. Tests see what was committed.
 """
 
@@ -28,7 +28,7 @@ def at(seconds: float) -> datetime:
 
 @attrs.frozen
 class Submitted:
-    """A job, with what the processor gave for it."""
+    """A job and the arguments that the processor submitted it with."""
 
     name: str
     pipeline_id: str
@@ -95,12 +95,12 @@ class Lane:
         submitter: str | None = None,
         job_id: str | None = None,
     ) -> Job:
-        assert (submitter, job_id) == (None, None)  # the host's own choice
+        assert (submitter, job_id) == (None, None)  # the processor left the choice to the host
         if next(self._submissions) in self.failing_submissions:
             raise RuntimeError("the turn fails here")
-        taken = self._only_pending(instances)
+        used = self._only_pending(instances)
         seconds = (self._now - START).total_seconds()
-        self._turn_jobs.append(Submitted(name, pipeline_id, priority, taken, seconds))
+        self._turn_jobs.append(Submitted(name, pipeline_id, priority, used, seconds))
         return Job(
             job_id="0" * 32,
             name=name,
@@ -108,7 +108,7 @@ class Lane:
             pipeline_id=pipeline_id,
             priority=priority,
             submitter="fake",
-            instance_count=len(taken),
+            instance_count=len(used),
             metadata=metadata,
             created_at=self._now,
             changed_at=self._now,
@@ -130,13 +130,13 @@ class Lane:
     # --- what drives the processor
 
     def arrive(self, *instances: InstanceStorageInfo) -> None:
-        """Deliver `instances` at their own times; timers that ring before them have their turns first."""
+        """Deliver `instances` at their own times; earlier timers have their turns first."""
         for instance in instances:
-            self._ring_while(lambda timer, at=instance.received_at: timer.when < at)
+            self._run_timers(lambda timer, at=instance.received_at: timer.when < at)
             self.deliver(instance)
 
     def deliver(self, instance: InstanceStorageInfo) -> None:
-        """One turn with `instance`, whatever timers ought to have rung before."""
+        """Run one turn with `instance`, before any timer that is due."""
         self._now = instance.received_at
         self.pending[instance.sop_instance_uid] = instance
         try:
@@ -146,20 +146,20 @@ class Lane:
             self.quarantined.append(str(refusal))
 
     def run_until(self, seconds: float) -> None:
-        """Let virtual time pass, up to and including `seconds`."""
-        self._ring_while(lambda timer: timer.when <= at(seconds))
+        """Advance virtual time up to and including `seconds`."""
+        self._run_timers(lambda timer: timer.when <= at(seconds))
 
     def run_out(self) -> None:
-        """Let virtual time pass until nothing waits."""
-        self._ring_while(lambda timer: True)
+        """Advance virtual time until no timer is left."""
+        self._run_timers(lambda timer: True)
 
     def restarted(self) -> Lane:
-        """A new processor on a new lane, to which the pending instances are to be delivered again."""
+        """Return a new lane with a new processor. The caller delivers the pending instances again."""
         self.processor.close()
         return Lane(headers=self.headers, **attrs.asdict(self.settings))
 
-    def _ring_while(self, rings: Callable[[RecordedTimer], bool]) -> None:
-        while due := [timer for timer in self.timers if timer.live and rings(timer)]:
+    def _run_timers(self, is_due: Callable[[RecordedTimer], bool]) -> None:
+        while due := [timer for timer in self.timers if timer.live and is_due(timer)]:
             timer = min(due, key=lambda timer: timer.when)
             timer.live = False
             self._now = max(self._now, timer.when)
@@ -175,14 +175,14 @@ class Lane:
         self.timers = [timer for timer in self.timers if timer.live]
 
     def _only_pending(self, instances: Iterable[InstanceStorageInfo]) -> tuple[InstanceStorageInfo, ...]:
-        taken = tuple(instances)
+        used = tuple(instances)
         pending = {instance.instance_id for instance in self.pending.values()}
-        assert {instance.instance_id for instance in taken} <= pending, "only pending instances can be used"
-        return taken
+        assert {instance.instance_id for instance in used} <= pending, "only pending instances can be used"
+        return used
 
 
 class Modality:
-    """Makes instances, numbered in the order in which they are made."""
+    """Factory of instances, numbered in the order of creation."""
 
     def __init__(self) -> None:
         self._numbers: Iterator[int] = itertools.count(1)
@@ -210,7 +210,7 @@ class Modality:
         return InstanceStorageInfo(**(values | changes))
 
 
-# These give classes and not objects, so that every example of a property test can have a fresh one.
+# These return classes, not objects, so that every example of a property test can create a new one.
 
 
 @pytest.fixture(scope="session")
@@ -225,5 +225,5 @@ def new_modality() -> type[Modality]:
 
 @pytest.fixture
 def instance() -> Modality:
-    """`instance(seconds, study="1.2.3", **fields)`: an instance received so many seconds after the start."""
+    """`instance(seconds, study="1.2.3", **fields)`: an instance received that many seconds after the start."""
     return Modality()

@@ -1,4 +1,4 @@
-"""The AE Title Job Processor does what the adapter relies on in any processor, whatever it groups by."""
+"""The AE Title Job Processor passes the conformance suite with every kind of grouping."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ class TestByAnyAttribute(BaseProcessorTests):
     processor = AeTitleJobProcessor
     settings = 'group-by = "AccessionNumber"\npipeline-lung = "p1"'
 
-    # Instances without an Accession Number are quarantined: so is the other patient's study of the usual traffic.
+    # Instances without an Accession Number are quarantined, including the second patient's study of the test traffic.

@@ -1,4 +1,4 @@
-"""What belongs together: studies, patients, series, and other attributes."""
+"""Keys of groups: studies, patients, series, and other attributes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 
 def counts(lane: Any) -> list[int]:
-    """How many instances each job has."""
+    """Return the number of instances of each job."""
     lane.run_out()
     return [len(job.instances) for job in lane.jobs]
 
@@ -23,7 +23,7 @@ def header(**values: Any) -> Dataset:
 
 
 def lane_with_headers(new_lane: Any, instance: Any, group_by: str, *headers: Dataset) -> Any:
-    """A lane to which one instance for each header has come."""
+    """Return a lane that received one instance for each header."""
     instances = [instance(0) for _ in headers]
     by_id: Mapping[int, Dataset] = {i.instance_id: h for i, h in zip(instances, headers, strict=True)}
     lane = new_lane(group_by=group_by, headers=by_id)
@@ -44,7 +44,7 @@ def lane_with_headers(new_lane: Any, instance: Any, group_by: str, *headers: Dat
 def test_the_default_follows_the_timeout_and_an_explicit_grouping_wins(
     new_lane: Any, instance: Any, settings: dict[str, Any], expected: list[int]
 ) -> None:
-    """Without a timeout by study, with one by patient, and with `group-by` as it says."""
+    """The default is study without a timeout and patient with a timeout; `group-by` overrides it."""
     lane = new_lane(**settings)
 
     lane.arrive(
@@ -58,7 +58,7 @@ def test_the_default_follows_the_timeout_and_an_explicit_grouping_wins(
 
 
 def test_patients_with_the_same_id_from_different_issuers_are_two_groups(new_lane: Any, instance: Any) -> None:
-    """A Patient ID says nothing without its issuer; an absent issuer is one of its own."""
+    """A Patient ID is unique only with its issuer; an absent issuer counts as a separate issuer."""
     lane = new_lane(group_by="patient")
 
     lane.arrive(*(instance(0, issuer_of_patient_id=issuer) for issuer in ("A", "B", "A", "")))
@@ -66,8 +66,8 @@ def test_patients_with_the_same_id_from_different_issuers_are_two_groups(new_lan
     assert [2, 1, 1] == counts(lane)
 
 
-def test_padding_does_not_tell_patients_apart(new_lane: Any, instance: Any) -> None:
-    """Spaces around Patient ID and issuer mean nothing (PS3.5, 6.2), nor does a NUL at the end."""
+def test_padding_does_not_distinguish_patients(new_lane: Any, instance: Any) -> None:
+    """Spaces around Patient ID and issuer, and a NUL at the end, are padding (PS3.5, 6.2)."""
     lane = new_lane(group_by="patient")
 
     for patient_id, issuer in (("7", "A"), ("7 ", "A "), (" 7", " A"), ("7\0", "A\0")):
@@ -87,7 +87,7 @@ def test_an_attribute_groups_by_its_values(new_lane: Any, instance: Any, group_b
 
 
 def test_an_attribute_with_several_values_groups_by_all_of_them(new_lane: Any, instance: Any) -> None:
-    """ORIGINAL\\PRIMARY and ORIGINAL\\SECONDARY are two groups; numbers group like texts."""
+    """ORIGINAL\\PRIMARY and ORIGINAL\\SECONDARY are two groups; numbers group like strings."""
     kinds = (["ORIGINAL", "PRIMARY"], ["ORIGINAL", "SECONDARY"], ["ORIGINAL", "PRIMARY"])
     by_kind = lane_with_headers(new_lane, instance, "ImageType", *(header(ImageType=kind) for kind in kinds))
     by_rows = lane_with_headers(new_lane, instance, "Rows", *(header(Rows=rows) for rows in (1, 2, 1)))
@@ -97,7 +97,7 @@ def test_an_attribute_with_several_values_groups_by_all_of_them(new_lane: Any, i
 
 
 def test_headers_are_read_only_for_other_attributes(new_lane: Any, instance: Any) -> None:
-    """Study, patient and series come with the instance: grouping by them opens no stored object."""
+    """Study, patient and series are fields of the instance: grouping by them opens no stored object."""
     for group_by in ("study", "patient", "series"):
         lane = new_lane(group_by=group_by)
         lane.arrive(instance(0))
@@ -115,7 +115,7 @@ def test_headers_are_read_only_for_other_attributes(new_lane: Any, instance: Any
 def test_an_instance_without_the_grouping_uid_or_id_is_quarantined(
     new_lane: Any, instance: Any, group_by: str, missing: dict[str, str], named: str
 ) -> None:
-    """The reason names AE title and attribute, and no value of the patient; what else is open is not disturbed."""
+    """The reason names AE title and attribute, and no value of the patient; other open groups are unaffected."""
     lane = new_lane(group_by=group_by)
 
     lane.arrive(instance(0), instance(1, **missing))
@@ -131,7 +131,7 @@ def test_an_instance_without_the_grouping_uid_or_id_is_quarantined(
 def test_an_instance_without_the_grouping_attribute_is_quarantined(
     new_lane: Any, instance: Any, empty: Dataset
 ) -> None:
-    """Absent, empty and blank are the same: nothing to group by."""
+    """Absent, empty and blank values all count as missing."""
     lane = lane_with_headers(new_lane, instance, "AccessionNumber", empty)
 
     assert ["AccessionNumber (0008,0050), which is missing or empty"] == [
@@ -141,10 +141,10 @@ def test_an_instance_without_the_grouping_attribute_is_quarantined(
 
 
 def test_a_value_that_cannot_be_read_is_quarantined_without_quoting_it(new_lane: Any, instance: Any) -> None:
-    """A number that is none: the reason names the attribute, and the value is not in it."""
+    """An invalid number: the reason names the attribute and does not contain the value."""
     broken = Dataset()
     broken.add_new("SeriesNumber", "LO", "PID-4711")
-    broken["SeriesNumber"].VR = "SQ"  # as a sender may write it, against the dictionary
+    broken["SeriesNumber"].VR = "SQ"  # a sender may write a VR that contradicts the dictionary
 
     lane = lane_with_headers(new_lane, instance, "SeriesNumber", broken)
 

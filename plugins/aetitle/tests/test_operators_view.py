@@ -1,4 +1,4 @@
-"""What operators see: names of jobs, descriptions, and what waits."""
+"""Texts for operators: job names, descriptions, and waiting groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dicom_adapter import JobPriority, Waiting
 from dicom_adapter_aetitle import AeTitleJobProcessor, AeTitleSettings, dicom_adapter_processors
 
 
-def test_the_plugin_brings_the_processor_aetitle() -> None:
+def test_the_plugin_provides_the_processor_aetitle() -> None:
     """The hook returns the one class, which declares its name and its settings."""
     assert [AeTitleJobProcessor] == dicom_adapter_processors()
     assert ("aetitle", AeTitleSettings) == (AeTitleJobProcessor.name, AeTitleJobProcessor.settings_type)
@@ -45,13 +45,13 @@ def test_jobs_are_named_by_ae_title_pipeline_and_utc_time(new_lane: Any, instanc
         ),
     ],
 )
-def test_one_line_says_what_the_settings_mean(settings: dict[str, Any], expected: str) -> None:
+def test_one_line_describes_the_settings(settings: dict[str, Any], expected: str) -> None:
     """The description names the grouping in force, the waits, the pipelines and the priority."""
     assert expected == AeTitleJobProcessor.describe(AeTitleSettings(**settings))
 
 
 def test_waiting_shows_each_open_group_with_its_due_time(new_lane: Any, instance: Any) -> None:
-    """Studies and series are named by their UIDs, with the number of instances and the time that they wait for."""
+    """Studies and series are named by their UIDs, with the number of instances and the due time."""
     lane = new_lane()
     first, second, third = instance(0, "1.1"), instance(1, "1.2"), instance(2, "1.1")
 
@@ -68,14 +68,14 @@ def test_waiting_shows_each_open_group_with_its_due_time(new_lane: Any, instance
 
 
 def test_waiting_shows_series_by_their_uid(new_lane: Any, instance: Any) -> None:
-    """A group of a series is called by the series."""
+    """The label of a series group contains the series UID."""
     lane = new_lane(group_by="series")
     lane.arrive(instance(0, "1.1"))
     assert ["series 1.1.1"] == [waiting.label for waiting in lane.processor.waiting()]
 
 
-def test_waiting_hides_who_the_patient_is(new_lane: Any, instance: Any) -> None:
-    """A patient's label tells groups apart, but holds no ID, and another processor labels the same patient anew."""
+def test_waiting_hides_the_identity_of_the_patient(new_lane: Any, instance: Any) -> None:
+    """A patient's label distinguishes groups without the ID; another processor uses another label for the patient."""
     labels = []
     for _ in range(2):
         lane = new_lane(group_by="patient")
@@ -87,7 +87,7 @@ def test_waiting_hides_who_the_patient_is(new_lane: Any, instance: Any) -> None:
 
 
 def test_waiting_hides_the_values_of_other_attributes(new_lane: Any, instance: Any) -> None:
-    """Any attribute may tell who the patient is, so only its keyword shows."""
+    """Any attribute may identify the patient, so the label contains only its keyword."""
     header = Dataset()
     header.AccessionNumber = "A-4711"
     arrived = instance(0)

@@ -20,7 +20,7 @@ QUIET = timedelta(seconds=5)
 
 
 def schedule(instance: Any, steps: list[tuple[float, int, int]], *, repeat: bool) -> list[Any]:
-    """Instances from (seconds since the one before, study, SOP instance); each SOP instance is new unless `repeat`."""
+    """Return instances from (seconds since the previous, study, SOP instance); UIDs are unique unless `repeat`."""
     now, made = 0.0, []
     for gap, study, sop_instance in steps:
         now += gap
@@ -30,7 +30,7 @@ def schedule(instance: Any, steps: list[tuple[float, int, int]], *, repeat: bool
 
 
 def expected_groups(instances: list[Any], max_wait: float | None) -> Counter[Any]:
-    """(due time, instances) of every group that leaves a job, by the specification."""
+    """Return (due time, instances) of every group that becomes a job, by the specification."""
     limit = None if max_wait is None else timedelta(seconds=max_wait)
     groups = group_all([((i.study_instance_uid,), i) for i in instances], QUIET, limit)
     return Counter((f"{group.due:LUNG-lung-%Y%m%d%H%M%S}", ids(group)) for group in groups if group.instances)
@@ -61,10 +61,10 @@ def test_the_processor_makes_the_groups_of_the_specification(
 
 
 @given(steps=arrivals, max_wait=longest)
-def test_timers_that_come_late_change_nothing(
+def test_late_timers_change_nothing(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None
 ) -> None:
-    """A host that delivers everything before it comes to the timers gets the same groups."""
+    """A host that delivers all instances before it runs the timers gets the same groups."""
     instances = schedule(new_modality(), steps, repeat=False)
     lane = new_lane(max_wait=max_wait)
 
@@ -79,7 +79,7 @@ def test_timers_that_come_late_change_nothing(
 def test_groups_that_are_closed_late_are_those_of_the_specification(
     new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None
 ) -> None:
-    """Without any timer, and with SOP instances that come again under any key, the reducer finds the same groups."""
+    """Without timers, and with duplicates under any key, `OpenGroups` returns the same groups."""
     arrived = [((i.study_instance_uid,), i) for i in schedule(new_modality(), steps, repeat=True)]
     limit = None if max_wait is None else timedelta(seconds=max_wait)
     groups = OpenGroups(QUIET, limit)
@@ -101,7 +101,7 @@ def test_groups_that_are_closed_late_are_those_of_the_specification(
 def test_every_instance_is_submitted_or_held_at_any_moment(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], repeat: bool, moment: int
 ) -> None:
-    """Received = submitted and removed + pending (unless a newer one came); the open groups hold what is pending."""
+    """Received = submitted and removed + pending (except replaced); the open groups hold all pending instances."""
     instances = schedule(new_modality(), steps, repeat=repeat)[:moment]
     lane = new_lane()
 
@@ -118,7 +118,7 @@ def test_every_instance_is_submitted_or_held_at_any_moment(
 def test_a_restart_at_any_moment_changes_nothing(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, moment: int
 ) -> None:
-    """Redelivery of what is pending, then the rest of the schedule: the jobs are those of an undisturbed run."""
+    """Redelivery of the pending instances, then the rest of the schedule: the jobs are those of an undisturbed run."""
     instances = schedule(new_modality(), steps, repeat=False)
     stopped = new_lane(max_wait=max_wait)
     stopped.arrive(*instances[:moment])
@@ -131,7 +131,7 @@ def test_a_restart_at_any_moment_changes_nothing(
 
 
 def first_seen(arrived: list[Any], group: FinishedGroup) -> int:
-    """Where the key of `group` came first: groups that are due at the same time stand in this order."""
+    """Return the position of the first arrival of the key; groups with the same due time are in this order."""
     return [key for key, _ in arrived].index(group.key)
 
 

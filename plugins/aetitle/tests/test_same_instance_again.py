@@ -1,4 +1,4 @@
-"""A SOP instance that comes again while it is pending: the newer one stands for the older one."""
+"""Duplicates of a pending instance: the newer arrival replaces the older."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def test_the_newer_arrival_takes_the_place_of_the_older_one(new_lane: Any, instance: Any) -> None:
-    """The job has each SOP instance once, in the order in which they first came, and the wait starts anew."""
+    """The job has each SOP instance once, in the order of first arrival, and the wait restarts."""
     lane = new_lane()
     first = instance(0, sop_instance_uid="1.9.77")
     other = instance(1)
@@ -20,7 +20,7 @@ def test_the_newer_arrival_takes_the_place_of_the_older_one(new_lane: Any, insta
 
 
 def test_after_its_group_became_jobs_it_starts_a_new_group(new_lane: Any, instance: Any) -> None:
-    """Nothing is taken back from jobs that were submitted."""
+    """Submitted jobs do not change."""
     lane = new_lane()
     first, again = instance(0, sop_instance_uid="1.9.77"), instance(6, sop_instance_uid="1.9.77")
 
@@ -30,8 +30,8 @@ def test_after_its_group_became_jobs_it_starts_a_new_group(new_lane: Any, instan
     assert [(first,), (again,)] == [job.instances for job in lane.jobs]
 
 
-def test_with_a_corrected_patient_it_goes_over_to_the_other_group(new_lane: Any, instance: Any) -> None:
-    """The job of the patient whom it was taken for does not get the data of the other one."""
+def test_with_a_corrected_patient_it_moves_to_the_other_group(new_lane: Any, instance: Any) -> None:
+    """The job of the wrong patient does not contain the corrected instance."""
     lane = new_lane(group_by="patient")
     wrong = instance(0, sop_instance_uid="1.9.77")
     other = instance(1)
@@ -45,7 +45,7 @@ def test_with_a_corrected_patient_it_goes_over_to_the_other_group(new_lane: Any,
 
 
 def test_when_the_newer_arrival_is_quarantined_the_older_one_becomes_no_job(new_lane: Any, instance: Any) -> None:
-    """Its sender has replaced it, and the one that stands for it waits for an operator; the others go on."""
+    """The sender replaced it, and the newer instance waits for an operator; the other instances continue."""
     lane = new_lane(group_by="patient")
     replaced = instance(0, sop_instance_uid="1.9.77")
     other = instance(1)
@@ -57,8 +57,8 @@ def test_when_the_newer_arrival_is_quarantined_the_older_one_becomes_no_job(new_
     assert [(6.0, (other,))] == [(job.at, job.instances) for job in lane.jobs]
 
 
-def test_a_group_that_everything_has_left_becomes_no_job(new_lane: Any, instance: Any) -> None:
-    """When the only instance of a group went over to another one, nothing is left to submit."""
+def test_a_group_without_remaining_instances_becomes_no_job(new_lane: Any, instance: Any) -> None:
+    """When the only instance of a group moved to another group, the empty group submits nothing."""
     lane = new_lane(group_by="patient")
 
     lane.arrive(*(instance(0, sop_instance_uid="1.9.77", patient_id=patient_id) for patient_id in ("1", "2")))

@@ -1,4 +1,4 @@
-"""The two scenarios that specify the AE Title Job Processor, to the letter."""
+"""The scenarios that specify the AE Title Job Processor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PIPELINES = {"lung": "p1", "liver": "p2", "brain": "p3"}
 def test_five_studies_of_one_patient_within_the_timeout_become_one_job_for_each_pipeline(
     new_lane: Any, instance: Any
 ) -> None:
-    """Five studies, each in an association of its own, all within 60 s: three jobs, each with all five studies."""
+    """Five studies, each in its own association, all within 60 s: three jobs, each with all five studies."""
     lane = new_lane(priority=JobPriority.NORMAL, timeout=60.0, pipelines=PIPELINES)
     studies = [f"1.2.{number}" for number in range(5)]
 
@@ -40,7 +40,7 @@ def test_three_studies_in_one_association_become_three_jobs_after_five_seconds(n
     assert {JobPriority.HIGHER} == {job.priority for job in lane.jobs}
 
 
-def test_four_instances_that_keep_coming_become_one_job(new_lane: Any, instance: Any) -> None:
+def test_four_instances_within_the_wait_become_one_job(new_lane: Any, instance: Any) -> None:
     """One study of four instances, 4 s, 3 s and 1 s apart, each in its own association: one job with all four."""
     lane = new_lane(priority=JobPriority.HIGHER, pipelines={"lung": "p1"})
     instances = [instance(seconds, association_id=f"a{seconds}") for seconds in (0, 4, 7, 8)]

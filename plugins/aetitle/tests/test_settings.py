@@ -1,4 +1,4 @@
-"""The settings: what is taken, what is refused, and with which words."""
+"""Settings: accepted values, refused values, and the messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIPELINES = {"lung": "p1"}
 
 
 def problem(field: str, value: Any) -> str:
-    """What the validator of `field` says of `value`, called as the core calls it; "" when nothing is wrong."""
+    """Return the message of the validator of `field` for `value`, called as the core calls it; "" if valid."""
     attribute = getattr(attrs.fields(AeTitleSettings), field)
     try:
         attribute.validator(None, attribute, value)
@@ -23,8 +23,8 @@ def problem(field: str, value: Any) -> str:
     return ""
 
 
-def test_a_pipeline_is_all_that_has_to_be_set() -> None:
-    """Everything else has a documented default: normal priority, 5 s, by study, no longest wait."""
+def test_only_a_pipeline_is_required() -> None:
+    """Everything else has a documented default: normal priority, 5 s, by study, no `max-wait`."""
     settings = AeTitleSettings(pipelines=PIPELINES)
 
     assert (
@@ -50,7 +50,7 @@ def test_a_pipeline_is_all_that_has_to_be_set() -> None:
     ],
 )
 def test_the_grouping_in_force(timeout: float | None, group_by: str | None, expected: str) -> None:
-    """Patient when a timeout is set, study when not; what is written always wins, tags are shown as keywords."""
+    """Patient with a timeout, study without; an explicit setting always wins; tags are shown as keywords."""
     assert expected == AeTitleSettings(pipelines=PIPELINES, timeout=timeout, group_by=group_by).effective_group_by
 
 
@@ -74,8 +74,8 @@ def test_the_grouping_in_force(timeout: float | None, group_by: str | None, expe
         ),
     ],
 )
-def test_what_is_out_of_bounds_is_refused(field: str, value: Any, expected: str) -> None:
-    """Each message goes on after the value and says which rule was broken."""
+def test_a_value_out_of_bounds_is_refused(field: str, value: Any, expected: str) -> None:
+    """Each message continues after the value and names the broken rule."""
     assert expected == problem(field, value)
 
 
@@ -83,8 +83,8 @@ def test_what_is_out_of_bounds_is_refused(field: str, value: Any, expected: str)
     ("field", "value"),
     [("timeout", None), ("timeout", 5.0), ("max_wait", None), ("max_wait", 0.5), ("group_by", None)],
 )
-def test_what_is_left_out_or_just_within_bounds_is_taken(field: str, value: float | None) -> None:
-    """Bounds include themselves, and None stands for what was left out."""
+def test_a_missing_value_or_one_at_the_bound_is_accepted(field: str, value: float | None) -> None:
+    """Bounds are inclusive, and None means that the setting is left out."""
     assert "" == problem(field, value)
 
 
@@ -97,8 +97,8 @@ def test_what_is_left_out_or_just_within_bounds_is_taken(field: str, value: floa
         ("patients", "patient"),
     ],
 )
-def test_an_unknown_grouping_names_what_is_allowed_and_the_nearest(group_by: str, nearest: str) -> None:
-    """A slip of the pen is told what it probably meant."""
+def test_an_unknown_grouping_names_the_allowed_values_and_the_nearest(group_by: str, nearest: str) -> None:
+    """The message suggests the nearest name."""
     assert (
         'must be "study", "patient", "series", a DICOM keyword such as "AccessionNumber" '
         f'or a tag such as "(0008,0050)"; did you mean "{nearest}"?'
@@ -106,8 +106,8 @@ def test_an_unknown_grouping_names_what_is_allowed_and_the_nearest(group_by: str
 
 
 @pytest.mark.parametrize("group_by", ["", "§§", "0008,0050", "(0008,0050"])
-def test_an_unknown_grouping_that_resembles_nothing_names_what_is_allowed(group_by: str) -> None:
-    """No nearest name is made up."""
+def test_an_unknown_grouping_that_resembles_nothing_names_the_allowed_values(group_by: str) -> None:
+    """No name is suggested without similarity."""
     assert problem("group_by", group_by).endswith('or a tag such as "(0008,0050)"')
 
 
@@ -128,8 +128,8 @@ def test_an_unknown_grouping_that_resembles_nothing_names_what_is_allowed(group_
         ("(0009,1001)", "must be an attribute of the DICOM data dictionary; private attributes cannot group"),
     ],
 )
-def test_what_cannot_group_is_refused(group_by: str, expected: str) -> None:
-    """Sequences, bulk data, what no header holds, and private attributes are refused before anything arrives."""
+def test_an_attribute_that_cannot_group_is_refused(group_by: str, expected: str) -> None:
+    """Sequences, bulk data, attributes outside of the header, and private attributes are refused at the start."""
     assert expected == problem("group_by", group_by)
 
 
@@ -141,12 +141,12 @@ def test_what_cannot_group_is_refused(group_by: str, expected: str) -> None:
     ],
 )
 def test_a_longest_wait_below_the_timeout_is_refused(settings: dict[str, float], expected: str) -> None:
-    """A group would never wait as long as the timeout says."""
+    """Otherwise a group would never wait for the whole timeout."""
     with pytest.raises(ValueError, match="max-wait") as refused:
         AeTitleSettings(pipelines=PIPELINES, **settings)
     assert expected == str(refused.value)
 
 
 def test_a_longest_wait_may_be_the_timeout() -> None:
-    """Then nothing ever prolongs the wait."""
+    """Then no later instance prolongs the wait."""
     assert 60.0 == AeTitleSettings(pipelines=PIPELINES, timeout=60.0, max_wait=60.0).max_wait

@@ -1,4 +1,4 @@
-"""When a group becomes jobs."""
+"""Times at which a group becomes jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def test_a_group_that_keeps_growing_becomes_jobs_at_max_wait(new_lane: Any, instance: Any) -> None:
-    """An instance every 4 s never lets 5 s pass; max-wait ends the group 10 s after its first instance."""
+    """With an instance every 4 s, 5 s never pass; max-wait ends the group 10 s after its first instance."""
     lane = new_lane(max_wait=10.0)
 
     lane.arrive(*(instance(seconds) for seconds in (0, 4, 8, 12, 16)))
@@ -18,7 +18,7 @@ def test_a_group_that_keeps_growing_becomes_jobs_at_max_wait(new_lane: Any, inst
 
 
 def test_an_instance_that_arrives_after_the_jobs_starts_a_new_group(new_lane: Any, instance: Any) -> None:
-    """A late instance of the same study is not lost: it waits, and becomes jobs of its own."""
+    """A late instance of the same study is not lost: it waits in a new group and becomes separate jobs."""
     lane = new_lane()
     first, late = instance(0), instance(6)
 
@@ -29,7 +29,7 @@ def test_an_instance_that_arrives_after_the_jobs_starts_a_new_group(new_lane: An
 
 
 def test_an_instance_at_the_due_time_still_belongs_to_the_group(new_lane: Any, instance: Any) -> None:
-    """Instance and timer at the same moment: the instance comes first, and the group waits on."""
+    """Instance and timer at the same moment: the instance is delivered first, and the group continues to wait."""
     lane = new_lane()
     instances = (instance(0), instance(5))
 
@@ -40,7 +40,7 @@ def test_an_instance_at_the_due_time_still_belongs_to_the_group(new_lane: Any, i
 
 
 def test_an_instance_at_max_wait_still_belongs_to_the_group(new_lane: Any, instance: Any) -> None:
-    """The last instance of a group may come exactly at max-wait; it does not move the due time."""
+    """The last instance of a group may arrive exactly at max-wait; it does not move the due time."""
     lane = new_lane(max_wait=8.0)
 
     lane.arrive(instance(0), instance(4), instance(8))
@@ -50,7 +50,7 @@ def test_an_instance_at_max_wait_still_belongs_to_the_group(new_lane: Any, insta
 
 
 def test_an_instance_that_overtakes_the_timer_does_not_join_a_group_that_was_due(new_lane: Any, instance: Any) -> None:
-    """The host delivers what arrived at 6 s before it comes to the timer of 5 s: two groups all the same."""
+    """The host delivers the instance of 6 s before it runs the timer of 5 s: there are still two groups."""
     lane = new_lane()
     first, late = instance(0), instance(6)
 
@@ -64,7 +64,7 @@ def test_an_instance_that_overtakes_the_timer_does_not_join_a_group_that_was_due
 
 
 def test_a_clock_that_was_set_back_does_not_end_a_group_early(new_lane: Any, instance: Any) -> None:
-    """An instance with an earlier time than the one before it leaves the group's wait as it was."""
+    """An instance with an earlier time than the previous one does not change the group's due time."""
     lane = new_lane()
 
     for seconds in (10, 2, 12):
@@ -89,7 +89,7 @@ def test_a_group_has_one_timer_however_many_instances_arrive(new_lane: Any, inst
 
 
 def test_a_closed_processor_leaves_no_timer(new_lane: Any, instance: Any) -> None:
-    """What was armed for open groups is cancelled when the processor is closed."""
+    """Closing the processor cancels the timers of open groups."""
     lane = new_lane()
 
     lane.arrive(instance(0, "1.1"), instance(0, "1.2"))
@@ -100,7 +100,7 @@ def test_a_closed_processor_leaves_no_timer(new_lane: Any, instance: Any) -> Non
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_after_a_turn_that_failed_every_pipeline_gets_its_job_once(new_lane: Any, instance: Any, failing: int) -> None:
-    """Jobs for all pipelines or for none: the new processor makes of the same instances what the old one wanted."""
+    """Jobs for all pipelines or for none: the new processor submits the same jobs from the same instances."""
     pipelines = {"a": "p1", "b": "p2", "c": "p3"}
     lane = new_lane(pipelines=pipelines, failing_submissions=[failing])
     lane.arrive(instance(0), instance(3))

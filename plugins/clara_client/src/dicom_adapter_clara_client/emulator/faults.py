@@ -18,7 +18,7 @@ class CallFaultKind(str, Enum):
     STATUS = "status"  # before the work, with `status` of the protocol
     CODE = "code"  # before the work, with the header code `code`; on REST a problem that carries it
     RESET = "reset"  # before the work the connection is lost
-    DROP = "drop"  # the work is done, then the connection is lost: the client never hears of it
+    DROP = "drop"  # the work is done, then the connection is lost: the client receives no answer
     DELAY = "delay"  # nothing but `seconds` of waiting
     TRUNCATE = "truncate"  # a cut: an upload after its first piece, before the work; else the answer, after it
     GARBAGE = "garbage"  # the work is done, the answer is not what any client can read
@@ -26,11 +26,11 @@ class CallFaultKind(str, Enum):
 
 @frozen(kw_only=True)
 class CallFault:
-    """What goes wrong with some calls."""
+    """A fault: the calls that it applies to, and how they fail."""
 
     call: str = "*"  # such as "Jobs.Create", with * and ? as in file names; named alike on all faces
     kind: CallFaultKind = field(converter=CallFaultKind)
-    times: int | None = 1  # how many calls fail; None: all, until the fault is taken away
+    times: int | None = 1  # how many calls fail; None: all, until the fault is removed
     after: int = 0  # how many calls pass before
     seconds: float = 0.0  # of waiting before anything else, with every kind
     status: str | int = (
@@ -42,7 +42,7 @@ class CallFault:
     face: str | None = None  # "grpc" or "rest"; None: both
 
     def concerns(self, face: str, call: str, pipeline_id: str | None) -> bool:
-        """Whether a call is one of those that this fault is about."""
+        """Return whether this fault applies to a call."""
         return (
             fnmatchcase(call, self.call)
             and self.face in (None, face)
@@ -57,7 +57,7 @@ class _Counted:
     fails: int | None = field()  # calls that are still to fail
 
     def strikes(self) -> bool:
-        """Count one call; whether it fails."""
+        """Count one call and return whether it fails."""
         if self.passes > 0:
             self.passes -= 1
             return False
@@ -76,22 +76,22 @@ class Faults:
         self.add(*faults)
 
     def add(self, *faults: CallFault) -> None:
-        """Put faults behind those in force."""
+        """Append faults to those in force."""
         with self._lock:
             self._counted += [_Counted(fault, fault.after, fault.times) for fault in faults]
 
     def clear(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         with self._lock:
             self._counted.clear()
 
     def left(self) -> tuple[CallFault, ...]:
-        """The faults that can still strike."""
+        """Return the faults that can still strike."""
         with self._lock:
             return tuple(counted.fault for counted in self._counted if counted.fails != 0)
 
     def take(self, face: str, call: str, pipeline_id: str | None = None) -> CallFault | None:
-        """Count a call, and say which fault strikes it. `pipeline_id` is in lower case."""
+        """Count a call and return the fault that strikes it. `pipeline_id` is in lower case."""
         with self._lock:
             for counted in self._counted:
                 if counted.fails == 0 or not counted.fault.concerns(face, call, pipeline_id):

@@ -11,7 +11,7 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
 class PayloadFiles:
-    """What a payload holds, by name."""
+    """The files of a payload, by name."""
 
     def __init__(self, files: Iterable[PayloadFile] = ()) -> None:
         self._files: dict[str, PayloadFile] = {}
@@ -50,13 +50,13 @@ class PayloadFiles:
         return self._files[name]
 
     def drop(self, name: str) -> None:
-        """Forget one file."""
+        """Remove one file."""
         del self._files[name]
         self._alike[name.lower()].discard(name)
         self._folders -= Counter(_folders(name))  # keeps what is left above zero
 
 
 def _folders(name: str) -> list[str]:
-    """The folders that a name lies in, such as `a` and `a/b` for `a/b/c`."""
+    """Return the folders of a name, such as `a` and `a/b` for `a/b/c`."""
     segments = name.split("/")[:-1]
     return ["/".join(segments[: end + 1]) for end in range(len(segments))]

@@ -34,7 +34,7 @@ class PlatformJobs:
         self._runs: dict[str, RunPlan] = {}  # by pipeline
 
     def set_run(self, run: RunPlan, pipeline_id: str | None = None) -> None:
-        """Say how jobs run that are started from now on: those of one pipeline, or those of all others."""
+        """Set how jobs run that are started from now on: those of one pipeline, or those of all others."""
         with self._lock:
             if pipeline_id is None:
                 self._run = run
@@ -85,7 +85,7 @@ class PlatformJobs:
             )
 
     def cancel(self, job_id: str, reason: str = "") -> ClaraJob:
-        """Stop a pending or running job. One that has stopped stays as it is, which is no error."""
+        """Stop a pending or running job. A stopped job does not change, which is no error."""
         with self._lock:
             job = self._known(job_id)
             if job.state is ClaraJobState.STOPPED:
@@ -103,12 +103,12 @@ class PlatformJobs:
             return self._save(_stopped(job, self._clock(), status, messages))
 
     def status(self, job_id: str) -> ClaraJob:
-        """Everything about one job."""
+        """Return one job with its details."""
         with self._lock:
             return self._known(job_id)
 
     def state_of(self, job_id: str) -> ClaraJobState:
-        """How far a job is."""
+        """Return the state of a job."""
         return self.status(job_id).state
 
     def list(self, wanted: JobFilter | None = None) -> tuple[ClaraJob, ...]:

@@ -110,7 +110,7 @@ class Payloads:
             return file, self._store.open_file(payload_id, file.name)
 
     def remove(self, payload_id: str, name: str) -> None:
-        """Take a file away, by its name from the root."""
+        """Delete a file, by its name from the root."""
         name = rules.read_name(name)
         with self._lock:
             payload_id = self._writable(payload_id).payload_id
@@ -119,7 +119,7 @@ class Payloads:
             self._files[payload_id].drop(file.name)
 
     def delete(self, payload_id: str) -> None:
-        """Take a payload away: a reusable one at any time, a job's once the job has stopped."""
+        """Delete a payload: a reusable one at any time, a job's once the job has stopped."""
         with self._lock:
             payload = self._known(payload_id)
             if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.STOPPED:
@@ -215,7 +215,7 @@ class IncomingFile:
         self.sink = sink
 
     def write(self, data: bytes) -> None:
-        """Take the next piece. It is on disk when the platform has a folder."""
+        """Write the next piece. It is on disk when the platform has a folder."""
         self.sink.write(data)
         self.file = evolve(self.file, size_bytes=self.file.size_bytes + len(data))
 

@@ -38,7 +38,7 @@ class Pipelines:
             return self._save(pipeline)
 
     def update(self, pipeline_id: str, pieces: Iterable[PipelineFile]) -> ClaraPipeline:
-        """Give a pipeline another definition."""
+        """Replace the definition of a pipeline."""
         with self._lock:
             present = self.details(pipeline_id)
             return self._save(rules.pipeline(present.pipeline_id, pieces, present.metadata))
@@ -59,7 +59,7 @@ class Pipelines:
             return tuple(self._pipelines.values())
 
     def remove(self, pipeline_id: str) -> None:
-        """Take a pipeline away. Its jobs stay as they are."""
+        """Delete a pipeline. Its jobs do not change."""
         with self._lock:
             key = self.details(pipeline_id).pipeline_id
             self._store.delete_pipeline(key)

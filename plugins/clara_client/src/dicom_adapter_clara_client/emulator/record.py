@@ -16,7 +16,7 @@ FILE_MODE = 0o600
 
 
 class CallOutcome(str, Enum):
-    """What came of a call, as the client saw it."""
+    """Outcome of a call, as the client saw it."""
 
     DONE = "done"
     REFUSED = "refused"  # with a negative code
@@ -41,7 +41,7 @@ class CallRecord:
     worked: bool = True  # whether the platform was asked at all; a call that is lost may have been worked
 
     def line(self) -> bytes:
-        """As JSON, without what says nothing."""
+        """Return the record as JSON, without empty values."""
         fields = {
             "time": self.time.isoformat(),
             "face": self.face,

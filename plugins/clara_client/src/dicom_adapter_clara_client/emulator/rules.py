@@ -1,4 +1,4 @@
-"""What the platform demands of its clients, and how it refuses the rest. Pure functions of what is given.
+"""Rules of the platform for requests, and the errors for requests that break them. Pure functions.
 
 Documented by NVIDIA: identifiers, metadata, what may be done in which state. Decided here, since no source says it:
 the rule of a job's name (the one that NVIDIA's own adapter keeps to), which file names are safe, that a name cannot be

@@ -1,4 +1,4 @@
-"""Where the emulated platform keeps what it knows: here in memory, in `folder` on disk."""
+"""Stores of the emulated platform's state: in memory here, on disk in `folder`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, C
 
 @frozen(kw_only=True)
 class SavedPlatform:
-    """All that a platform knew when it went down."""
+    """The saved state of a platform, read at its start."""
 
     jobs: tuple[ClaraJob, ...] = ()
     payloads: tuple[ClaraPayload, ...] = field(default=(), repr=False)  # with their files
@@ -33,7 +33,7 @@ class Sink(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Let go of what was written. After `keep` nothing happens."""
+        """Discard the written data. Has no effect after `keep`."""
 
 
 class PlatformStore(ABC):

@@ -1,4 +1,4 @@
-"""What the emulated platform knows: jobs, payloads with their files, pipelines. All times are UTC."""
+"""Values of the emulated platform: jobs, payloads with their files, pipelines. All times are UTC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter import JobPriority
 
 
 class ClaraJobState(str, Enum):
-    """How far a job is; it only ever goes on."""
+    """State of a job; it only moves forward."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -21,7 +21,7 @@ class ClaraJobState(str, Enum):
 
 
 class ClaraJobStatus(str, Enum):
-    """How a job is; once it is stopped, how it ended."""
+    """Health of a running job; for a stopped job, its result."""
 
     HEALTHY = "healthy"
     FAULTED = "faulted"
@@ -31,7 +31,7 @@ class ClaraJobStatus(str, Enum):
 
 
 class PayloadType(str, Enum):
-    """Who made a payload: the platform, one for each job, or a client, for any number of jobs."""
+    """Origin of a payload: the platform, one for each job, or a client, for any number of jobs."""
 
     PIPELINE = "pipeline"
     REUSABLE = "reusable"
@@ -97,7 +97,7 @@ class PipelineFile:
 
 @frozen(kw_only=True)
 class ClaraPipeline:
-    """What jobs are made from."""
+    """A pipeline: the definition that jobs run."""
 
     pipeline_id: str
     name: str
@@ -107,7 +107,7 @@ class ClaraPipeline:
 
 @frozen(kw_only=True)
 class KeyedAnswer:
-    """What was answered to a request with an idempotency key."""
+    """The answer to a request with an idempotency key."""
 
     key: str
     fingerprint: str  # of the request
