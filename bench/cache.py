@@ -164,7 +164,7 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
 
 
 def fill(adapter: Adapter, studies: int) -> None:
-    """Let the ledger have pending instances, as if they had arrived."""
+    """Enter pending instances into the ledger, as if they had arrived."""
     for number in range(studies):
         first = make_instance(
             study_uid=f"1.{number}",
@@ -202,7 +202,7 @@ def search(client: httpx.Client, studies: int, searches: int) -> dict[str, float
 
 
 def compose(client: httpx.Client) -> list[float]:
-    """Seconds that it takes to compose a job of 10,000 instances, three times."""
+    """Return the seconds to compose a job of 10,000 instances, three times."""
     order = {"pipeline": "p", "name": "large", "studies": [f"1.{number}" for number in range(10_000 // INSTANCES)]}
     taken = []
     for _try in range(3):
@@ -214,7 +214,7 @@ def compose(client: httpx.Client) -> list[float]:
 
 
 def evict(client: httpx.Client, lane: Stepping) -> list[float]:
-    """Seconds that it takes to let 100 studies of 10,000 instances go for lack of room, three times."""
+    """Return the seconds to evict 100 studies of 10,000 instances for lack of space, three times."""
     newest = client.get("/studies?limit=1000").json()["items"]
     wanted = int(sum(study["sizeBytes"] for study in newest) / len(newest) * EVICTED)
     taken = []

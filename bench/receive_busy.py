@@ -1,4 +1,4 @@
-"""A plugin whose processor computes without pause: what the receiver has to be safe from."""
+"""A plugin whose processor computes without pause; it must not slow the receiver."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class BusyProcessor(JobProcessorBase[NoSettings]):
 
 @hookimpl
 def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
-    """Bring `processor = "busy"`."""
+    """Provide `processor = "busy"`."""
     return [BusyProcessor]

@@ -55,7 +55,7 @@ class Results:
 
 @frozen(kw_only=True)
 class Verdict:
-    """A figure beside what it is to reach."""
+    """A figure and its target."""
 
     what: str
     value: float
@@ -102,7 +102,7 @@ def ratio_verdicts(results: Results) -> dict[str, list[Verdict]]:
 
 
 def verdicts(results: Results) -> Iterator[Verdict]:
-    """Everything else that the adapter is to reach."""
+    """Return all other targets of the adapter."""
     peak = max(run.peak_mb for workload in THROUGHPUT for run in results.rates[ADAPTER][workload])
     yield at_most(peak, MOST_RESIDENT_MB, "Resident memory under load, all processes together", " MB")
     each = results.rate(ADAPTER, "each")
@@ -136,7 +136,7 @@ def to_json(results: Results) -> dict[str, Any]:
 
 
 def from_json(told: Mapping[str, Any]) -> Results:
-    """What `to_json` gave."""
+    """Return the figures that `to_json` wrote."""
     return Results(
         rates={
             receiver: {workload: [Rate(**run) for run in runs] for workload, runs in workloads.items()}

@@ -89,14 +89,14 @@ def _fresh(receiver: Receiver, folder: Path, associations: int) -> Iterator[Runn
 
 
 def _truncate(folder: Path) -> None:
-    """Give the room back. Nothing is deleted before the end: on ext4, creating files soon after that is slow."""
+    """Free the space. Files are deleted only at the end: on ext4, creating files soon after deleting is slow."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             os.truncate(path, 0)
 
 
 def _send(running: Running, orders: Sequence[Order]) -> list[Sent]:
-    """Let all senders begin at the same moment, each in a process of its own."""
+    """Start all senders at the same moment, each in its own process."""
     senders = [_start(running, order) for order in orders]
     try:
         for sender in senders:
@@ -181,7 +181,7 @@ def _hold(running: Running, family: Family, most: int) -> tuple[int, float | Non
 
 
 def _idle_share(family: Family) -> float:
-    """What the receiver uses of one core while nothing happens."""
+    """Return the CPU of the idle receiver, in percent of one core."""
     time.sleep(0.3)  # for what the last association has left to do
     used, began = family.cpu_seconds(), time.monotonic()
     time.sleep(IDLE_S)

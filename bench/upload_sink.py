@@ -1,4 +1,4 @@
-"""`python upload_sink.py grpc|rest`: a platform of minimal cost, which takes any job and throws its files away.
+"""`python upload_sink.py grpc|rest`: a platform of minimal cost, which accepts any job and discards its files.
 
 It answers the calls that carry a job to its start, and reads uploads without looking into them: what it costs is the
 least that a server in Python can cost.

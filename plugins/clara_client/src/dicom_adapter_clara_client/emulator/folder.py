@@ -1,4 +1,4 @@
-"""What the emulated platform knows, in a folder. It outlives the process, but for the modes of files.
+"""Store of the emulated platform in a folder. It outlives the process, but for the modes of files.
 
     <folder>/jobs/<id>.json             one job
     <folder>/payload-records/<id>.json  one payload without its files

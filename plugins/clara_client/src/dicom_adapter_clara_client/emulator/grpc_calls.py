@@ -1,4 +1,4 @@
-"""What happens to every gRPC call around its work: faults strike, refusals become header codes, records are written.
+"""Interceptor of every gRPC call: it applies faults, turns refusals into header codes, and writes records.
 
 Refusals travel in the response header with the gRPC status OK, on a server stream in its first message. A lost
 connection is the status UNAVAILABLE that a client sees when its connection is lost.

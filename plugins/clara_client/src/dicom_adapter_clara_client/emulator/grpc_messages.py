@@ -82,7 +82,7 @@ def filter_of(wanted: jobs_pb2.JobsListRequest.JobFilter) -> JobFilter:
 
 
 def status_answer(job: ClaraJob) -> jobs_pb2.JobsStatusResponse:
-    """Everything about one job. The deprecated texts of its times are left out."""
+    """Return one job with its details. The deprecated texts of its times are left out."""
     return jobs_pb2.JobsStatusResponse(
         header=done(),
         job_id=identifier(job.job_id),

@@ -103,7 +103,7 @@ def add_metadata(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
 
 
 class Replacing:
-    """Replacing is removing and adding, which nobody may come between."""
+    """Replace metadata: remove and add under one lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""How the REST face refuses a call: problem details (RFC 9457), as `docs/clara-rest-openapi.yaml` lists them."""
+"""Refusals of the REST face: problem details (RFC 9457), as `docs/clara-rest-openapi.yaml` lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the REST face answers, and the platform's values as its JSON has them."""
+"""Answers of the REST face, and the platform's values as JSON."""
 
 from __future__ import annotations
 

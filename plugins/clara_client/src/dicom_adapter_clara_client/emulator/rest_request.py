@@ -1,4 +1,4 @@
-"""What the REST face is asked: path, query and JSON, read strictly."""
+"""Requests to the REST face: path, query and JSON, parsed strictly."""
 
 from __future__ import annotations
 
