@@ -72,7 +72,15 @@ def test_the_migrations_make_exactly_the_statements_of_the_schema(migrated: Ledg
     with direct.write() as transaction:
         create(transaction)
     assert statements(direct) == statements(migrated)
+    assert indexes_in_order(direct) == indexes_in_order(migrated)
     direct.close()
+
+
+def indexes_in_order(ledger: Ledger) -> list[str]:
+    """Return the names of the indexes as they were created: SQLite prefers the newer one of two that cost the same."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY rowid"
+    with ledger.read() as transaction:
+        return list(transaction.execute(text(query)).scalars())
 
 
 def statements(ledger: Ledger) -> dict[str, list[str]]:

@@ -9,11 +9,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dicom_adapter.ledger.schema import metadata
 
 REVISION = "0005"  # of the newest migration; a new ledger begins with it
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+# In the order in which the migrations create them: where two indexes cost the same, SQLite uses the newer one.
+INDEXES = (
+    "ix_events_association_id",
+    "ix_events_instance_id",
+    "ix_events_job_id",
+    "one_pending_instance",
+    "pending_instances",
+    "released_instances",
+    "replaced_instances",
+    "ix_job_instances_instance_id",
+    "unfinished_jobs",
+    "started_jobs",
+    "quarantined_instances",
+    "reclaimed_instances",
+    "instances_of_study",
+    "arrivals_of_instance",
+    "events_by_time",
+    "events_of_ae_title",
+    "finished_jobs",
+    "faulted_jobs",
+)
 
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
@@ -32,7 +55,11 @@ def has_tables(connection: Connection) -> bool:
 
 def create(connection: Connection) -> None:
     """Create all tables in an empty database, with the newest revision."""
-    metadata.create_all(connection)
+    for table in metadata.sorted_tables:
+        connection.execute(CreateTable(table))
+    indexes = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
+    for name in INDEXES:
+        connection.execute(CreateIndex(indexes[name]))
     _version.create(connection)
     connection.execute(_version.insert().values(version_num=REVISION))
 
