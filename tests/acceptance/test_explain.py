@@ -63,10 +63,10 @@ def test_a_study_is_explained_while_the_service_runs_and_after(launch_service: L
     for association in (lung, hold):
         ended = f"association {association} was released at TIME"
         assert re.search(rf"TIME +SENDER \(127.0.0.1\) sent 3 instances{until}; {ended}\.\n", stopped)
-    again = r"2 instances came again from SENDER \(127.0.0.1\) in association \w{8}, which was released,"
-    assert re.search(f"{again}{until} and were not kept: the same data set is pending already", stopped)
+    again = r"2 duplicates arrived from SENDER \(127.0.0.1\) in association \w{8}, which was released"
+    assert re.search(f"{again}{until}\\. They were not kept: the same data set is pending already", stopped)
     assert (
-        "now         3 instances wait: the processor holds them. 1 group waits at HOLD; the next one, patient #"
+        "now         3 instances wait in the processor. 1 group waits at AE title HOLD. The next group, patient #"
         in stopped
     )
 

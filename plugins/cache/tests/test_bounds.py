@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.operations.story import tell
+from dicom_adapter.operations.story import make_story
 from dicom_adapter.testing import make_study
 
 DOWN = "[submitters.down]\ntype = 'fake'\nfail = [{ call = 'start', times = 3 }]"
@@ -17,7 +17,7 @@ DOWN = "[submitters.down]\ntype = 'fake'\nfail = [{ call = 'start', times = 3 }]
 
 def told(kept: Any, uid: str) -> str:
     with kept.adapter.ledger.read() as transaction:
-        story = tell(transaction, uid, kept.adapter.clock.now())
+        story = make_story(transaction, uid, kept.adapter.clock.now())
     return "\n".join(entry.text for section in story.sections for entry in section.entries)
 
 

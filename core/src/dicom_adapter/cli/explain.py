@@ -17,7 +17,7 @@ from rich.text import Text
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.cli.configuration import ConfigOption, find_file, open_ledger, require
 from dicom_adapter.cli.messages import fail
-from dicom_adapter.operations.story import Entry, Story, Unknown, tell
+from dicom_adapter.operations.story import Entry, Story, Unknown, make_story
 from dicom_adapter.runtime.clock import SystemClock
 
 NOW = "now"
@@ -38,7 +38,7 @@ def explain(
     ledger = open_ledger(path)
     try:
         with ledger.read() as transaction:
-            story = tell(transaction, name.strip(), SystemClock().now())
+            story = make_story(transaction, name.strip(), SystemClock().now())
     except Unknown as refusal:
         raise fail(f"{refusal}{_why(path)}") from None
     except Refused as refusal:

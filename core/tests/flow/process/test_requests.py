@@ -19,7 +19,7 @@ from dicom_adapter.flow.process.requests import Requests
 from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.flow.reclaim.watermark import bytes_to_free
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.operations.story import tell
+from dicom_adapter.operations.story import make_story
 from dicom_adapter.simulation.adapter import encode, request_of
 from dicom_adapter.testing import Adapter, Plugin
 
@@ -296,7 +296,7 @@ def test_what_a_processor_records_is_told_by_explain(adapter: Adapter) -> None:
 
     study = adapter.ask("A", evict)
     with adapter.ledger.read() as transaction:
-        story = tell(transaction, study, adapter.clock.now())
+        story = make_story(transaction, study, adapter.clock.now())
     assert "1 instance was evicted: there was no room." in [
         entry.text for section in story.sections for entry in section.entries
     ]

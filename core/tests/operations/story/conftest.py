@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from dicom_adapter.api.receiving import AssociationRequest, StoreRequest, StoreResult
 from dicom_adapter.net.codes import C_STORE_STATUS
 from dicom_adapter.net.connection import ClosedAssociation
-from dicom_adapter.operations.story import Story, tell
+from dicom_adapter.operations.story import Story, make_story
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.testing import Adapter
 
@@ -81,6 +81,6 @@ def story_of() -> TellStory:
 
     def told(adapter: Adapter, name: str) -> Story:
         with adapter.ledger.read() as transaction:
-            return tell(transaction, name, adapter.clock.now())
+            return make_story(transaction, name, adapter.clock.now())
 
     return told

@@ -106,12 +106,12 @@ def test_what_a_study_waits_for(adapter: Adapter, associate: Associate, story_of
         == sentences(story)[-1]
     )
     assert (
-        "now 2 instances wait: the processor holds them. 2 groups wait at HEAD; the next one, "
+        "now 2 instances wait in the processor. 2 groups wait at AE title HEAD. The next group, "
         f"{label} (2 instances), becomes jobs at 08:01:00." == sentences(story, "HEAD")[-1]
     )
     adapter.clock.advance(10)
     assert sentences(story_of(adapter, STUDY))[-1].endswith(
-        "becomes jobs at 08:00:05, which is past: the service is behind, or does not run."
+        "becomes jobs at 08:00:05, which is past: the service is late or does not run."
     )
 
 
@@ -125,7 +125,7 @@ def test_one_instance_and_one_job(adapter: Adapter, associate: Associate, story_
         instance.title,
         instance.kind,
     )
-    assert "was queued with 1 instance of these and 2 of others: LUNG-one" in sentences(instance)[1]
+    assert "was queued with 3 instances, 1 of them in this story: LUNG-one" in sentences(instance)[1]
     job = story_of(adapter, adapter.jobs[0].job_id[:6].upper())
     assert f"Job {adapter.jobs[0].job_id} (LUNG-one-20260105080005): 3 instances of study {STUDY}" == job.title
     assert 4 == len(sentences(job))
@@ -167,12 +167,12 @@ def test_what_came_again(adapter: Adapter, associate: Associate, story_of: TellS
     changed = associate(adapter, study[:1], how="lost")
     told = sentences(story_of(adapter, STUDY))
     assert (
-        f"08:00:01 2 instances came again from PACS (127.0.0.1) in association {same}, which was released, and "
-        "were not kept: the same data set is pending already." == told[1]
+        f"08:00:01 2 duplicates arrived from PACS (127.0.0.1) in association {same}, which was released. "
+        "They were not kept: the same data set is pending already." == told[1]
     )
     assert (
-        f"08:00:01 1 instance came again from CT1 (127.0.0.1) in association {changed}, which lost its connection, and "
-        "was refused with 0x0111: another data set with this SOP Instance UID is pending; "
+        f"08:00:01 1 duplicate arrived from CT1 (127.0.0.1) in association {changed}, which lost its connection. "
+        "It was refused with 0x0111: another data set with this SOP Instance UID is pending; "
         "overwrite-same-instance = false keeps that one." == told[2]
     )
 
@@ -185,10 +185,7 @@ def test_what_was_replaced(adapter: Adapter, associate: Associate, story_of: Tel
     study[0].StudyInstanceUID = "2.25.3"
     associate(adapter, study, "HEAD")
     told = sentences(story_of(adapter, STUDY), "HEAD")
-    assert (
-        "08:00:01 2 instances came again; the newer arrivals replaced the earlier ones. "
-        "Newer ones belong to study 2.25.3 now." in told
-    )
+    assert "08:00:01 2 instances were replaced by newer arrivals. Newer arrivals belong to study 2.25.3 now." in told
     assert "08:00:01 2 instances were reclaimed because of newer arrivals." in told
 
 
@@ -198,8 +195,8 @@ def test_what_else_was_refused_in_its_associations(adapter: Adapter, associate: 
     del wrong.SeriesInstanceUID
     association = associate(adapter, [*a_study(), wrong])
     assert (
-        f"08:00:00 Of all that came in association {association}, 1 with 0xA900 (data set does not match) was refused; "
-        "the log names them (instance_refused)." == sentences(story_of(adapter, STUDY))[1]
+        f"08:00:00 1 instance was refused in association {association}: 1 with 0xA900 (data set does not match). "
+        "The receiver's log names them (instance_refused)." == sentences(story_of(adapter, STUDY))[1]
     )
 
 
@@ -225,9 +222,9 @@ def test_attempts_that_failed_and_the_next_one(
     assert failed.startswith(f"08:00:05 {job.attempts} attempts to create it on the platform failed for job ")
     assert failed.endswith(f": {job.last_error}.")
     name = job.job_id[:8]
-    assert f"now 2 instances stored for job {name}." == kept
+    assert f"now 2 instances are kept for job {name}." == kept
     assert (
-        f"now Job {name} is queued; the next attempt to create it on the platform is at {job.next_attempt_at:%H:%M:%S}."
+        f"now Job {name} is queued. The next attempt to create it on the platform is at {job.next_attempt_at:%H:%M:%S}."
         == due
     )
 
@@ -244,7 +241,7 @@ def test_attempts_that_failed_in_many_ways_stay_one_sentence(
     ]
     with adapter.ledger.write() as transaction:
         events.record(transaction, failed)
-    assert sentences(story_of(adapter, STUDY))[-1].endswith(" for 2 reasons, the last time: it was away.")
+    assert sentences(story_of(adapter, STUDY))[-1].endswith(" for 2 reasons. The last error: it was away.")
 
 
 def test_a_faulted_job_and_what_an_operator_did(
@@ -256,10 +253,10 @@ def test_a_faulted_job_and_what_an_operator_did(
     adapter.advance(6)
     name = short_job(adapter)
     told = sentences(story_of(adapter, STUDY))
-    assert f"Job {name} was faulted when it was to be started: " in told[3]
+    assert f"Job {name} was faulted, because an attempt to start it failed: " in told[3]
     assert (
-        f"now Job {name} is faulted and keeps its instances. When the reason is mended: `dicom-adapter jobs retry "
-        f"{name}`; to give it up: `dicom-adapter jobs cancel {name}`." == told[-1]
+        f"now Job {name} is faulted and keeps its instances. Fix the reason, then run `dicom-adapter jobs retry "
+        f"{name}`. To give up the job, run `dicom-adapter jobs cancel {name}`." == told[-1]
     )
     operators.retry(adapter.ledger, adapter.clock, adapter.jobs[0].job_id)
     adapter.advance(3)
@@ -285,7 +282,7 @@ def test_what_the_platform_said(failing: Callable[[str], Adapter], associate: As
     with adapter.ledger.write() as transaction:
         events.record(transaction, [said])
     assert (
-        f"08:00:06 The platform said of job {job.job_id[:8]}: faulted (out of memory)."
+        f"08:00:06 The platform reported job {job.job_id[:8]} as faulted (out of memory)."
         == sentences(story_of(adapter, STUDY))[-1]
     )
 
@@ -325,8 +322,8 @@ def test_what_is_quarantined(
     assert "08:00:00 2 instances were quarantined: it has no series." == told[1]
     which = f"--all --ae-title LUNG --study {STUDY}"
     assert (
-        "now 2 instances are quarantined and in no job. When the reason is mended: `dicom-adapter instances requeue "
-        f"{which}`; to give them up: `dicom-adapter instances discard {which}`." == told[-1]
+        "now 2 instances are quarantined and in no job. Fix the reason, then run `dicom-adapter instances requeue "
+        f"{which}`. To discard them, run `dicom-adapter instances discard {which}`." == told[-1]
     )
     quarantine.requeue(adapter.ledger, adapter.clock, [1], "ann")
     adapter.advance(2)
@@ -334,10 +331,10 @@ def test_what_is_quarantined(
     adapter.advance(60)
     assert [
         "2 instances were quarantined",
-        "1 instance was given back to the processor by ann.",
+        "1 instance was requeued by ann.",
         "1 instance was quarantined",
         "2 instances were discarded by ann.",
-        "2 instances were reclaimed because an operator discarded what was there.",
+        "2 instances were reclaimed after a discard by an operator.",
     ] == [
         sentence[9:].split(":")[0] for sentence in sentences(story_of(adapter, STUDY))[1:] if "AE title" not in sentence
     ]
@@ -366,13 +363,13 @@ def test_why_an_ae_title_is_stopped(make_adapter: MakeAdapter, associate: Associ
     associate(adapter, a_study())
     adapter.advance(30)
     told = sentences(story_of(adapter, STUDY))
-    assert any(
-        sentence.startswith("08:00:15 AE title LUNG: it was stopped: its processor failed 5") for sentence in told
+    assert any(sentence.startswith("08:00:15 AE title LUNG was stopped: its processor failed 5") for sentence in told)
+    assert any("The processor of AE title LUNG failed " in sentence for sentence in told)
+    assert told[-2].startswith(
+        "now AE title LUNG has been stopped since 08:00:15: its processor failed 5 times in a row"
     )
-    assert any("AE title LUNG: its processor failed, " in sentence for sentence in told)
-    assert told[-2].startswith("now AE title LUNG is stopped since 08:00:15: its processor failed 5 times in a row: ")
-    assert told[-2].endswith("`dicom-adapter ae-titles restart LUNG`, or start the service again.")
-    assert "now 2 instances wait for the AE title to be served." == told[-1]
+    assert told[-2].endswith("`dicom-adapter ae-titles restart LUNG`, or restart the service.")
+    assert "now 2 instances wait until the AE title is served." == told[-1]
     assert SECRET not in repr(told)
 
 
@@ -380,14 +377,15 @@ def test_an_ae_title_that_is_full_or_not_served(adapter: Adapter, associate: Ass
     associate(adapter, a_study())
     with adapter.ledger.write() as transaction:
         lanes.set_full(transaction, "LUNG", "quarantine-quota = 20 GB is used up")
-    assert "now AE title LUNG takes nothing more: quarantine-quota = 20 GB is used up." in sentences(
-        story_of(adapter, STUDY)
-    )
+    assert (
+        "now AE title LUNG is full and refuses instances: quarantine-quota = 20 GB is used up. "
+        "Requeue or discard quarantined instances, or retry or cancel faulted jobs."
+    ) in sentences(story_of(adapter, STUDY))
     with adapter.ledger.write() as transaction:
         lanes.delete_others(transaction, ["HEAD"])
     assert [
-        "now No service has served AE title LUNG: `dicom-adapter check` shows whether it is configured.",
-        "now 2 instances wait for the AE title to be served.",
+        "now AE title LUNG is not served. Run `dicom-adapter check` to see whether it is configured.",
+        "now 2 instances wait until the AE title is served.",
     ] == sentences(story_of(adapter, STUDY))[1:]
 
 
@@ -402,7 +400,7 @@ def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: Tel
     adapter.advance(6)
     adapter.receive(*a_study(1), ae_title="LUNG")
     adapter.advance(6)
-    with pytest.raises(Refused, match="several jobs' ids begin with ''; give more digits"):
+    with pytest.raises(Refused, match="several jobs' ids begin with ''; enter more digits"):
         story_of(adapter, "")
 
 

@@ -1,10 +1,10 @@
-"""The story of one study, SOP instance or job, from association to reclaim, in sentences for whoever runs a PACS.
+"""The story of one study, SOP instance or job, from association to reclaim, in sentences for operators.
 
-`tell` finds what the ledger has on it and makes a section of each AE title that it came to. `arriving`, `jobs` and
-`waiting` make the entries: what came from whom, what became jobs, and how things stand now. All but `tell` is pure.
+`make_story` reads the ledger and makes a section for each AE title. `arriving`, `jobs` and `waiting` make the entries:
+arrivals, jobs and current states. Their functions are pure: only `making` reads the ledger.
 """
 
-from dicom_adapter.operations.story.tell import Unknown, tell
+from dicom_adapter.operations.story.making import Unknown, make_story
 from dicom_adapter.operations.story.values import Entry, Section, Story
 
-__all__ = ["Entry", "Section", "Story", "Unknown", "tell"]
+__all__ = ["Entry", "Section", "Story", "Unknown", "make_story"]

@@ -1,4 +1,4 @@
-"""What came from whom, what came again, what was refused, and what became of it in the end."""
+"""Entries about arrivals: stored instances, duplicates, refusals, quarantine and reclaim."""
 
 from __future__ import annotations
 
@@ -17,37 +17,36 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
-MOST_ALONE = 3  # associations of a visit that are told one by one; more are told together
-MOST_VISITS = 8  # of a sender's visits that are told one by one; more are told together
+MOST_ALONE = 3  # associations of a visit with an entry each; more share one entry
+MOST_VISITS = 8  # of a sender with entries of their own; more are merged
 
 ENDED = {"released": "was released", "aborted": "was aborted", "lost": "lost its connection"}
 OUTCOMES = {
     InstanceOutcome.SUBMITTED: "after submission",
     InstanceOutcome.CANCELLED: "after cancellation of every job",
-    InstanceOutcome.UNUSED: "without a job: that is what the processor decided",
+    InstanceOutcome.UNUSED: "without a job, as the processor decided",
     InstanceOutcome.REPLACED: "because of newer arrivals",
-    InstanceOutcome.DISCARDED: "because an operator discarded what was there",
+    InstanceOutcome.DISCARDED: "after a discard by an operator",
 }
-HAPPENED = {  # others are said as they are called
+ACTIONS = {  # the words of other events are their names
     "instance_recovered": "entered in the ledger by a later start",
-    "instance_requeued": "given back to the processor",
 }
-# Those of these that have no row are told with the instances that they repeat.
+# Duplicates have no row of their own: their entries are made from the events of the pending instances.
 KNOWN_BY_INSTANCE = (CStoreStatus.SUCCESS.name, CStoreStatus.DUPLICATE_SOP_INSTANCE.name)
 
 
 @frozen(kw_only=True)
 class Visit:
-    """What one sender brought before the next jobs were made of it, by association."""
+    """The instances that one sender sent before the next jobs were made, by association."""
 
     calling_ae_title: str
     peer_address: str
     associations: dict[str, list[InstanceTrace]]
 
 
-def arrived(facts: StoryFacts) -> Iterator[Entry]:
-    """What was kept, with what else those associations came to."""
-    counted_already: set[str] = set()  # an association that lasted may be cut into several visits
+def stored(facts: StoryFacts) -> Iterator[Entry]:
+    """Yield the stored instances, and the refusals and ends of their associations."""
+    counted_already: set[str] = set()  # a long association may be split into several visits
     for visit in _visits(facts):
         together = len(visit.associations) > MOST_ALONE
         parts = [visit.associations] if together else [{name: own} for name, own in visit.associations.items()]
@@ -57,35 +56,35 @@ def arrived(facts: StoryFacts) -> Iterator[Entry]:
             counted_already.update(part)
 
 
-def repeated(facts: StoryFacts) -> Iterator[Entry]:
-    """What came again while the same SOP instance was pending: replaced, not kept, refused."""
+def duplicated(facts: StoryFacts) -> Iterator[Entry]:
+    """Yield the duplicates: they replaced the pending instance, were not kept, or were refused."""
     old = [arrival for arrival in facts.arrivals if arrival.replaced_by is not None]
     if old:
         yield _replaced(facts, old)
-    again = [event for event in facts.instance_events if event.association_id and "status" in event.detail]
+    duplicates = [event for event in facts.instance_events if event.association_id and "status" in event.detail]
     by_kind: dict[tuple[str, ...], list[Event]] = {}
-    for event in again:
+    for event in duplicates:
         end = facts.associations.get(event.association_id or "")
         key = (event.event, str(event.detail["reason"]), str(event.detail["status"]), _sender_of(end))
         by_kind.setdefault(key, []).append(event)
     for (kind, reason, status, sender), events in by_kind.items():
-        yield _came_again(facts, kind, reason, status, sender, events)
+        yield _duplicates(facts, kind, reason, status, sender, events)
 
 
 def interventions(facts: StoryFacts) -> Iterator[Entry]:
-    """What was quarantined and why, and what operators did then."""
+    """Yield quarantines with their reasons, and the actions of operators."""
     others = [event for event in facts.instance_events if "status" not in event.detail]
     for _event, run in groupby(others, key=lambda event: event.event):
         alike: dict[tuple[str, str, str], list[Event]] = {}
         for event in run:
-            key = str(event.detail.get("reason", "")), str(event.detail.get("by", "")), _became(event)
+            key = str(event.detail.get("reason", "")), str(event.detail.get("by", "")), _action(event)
             alike.setdefault(key, []).append(event)
         for (reason, by, what), events in alike.items():
-            yield _happened(reason, by, what, events)
+            yield _intervention(reason, by, what, events)
 
 
 def reclaimed(facts: StoryFacts) -> Iterator[Entry]:
-    """What room was given back, and what it had been good for."""
+    """Yield the reclaimed instances by outcome."""
     gone = [arrival for arrival in facts.arrivals if arrival.state == InstanceState.RECLAIMED.value]
     for outcome, why in OUTCOMES.items():
         own = [arrival for arrival in gone if arrival.outcome == outcome.value]
@@ -100,7 +99,7 @@ def reclaimed(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def _visits(facts: StoryFacts) -> list[Visit]:
-    """Cut where arrivals became jobs: what came later is told later."""
+    """Split the arrivals where jobs were made, so that the entries stay in the order of time."""
     due = sorted({row.job.created_at for row, _count in facts.jobs})
     visits = _cut(facts.arrivals, due)
     return visits if len(visits) <= MOST_VISITS else _cut(facts.arrivals, [])
@@ -109,7 +108,7 @@ def _visits(facts: StoryFacts) -> list[Visit]:
 def _cut(arrivals: Iterable[InstanceTrace], due: Sequence[datetime]) -> list[Visit]:
     visits: dict[tuple[str, str, int], Visit] = {}
     for arrival in arrivals:
-        # One that arrives exactly when its group is due still belongs to it.
+        # An instance that arrives exactly when its group is due still belongs to it.
         key = (arrival.calling_ae_title, arrival.peer_address, bisect_left(due, arrival.received_at))
         visit = visits.get(key)
         if visit is None:
@@ -127,85 +126,85 @@ def _received(facts: StoryFacts, visit: Visit, part: dict[str, list[InstanceTrac
     if series > 1:
         text += f" in {series} series"
     if len(part) > 1:
-        text += f", in {len(part)} associations,{until(first, last)}; {_how_many_ended(ends.values())}."
+        text += f", in {len(part)} associations,{until(first, last)}; {_count_ends(ends.values())}."
     else:
         [(name, end)] = ends.items()
-        text += f"{until(first, last)}; association {short(name)} {_how_it_ended(end, first)}."
+        text += f"{until(first, last)}; association {short(name)} {_end_of(end, first)}."
     fields = {
         "instances": len(own),
         "series": series,
         "callingAeTitle": visit.calling_ae_title,
         "peer": visit.peer_address,
         "until": last,
-        "associations": {name: _how(facts, name) for name in part},
+        "associations": {name: _recorded_end(facts, name) for name in part},
     }
     return Entry(kind="instances_stored", at=first, text=text, fields=fields)
 
 
-def _how(facts: StoryFacts, association_id: str) -> str | None:
-    """As the receiver says it; None: it is open, or nobody wrote down its end."""
+def _recorded_end(facts: StoryFacts, association_id: str) -> str | None:
+    """Return how the association ended, as the receiver recorded it; None if it is open or its end was not recorded."""
     end = facts.associations.get(association_id)
     return None if end is None else str(end.detail["how"])
 
 
-def _how_it_ended(end: Event | None, beside: datetime) -> str:
+def _end_of(end: Event | None, beside: datetime) -> str:
     if end is None:
         return "is open, or its end was not recorded"
     return f"{ENDED[str(end.detail['how'])]} at {clock(end.at, beside)}"
 
 
-def _how_many_ended(ends: Iterable[Event | None]) -> str:
+def _count_ends(ends: Iterable[Event | None]) -> str:
     how = Counter("" if end is None else str(end.detail["how"]) for end in ends)
     told = [f"{how[name]} {was(how[name])} {name}" for name in ENDED if how[name]]
     if how[""]:
-        told.append(f"of {how['']} no end is recorded")
+        told.append(f"{how['']} {'has' if how[''] == 1 else 'have'} no recorded end")
     return listed(told)
 
 
 def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
-    """The ledger keeps no UIDs of what was refused, only how many of an association were, and how."""
+    """Yield the refusals by status. The ledger counts them by association, and keeps no UIDs of refused instances."""
     ends = [end for name in part if (end := facts.associations.get(name)) is not None]
     counts: Counter[str] = Counter()
     for end in ends:
         statuses = end.detail["statuses"]
-        assert isinstance(statuses, dict)  # as the receiver writes it
+        assert isinstance(statuses, dict)  # written by the receiver
         counts.update({name: count for name, count in statuses.items() if name not in KNOWN_BY_INSTANCE})
     if not counts:
         return
     refusals = listed(
         f"{count} with 0x{CStoreStatus[name]:04X} ({name.lower().replace('_', ' ')})" for name, count in counts.items()
     )
-    which = f"association {short(str(ends[0].association_id))}" if len(ends) == 1 else f"these {len(ends)} associations"
+    where = f"association {short(str(ends[0].association_id))}" if len(ends) == 1 else f"these {len(ends)} associations"
     text = (
-        f"Of all that came in {which}, {refusals} {was(counts.total())} refused; the log names them (instance_refused)."
+        f"{counted(counts.total(), 'instance')} {was(counts.total())} refused in {where}: {refusals}. "
+        "The receiver's log names them (instance_refused)."
     )
     yield Entry(kind="instance_refused", at=ends[-1].at, text=text, fields={"statuses": dict(counts)})
 
 
-# --- again ------------------------------------------------------------------------------------------------------------
+# --- duplicates -------------------------------------------------------------------------------------------------------
 
 
 def _replaced(facts: StoryFacts, old: Sequence[InstanceTrace]) -> Entry:
     first, last = _span(arrival.changed_at for arrival in old)
-    text = (
-        f"{counted(len(old), 'instance')} came again{until(first, last)}; the newer arrivals replaced the earlier ones."
-    )
+    text = f"{counted(len(old), 'instance')} {was(len(old))} replaced by newer arrivals{until(first, last)}."
     if facts.moved_to:
-        text += f" Newer ones belong to study {listed(facts.moved_to)} now."
+        text += f" Newer arrivals belong to study {listed(facts.moved_to)} now."
     fields = {"instances": len(old), "until": last, "movedTo": list(facts.moved_to)}
     return Entry(kind="replaced", at=first, text=text, fields=fields)
 
 
-def _came_again(facts: StoryFacts, kind: str, reason: str, status: str, sender: str, events: Sequence[Event]) -> Entry:
+def _duplicates(facts: StoryFacts, kind: str, reason: str, status: str, sender: str, events: Sequence[Event]) -> Entry:
     first, last = _span(event.at for event in events)
-    associations = {str(event.association_id): _how(facts, str(event.association_id)) for event in events}
+    associations = {str(event.association_id): _recorded_end(facts, str(event.association_id)) for event in events}
     count = len(events)
-    [(one, how), *more] = associations.items()
-    where = f"{len(associations)} associations" if more else f"association {short(one)}"
+    [(association, how), *more] = associations.items()
+    where = f"{len(associations)} associations" if more else f"association {short(association)}"
     if how and not more:
-        where += f", which {ENDED[how]},"
-    outcome = f"{was(count)} not kept" if kind == "instance_not_kept" else f"{was(count)} refused with {status}"
-    text = f"{counted(count, 'instance')} came again{sender} in {where}{until(first, last)} and {outcome}: {reason}"
+        where += f", which {ENDED[how]}"
+    outcome = "not kept" if kind == "instance_not_kept" else f"refused with {status}"
+    they = "It was" if count == 1 else "They were"
+    text = f"{counted(count, 'duplicate')} arrived{sender} in {where}{until(first, last)}. {they} {outcome}: {reason}"
     fields = {"instances": count, "status": status, "reason": reason, "until": last, "associations": associations}
     return Entry(kind=kind, at=first, text=sentence(text), fields=fields)
 
@@ -214,13 +213,13 @@ def _sender_of(end: Event | None) -> str:
     return "" if end is None else f" from {end.detail['calling_ae_title']} ({end.detail['peer']})"
 
 
-def _became(event: Event) -> str:
-    """What was done with an instance; what a processor has to tell it says itself."""
+def _action(event: Event) -> str:
+    """Return what was done with an instance, in the words of its processor if it recorded some."""
     kind = event.event
-    return str(event.detail.get("what", HAPPENED.get(kind, kind.removeprefix("instance_").replace("_", " "))))
+    return str(event.detail.get("what", ACTIONS.get(kind, kind.removeprefix("instance_").replace("_", " "))))
 
 
-def _happened(reason: str, by: str, what: str, events: Sequence[Event]) -> Entry:
+def _intervention(reason: str, by: str, what: str, events: Sequence[Event]) -> Entry:
     first, last = _span(event.at for event in events)
     kind, count = events[0].event, len(events)
     text = f"{counted(count, 'instance')} {was(count)} {what}{f' by {by}' if by else ''}{until(first, last)}"

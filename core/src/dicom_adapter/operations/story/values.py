@@ -1,4 +1,4 @@
-"""What a story consists of, and what it is told from."""
+"""The parts of a story, and the facts that it is made from."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dicom_adapter.ledger.traces import InstanceTrace
 
 @frozen(kw_only=True)
 class Entry:
-    """One thing that happened, once or many times in a row, or how something stands."""
+    """One event, once or several times in a row, or one current state."""
 
-    kind: str  # a stable name; that of the log's event where there is one
-    at: datetime | None  # UTC; when it first happened; None: this is how it stands now
-    text: str  # sentences; their times are UTC, of the day of `at` where they show no date
-    fields: Mapping[str, object] = field(factory=dict)  # the same as values
+    kind: str  # a stable name: that of the log event if there is one
+    at: datetime | None  # UTC; the first time; None: a current state
+    text: str  # sentences; times are UTC, and on the day of `at` if they show no date
+    fields: Mapping[str, object] = field(factory=dict)  # the content of `text` as values
 
 
 @frozen(kw_only=True)
 class Section:
-    """What happened at one AE title: in the order of time, then how it stands now."""
+    """The entries of one AE title: events in the order of time, then the current states."""
 
     ae_title: str
     entries: Sequence[Entry]
@@ -33,7 +33,7 @@ class Section:
 
 @frozen(kw_only=True)
 class Story:
-    """All that the ledger tells of one thing."""
+    """All that the ledger has on one study, SOP instance or job."""
 
     kind: str  # "study", "sop-instance" or "job"
     name: str  # its UID or id
@@ -44,18 +44,18 @@ class Story:
 
 @frozen(kw_only=True)
 class StoryFacts:
-    """What the ledger has on it at one AE title. Events are in the order of time."""
+    """What the ledger has on the subject at one AE title. Events are in the order of time."""
 
     now: datetime
     ae_title: str
-    study: str  # the UID of the study that the story is of; "" when it is of an instance or a job
+    study: str  # the UID of the study if it is the subject of the story; otherwise ""
     arrivals: Sequence[InstanceTrace]
-    associations: Mapping[str, Event]  # how they ended, by their ids
+    associations: Mapping[str, Event]  # their closing events, by association id
     instance_events: Sequence[Event]
     ae_title_events: Sequence[Event]
-    jobs: Sequence[tuple[JobRow, int]]  # with how many of the arrivals each has
-    told_jobs: Sequence[tuple[JobRow, int]]  # those of them that the story is about
+    jobs: Sequence[tuple[JobRow, int]]  # each with the number of its instances among the arrivals
+    subject_jobs: Sequence[tuple[JobRow, int]]  # those that get entries: all, or the one that is the subject
     job_events: Mapping[str, Sequence[Event]]  # by job id
-    uploaded: Mapping[str, int]  # files that the platform has, of jobs that are at it
-    moved_to: Sequence[str]  # studies of newer arrivals that stand for some of these, and are not among them
+    uploaded: Mapping[str, int]  # files that the platform has, of jobs that are being uploaded
+    moved_to: Sequence[str]  # other studies, to which newer arrivals of these instances belong
     lane: LaneReport | None  # None: no host has served this AE title yet

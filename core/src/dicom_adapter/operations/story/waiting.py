@@ -1,4 +1,4 @@
-"""What instances wait for now, until when, and what an operator may do; and what befell the AE title meanwhile."""
+"""Entries about the present: what instances wait for, and the next step of an operator; and events of the AE title."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from dicom_adapter.ledger.traces import InstanceTrace
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
-HAPPENED = {
-    "lane_stopped": "it was stopped",
-    "lane_restarted": "it began again, because an operator wanted it",
-    "lane_changed": "it began again, because a reload changed its settings",
-    "processor_failed": "its processor failed",
-    "ae_title_full": "it took nothing more",
-    "ae_title_below_quota": "it took instances again",
+EVENTS = {
+    "lane_stopped": "AE title {} was stopped",
+    "lane_restarted": "AE title {} was restarted by an operator",
+    "lane_changed": "AE title {} was restarted, because a reload changed its settings",
+    "processor_failed": "The processor of AE title {} failed",
+    "ae_title_full": "AE title {} was full and refused instances",
+    "ae_title_below_quota": "AE title {} accepted instances again",
 }
-MOST_EVENTS = 8  # of an AE title that are told
-MOST_JOBS = 3  # that are named where one says why instances are kept
+MOST_EVENTS = 8  # of an AE title that are shown, the newest
+MOST_JOBS = 3  # that are named as the reason why instances are kept
 
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
-    """What happened to the AE title as a whole while it had these instances; if that is much, the last of it."""
+    """Yield the events of the AE title while it had these instances; only the last ones if there are many."""
     runs = [
         (kind, reason, list(run))
         for (kind, reason), run in groupby(facts.ae_title_events, key=lambda event: (event.event, _reason(event)))
     ]
     for kind, reason, events in runs[-MOST_EVENTS:]:
         first, last = events[0].at, events[-1].at
-        what = HAPPENED.get(kind, kind.replace("_", " "))
-        times = "" if len(events) == 1 else f", {len(events)} times{until(first, last)}"
-        text = f"AE title {facts.ae_title}: {what}{times}" + (f": {reason}" if reason else "")
+        what = EVENTS.get(kind, f"AE title {{}}: {kind.replace('_', ' ')}").format(facts.ae_title)
+        times = "" if len(events) == 1 else f" {len(events)} times{until(first, last)}"
+        text = f"{what}{times}" + (f": {reason}" if reason else "")
         fields = {"reason": reason, "times": len(events), "until": last}
         yield Entry(kind=kind, at=first, text=sentence(text), fields=fields)
 
@@ -46,12 +46,12 @@ def _reason(event: Event) -> str:
 
 
 def standing(facts: StoryFacts) -> Iterator[Entry]:
-    """Everything that is not reclaimed, and whether the AE title takes more."""
+    """Yield the state of the AE title, and of all instances that are not reclaimed."""
     pending = _in(facts, InstanceState.PENDING)
     if facts.lane is not None:
         yield from _ae_title(facts.lane, facts)
     elif pending:
-        text = f"No service has served AE title {facts.ae_title}: `dicom-adapter check` shows whether it is configured."
+        text = f"AE title {facts.ae_title} is not served. Run `dicom-adapter check` to see whether it is configured."
         yield Entry(kind="not_served", at=None, text=text)
     if pending:
         yield _pending(facts, pending)
@@ -70,13 +70,16 @@ def _in(facts: StoryFacts, state: InstanceState) -> list[InstanceTrace]:
 def _ae_title(lane: LaneReport, facts: StoryFacts) -> Iterator[Entry]:
     if lane.state is LaneState.STOPPED:
         text = (
-            f"AE title {lane.ae_title} is stopped since {clock(lane.since, facts.now)}: {sentence(lane.reason)} "
-            f"Associations are refused, and instances wait. When the reason is mended: "
-            f"`dicom-adapter ae-titles restart {lane.ae_title}`, or start the service again."
+            f"AE title {lane.ae_title} has been stopped since {clock(lane.since, facts.now)}: {sentence(lane.reason)} "
+            f"Associations are rejected, and instances wait. Fix the reason, then run "
+            f"`dicom-adapter ae-titles restart {lane.ae_title}`, or restart the service."
         )
         yield Entry(kind="lane_stopped", at=None, text=text, fields={"since": lane.since, "reason": lane.reason})
     elif lane.full:
-        text = f"AE title {lane.ae_title} takes nothing more: {sentence(lane.full)}"
+        text = (
+            f"AE title {lane.ae_title} is full and refuses instances: {sentence(lane.full)} "
+            "Requeue or discard quarantined instances, or retry or cancel faulted jobs."
+        )
         yield Entry(kind="ae_title_full", at=None, text=text, fields={"reason": lane.full})
 
 
@@ -85,7 +88,7 @@ def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
     count = counted(len(pending), "instance")
     verb = "waits" if len(pending) == 1 else "wait"
     if lane is None or lane.state is LaneState.STOPPED:
-        return _waiting(pending, f"{count} {verb} for the AE title to be served.")
+        return _waiting(pending, f"{count} {verb} until the AE title is served.")
     labels = {
         label for one in pending for label in (f"study {one.study_instance_uid}", f"series {one.series_instance_uid}")
     }
@@ -93,8 +96,8 @@ def _pending(facts: StoryFacts, pending: Sequence[InstanceTrace]) -> Entry:
     if groups:
         where = listed(f"the group {_described(group)}, which {_becomes_due(facts, group)}" for group in groups)
         return _waiting(pending, f"{count} {verb} in {where}.", groups)
-    text = f"{count} {verb}: the processor holds {'it' if len(pending) == 1 else 'them'}."
-    return _waiting(pending, f"{text} {_others(facts, lane)}")
+    text = f"{count} {verb} in the processor."
+    return _waiting(pending, f"{text} {_next_group(facts, lane)}")
 
 
 def _described(group: Waiting) -> str:
@@ -103,21 +106,21 @@ def _described(group: Waiting) -> str:
 
 def _becomes_due(facts: StoryFacts, group: Waiting) -> str:
     if group.until is None:
-        return "waits until somebody asks for it"
+        return "waits for a request"
     return f"becomes jobs {due(group.until, facts.now)}"
 
 
-def _others(facts: StoryFacts, lane: LaneReport) -> str:
+def _next_group(facts: StoryFacts, lane: LaneReport) -> str:
     if not lane.waiting:
-        return "It has not told of any group yet."
+        return "It has reported no group yet."
     first = lane.waiting[0]
-    number = f"{counted(lane.groups, 'group')} {'waits' if lane.groups == 1 else 'wait'} at {lane.ae_title}"
-    return f"{number}; the next one, {_described(first)}, {_becomes_due(facts, first)}."
+    number = f"{counted(lane.groups, 'group')} {'waits' if lane.groups == 1 else 'wait'} at AE title {lane.ae_title}"
+    return f"{number}. The next group, {_described(first)}, {_becomes_due(facts, first)}."
 
 
 def _waiting(pending: Sequence[InstanceTrace], text: str, groups: Sequence[Waiting] = ()) -> Entry:
-    told = [{"label": one.label, "instances": one.instance_count, "until": one.until} for one in groups]
-    return Entry(kind="waiting", at=None, text=text, fields={"instances": len(pending), "groups": told})
+    shown = [{"label": one.label, "instances": one.instance_count, "until": one.until} for one in groups]
+    return Entry(kind="waiting", at=None, text=text, fields={"instances": len(pending), "groups": shown})
 
 
 def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
@@ -126,8 +129,8 @@ def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
     if not one and facts.study:
         filters += f" --study {facts.study}"
     text = (
-        f"{counted(len(held), 'instance')} {'is' if one else 'are'} quarantined and in no job. When the reason is "
-        f"mended: `dicom-adapter instances requeue {filters}`; to give {'it' if one else 'them'} up: "
+        f"{counted(len(held), 'instance')} {'is' if one else 'are'} quarantined and in no job. Fix the reason, "
+        f"then run `dicom-adapter instances requeue {filters}`. To discard {'it' if one else 'them'}, run "
         f"`dicom-adapter instances discard {filters}`."
     )
     return Entry(
@@ -137,12 +140,12 @@ def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
 
 def _released(facts: StoryFacts, kept: Sequence[InstanceTrace]) -> Entry:
     needed_by = [row.job for row, _count in facts.jobs if row.job.state not in FINISHED]
-    count = counted(len(kept), "instance")
+    count, verb = counted(len(kept), "instance"), "is" if len(kept) == 1 else "are"
     if needed_by:
         names = [short(job.job_id) for job in needed_by[:MOST_JOBS]]
         more = [f"{len(needed_by) - MOST_JOBS} more"] if len(needed_by) > MOST_JOBS else []
-        text = f"{count} stored for job{'s' if len(needed_by) > 1 else ''} {listed([*names, *more])}."
+        text = f"{count} {verb} kept for job{'s' if len(needed_by) > 1 else ''} {listed([*names, *more])}."
     else:
-        text = f"{count} about to be reclaimed."
+        text = f"{count} will be reclaimed soon."
     fields = {"instances": len(kept), "jobs": [job.job_id for job in needed_by]}
     return Entry(kind="released", at=None, text=text, fields=fields)

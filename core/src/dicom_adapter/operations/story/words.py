@@ -1,31 +1,31 @@
-"""How a story writes times, numbers and names."""
+"""Times, numbers and names in the sentences of a story."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
 
-SHORT = 8  # digits of an id that sentences show
+SHORT = 8  # digits of an id that a sentence shows
 
 
 def clock(moment: datetime, beside: datetime) -> str:
-    """The time of day, with the date when it is not that of `beside`."""
+    """Return the time of day, with the date if it differs from that of `beside`."""
     return f"{moment:%H:%M:%S}" if moment.date() == beside.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def due(when: datetime, now: datetime) -> str:
-    """When that will be, or why it is not yet."""
-    past = "" if when >= now else ", which is past: the service is behind, or does not run"
+    """Return the time of a future step, and the likely reason if it is past."""
+    past = "" if when >= now else ", which is past: the service is late or does not run"
     return f"at {clock(when, now)}{past}"
 
 
 def until(first: datetime, last: datetime) -> str:
-    """Such as ` until 08:00:40`; nothing when that is the second of `first`."""
+    """Return for example ` until 08:00:40`; an empty text if both times are in the same second."""
     return "" if clock(last, first) == clock(first, first) else f" until {clock(last, first)}"
 
 
 def counted(number: int, noun: str) -> str:
-    """Such as `1 instance`, `2 instances`, `3 studies`."""
+    """Return for example `1 instance`, `2 instances` or `3 studies`."""
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
@@ -36,13 +36,13 @@ def was(number: int) -> str:
 
 
 def listed(words: Iterable[str]) -> str:
-    """Such as `one`, `one and two`, `one, two and three`."""
+    """Return for example `one`, `one and two` or `one, two and three`."""
     *some, last = words
     return f"{', '.join(some)} and {last}" if some else last
 
 
 def sentence(text: str) -> str:
-    """The text with a full stop, which many reasons have not."""
+    """Return the text with a full stop, which many reasons lack."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

@@ -1,4 +1,4 @@
-"""Finds what the ledger has on a study, a SOP instance or a job, and puts its story together."""
+"""Find what the ledger has on a study, a SOP instance or a job, and make its story."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dicom_adapter.operations.story.words import counted, listed
 
 
 class Unknown(Refused):
-    """The ledger has nothing on it."""
+    """The ledger has nothing on this study, SOP instance or job."""
 
 
 @frozen(kw_only=True)
 class Subject:
-    """What the story is of."""
+    """The study, SOP instance or job that a story describes."""
 
     kind: str  # "study", "sop-instance" or "job"
     name: str
@@ -34,10 +34,10 @@ class Subject:
     job: JobRow | None = None
 
 
-def tell(transaction: Transaction, name: str, now: datetime) -> Story:
-    """The story of a Study Instance UID, a SOP Instance UID, or a job's id or its first digits.
+def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
+    """Return the story of a Study Instance UID, a SOP Instance UID, or the first digits of a job's id.
 
-    Raises Unknown when the ledger has nothing on it, Refused when several jobs' ids begin with `name`.
+    Raise Unknown if the ledger has nothing on it, Refused if several jobs' ids begin with `name`.
     """
     subject, arrivals = _find(transaction, name)
     facts = _gather(transaction, subject, arrivals, now)
@@ -60,21 +60,21 @@ def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[Instan
     if not found:
         raise Unknown(f"the ledger has no job whose id begins with {name!r}")
     if len(found) > 1:
-        raise Refused(f"several jobs' ids begin with {name!r}; give more digits")
+        raise Refused(f"several jobs' ids begin with {name!r}; enter more digits")
     subject = Subject(kind="job", name=found[0].job.job_id, which=traces.of_job(found[0].number), job=found[0])
     return subject, traces.arrivals(transaction, subject.which)
 
 
 def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
-    came = counted(len({arrival.sop_instance_uid for arrival in arrivals}), "instance")
+    instances = counted(len({arrival.sop_instance_uid for arrival in arrivals}), "instance")
     studies = list(dict.fromkeys(arrival.study_instance_uid for arrival in arrivals))
     if subject.job is not None:
         of = f"study {studies[0]}" if len(studies) == 1 else counted(len(studies), "study")
-        return f"Job {subject.name} ({subject.job.job.name}): {came} of {of}"
+        return f"Job {subject.name} ({subject.job.job.name}): {instances} of {of}"
     if subject.kind == "sop-instance":
         return f"SOP instance {subject.name} of study {listed(studies)}"
     series = len({arrival.series_instance_uid for arrival in arrivals})
-    return f"Study {subject.name}: {came} in {series} series"
+    return f"Study {subject.name}: {instances} in {series} series"
 
 
 # --- from the ledger --------------------------------------------------------------------------------------------------
@@ -83,13 +83,13 @@ def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
 def _gather(
     transaction: Transaction, subject: Subject, arrivals: Sequence[InstanceTrace], now: datetime
 ) -> list[StoryFacts]:
-    """The facts of each AE title, in the order in which it came to them."""
+    """Return the facts of each AE title, in the order of the first arrivals."""
     which = subject.which
     found = traces.jobs_with(transaction, which)
     by_job: dict[str, list[Event]] = {}
     for event in traces.job_events(transaction, which):
         by_job.setdefault(str(event.job_id), []).append(event)
-    told = traces.instance_events(transaction, which)
+    instance_events = traces.instance_events(transaction, which)
     associations = {str(end.association_id): end for end in traces.association_ends(transaction, which)}
     moved = traces.studies_of_newer(transaction, which)
     described = lanes.load(transaction)
@@ -103,10 +103,10 @@ def _gather(
             study=subject.name if subject.kind == "study" else "",
             arrivals=own,
             associations=associations,
-            instance_events=[event for event in told if event.ae_title == ae_title],
+            instance_events=[event for event in instance_events if event.ae_title == ae_title],
             ae_title_events=traces.ae_title_events(transaction, ae_title, own[0].received_at, _end(own, now)),
             jobs=own_jobs,
-            told_jobs=[entry for entry in own_jobs if subject.job is None or entry[0].number == subject.job.number],
+            subject_jobs=[entry for entry in own_jobs if subject.job is None or entry[0].number == subject.job.number],
             job_events=by_job,
             uploaded=_uploaded(transaction, own_jobs),
             moved_to=[study for moved_at, study in moved if moved_at == ae_title],
@@ -117,7 +117,7 @@ def _gather(
 
 
 def _end(arrivals: Sequence[InstanceTrace], now: datetime) -> datetime:
-    """Up to when the AE title's own fate mattered to them: until its processor was done with the last."""
+    """Return until when events of the AE title concern these arrivals: until the processor released the last."""
     open_ones = any(one.state in (InstanceState.PENDING.value, InstanceState.QUARANTINED.value) for one in arrivals)
     return now if open_ones else max(arrival.changed_at for arrival in arrivals)
 
@@ -132,13 +132,13 @@ def _uploaded(transaction: Transaction, found: Sequence[tuple[JobRow, int]]) -> 
 
 def _entries(facts: StoryFacts) -> list[Entry]:
     past = [
-        *arriving.arrived(facts),
-        *arriving.repeated(facts),
+        *arriving.stored(facts),
+        *arriving.duplicated(facts),
         *arriving.interventions(facts),
         *waiting.happened(facts),
         *jobs.happened(facts),
         *arriving.reclaimed(facts),
     ]
-    # Python sorts stably: what happened at the same time stays in this order.
+    # The sort is stable: entries of the same time keep this order.
     past.sort(key=lambda entry: entry.at or facts.now)
     return [*past, *waiting.standing(facts), *jobs.standing(facts)]
