@@ -81,7 +81,7 @@ def test_a_plugin_that_is_well_is_told_so_with_times(site: Path, monkeypatch: py
     install(site, WELL.replace("BODY", "pass"))
     status, trials = consult()
     assert (0, ["load", "processor 'mine'", "what it leaves"]) == (status, list(trials))
-    assert "7 jobs of 7 reclaimed, in 1:10:00 of its time" == trials["processor 'mine'"]["told"]
+    assert "7 jobs of 7 reclaimed, in 1:10:00 of virtual time" == trials["processor 'mine'"]["told"]
     assert all(trial["seconds"] >= 0 for trial in trials.values())
 
 
@@ -91,23 +91,23 @@ def test_settings_that_must_be_there_come_from_a_configuration(site: Path) -> No
     status, trials = consult()
     assert (0, "") == (status, trials["processor 'mine'"]["told"])
     assert "settings.ward is missing" in trials["processor 'mine'"]["skipped"]
-    assert trials["processor 'mine'"]["skipped"].endswith("name a configuration that has it, with --config")
+    assert trials["processor 'mine'"]["skipped"].endswith("name a configuration that uses it, with --config")
     (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "B" }\n')
     status, trials = consult("--config", "config.toml")
-    assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of its time") == (status, trials["processor 'mine'"]["told"])
+    assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of virtual time") == (status, trials["processor 'mine'"]["told"])
 
 
 @pytest.mark.parametrize(
     ("body", "what", "reason"),
     [
         ("raise ValueError('no')", "processor 'mine'", "processor_failed: ValueError at "),
-        ("os._exit(7)", "processor 'mine'", "it ended the process, with status 7"),
-        ("os.abort()", "processor 'mine'", "it ended the process, with status -6"),
-        ("threading.Event().wait()", "processor 'mine'", "it did not come to an end within 20 s"),
+        ("os._exit(7)", "processor 'mine'", "it ended the process with status 7"),
+        ("os.abort()", "processor 'mine'", "it ended the process with status -6"),
+        ("threading.Event().wait()", "processor 'mine'", "it did not end within 20 s"),
         (
             "threading.Thread(target=threading.Event().wait, daemon=True).start()",
             "what it leaves",
-            "7 threads are left",
+            "7 threads still run",
         ),
     ],
 )
@@ -131,7 +131,7 @@ def test_an_observer_and_hooks_that_give_nonsense_are_told_of(site: Path) -> Non
 @pytest.mark.parametrize(
     ("code", "group", "reason"),
     [
-        ("import nothing_of_the_kind", "dicom_adapter", "No module named 'nothing_of_the_kind'; mend or upgrade it"),
+        ("import nothing_of_the_kind", "dicom_adapter", "No module named 'nothing_of_the_kind'; fix or upgrade it"),
         ("", "dicom_adapter.v0", "built for version 0 of the hooks"),
     ],
 )

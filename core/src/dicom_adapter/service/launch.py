@@ -1,4 +1,4 @@
-"""Starts the service as a process of its own and follows its log: for the demo, and for tests of the real thing."""
+"""Start the service as a process of its own, and follow its log: for the demo, and for tests of the real service."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from typing import Any
 from dicom_adapter.api.errors import Refused
 
 LogEntry = Mapping[str, Any]
-PATIENCE_S = 60.0  # for what takes a few seconds, on a machine that does much else
+PATIENCE_S = 60.0  # for operations of a few seconds, on a busy machine
 
 
 class ServiceEnded(Refused):
-    """The service ended, or did not say what was waited for."""
+    """The service ended, or did not log the expected event."""
 
 
 class LaunchedService:
     """`dicom-adapter run` in a process group of its own, with its log in a file and in memory."""
 
     def __init__(self, configuration: Path, *arguments: str, python: str = sys.executable) -> None:
-        """Start it. It listens when `port` returns. `python`: of the environment that it is installed in."""
+        """Start the service. It listens when `port` returns. `python`: the interpreter of its environment."""
         self.configuration = configuration
         self.log_file = configuration.parent / "service.log"
         self._entries: list[LogEntry] = []
@@ -36,7 +36,7 @@ class LaunchedService:
         self._is_read = True
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
             [python, "-m", "dicom_adapter", "run", str(configuration), "--stop-with-stdin", *arguments],
-            stdin=subprocess.PIPE,  # ends with this process: nothing is left behind when it is killed
+            stdin=subprocess.PIPE,  # closed when this process is killed, which also stops the service
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -50,12 +50,12 @@ class LaunchedService:
                 log.write(line)
                 log.flush()
                 if self._is_read:
-                    self._take(line)
+                    self._add(line)
         with self._news:
             self._ended = True
             self._news.notify_all()
 
-    def _take(self, line: str) -> None:
+    def _add(self, line: str) -> None:
         try:
             entry = json.loads(line)
         except ValueError:
@@ -65,16 +65,16 @@ class LaunchedService:
             self._news.notify_all()
 
     def stop_reading(self) -> None:
-        """Leave what it logs from now on to the file alone: to read every line costs as much as to receive a little."""
+        """Stop parsing the log; the file still gets it. Parsing every line costs noticeable time under load."""
         self._is_read = False
 
     def port(self, seconds: float = PATIENCE_S) -> int:
-        """The port, as soon as the service listens."""
+        """Wait until the service listens, and return its port."""
         port: int = self.wait_for("service_listening", seconds=seconds)["port"]
         return port
 
     def wait_for(self, event: str, seconds: float = PATIENCE_S, times: int = 1, **fields: object) -> LogEntry:
-        """Wait until the log has this event with these fields so many times; returns the last of them.
+        """Wait until the log has `times` events of this name with these fields; return the last one.
 
         Raises ServiceEnded with the end of the log when the service ends before, or the time is over.
         """
@@ -86,7 +86,7 @@ class LaunchedService:
         return found[times - 1]
 
     def logged(self, event: str, **fields: object) -> list[LogEntry]:
-        """What the log has of this event so far."""
+        """Return the entries of this event so far."""
         return [
             entry
             for entry in list(self._entries)
@@ -97,18 +97,18 @@ class LaunchedService:
         return "\n".join(json.dumps(entry) for entry in self._entries[-20:])
 
     def stop(self, seconds: float = PATIENCE_S) -> int:
-        """Ask it to end, in order, and return its exit status."""
+        """Stop the service in order, and return its exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
     def wait(self, seconds: float = PATIENCE_S) -> int:
-        """Wait for its end and return its exit status."""
+        """Wait until the service ends, and return its exit status."""
         status = self._process.wait(seconds)
         self._close_stdin()
         return status
 
     def kill(self) -> None:
-        """End all its processes at once, as a crash of the machine would. Nothing happens when they have ended."""
+        """Kill all its processes, as a crash of the machine would. Idempotent."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -121,6 +121,6 @@ class LaunchedService:
         self._process.stdin.close()
 
     def pids(self) -> Sequence[int]:
-        """The processes of the service: itself, host and receivers, as started last."""
+        """The process ids of the service: supervisor, host and receivers, as last started."""
         started = {entry["name"]: entry["child"] for entry in self.logged("process_started")}
         return [self._process.pid, *started.values()]

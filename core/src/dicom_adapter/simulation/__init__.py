@@ -1,1 +1,1 @@
-"""A whole adapter in the process, under a virtual clock: what `dicom_adapter.testing` and `simulate` build on."""
+"""A complete adapter in one process, with a virtual clock: the basis of `dicom_adapter.testing` and `simulate`."""

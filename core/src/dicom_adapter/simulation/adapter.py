@@ -31,7 +31,7 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Draining()
-POLL_EVERY = timedelta(hours=1)  # for changes by other processes: there are none, and each call looks anyway
+POLL_EVERY = timedelta(hours=1)  # for changes by other processes: there are none, and each call polls anyway
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Plugin:
 
 
 class SimulatedAdapter:
-    """Receive, advance the clock, look at the jobs."""
+    """An adapter without processes and network. Not thread-safe: used by the test's thread only."""
 
     def __init__(self, config: Config, plugins: Plugins, clock: VirtualClock) -> None:
         self.config = config
@@ -79,13 +79,13 @@ class SimulatedAdapter:
         self.host.run_until_idle()
 
     def begin_again(self, config: Config) -> None:
-        """Close everything and begin again from what is on disk, as after a stop or a crash."""
+        """Close everything and start again from the data on disk, as after a stop or a crash."""
         self.close()
         self.config = config
         self._begin()
 
     def configure(self, config: Config, draining: Draining = NOTHING) -> None:
-        """Apply another configuration, as a reload does. `draining`: what of the present one drains."""
+        """Apply another configuration, as a reload does. `draining`: the parts of the present one that drain."""
         self._previous = [PreviousConfig(config=self.config, draining=draining), *self._previous]
         for close in self.host.configure(*with_draining(config, self._previous)).removed.values():
             close()
@@ -98,12 +98,12 @@ class SimulatedAdapter:
         self.storage.close()
         self.ledger.close()
 
-    # --- what happens -----------------------------------------------------------------------------------------------
+    # --- actions ----------------------------------------------------------------------------------------------------
 
     def take(
         self, *data_sets: Dataset, ae_title: str, calling_ae_title: str, association_id: str = ""
     ) -> list[StoreResult]:
-        """Let instances arrive now, in one association, and let their processor see them."""
+        """Receive instances now, in one association, and deliver them to their processor."""
         association_id = association_id or uuid4().hex
         answers = [
             self._store.keep(request_of(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
@@ -113,11 +113,11 @@ class SimulatedAdapter:
         return answers
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; everything that falls due on the way happens at its time."""
+        """Advance the clock; everything that becomes due meanwhile runs at its time."""
         self.advance_to(self.clock.now() + timedelta(seconds=seconds))
 
     def advance_to(self, end: datetime) -> None:
-        """Let time pass until then."""
+        """Advance the clock to `end`."""
         due = self._settle()
         while due is not None and due <= end:
             self.clock.move_to(max(due, self.clock.now()))
@@ -130,7 +130,7 @@ class SimulatedAdapter:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """While the host is down, instances are received and time passes; then the adapter begins again."""
+        """Context in which the host is down: instances are received, time passes. Then the adapter restarts."""
         self._is_down = True
         try:
             yield
@@ -138,7 +138,7 @@ class SimulatedAdapter:
             self._is_down = False
         self.begin_again(self.config)
 
-    # --- what became of it ------------------------------------------------------------------------------------------
+    # --- observations -----------------------------------------------------------------------------------------------
 
     @property
     def jobs(self) -> list[Job]:
@@ -147,7 +147,7 @@ class SimulatedAdapter:
             return [row.job for row in reversed(jobs.newest(transaction, 100_000))]
 
     def instances_of(self, job: Job) -> list[InstanceStorageInfo]:
-        """A job's instances, in its order."""
+        """The instances of a job, in its order."""
         with self.ledger.read() as transaction:
             row = jobs.get(transaction, job.job_id)
             assert row is not None, f"there is no job {job.job_id}"
@@ -155,7 +155,7 @@ class SimulatedAdapter:
 
     @property
     def states(self) -> dict[str, int]:
-        """How many instances there are in each state."""
+        """The number of instances in each state."""
         counted: dict[str, int] = {}
         with self.ledger.read() as transaction:
             for (_ae_title, state), count in instances.count_by_state(transaction).items():
@@ -164,19 +164,19 @@ class SimulatedAdapter:
 
     @property
     def lanes(self) -> dict[str, LaneReport]:
-        """What operators see of each AE title."""
+        """The report on each AE title that operators see."""
         with self.ledger.read() as transaction:
             return lanes.load(transaction)
 
     @property
     def events(self) -> list[Event]:
-        """Everything that was written down, oldest first."""
+        """All recorded events, oldest first."""
         with self.ledger.read() as transaction:
             return [event for _number, event in events.after(transaction, 0, 1_000_000)]
 
 
 class Inline(Executor):
-    """Runs what it is given at once, in the caller's thread."""
+    """Executor that calls each function immediately, in the caller's thread."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
@@ -190,7 +190,7 @@ class Inline(Executor):
 
 
 def request_of(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
-    """The C-STORE request for a data set."""
+    """Return the C-STORE request for a data set."""
     return StoreRequest(
         ae_title=ae_title,
         calling_ae_title=calling_ae_title,
@@ -203,7 +203,7 @@ def request_of(data_set: Dataset, ae_title: str, calling_ae_title: str, associat
 
 
 def encode(data_set: Dataset) -> bytes:
-    """A data set in the transfer syntax that its File Meta Information names."""
+    """Encode a data set in the transfer syntax that its File Meta Information names."""
     file = DicomBytesIO()
     file.is_implicit_VR = data_set.file_meta.TransferSyntaxUID.is_implicit_VR
     file.is_little_endian = data_set.file_meta.TransferSyntaxUID.is_little_endian

@@ -8,7 +8,7 @@ BEGINNING = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)  # a Monday morni
 
 
 class VirtualClock:
-    """Tells the time that it was set to."""
+    """A clock that shows the time to which it was set."""
 
     def __init__(self, now: datetime = BEGINNING) -> None:
         self._now = now
@@ -21,5 +21,5 @@ class VirtualClock:
         self._now = when
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Advance the time by `seconds`."""
         self._now += timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""A storage backend in memory: what was stored lasts as long as the simulated adapter, its restarts included."""
+"""A storage backend in memory. Its objects live as long as the simulated adapter, including restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter.api.values import Capacity
 
 
 class MemoryStorage(StorageBackend[NoSettings]):
-    """The base of the class that `memory_storage` makes."""
+    """The base of the classes that `memory_storage` creates."""
 
     name = "memory"
     objects: ClassVar[MutableMapping[str, bytes]]  # by key; synced
@@ -70,7 +70,7 @@ class _Writer(InstanceWriter):
 
 
 def memory_storage() -> type[MemoryStorage]:
-    """A class whose objects all have the same memory, and share it with no other such class."""
+    """Create a class whose instances share one memory, separate from all other classes of this function."""
 
     class SharedMemoryStorage(MemoryStorage):
         objects: ClassVar[MutableMapping[str, bytes]] = {}

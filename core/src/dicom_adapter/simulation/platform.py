@@ -21,11 +21,11 @@ CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel")
 
 @frozen(kw_only=True)
 class HandedOver:
-    """What a platform has of one job."""
+    """What the platform has received of one job."""
 
     job: Job  # as it was created
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
-    files: Mapping[int, bytes] = field(factory=dict, repr=False)  # Part 10 files by their 0-based place in the job
+    files: Mapping[int, bytes] = field(factory=dict, repr=False)  # Part 10 files by their 0-based position in the job
     started: bool = False
     cancelled: bool = False
 
@@ -38,7 +38,7 @@ class _Fault:
 
 
 class Platform:
-    """Keeps what it is given, does everything once, and fails when it is told to."""
+    """A platform in memory: keeps what it receives, is idempotent, and fails on request. Thread-safe."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, HandedOver] = {}  # by job id
@@ -46,32 +46,32 @@ class Platform:
         self._lock = threading.Lock()
 
     def fail(self, call: str, error: Exception, times: int = 1) -> None:
-        """Have the next `times` calls of a submitter's method, such as "upload", raise `error`."""
+        """Raise `error` in the next `times` calls of a submitter's method, for example "upload"."""
         if call not in CALLS:
             raise ValueError(f"a submitter has no call {call!r}; it has {', '.join(CALLS)}")
         self._faults.append(_Fault(call, error, times))
 
     def create(self, job: Job) -> None:
         with self._lock:
-            self._meet("create_job")
+            self._raise_fault("create_job")
             self.jobs.setdefault(job.job_id, HandedOver(job=job))
 
     def find(self, job: Job, call: str) -> HandedOver:
-        """Raises Permanent when it was never created."""
+        """Return the job. Raises Permanent if it was never created."""
         with self._lock:
-            self._meet(call)
+            self._raise_fault(call)
             return self._get(job)
 
     def change(self, job: Job, call: str, **changes: Any) -> None:
-        """Raises Permanent when it was never created, or would start although it was cancelled."""
+        """Change the job. Raises Permanent if it was never created, or if a cancelled job would start."""
         with self._lock:
-            self._meet(call)
+            self._raise_fault(call)
             found = self._get(job)
             if call == "start" and found.cancelled:
                 raise Permanent(f"job {job.job_id}: it was cancelled")
             self.jobs[job.job_id] = evolve(found, **changes)
 
-    def take(self, job: Job, position: int, file: bytes) -> None:
+    def receive(self, job: Job, position: int, file: bytes) -> None:
         with self._lock:
             found = self._get(job)
             self.jobs[job.job_id] = evolve(found, files={**found.files, position: file})
@@ -82,7 +82,7 @@ class Platform:
             raise Permanent(f"job {job.job_id}: the platform does not know it")
         return found
 
-    def _meet(self, call: str) -> None:
+    def _raise_fault(self, call: str) -> None:
         for fault in self._faults:
             if fault.call == call and fault.times > 0:
                 fault.times -= 1
@@ -90,7 +90,7 @@ class Platform:
 
 
 class MemorySubmitter(Submitter[NoSettings]):
-    """The base of the class that `Memory` brings."""
+    """The base of the class that `MemoryPlugin` provides."""
 
     name = "memory"
     platform: ClassVar[Platform]
@@ -105,7 +105,7 @@ class MemorySubmitter(Submitter[NoSettings]):
     def upload(self, job: Job, upload: Upload) -> None:
         self.platform.find(job, "upload")
         with upload.open() as source:
-            self.platform.take(job, upload.position, source.read())
+            self.platform.receive(job, upload.position, source.read())
 
     def start(self, job: Job) -> None:
         self.platform.change(job, "start", started=True)
@@ -121,7 +121,7 @@ class MemorySubmitter(Submitter[NoSettings]):
 
 
 class MemoryPlugin:
-    """A plugin: the submitter and the storage backend `memory`, of one simulated adapter."""
+    """A plugin with the submitter and the storage backend `memory` of one simulated adapter."""
 
     def __init__(self) -> None:
         self.platform = platform = Platform()

@@ -1,4 +1,4 @@
-"""A schedule from what a ledger has: who sent what when, with names that tell nothing of the patients."""
+"""Create a schedule from the arrivals in a ledger, with neutral names that reveal nothing about the patients."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.simulation.schedule import ScheduledArrival
 
 BATCH = 1000  # rows read at a time
-LONGEST_GAP_S = 1.0  # between two instances of one line: beyond, the pause is kept as it was
+LONGEST_GAP_S = 1.0  # between two instances of one line; longer pauses separate lines
 BY_SOP_CLASS = {str(kind.sop_class): modality for modality, kind in MODALITIES.items()}
-OTHER = "OT"  # for SOP classes of which no synthetic instances can be made
+OTHER = "OT"  # for SOP classes without synthetic instances
 
 
 @define
 class _Names:
-    """Numbers for what is found, in the order in which it is met."""
+    """Neutral names for values, numbered in the order of their first use."""
 
     kind: str
     known: dict[object, str] = field(factory=dict)
@@ -30,7 +30,7 @@ class _Names:
 
 
 def record(ledger: Ledger) -> list[ScheduledArrival]:
-    """The arrivals that the ledger remembers, those that were reclaimed included; the first is at 0 s."""
+    """Return the arrivals in the ledger, including reclaimed instances; the first is at 0 s."""
     patients, studies, series, associations = map(_Names, ("patient", "study", "series", "association"))
     began: datetime | None = None
     found = []
@@ -66,10 +66,10 @@ def _all(ledger: Ledger) -> Iterator[InstanceStorageInfo]:
 
 
 def _runs(arrived: Iterable[InstanceStorageInfo]) -> Iterator[list[InstanceStorageInfo]]:
-    """Instances of one series that follow each other in one association without a pause."""
+    """Yield runs of instances of one series in one association, without a pause in between."""
     run: list[InstanceStorageInfo] = []
     for instance in arrived:
-        if run and not _goes_on(run[-1], instance):
+        if run and not _continues(run[-1], instance):
             yield run
             run = []
         run.append(instance)
@@ -77,7 +77,7 @@ def _runs(arrived: Iterable[InstanceStorageInfo]) -> Iterator[list[InstanceStora
         yield run
 
 
-def _goes_on(last: InstanceStorageInfo, instance: InstanceStorageInfo) -> bool:
+def _continues(last: InstanceStorageInfo, instance: InstanceStorageInfo) -> bool:
     alike = ("association_id", "ae_title", "series_instance_uid", "sop_class_uid")
     gap = (instance.received_at - last.received_at).total_seconds()
     return 0 <= gap <= LONGEST_GAP_S and all(getattr(last, name) == getattr(instance, name) for name in alike)

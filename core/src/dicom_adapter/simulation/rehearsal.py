@@ -1,6 +1,6 @@
-"""Lets a schedule arrive at an adapter with the configured processors, and writes down what comes of it.
+"""Play a schedule to a simulated adapter with the configured processors, and record what happens.
 
-Storage, ledger and platform are simulated: nothing is sent anywhere, and what the service has is not touched.
+Storage, ledger and platform are simulated: nothing is sent, and the data of the service is not changed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.simulation.schedule import Schedule, ScheduledArrival
 from dicom_adapter.simulation.timeline import Happening, Timeline, clock
 
-PIXELS = 4  # rows and columns: processors look at headers
-DIGEST = re.compile(r"#[0-9a-f]{6,}")  # by which a label tells patients apart, other ones in each run
+PIXELS = 4  # rows and columns: processors read only headers
+DIGEST = re.compile(r"#[0-9a-f]{6,}")  # distinguishes patients in a label; differs in each run
 TOLD = {"instance_quarantined": "quarantined", "processor_failed": "failed", "lane_stopped": "stopped"}
 YEAR = timedelta(days=366)
 
@@ -48,21 +48,21 @@ class Instance:
 
 @define
 class Names:
-    """What the schedule calls studies, series and groups."""
+    """The names of studies, series and groups in the schedule."""
 
     by_uid: dict[str, str] = field(factory=dict)
     groups: dict[str, str] = field(factory=dict)
 
     def label(self, label: str) -> str:
-        """A group's label in the words of the schedule, the same in each run."""
+        """Return the label of a group with the names of the schedule; it is the same in each run."""
         found = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
         return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), found)
 
 
 def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta) -> Timeline:
-    """Play the schedule, and let `quiet` pass after it, or more while a group says that it waits for longer.
+    """Play the schedule, then advance the clock by `quiet`, or further while a group waits for longer.
 
-    `folder`: an empty one, for what is simulated. Raises Refused when an AE title cannot be served.
+    `folder`: an empty folder for the simulation. Raises Refused if an AE title cannot be served.
     """
     memory = MemoryPlugin()
     plugins = discover(Plugin(memory, name="simulated"), disable=config.plugins.disable)
@@ -76,7 +76,7 @@ def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta)
 
 
 def _simulated(config: Config, memory: MemoryPlugin, folder: Path) -> Config:
-    """The same AE titles with their processors; all else is replaced."""
+    """Return a configuration with the same AE titles and processors; everything else is simulated."""
     storage = StorageConfig(
         backend=memory.storage.name,
         path=folder,
@@ -103,7 +103,7 @@ class _Rehearsal:
         self._happenings: list[Happening] = []
 
     def play(self, quiet: timedelta) -> Timeline:
-        for (at, association), batch in groupby(self._instances, key=lambda one: (one.at, one.association)):
+        for (at, association), batch in groupby(self._instances, key=lambda it: (it.at, it.association)):
             self._arrive(at, association, list(batch))
         self._settle(quiet)
         self._happenings += [self._job(job) for job in self._adapter.jobs]
@@ -144,12 +144,12 @@ class _Rehearsal:
         return [(lane.ae_title, group) for lane in self._adapter.host.describe_lanes() for group in lane.waiting]
 
     def _note_groups(self) -> None:
-        """Groups that are new, have grown, or wait for longer."""
+        """Record groups that are new, have grown, or wait for longer."""
         now = {(ae_title, group.label): group for ae_title, group in self._waiting()}
         for (ae_title, label), group in now.items():
             if self._seen.get((ae_title, label)) != group:
                 self._happenings.append(self._waits(ae_title, group))
-        self._seen.update(now)  # not all that wait are shown at all times
+        self._seen.update(now)  # keep earlier groups: not all waiting groups are shown at all times
 
     def _waits(self, ae_title: str, group: Waiting) -> Happening:
         label, until = self._names.label(group.label), group.until
@@ -176,7 +176,7 @@ class _Rehearsal:
 
 
 def _instances(schedule: Schedule, names: Names) -> Iterator[Instance]:
-    """Every instance of the schedule, in the order of the times."""
+    """Yield every instance of the schedule, in the order of time."""
     numbers: dict[tuple[str, str, str], Iterator[int]] = {}
     made = []
     for place, arrival in enumerate(schedule.arrivals):

@@ -1,4 +1,4 @@
-"""What arrives when: a schedule, from a TOML or CSV file, or to one."""
+"""A schedule of arrivals: read from a TOML or CSV file, written as CSV."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from dicom_adapter.config.suggest import listed, nearest
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
 
-MOST_INSTANCES = 100_000  # in one arrival; more is a slip of the pen
+MOST_INSTANCES = 100_000  # in one arrival; more is a typing error
 DAY_S = 86_400
 
 
 @frozen(kw_only=True)
 class ScheduledArrival:
-    """Instances of one series that come in one association."""
+    """Instances of one series that arrive in one association."""
 
     time: float  # seconds since the beginning, of the first instance
     ae_title: str
-    patient: str  # names that are of the schedule only; they become Patient IDs and UIDs
+    patient: str  # names of the schedule; Patient IDs and UIDs are derived from them
     study: str
     series: str = "1"
     count: int = 1
     over: float = 0.0  # seconds from the first instance to the last
     modality: str = "CT"
-    association: str = ""  # arrivals with the same name come in one; "": one of its own
+    association: str = ""  # arrivals with the same name share one; "": one of its own
     calling_ae_title: str = "SIMULATED"
     attributes: Mapping[str, str] = field(factory=dict, repr=False)  # further DICOM keywords with their values
 
 
 @frozen(kw_only=True)
 class Schedule:
-    """Arrivals in the order of their times."""
+    """Arrivals in the order of time."""
 
     start: datetime = BEGINNING  # UTC
     arrivals: tuple[ScheduledArrival, ...]
@@ -54,9 +54,9 @@ REQUIRED = ("time", "ae-title", "patient", "study")
 
 
 def read(path: Path, ae_titles: Collection[str]) -> Schedule:
-    """Read a schedule, as TOML or, when its name ends in `.csv`, as CSV.
+    """Read a schedule: CSV if the file name ends in `.csv`, otherwise TOML.
 
-    Raises OSError, and ConfigurationError with everything that is wrong, each with its line or key.
+    Raises OSError, and ConfigurationError with all problems, each with its line or key.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -110,7 +110,7 @@ def _toml(text: str) -> tuple[datetime, Rows]:
 
 @frozen
 class _Row:
-    """One arrival, as it stands in a file; what is wrong with it goes to `problems`."""
+    """One arrival in a file; its errors are added to `problems`."""
 
     where: str
     values: Mapping[str, Any]
@@ -174,7 +174,7 @@ class _Row:
 
 
 def _as_seconds(value: object) -> float:
-    """Raises ValueError or TypeError."""
+    """Convert to seconds. Raises ValueError or TypeError."""
     if isinstance(value, time):
         return value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -186,7 +186,7 @@ def _as_seconds(value: object) -> float:
 
 
 def to_csv(arrivals: Iterable[ScheduledArrival]) -> str:
-    """A schedule as CSV, which `read` reads."""
+    """Return a schedule as CSV, which `read` accepts."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(KEYS)

@@ -1,4 +1,4 @@
-"""What happened in a simulation: values for programs, lines for people."""
+"""The timeline of a simulation: JSON for programs, text for people."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 
 from attrs import field, frozen
 
-WIDTHS = (8, 16)  # of what happens, and of the AE title
+WIDTHS = (8, 16)  # of the kind, and of the AE title
 
 
 @frozen(kw_only=True)
 class Happening:
-    """One thing that happened."""
+    """One entry of a timeline."""
 
     at: datetime  # UTC
     kind: str  # "arrived", "waits", "job", "quarantined", "failed" or "stopped"
     ae_title: str
     text: str
-    fields: Mapping[str, Any] = field(factory=dict)  # the same as values
+    fields: Mapping[str, Any] = field(factory=dict)  # the content of `text`, as values
 
 
 @frozen(kw_only=True)
 class Timeline:
-    """All of a simulation."""
+    """Everything that happened in a simulation."""
 
     start: datetime
     end: datetime
-    happenings: Sequence[Happening]  # in the order of their times
-    waiting: Sequence[Happening]  # what still waits at the end
-    states: Mapping[str, int]  # how many instances there are in each state at the end
+    happenings: Sequence[Happening]  # in the order of time
+    waiting: Sequence[Happening]  # groups that still wait at the end
+    states: Mapping[str, int]  # number of instances in each state at the end
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield the lines of text for people."""
         for happening in self.happenings:
             yield _line(self.start, happening)
         jobs = sum(happening.kind == "job" for happening in self.happenings)
@@ -44,7 +44,7 @@ class Timeline:
             yield f"still waits at {happening.ae_title}: {happening.text}"
 
     def to_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the timeline for programs."""
         return {
             "start": _iso(self.start),
             "end": _iso(self.end),
@@ -66,7 +66,7 @@ def _json(start: datetime, happening: Happening) -> dict[str, Any]:
 
 
 def clock(since: timedelta) -> str:
-    """Hours, minutes, seconds and milliseconds."""
+    """Format a duration as hours, minutes, seconds and milliseconds."""
     milliseconds = round(since.total_seconds() * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"

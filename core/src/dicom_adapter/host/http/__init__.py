@@ -1,4 +1,4 @@
-"""The HTTP server in the host process: health, what plugins mount, and their description in OpenAPI.
+"""The HTTP server in the host process: health, the routes of plugins, and their description in OpenAPI.
 
 `guard` decides who may come in, `problems` how errors are answered, `health` what the service says of itself, `app`
 puts them together, `server` runs it. All but `server` can be used without a socket.

@@ -1,4 +1,4 @@
-"""The application: health, what plugins mount, the OpenAPI document, and the guard before all of it."""
+"""The HTTP application: health, the routes of plugins, the OpenAPI document, all behind the guard."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dicom_adapter.host.http.problems import answer
 
 log = structlog.get_logger("dicom_adapter.http")
 
-LARGEST_BODY = 2**20  # bytes: requests name things, they do not carry images
-PREFIX = re.compile("[a-z][a-z0-9-]*")  # of what a plugin mounts, and so of its entry point
+LARGEST_BODY = 2**20  # bytes: requests contain identifiers, not images
+PREFIX = re.compile("[a-z][a-z0-9-]*")  # the path prefix of a plugin, which is the name of its entry point
 DOCUMENT = "openapi.json"
 OWN = frozenset({"health", DOCUMENT})
 
-Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers by the plugin that brings them
+Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers, by plugin
 
 
 def make_app(mounts: Mounts, look: Examine, token: Secret | None, version: str) -> ASGIApp:
-    """The application with what plugins mount. What cannot be mounted is logged, and hinders no other plugin."""
+    """Return the application with the routes of plugins. Log invalid ones, and mount the others."""
     handlers: list[Any] = [health_handler(look)]
     for name, brought in mounts.items():
         handlers += _routers(name, brought, handlers)
@@ -40,13 +40,13 @@ def make_app(mounts: Mounts, look: Examine, token: Secret | None, version: str) 
         exception_handlers={Exception: answer},
         request_max_body_size=LARGEST_BODY,
         openapi_config=None,
-        logging_config=None,  # else it would set up logging for the whole process
+        logging_config=None,  # otherwise Litestar configures logging for the whole process
     )
     return Guard(app, token)
 
 
 def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: bool) -> HTTPRouteHandler:
-    """`GET /openapi.json`. Litestar's own routes for it answer in HTML whatever else is asked below them."""
+    """Return the route `GET /openapi.json`. Litestar's own routes respond in HTML to all other paths below them."""
     config = OpenAPIConfig(title="dicom-adapter", version=version)
     if needs_token:
         config.components = Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")})
@@ -69,11 +69,11 @@ def _routers(name: str, handlers: Sequence[Any], others: Sequence[Any]) -> list[
     if not handlers:
         return []
     if name in OWN or not PREFIX.fullmatch(name):
-        log.error("http_mount_failed", plugin=name, error="the name of the entry point cannot be a path of its own")
+        log.error("http_mount_failed", plugin=name, error="the name of the entry point is not a valid path")
         return []
     try:
         _document_handler([*others, Router(f"/{name}", route_handlers=list(handlers))], "", needs_token=False)
-    except BaseException as failure:  # noqa: BLE001 - handlers of a plugin may be wrong in any way
+    except BaseException as failure:  # noqa: BLE001 - invalid handlers of a plugin may raise anything
         log.error("http_mount_failed", plugin=name, error=describe_failure(failure))
         return []
     return [Router(f"/{name}", route_handlers=list(handlers))]

@@ -1,4 +1,4 @@
-"""Who may come in: whoever shows the token; without one, programs on this machine, but no web page in a browser."""
+"""Access control: requests need the token; without a configured one, only local programs have access, no web pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
 
 
 class Guard:
-    """Stands before the whole application, as an ASGI application of its own."""
+    """ASGI application that checks each request before it passes it to the application."""
 
     def __init__(self, app: ASGIApp, token: Secret | None) -> None:
         self._app = app
@@ -28,7 +28,7 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self._token is None and not is_local(headers.get(b"host", b"")):
-            # A page from elsewhere may have its own name point at this machine (DNS rebinding): its browser says so.
+            # A foreign web page may let its own name point at this machine (DNS rebinding): the Host header shows it.
             detail = "Without a token, requests have to be made to localhost or a loopback address."
             await _refuse(send, HTTPStatus.FORBIDDEN, detail, {})
         elif self._token is not None and not shows(headers.get(b"authorization", b""), self._token):
@@ -39,13 +39,13 @@ class Guard:
 
 
 def shows(authorization: bytes, token: Secret) -> bool:
-    """Whether that header has the token; how long the answer takes tells nothing of it."""
+    """Return whether the header contains the token; the comparison takes constant time."""
     scheme, _, given = authorization.partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
 
 
 def is_local(host: bytes) -> bool:
-    """Whether a Host header names this machine by localhost or a loopback address."""
+    """Return whether a Host header names localhost or a loopback address."""
     name = host.decode("latin-1").strip().lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     if name == "localhost":

@@ -1,4 +1,4 @@
-"""`GET /health`: what `dicom-adapter status` says, for monitors."""
+"""`GET /health`: the result of `dicom-adapter status`, for monitors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_adapter.runtime.clock import Clock
 
 @frozen(kw_only=True)
 class Reason:
-    """Why not everything is green."""
+    """A reason why the health is not green."""
 
     level: str  # "yellow" or "red"
     part: str
@@ -30,7 +30,7 @@ class Reason:
 
 @frozen(kw_only=True)
 class Health:
-    """How the service is."""
+    """The health of the service."""
 
     health: str  # "green", "yellow" or "red"
     service: str
@@ -41,7 +41,7 @@ Examine = Callable[[], Health]
 
 
 def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock: Clock) -> Health:
-    """How the service is, as its own host sees it."""
+    """Determine the health of the service, as its own host observes it."""
     with ledger.read() as transaction:
         facts = gather(transaction, config, clock.now())
     run = run_of(facts, host_runs=True)
@@ -53,12 +53,12 @@ def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock:
 def _room(storage: StorageBackend[Any]) -> Room:
     try:
         return Room(capacity=storage.capacity())
-    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-        return Room(capacity=None, failure=f"its room cannot be told: {describe_failure(failure)}")
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+        return Room(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
 
 
 def health_handler(look: Examine) -> HTTPRouteHandler:
-    """The route; what is red is a 503, which monitors understand without reading further."""
+    """Return the route; red is a 503, which monitors understand without reading the body."""
 
     @get(
         "/health",

@@ -1,4 +1,4 @@
-"""Every error is answered with problem details (RFC 9457), without patient data and without what went wrong inside."""
+"""Respond to every error with problem details (RFC 9457), without patient data and internal details."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = structlog.get_logger("dicom_adapter.http")
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "5"
-UNTYPED = "about:blank"  # RFC 9457 section 4.2.1: nothing more is to be known than what the status says
+UNTYPED = "about:blank"  # RFC 9457 section 4.2.1: no more information than the status
 
 
 def problem(status: int, detail: str, *, kind: str = UNTYPED, **members: Any) -> dict[str, Any]:
-    """The members of a problem; further ones stand beside those of the RFC."""
+    """Return the members of a problem; `members` extend those of the RFC."""
     return {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
 
 
 def answer(_request: Request[Any, Any, Any], failure: Exception) -> Response[Any]:
-    """The answer to a request whose handler raised."""
+    """Return the response to a request whose handler raised."""
     if isinstance(failure, HTTPException):
         return _respond(failure.status_code, failure.detail, failure.headers, _members(failure.extra))
     if isinstance(failure, Retriable):
@@ -38,7 +38,7 @@ def answer(_request: Request[Any, Any, Any], failure: Exception) -> Response[Any
 
 
 def _members(extra: Any) -> dict[str, Any]:
-    """What Litestar, or a plugin, has to add: what is wrong with which parameter, or members by name."""
+    """Return what Litestar or a plugin adds: the errors of parameters, or members by name."""
     if isinstance(extra, Mapping):
         return dict(extra)
     return {"errors": extra} if extra else {}

@@ -1,4 +1,4 @@
-"""uvicorn on a thread of its own, on a socket that was bound before anything else was begun."""
+"""Run uvicorn in a thread of its own, on a socket that is bound before anything else starts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = structlog.get_logger("dicom_adapter.http")
 
 BACKLOG = 128  # connections that wait to be accepted
 KEEP_ALIVE_S = 30
-CONNECTIONS = 200  # at the same time; one more is answered with 503
-GRACE_S = 3  # that requests under way have when the server stops
-START_S = 30.0  # that the event loop may take to begin
-ANSWER_S = 10.0  # that it may take to answer; it is blocked when it takes longer
+CONNECTIONS = 200  # concurrent; further ones get a 503
+GRACE_S = 3  # for open requests when the server stops
+START_S = 30.0  # for the event loop to start
+ANSWER_S = 10.0  # for the event loop to respond; after that it counts as blocked
 
 
 class HttpServer(Server):
@@ -39,9 +39,9 @@ class HttpServer(Server):
         self._server: uvicorn.Server | None = None
 
     def start(self) -> None:
-        """Bind, then serve. Raises Refused when the address cannot be had."""
+        """Bind, then serve. Raises Refused if the address cannot be bound."""
         listener = self._listen()
-        self._port = listener.getsockname()[1]  # a server that is started again comes back under the same port
+        self._port = listener.getsockname()[1]  # a restarted server keeps its port
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._app,
@@ -68,12 +68,12 @@ class HttpServer(Server):
         except OSError as failure:
             where = f"[http] bind = {self._config.bind}, port = {self._port}"
             raise Refused(f"{where}: cannot listen there: {failure.strerror}; choose another port") from failure
-        # Connections inherit it; without it the body of an answer waits 40 ms for the client to confirm the head.
+        # Connections inherit it; without it the body of a response waits 40 ms until its headers are acknowledged.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
 
     def is_alive(self) -> bool:
-        """Whether its thread runs and its event loop takes turns."""
+        """Return whether the thread runs and the event loop responds."""
         if self._thread is None or self._loop is None or not self._thread.is_alive():
             return False
         try:
@@ -83,7 +83,7 @@ class HttpServer(Server):
         return True
 
     def stop(self) -> None:
-        """End; requests under way have a few seconds."""
+        """Stop; open requests have a few seconds to complete."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(GRACE_S + ANSWER_S)

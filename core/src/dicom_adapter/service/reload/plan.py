@@ -1,4 +1,4 @@
-"""What is different between what runs and a file, and what a reload does about it. Functions of values."""
+"""Compare the running configuration with a file, and plan the reload. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.service.reload.snapshot import SECRET, Snapshot
 
 CORE = "dicom-adapter-core"
-# The keys that a reload applies, beside those of AE titles and submitters. All others need a restart: what is open with
-# them (a port, the data folder, the ledger) cannot be exchanged without an interruption.
+# The keys that a reload applies, beside those of AE titles and submitters. All others need a restart: what they open
+# (a port, the data folder, the ledger) cannot be exchanged without an interruption.
 RELOADABLE = frozenset(
     {
         "default-submitter",
@@ -28,16 +28,16 @@ RELOADABLE = frozenset(
         "storage.reserve",
         "storage.quarantine-quota",
         "ledger.history-days",
-        "plugins.disable",  # what comes and goes by it is a change of the plugins
+        "plugins.disable",  # its effect is a change of the plugins
     }
 )
 RELOADABLE_TABLE = "http."
-OF_PROCESSOR = ("processor", "submitter", "settings.")  # keys of an AE title that its lane works with
+OF_PROCESSOR = ("processor", "submitter", "settings.")  # keys of an AE title that its lane uses
 
 
 @frozen(kw_only=True)
 class Change:
-    """One key; None: it is not there."""
+    """The change of one key; None: the key is missing."""
 
     key: str
     before: str | None
@@ -51,7 +51,7 @@ class Change:
 
 @frozen(kw_only=True)
 class Tables:
-    """What is different among AE titles, or submitters."""
+    """The changes of AE titles, or of submitters."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -63,31 +63,31 @@ class Tables:
 
 @frozen(kw_only=True)
 class Plan:
-    """What a reload does."""
+    """The changes that a reload applies."""
 
     ae_titles: Tables
     submitters: Tables
     settings: tuple[Change, ...]  # of other tables
-    plugins: tuple[Change, ...]  # which the host is restarted for
-    restart: tuple[Change, ...]  # what cannot be reloaded: the service has to be restarted
+    plugins: tuple[Change, ...]  # the host is restarted for them
+    restart: tuple[Change, ...]  # not reloadable: the service has to be restarted
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return whether nothing changes."""
         return not (self.ae_titles or self.submitters or self.settings or self.plugins or self.restart)
 
     @property
     def removed(self) -> Draining:
-        """What there is no longer."""
+        """The removed AE titles and submitters, which drain."""
         return Draining(ae_titles=self.ae_titles.removed, submitters=self.submitters.removed)
 
     def rebuilds(self, ae_title: str) -> bool:
-        """Whether the AE title gets another processor."""
+        """Return whether the AE title gets a new processor."""
         return any(change.key.startswith(OF_PROCESSOR) for change in self.ae_titles.changed[ae_title])
 
 
 def compare(before: Snapshot, after: Snapshot) -> Plan:
-    """The way from one to the other; their salts have to be the same."""
+    """Return the plan from `before` to `after`; both need the same salt."""
     settings, plugins = _changes(before.service, after.service), _changes(before.plugins, after.plugins)
     return Plan(
         ae_titles=_tables(before.ae_titles, after.ae_titles),
@@ -132,7 +132,7 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Chang
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The plan for programs."""
+    """Return the plan for programs."""
     return {
         "aeTitles": _tables_to_json(plan.ae_titles),
         "submitters": _tables_to_json(plan.submitters),

@@ -1,4 +1,4 @@
-"""What a configuration says, as plain texts that can be kept, compared and shown: secrets as digests.
+"""A configuration as plain texts, which can be stored, compared and shown: secrets are digests.
 
 So what runs can be compared with a file by another process, with other plugins than those that run.
 """
@@ -19,28 +19,28 @@ from dicom_adapter.config.model import Config
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.plugins.registry import STORAGE, Plugins
 
-SECRET = "secret "  # noqa: S105 - what stands before a digest
+SECRET = "secret "  # noqa: S105 - the prefix of a digest
 TABLES = ("ae_titles", "submitters")
 
 
 @frozen(kw_only=True)
 class Snapshot:
-    """A configuration and the plugins that it was read with."""
+    """A configuration, and the plugins with which it was read."""
 
-    salt: str  # of the digests: those of two salts cannot be compared
+    salt: str  # of the digests: only those of the same salt can be compared
     service: Mapping[str, str]  # the keys of all tables but these two:
     submitters: Mapping[str, Mapping[str, str]]
     ae_titles: Mapping[str, Mapping[str, str]]
     plugins: Mapping[str, str]  # the distribution and version of each that is not disabled, by its entry point
-    storage_plugin: str  # the entry point that brings the storage backend
+    storage_plugin: str  # the entry point that provides the storage backend
 
     def to_json(self) -> dict[str, Any]:
-        """As the keyword arguments that make it."""
+        """Return the keyword arguments that create it."""
         return attrs.asdict(self)
 
 
 def snapshot(config: Config, plugins: Plugins, salt: str) -> Snapshot:
-    """What this configuration says."""
+    """Return the snapshot of this configuration."""
     ae_titles = {
         name: {**_flat(table, salt), "submitter": json.dumps(config.submitter_for(name))}
         for name, table in config.ae_titles.items()
@@ -60,7 +60,7 @@ def _flat(table: Any, salt: str, without: tuple[str, ...] = ()) -> dict[str, str
 
 
 def _keys(table: Any, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """The keys of a table and of those in it, as in the file, with their values; not those that have none."""
+    """Yield the keys of a table and its subtables, as in the file, with their values; skip keys without a value."""
     for field in attrs.fields(type(table)):
         value, name = getattr(table, field.name), field.name.replace("_", "-")
         if value is None or field.name in without:
@@ -68,10 +68,10 @@ def _keys(table: Any, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]
         if field.metadata.get(PREFIX) is not None:
             yield from ((f"{field.metadata[PREFIX]}{key}", one) for key, one in value.items())
         elif attrs.has(type(value)):
-            within = "" if field.metadata.get(DERIVED) else f"{name}."  # a plugin's own keys stand in the same table
+            within = "" if field.metadata.get(DERIVED) else f"{name}."  # a plugin's own keys are in the same table
             yield from ((f"{within}{key}", one) for key, one in _keys(value))
         elif field.metadata.get(DERIVED):
-            continue  # no key says it
+            continue  # it has no key
         else:
             yield name, value
 

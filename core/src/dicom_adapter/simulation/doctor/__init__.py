@@ -1,1 +1,1 @@
-"""`dicom-adapter doctor`: each plugin is tried in a process of its own, so that whatever it does is told and ends."""
+"""`dicom-adapter doctor`: test each plugin in a process of its own, so that even a crash or hang is reported."""

@@ -1,4 +1,4 @@
-"""`python -m dicom_adapter.simulation.doctor NAME [CONFIG]`: tries one plugin, reports in lines of JSON."""
+"""`python -m dicom_adapter.simulation.doctor NAME [CONFIG]`: test one plugin, and report in lines of JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dicom_adapter.simulation.doctor.sandbox import Sandbox
 
 def main(name: str, configuration: Path | None) -> None:
     reports = os.dup(1)
-    os.dup2(2, 1)  # nothing but reports may go to the pipe
+    os.dup2(2, 1)  # only reports may be written to the pipe
 
     def report(what: dict[str, Any]) -> None:
         os.write(reports, json.dumps(what).encode() + b"\n")
@@ -35,7 +35,7 @@ def main(name: str, configuration: Path | None) -> None:
             lambda what: report({"begins": what})
         ):
             report(asdict(trial))
-    os._exit(0)  # whatever threads are left
+    os._exit(0)  # do not wait for threads of the plugin
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The doctor's side: a process for each plugin, its reports, and its end."""
+"""The parent side of the doctor: start a process for each plugin, collect its reports, and end it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from attrs import evolve
 from dicom_adapter.plugins.entry_points import VARIABLE, PluginPoint
 from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
 
-SECONDS = 120.0  # that one trial may take: a large library may be imported in it
+SECONDS = 120.0  # time limit of one trial, which may import a large library
 
 
 def examine(point: PluginPoint, configuration: Path | None, seconds: float = SECONDS) -> Diagnosis:
-    """Try a plugin, disabled or not. `configuration`: whose settings to try it with."""
+    """Test a plugin, even a disabled one. `configuration`: the one whose settings are used."""
     named = Diagnosis(
         plugin=point.name,
         distribution=point.dist.name if point.dist else "an unknown distribution",
@@ -33,11 +33,11 @@ def examine(point: PluginPoint, configuration: Path | None, seconds: float = SEC
         [*command, *([] if configuration is None else [str(configuration)])],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what a plugin prints is not what was asked for
+        stderr=subprocess.DEVNULL,  # output of the plugin is not part of the report
         env={name: value for name, value in os.environ.items() if name != VARIABLE},
         text=True,
     )
-    with process:  # closes its pipe
+    with process:  # closes the pipe
         try:
             return evolve(named, trials=tuple(_follow(process, seconds)))
         finally:
@@ -45,33 +45,33 @@ def examine(point: PluginPoint, configuration: Path | None, seconds: float = SEC
 
 
 def _follow(process: subprocess.Popen[str], seconds: float) -> Iterator[Trial]:
-    """The trials that it reports; the one in which it stays, or dies, is a problem."""
+    """Yield the trials that it reports; a trial in which the process hangs or dies is a problem."""
     assert process.stdout is not None  # it is a pipe
     reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(process.stdout, reports), daemon=True)
     listener.start()
-    under_way, began = "start", time.monotonic()
+    current, began = "start", time.monotonic()
     while True:
         try:
             report = reports.get(timeout=seconds)
         except queue.Empty:
-            problem = f"it did not come to an end within {seconds:g} s; the adapter would wait for it, or do without"
-            yield Trial(what=under_way, seconds=round(time.monotonic() - began, 3), problem=problem)
+            problem = f"it did not end within {seconds:g} s; the adapter would wait for it, or continue without it"
+            yield Trial(what=current, seconds=round(time.monotonic() - began, 3), problem=problem)
             process.kill()
             listener.join()
             return
         if report is None:
             break
         if "begins" in report:
-            under_way, began = report["begins"], time.monotonic()
+            current, began = report["begins"], time.monotonic()
         else:
             yield Trial(**report)
-            under_way = ""
+            current = ""
     listener.join()
     status = process.wait()
-    if under_way or status:
-        problem = f"it ended the process, with status {status}: in the adapter, all that the host does would end"
-        yield Trial(what=under_way or "end", seconds=round(time.monotonic() - began, 3), problem=problem)
+    if current or status:
+        problem = f"it ended the process with status {status}: in the adapter, this would end the whole host"
+        yield Trial(what=current or "end", seconds=round(time.monotonic() - began, 3), problem=problem)
 
 
 def _listen(lines: IO[str], reports: queue.SimpleQueue[dict[str, Any] | None]) -> None:

@@ -1,4 +1,4 @@
-"""The sandbox's own plugin, and traffic that goes through an adapter."""
+"""The sandbox's own plugin, and test traffic through a simulated adapter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOM_BYTES = 1
 
 
 class AtOnce(JobProcessorBase[NoSettings]):
-    """Makes a job of each instance, so that observers have something to hear of."""
+    """Submits a job for each instance, so that observers are notified of events."""
 
     name = "doctors-ward"
 
@@ -35,7 +35,7 @@ class AtOnce(JobProcessorBase[NoSettings]):
 
 
 class Ward(MemoryPlugin):
-    """Storage and platform in memory, under names that nobody else has, and a processor."""
+    """Storage and platform in memory, under unique names, and a processor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Ward(MemoryPlugin):
         return [self.processor]
 
     def document(self, folder: Path) -> dict[str, Any]:
-        """A configuration in which nothing is anybody else's."""
+        """Return a configuration that uses only the components of this plugin."""
         return {
             "default-submitter": "ward",
             "storage": {"backend": self.storage.name, "path": str(folder), "watermark-percent": 100, "reserve": 0},
@@ -57,29 +57,28 @@ class Ward(MemoryPlugin):
 
 
 def play(config: Config, plugins: Plugins, ae_title: str) -> str:
-    """Studies arrive, an hour passes, the adapter begins again, and more time passes; returns what came of it.
+    """Receive studies, advance an hour, restart the adapter, and advance further; return a summary.
 
-    Raises Refused when the AE title cannot be served.
+    Raises Refused if the AE title cannot be served.
     """
     adapter = SimulatedAdapter(config, plugins, VirtualClock())
     try:
         if ae_title in adapter.host.refused:
             raise Refused(adapter.host.refused[ae_title])
-        _let_arrive(adapter, ae_title)
+        _receive_studies(adapter, ae_title)
         adapter.advance(FIRST_S)
         adapter.host.handles[ae_title].ask(lambda processor: processor.free_space(ROOM_BYTES))
         adapter.begin_again(config)
         adapter.advance(SECOND_S)
         states = ", ".join(f"{count} {state}" for state, count in adapter.states.items())
-        return (
-            f"{counted(len(adapter.jobs), 'job')} of {states}, in {timedelta(seconds=FIRST_S + SECOND_S)} of its time"
-        )
+        passed = timedelta(seconds=FIRST_S + SECOND_S)
+        return f"{counted(len(adapter.jobs), 'job')} of {states}, in {passed} of virtual time"
     finally:
         adapter.close()
 
 
-def _let_arrive(adapter: SimulatedAdapter, ae_title: str) -> None:
-    """Two studies of one patient that come in parts, and one of another, with three modalities."""
+def _receive_studies(adapter: SimulatedAdapter, ae_title: str) -> None:
+    """Receive two studies of one patient, in parts, and one of another, with three modalities."""
     first = make_study(modality="CT", seed="doctor first", series=2, instances=2)
     second = make_study(modality="MR", seed="doctor second", instances=2)
     third = make_study(modality="OT", seed="doctor third", instances=1, patient_id="another")

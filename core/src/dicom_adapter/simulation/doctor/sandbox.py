@@ -1,6 +1,6 @@
-"""Tries one plugin: temporary folder, virtual clock, a platform in memory, instances of nobody.
+"""Test one plugin with a temporary folder, a virtual clock, a platform in memory, and synthetic instances.
 
-Nothing that it brings is connected to anything: submitters are made and not opened, servers are not started.
+Nothing is connected to other systems: submitters are created but not opened, and servers are not started.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from dicom_adapter.simulation.doctor.values import Trial
 
 Tables = Mapping[str, Any]
 Logged = Sequence[Mapping[str, Any]]
-# What the adapter logs of plugins that do something wrong, with what to do.
+# Log events of the adapter about errors of plugins, with the next step.
 TROUBLES = {
-    "observer_failed": "what an observer raises is logged, and it misses nothing else: mend it there",
-    "processor_failed": "a turn that raises is taken again, and the lane stops in the end: mend it there",
-    "processor_waiting_failed": "it has to give Waiting(label, instance_count, until)",
-    "processor_close_failed": "mend it there",
-    "http_mount_failed": "it has to give Litestar handlers, controllers or routers",
+    "observer_failed": "errors of observers are logged, and the observer still gets later events: fix the observer",
+    "processor_failed": "a turn that raises is repeated, and finally the AE title is stopped: fix the processor",
+    "processor_waiting_failed": "waiting() has to return Waiting(label, instance_count, until)",
+    "processor_close_failed": "fix close()",
+    "http_mount_failed": "the hook has to return Litestar handlers, controllers or routers",
 }
 AE_TITLE, TRIED = "DOCTOR", "tried"
-WITH_CONFIG = "name a configuration that has it, with --config"
+WITH_CONFIG = "name a configuration that uses it, with --config"
 
 
 class Sandbox:
-    """Everything around one plugin."""
+    """The environment in which one plugin is tested."""
 
     def __init__(self, name: str, folder: Path, tables: Tables, relative_to: Path, logged: Logged) -> None:
-        """`tables`: a configuration's, whose settings the plugin is tried with; their paths start at `relative_to`.
+        """`tables`: those of a configuration, for the settings of the plugin; paths are relative to `relative_to`.
 
-        `logged`: what the adapter logs is added to it.
+        `logged`: receives the log entries of the adapter.
         """
         self._name = name
         self._folder = folder
@@ -56,7 +56,7 @@ class Sandbox:
         self._threads = set(threading.enumerate())
 
     def trials(self, begins: Callable[[str], None]) -> Iterator[Trial]:
-        """Try everything; `begins` is told of each trial before it begins."""
+        """Run all trials; `begins` is called with the name of each trial before it begins."""
 
         def trial(what: str, attempt: Callable[[], str]) -> Trial:
             begins(what)
@@ -85,7 +85,7 @@ class Sandbox:
         self._plugins = discover(Plugin(self._ward, name="ward"), only=[self._name])
         problems = self._plugins.broken
         if problems:
-            what_to_do = f'mend or upgrade it, or disable it: [plugins] disable = ["{self._name}"]'
+            what_to_do = f'fix or upgrade it, or disable it: [plugins] disable = ["{self._name}"]'
             raise Refused(f"{'; '.join(problems)}; {what_to_do}")
         brought = [f"{c.kind.title} '{c.name}'" for c in self._plugins.components if c.plugin.name == self._name]
         return ", ".join(brought) or "no processor, submitter or storage backend"
@@ -94,7 +94,7 @@ class Sandbox:
         implementations = getattr(self._plugins.manager.hook, hook).get_hookimpls()
         return any(implementation.plugin_name == self._name for implementation in implementations)
 
-    # --- what it brings ---------------------------------------------------------------------------------------------
+    # --- components -------------------------------------------------------------------------------------------------
 
     def _component(self, component: Component) -> str:
         if component.problem:
@@ -118,44 +118,44 @@ class Sandbox:
         config = self._first_valid([{"submitters": {TRIED: table}} for table in tables])
         made = make_submitter(config, self._plugins, TRIED)
         if made.context.data_folder.exists():
-            raise Refused("its constructor made its data folder, which `check` would do too; do that in open()")
-        return "made; not opened, so that no platform hears of it"
+            raise Refused("its constructor creates its data folder, which `check` would do too; create it in open()")
+        return "created; not opened, so that no platform is called"
 
     def _storage_backend(self, component: Component) -> str:
         table = self._tables.get("storage", {})
         is_own = table.get("backend", "local") == component.name
         own = {key: value for key, value in table.items() if key != "path"} if is_own else {}
         if is_own and set(own) - {"backend", "watermark-percent", "reserve", "quarantine-quota", "durability"}:
-            raise Skipped("its own settings may name a store that is in use: try it with its conformance suite")
+            raise Skipped("its settings may name storage that is in use: run its conformance suite instead")
         path = str(self._folder / "tried")
         config = self._first_valid([{"storage": {**own, "backend": component.name, "path": path}}])
         return keep_and_read(component.cls, config)
 
     def _observe(self) -> str:
         config = self._first_valid([{"ae-titles": {AE_TITLE: {"processor": self._ward.processor.name}}}])
-        return f"was told of {play(config, self._plugins, AE_TITLE)}"
+        return f"was notified of {play(config, self._plugins, AE_TITLE)}"
 
     def _bring(self, hook: str, check: Callable[[Any], None]) -> str:
         def failed(_plugin: PluginInfo, _hook: str, failure: BaseException) -> None:
-            raise Refused(_said(failure)) from None
+            raise Refused(_message(failure)) from None
 
         brought = self._plugins.call_late_hook(hook, failed, lambda _plugin: {"lanes": {}}, check)
-        return f"{len(brought.get(self._name, ()))} without AE titles; nothing is started"
+        return f"{len(brought.get(self._name, ()))} without AE titles; not started"
 
     def _look_for_leaks(self) -> str:
         left = [thread for thread in threading.enumerate() if thread not in self._threads]
         slow = self._plugins.statistics.slow_calls()
         if left:
             names = ", ".join(sorted({thread.name for thread in left})[:5])
-            raise Refused(f"{len(left)} threads are left ({names}); end them in close()")
+            raise Refused(f"{len(left)} threads still run ({names}); stop them in close()")
         if slow:
-            raise Refused(f"{'; '.join(slow.values())}; what waits for it waits as long")
+            raise Refused(f"{'; '.join(slow.values())}; the adapter waits for these calls")
         return "no threads, no slow calls"
 
-    # --- with which settings ----------------------------------------------------------------------------------------
+    # --- settings ---------------------------------------------------------------------------------------------------
 
     def _first_valid(self, candidates: list[Tables]) -> Config:
-        """A sandbox's configuration with the first of these that is one. Raises Skipped when none is."""
+        """Return the sandbox's configuration with the first valid candidate. Raises Skipped if none is valid."""
         problems: list[str] = []
         for candidate in candidates:
             document = self._ward.document(self._folder / "data")
@@ -169,7 +169,7 @@ class Sandbox:
 
 
 class Skipped(DicomAdapterError):
-    """A trial cannot be made."""
+    """A trial cannot be run."""
 
 
 def _try(what: str, attempt: Callable[[], str]) -> Trial:
@@ -179,19 +179,19 @@ def _try(what: str, attempt: Callable[[], str]) -> Trial:
         found = {"told": attempt()}
     except Skipped as reason:
         found = {"skipped": str(reason)}
-    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-        found = {"problem": _said(failure)}
+    except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+        found = {"problem": _message(failure)}
     return Trial(what=what, seconds=round(time.monotonic() - began, 3), **found)
 
 
-def _said(failure: BaseException) -> str:
+def _message(failure: BaseException) -> str:
     if isinstance(failure, (Refused, TookTooLong, InvalidHookResult)):
         return str(failure)
-    return f"{describe_failure(failure)}; mend it there"
+    return f"{describe_failure(failure)}; fix it there"
 
 
 def _guesses(cls: type[Any]) -> list[dict[str, Any]]:
-    """Settings that may do: none, then one entry for each prefix, such as `pipeline-doctor`."""
+    """Return settings that may be valid: none, then one entry for each prefix, for example `pipeline-doctor`."""
     prefixes = prefixes_of(cls.settings_type)
     return [{}, {f"{prefix}doctor": "doctor" for prefix in prefixes}] if prefixes else [{}]
 

@@ -1,4 +1,4 @@
-"""Lets a storage backend keep an object in a temporary folder."""
+"""Test a storage backend with one object in a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PIECES = (b"the first piece, ", b"the second")
 
 
 def keep_and_read(cls: type[StorageBackend[Any]], config: Config) -> str:
-    """Write, sync, read, list, delete. Raises Refused with what is not as it should be."""
+    """Write, sync, read, list and delete an object. Raises Refused with the first deviation."""
     storage = cls(config.storage.settings, StorageContext(path=config.storage.path, durable=True))
     storage.open()
     try:
@@ -22,13 +22,13 @@ def keep_and_read(cls: type[StorageBackend[Any]], config: Config) -> str:
         key = writer.finish()
         storage.sync([key])
         with storage.read(key) as file:
-            _require(file.read() == b"".join(PIECES), "what was read is not what was written")
-        _require(list(storage.keys()) == [key], "keys() does not list what is stored")
+            _require(file.read() == b"".join(PIECES), "read() does not return the bytes that were written")
+        _require(list(storage.keys()) == [key], "keys() does not list the stored object")
         storage.delete([key])
         _require(_is_gone(storage, key), "read() of a deleted object does not raise StoredObjectMissing")
     finally:
         storage.close()
-    return "kept, read and deleted an object"
+    return "stored, read and deleted an object"
 
 
 def _is_gone(storage: StorageBackend[Any], key: str) -> bool:
@@ -41,4 +41,4 @@ def _is_gone(storage: StorageBackend[Any], key: str) -> bool:
 
 def _require(condition: bool, otherwise: str) -> None:
     if not condition:
-        raise Refused(f"{otherwise}; its conformance suite, BaseStorageBackendTests, tells more")
+        raise Refused(f"{otherwise}; run its conformance suite, BaseStorageBackendTests, for details")

@@ -1,4 +1,4 @@
-"""What came of trying a plugin."""
+"""The results of the doctor."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from attrs import asdict, field, frozen
 
 @frozen(kw_only=True)
 class Trial:
-    """One thing that was tried."""
+    """The result of one trial."""
 
-    what: str  # such as "processor 'aetitle'"
+    what: str  # for example "processor 'aetitle'"
     seconds: float
-    told: str = ""  # what was seen
-    problem: str = ""  # what is wrong, and what to do; "" when nothing is
-    skipped: str = ""  # why it was not tried, and what to do
+    told: str = ""  # what was observed
+    problem: str = ""  # the problem and the next step; "" if there is none
+    skipped: str = ""  # why the trial was not run, and the next step
 
 
 @frozen(kw_only=True)
 class Diagnosis:
-    """One plugin."""
+    """The results of one plugin."""
 
     plugin: str  # the name of its entry point
     distribution: str
@@ -29,7 +29,7 @@ class Diagnosis:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is wrong."""
+        """Return whether no trial found a problem."""
         return not any(trial.problem for trial in self.trials)
 
     def to_json(self) -> dict[str, Any]:
