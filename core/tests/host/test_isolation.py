@@ -370,7 +370,7 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
     text = CONFIGURATION + (HTTP if doing.spot == "dicom_adapter_http" else "")
     config = load(text, folder=folder, catalogue=found.catalogue()).config
     assert config is not None
-    host_main._tell_plugins(found)
+    host_main._log_plugins(found)
     process = HostProcess(config, found, first=True)
     read_end, write_end = os.pipe()
     data_folder = DataFolder.of(config)
