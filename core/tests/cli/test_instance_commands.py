@@ -129,7 +129,7 @@ def test_pending_instances_of_an_ae_title_that_is_gone_can_be_discarded(
     without_b = CONFIGURATION.replace("[ae-titles.B.settings]", "[ae-titles.C.settings]")
     (tmp_path / "adapter.toml").write_text(without_b, encoding="utf-8")
     discard = ("instances", "discard", "--all", "--state", "pending", "--yes")
-    assert "the last start of the service served" in command(*discard, status=1).stderr
+    assert "the running service serves" in command(*discard, status=1).stderr
     adapter.restart(without_b)
     [row] = json.loads(command("instances", "list", "--state", "pending", "--json").stdout)
     assert row["heldBecause"].startswith("it is not configured; 1 pending and 0 quarantined instances are held")

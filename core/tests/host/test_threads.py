@@ -117,7 +117,7 @@ def test_who_waits_for_a_lane_is_answered_before_servers_stop(
     host.stop()
     assert [True, True] == front.answered
     assert (None, True) == front.waiting[0].result()
-    with pytest.raises(Retriable, match="nothing has happened"):
+    with pytest.raises(Retriable, match="nothing was changed"):
         front.waiting[1].result()
 
 
