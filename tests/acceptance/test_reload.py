@@ -369,7 +369,7 @@ def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
                     service,
                     two + random.choice(choices) + f"# {number}\n",
                     "--removed",
-                    random.choice(["hold", "drain"]),
+                    random.choice(["keep", "drain"]),
                 )
                 stop.wait(1.5)
         finally:
