@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter.api.values import ClaraJobState as State
+from dicom_adapter.api.values import JobState as State
 from dicom_adapter.testing.fixtures import LaunchService
 from dicom_adapter_clara_client.emulator import CallFault, CallFaultKind, ClaraJobState
 from dicom_adapter_clara_client.testing import PlatformEmulator

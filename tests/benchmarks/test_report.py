@@ -93,7 +93,7 @@ def test_figures_and_plot_go_between_the_marks_of_the_page(tmp_path: Path, monke
     assert text.startswith("before\n<!--")
     assert text.endswith("-->\nafter\n")
     assert "old" not in text
-    assert 1 == len(re.findall(r"^\| Orthanc ", text.partition("### What")[0], re.MULTILINE))
+    assert 1 == len(re.findall(r"^\| Orthanc ", text.partition("### Targets")[0], re.MULTILINE))
     assert "| dicom-adapter to Orthanc | 3 (≥ 3) | 3 (≥ 3) | 3 (≥ 3.5) **no** | 3 (≥ 9) **no** |" in text
     assert "10,000 open ones, 99th percentile | 12.5 ms | ≤ 50 ms | yes |" in text
     assert "to that of `aetitle`, the least | 0.65 | ≥ 0.7 | **no** |" in text
