@@ -52,7 +52,7 @@ global___Priority = Priority
 
 @typing.final
 class SearchStudiesRequest(google.protobuf.message.Message):
-    """Empty fields match everything. Text may have the wildcards * and ?, upper and lower case are alike."""
+    """Empty fields match everything. Text may have the wildcards * and ?, case-insensitive."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
