@@ -13,7 +13,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from dicom_adapter import InstanceStorageInfo, Retriable
-from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, RowRejected, describe_failure, is_out_of_space
+from dicom_adapter.api.errors import (
+    LedgerError,
+    LedgerUnavailable,
+    RowRejected,
+    describe_failure,
+    reports_no_free_space,
+)
 from dicom_adapter.ledger import Ledger, arrivals, instances
 from dicom_adapter.ledger.errors import ledger_error
 from dicom_adapter.ledger.schema import instances as table
@@ -37,7 +43,7 @@ def kinds(failure: LedgerUnavailable) -> tuple[bool, bool, bool]:
 # --- LedgerUnavailable ------------------------------------------------------------------------------------------------
 
 
-def test_a_full_ledger_is_out_of_space(ledger: Ledger, an_instance: MakeInstance) -> None:
+def test_a_full_ledger_reports_no_free_space(ledger: Ledger, an_instance: MakeInstance) -> None:
     """SQLite raises the error of a full disk. Tried: without its code, `is_full` is not set."""
     with ledger.write() as transaction:
         pages = transaction.exec_driver_sql("PRAGMA page_count").scalar()
@@ -46,7 +52,7 @@ def test_a_full_ledger_is_out_of_space(ledger: Ledger, an_instance: MakeInstance
         instances.insert(transaction, an_instance(patient_id=PATIENT * 10_000))
 
     assert (True, False, False) == kinds(raised.value)
-    assert is_out_of_space(raised.value)
+    assert reports_no_free_space(raised.value)
     assert "the ledger is not available: database or disk is full" == str(raised.value)
 
 
@@ -58,7 +64,7 @@ def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Led
         with pytest.raises(LedgerUnavailable) as in_this_process, other.write(waits=False):
             pass
     assert [(False, True, False)] * 2 == [kinds(in_another_process.value), kinds(in_this_process.value)]
-    assert not is_out_of_space(in_another_process.value)
+    assert not reports_no_free_space(in_another_process.value)
     with ledger.write(waits=False):
         pass
 

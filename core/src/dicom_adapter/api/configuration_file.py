@@ -1,4 +1,4 @@
-"""Find the configuration file: every command does it in the same order."""
+"""Find the configuration file. Every command looks for it in the same order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ DEFAULT_NAME = "dicom-adapter.toml"
 def find_configuration(named: Path | None = None) -> Path:
     """Return the named file, else the one in DICOM_ADAPTER_CONFIG, else `dicom-adapter.toml` in the current folder.
 
-    For commands of plugins that read the configuration. Raise Refused if there is no file to try; a file that was named
-    is not checked.
+    Use it in a plugin's command that reads the configuration. Raise Refused if none of the three is available. The
+    existence of a file that was named is not checked.
     """
     if named is not None:
         return named

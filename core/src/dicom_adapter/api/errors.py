@@ -10,7 +10,7 @@ import errno
 import traceback
 from pathlib import Path
 
-SHOWN_FRAMES = 3  # of a traceback, the innermost
+SHOWN_FRAMES = 3  # number of innermost frames of a traceback in a failure description
 
 
 class DicomAdapterError(Exception):
@@ -33,16 +33,14 @@ class LedgerError(DicomAdapterError):
 
 
 class LedgerUnavailable(LedgerError, Retriable):
-    """The ledger is full, busy or broken, whatever was written or read. The same transaction may succeed later."""
+    """The ledger is full, busy or broken. The same transaction may succeed later."""
 
     def __init__(self, reason: str, *, is_full: bool = False, is_busy: bool = False, is_io_error: bool = False) -> None:
         super().__init__(f"the ledger is not available: {reason}")
-        self.reason = reason  # in the words of the database, without values
+        self.reason = reason  # error message of the database, without values
         self.is_full = is_full  # its disk or quota is full
-        self.is_busy = is_busy  # another transaction was writing; nothing has been changed
-        self.is_io_error = (
-            is_io_error  # a disk failed: what was not durable may be lost, although a later sync succeeds
-        )
+        self.is_busy = is_busy  # another transaction was writing; nothing was changed
+        self.is_io_error = is_io_error  # a disk failed: rows that were not durable may be lost, even if a sync succeeds
 
 
 # --- give up: repeating the same call is pointless ------------------------------------------------------------------
@@ -56,7 +54,7 @@ class StoredObjectMissing(Permanent):
     """The storage backend has no object with this storage key."""
 
 
-# --- refuse: the input is what is wrong -----------------------------------------------------------------------------
+# --- refuse: the input is invalid -----------------------------------------------------------------------------------
 
 
 class Refused(DicomAdapterError):
@@ -68,14 +66,14 @@ class Unprocessable(Refused):
 
 
 class RowRejected(LedgerError):
-    """The ledger cannot hold a row: its values break a constraint or have the wrong type. Others can be written."""
+    """The values of a row break a constraint or have the wrong type. Other rows can still be written."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(f"the ledger rejected a row ({kind})")
 
 
 class IllegalTransition(Refused):
-    """A step of a job that the state of the job does not allow."""
+    """The state of the job does not allow this step."""
 
 
 class StorageFull(Refused):
@@ -101,8 +99,8 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__} at {where}" if where else type(error).__name__
 
 
-def is_out_of_space(failure: Exception) -> bool:
-    """Return whether the disk or quota of the storage or the ledger is full."""
+def reports_no_free_space(failure: Exception) -> bool:
+    """Return whether the failure reports that the storage or the ledger has no free space (disk or quota full)."""
     if isinstance(failure, LedgerUnavailable):
         return failure.is_full
     return isinstance(failure, StorageFull) or getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT)

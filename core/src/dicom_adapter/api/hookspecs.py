@@ -4,7 +4,7 @@
     my-plugin = "my_plugin"
 
 The group states the version of the hooks (`API_VERSION`) that the plugin was built for: `dicom_adapter` is version 1,
-`dicom_adapter.v2` is version 2. A plugin for another version is not imported; the error names it.
+`dicom_adapter.v2` is version 2. A plugin for another version is not imported; an error message names the plugin.
 
 A faulty plugin affects only what depends on it. Exceptions are logged by type and location, calls that do not return in
 time are abandoned or shown by `status`, and results are checked. Every call is measured.
@@ -99,8 +99,8 @@ def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: 
     """Return commands for `dicom-adapter`: functions for typer, or a `typer.Typer` as a group of commands.
 
     The command is the function's name with dashes for underscores; a group needs `Typer(name="…")`. The names of the
-    adapter's own commands are refused. Called if the command line names a command that is not the adapter's own. Time
-    limit: ten seconds.
+    adapter's own commands are not allowed. Called if the command line names a command that is not the adapter's own.
+    Time limit: ten seconds.
 
     Example::
 
@@ -130,7 +130,7 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
         def dicom_adapter_http(lanes):
             @get("/count", sync_to_thread=True)
             def count() -> int:
-                return sum(lane.ask(lambda mine: mine.count).result(10) for lane in lanes.values())
+                return sum(lane.ask(lambda processor: processor.count).result(10) for lane in lanes.values())
 
             return [count]
     """

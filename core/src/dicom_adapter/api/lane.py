@@ -37,12 +37,12 @@ class LaneHandle(Protocol):
         The future completes when the turn is committed. An exception of `request` is set on the future; the turn is
         discarded but the processor is kept, so raise before changing any attribute. Further errors of the future:
         `Retriable` if nothing was committed because ledger or storage failed or the service stops; `Refused` if the
-        lane is stopped or the turn asked for something impossible. `request` is called again if its first turn could
+        lane is stopped or the turn requested something impossible. `request` is called again if its first turn could
         not be committed. `Future.cancel` succeeds until the turn begins, and never after that.
         """
 
     def find_job(self, job_id: str) -> Job | None:
-        """Return the present state of a job of this AE title, see `JobProcessorBase.find_job`."""
+        """Return a job of this AE title in its current state, see `JobProcessorBase.find_job`."""
 
     def open_stored(self, instance: InstanceStorageInfo) -> BinaryIO:
         """Open the stored Part 10 file at its start. Raises StoredObjectMissing if it was reclaimed."""

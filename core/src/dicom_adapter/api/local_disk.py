@@ -1,4 +1,4 @@
-"""Helpers for storage on a local disk: sync folders, recognize a full disk."""
+"""Helpers for storage on a local disk: sync folders, convert the errors of a full disk."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def raise_if_no_space(error: BaseException, storage: str) -> None:
+def raise_if_no_free_space(error: BaseException, storage: str) -> None:
     """Raise StorageFull instead of an OSError that reports a full disk or quota. `storage` begins the message."""
     if isinstance(error, OSError) and error.errno in NO_SPACE_ERRNOS:
         raise StorageFull(f"{storage}: {error.strerror}; free some space or use a larger disk") from error
 
 
 @contextmanager
-def no_space_is_storage_full(storage: str) -> Iterator[None]:
-    """Context manager that applies `raise_if_no_space` to whatever is raised in the block."""
+def no_free_space_is_storage_full(storage: str) -> Iterator[None]:
+    """Context manager: apply `raise_if_no_free_space` to every OSError of the block."""
     try:
         yield
     except OSError as error:
-        raise_if_no_space(error, storage)
+        raise_if_no_free_space(error, storage)
         raise

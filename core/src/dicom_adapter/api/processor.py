@@ -1,4 +1,4 @@
-"""`JobProcessorBase`: decides which received instances belong together and become jobs.
+"""`JobProcessorBase`: groups received instances and submits the groups as jobs.
 
 Each AE title has one processor, and one *lane* that calls it. Its methods and timers are never called at the same time
 and need no lock. Each call is a *turn*, and **a turn is a transaction**: its jobs and releases are committed together
@@ -131,7 +131,7 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         return self.context.submit(job_name, pipeline_id, priority, instances, metadata or {}, submitter, job_id)
 
     def find_job(self, job_id: str) -> Job | None:
-        """Return a job of this AE title in its present state, or None if it is unknown or its record has expired."""
+        """Return a job of this AE title in its current state, or None if it is unknown or its record has expired."""
         return self.context.find_job(job_id)
 
     def remove_instances(self, instances: Iterable[InstanceStorageInfo]) -> None:
@@ -174,24 +174,24 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
     @property
     def data_folder(self) -> Path:
-        """An existing folder of this processor's own, for data that it can rebuild."""
+        """An existing folder that only this processor uses, for data that it can rebuild."""
         return self.context.data_folder
 
     def job_changed(self, job: Job) -> None:
-        """React to a job of this AE title that changed its state. A turn of its own, after that change was committed.
+        """React to a state change of a job of this AE title. Called as a separate turn after the change was committed.
 
-        Not called for changes during the absence of a processor, such as a restart: use `find_job` for those.
+        Not called for changes while the processor does not run, such as during a restart: use `find_job` for those.
         """
 
     def free_space(self, wanted_bytes: int) -> None:
         """Release instances of `wanted_bytes` in total, if possible: the storage backend is nearly full.
 
-        A turn of its own, every ten seconds until there is enough free space. Associations are rejected when the free
-        space falls below `[storage] reserve`.
+        Called as a separate turn every ten seconds until there is enough free space. Associations are rejected when the
+        free space falls below `[storage] reserve`.
         """
 
     def waiting(self) -> Iterable[Waiting]:
-        """Return the groups that wait at present, for operators. Called on the lane between turns; must be cheap."""
+        """Return the groups that are waiting, for operators. Called on the lane between turns; must be fast."""
         return ()
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """Values that pass between the network and the first two steps of the flow, association and store.
 
-The code of a protocol (DIMSE in `net`, others later) makes requests of what it receives, calls the steps and translates
-their results into its own codes. The steps know no protocol, and the code of a protocol imports no step.
+Protocol code (DIMSE in `net`, others later) converts received messages to requests, calls the steps and translates the
+results to status codes of the protocol. The steps depend on no protocol, and protocol code imports no step.
 
-Internal to the core: `dicom_adapter` does not export this module, plugins see none of it.
+Internal to the core: `dicom_adapter` does not export these values, and plugins do not use them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dicom_adapter.api.values import InstanceStorageInfo
 class AssociationRequest:
     """Requestor and called AE title of an association, before it is accepted."""
 
-    called_ae_title: str  # without padding, as the next one
-    calling_ae_title: str
+    called_ae_title: str  # without padding
+    calling_ae_title: str  # without padding
     peer_address: str
     certificate_names: frozenset[str] = frozenset()  # common and DNS names of the requestor's certificate
 
@@ -40,7 +40,7 @@ class Rejection(Enum):
 
 @frozen(kw_only=True)
 class AssociationDecision:
-    """Accept when there is no rejection."""
+    """Decision on an association request: accepted if `rejection` is None."""
 
     rejection: Rejection | None = None
     reason: str = ""  # for the log and the operator
@@ -57,8 +57,8 @@ class StoreRequest:
     calling_ae_title: str
     peer_address: str
     association_id: str
-    sop_class_uid: str  # as the request names it (DIMSE: Affected SOP Class UID)
-    sop_instance_uid: str  # the same (DIMSE: Affected SOP Instance UID)
+    sop_class_uid: str  # from the request (DIMSE: Affected SOP Class UID)
+    sop_instance_uid: str  # from the request (DIMSE: Affected SOP Instance UID)
     transfer_syntax_uid: str
 
 
@@ -74,7 +74,7 @@ class StoreOutcome(Enum):
     OUT_OF_SPACE = "out of space"  # the sender may try again later
     DOES_NOT_MATCH = "does not match"  # the data set contradicts the request
     CANNOT_UNDERSTAND = "cannot understand"  # the data set cannot be parsed, or is too long
-    FAILED = "failed"  # of the storage backend or the ledger
+    FAILED = "failed"  # the storage backend or the ledger failed
 
     @property
     def is_acknowledged(self) -> bool:
@@ -93,8 +93,8 @@ class StoreResult:
 
     outcome: StoreOutcome
     reason: str = ""  # never patient data; empty when stored
-    instance: InstanceStorageInfo | None = None  # when it was stored
-    duplicate_of: int | None = None  # id of the pending instance because of which it was not stored
+    instance: InstanceStorageInfo | None = None  # the stored instance; None if it was not stored
+    duplicate_of: int | None = None  # id of the pending duplicate that prevented the storing
 
 
 class IncomingDataSet(Protocol):

@@ -1,4 +1,4 @@
-"""`Server`: a network server of a plugin, on a port of its own, in the host process."""
+"""`Server`: a network server of a plugin, on its own port, in the host process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Server(ABC):
 
     @abstractmethod
     def is_alive(self) -> bool:
-        """Return whether the server is serving. Must return at once; the host reports a call that hangs."""
+        """Return whether the server is running. Must return at once; the host reports a call that hangs."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -1,7 +1,7 @@
-"""`StorageBackend`: where stored objects, which are Part 10 files (PS3.10), wait until no job needs them any more.
+"""`StorageBackend`: keeps stored objects, which are Part 10 files (PS3.10), until no job needs them any more.
 
-The ledger records which stored object belongs to which instance. A backend sees keys and bytes only. It makes the keys
-itself: nothing that a peer sent (AE titles, UIDs, patient IDs) ever becomes a part of them.
+The ledger records which stored object belongs to which instance. A backend handles only keys and bytes. It generates
+the keys; they never contain data that a peer sent (AE titles, UIDs, patient IDs).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SettingsT = TypeVar("SettingsT")
 
 @frozen(kw_only=True)
 class StorageContext:
-    """What the core passes to every backend besides its own settings."""
+    """Information from the core for each backend, besides the backend's settings."""
 
     path: Path  # the adapter's data folder; a backend uses the sub-folder `instances`
     durable: bool  # True for durability = "fsync": every key for which `sync` returned survives a power loss
@@ -68,11 +68,11 @@ class StorageBackend(ABC, Generic[SettingsT]):
     processes at once, then `close`. `recover` is called once per start of the service, before any process writes.
 
     **Recovery records.** An instance is acknowledged when its stored object and its row in the ledger are durable. That
-    takes two syncs: one of the storage, one of the ledger. A backend can save the second one. It stores a *recovery
-    record*, some hundred bytes, with the object and in the same sync. The record holds everything that the core needs
-    to enter the row again. The ledger then gets the row without a sync, and is synced about once in a second for all
-    instances together: this is the *checkpoint*. If the power fails before it, the ledger has lost rows, and the core
-    enters them again from the recovery records at the next start.
+    takes two syncs: one of the storage, one of the ledger. A backend can make the second one unnecessary. It stores a
+    *recovery record*, a few hundred bytes, with the object and in the same sync. The record holds everything that the
+    core needs to enter the row again. The ledger then gets the row without a sync, and is synced about once per second
+    for all instances together: this is the *checkpoint*. If the power fails before the checkpoint, rows are missing
+    from the ledger, and the core enters them again from the recovery records at the next start.
 
     A backend offers this with `keeps_recovery_records = True`. The content of a record is opaque to it. The receiver
     calls, in this order::
@@ -93,7 +93,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
     The backend guarantees:
 
     - After `sync`, the record survives everything that the object survives: the end of the process and, if
-      `StorageContext.durable` is set, a power loss. An object is never found again without its record.
+      `StorageContext.durable` is set, a power loss. An object that survives still has its record.
     - A record is kept until one of these: `checkpoint` is called after the `sync` of its key; a block of
       `unconfirmed_records` that returned it ends without an exception; its object is deleted. After that it is never
       returned again.
@@ -126,7 +126,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def sync(self, keys: Sequence[str]) -> None:
-        """Return when all `keys` are durable: data, names and recovery records, as `StorageContext.durable` demands.
+        """Make all `keys` durable: data, names and recovery records, as `StorageContext.durable` requires.
 
         Raises StorageFull or OSError on failure; the caller then treats all `keys` as never written.
         """
@@ -134,7 +134,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
     def checkpoint(self) -> None:
         """Drop recovery records: the ledger now holds, durably, the rows of all objects that this backend has synced.
 
-        Called about once in a second while instances arrive, and when the receiver stops; never during a `sync`.
+        Called about once per second while instances arrive, and when the receiver stops; never during a `sync`.
         Objects that are finished but not synced keep their records. If a process ends without this call, the next
         start finds its records with `unconfirmed_records`.
         """
@@ -164,7 +164,7 @@ class StorageBackend(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def capacity(self) -> Capacity | None:
-        """Return total and free space, or None when the backend knows no limit."""
+        """Return total and free space, or None if the backend has no known limit."""
 
     def close(self) -> None:
         """Release everything that `open` acquired."""

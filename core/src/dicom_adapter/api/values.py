@@ -75,7 +75,7 @@ class Job:
     repeated: bool = False  # the next step was attempted before and may have reached the platform
     faulted_in: JobState | None = None  # the state whose step failed permanently; None if the job is not faulted
     cancel_requested: bool = False  # an operator has cancelled the job; the platform may still run it
-    platform_state: str = ""  # state of a started job as last reported by the platform, in its own words
+    platform_state: str = ""  # state of a started job as last reported by the platform, not translated
     platform_detail: str = ""
     platform_finished: bool = False  # `platform_state` is final
 
@@ -92,14 +92,14 @@ class PlatformJob:
 class PlatformStatus:
     """Status of a started job as reported by the platform."""
 
-    state: str  # in the platform's own words, such as "running"
+    state: str  # as the platform names it, such as "running"
     finished: bool  # `state` is final
     detail: str = ""
 
 
 @frozen(kw_only=True)
 class Waiting:
-    """A group that waits in a processor, as operators see it."""
+    """A waiting group of a processor, as shown to operators."""
 
     label: str  # name of the group without patient data, such as "study 1.2.3" or "patient #5f3a"
     instance_count: int

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from dicom_adapter.api.errors import Refused, describe_failure, is_out_of_space
+from dicom_adapter.api.errors import Refused, describe_failure, reports_no_free_space
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
@@ -54,7 +54,7 @@ def main() -> None:
                 channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
-        channel.report("failed", reason=reason, transient=is_out_of_space(failure))
+        channel.report("failed", reason=reason, transient=reports_no_free_space(failure))
 
 
 def _log_plugins(plugins: Plugins) -> None:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from dicom_adapter.api.errors import LedgerError, StorageFull, is_out_of_space
+from dicom_adapter.api.errors import LedgerError, StorageFull, reports_no_free_space
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.local_disk import sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
@@ -119,7 +119,7 @@ class DataFolder:
 
 def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
     """Report why a process cannot start, and whether that is transient."""
-    channel.report("failed", reason=f"{subject}: {failure}", transient=is_out_of_space(failure))
+    channel.report("failed", reason=f"{subject}: {failure}", transient=reports_no_free_space(failure))
 
 
 def _sync_names_up_to_mount_point(folder: Path) -> None:

@@ -23,7 +23,7 @@ from uuid import uuid4
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import hookimpl
-from dicom_adapter.api.local_disk import no_space_is_storage_full, raise_if_no_space, sync_folder
+from dicom_adapter.api.local_disk import no_free_space_is_storage_full, raise_if_no_free_space, sync_folder
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
 
@@ -50,7 +50,7 @@ class FileStorage(StorageBackend[NoSettings]):
 
     def open(self) -> None:
         shards = [self._root / f"{number:02x}" for number in range(SHARDS)]
-        with no_space_is_storage_full(SUBJECT):
+        with no_free_space_is_storage_full(SUBJECT):
             self.context.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             for folder in (self._root, self._incoming, *shards):
                 folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -73,7 +73,7 @@ class FileStorage(StorageBackend[NoSettings]):
         # Keys made between two syncs share a shard, so that one fsync of a folder serves a whole batch. Measured on
         # ext4: a batch of 16 files of 4 KiB takes 4.1 ms, and 7.6 ms if every key has a shard of its own.
         key = f"{self._shard:02x}{uuid4().hex[2:]}"
-        with no_space_is_storage_full(SUBJECT):
+        with no_free_space_is_storage_full(SUBJECT):
             return FileWriter(self, _PartFile(key, self._incoming / f"{key}.part"))
 
     def sync(self, keys: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class FileStorage(StorageBackend[NoSettings]):
         self._shard = (self._shard + 1) % SHARDS
         parts = self._claim(places)
         try:
-            with no_space_is_storage_full(SUBJECT):
+            with no_free_space_is_storage_full(SUBJECT):
                 self._publish(parts, places)
         except BaseException:
             for key, part in parts.items():
@@ -199,7 +199,7 @@ class FileWriter(InstanceWriter):
     def _remove_after(self, error: BaseException) -> None:
         self._ended = True
         self._part.remove()
-        raise_if_no_space(error, SUBJECT)
+        raise_if_no_free_space(error, SUBJECT)
 
 
 class _PartFile:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 from attrs import define, field
 
-from dicom_adapter.api.errors import is_out_of_space
+from dicom_adapter.api.errors import reports_no_free_space
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
@@ -125,7 +125,7 @@ class IncomingInstance:
 
 def failed(failure: Exception) -> StoreResult:
     """Return the result after a failure of storage or ledger: out of space if that is the cause, so senders retry."""
-    if is_out_of_space(failure):
+    if reports_no_free_space(failure):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no free space left")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
     return StoreResult(outcome=StoreOutcome.FAILED, reason=f"it could not be stored ({type(failure).__name__})")

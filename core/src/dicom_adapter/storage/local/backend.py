@@ -19,7 +19,7 @@ import structlog
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import hookimpl
-from dicom_adapter.api.local_disk import no_space_is_storage_full, sync_folder
+from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.storage.local.keys import by_segment, key_of, missing, parse
@@ -45,7 +45,7 @@ class LocalStorage(StorageBackend[NoSettings]):
         self._segments = WrittenSegments(self._root, durable=context.durable, segment_bytes=segment_bytes)
 
     def open(self) -> None:
-        with no_space_is_storage_full(SUBJECT):
+        with no_free_space_is_storage_full(SUBJECT):
             self.context.path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             self._root.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
@@ -91,7 +91,7 @@ class LocalStorage(StorageBackend[NoSettings]):
             for start in starts:
                 require(segment, name, start)
             if self.context.durable:
-                with no_space_is_storage_full(SUBJECT):
+                with no_free_space_is_storage_full(SUBJECT):
                     os.fdatasync(segment.descriptor)
                     sync_folder(self._root)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from dicom_adapter.api.local_disk import raise_if_no_space
+from dicom_adapter.api.local_disk import raise_if_no_free_space
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.buffers import LARGE_BYTES, Buffer
@@ -100,7 +100,7 @@ class LocalWriter(InstanceWriter):
             yield
         except BaseException as error:
             self._free()
-            raise_if_no_space(error, SUBJECT)
+            raise_if_no_free_space(error, SUBJECT)
             raise
 
     def _free(self) -> None:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from attrs import define, field
 
-from dicom_adapter.api.local_disk import no_space_is_storage_full, sync_folder
+from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.buffers import Buffer, Buffers
 from dicom_adapter.storage.local.keys import key_of, missing
@@ -70,7 +70,7 @@ class WrittenSegments:
                 if not written.is_full:
                     written.in_use = True
                     return written
-        with no_space_is_storage_full(SUBJECT):
+        with no_free_space_is_storage_full(SUBJECT):
             written = WrittenSegment(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
         with self._lock:
             self._written[written.name] = written
@@ -219,7 +219,7 @@ class WrittenSegments:
 
         The kernel reports a failed sync once, and may drop the data: a later success says nothing about it.
         """
-        with no_space_is_storage_full(SUBJECT):
+        with no_free_space_is_storage_full(SUBJECT):
             if written.error:
                 raise OSError(written.error, os.strerror(written.error))
             try:
