@@ -1,4 +1,4 @@
-"""What the tests of the real service share."""
+"""Fixtures for the tests of the whole project."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from support import Run
 
 
 def find_dcmtk(program: str) -> str | None:
-    """The first of that name on PATH that is DCMTK's: pynetdicom installs scripts of the same names."""
+    """Return the first program on PATH with this name that belongs to DCMTK.
+
+    pynetdicom installs scripts with the same names.
+    """
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         found = shutil.which(program, path=folder)
         if found is not None:
-            told = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
-            if "$dcmtk" in told.stdout:
+            result = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False)
+            if "$dcmtk" in result.stdout:
                 return found
     return None
 
 
 @pytest.fixture
 def dcmtk() -> Run:
-    """Run one of DCMTK's clients: `dcmtk("storescu", "-aec", "LUNG", …)`; skips the test where it is not installed."""
+    """Run one of DCMTK's clients: `dcmtk("storescu", "-aec", "LUNG", …)`. Skip the test if it is not installed."""
 
     def run(program: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         found = find_dcmtk(program)
         if found is None:
             if "dcmtk" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-                pytest.fail(f"DCMTK's {program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+                pytest.fail(f"DCMTK's {program} is not installed, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
             pytest.skip(f"DCMTK's {program} is not installed")
         command = [found, *map(str, arguments)]
         return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60)

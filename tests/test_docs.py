@@ -1,4 +1,4 @@
-"""The documentation names everything that there is, and its pages hold together."""
+"""Completeness of the documentation, and the links between its pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 LOGGED = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([^\"]+)\"")
 
 
-# --- everything has its place ---------------------------------------------------------------------------------------
+# --- everything is documented ---------------------------------------------------------------------------------------
 
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_")]
@@ -36,7 +36,7 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_")]
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_has_a_page_with_its_specification_and_an_example(hook: str) -> None:
-    """The site has a page of each, made of its docstring; the guide has a row with it, and an implementation."""
+    """The site has a page for each hook, generated from its docstring. The guide lists it and implements it."""
     page = MADE[f"hooks/{hook}.md"]
     assert f"def {hook}(" in page.partition("## Example")[0]
     assert f"def {hook}(" in page.partition("## Example")[2]
@@ -44,27 +44,26 @@ def test_every_hook_has_a_page_with_its_specification_and_an_example(hook: str) 
     assert any(f"def {hook}(" in example.text for example in blocks("python"))
 
 
-def test_the_list_of_hooks_has_all_of_them() -> None:
-    """With a link to each page."""
+def test_the_list_of_hooks_links_the_page_of_each_hook() -> None:
     assert [] == [hook for hook in HOOKS if f"[`{hook}`]({hook}.md)" not in MADE["hooks/index.md"]]
     assert list(hooks.hooks()) == HOOKS
 
 
-def test_the_tables_of_keys_are_what_the_settings_classes_say() -> None:
-    """Each key of each table has a row, with type, default, rule and meaning; `make reference` writes them."""
+def test_the_tables_of_keys_match_the_settings_classes() -> None:
+    """Each key has a row with type, default, rule and meaning. `make reference` writes the tables."""
     written = read(DOCS / "configuration.md")
     assert updated(written) == written, "docs/configuration.md is out of date: run `make reference`"
 
 
 def test_every_table_of_the_configuration_has_a_section() -> None:
-    """The adapter's own, and those of the plugins that come along."""
+    """The tables of the core and of the built-in plugins."""
     found = sections(headings(read(DOCS / "configuration.md")))
     assert {"The top of the file", *(f"[{name}]" for name in ("dicom", "dicom.tls", "storage"))} <= found.keys()
     assert {'type = "fake"', 'processor = "aetitle"', 'processor = "cache"'} <= found.keys()
 
 
-def test_a_section_or_table_that_is_missing_is_named() -> None:
-    """A page without the section of a table, or without the table in it, cannot be brought up to date."""
+def test_a_missing_section_or_table_is_an_error_that_names_it() -> None:
+    """`make reference` cannot update a page that has no such section, or no table in it."""
     written, text = read(DOCS / "configuration.md"), section(DOCS / "configuration.md", "[log]")
     with pytest.raises(ValueError, match=r"docs/configuration\.md has no section '\[log\]'"):
         updated(written.replace(f"## [log]{text}", ""))
@@ -72,8 +71,8 @@ def test_a_section_or_table_that_is_missing_is_named() -> None:
         updated(written.replace(text, "\n\nNothing.\n\n"))
 
 
-def test_a_row_tells_key_type_default_rule_and_meaning() -> None:
-    """In this order; what a validator asks for is the first line of its docstring."""
+def test_a_row_shows_key_type_default_rule_and_meaning() -> None:
+    """The rule is the first line of the validator's docstring."""
 
     @frozen(kw_only=True)
     class Example:
@@ -87,8 +86,7 @@ def test_a_row_tells_key_type_default_rule_and_meaning() -> None:
     assert rows == [row(field) for field in tables.settable(Example)]
 
 
-def test_every_setting_says_what_it_means() -> None:
-    """In a sentence."""
+def test_every_setting_has_a_help_sentence() -> None:
     classes = [cls for found in sections(headings(read(DOCS / "configuration.md"))).values() for cls in found]
     rows = [row(field) for cls in classes for field in tables.settable(cls)]
     assert Config in classes
@@ -98,14 +96,13 @@ def test_every_setting_says_what_it_means() -> None:
 COMMANDS = command_line.commands()
 
 
-def test_plugins_that_come_along_bring_their_commands() -> None:
-    """The commands are all that there are, not only those of the core."""
+def test_the_commands_of_the_built_in_plugins_are_included() -> None:
     assert {"emulate-platform", "cache compose"} <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_its_options_are_described(name: str) -> None:
-    """The guide has a section for each command, in which each option occurs; the page made of `--help` has it too."""
+    """The guide has a section for each command that names each option. So has the page generated from `--help`."""
     text = section(DOCS / "commands.md", name)
     made = MADE["command-line.md"].partition(f"# {name}\n")[2].partition("\n#")[0]
     options = [param.opts[0] for param in COMMANDS[name].params if param.param_type_name == "option"]
@@ -117,8 +114,7 @@ def test_every_command_and_its_options_are_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CallFaultKind, ids=lambda kind: kind.value)
-def test_every_kind_of_fault_is_described(kind: CallFaultKind) -> None:
-    """Whoever tries the adapter on the emulator finds what can go wrong there."""
+def test_every_kind_of_fault_of_the_emulator_is_described(kind: CallFaultKind) -> None:
     assert f"| `{kind.value}` |" in section(DOCS / "commands.md", "emulate-platform")
 
 
@@ -128,35 +124,33 @@ def logged() -> set[str]:
     return literal | steps | {"job_attempt_failed", "job_cancelled", "job_faulted"}
 
 
-def test_every_log_event_is_described_and_no_other() -> None:
-    """Operators find each event that the code logs in one table, and none that it does not."""
+def test_exactly_the_logged_events_are_described() -> None:
+    """The tables of events list each event that the code logs, and no other."""
     text = "".join(section(DOCS / "operation.md", heading) for heading in ("Service", "Receiver", "Host"))
     assert sorted(logged()) == sorted(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
 
 
 def test_every_status_and_rejection_is_described() -> None:
-    """The DICOM page has a row with each status and each rejection."""
+    """The DICOM page has a row for each status and each rejection."""
     statuses = re.findall(r"^\| (0x[0-9A-F]{4}) ", section(DOCS / "dicom.md", "C-STORE"), re.MULTILINE)
     assert sorted(f"0x{status:04X}" for status in CStoreStatus) == sorted(statuses)
     rows = re.findall(r"\| (\d) [^|]*\| (\d) [^|]*\| (\d) [^|]*\|$", section(DOCS / "dicom.md", "Associations"), re.M)
     assert set(REJECT_REASON.values()) == {tuple(map(int, row)) for row in rows}
 
 
-def test_every_job_state_is_described() -> None:
-    """The states that can be asked for are listed."""
+def test_every_job_state_is_listed_as_a_value_of_the_option() -> None:
     text = section(DOCS / "commands.md", "jobs list")
     assert [] == [state.value for state in values.JobState if f"`{state.value}`" not in text]
 
 
 @pytest.mark.parametrize(("page", "module"), api.PUBLIC.items(), ids=list(api.PUBLIC))
-def test_every_public_name_has_its_place_and_its_docstring(page: str, module: object) -> None:
-    """Whoever writes a plugin finds all that may be imported."""
-    names = module.__all__  # type: ignore[attr-defined] # it is a module with a list of what is public
+def test_every_public_name_has_an_entry_and_a_docstring(page: str, module: object) -> None:
+    names = module.__all__  # type: ignore[attr-defined] # it is a module that defines __all__
     assert [] == [name for name in names if not re.search(rf"^\.\. auto\w+:: {name}$", MADE[f"{page}.rst"], re.M)]
     assert [] == [name for name in names if not getattr(module, name).__doc__]
 
 
-# What NVIDIA's adapter may be configured with: its documentation of appsettings.json, its classes of settings (0.8.2).
+# Settings of NVIDIA's adapter, from its documentation of appsettings.json and its settings classes (version 0.8.2).
 CLARA_SETTINGS = [
     "dicom.scp.port",
     "dicom.scp.maximumNumberOfAssociations",
@@ -223,52 +217,51 @@ CLARA_CLASSES = [
 
 
 @pytest.mark.parametrize("name", [*CLARA_SETTINGS, *CLARA_CLASSES])
-def test_everything_of_claras_adapter_is_mapped(name: str) -> None:
-    """In a column of what is there, or in the sentence before a table."""
+def test_every_setting_and_class_of_claras_adapter_is_mapped(name: str) -> None:
+    """Each name occurs in a table, or in the sentence before a table."""
     text = BLOCK.sub("", read(DOCS / "coming-from-clara.md"))
     assert re.search(rf"`(?:\w+\.)*{re.escape(name)}\b|`{re.escape(name)}`", text)
 
 
-# --- pages hold together --------------------------------------------------------------------------------------------
+# --- links between pages --------------------------------------------------------------------------------------------
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings: lower case, without marks, hyphens for spaces."""
+    """Return the anchors of a page's headings: lower case, no punctuation, hyphens for spaces."""
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in HEADING.findall(read(page))}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_relative_links_lead_somewhere(page: Path) -> None:
-    """Each link to a file names one that is there, and each anchor a heading of it: here, and on the site."""
+def test_relative_links_have_targets(page: Path) -> None:
+    """Each link names an existing file, and each anchor a heading of it, in the repository and on the site."""
     text = BLOCK.sub("", read(page))
     for link in LINK.findall(text):
         if not link.startswith("https://"):
             path, _, anchor = link.partition("#")
             target = page.parent / path if path else page
             assert target.exists(), link
-            assert GENERATED not in target.resolve().parents, f"{link} is there on the site only"
+            assert GENERATED not in target.resolve().parents, f"{link} exists on the site only"
             assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
-def test_every_page_can_be_reached_from_the_readme(page: Path) -> None:
-    """The README links each page of the documentation."""
+def test_the_readme_links_every_page(page: Path) -> None:
     assert f"(docs/{page.name})" in read(ROOT / "README.md")
 
 
 @pytest.mark.parametrize("page", [*WRITTEN, *(GENERATED / path for path in MADE)], ids=lambda page: page.name)
-def test_every_page_is_in_the_sites_contents(page: Path) -> None:
-    """In one of the lists of its start page; hooks are in the list of hooks, decisions are taken as they come."""
+def test_the_sites_table_of_contents_has_every_page(page: Path) -> None:
+    """Pages of hooks are in the list of hooks. Pages of decisions are included by a pattern."""
     lists = "".join(each.text for each in blocks("{toctree}", [DOCS / "index.md"])) + MADE["hooks/index.md"]
     name = page.relative_to(DOCS).with_suffix("").as_posix()
     listed = {name, page.stem} & set(lists.split()) or page.parent.name == "decisions"
     assert listed or page == DOCS / "index.md"
 
 
-def test_pages_of_hooks_that_are_gone_are_removed(tmp_path: Path) -> None:
-    """What an earlier build left behind is not on the site."""
-    gone = tmp_path / "hooks" / "dicom_adapter_gone.md"
-    gone.parent.mkdir()
-    gone.touch()
+def test_pages_of_removed_hooks_are_deleted(tmp_path: Path) -> None:
+    """Pages that an earlier build wrote are not on the site."""
+    removed = tmp_path / "hooks" / "dicom_adapter_removed.md"
+    removed.parent.mkdir()
+    removed.touch()
     write(tmp_path)
     assert set(MADE) == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}

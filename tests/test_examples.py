@@ -1,4 +1,4 @@
-"""The examples of the documentation work: configurations load, and code does what the pages say."""
+"""The examples of the documentation: configurations load, and code behaves as the pages describe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLARA, PLUGINS, FROM_CLARA = DOCS / "clara.md", DOCS / "plugins.md", DOCS / "com
 GROUPING, PLATFORM, STORAGE, TESTING = (
     DOCS / "how-to" / f"{name}.md" for name in ("grouping-rule", "platform", "storage", "testing")
 )
-MADE_ON_THE_PAGE = {"dicom_adapter_by_accession", "dicom_adapter_drop_folder", "dicom_adapter_plain_folder"}
+MODULES_OF_EXAMPLES = {"dicom_adapter_by_accession", "dicom_adapter_drop_folder", "dicom_adapter_plain_folder"}
 
 
 def plain_toml() -> list[Block]:
@@ -34,13 +34,12 @@ def plain_toml() -> list[Block]:
 
 @pytest.mark.parametrize("example", plain_toml(), ids=str)
 def test_configurations_load(example: Block, tmp_path: Path) -> None:
-    """A TOML block without further words is a configuration without problems."""
+    """A block whose info string is just `toml` is a valid configuration."""
     loaded = config.load(example.text, folder=tmp_path, catalogue=discover().catalogue())
     assert () == loaded.problems
 
 
-def test_a_wrong_configuration_has_the_problems_that_are_shown(tmp_path: Path) -> None:
-    """The problems in the reference are what `check` says."""
+def test_the_invalid_configuration_has_exactly_the_problems_shown(tmp_path: Path) -> None:
     page = DOCS / "configuration.md"
     wrong = block("toml wrong", page)
     loaded = config.load(wrong.text, folder=tmp_path, catalogue=discover().catalogue())
@@ -48,14 +47,13 @@ def test_a_wrong_configuration_has_the_problems_that_are_shown(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("example", blocks("json"), ids=str)
-def test_json_examples_are_json(example: Block) -> None:
-    """What is shown as JSON can be read as JSON."""
+def test_json_examples_are_valid(example: Block) -> None:
     assert json.loads(example.text)
 
 
 @pytest.mark.parametrize("example", blocks("python"), ids=str)
-def test_python_examples_compile_and_import_only_what_is_public(example: Block) -> None:
-    """A plugin imports `dicom_adapter`; its tests import `dicom_adapter.testing` and the emulator of the platform."""
+def test_python_examples_compile_and_import_only_public_modules(example: Block) -> None:
+    """A plugin imports `dicom_adapter`. Its tests import `dicom_adapter.testing` and the platform emulator."""
     compile(example.text, str(example), "exec", dont_inherit=True)
     imported = set(re.findall(r"^from (dicom_adapter[\w.]*) import", example.text, re.MULTILINE))
     public = {"dicom_adapter", "dicom_adapter.testing"}
@@ -64,11 +62,10 @@ def test_python_examples_compile_and_import_only_what_is_public(example: Block) 
         "dicom_adapter_cache.wire.cache_pb2",
         "dicom_adapter_cache.wire.cache_pb2_grpc",
     }
-    assert imported <= public | of_plugins | MADE_ON_THE_PAGE
+    assert imported <= public | of_plugins | MODULES_OF_EXAMPLES
 
 
-def test_the_projects_entry_point_is_one_that_the_adapter_finds() -> None:
-    """The example's pyproject.toml names the entry-point group of the plugin host."""
+def test_the_example_project_uses_the_adapters_entry_point_group() -> None:
     assert hookspecs.PROJECT in tomli.loads(block("toml pyproject", GROUPING).text)["project"]["entry-points"]
 
 
@@ -77,7 +74,7 @@ ModuleOf = Callable[..., types.ModuleType]
 
 @pytest.fixture
 def module_of(monkeypatch: pytest.MonkeyPatch) -> ModuleOf:
-    """Make a module of examples."""
+    """Return a function that executes examples, one after the other, in a new module."""
 
     def make(*examples: Block) -> types.ModuleType:
         module = types.ModuleType("example")
@@ -94,16 +91,17 @@ def guide_tests(*where: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", guide_tests("python processor test", TESTING))
-def test_the_guides_own_tests_pass(name: str, module_of: ModuleOf, request: pytest.FixtureRequest) -> None:
-    """The tests that the guide shows pass with the processor that it shows."""
+def test_the_tests_shown_in_the_guide_pass(name: str, module_of: ModuleOf, request: pytest.FixtureRequest) -> None:
+    """The tests run with the processor that the guide shows."""
     run_test(
         getattr(module_of(block("python processor", GROUPING), block("python processor test", TESTING)), name), request
     )
 
 
 @pytest.mark.parametrize("name", guide_tests("python emulator test", CLARA))
-def test_the_emulators_example_passes(name: str, module_of: ModuleOf, request: pytest.FixtureRequest) -> None:
-    """The test that the page on the Clara Platform shows passes."""
+def test_the_emulator_test_shown_on_the_clara_page_passes(
+    name: str, module_of: ModuleOf, request: pytest.FixtureRequest
+) -> None:
     run_test(getattr(module_of(block("python emulator test", CLARA)), name), request)
 
 
@@ -113,7 +111,7 @@ def run_test(test: Any, request: pytest.FixtureRequest) -> None:
 
 
 def test_the_example_processor_runs_as_configured(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:
-    """The configuration beside the processor is one that it takes."""
+    """The processor accepts the configuration that is shown with it."""
     adapter = make_adapter(
         block("toml processor", GROUPING).text, Plugin(module_of(block("python processor", GROUPING)))
     )
@@ -122,8 +120,8 @@ def test_the_example_processor_runs_as_configured(module_of: ModuleOf, make_adap
     assert 2 == len(adapter.jobs)  # two studies, neither complete
 
 
-def test_the_example_that_is_asked_composes_a_job(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:
-    """Over HTTP, in the lane of its AE title."""
+def test_the_on_demand_example_creates_a_job_on_request(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:
+    """Its HTTP handler calls the processor in the lane of the AE title."""
     module = module_of(block("python asking", GROUPING))
     adapter = make_adapter(
         '[submitters.p]\ntype = "fake"\n[ae-titles.KEEP]\nprocessor = "on-demand"', Plugin(module, name="on-demand")
@@ -134,10 +132,10 @@ def test_the_example_that_is_asked_composes_a_job(module_of: ModuleOf, make_adap
     assert ["compose"] == [handler.handler_name for handler in adapter.host.brought("dicom_adapter_http")["on-demand"]]
 
 
-def test_the_example_submitter_puts_jobs_into_its_folder(
+def test_the_example_submitter_writes_jobs_to_its_folder(
     module_of: ModuleOf, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    """A known pipeline's job arrives whole, one of an unknown pipeline is faulted."""
+    """A job for a known pipeline is complete. A job for an unknown pipeline is faulted."""
     adapter = make_adapter(
         block("toml submitter", PLATFORM).text, Plugin(module_of(block("python submitter", PLATFORM)))
     )
@@ -152,17 +150,17 @@ def test_the_example_submitter_puts_jobs_into_its_folder(
 def test_every_call_of_the_example_submitter_can_be_repeated(
     module_of: ModuleOf, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step taken twice gives what it gives once."""
+    """A step that runs twice returns the same result both times."""
     module = module_of(block("python submitter", PLATFORM))
     for name in ("create_job", "add_metadata", "upload", "start"):
-        monkeypatch.setattr(module.DropFolder, name, twice(getattr(module.DropFolder, name)))
+        monkeypatch.setattr(module.DropFolder, name, call_twice(getattr(module.DropFolder, name)))
     adapter = make_adapter(block("toml submitter", PLATFORM).text, Plugin(module))
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)
     assert "submitted" == adapter.jobs[0].state.value
 
 
-def twice(method: Callable[..., Any]) -> Callable[..., Any]:
+def call_twice(method: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         first, second = method(*arguments), method(*arguments)
         assert first == second
@@ -171,10 +169,10 @@ def twice(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def test_the_example_storage_backend_keeps_and_gives_back(
+def test_the_example_storage_backend_stores_and_returns_instances(
     module_of: ModuleOf, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    """Instances go through it to the platform, survive a restart on the way, and leave nothing behind."""
+    """Instances survive a restart, reach the platform, and are then deleted."""
     adapter = make_adapter(
         block("toml storage backend", STORAGE).text, Plugin(module_of(block("python storage backend", STORAGE)))
     )
@@ -186,8 +184,7 @@ def test_the_example_storage_backend_keeps_and_gives_back(
     assert [] == list((tmp_path / "data" / "instances").iterdir())
 
 
-def test_the_example_observers_are_told(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:
-    """Each observer hook of the guide is called."""
+def test_each_observer_hook_of_the_guide_is_called(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:
     module = module_of(block("python observers", PLUGINS))
     adapter = make_adapter('[submitters.p]\ntype = "fake"\n[ae-titles.A.settings]\npipeline-a = "1"', Plugin(module))
     adapter.receive(make_instance(), make_instance(), ae_title="A")
@@ -195,10 +192,10 @@ def test_the_example_observers_are_told(module_of: ModuleOf, make_adapter: MakeA
     assert {"stored": 2, "submitted": 2, "reclaimed": 2} == module.counts
 
 
-def test_the_processor_of_those_who_come_from_clara_makes_its_jobs(
+def test_the_processor_of_the_clara_migration_guide_creates_jobs(
     module_of: ModuleOf, make_adapter: MakeAdapter
 ) -> None:
-    """One of each instance that it takes; the others are held."""
+    """Each accepted instance becomes a job. The others are quarantined."""
     configuration = """
     [ae-titles.MINE]
     processor = "my-custom-job-processor"
@@ -211,14 +208,14 @@ def test_the_processor_of_those_who_come_from_clara_makes_its_jobs(
     assert (2, {"quarantined": 1, "reclaimed": 2}) == (len(adapter.jobs), adapter.states)
 
 
-@pytest.mark.timeout(600)  # a whole suite, beside everything else that runs
+@pytest.mark.timeout(600)  # a whole suite, on a busy machine
 @pytest.mark.parametrize(
     ("page", "kind", "package"),
     [(PLATFORM, "submitter", "dicom_adapter_drop_folder"), (STORAGE, "storage backend", "dicom_adapter_plain_folder")],
     ids=["drop folder", "plain folder"],
 )
-def test_the_examples_keep_the_adapters_rules(page: Path, kind: str, package: str, tmp_path: Path) -> None:
-    """They pass the conformance suite as the page shows it, nothing of it left out but platforms that are down."""
+def test_the_examples_pass_the_conformance_suite(page: Path, kind: str, package: str, tmp_path: Path) -> None:
+    """The suite runs as the page shows it. Only the tests that need an unreachable platform are skipped."""
     for name, info in ((package, f"python {kind}"), ("test_example", f"python {kind} test")):
         (tmp_path / f"{name}.py").write_text(block(info, page).text, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-W", "error", "test_example.py"]

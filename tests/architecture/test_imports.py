@@ -1,4 +1,4 @@
-"""Imports go one way: the rules of [tool.importlinter], and the public modules that plugins may import."""
+"""Import rules: the contracts of [tool.importlinter], and the public modules that plugins may import."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ def test_plugins_import_only_the_public_modules(plugin: Path) -> None:
     """A plugin of this repository imports public names only. If it needs more, the public API must change."""
     sources = sorted((plugin / "src").rglob("*.py"))
     assert sources
-    found = [f"{path.relative_to(ROOT)}:{line} imports {name}" for path in sources for line, name in internal(path)]
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}" for path in sources for line, name in internal_imports(path)
+    ]
     assert [] == found
 
 
-def internal(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and name of each import of a name of the core that is not public."""
+def internal_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each import of a private name of the core."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for name in imported(node):
+        for name in imported_names(node):
             if name.split(".")[0] == "dicom_adapter" and name not in {*PUBLIC_MODULES, *PUBLIC_NAMES}:
-                yield node.lineno, name  # type: ignore[attr-defined] # every statement has one
+                yield node.lineno, name  # type: ignore[attr-defined] # every statement has a line number
 
 
-def imported(node: ast.AST) -> list[str]:
-    """Return the full names that a statement imports; relative imports stay within the plugin."""
+def imported_names(node: ast.AST) -> list[str]:
+    """Return the full names that a statement imports. Relative imports are ignored: they stay within the plugin."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -61,8 +63,7 @@ def imported(node: ast.AST) -> list[str]:
         "def later():\n    from dicom_adapter.flow import submit",
     ],
 )
-def test_an_internal_import_is_found(tmp_path: Path, statement: str) -> None:
-    """Each form of an import of an internal module is found."""
+def test_each_form_of_internal_import_is_detected(tmp_path: Path, statement: str) -> None:
     source = tmp_path / "plugin.py"
     source.write_text(f"from dicom_adapter import Job, testing\nfrom dicom_adapter_own.part import x\n{statement}\n")
-    assert 1 == len(list(internal(source)))
+    assert 1 == len(list(internal_imports(source)))

@@ -1,4 +1,4 @@
-"""The public API is that of the snapshot: a change is made on purpose, and seen in review."""
+"""The public API matches the snapshot, so that each change is intentional and visible in review."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from public_api import ROOT, SNAPSHOT, describe
 
 SOURCES = ROOT / "core" / "src" / "dicom_adapter"
-RENEW = "If the change is intended, renew the snapshot with `make api` and commit it. If it breaks plugins, raise \
+UPDATE = "If the change is intended, update the snapshot with `make api` and commit it. If it breaks plugins, raise \
 API_VERSION in api/hookspecs.py as well."
 
 
 def changes(source: Path) -> list[str]:
-    """Return removed (-) and new (+) lines of the public API in `source`, compared with the snapshot."""
+    """Return removed (-) and added (+) lines of the public API in `source`, compared with the snapshot."""
     expected = SNAPSHOT.read_text(encoding="utf-8").splitlines()
     actual = describe(source).splitlines()
     return [
@@ -24,10 +24,10 @@ def changes(source: Path) -> list[str]:
     ]
 
 
-def test_the_public_api_is_that_of_the_snapshot() -> None:
-    """Names, signatures, fields, hooks and fixtures are those of public_api.txt."""
+def test_the_public_api_matches_the_snapshot() -> None:
+    """Names, signatures, fields, hooks and fixtures are as in public_api.txt."""
     found = changes(SOURCES.parent)
-    assert not found, "\n".join(["the public API has changed:", *found, RENEW])
+    assert not found, "\n".join(["the public API has changed:", *found, UPDATE])
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_the_public_api_is_that_of_the_snapshot() -> None:
         ("testing/fixtures.py", "launch_service(", "start_service(", "+dicom_adapter.testing.fixtures.start_service("),
     ],
 )
-def test_each_kind_of_change_is_found(tmp_path: Path, file: str, old: str, new: str, expected: str) -> None:
-    """Removed and new names, changed signatures, methods, defaults, hooks and fixtures are found."""
+def test_each_kind_of_change_is_detected(tmp_path: Path, file: str, old: str, new: str, expected: str) -> None:
+    """Removed and added names, changed signatures, methods, defaults, hooks and fixtures are detected."""
     source = tmp_path / "dicom_adapter"
     shutil.copytree(SOURCES, source, ignore=shutil.ignore_patterns("__pycache__", "migrations"))
     text = (source / file).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Class names are unique in the whole project; files and functions are short enough to be read at once."""
+"""Limits: class names are unique in the whole project, files and functions are short."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MAX_FUNCTION_LINES = 50
 
 
 def modules(*folders: Path) -> Iterator[Path]:
-    """Yield all modules but the generated ones and the migrations, which are never changed again."""
+    """Yield all modules except generated ones and migrations, which never change."""
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             if "_pb2" not in path.name and path.parent.name != "versions":
                 yield path
 
 
-def duplicate_classes(*folders: Path) -> dict[str, list[str]]:
-    """Return the class names that are defined more than once, with the places of their definitions."""
+def find_duplicate_classes(*folders: Path) -> dict[str, list[str]]:
+    """Return the class names that are defined more than once, with the locations of their definitions."""
     places = defaultdict(list)
     for path in modules(*folders):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -31,8 +31,8 @@ def duplicate_classes(*folders: Path) -> dict[str, list[str]]:
     return {name: found for name, found in sorted(places.items()) if len(found) > 1}
 
 
-def too_long(path: Path) -> list[str]:
-    """Return what is too long in a module: the file, and functions without their decorators."""
+def find_too_long(path: Path) -> list[str]:
+    """Return a message if the file is too long, and one for each function that is, without its decorators."""
     text = path.read_text(encoding="utf-8")
     lines = len(text.splitlines())
     file = [f"it has {lines} lines"] if lines > MAX_FILE_LINES else []
@@ -43,22 +43,22 @@ def too_long(path: Path) -> list[str]:
 
 
 def test_no_class_name_is_defined_twice() -> None:
-    """A name means one thing in the core and in all plugins."""
-    assert {} == duplicate_classes(*SOURCES)
+    """A class name means the same in the core and in all plugins."""
+    assert {} == find_duplicate_classes(*SOURCES)
 
 
 def test_files_and_functions_are_short() -> None:
     """A file has at most 400 lines, a function at most 50."""
-    found = [f"{path.relative_to(ROOT)}: {problem}" for path in modules(*SOURCES) for problem in too_long(path)]
+    found = [f"{path.relative_to(ROOT)}: {problem}" for path in modules(*SOURCES) for problem in find_too_long(path)]
     assert [] == found
 
 
-def test_duplicates_and_long_functions_are_found(tmp_path: Path) -> None:
-    """The checks find what they look for: nested classes, and functions in classes."""
+def test_duplicate_classes_and_long_functions_are_detected(tmp_path: Path) -> None:
+    """Nested classes and methods are checked, too."""
     body = "        pass\n" * MAX_FUNCTION_LINES
     (tmp_path / "a.py").write_text(f"class Twice:\n    async def long(self):\n{body}")
     (tmp_path / "b.py").write_text("def f():\n    class Twice: pass\n")
-    assert ["Twice"] == list(duplicate_classes(tmp_path))
-    assert ["long has 51 lines"] == too_long(tmp_path / "a.py")
+    assert ["Twice"] == list(find_duplicate_classes(tmp_path))
+    assert ["long has 51 lines"] == find_too_long(tmp_path / "a.py")
     (tmp_path / "c.py").write_text("x = 1\n" * (MAX_FILE_LINES + 1))
-    assert ["it has 401 lines"] == too_long(tmp_path / "c.py")
+    assert ["it has 401 lines"] == find_too_long(tmp_path / "c.py")
