@@ -20,7 +20,7 @@ from dicom_adapter.dicom import synthetic
 from dicom_adapter.ledger import Ledger, Transaction, events, instances
 from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
-from support import STORAGE, PlatformFolder, Run, half_written
+from support import STORAGE, PlatformFolder, Run, incomplete_records
 from support.requestor import associate, rejection
 
 CONFIGURATION = (
@@ -350,7 +350,7 @@ def test_only_what_was_acknowledged_becomes_a_job(service: LaunchedService) -> N
     platform = PlatformFolder(service.configuration.parent / "platform")
     submitted = [job["instances"] for job in platform.jobs if job["aeTitle"] == "NEARBY"]
     assert sorted(acknowledged) == sorted(entry["sopInstanceUid"] for [entry] in submitted)
-    assert [] == half_written(service.configuration.parent / "data")
+    assert [] == incomplete_records(service.configuration.parent / "data")
 
 
 def test_the_log_never_names_a_patient(service: LaunchedService) -> None:

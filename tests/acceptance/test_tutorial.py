@@ -34,7 +34,7 @@ def test_the_first_processor_does_its_job(walkthrough: Walkthrough) -> None:
     steps = [block for block in blocks_of(TUTORIAL) if "tutorial" in block.info.split()]
     assert len(blocks_of(TUTORIAL)) == len(steps), "a block of the tutorial is not followed"
     outputs = [walkthrough.follow(step) for step in steps]
-    assert "by-accession" in walkthrough.told
+    assert "by-accession" in walkthrough.output
     assert "ORDERS-lung-" in outputs[-1]
     assert "LUNG-lung-" not in outputs[-1]
     assert 12 == outputs[-1].count(".dcm")

@@ -9,7 +9,7 @@ import pytest
 from dicom_adapter.api.receiving import Rejection
 from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter.service.launch import LaunchedService
-from support import Run, what_is_stored
+from support import Run, stored_records
 from support.full_disk import KB, MB, Disk, image, store, submitted
 from support.requestor import associate, rejection
 
@@ -23,7 +23,7 @@ QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a m
 
 def stored(disk: Disk) -> list[str]:
     """Everything in the local storage, half written or not."""
-    return what_is_stored(disk.path / "data")
+    return stored_records(disk.path / "data")
 
 
 def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) -> None:

@@ -1,4 +1,4 @@
-"""What the acceptance tests share."""
+"""Helpers of the acceptance tests."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ folder = "platform"
 """
 
 
-def what_is_stored(data: Path) -> list[Record | int]:
-    """The beginnings of everything in the `local` storage backend's segments, half written or not."""
+def stored_records(data: Path) -> list[Record | int]:
+    """Return all records in the segments of the `local` storage backend, and the offsets of incomplete ones."""
     found: list[Record | int] = []
     for path in (data / "instances").iterdir():
         segment = Segment.open(path)
@@ -43,9 +43,9 @@ def what_is_stored(data: Path) -> list[Record | int]:
     return found
 
 
-def half_written(data: Path) -> list[Record | int]:
-    """What is no whole record among it."""
-    return [one for one in what_is_stored(data) if not isinstance(one, Record)]
+def incomplete_records(data: Path) -> list[Record | int]:
+    """Return the incomplete records among them."""
+    return [record for record in stored_records(data) if not isinstance(record, Record)]
 
 
 @frozen
@@ -62,11 +62,11 @@ class PlatformFolder:
         return sorted(started, key=lambda manifest: (manifest["name"], manifest["jobId"]))
 
     def files(self, job: dict[str, Any]) -> list[Path]:
-        """The Part 10 files of a job, in its order."""
+        """Return the Part 10 files of a job, in the order of its instances."""
         return [self.path / job["jobId"] / "dcm" / entry["file"] for entry in job["instances"]]
 
     def calls(self, call: str, outcome: str = "done") -> list[dict[str, Any]]:
-        """What the log of calls has of one kind and outcome."""
+        """Return the entries of the call log with this call and outcome."""
         lines = (self.path / "calls.jsonl").read_text(encoding="utf-8").splitlines()
         entries = [json.loads(line) for line in lines]
         return [entry for entry in entries if (entry["call"], entry["outcome"]) == (call, outcome)]
@@ -83,7 +83,7 @@ def write_study(folder: Path, *, instances: int = 2, patient_id: str = "P-1") ->
 
 
 def send(paths: list[Path], service: LaunchedService, ae_title: str) -> list[SendResult]:
-    """Send files in one association; returns what became of each."""
+    """Send files in one association, and return a result for each."""
     address = parse_address(f"{ae_title}@127.0.0.1:{service.port()}")
     results: list[SendResult] = []
     scu.send(paths, address, calling_ae_title="SENDER", timeout=30, on_result=results.append)
@@ -91,7 +91,7 @@ def send(paths: list[Path], service: LaunchedService, ae_title: str) -> list[Sen
 
 
 def jobs_in_ledger(service: LaunchedService) -> list[Job]:
-    """The jobs of a service with `STORAGE`, whether it runs or not, oldest first."""
+    """Return the jobs of a service with `STORAGE`, oldest first. The service may be running or stopped."""
     ledger = Ledger(f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}")
     with ledger.read() as transaction:
         found = [row.job for row in reversed(jobs.newest(transaction, 10_000))]
@@ -100,14 +100,14 @@ def jobs_in_ledger(service: LaunchedService) -> list[Job]:
 
 
 def wait_until_submitted(service: LaunchedService, instances: int) -> None:
-    """Wait until so many instances are in submitted jobs, however many jobs a slow sender made of them."""
+    """Wait until submitted jobs contain this number of instances. A slow sender may cause several jobs."""
     while sum(int(entry["instances"]) for entry in service.logged("job_queued")) < instances:
         service.wait_for("job_queued", times=1 + len(service.logged("job_queued")))
     service.wait_for("job_submitted", times=len(service.logged("job_queued")))
 
 
 def wait_until_reclaimed(service: LaunchedService, instances: int) -> None:
-    """Wait until so many instances are submitted and reclaimed, in however many pieces."""
+    """Wait until this number of instances is submitted and reclaimed, in any number of steps."""
     wait_until_submitted(service, instances)
     while sum(int(entry["count"]) for entry in service.logged("instances_reclaimed")) < instances:
         service.wait_for("instances_reclaimed", times=1 + len(service.logged("instances_reclaimed")))

@@ -1,4 +1,4 @@
-"""Certificates of a test's own: an authority, and what it issues, as PEM files."""
+"""Certificates for tests: a certificate authority and the certificates that it issues, as PEM files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trustme import KeyType
 
 @frozen
 class Pki:
-    """An authority with a folder for its files."""
+    """A certificate authority with a folder for its files."""
 
     folder: Path
     key_type: KeyType = KeyType.ECDSA
@@ -30,7 +30,7 @@ class Pki:
         return path
 
     def issue(self, name: str, *identities: str, common_name: str | None = None) -> tuple[Path, Path]:
-        """Write a certificate and its key, or renew them; returns their paths."""
+        """Write a certificate and its key, or replace them, and return their paths."""
         issued = self.ca.issue_cert(*identities, common_name=common_name, key_type=self.key_type)
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         write(certificate, *issued.cert_chain_pems)
@@ -38,12 +38,12 @@ class Pki:
         return certificate, key
 
     def adapter(self) -> tuple[Path, Path]:
-        """A certificate for a service on this machine."""
+        """Issue a certificate for a service on this machine."""
         return self.issue("adapter", "127.0.0.1", "localhost")
 
 
 def write(path: Path, *blobs: trustme.Blob) -> None:
-    """As whoever renews certificates should: the file is the old one, or complete."""
+    """Replace the file atomically, as a renewal of certificates should: readers never see a partial file."""
     new = path.with_suffix(path.suffix + ".new")
     new.write_bytes(b"".join(blob.bytes() for blob in blobs))
     new.replace(path)

@@ -1,4 +1,4 @@
-"""What a requestor sends, byte by byte; no library would send half of it."""
+"""PDUs of a requestor, encoded byte by byte, so that tests can also send invalid ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMMAND, LAST = 1, 2
 
 
 def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
-    """`length`: what the header says, if that is not true."""
+    """Encode a PDU. `length` replaces the true length in the header."""
     return struct.pack(">BxI", kind, len(body) if length is None else length) + body
 
 
@@ -22,7 +22,7 @@ def item(kind: int, body: str | bytes) -> bytes:
 
 
 def context(number: int, abstract: str = CT, syntaxes: Iterable[str] = (EXPLICIT,)) -> bytes:
-    return item(0x20, bytes((number, 0, 0, 0)) + item(0x30, abstract) + b"".join(item(0x40, one) for one in syntaxes))
+    return item(0x20, bytes((number, 0, 0, 0)) + item(0x30, abstract) + b"".join(item(0x40, uid) for uid in syntaxes))
 
 
 def associate(
@@ -33,7 +33,7 @@ def associate(
     maximum_length: int = 16384,
     more: bytes = b"",
 ) -> bytes:
-    """A-ASSOCIATE-RQ."""
+    """Encode an A-ASSOCIATE-RQ."""
     proposed = contexts or (context(1), context(3, VERIFICATION, (IMPLICIT,)))
     user = struct.pack(">BxHI", 0x51, 4, maximum_length) + item(0x52, "1.2.3") + more
     fixed = struct.pack(">H2x16s16s32x", version, called.ljust(16), b"CT1".ljust(16))
@@ -53,7 +53,7 @@ def element(number: int, value: bytes) -> bytes:
 
 
 def command_set(field: int = 0x0001, *, data_set: bool = True, message_id: int = 7, instance: str = "1.2.3.4") -> bytes:
-    """C-STORE-RQ unless `field` says something else."""
+    """Encode a command set: a C-STORE-RQ, unless `field` is another command."""
     name = instance.encode() + b"\0" * (len(instance) % 2)
     body = b"".join(
         (
@@ -68,7 +68,7 @@ def command_set(field: int = 0x0001, *, data_set: bool = True, message_id: int =
 
 
 def store(data: bytes, pieces: int = 1, message_id: int = 7) -> bytes:
-    """A C-STORE request with its data set in so many fragments."""
+    """Encode a C-STORE request whose data set is split into this number of fragments."""
     size = -(-len(data) // pieces) or 1
     parts = [data[start : start + size] for start in range(0, len(data), size)] or [b""]
     controls = [0] * (len(parts) - 1) + [LAST]
@@ -87,7 +87,7 @@ ABORT = pdu(0x07, bytes(4))
 
 
 def pdus(data: bytes) -> list[tuple[int, bytes]]:
-    """What was sent back: types and bodies."""
+    """Split received bytes into PDUs: types and bodies."""
     found = []
     while data:
         kind, length = struct.unpack_from(">BxI", data)
@@ -98,6 +98,6 @@ def pdus(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def abort_of(data: bytes) -> tuple[int, int] | None:
-    """Source and reason of the last A-ABORT among what was sent."""
+    """Return source and reason of the last A-ABORT in the received bytes."""
     aborts = [body for kind, body in pdus(data) if kind == 0x07]
     return (aborts[-1][2], aborts[-1][3]) if aborts else None

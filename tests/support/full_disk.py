@@ -1,4 +1,4 @@
-"""A small disk of a test's own, and a sender that says exactly how it was answered."""
+"""A small disk for tests that fill it, and a sender that returns the status of each C-STORE."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ class Disk:
         return self.path / "ballast"
 
     def fill(self, leave: int = 0) -> None:
-        """Leave no more than so many bytes free, as another program might."""
+        """Fill the disk up to `leave` free bytes, as another program might."""
         self.clear()
         with self._ballast.open("wb") as file:
-            while (room := self.free - leave) > 0:
+            while (excess := self.free - leave) > 0:
                 try:
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, room)
-                except OSError:  # somebody else has just taken a part of it
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, excess)
+                except OSError:  # another process has just used part of it
                     continue
 
     def clear(self) -> None:
-        """Give back what `fill` took."""
+        """Free the space that `fill` used."""
         self._ballast.unlink(missing_ok=True)
 
 
 def image(kilobytes: int = 20) -> Dataset:
-    """A CT image with about so many kilobytes of pixel data, in a study of its own."""
-    return synthetic.make_instance(rows=kilobytes, columns=500)  # of 16 bits
+    """Make a CT image with this many kilobytes of pixel data, in a new study."""
+    return synthetic.make_instance(rows=kilobytes, columns=500)  # 16 bits per pixel
 
 
 def store(association: Association, data_set: Dataset | None = None) -> int:
-    """Send it, a small image if none is given; returns the status."""
+    """Send a C-STORE, by default of a small image, and return the status."""
     status: int = association.send_c_store(data_set or image()).Status
     return status
 
 
 def submitted(service: LaunchedService) -> list[str]:
-    """The SOP Instance UIDs of all started jobs, each as often as it occurs."""
+    """Return the SOP Instance UIDs in all started jobs, duplicates included."""
     platform = PlatformFolder(service.configuration.parent / "platform")
     return sorted(entry["sopInstanceUid"] for job in platform.jobs for entry in job["instances"])

@@ -1,4 +1,4 @@
-"""A listening server that accepts every association, on a real port: for tests of connections."""
+"""A server for tests of connections: it listens on a real port and accepts every association."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.net.connection import ClosedAssociation
 from dicom_adapter.net.server import DicomServer
 
-SECONDS = 30  # that anything may take before a test fails
+SECONDS = 30  # time limit of each wait
 
 
 class Decisions:
-    """Accepts every association, stores nothing, and records the requests."""
+    """Accepts every association, stores nothing, and records requests and ends of associations."""
 
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
@@ -45,7 +45,7 @@ class Decisions:
 
 
 class Listening:
-    """A server that listens, what it decided, and what it logged."""
+    """A listening server with its decisions and its log."""
 
     def __init__(self, dicom: DicomConfig, logged: list[Any]) -> None:
         self.decisions = Decisions()
@@ -54,16 +54,16 @@ class Listening:
         self._logged = logged
 
     def logged(self, event: str) -> list[Any]:
-        """What it logged of one event."""
+        """Return the log entries of one event."""
         return [entry for entry in list(self._logged) if entry["event"] == event]
 
     def wait_for(self, event: str, times: int = 1) -> Any:
-        """Wait until it has logged this event so many times; returns the last of them."""
+        """Wait until the event has been logged this number of times, and return the last entry."""
         wait_until(lambda: len(self.logged(event)) >= times)
         return self.logged(event)[times - 1]
 
     def stop(self) -> None:
-        """At once."""
+        """Stop without waiting for open associations."""
         if not self.server.is_stopping:
             self.server.stop(0)
 
@@ -78,4 +78,4 @@ def wait_until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         pause.wait(0.02)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition did not become true in time")

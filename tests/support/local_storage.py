@@ -1,4 +1,4 @@
-"""The storage backend `local` in tests: open it, look into its files, and simulate the end of its process."""
+"""Helpers for tests of the storage backend `local`: open it, inspect its files, simulate that its process is killed."""
 
 from __future__ import annotations
 
@@ -54,17 +54,20 @@ def segment_of(storage: LocalStorage, key: str) -> Path:
 
 
 def restarted(storage: LocalStorage) -> LocalStorage:
-    again = LocalStorage(NoSettings(), storage.context)
-    again.open()
-    again.recover()
-    return again
+    new = LocalStorage(NoSettings(), storage.context)
+    new.open()
+    new.recover()
+    return new
 
 
 def open_descriptors(storage: LocalStorage) -> int:
-    """Of its segments, also of those that are deleted. Others in this process open and close theirs meanwhile."""
+    """Count the open descriptors of its segments, deleted ones included.
+
+    Other threads of this process open and close descriptors at the same time.
+    """
     opened = []
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # another thread has closed it meanwhile
+        with suppress(FileNotFoundError):  # another thread closed it
             opened.append(str(link.readlink()))
     return sum(target.startswith(f"{storage.context.path}/") for target in opened)
 
@@ -78,9 +81,9 @@ def is_sealed(path: Path) -> bool:
 
 
 def kill_local_storage(storage: LocalStorage) -> None:
-    """Close descriptors and release locks, as the kernel does for a killed process, without closing in order.
+    """Close descriptors and release locks without an orderly close, as the kernel does for a killed process.
 
-    There is no public method for that: a process that ends in order seals its segments.
+    No public method does that: a process that ends in order seals its segments.
     """
     segments = storage._segments
     for written in segments._written.values():
@@ -90,7 +93,7 @@ def kill_local_storage(storage: LocalStorage) -> None:
 
 
 def failing(error: int, after: int = 0) -> Callable[..., Any]:
-    """A system call that works `after` times and then fails with `error`."""
+    """Return a system call that succeeds `after` times and then fails with `error`."""
     calls = iter(range(after))
 
     def call(*_arguments: Any, **_options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The documentation: its pages, their sections, and the blocks of code in them."""
+"""The pages of the documentation, their sections and code blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import frozen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
-GENERATED = DOCS / "reference"  # made when the site is built
+GENERATED = DOCS / "reference"  # written when the site is built
 WRITTEN = sorted(page for page in DOCS.rglob("*.md") if GENERATED not in page.parents)
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *WRITTEN]
 
@@ -19,7 +19,7 @@ BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @frozen
 class Block:
-    """A fenced block: its page, its info string (a language, perhaps a name), its text."""
+    """A fenced block: its page, its info string (a language and optional words), its text."""
 
     page: Path
     info: str
@@ -34,23 +34,23 @@ def read(page: Path) -> str:
 
 
 def blocks(language: str, pages: Sequence[Path] = PAGES) -> list[Block]:
-    """All fenced blocks of a language."""
+    """Return all fenced blocks of a language."""
     return [block for page in pages for block in blocks_of(page) if block.info.split()[:1] == [language]]
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All fenced blocks of a page, in their order."""
+    """Return all fenced blocks of a page, in order."""
     return [Block(page, info, text) for info, text in BLOCK.findall(read(page))]
 
 
 def block(info: str, page: Path) -> Block:
-    """The one block of a page with this info string."""
+    """Return the only block of a page with this info string."""
     [found] = [block for block in blocks_of(page) if block.info == info]
     return found
 
 
 def section(page: Path, heading: str) -> str:
-    """A section's text, up to the next heading of any level."""
+    """Return the text of a section, up to the next heading of any level."""
     parts = re.split(r"^(#+ .*)$", read(page), flags=re.MULTILINE)
     found = [text for title, text in zip(parts[1::2], parts[2::2], strict=True) if title.lstrip("# ") == heading]
     assert 1 == len(found), f"{page.name} has no section '{heading}'"

@@ -1,4 +1,4 @@
-"""A requestor that says for certain how it was answered."""
+"""A requestor that reports reliably whether and how its association was rejected."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Rejection = tuple[int, int, int]  # result, source and reason of A-ASSOCIATE-RJ 
 
 
 def associate(port: int, called: str, calling: str = "SENDER") -> Association:
-    """An association for CT images that was accepted."""
+    """Establish an association for CT images."""
     association, rejected = _request(port, called, calling)
     assert association.is_established, f"rejected: {rejected}"
     return association
 
 
 def try_to_associate(port: int, called: str, calling: str = "SENDER") -> Association | None:
-    """An association for CT images, if it is accepted."""
+    """Establish an association for CT images. Return None if it is rejected."""
     association, _rejected = _request(port, called, calling)
     return association if association.is_established else None
 
 
 def rejection(port: int, called: str, calling: str = "SENDER") -> Rejection | None:
-    """How an association is rejected; None when it is accepted, and released again."""
+    """Request an association and return how it is rejected. If it is accepted, release it and return None."""
     association, rejected = _request(port, called, calling)
     if association.is_established:
         association.release()
@@ -39,7 +39,7 @@ def _request(port: int, called: str, calling: str) -> tuple[Association, Rejecti
     rejections: list[Rejection] = []
 
     def received(event: Any) -> None:
-        # A rejection that comes before pynetdicom has looked whether it is connected is no rejection to it.
+        # pynetdicom misses a rejection that arrives before it has checked that it is connected.
         if isinstance(event.pdu, A_ASSOCIATE_RJ):
             rejections.append((event.pdu.result, event.pdu.source, event.pdu.reason_diagnostic))
 

@@ -1,4 +1,4 @@
-"""Distributions made from the project's template."""
+"""Distributions generated from the project's template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KINDS = ("processor", "submitter", "storage-backend", "observer")
 
 
 def generate(folder: Path, kind: str, name: str, **answers: str) -> Path:
-    """The folder of a new distribution."""
+    """Generate a distribution and return its folder."""
     given = {"name": name, "kind": kind, "author": 'Ann "Author" Example', **answers}
     made = cookiecutter(str(ROOT / "template"), no_input=True, output_dir=str(folder), extra_context=given)
     return Path(made)

@@ -1,4 +1,4 @@
-"""Plugins that somebody else wrote, installed as such."""
+"""Third-party plugins, installed as distributions."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ only-include = ["acceptance_{name}.py"]
 
 
 def install(folder: Path, **plugins: str) -> str:
-    """Install each plugin as a distribution of its own into a new virtual environment that also sees ours.
+    """Install each plugin as a separate distribution into a new virtual environment that also sees ours.
 
-    Returns the environment's Python.
+    Return the Python of the environment.
     """
     return install_folders(folder, [_distribution(folder / name, name, source) for name, source in plugins.items()])
 
 
 def install_beside(python: str, folder: Path, **plugins: str) -> None:
-    """Install further plugins into an environment that is in use."""
+    """Install more plugins into an environment that is in use."""
     _pip_install(python, [_distribution(folder / name, name, source) for name, source in plugins.items()])
 
 
@@ -49,7 +49,7 @@ def _distribution(folder: Path, name: str, source: str) -> Path:
 def install_folders(folder: Path, distributions: Sequence[Path]) -> str:
     """Build and install distributions, without a network, into a new virtual environment that also sees ours.
 
-    Returns the environment's Python.
+    Return the Python of the environment.
     """
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
@@ -57,7 +57,7 @@ def install_folders(folder: Path, distributions: Sequence[Path]) -> str:
     theirs = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     )
-    # A path alone would do for packages, but not for editable installs, which have a .pth file of their own.
+    # A path would be enough for packages, but not for editable installs, which have .pth files.
     ours = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     Path(theirs.strip(), "ours.pth").write_text(ours, encoding="utf-8")
     if distributions:

@@ -1,8 +1,11 @@
-"""Follows a page to the letter: writes its files, types its commands, starts its service.
+"""Follow a page of the documentation literally: write its files, type its commands, start its service.
 
-What a block is for stands behind its language: `sh tutorial` is typed, `sh tutorial service` is typed in a second
-terminal, after Ctrl-C where something runs there already, `toml tutorial adapter.toml` is a file, `toml tutorial append
-adapter.toml` its end. A word that is an event's, `sh tutorial submitted`, is waited for in the service's log first.
+The info string of a block gives its use:
+- `sh tutorial`: commands for the first terminal;
+- `sh tutorial service`: a command for the second terminal, after Ctrl-C if a command runs there already;
+- `sh tutorial submitted`: commands for the first terminal, after this event has occurred in the service's log;
+- `toml tutorial adapter.toml`: a file;
+- `toml tutorial append adapter.toml`: lines to append to a file.
 """
 
 from __future__ import annotations
@@ -22,41 +25,41 @@ from typing import Any
 from support.pages import ROOT, Block
 
 EVENTS = {"submitted": "job_submitted"}
-PORT = "11112"  # the only thing that is not followed: any free one is taken
-PATIENCE_S = 60.0  # for what takes a few seconds, on a machine that does much else
+PORT = "11112"  # the only deviation from the page: a free port is used instead
+PATIENCE_S = 60.0  # for steps that take a few seconds, on a busy machine
 SCRIPT = "#!{python}\nimport sys\nfrom importlib.metadata import EntryPoint\n\nsys.exit({entry!r}.load()())\n"
 
 
 class Walkthrough:
-    """Two terminals in a folder beside a checkout, with a virtual environment in which the adapter is installed."""
+    """Two terminals in a folder next to a checkout, with a virtual environment in which the adapter is installed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.told = ""  # by the commands, all of it
+        self.output = ""  # of all commands
         self._environment = _environment(folder / "environment")
         self._where = folder
         self._service: _Service | None = None
         (folder / "dicom-adapter").symlink_to(ROOT)
 
     def follow(self, block: Block) -> str:
-        """Do what a block says; returns what commands print. Fails when one of them does."""
+        """Follow a block and return the output of its commands. Fail if a command fails."""
         language, _, *words = block.info.split()
         if language != "sh":
             return self._write(block.text.replace(PORT, "0"), words)
         if words == ["service"]:
             return self._serve(block.text)
         for word in words:
-            assert self._service is not None, "the page waits for a service that it has not started"
+            assert self._service is not None, "the page waits for an event before it starts a service"
             self._service.wait_for(EVENTS[word])
         return self.type(block.text if self._service is None else block.text.replace(PORT, self._service.port))
 
     def type(self, text: str) -> str:
-        """Type commands in the first terminal, which stays in the folder that they go to."""
+        """Type commands in the first terminal. It stays in the folder that they change to."""
         command = f"set -euo pipefail; cd {self._where}; {{ {text}\n}} 2>&1; pwd >{self.folder}/where"
         done = self._bash(command)
         assert 0 == done.returncode, f"{text}\n{done.stdout}{done.stderr}"
         self._where = Path((self.folder / "where").read_text(encoding="utf-8").strip())
-        self.told += done.stdout
+        self.output += done.stdout
         return done.stdout
 
     def close(self) -> None:
@@ -83,11 +86,11 @@ class Walkthrough:
 
 
 class _Service:
-    """What runs in the second terminal."""
+    """The process in the second terminal."""
 
     def __init__(self, text: str, folder: Path, environment: dict[str, str]) -> None:
         self._log: list[Mapping[str, Any]] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._process = subprocess.Popen(
             ["bash", "-c", text],
             cwd=folder,
@@ -104,13 +107,13 @@ class _Service:
         assert self._process.stderr is not None  # it is a pipe
         with self._process.stderr as lines:
             for line in lines:
-                with self._news:
+                with self._changed:
                     self._log.append(json.loads(line) if line.startswith("{") else {"event": line})
-                    self._news.notify_all()
+                    self._changed.notify_all()
 
     def wait_for(self, event: str) -> Mapping[str, Any]:
-        with self._news:
-            assert self._news.wait_for(lambda: self._logged(event), PATIENCE_S), self._log
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._logged(event), PATIENCE_S), self._log
             return self._logged(event)[0]
 
     def _logged(self, event: str) -> list[Mapping[str, Any]]:
@@ -122,9 +125,9 @@ class _Service:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Make a virtual environment that has all of ours, its commands too; returns the variables of who has activated it.
+    """Make a virtual environment with all packages and commands of ours, and return the variables that activate it.
 
-    What pip is told to install is there already, or a folder beside; so it needs no index.
+    pip needs no index: the packages that the page installs are in the environment already, or in a folder next to it.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = str(folder / "bin" / "python")
@@ -142,8 +145,8 @@ def _environment(folder: Path) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "COLUMNS": "200",
         "VIRTUAL_ENV": str(folder),
-        "PYTEST_ADDOPTS": "-o timeout=300",  # beside everything else that runs
+        "PYTEST_ADDOPTS": "-o timeout=300",  # for a busy machine
         "PIP_NO_INDEX": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",  # which says that there is none: pip reads it as a value, not as a switch
+        "PIP_NO_BUILD_ISOLATION": "0",  # 0 turns isolation off: pip reads the variable as the option's value
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
