@@ -52,7 +52,7 @@ class RecordedTimer:
 
 
 class Lane:
-    """The host's side of one AE title: the context that the processor calls, and the turns that call the processor."""
+    """Stand-in for the host's lane: the context that the processor calls, and the turns that call the processor."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Lane:
         self.jobs: list[Submitted] = []
         self.removed: list[InstanceStorageInfo] = []
         self.pending: dict[str, InstanceStorageInfo] = {}  # by SOP instance UID: a newer one replaces the older
-        self.quarantined: list[str] = []  # reasons
+        self.quarantined: list[str] = []  # the reasons
         self.timers: list[RecordedTimer] = []
         self.timers_made = 0
         self.headers_read = 0
@@ -80,7 +80,7 @@ class Lane:
         self.processor: JobProcessorBase[Any] = AeTitleJobProcessor(self.settings, self)
         self.processor.open()
 
-    # --- what the processor calls
+    # --- called by the processor
 
     def now(self) -> datetime:
         return self._now
@@ -95,7 +95,7 @@ class Lane:
         submitter: str | None = None,
         job_id: str | None = None,
     ) -> Job:
-        assert (submitter, job_id) == (None, None)  # the processor left the choice to the host
+        assert (submitter, job_id) == (None, None)  # the processor lets the host choose
         if next(self._submissions) in self.failing_submissions:
             raise RuntimeError("the turn fails here")
         used = self._only_pending(instances)
@@ -127,7 +127,7 @@ class Lane:
         self.headers_read += 1
         return self.headers[instance.instance_id]
 
-    # --- what drives the processor
+    # --- called by the tests
 
     def arrive(self, *instances: InstanceStorageInfo) -> None:
         """Deliver `instances` at their own times; earlier timers have their turns first."""
@@ -136,7 +136,7 @@ class Lane:
             self.deliver(instance)
 
     def deliver(self, instance: InstanceStorageInfo) -> None:
-        """Run one turn with `instance`, before any timer that is due."""
+        """Run one turn with `instance`, even if a timer was due earlier."""
         self._now = instance.received_at
         self.pending[instance.sop_instance_uid] = instance
         try:
@@ -149,8 +149,8 @@ class Lane:
         """Advance virtual time up to and including `seconds`."""
         self._run_timers(lambda timer: timer.when <= at(seconds))
 
-    def run_out(self) -> None:
-        """Advance virtual time until no timer is left."""
+    def run_all_timers(self) -> None:
+        """Advance virtual time until all timers have run."""
         self._run_timers(lambda timer: True)
 
     def restarted(self) -> Lane:
@@ -182,7 +182,7 @@ class Lane:
 
 
 class Modality:
-    """Factory of instances, numbered in the order of creation."""
+    """Factory of instances, numbered in order of creation."""
 
     def __init__(self) -> None:
         self._numbers: Iterator[int] = itertools.count(1)
@@ -210,7 +210,7 @@ class Modality:
         return InstanceStorageInfo(**(values | changes))
 
 
-# These return classes, not objects, so that every example of a property test can create a new one.
+# These fixtures return classes, so that every example of a property test can create a new object.
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ class TestByPatient(BaseProcessorTests):
 
 
 class TestByAnyAttribute(BaseProcessorTests):
-    """Read from the stored instance."""
+    """An attribute that is read from the stored instance."""
 
     processor = AeTitleJobProcessor
     settings = 'group-by = "AccessionNumber"\npipeline-lung = "p1"'
 
-    # Instances without an Accession Number are quarantined, including the second patient's study of the test traffic.
+    # The suite's second patient has no Accession Number; those instances are quarantined.

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 def counts(lane: Any) -> list[int]:
     """Return the number of instances of each job."""
-    lane.run_out()
+    lane.run_all_timers()
     return [len(job.instances) for job in lane.jobs]
 
 
@@ -41,7 +41,7 @@ def lane_with_headers(new_lane: Any, instance: Any, group_by: str, *headers: Dat
         ({"group_by": "series"}, [1, 1, 1, 1]),
     ],
 )
-def test_the_default_follows_the_timeout_and_an_explicit_grouping_wins(
+def test_the_default_depends_on_the_timeout_and_group_by_overrides_it(
     new_lane: Any, instance: Any, settings: dict[str, Any], expected: list[int]
 ) -> None:
     """The default is study without a timeout and patient with a timeout; `group-by` overrides it."""

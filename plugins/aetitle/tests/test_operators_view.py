@@ -22,7 +22,7 @@ def test_jobs_are_named_by_ae_title_pipeline_and_utc_time(new_lane: Any, instanc
     lane = new_lane(pipelines={"lung": "p1", "a-b": "p2"})
 
     lane.arrive(instance(0))
-    lane.run_out()
+    lane.run_all_timers()
 
     assert ["LUNG-lung-20240301080005", "LUNG-a-b-20240301080005"] == [job.name for job in lane.jobs]
 
@@ -63,7 +63,7 @@ def test_waiting_shows_each_open_group_with_its_due_time(new_lane: Any, instance
         ),
         Waiting(label="study 1.2", instance_count=1, until=lane.timers[1].when),
     ] == list(lane.processor.waiting())
-    lane.run_out()
+    lane.run_all_timers()
     assert [] == list(lane.processor.waiting())
 
 

@@ -1,4 +1,4 @@
-"""For any schedule of arrivals: the processor makes the groups of the specification, and no instance is lost."""
+"""Properties for any schedule of arrivals: groups match the specification, and no instance is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dicom_adapter_aetitle.grouping import FinishedGroup, OpenGroups, group_all
 
-# Whole and half seconds make ties with the due times (quiet time 5 s) common.
+# Whole and half seconds often coincide with due times (quiet time 5 s).
 gaps = st.sampled_from([0.0, 0.5, 1.0, 2.0, 4.5, 5.0, 5.5, 9.0])
 arrivals = st.lists(st.tuples(gaps, st.integers(1, 4), st.integers(1, 6)), max_size=40)
 longest = st.sampled_from([None, 5.0, 5.5, 8.0, 10.0])
@@ -30,34 +30,34 @@ def schedule(instance: Any, steps: list[tuple[float, int, int]], *, repeat: bool
 
 
 def expected_groups(instances: list[Any], max_wait: float | None) -> Counter[Any]:
-    """Return (due time, instances) of every group that becomes a job, by the specification."""
+    """Return (job name, instance ids) of every group that becomes a job, by the specification."""
     limit = None if max_wait is None else timedelta(seconds=max_wait)
     groups = group_all([((i.study_instance_uid,), i) for i in instances], QUIET, limit)
-    return Counter((f"{group.due:LUNG-lung-%Y%m%d%H%M%S}", ids(group)) for group in groups if group.instances)
+    return Counter((f"{group.due:LUNG-lung-%Y%m%d%H%M%S}", ids_in(group)) for group in groups if group.instances)
 
 
-def ids(holder: Any) -> tuple[int, ...]:
+def ids_in(holder: Any) -> tuple[int, ...]:
     return tuple(instance.instance_id for instance in holder.instances)
 
 
-def made_groups(lane: Any) -> Counter[Any]:
-    return Counter((job.name, ids(job)) for job in lane.jobs)
+def submitted_groups(lane: Any) -> Counter[Any]:
+    return Counter((job.name, ids_in(job)) for job in lane.jobs)
 
 
 @given(steps=arrivals, max_wait=longest, repeat=st.booleans())
-def test_the_processor_makes_the_groups_of_the_specification(
+def test_the_processor_groups_as_specified(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, repeat: bool
 ) -> None:
-    """One arrival at a time or all at once: the same instances in the same groups, due at the same times."""
+    """Processing one arrival at a time gives the same groups and due times as `group_all`."""
     instances = schedule(new_modality(), steps, repeat=repeat)
     lane = new_lane(max_wait=max_wait)
 
     for instance in instances:
         lane.arrive(instance)
         assert len(lane.timers) == len(list(lane.processor.waiting()))
-    lane.run_out()
+    lane.run_all_timers()
 
-    assert expected_groups(instances, max_wait) == made_groups(lane)
+    assert expected_groups(instances, max_wait) == submitted_groups(lane)
 
 
 @given(steps=arrivals, max_wait=longest)
@@ -70,13 +70,13 @@ def test_late_timers_change_nothing(
 
     for instance in instances:
         lane.deliver(instance)
-    lane.run_out()
+    lane.run_all_timers()
 
-    assert expected_groups(instances, max_wait) == made_groups(lane)
+    assert expected_groups(instances, max_wait) == submitted_groups(lane)
 
 
 @given(steps=arrivals, max_wait=longest)
-def test_groups_that_are_closed_late_are_those_of_the_specification(
+def test_groups_that_are_closed_late_match_the_specification(
     new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None
 ) -> None:
     """Without timers, and with duplicates under any key, `OpenGroups` returns the same groups."""
@@ -118,16 +118,16 @@ def test_every_instance_is_submitted_or_held_at_any_moment(
 def test_a_restart_at_any_moment_changes_nothing(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, moment: int
 ) -> None:
-    """Redelivery of the pending instances, then the rest of the schedule: the jobs are those of an undisturbed run."""
+    """After redelivery of the pending instances and the rest of the schedule, the jobs are those of a run without a stop."""
     instances = schedule(new_modality(), steps, repeat=False)
     stopped = new_lane(max_wait=max_wait)
     stopped.arrive(*instances[:moment])
 
     again = stopped.restarted()
     again.arrive(*stopped.pending.values(), *instances[moment:])
-    again.run_out()
+    again.run_all_timers()
 
-    assert expected_groups(instances, max_wait) == made_groups(stopped) + made_groups(again)
+    assert expected_groups(instances, max_wait) == submitted_groups(stopped) + submitted_groups(again)
 
 
 def first_seen(arrived: list[Any], group: FinishedGroup) -> int:

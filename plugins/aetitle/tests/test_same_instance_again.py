@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def test_the_newer_arrival_takes_the_place_of_the_older_one(new_lane: Any, instance: Any) -> None:
+def test_the_newer_arrival_replaces_the_older_one(new_lane: Any, instance: Any) -> None:
     """The job has each SOP instance once, in the order of first arrival, and the wait restarts."""
     lane = new_lane()
     first = instance(0, sop_instance_uid="1.9.77")
@@ -13,24 +13,24 @@ def test_the_newer_arrival_takes_the_place_of_the_older_one(new_lane: Any, insta
     newer = instance(2, sop_instance_uid="1.9.77")
 
     lane.arrive(first, other, newer)
-    lane.run_out()
+    lane.run_all_timers()
 
     assert [(7.0, (newer, other))] == [(job.at, job.instances) for job in lane.jobs]
     assert [newer, other] == lane.removed
 
 
-def test_after_its_group_became_jobs_it_starts_a_new_group(new_lane: Any, instance: Any) -> None:
+def test_a_duplicate_after_submission_starts_a_new_group(new_lane: Any, instance: Any) -> None:
     """Submitted jobs do not change."""
     lane = new_lane()
     first, again = instance(0, sop_instance_uid="1.9.77"), instance(6, sop_instance_uid="1.9.77")
 
     lane.arrive(first, again)
-    lane.run_out()
+    lane.run_all_timers()
 
     assert [(first,), (again,)] == [job.instances for job in lane.jobs]
 
 
-def test_with_a_corrected_patient_it_moves_to_the_other_group(new_lane: Any, instance: Any) -> None:
+def test_a_duplicate_with_a_corrected_patient_moves_to_the_other_group(new_lane: Any, instance: Any) -> None:
     """The job of the wrong patient does not contain the corrected instance."""
     lane = new_lane(group_by="patient")
     wrong = instance(0, sop_instance_uid="1.9.77")
@@ -39,30 +39,30 @@ def test_with_a_corrected_patient_it_moves_to_the_other_group(new_lane: Any, ins
 
     lane.arrive(wrong, other, corrected)
     assert [1, 1] == [waiting.instance_count for waiting in lane.processor.waiting()]
-    lane.run_out()
+    lane.run_all_timers()
 
     assert [(6.0, (other,)), (7.0, (corrected,))] == [(job.at, job.instances) for job in lane.jobs]
 
 
-def test_when_the_newer_arrival_is_quarantined_the_older_one_becomes_no_job(new_lane: Any, instance: Any) -> None:
-    """The sender replaced it, and the newer instance waits for an operator; the other instances continue."""
+def test_a_quarantined_duplicate_withdraws_the_older_instance(new_lane: Any, instance: Any) -> None:
+    """The sender replaced the older instance; the newer one waits for an operator. Other instances are unaffected."""
     lane = new_lane(group_by="patient")
     replaced = instance(0, sop_instance_uid="1.9.77")
     other = instance(1)
 
     lane.arrive(replaced, other, instance(2, sop_instance_uid="1.9.77", patient_id=""))
-    lane.run_out()
+    lane.run_all_timers()
 
     assert 1 == len(lane.quarantined)
     assert [(6.0, (other,))] == [(job.at, job.instances) for job in lane.jobs]
 
 
-def test_a_group_without_remaining_instances_becomes_no_job(new_lane: Any, instance: Any) -> None:
+def test_an_empty_group_submits_no_job(new_lane: Any, instance: Any) -> None:
     """When the only instance of a group moved to another group, the empty group submits nothing."""
     lane = new_lane(group_by="patient")
 
     lane.arrive(*(instance(0, sop_instance_uid="1.9.77", patient_id=patient_id) for patient_id in ("1", "2")))
-    lane.run_out()
+    lane.run_all_timers()
 
     assert [1] == [len(job.instances) for job in lane.jobs]
     assert [] == lane.timers

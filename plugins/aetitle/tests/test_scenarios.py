@@ -18,7 +18,7 @@ def test_five_studies_of_one_patient_within_the_timeout_become_one_job_for_each_
 
     for number, study in enumerate(studies):
         lane.arrive(*(instance(number * 12 + k, study, association_id=f"a{number}") for k in (0, 1)))
-    lane.run_out()
+    lane.run_all_timers()
 
     assert ["p1", "p2", "p3"] == [job.pipeline_id for job in lane.jobs]
     assert [studies] * 3 == [job.studies for job in lane.jobs]

@@ -1,4 +1,4 @@
-"""Settings: accepted values, refused values, and the messages."""
+"""Settings: accepted values, refused values, and error messages."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_grouping_in_force(timeout: float | None, group_by: str | None, expe
     ],
 )
 def test_a_value_out_of_bounds_is_refused(field: str, value: Any, expected: str) -> None:
-    """Each message continues after the value and names the broken rule."""
+    """Each message completes a sentence that starts with the value, and names the broken rule."""
     assert expected == problem(field, value)
 
 
@@ -84,7 +84,7 @@ def test_a_value_out_of_bounds_is_refused(field: str, value: Any, expected: str)
     [("timeout", None), ("timeout", 5.0), ("max_wait", None), ("max_wait", 0.5), ("group_by", None)],
 )
 def test_a_missing_value_or_one_at_the_bound_is_accepted(field: str, value: float | None) -> None:
-    """Bounds are inclusive, and None means that the setting is left out."""
+    """Bounds are inclusive; None means that the setting is left out."""
     assert "" == problem(field, value)
 
 
@@ -106,8 +106,8 @@ def test_an_unknown_grouping_names_the_allowed_values_and_the_nearest(group_by: 
 
 
 @pytest.mark.parametrize("group_by", ["", "§§", "0008,0050", "(0008,0050"])
-def test_an_unknown_grouping_that_resembles_nothing_names_the_allowed_values(group_by: str) -> None:
-    """No name is suggested without similarity."""
+def test_an_unknown_grouping_unlike_any_name_names_only_the_allowed_values(group_by: str) -> None:
+    """A name is suggested only if it is similar."""
     assert problem("group_by", group_by).endswith('or a tag such as "(0008,0050)"')
 
 
@@ -140,13 +140,13 @@ def test_an_attribute_that_cannot_group_is_refused(group_by: str, expected: str)
         ({"max_wait": 4.5}, "max-wait = 4.5 must not be below timeout (5 seconds when left out)"),
     ],
 )
-def test_a_longest_wait_below_the_timeout_is_refused(settings: dict[str, float], expected: str) -> None:
+def test_max_wait_below_the_timeout_is_refused(settings: dict[str, float], expected: str) -> None:
     """Otherwise a group would never wait for the whole timeout."""
     with pytest.raises(ValueError, match="max-wait") as refused:
         AeTitleSettings(pipelines=PIPELINES, **settings)
     assert expected == str(refused.value)
 
 
-def test_a_longest_wait_may_be_the_timeout() -> None:
-    """Then no later instance prolongs the wait."""
+def test_max_wait_may_equal_the_timeout() -> None:
+    """No later instance extends the wait then."""
     assert 60.0 == AeTitleSettings(pipelines=PIPELINES, timeout=60.0, max_wait=60.0).max_wait

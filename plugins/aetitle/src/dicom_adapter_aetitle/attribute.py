@@ -1,4 +1,4 @@
-"""The DICOM attribute that groups instances, other than study, patient or series: find it by name, read its values."""
+"""Grouping by any DICOM attribute: find the attribute by keyword or tag, and read its values."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BUILT_IN = ("study", "patient", "series")
 PADDING = " \0"  # PS3.5 6.2: values are padded to even length with a space, UIDs with NUL
 
 _PLAIN_VRS = frozenset(vr.value for vr in STR_VR | INT_VR | FLOAT_VR)  # each value is a string or a number
-_FIRST_TAG = 0x00080000  # tags below are of commands (PS3.7) and file meta information, never of a data set
-_END_TAG = 0x7FE00008  # pixel data starts here; the header that a processor reads ends before it
+_FIRST_TAG = 0x00080000  # lower tags belong to commands (PS3.7) and file meta information, never to a data set
+_END_TAG = 0x7FE00008  # pixel data starts here; a processor reads only the header before it
 _TAG = re.compile(r"\(([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)|([0-9A-Fa-f]{8})")
 
 # Exceptions that pydicom raises for a value that does not fit its VR.
@@ -41,9 +41,9 @@ class Attribute:
 
 
 def find_attribute(text: str) -> Attribute:
-    """Return the attribute that a keyword or a tag names.
+    """Return the attribute with this keyword or tag.
 
-    Raises ValueError; its message continues the sentence that begins with the value.
+    Raises ValueError. Its message is the end of a sentence that starts with the value.
     """
     tag = _tag_of(text)
     try:
@@ -58,7 +58,10 @@ def find_attribute(text: str) -> Attribute:
 
 
 def read_values(attribute: Attribute, header: Dataset) -> tuple[str, ...]:
-    """Return the attribute's values without padding; () when it is missing or empty. Raises Unprocessable."""
+    """Return the attribute's values without padding; () if it is missing or empty.
+
+    Raises Unprocessable if a value cannot be read.
+    """
     if attribute.tag not in header:
         return ()
     try:
@@ -79,9 +82,9 @@ def _each(value: Any) -> list[Any]:
 
 
 def _tag_of(text: str) -> BaseTag:
-    numbers = _TAG.fullmatch(text)
-    if numbers:
-        return Tag(int("".join(numbers.groups(default="")), 16))
+    match = _TAG.fullmatch(text)
+    if match:
+        return Tag(int("".join(match.groups(default="")), 16))
     if text and text in keyword_dict:  # the dictionary has retired attributes with an empty keyword
         return Tag(keyword_dict[text])
     raise ValueError(

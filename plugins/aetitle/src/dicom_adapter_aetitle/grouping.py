@@ -1,4 +1,4 @@
-"""Rules for grouping instances. They use no clock and no host: each instance carries its own time of arrival.
+"""Rules for grouping instances. They need no clock and no host, because each instance has its time of arrival.
 
 - Instances with the same key form a group. Each arrival restarts the wait: a group is due `quiet` after its last
   instance, but no later than `max_wait` after its first.
@@ -7,8 +7,8 @@
   older instance in its position. A duplicate with another key (for example, after the sender corrected the Patient ID)
   moves to the group of that key, so that no job contains data that its sender has replaced.
 
-`OpenGroups` applies these rules to one arrival at a time, at a cost that does not grow with the number of groups.
-`group_all` is the specification: it applies them to a whole list of arrivals. Both return the same groups.
+`OpenGroups` applies these rules to one arrival at a time; its cost does not grow with the number of groups.
+`group_all` is the specification: it applies the same rules to a whole list of arrivals. Both return the same groups.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Arrival: TypeAlias = tuple[Key, InstanceStorageInfo]
 
 @define(eq=False, kw_only=True)
 class Group:
-    """A group that waits for more instances. It grows in place: a copy for each arrival would be quadratic."""
+    """A group that waits for more instances. Mutable, because a copy for each arrival would take quadratic time."""
 
     key: Key = field(repr=False)
     first_at: datetime  # UTC; arrival of its first instance
@@ -86,7 +86,7 @@ class OpenGroups:
         return group
 
     def withdraw(self, instance: InstanceStorageInfo) -> None:
-        """Remove the older instance of the same UID from its group, unless that was due before `instance` arrived."""
+        """Remove the older instance with the same UID from its group, unless that group was due before `instance`."""
         uid = instance.sop_instance_uid
         holder = self._holders.get(uid)
         if holder is not None and instance.received_at <= self.due_at(holder):

@@ -47,7 +47,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             self._groups.withdraw(instance)  # the older instance is no longer pending and cannot become a job
             raise
         overdue = self._groups.overdue(key, instance.received_at)
-        if overdue is not None:  # the instance was delivered before the timer's turn
+        if overdue is not None:  # the host delivered this instance before it ran the group's timer
             self._timers[key].cancel()
             self._finish(overdue)
         group = self._groups.add(key, instance)
@@ -72,7 +72,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     def _handle_timer(self, group: Group) -> None:
         """Finish the group if it is due; otherwise start the timer again.
 
-        Arrivals do not move the timer, because each would cost a new timer.
+        An arrival does not restart the timer: a new timer for each instance would be expensive.
         """
         if self.now() < self._groups.due_at(group):
             self._start_timer(group)
@@ -87,8 +87,8 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
             self.remove_instances(finished.instances)
 
     def _submit(self, finished: FinishedGroup) -> None:
-        # The turn runs at the due time, except when a late instance finds the group still open. Job names contain the
-        # due time, so that they are the same in both cases.
+        # This turn usually runs at the due time, but later if a late instance finished the group. Job names contain
+        # the due time, so that they are the same in both cases.
         for pipeline, pipeline_id in self.settings.pipelines.items():
             job_name = f"{self.ae_title}-{pipeline}-{finished.due:%Y%m%d%H%M%S}"
             self.submit_pipeline_job(job_name, pipeline_id, self.settings.priority, finished.instances)
@@ -96,7 +96,7 @@ class AeTitleJobProcessor(JobProcessorBase[AeTitleSettings]):
     # --- keys and their labels --------------------------------------------------------------------------------------
 
     def _key_of(self, instance: InstanceStorageInfo) -> Key:
-        """Return the key of `instance`. Raises Unprocessable, without any value, when the attribute is missing."""
+        """Return the key of `instance`. Raises Unprocessable, without patient data, if the attribute is missing."""
         if self._attribute is not None:
             return self._required(read_values(self._attribute, self.read_header(instance)), str(self._attribute))
         if self._group_by == "patient":

@@ -67,7 +67,7 @@ class AeTitleSettings:
     pipelines: Mapping[str, str] = setting(
         prefix="pipeline-",
         validator=_named_pipelines,
-        help="A pipeline's id. Each makes one job for every group.",
+        help="A pipeline's id. Each pipeline gets one job for every group.",
     )
     group_by: str | None = setting(
         default=None,
