@@ -118,7 +118,7 @@ def test_every_instance_is_submitted_or_held_at_any_moment(
 def test_a_restart_at_any_moment_changes_nothing(
     new_lane: Any, new_modality: Any, steps: list[tuple[float, int, int]], max_wait: float | None, moment: int
 ) -> None:
-    """After redelivery of the pending instances and the rest of the schedule, the jobs are those of a run without a stop."""
+    """After the pending instances are redelivered and the schedule continues, the jobs are those without a restart."""
     instances = schedule(new_modality(), steps, repeat=False)
     stopped = new_lane(max_wait=max_wait)
     stopped.arrive(*instances[:moment])
