@@ -19,7 +19,16 @@ from dicom_adapter.ledger import Ledger, health, lanes
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.operations.status import LedgerStatus, Level, Room, Run, assess, gather, overall, run_of
+from dicom_adapter.operations.status import (
+    LedgerStatus,
+    Level,
+    ServiceState,
+    StorageStatus,
+    assess,
+    gather,
+    service_state,
+    worst_level,
+)
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.testing import VirtualClock
 
@@ -35,7 +44,7 @@ pipeline-a = "1"
 """
 PLATFORM_DOWN = CONFIGURATION.replace('"permanent"', '"retriable", times = 0')
 NOW = VirtualClock().now()
-ROOM = Room(capacity=None)
+STORAGE = StorageStatus(capacity=None)
 
 MakeAdapter = Callable[..., Any]
 
@@ -48,7 +57,7 @@ def part(name: str, state: PartState = PartState.OK, reason: str = "", age: floa
 def facts(*parts: PartHealth) -> LedgerStatus:
     """What the ledger says when the processes are fine, but for `parts`."""
     known = {name: part(name) for name in health.processes(1)} | {each.part: each for each in parts}
-    return LedgerStatus(at=NOW, parts=known, ae_titles=(), strangers={})
+    return LedgerStatus(at=NOW, parts=known, ae_titles=(), jobs_without_submitter={})
 
 
 STOPPED = part("service", PartState.STOPPED)
@@ -57,21 +66,21 @@ STOPPED = part("service", PartState.STOPPED)
 @pytest.mark.parametrize(
     ("found", "host_runs", "run"),
     [
-        (facts(), True, Run.RUNNING),
-        (facts(), False, Run.RUNNING),  # the host is being started again
-        (facts(part("service", age=31)), True, Run.RUNNING),
-        (facts(part("service", age=31)), False, Run.NOT_RUNNING),
-        (facts(STOPPED), True, Run.CHANGING),
-        (facts(STOPPED), False, Run.NOT_RUNNING),
-        (LedgerStatus(at=NOW, parts={}, ae_titles=(), strangers={}), True, Run.CHANGING),
-        (LedgerStatus(at=NOW, parts={}, ae_titles=(), strangers={}), False, Run.NOT_RUNNING),
+        (facts(), True, ServiceState.RUNNING),
+        (facts(), False, ServiceState.RUNNING),  # the host is being started again
+        (facts(part("service", age=31)), True, ServiceState.RUNNING),
+        (facts(part("service", age=31)), False, ServiceState.NOT_RUNNING),
+        (facts(STOPPED), True, ServiceState.CHANGING),
+        (facts(STOPPED), False, ServiceState.NOT_RUNNING),
+        (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), True, ServiceState.CHANGING),
+        (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), False, ServiceState.NOT_RUNNING),
     ],
 )
 def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(
-    found: LedgerStatus, host_runs: bool, run: Run
+    found: LedgerStatus, host_runs: bool, run: ServiceState
 ) -> None:
     """After a stop in order, or at a start, neither."""
-    assert run is run_of(found, host_runs=host_runs)
+    assert run is service_state(found, host_runs=host_runs)
 
 
 @pytest.mark.parametrize(
@@ -79,22 +88,22 @@ def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(
     [
         ([], []),
         ([part("notify"), part("AE title LUNG")], []),
-        ([part("receiver", age=31)], ["receiver: has not been heard of since 2026-01-05 07:59:29 UTC"]),
-        ([part("receiver", PartState.STOPPED)], ["receiver: has not been heard of since 2026-01-05 07:59:55 UTC"]),
+        ([part("receiver", age=31)], ["receiver: has not reported since 2026-01-05 07:59:29 UTC"]),
+        ([part("receiver", PartState.STOPPED)], ["receiver: has not reported since 2026-01-05 07:59:55 UTC"]),
         ([part("service", PartState.FAILING, "the host died")], ["service: the host died"]),
         ([part("AE title LUNG", PartState.HANGS, "it hangs")], ["AE title LUNG: it hangs"]),
         ([part("observer x", PartState.FAILING, "it fails")], ["observer x: it fails"]),
         (  # of the parts of a host that is gone nobody knows how they are
             [part("host", age=31), part("AE title LUNG", PartState.HANGS, "it hangs", age=31)],
-            ["host: has not been heard of since 2026-01-05 07:59:29 UTC"],
+            ["host: has not reported since 2026-01-05 07:59:29 UTC"],
         ),
     ],
 )
 def test_what_does_not_work_is_red_by_name(parts: list[PartHealth], expected: list[str], config: Any) -> None:
     """A part that hangs or fails, and a process that was not heard of for too long."""
-    problems = assess(facts(*parts), Run.RUNNING, ROOM, config)
+    problems = assess(facts(*parts), ServiceState.RUNNING, STORAGE, config)
     assert expected == [f"{problem.part}: {problem.reason}" for problem in problems]
-    assert overall(problems) is (Level.RED if expected else Level.GREEN)
+    assert worst_level(problems) is (Level.RED if expected else Level.GREEN)
 
 
 @pytest.fixture
@@ -105,39 +114,43 @@ def config(make_adapter: MakeAdapter) -> Any:
 @pytest.mark.parametrize(
     ("service", "reason"),
     [
-        (STOPPED, "does not run; it was stopped at 2026-01-05 08:00:00 UTC"),
+        (STOPPED, "not running; it was stopped at 2026-01-05 08:00:00 UTC"),
         (
             part("service", age=31),
-            "does not run; it did not stop in order, and was last heard of at 2026-01-05 07:59:29 UTC",
+            "not running; it was not stopped in order, and last reported at 2026-01-05 07:59:29 UTC",
         ),
     ],
 )
 def test_a_service_that_does_not_run_says_how_it_ended(service: PartHealth, reason: str, config: Any) -> None:
     """And its parts, which cannot work then, say nothing."""
     lane = part("AE title LUNG", PartState.HANGS, "it hangs")
-    problems = assess(facts(service, lane), Run.NOT_RUNNING, ROOM, config)
+    problems = assess(facts(service, lane), ServiceState.NOT_RUNNING, STORAGE, config)
     assert [(Level.RED, "service", reason)] == [(each.level, each.part, each.reason) for each in problems]
 
 
 def test_storage_that_takes_nothing_is_red(config: Any) -> None:
     """With the rule that refuses senders; so is one that cannot be asked."""
     full = evolve(config, storage=evolve(config.storage, reserve=100))
-    (problem,) = assess(facts(), Run.RUNNING, Room(capacity=Capacity(total_bytes=1000, free_bytes=99)), full)
+    (problem,) = assess(
+        facts(), ServiceState.RUNNING, StorageStatus(capacity=Capacity(total_bytes=1000, free_bytes=99)), full
+    )
     assert (Level.RED, "storage", "storage has 99 bytes left, reserve = 100") == (
         problem.level,
         problem.part,
         problem.reason,
     )
-    (problem,) = assess(facts(), Run.RUNNING, Room(capacity=None, failure="OSError"), config)
+    (problem,) = assess(facts(), ServiceState.RUNNING, StorageStatus(capacity=None, failure="OSError"), config)
     assert (Level.RED, "OSError") == (problem.level, problem.reason)
 
 
-def problems_of(adapter: Any, config: Any = None, run: Run = Run.RUNNING) -> list[tuple[str, str, str]]:
+def problems_of(
+    adapter: Any, config: Any = None, run: ServiceState = ServiceState.RUNNING
+) -> list[tuple[str, str, str]]:
     """What is not green at the AE titles of an adapter."""
     with adapter.ledger.read() as transaction:
         found = gather(transaction, config or adapter.config, adapter.clock.now())
     processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.processes(1)}
-    problems = assess(evolve(found, parts=processes), run, ROOM, config or adapter.config)
+    problems = assess(evolve(found, parts=processes), run, STORAGE, config or adapter.config)
     return [(each.level.value, each.part, each.reason) for each in problems]
 
 
@@ -181,7 +194,7 @@ def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapt
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.STOPPED, reason="it failed", since=NOW))
         lanes.set_full(transaction, "LIVER", "no room")
     assert [("red", "AE title LUNG", "it failed"), ("red", "AE title LIVER", "no room")] == problems_of(adapter)
-    assert ["service"] == [name for _level, name, _reason in problems_of(adapter, run=Run.NOT_RUNNING)]
+    assert ["service"] == [name for _level, name, _reason in problems_of(adapter, run=ServiceState.NOT_RUNNING)]
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.RUNNING, reason="it waits", since=NOW))
     assert ("red", "AE title LUNG", "it waits") == problems_of(adapter)[0]

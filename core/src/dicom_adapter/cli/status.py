@@ -24,41 +24,41 @@ from dicom_adapter.operations.status import (
     LedgerStatus,
     Level,
     Problem,
-    Room,
-    Run,
+    ServiceState,
+    StorageStatus,
     assess,
     counted,
     gather,
-    overall,
-    run_of,
+    service_state,
+    worst_level,
 )
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 
-NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is what a command called wrongly ends with
+NOT_RUNNING_STATUS = 3  # as in the Linux Standard Base; 2 is for usage errors
 COLOURS = {Level.GREEN: typer.colors.GREEN, Level.YELLOW: typer.colors.YELLOW, Level.RED: typer.colors.RED}
-MARGIN = 18  # columns on the left, for an AE title of 16 characters
-WIDEST = 100  # columns of a line that is still easy to read
+MARGIN = 18  # width of the left column, enough for an AE title of 16 characters
+WIDEST = 100  # columns; longer lines are hard to read
 UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 @frozen(kw_only=True)
 class StatusReport:
-    """All that is shown."""
+    """Everything that the command shows."""
 
     config: Config
     facts: LedgerStatus
-    run: Run
-    room: Room
+    service: ServiceState
+    storage: StorageStatus
     problems: list[Problem]
 
     @property
     def level(self) -> Level:
-        return overall(self.problems)
+        return worst_level(self.problems)
 
     def state_of(self, status: AeTitleStatus) -> str:
-        """What an AE title is, in a word or two."""
-        return status.state if self.run is Run.RUNNING or not status.is_configured else "not served"
+        """Return the state of an AE title in one or two words."""
+        return status.state if self.service is ServiceState.RUNNING or not status.is_configured else "not served"
 
 
 def status(
@@ -66,47 +66,48 @@ def status(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of text.")] = False,
 ) -> None:
-    """Tell whether the service runs, whether everything in it works, and what waits at each AE title.
+    """Show whether the service runs, whether everything in it works, and what waits at each AE title.
 
-    Exit status: 0 when it is green or yellow, 1 when it is red or cannot be told, 3 when the service does not run.
+    Exit status: 0 if it is green or yellow; 1 if it is red or could not be read; 3 if the service is not running.
     """
-    report = _look(find_file(file, config))
+    report = _examine(find_file(file, config))
     if as_json:
         typer.echo(json.dumps(_as_json(report), indent=2))
     else:
         _show(report)
-    if report.run is Run.NOT_RUNNING:
+    if report.service is ServiceState.NOT_RUNNING:
         raise typer.Exit(NOT_RUNNING_STATUS)
     if report.level is Level.RED:
         raise typer.Exit(1)
 
 
-def _look(path: Path) -> StatusReport:
+def _examine(path: Path) -> StatusReport:
     ledger = open_ledger(path)
     found = read(path)
     config = found.loaded.config
-    assert config is not None  # or there was no ledger
-    runs = DataFolder.of(config).has_host
+    assert config is not None  # `open_ledger` has checked it
+    host_runs = DataFolder.of(config).has_host
     with ledger.read() as transaction:
         facts = gather(transaction, config, SystemClock().now())
     ledger.close()
-    room = _room(config, found.plugins.catalogue())
-    run = run_of(facts, host_runs=runs)
-    return StatusReport(config=config, facts=facts, run=run, room=room, problems=assess(facts, run, room, config))
+    storage = _storage_status(config, found.plugins.catalogue())
+    service = service_state(facts, host_runs=host_runs)
+    problems = assess(facts, service, storage, config)
+    return StatusReport(config=config, facts=facts, service=service, storage=storage, problems=problems)
 
 
-def _room(config: Config, catalogue: Catalogue) -> Room:
+def _storage_status(config: Config, catalogue: Catalogue) -> StorageStatus:
     try:
         storage = DataFolder.of(config).open_storage(config.storage, catalogue)
         try:
-            return Room(capacity=storage.capacity())
+            return StorageStatus(capacity=storage.capacity())
         finally:
             storage.close()
-    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even leave
-        return Room(capacity=None, failure=f"its room cannot be told: {describe_failure(failure)}")
+    except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+        return StorageStatus(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
 
 
-# --- for people -----------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------------------------
 
 
 def _show(report: StatusReport) -> None:
@@ -118,7 +119,7 @@ def _show(report: StatusReport) -> None:
     _print("storage", _storage(report))
     for status in report.facts.ae_titles:
         typer.echo()
-        for number, line in enumerate([report.state_of(status), *_holdings(status)]):
+        for number, line in enumerate([report.state_of(status), *_contents(status)]):
             _print("" if number else status.ae_title, line)
 
 
@@ -131,13 +132,13 @@ def _print(title: str, text: str, *, colour: str | None = None) -> None:
 
 def _service(report: StatusReport) -> str:
     parts = report.facts.parts
-    if report.run is not Run.RUNNING or "service" not in parts:
-        return report.run.value
-    return f"{report.run.value}; last looked at {_time(parts['service'].seen_at)}"
+    if report.service is not ServiceState.RUNNING or "service" not in parts:
+        return report.service.value
+    return f"{report.service.value}; last report at {_time(parts['service'].seen_at)}"
 
 
 def _configuration(facts: LedgerStatus) -> str:
-    """Which one runs, and what became of the last one that was asked for."""
+    """Describe the configuration that runs, and the result of the one that was requested last."""
     running, newest = facts.running, facts.newest
     if running is None or newest is None:
         return "not known yet"
@@ -150,17 +151,16 @@ def _configuration(facts: LedgerStatus) -> str:
 
 
 def _storage(report: StatusReport) -> str:
-    settings, capacity = report.config.storage, report.room.capacity
+    settings, capacity = report.config.storage, report.storage.capacity
     if capacity is None:
-        return report.room.failure or "no limit known"
+        return report.storage.failure or "no limit known"
     used = f", {100 * (1 - capacity.free_bytes / capacity.total_bytes):.0f} % used" if capacity.total_bytes else ""
-    room = f"{_size(capacity.free_bytes)} of {_size(capacity.total_bytes)} free{used}"
-    return (
-        f"{room}; refuses from {settings.watermark_percent} % on, or when less than {_size(settings.reserve)} is free"
-    )
+    free = f"{_size(capacity.free_bytes)} of {_size(capacity.total_bytes)} free{used}"
+    limits = f"at {settings.watermark_percent} % used, or with less than {_size(settings.reserve)} free"
+    return f"{free}; associations are rejected {limits}"
 
 
-def _holdings(status: AeTitleStatus) -> Iterator[str]:
+def _contents(status: AeTitleStatus) -> Iterator[str]:
     if status.lane is not None:
         yield _waiting(status.lane)
     quarantined = f"{status.held.quarantined} quarantined ({_size(status.held_bytes.quarantined)})"
@@ -169,16 +169,16 @@ def _holdings(status: AeTitleStatus) -> Iterator[str]:
     yield f"jobs: {counts or 'none'}"
     if status.oldest is not None:
         job = status.oldest
-        yield f"the oldest unfinished job is {job.job_id[:8]} ({job.state.value}), of {_time(job.created_at)}"
+        yield f"oldest unfinished job: {job.job_id[:8]} ({job.state.value}), created at {_time(job.created_at)}"
 
 
 def _waiting(lane: LaneReport) -> str:
     if not lane.groups:
-        return "no group waits"
+        return "no waiting groups"
     more = "" if lane.groups == len(lane.waiting) else "more than "
     count = counted(sum(group.instance_count for group in lane.waiting), "instance")
     due = lane.waiting[0].until if lane.waiting else None
-    when = f"the next is due at {_time(due)}" if due else "nothing says when the next is due"
+    when = f"the next is due at {_time(due)}" if due else "no due time"
     return f"{counted(lane.groups, 'waiting group')} with {more}{count}; {when}"
 
 
@@ -190,18 +190,18 @@ def _time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-# --- for programs ---------------------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------------------------
 
 
 def _as_json(report: StatusReport) -> dict[str, Any]:
-    storage, capacity = report.config.storage, report.room.capacity
+    storage, capacity = report.config.storage, report.storage.capacity
     return {
         "health": report.level.value,
         "problems": [
             {"level": problem.level.value, "part": problem.part, "reason": problem.reason}
             for problem in report.problems
         ],
-        "service": report.run.value,
+        "service": report.service.value,
         "parts": [
             {
                 "part": part.part,

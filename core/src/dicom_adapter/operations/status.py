@@ -1,6 +1,6 @@
-"""What an operator wants to know at a glance: does the service run, does everything in it work, what waits where.
+"""The status of the service: whether it runs, what does not work, and what each AE title holds.
 
-`gather` collects what the ledger says, `assess` judges it: a function of values.
+`gather` reads the facts from the ledger. `assess` derives the problems from them, and is a pure function.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from dicom_adapter.ledger.schema import LaneState
 
 
 class Level(str, Enum):
-    """How bad it is; from good to bad."""
+    """Severity, in ascending order."""
 
     GREEN = "green"
-    YELLOW = "yellow"  # it works, and somebody has to decide something
+    YELLOW = "yellow"  # everything works; an operator has to decide something
     RED = "red"  # something that should work does not
 
 
-class Run(str, Enum):
-    """Whether the service runs."""
+class ServiceState(str, Enum):
+    """State of the service as a whole."""
 
     RUNNING = "running"
     CHANGING = "starting or stopping"
@@ -41,7 +41,7 @@ class Run(str, Enum):
 
 @frozen(kw_only=True)
 class Problem:
-    """One reason why not everything is green."""
+    """One reason why the status is not green."""
 
     level: Level
     part: str  # such as "AE title LUNG", "storage", "receiver"
@@ -50,20 +50,20 @@ class Problem:
 
 @frozen(kw_only=True)
 class AeTitleStatus:
-    """What an AE title holds and what became of it."""
+    """The state of an AE title, with its instances and jobs."""
 
     ae_title: str
     is_configured: bool
-    lane: LaneReport | None  # as the host described it last; None: it never did
+    lane: LaneReport | None  # as last reported by the host; None: not reported yet
     held: Held
     held_bytes: HeldBytes
     jobs: Mapping[JobState, int]
-    oldest: Job | None  # of its unfinished jobs
-    is_draining: bool = False  # a reload removed it, and it stays until its work is finished
+    oldest: Job | None  # its oldest unfinished job
+    is_draining: bool = False  # a reload removed it; its open work is finished first
 
     @property
     def state(self) -> str:
-        """In a word, as long as the service runs."""
+        """Return the state in one or two words. Valid only while the service runs."""
         if not self.is_configured:
             return "draining" if self.is_draining else "not configured"
         if self.lane is None:
@@ -75,26 +75,26 @@ class AeTitleStatus:
 
 @frozen(kw_only=True)
 class LedgerStatus:
-    """What the ledger says at one moment."""
+    """The contents of the ledger that concern the status, at one time."""
 
     at: datetime
     parts: Mapping[str, PartHealth]
     ae_titles: Sequence[AeTitleStatus]
-    strangers: Mapping[str, int]  # unfinished jobs of submitters that are not there
-    running: Configuration | None = None  # what the service works with
-    newest: Configuration | None = None  # what it was given or asked to work with last
+    jobs_without_submitter: Mapping[str, int]  # unfinished jobs, by name of a submitter that is not available
+    running: Configuration | None = None  # the one that the service uses
+    newest: Configuration | None = None  # the one that was requested last
 
 
 @frozen(kw_only=True)
-class Room:
-    """What the storage backend says."""
+class StorageStatus:
+    """The capacity of the storage backend."""
 
-    capacity: Capacity | None  # None: it knows no limit
-    failure: str = ""  # why it could not be asked
+    capacity: Capacity | None  # None: unlimited, or unknown
+    failure: str = ""  # why the capacity could not be read
 
 
 def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerStatus:
-    """Collect what the ledger knows."""
+    """Read the facts from the ledger."""
     held, described = count_held(transaction), lanes.load(transaction)
     counts, oldest = jobs.count(transaction), jobs.oldest_unfinished(transaction)
     draining = configurations.draining(transaction)
@@ -116,7 +116,9 @@ def gather(transaction: Transaction, config: Config, now: datetime) -> LedgerSta
             )
             for name in names
         ],
-        strangers=_strangers([count for count in counts if count.submitter not in draining.submitters], config),
+        jobs_without_submitter=_count_jobs_without_submitter(
+            [count for count in counts if count.submitter not in draining.submitters], config
+        ),
         running=configurations.running(transaction),
         newest=configurations.newest(transaction),
     )
@@ -129,7 +131,7 @@ def _by_state(counts: Iterator[JobCount]) -> dict[JobState, int]:
     return {state: found[state] for state in JobState if state in found}
 
 
-def _strangers(counts: Sequence[JobCount], config: Config) -> dict[str, int]:
+def _count_jobs_without_submitter(counts: Sequence[JobCount], config: Config) -> dict[str, int]:
     found: dict[str, int] = {}
     for count in counts:
         table = config.submitters.get(count.submitter)
@@ -138,58 +140,59 @@ def _strangers(counts: Sequence[JobCount], config: Config) -> dict[str, int]:
     return found
 
 
-# --- judging --------------------------------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------------------------
 
 
-def run_of(facts: LedgerStatus, *, host_runs: bool) -> Run:
-    """Whether the service runs. `host_runs`: a host works in the data folder."""
+def service_state(facts: LedgerStatus, *, host_runs: bool) -> ServiceState:
+    """Return the state of the service. `host_runs`: a host uses the data folder."""
     service = facts.parts.get(SERVICE)
     stopped = service is None or service.state is PartState.STOPPED
     if host_runs:
-        return Run.CHANGING if stopped else Run.RUNNING
-    return Run.NOT_RUNNING if service is None or stopped or _is_stale(service, facts.at) else Run.RUNNING
+        return ServiceState.CHANGING if stopped else ServiceState.RUNNING
+    is_gone = service is None or stopped or _is_stale(service, facts.at)
+    return ServiceState.NOT_RUNNING if is_gone else ServiceState.RUNNING
 
 
-def assess(facts: LedgerStatus, run: Run, room: Room, config: Config) -> list[Problem]:
-    """Everything that is not green, what is worst first."""
+def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, config: Config) -> list[Problem]:
+    """Return all problems, the worst first."""
     problems = [
-        *_of_processes(facts, run, config.dicom.receivers),
-        *(problem for ae_title in facts.ae_titles for problem in _of_ae_title(ae_title, run)),
-        *_of_jobs(facts, config),
-        *_of_storage(room, config),
+        *_process_problems(facts, service, config.dicom.receivers),
+        *(problem for ae_title in facts.ae_titles for problem in _ae_title_problems(ae_title, service)),
+        *_job_problems(facts, config),
+        *_storage_problems(storage, config),
     ]
     order = list(Level)
     return sorted(problems, key=lambda problem: -order.index(problem.level))
 
 
-def overall(problems: Sequence[Problem]) -> Level:
-    """As the worst of them."""
+def worst_level(problems: Sequence[Problem]) -> Level:
+    """Return the level of the worst problem; green if there is none."""
     return problems[0].level if problems else Level.GREEN
 
 
-def _of_processes(facts: LedgerStatus, run: Run, receivers: int) -> Iterator[Problem]:
-    if run is Run.NOT_RUNNING:
-        yield _red(SERVICE, f"does not run; {_last_seen(facts.parts.get(SERVICE))}")
+def _process_problems(facts: LedgerStatus, service: ServiceState, receivers: int) -> Iterator[Problem]:
+    if service is ServiceState.NOT_RUNNING:
+        yield _red(SERVICE, f"not running; {_last_seen(facts.parts.get(SERVICE))}")
         return
-    if run is Run.CHANGING:
-        yield Problem(level=Level.YELLOW, part=SERVICE, reason="starts or stops")
+    if service is ServiceState.CHANGING:
+        yield Problem(level=Level.YELLOW, part=SERVICE, reason="starting or stopping")
         return
     names = processes(receivers)
     for name in names:
         process = facts.parts.get(name)
         if process is None:
-            yield _red(name, "has not been heard of yet")
+            yield _red(name, "has not reported yet")
         elif process.state is PartState.STOPPED or _is_stale(process, facts.at):
-            yield _red(name, f"has not been heard of since {_time(process.seen_at)}")
+            yield _red(name, f"has not reported since {_time(process.seen_at)}")
         elif process.state is not PartState.OK:
             yield _red(name, process.reason)
     host = facts.parts.get(HOST)
-    if host is not None and not _is_stale(host, facts.at):  # else nobody knows how its parts are
+    if host is not None and not _is_stale(host, facts.at):  # otherwise the state of its parts is unknown
         others = (part for name, part in facts.parts.items() if name not in names)
-        yield from _of_parts(part for part in others if not _is_stale(part, facts.at))
+        yield from _part_problems(part for part in others if not _is_stale(part, facts.at))
 
 
-def _of_parts(parts: Iterable[PartHealth]) -> Iterator[Problem]:
+def _part_problems(parts: Iterable[PartHealth]) -> Iterator[Problem]:
     for part in parts:
         if part.state in (PartState.FAILING, PartState.HANGS):
             yield _red(part.part, part.reason)
@@ -202,22 +205,22 @@ def _last_seen(service: PartHealth | None) -> str:
         return "it has never run with this ledger"
     if service.state is PartState.STOPPED:
         return f"it was stopped at {_time(service.since)}"
-    return f"it did not stop in order, and was last heard of at {_time(service.seen_at)}"
+    return f"it was not stopped in order, and last reported at {_time(service.seen_at)}"
 
 
-def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
+def _ae_title_problems(status: AeTitleStatus, service: ServiceState) -> Iterator[Problem]:
     name, lane = status.ae_title, status.lane
     held = status.held.pending + status.held.quarantined
     if status.is_draining and not status.is_configured:
-        if run is Run.RUNNING and lane is not None and lane.reason:
+        if service is ServiceState.RUNNING and lane is not None and lane.reason:
             yield _red(f"AE title {name}", lane.reason)
     elif not status.is_configured:
         waiting = sum(count for state, count in status.jobs.items() if state in UNFINISHED)
         if held or waiting:
             what = f"{counted(held, 'instance')} and {counted(waiting, 'unfinished job')}"
             yield _yellow(name, f"not configured: {what} held")
-    elif run is Run.RUNNING and lane is not None:
-        if lane.reason:  # it is stopped, or does not get on
+    elif service is ServiceState.RUNNING and lane is not None:
+        if lane.reason:  # it is stopped, or makes no progress
             yield _red(f"AE title {name}", lane.reason)
         if lane.full:
             yield _red(f"AE title {name}", lane.full)
@@ -230,16 +233,16 @@ def _of_ae_title(status: AeTitleStatus, run: Run) -> Iterator[Problem]:
         yield _yellow(name, f"{what} faulted: `dicom-adapter jobs list --state faulted` shows why")
 
 
-def _of_jobs(facts: LedgerStatus, config: Config) -> Iterator[Problem]:
-    for submitter, count in facts.strangers.items():
+def _job_problems(facts: LedgerStatus, config: Config) -> Iterator[Problem]:
+    for submitter, count in facts.jobs_without_submitter.items():
         what = counted(count, "unfinished job")
         table = config.submitters.get(submitter)
         why = "not configured" if table is None else f"needs {table.unavailable}"
         yield Problem(level=Level.YELLOW, part=f"submitter {submitter}", reason=f"{why}: {what} held")
 
 
-def _of_storage(room: Room, config: Config) -> Iterator[Problem]:
-    reason = room.failure or storage_full(room.capacity, config.storage)
+def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Problem]:
+    reason = storage.failure or storage_full(storage.capacity, config.storage)
     if reason:
         yield _red("storage", reason)
 
@@ -257,7 +260,7 @@ def _yellow(ae_title: str, reason: str) -> Problem:
 
 
 def counted(count: int, noun: str) -> str:
-    """So many of something, in words."""
+    """Return for example `1 job` or `2 jobs`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

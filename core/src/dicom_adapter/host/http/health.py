@@ -15,7 +15,7 @@ from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger
-from dicom_adapter.operations.status import Level, Room, assess, gather, overall, run_of
+from dicom_adapter.operations.status import Level, StorageStatus, assess, gather, service_state, worst_level
 from dicom_adapter.runtime.clock import Clock
 
 
@@ -44,17 +44,17 @@ def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock:
     """Determine the health of the service, as its own host observes it."""
     with ledger.read() as transaction:
         facts = gather(transaction, config, clock.now())
-    run = run_of(facts, host_runs=True)
-    problems = assess(facts, run, _room(storage), config)
+    service = service_state(facts, host_runs=True)
+    problems = assess(facts, service, _storage_status(storage), config)
     reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in problems]
-    return Health(health=overall(problems).value, service=run.value, problems=reasons)
+    return Health(health=worst_level(problems).value, service=service.value, problems=reasons)
 
 
-def _room(storage: StorageBackend[Any]) -> Room:
+def _storage_status(storage: StorageBackend[Any]) -> StorageStatus:
     try:
-        return Room(capacity=storage.capacity())
+        return StorageStatus(capacity=storage.capacity())
     except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-        return Room(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
+        return StorageStatus(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
 
 
 def health_handler(look: Examine) -> HTTPRouteHandler:
