@@ -1,4 +1,4 @@
-"""How a plugin class declares its settings class."""
+"""Declaration of a plugin's settings class."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BASES: list[Any] = [JobProcessorBase, Submitter, StorageBackend]
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_the_argument_of_the_base_is_the_settings_class(base: Any) -> None:
-    """It is the same for processors, submitters and storage backends."""
+def test_the_type_argument_of_the_base_is_the_settings_class(base: Any) -> None:
+    """In the same way for processors, submitters and storage backends."""
 
     class Declared(base[Mine]): ...
 
@@ -36,7 +36,7 @@ def test_the_argument_of_the_base_is_the_settings_class(base: Any) -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_without_an_argument_there_are_no_settings(base: Any) -> None:
-    """Any key in the plugin's table is an error then."""
+    """Then any key in the plugin's table is an error."""
 
     class Declared(base): ...
 
@@ -44,7 +44,7 @@ def test_without_an_argument_there_are_no_settings(base: Any) -> None:
 
 
 def test_a_subclass_inherits_the_settings_class() -> None:
-    """Also along the second base, and it may declare another one."""
+    """It may come from the second base, and the subclass may declare another one."""
 
     class First(JobProcessorBase[Mine]): ...
 
@@ -57,8 +57,8 @@ def test_a_subclass_inherits_the_settings_class() -> None:
     assert (Mine, Mine, Other) == (First.settings_type, Second.settings_type, Third.settings_type)
 
 
-def test_an_intermediate_base_may_leave_the_settings_class_open() -> None:
-    """What it is stands in the class that is registered."""
+def test_an_intermediate_base_may_have_a_type_variable() -> None:
+    """The class that is registered must bind it."""
 
     class Middle(JobProcessorBase[T]): ...
 
@@ -67,8 +67,8 @@ def test_an_intermediate_base_may_leave_the_settings_class_open() -> None:
     assert Mine is Declared.settings_type
 
 
-def test_other_generic_bases_are_not_mistaken_for_it() -> None:
-    """A plugin class may be generic for reasons of its own."""
+def test_other_generic_bases_are_ignored() -> None:
+    """A plugin class may be generic for other reasons."""
 
     class Box(Generic[T]): ...
 
@@ -78,15 +78,15 @@ def test_other_generic_bases_are_not_mistaken_for_it() -> None:
 
 
 @pytest.mark.parametrize("argument", [int, dict, "Settings"])
-def test_a_settings_class_that_is_no_attrs_class_is_refused_where_it_is_declared(argument: Any) -> None:
-    """At import, with the plugin's class and what is wrong with it."""
+def test_a_settings_class_must_be_an_attrs_class(argument: Any) -> None:
+    """It is refused at import, with the plugin's class and the reason."""
     with pytest.raises(TypeError, match=r"Declared: the settings class .* must be an attrs class"):
 
         class Declared(JobProcessorBase[argument]): ...
 
 
-def test_a_class_in_between_passes_the_settings_class_on() -> None:
-    """Whatever else it is generic in. Tried: read from the last base alone, it silently was NoSettings."""
+def test_an_intermediate_class_passes_the_settings_class_on() -> None:
+    """Even with further type variables. Verified to fail when only the last base is read, which gives NoSettings."""
     S = TypeVar("S")
 
     class Middle(JobProcessorBase[T]): ...

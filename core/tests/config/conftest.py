@@ -1,4 +1,4 @@
-"""A catalogue of small plugins, and ways to read configurations with it."""
+"""A catalogue of small plugins, and fixtures that read configurations with it."""
 
 from __future__ import annotations
 
@@ -76,31 +76,34 @@ CATALOGUE = Catalogue(
 
 @pytest.fixture
 def minimal() -> str:
-    """A configuration without a mistake; tests append to it."""
+    """Return a configuration without mistakes, to which tests append lines."""
     return MINIMAL
 
 
 @pytest.fixture
 def broken() -> str:
-    """What the catalogue says of a plugin that it could not use."""
+    """Return the catalogue's message for a plugin that it could not load."""
     return BROKEN
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[[str | bytes], Loaded]:
-    """Load a whole configuration."""
+    """Return a function that loads a whole configuration."""
     return lambda text: load(text, folder=tmp_path, catalogue=CATALOGUE)
 
 
 @pytest.fixture
 def problems(read: Callable[[str | bytes], Loaded]) -> Callable[[str], dict[str, str]]:
-    """The problems that lines appended to the minimal configuration make, as text by path."""
+    """Return a function that appends lines to the minimal configuration and returns the problems by path."""
     return lambda lines: {problem.path: str(problem) for problem in read(MINIMAL + lines).problems}
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]]:
-    """What a settings class becomes of a processor's settings: the instance or None, and the problems by path."""
+    """Return a function that structures a processor's settings.
+
+    It returns the instance or None, and the problems by path.
+    """
 
     def structure(settings_class: type, lines: str) -> tuple[Any, dict[str, str]]:
         class Mine(JobProcessorBase[NoSettings]):
@@ -108,7 +111,7 @@ def settings(tmp_path: Path) -> Callable[[type, str], tuple[Any, dict[str, str]]
 
             def handle_instance(self, instance: Any) -> None: ...
 
-        Mine.settings_type = settings_class  # the type argument would do it, were it known before the test runs
+        Mine.settings_type = settings_class  # the type argument would do the same, but it must be known in advance
         catalogue = Catalogue(processors={"mine": Mine}, submitters=PLATFORMS, storage_backends=STORES)
         head = MINIMAL.partition("[ae-titles")[0] + '[ae-titles.X]\nprocessor = "mine"\n[ae-titles.X.settings]\n'
         loaded = load(head + lines, folder=tmp_path, catalogue=catalogue)

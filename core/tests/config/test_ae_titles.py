@@ -1,4 +1,4 @@
-"""[ae-titles.<AE title>]: names, callers, lists, and which submitter takes the jobs."""
+"""[ae-titles.<AE title>]: names, callers, lists, and the choice of the submitter."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ OTHER_SUBMITTER = '[submitters.other]\ntype = "fake"\nendpoint = "b"\n'
         ('"LÜNG"', r"must not contain '\xdc'"),
     ],
 )
-def test_names_that_no_ae_title_can_have(problems: Problems, key: str, expected: str) -> None:
-    """The rule that was broken is named, for keys and for callers."""
+def test_invalid_ae_titles_are_refused(problems: Problems, key: str, expected: str) -> None:
+    """The message names the rule, for keys and for callers."""
     found = problems(f"[ae-titles.{key}]\n{SETTINGS}[ae-titles.Y]\nallowed-callers = [{key}]\n{SETTINGS}")
     assert 2 == len(found)
     assert all(expected in message for message in found.values())
     assert "ae-titles.Y.allowed-callers[0]" in found
 
 
-def test_spaces_around_an_ae_title_mean_nothing(read: Read, minimal: str) -> None:
-    """Neither in a key nor in a caller; sixteen characters remain allowed."""
+def test_spaces_around_an_ae_title_are_ignored(read: Read, minimal: str) -> None:
+    """In keys and in callers. The limit of sixteen characters applies after that."""
     config = read(minimal + f'[ae-titles."  ABCDEFGH IJKLMNO "]\nallowed-callers = [" CT1 "]\n{SETTINGS}').config
     assert config is not None
     assert {"LUNG", "ABCDEFGH IJKLMNO"} == config.ae_titles.keys()
     assert (CallerConfig(ae_title="CT1"),) == config.ae_titles["ABCDEFGH IJKLMNO"].allowed_callers
 
 
-def test_two_keys_that_mean_the_same_ae_title(problems: Problems) -> None:
-    """Both are named."""
+def test_two_keys_for_the_same_ae_title_are_refused(problems: Problems) -> None:
+    """The message names both."""
     found = problems(f'[ae-titles." LUNG "]\n{SETTINGS}')
     assert ['ae-titles." LUNG "'] == list(found)
     assert "'LUNG' and ' LUNG ' mean the same" in found['ae-titles." LUNG "']
 
 
-def test_callers_by_title_host_or_both(read: Read, minimal: str) -> None:
-    """A host is an address or a network, of either version of IP."""
+def test_callers_are_identified_by_title_host_or_both(read: Read, minimal: str) -> None:
+    """A host is an address or a network, IPv4 or IPv6."""
     callers = '["CT1", {host = "10.0.0.7"}, {ae-title = "A", host = "fd00::/8"}, {ae-title = "B"}]'
     config = read(minimal + f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}").config
     assert config is not None
@@ -65,8 +65,8 @@ def test_callers_by_title_host_or_both(read: Read, minimal: str) -> None:
     ) == config.ae_titles["X"].allowed_callers
 
 
-def test_mistakes_in_callers_have_their_place_in_the_list(problems: Problems) -> None:
-    """The path leads into the list and the table in it."""
+def test_mistakes_in_callers_are_located_in_the_list(problems: Problems) -> None:
+    """The path has the index in the list and the key in its table."""
     callers = '["CT1", {host = "10.0.0.5/24"}, {host = "pacs.local"}, {}, 5, {hots = "10.0.0.1"}, {host = 1}]'
     found = problems(f"[ae-titles.X]\nallowed-callers = {callers}\n{SETTINGS}")
     at = "ae-titles.X.allowed-callers"
@@ -82,29 +82,29 @@ def test_mistakes_in_callers_have_their_place_in_the_list(problems: Problems) ->
     assert all(text in found[path] for path, text in expected.items())
 
 
-def test_an_empty_list_of_callers_is_a_mistake(problems: Problems) -> None:
-    """It would refuse everybody; who means everybody leaves it out."""
+def test_an_empty_list_of_callers_is_refused(problems: Problems) -> None:
+    """It would reject every requestor. To accept all, the key is omitted."""
     found = problems(f"[ae-titles.X]\nallowed-callers = []\n{SETTINGS}")
     assert "AE title 'X': allowed-callers must not be empty" in found["ae-titles.X.allowed-callers"]
 
 
-def test_lists_are_lists(problems: Problems) -> None:
-    """A text is not taken for a list of its letters."""
+def test_a_text_is_not_a_list(problems: Problems) -> None:
+    """It is not read as the list of its characters."""
     found = problems(f"[ae-titles.X]\nallowed-callers = 'CT1'\nignored-sop-classes = '1.2'\n{SETTINGS}")
     assert {"ae-titles.X.allowed-callers", "ae-titles.X.ignored-sop-classes"} == found.keys()
     assert all("must be a list in square brackets" in message for message in found.values())
 
 
-def test_sop_classes_are_uids(problems: Problems) -> None:
-    """Digits and dots, 64 at most."""
+def test_sop_classes_must_be_uids(problems: Problems) -> None:
+    """Digits and dots, at most 64 characters."""
     found = problems(f"[ae-titles.X]\nignored-sop-classes = ['1.2', 'CT', '{'1' * 65}', '']\n{SETTINGS}")
     at = "ae-titles.X.ignored-sop-classes"
     assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
     assert "…, must be a UID" in found[f"{at}[2]"]
 
 
-def test_metadata_are_keywords_of_text(problems: Problems, read: Read, minimal: str) -> None:
-    """The nearest keyword is named; what has no text cannot be sent."""
+def test_metadata_must_be_keywords_of_text_attributes(problems: Problems, read: Read, minimal: str) -> None:
+    """The message suggests the nearest keyword. Attributes that are not text cannot be sent."""
     found = problems(f"[ae-titles.X]\nmetadata = ['Modality', 'StudyDat', '', 'PixelData']\n{SETTINGS}")
     at = "ae-titles.X.metadata"
     assert [f"{at}[1]", f"{at}[2]", f"{at}[3]"] == list(found)
@@ -114,7 +114,7 @@ def test_metadata_are_keywords_of_text(problems: Problems, read: Read, minimal: 
     assert ("Modality", "PatientAge") == config.ae_titles["X"].metadata
 
 
-def test_the_settings_must_be_there_when_something_in_them_must(problems: Problems) -> None:
+def test_settings_are_required_if_one_of_them_is_required(problems: Problems) -> None:
     """An AE title without settings lacks its pipelines."""
     found = problems("[ae-titles.X]\n")
     assert {
@@ -122,16 +122,15 @@ def test_the_settings_must_be_there_when_something_in_them_must(problems: Proble
     } == found
 
 
-def test_the_submitter_of_an_ae_title(read: Read, minimal: str) -> None:
-    """Its own, else the default one."""
+def test_an_ae_title_has_its_own_or_the_default_submitter(read: Read, minimal: str) -> None:
     lines = OTHER_SUBMITTER + f"[ae-titles.X]\nsubmitter = 'other'\n{SETTINGS}"
     config = read("default-submitter = 'clara'\n" + minimal + lines).config
     assert config is not None
     assert ("clara", "other") == (config.submitter_for("LUNG"), config.submitter_for("X"))
 
 
-def test_two_submitters_and_no_choice(problems: Problems) -> None:
-    """Guessing could send studies to the wrong platform."""
+def test_an_ae_title_needs_a_choice_between_two_submitters(problems: Problems) -> None:
+    """A guess could send studies to the wrong platform."""
     assert {
         "ae-titles.LUNG.submitter": (
             "AE title 'LUNG': submitter is missing: name one of clara, other, or set default-submitter"
@@ -139,8 +138,8 @@ def test_two_submitters_and_no_choice(problems: Problems) -> None:
     } == problems(OTHER_SUBMITTER)
 
 
-def test_unknown_submitters_are_named_with_the_nearest(read: Read, minimal: str) -> None:
-    """For an AE title and for the default, besides any other mistake."""
+def test_an_unknown_submitter_is_reported_with_the_nearest_name(read: Read, minimal: str) -> None:
+    """For an AE title and for the default, together with any other mistake."""
     text = (
         "default-submitter = 'othr'\n" + minimal + f"[ae-titles.X]\nsubmitter = 'calra'\n{SETTINGS}[dicom]\nport = -1\n"
     )
@@ -152,14 +151,14 @@ def test_unknown_submitters_are_named_with_the_nearest(read: Read, minimal: str)
     ] == [str(problem) for problem in read(text).problems]
 
 
-def test_the_name_of_a_submitter_is_plain(problems: Problems) -> None:
+def test_a_submitter_name_has_only_plain_characters(problems: Problems) -> None:
     """It becomes the name of a folder."""
     found = problems('[submitters."../x"]\ntype = "fake"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
     assert "must be a name of 1 to 64 letters" in found['submitters."../x"']
 
 
-def test_a_processor_that_is_not_installed(read: Read, minimal: str, broken: str) -> None:
-    """The rest can start; what is installed and what is broken is told."""
+def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read, minimal: str, broken: str) -> None:
+    """The rest can start. The message names the installed and the broken plugins."""
     loaded = read(minimal + "[ae-titles.X]\nprocessor = 'tomo'\nsettings.anything = 1\n")
     (problem,) = loaded.problems
     assert ConfigProblemKind.UNAVAILABLE is problem.kind
@@ -174,8 +173,8 @@ def test_a_processor_that_is_not_installed(read: Read, minimal: str, broken: str
     assert "" == config.unavailable("LUNG")
 
 
-def test_a_submitter_that_is_not_installed(read: Read, minimal: str) -> None:
-    """It takes the AE titles with it that depend on it, and no others."""
+def test_a_submitter_that_is_not_installed_affects_its_ae_titles_only(read: Read, minimal: str) -> None:
+    """AE titles of other submitters are available."""
     lines = "[submitters.far]\ntype = 'fakee'\nwhatever = 1\n[ae-titles.X]\nsubmitter = 'far'\n" + SETTINGS
     loaded = read("default-submitter = 'clara'\n" + minimal + lines)
     (problem,) = loaded.problems
@@ -188,8 +187,8 @@ def test_a_submitter_that_is_not_installed(read: Read, minimal: str) -> None:
     assert "" == config.unavailable("LUNG")
 
 
-def test_a_storage_backend_that_is_not_installed(read: Read, minimal: str) -> None:
-    """Nothing can start without it; an unavailable processor is told besides."""
+def test_a_storage_backend_that_is_not_installed_is_a_problem(read: Read, minimal: str) -> None:
+    """Nothing can start without it. An unavailable processor is reported, too."""
     text = minimal.replace('path = "data"', 'path = "data"\nbackend = "s3"') + "[ae-titles.X]\nprocessor = 'tomo'\n"
     loaded = read(text)
     assert loaded.config is None

@@ -1,4 +1,4 @@
-"""A whole configuration: what it becomes, and that everything wrong with it is told at once."""
+"""A whole configuration: its values, and all of its problems at once."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ pipeline-lung = "8abf244aff7647989d4f6b3987a85759"
 """
 
 
-def test_the_example_of_the_design(read: Read) -> None:
-    """Every setting of the example arrives, and what it leaves out has its default."""
+def test_the_example_of_the_design_is_read(read: Read) -> None:
+    """Every setting of the example is read, and omitted settings have their defaults."""
     loaded = read(EXAMPLE)
     assert () == loaded.problems
     config = loaded.config
@@ -70,8 +70,8 @@ def test_the_example_of_the_design(read: Read) -> None:
     assert ("clara", "") == (config.submitter_for("LUNG"), config.unavailable("LUNG"))
 
 
-def test_the_same_text_gives_equal_configurations(read: Read) -> None:
-    """A reload sees by comparison what changed."""
+def test_equal_texts_give_equal_configurations(read: Read) -> None:
+    """A reload compares configurations to find what changed."""
     first, second, changed = (read(text).config for text in (EXAMPLE, EXAMPLE, EXAMPLE.replace("60", "61")))
     assert first == second
     assert first != changed
@@ -80,8 +80,8 @@ def test_the_same_text_gives_equal_configurations(read: Read) -> None:
     assert first.submitters == changed.submitters
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(read: Read) -> None:
-    """Three mistakes are three problems with their paths; as text each has subject, value and rule."""
+def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(read: Read) -> None:
+    """Three mistakes are three problems with their paths. Each text has subject, value and rule."""
     text = EXAMPLE.replace("timeout = 60", "timeout = 3").replace("11112", "70000").replace('"5 GB"', '"5 XB"')
     loaded = read(text)
     assert loaded.config is None
@@ -105,8 +105,8 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(read: Read) -> N
     ],
     ids=["syntax", "unfinished", "latin-1", "digits", "nesting"],
 )
-def test_what_is_not_toml_is_one_problem(read: Read, text: str | bytes, expected: str) -> None:
-    """The place in the file is named."""
+def test_invalid_toml_is_one_problem(read: Read, text: str | bytes, expected: str) -> None:
+    """The message has the position in the file."""
     loaded = read(text)
     assert loaded.config is None
     assert 1 == len(loaded.problems)
@@ -114,12 +114,12 @@ def test_what_is_not_toml_is_one_problem(read: Read, text: str | bytes, expected
     assert "" == loaded.problems[0].path
 
 
-def test_bytes_with_a_mark_of_utf8_are_read(read: Read) -> None:
-    """Some editors put a byte-order mark first."""
+def test_a_byte_order_mark_is_ignored(read: Read) -> None:
+    """Some editors write one at the beginning of a file."""
     assert () == read(b"\xef\xbb\xbf" + EXAMPLE.encode()).problems
 
 
-def test_an_empty_file_lacks_everything_that_is_required(read: Read) -> None:
+def test_an_empty_file_lacks_all_required_tables(read: Read) -> None:
     """Storage, a submitter and an AE title have no defaults."""
     assert {"storage", "submitters", "ae-titles"} == {problem.path for problem in read("").problems}
     assert "storage is missing (The storage backend and its limits)" in [str(problem) for problem in read("").problems]
@@ -128,14 +128,14 @@ def test_an_empty_file_lacks_everything_that_is_required(read: Read) -> None:
 @pytest.mark.parametrize(
     "text", ["dicom = 1", "submitters = []", "ae-titles = 'LUNG'", "[[storage]]", "ae-titles.X = 1"]
 )
-def test_a_value_where_a_table_belongs_is_a_problem(read: Read, text: str) -> None:
-    """Whatever stands there, nothing is raised."""
+def test_a_value_in_place_of_a_table_is_a_problem(read: Read, text: str) -> None:
+    """No value raises an exception."""
     loaded = read(text)
     assert loaded.config is None
     assert any("must be a table" in problem.message for problem in loaded.problems)
 
 
-def test_unknown_keys_are_refused_with_the_nearest(problems: Problems) -> None:
+def test_unknown_keys_are_reported_with_the_nearest_key(problems: Problems) -> None:
     """At every level."""
     found = problems(
         "[dicom]\nmax_pdu = 5\n[log]\nlvl = 1\n[lgo]\n[ae-titles.X]\nsubmiter = 'a'\nsettings.pipeline-a='b'"
@@ -146,16 +146,16 @@ def test_unknown_keys_are_refused_with_the_nearest(problems: Problems) -> None:
     assert "(known: format, level)" in found["log.lvl"]
 
 
-def test_an_unknown_key_of_the_storage_is_compared_with_both_sets(read: Read, minimal: str) -> None:
-    """The core's keys and the backend's own stand in one table."""
+def test_an_unknown_key_of_the_storage_table_is_compared_with_all_its_keys(read: Read, minimal: str) -> None:
+    """The table has keys of the core and keys of the backend."""
     text = minimal.replace('path = "data"', 'path = "data"\ndepht = 3\nreserv = 5')
     found = {p.path: p.message for p in read(text).problems}
     assert "did you mean 'depth'?" in found["storage.depht"]
     assert "did you mean 'reserve'?" in found["storage.reserv"]
 
 
-def test_the_settings_of_a_backend_stand_in_its_table(read: Read, minimal: str) -> None:
-    """They are checked by its own class, at the table's path."""
+def test_the_settings_of_a_backend_are_in_the_storage_table(read: Read, minimal: str) -> None:
+    """The backend's settings class validates them; problems have the path of the table."""
     config = read(minimal.replace('path = "data"', 'path = "data"\ndepth = 3')).config
     assert config is not None
     assert 3 == config.storage.settings.depth
@@ -163,16 +163,15 @@ def test_the_settings_of_a_backend_stand_in_its_table(read: Read, minimal: str) 
     assert ["storage.depth = 0, must be at least 1 (the default is 2)"] == [str(p) for p in wrong]
 
 
-def test_relative_paths_start_at_the_folder_of_the_file(read: Read, minimal: str, tmp_path: Path) -> None:
-    """Wherever the service is started."""
+def test_relative_paths_are_relative_to_the_folder_of_the_file(read: Read, minimal: str, tmp_path: Path) -> None:
+    """The current folder of the service does not matter."""
     config = read(minimal + '[ledger]\nurl = "sqlite:///l.sqlite"').config
     assert config is not None
     assert tmp_path / "data" == config.storage.path
     assert f"sqlite:///{tmp_path}/l.sqlite" == config.ledger_url
 
 
-def test_a_tilde_is_the_home(read: Read, minimal: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a shell."""
+def test_a_tilde_is_the_home_folder(read: Read, minimal: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     config = read(minimal.replace('"data"', '"~/data"')).config
     assert config is not None
@@ -210,37 +209,36 @@ def test_other_ledgers_are_refused_without_showing_a_password(problems: Problems
         ("port = 11112.0", "must be a whole number"),
     ],
 )
-def test_limits_of_the_dicom_table(problems: Problems, line: str, expected: str) -> None:
-    """Each bound is named."""
+def test_numbers_of_the_dicom_table_have_limits(problems: Problems, line: str, expected: str) -> None:
+    """The message names each limit."""
     found = problems(f"[dicom]\n{line}")
     assert [f"dicom.{line.split(' ')[0]}"] == list(found)
     assert expected in next(iter(found.values()))
 
 
-def test_no_limit_for_pdus_and_any_free_port(read: Read, minimal: str) -> None:
-    """Zero has a meaning of its own for both."""
+def test_zero_means_unlimited_pdus_and_any_free_port(read: Read, minimal: str) -> None:
     config = read(minimal + '[dicom]\nmax-pdu = 0\nport = 0\nbind = "::1"\nidle-timeout = 5').config
     assert config is not None
     assert DicomConfig(max_pdu=0, port=0, bind="::1", idle_timeout=5.0) == config.dicom
 
 
-def test_the_log_table(problems: Problems) -> None:
-    """An unknown level shows the known ones."""
+def test_an_unknown_log_level_is_refused(problems: Problems) -> None:
+    """The message lists the known levels."""
     found = problems('[log]\nlevel = "warn"')
     expected = "log.level = 'warn', must be one of debug, info, warning, error; did you mean 'warning'?"
     assert f"{expected} (the default is info)" == found["log.level"]
 
 
-def test_pauses_must_fit_together(read: Read, minimal: str) -> None:
-    """A rule across settings is told at the table."""
+def test_pauses_must_be_consistent(read: Read, minimal: str) -> None:
+    """A problem of several settings is reported at their table."""
     text = minimal.replace('type = "fake"', 'type = "fake"\nretry-first = 400')
     assert ["submitter 'clara': is not valid: retry-most = 300 must not be below retry-first = 400"] == [
         str(problem) for problem in read(text).problems
     ]
 
 
-def test_a_configuration_made_by_hand_may_lack_a_choice(read: Read, minimal: str) -> None:
-    """Then asking for the submitter is refused, naming the AE title."""
+def test_a_configuration_built_in_code_may_lack_a_submitter(read: Read, minimal: str) -> None:
+    """The method that returns the submitter then raises an error that names the AE title."""
     config = read(minimal).config
     assert config is not None
     two = evolve(config, submitters={**config.submitters, "other": config.submitters["clara"]})

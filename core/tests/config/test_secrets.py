@@ -1,4 +1,4 @@
-"""Secrets come from files and the environment, and never show."""
+"""Secrets are read from files and environment variables, and are never shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Guarded:
     tokens: tuple[Secret, ...] = setting(default=(), help="")
     keys: Mapping[str, Secret] = setting(prefix="key-", factory=dict, help="")
     login: Login | None = setting(default=None, help="")
-    strict: Secret | None = setting(default=None, validator=attrs.validators.optional(between("a", "b")), help="")  # type: ignore[type-var] # texts have an order too
+    strict: Secret | None = setting(default=None, validator=attrs.validators.optional(between("a", "b")), help="")  # type: ignore[type-var] # texts have an order, too
 
     def __attrs_post_init__(self) -> None:
         if self.tokens:
@@ -36,7 +36,10 @@ class Guarded:
 def test_secrets_come_from_the_environment_or_a_file(
     settings: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file's last line end is not part of the secret; its relative path starts at the configuration's folder."""
+    """The line end at the end of a file is not part of the secret.
+
+    A relative path is relative to the configuration's folder.
+    """
     monkeypatch.setenv("A_TOKEN", "hunter2")
     (tmp_path / "key").write_text(" päss \n", encoding="utf-8")
     structured, problems = settings(Guarded, "token = {env = 'A_TOKEN'}\nkey-a = {file = 'key'}")
@@ -61,10 +64,10 @@ def test_secrets_come_from_the_environment_or_a_file(
         ("{file = 'binary'}", "which is not UTF-8 text"),
     ],
 )
-def test_secrets_that_cannot_be_had(
+def test_secrets_that_cannot_be_read_are_problems(
     settings: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, expected: str
 ) -> None:
-    """The problem has the reason and never the secret."""
+    """The message has the reason and never the secret."""
     monkeypatch.setenv("EMPTY", "")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     _, problems = settings(Guarded, f"token = {written}")
@@ -88,8 +91,8 @@ def test_secrets_that_cannot_be_had(
         "tokens = [{env = 'A_TOKEN'}]",
     ],
 )
-def test_secrets_never_show(settings: Structure, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
-    """Neither misplaced, nor under a misspelt key, nor in what a validator or constructor says."""
+def test_secrets_are_never_shown(settings: Structure, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """Not if misplaced, not under a misspelt key, and not in the message of a validator or constructor."""
     monkeypatch.setenv("A_TOKEN", "hunter2")
     structured, problems = settings(Guarded, written)
     assert structured is None

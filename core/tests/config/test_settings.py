@@ -1,4 +1,4 @@
-"""What plugin authors rely on: each type takes exactly what says it, and every mistake has its place."""
+"""Settings classes for plugin authors: each type accepts exactly its own values, and every problem has its path."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Everything:
     mode: Literal["fast", "slow"] = setting(default="fast", help="")
     size: ByteSize = setting(default=ByteSize(0), help="")
     folder: Path | None = setting(default=None, help="")
-    maybe: Optional[int] = setting(default=None, help="")  # noqa: UP045 - both spellings are understood
+    maybe: Optional[int] = setting(default=None, help="")  # noqa: UP045 - both spellings are supported
     either: int | str = setting(default=0, help="")
     numbers: Sequence[int] = setting(default=(), help="")
     names: list[str] = setting(factory=list, help="")
@@ -88,8 +88,8 @@ class Everything:
         ("anything", "[1, 'a']", [1, "a"]),
     ],
 )
-def test_what_is_taken(settings: Structure, field: str, written: str, expected: Any) -> None:
-    """The value arrives with exactly the declared type."""
+def test_valid_values_are_accepted(settings: Structure, field: str, written: str, expected: Any) -> None:
+    """The value has exactly the declared type."""
     structured, problems = settings(Everything, f"{field} = {written}")
     assert {} == problems
     assert expected == getattr(structured, field)
@@ -141,22 +141,22 @@ def test_what_is_taken(settings: Structure, field: str, written: str, expected: 
         ("title", "'" + "x" * 300 + "'\ncount = 0", ""),
     ],
 )
-def test_what_is_refused(settings: Structure, field: str, written: str, expected: str) -> None:
-    """Nothing is converted on the way; the value and the rule are told."""
+def test_invalid_values_are_refused(settings: Structure, field: str, written: str, expected: str) -> None:
+    """No value is converted. The message has the value and the rule."""
     structured, problems = settings(Everything, f"{field} = {written}")
     assert structured is None
     assert expected in problems.get(field, "")
     assert 1 == len(problems)
 
 
-def test_long_values_are_cut(settings: Structure) -> None:
-    """Sixty characters are enough to find it."""
+def test_long_values_are_truncated(settings: Structure) -> None:
+    """Sixty characters are enough to find the value in the file."""
     _, problems = settings(Everything, f"count = '{'x' * 300}'")
     assert "= '" + "x" * 58 + "…, must be" in problems["count"]
 
 
-def test_every_element_has_its_error(settings: Structure) -> None:
-    """Lists and tables tell all that is wrong in them, with index and key."""
+def test_every_invalid_element_is_reported(settings: Structure) -> None:
+    """Lists and tables report all of their problems, with index or key."""
     _, problems = settings(
         Everything,
         """
@@ -178,8 +178,8 @@ def test_every_element_has_its_error(settings: Structure) -> None:
     assert "servers[1].host is missing (Name of the host)" in problems["servers[1].host"]
 
 
-def test_the_converter_speaks_cattrs(tmp_path: Path) -> None:
-    """Its errors are cattrs' groups, which cattrs' own tools read too."""
+def test_the_converter_raises_errors_of_cattrs(tmp_path: Path) -> None:
+    """They are cattrs' exception groups, so cattrs' own tools can read them."""
     converter = convert.make_converter(tmp_path, {})
     with pytest.raises(cattrs.ClassValidationError) as caught:
         converter.structure({"host": 1, "port": 0}, Server)
@@ -197,8 +197,8 @@ KEYS = [field.name for field in attrs.fields(Everything)] + ["unknown"]
 
 @given(st.dictionaries(st.sampled_from(KEYS), TOML_VALUES))
 @hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_any_table_becomes_settings_or_errors(table: dict[str, Any]) -> None:
-    """Nothing but cattrs' groups is raised, and each of their errors has a place in the table."""
+def test_any_table_gives_settings_or_errors(table: dict[str, Any]) -> None:
+    """Only cattrs' exception groups are raised, and each error has a path in the table."""
     converter = convert.make_converter(Path("/"), {})
     try:
         assert isinstance(converter.structure(table, Everything), Everything)

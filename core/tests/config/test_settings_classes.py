@@ -1,4 +1,4 @@
-"""How the keys of a table meet the fields of a plugin's settings class, its validators and its rules."""
+"""Matching the keys of a table with the fields, validators and rules of a plugin's settings class."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dicom_adapter import NoSettings, at_least, not_empty, setting
 Structure = Callable[[type, str], tuple[Any, dict[str, str]]]
 
 
-def test_a_misspelt_setting_is_told_with_the_nearest(settings: Structure) -> None:
-    """Underscores are not taken for hyphens in silence."""
+def test_a_misspelt_setting_is_reported_with_the_nearest_key(settings: Structure) -> None:
+    """Underscores are not silently accepted as hyphens."""
 
     @frozen(kw_only=True)
     class Waits:
@@ -27,8 +27,8 @@ def test_a_misspelt_setting_is_told_with_the_nearest(settings: Structure) -> Non
     assert "zzz is not a known key (known: max-wait)" in problems["zzz"]
 
 
-def test_a_class_without_settings_knows_no_key(settings: Structure) -> None:
-    """It says so."""
+def test_a_class_without_settings_accepts_no_key(settings: Structure) -> None:
+    """The message names the rule."""
     assert "a is not a known key (known: none)" in settings(NoSettings, "a = 1")[1]["a"]
     assert NoSettings() == settings(NoSettings, "")[0]
 
@@ -40,21 +40,21 @@ class Prefixed:
 
 
 def test_a_prefix_collects_its_keys(settings: Structure) -> None:
-    """A key that has a field of its own is not collected."""
+    """A key with a field of its own is not collected."""
     assert (Prefixed(pipelines={"a": 1, "b-c": 2}, pipeline_limit=3), {}) == settings(
         Prefixed, "pipeline-a = 1\npipeline-b-c = 2\npipeline-limit = 3"
     )
 
 
-def test_mistakes_among_collected_keys(settings: Structure) -> None:
-    """Each has the path under which it is written."""
+def test_mistakes_among_collected_keys_have_their_own_paths(settings: Structure) -> None:
+    """The path is the one in the file."""
     _, problems = settings(Prefixed, "pipeline-a = 'x'\npipeline-b = true\npipeline- = 1\npipelines = 1")
     assert {"pipeline-a", "pipeline-b", "pipeline-", "pipelines"} == problems.keys()
     assert "(known: pipeline-<name>, pipeline-limit)" in problems["pipeline-"]
 
 
-def test_a_required_prefix_must_be_there(settings: Structure) -> None:
-    """Without default one key at least is needed; with a validator that decides."""
+def test_a_required_prefix_needs_a_key(settings: Structure) -> None:
+    """Without a default, at least one key is required. A validator may decide otherwise."""
     assert "pipeline-<name> must be there at least once (Pipelines)" in settings(Prefixed, "")[1]["pipeline-<name>"]
 
     @frozen(kw_only=True)
@@ -64,8 +64,8 @@ def test_a_required_prefix_must_be_there(settings: Structure) -> None:
     assert "p-<name> must not be empty" in settings(Validated, "")[1]["p-<name>"]
 
 
-def test_the_validators_of_attrs_work(settings: Structure) -> None:
-    """Their messages without what else they put into their errors."""
+def test_the_validators_of_attrs_are_supported(settings: Structure) -> None:
+    """The problem has only the message of their errors, not the other arguments."""
 
     @frozen(kw_only=True)
     class Validated:
@@ -88,8 +88,8 @@ def test_the_validators_of_attrs_work(settings: Structure) -> None:
     assert ["AE title 'X': settings is not valid: own must not be above both"] == list(problems.values())
 
 
-def test_a_rule_across_settings_is_told_at_the_table(settings: Structure) -> None:
-    """It runs when each setting is fine."""
+def test_a_rule_across_settings_is_reported_at_the_table(settings: Structure) -> None:
+    """It is checked after each setting is valid."""
 
     @frozen(kw_only=True)
     class Range:
@@ -106,8 +106,8 @@ def test_a_rule_across_settings_is_told_at_the_table(settings: Structure) -> Non
 
 
 @pytest.mark.parametrize("failing", ["validator", "construction", "type"])
-def test_a_plugin_with_a_bug_is_a_problem_not_a_crash(settings: Structure, failing: str) -> None:
-    """Whatever its settings class raises, the other problems are told too."""
+def test_a_settings_class_with_a_bug_is_a_problem_not_a_crash(settings: Structure, failing: str) -> None:
+    """Any exception of a settings class is one problem. The other problems are reported, too."""
 
     def wrong(*_: Any) -> None:
         raise ZeroDivisionError("oh")

@@ -1,4 +1,4 @@
-"""[dicom.tls], and callers that are known by their certificates."""
+"""[dicom.tls], and callers that are identified by certificates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ Read = Callable[[str], Loaded]
 Problems = Callable[[str], dict[str, str]]
 
 
-def test_a_certificate_is_enough(read: Read, minimal: str, tmp_path: Path) -> None:
-    """Relative paths start at the configuration's folder; without client-ca nobody is asked for a certificate."""
+def test_a_certificate_is_sufficient(read: Read, minimal: str, tmp_path: Path) -> None:
+    """Relative paths are relative to the configuration's folder.
+
+    Without client-ca, no client certificate is requested.
+    """
     config = read(minimal + '[dicom.tls]\ncertificate = "adapter.pem"\n').config
     assert config is not None
     assert TlsConfig(certificate=tmp_path / "adapter.pem") == config.dicom.tls
 
 
-def test_everything_can_be_said(read: Read, minimal: str, tmp_path: Path) -> None:
-    """Files, whether callers need a certificate, the profile."""
+def test_all_tls_settings_are_read(read: Read, minimal: str, tmp_path: Path) -> None:
+    """The files, the rule for client certificates, and the profile."""
     lines = """
 [dicom.tls]
 certificate = "adapter.pem"
@@ -43,13 +46,13 @@ profile = "bcp195-non-downgrading"
     )
 
 
-def test_certificates_of_callers_need_an_authority(problems: Problems) -> None:
-    """Else somebody would believe that they are looked at."""
+def test_client_certificates_need_an_authority(problems: Problems) -> None:
+    """Without one they would not be verified."""
     found = problems('[dicom.tls]\ncertificate = "a.pem"\nclient-certificates = "required"\n')
     assert "client-certificates needs client-ca" in found["dicom.tls"]
 
 
-def test_a_caller_known_by_a_certificate_needs_one_to_be_asked_for(problems: Problems) -> None:
+def test_a_caller_with_a_certificate_name_needs_client_certificates(problems: Problems) -> None:
     """With TLS and without it."""
     callers = 'allowed-callers = ["CT1", {ae-title = "CT2", certificate = "ct2.example"}]\n'
     for tls in ("", '[dicom.tls]\ncertificate = "a.pem"\n'):

@@ -1,4 +1,4 @@
-"""A listening server on a real port."""
+"""Fixture for a DICOM server that listens on a real port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.listening import Listen, Listening
 
 @pytest.fixture
 def listen() -> Iterator[Listen]:
-    """Listen with `DicomConfig(**settings)` on a free port of this machine; stopped when the test ends."""
+    """Return a function that starts a server with `DicomConfig(**settings)` on a free port. The test's end stops it."""
     listening: list[Listening] = []
     with capture_logs() as logged:
 

@@ -1,4 +1,4 @@
-"""The acceptor: messages from fragments, answers to messages, and everything that must not become one."""
+"""The acceptor: reassembly of messages, their responses, and rejection of everything that is not a valid message."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DATA_SET = bytes(range(256)) * 40
 
 
 class Talk:
-    """An acceptor that accepts, keeps what is stored, and answers at once."""
+    """An acceptor that accepts every association, records what is stored, and responds at once."""
 
     def __init__(self, maximum_length: int = 0, *, answering: bool = True) -> None:
         self.acceptor = Acceptor(maximum_length)
@@ -66,29 +66,29 @@ class Talk:
         self._answering = answering
         self._open = b""
 
-    def hear(self, *turns: bytes, sizes: Sequence[int] = ()) -> Talk:
-        """Receive what the peer sends until it waits for an answer, and so on; in pieces of these sizes."""
+    def receive(self, *turns: bytes, sizes: Sequence[int] = ()) -> Talk:
+        """Receive what the peer sends, one item for each time it waits for a response, in pieces of these sizes."""
         left = list(sizes)
         for turn in turns:
             view = memoryview(turn)
             while view:
                 size = left.pop(0) if left else len(view)
-                self._take(view[:size])
+                self._receive(view[:size])
                 view = view[size:]
         return self
 
-    def answers(self, command: Command, status: int, comment: str = "") -> None:
+    def respond(self, command: Command, status: int, comment: str = "") -> None:
         self.acceptor.answer(command, status, comment)
         self.sent += self.acceptor.take_outgoing()
 
-    def _take(self, data: memoryview) -> None:
+    def _receive(self, data: memoryview) -> None:
         buffer = bytearray(data)
         for one in self.acceptor.receive(memoryview(buffer)):
-            self._note(one)
-        buffer[:] = b"\xff" * len(buffer)  # whoever keeps a view of it will be found out
+            self._record(one)
+        buffer[:] = b"\xff" * len(buffer)  # a view that was kept would now show wrong bytes
         self.sent += self.acceptor.take_outgoing()
 
-    def _note(self, one: object) -> None:
+    def _record(self, one: object) -> None:
         if isinstance(one, memoryview):
             self._open += one
             return
@@ -106,7 +106,7 @@ class Talk:
 
     @property
     def responses(self) -> list[tuple[int, int, int]]:
-        """Of each response: command field, message ID responded to, status."""
+        """Return the command field, the message ID responded to and the status of each response."""
         return [(one.CommandField, one.MessageIDBeingRespondedTo, one.Status) for one in self.response_sets]
 
     @property
@@ -129,8 +129,8 @@ class Talk:
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 40, len(DATA_SET)])
-def test_a_data_set_comes_through_as_it_was_sent(pieces: int) -> None:
-    talk = Talk().hear(associate(), store(DATA_SET, pieces) + RELEASE_RQ)
+def test_a_data_set_arrives_as_it_was_sent(pieces: int) -> None:
+    talk = Talk().receive(associate(), store(DATA_SET, pieces) + RELEASE_RQ)
     assert {7: DATA_SET} == talk.stored
     assert [(0x8001, 7, 0)] == talk.responses
     assert talk.sent.endswith(RELEASE_RP)
@@ -141,59 +141,59 @@ CONVERSATION = store(DATA_SET, 3, 1) + echo(2) + store(b"", 1, 3) + store(b"abc"
 
 @given(st.lists(st.integers(1, 4000), max_size=40))
 @settings(max_examples=150, deadline=None)
-def test_how_tcp_cuts_the_stream_makes_no_difference(sizes: list[int]) -> None:
-    """Tried: keeping a view of a command set that came in two pieces; leaving out the rest of a cut header."""
-    talk = Talk().hear(associate(), CONVERSATION, sizes=sizes)
+def test_fragmentation_by_tcp_makes_no_difference(sizes: list[int]) -> None:
+    """Verified to fail when a view of a split command set is kept, or the rest of a split header is lost."""
+    talk = Talk().receive(associate(), CONVERSATION, sizes=sizes)
     assert {1: DATA_SET, 3: b"", 4: b"abc"} == talk.stored
-    # Who does not wait for an answer, as was negotiated, may get them in another order.
+    # A peer that negotiated asynchronous operations may receive responses in another order.
     assert [(0x8001, 1, 0), (0x8001, 3, 0), (0x8001, 4, 0), (0x8030, 2, 0)] == sorted(talk.responses)
     assert talk.sent.endswith(RELEASE_RP)
 
 
-def test_byte_by_byte() -> None:
-    assert {7: b"data set"} == Talk().hear(associate(), store(b"data set"), sizes=[1] * 1000).stored
+def test_a_conversation_can_arrive_byte_by_byte() -> None:
+    assert {7: b"data set"} == Talk().receive(associate(), store(b"data set"), sizes=[1] * 1000).stored
 
 
 def test_commands_are_answered_with_the_right_status() -> None:
     c_find = p_data(pdv(command_set(0x0020, message_id=5), COMMAND | LAST)) + p_data(pdv(b"identifier", LAST))
     n_get = p_data(pdv(command_set(0x0110, data_set=False, message_id=6), COMMAND | LAST))
     c_cancel = p_data(pdv(command_set(0x0FFF, data_set=False), COMMAND | LAST))
-    talk = Talk().hear(associate(), c_find + n_get + c_cancel + echo(8))
+    talk = Talk().receive(associate(), c_find + n_get + c_cancel + echo(8))
     assert [(0x8020, 5, 0x0211), (0x8110, 6, 0x0211), (0x8030, 8, 0)] == talk.responses
     assert [] == talk.ended
 
 
-def test_a_refusal_carries_its_reason() -> None:
-    talk = Talk(answering=False).hear(associate(), store(b"x"))
+def test_a_refusal_carries_its_comment() -> None:
+    talk = Talk(answering=False).receive(associate(), store(b"x"))
     [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
-    talk.answers(command, 0xA700, "there is no room left, " * 9)
+    talk.respond(command, 0xA700, "there is no space left, " * 9)
     [response] = talk.response_sets
     assert (0xA700, "1.2.3.4", CT) == (response.Status, response.AffectedSOPInstanceUID, response.AffectedSOPClassUID)
     assert 64 == len(response.ErrorComment)
 
 
 @pytest.mark.parametrize("length", [8, 100, 128, 0])
-def test_answers_come_in_pdus_that_the_peer_takes(length: int) -> None:
-    talk = Talk().hear(associate(maximum_length=length), store(b"x"))
+def test_responses_respect_the_maximum_length_of_the_peer(length: int) -> None:
+    talk = Talk().receive(associate(maximum_length=length), store(b"x"))
     assert [(0x8001, 7, 0)] == talk.responses
     assert all(len(body) <= length or not length for kind, body in pdus(talk.sent) if kind == 0x04)
 
 
-def test_a_release_waits_for_the_answers_that_are_owed() -> None:
-    talk = Talk(answering=False).hear(associate(), store(b"x") + RELEASE_RQ)
+def test_a_release_waits_for_outstanding_responses() -> None:
+    talk = Talk(answering=False).receive(associate(), store(b"x") + RELEASE_RQ)
     assert not talk.sent.endswith(RELEASE_RP)
     [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
     assert 1 == talk.acceptor.unanswered
-    talk.answers(command, 0)
+    talk.respond(command, 0)
     assert talk.sent.endswith(RELEASE_RP)
     assert [(0x8001, 7, 0)] == talk.responses
 
 
-def test_an_answer_that_comes_too_late_is_none() -> None:
-    talk = Talk(answering=False).hear(associate(), store(b"x") + ABORT)
+def test_a_response_after_the_end_of_the_association_is_not_sent() -> None:
+    talk = Talk(answering=False).receive(associate(), store(b"x") + ABORT)
     [command] = [one.command for one in talk.happened if isinstance(one, StoreCompleted)]
     sent = talk.sent
-    talk.answers(command, 0)
+    talk.respond(command, 0)
     assert sent == talk.sent
 
 
@@ -205,13 +205,13 @@ CUT = p_data(pdv(command_set(), COMMAND | LAST)) + p_data(pdv(b"half", 0))
     [(ABORT, ["aborted"]), (RELEASE_RQ, []), (pdu(0x09, b""), ["violation"])],
     ids=["abort", "release", "violation"],
 )
-def test_half_a_data_set_is_none(then: bytes, how: list[str]) -> None:
-    talk = Talk().hear(associate(), CUT + then)
+def test_an_incomplete_data_set_is_discarded(then: bytes, how: list[str]) -> None:
+    talk = Talk().receive(associate(), CUT + then)
     assert ({}, [7], how, []) == (talk.stored, talk.broken, talk.ended, talk.responses)
 
 
-def test_half_a_data_set_is_none_when_the_connection_is_lost() -> None:
-    talk = Talk().hear(associate(), CUT)
+def test_an_incomplete_data_set_is_discarded_when_the_connection_is_lost() -> None:
+    talk = Talk().receive(associate(), CUT)
     happened = talk.acceptor.closed()
     assert [StoreAborted, AssociationEnd] == [type(one) for one in happened]
 
@@ -234,19 +234,19 @@ def test_half_a_data_set_is_none_when_the_connection_is_lost() -> None:
         pytest.param(p_data(pdv(command_set(0x8001, data_set=False), COMMAND | LAST)), id="response"),
     ],
 )
-def test_what_is_no_message_aborts_the_association(sent: bytes) -> None:
-    talk = Talk().hear(associate(), sent)
+def test_an_invalid_message_aborts_the_association(sent: bytes) -> None:
+    talk = Talk().receive(associate(), sent)
     assert ["violation"] == talk.ended
     assert (0, 0) == abort_of(talk.sent)  # source: the DICOM UL service-user
     assert {} == talk.stored
-    assert talk.acceptor.artim_runs  # it awaits the close of the connection
+    assert talk.acceptor.artim_runs  # it waits until the connection is closed
 
 
 # --- associations -----------------------------------------------------------------------------------------------------
 
 
 def primitive() -> A_ASSOCIATE:
-    """As pynetdicom makes it, with everything that may be negotiated."""
+    """Return a request as pynetdicom makes it, with everything that can be negotiated."""
     made = A_ASSOCIATE()
     made.application_context_name = "1.2.840.10008.3.1.1.1"
     made.calling_ae_title, made.called_ae_title = "CT1", "LUNG"
@@ -261,28 +261,29 @@ def primitive() -> A_ASSOCIATE:
     role.sop_class_uid, role.scu_role, role.scp_role = CT, True, True
     made.user_information = [length, ours, window, role]
     contexts = [build_context(CT, [EXPLICIT, IMPLICIT]), build_context(VERIFICATION, [IMPLICIT])]
-    contexts.append(build_context("1.2.840.10008.5.1.4.1.2.1.1", [IMPLICIT]))  # a query
+    contexts.append(build_context("1.2.840.10008.5.1.4.1.2.1.1", [IMPLICIT]))  # a query service
     for number, one in enumerate(contexts):
         one.context_id = 2 * number + 1
     made.presentation_context_definition_list = contexts
     return made
 
 
-def test_pynetdicoms_request_is_read_and_our_answer_is_read_by_pynetdicom() -> None:
+def test_pynetdicom_and_the_acceptor_read_each_others_pdus() -> None:
     request = A_ASSOCIATE_RQ()
     request.from_primitive(primitive())
-    talk = Talk(16384).hear(request.encode())
+    talk = Talk(16384).receive(request.encode())
     read = talk.acceptor.request
     assert read is not None
     assert (32768, {CT: (True, True)}, True) == (read.maximum_length, read.roles, read.has_window)
 
     answer = A_ASSOCIATE_AC()
     answer.decode(talk.sent)
-    told = answer.to_primitive()
+    accepted = answer.to_primitive()
     assert [(1, 0, [EXPLICIT]), (3, 0, [IMPLICIT]), (5, 3, [IMPLICIT])] == [
-        (one.context_id, one.result, one.transfer_syntax) for one in told.presentation_context_definition_results_list
+        (one.context_id, one.result, one.transfer_syntax)
+        for one in accepted.presentation_context_definition_results_list
     ]
-    items = {type(one).__name__: one for one in told.user_information}
+    items = {type(one).__name__: one for one in accepted.user_information}
     assert 16384 == items["MaximumLengthNotification"].maximum_length_received
     assert 1 == items["AsynchronousOperationsWindowNegotiation"].maximum_number_operations_invoked
     role = items["SCP_SCU_RoleSelectionNegotiation"]
@@ -290,18 +291,18 @@ def test_pynetdicoms_request_is_read_and_our_answer_is_read_by_pynetdicom() -> N
     assert "TEST-1" == items["ImplementationVersionNameNotification"].implementation_version_name
 
 
-def test_128_contexts_are_answered() -> None:
+def test_128_presentation_contexts_are_answered() -> None:
     proposed = [
         context(number, f"1.2.840.10008.5.1.4.1.1.{number}", (EXPLICIT, IMPLICIT)) for number in range(1, 257, 2)
     ]
-    talk = Talk().hear(associate(*proposed))
+    talk = Talk().receive(associate(*proposed))
     answer = A_ASSOCIATE_AC()
     answer.decode(talk.sent)
     assert 128 == len(answer.presentation_context)
 
 
 @pytest.mark.parametrize("refused", UNSUPPORTED_TRANSFER_SYNTAXES)
-def test_some_transfer_syntaxes_are_not_taken(refused: str) -> None:
+def test_unsupported_transfer_syntaxes_are_not_accepted(refused: str) -> None:
     [alone] = negotiate([ProposedContext(1, CT, (refused,))])
     assert 4 == alone.result
     [beside] = negotiate([ProposedContext(1, CT, (refused, IMPLICIT))])
@@ -312,7 +313,7 @@ def test_some_transfer_syntaxes_are_not_taken(refused: str) -> None:
     ("name", "result"),
     [
         (CT, 0),
-        ("1.2.840.10008.5.1.4.1.1.1.1.999", 0),  # of tomorrow
+        ("1.2.840.10008.5.1.4.1.1.1.1.999", 0),  # a future storage class
         ("1.2.276.0.7230010.3.1.0.1", 0),  # private
         ("1.2.840.10008.1.20.1", 3),  # Storage Commitment Push Model
         ("1.2.840.10008.1.3.10", 3),  # Media Storage Directory
@@ -320,11 +321,11 @@ def test_some_transfer_syntaxes_are_not_taken(refused: str) -> None:
         ("1.2.840.10008.3.1.2.3.3", 3),  # Modality Performed Procedure Step
     ],
 )
-def test_storage_is_taken_and_other_services_are_not(name: str, result: int) -> None:
+def test_storage_is_accepted_and_other_services_are_not(name: str, result: int) -> None:
     assert result == negotiate([ProposedContext(1, name, (IMPLICIT,))])[0].result
 
 
-def test_names_that_are_no_text_are_escaped() -> None:
+def test_ae_titles_that_are_not_ascii_are_escaped() -> None:
     assert "LU\\xffNG" == decode_request(associate(called=b"LU\xffNG")[6:]).called_ae_title
 
 
@@ -333,17 +334,17 @@ def test_names_that_are_no_text_are_escaped() -> None:
 
 @given(st.binary(max_size=300), st.integers(0, len(CONVERSATION)))
 @settings(max_examples=300, deadline=None)
-def test_noise_ends_the_association_at_worst(noise: bytes, after: int) -> None:
-    Talk(16384).hear(associate(), CONVERSATION[:after] + noise + CONVERSATION[after:])
+def test_random_bytes_at_worst_end_the_association(noise: bytes, after: int) -> None:
+    Talk(16384).receive(associate(), CONVERSATION[:after] + noise + CONVERSATION[after:])
 
 
 @given(st.lists(st.tuples(st.integers(0, len(CONVERSATION) - 1), st.integers(0, 255)), min_size=1, max_size=8))
 @settings(max_examples=500, deadline=None)
-def test_changed_bytes_end_the_association_at_worst(changes: list[tuple[int, int]]) -> None:
+def test_changed_bytes_at_worst_end_the_association(changes: list[tuple[int, int]]) -> None:
     changed = bytearray(CONVERSATION)
     for place, value in changes:
         changed[place] = value
-    talk = Talk(16384).hear(associate(), bytes(changed))
+    talk = Talk(16384).receive(associate(), bytes(changed))
     assert all(len(data) <= len(DATA_SET) for data in talk.stored.values())
 
 
@@ -353,16 +354,16 @@ def test_changed_bytes_end_the_association_at_worst(changes: list[tuple[int, int
     st.sampled_from([0, 16384]),
 )
 @settings(max_examples=500, deadline=None)
-def test_the_quick_way_comes_to_the_same(changes: list[tuple[int, int]], sizes: list[int], most: int) -> None:
-    """As the way that takes headers, presentation data values and all other PDUs one by one."""
+def test_the_fast_path_has_the_same_result(changes: list[tuple[int, int]], sizes: list[int], most: int) -> None:
+    """Compare it with the path that parses each header, presentation data value and other PDU separately."""
     changed = bytearray(CONVERSATION)
     for place, value in changes:
         changed[place] = value
     turns = associate(), bytes(changed)
-    quick = Talk(most).hear(*turns, sizes=sizes)
+    quick = Talk(most).receive(*turns, sizes=sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UpperLayer, "_parse_single_values", lambda _self, _data: 0)
-        slow = Talk(most).hear(*turns, sizes=sizes)
+        slow = Talk(most).receive(*turns, sizes=sizes)
     assert (slow.stored, slow.broken) == (quick.stored, quick.broken)
     assert slow.sent == quick.sent
     assert list(map(type, slow.happened)) == list(map(type, quick.happened))
@@ -370,14 +371,14 @@ def test_the_quick_way_comes_to_the_same(changes: list[tuple[int, int]], sizes: 
 
 @given(st.lists(st.sampled_from([associate(), store(b"abc"), echo(), RELEASE_RQ, RELEASE_RP, ABORT, CUT]), max_size=8))
 @settings(max_examples=300, deadline=None)
-def test_whole_pdus_in_any_order(parts: list[bytes]) -> None:
-    talk = Talk(16384).hear(associate(), b"".join(parts))
+def test_whole_pdus_in_any_order_end_the_association_at_most_once(parts: list[bytes]) -> None:
+    talk = Talk(16384).receive(associate(), b"".join(parts))
     ends = [one for one in talk.happened if isinstance(one, (AssociationEnd, ReleaseIndication))]
     assert len([one for one in ends if isinstance(one, AssociationEnd)]) <= 1
     assert {message for field, message, _status in talk.responses if field == 0x8001} <= set(talk.stored)
 
 
-def test_what_is_kept_of_a_stream_without_end_is_bounded() -> None:
+def test_an_endless_pdu_is_not_buffered() -> None:
     talk = Acceptor(0)
     for one in talk.receive(memoryview(associate())):
         assert isinstance(one, AssociateIndication)
@@ -385,10 +386,10 @@ def test_what_is_kept_of_a_stream_without_end_is_bounded() -> None:
     talk.receive(memoryview(p_data(pdv(command_set(), COMMAND | LAST)) + struct.pack(">BxI", 4, 2**32 - 1)))
     talk.receive(memoryview(struct.pack(">IBB", 2**32 - 5, 1, 0)))
     piece = memoryview(bytes(1 << 16))
-    taken = 0
+    size = 0
     for _ in range(200):
         [view] = talk.receive(piece)
         assert isinstance(view, memoryview)
         assert view.obj is piece.obj
-        taken += len(view)
-    assert 200 * len(piece) == taken
+        size += len(view)
+    assert 200 * len(piece) == size

@@ -14,7 +14,7 @@ from dicom_adapter.net import admission
 from dicom_adapter.net.admission import Admission
 from support.listening import SECONDS, Listen, Listening, wait_until
 
-# IP addresses of this machine, each a peer of its own to the server.
+# IP addresses of this machine; to the server, each is another peer.
 HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 
 
@@ -36,15 +36,15 @@ def connect(stack: ExitStack, listening: Listening, source: str = HERE) -> socke
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the peer closes it, rather than waiting for a word."""
+    """Return whether the peer closes the connection instead of waiting for data."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
-def test_connections_have_a_limit_overall(listen: Listen, stack: ExitStack) -> None:
-    """One more is closed at once; when one leaves, there is a place again."""
+def test_the_number_of_connections_is_limited(listen: Listen, stack: ExitStack) -> None:
+    """One more is closed at once. When one ends, another is accepted."""
     listening = listen(max_associations=1)
     taken = [connect(stack, listening) for _number in range(3)]
     assert is_closed(connect(stack, listening))
@@ -57,7 +57,7 @@ def test_connections_have_a_limit_overall(listen: Listen, stack: ExitStack) -> N
 
 
 def test_one_peer_does_not_use_the_slots_of_others(listen: Listen, stack: ExitStack) -> None:
-    """Beyond its own limit its connections are closed, while others come in."""
+    """Connections beyond a peer's own limit are closed, while those of other peers are accepted."""
     listening = listen(max_associations=10, max_associations_per_peer=1)
     for _number in range(2):
         connect(stack, listening)
@@ -69,10 +69,10 @@ def test_one_peer_does_not_use_the_slots_of_others(listen: Listen, stack: ExitSt
 
 
 def test_a_waiting_request_receives_the_slot_of_its_own_peer() -> None:
-    """A peer that has as many as it may waits for one of them; another peer does not wait for it."""
+    """A peer at its limit waits until one of its own slots is free. Another peer does not wait for it."""
     asked: list[tuple[str, int, int]] = []
 
-    async def come_and_go() -> None:
+    async def request_slots() -> None:
         door = Admission(DicomConfig(max_associations=3, max_associations_per_peer=1), asyncio.get_running_loop())
         door.open_association(HERE)
         door.request_slot(HERE, lambda *others: asked.append((HERE, *others)))
@@ -82,4 +82,4 @@ def test_a_waiting_request_receives_the_slot_of_its_own_peer() -> None:
         door.close_association(HERE)
         assert [(ELSEWHERE, 1, 0), (HERE, 1, 0)] == asked
 
-    asyncio.run(come_and_go())
+    asyncio.run(request_slots())

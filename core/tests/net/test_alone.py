@@ -1,4 +1,4 @@
-"""An instance may be committed inline while its connection is the only one; other connections never wait for that."""
+"""An instance may be committed inline while its connection is the only one. Other connections never wait for that."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dicom_adapter.net.address import Address
 from support.listening import SECONDS, Listen, wait_until
 
 
-def test_an_instance_is_alone_while_no_other_connection_is_open(listen: Listen, tmp_path: Path) -> None:
-    """Whether that has requested an association or not."""
+def test_inline_commits_need_a_single_open_connection(listen: Listen, tmp_path: Path) -> None:
+    """A second connection counts even before it requests an association."""
     path = tmp_path / "one.dcm"
     write(make_instance(rows=1, columns=1), path)
     listening = listen()

@@ -25,7 +25,7 @@ ENOUGH_BYTES = 64 << 20  # more than the socket buffers of both sides hold
 
 
 class SlowCommits(Decisions):
-    """Accepts every association; the results of instances are delivered when the test says so."""
+    """Accepts every association. The test decides when the results of instances are delivered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def let_the_server_read(port: int) -> None:
 
 
 def test_a_connection_is_not_read_while_too_many_instances_wait_for_their_commit(scp: SlowCommits, port: int) -> None:
-    """It is read again after the first commit. Tried: without the limit of instances."""
+    """It is read again after the first commit. Verified to fail when the limit of instances is removed."""
     with connect(port) as connection:
         tickets = []
         for number in range(UNANSWERED):
@@ -116,7 +116,7 @@ def test_a_peer_that_waits_for_each_response_is_always_read(scp: SlowCommits, po
 def test_a_peer_that_does_not_read_responses_is_not_read_either(port: int) -> None:
     """Otherwise its responses would fill the memory. When it reads, all its requests are answered.
 
-    Tried: without a look at the peer, the server reads everything that it sends.
+    Verified to fail when the send buffer of the peer is not checked: the server reads everything that it sends.
     """
     requests = echo() * 1000
     with connect(port) as connection:
@@ -129,7 +129,7 @@ def test_a_peer_that_does_not_read_responses_is_not_read_either(port: int) -> No
 
 
 def fill(connection: socket.socket, requests: bytes, port: int) -> int:
-    """Send until neither the peer nor a socket buffer takes more; returns the number of bytes."""
+    """Send until neither the peer nor a socket buffer accepts more. Returns the number of bytes."""
     sent = blocked = 0
     while blocked < 2 and sent < ENOUGH_BYTES:
         try:
@@ -143,7 +143,7 @@ def fill(connection: socket.socket, requests: bytes, port: int) -> int:
 
 
 def exchange(connection: socket.socket, rest: bytes, expected: int) -> int:
-    """Send the rest of a request and read that many responses; returns their number."""
+    """Send the rest of a request and read that many responses. Returns their number."""
     received = bytearray()
     size = 0
     with selectors.DefaultSelector() as selector:

@@ -1,4 +1,4 @@
-"""Each result of the association and store steps has a code of DICOM, as PS3.4, PS3.7 and PS3.8 define it."""
+"""Each result of the association and store steps has a code that PS3.4, PS3.7 or PS3.8 defines."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
 
 
 def test_each_outcome_has_a_status_and_each_rejection_a_reason() -> None:
-    """An outcome without a status would end the association of the sender. Tried: a new outcome fails here."""
+    """An outcome without a status would end the sender's association.
+
+    Verified to fail when an outcome is added without a status.
+    """
     assert set(StoreOutcome) == set(C_STORE_STATUS)
     assert set(Rejection) == set(REJECT_REASON)
 
 
 def test_each_status_is_used() -> None:
-    """The DICOM page of the documentation describes each status; none of them is impossible."""
+    """The documentation describes each status, so each must be possible."""
     assert set(CStoreStatus) == set(C_STORE_STATUS.values())
 
 
 @pytest.mark.parametrize("outcome", StoreOutcome)
 def test_success_is_answered_exactly_when_the_sender_may_delete_its_copy(outcome: StoreOutcome) -> None:
-    """Tried: success for an instance that was refused."""
+    """Verified to fail when a refused instance is answered with success."""
     assert outcome.is_acknowledged == (CStoreStatus.SUCCESS is C_STORE_STATUS[outcome])
 
 
@@ -38,12 +41,12 @@ def test_success_is_answered_exactly_when_the_sender_may_delete_its_copy(outcome
     ],
 )
 def test_statuses_are_those_of_the_standard(outcome: StoreOutcome, status: int) -> None:
-    """Senders decide by the number whether to try again."""
+    """Senders decide by the status whether to retry."""
     assert status == C_STORE_STATUS[outcome]
 
 
 def test_reject_reasons_are_those_of_the_standard() -> None:
-    """PS3.8 table 9-21: result, source, reason. Permanent when the request is wrong, transient otherwise."""
+    """PS3.8 table 9-21: result, source, reason. Permanent if the request is wrong, transient otherwise."""
     expected = {
         Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED: (1, 1, 7),
         Rejection.CALLING_AE_TITLE_NOT_RECOGNIZED: (1, 1, 3),

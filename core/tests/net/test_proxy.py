@@ -1,4 +1,4 @@
-"""The PROXY protocol: headers byte by byte, and connections that come through a balancer."""
+"""The PROXY protocol: headers byte by byte, and connections through a load balancer."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ GOOD = [
     (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", None),
     (IPV4, "192.0.2.7"),
     (binary(PROXY, TCP6, addresses("2001:db8::7", "2001:db8::1")), "2001:db8::7"),
-    (binary(PROXY, TCP4, addresses("192.0.2.7", "198.51.100.1") + b"\x04\0\x03abc"), "192.0.2.7"),  # and more
-    (binary(0x20, TCP4, addresses("192.0.2.7", "198.51.100.1")), None),  # its own: it looks whether we live
+    (binary(PROXY, TCP4, addresses("192.0.2.7", "198.51.100.1") + b"\x04\0\x03abc"), "192.0.2.7"),  # with a TLV
+    (binary(0x20, TCP4, addresses("192.0.2.7", "198.51.100.1")), None),  # a health check of the proxy
     (binary(PROXY, 0, b""), None),
 ]
 BAD = [
@@ -57,7 +57,7 @@ BAD = [
 
 
 def read(data: bytes, step: int = 1 << 20) -> tuple[ProxyHeader, bytes]:
-    """Read a header as a socket would give it, at most `step` bytes at a time; and what is left behind it."""
+    """Read a header as from a socket, at most `step` bytes at a time. Returns the header and the bytes after it."""
     header = ProxyHeader()
     while header.wanted:
         piece = data[: min(header.wanted, step)]
@@ -70,21 +70,21 @@ def read(data: bytes, step: int = 1 << 20) -> tuple[ProxyHeader, bytes]:
 @pytest.mark.parametrize("step", [1, 3, 1 << 20])
 @pytest.mark.parametrize(("data", "source"), GOOD)
 def test_a_header_is_read_to_its_end_and_no_further(data: bytes, source: str | None, step: int) -> None:
-    """However it comes; what follows belongs to TLS or DICOM."""
+    """The bytes after the header belong to TLS or DICOM, however the header is split."""
     header, rest = read(data + BEHIND, step)
     assert (source, BEHIND) == (header.source, rest)
 
 
 @pytest.mark.parametrize("data", BAD)
-def test_what_is_no_header_is_refused(data: bytes) -> None:
-    """Other words, other versions, addresses that are none, and what is too long."""
+def test_an_invalid_header_is_refused(data: bytes) -> None:
+    """Wrong keywords, unknown versions, invalid addresses, and headers that are too long."""
     with pytest.raises(InvalidProxyHeader):
         read(data)
 
 
 @given(st.binary(max_size=300))
-def test_nothing_else_comes_of_any_bytes(data: bytes) -> None:
-    """A header, a refusal, or a wish for more: never more than is allowed to be kept."""
+def test_random_bytes_give_a_header_or_a_refusal(data: bytes) -> None:
+    """Otherwise the parser needs more bytes, but never more than its limit."""
     header = ProxyHeader()
     for beginning in (b"", b"PROXY ", SIGNATURE):
         header = ProxyHeader()
@@ -101,8 +101,8 @@ def test_nothing_else_comes_of_any_bytes(data: bytes) -> None:
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
-def talk(connection: socket.socket, header: bytes) -> int:
-    """Send a header and the request of an association; returns the type of the PDU that answers, 0 for none."""
+def request_association(connection: socket.socket, header: bytes) -> int:
+    """Send a header and an association request. Returns the type of the PDU that answers, 0 for none."""
     connection.settimeout(SECONDS)
     connection.sendall(header + associate())
     try:
@@ -118,37 +118,37 @@ def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
 ACCEPTED = 0x02
 
 
-def test_the_peer_is_whom_the_proxy_names(listen: Listen) -> None:
-    """With either version; and the proxy itself when it names nobody."""
+def test_the_proxy_header_names_the_peer(listen: Listen) -> None:
+    """In both versions. If the header has no address, the peer is the proxy."""
     listening = listen(proxies=PROXIES)
     for header in (GOOD[0][0], IPV4, binary(0x20, 0, b"")):
         with connect(listening.port) as connection:
-            assert ACCEPTED == talk(connection, header)
+            assert ACCEPTED == request_association(connection, header)
     peers = [request.peer_address for request in listening.decisions.requests]
     assert ["192.0.2.7", "192.0.2.7", "127.0.0.1"] == peers
 
 
-def test_nobody_else_is_believed(listen: Listen) -> None:
-    """From other addresses a header is no PDU; without one they come in as themselves."""
+def test_headers_from_other_addresses_are_not_accepted(listen: Listen) -> None:
+    """From another address, a header is an invalid PDU. Connections without a header are accepted directly."""
     listening = listen(proxies=PROXIES)
     with connect(listening.port, "127.0.0.2") as connection:
-        assert ACCEPTED != talk(connection, GOOD[0][0])
+        assert ACCEPTED != request_association(connection, GOOD[0][0])
     with connect(listening.port, "127.0.0.2") as connection:
-        assert ACCEPTED == talk(connection, b"")
+        assert ACCEPTED == request_association(connection, b"")
     assert ["127.0.0.2"] == [request.peer_address for request in listening.decisions.requests]
 
 
-def test_a_proxy_has_to_name_its_peer(listen: Listen) -> None:
-    """Without a header the connection is closed: a proxy that is not set up would make one peer of all."""
+def test_a_proxy_must_send_a_header(listen: Listen) -> None:
+    """Otherwise the connection is closed: a proxy that sends no header would make all peers look like one."""
     listening = listen(proxies=PROXIES)
     with connect(listening.port) as connection:
-        assert 0 == talk(connection, b"")
+        assert 0 == request_association(connection, b"")
     assert "it does not begin with a PROXY header" == listening.wait_for("proxy_header_refused")["reason"]
     wait_until(lambda: listening.server.admission.connections == 0)
 
 
-def test_a_header_has_its_time(listen: Listen) -> None:
-    """A connection that does not say whose it is, or only the half, is closed, and its place is free."""
+def test_a_header_must_arrive_in_time(listen: Listen) -> None:
+    """A connection without a complete header is closed, and its slot is free again."""
     listening = listen(proxies=PROXIES, association_timeout=0.2)
     for beginning in (b"", b"PROXY TCP4"):
         with connect(listening.port) as connection:
@@ -158,34 +158,34 @@ def test_a_header_has_its_time(listen: Listen) -> None:
     wait_until(lambda: listening.server.admission.connections == 0)
 
 
-def test_a_proxy_that_looks_whether_we_live_is_no_event(listen: Listen) -> None:
-    """Balancers connect and close every few seconds."""
+def test_a_health_check_of_a_proxy_is_not_logged(listen: Listen) -> None:
+    """Load balancers connect and close every few seconds."""
     listening = listen(proxies=PROXIES)
     connect(listening.port).close()
     with connect(listening.port) as connection:
-        assert ACCEPTED == talk(connection, IPV4)
+        assert ACCEPTED == request_association(connection, IPV4)
     assert [] == listening.logged("proxy_header_refused")
 
 
-def test_limits_are_those_of_the_peer_that_is_told(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A balancer brings as many as there are; one peer behind it does not."""
+def test_limits_apply_to_the_peer_that_the_header_names(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit for one peer does not apply to a load balancer, but to each peer behind it."""
     monkeypatch.setattr(admission, "SPARE_OF_PEER", 0)
     listening = listen(proxies=PROXIES, max_associations_per_peer=1)
     other = GOOD[0][0].replace(b"192.0.2.7", b"192.0.2.8")
     with connect(listening.port) as one, connect(listening.port) as two, connect(listening.port) as three:
-        assert ACCEPTED == talk(one, IPV4)
-        assert 0 == talk(two, IPV4)
-        assert ACCEPTED == talk(three, other)
+        assert ACCEPTED == request_association(one, IPV4)
+        assert 0 == request_association(two, IPV4)
+        assert ACCEPTED == request_association(three, other)
     assert "192.0.2.7" == listening.wait_for("connection_refused")["peer"]
 
 
 def test_the_header_comes_before_tls(listen: Listen, tmp_path: Path) -> None:
-    """In clear, as balancers send it; not a byte of the handshake is lost to it."""
+    """It is sent in clear text, as load balancers do. No byte of the handshake is lost."""
     pki = Pki(tmp_path / "pki")
     certificate, key = pki.adapter()
     listening = listen(proxies=PROXIES, tls=TlsConfig(certificate=certificate, key=key))
     with connect(listening.port) as plain:
         plain.sendall(IPV4)
         with client_context(pki.authority).wrap_socket(plain, server_hostname="127.0.0.1") as connection:
-            assert ACCEPTED == talk(connection, b"")
+            assert ACCEPTED == request_association(connection, b"")
     assert ["192.0.2.7"] == [request.peer_address for request in listening.decisions.requests]

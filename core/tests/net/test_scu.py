@@ -1,4 +1,4 @@
-"""The sending side against real peers: pynetdicom's storage SCP and, where it is installed, DCMTK's."""
+"""The SCU against real peers: pynetdicom's storage SCP and, where it is installed, DCMTK's."""
 
 import json
 import os
@@ -67,13 +67,13 @@ CLI.command()(echo_command)
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    """pynetdicom's log would otherwise be formatted for every PDU."""
+    """Switch off pynetdicom's log, which would be formatted for every PDU."""
     silence_pynetdicom()
 
 
 @define
 class Peer:
-    """A storage SCP and what came to it."""
+    """A storage SCP and what it received."""
 
     address: Address
     received: list[tuple[str, bytes]] = field(factory=list)  # SOP instance UID, encoded data set
@@ -89,7 +89,10 @@ def peer(
     requested: Callable[[evt.Event], None] = lambda _event: None,
     echo_status: int = 0,
 ) -> Iterator[Peer]:
-    """Listens on a free port. `answer` gives the C-STORE status; `requested` sees each association request."""
+    """Listen on a free port.
+
+    `answer` returns the C-STORE status; `requested` is called for each association request.
+    """
 
     def on_store(event: evt.Event) -> int:
         status = answer(event)
@@ -118,8 +121,8 @@ def peer(
 
 
 @contextmanager
-def deaf_peer(*, listening: bool) -> Iterator[Address]:
-    """A port that refuses connections, or one on which connections are made and nobody answers."""
+def unresponsive_peer(*, listening: bool) -> Iterator[Address]:
+    """Return a port that refuses connections, or one that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) if listening else socket.socket() as sock:
         if not listening:
             sock.bind(("127.0.0.1", 0))
@@ -127,7 +130,7 @@ def deaf_peer(*, listening: bool) -> Iterator[Address]:
 
 
 def study(folder: Path, **arguments: object) -> list[Path]:
-    """The files of a synthetic study, in the order of their sending."""
+    """Return the files of a synthetic study in sending order."""
     paths = []
     for number, dataset in enumerate(synthetic.make_study(**{"rows": 4, "columns": 4, **arguments})):
         paths.append(folder / f"{arguments.get('seed', '')}{number:03}.dcm")
@@ -155,8 +158,8 @@ def send(files: list[Path], address: Address, **options: object) -> SendSummary:
         (" LUNG @host:1", "LUNG", "host", 1),
     ],
 )
-def test_addresses_are_read(text: str, ae_title: str, host: str, port: int) -> None:
-    """AE title, host and port; what is printed is read as the same address again."""
+def test_addresses_are_parsed(text: str, ae_title: str, host: str, port: int) -> None:
+    """AE title, host and port. The text of an address parses to the same address."""
     address = parse_address(text)
     assert Address(ae_title=ae_title, host=host, port=port) == address
     assert address == parse_address(str(address))
@@ -180,8 +183,8 @@ def test_addresses_are_read(text: str, ae_title: str, host: str, port: int) -> N
         ("LÜNG@host:104", "printable ASCII"),
     ],
 )
-def test_addresses_that_are_wrong_say_why(text: str, problem: str) -> None:
-    """The message names what is wrong."""
+def test_invalid_addresses_are_refused_with_the_reason(text: str, problem: str) -> None:
+    """The message names the mistake."""
     with pytest.raises(InvalidAddress) as caught:
         parse_address(text)
     assert problem in str(caught.value)
@@ -190,8 +193,8 @@ def test_addresses_that_are_wrong_say_why(text: str, problem: str) -> None:
 # --- verification -----------------------------------------------------------------------------------------------------
 
 
-def test_an_echo_takes_some_time() -> None:
-    """The seconds of the round trip come back."""
+def test_an_echo_returns_its_duration() -> None:
+    """The round-trip time, in seconds."""
     with peer() as lung:
         assert 0 < scu.echo(lung.address, "TEST", 10) < 10
 
@@ -207,8 +210,8 @@ def check_echo_fails(address: Address, family: type[DicomAdapterError], reason: 
     assert reason in str(caught.value)
 
 
-def test_an_echo_says_why_the_association_was_rejected() -> None:
-    """Result, source and reason in words; permanent and transient are told apart."""
+def test_an_echo_reports_why_the_association_was_rejected() -> None:
+    """Result, source and reason in words. Permanent and transient rejections are different errors."""
     with peer(requested=reject_for_now) as lung:
         check_echo_fails(lung.address, AssociationRejectedForNow, "local limit exceeded (rejected transient, by")
     with peer() as lung:
@@ -220,29 +223,29 @@ def test_an_echo_says_why_the_association_was_rejected() -> None:
         )
 
 
-def test_an_echo_says_that_the_association_was_aborted() -> None:
-    """An abort instead of an answer to the association request."""
+def test_an_echo_reports_an_abort() -> None:
+    """The peer aborts instead of answering the association request."""
     with peer(requested=lambda event: event.assoc.abort()) as lung:
         check_echo_fails(lung.address, AssociationLost, "aborted the association request")
 
 
-def test_an_echo_says_which_status_came_back() -> None:
-    """A failure status has its code and its words."""
+def test_an_echo_reports_a_failure_status() -> None:
+    """With its code and its meaning."""
     with peer(echo_status=0x0122) as lung:
         check_echo_fails(lung.address, StatusNotSuccess, "0x0122 Refused: SOP Class Not Supported")
 
 
-def test_an_echo_says_that_verification_was_not_accepted() -> None:
-    """A peer without the verification SOP class in a transfer syntax of ours."""
+def test_an_echo_reports_that_verification_was_not_accepted() -> None:
+    """The peer does not accept the verification SOP class with any proposed transfer syntax."""
     with peer(transfer_syntaxes=[ExplicitVRLittleEndian]) as lung:
         check_echo_fails(lung.address, NoContextAccepted, "presentation context not accepted")
 
 
-def test_an_echo_says_why_the_peer_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_echo_reports_why_the_peer_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connection refused, no answer, unknown host."""
-    with deaf_peer(listening=False) as address:
+    with unresponsive_peer(listening=False) as address:
         check_echo_fails(address, PeerUnreachable, "cannot be reached: connection refused")
-    with deaf_peer(listening=True) as address:
+    with unresponsive_peer(listening=True) as address:
         check_echo_fails(address, PeerUnreachable, "did not answer the association request", timeout=0.2)
 
     def unknown(*_: object, **__: object) -> None:
@@ -255,8 +258,8 @@ def test_an_echo_says_why_the_peer_cannot_be_reached(monkeypatch: pytest.MonkeyP
 # --- finding files ----------------------------------------------------------------------------------------------------
 
 
-def test_files_are_found_in_folders_and_below(tmp_path: Path) -> None:
-    """Sorted, without hidden ones; what is no DICOM file is counted, and reported when it was named."""
+def test_files_are_found_in_subfolders(tmp_path: Path) -> None:
+    """Sorted, without hidden files. Files that are not DICOM are counted, and reported if they were named."""
     for name in ("b/2.dcm", "b/1", "a.dcm", ".hidden/3.dcm", "b/.4.dcm", "DICOMDIR"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         synthetic.write(synthetic.make_instance(rows=2, columns=2), tmp_path / name)
@@ -284,9 +287,9 @@ def test_files_are_found_in_folders_and_below(tmp_path: Path) -> None:
     [*BIT_IDENTICAL, ("JPEG2000.dcm", JPEG2000Lossless), ("image_dfl.dcm", DeflatedExplicitVRLittleEndian)],
 )
 def test_data_sets_arrive_bit_identical(name: str, transfer_syntax: str) -> None:
-    """Whatever the transfer syntax: neither decoded nor encoded on the way."""
+    """No transfer syntax is decoded or encoded on the way."""
     path = Path(str(get_testdata_file(name, download=False)))
-    if name != "JPEG2000.dcm":  # there the file says which of the two JPEG 2000 it is
+    if name != "JPEG2000.dcm":  # the file decides which of the two JPEG 2000 transfer syntaxes it has
         assert transfer_syntax == dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID
     with peer() as lung:
         summary = send([path], lung.address)
@@ -297,7 +300,7 @@ def test_data_sets_arrive_bit_identical(name: str, transfer_syntax: str) -> None
 @pytest.mark.dcmtk
 @pytest.mark.parametrize(("name", "transfer_syntax"), BIT_IDENTICAL)
 def test_dcmtk_receives_bit_identical_data_sets(name: str, transfer_syntax: str, tmp_path: Path) -> None:
-    """storescp in its bit-preserving mode writes what was sent."""
+    """storescp in its bit-preserving mode writes exactly what was sent."""
     path = Path(str(get_testdata_file(name, download=False)))
     with storescp(tmp_path) as address:
         assert 1 == send([path], address).sent
@@ -306,7 +309,7 @@ def test_dcmtk_receives_bit_identical_data_sets(name: str, transfer_syntax: str,
 
 
 def dcmtk_storescp() -> str | None:
-    """pynetdicom installs a program of the same name; only DCMTK's prints a version."""
+    """Return the path of DCMTK's storescp. pynetdicom installs a program of the same name, which prints no version."""
     for folder in os.get_exec_path():
         program = shutil.which("storescp", path=folder)
         if program and "dcmtk" in subprocess.run([program, "--version"], capture_output=True, text=True).stdout:
@@ -316,7 +319,7 @@ def dcmtk_storescp() -> str | None:
 
 @contextmanager
 def storescp(folder: Path) -> Iterator[Address]:
-    """DCMTK's SCP for one association, started like inetd does: so it needs no port of its own."""
+    """Run DCMTK's SCP for one association, started as inetd does, so that it needs no port of its own."""
     program = dcmtk_storescp()
     if program is None:
         pytest.skip("DCMTK's storescp is not installed")
@@ -350,8 +353,8 @@ def test_more_than_128_pairs_take_two_associations(tmp_path: Path) -> None:
     assert sorted(map(data_set, files)) == sorted(content for _, content in lung.received)
 
 
-def test_files_in_a_context_that_was_refused_are_failures(tmp_path: Path) -> None:
-    """The others of the same association are sent."""
+def test_files_fail_if_their_presentation_context_is_not_accepted(tmp_path: Path) -> None:
+    """The other files of the same association are sent."""
     cts, mrs = study(tmp_path, modality="CT", seed="ct"), study(tmp_path, modality="MR", seed="mr")
     with peer(sop_classes=[CTImageStorage]) as lung:
         summary = send([*cts, *mrs], lung.address)
@@ -362,8 +365,8 @@ def test_files_in_a_context_that_was_refused_are_failures(tmp_path: Path) -> Non
     ]
 
 
-def test_an_association_without_any_context_fails_its_files(tmp_path: Path) -> None:
-    """A file is never transcoded into a transfer syntax that the peer would take."""
+def test_an_association_without_an_accepted_context_fails_its_files(tmp_path: Path) -> None:
+    """A file is never transcoded into a transfer syntax that the peer would accept."""
     files = study(tmp_path)
     with peer(sop_classes=[CTImageStorage], transfer_syntaxes=[ImplicitVRLittleEndian]) as lung:
         summary = send(files, lung.address)
@@ -372,10 +375,10 @@ def test_an_association_without_any_context_fails_its_files(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("per_association", "associations"), [(None, 1), (Grouping.STUDY, 2), (Grouping.INSTANCE, 8)])
-def test_associations_are_grouped_as_asked_for(
+def test_associations_are_grouped_as_requested(
     per_association: Grouping | None, associations: int, tmp_path: Path
 ) -> None:
-    """One for all, one for each study, one for each file."""
+    """One for all files, one for each study, or one for each file."""
     files = [*study(tmp_path, seed="a"), *study(tmp_path, seed="b")]
     with peer() as lung:
         summary = send(files, lung.address, per_association=per_association)
@@ -384,7 +387,7 @@ def test_associations_are_grouped_as_asked_for(
 
 
 def test_statuses_are_success_warning_or_failure(tmp_path: Path) -> None:
-    """Each with its code; all but success with words."""
+    """Each has its code; all but success have a text."""
     statuses = iter([0x0000, 0xB000, 0xA700, 0xC123])
     results: list[SendResult] = []
     with peer(answer=lambda _event: next(statuses)) as lung:
@@ -399,7 +402,7 @@ def test_statuses_are_success_warning_or_failure(tmp_path: Path) -> None:
 
 
 def aborting(times: int, sop_instance: str) -> Callable[[evt.Event], int]:
-    """Abort the association when `sop_instance` comes, at most `times` times."""
+    """Return a handler that aborts the association when `sop_instance` arrives, at most `times` times."""
     left = [None] * times
 
     def answer(event: evt.Event) -> int:
@@ -411,8 +414,8 @@ def aborting(times: int, sop_instance: str) -> Callable[[evt.Event], int]:
     return answer
 
 
-def test_a_lost_association_is_made_anew_once(tmp_path: Path) -> None:
-    """What was not acknowledged is sent again."""
+def test_a_lost_association_is_opened_again_once(tmp_path: Path) -> None:
+    """Instances without a response are sent again."""
     files = study(tmp_path)
     second = dcmread(files[1]).SOPInstanceUID
     with peer(answer=aborting(1, second)) as lung:
@@ -420,8 +423,8 @@ def test_a_lost_association_is_made_anew_once(tmp_path: Path) -> None:
     assert (4, (), 2) == (summary.sent, summary.failures, summary.associations)
 
 
-def test_an_instance_that_the_peer_cannot_stand_fails_alone(tmp_path: Path) -> None:
-    """The association is lost twice at the same file; the others are sent."""
+def test_an_instance_that_the_peer_always_aborts_fails_alone(tmp_path: Path) -> None:
+    """The association is lost twice at the same file. The other files are sent."""
     files = study(tmp_path)
     second = dcmread(files[1]).SOPInstanceUID
     with peer(answer=aborting(9, second)) as lung:
@@ -430,8 +433,8 @@ def test_an_instance_that_the_peer_cannot_stand_fails_alone(tmp_path: Path) -> N
     assert "association lost" in summary.failures[0].message
 
 
-def test_files_that_cannot_be_sent_do_not_keep_others_back(tmp_path: Path) -> None:
-    """Gone, broken, or without the UIDs that a C-STORE needs."""
+def test_unusable_files_do_not_block_others(tmp_path: Path) -> None:
+    """Missing, damaged, or without the UIDs that a C-STORE needs."""
     good, bare, broken = (tmp_path / name for name in ("good.dcm", "bare.dcm", "broken.dcm"))
     synthetic.write(synthetic.make_instance(), good)
     bare.write_bytes(b"\0" * 128 + b"DICM")
@@ -444,8 +447,8 @@ def test_files_that_cannot_be_sent_do_not_keep_others_back(tmp_path: Path) -> No
 
 
 def test_a_peer_that_cannot_be_reached_is_tried_once(tmp_path: Path) -> None:
-    """All files fail with the reason, whatever the number of associations they would have taken."""
-    with deaf_peer(listening=False) as address:
+    """All files fail with the reason, however many associations they would need."""
+    with unresponsive_peer(listening=False) as address:
         summary = send(study(tmp_path), address, per_association=Grouping.INSTANCE)
     assert (0, 4, 0) == (summary.sent, len(summary.failures), summary.associations)
     assert {f"{address} cannot be reached: connection refused"} == {failure.message for failure in summary.failures}
@@ -453,15 +456,15 @@ def test_a_peer_that_cannot_be_reached_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_a_transient_rejection_does_not_stop_the_other_associations(tmp_path: Path) -> None:
-    """The peer may have room again a moment later."""
+    """The peer may accept the next one."""
     rejections = iter([reject_for_now, lambda _event: None, lambda _event: None, lambda _event: None])
     with peer(requested=lambda event: next(rejections)(event)) as lung:
         summary = send(study(tmp_path), lung.address, per_association=Grouping.INSTANCE)
     assert (3, 1, None) == (summary.sent, len(summary.failures), summary.gave_up)
 
 
-def test_large_data_sets_do_not_pile_up_in_memory(tmp_path: Path) -> None:
-    """No more than some fragments are read ahead of the socket."""
+def test_large_data_sets_are_not_buffered_in_memory(tmp_path: Path) -> None:
+    """Only a few fragments are read ahead of the socket."""
     path = tmp_path / "large.dcm"
     synthetic.write(synthetic.make_instance(rows=1024, columns=2048), path)
     most = 0
@@ -487,7 +490,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def test_the_command_sends_a_folder(tmp_path: Path) -> None:
-    """Exit status 0 and a line that says how many."""
+    """It exits with 0 and prints the number of instances."""
     study(tmp_path)
     (tmp_path / "notes.txt").write_text("no image")
     with peer() as lung:
@@ -496,8 +499,8 @@ def test_the_command_sends_a_folder(tmp_path: Path) -> None:
     assert f"4 of 4 files sent to {lung.address}, 1 other files left out" in out
 
 
-def test_the_command_lists_what_was_not_sent(tmp_path: Path) -> None:
-    """Exit status 1; on stderr the first twenty with their reasons."""
+def test_the_command_lists_what_could_not_be_sent(tmp_path: Path) -> None:
+    """It exits with 1 and prints the first twenty files with their reasons to stderr."""
     files = study(tmp_path, instances=25)
     (tmp_path / "notes.txt").write_text("no image")
     with peer(answer=lambda _event: 0xA700) as lung:
@@ -519,10 +522,10 @@ def test_the_command_reports_as_json(tmp_path: Path) -> None:
     assert (1, 0, 1, str(file)) == (status, report["sent"], report["failed"], report["failures"][0]["path"])
 
 
-def test_the_command_says_once_that_the_peer_cannot_be_reached(tmp_path: Path) -> None:
-    """Not a line for each file."""
+def test_the_command_reports_once_that_the_peer_cannot_be_reached(tmp_path: Path) -> None:
+    """It does not print a line for each file."""
     study(tmp_path)
-    with deaf_peer(listening=False) as address:
+    with unresponsive_peer(listening=False) as address:
         status, _, err = run("send", tmp_path, "--to", address)
     assert (1, f"gave up, 4 files not sent: {address} cannot be reached: connection refused\n") == (status, err)
 
@@ -535,18 +538,18 @@ def test_the_command_says_once_that_the_peer_cannot_be_reached(tmp_path: Path) -
         (["--to", "LUNG@localhost:104", "--association-per-study", "--association-per-instance"], "exclude"),
     ],
 )
-def test_wrong_usage_is_exit_status_2(arguments: list[str], problem: str, tmp_path: Path) -> None:
-    """Told before anything is sent."""
+def test_wrong_usage_exits_with_2(arguments: list[str], problem: str, tmp_path: Path) -> None:
+    """The mistake is reported before anything is sent."""
     status, _, err = run("send", tmp_path, *arguments)
     assert 2 == status
     assert problem in err
 
 
-def test_the_echo_command_says_how_long_it_took() -> None:
-    """Exit status 0 with the time, 1 with the reason."""
+def test_the_echo_command_reports_its_duration() -> None:
+    """It exits with 0 and the duration, or with 1 and the reason."""
     with peer() as lung:
         status, out, _ = run("echo", "--to", lung.address)
     assert 0 == status
     assert re.fullmatch(rf"{lung.address} answered in \d+ ms\n", out)
-    with deaf_peer(listening=False) as address:
+    with unresponsive_peer(listening=False) as address:
         assert (1, "", f"{address} cannot be reached: connection refused\n") == run("echo", "--to", address)

@@ -1,4 +1,4 @@
-"""DICOM over TLS, on real sockets, with certificates of this run: who gets in, by which version and ciphers."""
+"""DICOM over TLS on real sockets, with new certificates: access control, protocol versions, ciphers, renewal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def echo(port: int, context: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("profile", TlsProfile)
 def test_both_profiles_answer_over_tls_1_2_and_1_3(listen: Listen, pki: Pki, profile: TlsProfile) -> None:
-    """An echo over each version that RFC 8996 leaves."""
+    """An echo over each version that RFC 8996 allows."""
     certificate, key = pki.adapter()
     listening = listen(tls=TlsConfig(certificate=certificate, key=key, profile=profile))
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -67,31 +67,31 @@ AEAD, CBC, WITHOUT_SECRECY = "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-SH
         (TlsProfile.NON_DOWNGRADING, WITHOUT_SECRECY, False),
     ],
 )
-def test_profiles_differ_in_what_they_tolerate(
+def test_profiles_accept_different_cipher_suites(
     tmp_path: Path, profile: TlsProfile, cipher: str, is_taken: bool
 ) -> None:
-    """Two contexts talk in memory, the client with one cipher suite of TLS 1.2."""
+    """Two TLS contexts are connected in memory; the client offers one cipher suite of TLS 1.2."""
     pki = Pki(tmp_path / "rsa", KeyType.RSA)
     certificate, key = pki.adapter()
     client = client_context(pki.authority)
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers(cipher)
     ours = server_context(TlsConfig(certificate=certificate, key=key, profile=profile))
-    assert is_taken is shakes_hands(ours, client)
+    assert is_taken is handshake_succeeds(ours, client)
 
 
-def test_versions_that_are_not_safe_any_more_are_refused(tls: TlsConfig, pki: Pki) -> None:
-    """RFC 8996: neither TLS 1.0 nor 1.1."""
+def test_insecure_versions_are_refused(tls: TlsConfig, pki: Pki) -> None:
+    """RFC 8996 forbids TLS 1.0 and 1.1."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.load_verify_locations(pki.authority)
     client.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning):
         client.minimum_version = ssl.TLSVersion.TLSv1
         client.maximum_version = ssl.TLSVersion.TLSv1_1
-    assert not shakes_hands(server_context(tls), client)
+    assert not handshake_succeeds(server_context(tls), client)
 
 
-def shakes_hands(ours: ssl.SSLContext, theirs: ssl.SSLContext) -> bool:
+def handshake_succeeds(ours: ssl.SSLContext, theirs: ssl.SSLContext) -> bool:
     to_us, to_them = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
         ours.wrap_bio(to_us, to_them, server_side=True),
@@ -109,11 +109,11 @@ def shakes_hands(ours: ssl.SSLContext, theirs: ssl.SSLContext) -> bool:
     return not sides
 
 
-# --- who the caller is ------------------------------------------------------------------------------------------------
+# --- access control ---------------------------------------------------------------------------------------------------
 
 
-def test_a_certificate_says_who_calls(listen: Listen, pki: Pki) -> None:
-    """Common name and DNS names go with the request of the association."""
+def test_the_names_of_a_certificate_are_those_of_the_requestor(listen: Listen, pki: Pki) -> None:
+    """The association request carries the common name and the DNS names."""
     certificate, key = pki.adapter()
     listening = listen(tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority))
     mine = pki.issue("ct1", "ct1.example", "ct1.local", common_name="CT one")
@@ -122,8 +122,10 @@ def test_a_certificate_says_who_calls(listen: Listen, pki: Pki) -> None:
     assert {"CT one", "ct1.example", "ct1.local"} == request.certificate_names
 
 
-def test_who_shows_no_good_certificate_requests_nothing(listen: Listen, pki: Pki, tmp_path: Path) -> None:
-    """With none, or one of a stranger's authority; the log says why."""
+def test_a_client_without_a_valid_certificate_cannot_request_an_association(
+    listen: Listen, pki: Pki, tmp_path: Path
+) -> None:
+    """It has no certificate, or one of an unknown authority. The log has the reason."""
     certificate, key = pki.adapter()
     listening = listen(tls=TlsConfig(certificate=certificate, key=key, client_ca=pki.authority))
     stranger = Pki(tmp_path / "stranger").issue("x", "ct1.example")
@@ -137,10 +139,8 @@ def test_who_shows_no_good_certificate_requests_nothing(listen: Listen, pki: Pki
     assert [] == listening.decisions.requests
 
 
-def test_where_certificates_are_optional_one_that_is_shown_has_to_be_good(
-    listen: Listen, pki: Pki, tmp_path: Path
-) -> None:
-    """Without one a caller has no names; a stranger's is no better than a lie."""
+def test_an_optional_certificate_must_be_valid(listen: Listen, pki: Pki, tmp_path: Path) -> None:
+    """A client without a certificate has no names. A client with a certificate of an unknown authority is refused."""
     certificate, key = pki.adapter()
     optional = ClientCertificates.OPTIONAL
     listening = listen(
@@ -156,18 +156,18 @@ def test_where_certificates_are_optional_one_that_is_shown_has_to_be_good(
 # --- broken peers -----------------------------------------------------------------------------------------------------
 
 
-def test_who_speaks_no_tls_is_told_nothing(listen: Listen, tls: TlsConfig) -> None:
-    """The connection is closed, and nobody else notices."""
+def test_a_client_without_tls_is_disconnected(listen: Listen, tls: TlsConfig) -> None:
+    """It receives no DICOM PDU."""
     listening = listen(tls=tls)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as plain:
         plain.sendall(b"\x01\0\0\0\0\4\0\0\0\0")
-        assert b"\x01" != plain.recv(1)  # perhaps an alert of TLS, no PDU
+        assert b"\x01" != plain.recv(1)  # perhaps a TLS alert, but no PDU
     listening.wait_for("tls_handshake_failed")
 
 
 @pytest.mark.parametrize("hello", [b"", b"\x16\x03\x01\x02\x00"])
-def test_who_does_not_finish_the_handshake_is_dropped(listen: Listen, tls: TlsConfig, hello: bytes) -> None:
-    """After association-timeout, whether it said nothing or the beginning of a hello; its place is free again."""
+def test_an_unfinished_handshake_is_disconnected(listen: Listen, tls: TlsConfig, hello: bytes) -> None:
+    """After association-timeout, with no data or an incomplete ClientHello. Its slot is free again."""
     listening = listen(tls=tls, association_timeout=0.2)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as silent:
         silent.sendall(hello)
@@ -177,11 +177,11 @@ def test_who_does_not_finish_the_handshake_is_dropped(listen: Listen, tls: TlsCo
 
 
 def test_a_stop_does_not_wait_for_a_handshake(listen: Listen, tls: TlsConfig) -> None:
-    """Nor leaves it open."""
+    """It closes the connection."""
     listening = listen(tls=tls)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as silent:
         silent.sendall(b"\x16")
-        echo_refused(listening.port)  # what came later was taken, so this one was, too
+        echo_refused(listening.port)  # a later connection was accepted, so this one was accepted, too
         listening.server.stop(0)
         assert b"" == silent.recv(1)
 
@@ -205,28 +205,28 @@ def serial(port: int, pki: Pki) -> object:
 
 
 @pytest.fixture
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "RENEW_SECONDS", 0.05)
 
 
-@pytest.mark.usefixtures("looks_often")
-def test_renewed_certificates_are_those_of_new_connections(listen: Listen, pki: Pki, tls: TlsConfig) -> None:
-    """Without a restart; who is connected goes on."""
+@pytest.mark.usefixtures("frequent_renewal")
+def test_renewed_certificates_are_used_for_new_connections(listen: Listen, pki: Pki, tls: TlsConfig) -> None:
+    """No restart is needed. Open connections continue."""
     listening = listen(tls=tls)
     before = serial(listening.port, pki)
     with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as plain:
         connected = client_context(pki.authority).wrap_socket(plain, server_hostname="127.0.0.1")
         pki.adapter()
         wait_until(lambda: serial(listening.port, pki) != before)
-        connected.sendall(b"\x05\0\0\0\0\4\0\0\0\0")  # a release request: answered by an abort, so somebody listens
+        connected.sendall(b"\x05\0\0\0\0\4\0\0\0\0")  # a release request, answered by an abort
         assert 0x07 == connected.recv(1)[0]
         connected.close()
     assert listening.logged("certificates_renewed")
 
 
-@pytest.mark.usefixtures("looks_often")
+@pytest.mark.usefixtures("frequent_renewal")
 def test_a_broken_new_file_changes_nothing(listen: Listen, pki: Pki, tls: TlsConfig) -> None:
-    """The old certificate goes on, the log names the file, and the next good one is taken."""
+    """The old certificate stays in use, the log names the file, and the next valid file is used."""
     listening = listen(tls=tls)
     before = serial(listening.port, pki)
     tls.certificate.write_text("no certificate", encoding="utf-8")
@@ -240,8 +240,8 @@ def test_a_broken_new_file_changes_nothing(listen: Listen, pki: Pki, tls: TlsCon
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_wrong_with_a_file_is_told_with_its_name(pki: Pki, tmp_path: Path) -> None:
-    """Missing, no certificate, not the key of the certificate, a key with a password, no authority."""
+def test_an_unusable_file_is_reported_by_name(pki: Pki, tmp_path: Path) -> None:
+    """Missing, not a certificate, not the key of the certificate, a key with a password, not an authority."""
     certificate, key = pki.adapter()
     _other, other_key = pki.issue("other", "other.example")
     nothing, text = tmp_path / "nothing.pem", tmp_path / "text.pem"
@@ -249,18 +249,18 @@ def test_what_is_wrong_with_a_file_is_told_with_its_name(pki: Pki, tmp_path: Pat
     locked = tmp_path / "locked.key"
     locked.write_bytes(with_password(key.read_bytes()))
 
-    def told(**files: Path) -> str:
+    def refusal_of(**files: Path) -> str:
         with pytest.raises(UnusableCertificate) as refusal:
             server_context(TlsConfig(**files))
         return str(refusal.value)
 
-    assert f"the certificate {nothing} cannot be read (No such file or directory)" in told(certificate=nothing)
-    assert f"the private key {nothing} cannot be read" in told(certificate=certificate, key=nothing)
-    assert f"no certificate in {text}" in told(certificate=text, key=key)
-    assert f"no private key in {certificate}" in told(certificate=certificate)
-    assert f"the private key in {other_key} is not that of the" in told(certificate=certificate, key=other_key)
-    assert f"the private key in {locked} has a password" in told(certificate=certificate, key=locked)
-    assert f"no certificate of an authority in {text}" in told(certificate=certificate, key=key, client_ca=text)
+    assert f"the certificate {nothing} cannot be read (No such file or directory)" in refusal_of(certificate=nothing)
+    assert f"the private key {nothing} cannot be read" in refusal_of(certificate=certificate, key=nothing)
+    assert f"no certificate in {text}" in refusal_of(certificate=text, key=key)
+    assert f"no private key in {certificate}" in refusal_of(certificate=certificate)
+    assert f"the private key in {other_key} is not that of the" in refusal_of(certificate=certificate, key=other_key)
+    assert f"the private key in {locked} has a password" in refusal_of(certificate=certificate, key=locked)
+    assert f"no certificate of an authority in {text}" in refusal_of(certificate=certificate, key=key, client_ca=text)
 
 
 def with_password(key: bytes) -> bytes:
@@ -271,8 +271,8 @@ def with_password(key: bytes) -> bytes:
     )
 
 
-def test_a_peer_that_is_not_trusted_is_told_so(listen: Listen, tls: TlsConfig) -> None:
-    """`send` and `echo` say why there is no connection."""
+def test_an_untrusted_peer_is_reported(listen: Listen, tls: TlsConfig) -> None:
+    """`send` and `echo` report why there is no connection."""
     listening = listen(tls=tls)
     with pytest.raises(PeerUnreachable, match="its certificate is not trusted"):
         echo(listening.port, client_context())

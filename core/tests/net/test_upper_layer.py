@@ -1,4 +1,4 @@
-"""The upper layer against PS3.8: each cell of the state table, and PDUs that are none."""
+"""The upper layer against PS3.8: each cell of the state table, and invalid PDUs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PDUS = {
     "invalid PDU": pdu(0x0B, bytes(4)),
 }
 
-# What PS3.8 tables 9-6 to 9-9 say of each action: the next state, what is sent (an A-ABORT's source), how it ends.
+# The effect of each action in PS3.8 tables 9-6 to 9-9: the next state, the source of an A-ABORT sent, the end.
 SERVICE_USER, SERVICE_PROVIDER = 0, 2
 EFFECTS = {
     "AE-6": (AssociationState.AWAITING_DECISION, None, None),
@@ -48,7 +48,7 @@ EFFECTS = {
     "AA-7": (AssociationState.AWAITING_CLOSE, SERVICE_PROVIDER, None),
     "AA-8": (AssociationState.AWAITING_CLOSE, SERVICE_PROVIDER, "violation"),
 }
-# PS3.8 table 9-10, transcribed here once more, in the order of its rows and columns.
+# PS3.8 table 9-10, transcribed independently, in the order of its rows and columns.
 CELLS = {
     "A-ASSOCIATE-AC": "AA-1 AA-8 AA-8 AA-8 AA-6",
     "A-ASSOCIATE-RJ": "AA-1 AA-8 AA-8 AA-8 AA-6",
@@ -73,7 +73,7 @@ def received(layer: UpperLayer, data: memoryview) -> list[object]:
 
 
 def layer_in(state: AssociationState, maximum_length: int = 16384) -> UpperLayer:
-    """By the shortest way."""
+    """Return an upper layer in a state, by the shortest path."""
     layer = UpperLayer(maximum_length)
     if state is not AssociationState.AWAITING_REQUEST:
         received(layer, memoryview(associate()))
@@ -92,7 +92,9 @@ def layer_in(state: AssociationState, maximum_length: int = 16384) -> UpperLayer
     ("state", "name", "action"),
     [(state, name, action) for name, row in CELLS.items() for state, action in zip(STATES, row.split(), strict=True)],
 )
-def test_every_pdu_in_every_state_has_the_standards_effect(state: AssociationState, name: str, action: str) -> None:
+def test_every_pdu_has_the_effect_of_the_standard_in_every_state(
+    state: AssociationState, name: str, action: str
+) -> None:
     layer = layer_in(state)
     found = received(layer, memoryview(PDUS[name]))
     next_state, abort_source, how = EFFECTS[action]
@@ -114,7 +116,7 @@ def test_every_pdu_in_every_state_has_the_standards_effect(state: AssociationSta
         (AssociationState.AWAITING_CLOSE, None),
     ],
 )
-def test_a_closed_connection_ends_everything(state: AssociationState, how: str | None) -> None:
+def test_a_closed_connection_ends_every_state(state: AssociationState, how: str | None) -> None:
     layer = layer_in(state)
     found = layer.closed()
     assert how == next((one.how for one in found if isinstance(one, AssociationEnd)), None)
@@ -132,14 +134,14 @@ def test_artim_closes_the_connection(state: AssociationState) -> None:
 
 
 @pytest.mark.parametrize("state", STATES[:-1])
-def test_a_local_abort_is_told_to_the_peer(state: AssociationState) -> None:
+def test_a_local_abort_is_sent_to_the_peer(state: AssociationState) -> None:
     layer = layer_in(state)
     layer.abort()
     assert (SERVICE_USER, 0) == abort_of(layer.take_outgoing())
     assert AssociationState.AWAITING_CLOSE is layer.state
 
 
-def test_an_association_from_request_to_release() -> None:
+def test_an_association_can_be_requested_and_released() -> None:
     layer = UpperLayer(16384)
     [requested] = received(layer, memoryview(associate()))
     assert isinstance(requested, AssociateIndication)
@@ -152,7 +154,7 @@ def test_an_association_from_request_to_release() -> None:
     assert [] == layer.closed()
 
 
-def test_several_values_of_one_p_data_come_one_after_another() -> None:
+def test_the_values_of_one_p_data_pdu_are_returned_in_order() -> None:
     layer = layer_in(AssociationState.ESTABLISHED)
     found = received(layer, memoryview(p_data(pdv(b"one", 1), pdv(b"two", 3), pdv(b"", 2), pdv(b"x", 0))))
     assert [(b"one", True, False), (b"two", True, True), (b"", False, True), (b"x", False, False)] == [
@@ -160,8 +162,8 @@ def test_several_values_of_one_p_data_come_one_after_another() -> None:
     ]
 
 
-def test_fragments_are_views_of_what_was_received() -> None:
-    """Nothing is copied on the way: what changes in the buffer changes in the fragment."""
+def test_fragments_are_views_of_the_receive_buffer() -> None:
+    """Nothing is copied: a change of the buffer changes the fragment."""
     buffer = bytearray(p_data(pdv(b"large", LAST)))
     [fragment] = received(layer_in(AssociationState.ESTABLISHED), memoryview(buffer))
     assert isinstance(fragment, Fragment)
@@ -204,7 +206,7 @@ def test_a_violation_aborts_with_the_reason(sent: bytes, reason: int) -> None:
 
 
 @pytest.mark.parametrize("length", [4096, 0], ids=["4096", "unlimited"])
-def test_the_longest_p_data_is_what_was_negotiated(length: int) -> None:
+def test_the_longest_accepted_p_data_pdu_is_the_negotiated_one(length: int) -> None:
     layer = layer_in(AssociationState.ESTABLISHED, length)
     size = (length or 10_000_000) - 6
     found = received(layer, memoryview(p_data(pdv(bytes(size), LAST))))
@@ -226,7 +228,7 @@ def test_the_longest_p_data_is_what_was_negotiated(length: int) -> None:
         pytest.param(associate(more=b"\x54\0\xff"), id="item cut off"),
     ],
 )
-def test_a_request_that_cannot_be_read_is_aborted(sent: bytes) -> None:
+def test_an_invalid_request_is_aborted(sent: bytes) -> None:
     layer = UpperLayer(16384)
     assert ["violation"] == [one.how for one in received(layer, memoryview(sent)) if isinstance(one, AssociationEnd)]
     assert (SERVICE_USER, 0) == abort_of(layer.take_outgoing())  # AA-1
@@ -239,14 +241,16 @@ def test_a_request_that_cannot_be_read_is_aborted(sent: bytes) -> None:
         pytest.param(associate(application="1.2.3"), (1, 1, 2), id="another application"),
     ],
 )
-def test_what_is_no_dicom_of_today_is_rejected_by_the_provider(sent: bytes, rejection: tuple[int, ...]) -> None:
+def test_unsupported_versions_and_applications_are_rejected_by_the_provider(
+    sent: bytes, rejection: tuple[int, ...]
+) -> None:
     layer = UpperLayer(16384)
     assert [] == received(layer, memoryview(sent))
     [(kind, body)] = pdus(layer.take_outgoing())
     assert (0x03, rejection) == (kind, tuple(body[1:]))
 
 
-def test_versions_beside_the_first_do_no_harm() -> None:
-    """PS3.8 section 9.3.2: each bit is a version, and the acceptor tests its own."""
+def test_bits_of_further_protocol_versions_are_ignored() -> None:
+    """PS3.8 section 9.3.2: each bit is a version, and the acceptor tests only its own."""
     [requested] = received(UpperLayer(16384), memoryview(associate(version=3)))
     assert isinstance(requested, AssociateIndication)
