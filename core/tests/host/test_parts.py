@@ -188,7 +188,7 @@ def test_a_submitter_whose_opening_hangs_keeps_nobody_from_closing(
 
     Tried: waiting for the end of `open` in `close`, with which this test does not end.
     """
-    monkeypatch.setattr("dicom_adapter.flow.submit.steps.OPENING_SECONDS", 0.05)
+    monkeypatch.setattr("dicom_adapter.flow.submit.submission.OPENING_SECONDS", 0.05)
     adapter = make_adapter(LUNG)
     entered = threading.Event()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from dicom_adapter.api.declare import set_settings_type
-from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, Waiting
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobRequest, Waiting
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -42,16 +42,7 @@ class ProcessorContext(Protocol):
 
     def now(self) -> datetime: ...
 
-    def submit(
-        self,
-        name: str,
-        pipeline_id: str,
-        priority: JobPriority,
-        instances: Iterable[InstanceStorageInfo],
-        metadata: Mapping[str, str],
-        submitter: str | None,
-        job_id: str | None,
-    ) -> Job: ...
+    def submit(self, request: JobRequest) -> Job: ...
 
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None: ...
 
@@ -128,7 +119,16 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         prevent a second submission. Raises Refused if the submitter does not exist. The turn fails with Refused if a
         job with this `job_id` already exists.
         """
-        return self.context.submit(job_name, pipeline_id, priority, instances, metadata or {}, submitter, job_id)
+        request = JobRequest(
+            name=job_name,
+            pipeline_id=pipeline_id,
+            priority=priority,
+            instances=tuple(instances),
+            metadata=metadata or {},
+            submitter=submitter,
+            job_id=job_id,
+        )
+        return self.context.submit(request)
 
     def find_job(self, job_id: str) -> Job | None:
         """Return a job of this AE title in its current state, or None if it is unknown or its record has expired."""

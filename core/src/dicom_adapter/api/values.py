@@ -81,6 +81,19 @@ class Job:
 
 
 @frozen(kw_only=True)
+class JobRequest:
+    """A processor's request for a job, see `JobProcessorBase.submit_pipeline_job`."""
+
+    name: str
+    pipeline_id: str
+    priority: JobPriority
+    instances: tuple[InstanceStorageInfo, ...]
+    metadata: Mapping[str, str] = field(factory=dict)
+    submitter: str | None = None  # None: the submitter of the AE title
+    job_id: str | None = None  # None: a random one
+
+
+@frozen(kw_only=True)
 class PlatformJob:
     """Identifiers that the platform assigned to a created job."""
 

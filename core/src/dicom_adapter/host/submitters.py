@@ -18,7 +18,8 @@ from dicom_adapter.config.model import Config, SubmitterConfig
 from dicom_adapter.flow.submit.queue import POLL_EVERY, JobQueue
 from dicom_adapter.flow.submit.scheduling import Retries
 from dicom_adapter.flow.submit.status_watch import PlatformWatch
-from dicom_adapter.flow.submit.steps import Submission
+from dicom_adapter.flow.submit.steps import Steps
+from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs
 from dicom_adapter.plugins.isolation import close_within, make_submitter
 from dicom_adapter.plugins.registry import Plugins
@@ -101,7 +102,8 @@ class Submitters:
 
     def _entry(self, name: str, table: SubmitterConfig, submitter: Submitter[Any]) -> _SubmitterEntry:
         uploads, retries = self._uploads(name, table.parallel), Retries.of(table)
-        submission = Submission(submitter, retries, self._resources, uploads, self._on_change, self._keywords)
+        steps = Steps(submitter, self._resources, uploads, self._keywords)
+        submission = Submission(submitter, steps, retries, self._resources, self._on_change)
         before = self._entries.get(name)
         queue = JobQueue(
             name,
@@ -109,11 +111,12 @@ class Submitters:
             retries,
             self._resources,
             self._poll_every,
-            predecessor=None if before is None else before.queue,
+            in_flight=None if before is None else before.queue.in_flight,
         )
         watch = None
         if table.status_every is not None:
-            watch = PlatformWatch(name, submission, timedelta(seconds=table.status_every), self._resources)
+            every = timedelta(seconds=table.status_every)
+            watch = PlatformWatch(name, submitter, submission, every, self._resources, self._on_change)
         return _SubmitterEntry(table=table, uploads=uploads, submission=submission, queue=queue, watch=watch)
 
     def _log_stranded_jobs(self, config: Config) -> None:

@@ -25,7 +25,9 @@ from dicom_adapter import (
 )
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.submit.queue import JobQueue
-from dicom_adapter.flow.submit.steps import Interrupted, Retries, Submission
+from dicom_adapter.flow.submit.scheduling import Retries
+from dicom_adapter.flow.submit.steps import Interrupted, Steps
+from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.runtime.parts import submitter_part
 from dicom_adapter.runtime.workers import BoundedExecutor, Worker
@@ -281,14 +283,9 @@ def waiting(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
 
 
 def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submission:
-    made = Submission(
-        scripted(platform)(None, None),  # type: ignore[arg-type] # it uses neither
-        ONCE,
-        adapter.resources,
-        uploads,
-        lambda _job: None,
-        {},
-    )
+    submitter = scripted(platform)(None, None)  # type: ignore[arg-type] # it uses neither
+    steps = Steps(submitter, adapter.resources, uploads, {})
+    made = Submission(submitter, steps, ONCE, adapter.resources, lambda _job: None)
     made.open()
     return made
 

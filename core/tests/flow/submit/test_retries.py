@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from dicom_adapter.config.model import SubmitterConfig
-from dicom_adapter.flow.submit.steps import Retries
+from dicom_adapter.flow.submit.scheduling import Retries
 
 NOW = datetime(2026, 1, 5, 8, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)

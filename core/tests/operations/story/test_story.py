@@ -277,7 +277,7 @@ def test_what_the_platform_said(failing: Callable[[str], Adapter], associate: As
         event="job_platform_state",
         ae_title="LUNG",
         job_id=job.job_id,
-        detail={"state": "faulted", "said": "out of memory"},
+        detail={"state": "faulted", "message": "out of memory"},
     )
     with adapter.ledger.write() as transaction:
         events.record(transaction, [said])

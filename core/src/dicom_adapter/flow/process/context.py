@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dicom_adapter.api.errors import StoredObjectMissing, Unprocessable, describe_failure
 from dicom_adapter.api.processor import Timer
-from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobRequest
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import LATEST_TIMER, Timers
 from dicom_adapter.flow.process.turn import Turn, Unreadable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """What the lane offers to one processor (see `processor.ProcessorContext`)."""
+    """What the lane offers to one processor (see `api.processor.ProcessorContext`)."""
 
     def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         self.ae_title = settings.ae_title
@@ -55,17 +55,8 @@ class Context:
     def now(self) -> datetime:
         return self.opening_at or self._current().now
 
-    def submit(
-        self,
-        name: str,
-        pipeline_id: str,
-        priority: JobPriority,
-        instances: Iterable[InstanceStorageInfo],
-        metadata: Mapping[str, str],
-        submitter: str | None,
-        job_id: str | None,
-    ) -> Job:
-        return self._current().submit(name, pipeline_id, priority, instances, metadata, submitter, job_id)
+    def submit(self, request: JobRequest) -> Job:
+        return self._current().submit(request)
 
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None:
         self._current().remove(instances)

@@ -15,7 +15,7 @@ from uuid import uuid4
 from attrs import Factory, define, evolve, frozen
 
 from dicom_adapter.api.errors import DicomAdapterError, Refused
-from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
+from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobRequest
 from dicom_adapter.ledger import Transaction, events, instances, jobs
 from dicom_adapter.ledger.events import Event
 
@@ -80,35 +80,27 @@ class Turn:
         """Return whether the turn asks for nothing."""
         return not (self.submissions or self.removed or self.notes)
 
-    def submit(
-        self,
-        name: str,
-        pipeline_id: str,
-        priority: JobPriority,
-        members: Iterable[InstanceStorageInfo],
-        metadata: Mapping[str, str],
-        submitter: str | None,
-        job_id: str | None,
-    ) -> Job:
+    def submit(self, request: JobRequest) -> Job:
         """Record the request for a job. Raises Refused for an invalid one."""
-        numbers = tuple(instance.instance_id for instance in self._checked(members))
-        if not name or not pipeline_id:
+        numbers = tuple(instance.instance_id for instance in self._checked(request.instances))
+        if not request.name or not request.pipeline_id:
             raise Refused("a job needs a name and a pipeline id")
         if not numbers:
-            raise Refused(f"job '{name}' has no instances")
-        if submitter is not None and submitter not in self.submitters:
-            raise Refused(f"there is no submitter {submitter!r} (there are: {', '.join(sorted(self.submitters))})")
-        if job_id is not None and not JOB_ID.fullmatch(job_id):
-            raise Refused(f"job id {job_id!r} must be 32 lower-case hexadecimal digits")
+            raise Refused(f"job '{request.name}' has no instances")
+        if request.submitter is not None and request.submitter not in self.submitters:
+            names = ", ".join(sorted(self.submitters))
+            raise Refused(f"there is no submitter {request.submitter!r} (there are: {names})")
+        if request.job_id is not None and not JOB_ID.fullmatch(request.job_id):
+            raise Refused(f"job id {request.job_id!r} must be 32 lower-case hexadecimal digits")
         job = Job(
-            job_id=job_id or uuid4().hex,
-            name=name,
+            job_id=request.job_id or uuid4().hex,
+            name=request.name,
             ae_title=self.ae_title,
-            pipeline_id=pipeline_id,
-            priority=JobPriority(priority),
-            submitter=submitter or self.submitter,
+            pipeline_id=request.pipeline_id,
+            priority=JobPriority(request.priority),
+            submitter=request.submitter or self.submitter,
             instance_count=len(numbers),
-            metadata={"Source": self.source, **metadata},
+            metadata={"Source": self.source, **request.metadata},
             created_at=self.now,
             changed_at=self.now,
         )

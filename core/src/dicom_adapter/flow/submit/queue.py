@@ -7,21 +7,31 @@ import threading
 from datetime import datetime, timedelta
 
 import structlog
+from attrs import Factory, define
 
 from dicom_adapter.api.errors import IllegalTransition
 from dicom_adapter.flow.submit.scheduling import Breaker, Retries, choose
-from dicom_adapter.flow.submit.steps import Interrupted, PlatformContact, StepResult, Submission
+from dicom_adapter.flow.submit.steps import Interrupted, PlatformContact
+from dicom_adapter.flow.submit.submission import StepResult, Submission
 from dicom_adapter.ledger import jobs
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.host")
 
-
 AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
-
-
 POLL_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
+
+
+@define(eq=False)
+class InFlight:
+    """The numbers of the jobs of one submitter whose step is in progress, and the lock under which they are chosen.
+
+    A queue shares it with the one that replaces it, so that no job gets two steps at the same time.
+    """
+
+    numbers: set[int] = Factory(set)
+    lock: threading.Lock = Factory(threading.Lock)
 
 
 class JobQueue:
@@ -34,19 +44,18 @@ class JobQueue:
         retries: Retries,
         resources: Resources,
         poll_every: timedelta = POLL_EVERY,
-        predecessor: JobQueue | None = None,
+        in_flight: InFlight | None = None,
     ) -> None:
-        """`predecessor`: the queue that this one replaces; it completes the steps that are in progress there."""
+        """`in_flight`: that of the queue that this one replaces, which completes the steps in progress there."""
         self._name = name
         self._submission = submission
         self._retries = retries
         self._poll_every = poll_every
         self._ledger, self._clock = resources.ledger, resources.clock
-        self._in_progress: set[int] = set() if predecessor is None else predecessor._in_progress
+        self.in_flight = in_flight or InFlight()
         self._served: dict[str, int] = {}  # by AE title: the number of the turn in which it was served last
         self._turn = 0
         self._breaker = Breaker()
-        self._lock: threading.Lock = threading.Lock() if predecessor is None else predecessor._lock
 
     def step(self) -> datetime | None:
         """Run one step of one job; return the time of the next call. Raises the errors of `Submitter.open`."""
@@ -62,18 +71,18 @@ class JobQueue:
             log.info("job_interrupted", job_id=row.job.job_id)
             return self._clock.now() + AFTER_INTERRUPTION
         finally:
-            with self._lock:
-                self._in_progress.discard(row.number)
+            with self.in_flight.lock:
+                self.in_flight.numbers.discard(row.number)
         return self._clock.now()
 
     def _acquire(self) -> JobRow | None:
         now = self._clock.now()
-        with self._lock:
-            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self._in_progress)):
+        with self.in_flight.lock:
+            if self._breaker.is_down and not self._breaker.may_try(now, trying=len(self.in_flight.numbers)):
                 return None
             row = self._choose(now)
             if row is not None:
-                self._in_progress.add(row.number)
+                self.in_flight.numbers.add(row.number)
                 self._served[row.job.ae_title] = self._turn
                 self._turn += 1
         return row
@@ -81,7 +90,8 @@ class JobQueue:
     def _choose(self, now: datetime) -> JobRow | None:
         with self._ledger.read() as transaction:
             if not self._breaker.is_down:
-                return choose(jobs.heads(transaction, self._name, now, self._in_progress), self._served, self._turn)
+                candidates = jobs.heads(transaction, self._name, now, self.in_flight.numbers)
+                return choose(candidates, self._served, self._turn)
             # While the platform is down, the breaker's pause counts, not the jobs' own: they try in queue order.
             tried = self._breaker.tried
             row = choose(jobs.heads(transaction, self._name, None, tried), self._served, self._turn)
@@ -97,7 +107,7 @@ class JobQueue:
         if taken.platform is PlatformContact.ANSWERED:
             self._close_breaker()
             return
-        with self._lock:
+        with self.in_flight.lock:
             pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
             if taken.platform is PlatformContact.FAILED:
                 self._breaker.step_failed(row.number, self._clock.now(), pause)
@@ -106,7 +116,7 @@ class JobQueue:
         self._postpone_until_retry(taken.row)
 
     def _close_breaker(self) -> None:
-        with self._lock:
+        with self.in_flight.lock:
             came_back = self._breaker.succeeded()
         if came_back:
             log.info("platform_back", submitter=self._name)

@@ -1,36 +1,103 @@
-"""Part of step 5: follow the state of started jobs on their platform."""
+"""Part of step 5: follow the state of submitted jobs on their platform."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
-from dicom_adapter.flow.submit.steps import Submission
-from dicom_adapter.ledger import jobs
+import structlog
+
+from dicom_adapter.api.errors import Permanent, Retriable, describe_failure
+from dicom_adapter.api.submitter import Submitter
+from dicom_adapter.api.values import Job, PlatformStatus
+from dicom_adapter.flow.submit.submission import Submission
+from dicom_adapter.ledger import events, jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
-ASKED_AT_ONCE = 50  # started jobs whose status is requested in one step
+log = structlog.get_logger("dicom_adapter.submit")
+
+JOBS_PER_STEP = 50  # submitted jobs whose status is requested in one step
 
 
 class PlatformWatch:
-    """Requests the status of started jobs from the platform, periodically."""
+    """Requests the status of submitted jobs from the platform, periodically, and records it."""
 
-    def __init__(self, name: str, submission: Submission, every: timedelta, resources: Resources) -> None:
+    def __init__(
+        self,
+        name: str,
+        submitter: Submitter[Any],
+        submission: Submission,
+        every: timedelta,
+        resources: Resources,
+        on_change: Callable[[Job], None],
+    ) -> None:
+        """`submission` opens the submitter before its first use."""
         self._name = name
+        self._submitter = submitter
         self._submission = submission
         self._every = every
         self._ledger, self._clock = resources.ledger, resources.clock
+        self._on_change = on_change
 
     def step(self) -> datetime:
         """Request the status of some jobs whose last status is old enough; return the time of the next call."""
         self._submission.open()
         now = self._clock.now()
         with self._ledger.read() as transaction:
-            found = jobs.due_for_polling(transaction, self._name, now - self._every, ASKED_AT_ONCE)
+            found = jobs.due_for_polling(transaction, self._name, now - self._every, JOBS_PER_STEP)
         end = time.monotonic() + SLICE_SECONDS
         for row in found:
-            self._submission.ask(row)
+            self._poll(row)
             if time.monotonic() >= end:
                 return now
-        return now if len(found) == ASKED_AT_ONCE else now + self._every
+        return now if len(found) == JOBS_PER_STEP else now + self._every
+
+    def _poll(self, row: JobRow) -> None:
+        """Request the status of one job, and record it."""
+        status = self._status(row.job)
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            jobs.mark_asked(transaction, row.number, now)
+            if status is None:
+                return
+            changed = jobs.change(
+                transaction,
+                row,
+                platform_state=status.state,
+                platform_detail=status.detail,
+                platform_finished=status.finished,
+            )
+            if changed.job == row.job:
+                return
+            events.record(transaction, [_platform_state(changed.job, now)])
+        log.info("job_platform_state", job_id=row.job.job_id, state=status.state, detail=status.detail)
+        self._on_change(changed.job)
+
+    def _status(self, job: Job) -> PlatformStatus | None:
+        try:
+            return _checked_status(self._submitter.status(job))
+        except Permanent as failure:
+            return PlatformStatus(state="unknown", finished=True, detail=str(failure))
+        except Retriable as failure:
+            log.info("platform_not_asked", job_id=job.job_id, reason=str(failure))
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            log.warning("platform_not_asked", job_id=job.job_id, reason=describe_failure(failure))
+        return None
+
+
+def _platform_state(job: Job, now: datetime) -> Event:
+    detail = {"state": job.platform_state, "message": job.platform_detail}
+    return Event(at=now, event="job_platform_state", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
+
+
+def _checked_status(status: PlatformStatus) -> PlatformStatus:
+    """Raise TypeError for a malformed status, before it is written to the ledger."""
+    texts = isinstance(status, PlatformStatus) and isinstance(status.state, str) and isinstance(status.detail, str)
+    if not texts or not isinstance(status.finished, bool):
+        raise TypeError("status must return PlatformStatus(state=<text>, finished=<bool>, detail=<text>)")
+    return status

@@ -174,9 +174,9 @@ def _failed(job: Job, state: JobState, events: Sequence[Event]) -> Entry:
 
 
 def _platform_state(job: Job, event: Event) -> Entry:
-    message = f" ({event.detail['said']})" if event.detail.get("said") else ""
+    message = f" ({event.detail['message']})" if event.detail.get("message") else ""
     text = f"The platform reported job {short(job.job_id)} as {event.detail['state']}{message}."
-    fields = {"state": event.detail["state"], "said": event.detail.get("said", "")}
+    fields = {"state": event.detail["state"], "message": event.detail.get("message", "")}
     return _of_job(job, event.event, [event], text, **fields)
 
 

@@ -1,0 +1,166 @@
+"""Part of step 5: run the steps of jobs with one submitter, and record their results in the ledger."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import structlog
+from attrs import frozen
+
+from dicom_adapter.api.errors import IllegalTransition, LedgerError, Permanent, Retriable, describe_failure
+from dicom_adapter.api.submitter import Submitter
+from dicom_adapter.api.values import Job, JobState
+from dicom_adapter.flow.submit.scheduling import Retries
+from dicom_adapter.flow.submit.steps import NEXT, CannotRead, Done, Interrupted, PlatformContact, Steps
+from dicom_adapter.ledger import Transaction, events, jobs
+from dicom_adapter.ledger.events import Event
+from dicom_adapter.ledger.jobs import JobRow
+from dicom_adapter.runtime.resources import Resources
+
+log = structlog.get_logger("dicom_adapter.submit")
+
+OPENING_SECONDS = 2.0  # how long `close` waits for an `open` in progress
+NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
+
+
+@frozen
+class StepResult:
+    """The result of a step: the job as it is now."""
+
+    row: JobRow
+    platform: PlatformContact
+
+
+class Submission:
+    """Runs the steps of jobs with one submitter. Thread-safe if each thread has a job of its own."""
+
+    def __init__(
+        self,
+        submitter: Submitter[Any],
+        steps: Steps,
+        retries: Retries,
+        resources: Resources,
+        on_change: Callable[[Job], None],
+    ) -> None:
+        self._submitter = submitter
+        self._steps = steps
+        self._retries = retries
+        self._ledger, self._clock = resources.ledger, resources.clock
+        self._on_change = on_change
+        self._opening = threading.Lock()
+        self._is_open = False
+        self._is_closing = False
+
+    def open(self) -> None:
+        """Open the submitter. Called before every use; idempotent once it has succeeded."""
+        with self._opening:
+            if not self._is_open:
+                self._submitter.open()
+                self._is_open = True
+
+    def close(self) -> None:
+        """Close the submitter. Steps that this interrupts raise Interrupted."""
+        self._is_closing = True
+        if not self._opening.acquire(timeout=OPENING_SECONDS):
+            return  # `open` hangs; there is nothing to close yet
+        was_open, self._is_open = self._is_open, False
+        self._opening.release()
+        if not was_open:
+            return
+        try:
+            self._submitter.close()
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
+            log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
+
+    def take_step(self, row: JobRow) -> StepResult:
+        """Run one step on the platform, or one batch of uploads, then record it in the ledger.
+
+        Raises Interrupted without recording anything.
+        """
+        try:
+            begun = self._begin_step(row)
+        except LedgerError as failure:
+            return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
+        try:
+            done = self._steps.run(row)
+        except (CannotRead, LedgerError) as failure:  # most likely temporary, and not because of this job
+            return StepResult(self._postpone(begun, str(failure)), PlatformContact.UNKNOWN)
+        except Retriable as failure:
+            return StepResult(self._postpone(begun, str(failure)), PlatformContact.FAILED)
+        except Permanent as failure:
+            return StepResult(self._fault(begun, str(failure)), PlatformContact.UNKNOWN)
+        except (Interrupted, IllegalTransition, KeyboardInterrupt):
+            raise
+        except BaseException as failure:  # a plugin may raise anything, even SystemExit
+            if self._is_closing:
+                raise Interrupted from failure
+            # A bug: a retry does not fix it.
+            error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
+            return StepResult(self._fault(begun, error), PlatformContact.UNKNOWN)
+        return StepResult(self._complete(begun, done), done.platform)
+
+    def _begin_step(self, row: JobRow) -> JobRow:
+        """Record in the ledger that the step has begun, unless this is recorded already."""
+        if row.job.repeated:
+            return row
+        with self._ledger.write() as transaction:
+            return jobs.change(transaction, row, repeated=True)
+
+    def _complete(self, row: JobRow, done: Done) -> JobRow:
+        """Record the success of a step, or of a part of it."""
+        if not done.whole:
+            return self._forget_failures(row)
+        state = done.state or NEXT[row.job.state]
+        values = {**NO_FAILURES, **done.found, "repeated": False}
+        return self._change(row, "job_" + state.value.replace("-", "_"), state, values)
+
+    def _forget_failures(self, row: JobRow) -> JobRow:
+        if not row.job.attempts:
+            return row
+        with self._ledger.write() as transaction:
+            return jobs.change(transaction, row, **NO_FAILURES)
+
+    def _postpone(self, row: JobRow, error: str) -> JobRow:
+        if self._is_closing:
+            raise Interrupted
+        now = self._clock.now()
+        attempts, since = row.job.attempts + 1, row.failing_since or now
+        when = self._retries.next_attempt(attempts, since, now, random.random())  # noqa: S311 - spreads load, no secret
+        if when is None:
+            return self._fault(row, f"gave up after {attempts} attempts since {since:%Y-%m-%d %H:%M:%S} UTC: {error}")
+        values = {"attempts": attempts, "failing_since": since, "next_attempt_at": when, "last_error": error}
+        return self._change(row, "job_attempt_failed", row.job.state, values)
+
+    def _fault(self, row: JobRow, error: str) -> JobRow:
+        faulted_in = row.job.state
+        values = {"attempts": row.job.attempts + 1, "next_attempt_at": None, "last_error": error}
+        values |= {"faulted_in": faulted_in}  # `cancel_requested` stays: a retry continues with the cancellation
+        return self._change(row, "job_faulted", JobState.FAULTED, values)
+
+    def _change(self, row: JobRow, event: str, state: JobState, values: Mapping[str, Any]) -> JobRow:
+        now = self._clock.now()
+        with self._ledger.write() as transaction:
+            changed = jobs.change(transaction, row, state=state, changed_at=now, **values)
+            _record(transaction, now, event, changed.job)
+        level = "warning" if changed.job.last_error else "info"
+        getattr(log, level)(
+            event,
+            job_id=changed.job.job_id,
+            ae_title=changed.job.ae_title,
+            attempts=changed.job.attempts,
+            error=changed.job.last_error,
+        )
+        if changed.job.state is not row.job.state:
+            self._on_change(changed.job)
+        return changed
+
+
+def _record(transaction: Transaction, now: datetime, event: str, job: Job) -> None:
+    detail: dict[str, object] = {"error": job.last_error} if job.last_error else {}
+    if job.next_attempt_at is not None:
+        detail["next_attempt_at"] = job.next_attempt_at.isoformat()
+    events.record(transaction, [Event(at=now, event=event, ae_title=job.ae_title, job_id=job.job_id, detail=detail)])
