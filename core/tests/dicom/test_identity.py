@@ -1,4 +1,4 @@
-"""What is read of a data set on its way is what pydicom reads of it when it is there."""
+"""The identity attributes parsed during the arrival of a data set are those that pydicom reads from the whole."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ IDENTITY = Identity(
 
 
 def element(tag: int, vr: str, value: bytes, syntax: str, length: int | None = None) -> bytes:
-    """One data element (PS3.5 section 7.1), padded to even length."""
+    """Encode one data element (PS3.5 section 7.1), padded to even length."""
     value += (b"\0" if vr in ("UI", "OB", "UN") else b" ") * (len(value) % 2)
     size = len(value) if length is None else length
     end = ">" if syntax == ExplicitVRBigEndian else "<"
     start = struct.pack(end + "HH", tag >> 16, tag & 0xFFFF)
-    if syntax == ImplicitVRLittleEndian or not vr:  # items and their ends have no VR
+    if syntax == ImplicitVRLittleEndian or not vr:  # items and delimiters have no VR
         return start + struct.pack(end + "L", size) + value
     if vr in LONG_VRS:
         return start + vr.encode() + b"\0\0" + struct.pack(end + "L", size) + value
@@ -49,7 +49,7 @@ def element(tag: int, vr: str, value: bytes, syntax: str, length: int | None = N
 
 
 def encode(syntax: str, before_patient: bytes = b"", after: bytes = b"") -> bytes:
-    """A data set; `before_patient` stands between its SOP Instance UID and its Patient ID."""
+    """Encode a data set. `before_patient` is placed between its SOP Instance UID and its Patient ID."""
     return b"".join(
         (
             element(0x00080016, "UI", CT.encode(), syntax),
@@ -65,7 +65,7 @@ def encode(syntax: str, before_patient: bytes = b"", after: bytes = b"") -> byte
 
 
 def read(data_set: bytes, syntax: str, size: int) -> Identity:
-    """Fed in pieces, as long as it wants more."""
+    """Feed the data set in pieces until the parser is satisfied."""
     reader = IdentityReader(syntax)
     for start in range(0, len(data_set), size):
         if not reader.needs_more:
@@ -75,7 +75,7 @@ def read(data_set: bytes, syntax: str, size: int) -> Identity:
 
 
 def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
-    """What comes of it; anything but a refusal is raised."""
+    """Return the result or the class of the refusal. Any other exception is raised."""
     try:
         return call(*arguments)  # type: ignore[operator,no-any-return] # one of the two below
     except (UnreadableDataSet, Mismatch) as refusal:
@@ -86,7 +86,7 @@ def outcome(call: object, *arguments: object) -> Identity | type[Exception]:
 
 
 def shipped() -> list[Path]:
-    """All that pydicom ships as Part 10 files with a data set that is not deflated."""
+    """Return all Part 10 files of pydicom whose data set is not deflated."""
     return [path for path in sorted(SHIPPED.rglob("*.dcm")) if transfer_syntax(path)]
 
 
@@ -104,18 +104,18 @@ def transfer_syntax(path: Path) -> str:
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.name)
 def test_every_file_of_pydicom_is_read_as_pydicom_reads_it(path: Path) -> None:
-    """Whatever is strange about it, in pieces of any size. Odd ones are among them, which are refused by both."""
+    """In pieces of any size. Some files are invalid: both parsers refuse them."""
     content, syntax = path.read_bytes(), transfer_syntax(path)
     data_set = content[data_set_offset(content) :]
     expected = outcome(identify, data_set, syntax)
-    # Of large ones the beginning tells as much: byte by byte they take minutes.
+    # For large files the beginning is sufficient: byte by byte they take minutes.
     sizes = (1, 7, 4096) if len(data_set) < 1 << 17 else (4096,)
 
     assert [expected] * len(sizes) == [outcome(read, data_set, syntax, size) for size in sizes]
 
 
-def test_pydicom_ships_enough_files() -> None:
-    """The test above has something to read, and most of it has an identity."""
+def test_pydicom_has_enough_files_for_the_comparison() -> None:
+    """Most of them have an identity."""
     known = [
         path
         for path in shipped()
@@ -131,8 +131,8 @@ def test_pydicom_ships_enough_files() -> None:
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("size", [1, 3, 50, 10_000])
-def test_it_wants_no_more_than_it_needs(syntax: str, size: int) -> None:
-    """What comes after the last attribute is not held."""
+def test_the_parser_stops_after_the_last_attribute(syntax: str, size: int) -> None:
+    """Bytes after it are not buffered."""
     reader = IdentityReader(syntax)
     data_set = encode(syntax, after=element(0x7FE00010, "OB", bytes(100_000), syntax))
     fed = 0
@@ -145,13 +145,13 @@ def test_it_wants_no_more_than_it_needs(syntax: str, size: int) -> None:
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_a_data_set_that_ends_with_the_last_attribute_is_read(syntax: str) -> None:
-    """Nothing follows by which its end would be known."""
+    """The parser does not need a following element to find its end."""
     data_set = encode(syntax, after=b"\0")[:-1]
     assert [IDENTITY] * 3 == [read(data_set, syntax, size) for size in (1, 7, 4096)]
 
 
-def test_attributes_are_looked_for_in_the_beginning_only() -> None:
-    """A sender that begins with a huge attribute is refused; what is held of it has a limit."""
+def test_attributes_must_be_at_the_beginning() -> None:
+    """A data set that begins with a huge attribute is refused. The bytes that are buffered have a limit."""
     data_set = encode(ExplicitVRLittleEndian, element(0x00091001, "OB", bytes(HEAD_LIMIT), ExplicitVRLittleEndian))
     reader = IdentityReader(ExplicitVRLittleEndian)
     fed = 0
@@ -167,7 +167,7 @@ def test_attributes_are_looked_for_in_the_beginning_only() -> None:
 
 
 def sequence(syntax: str, content: bytes, *, sequence_ends: bool, item_ends: bool) -> bytes:
-    """With one item; lengths are undefined where there is a delimiter instead (PS3.5 section 7.5)."""
+    """Encode a sequence with one item. Lengths are undefined where a delimiter follows (PS3.5 section 7.5)."""
     end = element(ITEM_END, "", b"", syntax) if item_ends else b""
     item = element(ITEM, "", content + end, syntax, UNDEFINED if item_ends else None)
     if sequence_ends:
@@ -179,8 +179,8 @@ def sequence(syntax: str, content: bytes, *, sequence_ends: bool, item_ends: boo
 @pytest.mark.parametrize("outer", [True, False], ids=["outer ends", "outer has a length"])
 @pytest.mark.parametrize("inner", [True, False], ids=["inner ends", "inner has a length"])
 @pytest.mark.parametrize("items", [True, False], ids=["items end", "items have lengths"])
-def test_what_stands_in_nested_sequences_does_not_count(syntax: str, outer: bool, inner: bool, items: bool) -> None:
-    """A referenced image's UIDs and another patient's ID are not the instance's own."""
+def test_attributes_in_nested_sequences_are_ignored(syntax: str, outer: bool, inner: bool, items: bool) -> None:
+    """The UIDs of a referenced image and the ID of another patient are not the instance's own."""
     others = element(0x00080018, "UI", b"9.9", syntax) + element(0x00100020, "LO", b"OTHER", syntax)
     late = others + element(0x0020000E, "UI", b"9.9.9", syntax) + element(0x00400001, "LO", b"LATE", syntax)
     nested = sequence(syntax, late, sequence_ends=inner, item_ends=items)
@@ -192,8 +192,8 @@ def test_what_stands_in_nested_sequences_does_not_count(syntax: str, outer: bool
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian], ids=lambda syntax: syntax.name)
 @pytest.mark.parametrize("length", [None, UNDEFINED], ids=["with a length", "with an end"])
-def test_an_attribute_of_unknown_representation_is_passed_over(syntax: str, length: int | None) -> None:
-    """UN: what is in it is a value, or items in implicit VR little endian (PS3.5 section 6.2.2)."""
+def test_an_attribute_with_unknown_vr_is_skipped(syntax: str, length: int | None) -> None:
+    """UN: it contains a value, or items in implicit VR little endian (PS3.5 section 6.2.2)."""
     own = ImplicitVRLittleEndian
     items = element(ITEM, "", element(0x00100020, "LO", b"OTHER", own), own) + element(SEQUENCE_END, "", b"", own)
     unknown = element(0x00091001, "UN", items if length else b"whatever", syntax, length)
@@ -210,7 +210,7 @@ def test_an_attribute_of_unknown_representation_is_passed_over(syntax: str, leng
 
 @given(st.sampled_from(SYNTAXES), st.binary(max_size=300), st.integers(1, 50))
 def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: bytes, size: int) -> None:
-    """Nothing but a refusal comes out."""
+    """No exception other than a refusal is raised."""
     found = outcome(read, garbage, syntax, size)
     assert found in (UnreadableDataSet, Mismatch)
 
@@ -221,23 +221,23 @@ def test_random_bytes_are_refused_as_pydicom_refuses_them(syntax: str, garbage: 
     st.integers(0, 10_000),
     st.integers(1, 50),
 )
-def test_spoilt_data_sets_are_read_as_pydicom_reads_them(
+def test_damaged_data_sets_are_read_as_pydicom_reads_them(
     syntax: str, changes: list[tuple[int, bytes]], cut: int, size: int
 ) -> None:
-    """Where both find an instance it is the same one; what else there is, is a refusal."""
+    """If both find an identity, it is the same. In all other cases the data set is refused."""
     inner = sequence(syntax, element(0x00100020, "LO", b"OTHER", syntax), sequence_ends=True, item_ends=True)
     data_set = bytearray(encode(syntax, inner))
     for place, value in changes:
         place %= len(data_set)
         data_set[place : place + len(value)] = value
-    spoilt = bytes(data_set[: max(cut % (2 * len(data_set)), 1)])
-    found, expected = outcome(read, spoilt, syntax, size), outcome(identify, spoilt, syntax)
+    damaged = bytes(data_set[: max(cut % (2 * len(data_set)), 1)])
+    found, expected = outcome(read, damaged, syntax, size), outcome(identify, damaged, syntax)
     if isinstance(found, Identity) and isinstance(expected, Identity):
         assert expected == found
 
 
-def test_a_value_of_no_length_with_an_unknown_vr_cannot_be_understood() -> None:
-    """pydicom looks closer at such a value when it is asked for; found by the fuzzer."""
+def test_an_empty_value_with_an_unknown_vr_is_refused() -> None:
+    """pydicom raises a different error for such a value. Found by the fuzzer."""
     data_set = element(0x00080016, "HE", b"", ExplicitVRLittleEndian)
     reader = IdentityReader(ExplicitVRLittleEndian)
     reader.feed(data_set)

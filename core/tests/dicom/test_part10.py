@@ -1,4 +1,4 @@
-"""The header of stored files, and what is read from data sets of strangers."""
+"""The header of stored files, and the identity attributes of data sets from untrusted senders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLAIN = {
     0x00080016: (b"UI", CT.encode()),
     0x00080018: (b"UI", b"1.2.3.4"),
     0x00081030: (b"LO", b"Somebody's study"),
-    0x00100010: (b"PN", b"Nobody^" + b"N" * 410),  # so that byte 600 lies among the UIDs
+    0x00100010: (b"PN", b"Nobody^" + b"N" * 410),  # long, so that a cut at byte 600 is among the UIDs
     0x00100020: (b"LO", b"PID-4711"),
     0x00100021: (b"LO", b"HOSPITAL"),
     0x0020000D: (b"UI", b"1.2.3"),
@@ -47,7 +47,7 @@ IDENTITY = Identity(
 def element(
     tag: int, vr: bytes, value: bytes, syntax: UID = ExplicitVRLittleEndian, length: int | None = None
 ) -> bytes:
-    """One data element (PS3.5 section 7.1), padded to even length."""
+    """Encode one data element (PS3.5 section 7.1), padded to even length."""
     end = "<" if syntax.is_little_endian else ">"
     value += (b"\0" if vr in (b"UI", b"OB") else b" ") * (len(value) % 2)
     numbers = (tag >> 16, tag & 0xFFFF, len(value) if length is None else length)
@@ -59,7 +59,7 @@ def element(
 
 
 def encode(syntax: UID = ExplicitVRLittleEndian, **changes: bytes) -> bytes:
-    """The plain data set; `changes` are values by tag, as in `x00100020=b"…"`."""
+    """Encode the plain data set. `changes` are values by tag, for example `x00100020=b"…"`."""
     values = PLAIN | {int(tag[1:], 16): (PLAIN[int(tag[1:], 16)][0], value) for tag, value in changes.items()}
     return b"".join(element(tag, vr, value, syntax) for tag, (vr, value) in values.items())
 
@@ -74,8 +74,10 @@ def patient_id_of(raw: bytes, character_set: bytes) -> str:
 @pytest.mark.parametrize("sop_instance_uid", ["1.2.3", "1.2.34", "2.25." + "9" * 59])
 @pytest.mark.parametrize("caller", ["CT1", "CT12", "A" * 16, ""])
 @pytest.mark.parametrize("receiver", ["LUNG", "LIVER", None])
-def test_pydicom_reads_what_begins_with_the_header(sop_instance_uid: str, caller: str, receiver: str | None) -> None:
-    """Values of odd and of even length are padded, and the group length is right: the data set follows unharmed."""
+def test_pydicom_reads_files_that_begin_with_the_header(
+    sop_instance_uid: str, caller: str, receiver: str | None
+) -> None:
+    """Values are padded to even length and the group length is correct, so the data set follows unchanged."""
     header = file_header(CT, sop_instance_uid, ExplicitVRLittleEndian, caller, receiver)
     read = dcmread(BytesIO(header + encode()))
 
@@ -89,16 +91,16 @@ def test_pydicom_reads_what_begins_with_the_header(sop_instance_uid: str, caller
     assert b"pixels" == read.PixelData
 
 
-def test_a_caller_whose_ae_title_is_no_ascii_gets_a_header_too() -> None:
-    """AE titles are ASCII (PS3.5 section 6.2), but peers send what they like; the data set is what has to be kept."""
+def test_a_calling_ae_title_that_is_not_ascii_gets_a_valid_header() -> None:
+    """AE titles are ASCII (PS3.5 section 6.2), but some peers send other bytes. The instance is stored nevertheless."""
     header = file_header(CT, "1.2.3", ExplicitVRLittleEndian, "RÖNTGEN")
 
     assert "R?NTGEN" == dcmread(BytesIO(header + encode())).file_meta.SourceApplicationEntityTitle
 
 
 @pytest.mark.parametrize("beginning", [b"", file_header(CT, "1.2.3", "1.2", "A")[:143], b"\0" * 132 + b"\2\0" * 9])
-def test_what_is_no_dicom_file_has_no_data_set(beginning: bytes) -> None:
-    """Cut short, or something else."""
+def test_a_file_that_is_not_dicom_has_no_data_set(beginning: bytes) -> None:
+    """Truncated, or another format."""
     with pytest.raises(ValueError, match="not a DICOM file"):
         data_set_offset(beginning)
 
@@ -108,15 +110,15 @@ def test_what_is_no_dicom_file_has_no_data_set(beginning: bytes) -> None:
 
 @pytest.mark.parametrize("syntax", [*SYNTAXES, JPEGBaseline8Bit, UID("1.3.46.670589.33.1.4.1")], ids=lambda u: u.name)
 def test_an_instance_is_identified_in_every_transfer_syntax(syntax: UID) -> None:
-    """Implicit and explicit VR, big endian, compressed, and private ones (PS3.5 annex A)."""
+    """Implicit and explicit VR, big endian, compressed, and private transfer syntaxes (PS3.5 annex A)."""
     data_set = encode(syntax if syntax in SYNTAXES else ExplicitVRLittleEndian)
 
     assert identify(data_set, syntax) == IDENTITY
 
 
 @pytest.mark.parametrize("length", ["defined", "undefined"])
-def test_what_stands_in_sequences_does_not_count(length: str) -> None:
-    """A referenced image's UIDs and another patient's ID within a sequence are not the instance's own."""
+def test_attributes_in_sequences_are_ignored(length: str) -> None:
+    """The UIDs of a referenced image and the ID of another patient in a sequence are not the instance's own."""
     inner = element(0x00080018, b"UI", b"9.9") + element(0x00100020, b"LO", b"OTHER")
     item = struct.pack("<HHL", 0xFFFE, 0xE000, len(inner)) + inner
     sequence = element(0x00081140, b"SQ", item)
@@ -130,8 +132,8 @@ def test_what_stands_in_sequences_does_not_count(length: str) -> None:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda u: u.name)
-def test_a_data_set_cut_off_anywhere_is_refused_or_read_in_full(syntax: UID) -> None:
-    """Tried: without the check of lengths, the first digits of a Series Instance UID are taken for all of it."""
+def test_a_truncated_data_set_is_refused_or_read_completely(syntax: UID) -> None:
+    """Verified to fail when lengths are not checked: the beginning of a UID is accepted as the whole UID."""
     data_set = encode(syntax)
     assert len(data_set) > 600
     refused = 0
@@ -144,8 +146,8 @@ def test_a_data_set_cut_off_anywhere_is_refused_or_read_in_full(syntax: UID) -> 
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda u: u.name)
-def test_bytes_that_are_no_data_set_are_refused(syntax: UID) -> None:
-    """Whatever pydicom makes of them, nothing but a refusal comes out, and it quotes nothing."""
+def test_random_bytes_are_refused(syntax: UID) -> None:
+    """No other exception is raised, and the message does not quote the bytes."""
     deep = element(0x00081140, b"SQ", struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF), length=0xFFFFFFFF)
     for garbage in (
         b"",
@@ -161,8 +163,8 @@ def test_bytes_that_are_no_data_set_are_refused(syntax: UID) -> None:
         assert "4711" not in str(refusal.value)
 
 
-def test_a_transfer_syntax_that_nobody_knows_is_read_as_all_the_newer_ones_are() -> None:
-    """Explicit VR little endian: so every transfer syntax encodes its elements that came after the first three."""
+def test_an_unknown_transfer_syntax_is_read_as_explicit_vr_little_endian() -> None:
+    """All transfer syntaxes newer than the first three encode their elements in this way."""
     assert identify(encode(), "1.2.840.10008.1.2.999") == IDENTITY
 
 
@@ -176,7 +178,7 @@ def test_a_transfer_syntax_that_nobody_knows_is_read_as_all_the_newer_ones_are()
     ids=lambda value: repr(value[:10]),
 )
 def test_a_uid_that_is_missing_or_malformed_is_refused(tag: str, value: bytes) -> None:
-    """PS3.5 section 9: 1 to 64 digits and periods. The refusal does not quote what it may be instead."""
+    """PS3.5 section 9: 1 to 64 digits and periods. The message does not quote the value."""
     with pytest.raises(Mismatch) as refusal:
         identify(encode(**{tag: value}), ExplicitVRLittleEndian)
     assert value.strip() == b"" or value.decode("latin-1") not in str(refusal.value)
@@ -200,26 +202,29 @@ def test_a_uid_that_is_missing_or_malformed_is_refused(tag: str, value: bytes) -
     ],
 )
 def test_a_patient_id_is_read_in_its_character_set(raw: bytes, character_set: bytes, text: str) -> None:
-    """PS3.3 C.12.1.1.2, without padding; whatever it is, it is only a value."""
+    """PS3.3 C.12.1.1.2, without padding. The text is never interpreted."""
     assert text == patient_id_of(raw, character_set)
 
 
 @pytest.mark.parametrize("character_set", [b"ISO_IR 192", b"", b"GB18030", b"ISO 2022 IR 149", b"utf-7"])
-def test_two_patients_never_become_one_by_a_wrong_character_set(character_set: bytes) -> None:
-    """Latin-1 bytes under a wrong name are common. Tried: with replacement characters both are the same."""
+def test_a_wrong_character_set_never_makes_two_patients_equal(character_set: bytes) -> None:
+    """Latin-1 bytes with a wrong character set are common.
+
+    Verified to fail when replacement characters are used for undecodable bytes.
+    """
     assert patient_id_of(b"M\xdcLLER", character_set) != patient_id_of(b"M\xd6LLER", character_set)
 
 
 @pytest.mark.parametrize("character_set", [b"undefined", b"zlib", b"idna", b"punycode", b"unicode_escape", b"utf-16"])
 @pytest.mark.parametrize("raw", [b"M\xdcLLER", b"\\ud800\xe9", b"\x1b$B\xe9\xff", b"\x1b(Q\xe9"])
-def test_a_character_set_that_names_a_codec_of_python_does_no_harm(raw: bytes, character_set: bytes) -> None:
-    """What is read can be written down. Tried: these codecs raise, or make what no database takes."""
+def test_a_character_set_named_like_a_python_codec_is_harmless(raw: bytes, character_set: bytes) -> None:
+    """The result can be written to the database. Verified to fail when the name is passed to Python's codecs."""
     text = patient_id_of(raw, character_set)
 
     assert text == text.encode("utf-8").decode("utf-8")
 
 
 @pytest.mark.filterwarnings("ignore:Unknown encoding")
-def test_an_unknown_character_set_is_no_reason_to_refuse_an_instance() -> None:
-    """pydicom warns of it; the instance is kept, and its bytes stay distinguishable."""
+def test_an_unknown_character_set_does_not_refuse_an_instance() -> None:
+    """pydicom warns about it. The instance is kept, and different bytes give different texts."""
     assert "MÜLLER" == patient_id_of(b"M\xdcLLER", b"KLINGON")

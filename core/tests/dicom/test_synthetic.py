@@ -1,4 +1,4 @@
-"""Synthetic instances are valid, writable without a warning, and unique or repeatable as asked for."""
+"""Synthetic instances are valid, writable without a warning, and either unique or reproducible."""
 
 import os
 import shutil
@@ -44,7 +44,7 @@ def written(dataset: Dataset, folder: Path) -> Dataset:
     "transfer_syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
 )
 def test_every_modality_can_be_written_and_read_again(modality: str, transfer_syntax: UID, tmp_path: Path) -> None:
-    """What is written is read back equal, in every transfer syntax."""
+    """The data set that is read equals the one that was written, in every transfer syntax."""
     made = synthetic.make_instance(modality=modality, transfer_syntax=transfer_syntax)
     read = written(made, tmp_path)
     assert transfer_syntax == read.file_meta.TransferSyntaxUID
@@ -53,7 +53,7 @@ def test_every_modality_can_be_written_and_read_again(modality: str, transfer_sy
 
 @pytest.mark.parametrize("modality", synthetic.MODALITIES)
 def test_required_attributes_have_a_value(modality: str, tmp_path: Path) -> None:
-    """Type 1 attributes of the IOD are there and not empty."""
+    """Type 1 attributes of the IOD are present and not empty."""
     read = written(synthetic.make_instance(modality=modality), tmp_path)
     required = COMMON_TYPE_1 + TYPE_1[modality] + (IMAGE_TYPE_1 if modality in IMAGES else [])
     assert [] == [keyword for keyword in required if read.get(keyword) in (None, "")]
@@ -61,8 +61,8 @@ def test_required_attributes_have_a_value(modality: str, tmp_path: Path) -> None
 
 @pytest.mark.dciodvfy
 @pytest.mark.parametrize("modality", synthetic.MODALITIES)
-def test_a_validator_finds_nothing_to_object_to(modality: str, tmp_path: Path) -> None:
-    """dicom3tools' dciodvfy compares with the IOD of PS3.3, and has neither errors nor warnings."""
+def test_a_validator_finds_no_error(modality: str, tmp_path: Path) -> None:
+    """dicom3tools' dciodvfy compares the instance with the IOD of PS3.3. It reports neither errors nor warnings."""
     validator = shutil.which("dciodvfy")
     if validator is None:
         if "dciodvfy" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
@@ -70,13 +70,13 @@ def test_a_validator_finds_nothing_to_object_to(modality: str, tmp_path: Path) -
         pytest.skip("dciodvfy (dicom3tools) is not installed")
     made = synthetic.make_study(modality=modality, series=1, instances=2)[1]
     synthetic.write(made, tmp_path / "instance.dcm")
-    told = subprocess.run([validator, tmp_path / "instance.dcm"], capture_output=True, text=True, check=False)
-    assert (0, 1) == (told.returncode, len(told.stderr.splitlines())), told.stderr  # the one line names the IOD
+    run = subprocess.run([validator, tmp_path / "instance.dcm"], capture_output=True, text=True, check=False)
+    assert (0, 1) == (run.returncode, len(run.stderr.splitlines())), run.stderr  # the one line names the IOD
 
 
 @pytest.mark.parametrize("modality", IMAGES)
-def test_pixel_data_has_the_size_that_the_attributes_say(modality: str) -> None:
-    """Rows x columns x bytes, padded to an even length, and not all alike."""
+def test_pixel_data_has_the_size_that_its_attributes_define(modality: str) -> None:
+    """Rows x columns x bytes, padded to an even length. The values are not all equal."""
     made = synthetic.make_instance(modality=modality, rows=5, columns=7)
     size = 5 * 7 * made.BitsAllocated // 8
     assert size + size % 2 == len(made.PixelData)
@@ -84,13 +84,13 @@ def test_pixel_data_has_the_size_that_the_attributes_say(modality: str) -> None:
 
 
 def test_a_segment_is_the_upper_half_of_its_frame() -> None:
-    """One bit for each pixel, the first one in the lowest, padded to an even length."""
+    """One bit for each pixel, the first pixel in the lowest bit, padded to an even length."""
     made = synthetic.make_instance(modality="SEG", rows=4, columns=5)
     assert ((1 << 10) - 1).to_bytes(4, "little") == made.PixelData
 
 
 def test_uids_are_unique_by_default() -> None:
-    """Two calls share no UID, and all of them have the 2.25 root."""
+    """Two calls share no UID, and all UIDs have the root 2.25."""
     first, second = synthetic.make_instance(), synthetic.make_instance()
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         assert first[keyword].value != second[keyword].value
@@ -98,15 +98,15 @@ def test_uids_are_unique_by_default() -> None:
         assert first[keyword].value.is_valid
 
 
-def test_a_seed_makes_the_same_study_again() -> None:
-    """The same seed gives equal data sets, another seed other UIDs."""
+def test_a_seed_makes_a_study_reproducible() -> None:
+    """The same seed gives equal data sets, another seed gives other UIDs."""
     study = synthetic.make_study(seed="a", series=2, instances=3)
     assert study == synthetic.make_study(seed="a", series=2, instances=3)
     assert study[0].StudyInstanceUID != synthetic.make_study(seed="b")[0].StudyInstanceUID
 
 
-def test_a_study_has_its_series_and_instances() -> None:
-    """One study UID, a UID for each series, a UID for each instance, one frame of reference for each series."""
+def test_a_study_has_the_requested_series_and_instances() -> None:
+    """One study UID, a UID for each series and each instance, one frame of reference for each series."""
     study = synthetic.make_study(modality="MR", series=2, instances=3, patient_id="P", accession_number="A1")
     assert 6 == len(study)
     assert [1, 2, 2, 6] == [
@@ -119,8 +119,8 @@ def test_a_study_has_its_series_and_instances() -> None:
     ]
 
 
-def test_the_receiver_reads_what_was_asked_for(tmp_path: Path) -> None:
-    """The ledger's attributes are found in the encoded data set."""
+def test_the_receiver_reads_the_requested_attributes(tmp_path: Path) -> None:
+    """The attributes of the ledger are found in the encoded data set."""
     made = synthetic.make_instance(patient_id="P1", issuer="HOSPITAL", patient_name="Müller^Ä")
     synthetic.write(made, tmp_path / "a.dcm")
     data_set = (tmp_path / "a.dcm").read_bytes()
@@ -133,15 +133,15 @@ def test_the_receiver_reads_what_was_asked_for(tmp_path: Path) -> None:
     )
 
 
-def test_further_attributes_are_keywords() -> None:
-    """Keyword arguments set attributes; an unknown one is refused instead of kept as a Python attribute."""
+def test_further_attributes_are_set_by_keyword() -> None:
+    """An unknown keyword is refused instead of being set as a Python attribute."""
     assert "LUNG" == synthetic.make_instance(BodyPartExamined="LUNG").BodyPartExamined
     with pytest.raises(ValueError, match="'BodyPart' is not a DICOM keyword"):
         synthetic.make_instance(BodyPart="LUNG")
 
 
 def test_unknown_modalities_and_transfer_syntaxes_are_refused() -> None:
-    """The message names what is wrong."""
+    """The message names the unknown value."""
     with pytest.raises(ValueError, match="modality 'XX' is not one of CT, MR"):
         synthetic.make_instance(modality="XX")
     with pytest.raises(ValueError, match="is not one of Implicit VR Little Endian"):

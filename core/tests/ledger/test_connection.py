@@ -55,7 +55,7 @@ def migrated(untouched: Ledger) -> Ledger:
 
 
 def test_a_new_ledger_begins_with_the_revision_of_the_newest_migration() -> None:
-    """REVISION is the newest migration. Tried: a migration that was added without a new REVISION."""
+    """Verified to fail when a migration is added without a new REVISION."""
     assert newest() == REVISION
 
 

@@ -44,7 +44,7 @@ def kinds(failure: LedgerUnavailable) -> tuple[bool, bool, bool]:
 
 
 def test_a_full_ledger_reports_no_free_space(ledger: Ledger, an_instance: MakeInstance) -> None:
-    """SQLite raises the error of a full disk. Tried: without its code, `is_full` is not set."""
+    """SQLite raises the error of a full disk. Verified to fail when the error code is not evaluated."""
     with ledger.write() as transaction:
         pages = transaction.exec_driver_sql("PRAGMA page_count").scalar()
         transaction.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
@@ -57,7 +57,10 @@ def test_a_full_ledger_reports_no_free_space(ledger: Ledger, an_instance: MakeIn
 
 
 def test_a_ledger_that_another_process_writes_is_busy(ledger: Ledger, other: Ledger) -> None:
-    """A transaction that does not wait fails, in one process and in several. Tried: the driver's error is raised."""
+    """A transaction that does not wait fails, in one process and in several.
+
+    Verified to fail when the driver's error is raised.
+    """
     with other.write():
         with pytest.raises(LedgerUnavailable) as in_another_process, ledger.write(waits=False):
             pass
@@ -170,7 +173,10 @@ def missing_table(ledger: Ledger, an_instance: MakeInstance) -> None:
 def test_no_value_of_a_statement_is_in_the_text(
     ledger: Ledger, an_instance: MakeInstance, fail: Callable[[Ledger, MakeInstance], None]
 ) -> None:
-    """No value is in the message nor in a printed traceback. Tried: raised `from` the original error."""
+    """No value is in the message nor in a printed traceback.
+
+    Verified to fail when it is raised `from` the original error.
+    """
     with pytest.raises(LedgerError) as raised:
         fail(ledger, an_instance)
     printed = "".join(traceback.format_exception(raised.value))

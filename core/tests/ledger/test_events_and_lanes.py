@@ -33,20 +33,20 @@ def an_event(**values: object) -> Event:
 
 def test_events_round_trip(ledger: Ledger) -> None:
     """Every event is read as it was written, oldest first: by job, by instance, and by number."""
-    told = [
+    recorded = [
         an_event(job_id="a" * 32, detail={"name": "Größe", "instances": 3, "parts": ["x", None]}),
         an_event(event="instance_quarantined", instance_id=2**40, association_id="b" * 32),
         an_event(event="job_submitted", job_id="a" * 32, at=NOW - timedelta(days=1)),
     ]
     with ledger.write() as transaction:
         events.record(transaction, [])
-        events.record(transaction, told[:2])
-        events.record(transaction, iter(told[2:]))
+        events.record(transaction, recorded[:2])
+        events.record(transaction, iter(recorded[2:]))
     with ledger.read() as transaction:
-        assert [told[0], told[2]] == events.of_job(transaction, "a" * 32)
-        assert [told[1]] == events.of_instance(transaction, 2**40)
-        assert [(1, told[0]), (2, told[1])] == events.after(transaction, 0, 2)
-        assert [(3, told[2])] == events.after(transaction, 2, 10)
+        assert [recorded[0], recorded[2]] == events.of_job(transaction, "a" * 32)
+        assert [recorded[1]] == events.of_instance(transaction, 2**40)
+        assert [(1, recorded[0]), (2, recorded[1])] == events.after(transaction, 0, 2)
+        assert [(3, recorded[2])] == events.after(transaction, 2, 10)
 
 
 def test_lanes_round_trip(ledger: Ledger) -> None:

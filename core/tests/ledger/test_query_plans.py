@@ -154,7 +154,7 @@ def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
     ],
 )
 def test_a_story_reads_only_its_rows(remembering: Ledger, which: Any, ask: Any) -> None:
-    """Each statement searches every table that it needs. Tried: no index on the study's UID."""
+    """Each statement searches every table that it needs. Verified to fail when there is no index on the study's UID."""
     for plan in plans_of(remembering, lambda transaction: ask(transaction, which)):
         assert [] == [line for line in plan if line.startswith("SCAN")]
 

@@ -90,7 +90,7 @@ def columns_of(before: Tables, after: Tables) -> Tables:
 def test_an_upgrade_keeps_every_row_and_value(make_ledger: Callable[[str], Ledger], revision: str) -> None:
     """No migration until now changes a value.
 
-    Tried: a migration that deletes the rows of a table, or updates a column of all rows.
+    Verified to fail when a migration deletes the rows of a table, or updates a column of all rows.
     """
     ledger = make_ledger(revision)
     before = read(ledger)
@@ -107,7 +107,7 @@ def test_an_upgrade_keeps_every_row_and_value(make_ledger: Callable[[str], Ledge
 def test_instances_get_the_time_and_outcome_that_they_would_have_had(
     make_ledger: Callable[[str], Ledger], revision: str
 ) -> None:
-    """Revision 0003 derives them and the totals from the rows. Tried: without its updates, they are the defaults."""
+    """Revision 0003 derives them and the totals from the rows. Verified to fail when it does not update the rows."""
     ledger = make_ledger(revision)
     ledger.migrate()
     found = read(ledger)

@@ -1,4 +1,4 @@
-"""Groups form while another one is committed, and no instance waits for anything else."""
+"""Groups are collected while another one is committed, and an instance waits for nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def received(number: int) -> ReceivedInstance:
 
 
 class Committer:
-    """Commits when it may, and records which instances were committed together."""
+    """Commits when the test allows it, and records which instances were committed together."""
 
     def __init__(self) -> None:
         self.groups: list[list[str]] = []
@@ -54,7 +54,7 @@ class Committer:
         self.delivered.set()
 
     def run(self, scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a scene in the loop."""
+        """Run a scene in the event loop."""
         self.begun, self.delivered = asyncio.Event(), asyncio.Event()
         self.loop.run_until_complete(asyncio.wait_for(scene(), SECONDS))
 
@@ -76,7 +76,7 @@ def committer() -> Iterator[Committer]:
     committer.close()
 
 
-def test_instances_of_the_same_time_are_a_group_and_later_ones_the_next(committer: Committer) -> None:
+def test_instances_that_wait_together_are_committed_together(committer: Committer) -> None:
     """There is no delay. Each result is delivered with its ticket, in order."""
 
     async def scene() -> None:
@@ -94,7 +94,7 @@ def test_instances_of_the_same_time_are_a_group_and_later_ones_the_next(committe
 
 
 def test_after_a_pause_the_next_instance_is_committed_at_once(committer: Committer) -> None:
-    """No further instance is needed to start its commit."""
+    """It does not wait for a further instance."""
     committer.may_go_on.set()
 
     async def scene() -> None:
@@ -113,7 +113,7 @@ def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Co
 
     async def scene() -> None:
         committer.is_alone = True
-        returned.append(committer.commits.put(received(0), 0))  # has to wait for the ledger
+        returned.append(committer.commits.put(received(0), 0))  # the ledger is locked
         committer.inline_answer = inline
         returned.append(committer.commits.put(received(1), 1))  # another one waits
         committer.may_go_on.set()
@@ -129,7 +129,7 @@ def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Co
 
 
 def test_close_waits_for_the_current_group(committer: Committer) -> None:
-    """Then the thread has ended, although the loop for the results is closed."""
+    """Afterwards the thread has ended, even if the loop for the results is closed."""
 
     async def scene() -> None:
         committer.commits.put(received(0), None)
@@ -195,8 +195,8 @@ def group(make_adapter: Callable[..., Adapter]) -> Group:
     return Group(make_adapter(CONFIGURATION))
 
 
-def test_a_group_is_entered_in_its_order(group: Group) -> None:
-    """For all AE titles together."""
+def test_a_group_is_committed_in_its_order(group: Group) -> None:
+    """In one order for all AE titles."""
     waiting = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
     answers = group.store.commit(waiting)
 
@@ -209,7 +209,7 @@ def test_a_group_is_entered_in_its_order(group: Group) -> None:
 
 @pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
 def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept: int) -> None:
-    """As in two groups: the first stays, or the second replaces it."""
+    """As in two groups: the first is kept, or the second replaces it."""
     same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])
@@ -222,10 +222,13 @@ def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept
         assert set(group.rows) == group.stored
 
 
-def test_an_instance_that_cannot_be_entered_does_not_fail_the_others(
+def test_an_instance_that_cannot_be_committed_does_not_fail_the_others(
     group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its sender gets a failure, and its object is deleted. Tried: without a second try, all fail."""
+    """Its sender receives a failure, and its object is deleted.
+
+    Verified to fail when the others are not committed again without it.
+    """
     enter = arrivals.enter
     waiting = [group.arrive(seed=str(number)) for number in range(4)]
     bad = waiting[2].storage_key

@@ -26,9 +26,9 @@ class Reports:
 
 
 def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
-    """Once, and its part fails until it is restarted. A stopping server is no failure.
+    """It is reported once, and the part fails until the receiver is restarted. A stopping server is no failure.
 
-    Tried: `accept_loop_died` that does not check the thread, and a report at every examination.
+    Verified to fail when `accept_loop_died` does not check the thread, or every examination reports the failure.
     """
     server, reports = DicomServer(DicomConfig(port=0, bind="127.0.0.1"), Mock()), Reports()
     check = ReceiverCheck(server, Mock(commits_are_alive=True), reports)  # type: ignore[arg-type] # all of a channel that it uses

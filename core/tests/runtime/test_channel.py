@@ -1,4 +1,4 @@
-"""A process of the service whose service is killed: it ends, and nothing about it looks like a defect."""
+"""A process of the service ends in order when the service is killed, without a traceback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sys.exit(7 if channel.wait_for_stop(print) else 5)
 
 
 def run_without_a_service(to_child: bytes) -> tuple[int, bytes]:
-    """The exit status and the words of a child whose reports nobody reads, and who is told this and no more."""
+    """Return the exit status and stderr of a child that receives these bytes and whose reports cannot be delivered."""
     read, write = os.pipe()
     os.close(read)
     try:
@@ -39,31 +39,34 @@ def run_without_a_service(to_child: bytes) -> tuple[int, bytes]:
     return ended.returncode, ended.stderr
 
 
-def test_it_ends_when_the_service_is_gone_before_it_said_what_to_do() -> None:
-    """No first line: it ends in order. Fails when an empty line is parsed."""
+def test_a_process_ends_when_the_service_dies_before_the_first_message() -> None:
+    """Verified to fail when an empty line is parsed."""
     assert (0, b"") == run_without_a_service(b"")
 
 
-def test_it_goes_on_to_its_end_when_nobody_reads_its_reports() -> None:
-    """A report that cannot be delivered is not its concern. Fails when a broken pipe is raised."""
+def test_a_process_continues_when_its_reports_cannot_be_delivered() -> None:
+    """Verified to fail when a broken pipe is raised."""
     assert (5, b"") == run_without_a_service(json.dumps(asdict(START)).encode() + b"\n")
 
 
-TELLING = """
+REPORTING = """
 import os
 from dicom_adapter.runtime.channel import Channel
 channel = Channel()
 channel.start()
-channel.report("told", heaps=os.environ["MALLOC_ARENA_MAX"])
+channel.report("started", heaps=os.environ["MALLOC_ARENA_MAX"])
 """
 
 
 @pytest.mark.parametrize(("configured", "expected"), [(None, "2"), ("5", "5")])
-def test_it_spares_memory_unless_its_environment_says_how(
+def test_a_process_limits_its_heaps_unless_its_environment_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str | None, expected: str
 ) -> None:
-    """Few heaps, as many as `MALLOC_ARENA_MAX` says. Fails when the service's environment is passed on as it is."""
-    (tmp_path / "telling.py").write_text(TELLING, encoding="utf-8")
+    """`MALLOC_ARENA_MAX` is the number of heaps.
+
+    Verified to fail when the service's environment is passed on unchanged.
+    """
+    (tmp_path / "reporting.py").write_text(REPORTING, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
     if configured is not None:
@@ -71,10 +74,10 @@ def test_it_spares_memory_unless_its_environment_says_how(
     reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
     read, write = os.pipe()
     try:
-        child = Child("telling", "telling", write, reports)
+        child = Child("reporting", "reporting", write, reports)
         child.configure(evolve(START, wake_fd=write))
         with child._process:
-            assert (child, {"event": "told", "heaps": expected}) == reports.get(timeout=60)
+            assert (child, {"event": "started", "heaps": expected}) == reports.get(timeout=60)
             assert (child, {"event": "ended", "status": 0}) == reports.get(timeout=60)
     finally:
         os.close(read)

@@ -1,4 +1,4 @@
-"""Host and receivers share a data folder; a repair uses it alone."""
+"""Host and receivers share a data folder. A repair uses it exclusively."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from dicom_adapter.runtime.data_folder import DataFolder
 
 
-def test_several_processes_share_a_folder_and_none_has_it_alone(tmp_path: Path) -> None:
-    """Until the last one of them has ended."""
+def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_path: Path) -> None:
+    """The folder can be locked exclusively when the last of them has ended."""
     folder = DataFolder(tmp_path / "data")
     with ExitStack() as second:
         with folder.shared() as first_works:
@@ -25,13 +25,13 @@ def test_several_processes_share_a_folder_and_none_has_it_alone(tmp_path: Path) 
 
 
 def test_a_check_creates_no_file(tmp_path: Path) -> None:
-    """It may be made by another user than the service's."""
+    """It may run as another user than the service."""
     folder = DataFolder(tmp_path / "data")
     assert (False, False) == (folder.is_used, folder.has_host)
     assert [] == list(tmp_path.iterdir())
 
 
-def test_no_process_starts_while_another_one_has_the_folder_alone(tmp_path: Path) -> None:
+def test_no_process_starts_while_the_folder_is_locked_exclusively(tmp_path: Path) -> None:
     """Neither a process of the service nor another repair."""
     folder = DataFolder(tmp_path, lock_pause_seconds=0)
     with folder.exclusive() as unused, folder.exclusive() as second, folder.shared() as may_work:
@@ -40,8 +40,8 @@ def test_no_process_starts_while_another_one_has_the_folder_alone(tmp_path: Path
         assert may_work
 
 
-def test_there_is_one_host(tmp_path: Path) -> None:
-    """Two would deliver every instance twice. A receiver is no host."""
+def test_only_one_host_can_run(tmp_path: Path) -> None:
+    """Two hosts would deliver every instance twice. A receiver is not a host."""
     folder = DataFolder(tmp_path, lock_pause_seconds=0)
     with folder.shared():
         assert not folder.has_host
@@ -54,7 +54,7 @@ def test_there_is_one_host(tmp_path: Path) -> None:
 def test_a_check_does_not_keep_the_service_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
-    """A process that finds the folder locked tries again for a moment. Tried: with a single try, a start fails."""
+    """A process that finds the folder locked retries for a moment. Verified to fail when it tries only once."""
     folder, checking = DataFolder(tmp_path), ExitStack()
     checking.enter_context(folder.exclusive() if lock == "shared" else folder.as_host())
     monkeypatch.setattr("time.sleep", lambda _seconds: checking.close())
@@ -63,7 +63,7 @@ def test_a_check_does_not_keep_the_service_from_starting(
 
 
 def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
-    """Without any cleaning up."""
+    """The operating system releases it."""
     code = (
         "import pathlib; from dicom_adapter.runtime.data_folder import DataFolder; "
         f"used = DataFolder(pathlib.Path({str(tmp_path)!r})).shared(); print(used.__enter__()); input()"
@@ -72,7 +72,7 @@ def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None  # it is a pipe
+        assert process.stdout is not None  # stdout is a pipe
         assert "True\n" == process.stdout.readline()
         assert folder.is_used
         process.kill()

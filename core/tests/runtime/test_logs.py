@@ -1,4 +1,4 @@
-"""Logs: whole lines from several processes, and a stream that fails stops no process."""
+"""Logs: complete lines from several processes, and no process that stops because its log cannot be written."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def log_to(stream: Stream, monkeypatch: pytest.MonkeyPatch, style: str = "json")
 
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_an_event_is_one_write_of_one_line(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
-    """Tried: PrintLoggerFactory, which writes the end of the line on its own."""
+    """Verified to fail when PrintLoggerFactory is used, which writes the end of the line separately."""
     stream = Stream()
     log_to(stream, monkeypatch, style).info("job_queued", job_id="a1")
     [written] = stream.writes
@@ -73,8 +73,8 @@ def test_an_event_is_one_write_of_one_line(monkeypatch: pytest.MonkeyPatch, styl
     assert "job_queued" in written
 
 
-def test_processes_that_share_a_stream_write_whole_lines() -> None:
-    """Two processes, one pipe. Tried: lines in two writes, of which some ran together."""
+def test_processes_that_share_a_stream_write_complete_lines() -> None:
+    """Two processes write to one pipe. Verified to fail when a line is written in two parts."""
     reading, writing = os.pipe()
     command = [sys.executable, "-c", WRITER]
     started = [
@@ -85,7 +85,7 @@ def test_processes_that_share_a_stream_write_whole_lines() -> None:
         assert process.stdout is not None
         assert b"ready\n" == process.stdout.readline()
     os.close(writing)
-    for process in started:  # both write at the same time from here on
+    for process in started:  # both write at the same time from now on
         assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
@@ -102,8 +102,11 @@ def test_processes_that_share_a_stream_write_whole_lines() -> None:
     "failure",
     [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), ValueError("I/O operation on closed file")],
 )
-def test_a_stream_that_is_full_or_closed_raises_nothing(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    """The process goes on, and logs again when the stream accepts it. Tried: without `suppress`."""
+def test_a_full_or_closed_stream_raises_no_error(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """The process continues, and logs again when the stream accepts data.
+
+    Verified to fail when `suppress` is removed.
+    """
     stream = Stream(failure)
     log = log_to(stream, monkeypatch)
     log.info("instance_stored")
@@ -114,8 +117,11 @@ def test_a_stream_that_is_full_or_closed_raises_nothing(monkeypatch: pytest.Monk
     assert ["job_queued"] == [json.loads(line)["event"] for line in stream.writes]
 
 
-def test_a_value_that_is_not_unicode_is_logged_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path may have bytes that are no UTF-8, which orjson refuses. Tried: orjson alone raises TypeError."""
+def test_a_value_that_is_not_unicode_can_be_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may have bytes that are not UTF-8; orjson raises TypeError for them.
+
+    Verified to fail when there is no fallback for orjson.
+    """
     stream = Stream()
     path = os.fsdecode(b"/data/\xff")
     log_to(stream, monkeypatch).info("stored_objects_deleted", path=path, count=1)
@@ -123,8 +129,11 @@ def test_a_value_that_is_not_unicode_is_logged_all_the_same(monkeypatch: pytest.
     assert (path, 1, "host") == (entry["path"], entry["count"], entry["process"])
 
 
-def test_the_lines_of_a_block_are_one_write_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the block raises. Tried: lines written when the block ends without an exception only."""
+def test_the_lines_of_a_block_are_written_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one write, even if the block raises.
+
+    Verified to fail when they are written only if the block does not raise.
+    """
     stream = Stream()
     log = log_to(stream, monkeypatch)
     with pytest.raises(RuntimeError), logs.together():

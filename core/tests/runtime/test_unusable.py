@@ -1,4 +1,4 @@
-"""What a process says when it cannot begin: why, whether that may pass, and nothing of a patient."""
+"""Failures at the start of a process: the reason, whether it is transient, and no patient data."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from dicom_adapter.runtime.data_folder import UNUSABLE, report_unusable
 
 
 class Reports:
-    """In place of the pipe to the service."""
+    """A substitute for the pipe to the service."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.reported: list[dict[str, Any]] = []
 
     def report(self, event: str, **fields: Any) -> None:
-        self.told.append({"event": event, **fields})
+        self.reported.append({"event": event, **fields})
 
 
 @pytest.mark.parametrize(
-    ("failure", "said", "transient"),
+    ("failure", "reason", "transient"),
     [
         (LedgerUnavailable("database or disk is full", is_full=True), "the ledger is not available: database or", True),
         (LedgerUnavailable("disk I/O error"), "disk I/O error", False),
         (OSError(28, "No space left on device"), "No space left", True),
-        (StorageFull("no room"), "no room", True),
+        (StorageFull("no space"), "no space", True),
         (PermissionError(13, "Permission denied"), "Permission denied", False),
     ],
 )
-def test_why_a_process_cannot_begin(failure: Exception, said: str, transient: bool) -> None:
-    """The service starts it again when that may pass."""
+def test_a_failed_start_is_reported_with_its_reason(failure: Exception, reason: str, transient: bool) -> None:
+    """The service restarts the process if the reason is transient."""
     assert isinstance(failure, UNUSABLE)
     reports = Reports()
     report_unusable(cast(Channel, reports), "the ledger cannot be used", failure)
-    [told] = reports.told
-    assert ("failed", transient) == (told["event"], told["transient"])
-    assert told["reason"].startswith("the ledger cannot be used: ")
-    assert said in told["reason"]
+    [reported] = reports.reported
+    assert ("failed", transient) == (reported["event"], reported["transient"])
+    assert reported["reason"].startswith("the ledger cannot be used: ")
+    assert reason in reported["reason"]

@@ -1,4 +1,4 @@
-"""Watching parts: what hangs or keeps failing is told by name, and so is its recovery; a ledger delays no look."""
+"""Watching parts: a hang, repeated failures and a recovery are logged by name, even if the ledger is unavailable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 class Site:
-    """A watch over parts that a test changes."""
+    """A watch over parts whose condition the test changes."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.clock = VirtualClock()
@@ -44,13 +44,16 @@ class Site:
         self.found: Mapping[Part, PartFinding] = {process_part("host"): OK, LUNG: OK}
         self.watch = Watch(lambda: self.found, ledger, self.clock)
 
-    def look(self, lung: PartFinding | None = None) -> list[Any]:
-        """A second later, examine the parts; return the events and parts that were logged. `lung`: a new finding."""
+    def examine(self, lung: PartFinding | None = None) -> list[Any]:
+        """One second later, examine the parts.
+
+        Return the events and parts that were logged. `lung` is a new finding.
+        """
         self.clock.advance(1)
         self.found = {**self.found, LUNG: lung or self.found[LUNG]}
-        with capture_logs() as told:
+        with capture_logs() as logged:
             self.watch.examine()
-        return [(entry["event"], entry["part"]) for entry in told]
+        return [(entry["event"], entry["part"]) for entry in logged]
 
     @property
     def written(self) -> dict[str, PartHealth]:
@@ -79,7 +82,6 @@ def site(ledger: Ledger) -> Site:
     ],
 )
 def test_every_part_has_a_deadline_and_a_name_for_operators(part: Part, name: str, seconds: float) -> None:
-    """The deadline is that of its kind, whatever its name is."""
     assert (name, seconds) == (str(part), part.kind.deadline_seconds)
 
 
@@ -97,51 +99,57 @@ def test_every_part_has_a_deadline_and_a_name_for_operators(part: Part, name: st
         ),
     ],
 )
-def test_a_part_is_as_the_worst_of_its_workers(conditions: list[Condition], finding: PartFinding) -> None:
-    """It hangs when a step takes longer than its deadline, and fails after three failures in a row."""
+def test_a_part_has_the_worst_condition_of_its_workers(conditions: list[Condition], finding: PartFinding) -> None:
+    """It hangs if a step exceeds its deadline, and fails after three failures in a row."""
     assert finding == examine(LUNG, conditions)
 
 
-def test_a_processor_that_hangs_is_told_of_within_half_a_minute() -> None:
-    """Also when its turn begins late in a step, right after a look. Tried: a deadline of 30 s is told of after it."""
+def test_a_hanging_processor_is_reported_within_30_seconds() -> None:
+    """Even if its turn begins late in a step, right after an examination.
+
+    Verified to fail when the deadline is 30 s.
+    """
     turn_began_s = SLICE_SECONDS
     last_look_s = turn_began_s + 30 - EXAMINE_EVERY.total_seconds()
     condition = Condition(busy_since=NOW, busy_seconds=last_look_s)
     assert PartState.HANGS is examine(LUNG, [condition]).state
 
 
-def test_changes_are_told_once_by_name(site: Site) -> None:
-    """A part that begins well is no news; one that hangs, fails, and recovers is, each time once."""
+def test_each_change_is_logged_once_by_name(site: Site) -> None:
+    """The initial state of a working part is not logged. A hang, a failure and a recovery are logged once each."""
     failing = PartFinding(state=PartState.FAILING, reason="failed 3 times in a row: OSError")
     still_failing = PartFinding(state=PartState.FAILING, reason="failed 4 times in a row: OSError")
-    assert [] == site.look()
-    assert [("part_hangs", "AE title LUNG")] == site.look(HANGS)
-    assert [] == site.look()
-    assert [("part_failing", "AE title LUNG")] == site.look(failing)
-    assert [] == site.look(still_failing)
-    assert [("part_recovered", "AE title LUNG")] == site.look(OK)
+    assert [] == site.examine()
+    assert [("part_hangs", "AE title LUNG")] == site.examine(HANGS)
+    assert [] == site.examine()
+    assert [("part_failing", "AE title LUNG")] == site.examine(failing)
+    assert [] == site.examine(still_failing)
+    assert [("part_recovered", "AE title LUNG")] == site.examine(OK)
     site.watch.write()
     assert [("part_hangs", "LUNG"), ("part_failing", "LUNG"), ("part_recovered", "LUNG")] == site.events
 
 
-def test_a_part_that_hung_and_goes_on_is_told_of_though_it_was_slow(site: Site) -> None:
-    """It works again, and somebody should look; later it is well. Tried: only the second."""
-    site.look()
-    assert [("part_hangs", "AE title LUNG")] == site.look(HANGS)
-    assert [("part_recovered", "AE title LUNG"), ("part_degraded", "AE title LUNG")] == site.look(SLOW)
-    assert [] == site.look()
-    assert [("part_recovered", "AE title LUNG")] == site.look(OK)
+def test_a_part_that_continues_slowly_after_a_hang_has_recovered(site: Site) -> None:
+    """It works again but is degraded. Later it is fully recovered.
 
-
-def test_the_ledger_has_the_state_since_when_and_the_last_look(site: Site) -> None:
-    """`since` stays with the state; `seen_at` is the look, not the writing, so that a watch that looks no more shows.
-
-    Tried: the time of the writing for `seen_at`.
+    Verified to fail when only the second recovery is logged.
     """
-    site.look()
-    site.look(HANGS)
+    site.examine()
+    assert [("part_hangs", "AE title LUNG")] == site.examine(HANGS)
+    assert [("part_recovered", "AE title LUNG"), ("part_degraded", "AE title LUNG")] == site.examine(SLOW)
+    assert [] == site.examine()
+    assert [("part_recovered", "AE title LUNG")] == site.examine(OK)
+
+
+def test_the_ledger_has_the_start_of_a_state_and_the_last_examination(site: Site) -> None:
+    """`since` is when the state began. `seen_at` is the examination, so that a watch that stopped examining is noticed.
+
+    Verified to fail when `seen_at` is the time of writing.
+    """
+    site.examine()
+    site.examine(HANGS)
     since = site.clock.now()
-    site.look()
+    site.examine()
     seen_at = site.clock.now()
     site.clock.advance(60)
     site.watch.write()
@@ -151,23 +159,25 @@ def test_the_ledger_has_the_state_since_when_and_the_last_look(site: Site) -> No
     )
 
 
-def test_a_ledger_that_fails_delays_no_look_and_hears_of_it_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log has it at once. What the ledger missed is written when it is back, once, and not more than it should.
+def test_changes_are_logged_at_once_and_written_when_the_ledger_works(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes that could not be written are written later, once, up to a limit.
 
-    Tried: forgetting changes before they are written.
+    Verified to fail when changes are removed before they are written.
     """
     with monkeypatch.context() as broken:
         broken.setattr(site.ledger, "write", failing)
-        assert [("part_hangs", "AE title LUNG")] == site.look(HANGS)
+        assert [("part_hangs", "AE title LUNG")] == site.examine(HANGS)
         with pytest.raises(LedgerUnavailable):
             site.watch.write()
-        assert [("part_recovered", "AE title LUNG")] == site.look(OK)
+        assert [("part_recovered", "AE title LUNG")] == site.examine(OK)
     site.watch.write()
     site.watch.write()
     assert [("part_hangs", "LUNG"), ("part_recovered", "LUNG")] == site.events
     for _time in range(CHANGES_KEPT):
-        site.look(HANGS)
-        site.look(OK)
+        site.examine(HANGS)
+        site.examine(OK)
     site.watch.write()
     assert 2 + CHANGES_KEPT == len(site.events)
 
@@ -176,21 +186,21 @@ def failing(*_arguments: object) -> None:
     raise LedgerUnavailable("database or disk is full")
 
 
-def test_an_orderly_end_is_no_silence(site: Site) -> None:
-    """All its rows say that it was stopped; nothing is told, and nothing looks any more."""
+def test_an_orderly_stop_is_written_and_not_logged(site: Site) -> None:
+    """All rows have the state `stopped`, and no further examination takes place."""
     site.watch.start()
-    with capture_logs() as told:
+    with capture_logs() as logged:
         site.watch.close()
-    assert [] == told
+    assert [] == logged
     assert {"host": PartState.STOPPED, "AE title LUNG": PartState.STOPPED} == {
         name: part.state for name, part in site.written.items()
     }
 
 
-def test_an_end_without_the_ledger_is_an_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log says why the rows do not."""
+def test_a_stop_without_the_ledger_does_not_fail(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has the reason why the rows are not updated."""
     site.watch.start()
     monkeypatch.setattr(site.ledger, "write", failing)
-    with capture_logs() as told:
+    with capture_logs() as logged:
         site.watch.close()
-    assert "health_write_failed" in [entry["event"] for entry in told]
+    assert "health_write_failed" in [entry["event"] for entry in logged]

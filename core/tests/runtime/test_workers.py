@@ -1,4 +1,4 @@
-"""Workers: they sleep until it is time or somebody wakes them, end when they are stopped, and never by themselves."""
+"""Workers sleep until a time or a wake-up, end only when they are stopped, and survive exceptions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.workers import LONGEST_PAUSE, Condition, Worker
 from dicom_adapter.testing import VirtualClock
 
-PATIENCE_S = 30.0  # how long a test waits for what has to happen
+PATIENCE_S = 30.0  # how long a test waits for an expected event
 
 
 class Scripted:
-    """A step that does what a test says, one after another, and tells that it was called."""
+    """A step with prepared outcomes that records its calls."""
 
     def __init__(self, *outcomes: BaseException | datetime | None) -> None:
         self._outcomes = list(outcomes)
@@ -41,7 +41,7 @@ class Scripted:
 
 @pytest.fixture
 def started() -> Iterator[list[Worker]]:
-    """Workers to be stopped in the end."""
+    """Workers that are stopped when the test ends."""
     running: list[Worker] = []
     yield running
     for worker in running:
@@ -57,10 +57,10 @@ def start(step: Scripted, started: list[Worker]) -> Worker:
 
 
 @pytest.mark.parametrize("failure", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])
-def test_a_step_that_raises_is_taken_again(
+def test_a_step_that_raises_is_repeated(
     failure: BaseException, started: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No worker dies silently, not even when a plugin wants to leave."""
+    """No worker ends silently, not even if a plugin raises SystemExit."""
     monkeypatch.setattr(workers, "FIRST_PAUSE", 0.0)
     step = Scripted(failure, failure, None)
     start(step, started)
@@ -68,8 +68,8 @@ def test_a_step_that_raises_is_taken_again(
         step.wait_for(call)
 
 
-def test_pauses_after_failures_double_up_to_the_longest_and_begin_anew_after_a_success() -> None:
-    """A second, two, four … thirty; a success forgets them."""
+def test_pauses_after_failures_double_up_to_the_longest_until_a_success() -> None:
+    """1, 2, 4 … 30 seconds. After a success the next failure is followed by the first pause again."""
     step = Scripted(*[ValueError("no")] * 20, None, ValueError("no"))
     worker = Worker("under test", step, VirtualClock())
     pauses = [worker._take_step() for _ in range(22)]
@@ -77,15 +77,15 @@ def test_pauses_after_failures_double_up_to_the_longest_and_begin_anew_after_a_s
 
 
 @pytest.mark.parametrize(("seconds", "pause"), [(-5.0, 0.0), (0.0, 0.0), (2.5, 2.5)])
-def test_a_step_is_taken_at_the_time_that_it_asks_for(seconds: float, pause: float) -> None:
-    """At once when that time has passed."""
+def test_a_step_is_repeated_at_the_time_that_it_returns(seconds: float, pause: float) -> None:
+    """At once if that time has passed."""
     clock = VirtualClock()
     step = Scripted(clock.now() + timedelta(seconds=seconds))
     assert pause == Worker("under test", step, clock)._take_step()
 
 
-def test_a_worker_that_waits_is_woken(started: list[Worker]) -> None:
-    """Whether it waits for a wake-up alone, for a time far away, or after a failure."""
+def test_a_waiting_worker_can_be_woken(started: list[Worker]) -> None:
+    """It waits for a wake-up only, for a distant time, or after a failure."""
     tomorrow = SystemClock().now() + timedelta(days=1)
     step = Scripted(None, tomorrow, *[ValueError("no")] * 8, None)
     worker = start(step, started)
@@ -95,7 +95,7 @@ def test_a_worker_that_waits_is_woken(started: list[Worker]) -> None:
 
 
 def test_a_wake_up_during_a_step_is_not_lost(started: list[Worker]) -> None:
-    """What arrives while the step looks elsewhere is looked at in the next one."""
+    """The next step handles whatever arrived meanwhile."""
     entered, go_on, again = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(Scripted):
@@ -112,8 +112,8 @@ def test_a_wake_up_during_a_step_is_not_lost(started: list[Worker]) -> None:
     assert again.wait(PATIENCE_S)
 
 
-def test_a_stopped_worker_ends_after_the_step_that_it_is_in(started: list[Worker]) -> None:
-    """The step is finished, and no other one is begun."""
+def test_a_stopped_worker_ends_after_its_current_step(started: list[Worker]) -> None:
+    """The current step is finished, and no further step begins."""
     entered, go_on = threading.Event(), threading.Event()
     finished: list[bool] = []
 
@@ -132,8 +132,8 @@ def test_a_stopped_worker_ends_after_the_step_that_it_is_in(started: list[Worker
     assert [True] == finished
 
 
-def test_a_worker_that_waits_ends_when_it_is_stopped(started: list[Worker]) -> None:
-    """However long it wanted to wait."""
+def test_a_waiting_worker_ends_when_it_is_stopped(started: list[Worker]) -> None:
+    """Regardless of how long it would have waited."""
     step = Scripted(None)
     worker = start(step, started)
     step.wait_for(1)
@@ -142,8 +142,8 @@ def test_a_worker_that_waits_ends_when_it_is_stopped(started: list[Worker]) -> N
     assert 1 == step.calls
 
 
-def test_how_long_a_step_takes_can_be_seen_from_outside(started: list[Worker]) -> None:
-    """Since when by the wall clock, for how long by a clock that nobody sets; nothing of it between two steps."""
+def test_the_duration_of_a_step_is_visible_to_other_threads(started: list[Worker]) -> None:
+    """Its start on the wall clock, its duration on the monotonic clock, and nothing between two steps."""
     clock, seconds = VirtualClock(), [100.0]
     entered, go_on, again = threading.Event(), threading.Event(), threading.Event()
 
@@ -171,8 +171,8 @@ def test_how_long_a_step_takes_can_be_seen_from_outside(started: list[Worker]) -
     assert Condition() == worker.condition()
 
 
-def test_failures_in_a_row_can_be_seen_from_outside() -> None:
-    """How many, and the kind of the last one; a success forgets them."""
+def test_failures_in_a_row_are_visible_to_other_threads() -> None:
+    """Their number, and the error of the last one. A success resets them."""
     worker = Worker("under test", Scripted(ValueError("no"), KeyError("no"), None), VirtualClock())
     worker._take_step()
     worker._take_step()
@@ -182,18 +182,20 @@ def test_failures_in_a_row_can_be_seen_from_outside() -> None:
     assert Condition() == worker.condition()
 
 
-# The log cannot be written, which is what ends a worker's thread.
+# A failing log ends a worker's thread.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_ended_unasked_is_started_again(started: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever ended it. One that was stopped stays so.
+def test_a_thread_that_ended_unexpectedly_is_started_again(
+    started: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was stopped is not started again.
 
-    Tried: `revive` that always returns False, and one that does not look whether the worker was stopped.
+    Verified to fail when `revive` always returns False, or does not check whether the worker was stopped.
     """
     broken = True
 
     def error(*_texts: object, **_fields: object) -> None:
         if broken:
-            raise OSError("no room for logs")
+            raise OSError("no space for logs")
 
     monkeypatch.setattr(workers.log, "error", error, raising=False)
     step = Scripted(ValueError("no"), None)
@@ -209,8 +211,8 @@ def test_a_thread_that_ended_unasked_is_started_again(started: list[Worker], mon
     assert not worker.revive()
 
 
-def test_a_call_that_does_not_return_is_given_up() -> None:
-    """What returns or raises in time does so as ever."""
+def test_a_call_that_does_not_return_is_abandoned() -> None:
+    """A call that returns or raises in time does so unchanged."""
     never = threading.Event()
     assert 3 == call_within(PATIENCE_S, lambda: 3)
     with pytest.raises(SystemExit):
@@ -220,18 +222,20 @@ def test_a_call_that_does_not_return_is_given_up() -> None:
     never.set()
 
 
-def test_who_is_just_beginning_has_not_ended(started: list[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks then starts no second thread beside it. Tried: a thread that is known before it begins."""
+def test_a_worker_whose_thread_is_starting_is_not_revived(
+    started: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would have two threads. Verified to fail when the thread is stored before it is started."""
     step, begin, revived = Scripted(), threading.Thread.start, list[bool]()
 
-    def look_first(thread: threading.Thread) -> None:
+    def revive_first(thread: threading.Thread) -> None:
         monkeypatch.undo()
         revived.append(worker.revive())
         begin(thread)
 
     worker = Worker("under test", step, SystemClock())
     started.append(worker)
-    monkeypatch.setattr(threading.Thread, "start", look_first)
+    monkeypatch.setattr(threading.Thread, "start", revive_first)
     worker.start()
     step.wait_for(1)
     assert ([False], False) == (revived, worker.revive())
