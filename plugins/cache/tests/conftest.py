@@ -1,4 +1,4 @@
-"""A cache AE title under the virtual clock, and its REST API without a socket."""
+"""Fixtures: an adapter with a cache AE title and a virtual clock, and a client of its REST API without a socket."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ processor = "cache"
 PIPELINE = "pipeline-1"
 
 
-class SettlingHandle:
-    """A handle of the host that is at work; its requests are answered at once: nobody else runs the lane in a test."""
+class ImmediateHandle:
+    """A lane handle that runs the lane at once for each request, because no host thread runs it in these tests."""
 
     def __init__(self, adapter: Adapter, ae_title: str) -> None:
         self._adapter = adapter
         self._ae_title = ae_title
-        self._lock = threading.RLock()  # requests come from threads of the server
+        self._lock = threading.RLock()  # requests come from server threads
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter.host.handles[self._ae_title], name)
@@ -50,8 +50,8 @@ class SettlingHandle:
 
 
 @frozen
-class Kept:
-    """An adapter with cache AE titles, and everything that it can be asked."""
+class CacheSite:
+    """An adapter with cache AE titles, and clients of its cache."""
 
     adapter: Adapter
     lanes: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Kept:
     rest: Any
 
     def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> list[Any]:
-        """Let instances arrive, and be there for long enough; returns how they were answered."""
+        """Receive instances; if `settled`, wait until their studies are complete. Returns the results."""
         answers = self.adapter.receive(*data_sets, ae_title=ae_title)
         if settled:
             self.adapter.advance(6)
@@ -78,28 +78,28 @@ class Kept:
         return [study["studyInstanceUid"] for study in answer.json()["items"]]
 
 
-Keep = Callable[..., Kept]
+MakeCache = Callable[..., CacheSite]
 
 
 @pytest.fixture
-def keep(make_adapter: Callable[[str], Adapter]) -> Iterator[Keep]:
-    """Make an adapter with `settings` of the AE title CACHE, and perhaps `more` of the configuration."""
+def make_cache(make_adapter: Callable[[str], Adapter]) -> Iterator[MakeCache]:
+    """Return a factory of adapters, from `settings` of the AE title CACHE and `more` lines of the configuration."""
     with ExitStack() as clients:
 
-        def make(settings: str = "", more: str = "") -> Kept:
+        def make(settings: str = "", more: str = "") -> CacheSite:
             adapter = make_adapter(f"{CONFIGURATION}[ae-titles.CACHE.settings]\n{settings}\n{more}")
-            lanes = {name: SettlingHandle(adapter, name) for name in adapter.host.handles}
-            cache = Cache(lanes)  # type: ignore[arg-type] # what it has not of its own, it takes from the handle
+            lanes = {name: ImmediateHandle(adapter, name) for name in adapter.host.handles}
+            cache = Cache(lanes)  # type: ignore[arg-type] # delegates to a LaneHandle
             green = Health(health="green", service="running", problems=[])
             app = make_app({"cache": handlers(cache)}, lambda: green, None, "1.0")
             client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)  # type: ignore[arg-type] # any ASGI application
-            return Kept(adapter, lanes, cache, app, clients.enter_context(client))
+            return CacheSite(adapter, lanes, cache, app, clients.enter_context(client))
 
         yield make
 
 
 @pytest.fixture(params=["'; DROP TABLE cache_studies; --", '" OR 1=1 --', "../../etc/passwd", "%", "\\", "$(id)*?|"])
-def odd(request: pytest.FixtureRequest) -> str:
-    """What means something to a database, a file system or a shell."""
+def special_text(request: pytest.FixtureRequest) -> str:
+    """Return a text with a special meaning for a database, a file system or a shell."""
     text: str = request.param
     return text

@@ -1,4 +1,4 @@
-"""What goes when: deleted, too much, too old, no room; and what stays whatever happens."""
+"""Deletion, eviction by size, age and free space, and the studies that are not evicted."""
 
 from __future__ import annotations
 
@@ -15,181 +15,183 @@ from dicom_adapter.testing import make_study
 DOWN = "[submitters.down]\ntype = 'fake'\nfail = [{ call = 'start', times = 3 }]"
 
 
-def told(kept: Any, uid: str) -> str:
-    with kept.adapter.ledger.read() as transaction:
-        story = make_story(transaction, uid, kept.adapter.clock.now())
+def history_text(site: Any, uid: str) -> str:
+    with site.adapter.ledger.read() as transaction:
+        story = make_story(transaction, uid, site.adapter.clock.now())
     return "\n".join(entry.text for section in story.sections for entry in section.entries)
 
 
-def size_of_a_study(kept: Any) -> int:
-    """Bytes of the largest: UIDs are not all of one length."""
-    return max(int(study["sizeBytes"]) for study in kept.rest.get("/cache/studies").json()["items"])
+def size_of_a_study(site: Any) -> int:
+    """Return the size of the largest study in bytes; sizes differ because UIDs differ in length."""
+    return max(int(study["sizeBytes"]) for study in site.rest.get("/cache/studies").json()["items"])
 
 
 @pytest.fixture
-def two(keep: Any) -> Any:
-    """Make a cache that has room for two studies."""
-    probe = keep()
+def make_small_cache(make_cache: Any) -> Any:
+    """Return a factory of caches whose max-size is enough for two studies."""
+    probe = make_cache()
     probe.receive(*make_study(instances=2))
     size = size_of_a_study(probe)
     probe.adapter.close()
     folder = probe.adapter.config.storage.path
     for path in sorted(folder.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    return lambda settings="", more="": keep(f"max-size = {int(size * 2.5)}\n{settings}", more)
+    return lambda settings="", more="": make_cache(f"max-size = {int(size * 2.5)}\n{settings}", more)
 
 
-def test_the_longest_unused_study_goes_when_there_is_too_much(two: Any) -> None:
-    """A job or a download is a use; `explain` tells what went and why."""
-    kept = two()
+def test_above_max_size_the_least_recently_used_study_is_evicted(make_small_cache: Any) -> None:
+    """A job counts as a use; the study's history names the eviction and its reason."""
+    site = make_small_cache()
     for uid in ("1.1", "1.2"):
-        kept.receive(*make_study(study_uid=uid, instances=2))
-    kept.compose(studies=["1.1"])
-    kept.receive(*make_study(study_uid="1.3", instances=2))
-    kept.adapter.advance(10)
-    assert ["1.3", "1.1"] == kept.study_uids()
-    assert "2 instances were evicted" in told(kept, "1.2")
-    assert "the cache holds more than max-size" in told(kept, "1.2")
+        site.receive(*make_study(study_uid=uid, instances=2))
+    site.compose(studies=["1.1"])
+    site.receive(*make_study(study_uid="1.3", instances=2))
+    site.adapter.advance(10)
+    assert ["1.3", "1.1"] == site.study_uids()
+    assert "2 instances were evicted" in history_text(site, "1.2")
+    assert "the cache holds more than max-size" in history_text(site, "1.2")
 
 
-def test_a_pinned_study_stays(two: Any) -> None:
-    """Until it is not pinned any more."""
-    kept = two()
-    kept.receive(*make_study(study_uid="1.1", instances=2))
-    assert {"studyInstanceUid": "1.1", "pinned": True} == kept.rest.put("/cache/studies/1.1/pin").json()
+def test_a_pinned_study_is_not_evicted(make_small_cache: Any) -> None:
+    """Once unpinned, the study can be evicted."""
+    site = make_small_cache()
+    site.receive(*make_study(study_uid="1.1", instances=2))
+    assert {"studyInstanceUid": "1.1", "pinned": True} == site.rest.put("/cache/studies/1.1/pin").json()
     for uid in ("1.2", "1.3"):
-        kept.receive(*make_study(study_uid=uid, instances=2))
-    kept.adapter.advance(10)
-    assert ["1.3", "1.1"] == kept.study_uids()
-    assert ["1.1"] == kept.study_uids("pinned=true")
-    assert not kept.rest.delete("/cache/studies/1.1/pin").json()["pinned"]
-    kept.receive(*make_study(study_uid="1.4", instances=2))
-    kept.adapter.advance(10)
-    assert ["1.4", "1.3"] == kept.study_uids()
+        site.receive(*make_study(study_uid=uid, instances=2))
+    site.adapter.advance(10)
+    assert ["1.3", "1.1"] == site.study_uids()
+    assert ["1.1"] == site.study_uids("pinned=true")
+    assert not site.rest.delete("/cache/studies/1.1/pin").json()["pinned"]
+    site.receive(*make_study(study_uid="1.4", instances=2))
+    site.adapter.advance(10)
+    assert ["1.4", "1.3"] == site.study_uids()
 
 
-def test_what_is_in_an_unfinished_job_is_not_evicted(two: Any) -> None:
-    """It goes when the job is done."""
-    kept = two(more=DOWN)
-    kept.receive(*make_study(study_uid="1.1", instances=2))
-    kept.compose(studies=["1.1"], submitter="down")
+def test_a_study_of_an_unfinished_job_is_not_evicted(make_small_cache: Any) -> None:
+    """The study can be evicted only after the job has finished."""
+    site = make_small_cache(more=DOWN)
+    site.receive(*make_study(study_uid="1.1", instances=2))
+    site.compose(studies=["1.1"], submitter="down")
     for uid in ("1.2", "1.3"):
-        kept.receive(*make_study(study_uid=uid, instances=2), settled=False)
-        kept.adapter.advance(5)
-    assert "1.1" in kept.study_uids()
+        site.receive(*make_study(study_uid=uid, instances=2), settled=False)
+        site.adapter.advance(5)
+    assert "1.1" in site.study_uids()
 
 
-def test_what_is_too_old_goes(keep: Any) -> None:
-    """`max-age` after the last use."""
-    kept = keep("max-age = 3600")
-    kept.receive(*make_study(study_uid="1.1", instances=1))
-    kept.receive(*make_study(study_uid="1.2", instances=1))
-    kept.adapter.advance(1800)
-    kept.compose(studies=["1.2"])
-    kept.adapter.advance(1900)
-    assert ["1.2"] == kept.study_uids()
-    assert "not used for max-age = 3600 seconds" in told(kept, "1.1")
-    kept.adapter.advance(1800)
-    assert [] == kept.study_uids()
-    assert {"reclaimed": 2} == kept.adapter.states
+def test_a_study_unused_for_max_age_is_evicted(make_cache: Any) -> None:
+    """`max-age` counts from the last use, not from the arrival."""
+    site = make_cache("max-age = 3600")
+    site.receive(*make_study(study_uid="1.1", instances=1))
+    site.receive(*make_study(study_uid="1.2", instances=1))
+    site.adapter.advance(1800)
+    site.compose(studies=["1.2"])
+    site.adapter.advance(1900)
+    assert ["1.2"] == site.study_uids()
+    assert "not used for max-age = 3600 seconds" in history_text(site, "1.1")
+    site.adapter.advance(1800)
+    assert [] == site.study_uids()
+    assert {"reclaimed": 2} == site.adapter.states
 
 
-def test_studies_go_before_associations_are_refused(keep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest unused first, as many as it takes."""
-    kept = keep()
+def test_studies_are_evicted_before_associations_are_rejected(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When free space is low, the least recently used studies are evicted until there is enough."""
+    site = make_cache()
     for uid in ("1.1", "1.2", "1.3"):
-        kept.receive(*make_study(study_uid=uid, instances=1))
-    size = size_of_a_study(kept)
-    monkeypatch.setattr(kept.adapter.storage, "capacity", lambda: Capacity(total_bytes=1, free_bytes=0))
-    storage = evolve(kept.adapter.config.storage, reserve=size + 1)
-    monkeypatch.setattr(kept.adapter.host, "_config", evolve(kept.adapter.config, storage=storage))
-    kept.adapter.advance(10)
-    assert ["1.3"] == kept.study_uids()
-    assert "storage is nearly full" in told(kept, "1.1")
+        site.receive(*make_study(study_uid=uid, instances=1))
+    size = size_of_a_study(site)
+    monkeypatch.setattr(site.adapter.storage, "capacity", lambda: Capacity(total_bytes=1, free_bytes=0))
+    storage = evolve(site.adapter.config.storage, reserve=size + 1)
+    monkeypatch.setattr(site.adapter.host, "_config", evolve(site.adapter.config, storage=storage))
+    site.adapter.advance(10)
+    assert ["1.3"] == site.study_uids()
+    assert "storage is nearly full" in history_text(site, "1.1")
 
 
-def test_a_deleted_study_is_submitted_all_the_same(keep: Any) -> None:
-    """Its instances stay until the job is done, and nobody finds the study any more."""
-    kept = keep(more=DOWN)
-    kept.receive(*make_study(study_uid="1.1", instances=2))
-    kept.compose(studies=["1.1"], submitter="down")
-    assert 204 == kept.rest.delete("/cache/studies/1.1").status_code
-    assert ([], {"released": 2}) == (kept.study_uids(), kept.adapter.states)
-    assert 404 == kept.rest.delete("/cache/studies/1.1").status_code
-    kept.adapter.advance(600)
+def test_a_job_with_a_deleted_study_is_still_submitted(make_cache: Any) -> None:
+    """The study is not found any more, but its instances are stored until the job has finished."""
+    site = make_cache(more=DOWN)
+    site.receive(*make_study(study_uid="1.1", instances=2))
+    site.compose(studies=["1.1"], submitter="down")
+    assert 204 == site.rest.delete("/cache/studies/1.1").status_code
+    assert ([], {"released": 2}) == (site.study_uids(), site.adapter.states)
+    assert 404 == site.rest.delete("/cache/studies/1.1").status_code
+    site.adapter.advance(600)
     assert (["submitted"], {"reclaimed": 2}) == (
-        [job.state.value for job in kept.adapter.jobs],
-        kept.adapter.states,
+        [job.state.value for job in site.adapter.jobs],
+        site.adapter.states,
     )
-    assert "2 instances were deleted" in told(kept, "1.1")
+    assert "2 instances were deleted" in history_text(site, "1.1")
 
 
-def test_the_index_comes_back_when_it_is_lost(keep: Any) -> None:
-    """From the instances that are delivered again; so it does when its file is broken."""
-    kept = keep()
-    kept.receive(*make_study(study_uid="1.1", series=2, patient_name="A^B"))
-    before = kept.rest.get("/cache/studies").json()
-    [index] = Path(kept.adapter.config.storage.path, "processors").glob("*/index.sqlite")
+def test_a_lost_or_broken_index_is_rebuilt(make_cache: Any) -> None:
+    """The processor rebuilds it from the pending instances, which are delivered again."""
+    site = make_cache()
+    site.receive(*make_study(study_uid="1.1", series=2, patient_name="A^B"))
+    before = site.rest.get("/cache/studies").json()
+    [index] = Path(site.adapter.config.storage.path, "processors").glob("*/index.sqlite")
     for content in (None, b"no database " * 1000):
-        kept.adapter.close()
+        site.adapter.close()
         for file in index.parent.iterdir():
             file.unlink()
         if content is not None:
             index.write_bytes(content)
-        kept.adapter.restart()
-        kept.adapter.advance(1)
-        assert before == kept.rest.get("/cache/studies").json()
+        site.adapter.restart()
+        site.adapter.advance(1)
+        assert before == site.rest.get("/cache/studies").json()
 
 
-def test_what_the_ledger_has_no_more_is_forgotten_at_the_start(keep: Any) -> None:
-    """A turn whose index was written and whose ledger was not, or the other way round, leaves no ghost."""
+def test_at_a_start_rows_unknown_to_the_ledger_are_deleted(make_cache: Any) -> None:
+    """A turn committed to the index but not to the ledger leaves no job in the index."""
     from dicom_adapter_cache.database import Database
     from dicom_adapter_cache.index import Index, KeptJob
 
-    kept = keep()
-    kept.receive(*make_study(study_uid="1.1", instances=2))
-    kept.compose(studies=["1.1"])
-    handle = kept.adapter.host.handles["CACHE"]
+    site = make_cache()
+    site.receive(*make_study(study_uid="1.1", instances=2))
+    site.compose(studies=["1.1"])
+    handle = site.adapter.host.handles["CACHE"]
     database = Database(handle.settings.index_location(handle.data_folder), writes=True)
     job = KeptJob(job_id="f" * 32, keep=False, fingerprint="", finished=False)
-    Index(database, "CACHE").add_job(job, [1, 2], kept.adapter.clock.now())
+    Index(database, "CACHE").add_job(job, [1, 2], site.adapter.clock.now())
     database.close()
-    kept.adapter.restart()
-    assert 1 == len(kept.rest.get("/cache/jobs").json()["items"])
-    kept.rest.delete("/cache/studies/1.1")
-    assert {"reclaimed": 2} == kept.adapter.states
+    site.adapter.restart()
+    assert 1 == len(site.rest.get("/cache/jobs").json()["items"])
+    site.rest.delete("/cache/studies/1.1")
+    assert {"reclaimed": 2} == site.adapter.states
 
 
-def test_a_restart_cleans_up_after_what_was_submitted_meanwhile(keep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the host is killed between submission and clean-up."""
+def test_a_restart_cleans_up_after_a_job_submitted_before_it(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host was killed between submission and clean-up."""
     from dicom_adapter_cache.processor import CacheProcessor
 
-    kept = keep()
-    kept.receive(*make_study(study_uid="1.1", instances=2))
+    site = make_cache()
+    site.receive(*make_study(study_uid="1.1", instances=2))
     with monkeypatch.context() as patch:
         patch.setattr(CacheProcessor, "job_changed", lambda *_: None)
-        kept.compose(studies=["1.1"], keep=False)
-    assert {"pending": 2} == kept.adapter.states
-    kept.adapter.restart()
-    kept.adapter.advance(1)
-    assert ([], {"reclaimed": 2}) == (kept.study_uids(), kept.adapter.states)
-    assert 1 == len(kept.adapter.jobs)
+        site.compose(studies=["1.1"], keep=False)
+    assert {"pending": 2} == site.adapter.states
+    site.adapter.restart()
+    site.adapter.advance(1)
+    assert ([], {"reclaimed": 2}) == (site.study_uids(), site.adapter.states)
+    assert 1 == len(site.adapter.jobs)
 
 
-def test_an_index_that_cannot_be_written_costs_no_instance(keep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lane waits, as it does for the ledger; nothing is quarantined."""
+def test_no_instance_is_lost_while_the_index_cannot_be_written(
+    make_cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lane retries the turn; no instance is quarantined."""
     from dicom_adapter import Retriable
     from dicom_adapter_cache.index import Index
 
-    kept = keep()
+    site = make_cache()
     with monkeypatch.context() as patch:
 
         def fail(*_: Any) -> None:
             raise Retriable("the disk is full")
 
         patch.setattr(Index, "add", fail)
-        kept.receive(*make_study(study_uid="1.1", instances=2))
-        kept.adapter.advance(600)
-        assert ({"pending": 2}, "running") == (kept.adapter.states, kept.adapter.lanes["CACHE"].state.value)
-    kept.adapter.advance(10)
-    assert ["1.1"] == kept.study_uids()
+        site.receive(*make_study(study_uid="1.1", instances=2))
+        site.adapter.advance(600)
+        assert ({"pending": 2}, "running") == (site.adapter.states, site.adapter.lanes["CACHE"].state.value)
+    site.adapter.advance(10)
+    assert ["1.1"] == site.study_uids()

@@ -1,4 +1,4 @@
-"""`dicom-adapter cache …` against the real service, as a user runs it."""
+"""`dicom-adapter cache …` against a running service."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ TOKEN = "0123456789abcdef"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """For what nothing tells."""
+    """Poll until `condition` is true."""
     pause = threading.Event()
     for _try in range(600):
         if condition():
             return
         pause.wait(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition did not become true in time")
 
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run a command in the test's folder."""
+    """Return a function that runs a command in the service's folder."""
     (tmp_path / "service").mkdir()
     monkeypatch.chdir(tmp_path / "service")
     return lambda *arguments: CliRunner().invoke(cache, list(map(str, arguments)))
@@ -59,7 +59,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
 def test_studies_are_listed_composed_pinned_and_deleted(
     launch_service: LaunchService, command: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """From the C-STORE to an empty disk, with nothing but commands and the token of the configuration."""
+    """A full session, from the C-STORE until all instances are deleted; the token comes from the configuration."""
     (tmp_path / "service" / "token").write_text(TOKEN + "\n")
     for uid in ("1.1", "1.2"):
         for number, data_set in enumerate(make_study(study_uid=uid, instances=2, patient_name="A^[b]B")):
@@ -100,16 +100,16 @@ def test_studies_are_listed_composed_pinned_and_deleted(
     service.wait_for("instances_reclaimed")
 
     assert "1.2 is deleted" in command("delete", "1.2", *url).stdout
-    gone = command("delete", "1.2", *url)
-    assert (1, True) == (gone.exit_code, "error: there is no study 1.2" in gone.stderr)
+    missing = command("delete", "1.2", *url)
+    assert (1, True) == (missing.exit_code, "error: there is no study 1.2" in missing.stderr)
     refused = command("compose", "--pipeline", "other", "--name", "x", "--study", "1.1", *url)
     assert (1, True) == (refused.exit_code, "there is no pipeline 'other' (there are: lung)" in refused.stderr)
     assert 0 == service.stop()
     assert [] == list((tmp_path / "service" / "data" / "instances").glob("*/*.dcm"))
 
 
-def test_a_service_that_cannot_be_asked_is_told(command: Callable[..., Any], tmp_path: Path) -> None:
-    """With what may be wrong."""
+def test_a_service_that_cannot_be_reached_is_an_error(command: Callable[..., Any], tmp_path: Path) -> None:
+    """The message names the probable cause."""
     away = command("studies", "--url", "http://127.0.0.1:9")
     assert (1, True) == (away.exit_code, "does not answer" in away.stderr)
     none = command("studies")

@@ -1,4 +1,4 @@
-"""The gRPC API, over a real port, from a client made of the `.proto`."""
+"""The gRPC API over a TCP port, called with the client that is generated from the `.proto`."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from dicom_adapter_cache.wire import cache_pb2 as pb
 from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 
 TOKEN = "0123456789abcdef"
-SHOWN = (("authorization", f"Bearer {TOKEN}"),)
+AUTHORIZATION = (("authorization", f"Bearer {TOKEN}"),)
 Serve = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
-def serve(keep: Any) -> Iterator[Serve]:
-    """An adapter whose cache is served over gRPC, as configured, and a channel to it."""
+def serve(make_cache: Any) -> Iterator[Serve]:
+    """Return a factory of adapters that serve their cache over gRPC, with a channel and a stub."""
     with ExitStack() as cleaning:
 
         def make(**grpc_settings: Any) -> SimpleNamespace:
-            kept = keep()
-            lane = kept.lanes["CACHE"]
+            site = make_cache()
+            lane = site.lanes["CACHE"]
             settings = evolve(lane.settings, grpc=GrpcSettings(port=0, **grpc_settings))
-            server = CacheGrpcServer(Lane(lane, settings))  # type: ignore[arg-type] # it takes the rest from the handle
+            server = CacheGrpcServer(Lane(lane, settings))  # type: ignore[arg-type] # delegates to a LaneHandle
             server.start()
             cleaning.callback(server.stop)
             address = f"127.0.0.1:{server._port}"
             channel = cleaning.enter_context(grpc.insecure_channel(address))
-            return SimpleNamespace(kept=kept, server=server, address=address, channel=channel, stub=CacheStub(channel))
+            return SimpleNamespace(site=site, server=server, address=address, channel=channel, stub=CacheStub(channel))
 
         yield make
 
 
 class Lane:
-    """A handle with other settings."""
+    """A lane handle with other settings."""
 
     def __init__(self, lane: Any, settings: Any) -> None:
         self._lane = lane
@@ -63,9 +63,9 @@ class Lane:
 def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
     """The same operations as over REST."""
     served = serve()
-    kept, stub = served.kept, served.stub
-    kept.receive(*make_study(study_uid="1.1", series=2, instances=2, patient_id="P-1"))
-    kept.receive(*make_study(study_uid="1.2", patient_id="P-2"))
+    site, stub = served.site, served.stub
+    site.receive(*make_study(study_uid="1.1", series=2, instances=2, patient_id="P-1"))
+    site.receive(*make_study(study_uid="1.2", patient_id="P-2"))
 
     assert ["1.2", "1.1"] == [each.study_instance_uid for each in stub.SearchStudies(pb.SearchStudiesRequest())]
     [one] = stub.SearchStudies(pb.SearchStudiesRequest(patient_id="p?1", limit=5))
@@ -87,18 +87,18 @@ def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
     assert "submitted" == stub.GetJob(pb.JobRequest(job_id=job.job_id)).state
     assert [job.job_id] == [each.job_id for each in stub.ListJobs(pb.ListJobsRequest())]
     stub.DeleteStudy(pb.StudyRequest(study_instance_uid="1.2"))
-    assert ([], {"reclaimed": 8}) == (list(stub.SearchStudies(pb.SearchStudiesRequest())), kept.adapter.states)
+    assert ([], {"reclaimed": 8}) == (list(stub.SearchStudies(pb.SearchStudiesRequest())), site.adapter.states)
 
 
-def test_long_lists_are_streamed_whole(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Page by page behind the scenes; a limit and an offset are kept to."""
+def test_long_lists_are_streamed_completely(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server reads them page by page; limit and offset apply to the whole list."""
     from dicom_adapter_cache import values
 
     monkeypatch.setattr(values, "LARGEST_PAGE", 2)
     served = serve()
     uids = [f"1.{number}" for number in range(5)]
     for uid in uids:
-        served.kept.receive(*make_study(study_uid=uid, instances=1))
+        served.site.receive(*make_study(study_uid=uid, instances=1))
 
     def search(**request: int) -> list[str]:
         return [each.study_instance_uid for each in served.stub.SearchStudies(pb.SearchStudiesRequest(**request))]
@@ -123,10 +123,10 @@ def test_long_lists_are_streamed_whole(serve: Serve, monkeypatch: pytest.MonkeyP
         (lambda stub: stub.Compose(composing(submitter="none")), "FAILED_PRECONDITION", "refused"),
     ],
 )
-def test_what_is_wrong_has_a_code_and_a_word(serve: Serve, call: Any, code: str, problem: str) -> None:
-    """For people and for programs."""
+def test_errors_have_a_status_code_and_a_problem(serve: Serve, call: Any, code: str, problem: str) -> None:
+    """The trailing metadata `problem` identifies the error for programs."""
     served = serve()
-    served.kept.receive(*make_study(study_uid="1.1", instances=1))
+    served.site.receive(*make_study(study_uid="1.1", instances=1))
     with pytest.raises(grpc.RpcError) as failed:
         call(served.stub)
     assert (code, problem) == (failed.value.code().name, dict(failed.value.trailing_metadata()).get("problem"))
@@ -136,16 +136,16 @@ def composing(**more: Any) -> pb.ComposeRequest:
     return pb.ComposeRequest(**{"pipeline": "p", "name": "n", "studies": ["1.1"], **more})
 
 
-def test_a_request_is_limited(serve: Serve) -> None:
-    """Requests name things; they do not carry images."""
+def test_the_size_of_a_request_is_limited(serve: Serve) -> None:
+    """Requests contain only UIDs and texts, so 1 MiB is enough."""
     with pytest.raises(grpc.RpcError) as failed:
         serve().stub.Compose(composing(name="x" * 2**21))
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.value.code()
 
 
-@pytest.mark.parametrize("shown", [None, (), (("authorization", "Bearer x"),), (*SHOWN, *SHOWN)])
-def test_with_a_token_nothing_is_answered_without_it(serve: Serve, shown: Any) -> None:
-    """Neither the API nor health nor reflection."""
+@pytest.mark.parametrize("shown", [None, (), (("authorization", "Bearer x"),), (*AUTHORIZATION, *AUTHORIZATION)])
+def test_calls_without_the_token_are_refused(serve: Serve, shown: Any) -> None:
+    """The token is required for the API and for health checks."""
     served = serve(token=Secret(TOKEN))
     for call in (
         lambda: list(served.stub.SearchStudies(pb.SearchStudiesRequest(), metadata=shown)),
@@ -154,11 +154,11 @@ def test_with_a_token_nothing_is_answered_without_it(serve: Serve, shown: Any) -
         with pytest.raises(grpc.RpcError) as failed:
             call()
         assert grpc.StatusCode.UNAUTHENTICATED is failed.value.code()
-    assert [] == list(served.stub.SearchStudies(pb.SearchStudiesRequest(), metadata=SHOWN))
+    assert [] == list(served.stub.SearchStudies(pb.SearchStudiesRequest(), metadata=AUTHORIZATION))
 
 
 def test_health_and_reflection_are_served(serve: Serve) -> None:
-    """As every gRPC tool expects them."""
+    """Standard gRPC tools use both services."""
     channel = serve().channel
     service = "dicom_adapter.cache.v1.Cache"
     state = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service)).status
@@ -169,7 +169,7 @@ def test_health_and_reflection_are_served(serve: Serve) -> None:
 
 
 def test_the_connection_can_be_encrypted(serve: Serve, tmp_path: Path) -> None:
-    """With the server's certificate; who does not speak TLS gets nowhere."""
+    """With a certificate the server accepts TLS only."""
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -182,13 +182,13 @@ def test_the_connection_can_be_encrypted(serve: Serve, tmp_path: Path) -> None:
         list(served.stub.SearchStudies(pb.SearchStudiesRequest()))
 
 
-def test_a_port_that_is_taken_is_told(keep: Any) -> None:
-    """With the AE title that wants it."""
-    lane = keep().lanes["CACHE"]
+def test_a_port_in_use_is_refused(make_cache: Any) -> None:
+    """The error names the AE title and the address."""
+    lane = make_cache().lanes["CACHE"]
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings = evolve(lane.settings, grpc=GrpcSettings(port=other.getsockname()[1]))
         with pytest.raises(Refused, match="gRPC of AE title 'CACHE': cannot listen at"):
-            CacheGrpcServer(Lane(lane, settings)).start()  # type: ignore[arg-type] # it takes the rest from the handle
+            CacheGrpcServer(Lane(lane, settings)).start()  # type: ignore[arg-type] # delegates to a LaneHandle
 
 
 @pytest.mark.parametrize(
@@ -198,13 +198,13 @@ def test_a_port_that_is_taken_is_told(keep: Any) -> None:
         ({"certificate_file": Path("x")}, "belong together"),
     ],
 )
-def test_what_cannot_be_served_safely_is_refused(table: dict[str, Any], rule: str) -> None:
-    """Before anything is opened."""
+def test_unsafe_settings_are_refused(table: dict[str, Any], rule: str) -> None:
+    """The settings are checked before a port is opened."""
     with pytest.raises(ValueError, match=rule):
         GrpcSettings(port=1, **table)
 
 
 def test_the_command_line_does_not_load_grpc() -> None:
-    """It takes a second, which nobody has who only wants help."""
+    """Importing gRPC takes about a second, which would slow down every command."""
     loaded = "import sys, dicom_adapter_cache as c; list(c.dicom_adapter_commands()); print('grpc' in sys.modules)"
     assert "False" == subprocess.check_output([sys.executable, "-c", loaded], text=True).strip()

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: what schemathesis makes of it meets no answer that it does not describe."""
+"""The OpenAPI document matches the API: schemathesis generates requests from it and checks the responses."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from schemathesis.specs.openapi.checks import (
 
 from dicom_adapter.testing import make_study
 
-CALLS_OF_EACH = 25  # operation
+EXAMPLES = 25  # for each operation
 LOCAL = {"Host": "127.0.0.1"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
-def test_the_document_is_valid_openapi(keep: Any) -> None:
-    """And names every operation of the cache."""
-    document = keep().rest.get("/openapi.json").json()
+def test_the_document_is_valid_openapi(make_cache: Any) -> None:
+    """The document is valid, and describes every operation of the cache."""
+    document = make_cache().rest.get("/openapi.json").json()
     validate(document)
     assert 12 == sum(len(path) for name, path in document["paths"].items() if name.startswith("/cache/"))
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.filterwarnings("default")  # of what schemathesis itself uses
+@pytest.mark.filterwarnings("default")  # schemathesis causes warnings
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_no_request_gets_an_answer_that_is_not_described(keep: Any, mode: GenerationMode) -> None:
-    """Valid requests and invalid ones: no 500, no other status, no other shape than the document has."""
-    kept = keep()
-    kept.receive(*make_study(study_uid="1.1", patient_id="0"))
-    schema = schemathesis.openapi.from_asgi("/openapi.json", kept.application, headers=LOCAL)
+def test_every_response_is_described(make_cache: Any, mode: GenerationMode) -> None:
+    """Valid and invalid requests get only the statuses and schemas of the document, and no status 500."""
+    site = make_cache()
+    site.receive(*make_study(study_uid="1.1", patient_id="0"))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", site.application, headers=LOCAL)
     operations = [found.ok() for found in schema.get_all_operations()]
     assert 13 == len(operations)
     for operation in operations:
-        if mode is GenerationMode.POSITIVE or operation.path != "/health":  # nothing of it can be wrong
+        if mode is GenerationMode.POSITIVE or operation.path != "/health":  # a request of /health cannot be invalid
             probe(operation.as_strategy(generation_mode=mode))
 
 
 def probe(requests: Any) -> None:
-    """Make some of these requests, the same ones every time."""
+    """Send examples of these requests, the same ones in every run."""
 
     @settings(
-        max_examples=CALLS_OF_EACH,
+        max_examples=EXAMPLES,
         derandomize=True,
         database=None,
         deadline=None,

@@ -1,4 +1,4 @@
-"""Searching: filters as in QIDO-RS, pages, and what a study is made of."""
+"""Searches: filters as in QIDO-RS, pages, and details of studies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dicom_adapter.testing import make_instance, make_study
 
 
 @pytest.fixture
-def hospital(keep: Any) -> Any:
+def hospital(make_cache: Any) -> Any:
     """Three studies, the oldest first: A and B of one patient, C of another."""
-    kept = keep()
+    site = make_cache()
     anna = {"patient_id": "P-1", "patient_name": "Müller^Anna"}
-    kept.receive(*make_study(**anna, study_uid="1.1", StudyDate="20250131", accession_number="A%1", instances=2))
-    kept.receive(
+    site.receive(*make_study(**anna, study_uid="1.1", StudyDate="20250131", accession_number="A%1", instances=2))
+    site.receive(
         *make_study(**anna, study_uid="1.2", StudyDate="20250601", modality="MR", StudyDescription="Knee left")
     )
-    kept.receive(*make_study(patient_id="P_2", patient_name="MEIER^Bob", study_uid="1.3", StudyDate="", series=2))
-    return kept
+    site.receive(*make_study(patient_id="P_2", patient_name="MEIER^Bob", study_uid="1.3", StudyDate="", series=2))
+    return site
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,18 @@ def hospital(keep: Any) -> Any:
         (f"patientName={quote(chr(92))}", []),
     ],
 )
-def test_studies_are_found_by_what_they_have(hospital: Any, query: str, expected: list[str]) -> None:
-    """Wildcards, ranges, pages; what would mean something to a database or a file system means nothing."""
+def test_studies_are_found_by_their_attributes(hospital: Any, query: str, expected: list[str]) -> None:
+    """Filters support wildcards, ranges and pages; special characters of SQL and paths match only themselves."""
     assert expected == hospital.study_uids(query)
 
 
-def test_what_means_something_elsewhere_means_nothing_in_a_search(hospital: Any, odd: str) -> None:
-    """In whatever field; the studies are there afterwards."""
+def test_special_texts_have_no_effect_in_a_search(hospital: Any, special_text: str) -> None:
+    """In every field such a text matches nothing or is refused; no study is changed."""
     for name in ("patientId", "patientName", "accessionNumber", "studyDescription", "modality"):
-        assert [] == hospital.study_uids(f"{name}={quote(odd)}")
+        assert [] == hospital.study_uids(f"{name}={quote(special_text)}")
     for name in ("studyDate", "studyInstanceUid", "pinned", "limit", "offset"):
-        assert 400 == hospital.rest.get(f"/cache/studies?{name}={quote(odd)}").status_code
-    assert hospital.rest.get(f"/cache/studies?aeTitle={quote(odd)}").status_code in (400, 404)
+        assert 400 == hospital.rest.get(f"/cache/studies?{name}={quote(special_text)}").status_code
+    assert hospital.rest.get(f"/cache/studies?aeTitle={quote(special_text)}").status_code in (400, 404)
     assert ["1.3", "1.2", "1.1"] == hospital.study_uids()
 
 
@@ -89,27 +89,27 @@ def test_what_means_something_elsewhere_means_nothing_in_a_search(hospital: Any,
         ("aeTitle=a%5Cb", "aeTitle"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_by_name(hospital: Any, query: str, named: str) -> None:
-    """With the parameter that is wrong."""
+def test_an_invalid_filter_is_refused(hospital: Any, query: str, named: str) -> None:
+    """The error names the invalid parameter or value."""
     answer = hospital.rest.get(f"/cache/studies?{query}")
     assert (400, True) == (answer.status_code, named in answer.text), answer.text
     assert "application/problem+json" == answer.headers["content-type"]
 
 
-def test_an_ae_title_that_is_not_there_is_told(hospital: Any) -> None:
-    """With those that are."""
+def test_an_unknown_ae_title_is_refused(hospital: Any) -> None:
+    """The error lists the AE titles of the cache."""
     answer = hospital.rest.get("/cache/studies?aeTitle=LUNG")
     assert (404, True) == (answer.status_code, "(it serves: CACHE)" in answer.json()["detail"])
 
 
-def test_pages_say_how_many_there_are(hospital: Any) -> None:
-    """In all, whatever the page."""
+def test_a_page_has_the_total_number_of_matches(hospital: Any) -> None:
+    """`total` counts all matches, not only those of the page."""
     answer = hospital.rest.get("/cache/studies?limit=1&offset=2").json()
     assert (3, 1, 2, 1) == (answer["total"], answer["limit"], answer["offset"], len(answer["items"]))
 
 
-def test_a_study_tells_what_it_has(hospital: Any) -> None:
-    """Counts, sizes, arrivals, and its series."""
+def test_a_study_has_counts_sizes_times_and_series(hospital: Any) -> None:
+    """The counts and sizes of the study are the sums of its series."""
     detail = hospital.rest.get("/cache/studies/1.3").json()
     own = detail["study"]
     assert ("MEIER^Bob", "P_2", ["CT"], 2, 8) == (
@@ -124,12 +124,12 @@ def test_a_study_tells_what_it_has(hospital: Any) -> None:
     assert own["firstArrival"] <= own["lastArrival"] <= own["lastUse"]
 
 
-def test_patients_are_told_apart_by_id_and_issuer(keep: Any) -> None:
-    """With what is kept of each."""
-    kept = keep()
+def test_patients_are_distinguished_by_id_and_issuer(make_cache: Any) -> None:
+    """Each patient has its own counts of studies and instances."""
+    site = make_cache()
     for issuer, count in (("A", 1), ("B", 2)):
-        kept.receive(*make_study(patient_id="P", issuer=issuer, instances=count))
-    found = kept.rest.get("/cache/patients?patientId=P").json()
+        site.receive(*make_study(patient_id="P", issuer=issuer, instances=count))
+    found = site.rest.get("/cache/patients?patientId=P").json()
     assert [("A", 1, 1), ("B", 1, 2)] == [
         (each["issuerOfPatientId"], each["studies"], each["instances"]) for each in found["items"]
     ]
@@ -137,7 +137,7 @@ def test_patients_are_told_apart_by_id_and_issuer(keep: Any) -> None:
 
 
 def test_instances_of_studies_and_series_come_in_pages(hospital: Any) -> None:
-    """In the order of arrival; a series that is not there is told."""
+    """Instances are listed in order of arrival; an unknown series is an error."""
     page = hospital.rest.get("/cache/studies/1.3/instances?limit=3&offset=6").json()
     assert (8, 2) == (page["total"], len(page["items"]))
     series = page["items"][0]["seriesInstanceUid"]
@@ -146,7 +146,7 @@ def test_instances_of_studies_and_series_come_in_pages(hospital: Any) -> None:
 
 
 def test_an_instance_is_downloaded_as_it_is_stored(hospital: Any) -> None:
-    """A DICOM file, of the length that was told."""
+    """The download is a DICOM file with the size that the index has."""
     [instance, *_] = hospital.rest.get("/cache/studies/1.1/instances").json()["items"]
     answer = hospital.rest.get(f"/cache/instances/{instance['sopInstanceUid']}/file")
     assert (200, "application/dicom") == (answer.status_code, answer.headers["content-type"])
@@ -155,26 +155,26 @@ def test_an_instance_is_downloaded_as_it_is_stored(hospital: Any) -> None:
 
 
 @pytest.mark.parametrize("uid", ["x", "1.1'--", "..%2f..%2fetc%2fpasswd", "1" * 65, "%00"])
-def test_only_uids_are_uids(hospital: Any, uid: str) -> None:
-    """Nothing else comes as far as the index or a file."""
+def test_an_invalid_uid_is_refused(hospital: Any, uid: str) -> None:
+    """Paths accept only UIDs, so that no other text reaches the index or the file system."""
     for path in (f"/cache/studies/{uid}", f"/cache/instances/{uid}/file", f"/cache/jobs/{uid}"):
         assert hospital.rest.get(path).status_code in (400, 404)
     assert hospital.rest.delete(f"/cache/studies/{uid}").status_code in (400, 404)
 
 
-def test_odd_values_are_kept_as_far_as_they_can_be(keep: Any) -> None:
-    """An index must not refuse an instance because of its text."""
-    kept = keep()
-    kept.receive(make_instance(study_uid="1.1", StudyDescription="x" * 64, patient_name="='^\\\\;DROP TABLE"))
-    assert ["1.1"] == kept.study_uids("studyDescription=xx*")
+def test_unusual_values_are_indexed(make_cache: Any) -> None:
+    """The index must not refuse an instance because of its texts."""
+    site = make_cache()
+    site.receive(make_instance(study_uid="1.1", StudyDescription="x" * 64, patient_name="='^\\\\;DROP TABLE"))
+    assert ["1.1"] == site.study_uids("studyDescription=xx*")
 
 
-def test_a_study_at_two_ae_titles_has_to_be_named_with_one(keep: Any) -> None:
-    """Both are found; neither is guessed."""
-    kept = keep(more='[ae-titles.OTHER]\nprocessor = "cache"')
+def test_a_study_at_two_ae_titles_requires_the_ae_title(make_cache: Any) -> None:
+    """A search finds both; a request for one study has to name the AE title."""
+    site = make_cache(more='[ae-titles.OTHER]\nprocessor = "cache"')
     for ae_title in ("CACHE", "OTHER"):
-        kept.receive(*make_study(study_uid="1.1", instances=1), ae_title=ae_title)
-    assert ["1.1", "1.1"] == kept.study_uids()
-    answer = kept.rest.get("/cache/studies/1.1")
+        site.receive(*make_study(study_uid="1.1", instances=1), ae_title=ae_title)
+    assert ["1.1", "1.1"] == site.study_uids()
+    answer = site.rest.get("/cache/studies/1.1")
     assert (409, ["CACHE", "OTHER"]) == (answer.status_code, answer.json()["aeTitles"])
-    assert "OTHER" == kept.rest.get("/cache/studies/1.1?aeTitle=OTHER").json()["study"]["aeTitle"]
+    assert "OTHER" == site.rest.get("/cache/studies/1.1?aeTitle=OTHER").json()["study"]["aeTitle"]

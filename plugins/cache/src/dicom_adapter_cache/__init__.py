@@ -1,4 +1,4 @@
-"""Keep studies, and compose jobs from them on request over REST, gRPC and the command line.
+"""Plugin that keeps studies and composes jobs from them on request: over REST, gRPC and the command line.
 
 An AE title with `processor = "cache"` submits no job automatically.
 """
@@ -31,12 +31,12 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:
 @hookimpl
 def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:
     """Register a gRPC server for each AE title whose settings have a table `grpc`."""
-    wanted = [lane for lane in lanes.values() if lane.settings.grpc is not None]
-    if not wanted:
+    served = [lane for lane in lanes.values() if lane.settings.grpc is not None]
+    if not served:
         return []
     from dicom_adapter_cache.grpc_server import CacheGrpcServer
 
-    return [CacheGrpcServer(lane) for lane in wanted]
+    return [CacheGrpcServer(lane) for lane in served]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Client of a running service's REST API. The configuration file has its address and token."""
+"""Client of a running service's REST API. Address and token come from the configuration file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Client:
 
     def __init__(self, url: str, token: str | None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # Without the environment's proxies: the service is on this machine or in the same network.
+        # Ignore proxies of the environment: the service is on this machine or in the same network.
         self._http = httpx.Client(base_url=f"{url}/cache", headers=headers, timeout=TIMEOUT_S, trust_env=False)
         self._url = url
 
@@ -48,10 +48,12 @@ class Client:
         try:
             answer = self._http.request(method, path, **more)
         except httpx.HTTPError as failure:
-            raise NotServed(f"{self._url} does not answer ({failure}): does the service run, with [http]?") from None
+            raise NotServed(
+                f"{self._url} does not answer ({failure}): check that the service runs and has the table [http]"
+            ) from None
         if answer.is_success:
             return answer.json() if answer.content else None
-        raise NotServed(_said(answer))
+        raise NotServed(_describe(answer))
 
     def close(self) -> None:
         self._http.close()
@@ -70,7 +72,7 @@ def address(named: Path | None, url: str | None) -> tuple[str, str | None]:
     if url is not None:
         return url.rstrip("/"), token
     bind = str(table.get("bind", "127.0.0.1"))
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104 - not to bind
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104 - not used to bind
     return f"http://{host}:{table.get('port', DEFAULT_PORT)}", token
 
 
@@ -88,7 +90,7 @@ def _http_table(config: Path) -> dict[str, Any]:
 
 
 def _token(source: Any, folder: Path) -> str | None:
-    """Read the token from the environment variable or file that the configuration names."""
+    """Return the token from the environment variable or file that the configuration names."""
     if not isinstance(source, dict):
         return None
     if "env" in source:
@@ -99,7 +101,7 @@ def _token(source: Any, folder: Path) -> str | None:
         raise NotServed(f"the token cannot be read: {failure.strerror}; set DICOM_ADAPTER_TOKEN instead") from None
 
 
-def _said(answer: httpx.Response) -> str:
+def _describe(answer: httpx.Response) -> str:
     """Describe an error response in one line."""
     try:
         problem = answer.json()

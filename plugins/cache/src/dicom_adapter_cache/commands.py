@@ -1,4 +1,4 @@
-"""`dicom-adapter cache …`: the operations of the REST API for users at a terminal and for scripts."""
+"""`dicom-adapter cache …`: commands for the operations of the REST API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The database of the index: writers wait for each other, readers do not block, a broken file is replaced."""
+"""Access to the index database. Writers wait for each other; readers do not block. A broken file is replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_adapter_cache import schema
 log = structlog.get_logger("dicom_adapter_cache")
 
 BUSY_TIMEOUT_S = 30.0
-BROKEN = ("malformed", "not a database")  # SQLite's messages about a file that it cannot use
+BROKEN = ("malformed", "not a database")  # parts of SQLite's messages about a broken file
 
 Transaction: TypeAlias = Connection
 
@@ -26,7 +26,7 @@ class Database:
     """A database of the index. Thread-safe; keep transactions short."""
 
     def __init__(self, url: str, *, writes: bool) -> None:
-        """Prepare the database. `writes`: True for the processor, the only writer."""
+        """Create the engine; nothing is opened yet. `writes`: True for the processor, which is the only writer."""
         self._url = make_url(url)
         self._writes = writes
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -35,7 +35,7 @@ class Database:
     def _connect(self) -> Engine:
         if not self._is_sqlite:
             return create_engine(self._url, pool_pre_ping=True)
-        # Readers have no pool: a connection to the old file must not survive its replacement.
+        # No pool for readers: after the file was replaced, no reader must use a connection to the old file.
         pool = StaticPool if self._writes else NullPool
         engine = create_engine(
             self._url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, poolclass=pool
@@ -50,8 +50,8 @@ class Database:
             self._make_tables()
         except DatabaseError as failure:
             if not self._is_sqlite or not any(word in str(failure.orig) for word in BROKEN):
-                raise Retriable(f"the cache's index cannot be opened: {_said(failure)}") from failure
-            log.error("cache_index_broken", error=_said(failure))
+                raise Retriable(f"the cache's index cannot be opened: {_driver_message(failure)}") from failure
+            log.error("cache_index_broken", error=_driver_message(failure))
             self._remove_file()
             self._make_tables()
 
@@ -72,13 +72,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Begin a transaction that may write. Raises Retriable if the database fails."""
-        with _failures_pass(), self._engine.begin() as transaction:
+        with _retriable_failures(), self._engine.begin() as transaction:
             yield transaction
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """Begin a read transaction, which sees one snapshot. Raises Retriable if the database fails."""
-        with _failures_pass(), self._engine.connect().execution_options(reads_only=True) as transaction:
+        with _retriable_failures(), self._engine.connect().execution_options(reads_only=True) as transaction:
             yield transaction
 
     def close(self) -> None:
@@ -86,20 +86,20 @@ class Database:
 
 
 @contextmanager
-def _failures_pass() -> Iterator[None]:
+def _retriable_failures() -> Iterator[None]:
     try:
         yield
     except OperationalError as failure:
-        raise Retriable(f"the cache's index cannot be used at present: {_said(failure)}") from failure
+        raise Retriable(f"the cache's index cannot be used at present: {_driver_message(failure)}") from failure
 
 
-def _said(failure: DBAPIError) -> str:
+def _driver_message(failure: DBAPIError) -> str:
     """Return the database's message without the statement and its values."""
     return str(failure.orig).splitlines()[0]
 
 
 def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # `_begin` sends BEGIN, not the driver
+    connection.isolation_level = None  # the driver must not send BEGIN, because `_begin` does
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # rows lost in a power loss are rebuilt from the instances
     connection.execute("PRAGMA foreign_keys = ON")

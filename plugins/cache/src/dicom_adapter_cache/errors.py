@@ -1,6 +1,7 @@
-"""Errors of requests to the cache, one class for each action of the client.
+"""Errors of requests to the cache, one class for each way in which the client has to react.
 
-`kind` is stable, for programs; `members` name the objects. Neither contains more than the request itself.
+`kind` is a stable identifier for programs. `members` name the objects in question. Both contain only values of the
+request, never other patient data.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class InvalidRequest(CacheError):
 
 
 class Ambiguous(CacheError):
-    """More than one AE title has the object, or the selection spans several."""
+    """Several AE titles have the object, or the selected objects are at several AE titles."""
 
     kind = "ambiguous-ae-title"
 
 
 class StillArriving(CacheError):
-    """A selected study received instances recently: wait, or set insist."""
+    """A selected study received an instance less than `settle` seconds ago."""
 
     kind = "still-arriving"
 

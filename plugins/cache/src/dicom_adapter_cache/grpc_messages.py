@@ -1,4 +1,4 @@
-"""Conversion between the cache's values and the messages of its gRPC API."""
+"""Conversion between values of the cache and messages of its gRPC API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMBERS = {priority: number for number, priority in PRIORITIES.items()}  # NORMA
 
 
 def message(kind: Callable[..., M], value: values.Value) -> M:
-    """Return the message with the same fields as a value."""
+    """Return a message of `kind` with the same fields as `value`."""
     return kind(**{name: _field(each) for name, each in msgspec.structs.asdict(value).items()})
 
 

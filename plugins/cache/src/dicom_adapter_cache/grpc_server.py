@@ -1,4 +1,4 @@
-"""The gRPC server of one AE title: the API, health and reflection, with optional token and TLS."""
+"""The gRPC server of one AE title: the API, health checks and reflection, with optional token and TLS."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ log = structlog.get_logger("dicom_adapter_cache")
 
 SERVICE = cache_pb2.DESCRIPTOR.services_by_name["Cache"].full_name
 THREADS = 16
-CALLS = 64  # concurrent calls, including queued ones; further calls are refused
-LARGEST_MESSAGE = 2**20  # bytes: requests contain names, no images
+MAX_CALLS = 64  # concurrent calls, including queued ones; further calls are refused
+MAX_MESSAGE_BYTES = 2**20  # requests contain UIDs and texts, no images
 GRACE_S = 3.0  # time for running calls to finish when the server stops
 OPTIONS = (
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    ("grpc.so_reuseport", 0),  # otherwise two services could share a port unnoticed
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # otherwise two services could listen on the same port unnoticed
 )
 
 Continue = Callable[[grpc.HandlerCallDetails], Any]
@@ -52,12 +52,12 @@ class CacheGrpcServer(Server):
             ThreadPoolExecutor(THREADS, thread_name_prefix="cache-grpc"),
             interceptors=interceptors,
             options=OPTIONS,
-            maximum_concurrent_rpcs=CALLS,
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         cache_pb2_grpc.add_CacheServicer_to_server(CacheService(Cache({self._lane.ae_title: self._lane})), server)
-        state = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(state, server)
-        state.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        health_service = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+        health_service.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._port = self._listen(server)  # keep the port for a restart of the server
         server.start()
@@ -76,8 +76,8 @@ class CacheGrpcServer(Server):
             raise Refused(f"gRPC of AE title '{self._lane.ae_title}': {failure.filename}: {failure.strerror}") from None
         except RuntimeError:  # raised by gRPC without a reason
             raise Refused(
-                f"gRPC of AE title '{self._lane.ae_title}': cannot listen at {address}: is the port taken, and are "
-                "certificate and key what they should be?"
+                f"gRPC of AE title '{self._lane.ae_title}': cannot listen at {address}: check that the port is "
+                "free, and that certificate and key are valid and belong together"
             ) from None
 
     def _credentials(self) -> grpc.ServerCredentials | None:
@@ -90,24 +90,24 @@ class CacheGrpcServer(Server):
         return self._server is not None
 
     def stop(self) -> None:
-        """Stop; running calls have GRACE_S to finish."""
+        """Stop the server; running calls have GRACE_S to finish."""
         if self._server is not None:
             self._server.stop(GRACE_S).wait()
             self._server = None
 
 
 class TokenCheck(grpc.ServerInterceptor):
-    """Accept only calls with the token. The comparison takes constant time."""
+    """Interceptor that accepts only calls with the token. The comparison takes constant time."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
         self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
 
     def intercept_service(self, continuation: Continue, details: grpc.HandlerCallDetails) -> Any:
-        shown = [value for name, value in details.invocation_metadata if name == "authorization"]
-        given = str(shown[0]).encode() if len(shown) == 1 else b""
+        values = [value for name, value in details.invocation_metadata if name == "authorization"]
+        given = str(values[0]).encode() if len(values) == 1 else b""
         return continuation(details) if hmac.compare_digest(given, self._expected) else self._refusal
 
 
 def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the call must have the server's token: authorization: Bearer …")
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the metadata must have authorization: Bearer <token>")

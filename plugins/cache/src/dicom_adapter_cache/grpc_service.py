@@ -1,4 +1,4 @@
-"""The methods of the gRPC API: each reads the request, calls `Cache`, and returns messages."""
+"""The methods of the gRPC API: each method reads the request, calls `Cache`, and returns messages."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ T = TypeVar("T")
 
 
 class CacheService(cache_pb2_grpc.CacheServicer):
-    """The service for one AE title. Thread-safe."""
+    """gRPC service for one AE title. Thread-safe."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
 
-    def SearchStudies(  # noqa: N802 - as the .proto says
+    def SearchStudies(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.SearchStudiesRequest, context: Context
     ) -> Iterator[cache_pb2.Study]:
         found = grpc_messages.study_filter(request)
         with _refusals(context):
-            for study in _all(lambda page: self._cache.studies(found, page), request.offset, request.limit):
+            for study in _items(lambda page: self._cache.studies(found, page), request.offset, request.limit):
                 yield grpc_messages.message(cache_pb2.Study, study)
 
-    def SearchPatients(  # noqa: N802 - as the .proto says
+    def SearchPatients(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.SearchStudiesRequest, context: Context
     ) -> Iterator[cache_pb2.Patient]:
         found = grpc_messages.study_filter(request)
         with _refusals(context):
-            for patient in _all(lambda page: self._cache.patients(found, page), request.offset, request.limit):
+            for patient in _items(lambda page: self._cache.patients(found, page), request.offset, request.limit):
                 yield grpc_messages.message(cache_pb2.Patient, patient)
 
     def GetStudy(self, request: cache_pb2.StudyRequest, context: Context) -> cache_pb2.StudyDetail:  # noqa: N802
         with _refusals(context):
             return grpc_messages.detail(self._cache.study(request.study_instance_uid, request.ae_title))
 
-    def ListInstances(  # noqa: N802 - as the .proto says
+    def ListInstances(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.ListInstancesRequest, context: Context
     ) -> Iterator[cache_pb2.Instance]:
         uid, series = request.study_instance_uid, request.series_instance_uid or None
         with _refusals(context):
-            for instance in _all(lambda page: self._cache.instances(uid, series, page, request.ae_title), 0, 0):
+            for instance in _items(lambda page: self._cache.instances(uid, series, page, request.ae_title), 0, 0):
                 yield grpc_messages.message(cache_pb2.Instance, instance)
 
-    def Download(  # noqa: N802 - as the .proto says
+    def Download(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.DownloadRequest, context: Context
     ) -> Iterator[cache_pb2.Piece]:
         with _refusals(context), self._cache.download(request.sop_instance_uid, request.ae_title).file as file:
@@ -93,14 +93,14 @@ class CacheService(cache_pb2_grpc.CacheServicer):
             for job in self._cache.jobs(min(request.limit, values.LARGEST_PAGE) or 100).items:
                 yield grpc_messages.message(cache_pb2.Job, job)
 
-    def DeleteStudy(  # noqa: N802 - as the .proto says
+    def DeleteStudy(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.StudyRequest, context: Context
     ) -> cache_pb2.DeleteStudyResponse:
         with _refusals(context):
             self._cache.delete(request.study_instance_uid, request.ae_title)
             return cache_pb2.DeleteStudyResponse()
 
-    def PinStudy(  # noqa: N802 - as the .proto says
+    def PinStudy(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.PinStudyRequest, context: Context
     ) -> cache_pb2.PinStudyResponse:
         with _refusals(context):
@@ -108,13 +108,16 @@ class CacheService(cache_pb2_grpc.CacheServicer):
             return grpc_messages.message(cache_pb2.PinStudyResponse, pinned)
 
 
-def _all(look: Callable[[values.PageRequest], Any], offset: int, limit: int) -> Iterator[Any]:
-    """Read page by page from `offset`, at most `limit` items; 0: all. Raises InvalidRequest if either is negative."""
+def _items(read_page: Callable[[values.PageRequest], Any], offset: int, limit: int) -> Iterator[Any]:
+    """Yield at most `limit` items from `offset`, read page by page; a limit of 0 means all.
+
+    Raises InvalidRequest if either is negative.
+    """
     if limit < 0 or offset < 0:
         raise InvalidRequest("limit and offset must not be negative", field="limit")
     left = limit or values.LARGEST_OFFSET
     while left > 0:
-        page = look(values.PageRequest(limit=min(left, values.LARGEST_PAGE), offset=offset))
+        page = read_page(values.PageRequest(limit=min(left, values.LARGEST_PAGE), offset=offset))
         yield from page.items
         offset += len(page.items)
         left -= len(page.items)

@@ -1,11 +1,11 @@
-"""The searchable attributes, from the header of a stored instance. Pure."""
+"""The searchable attributes of an instance, read from its header."""
 
 from __future__ import annotations
 
 from attrs import frozen
 from pydicom.dataset import Dataset
 
-LONGEST = 1024  # characters kept of a value; the standard allows no more for these attributes
+LONGEST = 1024  # characters kept of a value, more than PS3.5 allows for these attributes
 SURROGATES = "surrogateescape"
 
 
@@ -45,7 +45,7 @@ def text(header: Dataset, keyword: str) -> str:
     """Return a value as text that every database accepts; "" if it cannot be read."""
     try:
         value = header.get(keyword)
-    except Exception:  # noqa: BLE001 - pydicom raises many kinds for a malformed value; such a value is not searchable
+    except Exception:  # noqa: BLE001 - pydicom raises many types for a malformed value, which is then not searchable
         return ""
     return "" if value is None else clean(str(value).strip())
 
@@ -57,5 +57,5 @@ def clean(value: str) -> str:
 
 
 def folded(value: str) -> str:
-    """Return the case-insensitive form that is compared."""
+    """Return the form of a text that case-insensitive comparisons use."""
     return clean(value).casefold()

@@ -1,8 +1,8 @@
-"""The index as the processor writes it: kept instances, pinned studies and the jobs that were composed.
+"""Changes and queries of the index by the processor: kept instances, pinned studies and composed jobs.
 
-The ledger is authoritative for instances and jobs. The index is committed before the turn that writes it: if the turn
-fails, a new processor compares the index with the instances that the ledger delivers. The index therefore never records
-an effect of the current turn as done.
+The ledger is authoritative for instances and jobs. The index is committed before the turn that changes it. If that turn
+fails, a new processor compares the index with the instances that are delivered again. Therefore the index must never
+record an effect of the current turn as done.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class IdleStudy:
 
 
 class Index:
-    """The rows of one AE title. Not thread-safe: used by the lane thread only."""
+    """The index of one AE title. Not thread-safe: used by the lane thread only."""
 
     def __init__(self, database: Database, ae_title: str) -> None:
         self._database = database
@@ -95,9 +95,9 @@ class Index:
         return True
 
     def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[SeriesKey, Attributes]) -> set[int]:
-        """Add instances; `found` has the attributes of new series.
+        """Insert instances; `found` contains the attributes of new series.
 
-        Return the ids of superseded instances: of each SOP instance only the last arrival is kept.
+        Returns the ids of replaced instances: only the last arrival of each SOP instance is kept.
         """
         newest = {instance.sop_instance_uid: instance for instance in arrived}
         first = {series_key_of(instance): instance for instance in reversed(arrived)}
@@ -208,7 +208,7 @@ class Index:
             return [IdleStudy(**row._mapping) for row in transaction.execute(query)]
 
     def pinned_among(self, instance_ids: Sequence[int]) -> set[int]:
-        """Return those of the instances whose study is pinned."""
+        """Return the ids of those instances whose study is pinned."""
         query = _of(select(instances.c.instance_id), self._ae_title).where(studies.c.pinned)
         with self._database.read() as transaction:
             return {
@@ -224,7 +224,7 @@ class Index:
         row = {"ae_title": self._ae_title, "created_at": at, "job_id": job.job_id, "keep": job.keep}
         rows = [{"job_id": job.job_id, "instance_id": number} for number in instance_ids]
         with self._database.write() as transaction:
-            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # of a turn that was not committed
+            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # left by a failed turn
             transaction.execute(jobs.insert().values(**row, fingerprint=job.fingerprint, finished=job.finished))
             transaction.execute(job_instances.insert(), rows)
 
@@ -251,7 +251,7 @@ class Index:
             transaction.execute(delete(job_instances).where(job_instances.c.job_id == job_id))
 
     def forget_job(self, job_id: str) -> None:
-        """Delete a job that the ledger does not have."""
+        """Delete a job that is not in the ledger."""
         with self._database.write() as transaction:
             transaction.execute(delete(jobs).where(jobs.c.job_id == job_id))
 
@@ -262,7 +262,7 @@ class Index:
 def read_instances(
     transaction: Transaction, ae_title: str, column: ColumnElement[Any], values: Iterable[Any]
 ) -> list[InstanceStorageInfo]:
-    """Return the instances with one of these values in a column, in order of arrival."""
+    """Return the instances that have one of `values` in `column`, in order of arrival."""
     query = _of(select(*_INFO), ae_title)
     found = [
         InstanceStorageInfo(**row._mapping)

@@ -1,4 +1,4 @@
-"""The operations of the cache for every protocol: reads use the index, changes go through the lanes.
+"""The operations of the cache, shared by all protocols: reads query the index, changes are turns of the lane.
 
 Every operation raises `CacheError` for a request that cannot be fulfilled, `Refused` if the host refuses it, and
 `Retriable` if a later attempt may succeed.
@@ -22,7 +22,7 @@ from dicom_adapter_cache.errors import Ambiguous, InvalidRequest, NotInCache
 from dicom_adapter_cache.processor import CacheProcessor, check
 from dicom_adapter_cache.search import Reader
 
-ANSWER_S = 30.0  # for a lane to answer: after a start it first delivers the pending instances
+ANSWER_TIMEOUT_S = 30.0  # time for a lane to answer; after a start it first delivers the pending instances
 NEWEST_JOBS = 100
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @frozen
 class CachedAeTitle:
-    """One AE title of the cache, with its lane and index."""
+    """The lane and the index of one AE title."""
 
     lane: LaneHandle
     reader: Reader
@@ -50,7 +50,7 @@ class Cache:
     def __init__(self, lanes: Mapping[str, LaneHandle]) -> None:
         self._kept = {name: CachedAeTitle(lane, _reader(lane)) for name, lane in lanes.items()}
 
-    # --- looking ------------------------------------------------------------------------------------------------------
+    # --- queries ------------------------------------------------------------------------------------------------------
 
     def studies(self, found: values.StudyFilter, page: values.PageRequest) -> values.Studies:
         """Return a page of matching studies, the most recent arrival first."""
@@ -114,7 +114,7 @@ class Cache:
         check(order)
         job_id = None if key is None else job_id_of(key)
         lane = self._lane_of(order, job_id)
-        return values.job_status(_answer(lane, lambda cache: cache.compose(order, job_id)))
+        return values.job_status(_ask(lane, lambda cache: cache.compose(order, job_id)))
 
     def job(self, job_id: str) -> values.JobStatus:
         """Return the current status of a job."""
@@ -122,7 +122,7 @@ class Cache:
             job = kept.lane.find_job(job_id)
             if job is not None:
                 return values.job_status(job)
-        raise NotInCache(f"there is no job {job_id}; finished jobs are forgotten after some time")
+        raise NotInCache(f"there is no job {job_id}; finished jobs are deleted after some time")
 
     def jobs(self, limit: int = NEWEST_JOBS) -> values.Jobs:
         """Return the most recent composed jobs."""
@@ -141,7 +141,7 @@ class Cache:
             return next(iter(self._among(order.ae_title or ""))).lane
         for kept in self._kept.values():
             if job_id is not None and kept.lane.find_job(job_id) is not None:
-                return kept.lane  # its instances may be deleted already
+                return kept.lane  # the instances of an earlier job may be deleted already
         owners = [kept.lane for kept in self._kept.values() if kept.reader.owns(order)]
         if not owners:
             raise NotInCache("nothing of the selection is in the cache")
@@ -156,17 +156,17 @@ class Cache:
 
     def delete(self, uid: str, ae_title: str = "") -> None:
         """Delete a study."""
-        _answer(self._with_study(uid, ae_title).lane, lambda cache: cache.delete(uid))
+        _ask(self._with_study(uid, ae_title).lane, lambda cache: cache.delete(uid))
 
     def pin(self, uid: str, *, pinned: bool, ae_title: str = "") -> values.Pinned:
         """Pin a study, so that neither age nor size evicts it, or unpin it."""
-        _answer(self._with_study(uid, ae_title).lane, lambda cache: cache.pin(uid, pinned=pinned))
+        _ask(self._with_study(uid, ae_title).lane, lambda cache: cache.pin(uid, pinned=pinned))
         return values.Pinned(study_instance_uid=uid, pinned=pinned)
 
     # --- AE titles ----------------------------------------------------------------------------------------------------
 
     def _among(self, ae_title: str) -> Iterable[CachedAeTitle]:
-        """Return the AE title with this name; all if the name is empty."""
+        """Return the AE title with this name, or all AE titles if the name is empty."""
         if not ae_title:
             return self._kept.values()
         if ae_title not in self._kept:
@@ -202,26 +202,26 @@ def _reader(lane: LaneHandle) -> Reader:
     return Reader(url, lane.ae_title, timedelta(seconds=lane.settings.settle))
 
 
-def _answer(lane: LaneHandle, request: Callable[[CacheProcessor], T]) -> T:
+def _ask(lane: LaneHandle, request: Callable[[CacheProcessor], T]) -> T:
     future = lane.ask(request)
     try:
-        return future.result(ANSWER_S)
+        return future.result(ANSWER_TIMEOUT_S)
     except NotInTime:
         if not future.cancel():
-            return _answer_begun(lane, future)
+            return _await_started(lane, future)
     raise Retriable(
-        f"AE title '{lane.ae_title}' is busy, perhaps with what was pending at a start; nothing has happened, ask again"
+        f"AE title '{lane.ae_title}' is busy, for example after a start; nothing was changed, repeat the request"
     )
 
 
-def _answer_begun(lane: LaneHandle, future: Future[T]) -> T:
-    """Wait for a turn that has begun and may have an effect."""
+def _await_started(lane: LaneHandle, future: Future[T]) -> T:
+    """Wait for a turn that has started, and may therefore change something."""
     try:
-        return future.result(ANSWER_S)
+        return future.result(ANSWER_TIMEOUT_S)
     except NotInTime:
         raise Retriable(
-            f"AE title '{lane.ae_title}' has begun this and does not come to its end: look what has become of it, or "
-            "ask again with the same Idempotency-Key"
+            f"AE title '{lane.ae_title}' has not finished the request in time: check its result later, or repeat it "
+            "with the same Idempotency-Key"
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""The cache processor: keeps received instances in its index until a job is composed or they are evicted.
+"""The cache processor: keeps received instances and their index until they are deleted or evicted.
 
-The ledger is authoritative: after a start, and after a turn that was not committed, all pending instances are delivered
-again, and rows of the index without a pending instance are deleted.
+The ledger is authoritative. After a start, and after a turn that failed, the host delivers all pending instances again;
+then the processor deletes rows of the index that have no pending instance.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from dicom_adapter_cache.rows import SeriesKey, series_key_of
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 
-LOOK_EVERY_S = 60.0  # for studies older than max-age
-WRITE_AFTER_S = 0.2  # until an instance can be found
-WRITTEN_AT_ONCE = 500  # instances
-EVICTED_AT_ONCE = 100  # studies per query
+AGE_CHECK_EVERY_S = 60.0  # seconds between searches for studies older than max-age
+WRITE_AFTER_S = 0.2  # delay until a new instance is in the index and can be found
+WRITE_BATCH = 500  # instances
+EVICTION_BATCH = 100  # studies per query
 RESERVED = ("Source", "Instances")  # metadata that the host adds
-ENDS = (JobState.SUBMITTED, JobState.CANCELLED)
+FINAL_STATES = (JobState.SUBMITTED, JobState.CANCELLED)
 
 
 class CacheProcessor(JobProcessorBase[CacheSettings]):
-    """Keep instances and submit jobs only on request, through its lane."""
+    """Processor that keeps instances and submits jobs only on request."""
 
     name = "cache"
 
@@ -40,11 +40,11 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         super().__init__(settings, context)
         self._settle = timedelta(seconds=settings.settle)
         self._known: set[int] = set()  # ids of all instances in the index
-        self._undelivered: set[int] = set()  # ids that the ledger has not delivered since `open`
+        self._undelivered: set[int] = set()  # ids in the index that were not delivered since `open`
         self._bytes = 0  # total size of all instances
-        self._arrived: list[InstanceStorageInfo] = []  # not yet in the index
+        self._arrived: list[InstanceStorageInfo] = []  # instances not yet in the index
         self._found: dict[SeriesKey, Attributes] = {}  # attributes of new series
-        self._bounding: Timer | None = None  # set while the cache is too large and nothing can be evicted
+        self._size_retry: Timer | None = None  # set while the cache is above max-size and no study can be evicted
 
     @classmethod
     def describe(cls, settings: CacheSettings) -> str:
@@ -60,7 +60,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._known = self._index.known()
         self._undelivered = set(self._known)
         self._bytes = self._index.total_bytes()
-        self.call_later(0, self._begin)  # after all pending instances
+        self.call_later(0, self._reconcile)  # runs after all pending instances are delivered
 
     def close(self) -> None:
         self._database.close()
@@ -77,12 +77,12 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._arrived.append(instance)
         self._known.add(instance.instance_id)
         self._bytes += instance.size_bytes
-        if len(self._arrived) >= WRITTEN_AT_ONCE:
+        if len(self._arrived) >= WRITE_BATCH:
             self._write()
         self._keep_to_size()
 
     def _write(self) -> None:
-        """Write new instances to the index in one batch: many cost little more than one."""
+        """Write new instances to the index in one batch, which costs little more than one instance."""
         if not self._arrived:
             return
         replaced = self._index.add(self._arrived, self._found)
@@ -96,8 +96,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     # --- the ledger and the index -------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        """Reconcile the index once all pending instances are delivered."""
+    def _reconcile(self) -> None:
+        """Reconcile the index with the ledger after all pending instances were delivered."""
         self._write()
         if self._undelivered:
             self._index.remove(self._undelivered)
@@ -105,7 +105,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._undelivered = set()
             self._bytes = self._index.total_bytes()
         for kept in self._index.unfinished_jobs():
-            self._look_after(kept, self.find_job(kept.job_id))
+            self._update_job(kept, self.find_job(kept.job_id))
         self._keep_to_size()
         self._keep_to_age()
 
@@ -113,25 +113,25 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._write()
         kept = self._index.find_job(job.job_id)
         if kept is not None and not kept.finished:
-            self._look_after(kept, job)
+            self._update_job(kept, job)
 
-    def _look_after(self, kept: KeptJob, job: Job | None) -> None:
-        """Clean up after a finished job; a faulted job may still be retried."""
+    def _update_job(self, kept: KeptJob, job: Job | None) -> None:
+        """Finish a job that was submitted or cancelled. A faulted job is not finished: it may be retried."""
         if job is None:  # its turn was not committed
             self._index.forget_job(kept.job_id)
-        elif job.state in ENDS:
+        elif job.state in FINAL_STATES:
             if job.state is JobState.SUBMITTED and not kept.keep:
                 self._clean_up(kept)
-            # The index is committed before this turn. Only the next turn can rely on this one being committed.
+            # The index is committed before the turn, which may still fail: mark the job as finished in the next turn.
             self.call_later(0, partial(self._index.finish_job, kept.job_id))
 
     def _clean_up(self, kept: KeptJob) -> None:
-        """Delete the instances of a job, without later arrivals and pinned studies."""
+        """Delete the instances of a job, except those of pinned studies. Later arrivals are not part of the job."""
         numbers = [number for number in self._index.of_job(kept.job_id) if number in self._known]
         pinned = self._index.pinned_among(numbers)
-        self._let_go(self._index.of_numbers([number for number in numbers if number not in pinned]))
+        self._remove(self._index.of_numbers([number for number in numbers if number not in pinned]))
 
-    def _let_go(self, instances: Sequence[InstanceStorageInfo]) -> None:
+    def _remove(self, instances: Sequence[InstanceStorageInfo]) -> None:
         if not instances:
             return
         self.remove_instances(instances)
@@ -147,14 +147,14 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
     def _keep_to_size(self) -> None:
         limit = self.settings.max_size
-        if limit is None or self._bytes <= limit or self._bounding is not None:
+        if limit is None or self._bytes <= limit or self._size_retry is not None:
             return
         self._evict(self._bytes - limit, f"the cache holds more than max-size = {int(limit)} bytes")
         if self._bytes > limit:  # the rest is pinned, arriving or part of a job
-            self._bounding = self.call_later(max(1.0, self.settings.settle), self._keep_to_size_again)
+            self._size_retry = self.call_later(max(1.0, self.settings.settle), self._retry_keep_to_size)
 
-    def _keep_to_size_again(self) -> None:
-        self._bounding = None
+    def _retry_keep_to_size(self) -> None:
+        self._size_retry = None
         self._keep_to_size()
 
     def _keep_to_age(self) -> None:
@@ -164,19 +164,19 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         oldest = self.now() - timedelta(seconds=self.settings.max_age)
         reason = f"it was not used for max-age = {self.settings.max_age:.10g} seconds"
         while True:
-            idle = self._index.idle(self.now() - self._settle, EVICTED_AT_ONCE)
+            idle = self._index.idle(self.now() - self._settle, EVICTION_BATCH)
             old = [study.study_id for study in idle if study.last_use <= oldest]
             if not old:
                 break
             self._evict_studies(old, reason)
-        self.call_later(min(LOOK_EVERY_S, self.settings.max_age), self._keep_to_age)
+        self.call_later(min(AGE_CHECK_EVERY_S, self.settings.max_age), self._keep_to_age)
 
     def _evict(self, wanted_bytes: int, reason: str) -> None:
         """Evict the least recently used studies until `wanted_bytes` are free or no study can be evicted."""
         self._write()
         while wanted_bytes > 0:
             chosen = []
-            for study in self._index.idle(self.now() - self._settle, EVICTED_AT_ONCE):
+            for study in self._index.idle(self.now() - self._settle, EVICTION_BATCH):
                 if wanted_bytes > 0:
                     chosen.append(study.study_id)
                     wanted_bytes -= study.size_bytes
@@ -187,17 +187,17 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     def _evict_studies(self, study_ids: Sequence[int], reason: str) -> None:
         instances = self._index.of_studies(study_ids)
         self.record("evicted", instances, reason)
-        self._let_go(instances)
+        self._remove(instances)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def compose(self, order: Order, job_id: str | None) -> Job:
-        """Submit a job of all instances that the order names. `job_id`: derived from the Idempotency-Key, or None."""
+        """Submit a job with all instances that the order names. `job_id`: from the Idempotency-Key, or None."""
         self._write()
         fingerprint = fingerprint_of(order)
-        first = None if job_id is None else self._first(job_id, fingerprint)
-        if first is not None:
-            return first
+        earlier = None if job_id is None else self._earlier_job(job_id, fingerprint)
+        if earlier is not None:
+            return earlier
         pipeline_id = self.settings.pipeline_id(order.pipeline)
         check(order)
         chosen = selection.choose(self._database, self.ae_title, order)
@@ -217,19 +217,19 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._index.use(chosen.studies, self.now())
         return job
 
-    def _first(self, job_id: str, fingerprint: str) -> Job | None:
-        """Return the job of an earlier call with the same key."""
+    def _earlier_job(self, job_id: str, fingerprint: str) -> Job | None:
+        """Return the job of an earlier call with the same key, or None. Raises KeyReused if its order was different."""
         job = self.find_job(job_id)
         kept = self._index.find_job(job_id)
         if job is not None and kept is not None and kept.fingerprint != fingerprint:
-            raise KeyReused("this Idempotency-Key has composed another job: choose a new key for a new request")
+            raise KeyReused("this Idempotency-Key was used for another order: choose a new key for a new request")
         return job
 
     def delete(self, study_instance_uid: str) -> None:
         """Delete a study. Jobs that contain it are still submitted."""
         instances = self._index.of_studies([self._study(study_instance_uid)])
         self.record("deleted", instances, "a user of the cache has deleted the study")
-        self._let_go(instances)
+        self._remove(instances)
 
     def pin(self, study_instance_uid: str, *, pinned: bool) -> None:
         """Pin a study, so that neither age nor size evicts it, or unpin it."""
@@ -250,12 +250,12 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
 
 
 def check(order: Order) -> None:
-    """Raise InvalidRequest for an order that can never become a job."""
+    """Raise InvalidRequest for an order that is empty or has reserved metadata."""
     if selects_nothing(order):
         raise InvalidRequest("the selection is empty: name patients, studies, series or instances", field="studies")
-    taken = sorted(set(RESERVED) & order.metadata.keys())
-    if taken:
-        raise InvalidRequest(f"metadata must not have {', '.join(taken)}, which the adapter adds", field="metadata")
+    reserved = sorted(set(RESERVED) & order.metadata.keys())
+    if reserved:
+        raise InvalidRequest(f"metadata must not have {', '.join(reserved)}, which the adapter adds", field="metadata")
 
 
 def fingerprint_of(order: Order) -> str:

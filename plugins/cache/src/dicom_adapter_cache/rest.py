@@ -1,4 +1,4 @@
-"""The REST API: each handler reads the request, calls `Cache`, and returns its values."""
+"""The REST API: each handler reads the request, calls `Cache`, and returns the result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATUSES: dict[type[CacheError], int] = {
     errors.KeyReused: 422,
 }
 KIND = "urn:dicom-adapter:cache:{}"  # the `type` of a problem
-PIECE_BYTES = 256 * 1024  # of a file that is downloaded
+PIECE_BYTES = 256 * 1024  # read at a time for a download
 
 UidPath = Annotated[str, PathParameter(pattern=values.UID_PATTERN, description="A DICOM UID")]
 JobPath = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="A job's id")]
@@ -82,7 +82,7 @@ def problems() -> Iterator[None]:
 
 
 def specified(*statuses: int, **more: Any) -> dict[str, Any]:
-    """Return the arguments that all routes share: summary, tags and error responses."""
+    """Return the arguments of a route: those that all routes share, error responses for `statuses`, and `more`."""
     known = {
         400: "The request is invalid",
         401: "The token is missing or wrong",
@@ -107,10 +107,10 @@ def specified(*statuses: int, **more: Any) -> dict[str, Any]:
 
 def handlers(cache: Cache) -> list[Any]:
     """Return all routes of the API."""
-    return [*_searching(cache), *_looking(cache), *_composing(cache), *_changing(cache)]
+    return [*_search_routes(cache), *_read_routes(cache), *_job_routes(cache), *_change_routes(cache)]
 
 
-def _searching(cache: Cache) -> list[Any]:
+def _search_routes(cache: Cache) -> list[Any]:
     @get("/studies", **specified(404, summary="Search studies, the most recent arrival first"))
     def search_studies(
         ae_title: AeTitleQuery = None,
@@ -154,7 +154,7 @@ def _searching(cache: Cache) -> list[Any]:
     return [search_studies, search_patients]
 
 
-def _looking(cache: Cache) -> list[Any]:
+def _read_routes(cache: Cache) -> list[Any]:
     @get("/studies/{uid:str}", **specified(404, 409, summary="Get a study with its series"))
     def study(uid: UidPath, ae_title: AeTitleQuery = None) -> values.StudyDetail:
         with problems():
@@ -187,14 +187,14 @@ def _looking(cache: Cache) -> list[Any]:
             found = cache.download(uid, ae_title or "")
         headers = {
             "Content-Length": str(found.instance.size_bytes),
-            "Content-Disposition": f'attachment; filename="{uid}.dcm"',  # only digits and dots, as its pattern says
+            "Content-Disposition": f'attachment; filename="{uid}.dcm"',  # only digits and dots, by its pattern
         }
         return Stream(_pieces(found.file), media_type="application/dicom", headers=headers)
 
     return [study, study_instances, series_instances, download]
 
 
-def _composing(cache: Cache) -> list[Any]:
+def _job_routes(cache: Cache) -> list[Any]:
     @post("/jobs", **specified(404, 409, 413, 422, summary="Compose a job"))
     def compose(data: JSONBody[values.Order], key: Key = None) -> values.JobStatus:
         with problems():
@@ -213,7 +213,7 @@ def _composing(cache: Cache) -> list[Any]:
     return [compose, jobs, job]
 
 
-def _changing(cache: Cache) -> list[Any]:
+def _change_routes(cache: Cache) -> list[Any]:
     @delete(
         "/studies/{uid:str}", **specified(404, 409, summary="Delete a study; jobs that contain it are still submitted")
     )

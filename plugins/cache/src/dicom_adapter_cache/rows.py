@@ -1,4 +1,4 @@
-"""Rows of the index: how instances and studies are stored, and how their counts are kept up to date."""
+"""Rows of the index: insert and delete instances, and update the counts of their series and studies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter_cache.database import Transaction
 from dicom_adapter_cache.header import Attributes, clean, folded
 from dicom_adapter_cache.schema import instances, series, studies
 
-CHUNK = 500  # values in one IN (…): below every database's limit of parameters
+CHUNK = 500  # values in one IN (…), below every database's limit for parameters
 INSTANCE_COLUMNS = (
     "sop_class_uid",
     "transfer_syntax_uid",
@@ -28,7 +28,7 @@ INSTANCE_COLUMNS = (
 )
 
 T = TypeVar("T")
-SeriesKey: TypeAlias = tuple[str, str]  # Study Instance UID and Series Instance UID: a series
+SeriesKey: TypeAlias = tuple[str, str]  # Study Instance UID and Series Instance UID
 
 
 @frozen
@@ -59,7 +59,7 @@ def instance_row(instance: InstanceStorageInfo, place: SeriesPlace) -> dict[str,
 
 
 def study_row(instance: InstanceStorageInfo, found: Attributes) -> dict[str, Any]:
-    """Return the row of a study that its first instance creates; `found` is from the header of that instance."""
+    """Return the row of a new study from its first instance and that instance's attributes `found`."""
     return {
         "ae_title": instance.ae_title,
         "study_instance_uid": instance.study_instance_uid,
@@ -142,6 +142,6 @@ def _recount(transaction: Transaction, table: Any, key: Any, members: Any, their
 
 
 def inserted_id(result: Any) -> int:
-    """Return the primary key of the row that a statement has inserted."""
+    """Return the primary key of the inserted row."""
     number: int = result.inserted_primary_key[0]
     return number

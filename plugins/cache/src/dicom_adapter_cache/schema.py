@@ -1,4 +1,4 @@
-"""The tables of the index. The index can be rebuilt: a change needs a new VERSION instead of a migration."""
+"""The tables of the index. The index can be rebuilt, so a change of a table needs a new VERSION but no migration."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ studies = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("first_arrival", UtcTimestamp, nullable=False),
     Column("last_arrival", UtcTimestamp, nullable=False, index=True),
-    Column("last_use", UtcTimestamp, nullable=False, index=True),  # the last arrival, job or download
+    Column("last_use", UtcTimestamp, nullable=False, index=True),  # time of the last arrival, job or download
     Column("pinned", Boolean, nullable=False),
     UniqueConstraint("ae_title", "study_instance_uid"),
 )
@@ -90,7 +90,7 @@ series = Table(
 instances = Table(
     "cache_instances",
     metadata,
-    Column("instance_id", RowId, primary_key=True, autoincrement=False),  # the adapter's own number
+    Column("instance_id", RowId, primary_key=True, autoincrement=False),  # the ledger's instance id
     Column("series_id", ForeignKey("cache_series.series_id", ondelete="CASCADE"), nullable=False, index=True),
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("sop_class_uid", Text, nullable=False),
@@ -110,12 +110,12 @@ jobs = Table(
     Column("job_id", String(32), primary_key=True),
     Column("ae_title", String(16), nullable=False, index=True),
     Column("keep", Boolean, nullable=False),
-    Column("fingerprint", String(64), nullable=False),  # of the order
+    Column("fingerprint", String(64), nullable=False),  # digest of the order
     Column("created_at", UtcTimestamp, nullable=False, index=True),
     Column("finished", Boolean, nullable=False),
 )
 
-job_instances = Table(  # of unfinished jobs
+job_instances = Table(  # only of unfinished jobs
     "cache_job_instances",
     metadata,
     Column("job_id", ForeignKey("cache_jobs.job_id", ondelete="CASCADE"), primary_key=True),

@@ -1,4 +1,4 @@
-"""Read access to the index from outside of the lane: QIDO-RS matching (PS3.18 section 8.3.4), page by page."""
+"""Queries of the index by other threads than the lane's: matching as in QIDO-RS (PS3.18 section 8.3.4), in pages."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Reader:
         return (studies.c.ae_title == self._ae_title) & (studies.c.study_instance_uid == uid)
 
     def patients(self, found: values.StudyFilter, limit: int) -> tuple[list[values.Patient], int]:
-        """Return the first patients with matching studies, sorted by ID, and their number."""
+        """Return the first patients with matching studies, sorted by ID, and the number of matching patients."""
         own = (studies.c.patient_id, studies.c.issuer_of_patient_id)
         matching = [studies.c.ae_title == self._ae_title, *_conditions(found)]
         query = select(
@@ -139,7 +139,7 @@ class Reader:
 
 
 def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
-    """Return the condition that a study has exactly this Patient ID and issuer."""
+    """Return the condition for studies with exactly this Patient ID and issuer."""
     return (studies.c.patient_id == patient.patient_id) & (
         studies.c.issuer_of_patient_id == patient.issuer_of_patient_id
     )
@@ -178,7 +178,7 @@ def _conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
 
 
 def _matches(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    """Match a single value, or use wildcard matching with `*` and `?` (PS3.4 section C.2.2.2)."""
+    """Return the condition for single value matching, or wildcard matching with `*` and `?` (PS3.4 C.2.2.2)."""
     value = folded(value)
     if "*" not in value and "?" not in value:
         return column == value
@@ -187,7 +187,7 @@ def _matches(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
 
 
 def _date_conditions(value: str) -> list[ColumnElement[bool]]:
-    """Match a date, or a range that includes both ends and may be open at one (PS3.4 section C.2.2.2.5)."""
+    """Return the conditions for a date or an inclusive range; an empty end is open (PS3.4 C.2.2.2.5)."""
     if not re.fullmatch(values.DATE_PATTERN, value, re.ASCII):
         raise InvalidRequest(
             "studyDate must be YYYYMMDD, or a range such as 20250101-20251231, 20250101- or -20251231",
@@ -209,7 +209,7 @@ def _date_conditions(value: str) -> list[ColumnElement[bool]]:
     return conditions
 
 
-# --- rows to values ---------------------------------------------------------------------------------------------------
+# --- from rows to values ----------------------------------------------------------------------------------------------
 
 
 def _modalities(transaction: Transaction, study_ids: list[int]) -> dict[int, list[str]]:

@@ -1,4 +1,4 @@
-"""Resolve an order to the instances of its job, or report which are missing."""
+"""Resolve an order to the instances of its job, or report the missing objects."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SHOWN = 20  # UIDs in an error message
 class Chosen:
     """The instances that an order selects."""
 
-    instances: list[InstanceStorageInfo]  # in order of arrival, each once
-    studies: set[int]  # row ids
+    instances: list[InstanceStorageInfo]  # in order of arrival, without duplicates
+    studies: set[int]  # row ids of their studies
 
 
 def choose(database: Database, ae_title: str, order: Order) -> Chosen:
-    """Find everything that the order names. Raises NotInCache with everything that is missing."""
+    """Return everything that the order names. Raises NotInCache with the names of all missing objects."""
     with database.read() as transaction:
         lookup = _Lookup(transaction, ae_title)
         for patient in order.patients:
@@ -61,7 +61,7 @@ def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime
 
 
 class _Lookup:
-    """Collect whole series, single instances and missing names."""
+    """Collects the series, single instances and missing objects of one order."""
 
     def __init__(self, transaction: Transaction, ae_title: str) -> None:
         self.study_ids: set[int] = set()
@@ -74,24 +74,24 @@ class _Lookup:
     def patients(self, condition: ColumnElement[bool], patient_id: str) -> None:
         """Add all series of a patient."""
         query = _series(self._ae_title).where(condition)
-        if not self._take_series(self._transaction.execute(query)):
+        if not self._add_series(self._transaction.execute(query)):
             self._missing.setdefault("patients", []).append(patient_id)
 
     def uids(self, kind: str, column: ColumnElement[str], uids: Iterable[str]) -> None:
         """Add the objects with these UIDs."""
-        asked = list(dict.fromkeys(uids))
-        there: set[str] = set()
-        for chunk in chunks(asked):
+        requested = list(dict.fromkeys(uids))
+        found_uids: set[str] = set()
+        for chunk in chunks(requested):
             if kind == "instances":
-                there |= self._take_instances(chunk)
+                found_uids |= self._add_instances(chunk)
             else:
                 rows = self._transaction.execute(_series(self._ae_title).add_columns(column).where(column.in_(chunk)))
-                there |= self._take_series(rows)
-        lost = [uid for uid in asked if uid not in there]
-        if lost:
-            self._missing[kind] = lost
+                found_uids |= self._add_series(rows)
+        missing = [uid for uid in requested if uid not in found_uids]
+        if missing:
+            self._missing[kind] = missing
 
-    def _take_series(self, rows: Any) -> set[str]:
+    def _add_series(self, rows: Any) -> set[str]:
         named = set()
         for row in rows:
             self.study_ids.add(row[0])
@@ -99,7 +99,7 @@ class _Lookup:
             named.add(str(row[-1]))
         return named
 
-    def _take_instances(self, uids: list[str]) -> set[str]:
+    def _add_instances(self, uids: list[str]) -> set[str]:
         query = (
             select(series.c.study_id, instances.c.instance_id, instances.c.sop_instance_uid)
             .join(series, series.c.series_id == instances.c.series_id)
@@ -116,12 +116,12 @@ class _Lookup:
         if not self._missing:
             return
         count = sum(map(len, self._missing.values()))
-        kinds = ", ".join(f"{len(lost)} {kind}" for kind, lost in self._missing.items())
-        shown = {kind: lost[:SHOWN] for kind, lost in self._missing.items()}
+        kinds = ", ".join(f"{len(missing)} {kind}" for kind, missing in self._missing.items())
+        shown = {kind: missing[:SHOWN] for kind, missing in self._missing.items()}
         raise NotInCache(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
 
     def found(self) -> list[InstanceStorageInfo]:
-        """Return the instances of everything that was found."""
+        """Return the instances of all series and the single instances that were found."""
         whole = read_instances(self._transaction, self._ae_title, instances.c.series_id, self._series_ids)
         single = read_instances(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
         by_number = {instance.instance_id: instance for instance in [*whole, *single]}

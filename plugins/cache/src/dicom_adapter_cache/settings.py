@@ -109,7 +109,7 @@ class CacheSettings:
     pipelines: Mapping[str, str] = setting(
         factory=dict,
         prefix="pipeline-",
-        help="Id of a pipeline, by name. If any is configured, jobs can use only these; otherwise any id.",
+        help="Id of a pipeline, by name. If any is configured, jobs can use only these; otherwise they can use any id.",
     )
     grpc: GrpcSettings | None = setting(default=None, help="Enables the gRPC API. Its keys are below.")
     _ids: frozenset[str] = field(init=False, repr=False)

@@ -1,4 +1,4 @@
-"""The values of requests and responses, shared by REST, gRPC and the command line."""
+"""Values of requests and responses, shared by REST, gRPC and the command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dicom_adapter import Job, JobPriority
 
 LARGEST_PAGE = 1000
 LARGEST_OFFSET = 1_000_000
-LONGEST_TEXT = 1024  # of a filter
-UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 section 9; some devices in use break the finer rules
+LONGEST_TEXT = 1024  # characters of a filter
+UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 section 9, without the rules that some devices break
 AE_TITLE_PATTERN = r"^[ -\[\]-~]{1,16}$"
 DATE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
 PLAIN_PATTERN = r"^[^\x00-\x1f\x7f]*$"  # no control characters
@@ -26,17 +26,17 @@ Text = Annotated[str, Meta(max_length=LONGEST_TEXT, pattern=PLAIN_PATTERN)]
 
 
 class Value(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Frozen; `study_date` is `studyDate` in JSON; unknown members are errors."""
+    """Base class of immutable values. In JSON, `study_date` is `studyDate`; unknown members are errors."""
 
     def __repr__(self) -> str:
-        return type(self).__name__  # most hold patient data
+        return type(self).__name__  # without fields, because most contain patient data
 
 
-# --- what is there ----------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 class Patient(Value, frozen=True, kw_only=True):
-    """A patient with kept studies, told apart by AE title, Patient ID and its issuer."""
+    """A patient with kept studies, identified by AE title, Patient ID and issuer of the Patient ID."""
 
     ae_title: str
     patient_id: str
@@ -72,7 +72,7 @@ class Study(Value, frozen=True, kw_only=True):
     last_arrival: datetime
     last_use: datetime
     pinned: bool
-    arriving: bool  # its last instance came less than `settle` ago
+    arriving: bool  # its last instance arrived less than `settle` seconds ago
 
 
 class Series(Value, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class Series(Value, frozen=True, kw_only=True):
 
 
 class StudyDetail(Value, frozen=True, kw_only=True):
-    """Return a study with its series."""
+    """A study with its series."""
 
     study: Study
     series: list[Series]
@@ -133,7 +133,7 @@ class Instances(Value, frozen=True, kw_only=True):
 
 
 class StudyFilter(Value, frozen=True, kw_only=True):
-    """What studies have to match; text may have the wildcards `*` and `?`, case-insensitive."""
+    """Conditions for studies, case-insensitive; "" matches everything. Texts may have the wildcards `*` and `?`."""
 
     ae_title: str = ""
     study_instance_uid: str = ""
@@ -147,24 +147,24 @@ class StudyFilter(Value, frozen=True, kw_only=True):
 
 
 class PageRequest(Value, frozen=True, kw_only=True):
-    """Which of the matches."""
+    """Part of the matches to return."""
 
     limit: int = 100
     offset: int = 0
 
 
-# --- what is asked for ------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 class PatientRef(Value, frozen=True, kw_only=True):
-    """A patient that a job is to have all studies of."""
+    """A patient whose studies all become part of a job."""
 
     patient_id: Annotated[str, Meta(min_length=1, max_length=LONGEST_TEXT)]
     issuer_of_patient_id: Text = ""
 
 
 class Order(Value, frozen=True, kw_only=True):
-    """A job to compose: of what, for which pipeline, and what becomes of it afterwards."""
+    """A job to compose: the selected objects, the pipeline, and whether to keep the instances afterwards."""
 
     pipeline: Name
     name: Name
@@ -176,12 +176,12 @@ class Order(Value, frozen=True, kw_only=True):
     instances: list[Uid] = field(default_factory=list)
     submitter: Name | None = None
     metadata: dict[Name, Text] = field(default_factory=dict)
-    keep: bool = True  # False: the instances of the job go when it is submitted
-    insist: bool = False  # although a study is still arriving
+    keep: bool = True  # False: delete the job's instances when it is submitted
+    insist: bool = False  # True: compose even if a study is still arriving
 
 
 class JobStatus(Value, frozen=True, kw_only=True):
-    """A composed job as it stands."""
+    """The current state of a composed job."""
 
     job_id: str
     name: str
@@ -200,20 +200,20 @@ class JobStatus(Value, frozen=True, kw_only=True):
 
 
 class Jobs(Value, frozen=True, kw_only=True):
-    """Return the most recent composed jobs."""
+    """The most recent composed jobs."""
 
     items: list[JobStatus]
 
 
 class Pinned(Value, frozen=True, kw_only=True):
-    """Whether a study is kept whatever its age and the room it takes."""
+    """State of a study's pin; neither age nor size evicts a pinned study."""
 
     study_instance_uid: str
     pinned: bool
 
 
 def job_status(job: Job) -> JobStatus:
-    """A job as whoever composed it sees it."""
+    """Return the status of a job."""
     return JobStatus(
         job_id=job.job_id,
         name=job.name,
@@ -233,6 +233,6 @@ def job_status(job: Job) -> JobStatus:
 
 
 def selects_nothing(order: Order) -> bool:
-    """Whether an order names nothing at all."""
+    """Return whether an order names no object at all."""
     chosen: Sequence[Sequence[object]] = (order.patients, order.studies, order.series, order.instances)
     return not any(chosen)

@@ -4,8 +4,8 @@ isort:skip_file
 The gRPC API of dicom-adapter's cache processor: the same operations as its REST API.
 
 Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, more than one AE title, a stopped lane),
-ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (nothing has happened, call again),
-UNAUTHENTICATED. The trailing metadata `problem` has a word for programs, such as `still-arriving`.
+ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (temporary; repeat the call),
+UNAUTHENTICATED. The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
 
 Authentication: metadata `authorization: Bearer <token>` when the server has a token.
 """
@@ -69,7 +69,7 @@ class SearchStudiesRequest(google.protobuf.message.Message):
     OFFSET_FIELD_NUMBER: builtins.int
     ae_title: builtins.str
     study_instance_uid: builtins.str
-    """UIDs, with commas between"""
+    """UIDs, separated by commas"""
     patient_id: builtins.str
     patient_name: builtins.str
     study_date: builtins.str
@@ -79,9 +79,9 @@ class SearchStudiesRequest(google.protobuf.message.Message):
     modality: builtins.str
     pinned: builtins.bool
     limit: builtins.int
-    """at the most so many; 0: all"""
+    """maximum number of results; 0: all"""
     offset: builtins.int
-    """so many are left out before"""
+    """number of results to skip"""
     def __init__(
         self,
         *,
@@ -262,7 +262,7 @@ class StudyRequest(google.protobuf.message.Message):
     AE_TITLE_FIELD_NUMBER: builtins.int
     study_instance_uid: builtins.str
     ae_title: builtins.str
-    """needed when several AE titles have it"""
+    """required if several AE titles have the study"""
     def __init__(
         self,
         *,
@@ -303,7 +303,7 @@ class ListInstancesRequest(google.protobuf.message.Message):
     AE_TITLE_FIELD_NUMBER: builtins.int
     study_instance_uid: builtins.str
     series_instance_uid: builtins.str
-    """empty: of all series"""
+    """empty: all series"""
     ae_title: builtins.str
     def __init__(
         self,
@@ -442,11 +442,11 @@ class ComposeRequest(google.protobuf.message.Message):
     priority: global___Priority.ValueType
     submitter: builtins.str
     clean_up: builtins.bool
-    """the instances of the job go when it is submitted"""
+    """delete the job's instances when it is submitted"""
     insist: builtins.bool
-    """although a study is still arriving"""
+    """compose even if a study is still arriving"""
     idempotency_key: builtins.str
-    """repeated, the first job is the answer"""
+    """a repeated call with the same key returns the first job"""
     @property
     def patients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PatientRef]: ...
     @property
@@ -499,7 +499,7 @@ class ListJobsRequest(google.protobuf.message.Message):
 
     LIMIT_FIELD_NUMBER: builtins.int
     limit: builtins.int
-    """0: a hundred"""
+    """0: 100"""
     def __init__(
         self,
         *,

@@ -70,70 +70,70 @@ class CacheServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def SearchStudies(self, request, context):
-        """Studies that match, the newest arrival first.
+        """Returns matching studies, the most recent arrival first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchPatients(self, request, context):
-        """Patients with studies that match, by ID.
+        """Returns patients with matching studies, sorted by ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStudy(self, request, context):
-        """A study with its series.
+        """Returns a study with its series.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInstances(self, request, context):
-        """The instances of a study, or of one of its series, in the order of their arrival.
+        """Returns the instances of a study, or of one of its series, in order of arrival.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Download(self, request, context):
-        """The stored DICOM file (PS3.10) of an instance, piece by piece.
+        """Returns the stored DICOM file (PS3.10) of an instance in pieces.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Compose(self, request, context):
-        """Composes a job: everything that is named goes into it, or the call fails and says what is missing.
+        """Composes a job of all named objects. If any is missing, the call fails and the error names the missing ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """A composed job as it stands now.
+        """Returns the current state of a composed job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """The newest composed jobs.
+        """Returns the most recent composed jobs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteStudy(self, request, context):
-        """Lets a study go; jobs that it is part of are submitted all the same.
+        """Deletes a study. Jobs that contain it are still submitted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PinStudy(self, request, context):
-        """Keeps a study whatever its age and the room it takes, or does so no longer.
+        """Pins a study, so that neither age nor size evicts it, or unpins it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

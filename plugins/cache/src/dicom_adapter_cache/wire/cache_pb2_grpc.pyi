@@ -4,8 +4,8 @@ isort:skip_file
 The gRPC API of dicom-adapter's cache processor: the same operations as its REST API.
 
 Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, more than one AE title, a stopped lane),
-ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (nothing has happened, call again),
-UNAUTHENTICATED. The trailing metadata `problem` has a word for programs, such as `still-arriving`.
+ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (temporary; repeat the call),
+UNAUTHENTICATED. The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
 
 Authentication: metadata `authorization: Bearer <token>` when the server has a token.
 """
@@ -30,122 +30,122 @@ class CacheStub:
         dicom_adapter_cache.wire.cache_pb2.SearchStudiesRequest,
         dicom_adapter_cache.wire.cache_pb2.Study,
     ]
-    """Studies that match, the newest arrival first."""
+    """Returns matching studies, the most recent arrival first."""
 
     SearchPatients: grpc.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.SearchStudiesRequest,
         dicom_adapter_cache.wire.cache_pb2.Patient,
     ]
-    """Patients with studies that match, by ID."""
+    """Returns patients with matching studies, sorted by ID."""
 
     GetStudy: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         dicom_adapter_cache.wire.cache_pb2.StudyDetail,
     ]
-    """A study with its series."""
+    """Returns a study with its series."""
 
     ListInstances: grpc.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ListInstancesRequest,
         dicom_adapter_cache.wire.cache_pb2.Instance,
     ]
-    """The instances of a study, or of one of its series, in the order of their arrival."""
+    """Returns the instances of a study, or of one of its series, in order of arrival."""
 
     Download: grpc.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.DownloadRequest,
         dicom_adapter_cache.wire.cache_pb2.Piece,
     ]
-    """The stored DICOM file (PS3.10) of an instance, piece by piece."""
+    """Returns the stored DICOM file (PS3.10) of an instance in pieces."""
 
     Compose: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ComposeRequest,
         dicom_adapter_cache.wire.cache_pb2.Job,
     ]
-    """Composes a job: everything that is named goes into it, or the call fails and says what is missing."""
+    """Composes a job of all named objects. If any is missing, the call fails and the error names the missing ones."""
 
     GetJob: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.JobRequest,
         dicom_adapter_cache.wire.cache_pb2.Job,
     ]
-    """A composed job as it stands now."""
+    """Returns the current state of a composed job."""
 
     ListJobs: grpc.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ListJobsRequest,
         dicom_adapter_cache.wire.cache_pb2.Job,
     ]
-    """The newest composed jobs."""
+    """Returns the most recent composed jobs."""
 
     DeleteStudy: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         dicom_adapter_cache.wire.cache_pb2.DeleteStudyResponse,
     ]
-    """Lets a study go; jobs that it is part of are submitted all the same."""
+    """Deletes a study. Jobs that contain it are still submitted."""
 
     PinStudy: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.PinStudyRequest,
         dicom_adapter_cache.wire.cache_pb2.PinStudyResponse,
     ]
-    """Keeps a study whatever its age and the room it takes, or does so no longer."""
+    """Pins a study, so that neither age nor size evicts it, or unpins it."""
 
 class CacheAsyncStub:
     SearchStudies: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.SearchStudiesRequest,
         dicom_adapter_cache.wire.cache_pb2.Study,
     ]
-    """Studies that match, the newest arrival first."""
+    """Returns matching studies, the most recent arrival first."""
 
     SearchPatients: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.SearchStudiesRequest,
         dicom_adapter_cache.wire.cache_pb2.Patient,
     ]
-    """Patients with studies that match, by ID."""
+    """Returns patients with matching studies, sorted by ID."""
 
     GetStudy: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         dicom_adapter_cache.wire.cache_pb2.StudyDetail,
     ]
-    """A study with its series."""
+    """Returns a study with its series."""
 
     ListInstances: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ListInstancesRequest,
         dicom_adapter_cache.wire.cache_pb2.Instance,
     ]
-    """The instances of a study, or of one of its series, in the order of their arrival."""
+    """Returns the instances of a study, or of one of its series, in order of arrival."""
 
     Download: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.DownloadRequest,
         dicom_adapter_cache.wire.cache_pb2.Piece,
     ]
-    """The stored DICOM file (PS3.10) of an instance, piece by piece."""
+    """Returns the stored DICOM file (PS3.10) of an instance in pieces."""
 
     Compose: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ComposeRequest,
         dicom_adapter_cache.wire.cache_pb2.Job,
     ]
-    """Composes a job: everything that is named goes into it, or the call fails and says what is missing."""
+    """Composes a job of all named objects. If any is missing, the call fails and the error names the missing ones."""
 
     GetJob: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.JobRequest,
         dicom_adapter_cache.wire.cache_pb2.Job,
     ]
-    """A composed job as it stands now."""
+    """Returns the current state of a composed job."""
 
     ListJobs: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ListJobsRequest,
         dicom_adapter_cache.wire.cache_pb2.Job,
     ]
-    """The newest composed jobs."""
+    """Returns the most recent composed jobs."""
 
     DeleteStudy: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         dicom_adapter_cache.wire.cache_pb2.DeleteStudyResponse,
     ]
-    """Lets a study go; jobs that it is part of are submitted all the same."""
+    """Deletes a study. Jobs that contain it are still submitted."""
 
     PinStudy: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.PinStudyRequest,
         dicom_adapter_cache.wire.cache_pb2.PinStudyResponse,
     ]
-    """Keeps a study whatever its age and the room it takes, or does so no longer."""
+    """Pins a study, so that neither age nor size evicts it, or unpins it."""
 
 class CacheServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -154,7 +154,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.SearchStudiesRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_cache.wire.cache_pb2.Study], collections.abc.AsyncIterator[dicom_adapter_cache.wire.cache_pb2.Study]]:
-        """Studies that match, the newest arrival first."""
+        """Returns matching studies, the most recent arrival first."""
 
     @abc.abstractmethod
     def SearchPatients(
@@ -162,7 +162,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.SearchStudiesRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_cache.wire.cache_pb2.Patient], collections.abc.AsyncIterator[dicom_adapter_cache.wire.cache_pb2.Patient]]:
-        """Patients with studies that match, by ID."""
+        """Returns patients with matching studies, sorted by ID."""
 
     @abc.abstractmethod
     def GetStudy(
@@ -170,7 +170,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_cache.wire.cache_pb2.StudyDetail, collections.abc.Awaitable[dicom_adapter_cache.wire.cache_pb2.StudyDetail]]:
-        """A study with its series."""
+        """Returns a study with its series."""
 
     @abc.abstractmethod
     def ListInstances(
@@ -178,7 +178,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.ListInstancesRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_cache.wire.cache_pb2.Instance], collections.abc.AsyncIterator[dicom_adapter_cache.wire.cache_pb2.Instance]]:
-        """The instances of a study, or of one of its series, in the order of their arrival."""
+        """Returns the instances of a study, or of one of its series, in order of arrival."""
 
     @abc.abstractmethod
     def Download(
@@ -186,7 +186,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.DownloadRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_cache.wire.cache_pb2.Piece], collections.abc.AsyncIterator[dicom_adapter_cache.wire.cache_pb2.Piece]]:
-        """The stored DICOM file (PS3.10) of an instance, piece by piece."""
+        """Returns the stored DICOM file (PS3.10) of an instance in pieces."""
 
     @abc.abstractmethod
     def Compose(
@@ -194,7 +194,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.ComposeRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_cache.wire.cache_pb2.Job, collections.abc.Awaitable[dicom_adapter_cache.wire.cache_pb2.Job]]:
-        """Composes a job: everything that is named goes into it, or the call fails and says what is missing."""
+        """Composes a job of all named objects. If any is missing, the call fails and the error names the missing ones."""
 
     @abc.abstractmethod
     def GetJob(
@@ -202,7 +202,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.JobRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_cache.wire.cache_pb2.Job, collections.abc.Awaitable[dicom_adapter_cache.wire.cache_pb2.Job]]:
-        """A composed job as it stands now."""
+        """Returns the current state of a composed job."""
 
     @abc.abstractmethod
     def ListJobs(
@@ -210,7 +210,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_cache.wire.cache_pb2.Job], collections.abc.AsyncIterator[dicom_adapter_cache.wire.cache_pb2.Job]]:
-        """The newest composed jobs."""
+        """Returns the most recent composed jobs."""
 
     @abc.abstractmethod
     def DeleteStudy(
@@ -218,7 +218,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_cache.wire.cache_pb2.DeleteStudyResponse, collections.abc.Awaitable[dicom_adapter_cache.wire.cache_pb2.DeleteStudyResponse]]:
-        """Lets a study go; jobs that it is part of are submitted all the same."""
+        """Deletes a study. Jobs that contain it are still submitted."""
 
     @abc.abstractmethod
     def PinStudy(
@@ -226,6 +226,6 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.PinStudyRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_cache.wire.cache_pb2.PinStudyResponse, collections.abc.Awaitable[dicom_adapter_cache.wire.cache_pb2.PinStudyResponse]]:
-        """Keeps a study whatever its age and the room it takes, or does so no longer."""
+        """Pins a study, so that neither age nor size evicts it, or unpins it."""
 
 def add_CacheServicer_to_server(servicer: CacheServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
