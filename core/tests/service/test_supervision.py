@@ -1,4 +1,4 @@
-"""The supervisor with fake processes: they report and end when the test decides, and nothing is really started."""
+"""The supervisor with fake processes: the test decides when they report and end. No real process is started."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KILLED = -9
 
 
 class FakeChild:
-    """A process that works at once, applies every configuration, and ends when it is asked to."""
+    """A process that is ready at once, applies every configuration, and ends when requested."""
 
     def __init__(self, name: str, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
         self.name = name
@@ -112,7 +112,7 @@ class Site:
         return [child for child in self.children if child.name == name]
 
     def on_configure(self, name: str, number: int, action: Callable[[FakeChild], None]) -> None:
-        """Have the `number`-th process of this name do this when it receives a configuration."""
+        """Set the action of the `number`-th process of this name when it receives a configuration."""
         self.prepare[name, number] = lambda child: setattr(child, "on_configure", action)
 
     def work_then_stop(self, child: FakeChild) -> None:
@@ -133,7 +133,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def test_a_process_that_fails_for_a_transient_reason_is_restarted_during_the_start(site: Site) -> None:
     """The service does not end because a disk is full when it starts.
 
-    Tried: `transient` ignored, with which the start raises CannotStart.
+    Verified to fail when `transient` is ignored: the start raises CannotStart.
     """
     site.on_configure("host", 1, lambda host: host.report(FAILED, reason="the disk is full", transient=True))
     site.on_configure("receiver", 1, site.work_then_stop)
@@ -145,7 +145,10 @@ def test_a_process_that_fails_for_a_transient_reason_is_restarted_during_the_sta
 
 
 def test_a_process_that_fails_for_another_reason_ends_the_start(site: Site) -> None:
-    """With the reason; the processes that were started are stopped. Tried: every failure treated as transient."""
+    """The reason is reported, and the processes that were started are stopped.
+
+    Verified to fail when every failure is treated as transient.
+    """
     site.on_configure("host", 1, lambda host: host.report(FAILED, reason="another host uses the folder"))
     site.on_configure("host", 2, lambda _host: site.supervisor.stop())
     with pytest.raises(CannotStart, match="another host uses the folder"):
@@ -154,14 +157,17 @@ def test_a_process_that_fails_for_another_reason_ends_the_start(site: Site) -> N
 
 
 def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site) -> None:
-    """The host starts undisturbed. Tried: `_reap` without the case of a preloaded process: nothing starts then."""
+    """The host starts normally.
+
+    Verified to fail when `_reap` does not handle a preloaded process: nothing starts then.
+    """
 
     def start_after_death(host: FakeChild) -> None:
         site.all("receiver")[0].end(KILLED)
         host.work()
 
     site.on_configure("host", 1, start_after_death)
-    site.on_configure("receiver", 1, lambda _receiver: site.supervisor.stop())  # it is dead: nothing can answer
+    site.on_configure("receiver", 1, lambda _receiver: site.supervisor.stop())  # it is dead and cannot answer
     site.on_configure("receiver", 2, site.work_then_stop)
     with capture_logs() as logged:
         site.supervisor.run()
@@ -172,7 +178,10 @@ def test_a_preloaded_receiver_that_dies_is_replaced_when_it_is_needed(site: Site
 def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_new_configuration(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the receiver gets it, and the rollout is complete. Tried: no kill timer, with which this test hangs."""
+    """Then the receiver gets it, and the rollout is complete.
+
+    Verified to fail when there is no kill timer: this test hangs.
+    """
     monkeypatch.setattr(module, "HOST_STOP_SECONDS", 0.0)
     requested = Configuration(
         number=2,
@@ -201,10 +210,10 @@ def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_ne
     assert ["first", "second"] == [start.configuration for start in receiver.starts]
 
 
-def test_a_hang_up_before_the_host_works_is_not_lost(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file may be newer than the text that the host starts with: it is applied as soon as that is possible.
+def test_a_sighup_before_the_host_works_is_not_lost(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may be newer than the configuration that the host starts with. It is applied as soon as possible.
 
-    Tried: a supervisor that forgets a SIGHUP for which `ReloadRequests` does not exist yet.
+    Verified to fail when the supervisor ignores a SIGHUP while `ReloadRequests` does not exist yet.
     """
     commands: list[list[str]] = []
 
@@ -213,18 +222,18 @@ def test_a_hang_up_before_the_host_works_is_not_lost(site: Site, monkeypatch: py
         site.supervisor.stop()
         return subprocess.CompletedProcess(command, 0, stdout=b'{"problems": [], "applied": 2}', stderr=b"")
 
-    def hang_up_first(host: FakeChild) -> None:
+    def send_sighup_first(host: FakeChild) -> None:
         site.supervisor.hang_up()
         host.work()
 
     monkeypatch.setattr(requests.subprocess, "run", run)
-    site.on_configure("host", 1, hang_up_first)
+    site.on_configure("host", 1, send_sighup_first)
     site.supervisor.run()
     assert [["reload", "/etc/adapter.toml", "--apply", "--json"]] == [command[3:] for command in commands]
 
 
-def test_a_stop_during_the_start_ends_what_was_started(site: Site) -> None:
-    """No receiver is configured any more. Tried: a start that ignores the stop, with which the receiver starts."""
+def test_a_stop_during_the_start_ends_the_started_processes(site: Site) -> None:
+    """No receiver is configured afterwards. Verified to fail when the start ignores the stop: the receiver starts."""
 
     def stop_first(host: FakeChild) -> None:
         site.supervisor.stop()

@@ -1,4 +1,4 @@
-"""What the service knows of its processes."""
+"""Restarts of a process by the supervisor: reported problems and pauses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dicom_adapter.service import supervisor
 from dicom_adapter.service.supervisor import HEALTHY_SECONDS, LONGEST_PAUSE, ProcessSlot
 
 
-class Life:
-    """A process that lives and dies when a test says so."""
+class FakeProcess:
+    """A process that runs and dies when the test decides."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.slot = ProcessSlot("host", "module")
         monkeypatch.setattr(supervisor.time, "monotonic", lambda: self.now)
 
-    def live(self, seconds: float) -> None:
+    def run(self, seconds: float) -> None:
         child: Any = Mock()
         self.slot.child, self.slot.started_at = child, self.now
         self.now += seconds
@@ -29,32 +29,32 @@ class Life:
 
 
 @pytest.fixture
-def life(monkeypatch: pytest.MonkeyPatch) -> Life:
-    return Life(monkeypatch)
+def process(monkeypatch: pytest.MonkeyPatch) -> FakeProcess:
+    return FakeProcess(monkeypatch)
 
 
-def test_a_process_that_dies_again_and_again_is_trouble_until_it_lives_long_enough(life: Life) -> None:
-    """From the third death in a row on; what died of old age has died once."""
+def test_a_process_that_dies_repeatedly_is_a_problem_until_it_runs_long_enough(process: FakeProcess) -> None:
+    """From the third early death in a row on. A death after a long run starts the count again."""
     for _death in range(2):
-        life.live(1)
-        life.die()
-        assert "" == life.slot.problem()
-    life.live(1)
-    life.die()
-    assert "the host died 3 times in a row, the last time with status -9" == life.slot.problem()
-    life.live(HEALTHY_SECONDS)
-    assert life.slot.problem()
-    life.now += 0.1
-    assert "" == life.slot.problem()
-    life.die()
-    assert "" == life.slot.problem()
+        process.run(1)
+        process.die()
+        assert "" == process.slot.problem()
+    process.run(1)
+    process.die()
+    assert "the host died 3 times in a row, the last time with status -9" == process.slot.problem()
+    process.run(HEALTHY_SECONDS)
+    assert process.slot.problem()
+    process.now += 0.1
+    assert "" == process.slot.problem()
+    process.die()
+    assert "" == process.slot.problem()
 
 
-def test_pauses_grow_while_it_dies_and_begin_anew_when_it_was_healthy(life: Life) -> None:
-    """From a second to half a minute."""
+def test_pauses_grow_with_each_death_until_the_process_was_healthy(process: FakeProcess) -> None:
+    """From one second to half a minute."""
     pauses = []
     for seconds in [1.0] * 7 + [HEALTHY_SECONDS + 1]:
-        life.live(seconds)
-        life.die()
-        pauses.append(life.slot.pause)
+        process.run(seconds)
+        process.die()
+        pauses.append(process.slot.pause)
     assert [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_PAUSE, LONGEST_PAUSE, 0.5] == pauses

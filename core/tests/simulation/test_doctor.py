@@ -1,4 +1,4 @@
-"""`dicom-adapter doctor`: whatever a plugin does, it is told with what to do, and the doctor goes on."""
+"""`dicom-adapter doctor`: problems of a plugin are reported with the next step, and never stop the command."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WELL = PROCESSOR.replace("SETTING", 'default="A",')
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that processes of the doctor import from, as if its plugins were installed."""
+    """Return a folder in the import path of the doctor's processes, as if its plugins were installed."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(site: Path, code: str, group: str = "dicom_adapter") -> None:
-    """The plugin `tried` of acme-tried 2.1."""
+    """Install the plugin `tried` of acme-tried 2.1."""
     info = site / "acme_tried-2.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-tried\nVersion: 2.1\n")
@@ -67,7 +67,7 @@ def install(site: Path, code: str, group: str = "dicom_adapter") -> None:
 
 
 def consult(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Exit status, and the trials of the plugin by what was tried."""
+    """Run the doctor. Return its exit status, and the trials of the plugin by name."""
     result = CliRunner().invoke(app, ["doctor", "tried", "--json", *arguments])
     [diagnosis] = json.loads(result.stdout)
     assert ("tried", "acme-tried", "2.1") == tuple(diagnosis[key] for key in ("plugin", "distribution", "version"))
@@ -75,8 +75,8 @@ def consult(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
     return result.exit_code, {trial["what"]: trial for trial in diagnosis["trials"]}
 
 
-def test_a_plugin_that_is_well_is_told_so_with_times(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disabled or not; what came of the studies is shown."""
+def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if it is disabled. The report has the result of the simulated studies."""
     monkeypatch.setenv(VARIABLE, "")
     install(site, WELL.replace("BODY", "pass"))
     status, trials = consult()
@@ -85,8 +85,8 @@ def test_a_plugin_that_is_well_is_told_so_with_times(site: Path, monkeypatch: py
     assert all(trial["seconds"] >= 0 for trial in trials.values())
 
 
-def test_settings_that_must_be_there_come_from_a_configuration(site: Path) -> None:
-    """Without one, that cannot be tried, and what to do is told; it is no error."""
+def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
+    """Without them the trial is skipped with the next step. This is not an error."""
     install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
     status, trials = consult()
     assert (0, "") == (status, trials["processor 'mine'"]["told"])
@@ -111,16 +111,19 @@ def test_settings_that_must_be_there_come_from_a_configuration(site: Path) -> No
         ),
     ],
 )
-def test_a_processor_that_crashes_hangs_or_leaks_is_told_of(site: Path, body: str, what: str, reason: str) -> None:
-    """In the trial in which it does. Tried: trying it in the doctor's own process."""
+def test_a_processor_that_crashes_hangs_or_leaks_is_reported(site: Path, body: str, what: str, reason: str) -> None:
+    """The problem belongs to the trial in which it occurs.
+
+    Verified to fail when the trial runs in the doctor's own process.
+    """
     install(site, WELL.replace("BODY", body))
     status, trials = consult(*(["--seconds", "20"] if "wait()" in body else []))
     assert (1, [what]) == (status, [name for name, trial in trials.items() if trial["problem"]])
     assert reason in trials[what]["problem"]
 
 
-def test_an_observer_and_hooks_that_give_nonsense_are_told_of(site: Path) -> None:
-    """The observer hears of jobs that are not its own."""
+def test_failing_observers_and_invalid_hook_results_are_reported(site: Path) -> None:
+    """The observer is notified of jobs of another processor."""
     install(site, OBSERVER)
     status, trials = consult()
     assert (1, ["observer", "dicom_adapter_http"]) == (status, [name for name, it in trials.items() if it["problem"]])
@@ -135,8 +138,8 @@ def test_an_observer_and_hooks_that_give_nonsense_are_told_of(site: Path) -> Non
         ("", "dicom_adapter.v0", "built for version 0 of the hooks"),
     ],
 )
-def test_a_plugin_that_cannot_be_loaded_is_told_of(site: Path, code: str, group: str, reason: str) -> None:
-    """With how to do without it."""
+def test_a_plugin_that_cannot_be_loaded_is_reported(site: Path, code: str, group: str, reason: str) -> None:
+    """With the setting that disables it."""
     install(site, code, group)
     status, trials = consult()
     assert (1, ["load"]) == (status, list(trials))
@@ -144,7 +147,7 @@ def test_a_plugin_that_cannot_be_loaded_is_told_of(site: Path, code: str, group:
     assert trials["load"]["problem"].endswith('or disable it: [plugins] disable = ["tried"]')
 
 
-def test_a_name_that_is_no_plugins_is_refused() -> None:
-    """With those that there are."""
+def test_an_unknown_plugin_is_refused() -> None:
+    """The message lists the installed plugins."""
     result = CliRunner().invoke(app, ["doctor", "nobody"])
     assert (1, True) == (result.exit_code, "error: there is no plugin 'nobody' (installed: aetitle, " in result.stderr)

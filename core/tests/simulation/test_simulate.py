@@ -1,4 +1,4 @@
-"""`dicom-adapter simulate`: schedules through the configured processors, the same every time."""
+"""`dicom-adapter simulate`: schedules are replayed through the configured processors, with reproducible results."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def config(tmp_path: Path) -> Path:
 
 
 def simulate(*arguments: object) -> tuple[int, str, list[str]]:
-    """Exit status, standard output and error lines."""
+    """Return the exit status, standard output and the lines of stderr."""
     result = CliRunner().invoke(app, ["simulate", *map(str, arguments)])
     return result.exit_code, result.stdout, result.stderr.splitlines()
 
 
-def jobs(told: str) -> list[tuple[float, str, int, list[str]]]:
-    found: list[dict[str, Any]] = json.loads(told)["timeline"]
+def jobs(output: str) -> list[tuple[float, str, int, list[str]]]:
+    found: list[dict[str, Any]] = json.loads(output)["timeline"]
     return [
         (one["seconds"], one["pipelineId"][:4], one["instances"], one["studies"])
         for one in found
@@ -52,23 +52,23 @@ def jobs(told: str) -> list[tuple[float, str, int, list[str]]]:
 
 
 def test_five_studies_of_one_patient_become_three_jobs() -> None:
-    """The first scenario, as it comes along."""
-    status, told, errors = simulate(SCENARIOS, "example:scenario-1", "--json")
+    """The first scenario of the examples."""
+    status, output, errors = simulate(SCENARIOS, "example:scenario-1", "--json")
     assert (0, []) == (status, errors)
     studies = [f"P1/{study}" for study in "ABCDE"]
-    assert [(104.0, pipeline, 10, studies) for pipeline in ("8abf", "dd4a", "2ac1")] == jobs(told)
-    assert {"reclaimed": 10} == json.loads(told)["instances"]
+    assert [(104.0, pipeline, 10, studies) for pipeline in ("8abf", "dd4a", "2ac1")] == jobs(output)
+    assert {"reclaimed": 10} == json.loads(output)["instances"]
 
 
-def test_each_study_becomes_a_job_and_arrivals_start_the_wait_anew() -> None:
-    """The second scenario, as it comes along."""
-    _status, told, _errors = simulate(SCENARIOS, "example:scenario-2", "--json")
+def test_each_study_becomes_a_job_and_each_arrival_restarts_the_wait() -> None:
+    """The second scenario of the examples."""
+    _status, output, _errors = simulate(SCENARIOS, "example:scenario-2", "--json")
     first = [(5.0, "51c7", 4, [f"P1/{study}"]) for study in "ABC"]
-    assert [*first, (73.0, "51c7", 4, ["P2/D"])] == jobs(told)
+    assert [*first, (73.0, "51c7", 4, ["P2/D"])] == jobs(output)
 
 
-def test_the_output_is_the_same_every_time(config: Path, tmp_path: Path) -> None:
-    """Labels that hide patients are numbered, UIDs are the schedule's names; and nothing is left behind."""
+def test_the_output_is_reproducible(config: Path, tmp_path: Path) -> None:
+    """Group labels that contain patient data are numbered, UIDs are the names in the schedule, and no file remains."""
     schedule = tmp_path / "schedule.csv"
     schedule.write_text(
         "time,ae-title,patient,study,count,over,AccessionNumber\n"
@@ -90,23 +90,23 @@ def test_the_output_is_the_same_every_time(config: Path, tmp_path: Path) -> None
     assert sorted(tmp_path.iterdir()) == [config, schedule]
 
 
-def test_what_waits_at_the_end_is_told(config: Path, tmp_path: Path) -> None:
-    """When nobody waits for it: the time after the last arrival is up to the caller, but for groups that say more."""
+def test_the_simulation_continues_while_a_group_waits(config: Path, tmp_path: Path) -> None:
+    """`--for` sets the time after the last arrival; groups that are due later extend it."""
     schedule = tmp_path / "schedule.toml"
     schedule.write_text(
         'start = 2030-02-03T04:05:06Z\n[[arrivals]]\ntime = 00:00:01\nae-title = "LUNG"\npatient = "P"\nstudy = "A"\n'
     )
-    _status, told, _errors = simulate(config, schedule, "--for", 10, "--json")
-    assert ("2030-02-03T04:06:07Z", [(61.0, "p-lu", 1, ["P/A"])]) == (json.loads(told)["end"], jobs(told))
+    _status, output, _errors = simulate(config, schedule, "--for", 10, "--json")
+    assert ("2030-02-03T04:06:07Z", [(61.0, "p-lu", 1, ["P/A"])]) == (json.loads(output)["end"], jobs(output))
 
 
-def test_an_hour_of_traffic_is_played(config: Path, tmp_path: Path) -> None:
-    """A study every two minutes: every one of them is there."""
+def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None:
+    """A study every two minutes."""
     schedule = tmp_path / "hour.csv"
     lines = [f"{120 * number},LUNG,P{number},S,2,10" for number in range(30)]
     schedule.write_text("\n".join(["time,ae-title,patient,study,count,over", *lines]))
-    _status, told, _errors = simulate(config, schedule, "--json")
-    assert [(120.0 * n + 70, "p-lu", 2, [f"P{n}/S"]) for n in range(30)] == jobs(told)
+    _status, output, _errors = simulate(config, schedule, "--json")
+    assert [(120.0 * n + 70, "p-lu", 2, [f"P{n}/S"]) for n in range(30)] == jobs(output)
 
 
 @pytest.mark.parametrize(
@@ -144,29 +144,29 @@ def test_an_hour_of_traffic_is_played(config: Path, tmp_path: Path) -> None:
         ("s.toml", "begin = 3", ["begin: there is no such key; a schedule has start and [[arrivals]]"]),
     ],
 )
-def test_what_is_wrong_with_a_schedule_is_told(
+def test_all_mistakes_of_a_schedule_are_reported(
     config: Path, tmp_path: Path, name: str, text: str, expected: list[str]
 ) -> None:
-    """All of it, each with its line or key."""
+    """Each with its line or key."""
     schedule = tmp_path / name
     schedule.write_text(text)
-    status, told, errors = simulate(config, schedule)
-    assert (1, "", len(expected)) == (status, told, len(errors)), errors
+    status, output, errors = simulate(config, schedule)
+    assert (1, "", len(expected)) == (status, output, len(errors)), errors
     for line, part in zip(errors, expected, strict=True):
         assert line.startswith(f"error: {schedule}: {part}")
 
 
-def test_what_is_not_there_is_told(config: Path, tmp_path: Path) -> None:
-    """Files, and examples."""
+def test_a_missing_schedule_is_reported(config: Path, tmp_path: Path) -> None:
+    """A missing file, and an unknown example."""
     assert (1, "", [f"error: {tmp_path / 'x.csv'}: No such file or directory"]) == simulate(config, tmp_path / "x.csv")
     expected = "error: there is no example:x; there are: scenario-1, scenario-2, scenarios, two-ae-titles"
     assert (1, "", [expected]) == simulate(config, "example:x")
 
 
-def test_what_a_service_received_is_recorded_without_its_patients(
+def test_received_instances_are_recorded_without_patient_data(
     config: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """And played, it gives the same jobs at the same times."""
+    """A replay of the recording gives the same jobs at the same times."""
     adapter = Adapter(tmp_path, CONFIGURATION)
     for second in (0, 1, 40):
         adapter.receive(*make_study(modality="MR", instances=2, patient_id="DOE"), ae_title="LUNG", at=second)
@@ -178,7 +178,7 @@ def test_what_a_service_received_is_recorded_without_its_patients(
     heading, *lines = schedule.read_text().splitlines()
     assert "time,ae-title,patient,study,series,count,over,modality,association,calling-ae-title" == heading
     assert "40.000,LUNG,patient-1,study-3,series-3,2,0.000,MR,association-3,TEST-SCU" == lines[2]
-    _status, told, _errors = simulate(config, schedule, "--json")
-    assert [(100.0, "p-lu", 6, ["patient-1/study-1", "patient-1/study-2", "patient-1/study-3"])] == jobs(told)
-    status, _told, errors = simulate(config, schedule, "--record")
+    _status, output, _errors = simulate(config, schedule, "--json")
+    assert [(100.0, "p-lu", 6, ["patient-1/study-1", "patient-1/study-2", "patient-1/study-3"])] == jobs(output)
+    status, _output, errors = simulate(config, schedule, "--record")
     assert (1, [f"error: {schedule}: it is there already; name a new file"]) == (status, errors)

@@ -1,4 +1,4 @@
-"""Storage of the backend `local`; the tests of other backends have fixtures of their own."""
+"""Fixtures for the `local` storage backend. The tests of other backends have their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.local_storage import (
 
 @pytest.fixture
 def segment_blocks() -> int:
-    """Blocks after which a segment is full."""
+    """Return the number of blocks after which a segment is full."""
     return SEGMENT_BYTES // BLOCK
 
 

@@ -1,4 +1,4 @@
-"""The storage backends that come along do what the adapter relies on in any of them."""
+"""The built-in storage backends pass the conformance suite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.local_storage import kill_local_storage
 
 
 class TestLocal(BaseStorageBackendTests):
-    """`local`: instances in segments."""
+    """`local`: several instances in each segment file."""
 
     backend = LocalStorage
 
@@ -22,7 +22,7 @@ class TestLocal(BaseStorageBackendTests):
 
 
 class TestFiles(BaseStorageBackendTests):
-    """`files`: a file for each instance."""
+    """`files`: one file for each instance."""
 
     backend = FileStorage
 

@@ -1,4 +1,4 @@
-"""The `files` storage backend: durability, full and broken disks, and starts after a crash."""
+"""The `files` storage backend: durability, full and failing disks, and recovery after a crash."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def open_descriptors() -> int:
 
 
 def test_short_writes_are_completed(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that takes three bytes at a time loses none."""
+    """No byte is lost if the kernel writes only three bytes at a time."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, piece: write(descriptor, memoryview(piece)[:3]))
     assert content(storage, stored(storage, b"0123456789")) == b"0123456789"
 
 
 def test_a_key_is_readable_only_after_sync(storage: FileStorage) -> None:
-    """Neither `read` nor `keys` shows a file that is finished but not synced."""
+    """Neither `read` nor `keys` returns a file that is finished but not synced."""
     key = finished(storage, b"x")
     assert list(storage.keys()) == []
     with pytest.raises(StoredObjectMissing):
@@ -81,8 +81,8 @@ def test_a_key_is_readable_only_after_sync(storage: FileStorage) -> None:
     assert [key] == list(storage.keys())
 
 
-def test_more_files_than_descriptors_are_kept(durable: FileStorage) -> None:
-    """The number of descriptors that wait for `sync` is bounded, and all of them are given back."""
+def test_more_files_than_descriptors_can_be_written(durable: FileStorage) -> None:
+    """The number of open descriptors that wait for `sync` is limited, and all of them are closed in the end."""
     before = open_descriptors()
     keys = [finished(durable, b"x") for _ in range(OPEN_LIMIT + 20)]
     assert before + OPEN_LIMIT == open_descriptors()
@@ -92,7 +92,7 @@ def test_more_files_than_descriptors_are_kept(durable: FileStorage) -> None:
 
 
 def test_capacity_is_that_of_the_disk(storage: FileStorage) -> None:
-    """Free room is what an unprivileged service may still fill."""
+    """Free space is the space that an unprivileged service can use."""
     capacity = storage.capacity()
     disk = os.statvfs(storage.context.path)
     assert disk.f_blocks * disk.f_frsize == capacity.total_bytes
@@ -100,7 +100,7 @@ def test_capacity_is_that_of_the_disk(storage: FileStorage) -> None:
 
 
 def test_only_the_service_user_may_read(storage: FileStorage) -> None:
-    """Folders are the service's own, and so are files, whatever is in them."""
+    """Folders and files can be read by the service's user only."""
     finished(storage, b"waiting")
     stored(storage, b"stored")
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in storage.context.path.rglob("*")}
@@ -109,7 +109,7 @@ def test_only_the_service_user_may_read(storage: FileStorage) -> None:
 
 
 def test_it_is_registered_by_the_plugin_hook() -> None:
-    """The module's hook returns the backend under the name that the configuration uses."""
+    """The module's hook returns the backend under its name in the configuration."""
     assert {"files": FileStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
 
@@ -118,7 +118,7 @@ def test_it_is_registered_by_the_plugin_hook() -> None:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What reaches the disk, in order: ("fsync" or "rename", the name it has at that moment)."""
+    """Return the list of disk operations in order: ("fsync" or "rename", the name at that moment)."""
     calls: list[tuple[str, str]] = []
     fsync, rename = os.fsync, Path.replace
 
@@ -135,8 +135,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return calls
 
 
-def test_data_then_name_then_folder(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
-    """Before `sync` returns: each file's data before its name, each folder once and after all its names."""
+def test_sync_writes_data_then_names_then_folders(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
+    """Before `sync` returns: the data of each file before its name, and each folder once, after all its names."""
     keys = [finished(durable, b"x") for _ in range(3)]
     durable.sync(keys)
     instances = durable.context.path / "instances"
@@ -149,7 +149,7 @@ def test_data_then_name_then_folder(durable: FileStorage, recorded: list[tuple[s
 
 
 def test_the_files_of_one_batch_share_a_folder(durable: FileStorage, recorded: list[tuple[str, str]]) -> None:
-    """A batch costs one fsync of a folder, not one for each file; the next batch goes elsewhere."""
+    """A batch needs one fsync of a folder, not one for each file. The next batch uses another folder."""
     batches = [[finished(durable, b"x") for _ in range(4)]]
     durable.sync(batches[0])
     batches.append([finished(durable, b"x") for _ in range(4)])
@@ -158,7 +158,7 @@ def test_the_files_of_one_batch_share_a_folder(durable: FileStorage, recorded: l
 
 
 def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
-    """A shard folder's own name is durable before anything is put into it."""
+    """The name of a shard folder is durable before a file is written to it."""
     for storage in opened(tmp_path / "data", durable=True):
         assert ("fsync", str(tmp_path / "data" / "instances")) in recorded
         assert ("fsync", str(tmp_path / "data")) in recorded
@@ -168,7 +168,7 @@ def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[tupl
 
 
 def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[tuple[str, str]]) -> None:
-    """`durability = "none"` renames and no more."""
+    """`durability = "none"` only renames."""
     for storage in opened(tmp_path / "data", durable=False):
         stored(storage, b"x")
     assert [call for call, _ in recorded] == ["rename"]
@@ -178,7 +178,7 @@ def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[tup
 
 
 def failing(error: int, after: int = 0) -> Callable[..., Any]:
-    """A system call that works `after` times and then fails with `error`."""
+    """Return a system call that succeeds `after` times and then fails with `error`."""
     calls = iter(range(after))
 
     def call(*_arguments: Any, **_options: Any) -> None:
@@ -192,8 +192,10 @@ NO_SPACE = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 
 
 @NO_SPACE
-def test_no_space_while_writing(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """StorageFull, no file left, no descriptor left; the next instance is stored when there is room again."""
+def test_a_full_disk_raises_storage_full_while_writing(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """No file and no descriptor remain. The next instance is stored when there is free space."""
     before = open_descriptors()
     writer = storage.writer()
     writer.write(b"fits")
@@ -208,8 +210,10 @@ def test_no_space_while_writing(storage: FileStorage, monkeypatch: pytest.Monkey
 
 
 @NO_SPACE
-def test_no_space_for_another_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """When not even an empty file can be made, that is StorageFull too."""
+def test_a_full_disk_raises_storage_full_for_a_new_file(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Not even an empty file can be created."""
     with monkeypatch.context() as full:
         full.setattr(os, "open", failing(error))
         with pytest.raises(StorageFull):
@@ -218,8 +222,10 @@ def test_no_space_for_another_file(storage: FileStorage, monkeypatch: pytest.Mon
 
 @NO_SPACE
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_no_space_while_syncing(durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> None:
-    """Whether the data or the folder cannot be synced: none of the batch was ever written."""
+def test_a_full_disk_raises_storage_full_while_syncing(
+    durable: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int, after: int
+) -> None:
+    """Either the data or the folder cannot be synced: no object of the batch is stored."""
     before = open_descriptors()
     keys = [finished(durable, b"x"), finished(durable, b"y")]
     with monkeypatch.context() as full:
@@ -230,8 +236,8 @@ def test_no_space_while_syncing(durable: FileStorage, monkeypatch: pytest.Monkey
     assert before == open_descriptors()
 
 
-def test_a_broken_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other errors keep their kind, and leave no file either."""
+def test_a_failing_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other errors keep their type. No file remains."""
     key, earlier = finished(durable, b"x"), stored(durable, b"y")
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", failing(errno.EIO))
@@ -241,7 +247,7 @@ def test_a_broken_disk_is_not_a_full_one(durable: FileStorage, monkeypatch: pyte
     assert len(files(durable)) == 1
 
 
-def test_a_synced_file_is_not_discarded(storage: FileStorage) -> None:
+def test_a_synced_file_cannot_be_discarded(storage: FileStorage) -> None:
     """It may have been acknowledged. A file that was only finished is deleted."""
     writer, unsynced = storage.writer(), storage.writer()
     kept, gone = writer.finish(), unsynced.finish()
@@ -266,7 +272,7 @@ def test_a_writer_that_has_ended_refuses_further_calls(storage: FileStorage) -> 
 def test_recovery_deletes_half_written_files(tmp_path: Path) -> None:
     """After `kill -9`: synced files stay, all others are deleted."""
     killed = FileStorage(NoSettings(), StorageContext(path=tmp_path, durable=True))
-    killed.recover()  # before the first start there is nothing, not even a folder
+    killed.recover()  # before the first start not even the folder exists
     killed.open()
     kept = stored(killed, b"kept")
     finished(killed, b"never synced")
@@ -292,8 +298,8 @@ def test_close_deletes_unsynced_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [*NEARLY_KEYS, UNKNOWN])
-def test_other_texts_than_keys_name_nothing(storage: FileStorage, key: str) -> None:
-    """Nothing but a key that this backend could have made becomes a path; nothing is deleted with such a text."""
+def test_an_invalid_key_names_no_file(storage: FileStorage, key: str) -> None:
+    """A text that is not a key of this backend never becomes a path, and nothing is deleted."""
     kept = stored(storage, b"x")
     with pytest.raises(StoredObjectMissing):
         storage.read(key)

@@ -1,4 +1,4 @@
-"""The `local` storage backend: how objects are written, read and deleted, and how segments fill."""
+"""The `local` storage backend: writing, reading and deleting objects, and the use of segments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SMALL = pytest.mark.parametrize("segment_blocks", [2])  # a segment is full afte
 
 
 def test_pieces_are_written_together(storage: LocalStorage) -> None:
-    """In their order, as many as there are."""
+    """In their order, in any number."""
     writer = storage.writer()
     writer.write(b"head ")
     writer.write_pieces([bytes([number % 256]) for number in range(3000)])
@@ -46,23 +46,23 @@ def test_pieces_are_written_together(storage: LocalStorage) -> None:
 
 
 def test_objects_of_an_ended_process_can_be_synced(storage: LocalStorage) -> None:
-    """The segment is closed, and read again for that."""
+    """The segment was closed and is opened again."""
     keys = [finished(storage, b"x"), finished(storage, b"y")]
     storage.sync(keys)
     restarted(storage).sync(keys)
 
 
-def test_writers_that_take_turns_share_a_segment(storage: LocalStorage) -> None:
-    """One after the other, synced or not."""
+def test_consecutive_writers_share_a_segment(storage: LocalStorage) -> None:
+    """Their objects may be synced or not."""
     keys = [stored(storage, b"x") for _ in range(5)] + [finished(storage, b"y") for _ in range(5)]
     assert 1 == len({key[:32] for key in keys}) == len(segments(storage))
 
 
 @pytest.mark.parametrize(("size", "count"), [(5000, 1), (LARGE_BYTES + 1, 3)])
-def test_writers_at_the_same_time_share_a_segment_unless_their_files_are_large(
+def test_concurrent_writers_share_a_segment_unless_their_files_are_large(
     storage: LocalStorage, size: int, count: int
 ) -> None:
-    """Those that are written as they come have one each, and leave it to others."""
+    """Large files are written while they arrive, each in its own segment, which later objects can use."""
     for _round in range(3):
         writers = [storage.writer() for _ in range(3)]
         for number, writer in enumerate(writers):
@@ -72,8 +72,8 @@ def test_writers_at_the_same_time_share_a_segment_unless_their_files_are_large(
     assert count == len(segments(storage))
 
 
-def test_the_memory_for_all_files_together_is_limited(storage: LocalStorage) -> None:
-    """Who comes when it is reached is written as it comes; who has ended does not count, however that was."""
+def test_the_memory_for_buffered_files_is_limited(storage: LocalStorage) -> None:
+    """At the limit, a file is written while it arrives. Writers that have finished or discarded do not count."""
     size = LARGE_BYTES // 2
     writers = [storage.writer() for _ in range(LARGE_TOTAL_BYTES // LARGE_BYTES)]
     for writer in writers:
@@ -95,7 +95,7 @@ def test_the_memory_for_all_files_together_is_limited(storage: LocalStorage) -> 
 
 
 def test_a_reused_buffer_leaves_no_bytes_of_an_earlier_object(storage: LocalStorage) -> None:
-    """What they are put together in is used again; behind a content there are zeros up to the next block."""
+    """The buffer is reused. After a content there are zeros up to the next block."""
     for size in (50_000, 3, 200_000, 70_000):
         key = stored(storage, bytes([255]) * size)
         path, start = segment_of(storage, key), int(key[33:], 16) * BLOCK
@@ -106,7 +106,7 @@ def test_a_reused_buffer_leaves_no_bytes_of_an_earlier_object(storage: LocalStor
 def test_objects_that_wait_for_their_sync_count_as_used_space(
     storage: LocalStorage, free_blocks: Callable[[LocalStorage], int]
 ) -> None:
-    """So the free space of the disk is known before the objects are written to it."""
+    """Their space is counted before they are written to the disk."""
     before = free_blocks(storage)
     keys = [finished(storage, bytes(LARGE_BYTES)) for _ in range(20)]
     assert before - free_blocks(storage) == 20 * (LARGE_BYTES // BLOCK + 1)
@@ -119,7 +119,7 @@ def test_objects_that_wait_for_their_sync_count_as_used_space(
 def test_without_direct_writes_the_page_cache_is_used(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    """File systems refuse O_DIRECT when a file is opened, or when blocks are not as they want them."""
+    """A file system may refuse O_DIRECT when a file is opened, or refuse the alignment of the blocks."""
     call = getattr(os, refused)
     direct: list[int] = []
 
@@ -142,7 +142,7 @@ def test_without_direct_writes_the_page_cache_is_used(
 
 
 def test_short_writes_are_completed(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel may do so, and then says how much it took."""
+    """The kernel may write less than requested and returns the number of bytes."""
     writev = os.pwritev
 
     def less(descriptor: int, pieces: Sequence[memoryview], offset: int) -> int:
@@ -156,7 +156,7 @@ def test_short_writes_are_completed(storage: LocalStorage, monkeypatch: pytest.M
 
 
 def test_the_space_of_deleted_objects_is_freed(storage: LocalStorage) -> None:
-    """At once, while other objects stay in the segment."""
+    """It is freed at once, while other objects remain in the segment."""
     key, other = stored(storage, os.urandom(1 << 20)), stored(storage, b"y")
     before = segment_of(storage, key).stat().st_blocks
     storage.delete([key])
@@ -165,10 +165,10 @@ def test_the_space_of_deleted_objects_is_freed(storage: LocalStorage) -> None:
 
 
 @pytest.mark.parametrize("segment_blocks", [3])
-def test_without_holes_the_space_is_freed_with_the_segment(
+def test_without_hole_punching_the_space_is_freed_with_the_segment(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the last object of the segment."""
+    """It is freed with the last object of the segment."""
 
     def no_holes(*_arguments: int) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -185,7 +185,7 @@ def test_without_holes_the_space_is_freed_with_the_segment(
 
 @SMALL
 def test_an_open_object_stays_readable_after_its_deletion(storage: LocalStorage) -> None:
-    """Its segment goes meanwhile."""
+    """Even if its segment is deleted."""
     key = stored(storage, b"x")
     with storage.read(key) as reader:
         assert b"x" == reader.read()
@@ -194,7 +194,7 @@ def test_an_open_object_stays_readable_after_its_deletion(storage: LocalStorage)
 
 
 def test_capacity_is_that_of_the_disk(storage: LocalStorage) -> None:
-    """Free room is what an unprivileged service may still fill."""
+    """Free space is the space that an unprivileged service can use."""
     capacity = storage.capacity()
     disk = os.statvfs(storage.context.path)
     assert disk.f_blocks * disk.f_frsize == capacity.total_bytes
@@ -202,7 +202,7 @@ def test_capacity_is_that_of_the_disk(storage: LocalStorage) -> None:
 
 
 def test_only_the_service_user_may_read(storage: LocalStorage) -> None:
-    """Folder and segments are the service's own."""
+    """The folder and the segments can be read by the service's user only."""
     stored(storage, b"x")
     root = storage.context.path / "instances"
     assert 0o700 == stat.S_IMODE(root.stat().st_mode)
@@ -210,7 +210,7 @@ def test_only_the_service_user_may_read(storage: LocalStorage) -> None:
 
 
 def test_it_is_registered_by_the_plugin_hook() -> None:
-    """The module's hook returns the backend under the name that the configuration uses."""
+    """The module's hook returns the backend under its name in the configuration."""
     assert {"local": LocalStorage} == {backend.name: backend for backend in dicom_adapter_storage_backends()}
 
 
@@ -218,8 +218,8 @@ def test_it_is_registered_by_the_plugin_hook() -> None:
 
 
 @SMALL
-def test_a_full_segment_is_sealed_closed_and_dropped_when_it_is_empty(durable: LocalStorage) -> None:
-    """Not before its records are synced."""
+def test_a_full_segment_is_sealed_closed_and_deleted_when_it_is_empty(durable: LocalStorage) -> None:
+    """It is sealed only after all its records are synced."""
     before = open_descriptors(durable)
     key = finished(durable, b"x")
     [path] = segments(durable)
@@ -232,7 +232,7 @@ def test_a_full_segment_is_sealed_closed_and_dropped_when_it_is_empty(durable: L
 
 
 @pytest.mark.parametrize("segment_blocks", [4])
-def test_a_full_segment_waits_for_all_that_is_in_it(durable: LocalStorage) -> None:
+def test_a_full_segment_stays_open_until_all_its_records_are_synced(durable: LocalStorage) -> None:
     """A record that is deleted before its sync does not delay it."""
     first, second, third = (finished(durable, b"x") for _ in range(3))
     [path] = segments(durable)
@@ -245,16 +245,16 @@ def test_a_full_segment_waits_for_all_that_is_in_it(durable: LocalStorage) -> No
 
 
 @SMALL
-def test_a_large_object_is_finished_in_the_segment_where_it_was_begun(durable: LocalStorage) -> None:
-    """However large it is; the next one has another segment."""
+def test_a_large_object_is_completed_in_its_segment(durable: LocalStorage) -> None:
+    """Whatever its size. The next object uses another segment."""
     large = os.urandom(20 * BLOCK)
     keys = [stored(durable, large), stored(durable, b"x")]
     assert large == content(durable, keys[0])
     assert 2 == len(segments(durable))
 
 
-def test_empty_segments_are_deleted_at_the_end(storage: LocalStorage) -> None:
-    """Those that are still written are kept while they are; no descriptor is lost."""
+def test_empty_segments_are_deleted_on_close(storage: LocalStorage) -> None:
+    """Segments with open writers are kept until these end. No descriptor remains open."""
     before = open_descriptors(storage)
     keys = [stored(storage, b"x") for _ in range(3)]
     storage.delete(keys)
@@ -268,8 +268,8 @@ def test_empty_segments_are_deleted_at_the_end(storage: LocalStorage) -> None:
 # --- several threads and processes ------------------------------------------------------------------------------------
 
 
-def test_another_process_reads_and_deletes_in_a_segment_that_is_written(storage: LocalStorage) -> None:
-    """The segment stays, and its writer continues. Tried: without the lock, the segment is deleted."""
+def test_another_process_reads_and_deletes_in_an_open_segment(storage: LocalStorage) -> None:
+    """The segment stays, and its writer continues. Verified to fail when there is no lock: the segment is deleted."""
     key = stored(storage, b"shared")
     second = LocalStorage(NoSettings(), storage.context)
     second.open()
@@ -284,7 +284,7 @@ def test_another_process_reads_and_deletes_in_a_segment_that_is_written(storage:
 
 
 def delete_in_a_process(context: StorageContext, keys: Any, deleted: Any) -> None:
-    """Delete whatever is asked for, until None."""
+    """Delete the keys that arrive, until None."""
     storage = LocalStorage(NoSettings(), context)
     storage.open()
     while (key := keys.get()) is not None:
@@ -295,7 +295,7 @@ def delete_in_a_process(context: StorageContext, keys: Any, deleted: Any) -> Non
 
 @pytest.mark.parametrize("segment_blocks", [16])
 def test_another_process_deletes_while_this_one_writes(durable: LocalStorage) -> None:
-    """Segments fill and go; what was not deleted is whole."""
+    """Segments fill and are deleted. All remaining objects are intact."""
     spawn = multiprocessing.get_context("spawn")
     keys, deleted = spawn.Queue(), spawn.Queue()
     process = spawn.Process(target=delete_in_a_process, args=(durable.context, keys, deleted))
@@ -316,11 +316,14 @@ def test_another_process_deletes_while_this_one_writes(durable: LocalStorage) ->
 
 
 @pytest.mark.parametrize("segment_blocks", [8])
-def test_threads_fill_segments_without_losing_one(storage: LocalStorage) -> None:
-    """Writers, syncs, reads and deletes from many threads: every kept object is whole, and no descriptor is lost."""
+def test_concurrent_threads_lose_no_object(storage: LocalStorage) -> None:
+    """Many threads write, sync, read and delete.
+
+    Every object that is kept is intact, and no descriptor remains open.
+    """
     before = open_descriptors(storage)
 
-    def life(number: int) -> tuple[str, bytes]:
+    def write_and_maybe_delete(number: int) -> tuple[str, bytes]:
         data = str(number).encode() * number
         key = stored(storage, data[: number // 2], data[number // 2 :])
         assert data == content(storage, key)
@@ -329,7 +332,7 @@ def test_threads_fill_segments_without_losing_one(storage: LocalStorage) -> None
         return key, data
 
     with ThreadPoolExecutor(8) as pool:
-        lives = list(pool.map(life, range(200)))
+        lives = list(pool.map(write_and_maybe_delete, range(200)))
     kept = dict(lives[::2])
     assert kept == contents(storage)
     storage.close()

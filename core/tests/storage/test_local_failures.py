@@ -1,4 +1,4 @@
-"""The `local` storage backend: durability, full and broken disks, and starts after a crash."""
+"""The `local` storage backend: durability, full and failing disks, and recovery after a crash."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NEARLY_KEYS = [
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what is synced, in order."""
+    """Return the names of the files and folders that are synced, in order."""
     calls: list[str] = []
 
     def recording(sync: Callable[[int], None]) -> Callable[[int], None]:
@@ -68,8 +68,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def test_one_sync_serves_all_of_a_segment(durable: LocalStorage, recorded: list[str]) -> None:
-    """Its name only once."""
+def test_one_sync_covers_all_objects_of_a_segment(durable: LocalStorage, recorded: list[str]) -> None:
+    """The name of the segment is synced only once."""
     keys = [finished(durable, b"x") for _ in range(20)]
     durable.sync(keys)
     name = segment_of(durable, keys[0]).name
@@ -79,13 +79,13 @@ def test_one_sync_serves_all_of_a_segment(durable: LocalStorage, recorded: list[
 
 
 def test_new_folders_are_durable_once_opened(tmp_path: Path, recorded: list[str]) -> None:
-    """Before anything is put into them."""
+    """Before a file is created in them."""
     for _storage in opened(tmp_path / "data", durable=True):
         assert ["data", tmp_path.name] == recorded
 
 
 def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[str]) -> None:
-    """`durability = "process"`: a process may end, the power must not."""
+    """`durability = "process"` survives the end of a process, but not a power loss."""
     for storage in opened(tmp_path / "data", durable=False):
         assert b"x" == content(storage, stored(storage, b"x"))
     assert [] == recorded
@@ -98,8 +98,10 @@ NO_SPACE = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
 
 
 @NO_SPACE
-def test_no_space_while_writing(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """StorageFull, and what had been written gives its room back; the segment is used again."""
+def test_a_full_disk_raises_storage_full_while_writing(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """The space of the incomplete object is freed, and the segment is used again."""
     kept = stored(storage, b"kept")
     size = segment_of(storage, kept).stat().st_size
     writer = storage.writer()
@@ -116,8 +118,10 @@ def test_no_space_while_writing(storage: LocalStorage, monkeypatch: pytest.Monke
 
 
 @NO_SPACE
-def test_no_space_for_the_last_bytes(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """The header of the record is as much as its content."""
+def test_a_full_disk_raises_storage_full_for_the_last_bytes(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A failure to write the record's header is handled like one of its content."""
     writer = storage.writer()
     writer.write(b"x")
     with monkeypatch.context() as full:
@@ -131,13 +135,13 @@ def test_no_space_for_the_last_bytes(storage: LocalStorage, monkeypatch: pytest.
 
 
 @NO_SPACE
-def test_no_space_for_objects_that_wait_for_their_sync(
+def test_a_full_disk_fails_all_objects_that_wait_in_the_segment(
     storage: LocalStorage,
     monkeypatch: pytest.MonkeyPatch,
     free_blocks: Callable[[LocalStorage], int],
     error: int,
 ) -> None:
-    """It is StorageFull for all that waits in the segment, and what comes next goes elsewhere."""
+    """All of them raise StorageFull, and later objects use another segment."""
     kept, before = stored(storage, b"kept"), free_blocks(storage)
     keys, other = [finished(storage, os.urandom(50_000)) for _ in range(3)], finished(storage, b"other")
     with monkeypatch.context() as full:
@@ -153,8 +157,10 @@ def test_no_space_for_objects_that_wait_for_their_sync(
 
 
 @NO_SPACE
-def test_no_space_for_another_segment(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
-    """When not even an empty one can be made, that is StorageFull too, and nothing of it is left."""
+def test_a_full_disk_raises_storage_full_for_a_new_segment(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """Not even an empty segment can be created, and no file remains."""
     before = open_descriptors(storage)
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
@@ -165,8 +171,10 @@ def test_no_space_for_another_segment(storage: LocalStorage, monkeypatch: pytest
 
 @NO_SPACE
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
-def test_no_space_while_syncing(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int, call: str) -> None:
-    """Whether the data or the folder cannot be synced: none of the batch was ever written."""
+def test_a_full_disk_raises_storage_full_while_syncing(
+    durable: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int, call: str
+) -> None:
+    """Either the data or the folder cannot be synced: no object of the batch is stored."""
     before = open_descriptors(durable)
     keys = [finished(durable, b"x"), finished(durable, b"y")]
     with monkeypatch.context() as full:
@@ -179,9 +187,9 @@ def test_no_space_while_syncing(durable: LocalStorage, monkeypatch: pytest.Monke
 
 
 def test_a_segment_is_not_used_after_a_failed_sync(durable: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later sync may report success for what was lost (fsync(2)): what else waits in it fails too.
+    """A later sync may report success although data was lost (fsync(2)), so all unsynced objects in the segment fail.
 
-    What was durable before stays, and what comes next goes elsewhere.
+    Objects that were durable before are kept, and later objects use another segment.
     """
     earlier = stored(durable, b"earlier")
     key, other = finished(durable, b"x"), finished(durable, b"y")
@@ -212,7 +220,7 @@ def test_a_writer_that_has_ended_refuses_further_calls(storage: LocalStorage) ->
 
 
 def test_a_restart_deletes_half_written_objects(durable: LocalStorage) -> None:
-    """After `kill -9`: stored objects stay, incomplete ones are deleted and their space is freed."""
+    """After `kill -9`: stored objects are kept, incomplete ones are deleted and their space is freed."""
     kept = stored(durable, b"kept")
     size = segment_of(durable, kept).stat().st_size
     durable.writer().write(os.urandom(10 * BLOCK))
@@ -223,8 +231,11 @@ def test_a_restart_deletes_half_written_objects(durable: LocalStorage) -> None:
     assert is_sealed(segment_of(durable, kept))
 
 
-def test_a_restart_deletes_records_that_are_not_whole(durable: LocalStorage) -> None:
-    """A power loss may leave a header whose content is lost, between others. Tried: without the check, it is a key."""
+def test_a_restart_deletes_incomplete_records(durable: LocalStorage) -> None:
+    """A power loss may keep a header and lose its content.
+
+    Verified to fail when the content is not checked: the record has a key.
+    """
     first, torn, last = (stored(durable, bytes([number]) * 9000) for number in range(3))
     path = segment_of(durable, torn)
     kill_local_storage(durable)
@@ -236,7 +247,7 @@ def test_a_restart_deletes_records_that_are_not_whole(durable: LocalStorage) -> 
 
 
 def test_a_restart_deletes_empty_segments(durable: LocalStorage) -> None:
-    """Also one whose beginning never got to the disk; files of others stay."""
+    """Also a segment whose header never reached the disk. Files of other programs are kept."""
     writer = durable.writer()
     writer.write(b"half")
     root = durable.context.path / "instances"
@@ -250,7 +261,7 @@ def test_a_restart_deletes_empty_segments(durable: LocalStorage) -> None:
 
 @SMALL
 def test_a_restart_does_not_read_sealed_segments(durable: LocalStorage, monkeypatch: Any) -> None:
-    """So a start is fast, however much is stored."""
+    """The duration of a start does not depend on the number of stored objects."""
     key = stored(durable, b"x")
     monkeypatch.setattr(Segment, "walk", failing(errno.EIO))
     monkeypatch.setattr(Segment, "is_empty", lambda _segment: False)
@@ -258,14 +269,14 @@ def test_a_restart_does_not_read_sealed_segments(durable: LocalStorage, monkeypa
     assert b"x" == content(again, key)
 
 
-def test_before_the_first_start_there_is_nothing_to_recover(tmp_path: Path) -> None:
+def test_recovery_before_the_first_start_does_nothing(tmp_path: Path) -> None:
     """Not even the folder exists."""
     LocalStorage(NoSettings(), StorageContext(path=tmp_path / "none", durable=True)).recover()
     assert [] == list(tmp_path.iterdir())
 
 
 def test_existing_segments_are_not_written_after_a_restart(durable: LocalStorage) -> None:
-    """New objects are written to new segments, so existing ones cannot be damaged."""
+    """New objects are written to new segments, so existing segments cannot be damaged."""
     kept = stored(durable, b"kept")
     kill_local_storage(durable)
     again = restarted(durable)
@@ -279,8 +290,8 @@ def test_existing_segments_are_not_written_after_a_restart(durable: LocalStorage
 
 
 @pytest.mark.parametrize("key", [*NEARLY_KEYS, UNKNOWN])
-def test_other_texts_than_keys_name_nothing(storage: LocalStorage, key: str) -> None:
-    """Nothing but a key that this backend could have made becomes a path; nothing is deleted with such a text."""
+def test_an_invalid_key_names_no_object(storage: LocalStorage, key: str) -> None:
+    """A text that is not a key of this backend never becomes a path, and nothing is deleted."""
     kept = stored(storage, b"x")
     with pytest.raises(StoredObjectMissing):
         storage.read(key)
@@ -293,8 +304,8 @@ def test_other_texts_than_keys_name_nothing(storage: LocalStorage, key: str) -> 
 
 
 @pytest.mark.parametrize("block", ["0", "2", "3", "ffffffffff"])
-def test_a_block_in_which_nothing_begins_is_missing(storage: LocalStorage, block: str) -> None:
-    """The segment's own header, the middle of an object, and what lies beyond its end."""
+def test_a_block_in_which_no_record_begins_is_missing(storage: LocalStorage, block: str) -> None:
+    """The segment's header, the middle of an object, and a block after the end."""
     kept = stored(storage, bytes(2 * BLOCK))
     key = f"{kept[:32]}-{block}"
     with pytest.raises(StoredObjectMissing):

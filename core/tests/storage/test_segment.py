@@ -1,4 +1,4 @@
-"""Segments: what is read from them after writes, torn writes, forgeries and deletions."""
+"""Segments: records after writes, torn writes, forgeries and deletions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def segment(tmp_path: Path) -> Iterator[Segment]:
 
 
 def append(segment: Segment, content: bytes, *, checksum: int | None = None) -> Record:
-    """Write a record behind the last one."""
+    """Write a record after the last one."""
     record = Record(
         start=segment.end,
         length=len(content),
@@ -38,7 +38,7 @@ def append(segment: Segment, content: bytes, *, checksum: int | None = None) -> 
 
 
 def content(segment: Segment, record: Record) -> bytes:
-    """Read through a descriptor of its own."""
+    """Read a record through another descriptor."""
     with Segment.open(segment.path).reader(record) as reader:
         return reader.read()
 
@@ -48,7 +48,7 @@ def open_descriptors() -> int:
 
 
 def no_holes(code: int) -> object:
-    """A file system without them."""
+    """Simulate a file system without hole punching."""
 
     def refuse(*_arguments: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -61,7 +61,7 @@ def no_holes(code: int) -> object:
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK - RECORD.size, BLOCK - RECORD.size + 1, BLOCK, 3 * BLOCK + 7])
 def test_records_of_every_size_are_found_and_read(segment: Segment, size: int) -> None:
-    """Each begins with a block, and nothing else has to be known to find it."""
+    """Each record begins at a block, so it can be found without an index."""
     contents = [os.urandom(size), b"next", os.urandom(size)]
     records = [append(segment, one) for one in contents]
 
@@ -71,7 +71,7 @@ def test_records_of_every_size_are_found_and_read(segment: Segment, size: int) -
 
 
 def test_a_reader_stays_within_its_record(segment: Segment) -> None:
-    """Seeking and reading as in a file of its own; the neighbours are not to be seen."""
+    """It reads and seeks as in a separate file. Adjacent records cannot be read."""
     append(segment, b"before")
     record = append(segment, b"0123456789")
     append(segment, b"after")
@@ -85,7 +85,10 @@ def test_a_reader_stays_within_its_record(segment: Segment) -> None:
 
 
 def test_pydicom_reads_a_record(segment: Segment, tmp_path: Path) -> None:
-    """Which asks buffered files for their names. Tried: without one, no header can be read."""
+    """pydicom reads the name of a buffered file.
+
+    Verified to fail when the reader has no name: no header can be read.
+    """
     write(make_instance(patient_id="P1"), tmp_path / "one.dcm")
     append(segment, b"before")
     record = append(segment, (tmp_path / "one.dcm").read_bytes())
@@ -93,8 +96,8 @@ def test_pydicom_reads_a_record(segment: Segment, tmp_path: Path) -> None:
         assert "P1" == dcmread(reader, stop_before_pixels=True).PatientID
 
 
-def test_more_pieces_than_the_system_takes_at_once_are_written(segment: Segment) -> None:
-    """Tried: with all of them in one call it says `Invalid argument`."""
+def test_more_pieces_than_one_system_call_accepts_are_written(segment: Segment) -> None:
+    """Verified to fail when all pieces are passed to one call: it fails with `Invalid argument`."""
     pieces = [bytes([number % 256]) for number in range(2 * MOST_PIECES)]
     end = write_all(segment.descriptor, pieces, BLOCK)
 
@@ -103,7 +106,7 @@ def test_more_pieces_than_the_system_takes_at_once_are_written(segment: Segment)
 
 
 def test_short_writes_are_completed(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that takes three bytes at a time loses none."""
+    """No byte is lost if the kernel writes only three bytes at a time."""
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwritev", lambda descriptor, pieces, at: pwrite(descriptor, pieces[0][:3], at))
     monkeypatch.setattr(os, "pwrite", lambda descriptor, piece, at: pwrite(descriptor, bytes(piece[:3]), at))
@@ -112,12 +115,12 @@ def test_short_writes_are_completed(segment: Segment, monkeypatch: pytest.Monkey
 
 
 def test_content_that_looks_like_a_record_is_not_read_as_one(segment: Segment, tmp_path: Path) -> None:
-    """A sender may send what was once a segment: the nonce in it is another one's, and it is never asked for one."""
+    """A sender may send a copy of a segment: the nonce in it differs from the one of the segment that stores it."""
     other = Segment.create(tmp_path / "other.segment")
     append(other, b"forged")
     forged = os.pread(other.descriptor, 3 * BLOCK, 0)
     other.close()
-    padding = bytes(BLOCK - RECORD.size)  # so that the forged header lies where a record's would
+    padding = bytes(BLOCK - RECORD.size)  # places the forged header where the header of a record would be
     record = append(segment, padding + forged)
 
     assert [record] == list(segment.walk())
@@ -125,7 +128,7 @@ def test_content_that_looks_like_a_record_is_not_read_as_one(segment: Segment, t
 
 
 def test_a_record_without_its_header_is_not_read(segment: Segment) -> None:
-    """Its blocks are seen, as those of something that is under way or torn."""
+    """Its blocks are treated as incomplete."""
     record = append(segment, b"whole")
     write_all(segment.descriptor, [b"x" * (2 * BLOCK)], segment.end + RECORD.size)
 
@@ -134,8 +137,8 @@ def test_a_record_without_its_header_is_not_read(segment: Segment) -> None:
 
 
 @pytest.mark.parametrize("offset", range(RECORD.size))
-def test_a_header_with_a_wrong_bit_is_not_read(segment: Segment, offset: int) -> None:
-    """Wherever it is."""
+def test_a_header_with_a_changed_bit_is_not_read(segment: Segment, offset: int) -> None:
+    """At any position."""
     record = append(segment, b"content")
     place = record.start + offset
     (byte,) = os.pread(segment.descriptor, 1, place)
@@ -144,8 +147,8 @@ def test_a_header_with_a_wrong_bit_is_not_read(segment: Segment, offset: int) ->
     assert segment.record_at(record.start) is None
 
 
-def test_content_with_a_wrong_checksum_or_length_is_not_whole(segment: Segment) -> None:
-    """Another byte, or an end that is missing."""
+def test_content_with_a_wrong_checksum_or_length_is_incomplete(segment: Segment) -> None:
+    """A changed byte, or a missing end."""
     changed, cut = append(segment, b"changed", checksum=zlib.crc32(b"as sent")), append(segment, b"cut" * BLOCK)
     segment.truncate(cut.start + BLOCK)
 
@@ -156,7 +159,7 @@ def test_content_with_a_wrong_checksum_or_length_is_not_whole(segment: Segment) 
 
 
 def test_a_deleted_record_becomes_a_hole(segment: Segment) -> None:
-    """Its space is freed at once, and the neighbours stay."""
+    """Its space is freed at once, and adjacent records stay."""
     first, second, third = (append(segment, os.urandom(64 * BLOCK)) for _ in range(3))
     before = os.fstat(segment.descriptor).st_blocks
     segment.free(second)
@@ -167,10 +170,10 @@ def test_a_deleted_record_becomes_a_hole(segment: Segment) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(module.NO_HOLES))
-def test_without_holes_a_deleted_record_is_marked_as_dead(
+def test_without_hole_punching_a_deleted_record_is_marked(
     segment: Segment, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """It is skipped, and not counted."""
+    """It is skipped and not counted."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(code))
     first, second = append(segment, b"first"), append(segment, b"second")
     segment.free(first)
@@ -183,8 +186,8 @@ def test_without_holes_a_deleted_record_is_marked_as_dead(
     assert segment.is_empty()
 
 
-def test_another_failure_to_make_a_hole_is_raised(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken disk is not a disk without holes."""
+def test_other_failures_of_hole_punching_are_raised(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing disk is not a file system without hole punching."""
     monkeypatch.setattr(module, "_punch_hole", no_holes(errno.EIO))
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         segment.free(append(segment, b"x"))
@@ -195,7 +198,7 @@ def test_another_failure_to_make_a_hole_is_raised(segment: Segment, monkeypatch:
 
 @pytest.mark.parametrize("beginning", [b"", b"dicom", bytes(SEGMENT.size), b"x" * BLOCK])
 def test_other_files_than_segments_are_refused(tmp_path: Path, beginning: bytes) -> None:
-    """No descriptor stays open."""
+    """No descriptor remains open."""
     path = tmp_path / "x.segment"
     path.write_bytes(beginning)
     before = open_descriptors()
@@ -205,7 +208,7 @@ def test_other_files_than_segments_are_refused(tmp_path: Path, beginning: bytes)
 
 
 def test_a_segment_that_cannot_be_created_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither its file nor its descriptor."""
+    """The file is deleted and its descriptor closed."""
     before = open_descriptors()
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", no_holes(errno.ENOSPC))
@@ -214,16 +217,16 @@ def test_a_segment_that_cannot_be_created_leaves_no_file(tmp_path: Path, monkeyp
     assert (before, []) == (open_descriptors(), list(tmp_path.iterdir()))
 
 
-def test_nonces_do_not_repeat_and_are_not_shown(segment: Segment, tmp_path: Path) -> None:
-    """A sender that knew it could forge records."""
+def test_nonces_are_unique_and_not_shown(segment: Segment, tmp_path: Path) -> None:
+    """A sender that knew a nonce could forge records."""
     other = Segment.create(tmp_path / "other.segment")
     assert segment.nonce != other.nonce
     assert repr(segment.nonce) not in repr(segment)
     other.close()
 
 
-def test_other_processes_see_that_a_segment_is_written(segment: Segment) -> None:
-    """Also within one process; until it is closed."""
+def test_an_open_segment_is_visible_to_other_processes(segment: Segment) -> None:
+    """Also within one process, until it is closed."""
     looking = Segment.open(segment.path, to_change=True)
     assert looking.is_written()
     segment.close()
@@ -232,7 +235,7 @@ def test_other_processes_see_that_a_segment_is_written(segment: Segment) -> None
 
 
 def test_a_sealed_segment_stays_sealed(segment: Segment) -> None:
-    """The mark touches nothing else."""
+    """Sealing changes no other byte."""
     record = append(segment, b"x")
     assert not segment.is_sealed
     segment.mark_sealed()

@@ -1,4 +1,4 @@
-"""The adapter of a test: these instances at these times, therefore these jobs; and what a failure tells."""
+"""The `adapter` fixture: instances at given times lead to jobs, and failed expectations explain the difference."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def adapter_configuration() -> str:
 # --- these instances, therefore these jobs ----------------------------------------------------------------------------
 
 
-def test_every_arrival_starts_the_wait_anew(adapter: Adapter) -> None:
-    """What an author writes: five lines."""
+def test_every_arrival_restarts_the_wait(adapter: Adapter) -> None:
+    """A typical test of a plugin author: five lines."""
     study = make_study(instances=4)
     for second, instance in zip((0, 4, 7, 8), study, strict=True):
         adapter.receive(instance, at=second)
@@ -44,13 +44,12 @@ def test_every_arrival_starts_the_wait_anew(adapter: Adapter) -> None:
 
 
 def test_no_jobs_can_be_expected(adapter: Adapter) -> None:
-    """Up to a moment before a group is due."""
+    """Until just before a group is due."""
     adapter.receive(make_instance())
     adapter.expect_jobs(by=4.999)
 
 
-def test_everything_of_a_job_can_be_expected(adapter: Adapter) -> None:
-    """What a job has, and where it stands."""
+def test_all_properties_of_a_job_can_be_expected(adapter: Adapter) -> None:
     adapter.receive(make_instance())
     adapter.expect_jobs(
         ExpectedJob(
@@ -73,8 +72,8 @@ def failure(adapter: Adapter, *expected: ExpectedJob, by: float | None = None) -
     return str(raised.value).splitlines()
 
 
-def test_a_missing_job_is_told_with_the_group_that_waits(adapter: Adapter) -> None:
-    """The reader sees why there is none yet."""
+def test_a_missing_job_is_reported_with_the_waiting_group(adapter: Adapter) -> None:
+    """The message shows why there is no job yet."""
     study = make_study(instances=2, study_uid="1.2.3")
     adapter.receive(*study)
     assert [
@@ -90,18 +89,18 @@ def test_a_missing_job_is_told_with_the_group_that_waits(adapter: Adapter) -> No
     ] == failure(adapter, ExpectedJob("p-lung", instances=study, at=5), by=4.5)
 
 
-def test_a_job_that_nobody_expected_is_told(adapter: Adapter) -> None:
-    """With all that it has."""
+def test_an_unexpected_job_is_reported(adapter: Adapter) -> None:
+    """With all of its properties."""
     adapter.receive(make_instance())
-    told = failure(adapter, by=5)
+    lines = failure(adapter, by=5)
     job = "pipeline p-lung, instances 1, at 5 s, AE title LUNG, name LUNG-lung-20260105080005, priority normal"
-    assert [f"job 1 was not expected: {job}, state submitted"] == told[1:2]
-    assert f"  1. {job}, state submitted" in told
-    assert "  instances: 1 reclaimed" in told
+    assert [f"job 1 was not expected: {job}, state submitted"] == lines[1:2]
+    assert f"  1. {job}, state submitted" in lines
+    assert "  instances: 1 reclaimed" in lines
 
 
-def test_each_difference_of_a_job_is_told(adapter: Adapter) -> None:
-    """What there is, instead of what."""
+def test_each_difference_of_a_job_is_reported(adapter: Adapter) -> None:
+    """With the actual and the expected value."""
     first, second = make_study(instances=2)
     adapter.receive(first, second)
     other = make_instance()
@@ -120,7 +119,7 @@ def test_each_difference_of_a_job_is_told(adapter: Adapter) -> None:
 
 
 class Picky(JobProcessorBase[NoSettings]):
-    """Does what a patient's id says."""
+    """Fails as the patient ID requests."""
 
     name = "picky"
 
@@ -133,30 +132,30 @@ class Picky(JobProcessorBase[NoSettings]):
         self.remove_instances([instance])
 
 
-class Brought:
+class PickyPlugin:
     @hookimpl
     def dicom_adapter_processors(self) -> list[type[Picky]]:
         return [Picky]
 
 
-def test_what_went_wrong_is_told(make_adapter: MakeAdapter) -> None:
+def test_the_account_has_every_failure(make_adapter: MakeAdapter) -> None:
     """Quarantined instances, failed turns, refused instances and faulted jobs, each with its reason."""
-    adapter = make_adapter('[ae-titles.A]\nprocessor = "picky"\n', Plugin(Brought()))
-    adapter.platform.fail("start", Permanent("the platform has no room"))
+    adapter = make_adapter('[ae-titles.A]\nprocessor = "picky"\n', Plugin(PickyPlugin()))
+    adapter.platform.fail("start", Permanent("the platform is full"))
     same = make_instance(patient_id="OK")
     changed = make_instance(patient_id="BAD", sop_uid="1.2.3")
     again = make_instance(patient_id="BAD", sop_uid="1.2.3", rows=8)
     adapter.receive(same, make_instance(patient_id="BAD"), make_instance(patient_id="BUG"), changed)
     adapter.receive(again)
-    told = adapter.account()
-    assert "state faulted (the platform has no room)" in told
-    assert "instance_quarantined at 0 s: it is not for this AE title" in told
-    assert "processor_failed at 0 s: KeyError at " in told
-    assert repr(adapter) == told
+    account = adapter.account()
+    assert "state faulted (the platform is full)" in account
+    assert "instance_quarantined at 0 s: it is not for this AE title" in account
+    assert "processor_failed at 0 s: KeyError at " in account
+    assert repr(adapter) == account
 
 
-def test_a_plain_assert_tells_the_same(pytester: pytest.Pytester) -> None:
-    """`assert [] == adapter.jobs` is enough to see why there are jobs, or none."""
+def test_a_plain_assert_shows_the_account(pytester: pytest.Pytester) -> None:
+    """`assert [] == adapter.jobs` is sufficient to see which jobs there are, and which groups wait."""
     pytester.makepyfile(
         f"""
         from dicom_adapter.testing import make_instance
@@ -183,15 +182,15 @@ def test_a_plain_assert_tells_the_same(pytester: pytest.Pytester) -> None:
 # --- time and place ---------------------------------------------------------------------------------------------------
 
 
-def test_time_does_not_go_back(adapter: Adapter) -> None:
-    """An instance cannot arrive before one that has arrived."""
+def test_time_does_not_go_backwards(adapter: Adapter) -> None:
+    """An instance cannot arrive before an earlier one."""
     adapter.advance(10)
     with pytest.raises(ValueError, match="9 s is past: 10 s have passed since the beginning"):
         adapter.receive(make_instance(), at=9)
 
 
-def test_of_several_ae_titles_one_has_to_be_named(make_adapter: MakeAdapter) -> None:
-    """It is not guessed."""
+def test_an_ae_title_is_required_if_several_are_configured(make_adapter: MakeAdapter) -> None:
+    """The fixture does not guess."""
     adapter = make_adapter(LUNG + LUNG.replace("LUNG", "HEAD"))
     with pytest.raises(ValueError, match="several AE titles are configured, name one: ae_title=LUNG or HEAD"):
         adapter.receive(make_instance())
@@ -199,8 +198,8 @@ def test_of_several_ae_titles_one_has_to_be_named(make_adapter: MakeAdapter) -> 
     adapter.expect_jobs(ExpectedJob("p-lung", ae_title="HEAD"), by=5)
 
 
-def test_the_platform_has_what_was_submitted(adapter: Adapter) -> None:
-    """The submitter `memory` keeps metadata and files; faults are retried as those of any platform."""
+def test_the_platform_has_the_submitted_jobs(adapter: Adapter) -> None:
+    """The submitter `memory` keeps metadata and files. Faults are retried as those of any platform."""
     adapter.platform.fail("upload", Retriable("too busy"), times=2)
     study = make_study(instances=2)
     adapter.receive(*study)
@@ -212,8 +211,8 @@ def test_the_platform_has_what_was_submitted(adapter: Adapter) -> None:
         adapter.platform.fail("uplaod", Retriable("typing error"))
 
 
-def test_what_is_stored_in_memory_survives_a_restart(adapter: Adapter) -> None:
-    """Instances, and the group with its deadline."""
+def test_the_storage_in_memory_survives_a_restart(adapter: Adapter) -> None:
+    """It keeps the instances, and the group keeps its deadline."""
     study = make_study(instances=2)
     adapter.receive(*study)
     adapter.advance(3)
@@ -223,7 +222,7 @@ def test_what_is_stored_in_memory_survives_a_restart(adapter: Adapter) -> None:
     assert [] == list(adapter.storage.keys())
 
 
-def test_two_adapters_have_nothing_in_common(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_two_adapters_share_nothing(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither storage nor platform."""
     other = Adapter(tmp_path_factory.mktemp("other"), LUNG)
     adapter.receive(make_instance())
@@ -232,8 +231,8 @@ def test_two_adapters_have_nothing_in_common(adapter: Adapter, tmp_path_factory:
     other.close()
 
 
-def test_a_configuration_may_name_its_own_storage_and_submitter(make_adapter: MakeAdapter) -> None:
-    """Nothing is added to what is there."""
+def test_a_configuration_may_have_its_own_storage_and_submitter(make_adapter: MakeAdapter) -> None:
+    """Nothing is added to its tables."""
     adapter = make_adapter('storage = { path = "data", reserve = 0 }\nsubmitters.p.type = "memory"\n' + LUNG)
     assert ("local", ["p"]) == (adapter.config.storage.backend, list(adapter.config.submitters))
 
@@ -241,8 +240,8 @@ def test_a_configuration_may_name_its_own_storage_and_submitter(make_adapter: Ma
 # --- over the network -------------------------------------------------------------------------------------------------
 
 
-def test_instances_come_over_a_real_association(adapter: Adapter) -> None:
-    """The real receiver takes them, at the virtual time; what the platform gets is what was sent."""
+def test_instances_can_be_sent_over_a_real_association(adapter: Adapter) -> None:
+    """The real receiver stores them at the simulated time, and the platform receives them unchanged."""
     study = make_study(modality="SR", instances=2)
     assert [True, True] == [result.ok for result in adapter.send(*study, calling_ae_title="CT1")]
     assert [True] == [result.ok for result in adapter.send(make_instance(modality="SEG"), at=2)]
@@ -253,8 +252,8 @@ def test_instances_come_over_a_real_association(adapter: Adapter) -> None:
     assert "CT1" == received[0].file_meta.SourceApplicationEntityTitle
 
 
-def test_what_the_receiver_refuses_is_told(adapter: Adapter) -> None:
-    """An AE title that is not configured takes nothing."""
+def test_a_rejection_by_the_receiver_is_reported(adapter: Adapter) -> None:
+    """The AE title is not configured."""
     (result,) = adapter.send(make_instance(), ae_title="NOBODY")
     assert (False, None) == (result.ok, result.status)
     assert "called ae title not recognised" in result.message
@@ -263,7 +262,7 @@ def test_what_the_receiver_refuses_is_told(adapter: Adapter) -> None:
 # --- in pytest --------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_configuration_the_fixture_says_what_is_missing(pytester: pytest.Pytester) -> None:
+def test_the_fixture_reports_a_missing_configuration(pytester: pytest.Pytester) -> None:
     """In one line, without a traceback."""
     pytester.makepyfile("def test_it(adapter): ...")
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
@@ -271,7 +270,7 @@ def test_without_a_configuration_the_fixture_says_what_is_missing(pytester: pyte
 
 
 def test_pytest_starts_without_the_adapter() -> None:
-    """Whoever has it installed pays nothing for it in tests of something else."""
+    """The plugin for pytest must not slow down other test suites."""
     heavy = "{'sqlalchemy', 'pydicom', 'pynetdicom', 'alembic'}"
     program = f"import dicom_adapter.testing.fixtures, sys; print(sorted({heavy} & sys.modules.keys()))"
     assert "[]\n" == subprocess.check_output([sys.executable, "-c", program], text=True)

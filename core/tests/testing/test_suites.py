@@ -1,4 +1,4 @@
-"""The conformance suites find what is wrong with plugins that were written carelessly, and say what it is."""
+"""The conformance suites find typical mistakes of plugins and name them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 
 from dicom_adapter.simulation.memory import memory_storage
 from dicom_adapter.testing import BaseStorageBackendTests
-from dicom_adapter.testing.adapter import Adapter  # noqa: F401 - pytester runs in this process, and forgets what it imports
+from dicom_adapter.testing.adapter import Adapter  # noqa: F401 - pytester removes modules that it imported
 
 Expected = dict[str, str]
 
 
 class TestMemory(BaseStorageBackendTests):
-    """What comes along for tests keeps the rules too."""
+    """The storage in memory, which is intended for tests, passes the suite, too."""
 
     streams = False
 
@@ -24,7 +24,7 @@ class TestMemory(BaseStorageBackendTests):
 
 
 def run(pytester: pytest.Pytester, source: str, *tests: str) -> dict[str, str]:
-    """Run tests of a suite on careless plugins; returns the messages of those that failed, by class and test."""
+    """Run tests of a suite on careless plugins. Return the messages of the failed tests, by class and test."""
     pytester.makepyfile(source)
     wanted = " or ".join(tests)
     result = pytester.inline_run("-p", "no:cacheprovider", "-p", "no:xdist", "-k", wanted)
@@ -37,7 +37,7 @@ def run(pytester: pytest.Pytester, source: str, *tests: str) -> dict[str, str]:
 
 
 def expect(failed: dict[str, str], expected: Expected) -> None:
-    """Each of these tests has failed with a message that has this in it, and no other one."""
+    """Check that exactly these tests failed, each with a message that contains this text."""
     assert sorted(expected) == sorted(failed), failed
     assert {} == {name: failed[name] for name, part in expected.items() if part not in failed[name]}
 
@@ -182,10 +182,10 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_careless_processor_is_found(
+def test_mistakes_of_a_processor_are_found(
     pytester: pytest.Pytester, cls: str, tests: list[str], expected: Expected
 ) -> None:
-    """Each habit that works until something goes wrong makes a test fail that says which rule it breaks."""
+    """Each mistake is harmless until something goes wrong. A test fails with the rule that is broken."""
     failed = run(pytester, PROCESSORS, *(f"(Test{cls} and {test})" for test in tests))
     expect(failed, {f"Test{cls}::test_{name}": message for name, message in expected.items()})
 
@@ -249,8 +249,8 @@ class TestCareless(BaseStorageBackendTests):
 """
 
 
-def test_a_careless_storage_backend_is_found(pytester: pytest.Pytester) -> None:
-    """It works as long as nothing goes wrong."""
+def test_mistakes_of_a_storage_backend_are_found(pytester: pytest.Pytester) -> None:
+    """The backend works as long as nothing fails."""
     failed = run(pytester, STORAGE, "TestCareless and not hospital")
     expect(
         {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
@@ -322,8 +322,8 @@ class TestCareless(BaseSubmitterTests):
 """
 
 
-def test_a_careless_submitter_is_found(pytester: pytest.Pytester) -> None:
-    """It works as long as every call is made once."""
+def test_mistakes_of_a_submitter_are_found(pytester: pytest.Pytester) -> None:
+    """The submitter works as long as every call is made once."""
     failed = run(pytester, SUBMITTER, "TestCareless")
     expect(
         {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
@@ -340,8 +340,8 @@ def test_a_careless_submitter_is_found(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_a_suite_says_what_has_to_be_overridden(pytester: pytest.Pytester) -> None:
-    """In words, not with an AttributeError."""
+def test_a_suite_names_the_fixture_that_must_be_overridden(pytester: pytest.Pytester) -> None:
+    """The message is not an AttributeError."""
     failed: dict[str, Any] = run(
         pytester,
         """

@@ -1,4 +1,4 @@
-"""What is different between two configurations, as it is shown and acted upon."""
+"""Differences between two configurations, as they are shown and applied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Take = Callable[..., Snapshot]
 
 @pytest.fixture
 def take(tmp_path: Path) -> Take:
-    """What a configuration says."""
+    """Return a function that takes a snapshot of a configuration."""
 
     def take(text: str, salt: str = "salt") -> Snapshot:
         plugins = discover(disable=plugin_settings(text).disable)
@@ -36,12 +36,15 @@ def take(tmp_path: Path) -> Take:
 
 
 def keys(plan: Plan) -> tuple[list[str], list[str]]:
-    """What can be reloaded of the keys that are no AE title's and no submitter's, and what cannot."""
+    """Return the other keys that can be reloaded, and those that cannot.
+
+    Keys of AE titles and submitters are omitted.
+    """
     return [change.key for change in plan.settings], [change.key for change in plan.restart]
 
 
-def test_nothing_is_different_when_only_the_writing_is(take: Take) -> None:
-    """Defaults that are written out, comments, another order."""
+def test_equivalent_texts_have_no_differences(take: Take) -> None:
+    """Explicit defaults, comments, and another order of tables."""
     written = LUNG + "# a comment\n[dicom]\nport = 11112\nidle-timeout = 60\n" + PLATFORM + "parallel = 4\n" + START
     assert compare(take(BOTH), take(written)).is_empty
 
@@ -55,8 +58,8 @@ def test_nothing_is_different_when_only_the_writing_is(take: Take) -> None:
         ('default-submitter = "platform"\n', "default-submitter"),
     ],
 )
-def test_limits_are_reloaded(take: Take, text: str, reloadable: str) -> None:
-    """Nothing is open with them."""
+def test_limits_can_be_reloaded(take: Take, text: str, reloadable: str) -> None:
+    """They hold no open resource."""
     assert ([reloadable], []) == keys(compare(take(BOTH), take(text + BOTH)))
 
 
@@ -71,20 +74,20 @@ def test_limits_are_reloaded(take: Take, text: str, reloadable: str) -> None:
         (BOTH.replace("[storage]", "[storage]\nbackend = 'files'"), "storage.backend"),
     ],
 )
-def test_what_is_open_is_not_reloaded(take: Take, text: str, needs_restart: str) -> None:
-    """Nor is what nobody has said of that it can be."""
+def test_settings_of_open_resources_need_a_restart(take: Take, text: str, needs_restart: str) -> None:
+    """So do all settings that are not known to be reloadable."""
     assert ([], [needs_restart]) == keys(compare(take(BOTH), take(text)))
 
 
 def test_every_key_of_the_file_can_be_compared(take: Take) -> None:
-    """The port too, in a service that was told another one: it is the file that is compared."""
+    """The snapshot has the port of the file even if the service listens on another one."""
     assert '"local"' == take(BOTH).service["storage.backend"]
     assert '"lung"' == take(BOTH).ae_titles["LUNG"]["settings.pipeline-lung"]
     assert '"platform"' == take(BOTH).ae_titles["LUNG"]["submitter"]
 
 
-def test_ae_titles_that_come_go_and_change_are_told_apart(take: Take) -> None:
-    """Only what its lane works with is a reason for another processor."""
+def test_added_removed_and_changed_ae_titles_are_distinguished(take: Take) -> None:
+    """A processor is rebuilt only if a setting that its lane uses has changed."""
     head = '[ae-titles.HEAD]\noverwrite-same-instance = true\n[ae-titles.HEAD.settings]\npipeline-h = "head"\n'
     before = take(START + PLATFORM + LUNG + head)
     after = take(
@@ -107,7 +110,7 @@ def test_ae_titles_that_come_go_and_change_are_told_apart(take: Take) -> None:
 def test_another_secret_is_a_change_and_is_not_shown(
     take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither it nor its digest, and without the salt it tells nothing."""
+    """Neither the secret nor its digest is shown. Without the salt, the digest cannot be compared."""
     text = "[http]\ntoken = { env = 'TOKEN' }\n" + BOTH
     monkeypatch.setenv("TOKEN", "0123456789abcdef")
     before, elsewhere = take(text), take(text, salt="other")
@@ -120,8 +123,8 @@ def test_another_secret_is_a_change_and_is_not_shown(
     assert before.service["http.token"] != elsewhere.service["http.token"]
 
 
-def test_plugins_that_the_host_alone_has_loaded_are_exchanged_with_it(take: Take) -> None:
-    """What receivers have loaded, the storage backend and the core, stays until a restart."""
+def test_plugins_that_only_the_host_has_loaded_are_exchanged_with_it(take: Take) -> None:
+    """Plugins that receivers have loaded, the storage backend and the core, stay until a restart."""
     before = take(BOTH)
     after = evolve(
         before,
@@ -140,16 +143,16 @@ def test_plugins_that_the_host_alone_has_loaded_are_exchanged_with_it(take: Take
 
 
 @pytest.mark.parametrize("name", ["cache", "file-storage"])
-def test_plugins_that_are_disabled_or_enabled_again_come_and_go_with_the_host(take: Take, name: str) -> None:
-    """Those of the core too, if receivers have not loaded them."""
+def test_plugins_are_disabled_and_enabled_with_a_new_host(take: Take, name: str) -> None:
+    """This includes plugins of the core, if receivers have not loaded them."""
     before, after = take(BOTH), take(f"[plugins]\ndisable = ['{name}']\n" + BOTH)
     for plan in (compare(before, after), compare(after, before)):
         assert (["plugins.disable"], []) == keys(plan)
         assert [name] == [change.key for change in plan.plugins]
 
 
-def test_to_disable_what_is_not_loaded_anyway_restarts_nothing(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment has left it out already."""
+def test_disabling_a_plugin_that_is_not_loaded_restarts_nothing(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment variable already excludes it."""
     monkeypatch.setenv(VARIABLE, "local-storage,aetitle,clara-client")
     plan = compare(take(BOTH), take("[plugins]\ndisable = ['cache']\n" + BOTH))
     assert ((["plugins.disable"], []), ()) == (keys(plan), plan.plugins)

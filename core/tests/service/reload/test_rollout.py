@@ -1,4 +1,4 @@
-"""Rollout: the order in which processes receive a configuration, and what happens when one does not apply it."""
+"""Rollout: the order in which processes receive a configuration, and the effect of a process that does not apply it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def requested(*, restart_host: bool = False) -> Configuration:
 
 
 class Processes:
-    """Records the calls."""
+    """Records the calls of a rollout."""
 
     def __init__(self, *receivers: str, has_host: bool = True) -> None:
         self.receivers = set(receivers)
@@ -74,7 +74,7 @@ def test_a_host_that_does_not_apply_it_or_dies_leaves_the_previous_configuration
 
 
 def test_a_host_that_has_to_restart_ends_first() -> None:
-    """Reports of the old host do not count; the new one completes its part when it is ready."""
+    """Reports of the old host are ignored. The new host completes its part when it is ready."""
     processes = Processes("receiver")
     rollout = Rollout(requested(restart_host=True), processes)
     assert ["restart host"] == processes.calls
@@ -94,7 +94,7 @@ def test_a_restarted_host_that_cannot_start_leaves_the_previous_configuration() 
 
 
 def test_a_host_that_does_not_run_is_started_with_it() -> None:
-    """It is about to be restarted anyway."""
+    """It would be restarted in any case."""
     processes = Processes("receiver", has_host=False)
     rollout = Rollout(requested(), processes)
     assert rollout.receive("host", {"event": "ready"}) is None
@@ -102,7 +102,7 @@ def test_a_host_that_does_not_run_is_started_with_it() -> None:
 
 
 def test_receivers_that_do_not_apply_it_or_die_are_restarted_with_it() -> None:
-    """By then the configuration runs: nothing is rolled back."""
+    """At this point the host uses the configuration, so nothing is rolled back."""
     processes = Processes("receiver 1", "receiver 2")
     rollout = Rollout(requested(), processes)
     rollout.receive("host", APPLIED)
@@ -111,8 +111,8 @@ def test_receivers_that_do_not_apply_it_or_die_are_restarted_with_it() -> None:
     assert "restart receiver 1" in processes.calls
 
 
-def test_processors_that_hang_are_noted() -> None:
-    """The configuration runs, but not for their AE titles yet."""
+def test_processors_that_hang_are_reported() -> None:
+    """The configuration is applied, but not yet for their AE titles."""
     rollout = Rollout(requested(), Processes())
     outcome = rollout.receive("host", {"event": "applied", "hanging": ["LUNG"]})
     assert outcome is not None
