@@ -225,12 +225,12 @@ def test_nonces_are_unique_and_not_shown(segment: Segment, tmp_path: Path) -> No
     other.close()
 
 
-def test_an_open_segment_is_visible_to_other_processes(segment: Segment) -> None:
-    """Also within one process, until it is closed."""
+def test_a_segment_is_locked_while_a_process_writes_it(segment: Segment) -> None:
+    """Also within one process; until it is closed."""
     looking = Segment.open(segment.path, to_change=True)
-    assert looking.is_written()
+    assert not looking.try_lock()
     segment.close()
-    assert not looking.is_written()
+    assert looking.try_lock()
     looking.close()
 
 

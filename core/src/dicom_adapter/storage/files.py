@@ -3,8 +3,8 @@
     <path>/instances/incoming/<key>.part    being written, or finished and not yet synced
     <path>/instances/<first 2>/<key>.dcm    synced: only these are stored objects
 
-A file gets its final name in one step, and only when it is complete: every file with such a name is whole. Files that
-are found in `incoming` after a crash were never acknowledged.
+A file gets its final name with one rename(2), and only when it is complete. Therefore every file with a final name is
+complete. Files in `incoming` after a crash were never acknowledged.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from dicom_adapter.api.values import Capacity
 
 KEY = re.compile(r"[0-9a-f]{32}")
 SHARDS = 256  # folders, named by the first two digits of their keys, so that no folder gets too large
-FOLDER_MODE = 0o700  # patient data: for the service's own user only
+FOLDER_MODE = 0o700  # patient data: only the service's user has access
 FILE_MODE = 0o600
-OPEN_LIMIT = 64  # unsynced files that stay open for their fsync; further ones are opened a second time
+OPEN_LIMIT = 64  # unsynced files that stay open until their fsync; further ones are closed and opened again for it
 SUBJECT = "file storage"  # of error messages
 
 
@@ -55,10 +55,10 @@ class FileStorage(StorageBackend[NoSettings]):
             for folder in (self._root, self._incoming, *shards):
                 folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
-                # So `sync` need not sync the name of a shard, whichever process created it.
+                # Then `sync` need not sync the names of the shards, even if another process created them.
                 for folder in (self._root, self.context.path):
                     sync_folder(folder)
-                with suppress(PermissionError):  # another user's folder, which may be passed through but not read
+                with suppress(PermissionError):  # another user's folder, without the permission to read it
                     sync_folder(self.context.path.parent)
 
     def recover(self) -> None:
@@ -77,30 +77,30 @@ class FileStorage(StorageBackend[NoSettings]):
             return FileWriter(self, _PartFile(key, self._incoming / f"{key}.part"))
 
     def sync(self, keys: Sequence[str]) -> None:
-        places = {key: self._place(key) for key in keys}
+        final_paths = {key: self._final_path(key) for key in keys}
         self._shard = (self._shard + 1) % SHARDS
-        parts = self._claim(places)
+        parts = self._claim(final_paths)
         try:
             with no_free_space_is_storage_full(SUBJECT):
-                self._publish(parts, places)
+                self._publish(parts, final_paths)
         except BaseException:
             for key, part in parts.items():
                 with suppress(OSError):  # the first failure counts; the ledger has none of these keys
                     part.remove()
-                    places[key].unlink(missing_ok=True)
+                    final_paths[key].unlink(missing_ok=True)
             raise
 
     def read(self, key: str) -> BinaryIO:
         try:
-            return self._place(key).open("rb")
+            return self._final_path(key).open("rb")
         except FileNotFoundError as error:
             raise _missing(key) from error
 
     def delete(self, keys: Iterable[str]) -> None:
-        # No fsync: a power loss may bring back a file that the ledger does not know; an audit finds it by `keys`.
-        for key, place in [(key, self._place(key)) for key in keys]:
+        # No fsync: after a power loss, a deleted file may exist without a row in the ledger; an audit finds it.
+        for key, final_path in [(key, self._final_path(key)) for key in keys]:
             self._remove_unsynced(key)
-            place.unlink(missing_ok=True)
+            final_path.unlink(missing_ok=True)
 
     def keys(self) -> Iterator[str]:
         for number in range(SHARDS):
@@ -116,11 +116,11 @@ class FileStorage(StorageBackend[NoSettings]):
         for key in keys:
             self._remove_unsynced(key)
 
-    def _keep(self, part: _PartFile) -> None:
-        """Remember a finished file until `sync`."""
+    def _add_unsynced(self, part: _PartFile) -> None:
+        """Add a finished file to those that wait for `sync`."""
         with self._lock:
-            crowded = len(self._unsynced) >= OPEN_LIMIT
-        if crowded or not self.context.durable:
+            too_many_open = len(self._unsynced) >= OPEN_LIMIT
+        if too_many_open or not self.context.durable:
             part.close()
         with self._lock:
             self._unsynced[part.key] = part
@@ -133,25 +133,25 @@ class FileStorage(StorageBackend[NoSettings]):
             part.remove()
 
     def _claim(self, keys: Iterable[str]) -> dict[str, _PartFile]:
-        """Claim the unsynced files among `keys`: from now on only this call uses them."""
+        """Remove the unsynced files among `keys` from the waiting ones and return them, for use by one `sync` only."""
         with self._lock:
             return {key: self._unsynced.pop(key) for key in keys if key in self._unsynced}
 
-    def _publish(self, parts: dict[str, _PartFile], places: dict[str, Path]) -> None:
-        for key in places.keys() - parts.keys():
-            if not places[key].exists():  # it was published before; its folder is synced again below
+    def _publish(self, parts: dict[str, _PartFile], final_paths: dict[str, Path]) -> None:
+        for key in final_paths.keys() - parts.keys():
+            if not final_paths[key].exists():  # it was published before; its folder is synced again below
                 raise _missing(key)
         for part in parts.values():
             if self.context.durable:
                 part.sync()
             part.close()
         for key, part in parts.items():
-            part.path.replace(places[key])
+            part.path.replace(final_paths[key])
         if self.context.durable:
-            for folder in {place.parent for place in places.values()}:
+            for folder in {final_path.parent for final_path in final_paths.values()}:
                 sync_folder(folder)
 
-    def _place(self, key: str) -> Path:
+    def _final_path(self, key: str) -> Path:
         """Return the final path for `key`. Raises StoredObjectMissing for other texts: they must not become paths."""
         if KEY.fullmatch(key) is None:
             raise _missing(key)
@@ -178,14 +178,14 @@ class FileWriter(InstanceWriter):
         self._check_not_ended()
         self._ended = True
         try:
-            self._storage._keep(self._part)
+            self._storage._add_unsynced(self._part)
         except BaseException as error:
             self._remove_after(error)
             raise
         return self._part.key
 
     def discard(self) -> None:
-        """Delete the file. A synced file stays, because it may be acknowledged: `delete` is for that."""
+        """Delete the file if it is not synced. Only `StorageBackend.delete` deletes a synced one: it may be acknowledged."""
         if self._ended:
             self._storage._remove_unsynced(self._part.key)
             return
@@ -194,7 +194,7 @@ class FileWriter(InstanceWriter):
 
     def _check_not_ended(self) -> None:
         if self._ended:
-            raise ValueError("the writer was finished or discarded before; ask the storage backend for a new one")
+            raise ValueError("the writer is already finished or discarded; get a new one from the storage backend")
 
     def _remove_after(self, error: BaseException) -> None:
         self._ended = True

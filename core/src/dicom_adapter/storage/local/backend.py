@@ -1,10 +1,10 @@
-"""The `local` storage backend: Part 10 files one after the other in segments, so that one sync serves all that wait.
+"""The `local` storage backend: many Part 10 files in one segment, so that one sync makes all of them durable.
 
     <path>/instances/<32 digits>.segment
 
-A key consists of a segment and the number of a block in it. A file is held in memory until it is complete. Then it gets
-its place, and is written together with others that wait for the same sync. A file that is too large for that is written
-while it arrives: its writer uses a segment alone until the file is complete.
+A key consists of the name of a segment and the number of a block in it. A file is buffered in memory until it is
+complete. Then it gets its place in a segment, and is written together with other files that wait for the same sync. A
+file that is too large for a buffer is written while it arrives: until it is complete, no other writer uses its segment.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
-from dicom_adapter.storage.local.keys import by_segment, key_of, missing, parse
+from dicom_adapter.storage.local.keys import group_by_segment, key_of, missing, parse
 from dicom_adapter.storage.local.segment import BLOCK, Record, Segment
 from dicom_adapter.storage.local.writer import LocalWriter
-from dicom_adapter.storage.local.written import SUBJECT, SUFFIX, WrittenSegments, drop_if_empty, require
+from dicom_adapter.storage.local.written import SUBJECT, SUFFIX, WrittenSegments, delete_if_empty, require_record
 
 log = structlog.get_logger("dicom_adapter.storage")
 
-SEGMENT_BYTES = 128 << 20  # from there on a segment is full; a record that begins before is completed in it
-FOLDER_MODE = 0o700  # patient data: for the service's own user only
+SEGMENT_BYTES = 128 << 20  # from this size on a segment is full; its last record may exceed it
+FOLDER_MODE = 0o700  # patient data: only the service's user has access
 
 
 class LocalStorage(StorageBackend[NoSettings]):
@@ -50,7 +50,7 @@ class LocalStorage(StorageBackend[NoSettings]):
             self._root.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if self.context.durable:
                 for folder in (self.context.path, self.context.path.parent):
-                    with suppress(PermissionError):  # another user's folder, which may be passed through but not read
+                    with suppress(PermissionError):  # another user's folder, without the permission to read it
                         sync_folder(folder)
 
     def recover(self) -> None:
@@ -61,12 +61,12 @@ class LocalStorage(StorageBackend[NoSettings]):
                 path.unlink()
                 continue
             try:
-                if not segment.is_written():  # else a process of an earlier start has not ended yet
+                if segment.try_lock():  # else a process of an earlier start has not ended yet
                     if not segment.is_sealed:
                         _repair(segment)
                         if not any(record.recovery_bytes for record in segment.records()):
                             segment.mark_sealed()
-                    drop_if_empty(segment)
+                    delete_if_empty(segment)
             finally:
                 segment.close()
 
@@ -74,7 +74,7 @@ class LocalStorage(StorageBackend[NoSettings]):
         return LocalWriter(self._segments, self.delete)
 
     def sync(self, keys: Sequence[str]) -> None:
-        segments = by_segment(keys)
+        segments = group_by_segment(keys)
         try:
             for name, starts in segments.items():
                 if not self._segments.sync(name, starts):
@@ -89,7 +89,7 @@ class LocalStorage(StorageBackend[NoSettings]):
         segment = self._open(name)
         try:
             for start in starts:
-                require(segment, name, start)
+                require_record(segment, name, start)
             if self.context.durable:
                 with no_free_space_is_storage_full(SUBJECT):
                     os.fdatasync(segment.descriptor)
@@ -103,35 +103,35 @@ class LocalStorage(StorageBackend[NoSettings]):
     @contextmanager
     def unconfirmed_records(self) -> Iterator[Sequence[tuple[str, bytes]]]:
         with ExitStack() as opened:
-            left: list[Segment] = []
+            unsealed: list[Segment] = []
             for path in sorted(self._root.glob(f"*{SUFFIX}")):
                 with suppress(FileNotFoundError, ValueError):  # it was just deleted, or is being created
                     segment = Segment.open(path, to_change=True)
-                    if segment.is_sealed or segment.is_written() or segment.is_sealed:  # or sealed in between
+                    if segment.is_sealed or not segment.try_lock() or segment.is_sealed:  # or sealed in between
                         segment.close()
                     else:
                         opened.callback(segment.close)
-                        left.append(segment)
-            for segment in left:
+                        unsealed.append(segment)
+            for segment in unsealed:
                 _repair(segment)
-            yield [pair for segment in left for pair in _recovery_records(segment)]
-            for segment in left:
+            yield [pair for segment in unsealed for pair in _recovery_records(segment)]
+            for segment in unsealed:
                 segment.mark_sealed()
-                drop_if_empty(segment)
+                delete_if_empty(segment)
 
     def read(self, key: str) -> BinaryIO:
         name, start = parse(key)
         self._segments.write_placed(name)
         segment = self._open(name)
         try:
-            return cast(BinaryIO, segment.reader(require(segment, name, start)))
+            return cast(BinaryIO, segment.reader(require_record(segment, name, start)))
         except BaseException:
             segment.close()
             raise
 
     def delete(self, keys: Iterable[str]) -> None:
-        # No sync: a power loss may bring back a record that the ledger does not know; an audit finds it by `keys`.
-        for name, starts in by_segment(keys).items():
+        # No sync: after a power loss, a deleted record may exist without a row in the ledger; an audit finds it.
+        for name, starts in group_by_segment(keys).items():
             self._segments.drop_placed(name, starts)
             try:
                 segment = self._open(name, to_change=True)
@@ -142,9 +142,9 @@ class LocalStorage(StorageBackend[NoSettings]):
                     record = segment.record_at(start)
                     if record is not None and record.is_alive:
                         segment.free(record)
-                # Others are deleted by their writer or the next start, which must not find them locked.
-                if segment.is_sealed and not segment.is_written():
-                    drop_if_empty(segment)
+                # Unsealed segments are deleted by their writer or at the next start, which must not find them locked.
+                if segment.is_sealed and segment.try_lock():
+                    delete_if_empty(segment)
             finally:
                 segment.close()
                 self._segments.forget(name, starts)
@@ -176,7 +176,7 @@ class LocalStorage(StorageBackend[NoSettings]):
 
 
 def _repair(segment: Segment) -> None:
-    """Remove records that a killed process left half-written, or a power loss left half durable."""
+    """Remove incomplete records: a process was killed before it wrote them, or a power loss erased parts of them."""
     end, torn = BLOCK, 0
     for found in segment.walk():
         if isinstance(found, Record) and (not found.is_alive or segment.is_whole(found)):
@@ -190,7 +190,7 @@ def _repair(segment: Segment) -> None:
     segment.truncate(end)
     if torn:
         log.warning("segment_repaired", segment=segment.path.name, records_or_blocks=torn)
-    os.fdatasync(segment.descriptor)  # before it is marked as whole
+    os.fdatasync(segment.descriptor)  # before it is marked as sealed
 
 
 def _recovery_records(segment: Segment) -> Iterator[tuple[str, bytes]]:

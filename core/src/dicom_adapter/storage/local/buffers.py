@@ -1,4 +1,4 @@
-"""Memory in which records are put together before they are written."""
+"""Memory buffers for records that are not written yet."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Buffer: TypeAlias = memoryview  # whole blocks, aligned in memory as blocks are 
 
 
 class Buffers:
-    """Hands out buffers and reuses them. Thread-safe."""
+    """A pool of reusable buffers. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._small: list[Buffer] = []
         self._large: list[Buffer] = []
-        self._large_left = LARGE_TOTAL_BYTES // LARGE_BYTES
+        self._large_available = LARGE_TOTAL_BYTES // LARGE_BYTES
 
     def small(self) -> Buffer:
         """Return a buffer for SMALL_BYTES of content."""
@@ -33,21 +33,21 @@ class Buffers:
     def large(self) -> Buffer | None:
         """Return a buffer for LARGE_BYTES of content; None if all of them are in use."""
         with self._lock:
-            if not self._large_left:
+            if not self._large_available:
                 return None
             large = self._large.pop() if self._large else _allocate(LARGE_BYTES)
-            self._large_left -= 1
+            self._large_available -= 1
             return large
 
     def release(self, buffer: Buffer) -> None:
         """Return a buffer for reuse."""
         is_large = len(buffer) > LARGE_BYTES
         with self._lock:
-            self._large_left += is_large
+            self._large_available += is_large
             spare = self._large if is_large else self._small
             if len(spare) < SPARE_BUFFERS:
                 spare.append(buffer)
 
 
 def _allocate(content: int) -> Buffer:
-    return memoryview(mmap.mmap(-1, content + 2 * BLOCK))  # the header goes before it, a recovery record behind
+    return memoryview(mmap.mmap(-1, content + 2 * BLOCK))  # with space for the header and a recovery record

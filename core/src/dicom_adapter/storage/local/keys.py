@@ -19,14 +19,14 @@ def key_of(name: str, start: int) -> str:
 
 
 def parse(key: str) -> tuple[str, int]:
-    """Return segment and offset. Raises StoredObjectMissing for other texts: they must not become paths."""
+    """Return segment and offset of a key. Raises StoredObjectMissing for other texts: they must not become paths."""
     name, _dash, block = key.partition("-")
     if NAME.fullmatch(name) is None or BLOCK_NUMBER.fullmatch(block) is None:
         raise missing(key)
     return name, int(block, 16) * BLOCK
 
 
-def by_segment(keys: Iterable[str]) -> Mapping[str, list[int]]:
+def group_by_segment(keys: Iterable[str]) -> Mapping[str, list[int]]:
     """Return the offsets of the keys by segment."""
     found: dict[str, list[int]] = defaultdict(list)
     for name, start in map(parse, keys):
@@ -35,7 +35,7 @@ def by_segment(keys: Iterable[str]) -> Mapping[str, list[int]]:
 
 
 def missing(key: str) -> StoredObjectMissing:
-    """Return the error for a key without an object."""
+    """Return the error to raise for a key without an object."""
     return StoredObjectMissing(
         f"storage key {key[:44]!r}: the local storage has no such object; it was deleted or lost"
     )

@@ -1,16 +1,16 @@
-"""Segments: files of the `local` storage backend that hold Part 10 files one after the other.
+"""Segments: files of the `local` storage backend, each with many Part 10 files one after the other.
 
     offset 0              the segment's own header, one block
     every record          begins with a block: its header, then the content, then zeros up to the next block
 
-The header of a record is written when its content is complete. It has length and checksum of the content: a segment can
-be read without any other data. The nonce, which no sender knows, keeps content from being read as a record. After the
-content there may be a recovery record, which begins with its own checksum. A deleted record becomes a hole, so that the
-file system gets its space back at once. On a file system without holes the record is marked as dead, and its space is
-freed with the whole segment.
+The header of a record is written when its content is complete. It contains the length and the checksum of the content,
+so a segment can be read without other data. It begins with the secret nonce of the segment, so no content that a sender
+chooses can be mistaken for a record. A recovery record may follow the content; it begins with its own checksum. A
+deleted record becomes a hole, so that its space is free at once. On a file system without holes the record is marked as
+dead, and its space is freed when the whole segment is deleted.
 
-The process that writes a segment holds a lock on it (flock(2)). All offsets are passed explicitly, so that writer and
-syncs can use one open file.
+The process that writes a segment holds a lock on it (flock(2)). All offsets are passed explicitly, so that a writer and
+syncs can share one open file.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from attrs import define, evolve, field, frozen
 from dicom_adapter.dicom.checksum import crc32
 
 BLOCK = 4096  # bytes; records begin at multiples, so that a hole frees all space of a record
-FILE_MODE = 0o600  # patient data: for the service's own user only
+FILE_MODE = 0o600  # patient data: only the service's user has access
 MAGIC = b"dicom-adapter 1\n"
 SEGMENT = struct.Struct("<16s16sB")  # magic, nonce, 1 if it is sealed
 SEALED = SEGMENT.size - 1  # offset of that byte
-RECORD = struct.Struct("<16sQIBxHI")  # nonce, length, CRC-32, life, recovery bytes, own CRC-32
+RECORD = struct.Struct("<16sQIBxHI")  # nonce, length, CRC-32, ALIVE or DEAD, recovery bytes, CRC-32 of the header
 CHECKSUM = struct.Struct("<I")  # ends the header of a record, and begins a recovery record
 ALIVE, DEAD = 1, 2
 PIECE = 1 << 20  # bytes read at a time
-MOST_PIECES = 1024  # that Linux writes in one call (IOV_MAX)
+MOST_PIECES = 1024  # the most that Linux writes in one call (IOV_MAX)
 NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 
 
@@ -51,8 +51,8 @@ class Record:
     start: int  # offset of its header, a multiple of BLOCK
     length: int  # bytes of the content
     checksum: int  # CRC-32 of the content
-    is_alive: bool
-    recovery_bytes: int = 0  # of the recovery record and its checksum; 0: there is none
+    is_alive: bool  # False: deleted
+    recovery_bytes: int = 0  # of the recovery record and its checksum; 0 if there is none
 
     @property
     def content(self) -> int:
@@ -61,7 +61,7 @@ class Record:
 
     @property
     def end(self) -> int:
-        """Offset of the next block after it."""
+        """Offset of the first block after the record."""
         return aligned(self.content + self.length + self.recovery_bytes)
 
 
@@ -72,8 +72,8 @@ class Segment:
     path: Path
     descriptor: int
     nonce: bytes = field(repr=False)
-    end: int = BLOCK  # offset of the next record; known to its writer only
-    _direct: int | None = None  # descriptor that bypasses the page cache, of the writer; -1: not possible here
+    end: int = BLOCK  # offset of the next record; maintained by the writer only
+    _direct: int | None = None  # the writer's descriptor that bypasses the page cache; -1 if the file system has none
 
     @classmethod
     def create(cls, path: Path) -> Segment:
@@ -100,7 +100,7 @@ class Segment:
         return cls(path, descriptor, SEGMENT.unpack(header)[1])
 
     def close(self) -> None:
-        """Close it and release its lock."""
+        """Close the segment and release its lock."""
         descriptors = self.descriptor, self._direct
         self.descriptor, self._direct = -1, None
         for descriptor in descriptors:
@@ -115,8 +115,8 @@ class Segment:
 
     def header(self, record: Record) -> bytes:
         """Return the header of a record, alive or dead."""
-        life = ALIVE if record.is_alive else DEAD
-        header = RECORD.pack(self.nonce, record.length, record.checksum, life, record.recovery_bytes, 0)[
+        state = ALIVE if record.is_alive else DEAD
+        header = RECORD.pack(self.nonce, record.length, record.checksum, state, record.recovery_bytes, 0)[
             : -CHECKSUM.size
         ]
         return header + CHECKSUM.pack(zlib.crc32(header))
@@ -124,7 +124,8 @@ class Segment:
     def write_blocks(self, pieces: Sequence[memoryview], start: int) -> None:
         """Write whole blocks, which are aligned in memory, directly to the disk if that is possible.
 
-        They are read once, and much later: copying them to the page cache costs more than the disk does.
+        They are read only once and much later, so the page cache is of no use: the copy to it would take longer than
+        the write to the disk.
         """
         if self._direct is None:
             self._direct = _open_direct(self.path)
@@ -138,18 +139,18 @@ class Segment:
         write_all(self.descriptor, pieces, start)
 
     def record_at(self, start: int) -> Record | None:
-        """Return the record that begins there, dead or alive, or None."""
+        """Return the record that begins at this offset, alive or dead, or None."""
         header = os.pread(self.descriptor, RECORD.size, start)
         if len(header) < RECORD.size or not header.startswith(self.nonce):
             return None
-        _nonce, length, checksum, life, recovery_bytes, own = RECORD.unpack(header)
-        if own != zlib.crc32(header[: -CHECKSUM.size]):
+        _nonce, length, checksum, state, recovery_bytes, header_checksum = RECORD.unpack(header)
+        if header_checksum != zlib.crc32(header[: -CHECKSUM.size]):
             return None
-        is_alive = life == ALIVE
+        is_alive = state == ALIVE
         return Record(start=start, length=length, checksum=checksum, is_alive=is_alive, recovery_bytes=recovery_bytes)
 
     def recovery_record_of(self, record: Record) -> bytes | None:
-        """Return its recovery record; b"" if it has none, None if it is torn."""
+        """Return the recovery record of a record; b"" if it has none, None if it is incomplete."""
         found = os.pread(self.descriptor, record.recovery_bytes, record.content + record.length)
         if not record.recovery_bytes:
             return found
@@ -157,11 +158,11 @@ class Segment:
         return recovery_record if found == with_checksum(recovery_record) else None
 
     def records(self) -> Iterator[Record]:
-        """Iterate over the records that are alive, in their order."""
+        """Iterate over the records that are alive, in order of offset."""
         return (record for record in self.walk() if isinstance(record, Record) and record.is_alive)
 
     def walk(self) -> Iterator[Record | int]:
-        """Iterate over all records, and the offsets of data blocks of no record, which are being written or torn."""
+        """Iterate over all records, and over the offsets of other data blocks: these are being written or incomplete."""
         start = BLOCK
         while (start := self._next_data(start)) >= 0:
             record = self.record_at(start)
@@ -169,7 +170,7 @@ class Segment:
             start = start + BLOCK if record is None else record.end
 
     def is_whole(self, record: Record) -> bool:
-        """Return whether content and recovery record match their checksums."""
+        """Return whether the content and the recovery record match their checksums."""
         position, left, checksum = record.content, record.length, 0
         while left:
             piece = os.pread(self.descriptor, min(left, PIECE), position)
@@ -186,7 +187,7 @@ class Segment:
             self.write_header(evolve(record, is_alive=False))
 
     def punch(self, start: int, end: int) -> bool:
-        """Make a hole of these blocks; return False if the file system has no holes."""
+        """Replace these blocks by a hole; return False if the file system does not support holes."""
         try:
             _punch_hole(self.descriptor, start, end - start)
         except OSError as failure:
@@ -196,7 +197,7 @@ class Segment:
         return True
 
     def truncate(self, start: int) -> None:
-        """Free everything from this offset on. Only for the writer."""
+        """Delete everything from this offset on. Only the writer may call it."""
         os.ftruncate(self.descriptor, start)
 
     # --- the whole segment --------------------------------------------------------------------------------------------
@@ -206,23 +207,23 @@ class Segment:
         return os.pread(self.descriptor, 1, SEALED) == b"\1"
 
     def mark_sealed(self) -> None:
-        """Mark all records as whole, so that no start reads them."""
+        """Mark the segment as sealed: all its records are complete, so later starts do not check them."""
         write_all(self.descriptor, [b"\1"], SEALED)
 
-    def is_written(self) -> bool:
-        """Return whether another process writes it; if not, lock it until it is closed here."""
+    def try_lock(self) -> bool:
+        """Lock the segment until `close`; return False if another process writes it."""
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-        return False
+            return False
+        return True
 
     def is_empty(self) -> bool:
         """Return whether no record is alive."""
         return next(self.records(), None) is None
 
     def reader(self, record: Record) -> io.BufferedReader:
-        """Return the content as a file, which closes the segment when it is closed."""
+        """Return the content of a record as a file. Closing the file closes the segment."""
         return io.BufferedReader(_Extent(self, record))
 
     def _next_data(self, start: int) -> int:
@@ -246,7 +247,7 @@ class _Extent(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        """Return the key: pydicom reads the name of every file."""
+        """The storage key. pydicom reads the name of every file."""
         return f"{self._segment.path.stem}-{self._record.start // BLOCK:x}"
 
     def readable(self) -> bool:
@@ -282,12 +283,12 @@ def aligned(offset: int) -> int:
 
 
 def with_checksum(recovery_record: bytes) -> bytes:
-    """Encode a recovery record as it is written."""
+    """Return a recovery record as it is stored: after its checksum, or b"" if it is empty."""
     return CHECKSUM.pack(crc32(recovery_record)) + recovery_record if recovery_record else b""
 
 
 def _open_direct(path: Path) -> int:
-    """Return a descriptor that bypasses the page cache (open(2), O_DIRECT), or -1 if the file system has none."""
+    """Return a descriptor that bypasses the page cache (O_DIRECT), or -1 if the file system does not support it."""
     try:
         return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError as failure:
@@ -297,7 +298,7 @@ def _open_direct(path: Path) -> int:
 
 
 def write_all(descriptor: int, pieces: Sequence[bytes | bytearray | memoryview], offset: int) -> int:
-    """Write all pieces at `offset`; return the offset after them. The kernel may write less at a time."""
+    """Write all pieces at `offset`; return the offset after them. One call to the kernel may write only a part."""
     wanted = sum(map(len, pieces))
     if len(pieces) > MOST_PIECES:
         pieces = [b"".join(pieces)]

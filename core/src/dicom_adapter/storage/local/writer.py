@@ -1,4 +1,4 @@
-"""`LocalWriter`: how a file gets into a segment, held in memory until it is complete, or written while it arrives."""
+"""`LocalWriter`: writes a file to a segment, when it is complete or, if it is large, while it arrives."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from dicom_adapter.storage.local.buffers import LARGE_BYTES, Buffer
 from dicom_adapter.storage.local.segment import BLOCK, RECORD, Record, with_checksum, write_all
 from dicom_adapter.storage.local.written import SUBJECT, WrittenSegment, WrittenSegments
 
-RECOVERY_RECORD_BYTES = 4000  # at most
+MAX_RECOVERY_RECORD_BYTES = 4000
 
 
 class LocalWriter(InstanceWriter):
     """Writes one record. After an OSError or StorageFull, its space is free and it may only be discarded."""
 
     def __init__(self, segments: WrittenSegments, delete: Callable[[Sequence[str]], None]) -> None:
-        """`delete`: of the backend, for a finished file that is discarded."""
+        """`delete`: the method of the backend, called when a finished file is discarded."""
         self._segments = segments
         self._delete = delete
-        self._buffer: Buffer | None = segments.buffers.small()  # None: it has ended
+        self._buffer: Buffer | None = segments.buffers.small()  # None after the end of writing
         self._used = RECORD.size  # bytes of the buffer, beginning with space for the header
-        self._place: _Place | None = None  # where it is written while it arrives; None: it is held in the buffer
+        self._place: _Place | None = None  # in a segment, if the file is written while it arrives
         self._recovery_record = b""
         self._key = ""
 
     def write_recovery_record(self, record: bytes) -> None:
-        if len(record) > RECOVERY_RECORD_BYTES:
-            raise ValueError(f"a recovery record of {len(record)} bytes is longer than {RECOVERY_RECORD_BYTES}")
+        if len(record) > MAX_RECOVERY_RECORD_BYTES:
+            raise ValueError(
+                f"the recovery record has {len(record)} bytes; the maximum is {MAX_RECOVERY_RECORD_BYTES} bytes"
+            )
         self._recovery_record = with_checksum(record)
 
     def write(self, piece: bytes | memoryview) -> None:
@@ -40,10 +42,10 @@ class LocalWriter(InstanceWriter):
         buffer = self._require_buffer()
         size = self._used + sum(map(len, pieces))
         if size > len(buffer) - BLOCK:
-            buffer = self._larger(buffer, size)
+            buffer = self._enlarge(buffer, size)
         if size > len(buffer) - BLOCK:
-            with self._freeing_on_failure():
-                self._acquired_place().write([buffer[RECORD.size : self._used], *pieces])
+            with self._free_on_failure():
+                self._acquire_place().write([buffer[RECORD.size : self._used], *pieces])
             self._used = RECORD.size
             return
         at = self._used
@@ -55,13 +57,13 @@ class LocalWriter(InstanceWriter):
 
     def finish(self) -> str:
         buffer = self._require_buffer()
-        with self._freeing_on_failure():
+        with self._free_on_failure():
             if self._place is None:
                 self._key = self._segments.place(buffer, self._used, self._recovery_record)
                 self._buffer = None
             else:
                 record = self._place.complete(buffer[RECORD.size : self._used], self._recovery_record)
-                self._end()
+                self._release_buffer()
                 self._key = self._segments.complete(self._place.written, record)
         return self._key
 
@@ -71,8 +73,8 @@ class LocalWriter(InstanceWriter):
         elif self._buffer is not None:
             self._free()
 
-    def _larger(self, buffer: Buffer, size: int) -> Buffer:
-        """Return a buffer for `size` bytes if there is one, else the present one."""
+    def _enlarge(self, buffer: Buffer, size: int) -> Buffer:
+        """Replace `buffer` by one for `size` bytes if one is free; return the buffer to use."""
         if len(buffer) > LARGE_BYTES or size > LARGE_BYTES + RECORD.size or self._place is not None:
             return buffer
         large = self._segments.buffers.large()
@@ -83,18 +85,18 @@ class LocalWriter(InstanceWriter):
         self._buffer = large
         return large
 
-    def _acquired_place(self) -> _Place:
+    def _acquire_place(self) -> _Place:
         if self._place is None:
             self._place = _Place(self._segments.acquire())
         return self._place
 
     def _require_buffer(self) -> Buffer:
         if self._buffer is None:
-            raise ValueError("the writer was finished or discarded before; ask the storage backend for a new one")
+            raise ValueError("the writer is already finished or discarded; get a new one from the storage backend")
         return self._buffer
 
     @contextmanager
-    def _freeing_on_failure(self) -> Iterator[None]:
+    def _free_on_failure(self) -> Iterator[None]:
         """Context manager: free the space of the file if the block raises."""
         try:
             yield
@@ -104,19 +106,19 @@ class LocalWriter(InstanceWriter):
             raise
 
     def _free(self) -> None:
-        self._end()
+        self._release_buffer()
         if self._place is not None:
             self._place.clear()
             self._segments.release(self._place.written)
 
-    def _end(self) -> None:
+    def _release_buffer(self) -> None:
         if self._buffer is not None:
             self._segments.buffers.release(self._buffer)
             self._buffer = None
 
 
 class _Place:
-    """Where a record is written while it arrives: the end of a segment that no other writer uses."""
+    """The end of a segment where one record is written while it arrives. No other writer uses the segment."""
 
     def __init__(self, written: WrittenSegment) -> None:
         self.written = written
@@ -131,7 +133,7 @@ class _Place:
             self._checksum = crc32(piece, self._checksum)
 
     def complete(self, rest: memoryview, recovery_record: bytes) -> Record:
-        """Write the rest of the content, the recovery record, and last the header, which makes the record valid."""
+        """Write the rest of the content, the recovery record, and finally the header, which makes the record valid."""
         self.write([rest])
         length = self._position - self._start - RECORD.size
         write_all(self._segment.descriptor, [recovery_record], self._position)
@@ -150,4 +152,4 @@ class _Place:
         try:
             self._segment.truncate(self._start)
         except OSError:
-            self.written.is_full = True  # the next start removes the incomplete record at its end
+            self.written.is_full = True  # the next start removes the incomplete record at the end of the segment

@@ -1,4 +1,4 @@
-"""The segments that this process writes: which writer has one, what waits for a sync, and when one is done."""
+"""The segments that this process writes: used by its writers, synced, and closed when they are full."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class WrittenSegment:
     segment: Segment
     placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of records that are not written yet
     unsynced: set[int] = field(factory=set)  # offsets of complete records that no sync has covered
-    in_use: bool = False  # by a writer
-    syncs: int = 0  # in progress
+    in_use: bool = False  # a writer uses it
+    syncs: int = 0  # number of syncs in progress
     is_named: bool = False  # its name is durable
-    is_full: bool = False  # no further record is put into it
-    is_unconfirmed: bool = False  # no checkpoint has covered all recovery records in it
-    error: int = 0  # errno of a failed write or sync, after which no later success counts
+    is_full: bool = False  # no further records are added
+    is_unconfirmed: bool = False  # it has recovery records that no checkpoint has covered
+    error: int = 0  # errno of the first failed write or sync; all later ones fail with it
     writing: threading.Lock = field(factory=threading.Lock)  # held while placed records are written or dropped
 
     @property
@@ -47,23 +47,23 @@ class WrittenSegment:
 
 
 class WrittenSegments:
-    """Thread-safe."""
+    """All segments that this process writes. Thread-safe."""
 
     def __init__(self, root: Path, *, durable: bool, segment_bytes: int) -> None:
-        """`segment_bytes`: from there on a segment is full; a record that begins before is completed in it."""
+        """`segment_bytes`: from this size on a segment is full; its last record may exceed it."""
         self.buffers = Buffers()
-        self.placed_bytes = 0  # of records that are not written yet
+        self.placed_bytes = 0  # total size of the records that are not written yet
         self._root = root
         self._durable = durable
         self._segment_bytes = segment_bytes
         self._written: dict[str, WrittenSegment] = {}
-        self._idle: list[WrittenSegment] = []  # reused from the end: few segments instead of many half full ones
-        self._lock = threading.Lock()  # guards these three and every `WrittenSegment`
+        self._idle: list[WrittenSegment] = []  # reused from the end, so that few segments are partly full
+        self._lock = threading.Lock()  # guards `placed_bytes`, the two collections and every `WrittenSegment`
 
     # --- for writers ------------------------------------------------------------------------------------------------
 
     def acquire(self) -> WrittenSegment:
-        """Return a segment for one writer, until it is released. Raises OSError or StorageFull if there is none."""
+        """Reserve a segment for one writer until `release`. Raises OSError or StorageFull if none can be created."""
         with self._lock:
             while self._idle:
                 written = self._idle.pop()
@@ -77,9 +77,9 @@ class WrittenSegments:
         return written
 
     def place(self, buffer: Buffer, used: int, recovery_record: bytes) -> str:
-        """Assign a place to a record in `buffer`, complete but for header and recovery record; return its key.
+        """Assign a place in a segment to the record in `buffer`, add its header and recovery record, return its key.
 
-        The buffer belongs to the segment afterwards. Raises as `acquire` does; then it still belongs to the caller.
+        The segment releases the buffer later. If `acquire` raises, the caller has to release it.
         """
         written = self.acquire()
         record = Record(
@@ -98,7 +98,7 @@ class WrittenSegments:
         return self.complete(written, record)
 
     def complete(self, written: WrittenSegment, record: Record) -> str:
-        """Add a complete record, release its segment, and return the key."""
+        """Register a complete record, release its segment, and return the key."""
         with self._lock:
             written.segment.end = record.end
             written.unsynced.add(record.start)
@@ -108,7 +108,7 @@ class WrittenSegments:
         return key_of(written.name, record.start)
 
     def release(self, written: WrittenSegment) -> None:
-        """Return a segment that its writer does not need any more."""
+        """Let other writers use a segment: its writer does not need it any more."""
         with self._lock:
             written.in_use = False
             if not written.is_full:
@@ -118,7 +118,7 @@ class WrittenSegments:
     # --- for the backend --------------------------------------------------------------------------------------------
 
     def sync(self, name: str, starts: Sequence[int]) -> bool:
-        """Make the records at these offsets durable; False if this process does not write that segment."""
+        """Make the records at these offsets durable; return False if this process does not write the segment."""
         with self._lock:
             written = self._written.get(name)
             if written is not None:
@@ -128,8 +128,8 @@ class WrittenSegments:
         try:
             for start in starts:
                 if start not in written.unsynced:  # it was synced before, or deleted
-                    require(written.segment, name, start)
-            with self._failing_as_a_whole(written):
+                    require_record(written.segment, name, start)
+            with self._fail_permanently_on_error(written):
                 self._write(written)
                 if self._durable:
                     self._make_durable(written)
@@ -155,7 +155,7 @@ class WrittenSegments:
         with self._lock:
             written = self._written.get(name)
         if written is not None and written.placed:
-            with self._failing_as_a_whole(written):
+            with self._fail_permanently_on_error(written):
                 self._write(written)
 
     def drop_placed(self, name: str, starts: Sequence[int]) -> None:
@@ -167,7 +167,7 @@ class WrittenSegments:
                 self._release_buffers(written, starts)
 
     def forget(self, name: str, starts: Sequence[int]) -> None:
-        """Stop waiting for the sync of deleted records."""
+        """Remove deleted records from those that wait for a sync."""
         with self._lock:
             written = self._written.get(name)
             if written is not None:
@@ -178,17 +178,17 @@ class WrittenSegments:
     def close(self) -> None:
         """Close all segments."""
         with self._lock:
-            left = list(self._written.values())
+            remaining = list(self._written.values())
             self._written.clear()
             self._idle.clear()
-        for written in left:
-            _retire(written)
+        for written in remaining:
+            _seal_and_close(written)
 
     def _close_if_done(self, written: WrittenSegment) -> None:
         with self._lock:
             if not written.is_done or self._written.pop(written.name, None) is None:
                 return
-        _retire(written)
+        _seal_and_close(written)
 
     def _write(self, written: WrittenSegment) -> None:
         """Write the placed records."""
@@ -214,10 +214,10 @@ class WrittenSegments:
             written.is_named = True
 
     @contextmanager
-    def _failing_as_a_whole(self, written: WrittenSegment) -> Iterator[None]:
-        """Context manager: after an OSError, use the segment no more.
+    def _fail_permanently_on_error(self, written: WrittenSegment) -> Iterator[None]:
+        """Context manager: after an OSError, mark the segment as full and let every later write or sync of it fail.
 
-        The kernel reports a failed sync once, and may drop the data: a later success says nothing about it.
+        The kernel reports a failed sync only once and may drop the data. A later successful sync proves nothing.
         """
         with no_free_space_is_storage_full(SUBJECT):
             if written.error:
@@ -230,34 +230,34 @@ class WrittenSegments:
                 raise
 
 
-def require(segment: Segment, name: str, start: int) -> Record:
-    """Return the record at this offset. Raises StoredObjectMissing."""
+def require_record(segment: Segment, name: str, start: int) -> Record:
+    """Return the record at this offset. Raises StoredObjectMissing if there is none."""
     record = segment.record_at(start)
     if record is None or not record.is_alive:
         raise missing(key_of(name, start))
     return record
 
 
-def drop_if_empty(segment: Segment) -> None:
-    """Delete a segment without records."""
+def delete_if_empty(segment: Segment) -> None:
+    """Delete the segment if it has no records."""
     if segment.is_empty():
         segment.path.unlink(missing_ok=True)
 
 
-def _retire(written: WrittenSegment) -> None:
-    """Close a segment. It is sealed if all its records are whole and confirmed; else the next start reads it."""
+def _seal_and_close(written: WrittenSegment) -> None:
+    """Close a segment. Seal it if all its records are complete and confirmed; otherwise the next start checks it."""
     segment = written.segment
     try:
         if not (written.unsynced or written.in_use or written.is_unconfirmed or written.error):
-            with suppress(OSError):  # the disk is broken now: the next start reads it
+            with suppress(OSError):  # the disk has failed since: the next start checks the segment
                 segment.mark_sealed()
-            drop_if_empty(segment)
+            delete_if_empty(segment)
     finally:
         segment.close()
 
 
 def _runs(placed: Iterable[tuple[int, tuple[int, Buffer]]]) -> Iterator[tuple[int, list[memoryview]]]:
-    """Iterate over offsets and adjacent records that one call can write."""
+    """Iterate over runs of adjacent records, each with its offset. One call can write a run."""
     begin, end, pieces = 0, 0, list[memoryview]()
     for start, (size, buffer) in placed:
         if pieces and (start != end or len(pieces) == MOST_PIECES):
