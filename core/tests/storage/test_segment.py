@@ -227,11 +227,11 @@ def test_nonces_are_unique_and_not_shown(segment: Segment, tmp_path: Path) -> No
 
 def test_a_segment_is_locked_while_a_process_writes_it(segment: Segment) -> None:
     """Also within one process; until it is closed."""
-    looking = Segment.open(segment.path, to_change=True)
-    assert not looking.try_lock()
+    second = Segment.open(segment.path, to_change=True)
+    assert not second.try_lock()
     segment.close()
-    assert looking.try_lock()
-    looking.close()
+    assert second.try_lock()
+    second.close()
 
 
 def test_a_sealed_segment_stays_sealed(segment: Segment) -> None:

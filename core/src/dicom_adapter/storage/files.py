@@ -185,7 +185,7 @@ class FileWriter(InstanceWriter):
         return self._part.key
 
     def discard(self) -> None:
-        """Delete the file if it is not synced. Only `StorageBackend.delete` deletes a synced one: it may be acknowledged."""
+        """Delete the file if it is not synced. Use `StorageBackend.delete` for a synced file."""
         if self._ended:
             self._storage._remove_unsynced(self._part.key)
             return
