@@ -162,7 +162,7 @@ class Segment:
         return (record for record in self.walk() if isinstance(record, Record) and record.is_alive)
 
     def walk(self) -> Iterator[Record | int]:
-        """Iterate over all records, and over the offsets of other data blocks, which are being written or incomplete."""
+        """Iterate over all records, and the offsets of other data blocks, which are being written or incomplete."""
         start = BLOCK
         while (start := self._next_data(start)) >= 0:
             record = self.record_at(start)
