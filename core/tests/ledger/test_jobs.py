@@ -54,7 +54,7 @@ def test_the_heads_are_the_oldest_of_each_ae_title_and_priority(ledger: Ledger, 
         for priority in JobPriority
     }
     with ledger.read() as transaction:
-        found = jobs.heads(transaction, "platform", enter().job.created_at)
+        found = jobs.queue_heads(transaction, "platform", enter().job.created_at)
     assert sorted(row.number for row in first.values()) == sorted(row.number for row in found)
 
 
@@ -68,8 +68,8 @@ def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> N
     soon, later = enter(next_attempt_at=now + timedelta(seconds=1)), enter(next_attempt_at=now + timedelta(seconds=9))
     just_due, carried = enter(next_attempt_at=now, ae_title="DUE"), enter(ae_title="CARRIED")
     with ledger.read() as transaction:
-        assert [*ready, just_due] == jobs.heads(transaction, "platform", now, {carried.number})
-        assert soon in jobs.heads(transaction, "platform", None, {carried.number})
+        assert [*ready, just_due] == jobs.queue_heads(transaction, "platform", now, {carried.number})
+        assert soon in jobs.queue_heads(transaction, "platform", None, {carried.number})
         assert soon.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now)
         assert later.job.next_attempt_at == jobs.next_attempt(transaction, "platform", now + timedelta(seconds=1))
         assert jobs.next_attempt(transaction, "platform", now + timedelta(seconds=9)) is None

@@ -76,7 +76,7 @@ def plans_of(ledger: Ledger, ask: Ask) -> list[list[str]]:
         (lambda t: instance_rows.newest(t, 50, ae_title="LUNG", state=InstanceState.PENDING), "pending_instances"),
         (lambda t: instance_rows.newest(t, 50, study_instance_uid="2.25.7"), "instances_of_study"),
         (lambda t: instances.pending_arrivals(t, ["2.25.200"]), "arrivals_of_instance"),
-        (lambda t: jobs.heads(t, "platform", NOW, {5}), "unfinished_jobs"),
+        (lambda t: jobs.queue_heads(t, "platform", NOW, {5}), "unfinished_jobs"),
         (lambda t: jobs.due_for_polling(t, "platform", NOW, 50), "started_jobs"),
         (lambda t: jobs.next_attempt(t, "platform", NOW), "unfinished_jobs"),
         (lambda t: jobs.get(t, "f" * 32), "sqlite_autoindex_jobs_1"),
@@ -133,7 +133,7 @@ def test_held_instances_are_counted_without_reading_the_rest(remembering: Ledger
 
 def test_the_next_jobs_are_found_without_sorting(remembering: Ledger) -> None:
     """The index of unfinished jobs is in the order in which they are grouped."""
-    plan = plan_of(remembering, lambda t: jobs.heads(t, "platform", NOW))
+    plan = plan_of(remembering, lambda t: jobs.queue_heads(t, "platform", NOW))
     assert [] == [line for line in plan if "TEMP B-TREE" in line]
 
 
@@ -193,8 +193,8 @@ def test_old_rows_are_found_without_sorting(remembering: Ledger, ask: Ask, index
     [
         lambda t: [history.delete_jobs(t, [2, 3], ["other"], NOW), history.delete_instances(t, [2, 3])],
         lambda t: history.delete_events(t, [1, 2]),
-        lambda t: balance.kept_after(t, 100, 1000),
-        lambda t: balance.kept(t, [1, 2]),
+        lambda t: balance.object_rows_after(t, 100, 1000),
+        lambda t: balance.object_rows(t, [1, 2]),
         lambda t: balance.is_needed(t, 1),
         lambda t: balance.arrivals(t, "LUNG", "2.25.7"),
     ],

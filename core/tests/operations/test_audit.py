@@ -114,7 +114,7 @@ class Site:
 
     def state(self, instance: InstanceStorageInfo) -> str:
         with self.ledger.read() as transaction:
-            (row,) = balance.kept(transaction, [instance.instance_id])
+            (row,) = balance.object_rows(transaction, [instance.instance_id])
         return row.state.value
 
     def last_event(self) -> tuple[str, int | None]:
@@ -174,7 +174,7 @@ def test_replaced_and_unused_instances_and_those_of_unfinished_jobs_have_their_p
         adapter.advance(5 if seed == "one" else 0)
     adapter.advance(60)
     with adapter.ledger.read() as transaction:
-        (account,) = balance.balance(transaction)
+        (account,) = balance.load_accounts(transaction)
     assert (3, 1, {InstanceOutcome.SUBMITTED: 1, InstanceOutcome.REPLACED: 1}) == (
         account.received,
         account.unfinished,
@@ -376,7 +376,7 @@ def test_a_reclaim_that_was_cut_off_is_finished(site: Site) -> None:
     assert ("instance_reclaimed", site.free.instance_id) == site.last_event()
     assert [] == site.found()
     with site.ledger.read() as transaction:
-        assert {InstanceOutcome.UNUSED: 1} == balance.balance(transaction)[1].reclaimed
+        assert {InstanceOutcome.UNUSED: 1} == balance.load_accounts(transaction)[1].reclaimed
 
 
 def test_an_object_of_a_reclaimed_instance_is_deleted(site: Site) -> None:

@@ -190,7 +190,7 @@ def test_a_host_that_does_not_end_for_a_reload_is_killed_and_started_with_the_ne
         settings=SETTINGS.to_json(),
         request=ReloadRequest(replaces=1, restart_host=True),
         draining=Draining(),
-        state=ConfigurationState.ASKED,
+        state=ConfigurationState.REQUESTED,
         reason="",
         changed_at=datetime.now(timezone.utc),
     )

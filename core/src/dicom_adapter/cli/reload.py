@@ -119,7 +119,7 @@ def _compare(ledger: Ledger, found: Read, config: Config, request: ReloadOptions
     draining = plan.removed if request.removed is Removed.DRAIN else Draining()
     asked = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
     with ledger.write() as transaction:
-        number = configurations.ask(
+        number = configurations.request(
             transaction, found.text, str(request.path.resolve().parent), after.to_json(), asked, SystemClock().now()
         )
     return _wait(ledger, config, plan, number, request.deadline)
@@ -129,7 +129,7 @@ def _running(ledger: Ledger, config: Config, request: ReloadOptions) -> Configur
     """What runs, when nothing else is under way any more. Raises Refused."""
     while True:
         with ledger.read() as transaction:
-            running, asked = configurations.running(transaction), configurations.asked(transaction)
+            running, asked = configurations.running(transaction), configurations.requested(transaction)
         if running is not None and asked is None:
             return running
         if not DataFolder.of(config).is_used:
@@ -146,7 +146,7 @@ def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: flo
         assert asked is not None  # it is among the last ones
         if asked.state is ConfigurationState.REFUSED:
             return ReloadOutcome(plan=plan, problems=(f"not applied: {asked.reason}",))
-        if asked.state is not ConfigurationState.ASKED:
+        if asked.state is not ConfigurationState.REQUESTED:
             problems = (f"applied, but {asked.reason}",) if asked.reason else ()
             return ReloadOutcome(plan=plan, applied=number, problems=problems)
         if not DataFolder.of(config).is_used:

@@ -143,7 +143,7 @@ def _configuration(facts: LedgerStatus) -> str:
     if running is None or newest is None:
         return "not known yet"
     since = f"number {running.number}, since {_time(running.changed_at)}" + (running.reason and f"; {running.reason}")
-    if newest.state is ConfigurationState.ASKED:
+    if newest.state is ConfigurationState.REQUESTED:
         return f"{since}; number {newest.number} is being applied"
     if newest.state is ConfigurationState.REFUSED:
         return f"{since}; number {newest.number} was refused at {_time(newest.changed_at)}: {newest.reason}"

@@ -1,7 +1,7 @@
-"""Insert received instances fast: thousands of rows in a second.
+"""Insert received instances fast: thousands of rows per second.
 
-The INSERT is compiled once and passed to the driver. Everywhere else SQLAlchemy converts values to parameters; here
-that conversion takes ten times as long as the database does.
+The INSERT is compiled once and passed to the driver directly. All other modules let SQLAlchemy convert values to
+parameters; for so many rows, that conversion would take ten times as long as the database itself.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def enter(transaction: Transaction, rows: Sequence[tuple[object, ...]], at: int)
 
 
 def _number(cursor: Any) -> int | None:
-    """Return the number of the row just inserted, None if there is none. RETURNING takes a fourth longer."""
+    """Return the number of the inserted row, or None if no row was inserted. RETURNING would be 25 % slower."""
     number: int = cursor.lastrowid
     return number if cursor.rowcount else None
 

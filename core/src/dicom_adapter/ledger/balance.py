@@ -31,7 +31,7 @@ _BY_FAULTED = exists().where(_IS_IN_JOB, jobs.c.state == JobState.FAULTED.value)
 
 @frozen(kw_only=True)
 class Account:
-    """Count the instances that an AE title has received, by where they are now."""
+    """The numbers of instances that an AE title has received, by their current state."""
 
     ae_title: str
     received: int  # counted at reception
@@ -45,43 +45,44 @@ class Account:
     @property
     def difference(self) -> int:
         """Return how many more instances were received than are accounted for; 0 if the account balances."""
-        standing = self.pending + self.quarantined + self.unfinished + self.faulted + self.free
-        return self.received - standing - sum(self.reclaimed.values())
+        stored = self.pending + self.quarantined + self.unfinished + self.faulted + self.free
+        return self.received - stored - sum(self.reclaimed.values())
 
 
-def balance(transaction: Transaction) -> list[Account]:
+def load_accounts(transaction: Transaction) -> list[Account]:
     """Return the account of each AE title that has ever received an instance, sorted by AE title."""
     counted = counters.load(transaction)
     accounts = {name: Account(ae_title=name, received=counted.get((name, counters.RECEIVED), 0)) for name, _ in counted}
-    of_reclaimed = [(name, what, count) for (name, what), count in counted.items() if what != counters.RECEIVED]
-    for name, place, outcome, count in transaction.execute(_standing()):
+    reclaimed = [(name, outcome, count) for (name, outcome), count in counted.items() if outcome != counters.RECEIVED]
+    for name, account_field, outcome, count in transaction.execute(_count_rows()):
         accounts.setdefault(name, Account(ae_title=name, received=0))
-        if place == InstanceState.RECLAIMED.value:
-            of_reclaimed.append((name, outcome, count))
+        if account_field == InstanceState.RECLAIMED.value:
+            reclaimed.append((name, outcome, count))
         else:
-            accounts[name] = evolve(accounts[name], **{place: count})
-    for name, what, count in of_reclaimed:
+            accounts[name] = evolve(accounts[name], **{account_field: count})
+    for name, outcome, count in reclaimed:
         sums = accounts[name].reclaimed
-        total = sums.get(InstanceOutcome(what), 0) + count
-        accounts[name] = evolve(accounts[name], reclaimed={**sums, InstanceOutcome(what): total})
+        total = sums.get(InstanceOutcome(outcome), 0) + count
+        accounts[name] = evolve(accounts[name], reclaimed={**sums, InstanceOutcome(outcome): total})
     return [accounts[name] for name in sorted(accounts)]
 
 
-def _standing() -> Select[Any]:
-    """Count the rows of each AE title by the field of Account that counts them, and by outcome if reclaimed."""
-    place = case(
+def _count_rows() -> Select[Any]:
+    """Return a query that counts the rows of each AE title by the field of Account, and by outcome if reclaimed."""
+    account_field = case(
         (instances.c.state != InstanceState.RELEASED.value, instances.c.state),
         (_BY_UNFINISHED, "unfinished"),
         (_BY_FAULTED, "faulted"),
         else_="free",
     )
     outcome = case((instances.c.state == InstanceState.RECLAIMED.value, instances.c.outcome), else_="")
-    return select(instances.c.ae_title, place, outcome, func.count()).group_by(instances.c.ae_title, place, outcome)
+    columns = (instances.c.ae_title, account_field, outcome)
+    return select(*columns, func.count()).group_by(*columns)
 
 
 @frozen(kw_only=True)
-class Kept:
-    """The facts that the ledger records about a stored object."""
+class ObjectRow:
+    """The values in the row of an instance that describe its stored object."""
 
     instance_id: int
     ae_title: str
@@ -91,20 +92,20 @@ class Kept:
     checksum: int  # CRC-32 of the encoded data set
 
 
-_KEPT = [instances.c[attribute.name] for attribute in fields(Kept)]
-_INSTANCE = [instances.c[attribute.name] for attribute in fields(InstanceStorageInfo)]
+_OBJECT_COLUMNS = [instances.c[attribute.name] for attribute in fields(ObjectRow)]
+_INSTANCE_COLUMNS = [instances.c[attribute.name] for attribute in fields(InstanceStorageInfo)]
 
 
-def kept_after(transaction: Transaction, instance_id: int, limit: int) -> list[Kept]:
-    """Return the records of up to `limit` instances numbered above `instance_id`, in order."""
-    query = select(*_KEPT).where(instances.c.instance_id > instance_id).order_by(instances.c.instance_id)
-    return [_kept(row) for row in transaction.execute(query.limit(limit))]
+def object_rows_after(transaction: Transaction, instance_id: int, limit: int) -> list[ObjectRow]:
+    """Return the rows of up to `limit` instances numbered above `instance_id`, in order."""
+    query = select(*_OBJECT_COLUMNS).where(instances.c.instance_id > instance_id).order_by(instances.c.instance_id)
+    return [_object_row(row) for row in transaction.execute(query.limit(limit))]
 
 
-def kept(transaction: Transaction, numbers: Sequence[int]) -> list[Kept]:
-    """Return the records of these instances in order, without those that have no row."""
-    query = select(*_KEPT).where(instances.c.instance_id.in_(numbers)).order_by(instances.c.instance_id)
-    return [_kept(row) for row in transaction.execute(query)]
+def object_rows(transaction: Transaction, numbers: Sequence[int]) -> list[ObjectRow]:
+    """Return the rows of these instances in order. Numbers without a row are omitted."""
+    query = select(*_OBJECT_COLUMNS).where(instances.c.instance_id.in_(numbers)).order_by(instances.c.instance_id)
+    return [_object_row(row) for row in transaction.execute(query)]
 
 
 def is_needed(transaction: Transaction, instance_id: int) -> bool:
@@ -118,23 +119,23 @@ def is_needed(transaction: Transaction, instance_id: int) -> bool:
 
 
 def overdue(transaction: Transaction, before: datetime) -> list[int]:
-    """Return released instances that no job has needed since `before` and that are still not reclaimed."""
-    lately = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
+    """Return released instances that no job has needed since `before`, but that are not reclaimed."""
+    by_recent = exists().where(_IS_IN_JOB, jobs.c.changed_at >= before)
     query = select(instances.c.instance_id).where(
-        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_FAULTED, ~lately
+        IS_RELEASED, instances.c.changed_at < before, ~_BY_UNFINISHED, ~_BY_FAULTED, ~by_recent
     )
     return list(transaction.execute(query.order_by(instances.c.instance_id)).scalars())
 
 
-def jobs_not_whole(transaction: Transaction) -> list[tuple[str, str]]:
-    """Return ids and AE titles of jobs with another number of instances than at their submission."""
+def incomplete_jobs(transaction: Transaction) -> list[tuple[str, str]]:
+    """Return ids and AE titles of jobs whose number of instances is not the same as at their submission."""
     count = select(func.count()).where(job_instances.c.job_number == jobs.c.job_number).scalar_subquery()
     query = select(jobs.c.job_id, jobs.c.ae_title).where(jobs.c.instance_count != count).order_by(jobs.c.job_number)
     return [(job_id, ae_title) for job_id, ae_title in transaction.execute(query)]
 
 
 def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
-    """Return ids and AE titles of unfinished and faulted jobs with each of their reclaimed instances."""
+    """Return the reclaimed instances of unfinished and faulted jobs: id and AE title of a job, number of an instance."""
     query = (
         select(jobs.c.job_id, jobs.c.ae_title, instances.c.instance_id)
         .join(job_instances, job_instances.c.job_number == jobs.c.job_number)
@@ -146,7 +147,7 @@ def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
     return [(job_id, ae_title, number) for job_id, ae_title, number in rows]
 
 
-def replaced_by_nothing(transaction: Transaction) -> list[tuple[int, str]]:
+def with_missing_replacement(transaction: Transaction) -> list[tuple[int, str]]:
     """Return numbers and AE titles of instances whose replacement has no row."""
     newer = instances.alias()
     query = select(instances.c.instance_id, instances.c.ae_title).where(
@@ -156,19 +157,21 @@ def replaced_by_nothing(transaction: Transaction) -> list[tuple[int, str]]:
     return [(number, ae_title) for number, ae_title in rows]
 
 
-def arrivals(transaction: Transaction, ae_title: str, sop_instance_uid: str) -> list[tuple[InstanceStorageInfo, Kept]]:
-    """Return every instance with this SOP Instance UID that the AE title received, with its record."""
-    query: Select[Any] = select(*_INSTANCE, instances.c.state).where(
+def arrivals(
+    transaction: Transaction, ae_title: str, sop_instance_uid: str
+) -> list[tuple[InstanceStorageInfo, ObjectRow]]:
+    """Return every instance with this SOP Instance UID that the AE title received, with its row."""
+    query: Select[Any] = select(*_INSTANCE_COLUMNS, instances.c.state).where(
         instances.c.sop_instance_uid == sop_instance_uid, instances.c.ae_title == ae_title
     )
-    names = [column.name for column in _INSTANCE]
+    names = [column.name for column in _INSTANCE_COLUMNS]
     return [
-        (InstanceStorageInfo(**{name: row._mapping[name] for name in names}), _kept(row))
+        (InstanceStorageInfo(**{name: row._mapping[name] for name in names}), _object_row(row))
         for row in transaction.execute(query.order_by(instances.c.instance_id))
     ]
 
 
-def adopt(transaction: Transaction, instance: InstanceStorageInfo, reason: str) -> int:
+def insert_quarantined(transaction: Transaction, instance: InstanceStorageInfo, reason: str) -> int:
     """Insert a quarantined instance, count it as received, and return its number."""
     values = asdict(instance) | {"state": InstanceState.QUARANTINED.value, "reason": reason}
     values["changed_at"] = instance.received_at
@@ -177,8 +180,8 @@ def adopt(transaction: Transaction, instance: InstanceStorageInfo, reason: str) 
     return inserted_id(transaction.execute(instances.insert().values(**values)))
 
 
-def _kept(row: Row[Any]) -> Kept:
-    return Kept(
+def _object_row(row: Row[Any]) -> ObjectRow:
+    return ObjectRow(
         instance_id=row.instance_id,
         ae_title=row.ae_title,
         state=InstanceState(row.state),

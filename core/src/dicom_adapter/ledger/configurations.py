@@ -1,7 +1,7 @@
-"""Configurations in the ledger: those that the service was started with or requested to load, with their states.
+"""Configurations in the ledger: those with which the service was started and those requested by a reload.
 
 One configuration runs. A command requests a reload by inserting another one. AE titles and submitters that a reload
-removes may have to drain: their names are recorded with the configuration that describes them.
+removes may have to drain: their names are recorded with the last configuration that contains them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from sqlalchemy import Row, delete, select, update
 from dicom_adapter.ledger.connection import Transaction, inserted_id
 from dicom_adapter.ledger.schema import configurations
 
-KEPT = 20  # configurations that no longer run
+KEPT_CONFIGURATIONS = 20  # rows; older ones are deleted
 
 
 class ConfigurationState(str, Enum):
     """The state of a configuration."""
 
-    ASKED = "asked"
+    REQUESTED = "asked"  # the value in the database since the first version
     RUNNING = "running"
     REPLACED = "replaced"
     REFUSED = "refused"
@@ -50,11 +50,11 @@ class Draining:
 
 @frozen(kw_only=True)
 class ReloadRequest:
-    """How the service applies a requested configuration."""
+    """The way in which the service applies a requested configuration."""
 
-    replaces: int  # the number of the configuration that it was compared with
-    restart_host: bool = False  # plugins have changed, and a process loads plugins once
-    draining: Draining = Draining()  # of the configuration that it replaces
+    replaces: int  # the number of the configuration with which it was compared
+    restart_host: bool = False  # plugins have changed, and a process loads plugins only once
+    draining: Draining = Draining()  # AE titles and submitters of the replaced configuration
 
 
 @frozen(kw_only=True)
@@ -64,32 +64,32 @@ class Configuration:
     number: int
     text: str = field(repr=False)
     folder: str  # the base of relative paths
-    settings: Mapping[str, Any] = field(repr=False)  # its values; see `reload.snapshot`
-    request: ReloadRequest | None  # None: the service was started with it
+    settings: Mapping[str, Any] = field(repr=False)  # parsed values, secrets as digests; see `reload.snapshot`
+    request: ReloadRequest | None  # None if the service was started with it
     draining: Draining
     state: ConfigurationState
     reason: str  # why it was refused, or a warning
     changed_at: datetime  # when it entered its state, UTC
 
 
-def begin(transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], now: datetime) -> int:
+def record_start(transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], now: datetime) -> int:
     """Record that the service was started with this configuration; return its number. Refuse earlier requests."""
-    for asked in _in_state(transaction, ConfigurationState.ASKED):
-        refuse(transaction, asked.number, "the service ended before it was applied", now)
-    number = _insert(transaction, text, folder, settings, {}, ConfigurationState.ASKED, now)
-    run(transaction, number, "", now)
+    for earlier in _in_state(transaction, ConfigurationState.REQUESTED):
+        mark_refused(transaction, earlier.number, "the service ended before it was applied", now)
+    number = _insert(transaction, text, folder, settings, {}, ConfigurationState.REQUESTED, now)
+    mark_running(transaction, number, "", now)
     return number
 
 
-def ask(
+def request(
     transaction: Transaction, text: str, folder: str, settings: Mapping[str, Any], request: ReloadRequest, now: datetime
 ) -> int:
     """Request that the running service applies another configuration; return its number."""
-    return _insert(transaction, text, folder, settings, _request_to_json(request), ConfigurationState.ASKED, now)
+    return _insert(transaction, text, folder, settings, _request_to_json(request), ConfigurationState.REQUESTED, now)
 
 
-def run(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
-    """Record that this configuration runs from now on. `reason`: a warning, or ""."""
+def mark_running(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
+    """Record that this configuration runs and replaces the earlier one. `reason`: a warning, or ""."""
     is_running = configurations.c.state == ConfigurationState.RUNNING.value
     change = {"state": ConfigurationState.REPLACED.value, "changed_at": now}
     transaction.execute(update(configurations).where(is_running).values(**change))
@@ -97,8 +97,8 @@ def run(transaction: Transaction, number: int, reason: str, now: datetime) -> No
     _delete_old(transaction)
 
 
-def refuse(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
-    """Record that this requested configuration does not run."""
+def mark_refused(transaction: Transaction, number: int, reason: str, now: datetime) -> None:
+    """Record that this requested configuration was refused."""
     _set_state(transaction, number, ConfigurationState.REFUSED, reason, now)
 
 
@@ -113,13 +113,13 @@ def running(transaction: Transaction) -> Configuration | None:
     return next(iter(_in_state(transaction, ConfigurationState.RUNNING)), None)
 
 
-def asked(transaction: Transaction) -> Configuration | None:
-    """Return the configuration that is requested."""
-    return next(iter(_in_state(transaction, ConfigurationState.ASKED)), None)
+def requested(transaction: Transaction) -> Configuration | None:
+    """Return the configuration that is requested, or None."""
+    return next(iter(_in_state(transaction, ConfigurationState.REQUESTED)), None)
 
 
 def newest(transaction: Transaction) -> Configuration | None:
-    """Return the newest configuration, whatever its state."""
+    """Return the newest configuration in any state."""
     row = transaction.execute(select(configurations).order_by(configurations.c.number.desc()).limit(1)).one_or_none()
     return None if row is None else _configuration(row)
 
@@ -144,13 +144,13 @@ def draining(transaction: Transaction) -> Draining:
 
 
 def set_draining(transaction: Transaction, number: int, names: Draining) -> None:
-    """Record what of the configuration with this number is draining."""
-    is_it = configurations.c.number == number
-    transaction.execute(update(configurations).where(is_it).values(leaving=asdict(names)))
+    """Record the draining AE titles and submitters of the configuration with this number."""
+    has_number = configurations.c.number == number
+    transaction.execute(update(configurations).where(has_number).values(leaving=asdict(names)))
 
 
 def end_drain(transaction: Transaction, names: Draining) -> None:
-    """Record that these are drained, or configured again."""
+    """Record that these AE titles and submitters are drained, or configured again."""
     for configuration in with_draining(transaction):
         set_draining(transaction, configuration.number, configuration.draining.without(names))
 
@@ -178,12 +178,12 @@ def _set_state(transaction: Transaction, number: int, state: ConfigurationState,
 
 
 def _delete_old(transaction: Transaction) -> None:
-    """Delete old configurations, except those with draining AE titles or submitters."""
+    """Delete all but the newest configurations and those with draining AE titles or submitters."""
     numbers = list(
         transaction.execute(select(configurations.c.number).order_by(configurations.c.number.desc())).scalars()
     )
     needed: Collection[int] = {configuration.number for configuration in with_draining(transaction)}
-    old = [number for number in numbers[KEPT:] if number not in needed]
+    old = [number for number in numbers[KEPT_CONFIGURATIONS:] if number not in needed]
     transaction.execute(delete(configurations).where(configurations.c.number.in_(old)))
 
 

@@ -18,11 +18,11 @@ from dicom_adapter.ledger.errors import ledger_error
 
 Transaction: TypeAlias = Connection
 
-BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; longer means that it hangs
+BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; a process that takes longer hangs
 
 
 class Ledger:
-    """A connection pool of the ledger that begins its transactions. Thread-safe."""
+    """The open ledger: connections to the database, and transactions on them. Thread-safe."""
 
     def __init__(self, url: str, *, durable: bool = True) -> None:
         """Connect to a database URL of SQLAlchemy. `durable`: a committed transaction survives a power loss."""
@@ -53,9 +53,9 @@ class Ledger:
     def write(self, *, synced: bool = True, waits: bool = True) -> Iterator[Transaction]:
         """Begin a writing transaction: committed when the block ends, rolled back if it raises.
 
-        A transaction that is not `synced` becomes durable with the next synced transaction of any process. Durability
-        follows the order of commits. Without `waits`, raise LedgerUnavailable with `is_busy` while another transaction
-        is writing; nothing has been changed then.
+        A transaction that is not `synced` becomes durable with the next synced transaction of any process: transactions
+        become durable in the order of their commits. Without `waits`, raise LedgerUnavailable with `is_busy` while
+        another transaction is writing; nothing is changed then.
         """
         if not self._writing.acquire(blocking=waits):
             raise LedgerUnavailable("another transaction is writing", is_busy=True)
@@ -160,7 +160,7 @@ def _folder(url: str) -> Path | None:
 
 
 def inserted_id(result: CursorResult[Any]) -> int:
-    """Return the number that the database assigned to the row just inserted."""
+    """Return the number that the database assigned to the inserted row."""
     key = result.inserted_primary_key
     assert key is not None  # every INSERT of one row has it
     number: int = key[0]
@@ -178,6 +178,6 @@ def _begin(connection: Connection) -> None:
     reads = connection.get_execution_options().get("reads_only", False)
     statement = "BEGIN" if reads else "BEGIN IMMEDIATE"
     try:
-        connection.connection.cursor().execute(statement)  # SQLAlchemy takes ten times as long
+        connection.connection.cursor().execute(statement)  # through SQLAlchemy, it takes ten times as long
     except connection.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(connection, failure) from failure

@@ -1,4 +1,4 @@
-"""Convert errors of the driver and of SQLAlchemy to errors of the ledger: no other package depends on either."""
+"""Convert errors of the driver and of SQLAlchemy to errors of the ledger, so that no other package depends on them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, RowRejected
 SQLITE_BUSY, SQLITE_IOERR, SQLITE_FULL = 5, 10, 13
 PRIMARY_CODE_BITS = 0xFF  # of an extended code, such as SQLITE_IOERR_FSYNC
 
-# What sqlite3_errstr() returns for them: Python 3.10 passes the text on, and not the code.
+# Messages of these codes (sqlite3_errstr): Python 3.10 provides only the message, not the code.
 CODES = {"database is locked": SQLITE_BUSY, "disk I/O error": SQLITE_IOERR, "database or disk is full": SQLITE_FULL}
 
-OF_VALUES = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+CAUSED_BY_VALUES = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 
 
 def ledger_error(failure: SQLAlchemyError) -> LedgerError:
     """Return the error to raise in place of this one, with its traceback and without the values of its statement.
 
     Errors that the values of a statement can cause become RowRejected. Every other error of the database (full, busy,
-    not a database, malformed, no such table) would meet the next transaction as well: LedgerUnavailable.
+    not a database, malformed, no such table) affects other transactions as well, and becomes LedgerUnavailable.
     """
     if isinstance(failure, NoConnection):
         found: LedgerError = LedgerUnavailable("every connection to it is in use")
-    elif isinstance(failure, DatabaseError) and not isinstance(failure, OF_VALUES):
+    elif isinstance(failure, DatabaseError) and not isinstance(failure, CAUSED_BY_VALUES):
         code = _code(failure.orig)
         found = LedgerUnavailable(
             str(failure.orig),

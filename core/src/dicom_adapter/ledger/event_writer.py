@@ -1,4 +1,4 @@
-"""Write events in the background, for callers that must not wait for the ledger nor fail with it."""
+"""Write events in the background, for callers that must not wait for the ledger or fail because of it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dicom_adapter.ledger.events import Event
 
 log = structlog.get_logger("dicom_adapter.ledger")
 
-GATHER_SECONDS = 0.2  # events of this period share one transaction, so that other writers can use the ledger
+BATCH_SECONDS = 0.2  # events of this period share one transaction, so that other writers can use the ledger
 
 
 class EventWriter:
     """Write events in a separate thread. Events that the ledger cannot store are logged and dropped. Thread-safe."""
 
     def __init__(self, ledger: Ledger, *, synced: bool = True) -> None:
-        """Start the thread. `synced`: events are durable once written, else after the next synced transaction."""
+        """Start the thread. `synced`: written events are durable at once, otherwise with the next synced transaction."""
         self._ledger = ledger
         self._synced = synced
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._news = threading.Event()
+        self._has_events = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._thread.start()
@@ -33,19 +33,19 @@ class EventWriter:
     def put(self, event: Event) -> None:
         """Queue an event to be written soon."""
         self._events.put(event)
-        self._news.set()
+        self._has_events.set()
 
     def close(self, seconds: float = 5) -> None:
-        """Write the queued events and stop; wait up to `seconds` for that."""
+        """Write the queued events and stop. Wait up to `seconds` for the thread to end."""
         self._closing.set()
-        self._news.set()
+        self._has_events.set()
         self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._news.wait()
-            self._closing.wait(GATHER_SECONDS)
-            self._news.clear()
+            self._has_events.wait()
+            self._closing.wait(BATCH_SECONDS)
+            self._has_events.clear()
             self._write()
         self._write()
 

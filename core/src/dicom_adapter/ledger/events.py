@@ -25,9 +25,9 @@ class Event:
     detail: Mapping[str, object] = field(factory=dict)
 
 
-def record(transaction: Transaction, happened: Iterable[Event]) -> None:
-    """Write events in this order, in the same transaction as the change that they describe."""
-    rows = [asdict(event) | {"detail": dict(event.detail)} for event in happened]
+def record(transaction: Transaction, new_events: Iterable[Event]) -> None:
+    """Insert events in this order, in the same transaction as the changes that they describe."""
+    rows = [asdict(event) | {"detail": dict(event.detail)} for event in new_events]
     if rows:
         transaction.execute(events.insert(), rows)
 

@@ -46,9 +46,9 @@ class PartHealth:
 
     part: str
     state: PartState
-    reason: str = field(default="", repr=False)  # of a state that is not ok; without patient data
-    since: datetime  # of this state, UTC
-    seen_at: datetime  # when it was last checked, UTC
+    reason: str = field(default="", repr=False)  # why the state is not ok; without patient data
+    since: datetime  # UTC; when it entered this state
+    seen_at: datetime  # UTC; when it was last checked
 
 
 def save(transaction: Transaction, parts: Iterable[PartHealth]) -> None:
@@ -67,5 +67,5 @@ def load(transaction: Transaction) -> dict[str, PartHealth]:
 
 
 def delete_old_parts(transaction: Transaction, receivers: int) -> None:
-    """Delete the parts of an earlier host, which the new one may not have, and receivers that no longer exist."""
+    """Delete the parts of an earlier host, which the new host may not have, and receivers that no longer exist."""
     transaction.execute(delete(health).where(health.c.part.not_in(processes(receivers))))

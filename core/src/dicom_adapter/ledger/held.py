@@ -1,4 +1,4 @@
-"""Count the instances that wait for a processor or for an operator, and the space that they take."""
+"""Count the instances that wait for a processor or for an operator, and the space that they use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Held:
 
 @frozen(kw_only=True)
 class HeldBytes:
-    """Space that the instances of an AE title take until an operator decides."""
+    """Space that instances of an AE title use until an operator decides about them, in bytes."""
 
     quarantined: int
     faulted: int  # released, and needed by faulted jobs only
@@ -48,7 +48,7 @@ def count_held(transaction: Transaction) -> dict[str, Held]:
 
 
 def count_held_bytes(transaction: Transaction, ae_title: str) -> HeldBytes:
-    """Return the space that instances of this AE title take until an operator decides."""
+    """Return the space that instances of this AE title use until an operator decides about them."""
     members = select(job_instances.c.instance_id).join(jobs, jobs.c.job_number == job_instances.c.job_number)
     in_faulted = members.where(IS_FAULTED, jobs.c.ae_title == ae_title)
     in_unfinished = exists().where(

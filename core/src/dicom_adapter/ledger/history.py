@@ -1,8 +1,8 @@
 """Delete the rows of finished work, and count deleted instances.
 
-A job is deleted when it finished long ago and all its instances are reclaimed; an instance when it was reclaimed long
-ago and no job contains it; an event together with its instance or job, or because of its own age. A `Place` skips old
-rows that have to be kept, so that reading a page of rows is always short.
+A job is deleted when it finished long ago and all its instances are reclaimed. An instance is deleted when it was
+reclaimed long ago and no job contains it. An event is deleted together with its instance or job, or because of its own
+age. Rows are read in pages, each from a `Place` on, so that old rows that have to be kept are not read repeatedly.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs
     return Page(numbers, end)
 
 
-def delete_jobs(transaction: Transaction, numbers: Sequence[int], asked: Collection[str], before: datetime) -> int:
-    """Delete finished jobs that are no longer needed, with their events; return how many.
+def delete_jobs(transaction: Transaction, numbers: Sequence[int], polled: Collection[str], before: datetime) -> int:
+    """Delete those of these finished jobs that are no longer needed, with their events; return how many.
 
-    All of a job's instances must be reclaimed. `asked` names the submitters whose platforms are polled for the status
-    of jobs: their submitted jobs are kept until the platform reports the end, or until submitted before `before`.
+    All of a job's instances must be reclaimed. `polled` names the submitters whose platforms are polled for the status
+    of jobs. A submitted job of theirs is kept until the platform reports its end, unless its submission is older than
+    `before`.
     """
     needed = exists().where(
         job_instances.c.job_number == jobs.c.job_number,
@@ -76,7 +77,7 @@ def delete_jobs(transaction: Transaction, numbers: Sequence[int], asked: Collect
     )
     awaited = and_(
         jobs.c.state == JobState.SUBMITTED.value,
-        jobs.c.submitter.in_(asked),
+        jobs.c.submitter.in_(polled),
         ~jobs.c.platform_finished,
         jobs.c.changed_at >= before,
     )
@@ -100,13 +101,13 @@ def reclaimed_instances(transaction: Transaction, before: datetime, after: Place
 
 
 def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
-    """Delete and count those of these reclaimed instances that no job contains, with their events; return how many.
+    """Delete those of these reclaimed instances that no job contains, with their events; count and return how many.
 
     A replaced instance is kept while the same SOP instance is pending: a processor may still use the id of the older
     instance to refer to the newer. A replacement is kept as long as the instance that it replaces.
     """
     pending = instances.alias()
-    stood_for = exists().where(
+    is_referenced = exists().where(
         instances.c.replaced_by.is_not(None),
         pending.c.ae_title == instances.c.ae_title,
         pending.c.sop_instance_uid == instances.c.sop_instance_uid,
@@ -114,41 +115,41 @@ def delete_instances(transaction: Transaction, numbers: Sequence[int]) -> int:
     )
     in_a_job = exists().where(job_instances.c.instance_id == instances.c.instance_id)
     are_these = instances.c.instance_id.in_(numbers) & IS_RECLAIMED
-    query = select(instances.c.instance_id).where(are_these, ~in_a_job, ~stood_for)
-    going = _without_replacements(transaction, set(transaction.execute(query).scalars()))
-    if not going:
+    query = select(instances.c.instance_id).where(are_these, ~in_a_job, ~is_referenced)
+    unneeded = _without_replacements(transaction, set(transaction.execute(query).scalars()))
+    if not unneeded:
         return 0
-    is_going = instances.c.instance_id.in_(going)
-    counts = select(instances.c.ae_title, instances.c.outcome, func.count()).where(is_going)
+    is_unneeded = instances.c.instance_id.in_(unneeded)
+    counts = select(instances.c.ae_title, instances.c.outcome, func.count()).where(is_unneeded)
     for ae_title, outcome, count in transaction.execute(counts.group_by(instances.c.ae_title, instances.c.outcome)):
         counters.add(transaction, ae_title, outcome, count)
-    transaction.execute(delete(events).where(events.c.instance_id.in_(going)))
-    transaction.execute(delete(instances).where(is_going))
-    return len(going)
+    transaction.execute(delete(events).where(events.c.instance_id.in_(unneeded)))
+    transaction.execute(delete(instances).where(is_unneeded))
+    return len(unneeded)
 
 
-def _without_replacements(transaction: Transaction, going: set[int]) -> list[int]:
-    """Return `going` without the replacements of instances that are kept."""
-    query = select(instances.c.instance_id, instances.c.replaced_by).where(instances.c.replaced_by.in_(going))
+def _without_replacements(transaction: Transaction, unneeded: set[int]) -> list[int]:
+    """Return `unneeded` without the replacements of instances that are kept."""
+    query = select(instances.c.instance_id, instances.c.replaced_by).where(instances.c.replaced_by.in_(unneeded))
     query = query.order_by(instances.c.instance_id)  # the beginning of a chain first
     for older, newer in transaction.execute(query):
-        if older not in going:
-            going.discard(newer)
-    return sorted(going)
+        if older not in unneeded:
+            unneeded.discard(newer)
+    return sorted(unneeded)
 
 
 def old_events(transaction: Transaction, before: datetime, after: Place, limit: int) -> Page:
-    """Return events before a time, oldest first; `numbers`: events whose instance and job no longer exist."""
-    told_of = or_(
+    """Return events before a time, oldest first. `Page.numbers` has those whose instance and job no longer exist."""
+    has_subject = or_(
         exists().where(instances.c.instance_id == events.c.instance_id),
         exists().where(jobs.c.job_id == events.c.job_id),
     )
-    query = select(events.c.at, events.c.event_id, told_of.label("stays")).where(
+    query = select(events.c.at, events.c.event_id, has_subject.label("has_subject")).where(
         events.c.at < before, _is_after(events.c.at, events.c.event_id, after)
     )
     rows = transaction.execute(query.order_by(events.c.at, events.c.event_id).limit(limit)).all()
-    loose = [row.event_id for row in rows if not row.stays]
-    return Page(loose, Place(rows[-1].at, rows[-1].event_id) if rows else after)
+    unneeded = [row.event_id for row in rows if not row.has_subject]
+    return Page(unneeded, Place(rows[-1].at, rows[-1].event_id) if rows else after)
 
 
 def delete_events(transaction: Transaction, numbers: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""Instances with their states, as operators see them."""
+"""Instances with their states, as shown to operators."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def newest(
     study_instance_uid: str | None = None,
     reason: str = "",
 ) -> list[InstanceRow]:
-    """Return the newest instances first: in this state, of this AE title and study (all if None).
+    """Return instances in this state, of this AE title and study (all if None), newest first.
 
-    `reason`: only those whose reason for the quarantine contains this text, in upper or lower case.
+    `reason`: only those whose reason for the quarantine contains this text; case is ignored.
     """
     query = select(*_ROW).limit(limit)
     if state is not None:
@@ -66,13 +66,13 @@ def newest(
     if reason:
         query = query.where(instances.c.reason.icontains(reason, autoescape=True))
     # Few instances are not reclaimed: make SQLite read them from their index and sort them, not scan from the end.
-    is_of_few = state not in (None, InstanceState.RECLAIMED)
-    order = instances.c.instance_id + 0 if is_of_few else instances.c.instance_id
+    is_rare = state not in (None, InstanceState.RECLAIMED)
+    order = instances.c.instance_id + 0 if is_rare else instances.c.instance_id
     return _rows(transaction.execute(query.order_by(order.desc())).all())
 
 
 def find(transaction: Transaction, instance_ids: Iterable[int]) -> list[InstanceRow]:
-    """Return the instances with these ids, without those that have no row."""
+    """Return the instances with these ids. Ids without a row are omitted."""
     return [
         row
         for chunk in chunks(instance_ids)

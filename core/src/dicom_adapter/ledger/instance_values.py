@@ -1,4 +1,4 @@
-"""Rows of the table of instances, read as values of the API."""
+"""Read rows of the table of instances as values of the API."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CHUNK = 500  # ids in one IN (…): below every database's limit of parameters
 _NAMES = [attribute.name for attribute in fields(InstanceStorageInfo)]
 COLUMNS = [instances.c[name] for name in _NAMES]
 _NUMBER, _RECEIVED_AT = _NAMES.index("instance_id"), _NAMES.index("received_at")
-_OWN = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
-_ALIKE = [place for place, name in enumerate(_NAMES) if name not in _OWN]  # equal in many consecutive rows
+_VARYING = {"instance_id", "sop_instance_uid", "received_at", "storage_key", "size_bytes", "checksum"}
+_REPEATED = [index for index, name in enumerate(_NAMES) if name not in _VARYING]  # equal in many consecutive rows
 
 T = TypeVar("T")
 
@@ -37,13 +37,15 @@ def as_json_array(query: Select[tuple[object, ...]]) -> Select[tuple[Any]]:
     return select(func.json_group_array(func.json_array(*rows.c)))
 
 
-def read_at_once(transaction: Transaction, query: Select[tuple[Any]], **asked: object) -> list[InstanceStorageInfo]:
+def read_at_once(
+    transaction: Transaction, query: Select[tuple[Any]], **parameters: object
+) -> list[InstanceStorageInfo]:
     """Read many rows in the order of their numbers.
 
-    The driver releases the interpreter lock for every row and, where several lanes read, waits to acquire it again:
-    that takes ten times as long as the database does. So the database returns all rows as one JSON value.
+    The driver releases the interpreter lock for every row. If several lanes read, it waits to acquire the lock again,
+    which takes ten times as long as the database itself. Therefore the database returns all rows as one JSON value.
     """
-    encoded = transaction.execute(query, asked).scalar_one()
+    encoded = transaction.execute(query, parameters).scalar_one()
     found = sorted(orjson.loads(encoded), key=itemgetter(_NUMBER))
     for values in found:
         values[_RECEIVED_AT] = EPOCH + timedelta(microseconds=values[_RECEIVED_AT])
@@ -56,12 +58,12 @@ def to_instance(row: Row[Any]) -> InstanceStorageInfo:
 
 def to_instances(rows: Iterable[Sequence[Any]]) -> list[InstanceStorageInfo]:
     """Convert rows that begin with `COLUMNS`. Equal strings are shared: a million instances have to fit in memory."""
-    one_of: dict[str, str] = {}
+    shared: dict[str, str] = {}
     found = []
     for row in rows:
         values = list(row)
-        for place in _ALIKE:
-            values[place] = one_of.setdefault(values[place], values[place])
+        for index in _REPEATED:
+            values[index] = shared.setdefault(values[index], values[index])
         found.append(InstanceStorageInfo(**dict(zip(_NAMES, values, strict=False))))
     return found
 

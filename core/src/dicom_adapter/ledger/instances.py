@@ -76,7 +76,7 @@ def find_pending(transaction: Transaction, ae_title: str, sop_instance_uid: str)
 
 
 def skip_numbers(transaction: Transaction, count: int) -> None:
-    """Skip the next `count` numbers: they were assigned to rows that a power loss has erased."""
+    """Skip the next `count` numbers: they may have been assigned to rows that a power loss erased."""
     for statement in (
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'instances', 0 "
         "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'instances')",
@@ -85,8 +85,8 @@ def skip_numbers(transaction: Transaction, count: int) -> None:
         transaction.execute(text(statement), {"count": count})
 
 
-def among_stored(transaction: Transaction, storage_keys: Iterable[str]) -> set[str]:
-    """Return those of these storage keys that a row has. Reads every row."""
+def keys_with_rows(transaction: Transaction, storage_keys: Iterable[str]) -> set[str]:
+    """Return those of these storage keys that belong to a row. Reads every row."""
     return {
         key
         for chunk in chunks(storage_keys)
@@ -112,7 +112,7 @@ def pending_after(transaction: Transaction, instance_id: int, limit: int, ae_tit
 
 
 def arrived_late(transaction: Transaction, ae_title: str, instance_id: int, at: datetime) -> int | None:
-    """Return the newest pending instance of an AE title above `instance_id` that was received until `at`, or None.
+    """Return the newest pending instance of an AE title above `instance_id`, received at `at` or earlier, or None.
 
     Reads only the next few instances: the time is assigned shortly before the number, so late rows are among them.
     """
@@ -134,7 +134,7 @@ def arrived_after(transaction: Transaction, instance_id: int, limit: int) -> lis
 
 
 def newest_after(transaction: Transaction, instance_id: int, limit: int) -> dict[str, int]:
-    """Return the newest of the next `limit` instances above `instance_id`, by AE title."""
+    """Return the number of the newest instance among the `limit` instances after `instance_id`, by AE title."""
     rows = transaction.execute(_NEWEST_AFTER, {"after": instance_id, "limit": limit})
     return {row[0]: row[1] for row in rows}
 
@@ -149,18 +149,18 @@ def resolve_pending(transaction: Transaction, instance_ids: Sequence[int]) -> di
 
     Omit ids that refer to no pending instance.
     """
-    meaning = {instance_id: instance_id for instance_id in instance_ids}
+    candidates = {instance_id: instance_id for instance_id in instance_ids}
     result: dict[int, int] = {}
-    while meaning:
-        found = _states(transaction, list(meaning.values()))
+    while candidates:
+        found = _states(transaction, list(candidates.values()))
         newer: dict[int, int] = {}
-        for asked, current in meaning.items():
-            state, replaced_by = found.get(current, ("", None))
+        for instance_id, candidate in candidates.items():
+            state, replaced_by = found.get(candidate, ("", None))
             if state == InstanceState.PENDING.value:
-                result[asked] = current
+                result[instance_id] = candidate
             elif replaced_by is not None:
-                newer[asked] = replaced_by
-        meaning = newer
+                newer[instance_id] = replaced_by
+        candidates = newer
     return result
 
 
@@ -194,7 +194,7 @@ def reclaimable(transaction: Transaction, instance_ids: Sequence[int]) -> list[I
 
 
 def replaced_by(transaction: Transaction, first: int, last: int) -> list[int]:
-    """Return the ids of the instances that those numbered `first` to `last` replaced."""
+    """Return the ids of the instances that were replaced by the instances numbered `first` to `last`."""
     return list(transaction.execute(_REPLACED_BY, {"first": first, "last": last}).scalars())
 
 

@@ -26,14 +26,14 @@ _COLUMNS = [jobs.c[attribute.name] for attribute in fields(Job)]
 class JobRow:
     """A job with the values that only the ledger and the job engine use."""
 
-    number: int  # its place in the order of submission
+    number: int  # ascending in the order of submission
     job: Job
-    failing_since: datetime | None  # the first of `job.attempts`
+    failing_since: datetime | None  # UTC; the first of the failed `job.attempts`
 
 
 def insert(transaction: Transaction, job: Job, instance_ids: Sequence[int]) -> int:
     """Insert a job with its instances in this order; return its number."""
-    number = inserted_id(transaction.execute(jobs.insert().values(**_written(asdict(job)))))
+    number = inserted_id(transaction.execute(jobs.insert().values(**_to_columns(asdict(job)))))
     rows = [
         {"job_number": number, "position": position, "instance_id": instance_id, "uploaded": False}
         for position, instance_id in enumerate(instance_ids)
@@ -51,8 +51,8 @@ def get(transaction: Transaction, job_id: str) -> JobRow | None:
 def with_prefix(transaction: Transaction, prefix: str, limit: int) -> list[JobRow]:
     """Return jobs whose id begins with `prefix` (hexadecimal digits)."""
     # A range, because LIKE reads the whole index; every hexadecimal digit sorts before "g".
-    is_such = (jobs.c.job_id >= prefix) & (jobs.c.job_id < prefix + "g")
-    return [_row(row) for row in transaction.execute(_select().where(is_such).order_by(jobs.c.job_id).limit(limit))]
+    has_prefix = (jobs.c.job_id >= prefix) & (jobs.c.job_id < prefix + "g")
+    return [_row(row) for row in transaction.execute(_select().where(has_prefix).order_by(jobs.c.job_id).limit(limit))]
 
 
 def newest(
@@ -62,7 +62,7 @@ def newest(
     states: Collection[JobState] = (),
     ae_title: str | None = None,
 ) -> list[JobRow]:
-    """Return the newest jobs first, in these states (all if empty) and of this AE title (all if None)."""
+    """Return jobs in these states (all if empty) and of this AE title (all if None), newest first."""
     query = _select().order_by(jobs.c.job_number.desc()).limit(limit)
     if states:
         query = query.where(jobs.c.state.in_([state.value for state in states]))
@@ -71,7 +71,7 @@ def newest(
     return [_row(row) for row in transaction.execute(query)]
 
 
-def heads(
+def queue_heads(
     transaction: Transaction, submitter: str, now: datetime | None, excluding: Collection[int] = ()
 ) -> list[JobRow]:
     """Return the oldest unfinished job of each AE title and priority that the submitter may process at `now`.
@@ -103,12 +103,12 @@ def change(transaction: Transaction, row: JobRow, **values: Any) -> JobRow:
 
     Raise IllegalTransition, and write nothing, if its state has changed or its cancellation was requested.
     """
-    is_same = (
+    is_unchanged = (
         (jobs.c.job_number == row.number)
         & (jobs.c.state == row.job.state.value)
         & (jobs.c.cancel_requested.is_(row.job.cancel_requested))
     )
-    result = transaction.execute(update(jobs).where(is_same).values(**_written(values)))
+    result = transaction.execute(update(jobs).where(is_unchanged).values(**_to_columns(values)))
     if result.rowcount != 1:
         raise IllegalTransition(
             f"job {row.job.job_id} is no longer {row.job.state.value}, or its cancellation was requested"
@@ -133,7 +133,7 @@ def due_for_polling(transaction: Transaction, submitter: str, before: datetime, 
     return [_row(row) for row in transaction.execute(query.order_by(jobs.c.platform_asked_at).limit(limit))]
 
 
-def mark_asked(transaction: Transaction, number: int, now: datetime) -> None:
+def mark_polled(transaction: Transaction, number: int, now: datetime) -> None:
     """Record when the platform was polled for the status of a job."""
     transaction.execute(update(jobs).where(jobs.c.job_number == number).values(platform_asked_at=now))
 
@@ -170,8 +170,8 @@ class JobCount:
 
 def count(transaction: Transaction) -> list[JobCount]:
     """Count the jobs of each AE title, submitter and state. Reads every job."""
-    alike = (jobs.c.ae_title, jobs.c.submitter, jobs.c.state)
-    rows = transaction.execute(select(*alike, func.count()).group_by(*alike))
+    columns = (jobs.c.ae_title, jobs.c.submitter, jobs.c.state)
+    rows = transaction.execute(select(*columns, func.count()).group_by(*columns))
     return [JobCount(ae_title=row[0], submitter=row[1], state=JobState(row[2]), count=row[3]) for row in rows]
 
 
@@ -192,12 +192,12 @@ def _select() -> Any:
     return select(jobs.c.job_number, jobs.c.failing_since, *_COLUMNS)
 
 
-def _written(values: Mapping[str, Any]) -> dict[str, Any]:
+def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert fields of Job to values of the columns."""
-    return {name: _plain(value) for name, value in values.items()}
+    return {name: _to_column(value) for name, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_column(value: Any) -> Any:
     if isinstance(value, JobPriority):
         return RANKS[value]
     if isinstance(value, JobState):

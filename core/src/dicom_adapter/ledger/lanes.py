@@ -21,25 +21,25 @@ class LaneReport:
     ae_title: str
     state: LaneState
     reason: str  # why it is stopped, or why it runs without progress; else ""
-    since: datetime  # of this state, UTC
-    waiting: tuple[Waiting, ...] = ()  # the groups that are due first, not all
-    groups: int = 0  # all of them
+    since: datetime  # UTC; when it entered this state
+    waiting: tuple[Waiting, ...] = ()  # only the groups that are due first
+    groups: int = 0  # number of all waiting groups
     # `save` does not write the next two:
-    full: str = ""  # why it accepts nothing although it runs; else ""
-    restarts: int = 0  # how often operators restarted it
+    full: str = ""  # why the AE title accepts no instances although its lane runs; else ""
+    restarts: int = 0  # number of restarts that operators requested
 
 
 def save(transaction: Transaction, lane: LaneReport) -> None:
     """Insert or update the report of a lane."""
-    described = {
+    values = {
         "state": lane.state.value,
         "reason": lane.reason,
         "since": lane.since,
         "waiting": {"groups": lane.groups, "first": [_to_json(waiting) for waiting in lane.waiting]},
     }
-    result = transaction.execute(update(lanes).where(lanes.c.ae_title == lane.ae_title).values(**described))
+    result = transaction.execute(update(lanes).where(lanes.c.ae_title == lane.ae_title).values(**values))
     if result.rowcount == 0:
-        transaction.execute(lanes.insert().values(ae_title=lane.ae_title, **described))
+        transaction.execute(lanes.insert().values(ae_title=lane.ae_title, **values))
 
 
 def load(transaction: Transaction) -> dict[str, LaneReport]:
@@ -47,21 +47,21 @@ def load(transaction: Transaction) -> dict[str, LaneReport]:
     return {row.ae_title: _lane(row) for row in transaction.execute(select(lanes))}
 
 
-def refusing(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
+def stopped_and_full(transaction: Transaction) -> tuple[dict[str, str], dict[str, str]]:
     """Return the AE titles of stopped lanes, and those that are full until an operator frees space, with reasons."""
-    rows = transaction.execute(_REFUSING).all()
+    rows = transaction.execute(_STOPPED_OR_FULL).all()
     stopped = {ae_title: reason for ae_title, state, reason, _full in rows if state == LaneState.STOPPED.value}
     return stopped, {ae_title: full for ae_title, _state, _reason, full in rows if full}
 
 
 def stopped(transaction: Transaction) -> dict[str, str]:
     """Return the AE titles whose lanes are stopped, with the reasons."""
-    return refusing(transaction)[0]
+    return stopped_and_full(transaction)[0]
 
 
 def full(transaction: Transaction) -> dict[str, str]:
     """Return the AE titles that are full until an operator frees space, with the reasons."""
-    return refusing(transaction)[1]
+    return stopped_and_full(transaction)[1]
 
 
 def set_full(transaction: Transaction, ae_title: str, reason: str) -> None:
@@ -98,7 +98,7 @@ def _lane(row: Row[Any]) -> LaneReport:
 
 
 _TIME = UtcDateTime()
-_REFUSING = select(lanes.c.ae_title, lanes.c.state, lanes.c.reason, lanes.c.full).where(
+_STOPPED_OR_FULL = select(lanes.c.ae_title, lanes.c.state, lanes.c.reason, lanes.c.full).where(
     (lanes.c.state == LaneState.STOPPED.value) | (lanes.c.full != "")
 )
 

@@ -42,7 +42,7 @@ _version = Table("alembic_version", MetaData(), Column("version_num", String(32)
 
 
 def read_revision(connection: Connection) -> str | None:
-    """Return the revision of the ledger's schema; None if it has none."""
+    """Return the revision of the ledger's schema, or None if the ledger is empty."""
     if not inspect(connection).has_table(_version.name):
         return None
     return connection.execute(select(_version.c.version_num)).scalar()

@@ -1,7 +1,7 @@
 """The high-water mark of each receiver run: the rows of all its instances up to this number are in the ledger.
 
-A row is as durable as its instance, because the recovery record of the instance suffices to enter the row again. Only
-records above the high-water mark are used: the mark is written in the same transaction as the rows, and lost with them.
+If a power loss erases a row, the recovery record of its instance is enough to enter the row again. Only records above
+the high-water mark are used: the mark is written in the same transaction as the rows, so a power loss erases both.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def _compile() -> str:
     return str(newer.compile(dialect=sqlite.dialect()))
 
 
-_REACH = _compile()
+_SET_HIGH_WATER_MARK = _compile()
 
 
-def reach(transaction: Transaction, run: str, receiver: str, number: int) -> None:
+def set_high_water_mark(transaction: Transaction, run: str, receiver: str, number: int) -> None:
     """Set the high-water mark of a run: all its instances up to this number are stored or refused."""
     cursor = transaction.connection.cursor()
     try:
-        cursor.execute(_REACH, (run, receiver, number))
+        cursor.execute(_SET_HIGH_WATER_MARK, (run, receiver, number))
     except transaction.dialect.loaded_dbapi.Error as failure:
         raise as_sqlalchemy_error(transaction, failure) from failure
     finally:
@@ -42,7 +42,7 @@ def checkpoint(transaction: Transaction, run: str, receiver: str) -> None:
     transaction.execute(delete(commits).where(commits.c.receiver == receiver, commits.c.run != run))
 
 
-def reached(transaction: Transaction) -> dict[str, int]:
+def high_water_marks(transaction: Transaction) -> dict[str, int]:
     """Return the high-water mark of each run."""
     rows = transaction.execute(select(commits.c.run, commits.c.reached))
     return {row.run: row.reached for row in rows}

@@ -44,18 +44,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 class InstanceState(str, Enum):
     """The state of an instance."""
 
-    PENDING = "pending"  # its processor has not removed it
+    PENDING = "pending"  # its processor has not released it
     QUARANTINED = "quarantined"  # no processor can handle it
     RELEASED = "released"  # its processor no longer needs it, or a newer instance replaced it
     RECLAIMED = "reclaimed"  # its stored object was deleted
 
 
 class InstanceOutcome(str, Enum):
-    """How a reclaimed instance was used."""
+    """The use of a reclaimed instance."""
 
     SUBMITTED = "submitted"  # at least one job with it was started on the platform
     CANCELLED = "cancelled"  # operators cancelled every job with it
-    UNUSED = "unused"  # its processor removed it without a job
+    UNUSED = "unused"  # its processor released it without a job
     REPLACED = "replaced"  # a newer instance replaced it
     DISCARDED = "discarded"  # an operator discarded it
 
@@ -127,7 +127,7 @@ Index(
     "quarantined_instances",
     instances.c.ae_title,
     instances.c.instance_id,
-    instances.c.size_bytes,  # so that their sum is in the index
+    instances.c.size_bytes,  # so that the sum of the sizes can be computed from the index
     sqlite_where=text("state = 'quarantined'"),
 )
 Index(
@@ -138,7 +138,7 @@ Index(
 Index("instances_of_study", instances.c.study_instance_uid)
 Index("arrivals_of_instance", instances.c.sop_instance_uid)
 
-# received: every row that `instances` ever had; an outcome: how many rows with it were deleted from `instances`.
+# Counters: `received` counts every row ever inserted into `instances`; an outcome counts the deleted rows with it.
 tallies = Table(
     "tallies",
     metadata,
@@ -169,9 +169,9 @@ jobs = Table(
     Column("platform_job_id", Text, nullable=False, server_default=""),
     Column("platform_payload_id", Text, nullable=False, server_default=""),
     Column("repeated", Boolean, nullable=False, server_default=text("0")),  # the next step has been attempted before
-    Column("faulted_in", String(16), nullable=True),  # the state whose step failed for good
+    Column("faulted_in", String(16), nullable=True),  # the state whose step failed permanently
     Column("cancel_requested", Boolean, nullable=False, server_default=text("0")),
-    Column("platform_state", Text, nullable=False, server_default=""),  # of a started job, as last asked
+    Column("platform_state", Text, nullable=False, server_default=""),  # of a started job, as last reported
     Column("platform_detail", Text, nullable=False, server_default=""),
     Column("platform_finished", Boolean, nullable=False, server_default=text("0")),
     Column("platform_asked_at", UtcDateTime, nullable=True),
@@ -218,32 +218,32 @@ lanes = Table(
     metadata,
     Column("ae_title", String(16), primary_key=True),
     Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),  # of a stop
+    Column("reason", Text, nullable=False),  # why it is stopped
     Column("since", UtcDateTime, nullable=False),
     Column("waiting", JSON, nullable=False),  # groups of its processor that are not due, as last reported
-    Column("full", Text, nullable=False, server_default=""),  # why it accepts nothing although it runs
-    Column("restarts", Integer, nullable=False, server_default="0"),  # how often operators restarted it
+    Column("full", Text, nullable=False, server_default=""),  # why no instances are accepted although it runs
+    Column("restarts", Integer, nullable=False, server_default="0"),  # number of restarts that operators requested
 )
 
 health = Table(
     "health",
     metadata,
-    Column("part", Text, primary_key=True),  # of the host, or a process
+    Column("part", Text, primary_key=True),  # name of a process, or of a part of the host
     Column("state", String(16), nullable=False),
-    Column("reason", Text, nullable=False),  # of a state that is not ok; without patient data
-    Column("since", UtcDateTime, nullable=False),  # of this state
+    Column("reason", Text, nullable=False),  # why the state is not ok; without patient data
+    Column("since", UtcDateTime, nullable=False),  # when it entered this state
     Column("seen_at", UtcDateTime, nullable=False),  # when it was last checked
 )
 
 commits = Table(
     "commits",
     metadata,
-    Column("run", String(32), primary_key=True),  # of a receiver process, from its start to its end
-    Column("receiver", Text, nullable=False),  # its name, the same for every run
+    Column("run", String(32), primary_key=True),  # id of the receiver run
+    Column("receiver", Text, nullable=False),  # name of the receiver, the same for all its runs
     Column(
         "reached", BigInteger, nullable=False
     ),  # high-water mark: all instances up to this number are stored or refused
-    Column("settled", BigInteger, nullable=False, server_default="0"),  # checkpoints of the run
+    Column("settled", BigInteger, nullable=False, server_default="0"),  # number of checkpoints of the run
 )
 
 configurations = Table(
@@ -252,9 +252,9 @@ configurations = Table(
     Column("number", RowId, primary_key=True, autoincrement=True),
     Column("text", Text, nullable=False),
     Column("folder", Text, nullable=False),  # the base of relative paths
-    Column("settings", JSON, nullable=False),  # its values, secrets as digests
-    Column("wanted", JSON, nullable=False),  # the request to reload, see `configurations`
-    Column("leaving", JSON, nullable=False),  # AE titles and submitters of it that are draining
+    Column("settings", JSON, nullable=False),  # parsed values, secrets as digests
+    Column("wanted", JSON, nullable=False),  # a ReloadRequest, see `configurations`
+    Column("leaving", JSON, nullable=False),  # its AE titles and submitters that are draining
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
@@ -275,7 +275,7 @@ events = Table(
     sqlite_autoincrement=True,
 )
 Index("events_by_time", events.c.at)
-# Events of an AE title as a whole: few among the many events of its instances and jobs.
+# Events that concern a whole AE title: few among the many events of its instances and jobs.
 CONCERNS_AE_TITLE = "instance_id IS NULL AND job_id IS NULL AND association_id IS NULL"
 Index(
     "events_of_ae_title",

@@ -1,6 +1,6 @@
 """Queries about some instances, for example those of one study, and about their events and jobs.
 
-`Which` selects the instances: each query is one statement, however many instances there are.
+An `InstanceSelection` selects the instances. Each query is one statement, however many instances there are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import CONCERNS_AE_TITLE, events, instances, job_instances, jobs
 
-Which: TypeAlias = ColumnElement[bool]
+InstanceSelection: TypeAlias = ColumnElement[bool]  # a condition on the table of instances
 
 
 @frozen(kw_only=True)
@@ -36,47 +36,47 @@ class InstanceTrace:
     received_at: datetime  # UTC
     state: str  # a value of InstanceState
     changed_at: datetime  # UTC; when it entered its state
-    outcome: str  # a value of Outcome, "" as long as it is unknown
+    outcome: str  # a value of InstanceOutcome, "" as long as it is unknown
     replaced_by: int | None
 
 
-def of_study(study_instance_uid: str) -> Which:
+def of_study(study_instance_uid: str) -> InstanceSelection:
     return instances.c.study_instance_uid == study_instance_uid
 
 
-def of_sop_instance(sop_instance_uid: str) -> Which:
+def of_sop_instance(sop_instance_uid: str) -> InstanceSelection:
     return instances.c.sop_instance_uid == sop_instance_uid
 
 
-def of_job(number: int) -> Which:
+def of_job(number: int) -> InstanceSelection:
     members = select(job_instances.c.instance_id).where(job_instances.c.job_number == number)
     return instances.c.instance_id.in_(members.correlate(None))
 
 
-def arrivals(transaction: Transaction, which: Which) -> list[InstanceTrace]:
+def arrivals(transaction: Transaction, selection: InstanceSelection) -> list[InstanceTrace]:
     """Return the selected instances, in the order of arrival."""
     columns = [instances.c[field.name] for field in fields(InstanceTrace)]
-    query = select(*columns).where(which).order_by(instances.c.instance_id)
+    query = select(*columns).where(selection).order_by(instances.c.instance_id)
     return [InstanceTrace(**row._mapping) for row in transaction.execute(query)]
 
 
-def studies_of_newer(transaction: Transaction, which: Which) -> list[tuple[str, str]]:
-    """Return AE titles and studies of instances that replaced a selected instance and are not selected."""
-    newer = select(instances.c.replaced_by).where(which, instances.c.replaced_by.is_not(None))
+def studies_of_newer(transaction: Transaction, selection: InstanceSelection) -> list[tuple[str, str]]:
+    """Return AE titles and studies of instances that replaced a selected instance but are not selected themselves."""
+    newer = select(instances.c.replaced_by).where(selection, instances.c.replaced_by.is_not(None))
     query = select(instances.c.ae_title, instances.c.study_instance_uid).distinct()
-    is_newer = instances.c.instance_id.in_(newer.correlate(None)) & instances.c.instance_id.not_in(_ids(which))
+    is_newer = instances.c.instance_id.in_(newer.correlate(None)) & instances.c.instance_id.not_in(_ids(selection))
     return [(ae_title, study) for ae_title, study in transaction.execute(query.where(is_newer))]
 
 
-def jobs_with(transaction: Transaction, which: Which) -> list[tuple[JobRow, int]]:
+def jobs_with(transaction: Transaction, selection: InstanceSelection) -> list[tuple[JobRow, int]]:
     """Return the jobs with selected instances, and the number of these, in the order of submission."""
     query = (
         select(job_instances.c.job_number, func.count().label("members"))
-        .where(job_instances.c.instance_id.in_(_ids(which)))
+        .where(job_instances.c.instance_id.in_(_ids(selection)))
         .group_by(job_instances.c.job_number)
     )
     counts = {row.job_number: row.members for row in transaction.execute(query)}
-    found = ledger_jobs.find_where(transaction, jobs.c.job_number.in_(_job_numbers(which)))
+    found = ledger_jobs.find_where(transaction, jobs.c.job_number.in_(_job_numbers(selection)))
     return [(row, counts[row.number]) for row in found]
 
 
@@ -86,35 +86,35 @@ def uploaded(transaction: Transaction, number: int) -> int:
     return transaction.execute(query).scalar_one()
 
 
-def job_events(transaction: Transaction, which: Which) -> list[Event]:
+def job_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
     """Return the events of the jobs with selected instances, oldest first."""
-    job_ids = select(jobs.c.job_id).where(jobs.c.job_number.in_(_job_numbers(which)))
+    job_ids = select(jobs.c.job_id).where(jobs.c.job_number.in_(_job_numbers(selection)))
     return ledger_events.find_where(transaction, events.c.job_id.in_(job_ids))
 
 
-def instance_events(transaction: Transaction, which: Which) -> list[Event]:
-    """Return the events of the selected instances, oldest first, without `instance_reclaimed`: see their rows."""
+def instance_events(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
+    """Return the events of the selected instances, oldest first, except `instance_reclaimed`: their rows have it."""
     is_other = events.c.event != "instance_reclaimed"
-    return ledger_events.find_where(transaction, events.c.instance_id.in_(_ids(which)) & is_other)
+    return ledger_events.find_where(transaction, events.c.instance_id.in_(_ids(selection)) & is_other)
 
 
-def association_ends(transaction: Transaction, which: Which) -> list[Event]:
+def association_ends(transaction: Transaction, selection: InstanceSelection) -> list[Event]:
     """Return the ends of the associations that sent the selected instances or duplicates of them, oldest first."""
-    of_first = select(instances.c.association_id).where(which)
-    of_duplicates = select(events.c.association_id).where(events.c.instance_id.in_(_ids(which))).correlate(None)
+    of_first = select(instances.c.association_id).where(selection)
+    of_duplicates = select(events.c.association_id).where(events.c.instance_id.in_(_ids(selection))).correlate(None)
     is_end = events.c.event == "association_closed"
     return ledger_events.find_where(transaction, events.c.association_id.in_(union(of_first, of_duplicates)) & is_end)
 
 
 def ae_title_events(transaction: Transaction, ae_title: str, since: datetime, until: datetime) -> list[Event]:
-    """Return the events of an AE title as a whole, for example the stop of its lane, oldest first."""
+    """Return the events that concern a whole AE title, for example the stop of its lane, oldest first."""
     is_in_time = events.c.at.between(since, until) & (events.c.ae_title == ae_title)
     return ledger_events.find_where(transaction, is_in_time & text(CONCERNS_AE_TITLE))
 
 
-def _ids(which: Which) -> Select[tuple[int]]:
-    return select(instances.c.instance_id).where(which).correlate(None)
+def _ids(selection: InstanceSelection) -> Select[tuple[int]]:
+    return select(instances.c.instance_id).where(selection).correlate(None)
 
 
-def _job_numbers(which: Which) -> Select[tuple[int]]:
-    return select(job_instances.c.job_number).where(job_instances.c.instance_id.in_(_ids(which))).correlate(None)
+def _job_numbers(selection: InstanceSelection) -> Select[tuple[int]]:
+    return select(job_instances.c.job_number).where(job_instances.c.instance_id.in_(_ids(selection))).correlate(None)

@@ -18,7 +18,7 @@ from attrs import Factory, define, frozen
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.flow.verified_reader import Changed, VerifiedReader
 from dicom_adapter.ledger import balance, instances
-from dicom_adapter.ledger.balance import Account, Kept
+from dicom_adapter.ledger.balance import Account, ObjectRow
 from dicom_adapter.ledger.schema import InstanceState
 from dicom_adapter.runtime.resources import Resources
 
@@ -129,7 +129,7 @@ class Audit:
             self._pause(wait)
         self._report_objects(suspects, orphans)
         with self._ledger.read() as transaction:
-            accounts = balance.balance(transaction)
+            accounts = balance.load_accounts(transaction)
         self._report_rows(accounts, overdue)
         return AuditReport(balance=accounts, found=self._found, running=running)
 
@@ -157,24 +157,24 @@ class Audit:
             self._on_progress("instances compared", self._last_id, max(newest, self._last_id))
         return suspects
 
-    def _read_new_rows(self) -> Iterator[list[Kept]]:
+    def _read_new_rows(self) -> Iterator[list[ObjectRow]]:
         """Yield the rows that were not read yet, in batches."""
         while True:
             with self._ledger.read() as transaction:
-                rows = balance.kept_after(transaction, self._last_id, BATCH)
+                rows = balance.object_rows_after(transaction, self._last_id, BATCH)
             if not rows:
                 return
             self._last_id = rows[-1].instance_id
             yield rows
 
-    def _reload(self, numbers: Sequence[int]) -> Iterator[Kept]:
+    def _reload(self, numbers: Sequence[int]) -> Iterator[ObjectRow]:
         """Yield the current state of these rows."""
         for start in range(0, len(numbers), BATCH):
             with self._ledger.read() as transaction:
-                rows = balance.kept(transaction, numbers[start : start + BATCH])
+                rows = balance.object_rows(transaction, numbers[start : start + BATCH])
             yield from rows
 
-    def _mismatch(self, row: Kept) -> Finding | None:
+    def _mismatch(self, row: ObjectRow) -> Finding | None:
         """Return what is wrong with a row and its object; None if they match."""
         try:
             size = self._size(row)
@@ -190,7 +190,7 @@ class Audit:
             return _finding(row, Kind.CHANGED, f"{_name(row)}: its object has {size} bytes instead of {row.size_bytes}")
         return None
 
-    def _missing(self, row: Kept) -> Finding:
+    def _missing(self, row: ObjectRow) -> Finding:
         if row.state is InstanceState.RELEASED:
             with self._ledger.read() as transaction:
                 needed = balance.is_needed(transaction, row.instance_id)
@@ -199,7 +199,7 @@ class Audit:
             return _finding(row, Kind.MISSING, f"{_name(row)} has no object, and a job needs it")
         return _finding(row, Kind.MISSING, f"{_name(row)} has no object")
 
-    def _size(self, row: Kept) -> int | None:
+    def _size(self, row: ObjectRow) -> int | None:
         """Return the size of the object in bytes; None if it does not exist."""
         try:
             file = self._storage.read(row.storage_key)
@@ -242,9 +242,9 @@ class Audit:
 
     def _report_rows(self, accounts: Sequence[Account], overdue: set[int]) -> None:
         with self._ledger.read() as transaction:
-            incomplete = balance.jobs_not_whole(transaction)
+            incomplete = balance.incomplete_jobs(transaction)
             without_data = balance.jobs_without_data(transaction)
-            replaced = balance.replaced_by_nothing(transaction)
+            replaced = balance.with_missing_replacement(transaction)
         for row in self._reload(sorted(overdue)):
             self._add(_finding(row, Kind.OVERDUE, f"{_name(row)} is not needed any more and was not reclaimed"))
         for job_id, ae_title in incomplete:
@@ -268,11 +268,11 @@ class Audit:
             self._found.setdefault(finding.kind, FindingList()).add(finding)
 
 
-def _name(row: Kept) -> str:
+def _name(row: ObjectRow) -> str:
     return f"instance {row.instance_id} ({row.ae_title}, {row.state.value})"
 
 
-def _finding(row: Kept, kind: Kind, text: str) -> Finding:
+def _finding(row: ObjectRow, kind: Kind, text: str) -> Finding:
     return Finding(
         kind=kind, text=text, ae_title=row.ae_title, instance_id=row.instance_id, storage_key=row.storage_key
     )

@@ -17,7 +17,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.dicom.part10 import StoredFile, file_header, read_file
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import Transaction, balance, events, instances
-from dicom_adapter.ledger.balance import Kept
+from dicom_adapter.ledger.balance import ObjectRow
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.instances import UNNUMBERED
 from dicom_adapter.ledger.schema import InstanceState
@@ -138,7 +138,7 @@ class Repair:
             return self._delete_duplicate(key, known)
         return self._adopt(key, stored, len(content))
 
-    def _delete_duplicate(self, key: str, known: Kept) -> str:
+    def _delete_duplicate(self, key: str, known: ObjectRow) -> str:
         self._storage.delete([key])
         with self._ledger.write() as transaction:
             self._record(transaction, "object_deleted", known.ae_title, known.instance_id, SAME_DATA_SET)
@@ -147,11 +147,11 @@ class Repair:
     def _adopt(self, key: str, stored: StoredFile, size: int) -> str:
         instance = _instance(key, stored, size, self._clock)
         with self._ledger.write() as transaction:
-            number = balance.adopt(transaction, instance, WITHOUT_ROW)
+            number = balance.insert_quarantined(transaction, instance, WITHOUT_ROW)
             self._record(transaction, "instance_quarantined", instance.ae_title, number, WITHOUT_ROW)
         return f"object {key}: quarantined as instance {number} of {instance.ae_title}"
 
-    def _find_arrival(self, stored: StoredFile) -> Kept | None:
+    def _find_arrival(self, stored: StoredFile) -> ObjectRow | None:
         """Return another arrival of this data set at the same AE title that makes the object redundant, if any."""
         with self._ledger.read() as transaction:
             found = balance.arrivals(transaction, stored.receiving_ae_title, stored.identity.sop_instance_uid)
@@ -162,7 +162,7 @@ class Repair:
                 return row
         return None
 
-    def _makes_redundant(self, row: Kept) -> bool:
+    def _makes_redundant(self, row: ObjectRow) -> bool:
         """Return whether this arrival is reclaimed and not needed, or has a complete object."""
         with self._ledger.read() as transaction:
             needed = balance.is_needed(transaction, row.instance_id)
@@ -170,7 +170,7 @@ class Repair:
             return True
         return self._has_complete_object(row)
 
-    def _has_complete_object(self, row: Kept) -> bool:
+    def _has_complete_object(self, row: ObjectRow) -> bool:
         try:
             with VerifiedReader(self._storage.read(row.storage_key), row) as reader:
                 while reader.read(PIECE_BYTES):

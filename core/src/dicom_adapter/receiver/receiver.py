@@ -66,7 +66,7 @@ class Receiver:
         self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
     ) -> AssociationDecision:
         with self._ledger.read() as transaction:
-            stopped, full = lanes.refusing(transaction)
+            stopped, full = lanes.stopped_and_full(transaction)
         busy = Load(
             associations=associations,
             associations_of_peer=of_peer,

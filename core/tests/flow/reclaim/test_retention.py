@@ -54,7 +54,7 @@ def rows(adapter: Adapter) -> dict[str, int]:
 
 def account(adapter: Adapter) -> balance.Account:
     with adapter.ledger.read() as transaction:
-        (found,) = balance.balance(transaction)
+        (found,) = balance.load_accounts(transaction)
     return found
 
 
@@ -178,7 +178,7 @@ def test_what_stands_for_an_older_one_goes_after_it(make_adapter: MakeAdapter) -
     pass_days(adapter, 9)
     assert {"released": 1, "reclaimed": 2} == adapter.states
     with adapter.ledger.write() as transaction:
-        assert [] == balance.replaced_by_nothing(transaction)
+        assert [] == balance.with_missing_replacement(transaction)
         (row,) = jobs.newest(transaction, 1)
         assert faulted == row.number
         jobs.change(transaction, row, state=JobState.CANCELLED)
@@ -278,7 +278,7 @@ def test_the_file_stops_growing(ledger: Ledger) -> None:
         run(forgetting, clock)
         with ledger.read() as transaction:
             pages.append(transaction.execute(text("PRAGMA page_count")).scalar())
-            assert 0 == balance.balance(transaction)[0].difference
+            assert 0 == balance.load_accounts(transaction)[0].difference
     assert max(pages[:6]) >= max(pages[6:])
     with ledger.read() as transaction:
         assert [] == transaction.execute(text("PRAGMA foreign_key_check")).all()

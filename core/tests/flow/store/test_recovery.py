@@ -672,7 +672,7 @@ def test_the_high_water_mark_is_written_with_the_rows(site: Site) -> None:
 
 def reached(process: Process) -> list[int]:
     with process.ledger.read() as transaction:
-        return sorted(receiver_runs.reached(transaction).values())
+        return sorted(receiver_runs.high_water_marks(transaction).values())
 
 
 # --- inline commits ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def requested(*, restart_host: bool = False) -> Configuration:
         settings={},
         request=ReloadRequest(replaces=1, restart_host=restart_host),
         draining=Draining(),
-        state=ConfigurationState.ASKED,
+        state=ConfigurationState.REQUESTED,
         reason="",
         changed_at=datetime.now(timezone.utc),
     )

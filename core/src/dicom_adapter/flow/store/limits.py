@@ -53,7 +53,7 @@ class StoreLimits:
             self._query_full_at = now + FULL_AE_TITLES_SECONDS
             try:
                 with self._ledger.read() as transaction:
-                    _stopped, self._full = lanes.refusing(transaction)
+                    _stopped, self._full = lanes.stopped_and_full(transaction)
             except LedgerError:
                 pass  # the commit of the instance fails then as well, and its C-STORE is refused for that
         return self._full

@@ -47,9 +47,9 @@ class Recovery:
     def _without_row(self, found: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
         """Return how many are above the high-water marks, and those of them that have no row, in their order."""
         with self.ledger.read() as transaction:
-            reached = receiver_runs.reached(transaction)
+            reached = receiver_runs.high_water_marks(transaction)
             above = [one for one in found if one.number > reached.get(one.receiver_run, 0)]
-            known = instances.among_stored(transaction, [one.storage_key for one in above])
+            known = instances.keys_with_rows(transaction, [one.storage_key for one in above])
         missing = [one for one in above if one.storage_key not in known]
         return len(above), sorted(missing, key=lambda one: (one.columns["received_at"], one.number))
 

@@ -41,7 +41,7 @@ class RowWriter:
         ]
         for run in {one.receiver_run for one in received if one.number}:
             number = max(one.number for one in received if one.receiver_run == run)
-            receiver_runs.reach(self.transaction, run, self.receiver, number)
+            receiver_runs.set_high_water_mark(self.transaction, run, self.receiver, number)
         return results
 
     def _enter_duplicate(self, received: ReceivedInstance) -> StoreResult:

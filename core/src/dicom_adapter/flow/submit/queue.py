@@ -90,14 +90,14 @@ class JobQueue:
     def _choose(self, now: datetime) -> JobRow | None:
         with self._ledger.read() as transaction:
             if not self._breaker.is_down:
-                candidates = jobs.heads(transaction, self._name, now, self.in_flight.numbers)
+                candidates = jobs.queue_heads(transaction, self._name, now, self.in_flight.numbers)
                 return choose(candidates, self._served, self._turn)
             # While the platform is down, the breaker's pause counts, not the jobs' own: they try in queue order.
             tried = self._breaker.tried
-            row = choose(jobs.heads(transaction, self._name, None, tried), self._served, self._turn)
+            row = choose(jobs.queue_heads(transaction, self._name, None, tried), self._served, self._turn)
             if row is None:
                 tried.clear()
-                row = choose(jobs.heads(transaction, self._name, None), self._served, self._turn)
+                row = choose(jobs.queue_heads(transaction, self._name, None), self._served, self._turn)
             if row is not None:
                 tried.add(row.number)
             return row

@@ -62,7 +62,7 @@ class PlatformWatch:
         status = self._status(row.job)
         now = self._clock.now()
         with self._ledger.write() as transaction:
-            jobs.mark_asked(transaction, row.number, now)
+            jobs.mark_polled(transaction, row.number, now)
             if status is None:
                 return
             changed = jobs.change(

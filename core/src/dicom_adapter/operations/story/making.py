@@ -14,7 +14,7 @@ from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.jobs import JobRow
 from dicom_adapter.ledger.schema import InstanceState
-from dicom_adapter.ledger.traces import InstanceTrace, Which
+from dicom_adapter.ledger.traces import InstanceSelection, InstanceTrace
 from dicom_adapter.operations.story import arriving, jobs, waiting
 from dicom_adapter.operations.story.values import Entry, Section, Story, StoryFacts
 from dicom_adapter.operations.story.words import counted, listed
@@ -30,7 +30,7 @@ class Subject:
 
     kind: str  # "study", "sop-instance" or "job"
     name: str
-    which: Which  # its instances
+    which: InstanceSelection  # its instances
     job: JobRow | None = None
 
 

@@ -108,20 +108,20 @@ class ReloadRequests:
             return
         begun = self._blueprint
         with self._ledger.write() as transaction:
-            configurations.begin(
+            configurations.record_start(
                 transaction, begun.configuration, begun.folder, begun.settings.to_json(), self._clock.now()
             )
         self._is_recorded = True
 
     def _next_request(self) -> Configuration | None:
         with self._ledger.read() as transaction:
-            requested, running = configurations.asked(transaction), configurations.running(transaction)
+            requested, running = configurations.requested(transaction), configurations.running(transaction)
         if requested is None or requested.request is None or running is None:
             return None
         with self._ledger.write() as transaction:
             if requested.request.replaces != running.number:
                 why = "another configuration was applied meanwhile: compare again, then apply"
-                configurations.refuse(transaction, requested.number, why, self._clock.now())
+                configurations.mark_refused(transaction, requested.number, why, self._clock.now())
                 return None
             # Before anything is changed: a drain survives whatever interrupts the rollout.
             configurations.set_draining(transaction, running.number, requested.request.draining)
@@ -133,10 +133,10 @@ class ReloadRequests:
         now = self._clock.now()
         with self._ledger.write() as transaction:
             if result.refusal:
-                configurations.refuse(transaction, requested.number, result.refusal, now)
+                configurations.mark_refused(transaction, requested.number, result.refusal, now)
                 configurations.set_draining(transaction, requested.request.replaces, Draining())
             else:
-                configurations.run(transaction, requested.number, result.note, now)
+                configurations.mark_running(transaction, requested.number, result.note, now)
         if result.refusal:
             log.error("reload_failed", number=requested.number, reason=result.refusal)
         elif result.note:

@@ -1,4 +1,4 @@
-"""What the job engine remembers: repeated steps, where a job faulted, cancellation, and the platform's word."""
+"""Columns of the job engine: repeated steps, the state in which a job faulted, cancellation, status on the platform."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What operators ask for: where each instance stands since when and what became of it, totals, health, restarts."""
+"""Data for operators: times and outcomes of instances, counters, health, full AE titles and restarts of lanes."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The configurations that the service was given: what runs, what is asked for, and what has yet to leave."""
+"""The configurations of the service: running and requested ones, and the AE titles and submitters that drain."""
 
 import sqlalchemy as sa
 from alembic import op

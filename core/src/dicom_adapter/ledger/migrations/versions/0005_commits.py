@@ -1,4 +1,4 @@
-"""How far receivers have come: what is stored beyond that has lost its row, or never had one."""
+"""High-water marks of receiver runs: an instance above the mark has lost its row, or never had one."""
 
 import sqlalchemy as sa
 from alembic import op
