@@ -135,7 +135,7 @@ def incomplete_jobs(transaction: Transaction) -> list[tuple[str, str]]:
 
 
 def jobs_without_data(transaction: Transaction) -> list[tuple[str, str, int]]:
-    """Return the reclaimed instances of unfinished and faulted jobs: id and AE title of a job, number of an instance."""
+    """Return the reclaimed instances of unfinished and faulted jobs: job id, AE title and number of the instance."""
     query = (
         select(jobs.c.job_id, jobs.c.ae_title, instances.c.instance_id)
         .join(job_instances, job_instances.c.job_number == jobs.c.job_number)
