@@ -165,7 +165,7 @@ def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
         ("LUNG.settings]\ntimeout = 3\n" + PIPELINE, "'LUNG': settings.timeout = 3, must be at least 5 seconds"),
         ('LUNG.settings]\ntimeout = "x"\n' + PIPELINE, "'LUNG': settings.timeout = 'x', must be a number"),
         ('LUNG.settings]\npriority = "urgent"\n' + PIPELINE, "'LUNG': settings.priority = 'urgent', must be one of"),
-        ("LUNG.settings]\ntimeout = 5\n", "'LUNG': settings.pipeline-<name> must be there at least once"),
+        ("LUNG.settings]\ntimeout = 5\n", "'LUNG': settings.pipeline-<name> must be given at least once"),
         ("LUNG.settings]\ntimout = 5\n" + PIPELINE, "settings.timout is not a known key; did you mean 'timeout'?"),
         ("SEVENTEEN-LETTERS.settings]\n" + PIPELINE, "'SEVENTEEN-LETTERS': must have at most 16 characters"),
         ('"".settings]\n' + PIPELINE, "'': must not be empty"),
@@ -174,7 +174,7 @@ def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
         (r'"A\u0007B".settings]' + "\n" + PIPELINE, r"'A\x07B': must not contain '\x07'"),
         (
             f'"LUNG".settings]\n{PIPELINE}[ae-titles."LUNG  ".settings]\n{PIPELINE}',
-            "'LUNG  ': must not be there twice: 'LUNG' and 'LUNG  ' mean the same",
+            "'LUNG  ': must not be given twice: 'LUNG' and 'LUNG  ' are the same key",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def test_two_keys_for_the_same_ae_title_are_refused(problems: Problems) -> None:
     """The message names both."""
     found = problems(f'[ae-titles." LUNG "]\n{SETTINGS}')
     assert ['ae-titles." LUNG "'] == list(found)
-    assert "'LUNG' and ' LUNG ' mean the same" in found['ae-titles." LUNG "']
+    assert "'LUNG' and ' LUNG ' are the same key" in found['ae-titles." LUNG "']
 
 
 def test_callers_are_identified_by_title_host_or_both(read: Read, minimal: str) -> None:

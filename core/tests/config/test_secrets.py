@@ -59,7 +59,7 @@ def test_secrets_come_from_the_environment_or_a_file(
         ("{envv = 'hunter2'}", "must be {env"),
         ("{env = 5}", "must be a table whose env is a text"),
         ("{env = 'NOT_SET_ANYWHERE'}", "the environment variable 'NOT_SET_ANYWHERE', which is not set"),
-        ("{env = 'EMPTY'}", "must not be empty, as env 'EMPTY' is"),
+        ("{env = 'EMPTY'}", "must not be empty; env 'EMPTY' is empty"),
         ("{file = 'missing'}", "missing': No such file or directory"),
         ("{file = 'binary'}", "which is not UTF-8 text"),
     ],

@@ -55,7 +55,7 @@ def test_mistakes_among_collected_keys_have_their_own_paths(settings: Structure)
 
 def test_a_required_prefix_needs_a_key(settings: Structure) -> None:
     """Without a default, at least one key is required. A validator may decide otherwise."""
-    assert "pipeline-<name> must be there at least once (Pipelines)" in settings(Prefixed, "")[1]["pipeline-<name>"]
+    assert "pipeline-<name> must be given at least once (Pipelines)" in settings(Prefixed, "")[1]["pipeline-<name>"]
 
     @frozen(kw_only=True)
     class Validated:

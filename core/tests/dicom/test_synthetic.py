@@ -31,7 +31,7 @@ TYPE_1 = {
     "SEG": ["SegmentationType", "SegmentSequence", "NumberOfFrames", "PerFrameFunctionalGroupsSequence"],
 }
 IMAGE_TYPE_1 = ["SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "PixelData"]
-IMAGES = [name for name, kind in synthetic.MODALITIES.items() if kind.makes == "image"]
+IMAGES = [name for name, kind in synthetic.MODALITIES.items() if kind.content == "image"]
 
 
 def written(dataset: Dataset, folder: Path) -> Dataset:

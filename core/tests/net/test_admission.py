@@ -21,7 +21,7 @@ HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 @pytest.fixture(autouse=True)
 def few_spare_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "SPARE_CONNECTIONS", 2)
-    monkeypatch.setattr(admission, "SPARE_OF_PEER", 1)
+    monkeypatch.setattr(admission, "SPARE_CONNECTIONS_PER_PEER", 1)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import IncomingInstance
-from dicom_adapter.net.connection import UNANSWERED, Deliver
+from dicom_adapter.net.connection import MAX_UNCOMMITTED, Deliver
 from dicom_adapter.net.server import DicomServer
 from support.conversation import associate, echo, store
 from support.listening import SECONDS, Decisions
@@ -88,17 +88,17 @@ def test_a_connection_is_not_read_while_too_many_instances_wait_for_their_commit
     """It is read again after the first commit. Verified to fail when the limit of instances is removed."""
     with connect(port) as connection:
         tickets = []
-        for number in range(UNANSWERED):
+        for number in range(MAX_UNCOMMITTED):
             connection.sendall(store(b"data set", message_id=number + 1))
             tickets.append(scp.completed.get(timeout=SECONDS))
         connection.sendall(store(b"one more", message_id=99))
         let_the_server_read(port)
-        assert UNANSWERED == scp.count
+        assert MAX_UNCOMMITTED == scp.count
 
         scp.commit(tickets[0])
         assert RESPONSE == read_pdu(connection)
         tickets.append(scp.completed.get(timeout=SECONDS))
-        assert UNANSWERED + 1 == scp.count
+        assert MAX_UNCOMMITTED + 1 == scp.count
         for ticket in tickets[1:]:
             scp.commit(ticket)
             assert RESPONSE == read_pdu(connection)
@@ -107,7 +107,7 @@ def test_a_connection_is_not_read_while_too_many_instances_wait_for_their_commit
 def test_a_peer_that_waits_for_each_response_is_always_read(scp: SlowCommits, port: int) -> None:
     """The limit counts instances without a result, not all instances of an association."""
     with connect(port) as connection:
-        for number in range(3 * UNANSWERED):
+        for number in range(3 * MAX_UNCOMMITTED):
             connection.sendall(store(b"data set", message_id=number + 1))
             scp.commit(scp.completed.get(timeout=SECONDS))
             assert RESPONSE == read_pdu(connection)

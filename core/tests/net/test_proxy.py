@@ -169,7 +169,7 @@ def test_a_health_check_of_a_proxy_is_not_logged(listen: Listen) -> None:
 
 def test_limits_apply_to_the_peer_that_the_header_names(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit for one peer does not apply to a load balancer, but to each peer behind it."""
-    monkeypatch.setattr(admission, "SPARE_OF_PEER", 0)
+    monkeypatch.setattr(admission, "SPARE_CONNECTIONS_PER_PEER", 0)
     listening = listen(proxies=PROXIES, max_associations_per_peer=1)
     other = GOOD[0][0].replace(b"192.0.2.7", b"192.0.2.8")
     with connect(listening.port) as one, connect(listening.port) as two, connect(listening.port) as three:

@@ -42,7 +42,7 @@ from dicom_adapter.net.link import (
     QUEUED_PDUS,
     AssociationLost,
     AssociationRejected,
-    AssociationRejectedForNow,
+    AssociationRejectedTransient,
     NoContextAccepted,
     PeerUnreachable,
     StatusNotSuccess,
@@ -213,7 +213,7 @@ def check_echo_fails(address: Address, family: type[DicomAdapterError], reason: 
 def test_an_echo_reports_why_the_association_was_rejected() -> None:
     """Result, source and reason in words. Permanent and transient rejections are different errors."""
     with peer(requested=reject_for_now) as lung:
-        check_echo_fails(lung.address, AssociationRejectedForNow, "local limit exceeded (rejected transient, by")
+        check_echo_fails(lung.address, AssociationRejectedTransient, "local limit exceeded (rejected transient, by")
     with peer() as lung:
         other = Address(ae_title="HEAD", host="127.0.0.1", port=lung.address.port)
         check_echo_fails(

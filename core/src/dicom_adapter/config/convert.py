@@ -23,7 +23,7 @@ from cattrs.errors import IterableValidationNote
 from dicom_adapter.api.settings import Secret
 from dicom_adapter.config import scalars
 from dicom_adapter.config.names import LedgerUrl, Network, Refined, ledger_url, network
-from dicom_adapter.config.problems import noted
+from dicom_adapter.config.problems import with_note
 from dicom_adapter.config.tables import structure_class
 
 SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
@@ -38,7 +38,7 @@ SEQUENCES: dict[Any, Callable[[list[Any]], Any]] = {
     abc.Iterable: tuple,
 }
 MAPPINGS = {dict, abc.Mapping, abc.MutableMapping}
-MOMENTS = {datetime, date, time}  # types of TOML itself
+DATES_AND_TIMES = {datetime, date, time}  # TOML has these types
 
 
 def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Converter:
@@ -51,7 +51,7 @@ def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Con
     converter.register_structure_hook(Secret, lambda value, _: scalars.secret(folder, environ, value))
     hook = converter.register_structure_hook_func  # the hook that is registered last is tried first
     hook(scalars.is_literal, scalars.literal)
-    hook(lambda t: t in MOMENTS, _moment)
+    hook(lambda t: t in DATES_AND_TIMES, _date_or_time)
     hook(attrs.has, partial(structure_class, converter))
     hook(lambda t: _family(t) in SEQUENCES, partial(_sequence, converter))
     hook(lambda t: _family(t) in MAPPINGS, partial(_mapping, converter))
@@ -67,7 +67,7 @@ def _family(type_: Any) -> Any:
     return get_origin(type_) or type_
 
 
-def _moment(value: Any, type_: type) -> Any:
+def _date_or_time(value: Any, type_: type) -> Any:
     if type(value) is not type_:
         raise TypeError(f"must be a TOML {type_.__name__}, without quotes")
     return value
@@ -83,9 +83,9 @@ def _refined(converter: Converter, value: Any, type_: Any) -> Any:
 
 
 def _union(converter: Converter, value: Any, type_: Any) -> Any:
-    """Convert to `X` for `X | None`, as TOML has no null, else to the first type that accepts the value."""
+    """Convert to `X` for `X | None`, because TOML has no null; otherwise to the first type that accepts the value."""
     options = [option for option in get_args(type_) if option is not type(None)]
-    remaining: Any = Union[tuple(options)]  # noqa: UP007 - made of what is known only now
+    remaining: Any = Union[tuple(options)]  # noqa: UP007 - the options are known only at run time
     if len(options) == 1 or remaining == Network:
         return converter.structure(value, remaining)
     refusals = []
@@ -116,11 +116,11 @@ class _Elements:
             self.add_error(error, type_, index)
 
     def add_error(self, error: Exception, type_: Any, index: int | str) -> None:
-        self.errors.append(noted(error, IterableValidationNote(f"at {index!r}", index, type_)))
+        self.errors.append(with_note(error, IterableValidationNote(f"at {index!r}", index, type_)))
 
     def raise_errors(self) -> None:
         if self.errors:
-            raise IterableValidationError("elements are wrong", self.errors, self.type)
+            raise IterableValidationError("elements are not valid", self.errors, self.type)
 
 
 def _sequence(converter: Converter, value: Any, type_: Any) -> Any:
@@ -156,8 +156,8 @@ def _mapping(converter: Converter, value: Any, type_: Any) -> Any:
         if len(elements.errors) > known_errors:
             continue
         if key in written:
-            same = ValueError(f"must not be there twice: {written[key]!r} and {text!r} mean the same")
-            elements.add_error(same, key_type, text)
+            duplicate = ValueError(f"must not be given twice: {written[key]!r} and {text!r} are the same key")
+            elements.add_error(duplicate, key_type, text)
         found[key] = converted
         written.setdefault(key, text)
     elements.raise_errors()

@@ -21,8 +21,10 @@ SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: thes
 
 
 def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
-    """0, or 4096 to 1048576 bytes"""
+    """0, or 4096 to 1048576 bytes
 
+    Validate the length of a PDU.
+    """
     if value != 0 and not SMALLEST_PDU <= value <= LARGEST_PDU:
         raise ValueError(f"must be 0 (no limit) or from {SMALLEST_PDU} to {LARGEST_PDU} bytes")
 
@@ -30,8 +32,8 @@ def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
 class TlsProfile(str, Enum):
     """A secure transport connection profile of PS3.15 annex B."""
 
-    BCP195 = "bcp195"  # all that BCP 195 recommends, and all that it permits for older peers
-    NON_DOWNGRADING = "bcp195-non-downgrading"  # only what BCP 195 recommends
+    BCP195 = "bcp195"  # cipher suites that BCP 195 recommends, and those that it permits for older peers
+    NON_DOWNGRADING = "bcp195-non-downgrading"  # only cipher suites that BCP 195 recommends
 
 
 class ClientCertificates(str, Enum):
@@ -58,8 +60,8 @@ class TlsConfig:
     client_ca: Path | None = setting(
         default=None,
         help=(
-            "PEM file with the authorities that are trusted for client certificates. If omitted, no caller is "
-            "asked for a certificate."
+            "PEM file with the authorities that are trusted for client certificates. If omitted, no client "
+            "certificates are requested."
         ),
     )
     client_certificates: ClientCertificates | None = setting(
@@ -73,7 +75,7 @@ class TlsConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.client_certificates is not None and self.client_ca is None:
-            raise ValueError("client-certificates needs client-ca, the authorities whose certificates are good")
+            raise ValueError("client-certificates needs client-ca, the file with the trusted authorities")
 
 
 @frozen(kw_only=True)
@@ -138,9 +140,9 @@ class DicomConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.receivers > self.max_associations:
-            most = self.max_associations
             raise ValueError(
-                f"receivers = {self.receivers} must not be above max-associations = {most}, which they share"
+                f"receivers = {self.receivers} must not be above max-associations = {self.max_associations}, "
+                "which they share"
             )
 
     def share_of(self, receiver: int) -> DicomConfig:
@@ -150,8 +152,10 @@ class DicomConfig:
 
 
 def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
-    """at least 16 characters of visible ASCII"""
+    """at least 16 characters of visible ASCII
 
+    Validate a bearer token.
+    """
     if value is not None and not TOKEN.fullmatch(value):
         raise ValueError(f"must have at least {SHORTEST_TOKEN} characters, all of them visible ASCII")
 
@@ -183,6 +187,6 @@ class HttpConfig:
     def __attrs_post_init__(self) -> None:
         if self.token is None and not ip_address(self.bind).is_loopback:
             raise ValueError(
-                f"bind = {self.bind} can be reached from other machines, which needs a token: set token, or bind to "
-                "127.0.0.1"
+                f"bind = {self.bind} can be reached from other machines, so a token is required: set token, or bind "
+                "to 127.0.0.1"
             )

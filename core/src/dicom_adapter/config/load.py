@@ -1,4 +1,4 @@
-"""Loads a configuration file: returns the configuration, or all problems."""
+"""Load a configuration file: return the configuration, or all problems."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cattrs import BaseValidationError
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config.convert import make_converter
 from dicom_adapter.config.model import Config, LedgerConfig, PluginsConfig, default_ledger_url
-from dicom_adapter.config.plugged import PluginTables
-from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, flatten, shown
-from dicom_adapter.config.suggest import listed, nearest
+from dicom_adapter.config.plugin_tables import PluginTables
+from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind, Where, flatten, format_value
+from dicom_adapter.config.suggest import listed, suggestion
 
 
 @frozen(kw_only=True)
@@ -38,8 +38,8 @@ def load(text: str | bytes, *, folder: Path, catalogue: Catalogue) -> Loaded:
 def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue) -> Loaded:
     """Convert a parsed TOML document to a configuration."""
     converter = make_converter(folder.absolute())
-    plugged = PluginTables(catalogue, converter)
-    found = [*_submitter_problems(document), *_certificate_problems(document), *plugged.problems(document)]
+    plugin_tables = PluginTables(catalogue, converter)
+    found = [*_submitter_problems(document), *_certificate_problems(document), *plugin_tables.problems(document)]
     config = None
     try:
         config = converter.structure(document, Config)
@@ -47,13 +47,13 @@ def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue
         found += [error.problem(document) for error in flatten(group)]
     if any(problem.kind is ConfigProblemKind.INVALID for problem in found):
         config = None
-    return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _place(document, problem.where))))
+    return Loaded(config=config, problems=tuple(sorted(found, key=lambda problem: _position(document, problem.where))))
 
 
 def plugin_settings(text: str | bytes) -> PluginsConfig:
     """Return the table [plugins], or its defaults if it is invalid; `load` reports the problems.
 
-    It is read before the rest, because `load` needs the loaded plugins, and disabled ones must not be loaded.
+    It is read before all other tables, because `load` needs the loaded plugins, and disabled ones must not be loaded.
     """
     try:
         found: PluginsConfig = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginsConfig)
@@ -63,7 +63,7 @@ def plugin_settings(text: str | bytes) -> PluginsConfig:
 
 
 def ledger_url(text: str, *, folder: Path) -> str | None:
-    """Return the URL of the ledger without loading any plugin; None if `load` has to report why there is none."""
+    """Return the URL of the ledger without loading any plugin; None if the configuration is invalid."""
     tables, converter = tables_of(text), make_converter(folder)
     try:
         path: Path = converter.structure(tables["storage"]["path"], Path)
@@ -103,10 +103,10 @@ def _decode(data: bytes) -> str:
 
 
 def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    """Yield AE titles without a valid submitter. Reads the document, to report them with other problems."""
+    """Yield AE titles without a valid submitter. Reads the document, to report all problems together."""
     submitters, ae_titles = document.get("submitters"), document.get("ae-titles")
     if not submitters or not isinstance(submitters, dict):
-        return  # that is reported elsewhere
+        return  # the converter reports this problem
     default = document.get("default-submitter")
     yield from _unknown_submitter(("default-submitter",), default, submitters)
     for title, table in ae_titles.items() if isinstance(ae_titles, dict) else ():
@@ -119,8 +119,10 @@ def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
 
 def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     if isinstance(name, str) and name not in submitters:
-        message = f"must name a [submitters.<name>] table{nearest(name, submitters)} (there are: {listed(submitters)})"
-        yield ConfigProblem(where=where, message=message, value=shown(name))
+        message = (
+            f"must name a [submitters.<name>] table{suggestion(name, submitters)} (there are: {listed(submitters)})"
+        )
+        yield ConfigProblem(where=where, message=message, value=format_value(name))
 
 
 def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
@@ -134,19 +136,19 @@ def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem
         for index, caller in enumerate(callers if isinstance(callers, list) else ()):
             if isinstance(caller, dict) and "certificate" in caller:
                 where = ("ae-titles", title, "allowed-callers", index, "certificate")
-                message = "needs a [dicom.tls] table with client-ca: without it callers are not asked for a certificate"
+                message = "needs a [dicom.tls] table with client-ca: without it no client certificates are requested"
                 yield ConfigProblem(where=where, message=message)
 
 
-def _place(document: Any, where: Where) -> list[int]:
-    """Return the position in the file: at each level that of the key, or the end for a missing key."""
-    place = []
+def _position(document: Any, where: Where) -> list[int]:
+    """Return the position of a value in the file: the index of its key at each level. A missing key is at the end."""
+    position = []
     for step in where:
-        steps: list[Any] = list(document) if isinstance(document, dict) else []
-        if isinstance(step, int) or step not in steps:
-            place.append(step if isinstance(step, int) else len(steps))
+        keys: list[Any] = list(document) if isinstance(document, dict) else []
+        if isinstance(step, int) or step not in keys:
+            position.append(step if isinstance(step, int) else len(keys))
             document = document[step] if isinstance(step, int) else None
         else:
-            place.append(steps.index(step))
+            position.append(keys.index(step))
             document = document[step]
-    return place
+    return position

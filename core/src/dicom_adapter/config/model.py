@@ -1,6 +1,6 @@
-"""The configuration: frozen values, compared by content, so that a reload finds what changed.
+"""The configuration: frozen values, compared by content, so that a reload finds the changes.
 
-The field `max_pdu` is the key `max-pdu`; `help` is its text in the reference documentation.
+The key `max-pdu` sets the field `max_pdu`. `help` is the text in the reference documentation.
 """
 
 # ruff: noqa: RUF009 - `setting` and `derived` return attrs fields, as `attrs.field` does
@@ -30,17 +30,21 @@ def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
 
 
 def _some_table(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
-    """at least one"""
+    """at least one
 
+    Validate that there is a table below this one.
+    """
     if not value:
         raise ValueError(f"must have at least one table [{attribute.name.replace('_', '-')}.<name>]")
 
 
 def _callers(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
-    """not empty"""
+    """not empty
 
+    Validate the list of allowed callers.
+    """
     if value is not None and not value:
-        raise ValueError("must not be empty; leave it out to allow every caller")
+        raise ValueError("must not be empty; omit it to allow every caller")
 
 
 class Durability(str, Enum):
@@ -286,8 +290,8 @@ class Config:
         return next(iter(self.submitters))
 
     def unavailable(self, ae_title: str) -> str:
-        """Return the reason why this AE title cannot be served at present, or "" if it can."""
-        own = self.ae_titles[ae_title].unavailable
+        """Return the reason why this AE title cannot be served, or "" if it can."""
+        reason = self.ae_titles[ae_title].unavailable
         name = self.submitter_for(ae_title)
-        theirs = self.submitters[name].unavailable
-        return own or (theirs and f"submitter '{name}' needs {theirs}")
+        submitter_reason = self.submitters[name].unavailable
+        return reason or (submitter_reason and f"submitter '{name}' needs {submitter_reason}")

@@ -13,27 +13,26 @@ from typing import Annotated, TypeAlias
 
 from attrs import frozen
 
-from dicom_adapter.config.suggest import nearest
+from dicom_adapter.config.suggest import suggestion
 
 LONGEST_AE_TITLE = 16  # PS3.5 section 6.2, value representation AE
 UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 section 9, but more tolerant: some devices violate the rules for components
-SUBMITTER_NAME = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-)  # used as folder name, metric label and value in the ledger
-WITHOUT_TEXT = {"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}  # value representations
+# A submitter's name is used as folder name, metric label and value in the ledger.
+SUBMITTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+VRS_WITHOUT_TEXT = {"SQ", "OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"}
 SQLITE = "sqlite:///"
 
 
 @frozen
 class Refined:
-    """In `Annotated[str, Refined(rule)]`: `rule` is applied to the text."""
+    """Annotation of a text, `Annotated[str, Refined(rule)]`: the converter applies `rule` to the text."""
 
     rule: Callable[[str], str]
 
 
 @frozen
 class Undisclosed:
-    """In `Annotated[…]`: the value may contain a secret and is not shown in messages."""
+    """Annotation of a type, `Annotated[…, Undisclosed()]`: messages omit the value, which may contain a secret."""
 
 
 def ae_title(text: str) -> str:
@@ -59,7 +58,9 @@ def uid(text: str) -> str:
 def submitter_name(text: str) -> str:
     """Accept the <name> of a [submitters.<name>] table."""
     if not SUBMITTER_NAME.fullmatch(text):
-        raise ValueError("must be a name of 1 to 64 letters, digits, '.', '_' and '-' that begins with no mark")
+        raise ValueError(
+            "must be a name of 1 to 64 letters, digits, '.', '_' and '-' that begins with a letter or digit"
+        )
     return text
 
 
@@ -68,9 +69,9 @@ def keyword(text: str) -> str:
     from pydicom.datadict import dictionary_VR, keyword_dict
 
     if not text or text not in keyword_dict:
-        raise ValueError(f"must be a DICOM keyword, such as StudyDate{nearest(text, filter(None, keyword_dict))}")
+        raise ValueError(f"must be a DICOM keyword, such as StudyDate{suggestion(text, filter(None, keyword_dict))}")
     representation = dictionary_VR(keyword_dict[text])
-    if representation in WITHOUT_TEXT:
+    if representation in VRS_WITHOUT_TEXT:
         raise ValueError(f"must be the keyword of a text, number or date; {text} has VR {representation}")
     return text
 
@@ -105,7 +106,7 @@ def ledger_url(folder: Path, text: str) -> str:
         raise ValueError("must begin with sqlite:///; PostgreSQL is not supported by this version")
     file = text.removeprefix(SQLITE)
     if file == text or not file:
-        raise ValueError("must be sqlite:///<file>; leave it out for ledger.sqlite in the storage folder")
+        raise ValueError("must be sqlite:///<file>; omit it to use ledger.sqlite in the storage folder")
     if file.startswith((":memory:", "file:")) or "?" in file:
         raise ValueError("must name a plain file, because several processes open it")
     return f"{SQLITE}{folder / file}"
@@ -116,5 +117,5 @@ Uid: TypeAlias = Annotated[str, Refined(uid)]
 Keyword: TypeAlias = Annotated[str, Refined(keyword)]
 SubmitterName: TypeAlias = Annotated[str, Refined(submitter_name)]
 Address: TypeAlias = Annotated[str, Refined(address)]
-LedgerUrl: TypeAlias = Annotated[str, Undisclosed()]  # a URL may hold a password
+LedgerUrl: TypeAlias = Annotated[str, Undisclosed()]  # a URL may contain a password
 Network: TypeAlias = IPv4Network | IPv6Network

@@ -1,4 +1,4 @@
-"""Problems of a configuration: place, rule and next step, without secrets."""
+"""Problems of a configuration: their place in the file, rule and next step, without secrets."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ ErrorT = TypeVar("ErrorT", bound=Exception)
 
 
 class ConfigProblemKind(str, Enum):
-    """Consequence of a problem."""
+    """The consequence of a problem."""
 
-    INVALID = "invalid"  # nothing can start
-    UNAVAILABLE = "unavailable"  # only what depends on it is refused
+    INVALID = "invalid"  # the service cannot start
+    UNAVAILABLE = "unavailable"  # only the AE titles that need it are not served
 
 
 @frozen(kw_only=True)
 class ConfigProblem:
-    """One problem. Its text names subject, value, rule and next step."""
+    """One problem. Its text has subject, value, rule and next step."""
 
-    where: Where = ()  # keys and 0-based list indices, from the top of the file
+    where: Where = ()  # keys and 0-based list indices, from the top level of the file
     message: str  # continues after the value
     value: str = ""  # as text; "" if it is missing or must not be shown
     kind: ConfigProblemKind = field(default=ConfigProblemKind.INVALID)
@@ -61,7 +61,7 @@ class ConversionError:
     undisclosed: bool  # the value may contain a secret
 
     def problem(self, document: Mapping[str, Any]) -> ConfigProblem:
-        value = "" if self.undisclosed else shown(_value_at(document, self.where))
+        value = "" if self.undisclosed else format_value(_value_at(document, self.where))
         return ConfigProblem(where=self.where, message=self.message, value=value)
 
 
@@ -70,7 +70,7 @@ def flatten(error: Exception, where: Where = (), *, hidden: bool = False) -> Ite
     note = _note(error)
     if note is not None:
         where = (*where, note.name if isinstance(note, AttributeValidationNote) else note.index)
-        hidden = hidden or undisclosed(note.type)
+        hidden = hidden or may_contain_secret(note.type)
     if isinstance(error, BaseValidationError):
         for part in error.exceptions:
             yield from flatten(part, where, hidden=hidden)
@@ -78,8 +78,8 @@ def flatten(error: Exception, where: Where = (), *, hidden: bool = False) -> Ite
         yield ConversionError(where, message(error), hidden or (note is not None and _is_table(note.type)))
 
 
-def noted(error: ErrorT, note: Note) -> ErrorT:
-    """Attach a cattrs note. `BaseException.add_note` needs Python 3.11."""
+def with_note(error: ErrorT, note: Note) -> ErrorT:
+    """Attach a cattrs note to the error and return it. `BaseException.add_note` needs Python 3.11."""
     vars(error).setdefault("__notes__", []).append(note)
     return error
 
@@ -92,29 +92,29 @@ def _note(error: Exception) -> Note | None:
 
 
 def message(error: Exception) -> str:
-    """Return the message of an error. Validators of attrs have further arguments in their errors."""
+    """Return the message of an error. The errors of attrs validators have further arguments."""
     if len(error.args) > 1 and isinstance(error.args[1], attrs.Attribute):
         return str(error.args[0])
     return str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"
 
 
-def undisclosed(type_: Any) -> bool:
+def may_contain_secret(type_: Any) -> bool:
     """Return whether values of this type, or parts of them, may contain a secret."""
     if isinstance(type_, type) and issubclass(type_, Secret):
         return True
     if get_origin(type_) is Annotated and any(isinstance(note, Undisclosed) for note in get_args(type_)):
         return True
-    return any(undisclosed(argument) for argument in get_args(type_))
+    return any(may_contain_secret(argument) for argument in get_args(type_))
 
 
 def _is_table(type_: Any) -> bool:
-    """Return whether the type is a table: a text in its place may be the secret that belongs into the table."""
+    """Return whether the type is a table. A text in place of a table may be the secret that belongs in the table."""
     if get_origin(type_) is Annotated:
         return _is_table(get_args(type_)[0])
     return attrs.has(type_) or any(_is_table(argument) for argument in get_args(type_))
 
 
-def masked(text: str, value: Any) -> str:
+def mask_secrets(text: str, value: Any) -> str:
     """Return the text without the secrets that `value` contains."""
     for secret in sorted(set(_secrets(value)), key=len, reverse=True):
         text = text.replace(str(secret), "…")
@@ -132,9 +132,9 @@ def _secrets(value: Any) -> Iterator[Secret]:
             yield from _secrets(part)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value for a message, or "" for a table, which may contain a secret in an unexpected place."""
-    if value is None or isinstance(value, dict) or (isinstance(value, list) and not all(map(shown, value))):
+    if value is None or isinstance(value, dict) or (isinstance(value, list) and not all(map(format_value, value))):
         return ""
     if isinstance(value, bool):
         return str(value).lower()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dicom_adapter.api.settings import ByteSize, Secret
-from dicom_adapter.config.suggest import nearest
+from dicom_adapter.config.suggest import suggestion
 
-LARGEST = 2**63 - 1  # TOML has integers of 64 bits, and so have databases and operating systems
+LARGEST = 2**63 - 1  # TOML, databases and operating systems have integers of 64 bits
 BYTES = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) *([kKMGTP]i?)?B?", re.ASCII)
 POWERS = {"k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
@@ -77,7 +77,7 @@ def file_path(folder: Path, value: Any) -> Path:
     try:
         return folder / Path(written).expanduser()
     except RuntimeError as error:
-        raise ValueError("must begin with an existing user's home, or without '~'") from error
+        raise ValueError("must begin with the home folder of an existing user, or without '~'") from error
 
 
 def secret(folder: Path, environ: Mapping[str, str], value: Any) -> Secret:
@@ -91,7 +91,7 @@ def secret(folder: Path, environ: Mapping[str, str], value: Any) -> Secret:
         raise TypeError(f"must be a table whose {source} is a text in quotes")
     found = _from_environment(environ, where) if source == "env" else _from_file(file_path(folder, where))
     if not found:
-        raise ValueError(f"must not be empty, as {source} {where!r} is")
+        raise ValueError(f"must not be empty; {source} {where!r} is empty")
     return Secret(found)
 
 
@@ -116,7 +116,7 @@ def one_of(value: Any, allowed: Mapping[Any, Any]) -> Any:
         if type(candidate) is type(value) and candidate == value:
             return result
     names = [str(candidate) for candidate in allowed]
-    raise ValueError(f"must be one of {', '.join(names)}{nearest(value, names)}")
+    raise ValueError(f"must be one of {', '.join(names)}{suggestion(value, names)}")
 
 
 def choice(value: Any, type_: type[Enum]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def nearest(given: object, known: Iterable[str]) -> str:
+def suggestion(given: object, known: Iterable[str]) -> str:
     """Return a clause for the end of a message, such as "; did you mean 'timeout'?", or "" without a similar name."""
     by_folded = {name.casefold(): name for name in known}
     found = get_close_matches(given.casefold(), by_folded, n=1) if isinstance(given, str) else []

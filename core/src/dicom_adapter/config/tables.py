@@ -17,19 +17,19 @@ from cattrs.errors import AttributeValidationNote
 
 from dicom_adapter.api.settings import HELP, PREFIX
 from dicom_adapter.config.names import Undisclosed
-from dicom_adapter.config.problems import masked, message, noted, undisclosed
-from dicom_adapter.config.suggest import listed, nearest
+from dicom_adapter.config.problems import mask_secrets, may_contain_secret, message, with_note
+from dicom_adapter.config.suggest import listed, suggestion
 
 DERIVED = "dicom_adapter.derived"  # metadata key of a field that no key of the file sets
 
 Field: TypeAlias = "attrs.Attribute[Any]"
-Unknown: TypeAlias = Annotated[Any, Undisclosed()]  # a misspelt key may hold a password
+Unknown: TypeAlias = Annotated[Any, Undisclosed()]  # the value of a misspelt key may be a password
 
 
 def structure_class(converter: Converter, table: Any, cls: Any) -> Any:
     """Convert `table` to an instance of `cls`. Raises ClassValidationError (of cattrs) with all errors."""
-    reading = TableReader(converter, table, cls)
-    return reading.build(unknown_keys(table, cls))
+    reader = TableReader(converter, table, cls)
+    return reader.build(unknown_keys(table, cls))
 
 
 def unknown_keys(table: Mapping[str, Any], *classes: type) -> list[Exception]:
@@ -37,9 +37,9 @@ def unknown_keys(table: Mapping[str, Any], *classes: type) -> list[Exception]:
     known = [key for cls in classes for key in keys(cls)]
     errors: list[Exception] = []
     for key in table:
-        if not any(takes(cls, key) for cls in classes):
-            wrong = ValueError(f"is not a known key{nearest(key, known)} (known: {listed(known)})")
-            errors.append(_at(key, Unknown, wrong))
+        if not any(sets_field(cls, key) for cls in classes):
+            unknown = ValueError(f"is not a known key{suggestion(key, known)} (known: {listed(known)})")
+            errors.append(_at(key, Unknown, unknown))
     return errors
 
 
@@ -48,7 +48,7 @@ def keys(cls: type) -> list[str]:
     return [key_of(field) for field in settable(cls)]
 
 
-def takes(cls: type, key: str) -> bool:
+def sets_field(cls: type, key: str) -> bool:
     """Return whether `key` sets a field of `cls`."""
     return any(_belongs(field, key) for field in settable(cls))
 
@@ -98,13 +98,13 @@ class TableReader:
         try:
             return self.cls(**self.arguments)
         except Exception as error:  # noqa: BLE001 - a plugin's own class may raise anything
-            wrong = ValueError(f"is not valid: {masked(message(error), self.arguments)}")
-        raise ClassValidationError(f"{self.cls.__name__} is not valid", [wrong], self.cls)
+            invalid = ValueError(f"is not valid: {mask_secrets(message(error), self.arguments)}")
+        raise ClassValidationError(f"{self.cls.__name__} is not valid", [invalid], self.cls)
 
     def _read(self, field: Field) -> None:
         prefix = field.metadata.get(PREFIX)
-        taken = {key for key in self._table if _belongs(field, key) and not (prefix and self._has_field(key))}
-        if not taken:
+        present = any(_belongs(field, key) and not (prefix and self._has_field(key)) for key in self._table)
+        if not present:
             self._read_default(field)
         elif prefix:
             self._collect(field, prefix)
@@ -137,11 +137,11 @@ class TableReader:
                 self._set(field, collected)
 
     def _read_default(self, field: Field) -> None:
-        """Validate the default: a validator may require a value that the type does not."""
+        """Validate the default: a validator may require a value although the type does not."""
         explanation = field.metadata.get(HELP, "").rstrip(".")
         with self._collect_errors(key_of(field), field.type, f" ({explanation})" if explanation else ""):
             if field.default is attrs.NOTHING:
-                raise ValueError("must be there at least once" if field.metadata.get(PREFIX) else "is missing")
+                raise ValueError("must be given at least once" if field.metadata.get(PREFIX) else "is missing")
             default: Any = field.default
             if not isinstance(default, attrs.Factory):  # type: ignore[arg-type] # it is a class at run time
                 _validate(field, default)
@@ -162,7 +162,7 @@ class TableReader:
 
 
 def _at(key: str, type_: Any, error: Exception) -> Exception:
-    return noted(error, AttributeValidationNote(f"at {key}", key, type_))
+    return with_note(error, AttributeValidationNote(f"at {key}", key, type_))
 
 
 def _validate(field: Field, value: Any) -> None:
@@ -174,7 +174,7 @@ def _validate(field: Field, value: Any) -> None:
     except AttributeError:
         return  # the validator needs the instance: it runs on construction
     except Exception as error:  # noqa: BLE001 - a plugin's own validator may raise anything
-        raise ValueError(masked(message(error), value)) from None
+        raise ValueError(mask_secrets(message(error), value)) from None
 
 
 def _default_clause(field: Field, type_: Any) -> str:
@@ -183,6 +183,6 @@ def _default_clause(field: Field, type_: Any) -> str:
     default = field.default.value if isinstance(field.default, Enum) else field.default
     if isinstance(default, bool):
         return f" (the default is {str(default).lower()})"
-    if undisclosed(type_) or not isinstance(default, (int, float, str)) or default == "":
+    if may_contain_secret(type_) or not isinstance(default, (int, float, str)) or default == "":
         return ""
     return f" (the default is {default:.15g})" if isinstance(default, float) else f" (the default is {default})"

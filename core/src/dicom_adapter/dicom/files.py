@@ -14,7 +14,7 @@ class SkippedFile:
 
     path: Path
     reason: str
-    wanted: bool  # the user named it, or it cannot be read: not sending it is a failure
+    wanted: bool  # the user named it, or it cannot be read; then skipping it is a failure
 
 
 def find_dicom(paths: Iterable[Path], on_skipped: Callable[[SkippedFile], None]) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """Identity of an instance: the few attributes that the ledger needs, read while the data set arrives.
 
-`IdentityReader` goes from element to element of the encoded data set, and reads only their headers and the values that
-the identity needs (PS3.5 sections 7.1 and 7.5). pydicom reads unusual data sets, after their end.
+`IdentityReader` iterates over the elements of the encoded data set. It reads only their headers and the values of the
+identity (PS3.5 sections 7.1 and 7.5). If the encoding is unusual, pydicom parses the beginning of the data set instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from dicom_adapter.api.errors import Refused
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
-REPLACEMENT = "\ufffd"  # of bytes that cannot be decoded
+REPLACEMENT = "\ufffd"  # stands in decoded text for bytes that cannot be decoded
 UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 section 7.1.1
 HEAD_LIMIT = 4 << 20  # bytes at the beginning of a data set that must contain the attributes
 
@@ -76,16 +76,16 @@ class IdentityReader:
     """Reads the identity from the beginning of a data set that arrives in pieces. Not thread-safe."""
 
     def __init__(self, transfer_syntax_uid: str) -> None:
-        self.needs_more = True  # False: the rest of the data set need not be fed
+        self.needs_more = True  # False: call `identity` without feeding the rest of the data set
         self._transfer_syntax_uid = transfer_syntax_uid
         order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
         self._element, self._long = struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from
         self._is_implicit = transfer_syntax_uid == ImplicitVRLittleEndian
         self._head = bytearray()
         self._at = 0  # offset of the next element
-        self._depth = 0  # of open sequences and items of undefined length
-        self._is_usual = True
-        self._is_past = False  # after the last attribute of the identity
+        self._depth = 0  # number of open sequences and items of undefined length
+        self._is_usual = True  # False: pydicom has to parse the data set
+        self._is_past = False  # True after the last attribute of the identity
         self._values: dict[int, bytes] = {}
 
     def feed(self, piece: bytes | memoryview) -> None:
@@ -96,7 +96,7 @@ class IdentityReader:
         self.needs_more = not self._is_past and len(self._head) < HEAD_LIMIT
 
     def identity(self) -> Identity:
-        """Return the identity, when no more pieces are needed or none will arrive.
+        """Return the identity. Call it when `needs_more` is False, or when no more pieces will arrive.
 
         Raises UnreadableDataSet, or Mismatch if a UID is missing or malformed (PS3.5 section 9).
         """
@@ -143,12 +143,12 @@ def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
         specific_tags=[BaseTag(tag) for tag in WANTED],
     )
     if not elements:
-        raise UnreadableDataSet("the data set has none of the attributes that every instance has")
-    return _identity({tag: raw(elements, tag) for tag in WANTED})
+        raise UnreadableDataSet("the data set has none of the attributes that identify an instance")
+    return _identity({tag: encoded_value(elements, tag) for tag in WANTED})
 
 
 def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
-    """Parse a data set that is not deflated with pydicom. Raises UnreadableDataSet."""
+    """Parse a data set with pydicom. It must not be deflated. Raises UnreadableDataSet."""
     transfer_syntax = UID(transfer_syntax_uid)
     try:
         return read_dataset(
@@ -157,7 +157,7 @@ def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
             is_little_endian=transfer_syntax != ExplicitVRBigEndian,
             **options,
         )
-    except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+    except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
         raise _unparsed(failure) from None
 
 
@@ -165,8 +165,8 @@ def _unparsed(failure: Exception) -> UnreadableDataSet:
     return UnreadableDataSet(f"the data set cannot be parsed ({type(failure).__name__})")
 
 
-def raw(elements: Dataset, tag: int) -> bytes:
-    """Return the encoded value. Decoding it with pydicom could raise warnings that quote patient data."""
+def encoded_value(elements: Dataset, tag: int) -> bytes:
+    """Return a value as it is encoded. To decode it with pydicom could raise warnings that quote patient data."""
     try:
         element = elements.get_item(tag) if tag in elements else None
     except Exception as failure:  # noqa: BLE001 - pydicom parses empty values again, and raises as above
@@ -208,7 +208,7 @@ def _text(value: bytes, charset: bytes) -> str:
 
 
 def _decode(value: bytes, charset: bytes) -> str:
-    """Decode text. Bytes invalid in its character set are escaped, not replaced: two IDs must stay different."""
+    """Decode text. Bytes that are invalid in its character set are escaped, so that two IDs never become equal."""
     names = charset.decode("ascii", "replace").rstrip("\x00 ").split("\\")
     try:
         with warnings.catch_warnings():

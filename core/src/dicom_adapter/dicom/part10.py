@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from dicom_adapter.dicom.identity import Identity, UnreadableDataSet, identify, parse, raw
+from dicom_adapter.dicom.identity import Identity, UnreadableDataSet, encoded_value, identify, parse
 
 IMPLEMENTATION_CLASS_UID = (
     "2.25.308205291862746372187430846471190541725"  # of the adapter, derived from a UUID (PS3.5 B.2)
@@ -105,14 +105,14 @@ def read_file(content: bytes) -> StoredFile:
     try:
         offset = data_set_offset(content)
         meta = read_dataset(BytesIO(content[BEFORE_META:offset]), is_implicit_VR=False, is_little_endian=True)
-    except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no data set
+    except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
         raise UnreadableDataSet(f"its header cannot be parsed ({type(failure).__name__})") from None
-    transfer_syntax_uid = raw(meta, TRANSFER_SYNTAX_UID).rstrip(b"\x00 ").decode("ascii", "replace")
+    transfer_syntax_uid = encoded_value(meta, TRANSFER_SYNTAX_UID).rstrip(b"\x00 ").decode("ascii", "replace")
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         raise UnreadableDataSet("its data set is deflated, which the adapter does not support")
     data_set = content[offset:]
     identity = identify(data_set, transfer_syntax_uid)
-    _require_whole(data_set, transfer_syntax_uid)
+    _require_complete(data_set, transfer_syntax_uid)
     return StoredFile(
         identity=identity,
         transfer_syntax_uid=transfer_syntax_uid,
@@ -122,12 +122,12 @@ def read_file(content: bytes) -> StoredFile:
     )
 
 
-def _require_whole(data_set: bytes, transfer_syntax_uid: str) -> None:
+def _require_complete(data_set: bytes, transfer_syntax_uid: str) -> None:
     """Raise UnreadableDataSet if the data set is truncated."""
     elements = parse(data_set, transfer_syntax_uid)
     for tag in sorted(elements.keys()):  # without decoding the values
-        raw(elements, tag)
+        encoded_value(elements, tag)
 
 
 def _ae_title(meta: Dataset, tag: int) -> str:
-    return raw(meta, tag).decode("ascii", "replace").strip(" \x00")
+    return encoded_value(meta, tag).decode("ascii", "replace").strip(" \x00")

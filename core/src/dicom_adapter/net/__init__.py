@@ -1,1 +1,1 @@
-"""The DICOM network: the upper layer, listening sockets, the sending side. Only this package knows pynetdicom."""
+"""The DICOM network: the upper layer, listening sockets, and the SCU. No other package uses pynetdicom."""

@@ -100,7 +100,7 @@ class Acceptor:
         return self._interpret(self._layer.closed())
 
     def artim_expired(self) -> list[AcceptorEvent]:
-        """Report that ARTIM ran for too long."""
+        """Report that the timer ARTIM has expired."""
         return self._interpret(self._layer.artim_expired())
 
     def _interpret(self, indications: Iterable[object]) -> list[AcceptorEvent]:
@@ -164,7 +164,7 @@ class Acceptor:
         self._command = None
         if command.field == CommandField.C_ECHO_RQ:
             self._send(command, self._context_id, DimseStatus.SUCCESS)
-        elif command.field != CommandField.C_CANCEL_RQ:  # no operation here can be cancelled
+        elif command.field != CommandField.C_CANCEL_RQ:  # none of the supported operations can be cancelled
             self._send(command, self._context_id, DimseStatus.UNRECOGNIZED_OPERATION)
 
     def _receive_data_fragment(self, fragment: Fragment, events: list[AcceptorEvent]) -> None:

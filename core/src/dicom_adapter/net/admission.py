@@ -14,9 +14,10 @@ from attrs import frozen
 
 from dicom_adapter.config.listening import DicomConfig
 
-SPARE_CONNECTIONS = 100  # beyond the limit of associations: those before their request, or after their release
-SPARE_OF_PEER = 10  # the same, for each peer
-WAIT_SECONDS = 0.25  # that a request at the limit waits for another association to end
+# Connections that are allowed in addition to the limit of associations: before a request, or after a release.
+SPARE_CONNECTIONS = 100
+SPARE_CONNECTIONS_PER_PEER = 10
+WAIT_SECONDS = 0.25  # how long a request at the limit waits for another association to end
 
 OnSlot = Callable[[int, int], None]  # receives the number of open associations, and how many of those are the peer's
 
@@ -39,7 +40,7 @@ class Admission:
         self._waiting: list[_WaitingRequest] = []
 
     def set_limits(self, dicom: DicomConfig) -> None:
-        """Apply other limits. Open connections and associations stay."""
+        """Apply changed limits. Connections and associations above them stay open."""
         self._limit = dicom.max_associations
         self._limit_of_peer = dicom.max_associations_per_peer
 
@@ -58,7 +59,11 @@ class Admission:
         if self._connections.total() >= self._limit + SPARE_CONNECTIONS:
             return f"{self._connections.total()} connections are open"
         of_peer = self._connections[peer]
-        if self._limit_of_peer is not None and not is_proxy and of_peer >= self._limit_of_peer + SPARE_OF_PEER:
+        if (
+            self._limit_of_peer is not None
+            and not is_proxy
+            and of_peer >= self._limit_of_peer + SPARE_CONNECTIONS_PER_PEER
+        ):
             return f"{of_peer} connections are open from this address"
         self._connections[peer] += 1
         return ""
@@ -78,12 +83,12 @@ class Admission:
         if self._has_slot(peer):
             on_slot(*self._counts(peer))
         else:
-            # `call_soon` in the timer: bytes that have arrived by then, the end of an association perhaps, come first.
+            # `call_soon` in the timer: bytes that have already arrived, such as a release, are processed first.
             timer = self._loop.call_later(WAIT_SECONDS, self._loop.call_soon, self._stop_waiting)
             self._waiting.append(_WaitingRequest(peer, on_slot, timer))
 
     def open_association(self, peer: str) -> None:
-        """Count an association: it is accepted, or its decision is pending."""
+        """Count an association that is accepted, or whose decision is pending."""
         self._associations[peer] += 1
 
     def close_association(self, peer: str) -> None:
@@ -96,7 +101,7 @@ class Admission:
             request.on_slot(*self._counts(request.peer))
 
     def _stop_waiting(self) -> None:
-        """Pass the counts to the request that has waited longest, although the limit is reached. It is rejected."""
+        """Pass the counts to the request that has waited longest: it is rejected, because the limit is reached."""
         if self._waiting:
             request = self._waiting.pop(0)
             request.timer.cancel()

@@ -62,7 +62,7 @@ class AssociateRequest:
 
     @property
     def provider_rejection(self) -> RejectReason | None:
-        """Reason why the service-provider rejects the association, whatever the service-user would decide."""
+        """Reason why the service-provider rejects the association before the service-user decides, or None."""
         if not self.protocol_version & PROTOCOL_VERSION:
             return PROTOCOL_VERSION_NOT_SUPPORTED
         if self.application_context != APPLICATION_CONTEXT:

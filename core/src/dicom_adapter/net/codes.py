@@ -1,4 +1,4 @@
-"""C-STORE statuses and A-ASSOCIATE-RJ reasons: how DICOM expresses the results of the association and store steps."""
+"""C-STORE statuses and A-ASSOCIATE-RJ reasons for the results of the association and store steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One connection: joins a socket, the protocol (`Acceptor`), and the decisions of the receiver (`StorageScp`).
+"""`Connection`: combines a socket, the protocol (`Acceptor`), and the decisions of the receiver (`StorageScp`).
 
 The pieces of a data set are passed on as they arrive. The connection is read while instances are being committed, but
 only up to a limit: reading is paused for a sender that does not wait for responses (back-pressure).
@@ -38,7 +38,7 @@ log = structlog.get_logger("dicom_adapter.net")
 
 Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]  # results, each with its ticket
 
-UNANSWERED = 4  # instances of a connection that may wait for their commit before reading is paused
+MAX_UNCOMMITTED = 4  # instances of a connection that may wait for their commit before reading is paused
 IMPLEMENTATION = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
 
 T = TypeVar("T")
@@ -56,17 +56,17 @@ class ClosedAssociation:
 
 
 class StorageScp(Protocol[DataSetT]):
-    """The decisions of a storage SCP: which associations it accepts, and what it does with instances.
+    """The decisions of a storage SCP: it accepts or rejects associations, and stores or refuses instances.
 
     All methods except `decide` are called in the event loop, and must return quickly.
     """
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
-        """Called once, before all others.
+        """Prepare for connections. Called once, before all other methods.
 
         `deliver` must be called in the loop; it receives results with the tickets passed to `complete_store`.
-        `has_one_connection()` must be called in the loop; it returns False if another connection is open, or about to
-        be.
+        `has_one_connection()` must be called in the loop; it returns False if another connection is open or is being
+        opened.
         """
 
     def decide(
@@ -84,11 +84,11 @@ class StorageScp(Protocol[DataSetT]):
         """Complete an instance. Returns None if the result will be delivered later, with `ticket`."""
 
     def association_closed(self, association: ClosedAssociation) -> None:
-        """An accepted association has ended."""
+        """Record the end of an accepted association."""
 
 
 class Endpoint(Protocol):
-    """The listening side, as its connections see it: everything that they share."""
+    """The part of the listening side that its connections use and share."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -132,7 +132,7 @@ class Connection(asyncio.BufferedProtocol):
     """One connection, from accept to close. Not thread-safe: used in the event loop only."""
 
     def __init__(self, endpoint: Endpoint, peer: str) -> None:
-        """`peer`: its IP address."""
+        """`peer`: the IP address of the peer."""
         self.peer = peer
         self.is_open = False  # True from `connection_made` on
         self.association: _Association | None = None  # set while it counts against the limits
@@ -141,7 +141,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = endpoint.loop
         self._acceptor = Acceptor(endpoint.dicom.max_pdu)
         self._incoming: IncomingDataSet | None = None
-        self._pieces: list[memoryview] = []  # of its data set, from the received bytes
+        self._pieces: list[memoryview] = []  # of the current data set: views of the received bytes
         self._uncommitted = 0  # complete instances without a result
         self._peer_reads_slowly = False
         self._is_paused = False
@@ -158,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
         self._check_deadline()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        del sizehint  # the whole buffer, whatever asyncio suggests
+        del sizehint  # always return the whole buffer
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -173,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def eof_received(self) -> None:
-        self._disconnected()  # immediately: the next association may count on the slot of this one
+        self._disconnected()  # free the slot immediately: the peer's next association may need it
 
     def pause_writing(self) -> None:
         self._peer_reads_slowly = True
@@ -223,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
         self._endpoint.admission.request_slot(self.peer, lambda *counts: self._decide(request, *counts))
 
     def _decide(self, request: AssociationRequest, associations: int, of_peer: int) -> None:
-        """`associations`: number of open associations; `of_peer`: how many of those are this peer's."""
+        """Request the decision about an association. The counts are those of open associations: all, and the peer's."""
         if self._transport.is_closing():  # the peer has disconnected
             return
         association = self.association = _Association(uuid4().hex, request, {})
@@ -237,12 +237,12 @@ class Connection(asyncio.BufferedProtocol):
         def decide() -> AssociationDecision:
             try:
                 return self._endpoint.scp.decide(association.association_id, request, associations, of_peer)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, the association is not accepted
+            except Exception as failure:  # noqa: BLE001 - after any error, the association is rejected
                 error = describe_failure(failure)
                 log.error("association_decision_failed", association_id=association.association_id, error=error)
                 return AssociationDecision(rejection=Rejection.TEMPORARY_CONGESTION, reason="no decision was possible")
 
-        # Reading goes on, to notice when the peer disconnects.
+        # Reading is not paused, to notice when the peer disconnects.
         self._endpoint.run_in_background(decide, self._respond)
 
     def _respond(self, decision: AssociationDecision) -> None:
@@ -252,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
             self._close_association()
         else:
-            assert self._acceptor.request is not None  # the decision is about it
+            assert self._acceptor.request is not None  # it was decided about
             self.association.is_accepted = True
             self._acceptor.accept(negotiate(self._acceptor.request.contexts), IMPLEMENTATION)
         self._flush()
@@ -270,7 +270,7 @@ class Connection(asyncio.BufferedProtocol):
         )
         refusal = None
         if request.sop_class_uid != requested.context.abstract_syntax:
-            reason = "its SOP class is not that of its presentation context"
+            reason = "its SOP class is not the abstract syntax of its presentation context"
             refusal = StoreResult(outcome=StoreOutcome.SOP_CLASS_NOT_SUPPORTED, reason=reason)
         self._incoming = self._endpoint.scp.begin_store(request, refusal)
 
@@ -333,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
     # --- time and back-pressure ---------------------------------------------------------------------------------------
 
     def _update_reading(self) -> None:
-        is_paused = self._uncommitted >= UNANSWERED or self._peer_reads_slowly
+        is_paused = self._uncommitted >= MAX_UNCOMMITTED or self._peer_reads_slowly
         if is_paused is not self._is_paused and not self._transport.is_closing():
             self._is_paused = is_paused
             (self._transport.pause_reading if is_paused else self._transport.resume_reading)()
@@ -352,7 +352,7 @@ class Connection(asyncio.BufferedProtocol):
     def _check_deadline(self) -> None:
         """Abort or close if a deadline has passed; otherwise check again at the next one.
 
-        Received bytes move the deadline, without a change of the timer.
+        Received bytes move the deadline but do not change the timer.
         """
         dicom, now = self._endpoint.dicom, self._loop.time()
         if self._artim_since is not None:

@@ -67,7 +67,7 @@ def _elements(data: bytes) -> dict[int, bytes]:
         group, element, length = ELEMENT.unpack_from(data, offset)
         offset += ELEMENT.size
         if group != 0x0000 or offset + length > len(data):
-            raise InvalidPdu(f"element ({group:04X},{element:04X}) of {length} bytes cannot be in its command set")
+            raise InvalidPdu(f"element ({group:04X},{element:04X}) of {length} bytes is not valid in a command set")
         found[element] = data[offset : offset + length]
         offset += length
     return found

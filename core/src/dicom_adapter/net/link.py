@@ -24,8 +24,8 @@ from dicom_adapter.api.errors import DicomAdapterError, Refused, Retriable
 from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_adapter.net.address import Address, parse_ae_title
 
-MAX_PDU = 1 << 18  # bytes; without it, a file for a peer without a limit would be one PDU, held in memory
-QUEUED_PDUS = 16  # PDUs read from files before the socket accepts them
+MAX_PDU = 1 << 18  # bytes; if the peer has no limit, a file would otherwise be sent as one PDU, held in memory
+QUEUED_PDUS = 16  # maximum number of PDUs that are read from a file before the socket accepts them
 NOT_ACCEPTED = "presentation context not accepted"
 
 
@@ -33,7 +33,7 @@ class AssociationRejected(Refused):
     """The peer rejected the association permanently."""
 
 
-class AssociationRejectedForNow(Retriable):
+class AssociationRejectedTransient(Retriable):
     """The peer rejected the association as *transient*."""
 
 
@@ -54,7 +54,7 @@ class StatusNotSuccess(Refused):
 
 
 def silence_pynetdicom() -> None:
-    """Disable the log of pynetdicom in this process: results and errors contain what matters."""
+    """Disable the log of pynetdicom in this process: results and errors contain the same information."""
     _config.LOG_HANDLER_LEVEL = "none"
     logger = logging.getLogger("pynetdicom")
     logger.propagate = False
@@ -111,7 +111,7 @@ class _Link:
 
     def _on_connected(self, event: evt.Event) -> None:
         self.connected = True
-        if event.assoc.dul.socket:  # another object than before if TLS wraps it
+        if event.assoc.dul.socket:  # with TLS, it is a different object than before
             self.socket = event.assoc.dul.socket.socket
         if self.socket:
             self.socket.settimeout(self.timeout)  # a peer that stops reading
@@ -145,7 +145,7 @@ def _associate(link: _Link, address: Address, calling_ae_title: str, pairs: list
         raise PeerUnreachable(f"{address} cannot be reached: {failure.strerror or failure}") from None
     if not association.is_established:
         raise _association_failure(association, address, link, time.monotonic() - started)
-    _bound_memory(association)
+    _limit_memory(association)
     return association
 
 
@@ -176,7 +176,7 @@ class _BoundedQueue(queue.Queue[Any]):
         super().put(item, block, timeout)
 
 
-def _bound_memory(association: Association) -> None:
+def _limit_memory(association: Association) -> None:
     association.dul.to_provider_queue = _BoundedQueue(association.dul)
     for item in association.acceptor.user_information:
         if isinstance(item, MaximumLengthNotification):
@@ -186,7 +186,7 @@ def _bound_memory(association: Association) -> None:
 def _association_failure(association: Association, address: Address, link: _Link, seconds: float) -> DicomAdapterError:
     answer = link.rejection
     if answer is not None:
-        family = AssociationRejected if answer.result == 1 else AssociationRejectedForNow
+        family = AssociationRejected if answer.result == 1 else AssociationRejectedTransient
         reason = f"{answer.reason_str} ({answer.result_str}, by the {answer.source_str})".lower()
         return family(f"{address} rejected the association: {reason}")
     if association.rejected_contexts:
@@ -199,7 +199,7 @@ def _association_failure(association: Association, address: Address, link: _Link
 
 
 def _connection_failure(address: Address, seconds: float, link: _Link) -> str:
-    """Return why the connection failed. pynetdicom only logs it, so the attempt is repeated unless it timed out."""
+    """Return why the connection failed. pynetdicom only logs the reason, so repeat the attempt unless it timed out."""
     if seconds >= link.timeout:
         return f"no connection within {link.timeout:g} seconds"
     try:

@@ -1,8 +1,8 @@
 """Accept or reject presentation contexts (PS3.8 section 9.3.3.2): verification, and all storage SOP classes.
 
 Every storage SOP class is accepted, also private and future ones, in every transfer syntax whose data sets can be
-parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not: one kilobyte may become
-a gigabyte.
+parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not accepted: one kilobyte may
+expand to a gigabyte.
 """
 
 from __future__ import annotations

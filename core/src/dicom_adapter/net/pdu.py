@@ -8,7 +8,7 @@ from enum import Enum
 from dicom_adapter.api.errors import Refused
 
 ASSOCIATE_LIMIT_BYTES = 1 << 18  # of an A-ASSOCIATE-RQ: twice 128 contexts with all existing transfer syntaxes
-FIXED_LENGTHS = {0x03: 4, 0x05: 4, 0x06: 4, 0x07: 4}  # of the PDUs that have one
+FIXED_LENGTHS = {0x03: 4, 0x05: 4, 0x06: 4, 0x07: 4}  # by type, for the PDUs that have a fixed length
 PDU_NAMES = {
     0x01: "A-ASSOCIATE-RQ",
     0x02: "A-ASSOCIATE-AC",
@@ -43,7 +43,7 @@ class AbortReason(int, Enum):
 
 
 class InvalidPdu(Refused):
-    """The peer sent bytes that are not a valid PDU or DIMSE message, or that contradict what was negotiated."""
+    """The peer sent bytes that are not a valid PDU or DIMSE message, or that contradict the negotiation."""
 
     def __init__(self, reason: str, abort_reason: AbortReason = AbortReason.INVALID_PDU_PARAMETER_VALUE) -> None:
         super().__init__(reason)
@@ -51,7 +51,10 @@ class InvalidPdu(Refused):
 
 
 def check_header(pdu_type: int, length: int, maximum_length: int) -> None:
-    """Raise InvalidPdu before any byte of a PDU's body is kept. `maximum_length`: of a P-DATA-TF; 0: no limit."""
+    """Raise InvalidPdu if the header of a PDU is not valid. Called before any byte of the body is kept.
+
+    `maximum_length`: of a P-DATA-TF, in bytes; 0: no limit.
+    """
     if pdu_type not in PDU_NAMES:
         raise InvalidPdu(f"unknown PDU type 0x{pdu_type:02X}", AbortReason.UNRECOGNIZED_PDU)
     name = PDU_NAMES[pdu_type]

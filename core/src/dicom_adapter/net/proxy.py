@@ -19,13 +19,13 @@ LONGEST_BODY = 4096  # bytes of version 2 after the fixed part: addresses and ex
 FIXED = struct.Struct(">BBH")  # version and command, family and protocol, length of the rest
 LINE = re.compile(r"PROXY (TCP4|TCP6) (\S+) (\S+) ([0-9]{1,5}) ([0-9]{1,5})")
 
-LOCAL, PROXY = 0x20, 0x21  # version 2 with either command
+LOCAL, PROXY = 0x20, 0x21  # version 2, with this command
 UNSPECIFIED, TCP4, TCP6 = 0x00, 0x11, 0x21
 ADDRESSES = {TCP4: (IPv4Address, 4), TCP6: (IPv6Address, 16)}  # bytes of each address; source and destination, ports
 
 
 class InvalidProxyHeader(Refused):
-    """A proxy sent something else than a header of the PROXY protocol."""
+    """A proxy sent data that is not a header of the PROXY protocol."""
 
 
 class ProxyHeader:
@@ -60,7 +60,7 @@ class ProxyHeader:
         elif len(self._received) >= LONGEST_LINE:
             raise InvalidProxyHeader(f"its PROXY line has more than {LONGEST_LINE} bytes")
         else:
-            self.wanted = 1 if self._received.endswith(b"\r") else 2  # the minimum that is missing
+            self.wanted = 1 if self._received.endswith(b"\r") else 2  # at least so many bytes are missing
 
     def _parse_addresses_of_line(self, line: str) -> None:
         if line == "PROXY UNKNOWN" or line.startswith("PROXY UNKNOWN "):

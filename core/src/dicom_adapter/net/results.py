@@ -11,7 +11,7 @@ DEFAULT_TIMEOUT = 30.0  # seconds
 
 
 class Grouping(Enum):
-    """Files that share an association, if not all of them do."""
+    """Grouping of files by association: the files of one study, or each file alone, share an association."""
 
     STUDY = "study"
     INSTANCE = "instance"

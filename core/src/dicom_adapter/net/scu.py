@@ -1,7 +1,7 @@
 """SCU: verify a peer (C-ECHO) and send files (C-STORE) exactly as they are encoded.
 
 The files' headers are read first. One presentation context is proposed for each pair of SOP class and transfer syntax,
-with that transfer syntax only. So the peer accepts a file as it is or not at all: nothing is transcoded.
+with that transfer syntax only. Therefore the peer accepts a file as it is or not at all: nothing is transcoded.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def send(
 
 @frozen(kw_only=True)
 class _FileToSend:
-    """A readable file and what its association needs."""
+    """A readable file, with the values that are needed to open its association."""
 
     path: Path
     pair: tuple[UID, UID]  # SOP class, transfer syntax
@@ -131,13 +131,13 @@ class _Sender:
             return _read_entry(path, per_association)
         except (Refused, OSError) as failure:
             self.fail(path, str(getattr(failure, "strerror", None) or failure))
-        except Exception as failure:  # noqa: BLE001 - pydicom raises many kinds for bytes that are no DICOM file
+        except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a DICOM file
             self.fail(path, f"the file cannot be parsed ({type(failure).__name__})")
         return None
 
     def send_batch(self, batch: list[_FileToSend]) -> None:
         reason = self.gave_up or ""
-        for _first_or_second in range(0 if self.gave_up else 2):
+        for _attempt in range(0 if self.gave_up else 2):
             try:
                 batch, reason = self.send_over_one_association(batch)
             except (Refused, Retriable) as failure:

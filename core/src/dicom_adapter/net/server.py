@@ -40,12 +40,12 @@ T = TypeVar("T")
 
 
 class DicomServer:
-    """Listens from `start` to `stop`. Both, and `configure`, are called on another thread than the network's."""
+    """The listening side of a receiver. `start`, `configure` and `stop` are not called on the network thread."""
 
     def __init__(
         self, dicom: DicomConfig, scp: StorageScp[Any], *, shares_port: bool = False, is_first: bool = False
     ) -> None:
-        """`shares_port`: other processes of this service listen on the port, too; `is_first`: this one starts first."""
+        """`shares_port`: other receivers of the service listen on the port, too; `is_first`: this one starts first."""
         self.dicom = dicom
         self.scp = scp
         self._shares_port = shares_port
@@ -86,7 +86,7 @@ class DicomServer:
         return _bind_socket(address, shares_port=self._shares_port, backlog=BACKLOG)
 
     def configure(self, dicom: DicomConfig) -> None:
-        """Apply other limits and time limits. Open connections stay; the address and TLS do not change."""
+        """Apply changed limits and time limits. Open connections stay; the address and TLS do not change."""
         self.dicom = dicom
         self.loop.call_soon_threadsafe(self.admission.set_limits, dicom)
 
@@ -182,11 +182,11 @@ class DicomServer:
                 log.warning("tls_handshake_failed", peer=peer, reason=_tls_failure(failure))
 
     def _encryption(self) -> dict[str, Any]:
-        """Return the TLS arguments of a connection. Handshake and association request have the same time limit each."""
+        """Return the TLS arguments of a connection. The handshake has the time limit of the association request."""
         if self._certificates is None:
             return {}
         arguments = {"ssl": self._certificates.context, "ssl_handshake_timeout": self.dicom.association_timeout}
-        if sys.version_info >= (3, 11):  # older versions wait for the peer's side without a limit
+        if sys.version_info >= (3, 11):  # older versions wait for the peer without a limit
             arguments["ssl_shutdown_timeout"] = ABORT_SECONDS
         return arguments
 
@@ -198,7 +198,7 @@ class DicomServer:
         self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
     def has_one_connection(self) -> bool:
-        """Return whether one connection is open, and no other one is about to be."""
+        """Return whether exactly one connection is open and no other is being opened."""
         return len(self._connections) == 1 and not self._connecting
 
     def connection_opened(self, connection: Connection) -> None:

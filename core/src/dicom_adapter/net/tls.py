@@ -1,9 +1,9 @@
 """TLS contexts by the profiles of PS3.15 annex B, and their renewal when certificate files change.
 
 Both profiles support TLS 1.3 and 1.2, the only versions that RFC 8996 allows, with the cipher suites of RFC 9325
-section 4.2. `bcp195` also accepts older suites, for peers that support no others. These have ephemeral keys, too: a
-stolen private key does not decrypt recorded traffic (forward secrecy). Neither profile has suites with finite-field
-DHE, against which RFC 9325 advises.
+section 4.2. `bcp195` also accepts older suites, for peers that support no others. These suites also have forward
+secrecy: a stolen private key does not decrypt recorded traffic. Neither profile has suites with finite-field DHE,
+because RFC 9325 advises against them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOLERATED = (
 )
 CIPHERS = {TlsProfile.BCP195: RECOMMENDED + TOLERATED, TlsProfile.NON_DOWNGRADING: RECOMMENDED}
 
-Stamps = tuple[tuple[int, int, int] | None, ...]
+FileStamps = tuple[tuple[int, int, int] | None, ...]
 
 
 class UnusableCertificate(Refused):
@@ -42,7 +42,7 @@ class UnusableCertificate(Refused):
 
 
 def server_context(tls: TlsConfig) -> ssl.SSLContext:
-    """Return the context of an accepting side. Raises UnusableCertificate, which names the file."""
+    """Return the TLS context of the acceptor. Raises UnusableCertificate, which names the file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(":".join(CIPHERS[tls.profile]))
@@ -59,19 +59,19 @@ def server_context(tls: TlsConfig) -> ssl.SSLContext:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    def ask_for_password() -> NoReturn:
+    def refuse_password() -> NoReturn:  # OpenSSL calls it if the key is encrypted
         raise UnusableCertificate(f"TLS: the private key in {key} has a password; store it without one")
 
     _require_readable(certificate, "certificate")
     _require_readable(key, "private key")
     try:
-        context.load_cert_chain(certificate, key, password=ask_for_password)
-    except OSError as failure:  # ssl's own among them
+        context.load_cert_chain(certificate, key, password=refuse_password)
+    except OSError as failure:  # SSLError is one
         reason = _reason(failure)
         if reason == "KEY_VALUES_MISMATCH":
-            why = f"the private key in {key} is not that of the certificate in {certificate}; renew both"
+            why = f"the private key in {key} does not belong to the certificate in {certificate}; renew both"
         else:
-            why = f"no certificate in {certificate}, or no private key in {key}; both have to be in PEM format"
+            why = f"no certificate in {certificate}, or no private key in {key}; both must be in PEM format"
         raise UnusableCertificate(f"TLS: {why} ({reason})") from None
 
 
@@ -79,8 +79,8 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
     _require_readable(path, "file of authorities")
     try:
         context.load_verify_locations(path)
-    except OSError as failure:  # ssl's own among them
-        why = f"no certificate of an authority in {path}, which has to be in PEM format"
+    except OSError as failure:  # SSLError is one
+        why = f"no certificate of an authority in {path}, which must be in PEM format"
         raise UnusableCertificate(f"TLS: {why} ({_reason(failure)})") from None
 
 
@@ -88,21 +88,21 @@ def _reason(failure: OSError) -> str:
     return str(getattr(failure, "reason", None) or failure.strerror)
 
 
-def _require_readable(path: Path, what: str) -> None:
+def _require_readable(path: Path, kind: str) -> None:
     """Raise UnusableCertificate with the file's name, which OpenSSL does not report."""
     try:
         path.open("rb").close()
     except OSError as failure:
-        why = f"the {what} {path} cannot be read ({failure.strerror})"
-        raise UnusableCertificate(f"TLS: {why}; it must be there, and readable for this user") from None
+        why = f"the {kind} {path} cannot be read ({failure.strerror})"
+        raise UnusableCertificate(f"TLS: {why}; it must exist and be readable for this user") from None
 
 
 def client_context(
     authorities: Path | None = None, certificate: Path | None = None, key: Path | None = None
 ) -> ssl.SSLContext:
-    """Return the context of `send` and `echo`, which verifies the peer's certificate and host name.
+    """Return the TLS context of `send` and `echo`, which verifies the peer's certificate and host name.
 
-    `authorities`: certificates to trust instead of the system's. Raises UnusableCertificate.
+    `authorities`: certificates to trust instead of those of the system. Raises UnusableCertificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -126,17 +126,17 @@ def certificate_names(certificate: Any) -> frozenset[str]:
 
 
 class Certificates:
-    """The context for new connections. `renew` is called on one thread at a time."""
+    """The TLS context for new connections. `renew` is called on one thread at a time."""
 
     def __init__(self, tls: TlsConfig) -> None:
-        """Raises UnusableCertificate."""
+        """Load the files. Raises UnusableCertificate."""
         self._tls = tls
         self._stamps = self._read_stamps()
         self.context = server_context(tls)
 
     def renew(self) -> None:
-        """Load changed files. Open connections stay. If the files cannot be used, the context does not change."""
-        stamps = self._read_stamps()  # before the files are read: a change during the load is noticed next time
+        """Load changed files. Open connections are not affected. If the files are not usable, keep the context."""
+        stamps = self._read_stamps()  # before the files are loaded: a change during the load is noticed next time
         if stamps == self._stamps:
             return
         self._stamps = stamps
@@ -147,7 +147,7 @@ class Certificates:
         else:
             log.info("certificates_renewed", certificate=str(self._tls.certificate))
 
-    def _read_stamps(self) -> Stamps:
+    def _read_stamps(self) -> FileStamps:
         return tuple(_stamp(path) for path in (self._tls.certificate, self._tls.key, self._tls.client_ca) if path)
 
 

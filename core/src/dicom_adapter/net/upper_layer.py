@@ -4,12 +4,11 @@ It uses no socket, thread or clock. The caller feeds received bytes to `receive(
 `take_outgoing()` to the connection, closes the connection when `is_to_close` is true, and calls `artim_expired()` when
 `artim_runs` has been true for too long.
 
-Theory. PS3.8 defines the upper layer as a table of events and states; each cell names an action, or is empty where the
-event is impossible. The rules of this module follow from that:
+PS3.8 defines the upper layer as a table of events and states. Each cell names an action, or is empty if the event is
+impossible in the state. The rules of this module follow from that:
 
-1. Everything that depends on the state is in the table below. It is the standard's table as text, compiled when the
-   module is imported: action AA-8 is the method `_aa_8`. A cell can be compared with PS3.8 by eye, and a test executes
-   each of them.
+1. Everything that depends on the state is in the table below. It is the table of the standard as text, parsed when the
+   module is imported: action AA-8 is the method `_aa_8`. Every cell can be compared with PS3.8, and a test executes it.
 2. An event is a received PDU, a request of the service-user (accept, reject, data, release, abort), a closed
    connection, or the timer ARTIM. `_apply` looks up its cell and calls the action; nothing else changes the state.
 3. An action sends PDUs (it appends to the outgoing bytes), reports indications, and sets the next state.
@@ -18,7 +17,7 @@ event is impossible. The rules of this module follow from that:
 
     state   PS3.8 tables 9-1 to 9-5
     Sta2    transport connection open, awaiting A-ASSOCIATE-RQ          Sta1, idle, is the state before and after
-    Sta3    awaiting the local A-ASSOCIATE response                     the life of an `UpperLayer`. The other
+    Sta3    awaiting the local A-ASSOCIATE response                     an `UpperLayer` is in use. The other
     Sta6    association established, ready for data transfer            states belong to the requestor, or to a
     Sta8    awaiting the local A-RELEASE response                       side that releases an association itself.
     Sta13   awaiting the transport connection's close
@@ -257,9 +256,9 @@ class UpperLayer:
     # --- from bytes to PDUs -------------------------------------------------------------------------------------------
 
     def _parse_single_values(self, data: memoryview) -> int:
-        """Process the P-DATA-TF at the beginning of `data` that have one presentation data value each, as most have.
+        """Process P-DATA-TF PDUs at the beginning of `data` that have one presentation data value each, as most have.
 
-        The effect is that of `_parse_header` and the parsers after it (DT-2 in Sta6), in a fraction of the time.
+        The effect is that of `_parse_header` and the parsers after it (DT-2 in Sta6), but this is several times faster.
         """
         if self.state is not AssociationState.ESTABLISHED or self._parse != self._parse_header or self._partial_header:
             return 0
@@ -354,7 +353,7 @@ class UpperLayer:
             self._parse = self._parse_pdv_header if self._pdu_left else self._parse_header
 
     def _complete_header(self, data: memoryview, size: int) -> tuple[int, memoryview | bytes] | None:
-        """Return how many bytes of `data` complete a header, and the header; None if it is not complete."""
+        """Return the number of bytes of `data` that complete a header, and the header; None if it is not complete."""
         if not self._partial_header and len(data) >= size:
             return size, data[:size]
         missing = size - len(self._partial_header)
@@ -377,7 +376,7 @@ class UpperLayer:
         self._parse = self._parse_nothing
 
     def _parse_nothing(self, data: memoryview) -> int:
-        """Discard everything until the connection closes: after a violation no PDU boundary is known."""
+        """Discard everything until the connection closes: after a violation, PDU boundaries are unknown."""
         return len(data)
 
     def _take_indications(self) -> list[Indication]:

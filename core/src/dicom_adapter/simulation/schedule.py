@@ -14,7 +14,7 @@ from attrs import field, fields, frozen
 from pydicom.datadict import tag_for_keyword
 
 from dicom_adapter.api.errors import ConfigurationError
-from dicom_adapter.config.suggest import listed, nearest
+from dicom_adapter.config.suggest import listed, suggestion
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
 
@@ -135,7 +135,7 @@ class _Row:
             if key in KEYS:
                 continue
             if tag_for_keyword(key) is None:
-                self._problem(key, f"there is no such key, and no such DICOM keyword{nearest(key, KEYS)}")
+                self._problem(key, f"there is no such key, and no such DICOM keyword{suggestion(key, KEYS)}")
             yield key, str(value)
 
     def _value(self, key: str) -> object:

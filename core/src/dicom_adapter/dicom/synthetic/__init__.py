@@ -75,19 +75,19 @@ def make_study(
     seed: str | int | None = None,
     **arguments: Any,
 ) -> list[Dataset]:
-    """Create one study of `series` series with `instances` images each; `arguments` are those of `make_instance`."""
+    """Create one study of `series` series with `instances` images each. `arguments` are passed to `make_instance`."""
     study_uid = study_uid or make_uid(seed, "study")
     study = []
     for series_number in range(1, series + 1):
         series_uid = make_uid(seed, f"series/{series_number}")
         for number in range(1, instances + 1):
-            own = {
+            defaults = {
                 "series_uid": series_uid,
                 "sop_uid": make_uid(seed, f"series/{series_number}/instance/{number}"),
                 "instance_number": number,
                 "SeriesNumber": series_number,
             }
-            study.append(make_instance(modality=modality, study_uid=study_uid, **{**own, **arguments}))
+            study.append(make_instance(modality=modality, study_uid=study_uid, **{**defaults, **arguments}))
     return study
 
 
@@ -110,7 +110,7 @@ def _set(dataset: Dataset, attributes: Mapping[str, Any]) -> None:
 
 
 def _general(modality: str, instance_number: int) -> dict[str, Any]:
-    """Patient, study, series, equipment and general image module; attributes of type 2 may be empty."""
+    """Return the patient, study, series, equipment and general image modules; attributes of type 2 may be empty."""
     return {
         "SpecificCharacterSet": "ISO_IR 192",
         "StudyDate": "20240101",
@@ -131,10 +131,10 @@ def _general(modality: str, instance_number: int) -> dict[str, Any]:
 
 
 def _content(kind: Modality, series_uid: str, rows: int, columns: int, instance_number: int) -> dict[str, Any]:
-    """What an instance shows or says."""
-    if kind.makes == "report":
+    """Return the content of an instance: an image, a report or a segmentation."""
+    if kind.content == "report":
         return report(instance_number)
-    if kind.makes == "segmentation":
+    if kind.content == "segmentation":
         return segmentation(series_uid, rows, columns, instance_number)
     found = image(kind, rows, columns, instance_number)
     return {**plane(series_uid, instance_number), **found} if kind.has_planes else found

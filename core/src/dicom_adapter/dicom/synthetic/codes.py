@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
-    """One item of a code sequence."""
+    """Return one item of a code sequence."""
     item = Dataset()
     item.CodeValue = value
     item.CodingSchemeDesignator = scheme
@@ -15,8 +15,8 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def item(**attributes: object) -> Dataset:
-    """One item of any sequence."""
-    made = Dataset()
+    """Return one item of any sequence."""
+    result = Dataset()
     for keyword, value in attributes.items():
-        setattr(made, keyword, value)
-    return made
+        setattr(result, keyword, value)
+    return result

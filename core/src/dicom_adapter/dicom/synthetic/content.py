@@ -1,4 +1,4 @@
-"""Content derived from images: a report and a segmentation."""
+"""Content of instances that are not images: a report and a segmentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dicom_adapter.dicom.synthetic.uids import make_uid
 
 
 def report(instance_number: int) -> dict[str, Any]:
-    """A Basic Text SR of one sentence (PS3.3 A.35.1)."""
+    """Return the content of a Basic Text SR with one sentence (PS3.3 A.35.1)."""
     sentence = item(
         RelationshipType="CONTAINS",
         ValueType="TEXT",
@@ -28,7 +28,7 @@ def report(instance_number: int) -> dict[str, Any]:
 
 
 def segmentation(series_uid: str, rows: int, columns: int, instance_number: int) -> dict[str, Any]:
-    """One binary segment on one frame: the upper half of the image (PS3.3 A.51)."""
+    """Return one binary segment on one frame: the upper half of the image (PS3.3 A.51)."""
     return {
         **_frames(series_uid, instance_number),
         "ContentLabel": "SYNTHETIC",
@@ -61,7 +61,7 @@ def _segment() -> Any:
 
 
 def _frames(series_uid: str, instance_number: int) -> dict[str, Any]:
-    """Functional groups of the frame: its position, and the dimension indexes by segment and position."""
+    """Return the functional groups of the frame: its position, and its dimension indexes by segment and position."""
     organization = make_uid(series_uid, "dimension organization")
     pointers = [(0x0062000B, 0x0062000A), (0x00200032, 0x00209113)]  # segment number and image position
     dimensions = [
@@ -89,7 +89,7 @@ def _frames(series_uid: str, instance_number: int) -> dict[str, Any]:
 
 
 def _upper_half(rows: int, columns: int) -> bytes:
-    """Pixels of one bit, eight in a byte, the first in the lowest bit (PS3.5 8.1.1)."""
+    """Return pixels of one bit, eight in a byte, the first in the lowest bit (PS3.5 8.1.1)."""
     pixels = (1 << (rows // 2) * columns) - 1
     size = (rows * columns + 7) // 8
     return pixels.to_bytes(size + size % 2, "little")

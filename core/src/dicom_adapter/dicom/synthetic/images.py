@@ -1,4 +1,4 @@
-"""Pixels, and the position of image planes."""
+"""Pixels and positions of synthetic images."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from dicom_adapter.dicom.synthetic.modalities import Modality
 from dicom_adapter.dicom.synthetic.uids import make_uid
 
-SLICE_MM = 2.5  # distance of adjacent slices
+SLICE_MM = 2.5  # distance between adjacent slices
 STRIPE = 16  # pixels from one diagonal stripe to the next
 
 
 def plane(series_uid: str, instance_number: int) -> dict[str, Any]:
-    """Frame of reference and image plane of a slice; the slices of a series are adjacent."""
+    """Return the frame of reference and image plane modules of a slice. The slices of a series are adjacent."""
     return {
         "PatientPosition": "HFS",
         "FrameOfReferenceUID": make_uid(series_uid, "frame of reference"),

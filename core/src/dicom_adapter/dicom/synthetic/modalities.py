@@ -1,4 +1,4 @@
-"""Attributes of each modality beyond those of all instances (PS3.3 annex A)."""
+"""Attributes of each modality, in addition to those that all instances have (PS3.3 annex A)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Modality:
     """A SOP class, and the attributes of its instances."""
 
     sop_class: UID
-    makes: Literal["image", "report", "segmentation"] = "image"
+    content: Literal["image", "report", "segmentation"] = "image"
     bits_stored: int = 12
     attributes: Mapping[str, Any] = field(factory=dict)
     has_planes: bool = False  # images lie in a patient coordinate system (PS3.3 C.7.6.2 and C.7.4.1)
@@ -104,12 +104,12 @@ MODALITIES: Mapping[str, Modality] = {
     ),
     "SR": Modality(
         sop_class=BasicTextSRStorage,
-        makes="report",
+        content="report",
         attributes={"ReferencedPerformedProcedureStepSequence": [], "PerformedProcedureCodeSequence": []},
     ),
     "SEG": Modality(
         sop_class=SegmentationStorage,
-        makes="segmentation",
+        content="segmentation",
         attributes={
             "ManufacturerModelName": "synthetic",
             "DeviceSerialNumber": "1",

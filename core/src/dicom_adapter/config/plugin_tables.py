@@ -13,8 +13,8 @@ from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.config import names
 from dicom_adapter.config.model import AeTitleConfig, CallerConfig, StorageConfig, SubmitterConfig
 from dicom_adapter.config.problems import ConfigProblem, ConfigProblemKind
-from dicom_adapter.config.suggest import listed, nearest
-from dicom_adapter.config.tables import TableReader, structure_class, takes, unknown_keys
+from dicom_adapter.config.suggest import listed, suggestion
+from dicom_adapter.config.tables import TableReader, sets_field, structure_class, unknown_keys
 
 DEFAULT_PROCESSOR = "aetitle"
 DEFAULT_BACKEND = "local"
@@ -34,7 +34,7 @@ def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Cat
         return PluginChoice(None)
     if name in installed:
         return PluginChoice(installed[name].settings_type)
-    reason = f"{kind} '{name}', which is not installed{nearest(name, installed)} (installed: {listed(installed)})"
+    reason = f"{kind} '{name}', which is not installed{suggestion(name, installed)} (installed: {listed(installed)})"
     reason = "; could not be used: ".join([reason, *catalogue.broken])
     return PluginChoice(None, "; disabled: ".join([reason, *catalogue.disabled]))
 
@@ -51,7 +51,7 @@ class PluginTables:
         converter.register_structure_hook(CallerConfig, partial(_caller, converter))
 
     def problems(self, document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-        """Yield tables whose plugin is not available. Reads the document, to report them with other problems."""
+        """Yield tables whose plugin is not available. Reads the document, to report all problems together."""
         backend = self._backend(_table(document, "storage")).reason
         if backend:
             yield ConfigProblem(where=("storage", "backend"), message=f"needs {backend}")
@@ -79,13 +79,13 @@ class PluginTables:
         return self._open_table(table, SubmitterConfig, choice, unavailable=choice.reason)
 
     def _open_table(self, table: Any, cls: type, choice: PluginChoice, **derived: Any) -> Any:
-        """Convert a table whose unknown keys are settings of the plugin. Without the plugin they cannot be checked."""
+        """Convert a table that also has the keys of the plugin's settings. Without the plugin, they are not checked."""
         reader = TableReader(self._converter, table, cls)
         reader.arguments.update(derived)
         if choice.settings_type is None:
             return reader.build()
-        foreign = {key: value for key, value in table.items() if not takes(cls, key)}
-        settings = TableReader(self._converter, foreign, choice.settings_type)
+        plugin_keys = {key: value for key, value in table.items() if not sets_field(cls, key)}
+        settings = TableReader(self._converter, plugin_keys, choice.settings_type)
         reader.errors += settings.errors + unknown_keys(table, cls, choice.settings_type)
         if not settings.errors:
             reader.arguments["settings"] = settings.build()
