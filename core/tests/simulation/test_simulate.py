@@ -171,7 +171,7 @@ def test_received_instances_are_recorded_without_patient_data(
     for second in (0, 1, 40):
         adapter.receive(*make_study(modality="MR", instances=2, patient_id="DOE"), ae_title="LUNG", at=second)
     adapter.advance(60)
-    assert [100] == [(job.created_at - adapter.began).total_seconds() for job in adapter.jobs]
+    assert [100] == [(job.created_at - adapter.started_at).total_seconds() for job in adapter.jobs]
     adapter.close()
     schedule = tmp_path / "recorded.csv"
     assert (0, f"{schedule}: 6 instances in 3 lines\n", []) == simulate(config, schedule, "--record")

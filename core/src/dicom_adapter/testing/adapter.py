@@ -1,4 +1,4 @@
-"""The adapter of a test: configured by a TOML text, with methods to send instances and to compare jobs."""
+"""The adapter of a test: configured by TOML, with methods to send instances and to compare jobs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dicom_adapter.plugins.registry import discover
 from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import MemoryPlugin, Platform
-from dicom_adapter.testing.account import account
-from dicom_adapter.testing.expectation import ExpectedJob, SeenJob, differences
+from dicom_adapter.testing.description import describe
+from dicom_adapter.testing.expectation import ActualJob, ExpectedJob, find_differences
 from dicom_adapter.testing.job_list import JobList
 from dicom_adapter.testing.loopback import Loopback
 
@@ -43,29 +43,30 @@ type = "memory"
 
 
 class Adapter(SimulatedAdapter):
-    """A whole adapter in the test's process, under a virtual clock. Only `advance`, `at` and `by` move its time."""
+    """A complete adapter in the test process, on a virtual clock that only `advance`, `at` and `by` move."""
 
     def __init__(self, folder: Path, configuration: str, plugins: Sequence[Plugin] = ()) -> None:
-        """Start an adapter. Without tables for them, storage and submitter are in memory.
+        """Start an adapter.
 
-        `configuration` is TOML. Raises ConfigurationError with all its problems.
+        `configuration` is TOML. If it has no tables [storage] or [submitters], a backend or submitter in memory is
+        used. Raises ConfigurationError with all problems of the configuration.
         """
         memory = MemoryPlugin()
         self.platform: Platform = memory.platform  # of the submitter `memory`
-        self.refused: list[StoreResult] = []  # instances that were received and not stored
+        self.refused: list[StoreResult] = []  # of `receive`: results of instances that were not stored
         self._folder = folder
         self._loopback: Loopback | None = None
         found = discover(*plugins, Plugin(memory, name="memory"), disable=plugin_settings(configuration).disable)
         clock = VirtualClock()
-        self.began = clock.now()
-        super().__init__(_configured(folder, configuration, found.catalogue()), found, clock)
+        self.started_at = clock.now()
+        super().__init__(_load(folder, configuration, found.catalogue()), found, clock)
 
     @property
     def elapsed(self) -> float:
         """Seconds since the adapter's start."""
-        return (self.clock.now() - self.began).total_seconds()
+        return (self.clock.now() - self.started_at).total_seconds()
 
-    # --- events -----------------------------------------------------------------------------------------------
+    # --- actions ----------------------------------------------------------------------------------------------
 
     def receive(
         self,
@@ -79,9 +80,9 @@ class Adapter(SimulatedAdapter):
         `ae_title` may be omitted if only one is configured. `at` is in seconds since the start and defaults to now.
         """
         self._move_to(at)
-        answers = self.take(*data_sets, ae_title=self._called(ae_title), calling_ae_title=calling_ae_title)
-        self.refused += [answer for answer in answers if not answer.outcome.is_acknowledged]
-        return answers
+        results = self.take(*data_sets, ae_title=self._resolve_ae_title(ae_title), calling_ae_title=calling_ae_title)
+        self.refused += [result for result in results if not result.outcome.is_acknowledged]
+        return results
 
     def send(
         self,
@@ -94,27 +95,27 @@ class Adapter(SimulatedAdapter):
         self._move_to(at)
         if self._loopback is None:
             self._loopback = Loopback(self.config, self.resources)
-        results = self._loopback.send(data_sets, self._called(ae_title), calling_ae_title)
+        results = self._loopback.send(data_sets, self._resolve_ae_title(ae_title), calling_ae_title)
         self._settle()
         return results
 
     def restart(self, configuration: str | None = None) -> None:
         """Close everything and start again from the stored data, as after a stop or a crash.
 
-        `configuration` is TOML and replaces the present one.
+        `configuration` is TOML; if omitted, the current configuration is kept.
         """
         if configuration is None:
             self.begin_again(self.config)
         else:
-            self.begin_again(_configured(self._folder, configuration, self._plugins.catalogue()))
+            self.begin_again(_load(self._folder, configuration, self._plugins.catalogue()))
 
     def reload(self, configuration: str, *, drain: bool = False) -> None:
         """Apply another configuration, as `dicom-adapter reload` does: unchanged parts keep running.
 
-        With `drain`, removed AE titles and submitters finish their work first. Raises Refused if an AE title cannot be
-        served; nothing is changed then.
+        With `drain`, removed AE titles and submitters finish their work first. If an AE title cannot be served,
+        nothing is changed and Refused is raised.
         """
-        config, before = _configured(self._folder, configuration, self._plugins.catalogue()), self.config
+        config, before = _load(self._folder, configuration, self._plugins.catalogue()), self.config
         draining = Draining(ae_titles=before.ae_titles, submitters=before.submitters) if drain else Draining()
         self.configure(config, draining)
 
@@ -124,12 +125,12 @@ class Adapter(SimulatedAdapter):
             self._loopback = None
         super().close()
 
-    def _called(self, ae_title: str | None) -> str:
+    def _resolve_ae_title(self, ae_title: str | None) -> str:
         if ae_title is not None:
             return ae_title
         if len(self.config.ae_titles) > 1:
             raise ValueError(
-                f"several AE titles are configured, name one: ae_title={' or '.join(self.config.ae_titles)}"
+                f"several AE titles are configured; pass one of them: ae_title={' or '.join(self.config.ae_titles)}"
             )
         return next(iter(self.config.ae_titles))
 
@@ -138,13 +139,13 @@ class Adapter(SimulatedAdapter):
             self.advance_to(self._time(seconds))
 
     def _time(self, seconds: float) -> datetime:
-        when = self.began + timedelta(seconds=seconds)
+        when = self.started_at + timedelta(seconds=seconds)
         if when < self.clock.now():
-            raise ValueError(f"{seconds:.10g} s is past: {self.elapsed:.10g} s have passed since the beginning")
+            raise ValueError(f"the virtual clock cannot go back to {seconds:.10g} s: it is at {self.elapsed:.10g} s")
         return when
 
     def ask(self, ae_title: str, request: Callable[[Any], T]) -> T:
-        """Call `request` with a processor, as `LaneHandle.ask` does. Raises what the request raises."""
+        """Call `request` with the processor of an AE title, as `LaneHandle.ask` does. Raises what `request` raises."""
         future = self.host.handles[ae_title].ask(request)
         self.host.run_until_idle()
         return future.result(0)
@@ -154,29 +155,30 @@ class Adapter(SimulatedAdapter):
     @property
     def jobs(self) -> list[Job]:
         """All jobs in the order of their submission."""
-        return JobList(super().jobs, self.account)
+        return JobList(super().jobs, self.describe)
 
     def expect_jobs(self, *expected: ExpectedJob, by: float | None = None) -> None:
         """Compare all jobs, in the order of their submission, with the expected ones.
 
-        First advance to `by`, in seconds since the start. Raises AssertionError with all jobs, groups and instances.
+        If `by` is given, first advance the clock to it (seconds since the start). Raises AssertionError with the
+        differences and a description of the adapter.
         """
         __tracebackhide__ = True
         self._move_to(by)
-        seen = [SeenJob(job=job, instances=self.instances_of(job), began=self.began) for job in self.jobs]
-        found = differences(expected, seen)
-        if found:
-            raise AssertionError("\n".join([*found, "", self.account()]))
+        actual = [ActualJob(job=job, instances=self.instances_of(job), started_at=self.started_at) for job in self.jobs]
+        differences = find_differences(expected, actual)
+        if differences:
+            raise AssertionError("\n".join([*differences, "", self.describe()]))
 
-    def account(self) -> str:
-        """Return a description of all jobs, groups and instances, for debugging."""
-        return "\n".join(account(self, self.began, self.refused))
+    def describe(self) -> str:
+        """Return a description of all jobs, waiting groups, instances and failures, for debugging."""
+        return "\n".join(describe(self, self.started_at, self.refused))
 
     def __repr__(self) -> str:
-        return self.account()
+        return self.describe()
 
 
-def _configured(folder: Path, configuration: str, catalogue: Catalogue) -> Config:
+def _load(folder: Path, configuration: str, catalogue: Catalogue) -> Config:
     try:
         tables = tomli.loads(configuration).keys()
     except tomli.TOMLDecodeError:

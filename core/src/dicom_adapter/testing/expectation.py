@@ -1,4 +1,4 @@
-"""The jobs that a test expects, and their differences from the actual jobs."""
+"""Comparison of the jobs that a test expects with the actual jobs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority, JobS
 class ExpectedJob:
     """An expected job. Omitted values are not compared."""
 
-    pipeline: str  # its id
-    instances: int | Sequence[Dataset] | None = field(
-        default=None, kw_only=True
-    )  # their number, or the instances in this order
-    at: float | None = field(default=None, kw_only=True)  # seconds since the adapter's beginning
+    pipeline: str  # the pipeline id
+    # the number of instances, or the instances in the order of the job
+    instances: int | Sequence[Dataset] | None = field(default=None, kw_only=True)
+    at: float | None = field(default=None, kw_only=True)  # seconds since the adapter's start
     ae_title: str | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     priority: JobPriority | None = field(default=None, kw_only=True)
     state: JobState | None = field(default=None, kw_only=True)
-    metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # these entries, perhaps among others
+    metadata: Mapping[str, str] | None = field(default=None, kw_only=True)  # further entries are allowed
 
     def __str__(self) -> str:
         instances = self.instances if self.instances is None or isinstance(self.instances, int) else len(self.instances)
-        said = {
+        values = {
             "instances": instances,
             "at": None if self.at is None else f"{self.at:.10g} s",
             "AE title": self.ae_title,
@@ -38,22 +37,22 @@ class ExpectedJob:
             "state": self.state and self.state.value,
             "metadata": None if self.metadata is None else dict(self.metadata),
         }
-        parts = [f"{key} {value}" for key, value in said.items() if value is not None]
+        parts = [f"{key} {value}" for key, value in values.items() if value is not None]
         return ", ".join([f"pipeline {self.pipeline}", *parts])
 
 
 @frozen(kw_only=True)
-class SeenJob:
-    """An actual job."""
+class ActualJob:
+    """A job of the adapter, with its instances."""
 
     job: Job
     instances: Sequence[InstanceStorageInfo]
-    began: datetime
+    started_at: datetime  # of the adapter
 
     @property
     def at(self) -> float:
-        """Seconds since the adapter's beginning."""
-        return (self.job.created_at - self.began).total_seconds()
+        """Seconds since the adapter's start."""
+        return (self.job.created_at - self.started_at).total_seconds()
 
     def __str__(self) -> str:
         job = self.job
@@ -69,27 +68,27 @@ class SeenJob:
         return ", ".join(parts) + (f" ({job.last_error})" if job.last_error else "")
 
 
-def differences(expected: Sequence[ExpectedJob], seen: Sequence[SeenJob]) -> list[str]:
-    """Return one line for each difference."""
+def find_differences(expected: Sequence[ExpectedJob], actual: Sequence[ActualJob]) -> list[str]:
+    """Return a heading and one line for each difference; an empty list if there is none."""
     found = []
-    for number, (wanted, there) in enumerate(zip_longest(expected, seen), start=1):
-        if there is None:
+    for number, (wanted, seen) in enumerate(zip_longest(expected, actual), start=1):
+        if seen is None:
             found.append(f"job {number} is missing: {wanted}")
         elif wanted is None:
-            found.append(f"job {number} was not expected: {there}")
+            found.append(f"job {number} was not expected: {seen}")
         else:
-            found += [f"job {number}: {difference}" for difference in _differences(wanted, there)]
+            found += [f"job {number}: {difference}" for difference in _compare(wanted, seen)]
     if not found:
         return []
-    counts = f"{len(expected)} job{'' if len(expected) == 1 else 's'} expected, {len(seen)} there"
+    counts = f"{len(expected)} job{'' if len(expected) == 1 else 's'} expected, {len(actual)} found"
     return [f"the jobs are not as expected ({counts}):", *found]
 
 
-def _differences(wanted: ExpectedJob, there: SeenJob) -> Iterator[str]:
-    job = there.job
-    if wanted.at is not None and round(wanted.at, 6) != round(there.at, 6):
-        yield f"at {there.at:.10g} s instead of {wanted.at:.10g} s"
-    for what, expected, actual in (
+def _compare(wanted: ExpectedJob, seen: ActualJob) -> Iterator[str]:
+    job = seen.job
+    if wanted.at is not None and round(wanted.at, 6) != round(seen.at, 6):
+        yield f"at {seen.at:.10g} s instead of {wanted.at:.10g} s"
+    for name, expected, actual in (
         ("pipeline", wanted.pipeline, job.pipeline_id),
         ("AE title", wanted.ae_title, job.ae_title),
         ("name", wanted.name, job.name),
@@ -97,19 +96,19 @@ def _differences(wanted: ExpectedJob, there: SeenJob) -> Iterator[str]:
         ("state", wanted.state and wanted.state.value, job.state.value),
     ):
         if expected is not None and expected != actual:
-            yield f"{what} {actual} instead of {expected}"
-    yield from _other_metadata(wanted, job)
-    yield from _other_instances(wanted, there)
+            yield f"{name} {actual} instead of {expected}"
+    yield from _compare_metadata(wanted, job)
+    yield from _compare_instances(wanted, seen)
 
 
-def _other_metadata(wanted: ExpectedJob, job: Job) -> Iterator[str]:
+def _compare_metadata(wanted: ExpectedJob, job: Job) -> Iterator[str]:
     for key, value in (wanted.metadata or {}).items():
         if job.metadata.get(key) != value:
             yield f"metadata {key} is {job.metadata.get(key)!r} instead of {value!r}"
 
 
-def _other_instances(wanted: ExpectedJob, there: SeenJob) -> Iterator[str]:
-    actual = [instance.sop_instance_uid for instance in there.instances]
+def _compare_instances(wanted: ExpectedJob, seen: ActualJob) -> Iterator[str]:
+    actual = [instance.sop_instance_uid for instance in seen.instances]
     if wanted.instances is None:
         return
     if isinstance(wanted.instances, int):

@@ -1,4 +1,4 @@
-"""The pytest plugin. It is installed with the adapter, and imports the adapter only when a test uses a fixture."""
+"""The pytest plugin of the package. It imports the adapter only when a test uses one of its fixtures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LaunchService = Callable[..., "Service"]
 
 @pytest.fixture
 def adapter_configuration() -> str:
-    """The configuration of the fixture `adapter`. Override it: return TOML with at least one AE title."""
+    """The configuration of the fixture `adapter`: TOML with at least one AE title. Tests override it."""
     pytest.fail(
         "the fixture `adapter` needs a configuration: define a fixture `adapter_configuration`, in the test's module "
         "or in conftest.py, that returns TOML with a table [ae-titles.<AE title>]",
@@ -34,7 +34,7 @@ def adapter_configuration() -> str:
 
 @pytest.fixture
 def adapter_plugins() -> Sequence[Plugin]:
-    """Plugins of the fixture `adapter` that are not installed. Override it to pass some."""
+    """Plugins that the fixture `adapter` uses in addition to the installed ones. Override it to add some."""
     return ()
 
 
@@ -46,7 +46,7 @@ def adapter(make_adapter: MakeAdapter, adapter_configuration: str, adapter_plugi
 
 @pytest.fixture
 def make_adapter(tmp_path: Path) -> Iterator[MakeAdapter]:
-    """A factory of `Adapter` in the test's temporary folder, from TOML and plugins that are not installed."""
+    """A factory of adapters in the test's temporary folder. Arguments: TOML, and plugins that are not installed."""
     from dicom_adapter.testing.adapter import Adapter
 
     made: list[Adapter] = []
@@ -62,9 +62,10 @@ def make_adapter(tmp_path: Path) -> Iterator[MakeAdapter]:
 
 @pytest.fixture
 def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
-    """A function that starts `dicom-adapter run` on a free port with TOML as its configuration; killed after the test.
+    """A function that starts `dicom-adapter run` on a free port. The service is killed after the test.
 
-    The configuration's folder is `tmp_path / name`; a second launch with the same name restarts the service there.
+    `configuration` is TOML. It is written to the folder `tmp_path / name`, which also holds the data: a second launch
+    with the same name restarts the service there.
     """
     from dicom_adapter.testing.service import Service
 
@@ -83,12 +84,12 @@ def launch_service(tmp_path: Path) -> Iterator[LaunchService]:
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Explain a failed `assert` on an adapter's jobs by the account of the adapter."""
-    told = next((side for side in (left, right) if isinstance(side, JobList)), None)
-    if told is None:
+    """Explain a failed `assert` on the jobs of an adapter by a description of the adapter."""
+    jobs = next((side for side in (left, right) if isinstance(side, JobList)), None)
+    if jobs is None:
         return None
-    return [f"{_brief(left)} {op} {_brief(right)}", *told.account().splitlines()]
+    return [f"{_shorten(left)} {op} {_shorten(right)}", *jobs.describe_adapter().splitlines()]
 
 
-def _brief(side: object) -> str:
+def _shorten(side: object) -> str:
     return f"<{len(side)} jobs>" if isinstance(side, JobList) else repr(side)

@@ -1,4 +1,4 @@
-"""The jobs of an adapter, with a description of the adapter for failed assertions."""
+"""A list of jobs that can describe its adapter: pytest shows the description when an assertion fails."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 class JobList(list["Job"]):
     """Jobs in the order of their submission."""
 
-    def __init__(self, jobs: Iterable[Job], account: Callable[[], str]) -> None:
+    def __init__(self, jobs: Iterable[Job], describe_adapter: Callable[[], str]) -> None:
         super().__init__(jobs)
-        self.account = account
+        self.describe_adapter = describe_adapter

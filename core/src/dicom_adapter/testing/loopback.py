@@ -1,4 +1,4 @@
-"""A receiver on a free port of this machine, in the process of the caller."""
+"""A receiver on a free port of the loopback interface, in the process of the caller."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime.resources import Resources
 
 HOST = "127.0.0.1"
-TIMEOUT_S = 30.0  # of each exchange: long, for a busy machine
+TIMEOUT_S = 30.0  # of each exchange: long enough for a busy machine
 
 
 class Loopback:
-    """A receiver that listens from its construction to `close`."""
+    """A receiver that listens from its construction until `close`."""
 
     def __init__(self, config: Config, resources: Resources) -> None:
         self._receiver = Receiver(config, resources, None)
@@ -31,7 +31,7 @@ class Loopback:
         self._port = self._server.start()
 
     def send(self, data_sets: Sequence[Dataset], ae_title: str, calling_ae_title: str) -> list[SendResult]:
-        """Send in one association; returns what became of each."""
+        """Send data sets in one association. Return the results in the same order."""
         return send(data_sets, Address(ae_title=ae_title, host=HOST, port=self._port), calling_ae_title)
 
     def close(self) -> None:
@@ -40,7 +40,7 @@ class Loopback:
 
 
 def send(data_sets: Sequence[Dataset], address: Address, calling_ae_title: str) -> list[SendResult]:
-    """Send data sets in one association; returns what became of each, in their order."""
+    """Send data sets in one association. Return the results in the same order."""
     results: list[SendResult] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.dcm" for number in range(len(data_sets))]

@@ -1,4 +1,4 @@
-"""The conformance suite of job processors: tests to subclass."""
+"""The conformance suite for job processors: subclass it to test that your processor follows the rules."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.simulation.adapter import Plugin
 from dicom_adapter.testing.adapter import Adapter
 from dicom_adapter.testing.processor_traffic import (
-    NAME,
-    PATIENT,
+    PATIENT_ID,
+    PATIENT_NAME,
     Arrival,
     JobSummary,
-    hostile_traffic,
-    listed,
+    format_jobs,
+    malformed_traffic,
     summarize_jobs,
     usual_traffic,
 )
 
-AE_TITLE, OTHER = "SUITE", "OTHER"
-MOST_FAILURES = 2  # calls of each kind that are made to fail, one at a time
-TURNS_THAT_FAIL = 2  # calls of `handle_instance` that are made to fail
+AE_TITLE, OTHER_AE_TITLE = "SUITE", "OTHER"
+FAILING_CALLS = 2  # number of calls of `submit` and `remove` that fail, one in each run
+FAILING_TURNS = 2  # number of calls of `handle_instance` that fail, one in each run
 
 
 class InjectedFailure(Exception):
     """The error that the suite raises during a turn."""
 
 
-class NoContext:
-    """The context that is passed to a constructor, which must not use it."""
+class UnusableContext:
+    """A context whose use raises: constructors must not use it."""
 
     ae_title = AE_TITLE
 
     def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"the constructor used `context.{name}`: that belongs into open() or into a turn")
+        raise AssertionError(f"the constructor used `context.{name}`: move that to open() or a turn")
 
 
 class BaseProcessorTests:
-    """Subclass it with `processor`, `settings` and other attributes as needed; pytest collects the subclass.
+    """Subclass it with `processor`, `settings` and other attributes as needed. Pytest collects the subclass.
 
         class TestExpectedSeries(BaseProcessorTests):
             processor = ExpectedSeries
             settings = 'series = 2\\npipeline-a = "pipeline-1"'
 
-    Each test sends the same traffic to its own adapter, with or without disturbances.
+    Most tests send the same instances to an adapter of their own, each with another failure, and expect the same jobs.
     """
 
     processor: ClassVar[type[JobProcessorBase[Any]]]
     settings: ClassVar[str] = ""  # the TOML of the table [ae-titles.<AE title>.settings]
-    modality: ClassVar[str] = "CT"  # of the instances that arrive
-    settles_after: ClassVar[float] = 600.0  # seconds after which every group has become jobs
+    modality: ClassVar[str] = "CT"  # of the instances that the suite sends
+    all_jobs_after: ClassVar[float] = 600.0  # seconds after which every group has become a job
     holds: ClassVar[bool] = False  # True for a processor that keeps instances until a request
 
-    _undisturbed: ClassVar[list[JobSummary]]
+    _expected_jobs: ClassVar[list[JobSummary]]
 
     def traffic(self) -> Sequence[Arrival]:
-        """What arrives; override it when the usual traffic makes no job."""
+        """Return the instances to send. Override it if the processor makes no job of the usual ones."""
         return usual_traffic(self.modality)
 
-    # --- what the tests work with
+    # --- fixtures
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Callable[..., Adapter]]:
@@ -90,13 +90,13 @@ class BaseProcessorTests:
             adapter.close()
 
     @pytest.fixture
-    def undisturbed(self, make: Callable[..., Adapter]) -> list[JobSummary]:
-        """The jobs that result from the traffic without failures; computed once for each class."""
-        if "_undisturbed" not in vars(type(self)):
+    def expected_jobs(self, make: Callable[..., Adapter]) -> list[JobSummary]:
+        """The jobs that result without failures; computed once for each class."""
+        if "_expected_jobs" not in vars(type(self)):
             adapter = make()
-            self._play(adapter)
-            type(self)._undisturbed = summarize_jobs(adapter, AE_TITLE)
-        return type(self)._undisturbed
+            self._replay(adapter)
+            type(self)._expected_jobs = summarize_jobs(adapter, AE_TITLE)
+        return type(self)._expected_jobs
 
     def _configuration(self, ae_titles: Sequence[str], *, overwrite: bool) -> str:
         tables = [
@@ -107,215 +107,217 @@ class BaseProcessorTests:
         return "\n".join(tables)
 
     def _plugin(self) -> Plugin:
-        """Return the processor under another name, so that it does not conflict with an installed one."""
-        named = type(self.processor.__name__, (self.processor,), {"name": "suite"})
+        """Return a plugin with the processor under the name "suite", which no installed processor has."""
+        renamed = type(self.processor.__name__, (self.processor,), {"name": "suite"})
 
         @hookimpl
         def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
-            return [named]
+            return [renamed]
 
         return Plugin(SimpleNamespace(dicom_adapter_processors=dicom_adapter_processors), name="suite")
 
-    def _play(self, adapter: Adapter, *ae_titles: str, after: Callable[[], None] = lambda: None) -> None:
-        """Send the traffic at its times, then wait until all groups have become jobs."""
+    def _replay(self, adapter: Adapter, *ae_titles: str, after_each: Callable[[], None] = lambda: None) -> None:
+        """Send the traffic at its times, then advance the clock until all groups have become jobs."""
         for arrival in self.traffic():
             for ae_title in ae_titles or (AE_TITLE,):
                 adapter.receive(*arrival.data_sets, ae_title=ae_title, at=arrival.at)
-            after()
-        adapter.advance(self.settles_after)
+            after_each()
+        adapter.advance(self.all_jobs_after)
 
-    # --- the life of a processor
+    # --- class, constructor, description, threads
 
-    def test_it_is_complete_and_has_a_name(self) -> None:
-        """The configuration chooses it by `name`, and every abstract method is there."""
+    def test_processor_is_complete_and_has_a_name(self) -> None:
+        """All abstract methods are implemented, and `name` is defined: the configuration selects the processor by it."""
         missing = sorted(getattr(self.processor, "__abstractmethods__", ()))
         assert [] == missing, f"these methods are missing: {', '.join(missing)}"
         name = getattr(self.processor, "name", None)
-        assert isinstance(name, str), "the class attribute `name` is missing, by which the configuration chooses it"
+        assert isinstance(name, str), "the class attribute `name` is missing"
 
-    def test_to_make_one_changes_nothing(
+    def test_constructor_has_no_side_effects(
         self, make: Callable[..., Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A constructor is called again after every failure: files, threads and timers belong elsewhere."""
+        """The constructor is called again after each failure: create files and threads in `open`, timers in turns."""
         settings = make().config.ae_titles[AE_TITLE].settings
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        monkeypatch.chdir(elsewhere)
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
         threads = set(threading.enumerate())
-        self.processor(settings, NoContext())
+        self.processor(settings, UnusableContext())
         assert set(threading.enumerate()) <= threads, "the constructor started threads"
-        assert [] == list(elsewhere.iterdir()), "the constructor made files: that belongs into open(), in data_folder"
+        assert [] == list(folder.iterdir()), "the constructor created files: move that to open(), in data_folder"
 
-    def test_it_says_what_its_settings_mean(self, make: Callable[..., Adapter]) -> None:
-        """`check` and the log show the description, which is one line."""
-        told = self.processor.describe(make().config.ae_titles[AE_TITLE].settings)
-        assert isinstance(told, str), f"describe() must return a text, not {type(told).__name__}"
-        assert "\n" not in told, "describe() must return one line"
+    def test_describe_returns_one_line(self, make: Callable[..., Adapter]) -> None:
+        """`dicom-adapter check` and the log show the description on one line."""
+        description = self.processor.describe(make().config.ae_titles[AE_TITLE].settings)
+        assert isinstance(description, str), f"describe() must return a string, not {type(description).__name__}"
+        assert "\n" not in description, "describe() must return one line"
 
-    def test_it_leaves_no_threads(self, make: Callable[..., Adapter]) -> None:
-        """A processor is called on its lane and on no other thread; it is replaced after a failure, and ends then."""
+    def test_no_threads_remain_after_close(self, make: Callable[..., Adapter]) -> None:
+        """`close` ends the threads that a processor has started: the adapter replaces a processor after a failure."""
         threads = set(threading.enumerate())
         adapter = make()
-        self._play(adapter)
+        self._replay(adapter)
         adapter.restart()
         started = set(threading.enumerate()) - threads
-        assert set() == started, f"threads are left after close(): {sorted(thread.name for thread in started)}"
+        assert set() == started, f"threads still run after close(): {sorted(thread.name for thread in started)}"
 
-    # --- instances become jobs
+    # --- jobs
 
-    def test_instances_become_jobs_and_are_given_back(self, make: Callable[..., Adapter]) -> None:
-        """An instance that is never released is stored for ever."""
+    def test_instances_become_jobs_and_are_removed(self, make: Callable[..., Adapter]) -> None:
+        """Every instance is submitted and then removed: an instance that is never removed is stored forever."""
         adapter = make()
-        self._play(adapter)
+        self._replay(adapter)
         if self.holds:
             return
-        assert adapter.jobs, f"no job came about within {self.settles_after:g} s\n{adapter.account()}"
+        assert adapter.jobs, f"no job was submitted within {self.all_jobs_after:g} s\n{adapter.describe()}"
         pending = adapter.states.get("pending", 0)
-        assert 0 == pending, f"{pending} instances were never removed, and would stay for ever\n{adapter.account()}"
+        assert 0 == pending, f"{pending} instances were never removed: call remove_instances()\n{adapter.describe()}"
 
     def test_no_turn_fails(self, make: Callable[..., Adapter]) -> None:
         """No turn fails, and the lane is not stopped."""
         adapter = make()
-        self._play(adapter)
+        self._replay(adapter)
         self._expect_no_failure(adapter)
 
-    def test_an_instance_is_in_a_job_once(self, make: Callable[..., Adapter]) -> None:
+    def test_job_contains_each_instance_once(self, make: Callable[..., Adapter]) -> None:
         """A job contains each instance at most once."""
         adapter = make()
-        self._play(adapter)
-        for outcome in summarize_jobs(adapter, AE_TITLE):
-            assert len(outcome.instances) == len(set(outcome.instances)), f"{outcome}: it has an instance twice"
+        self._replay(adapter)
+        for job in summarize_jobs(adapter, AE_TITLE):
+            assert len(job.instances) == len(set(job.instances)), f"{job}: it contains an instance twice"
 
-    def test_two_ae_titles_do_not_disturb_each_other(
-        self, make: Callable[..., Adapter], undisturbed: list[JobSummary]
+    def test_two_ae_titles_share_no_state(self, make: Callable[..., Adapter], expected_jobs: list[JobSummary]) -> None:
+        """Each AE title has its own processor object: keep state in the object, not in its class or module."""
+        both = make(AE_TITLE, OTHER_AE_TITLE)
+        self._replay(both, AE_TITLE, OTHER_AE_TITLE)
+        self._expect_same(
+            expected_jobs, summarize_jobs(both, AE_TITLE), both, "another AE title uses the same processor"
+        )
+
+    # --- restarts: the adapter delivers pending instances again
+
+    def test_redelivery_gives_the_same_jobs(
+        self, make: Callable[..., Adapter], expected_jobs: list[JobSummary]
     ) -> None:
-        """Each has its own processor: no state is kept in classes or modules."""
-        both = make(AE_TITLE, OTHER)
-        self._play(both, AE_TITLE, OTHER)
-        self._expect_same(undisturbed, summarize_jobs(both, AE_TITLE), both, "another AE title has the same processor")
-
-    # --- a processor's memory is a cache of the ledger
-
-    def test_redelivery_gives_the_same_jobs(self, make: Callable[..., Adapter], undisturbed: list[JobSummary]) -> None:
         """The service restarts after each arrival: pending instances are delivered again, at their original times."""
         adapter = make()
-        self._play(adapter, after=adapter.restart)
+        self._replay(adapter, after_each=adapter.restart)
         self._expect_same(
-            undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, "the service restarts after each arrival"
+            expected_jobs, summarize_jobs(adapter, AE_TITLE), adapter, "the service restarts after each arrival"
         )
 
-    def test_what_came_while_the_host_was_down_gives_the_same_jobs(
-        self, make: Callable[..., Adapter], undisturbed: list[JobSummary]
+    def test_delayed_delivery_gives_the_same_jobs(
+        self, make: Callable[..., Adapter], expected_jobs: list[JobSummary]
     ) -> None:
-        """Delayed turns decide as they would have in time: by `self.now()`, not by the wall clock."""
+        """The host is down while instances arrive. Delayed turns use `self.now()`, so that the jobs are the same."""
         adapter = make()
         with adapter.down():
-            self._play(adapter)
-        adapter.advance(self.settles_after)
+            self._replay(adapter)
+        adapter.advance(self.all_jobs_after)
         self._expect_same(
-            undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, "the host was down, deadlines included"
+            expected_jobs, summarize_jobs(adapter, AE_TITLE), adapter, "the host was down while instances arrived"
         )
 
-    # --- a turn is a transaction
+    # --- failures: a turn that fails has no effect
 
     @pytest.mark.parametrize("call", ["submit", "remove"])
-    def test_a_turn_that_raises_leaves_nothing(
-        self, make: Callable[..., Adapter], undisturbed: list[JobSummary], monkeypatch: pytest.MonkeyPatch, call: str
+    def test_failed_turn_has_no_effect(
+        self, make: Callable[..., Adapter], expected_jobs: list[JobSummary], monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
-        """One call during a turn fails once: a new processor submits the same jobs for the same instances."""
-        for number in range(1, MOST_FAILURES + 1):
+        """`submit_pipeline_job` or `remove_instances` fails once: a new processor submits the same jobs."""
+        for number in range(1, FAILING_CALLS + 1):
             adapter = make()
             with _failing(monkeypatch, Turn, call, number):
-                self._play(adapter)
+                self._replay(adapter)
             self._expect_same(
-                undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, f"call {number} of {call} failed"
+                expected_jobs, summarize_jobs(adapter, AE_TITLE), adapter, f"call {number} of {call} failed"
             )
 
-    def test_a_turn_that_raises_at_its_end_leaves_nothing(
-        self, make: Callable[..., Adapter], undisturbed: list[JobSummary], monkeypatch: pytest.MonkeyPatch
+    def test_turn_that_fails_at_its_end_has_no_effect(
+        self, make: Callable[..., Adapter], expected_jobs: list[JobSummary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """`handle_instance` fails once, after it has done its work."""
-        for number in range(1, TURNS_THAT_FAIL + 1):
+        for number in range(1, FAILING_TURNS + 1):
             adapter = make()
-            with _failing(monkeypatch, self.processor, "handle_instance", number, at_its_end=True):
-                self._play(adapter)
+            with _failing(monkeypatch, self.processor, "handle_instance", number, at_end=True):
+                self._replay(adapter)
             self._expect_same(
-                undisturbed, summarize_jobs(adapter, AE_TITLE), adapter, f"turn {number} failed once at its end"
+                expected_jobs, summarize_jobs(adapter, AE_TITLE), adapter, f"turn {number} failed once at its end"
             )
 
-    # --- what may come
+    # --- duplicates and malformed values
 
-    def test_an_instance_that_comes_again_stands_for_the_earlier_one(self, make: Callable[..., Adapter]) -> None:
+    def test_duplicate_replaces_the_earlier_instance(self, make: Callable[..., Adapter]) -> None:
         """With `overwrite-same-instance = true`, a duplicate replaces the instance, with a new `instance_id`."""
         adapter = make(overwrite=True)
         for arrival in self.traffic():
             adapter.receive(*arrival.data_sets, at=arrival.at)
-            adapter.receive(*(_corrected(data_set) for data_set in arrival.data_sets))
-        adapter.advance(self.settles_after)
+            adapter.receive(*(_change_pixels(data_set) for data_set in arrival.data_sets))
+        adapter.advance(self.all_jobs_after)
         self._expect_no_failure(adapter)
         for job in adapter.jobs:
             uids = [instance.sop_instance_uid for instance in adapter.instances_of(job)]
-            assert len(uids) == len(set(uids)), f"job '{job.name}' has an instance and its correction"
+            assert len(uids) == len(set(uids)), f"job '{job.name}' contains an instance and its duplicate"
         pending = adapter.states.get("pending", 0)
-        assert self.holds or 0 == pending, f"{pending} instances were never removed\n{adapter.account()}"
+        assert self.holds or 0 == pending, f"{pending} instances were never removed\n{adapter.describe()}"
 
-    def test_values_that_no_hospital_should_have_do_no_harm(self, make: Callable[..., Adapter], tmp_path: Path) -> None:
-        """Missing, empty and hostile values: it is handled, or quarantined with a reason (`Unprocessable`)."""
+    def test_missing_and_malformed_values_are_handled(self, make: Callable[..., Adapter], tmp_path: Path) -> None:
+        """Each instance is handled, or quarantined with a reason (`Unprocessable`)."""
         adapter = make()
-        for arrival in hostile_traffic(self.modality):
+        for arrival in malformed_traffic(self.modality):
             adapter.receive(*arrival.data_sets, at=arrival.at)
-        adapter.advance(self.settles_after)
+        adapter.advance(self.all_jobs_after)
         self._expect_no_failure(adapter)
-        assert not (tmp_path.parent / "etc").exists(), "a patient's ID has become a path"
+        assert not (tmp_path.parent / "etc").exists(), "a patient ID was used as a path"
 
-    # --- operators see what waits, and no patient
+    # --- operators see waiting groups, and no patient data
 
-    def test_what_waits_is_told(self, make: Callable[..., Adapter]) -> None:
-        """`waiting` returns valid values, with no more instances than are pending."""
+    def test_waiting_returns_valid_groups(self, make: Callable[..., Adapter]) -> None:
+        """`waiting` returns valid groups, which contain no more instances than are pending."""
         adapter = make()
         for arrival in self.traffic():
             adapter.receive(*arrival.data_sets, at=arrival.at)
             waiting = self._waiting(adapter)
             assert sum(group.instance_count for group in waiting) <= adapter.states.get("pending", 0), (
-                f"waiting() tells of more instances than there are\n{adapter.account()}"
+                f"waiting() returned more instances than are pending\n{adapter.describe()}"
             )
 
-    def test_no_patient_shows(self, make: Callable[..., Adapter], capfd: pytest.CaptureFixture[str]) -> None:
-        """Labels, job names, messages and logs are visible to many people."""
+    def test_patient_data_is_not_visible(self, make: Callable[..., Adapter], capfd: pytest.CaptureFixture[str]) -> None:
+        """Labels, job names, messages and logs contain no patient data: many people can read them."""
         adapter, shown = make(), []
         with structlog.testing.capture_logs() as logged:
             for arrival in self.traffic():
                 adapter.receive(*arrival.data_sets, at=arrival.at)
                 shown += [group.label for group in self._waiting(adapter)]
-            for arrival in hostile_traffic(self.modality):
+            for arrival in malformed_traffic(self.modality):
                 adapter.receive(*arrival.data_sets)
-            adapter.advance(self.settles_after)
+            adapter.advance(self.all_jobs_after)
         shown += [job.name for job in adapter.jobs] + [job.pipeline_id for job in adapter.jobs]
         shown += [str(event.detail) for event in adapter.events] + [str(entry) for entry in logged]
         shown += [self.processor.describe(adapter.config.ae_titles[AE_TITLE].settings), *capfd.readouterr()]
         for text in shown:
-            assert PATIENT not in text, f"a patient's ID shows in: {text.replace(PATIENT, '<patient>')}"
-            assert NAME not in text, f"a patient's name shows in: {text.replace(NAME, '<patient>')}"
+            assert PATIENT_ID not in text, f"a patient ID is visible in: {text.replace(PATIENT_ID, '<patient>')}"
+            assert PATIENT_NAME not in text, f"a patient name is visible in: {text.replace(PATIENT_NAME, '<patient>')}"
 
-    # --- how it is compared
+    # --- helpers
 
     def _waiting(self, adapter: Adapter) -> list[Waiting]:
         with structlog.testing.capture_logs() as logged:
             (lane,) = adapter.host.describe_lanes()
         failed = [entry["error"] for entry in logged if entry["event"] == "processor_waiting_failed"]
-        assert [] == failed, f"waiting() failed or gave what is no Waiting: {failed}"
+        assert [] == failed, f"waiting() failed or returned something other than Waiting objects: {failed}"
         for group in lane.waiting:
             assert group.until is None or group.until.utcoffset() is not None, "Waiting.until must have a time zone"
         return list(lane.waiting)
 
     def _expect_no_failure(self, adapter: Adapter) -> None:
         failed = [event.detail for event in adapter.events if event.event in ("processor_failed", "lane_stopped")]
-        assert [] == failed, f"turns failed: {failed}\n{adapter.account()}"
+        assert [] == failed, f"turns failed: {failed}\n{adapter.describe()}"
 
-    def _expect_same(self, expected: list[JobSummary], actual: list[JobSummary], adapter: Adapter, what: str) -> None:
+    def _expect_same(self, expected: list[JobSummary], actual: list[JobSummary], adapter: Adapter, when: str) -> None:
         if expected != actual:
-            lines = [f"the jobs are other ones when {what}", "undisturbed:", *listed(expected)]
-            lines += ["then:", *listed(actual), *_first_difference(expected, actual), "", adapter.account()]
+            lines = [f"the jobs differ when {when}", "expected:", *format_jobs(expected)]
+            lines += ["actual:", *format_jobs(actual), *_first_difference(expected, actual), "", adapter.describe()]
             raise AssertionError("\n".join(lines))
 
 
@@ -325,22 +327,22 @@ def _first_difference(expected: list[JobSummary], actual: list[JobSummary]) -> I
         if one != other:
             for name in ("at", "name", "pipeline_id", "priority", "instances", "metadata"):
                 if getattr(one, name) != getattr(other, name):
-                    yield f"the first that differs has {name} {getattr(other, name)} instead of {getattr(one, name)}"
+                    yield f"first difference: {name} {getattr(other, name)} instead of {getattr(one, name)}"
             return
 
 
 @contextmanager
 def _failing(
-    monkeypatch: pytest.MonkeyPatch, cls: type, name: str, number: int, *, at_its_end: bool = False
+    monkeypatch: pytest.MonkeyPatch, cls: type, name: str, number: int, *, at_end: bool = False
 ) -> Iterator[None]:
-    """Make the `number`-th call of a method fail, before or after it has done its work."""
+    """Make the `number`-th call of a method fail: before it does anything, or `at_end`."""
     calls = 0
     method = getattr(cls, name)
 
     def failing(*arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == number and not at_its_end:
+        if calls == number and not at_end:
             raise InjectedFailure
         result = method(*arguments, **keywords)
         if calls == number:
@@ -352,8 +354,8 @@ def _failing(
         yield
 
 
-def _corrected(data_set: Any) -> Any:
-    """Return the same SOP instance with different content, as a modality resends it."""
+def _change_pixels(data_set: Any) -> Any:
+    """Return an instance with the same UIDs and different pixels, as a modality resends a corrected image."""
     return make_instance(
         modality=str(data_set.Modality),
         patient_id=data_set.PatientID,

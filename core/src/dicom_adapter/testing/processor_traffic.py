@@ -1,4 +1,4 @@
-"""Arrivals for tests of processors, and summaries of the resulting jobs."""
+"""Instances that the processor suite sends, and summaries of the resulting jobs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from dicom_adapter.api.values import Job
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.testing.adapter import Adapter
 
-PATIENT = "NOBODY-4711"  # must not appear anywhere
-NAME = "Nobody^Norbert"
-_NAMED: dict[str, Any] = {"patient_id": PATIENT, "patient_name": NAME, "accession_number": PATIENT}
+# Patient data, which must not appear in any output
+PATIENT_ID = "NOBODY-4711"
+PATIENT_NAME = "Nobody^Norbert"
+_PATIENT: dict[str, Any] = {"patient_id": PATIENT_ID, "patient_name": PATIENT_NAME, "accession_number": PATIENT_ID}
 
 
 @frozen
@@ -43,10 +44,10 @@ class JobSummary:
 
 def usual_traffic(modality: str) -> list[Arrival]:
     """Return two interleaved studies of one patient, one study of another patient, and one late study."""
-    first = make_study(modality=modality, seed="suite first", series=2, instances=2, **_NAMED)
-    second = make_study(modality=modality, seed="suite second", instances=2, **_NAMED)
+    first = make_study(modality=modality, seed="suite first", series=2, instances=2, **_PATIENT)
+    second = make_study(modality=modality, seed="suite second", instances=2, **_PATIENT)
     other = make_study(modality=modality, seed="suite other", instances=3, patient_id="Ünïcödé 患者")
-    late = make_study(modality=modality, seed="suite late", instances=2, **_NAMED)
+    late = make_study(modality=modality, seed="suite late", instances=2, **_PATIENT)
     return [
         Arrival(0.0, first[:2]),
         Arrival(0.0, other[:1]),
@@ -58,11 +59,11 @@ def usual_traffic(modality: str) -> list[Arrival]:
     ]
 
 
-def hostile_traffic(modality: str) -> list[Arrival]:
+def malformed_traffic(modality: str) -> list[Arrival]:
     """Return instances with missing, empty and malformed values, as some hospitals send them."""
     values = ["", " ", "..", "../../etc/passwd", "/etc/hostname", "名前^患者", "a\\b", "%s{0}$(id)`", "x" * 64]
     arrivals = [
-        Arrival(float(number), [make_instance(modality=modality, seed=f"hostile {number}", patient_id=value)])
+        Arrival(float(number), [make_instance(modality=modality, seed=f"malformed {number}", patient_id=value)])
         for number, value in enumerate(values)
     ]
     nameless = make_instance(modality=modality, seed="nameless", patient_id="")
@@ -73,8 +74,8 @@ def hostile_traffic(modality: str) -> list[Arrival]:
 
 def summarize_jobs(adapter: Adapter, ae_title: str) -> list[JobSummary]:
     """Return the jobs of an AE title in a reproducible order."""
-    found = [_summarize(adapter, job) for job in adapter.jobs if job.ae_title == ae_title]
-    return sorted(found, key=lambda outcome: (outcome.at, outcome.pipeline_id, outcome.name, tuple(outcome.instances)))
+    summaries = [_summarize(adapter, job) for job in adapter.jobs if job.ae_title == ae_title]
+    return sorted(summaries, key=lambda job: (job.at, job.pipeline_id, job.name, tuple(job.instances)))
 
 
 def _summarize(adapter: Adapter, job: Job) -> JobSummary:
@@ -88,6 +89,6 @@ def _summarize(adapter: Adapter, job: Job) -> JobSummary:
     )
 
 
-def listed(found: Sequence[JobSummary]) -> Iterator[str]:
+def format_jobs(jobs: Sequence[JobSummary]) -> Iterator[str]:
     """Return one line for each job, for messages."""
-    return (f"  {outcome}" for outcome in found) if found else iter(["  none"])
+    return (f"  {job}" for job in jobs) if jobs else iter(["  none"])

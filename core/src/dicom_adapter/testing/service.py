@@ -1,4 +1,4 @@
-"""The real service in its own processes, and a sender."""
+"""The real service in its own processes, and a function that sends instances to it."""
 
 from __future__ import annotations
 

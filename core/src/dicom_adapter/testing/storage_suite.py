@@ -1,4 +1,4 @@
-"""Conformance suite for storage backends: subclass it to test that yours keeps the contract."""
+"""The conformance suite for storage backends: subclass it to test that your backend follows the contract."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from io import SEEK_CUR
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,46 +15,46 @@ import pytest
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StorageFull, StoredObjectMissing
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
-from dicom_adapter.testing.stored_objects import HOSTILE_KEYS, content, finished, recoverable, stored, unconfirmed
+from dicom_adapter.testing.stored_objects import INVALID_KEYS, confirm_records, finish_object, read_content, store
 
 MakeBackend = Callable[[], StorageBackend[Any]]
 MIB = 1 << 20
 LARGE = 64 * MIB
-MOST_MEMORY = 16 * MIB  # for writing and reading an object of LARGE bytes
+MAX_MEMORY = 16 * MIB  # for writing and reading an object of LARGE bytes
 
 
 class BaseStorageBackendTests:
-    """Subclass it with `backend`, and `settings` if your backend has any; pytest collects the subclass.
+    """Subclass it with `backend`, and with `settings` if your backend has any. Pytest collects the subclass.
 
         class TestPlainFolder(BaseStorageBackendTests):
             backend = PlainFolder
 
-    Each test opens its backends on a folder of its own, with and without `durable`.
+    Each test uses a folder of its own and runs twice: with `durable` true and false.
     """
 
     backend: ClassVar[type[StorageBackend[Any]]]
     streams: ClassVar[bool] = True  # False for a backend that holds whole objects in memory by design
 
     def settings(self, folder: Path) -> Any:  # noqa: ARG002 - for subclasses
-        """The backend's settings; `folder` is the test's."""
+        """Return the backend's settings. `folder` is the temporary folder of the test."""
         return NoSettings()
 
     def leftovers(self, storage: StorageBackend[Any]) -> int | None:  # noqa: ARG002 - for subclasses
-        """Return how many stored objects and parts of objects use space, or None if that is not known."""
+        """Return the number of objects and partial objects that use space, or None if it is unknown."""
         return None
 
     def kill(self, storage: StorageBackend[Any]) -> None:
-        """Release the locks and descriptors that the kernel takes from a killed process.
+        """Release the locks and descriptors of a backend, as the kernel does when it kills the process.
 
-        Needed if the backend `keeps_recovery_records`.
+        Required if the backend `keeps_recovery_records`.
         """
         raise NotImplementedError(
-            "a backend with keeps_recovery_records = True implements here what the end of a process takes from it"
+            "override kill() for a backend with keeps_recovery_records = True: release its locks and descriptors"
         )
 
     @pytest.fixture
     def no_space(self) -> Callable[[StorageBackend[Any]], AbstractContextManager[None]]:
-        """Function of a backend that returns a context without free space. Override it to test that case."""
+        """A function that returns, for a backend, a context without free space. Override it to test that case."""
         pytest.skip("the fixture `no_space` is not overridden: a full storage is not tested")
 
     # --- fixtures
@@ -64,11 +65,11 @@ class BaseStorageBackendTests:
 
     @pytest.fixture
     def make_backend(self, durable: bool, tmp_path: Path) -> Iterator[MakeBackend]:
-        """Open a backend as another process of the service does. All use the same folder."""
+        """A factory of open backends on the same folder, as several processes of the service open them."""
         made: list[StorageBackend[Any]] = []
 
         def make() -> StorageBackend[Any]:
-            made.append(self._closed(tmp_path, durable=durable))
+            made.append(self._make_closed(tmp_path, durable=durable))
             made[-1].open()
             return made[-1]
 
@@ -80,45 +81,45 @@ class BaseStorageBackendTests:
     def storage(self, make_backend: MakeBackend) -> StorageBackend[Any]:
         return make_backend()
 
-    def _closed(self, folder: Path, *, durable: bool) -> StorageBackend[Any]:
+    def _make_closed(self, folder: Path, *, durable: bool) -> StorageBackend[Any]:
         path = folder / "data"
         path.mkdir(exist_ok=True)
         return self.backend(self.settings(folder), StorageContext(path=path, durable=durable))
 
     # --- life cycle
 
-    def test_it_is_complete_and_has_a_name(self) -> None:
-        """The configuration selects it by `name`, and no abstract method is missing."""
+    def test_backend_is_complete_and_has_a_name(self) -> None:
+        """All abstract methods are implemented, and `name` is defined: the configuration selects the backend by it."""
         missing = sorted(getattr(self.backend, "__abstractmethods__", ()))
         assert [] == missing, f"these methods are missing: {', '.join(missing)}"
         name = getattr(self.backend, "name", None)
-        assert isinstance(name, str), "the class attribute `name` is missing, by which the configuration selects it"
+        assert isinstance(name, str), "the class attribute `name` is missing"
 
-    def test_the_constructor_changes_nothing(self, tmp_path: Path) -> None:
-        """`check` calls constructors, too: create files and connections in `open`."""
+    def test_constructor_has_no_side_effects(self, tmp_path: Path) -> None:
+        """`dicom-adapter check` calls constructors, too: create files and connections in `open`."""
         self.settings(tmp_path)
         (tmp_path / "data").mkdir()
         before = sorted(tmp_path.rglob("*"))
-        self._closed(tmp_path, durable=True)
-        assert before == sorted(tmp_path.rglob("*")), "the constructor made files or folders: move that into open()"
+        self._make_closed(tmp_path, durable=True)
+        assert before == sorted(tmp_path.rglob("*")), "the constructor created files or folders: move that to open()"
 
-    def test_it_can_be_closed_and_opened_again(self, make_backend: MakeBackend) -> None:
-        """Stored objects are there after a stop of the service."""
+    def test_backend_can_be_reopened(self, make_backend: MakeBackend) -> None:
+        """Stored objects are still there after a restart of the service."""
         first = make_backend()
-        key = stored(first, b"kept")
+        key = store(first, b"kept")
         first.close()
         first.open()
-        assert b"kept" == content(first, key), "a stored object is gone after close() and open()"
-        assert b"kept" == content(make_backend(), key), "a new backend does not find a stored object"
+        assert b"kept" == read_content(first, key), "a stored object is gone after close() and open()"
+        assert b"kept" == read_content(make_backend(), key), "a new backend does not find a stored object"
 
     # --- writing and reading
 
     def test_written_pieces_are_read_back(self, storage: StorageBackend[Any]) -> None:
-        """Pieces of any kind and size make one object."""
-        key = stored(storage, b"DICM", b"", memoryview(b"-pixels-")[1:7], b"!")
-        assert b"DICMpixels!" == content(storage, key), "the content is not what was written"
+        """Pieces of any buffer type and size form one object."""
+        key = store(storage, b"DICM", b"", memoryview(b"-pixels-")[1:7], b"!")
+        assert b"DICMpixels!" == read_content(storage, key), "the content is not what was written"
 
-    def test_a_piece_may_be_reused_as_soon_as_write_returns(self, storage: StorageBackend[Any]) -> None:
+    def test_buffer_may_be_reused_after_write(self, storage: StorageBackend[Any]) -> None:
         """The receiver reads the next piece into the same buffer."""
         buffer = bytearray(b"first")
         writer = storage.writer()
@@ -126,31 +127,31 @@ class BaseStorageBackendTests:
         buffer[:] = b"other"
         key = writer.finish()
         storage.sync([key])
-        assert b"first" == content(storage, key), "write() kept the caller's buffer, which was reused meanwhile"
+        assert b"first" == read_content(storage, key), "write() kept the caller's buffer, which was reused meanwhile"
 
-    def test_objects_that_are_written_at_the_same_time_do_not_mix(self, storage: StorageBackend[Any]) -> None:
-        """Several associations of one process write at once, each a piece at a time."""
+    def test_concurrently_written_objects_do_not_mix(self, storage: StorageBackend[Any]) -> None:
+        """Several associations of one process write at the same time, piece by piece."""
         writers = [storage.writer() for _ in range(3)]
         for piece in (b"a", b"b"):
             for number, writer in enumerate(writers):
                 writer.write(piece + str(number).encode())
         keys = [writer.finish() for writer in writers]
         storage.sync(keys)
-        assert [b"a0b0", b"a1b1", b"a2b2"] == [content(storage, key) for key in keys], "objects got mixed up"
+        assert [b"a0b0", b"a1b1", b"a2b2"] == [read_content(storage, key) for key in keys], "objects were mixed up"
 
     def test_readers_are_seekable_and_independent(self, storage: StorageBackend[Any]) -> None:
-        """Uploads of one instance to several platforms read at the same time, each from where it is."""
-        key = stored(storage, b"0123456789")
+        """Uploads of one instance to several platforms read at the same time, each from its own position."""
+        key = store(storage, b"0123456789")
         with storage.read(key) as first, storage.read(key) as second:
             assert b"012" == first.read(3)
             assert b"0123" == second.read(4), "two readers of one object share their position"
             first.seek(8)
-            assert (b"89", 10) == (first.read(), first.tell()), "a reader must be able to seek"
+            assert (b"89", 10) == (first.read(), first.seek(0, SEEK_CUR)), "a reader must be able to seek"
 
-    def test_a_large_object_needs_little_memory(self, storage: StorageBackend[Any]) -> None:
-        """64 MiB are written and read in pieces: an instance may be larger than the memory."""
+    def test_large_object_needs_little_memory(self, storage: StorageBackend[Any]) -> None:
+        """An object of 64 MiB is written and read in pieces: an instance may be larger than the memory."""
         if not self.streams:
-            pytest.skip("streams = False: it holds whole objects in memory")
+            pytest.skip("streams = False: the backend holds whole objects in memory")
         tracemalloc.start()
         try:
             writer = storage.writer()
@@ -162,170 +163,173 @@ class BaseStorageBackendTests:
             with storage.read(key) as reader:
                 while piece := reader.read(MIB):
                     size += len(piece)
-            most = tracemalloc.get_traced_memory()[1]
+            peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert LARGE == size, f"{size} bytes were read of {LARGE}"
-        assert most < MOST_MEMORY, f"an object of {LARGE // MIB} MiB took {most // MIB} MiB of memory: it is held whole"
+        assert LARGE == size, f"{size} of {LARGE} bytes were read"
+        assert peak < MAX_MEMORY, (
+            f"an object of {LARGE // MIB} MiB took {peak // MIB} MiB of memory: write and read it in pieces"
+        )
 
-    def test_many_threads_do_not_disturb_each_other(self, storage: StorageBackend[Any]) -> None:
-        """Writers, syncs, reads and deletes at once: every object that is kept is whole."""
+    def test_backend_is_thread_safe(self, storage: StorageBackend[Any]) -> None:
+        """Threads write, sync, read and delete at the same time: every remaining object is complete."""
 
-        def life(number: int) -> tuple[str, bytes]:
+        def use_backend(number: int) -> tuple[str, bytes]:
             data = bytes([number]) * (number * 100)
-            key, unwanted, abandoned = stored(storage, data), stored(storage, b"unwanted"), storage.writer()
+            key, unwanted, abandoned = store(storage, data), store(storage, b"unwanted"), storage.writer()
             abandoned.write(b"abandoned")
             abandoned.discard()
             storage.delete([unwanted])
-            return key, content(storage, key)
+            return key, read_content(storage, key)
 
         with ThreadPoolExecutor(8) as threads:
-            kept = dict(threads.map(life, range(1, 41)))
-        assert [number * 100 for number in range(1, 41)] == [len(data) for data in kept.values()], "objects were cut"
-        assert set(kept) == set(storage.keys()), "keys() must list the objects that are kept, and no others"
+            kept = dict(threads.map(use_backend, range(1, 41)))
+        sizes = [len(data) for data in kept.values()]
+        assert [number * 100 for number in range(1, 41)] == sizes, "an object is incomplete"
+        assert set(kept) == set(storage.keys()), "keys() must list the remaining objects, and no others"
         assert self.leftovers(storage) in (None, 40), "a deleted or discarded object still uses space"
 
     # --- keys
 
-    def test_keys_are_new_texts(self, storage: StorageBackend[Any], make_backend: MakeBackend) -> None:
-        """The ledger stores them. No two objects of any processes have the same key."""
+    def test_keys_are_unique_ascii_strings(self, storage: StorageBackend[Any], make_backend: MakeBackend) -> None:
+        """The ledger stores the keys. Two objects never have the same key, even if different processes write them."""
         other = make_backend()
-        keys = [finished(place, b"x") for _ in range(100) for place in (storage, other)]
+        keys = [finish_object(place, b"x") for _ in range(100) for place in (storage, other)]
         storage.sync(keys[::2])
         other.sync(keys[1::2])
         assert len(keys) == len(set(keys)), "two objects got the same key"
-        unfit = [key for key in keys if not isinstance(key, str) or not key.isascii() or not 1 <= len(key) <= 200]
-        assert [] == unfit, "keys must be ASCII texts of 1 to 200 characters"
+        invalid = [key for key in keys if not isinstance(key, str) or not key.isascii() or not 1 <= len(key) <= 200]
+        assert [] == invalid, "keys must be ASCII strings of 1 to 200 characters"
 
     def test_stored_objects_are_listed(self, storage: StorageBackend[Any], make_backend: MakeBackend) -> None:
-        """`keys` lists what was synced and not deleted: an audit compares it with the ledger."""
-        kept, deleted = stored(storage, b"kept"), stored(storage, b"deleted")
+        """`keys` lists the objects that were synced and not deleted: an audit compares them with the ledger."""
+        kept, deleted = store(storage, b"kept"), store(storage, b"deleted")
         storage.delete([deleted])
         written = storage.writer()
         written.write(b"half")
-        assert [kept] == list(storage.keys()), "keys() must list stored objects, and nothing half-written or deleted"
+        assert [kept] == list(storage.keys()), "keys() must list stored objects only, not partial or deleted ones"
         assert [kept] == list(make_backend().keys()), "keys() must list the objects that other processes have stored"
         written.discard()
 
-    @pytest.mark.parametrize("key", HOSTILE_KEYS)
-    def test_other_texts_than_keys_name_nothing(self, storage: StorageBackend[Any], tmp_path: Path, key: str) -> None:
-        """Keys are read from the ledger, which may be damaged: no text leads outside of the backend's own folder."""
-        kept, outside = stored(storage, b"kept"), [tmp_path / "outside", tmp_path / "data" / "outside"]
+    @pytest.mark.parametrize("key", INVALID_KEYS)
+    def test_invalid_keys_access_nothing(self, storage: StorageBackend[Any], tmp_path: Path, key: str) -> None:
+        """Keys are read from the ledger, which may be damaged: no key gives access outside of the backend's folder."""
+        kept, outside = store(storage, b"kept"), [tmp_path / "outside", tmp_path / "data" / "outside"]
         for path in outside:
-            path.write_bytes(b"not yours")
+            path.write_bytes(b"not an object of the backend")
         with pytest.raises(StoredObjectMissing):
             storage.read(key)
         try:
             storage.delete([key])
         except StoredObjectMissing:
-            pass  # allowed as well: it cannot be an object of this backend
+            pass  # allowed, too: no object has such a key
         assert all(path.exists() for path in outside), (
             f"delete([{key!r}]) deleted a file outside of the backend's folder"
         )
         assert [kept] == list(storage.keys()), f"delete([{key!r}]) deleted another object"
 
-    # --- durability: the success of a C-STORE rests on `sync`
+    # --- durability: a C-STORE is acknowledged after `sync`
 
-    def test_many_objects_are_synced_in_one_call_and_again(self, storage: StorageBackend[Any]) -> None:
-        """A repeated sync does no harm."""
-        keys = [finished(storage, str(number).encode()) for number in range(40)]
+    def test_sync_of_many_objects_can_be_repeated(self, storage: StorageBackend[Any]) -> None:
+        """A repeated sync has no effect."""
+        keys = [finish_object(storage, str(number).encode()) for number in range(40)]
         storage.sync(keys)
         storage.sync(keys)
         storage.sync([])
-        assert [str(number).encode() for number in range(40)] == [content(storage, key) for key in keys]
+        assert [str(number).encode() for number in range(40)] == [read_content(storage, key) for key in keys]
 
     def test_sync_fails_if_an_object_is_missing(self, storage: StorageBackend[Any]) -> None:
-        """No instance may be acknowledged that is not durable, whatever else is in the batch."""
-        gone = finished(storage, b"gone")
-        storage.delete([gone])
+        """One missing object fails the whole batch: an instance that is not durable must not be acknowledged."""
+        missing = finish_object(storage, b"missing")
+        storage.delete([missing])
         with pytest.raises((StorageFull, OSError, StoredObjectMissing)):
-            storage.sync([finished(storage, b"there"), gone])
+            storage.sync([finish_object(storage, b"present"), missing])
 
     def test_another_process_sees_what_was_synced(
         self, storage: StorageBackend[Any], make_backend: MakeBackend
     ) -> None:
         """The receiver writes, the host reads and deletes."""
-        key, host = stored(storage, b"shared"), make_backend()
-        assert b"shared" == content(host, key), "another process cannot read a stored object"
+        key, host = store(storage, b"shared"), make_backend()
+        assert b"shared" == read_content(host, key), "another process cannot read a stored object"
         host.delete([key])
         with pytest.raises(StoredObjectMissing):
             storage.read(key)
 
-    def test_recovery_keeps_synced_objects_and_nothing_half_written(self, make_backend: MakeBackend) -> None:
-        """After `kill -9`: acknowledged objects are there, the rest uses no space."""
+    def test_recovery_keeps_synced_objects_and_deletes_partial_ones(self, make_backend: MakeBackend) -> None:
+        """After `kill -9`, acknowledged objects are complete, and partial objects use no space."""
         killed = make_backend()
-        kept = stored(killed, b"kept")
-        finished(killed, b"never synced")
+        kept = store(killed, b"kept")
+        finish_object(killed, b"never synced")
         half = killed.writer()
         half.write(b"half")
         try:
             started = make_backend()
             started.recover()
-            there = list(started.keys())
-            assert kept in there, "after recover(), a synced object is gone"
-            whole = {b"kept", b"never synced"}  # a finished object may be there if it is whole
-            assert whole >= {content(started, key) for key in there}, "recover() did not delete a half-written object"
-            assert b"kept" == content(started, kept)
-            assert self.leftovers(started) in (None, len(there)), "recover() did not delete a half-written object"
+            keys = list(started.keys())
+            assert kept in keys, "after recover(), a synced object is missing"
+            complete = {b"kept", b"never synced"}  # an object that was finished and not synced may remain
+            assert complete >= {read_content(started, key) for key in keys}, "recover() did not delete a partial object"
+            assert b"kept" == read_content(started, kept)
+            assert self.leftovers(started) in (None, len(keys)), "recover() did not delete a partial object"
         finally:
-            half.discard()  # the killed process has ended
+            half.discard()  # releases what the killed process held
 
-    # --- recovery records: the core enters lost rows of the ledger again from them
+    # --- recovery records: the adapter restores lost rows of the ledger from them
 
     def test_recovery_records_are_kept_until_they_are_confirmed(self, make_backend: MakeBackend) -> None:
-        """The next start gets all synced records of a killed process, until a block ends without an exception."""
+        """The next start reads all synced records of a killed process, until a block ends without an exception."""
         killed = make_backend()
         if not self._keeps_recovery_records(killed):
             return
-        keys = [recoverable(killed, size, b"record %d" % size) for size in (0, 5, MIB + 5)]
-        killed.sync([*keys, finished(killed, b"without")])
-        assert [] == unconfirmed(make_backend()), "unconfirmed_records() returned records of a process that still runs"
+        keys = [finish_object(killed, bytes(size), record=b"record %d" % size) for size in (0, 5, MIB + 5)]
+        killed.sync([*keys, finish_object(killed, b"without")])
+        assert [] == confirm_records(make_backend()), "unconfirmed_records() returned records of a running process"
         expected = {key: b"record %d" % size for key, size in zip(keys, (0, 5, MIB + 5), strict=True)}
         self.kill(killed)
         started = make_backend()
         with pytest.raises(InterruptedError), started.unconfirmed_records():
             raise InterruptedError
-        assert expected == dict(unconfirmed(started)), (
+        assert expected == dict(confirm_records(started)), (
             "unconfirmed_records() must return all records until its block ends without an exception"
         )
-        assert [] == unconfirmed(make_backend()), "unconfirmed_records() returned records that were confirmed before"
-        assert bytes(MIB + 5) == content(started, keys[-1]), "the recovery record became a part of the object's content"
+        assert [] == confirm_records(make_backend()), "unconfirmed_records() returned confirmed records"
+        assert bytes(MIB + 5) == read_content(started, keys[-1]), "the recovery record is part of the object's content"
 
     def test_recovery_records_before_a_checkpoint_are_not_returned(self, make_backend: MakeBackend) -> None:
         """After `checkpoint` and an orderly stop, the next start has nothing to read."""
         storage = make_backend()
         if not self._keeps_recovery_records(storage):
             return
-        storage.sync([recoverable(storage, 5, b"confirmed")])
+        storage.sync([finish_object(storage, b"object", record=b"confirmed")])
         storage.checkpoint()
         storage.close()
-        assert [] == unconfirmed(make_backend()), "unconfirmed_records() returned a record that checkpoint() covers"
+        assert [] == confirm_records(make_backend()), "unconfirmed_records() returned a record from before checkpoint()"
 
     def test_a_checkpoint_keeps_the_records_of_later_objects(self, make_backend: MakeBackend) -> None:
-        """It covers the keys that were synced before it, not those that were finished and not synced."""
+        """A checkpoint covers the objects that were synced before it, not those that were only finished."""
         killed = make_backend()
         if not self._keeps_recovery_records(killed):
             return
-        late = recoverable(killed, 5, b"late")
+        late = finish_object(killed, b"object", record=b"late")
         killed.checkpoint()
         killed.sync([late])
         self.kill(killed)
-        assert (late, b"late") in unconfirmed(make_backend()), (
+        assert (late, b"late") in confirm_records(make_backend()), (
             "checkpoint() dropped the recovery record of an object that was synced after it"
         )
 
-    def test_a_recovery_record_may_have_a_thousand_bytes(self, storage: StorageBackend[Any]) -> None:
-        """A longer one than the backend stores is a ValueError, and the object can be stored without it."""
+    def test_recovery_record_may_have_1000_bytes(self, storage: StorageBackend[Any]) -> None:
+        """A record that is too long for the backend raises ValueError. The object can be stored without it."""
         if not self._keeps_recovery_records(storage):
             return
-        storage.sync([recoverable(storage, 5, bytes(1000))])
+        storage.sync([finish_object(storage, b"object", record=bytes(1000))])
         writer = storage.writer()
         writer.write(b"x")
         with pytest.raises(ValueError, match="record"):
             writer.write_recovery_record(bytes(10_000_000))
         key = writer.finish()
         storage.sync([key])
-        assert b"x" == content(storage, key)
+        assert b"x" == read_content(storage, key)
 
     def _keeps_recovery_records(self, storage: StorageBackend[Any]) -> bool:
         """Return the backend's flag; check that a backend without recovery records refuses them."""
@@ -339,7 +343,7 @@ class BaseStorageBackendTests:
     # --- discard and delete
 
     def test_discarded_objects_are_gone(self, storage: StorageBackend[Any]) -> None:
-        """Before or after `finish`, once or twice."""
+        """`discard` deletes an object before and after `finish`, and may be called twice."""
         early, late = storage.writer(), storage.writer()
         for writer in (early, late):
             writer.write(b"x")
@@ -351,17 +355,17 @@ class BaseStorageBackendTests:
         assert [] == list(storage.keys()), "keys() lists a discarded object"
         assert self.leftovers(storage) in (None, 0), "a discarded object still uses space"
 
-    def test_deleting_a_deleted_object_is_no_error(self, storage: StorageBackend[Any]) -> None:
-        """The adapter deletes first and records it afterwards, so a crash repeats deletions."""
-        key, other, unsynced = stored(storage, b"x"), stored(storage, b"y"), finished(storage, b"z")
+    def test_deleting_a_deleted_object_succeeds(self, storage: StorageBackend[Any]) -> None:
+        """The adapter records a deletion after it was done, so that a crash repeats deletions."""
+        key, other, unsynced = store(storage, b"x"), store(storage, b"y"), finish_object(storage, b"z")
         storage.delete(iter([key, unsynced]))
         storage.delete([key, unsynced])
         assert [other] == list(storage.keys()), "delete() must delete its keys, and no others"
         assert self.leftovers(storage) in (None, 1), "a deleted object still uses space"
 
-    def test_a_missing_object_raises_stored_object_missing(self, storage: StorageBackend[Any]) -> None:
-        """Any other error is treated as a transient outage: the adapter would wait forever."""
-        key = stored(storage, b"x")
+    def test_missing_object_raises_stored_object_missing(self, storage: StorageBackend[Any]) -> None:
+        """The adapter treats any other error as a transient outage, and would retry forever."""
+        key = store(storage, b"x")
         storage.delete([key])
         with pytest.raises(StoredObjectMissing):
             storage.read(key)
@@ -369,18 +373,18 @@ class BaseStorageBackendTests:
     # --- free space
 
     def test_the_capacity_is_reported(self, storage: StorageBackend[Any]) -> None:
-        """The watermark is checked against it. None means that there is no limit."""
+        """The watermark is a percentage of the capacity. None means that there is no limit."""
         capacity = storage.capacity()
         if capacity is not None:
             assert 0 <= capacity.free_bytes <= capacity.total_bytes, (
-                f"free space must be a part of the total: {capacity}"
+                f"free_bytes must be between 0 and total_bytes: {capacity}"
             )
 
-    def test_without_free_space_it_raises_storage_full_and_keeps_nothing(
+    def test_full_storage_raises_storage_full_and_keeps_nothing(
         self, storage: StorageBackend[Any], no_space: Callable[[StorageBackend[Any]], AbstractContextManager[None]]
     ) -> None:
-        """`StorageFull` is answered as *out of resources*, and senders retry later."""
-        kept = stored(storage, b"kept")
+        """The receiver answers StorageFull with the status *out of resources*, and senders retry later."""
+        kept = store(storage, b"kept")
         with no_space(storage):
             writer: InstanceWriter | None = None
             with pytest.raises(StorageFull):
@@ -391,6 +395,6 @@ class BaseStorageBackendTests:
                 writer.discard()
         assert [kept] == list(storage.keys())
         assert self.leftovers(storage) in (None, 1), "an object that could not be stored still uses space"
-        assert b"again" == content(storage, stored(storage, b"again")), (
-            "it stays full although there is free space again"
+        assert b"again" == read_content(storage, store(storage, b"again")), (
+            "the backend stays full although there is free space again"
         )

@@ -1,4 +1,4 @@
-"""Objects that the storage suite writes and reads."""
+"""Stored objects for the storage suite."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from dicom_adapter.api.storage import StorageBackend
 
-# Texts that are not keys of any backend
-HOSTILE_KEYS = [
+# Not keys of any backend; some are paths outside of the backend's folder
+INVALID_KEYS = [
     "",
     ".",
     "..",
@@ -22,36 +22,30 @@ HOSTILE_KEYS = [
 ]
 
 
-def finished(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
-    """Finish an object, without a sync, and return its key."""
+def finish_object(storage: StorageBackend[Any], *pieces: bytes | memoryview, record: bytes | None = None) -> str:
+    """Write and finish an object, perhaps with a recovery record, without a sync. Return its key."""
     writer = storage.writer()
     for piece in pieces:
         writer.write(piece)
+    if record is not None:
+        writer.write_recovery_record(record)
     return writer.finish()
 
 
-def recoverable(storage: StorageBackend[Any], size: int, record: bytes) -> str:
-    """Finish an object of `size` zeros with a recovery record, without a sync, and return its key."""
-    writer = storage.writer()
-    writer.write(bytes(size))
-    writer.write_recovery_record(record)
-    return writer.finish()
-
-
-def unconfirmed(storage: StorageBackend[Any]) -> list[tuple[str, bytes]]:
-    """Return the unconfirmed records, and confirm them."""
+def confirm_records(storage: StorageBackend[Any]) -> list[tuple[str, bytes]]:
+    """Confirm the unconfirmed records, and return them."""
     with storage.unconfirmed_records() as records:
         return list(records)
 
 
-def stored(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
-    """Store an object durably and return its key."""
-    key = finished(storage, *pieces)
+def store(storage: StorageBackend[Any], *pieces: bytes | memoryview) -> str:
+    """Write, finish and sync an object. Return its key."""
+    key = finish_object(storage, *pieces)
     storage.sync([key])
     return key
 
 
-def content(storage: StorageBackend[Any], key: str) -> bytes:
+def read_content(storage: StorageBackend[Any], key: str) -> bytes:
     """Return the content of an object."""
     with storage.read(key) as reader:
         return reader.read()

@@ -1,4 +1,4 @@
-"""Jobs and uploads for tests of a submitter, and the steps of a job as the core calls them."""
+"""Jobs and uploads for the submitter suite, and the steps of a job as the adapter calls them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from attrs import evolve, field, frozen
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobPriority
 
-PATIENT = "NOBODY-4711"  # must not appear in any error
+PATIENT_ID = "NOBODY-4711"  # must not appear in any error
 
 
 @frozen(kw_only=True)
 class PlatformRecord:
-    """The state of one job on a platform, as far as it is known."""
+    """The state of one job on a platform."""
 
     platform_job_id: str
     metadata: Mapping[str, str] = field(repr=False)  # may contain additional entries of the submitter
@@ -27,7 +27,7 @@ class PlatformRecord:
 
 
 def make_job(number: int, pipeline_id: str, **changes: Any) -> Job:
-    """Return a job that no platform knows; the same number returns the same job."""
+    """Return a job with an id that depends on `number` only. `changes` replace its other values."""
     now = datetime.now(timezone.utc)
     values: dict[str, Any] = {
         "job_id": f"{number:032x}",
@@ -45,7 +45,7 @@ def make_job(number: int, pipeline_id: str, **changes: Any) -> Job:
 
 
 def make_upload(position: int, data: bytes = b"", **changes: Any) -> Upload:
-    """Return an upload of `data`, or of the file that `open` returns."""
+    """Return an upload of `data`. `changes` replace its values, for example `open`."""
     values: dict[str, Any] = {"size_bytes": len(data), "open": lambda: BytesIO(data), **changes}
     instance = InstanceStorageInfo(
         instance_id=position + 1,
@@ -58,8 +58,8 @@ def make_upload(position: int, data: bytes = b"", **changes: Any) -> Upload:
         study_instance_uid="1.2.4",
         series_instance_uid="1.2.5",
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        patient_id=PATIENT,
-        issuer_of_patient_id=PATIENT,
+        patient_id=PATIENT_ID,
+        issuer_of_patient_id=PATIENT_ID,
         received_at=datetime.now(timezone.utc),
         storage_key=f"key-{position}",
         size_bytes=values["size_bytes"],
@@ -69,7 +69,7 @@ def make_upload(position: int, data: bytes = b"", **changes: Any) -> Upload:
 
 
 class Zeros(RawIOBase):
-    """A file of zeros that takes no memory."""
+    """A file of zeros that needs no memory."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Zeros(RawIOBase):
         return count
 
 
-class Breaking(RawIOBase):
+class FailingFile(RawIOBase):
     """A file that returns some bytes and then fails."""
 
     def __init__(self, data: bytes, failure: Exception) -> None:
@@ -103,32 +103,32 @@ class Breaking(RawIOBase):
         return count
 
 
-def breaking(data: bytes, failure: Exception) -> Callable[[], BinaryIO]:
-    """Return a function that opens files which raise `failure` after `data`."""
-    return lambda: cast(BinaryIO, Breaking(data, failure))
+def open_failing(data: bytes, failure: Exception) -> Callable[[], BinaryIO]:
+    """Return a function that opens a file, which raises `failure` after `data`."""
+    return lambda: cast(BinaryIO, FailingFile(data, failure))
 
 
-class Walk:
-    """The steps of one job, called as the core does; `repeated` marks a step that is repeated."""
+class JobSteps:
+    """The steps of one job, as the adapter calls them. `repeated` sets `Job.repeated`."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def create(self, submitter: Submitter[Any], *, repeated: bool = False) -> Job:
-        """Create the job; return it with the ids of the platform."""
-        made = submitter.create_job(self._told(repeated))
-        self.job = evolve(self.job, platform_job_id=made.job_id, platform_payload_id=made.payload_id)
+        """Create the job on the platform. Return it with the platform's ids."""
+        created = submitter.create_job(self._with_repeated(repeated))
+        self.job = evolve(self.job, platform_job_id=created.job_id, platform_payload_id=created.payload_id)
         return self.job
 
     def describe(self, submitter: Submitter[Any], *, repeated: bool = False) -> None:
-        submitter.add_metadata(self._told(repeated), self.job.metadata)
+        submitter.add_metadata(self._with_repeated(repeated), self.job.metadata)
 
     def upload(self, submitter: Submitter[Any], *uploads: Upload, repeated: bool = False) -> None:
         for upload in uploads:
-            submitter.upload(self._told(repeated), upload)
+            submitter.upload(self._with_repeated(repeated), upload)
 
     def start(self, submitter: Submitter[Any], *, repeated: bool = False) -> None:
-        submitter.start(self._told(repeated))
+        submitter.start(self._with_repeated(repeated))
 
     def all(self, submitter: Submitter[Any], uploads: Iterable[Upload]) -> None:
         """Run all steps."""
@@ -137,5 +137,5 @@ class Walk:
         self.upload(submitter, *uploads)
         self.start(submitter)
 
-    def _told(self, repeated: bool) -> Job:
+    def _with_repeated(self, repeated: bool) -> Job:
         return evolve(self.job, repeated=repeated)

@@ -1,4 +1,4 @@
-"""The conformance suite of submitters: tests to subclass."""
+"""The conformance suite for submitters: subclass it to test that your submitter follows the rules."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dicom_adapter.api.errors import DicomAdapterError, Permanent, Retriable, St
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import PlatformJob, PlatformStatus
 from dicom_adapter.testing.submitter_jobs import (
-    PATIENT,
+    PATIENT_ID,
     PlatformRecord,
-    Walk,
+    JobSteps,
     Zeros,
-    breaking,
+    open_failing,
     make_job,
     make_upload,
 )
@@ -28,40 +28,40 @@ from dicom_adapter.testing.submitter_jobs import (
 MakeSubmitter = Callable[[], Submitter[Any]]
 OnPlatform = Callable[[], Sequence[PlatformRecord]]
 MIB = 1 << 20
-LITTLE = 16 * MIB  # of memory, for an upload that is large
+MAX_MEMORY = 16 * MIB  # for the upload of a large instance
 FIRST, SECOND = b"first instance", b"the second instance"
-HOSTILE_NAMES = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 300]
+MALFORMED_UIDS = ["../../../outside", "/etc/hostname", "a\nb", "名前", "x" * 300]
 
 
 class BaseSubmitterTests:
-    """Subclass it with two fixtures and other attributes as needed; pytest collects the subclass.
+    """Subclass it with two fixtures, and with attributes as needed. Pytest collects the subclass.
 
-    - `make_submitter` returns a function that makes a submitter, not yet open, always for the same platform;
+    - `make_submitter` returns a function that makes a submitter, not yet open. All submitters use the same platform.
     - `on_platform` returns a function that returns a `PlatformRecord` for each job of that platform.
     """
 
-    pipeline_id: ClassVar[str] = "pipeline-1"  # one that the platform knows
-    unknown_pipeline_id: ClassVar[str | None] = None  # one that it does not know; None: it knows them all
-    large_upload_bytes: ClassVar[int | None] = 64 * MIB  # None: the platform keeps what it gets in this memory
+    pipeline_id: ClassVar[str] = "pipeline-1"  # a pipeline of the platform
+    unknown_pipeline_id: ClassVar[str | None] = None  # not on the platform; None: not tested
+    large_upload_bytes: ClassVar[int | None] = 64 * MIB  # None: not tested
 
     @pytest.fixture
     def make_submitter(self) -> MakeSubmitter:
-        pytest.fail("override the fixture `make_submitter`: a function that makes a submitter, not open yet")
+        pytest.fail("override the fixture `make_submitter`: return a function that makes a submitter, not yet open")
 
     @pytest.fixture
     def on_platform(self) -> OnPlatform:
-        pytest.fail("override the fixture `on_platform`: a function that returns a PlatformRecord for each job")
+        pytest.fail("override the fixture `on_platform`: return a function that returns a PlatformRecord for each job")
 
     @pytest.fixture
     def unreachable(self) -> MakeSubmitter:
-        """A factory of submitters, not yet open, whose platform is unreachable; override it to test that."""
-        pytest.skip("the fixture `unreachable` is not overridden: a platform that is down is not tested")
+        """A factory of submitters, not yet open, whose platform is unreachable. Override it to test that case."""
+        pytest.skip("the fixture `unreachable` is not overridden: an unreachable platform is not tested")
 
-    # --- what the tests work with
+    # --- fixtures
 
     @pytest.fixture
     def connect(self, make_submitter: MakeSubmitter) -> Iterator[MakeSubmitter]:
-        """A factory of open submitters, each as after a start of the service."""
+        """A factory of open submitters."""
         opened: list[Submitter[Any]] = []
 
         def make() -> Submitter[Any]:
@@ -78,224 +78,233 @@ class BaseSubmitterTests:
         return connect()
 
     @pytest.fixture
-    def walk(self) -> Walk:
+    def steps(self) -> JobSteps:
         """The steps of one job."""
-        return Walk(make_job(1, self.pipeline_id))
+        return JobSteps(make_job(1, self.pipeline_id))
 
-    # --- the life of a submitter
+    # --- class, constructor, restart
 
-    def test_it_is_complete_and_has_a_name(self, make_submitter: MakeSubmitter) -> None:
-        """The configuration chooses it by `name`, and every abstract method is there."""
-        made = type(make_submitter())
-        assert isinstance(getattr(made, "name", None), str), "the class attribute `name` is missing"
+    def test_submitter_is_complete_and_has_a_name(self, make_submitter: MakeSubmitter) -> None:
+        """All abstract methods are implemented, and `name` is defined: the configuration selects the submitter by it."""
+        assert isinstance(getattr(type(make_submitter()), "name", None), str), "the class attribute `name` is missing"
 
-    def test_to_make_one_changes_nothing(self, make_submitter: MakeSubmitter, tmp_path: Path) -> None:
-        """Constructors are called by `check` too: what connects, starts or writes belongs into `open`."""
+    def test_constructor_has_no_side_effects(self, make_submitter: MakeSubmitter, tmp_path: Path) -> None:
+        """`dicom-adapter check` calls constructors, too: connect, start threads and create files in `open`."""
         before, threads = sorted(tmp_path.rglob("*")), set(threading.enumerate())
-        made = make_submitter()
-        assert before == sorted(tmp_path.rglob("*")), "the constructor made files or folders: that belongs into open()"
-        assert set(threading.enumerate()) <= threads, "the constructor started threads: that belongs into open()"
-        assert not made.context.data_folder.exists(), "the constructor made its data folder: that belongs into open()"
+        submitter = make_submitter()
+        assert before == sorted(tmp_path.rglob("*")), "the constructor created files or folders: move that to open()"
+        assert set(threading.enumerate()) <= threads, "the constructor started threads: move that to open()"
+        assert not submitter.context.data_folder.exists(), (
+            "the constructor created its data folder: move that to open()"
+        )
 
-    def test_it_may_be_closed_and_another_one_opened(self, connect: MakeSubmitter, walk: Walk) -> None:
-        """A restart of the service between any two steps changes nothing."""
-        for step in (walk.create, walk.describe, walk.start):
+    def test_submitter_can_be_replaced_between_steps(self, connect: MakeSubmitter, steps: JobSteps) -> None:
+        """The service may restart between any two steps of a job."""
+        for step in (steps.create, steps.describe, steps.start):
             submitter = connect()
             step(submitter)
             submitter.close()
             submitter.open()
 
-    # --- the way of a job
+    # --- the steps of a job
 
-    def test_a_job_arrives_whole(self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform) -> None:
-        """Created, described, uploaded, started: the platform has all of it, once."""
-        walk.all(submitter, [make_upload(0, FIRST), make_upload(1, SECOND)])
+    def test_job_arrives_complete(self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform) -> None:
+        """After all steps, the platform has the job once, with its metadata and files, and has started it."""
+        steps.all(submitter, [make_upload(0, FIRST), make_upload(1, SECOND)])
         record = only(on_platform())
-        assert walk.job.platform_job_id == record.platform_job_id, "create_job did not tell the platform's id"
-        assert dict(walk.job.metadata).items() <= dict(record.metadata).items(), "the metadata is not all there"
-        assert [FIRST, SECOND] == list(record.files), "the files are not what was uploaded, in the job's order"
-        assert (True, False) == (record.started, record.cancelled), "the job was not started"
+        assert steps.job.platform_job_id == record.platform_job_id, (
+            "create_job must return the id that the platform uses"
+        )
+        assert dict(steps.job.metadata).items() <= dict(record.metadata).items(), "metadata is missing"
+        assert [FIRST, SECOND] == list(record.files), "the files are not the uploaded ones, in the job's order"
+        assert (True, False) == (record.started, record.cancelled), "the job was not started, or was cancelled"
 
-    def test_nothing_starts_before_it_is_told_to(
-        self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform
+    def test_job_does_not_run_before_start(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
     ) -> None:
-        """A platform that begins with half of the instances gives a wrong result."""
-        walk.create(submitter)
-        walk.describe(submitter)
-        walk.upload(submitter, make_upload(0, FIRST))
+        """A pipeline that starts before all instances have arrived gives a wrong result."""
+        steps.create(submitter)
+        steps.describe(submitter)
+        steps.upload(submitter, make_upload(0, FIRST))
         assert not only(on_platform()).started, "the job was started before start() was called"
 
-    def test_create_job_answers_with_texts(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """The ids are strings: the ledger stores them."""
-        made = submitter.create_job(walk.job)
-        assert isinstance(made, PlatformJob), f"create_job must return a PlatformJob, not {type(made).__name__}"
-        assert isinstance(made.job_id, str), "PlatformJob.job_id must be a text"
-        assert made.job_id, "PlatformJob.job_id must not be empty"
+    def test_create_job_returns_strings(self, submitter: Submitter[Any], steps: JobSteps) -> None:
+        """The ids are strings, because the ledger stores them."""
+        created = submitter.create_job(steps.job)
+        assert isinstance(created, PlatformJob), f"create_job must return a PlatformJob, not {type(created).__name__}"
+        assert isinstance(created.job_id, str), "PlatformJob.job_id must be a string"
+        assert created.job_id, "PlatformJob.job_id must not be empty"
 
-    def test_instances_may_come_in_any_order(
-        self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform
+    def test_uploads_may_arrive_in_any_order(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
     ) -> None:
         """Uploads run concurrently; `position` defines the order of the files."""
-        walk.create(submitter)
-        walk.upload(submitter, make_upload(1, SECOND), make_upload(0, FIRST))
-        assert [FIRST, SECOND] == list(only(on_platform()).files), "files must stand in the order of their positions"
+        steps.create(submitter)
+        steps.upload(submitter, make_upload(1, SECOND), make_upload(0, FIRST))
+        assert [FIRST, SECOND] == list(only(on_platform()).files), "files must be in the order of their positions"
 
-    def test_the_platform_is_asked_what_became_of_a_job(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """In every state that a job may be in."""
-        walk.all(submitter, [make_upload(0, FIRST)])
-        self._told(submitter, walk)
-        submitter.cancel(walk.job)
-        assert self._told(submitter, walk).finished, "status must say `finished` of a job that was cancelled"
+    def test_status_reports_the_state_of_a_job(self, submitter: Submitter[Any], steps: JobSteps) -> None:
+        """`status` returns a PlatformStatus for a running job and for a cancelled one."""
+        steps.all(submitter, [make_upload(0, FIRST)])
+        self._query_status(submitter, steps)
+        submitter.cancel(steps.job)
+        assert self._query_status(submitter, steps).finished, "PlatformStatus.finished must be True for a cancelled job"
 
-    def _told(self, submitter: Submitter[Any], walk: Walk) -> PlatformStatus:
-        told = submitter.status(walk.job)
-        assert isinstance(told, PlatformStatus), f"status must return a PlatformStatus, not {type(told).__name__}"
-        assert isinstance(told.state, str), "PlatformStatus.state must be a text"
-        return told
+    def _query_status(self, submitter: Submitter[Any], steps: JobSteps) -> PlatformStatus:
+        status = submitter.status(steps.job)
+        assert isinstance(status, PlatformStatus), f"status must return a PlatformStatus, not {type(status).__name__}"
+        assert isinstance(status.state, str), "PlatformStatus.state must be a string"
+        return status
 
-    # --- every step may be repeated: after a crash nobody knows whether it was done
+    # --- every step may be repeated: after a crash, the adapter repeats a step that may be done already
 
     @pytest.mark.parametrize("restarted", [False, True], ids=["same-process", "restarted"])
-    def test_every_step_taken_twice_has_the_effect_of_one(
-        self, connect: MakeSubmitter, walk: Walk, on_platform: OnPlatform, restarted: bool
+    def test_every_step_is_idempotent(
+        self, connect: MakeSubmitter, steps: JobSteps, on_platform: OnPlatform, restarted: bool
     ) -> None:
-        """`job.repeated` is true the second time. There is one job, with each key and file once, started once."""
+        """A repeated step (`job.repeated`) changes nothing: one job, with each key and file once, started once."""
         first, uploads = connect(), [make_upload(0, FIRST), make_upload(1, SECOND)]
         again = connect() if restarted else first
-        made = walk.create(first).platform_job_id
-        assert made == walk.create(again, repeated=True).platform_job_id, "a repeated create_job made another job"
-        walk.describe(first)
-        walk.describe(again, repeated=True)
-        walk.upload(first, *uploads)
-        walk.upload(again, *uploads, repeated=True)
-        walk.start(first)
-        walk.start(again, repeated=True)
-        record = only(on_platform())
-        assert [FIRST, SECOND] == list(record.files), (
-            "an instance is there twice, or not at all, after a repeated upload"
+        created = steps.create(first).platform_job_id
+        assert created == steps.create(again, repeated=True).platform_job_id, (
+            "a repeated create_job created another job"
         )
-        assert dict(walk.job.metadata).items() <= dict(record.metadata).items(), "repeated metadata got lost"
+        steps.describe(first)
+        steps.describe(again, repeated=True)
+        steps.upload(first, *uploads)
+        steps.upload(again, *uploads, repeated=True)
+        steps.start(first)
+        steps.start(again, repeated=True)
+        record = only(on_platform())
+        assert [FIRST, SECOND] == list(record.files), "an instance is missing or present twice after a repeated upload"
+        assert dict(steps.job.metadata).items() <= dict(record.metadata).items(), "repeated metadata is missing"
         assert record.started, "a repeated start stopped the job"
 
-    def test_jobs_that_are_alike_are_two_jobs(self, submitter: Submitter[Any], on_platform: OnPlatform) -> None:
+    def test_identical_jobs_remain_separate(self, submitter: Submitter[Any], on_platform: OnPlatform) -> None:
         """Jobs are identified by `job_id` only, not by name, pipeline or content."""
-        first, second = (Walk(make_job(number, self.pipeline_id, name="LUNG-alike")) for number in (1, 2))
+        first, second = (JobSteps(make_job(number, self.pipeline_id, name="LUNG-alike")) for number in (1, 2))
         first.all(submitter, [make_upload(0, FIRST)])
         second.all(submitter, [make_upload(0, FIRST)])
-        assert 2 == len(on_platform()), (
-            "two jobs of the same name were taken for one: `job_id` is what tells them apart"
-        )
+        assert 2 == len(on_platform()), "two jobs with the same name became one: identify jobs by `job_id`"
 
-    def test_jobs_and_uploads_run_side_by_side(self, submitter: Submitter[Any], on_platform: OnPlatform) -> None:
-        """All methods are called from several threads at once, `upload` also for one job."""
-        walks = [Walk(make_job(number, self.pipeline_id)) for number in range(1, 5)]
+    def test_jobs_and_uploads_run_concurrently(self, submitter: Submitter[Any], on_platform: OnPlatform) -> None:
+        """The adapter calls all methods from several threads at the same time, `upload` even for the same job."""
+        jobs = [JobSteps(make_job(number, self.pipeline_id)) for number in range(1, 5)]
         contents = [f"{number}".encode() * 1000 for number in range(10)]
         with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda walk: walk.create(submitter), walks))
-            uploads = [(walk, make_upload(place, data)) for place, data in enumerate(contents) for walk in walks]
+            list(threads.map(lambda steps: steps.create(submitter), jobs))
+            uploads = [(steps, make_upload(place, data)) for place, data in enumerate(contents) for steps in jobs]
             list(threads.map(lambda pair: pair[0].upload(submitter, pair[1]), uploads))
-            list(threads.map(lambda walk: walk.start(submitter), walks))
-        assert [contents] * 4 == [list(record.files) for record in on_platform()], "instances got lost or mixed up"
+            list(threads.map(lambda steps: steps.start(submitter), jobs))
+        assert [contents] * 4 == [list(record.files) for record in on_platform()], (
+            "instances are missing or in the wrong job or order"
+        )
 
     # --- uploads
 
-    def test_a_large_instance_passes_through_little_memory(self, submitter: Submitter[Any], walk: Walk) -> None:
+    def test_large_upload_needs_little_memory(self, submitter: Submitter[Any], steps: JobSteps) -> None:
         """An instance may be larger than the memory: the submitter reads and sends it in pieces."""
         size = self.large_upload_bytes
         if size is None:
-            pytest.skip("large_upload_bytes = None: the platform keeps what it gets in this process's memory")
-        walk.create(submitter)
+            pytest.skip("large_upload_bytes = None: the upload of a large instance is not tested")
+        steps.create(submitter)
         large = make_upload(0, size_bytes=size, open=lambda: cast(BinaryIO, Zeros(size)))
         tracemalloc.start()
         try:
-            walk.upload(submitter, large)
-            most = tracemalloc.get_traced_memory()[1]
+            steps.upload(submitter, large)
+            peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert most < LITTLE, f"an instance of {size // MIB} MiB took {most // MIB} MiB of memory: it is held whole"
+        assert peak < MAX_MEMORY, (
+            f"an instance of {size // MIB} MiB took {peak // MIB} MiB of memory: read and send it in pieces"
+        )
 
     @pytest.mark.parametrize(
         "failure",
         [StoredObjectMissing("the stored object is gone"), Permanent("it has changed"), Retriable("not now")],
         ids=lambda failure: type(failure).__name__,
     )
-    def test_an_upload_that_cannot_be_read_to_its_end_does_not_count(
-        self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform, failure: DicomAdapterError
+    def test_incomplete_upload_is_not_an_instance(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform, failure: DicomAdapterError
     ) -> None:
-        """The reader's error reaches the adapter, which handles it; the partial file is not an instance."""
-        walk.create(submitter)
+        """An error while the instance is read must reach the adapter, and the partial file is not an instance."""
+        steps.create(submitter)
         whole = make_upload(0, FIRST)
-        broken = evolve(whole, open=breaking(FIRST[:5], failure))
+        broken = evolve(whole, open=open_failing(FIRST[:5], failure))
         with pytest.raises(type(failure)) as raised:
-            walk.upload(submitter, broken)
-        assert str(failure) in str(raised.value), "the reader's own error must come through, or be quoted"
-        assert [] == list(only(on_platform()).files), "an upload that broke off is there as if it were whole"
-        walk.upload(submitter, whole, repeated=True)
-        assert [FIRST] == list(only(on_platform()).files), "an upload that broke off cannot be repeated"
+            steps.upload(submitter, broken)
+        assert str(failure) in str(raised.value), "the error must be the reader's own, or contain its message"
+        assert [] == list(only(on_platform()).files), "an incomplete upload counts as an instance"
+        steps.upload(submitter, whole, repeated=True)
+        assert [FIRST] == list(only(on_platform()).files), "an incomplete upload cannot be repeated"
 
     # --- cancelling
 
-    def test_a_job_is_cancelled_in_any_state(
-        self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform
+    def test_job_can_be_cancelled_in_any_state(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
     ) -> None:
-        """A job is cancelled before and after its start, once and twice; it does not run afterwards."""
-        walk.create(submitter)
-        running = Walk(make_job(2, self.pipeline_id))
+        """A job can be cancelled before and after its start, and twice. It does not run afterwards."""
+        steps.create(submitter)
+        running = JobSteps(make_job(2, self.pipeline_id))
         running.all(submitter, [make_upload(0, FIRST)])
-        for job in (walk.job, running.job) * 2:
+        for job in (steps.job, running.job) * 2:
             submitter.cancel(job)
         assert [True, True] == [record.cancelled for record in on_platform()], "cancel() did not stop the job"
 
-    def test_a_job_that_was_cancelled_does_not_start(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """The job will never run, so the error must reach an operator."""
-        walk.create(submitter)
-        submitter.cancel(walk.job)
+    def test_cancelled_job_does_not_start(self, submitter: Submitter[Any], steps: JobSteps) -> None:
+        """The job will never run: `start` raises Permanent, so that an operator sees the error."""
+        steps.create(submitter)
+        submitter.cancel(steps.job)
         with pytest.raises(Permanent):
-            walk.start(submitter)
+            steps.start(submitter)
 
-    def test_a_job_that_the_platform_does_not_know_is_cancelled(self, submitter: Submitter[Any], walk: Walk) -> None:
-        """It was never created, so there is nothing to stop."""
-        submitter.cancel(walk.job)
+    def test_cancelling_an_unknown_job_succeeds(self, submitter: Submitter[Any], steps: JobSteps) -> None:
+        """A job that was never created needs no action of the platform."""
+        submitter.cancel(steps.job)
 
     # --- errors: retriable, permanent, or a bug
 
-    def test_an_unknown_pipeline_is_permanent(self, submitter: Submitter[Any]) -> None:
-        """Only a change of the configuration helps, so retries are useless."""
+    def test_unknown_pipeline_is_a_permanent_error(self, submitter: Submitter[Any]) -> None:
+        """Retries are useless: only a change of the configuration helps."""
         if self.unknown_pipeline_id is None:
-            pytest.skip("unknown_pipeline_id = None: the platform knows every pipeline")
-        walk = Walk(make_job(1, self.unknown_pipeline_id))
+            pytest.skip("unknown_pipeline_id = None: an unknown pipeline is not tested")
+        steps = JobSteps(make_job(1, self.unknown_pipeline_id))
         with pytest.raises(Permanent):
-            walk.all(submitter, [])
+            steps.all(submitter, [])
 
-    def test_opening_does_not_wait_for_the_platform(self, unreachable: MakeSubmitter) -> None:
+    def test_open_does_not_wait_for_the_platform(self, unreachable: MakeSubmitter) -> None:
         """The service starts even if the platform is down for hours."""
         submitter = unreachable()
         submitter.open()
         submitter.close()
 
     @pytest.mark.parametrize("step", ["create", "describe", "upload", "start", "status", "cancel"])
-    def test_a_platform_that_is_down_is_retriable(self, unreachable: MakeSubmitter, walk: Walk, step: str) -> None:
+    def test_unreachable_platform_is_a_retriable_error(
+        self, unreachable: MakeSubmitter, steps: JobSteps, step: str
+    ) -> None:
         """The adapter retries each step for `retry-for` seconds; no error contains patient data."""
         submitter = unreachable()
         submitter.open()
-        walk.job = evolve(walk.job, platform_job_id=32 * "b", platform_payload_id=32 * "c")
-        steps: dict[str, Callable[[], object]] = {
-            "create": lambda: walk.create(submitter),
-            "describe": lambda: walk.describe(submitter),
-            "upload": lambda: walk.upload(submitter, make_upload(0, FIRST)),
-            "start": lambda: walk.start(submitter),
-            "status": lambda: submitter.status(walk.job),
-            "cancel": lambda: submitter.cancel(walk.job),
+        steps.job = evolve(steps.job, platform_job_id=32 * "b", platform_payload_id=32 * "c")
+        calls: dict[str, Callable[[], object]] = {
+            "create": lambda: steps.create(submitter),
+            "describe": lambda: steps.describe(submitter),
+            "upload": lambda: steps.upload(submitter, make_upload(0, FIRST)),
+            "start": lambda: steps.start(submitter),
+            "status": lambda: submitter.status(steps.job),
+            "cancel": lambda: submitter.cancel(steps.job),
         }
         with pytest.raises(Retriable) as raised:
-            steps[step]()
+            calls[step]()
         submitter.close()
-        assert PATIENT not in str(raised.value), "an error quotes the patient: errors are logged and kept"
+        assert PATIENT_ID not in str(raised.value), "an error contains patient data: errors are logged and stored"
 
-    # --- what comes from elsewhere
+    # --- values from DICOM attributes
 
-    def test_metadata_is_taken_as_it_is(self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform) -> None:
-        """Values come from DICOM attributes: they may be empty or in any script."""
+    def test_metadata_arrives_unchanged(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform
+    ) -> None:
+        """Values are DICOM attributes: they may be empty, long, or in any script."""
         values = {
             "00100040": "",
             "PatientName": "Müller^Ä",
@@ -303,30 +312,30 @@ class BaseSubmitterTests:
             "Comment": "c" * 200,
             "Quoted": "\"'\\<&",
         }
-        walk.job = evolve(walk.job, metadata={**walk.job.metadata, **values})
-        walk.create(submitter)
-        walk.describe(submitter)
+        steps.job = evolve(steps.job, metadata={**steps.job.metadata, **values})
+        steps.create(submitter)
+        steps.describe(submitter)
         record = only(on_platform())
-        lost = [key for key, value in walk.job.metadata.items() if record.metadata.get(key) != value]
-        assert [] == lost, f"the metadata of these keys did not arrive as it was given: {lost}"
+        changed = [key for key, value in steps.job.metadata.items() if record.metadata.get(key) != value]
+        assert [] == changed, f"the values of these keys are missing or changed on the platform: {changed}"
 
-    @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: name[:16])
-    def test_what_a_peer_sent_does_no_harm(
-        self, submitter: Submitter[Any], walk: Walk, on_platform: OnPlatform, tmp_path: Path, name: str
+    @pytest.mark.parametrize("uid", MALFORMED_UIDS, ids=lambda uid: uid[:16])
+    def test_malformed_uids_are_harmless(
+        self, submitter: Submitter[Any], steps: JobSteps, on_platform: OnPlatform, tmp_path: Path, uid: str
     ) -> None:
-        """UIDs from the network may be any text: they are stored or refused as permanent, and never used as a path."""
-        walk.create(submitter)
+        """A UID may be any string: it is accepted or refused as Permanent, and never used as a path."""
+        steps.create(submitter)
         try:
-            walk.upload(submitter, make_upload(0, FIRST, sop_instance_uid=name))
+            steps.upload(submitter, make_upload(0, FIRST, sop_instance_uid=uid))
         except Permanent:
             assert [] == list(only(on_platform()).files)
         else:
             assert [FIRST] == list(only(on_platform()).files)
-        assert not list(tmp_path.rglob("*outside*")), "a name from the network has become a path"
-        assert not (tmp_path.parent / "outside").exists(), "a name from the network has become a path"
+        assert not list(tmp_path.rglob("*outside*")), "a UID was used as a path"
+        assert not (tmp_path.parent / "outside").exists(), "a UID was used as a path"
 
 
 def only(records: Sequence[PlatformRecord]) -> PlatformRecord:
     """Return the only job."""
-    assert 1 == len(records), f"the platform has {len(records)} jobs, and there should be one"
+    assert 1 == len(records), f"the platform must have one job, and has {len(records)}"
     return records[0]
