@@ -77,7 +77,7 @@ def test_a_missing_job_is_reported_with_the_waiting_group(adapter: Adapter) -> N
     study = make_study(instances=2, study_uid="1.2.3")
     adapter.receive(*study)
     assert [
-        "the jobs are not as expected (1 job expected, 0 there):",
+        "the jobs are not as expected (1 job expected, 0 found):",
         "job 1 is missing: pipeline p-lung, instances 2, at 5 s",
         "",
         "at 4.5 s (08:00:04 UTC)",
@@ -85,7 +85,7 @@ def test_a_missing_job_is_reported_with_the_waiting_group(adapter: Adapter) -> N
         "AE title LUNG, processor aetitle (groups by study, ready 5 s after the last instance, 1 pipeline (lung), "
         "priority normal): running",
         "  instances: 2 pending",
-        "  waits: study 1.2.3, 2 instances, until 5 s",
+        "  waiting: study 1.2.3, 2 instances, until 5 s",
     ] == failure(adapter, ExpectedJob("p-lung", instances=study, at=5), by=4.5)
 
 
@@ -138,7 +138,7 @@ class PickyPlugin:
         return [Picky]
 
 
-def test_the_account_has_every_failure(make_adapter: MakeAdapter) -> None:
+def test_the_description_has_every_failure(make_adapter: MakeAdapter) -> None:
     """Quarantined instances, failed turns, refused instances and faulted jobs, each with its reason."""
     adapter = make_adapter('[ae-titles.A]\nprocessor = "picky"\n', Plugin(PickyPlugin()))
     adapter.platform.fail("start", Permanent("the platform is full"))
@@ -147,14 +147,14 @@ def test_the_account_has_every_failure(make_adapter: MakeAdapter) -> None:
     again = make_instance(patient_id="BAD", sop_uid="1.2.3", rows=8)
     adapter.receive(same, make_instance(patient_id="BAD"), make_instance(patient_id="BUG"), changed)
     adapter.receive(again)
-    account = adapter.account()
-    assert "state faulted (the platform is full)" in account
-    assert "instance_quarantined at 0 s: it is not for this AE title" in account
-    assert "processor_failed at 0 s: KeyError at " in account
-    assert repr(adapter) == account
+    description = adapter.describe()
+    assert "state faulted (the platform is full)" in description
+    assert "instance_quarantined at 0 s: it is not for this AE title" in description
+    assert "processor_failed at 0 s: KeyError at " in description
+    assert repr(adapter) == description
 
 
-def test_a_plain_assert_shows_the_account(pytester: pytest.Pytester) -> None:
+def test_a_plain_assert_shows_the_description(pytester: pytest.Pytester) -> None:
     """`assert [] == adapter.jobs` is sufficient to see which jobs there are, and which groups wait."""
     pytester.makepyfile(
         f"""
@@ -174,7 +174,7 @@ def test_a_plain_assert_shows_the_account(pytester: pytest.Pytester) -> None:
         [
             "E*assert [[]] == <1 jobs>",
             "E*1. pipeline p-lung, instances 1, at 5 s, AE title LUNG*",
-            "E*waits: study 1.2.3, 2 instances, until 9 s",
+            "E*waiting: study 1.2.3, 2 instances, until 9 s",
         ]
     )
 
@@ -185,14 +185,14 @@ def test_a_plain_assert_shows_the_account(pytester: pytest.Pytester) -> None:
 def test_time_does_not_go_backwards(adapter: Adapter) -> None:
     """An instance cannot arrive before an earlier one."""
     adapter.advance(10)
-    with pytest.raises(ValueError, match="9 s is past: 10 s have passed since the beginning"):
+    with pytest.raises(ValueError, match="the virtual clock cannot go back to 9 s: it is at 10 s"):
         adapter.receive(make_instance(), at=9)
 
 
 def test_an_ae_title_is_required_if_several_are_configured(make_adapter: MakeAdapter) -> None:
     """The fixture does not guess."""
     adapter = make_adapter(LUNG + LUNG.replace("LUNG", "HEAD"))
-    with pytest.raises(ValueError, match="several AE titles are configured, name one: ae_title=LUNG or HEAD"):
+    with pytest.raises(ValueError, match="several AE titles are configured; pass one of them: ae_title=LUNG or HEAD"):
         adapter.receive(make_instance())
     adapter.receive(make_instance(), ae_title="HEAD")
     adapter.expect_jobs(ExpectedJob("p-lung", ae_title="HEAD"), by=5)

@@ -152,33 +152,37 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
     ("cls", "tests", "expected"),
     [
         ("Careful", ["redelivery", "constructor", "patient_data"], {}),
-        ("Shared", ["two_ae"], {"two_ae_titles_share_no_state": "another AE title has the same processor"}),
+        ("Shared", ["two_ae"], {"two_ae_titles_share_no_state": "another AE title uses the same processor"}),
         (
             "Busy",
             ["constructor", "no_threads"],
             {
                 "constructor_has_no_side_effects": "the constructor started threads",
-                "no_threads_remain_after_close": "threads are left after close()",
+                "no_threads_remain_after_close": "threads still run after close()",
             },
         ),
         (
             "Forgetful",
             ["are_removed", "redelivery"],
             {
-                "instances_become_jobs_and_are_removed": "11 instances were never removed, and would stay for ever",
-                "redelivery_gives_the_same_jobs": "the jobs are other ones when the service restarts",
+                "instances_become_jobs_and_are_removed": "11 instances were never removed",
+                "redelivery_gives_the_same_jobs": "the jobs differ when the service restarts",
             },
         ),
-        ("WallClock", ["redelivery"], {"redelivery_gives_the_same_jobs": "the first that differs has name job-"}),
-        ("OwnClock", ["are_removed"], {"instances_become_jobs_and_are_removed": "no job came about within 60 s"}),
-        ("Talkative", ["patient_data"], {"patient_data_is_not_visible": "a patient's ID shows in: <patient>"}),
+        ("WallClock", ["redelivery"], {"redelivery_gives_the_same_jobs": "first difference: name job-"}),
+        ("OwnClock", ["are_removed"], {"instances_become_jobs_and_are_removed": "no job was submitted within 60 s"}),
+        ("Talkative", ["patient_data"], {"patient_data_is_not_visible": "a patient ID is visible in: <patient>"}),
         ("Trusting", ["malformed_values"], {"missing_and_malformed_values_are_handled": "AssertionError at "}),
         (
             "ByInstanceId",
             ["duplicate"],
             {"duplicate_replaces_the_earlier_instance": "LookupError at "},
         ),
-        ("Wrong", ["waiting_returns"], {"waiting_returns_valid_groups": "waiting() failed or gave what is no Waiting"}),
+        (
+            "Wrong",
+            ["waiting_returns"],
+            {"waiting_returns_valid_groups": "waiting() failed or returned something other than Waiting objects"},
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -255,9 +259,9 @@ def test_mistakes_of_a_storage_backend_are_found(pytester: pytest.Pytester) -> N
     expect(
         {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
         {
-            "constructor_has_no_side_effects": "the constructor made files or folders: move that into open()",
+            "constructor_has_no_side_effects": "the constructor created files or folders: move that to open()",
             "buffer_may_be_reused_after_write": "write() kept the caller's buffer",
-            "large_object_needs_little_memory": "it is held whole",
+            "large_object_needs_little_memory": "write and read it in pieces",
             "invalid_keys_access_nothing": "",
             "sync_fails_if_an_object_is_missing": "DID NOT RAISE",
             "another_process_sees_what_was_synced": "FileNotFoundError",
@@ -328,11 +332,11 @@ def test_mistakes_of_a_submitter_are_found(pytester: pytest.Pytester) -> None:
     expect(
         {name.removeprefix("TestCareless::test_"): message for name, message in failed.items()},
         {
-            "constructor_has_no_side_effects": "the constructor made its data folder: that belongs into open()",
-            "every_step_is_idempotent": "a repeated create_job made another job",
-            "uploads_may_arrive_in_any_order": "files must stand in the order of their positions",
+            "constructor_has_no_side_effects": "the constructor created its data folder: move that to open()",
+            "every_step_is_idempotent": "a repeated create_job created another job",
+            "uploads_may_arrive_in_any_order": "files must be in the order of their positions",
             "status_reports_the_state_of_a_job": "status must return a PlatformStatus, not str",
-            "large_upload_needs_little_memory": "it is held whole",
+            "large_upload_needs_little_memory": "read and send it in pieces",
             "incomplete_upload_is_not_an_instance": "DID NOT RAISE",
             "cancelled_job_does_not_start": "DID NOT RAISE",
             "cancelling_an_unknown_job_succeeds": "KeyError",
@@ -350,6 +354,6 @@ def test_a_suite_names_the_fixture_that_must_be_overridden(pytester: pytest.Pyte
         class TestNothing(BaseSubmitterTests):
             pass
         """,
-        "TestNothing and arrives_whole",
+        "TestNothing and arrives_complete",
     )
     assert "override the fixture `make_submitter`" in failed["TestNothing::test_job_arrives_complete"]

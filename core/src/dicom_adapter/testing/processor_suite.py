@@ -127,7 +127,7 @@ class BaseProcessorTests:
     # --- class, constructor, description, threads
 
     def test_processor_is_complete_and_has_a_name(self) -> None:
-        """All abstract methods are implemented, and `name` is defined: the configuration selects the processor by it."""
+        """All abstract methods are implemented, and `name` is set: the configuration selects the processor by it."""
         missing = sorted(getattr(self.processor, "__abstractmethods__", ()))
         assert [] == missing, f"these methods are missing: {', '.join(missing)}"
         name = getattr(self.processor, "name", None)

@@ -17,12 +17,12 @@ from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.api.values import PlatformJob, PlatformStatus
 from dicom_adapter.testing.submitter_jobs import (
     PATIENT_ID,
-    PlatformRecord,
     JobSteps,
+    PlatformRecord,
     Zeros,
-    open_failing,
     make_job,
     make_upload,
+    open_failing,
 )
 
 MakeSubmitter = Callable[[], Submitter[Any]]
@@ -85,7 +85,7 @@ class BaseSubmitterTests:
     # --- class, constructor, restart
 
     def test_submitter_is_complete_and_has_a_name(self, make_submitter: MakeSubmitter) -> None:
-        """All abstract methods are implemented, and `name` is defined: the configuration selects the submitter by it."""
+        """All abstract methods are implemented, and `name` is set: the configuration selects the submitter by it."""
         assert isinstance(getattr(type(make_submitter()), "name", None), str), "the class attribute `name` is missing"
 
     def test_constructor_has_no_side_effects(self, make_submitter: MakeSubmitter, tmp_path: Path) -> None:
