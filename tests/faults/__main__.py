@@ -13,28 +13,28 @@ from faults.campaign import Plan, run
 
 
 def main() -> int:
-    """Returns 0 when nothing was lost and nothing was started twice; else 1, and the folder stays."""
+    """Return 0 if nothing was lost and nothing was started twice, otherwise 1. In that case the folder is kept."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="of kills and faults (default: 10)")
     parser.add_argument("--seed", default="1", help="decides every choice (default: 1)")
     parser.add_argument("--senders", type=int, default=3, help="DICOM senders at the same time (default: 3)")
-    parser.add_argument("--folder", type=Path, help="to work in; it stays (default: a temporary one)")
+    parser.add_argument("--folder", type=Path, help="folder of the run, which is kept (default: a temporary one)")
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="dicom-adapter-faults-"))
     seconds = given.minutes * 60
     plan = Plan(folder=folder, seed=given.seed, seconds=seconds, senders=given.senders, drain_seconds=120 + seconds / 2)
     started = time.monotonic()
-    report = run(plan, lambda line: _say(f"{time.monotonic() - started:5.0f} s  {line}"))
-    _say(str(report))
+    report = run(plan, lambda line: _print(f"{time.monotonic() - started:5.0f} s  {line}"))
+    _print(str(report))
     if report.is_good and given.folder is None:
         shutil.rmtree(folder)
     elif not report.is_good:
         (folder / "findings.txt").write_text("\n".join(map(str, report.findings)), encoding="utf-8")
-        _say(f"everything is in {folder}, each finding in findings.txt")
+        _print(f"the files of the run are in {folder}, all findings in findings.txt")
     return 0 if report.is_good else 1
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The adapter under test: its configuration, and the ways to kill it."""
+"""The adapter under test: its configuration, and its termination by SIGKILL."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from attrs import frozen
 
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 
-START_SECONDS = 60.0  # until it listens, on a machine that does much else
-BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # no connection of this machine takes one of these by itself (Linux)
+START_SECONDS = 60.0  # until it listens, on a slow machine
+BELOW_EPHEMERAL_PORTS = range(20_000, 32_768)  # Linux assigns none of these automatically
 
 
 @frozen(kw_only=True)
@@ -36,7 +36,7 @@ class AeTitle:
 
     @property
     def keeps(self) -> bool:
-        """It submits nothing by itself."""
+        """Return whether it submits only what it is asked to submit."""
         return self.processor == "cache"
 
 
@@ -48,7 +48,7 @@ def _pipelines(number: int, count: int) -> tuple[str, ...]:
 
 
 CACHE = "CACHE"
-SETTLE_SECONDS = 3  # at the most, while reloads change it
+SETTLE_SECONDS = 3  # at most; reloads change it
 AE_TITLES: Mapping[str, AeTitle] = {
     "STUDIES": AeTitle(submitter="grpc", settings="", pipelines=_pipelines(1, 3)),
     "PATIENTS": AeTitle(submitter="rest", settings='timeout = 6\npriority = "higher"', pipelines=_pipelines(2, 2)),
@@ -58,7 +58,7 @@ AE_TITLES: Mapping[str, AeTitle] = {
 }
 
 
-# What a reload may change: a submitter, groupings, and whether an AE title is there at all (its table is cut out).
+# The changes of a reload: a submitter, groupings, and whether COMES_AND_GOES is configured.
 CHANGES = [
     ("deadline = 2", "deadline = 3"),
     ("timeout = 6", "timeout = 7"),
@@ -69,17 +69,17 @@ COMES_AND_GOES = "SERIES"
 
 
 class Victim(str, Enum):
-    """What a kill hits."""
+    """The processes that are killed."""
 
-    EVERYTHING = "everything"  # as when the machine stops
-    SUPERVISOR = "supervisor"  # whose processes then leave by themselves
+    EVERYTHING = "everything"  # as if the machine stopped
+    SUPERVISOR = "supervisor"  # its child processes then end without being killed
     HOST = "host"
     RECEIVER = "receiver"
 
 
 @frozen
 class Ports:
-    """Where servers come back to; all different."""
+    """The ports of all servers, which stay the same after restarts."""
 
     adapter: int
     grpc: int  # the platform's
@@ -98,7 +98,7 @@ def _is_free(port: int) -> bool:
 
 
 class Adapter:
-    """The service in `folder`; one at a time, under one port."""
+    """The service in `folder`: one process tree at a time, always with the same port."""
 
     def __init__(self, folder: Path, ports: Ports) -> None:
         folder.mkdir()
@@ -122,13 +122,13 @@ class Adapter:
         return self.folder / "data"
 
     def ensure_running(self) -> None:
-        """Start it unless its supervisor lives; what is left of an earlier one may make the new one give up."""
+        """Start the service unless its supervisor is running. Processes of an earlier one may prevent the start."""
         if self._service is None or _has_ended(self._service):
             self._service = LaunchedService(self._configuration, "--port", str(self.port))
             self.launches += 1
 
     def wait_until_it_listens(self) -> None:
-        """Raises ServiceEnded when it does not, within reason."""
+        """Wait until the service listens. Raises ServiceEnded if it does not start in time."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             self.ensure_running()
@@ -141,7 +141,7 @@ class Adapter:
                     raise
 
     def kill(self, victim: Victim) -> None:
-        """SIGKILL. Nothing happens when the victim does not live at this moment."""
+        """Send SIGKILL to the victim, if it is running."""
         assert self._service is not None
         if victim is Victim.EVERYTHING:
             self._service.kill()
@@ -150,7 +150,7 @@ class Adapter:
         self.kills[victim.value] += 1
 
     def reload(self, random: Random) -> None:
-        """Change the file, and have the service apply it, whatever happens to it meanwhile."""
+        """Change the configuration file and request a reload. The service may be in any state."""
         left_out = [COMES_AND_GOES] if random.random() < 0.3 else []
         text = _configuration(self._ports, left_out)
         for before, after in random.sample(CHANGES, random.randint(1, len(CHANGES))):
@@ -162,7 +162,7 @@ class Adapter:
             self.reloads += 1
 
     def restore(self) -> None:
-        """Have the next start read the configuration that everything is counted by."""
+        """Write the configuration that the count assumes, for the next start."""
         self._write(_configuration(self._ports))
 
     def _write(self, text: str) -> None:
@@ -171,19 +171,19 @@ class Adapter:
         new.replace(self._configuration)
 
     def stop(self) -> int:
-        """Stop it in order; returns its exit status."""
+        """Stop the service in order. Returns its exit status."""
         assert self._service is not None
         return self._service.stop(60)
 
     def audit(self) -> Mapping[str, Any]:
-        """What `dicom-adapter audit` says once it is stopped."""
+        """Return the report of `dicom-adapter audit`. The service must be stopped."""
         command = [sys.executable, "-m", "dicom_adapter", "audit", "--config", str(self._configuration)]
-        told = subprocess.run([*command, "--verify", "--json"], stdout=subprocess.PIPE, check=False)
-        said: Mapping[str, Any] = json.loads(told.stdout)
-        return said
+        audit = subprocess.run([*command, "--verify", "--json"], stdout=subprocess.PIPE, check=False)
+        report: Mapping[str, Any] = json.loads(audit.stdout)
+        return report
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill the service if it is running."""
         if self._service is not None:
             self._service.kill()
 
@@ -197,7 +197,7 @@ def _has_ended(service: LaunchedService) -> bool:
 
 
 def _living(service: LaunchedService, victim: Victim) -> int | None:
-    """The process, unless it has ended and the service knows."""
+    """Return the process id, unless the process has ended and the service has logged it."""
     if victim is Victim.SUPERVISOR:
         return None if _has_ended(service) else service.pids()[0]
     started = service.logged("process_started", name=victim.value)

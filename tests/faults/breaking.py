@@ -1,4 +1,4 @@
-"""A connection that breaks: in the middle of a PDU on the way there, or before an answer comes back."""
+"""A connection that breaks in the middle of a PDU to the adapter, or before a response arrives."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CONNECT_SECONDS = 10
 
 
 class BreakingConnection:
-    """Passes one connection to `target` on, until so many bytes have gone there, or so many have come back.
+    """Forwards one connection to `target`, until a number of bytes were sent to it, or were received from it.
 
-    Connect to `port`; both sides are reset then. A breaking point that is never reached does no harm.
+    Connect to `port`. At the limit, both sides are reset. A limit that is never reached has no effect.
     """
 
     def __init__(self, target: int, *, there: int | None = None, back: int | None = None) -> None:
@@ -31,7 +31,7 @@ class BreakingConnection:
             try:
                 near, _address = self._listener.accept()
             except TimeoutError:
-                return  # nobody came
+                return  # no connection was made
         with near:
             try:
                 far = socket.create_connection(("127.0.0.1", self._target), CONNECT_SECONDS)
@@ -51,7 +51,7 @@ class BreakingConnection:
 
 
 def _pump(source: socket.socket, target: socket.socket, most: int | None) -> None:
-    """Pass bytes on up to the end of the stream; reset both sides after `most`, or when one of them is reset."""
+    """Forward bytes up to the end of the stream. Reset both sides after `most` bytes, or when one of them is reset."""
     left = most
     try:
         while data := source.recv(PIECE):
@@ -67,7 +67,7 @@ def _pump(source: socket.socket, target: socket.socket, most: int | None) -> Non
 def _reset(side: socket.socket) -> None:
     try:
         side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
-        side.shutdown(socket.SHUT_RDWR)  # wakes who waits in recv; closing alone would not
+        side.shutdown(socket.SHUT_RDWR)  # wakes a thread in recv; closing alone would not
     except OSError:
-        pass  # it is reset, or closed by the other direction
+        pass  # it was reset, or closed by the other direction
     side.close()

@@ -1,4 +1,4 @@
-"""A whole run: all is started, reconfigured, killed and failed for a while; then it calms down, drains, is counted."""
+"""A whole run: the adapter is reloaded and killed while the platform fails. Then it drains, and the count follows."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from faults.adapter import Adapter, Ports, Victim
 from faults.clients import Client
 from faults.count import count, orphans
 from faults.evidence import Evidence, LedgerFile
+from faults.kept import Kept, read_kept, wait_for_lane
 from faults.orders import Call, Deletion, Orders, read_orders
 from faults.platform import Platform
 from faults.records import Records
 from faults.report import Report
 from faults.senders import Senders
-from faults.shelf import Kept, read_shelf, wait_for_the_lane
 
-VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # in a hundred
-# Seconds of peace before a kill, since the adapter listens: many strike it at work, some when groups become jobs.
+VICTIMS = {Victim.EVERYTHING: 22, Victim.SUPERVISOR: 8, Victim.HOST: 32, Victim.RECEIVER: 38}  # per cent
+# Seconds from listening to a kill: many kills interrupt receiving, some the composition of jobs.
 PAUSES = {(0.0, 2.0): 75, (3.0, 6.0): 25}
-WHILE_IT_STARTS = 0.3  # of the kills strike within START_SECONDS of the last one, whether it listens or not
+WHILE_IT_STARTS = 0.3  # share of kills within START_SECONDS of the last one, whether the adapter listens or not
 START_SECONDS = (0.0, 2.0)
-WITH_A_RELOAD = 0.5  # of the others strike within RELOAD_SECONDS of a reload: before, while, or after it is applied
+WITH_A_RELOAD = 0.5  # share of the other kills within RELOAD_SECONDS of a reload: before, during or after it
 RELOAD_SECONDS = (0.0, 8.0)
 PROGRESS_SECONDS = 10.0
-LOOK_SECONDS = 0.2  # at the ledger, while it drains
-# The states in which nothing moves.
-SETTLED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted"}
+POLL_SECONDS = 0.2  # between two queries of the ledger while it drains
+# The states of a drained adapter.
+DRAINED = {"instances kept", "instances quarantined", "instances reclaimed", "jobs submitted"}
 
 
 @frozen(kw_only=True)
 class Plan:
-    """What to do."""
+    """The parameters of a run."""
 
-    folder: Path  # empty, or not there yet
+    folder: Path  # empty, or does not exist
     seed: str
     seconds: float  # of kills and faults
     senders: int = 3
-    drain_seconds: float = 120.0  # at the most
+    drain_seconds: float = 120.0  # at most
 
 
-def run(plan: Plan, tell: Callable[[str], None]) -> Report:
-    """Carry out a plan; `tell` gets a line of progress now and then."""
+def run(plan: Plan, report_progress: Callable[[str], None]) -> Report:
+    """Run a plan. `report_progress` is called with a line of progress every PROGRESS_SECONDS."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     ports = Ports.free()
     platform = Platform(plan.folder / "platform", ports, Random(f"{plan.seed}/platform"))
@@ -58,7 +58,14 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Report:
     senders = Senders(plan.folder / "senders", plan.seed, plan.senders)
     (plan.folder / "composer").mkdir()
     composer = Client("composer", plan.folder / "composer", "COMPOSER", plan.seed)
-    campaign = _Campaign(plan=plan, platform=platform, adapter=adapter, senders=senders, composer=composer, tell=tell)
+    campaign = _Campaign(
+        plan=plan,
+        platform=platform,
+        adapter=adapter,
+        senders=senders,
+        composer=composer,
+        report_progress=report_progress,
+    )
     try:
         return campaign.run()
     finally:
@@ -73,9 +80,9 @@ class _Campaign:
     adapter: Adapter
     senders: Senders
     composer: Client
-    tell: Callable[[str], None]
+    report_progress: Callable[[str], None]
     retried: set[str] = field(factory=set)  # faulted jobs
-    told_at: float = field(factory=time.monotonic)
+    reported_at: float = field(factory=time.monotonic)
 
     def run(self) -> Report:
         self.platform.start()
@@ -83,10 +90,10 @@ class _Campaign:
         self.senders.start(self.adapter.port)
         self.composer.start(self.adapter.http_port, "--senders", str(self.senders.folder))
         self._kill_for(self.plan.seconds)
-        peace = time.monotonic()
+        faults_ended = time.monotonic()
         self._calm_down()
-        drained_in = time.monotonic() - peace if self._drain() else None
-        kept = read_shelf(self.adapter.http_port, self.plan.folder)
+        drained_in = time.monotonic() - faults_ended if self._drain() else None
+        kept = read_kept(self.adapter.http_port, self.plan.folder)
         status = self.adapter.stop()
         if status != 0:
             raise RuntimeError(f"the adapter ended with status {status}: see {self.adapter.log}")
@@ -109,38 +116,38 @@ class _Campaign:
             [victim] = random.choices(list(VICTIMS), list(VICTIMS.values()))
             self.adapter.kill(victim)
             self.adapter.ensure_running()
-            self._tell_now_and_then()
+            self._report_progress()
 
     def _calm_down(self) -> None:
-        """No more faults, nothing more is sent, and the adapter is killed a last time."""
+        """Stop the faults and the senders, and kill the adapter a last time."""
         statuses = self.senders.stop()
         self.platform.calm_down()
         self.adapter.restore()
         self.adapter.kill(Victim.EVERYTHING)
         self.adapter.wait_until_it_listens()
-        self.composer.tell_to_stop()  # what it has asked for will be answered now
+        self.composer.request_stop()  # its outstanding requests are answered now
         statuses.append(self.composer.wait())
-        wait_for_the_lane(self.adapter.http_port)
+        wait_for_lane(self.adapter.http_port)
         if any(statuses):
             raise RuntimeError(f"senders and composer ended with {statuses}: see {self.plan.folder}")
 
     def _drain(self) -> bool:
-        """Wait until nothing moves any more; returns whether that came in time."""
+        """Wait until the adapter is drained. Returns whether it was in time."""
         deadline = time.monotonic() + self.plan.drain_seconds
-        while not self._is_settled():
+        while not self._is_drained():
             if time.monotonic() > deadline or not self._retry_faulted_jobs():
                 return False
             self.platform.ensure_running()
-            self._tell_now_and_then()
-            time.sleep(LOOK_SECONDS)
+            self._report_progress()
+            time.sleep(POLL_SECONDS)
         return True
 
-    def _is_settled(self) -> bool:
+    def _is_drained(self) -> bool:
         is_cleaned_up = files.jobs_to_clean_up_after(self.adapter.data) == 0
-        return is_cleaned_up and self._ledger.counts().keys() <= SETTLED
+        return is_cleaned_up and self._ledger.counts().keys() <= DRAINED
 
     def _retry_faulted_jobs(self) -> bool:
-        """What an operator does when the platform has been mended; False when that did not help a job."""
+        """Retry as an operator does after a fault of the platform. Returns False if a job is faulted a second time."""
         for job_id in self._ledger.faulted():
             if job_id in self.retried:
                 return False
@@ -154,14 +161,16 @@ class _Campaign:
     def _ledger(self) -> LedgerFile:
         return LedgerFile(self.adapter.data / "ledger.sqlite")
 
-    def _tell_now_and_then(self) -> None:
+    def _report_progress(self) -> None:
         now = time.monotonic()
-        if now < self.told_at + PROGRESS_SECONDS:
+        if now < self.reported_at + PROGRESS_SECONDS:
             return
-        self.told_at = now
+        self.reported_at = now
         records = self.senders.records()
         kills = sum(self.adapter.kills.values())
-        self.tell(f"{kills} kills, {len(records.sent)} sent, {records.acknowledged} acknowledged; {self._in_words()}")
+        self.report_progress(
+            f"{kills} kills, {len(records.sent)} sent, {records.acknowledged} acknowledged; {self._in_words()}"
+        )
 
     def _in_words(self) -> str:
         return ", ".join(f"{number} {state}" for state, number in sorted(self._ledger.counts().items()))

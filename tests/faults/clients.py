@@ -1,4 +1,4 @@
-"""Clients of the adapter, each in a process of its own, until its standard input ends."""
+"""Clients of the adapter, each in a separate process, until its standard input is closed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 class Client:
-    """A process that runs a module of this package, and writes what it does into `<name>.jsonl`."""
+    """A process that runs a module of this package and records its requests in `<name>.jsonl`."""
 
     def __init__(self, module: str, folder: Path, name: str, seed: str) -> None:
         self.record = folder / f"{name}.jsonl"
@@ -24,31 +24,31 @@ class Client:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, port: int, *more: str) -> None:
-        """Have it begin; `port`: of the adapter, `more`: further options."""
+        """Start the process. `port`: of the adapter. `more`: further options."""
         with self.record.with_suffix(".log").open("wb") as log:
             command = [*self._command, "--port", str(port), *more]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, cwd=TESTS)
 
-    def tell_to_stop(self) -> None:
-        """Let it finish what it does."""
+    def request_stop(self) -> None:
+        """Let the process finish its current work and end."""
         assert self._process is not None  # it was started
         assert self._process.stdin is not None  # it is a pipe
         self._process.stdin.close()
 
     def wait(self) -> int:
-        """Its exit status."""
+        """Return the exit status."""
         assert self._process is not None  # it was started
         return self._process.wait(STOP_SECONDS)
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill the process if it is running."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
 
 def work(make: Callable[..., Any], description: str | None, **more: Callable[[str], Any]) -> None:
-    """In the process: `make` the client as the command line says, and let it run. `more`: further options."""
+    """Run in the process: `make` the client from the command line, and let it work. `more`: further options."""
     parser = argparse.ArgumentParser(description=description)
     options = {"port": int, "folder": Path, "name": str, "seed": str, **more}
     for name, kind in options.items():

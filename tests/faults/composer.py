@@ -1,7 +1,7 @@
-"""A user of the cache: `python -m faults.composer`, which composes jobs of what the senders' studies became, over REST.
+"""A user of the cache: `python -m faults.composer` composes jobs from the senders' studies over REST.
 
-What has no answer is asked again, with the same Idempotency-Key, until there is one: the adapter is killed meanwhile,
-and some connections break, as those of the senders do.
+A request without a response is repeated with the same Idempotency-Key until there is one: the adapter is killed
+meanwhile, and some connections break, like those of the senders.
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ from faults.clients import work
 from faults.orders import COMPOSED, CONFLICT, PASSING, UNKNOWN, Order
 from faults.records import SUCCESS, Record
 
-ANSWER_SECONDS = 45.0  # that it waits; the cache gives up before, unless a turn has begun
+ANSWER_SECONDS = 45.0  # the cache gives up earlier, unless a turn has begun
 PAUSE_SECONDS = (0.05, 0.6)  # between two requests
-REPEAT_SECONDS = (0.05, 0.5)  # after a request without an answer
-AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # how often an order is given again after this answer
+REPEAT_SECONDS = (0.05, 0.5)  # after a request without a response
+AGAIN = {COMPOSED: 0.4, CONFLICT: 0.7, UNKNOWN: 0.3}  # probability that an order is repeated after this status
 AGAIN_AFTER = (0.2, 12.0)  # seconds
-DELETIONS = 0.1  # of its requests
-CLEANING_UP, INSISTING = 0.2, 0.4  # of the orders
-MOST_STUDIES = 3  # of an order
-RECENT = 12  # studies that it chooses from: so that they are used twice, and while they arrive
-STAYING = 5  # studies, so that something is kept in the end
-GONE = 0.1  # of the requests are for studies that are gone
-BREAKING = 0.25  # of the connections
-ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)  # for each connection
-HEAD_BYTES, ANSWER_BYTES = 700, 500  # of a request and of an answer, about
+DELETIONS = 0.1  # share of its requests
+CLEANING_UP, INSISTING = 0.2, 0.4  # shares of the orders
+MOST_STUDIES = 3  # in one order
+RECENT = 12  # choose among this many recent studies, so that they are used twice, and while they arrive
+STAYING = 5  # keep this many studies, so that some are left at the end
+GONE = 0.1  # share of requests for studies that were deleted
+BREAKING = 0.25  # share of the connections
+ONE_REQUEST = httpx.Limits(max_keepalive_connections=0)  # one request for each connection
+HEAD_BYTES, ANSWER_BYTES = 700, 500  # approximate sizes of a request and a response
 
 
 class Arrivals:
-    """The studies of the cache that had an instance acknowledged, as the senders write it down; the oldest first."""
+    """The studies of the cache with an acknowledged instance, as the senders recorded them, oldest first."""
 
     def __init__(self, folder: Path) -> None:
         self.present: dict[str, None] = {}
-        self.gone: dict[str, None] = {}  # deleted or cleaned up after, and nothing has come since
+        self.gone: dict[str, None] = {}  # deleted, and not received again
         self._folder = folder
-        self._read: Counter[Path] = Counter()  # bytes of each record
+        self._read: Counter[Path] = Counter()  # bytes that were read from each record
         self._requests: dict[tuple[Path, int], str] = {}
 
     def look(self) -> None:
-        """Read what is new."""
+        """Read new lines of the records."""
         for path in sorted(self._folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read[path])
                 lines = file.read().rpartition(b"\n")[0].splitlines(keepends=True)
             self._read[path] += sum(map(len, lines)) + (1 if lines else 0)
             for line in lines:
-                self._take(path, json.loads(line))
+                self._add(path, json.loads(line))
 
-    def _take(self, path: Path, entry: dict[str, Any]) -> None:
+    def _add(self, path: Path, entry: dict[str, Any]) -> None:
         if entry.get("ae_title") == CACHE:
             self._requests[path, entry["request"]] = entry["study_instance_uid"]
         elif (study := self._requests.pop((path, entry.get("answer", 0)), None)) and entry["status"] == SUCCESS:
             self.gone.pop(study, None)
             self.present[study] = None
 
-    def leave(self, studies: Iterable[str]) -> None:
-        """These go."""
+    def mark_gone(self, studies: Iterable[str]) -> None:
+        """Note that these studies are deleted."""
         for study in studies:
             self.present.pop(study, None)
             self.gone[study] = None
@@ -87,7 +87,7 @@ class Composer:
     """Composes, repeats and deletes, one request at a time."""
 
     def __init__(self, port: int, folder: Path, name: str, seed: str, senders: Path) -> None:
-        """`port`: of the adapter's HTTP server; `senders`: where these write down what they do."""
+        """`port`: of the adapter's HTTP server. `senders`: the folder of the senders' records."""
         self._port = port
         self._name = name
         self._record = Record(folder / f"{name}.jsonl")
@@ -98,25 +98,25 @@ class Composer:
         self._numbers = count(1)
 
     def run(self, stopping: threading.Event) -> None:
-        """Work until told to stop."""
+        """Work until `stopping` is set."""
         while not stopping.wait(self._random.uniform(*PAUSE_SECONDS)):
             self._arrivals.look()
             if self._again and self._again[0].at <= time.monotonic():
                 self._compose(heapq.heappop(self._again).order)
             elif not (studies := self._studies()):
                 continue
-            elif self._random.random() < DELETIONS and self._may_go():
+            elif self._random.random() < DELETIONS and self._may_delete():
                 self._delete(self._random.choice(studies))
             else:
                 self._compose(self._order(studies))
         self._record.close()
 
     def _studies(self) -> list[str]:
-        """Those that something may be asked of."""
+        """Return the studies that the next request may be about."""
         is_gone = self._random.random() < GONE
         return list(self._arrivals.gone if is_gone else self._arrivals.present)[-RECENT:]
 
-    def _may_go(self) -> bool:
+    def _may_delete(self) -> bool:
         return len(self._arrivals.present) > STAYING
 
     def _order(self, studies: list[str]) -> Order:
@@ -126,24 +126,24 @@ class Composer:
             studies=random.sample(studies, random.randint(1, min(MOST_STUDIES, len(studies)))),
             pipeline=random.choice(AE_TITLES[CACHE].pipelines),
             submitter=random.choice([None, "grpc", "rest"]),
-            keep=random.random() >= CLEANING_UP or not self._may_go(),
+            keep=random.random() >= CLEANING_UP or not self._may_delete(),
             insist=random.random() < INSISTING,
         )
 
     def _compose(self, order: Order) -> None:
-        """Give an order until there is an answer, and perhaps once more later."""
+        """Send an order until there is a response, and possibly repeat it later."""
         body = asdict(order)
         body["name"] = body.pop("key")
         while True:
             request = self._record.begin({"order": asdict(order), "began": time.time()})
             answer = self._ask("POST", "/jobs", json=body, headers={"Idempotency-Key": order.key})
             if answer is not None:
-                self._record.end(request, **_told(answer))
+                self._record.end(request, **_recorded_fields(answer))
                 if answer.status_code != PASSING:
                     break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
         if answer.status_code == COMPOSED and not order.keep:
-            self._arrivals.leave(order.studies)
+            self._arrivals.mark_gone(order.studies)
         if self._random.random() < AGAIN.get(answer.status_code, 0):
             later = time.monotonic() + self._random.uniform(*AGAIN_AFTER)
             heapq.heappush(self._again, _Due(later, next(self._numbers), order))
@@ -157,17 +157,17 @@ class Composer:
                 if answer.status_code != PASSING:
                     break
             time.sleep(self._random.uniform(*REPEAT_SECONDS))
-        self._arrivals.leave([study])
+        self._arrivals.mark_gone([study])
 
     def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
-        """The answer, if there is one; some connections are made to break."""
+        """Return the response, if there is one. Some connections are made to break."""
         try:
             return self._client.request(method, f"http://127.0.0.1:{self._connection()}/cache{path}", **more)
         except httpx.TransportError:
             return None
 
     def _connection(self) -> int:
-        """The port to connect to."""
+        """Return the port to connect to."""
         if self._random.random() >= BREAKING:
             return self._port
         if self._random.random() < 0.5:
@@ -175,11 +175,11 @@ class Composer:
         return BreakingConnection(self._port, back=self._random.randint(1, ANSWER_BYTES)).port
 
 
-def _told(answer: httpx.Response) -> dict[str, Any]:
-    """What is to be remembered of an answer to an order."""
-    is_json = answer.headers.get("content-type", "").endswith("json")  # else whatever it is, it is no answer of ours
-    told = answer.json() if is_json else {"type": answer.text}
-    return {"status": answer.status_code, "job_id": told.get("jobId", ""), "problem": told.get("type", "")}
+def _recorded_fields(answer: httpx.Response) -> dict[str, Any]:
+    """Return the fields of a response to an order that are recorded."""
+    is_json = answer.headers.get("content-type", "").endswith("json")  # otherwise it is not a response of the adapter
+    fields = answer.json() if is_json else {"type": answer.text}
+    return {"status": answer.status_code, "job_id": fields.get("jobId", ""), "problem": fields.get("type", "")}
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""The count: what was acknowledged against what was started, waits, or is set apart. Pure.
+"""The count: acknowledged instances against started jobs, pending and quarantined instances. Pure.
 
     acknowledged   every acknowledged instance is in a started job of each pipeline of its AE title that was created
-                   after it was sent, with the same bytes (or those of a newer arrival, where the AE title overwrites);
+                   after it was sent, with the same bytes (or those of a newer arrival, if the AE title overwrites);
                    or it is pending or quarantined
     once           no instance is in more started jobs of a pipeline than times that it was sent before; each ledger
                    row that became jobs is in one job of each pipeline, every other row in none
-    one job        each job of the ledger is submitted, and is one started job of the platform; there are no others
-    payloads       a started job has what its ledger job has, nothing but what was sent to its AE title and not refused,
-                   bit for bit
+    one job        each job of the ledger is submitted and is one started job of the platform; there are no others
+    payloads       a started job has the instances of its ledger job, all of which were sent to its AE title and not
+                   refused, bit for bit
     objects        a row that is not reclaimed has its stored object
     audit          `dicom-adapter audit` finds the orphans that this count finds, and nothing else
-    health         nothing in the log speaks of a defect
+    health         the log has no event of a defect
 
-The first two do not concern an AE title of the cache, of which `count_cache` has rules of its own.
+The first two do not apply to an AE title of the cache; `count_cache` has its rules.
 
-Each finding names the UIDs or ids, which are synthetic.
+Each finding has UIDs or ids, which are synthetic.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from faults.evidence import Evidence, LedgerJob, PlatformFile, PlatformJob
 from faults.lookup import WAITING, Finding, Lookup, look_up
 from faults.records import Sent
 
-ORPHAN = "object-without-row"  # the audit's word
-EXPECTED_TEXT = re.compile(  # of a service that gives up because a process was killed, or lives on from before
+ORPHAN = "object-without-row"  # the kind of this finding in the audit
+EXPECTED_TEXT = re.compile(  # printed if a process was killed during the start, or still runs
     r"error: (the (host|receiver) ended with status -9; .*|another dicom-adapter works in .*|cannot listen on .*)"
 )
-DEFECTS = {  # events of the log that no kill and no fault of a platform explains
-    "text",  # a traceback, or whatever else was printed
+DEFECTS = {  # log events that neither kills nor faults of the platform cause
+    "text",  # a traceback or other output
     "worker_failed",
     "processor_failed",
     "processor_close_failed",
@@ -43,20 +43,20 @@ DEFECTS = {  # events of the log that no kill and no fault of a platform explain
     "turn_not_committed",
     "lane_stopped",
     "store_failed",
-    "stored_object_left",
+    "stored_object_deletion_failed",
     "observer_failed",
     "plugin_load_failed",
 }
 
 
 def count(evidence: Evidence) -> list[Finding]:
-    """Everything that is wrong."""
+    """Return all findings."""
     lookup = look_up(evidence)
     rules: Mapping[str, Callable[[Evidence, Lookup], Iterator[str]]] = {
         "acknowledged": _lost,
         "once": _too_often,
-        "one job": _unlike_jobs,
-        "payloads": _unlike_payloads,
+        "one job": _wrong_jobs,
+        "payloads": _wrong_payloads,
         "objects": _missing_objects,
         "audit": _audited,
         "health": _defects,
@@ -66,7 +66,7 @@ def count(evidence: Evidence) -> list[Finding]:
 
 
 def orphans(evidence: Evidence) -> frozenset[str]:
-    """Stored objects that no row needs: what a crash between the object and its row leaves."""
+    """Return the stored objects that no row needs, left by a crash between the object and its row."""
     return evidence.stored - _needed(evidence)
 
 
@@ -82,7 +82,7 @@ def _lost(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
             continue
         wanted = {
             PlatformFile(sop_instance_uid=uid, digest=digest)
-            for digest in _standing_for(request, lookup.sent[ae_title, uid])
+            for digest in _acceptable_digests(request, lookup.sent[ae_title, uid])
         }
         for pipeline in AE_TITLES[ae_title].pipelines:
             jobs = lookup.holding.get((pipeline, uid), ())
@@ -90,10 +90,10 @@ def _lost(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
                 yield f"instance {uid}, acknowledged for {ae_title}, is in no started job of pipeline {pipeline}"
 
 
-def _standing_for(request: Sent, all_sent: list[Sent]) -> set[str]:
-    """The bytes that may be in a job for this request: its own, or where the AE title overwrites, those of a later one.
+def _acceptable_digests(request: Sent, all_sent: list[Sent]) -> set[str]:
+    """Return the digests that may be in a job for this request: its own, or if the AE title overwrites, a later one.
 
-    A request whose answer was lost may be stored later than one that was sent after it.
+    A request without a response may be stored later than a request that was sent after it.
     """
     digests = {request.digest}
     if AE_TITLES[request.ae_title].overwrites:
@@ -129,7 +129,7 @@ def _rows_and_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
             yield f"{row.state} instance {row.number} of {row.ae_title} is in jobs of {sorted(pipelines[row.number])}"
 
 
-def _unlike_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
+def _wrong_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     times = Counter(job.adapter_job for job in lookup.started)
     for of_ledger in evidence.jobs:
         if of_ledger.state != "submitted":
@@ -139,16 +139,16 @@ def _unlike_jobs(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for job in lookup.started:
         mine = lookup.jobs.get(job.adapter_job)
         if mine is None:
-            yield f"platform job {job.job_id} was started for no job of the ledger ('{job.adapter_job}')"
+            yield f"platform job {job.job_id} was started without a job of the ledger ('{job.adapter_job}')"
         elif (mine.platform_job, mine.pipeline) != (job.job_id, job.pipeline):
             yield f"job {mine.job_id} has platform job {mine.platform_job}, but {job.job_id} was started for it"
 
 
-def _unlike_payloads(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
+def _wrong_payloads(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for job in lookup.started:
         mine = lookup.jobs.get(job.adapter_job)
         if mine is None:
-            continue  # told by another rule
+            continue  # a finding of another rule
         wanted = sorted(lookup.by_number[number].sop_instance_uid for number in mine.instances)
         if wanted != sorted(file.sop_instance_uid for file in job.files):
             yield f"platform job {job.job_id} has other instances than job {mine.job_id}"
@@ -182,9 +182,9 @@ def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for found in evidence.audit:
         if found["kind"] != ORPHAN:
             yield found["text"]
-    told = {found["storageKey"] for found in evidence.audit if found["kind"] == ORPHAN}
-    for key in sorted(told ^ orphans(evidence)):
-        yield f"object {key} is an orphan for {'the audit' if key in told else 'this count'} alone"
+    audited = {found["storageKey"] for found in evidence.audit if found["kind"] == ORPHAN}
+    for key in sorted(audited ^ orphans(evidence)):
+        yield f"object {key} is an orphan only in {'the audit' if key in audited else 'this count'}"
 
 
 def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:

@@ -1,15 +1,15 @@
-"""The count of what was kept and composed, at the AE title with the processor `cache`. Pure, as `count` is.
+"""The count for the AE title with the processor `cache`. Pure, as `count` is.
 
-stood for      for every acknowledged instance there was a row with its bytes: its own, or that of which it was a
+stored         for every acknowledged instance there was a row with its bytes: its own, or that of which it was a
                duplicate
-gone           a row is kept (or quarantined), or went with its study, or with a job that was to be cleaned up after
-cleaned up     what was deleted, or was to go with a job, is not kept
-composed       an order that was answered with a job has this job and no other, however often it was given; every
-               job is that of an order
-complete       a job has instances of all studies that were ordered and of no others, and all of those that were
-               acknowledged before, unless these may have gone meanwhile
-refused        what was refused left no job, and there was a reason to refuse it
-shown          the cache says that it keeps what the ledger has pending, with bytes that were sent
+gone           a row is kept (or quarantined), or was deleted with its study, or by a job that cleans up
+cleaned up     no row is kept that was deleted, or that a job should have deleted
+composed       an order that was answered with a job has this job and no other, however often it was sent; every
+               job belongs to an order
+complete       a job has instances of exactly the ordered studies, and all of those that were acknowledged before,
+               unless they may have been deleted meanwhile
+refused        a refused order has no job, and there was a reason to refuse it
+shown          the cache lists exactly the instances that are pending in the ledger, with bytes that were sent
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from faults.records import Sent
 
 STILL_ARRIVING = "urn:dicom-adapter:cache:still-arriving"
 ANSWERS = (None, COMPOSED, UNKNOWN, CONFLICT, PASSING)
-LONGEST_SENDING = 25.0  # seconds from a request without an answer to the row that it may have become
+LONGEST_SENDING = 25.0  # seconds from a request without a response to the row that it may have led to
 
 
 @frozen(kw_only=True)
 class Given:
-    """An order, with all requests for it and the jobs that the ledger has of it."""
+    """An order, with all requests for it and its jobs in the ledger."""
 
     order: Order
-    calls: tuple[Call, ...]  # in the order in which they were made
+    calls: tuple[Call, ...]  # in the order of their beginning
     jobs: tuple[LedgerJob, ...]
 
     @property
@@ -47,7 +47,7 @@ class Given:
 
     @property
     def began(self) -> float:
-        """The earliest moment at which its job may have been composed: after the last refusal before the job."""
+        """The earliest time at which its job may have been composed: after the last refusal before the job."""
         began = self.calls[0].began
         for before, call in pairwise(self.calls):
             if before.status == COMPOSED:
@@ -58,31 +58,31 @@ class Given:
 
     @property
     def ended(self) -> float:
-        """The latest moment."""
+        """The latest time at which its job may have been composed."""
         return inf if self.composed is None else _end(self.composed)
 
 
 @frozen(kw_only=True)
-class Shelf:
-    """What the rules look for."""
+class CacheIndex:
+    """Indexes of the evidence about the cache."""
 
     given: Mapping[str, Given]  # by key
     sent: Mapping[str, list[Sent]]  # by study, to the cache
-    deletions: Mapping[str, list[Deletion]]  # by study; those that may have had an effect
-    going: Mapping[int, list[Given]]  # rows by number: the orders after whose jobs they are cleaned up
+    deletions: Mapping[str, list[Deletion]]  # by study, without deletions that had no effect
+    going: Mapping[int, list[Given]]  # by row number: orders whose jobs delete the row afterwards
     rows: tuple[LedgerInstance, ...]
-    digests: Mapping[int, str]  # of rows, as far as anybody has seen their bytes
+    digests: Mapping[int, str]  # of rows whose content is known
 
 
 def findings(evidence: Evidence, lookup: Lookup) -> Iterator[tuple[str, str]]:
-    """Each rule that is broken, with what breaks it."""
-    shelf = _shelf(evidence, lookup)
+    """Return each broken rule with its description."""
+    index = _index(evidence, lookup)
     for name, rule in RULES.items():
-        for what in rule(evidence, shelf):
+        for what in rule(evidence, index):
             yield name, what
 
 
-def _shelf(evidence: Evidence, lookup: Lookup) -> Shelf:
+def _index(evidence: Evidence, lookup: Lookup) -> CacheIndex:
     sent, deletions, going, calls, jobs = (defaultdict(list) for _ in range(5))
     for request in evidence.sent:
         if request.ae_title == CACHE:
@@ -102,7 +102,7 @@ def _shelf(evidence: Evidence, lookup: Lookup) -> Shelf:
         for number in {number for job in one.jobs for number in job.instances if not one.order.keep}:
             going[number].append(one)
     rows = tuple(row for row in evidence.instances if row.ae_title == CACHE)
-    return Shelf(
+    return CacheIndex(
         given=given,
         sent=sent,
         deletions=deletions,
@@ -132,104 +132,104 @@ def _is_kept(row: LedgerInstance) -> bool:
 
 
 def _end(request: Call | Deletion | Sent) -> float:
-    """When what a request asked for had happened at the latest."""
+    """Return the latest time at which the effect of a request occurred."""
     return inf if request.answered is None else request.answered
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------
 
 
-def _stood_for(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
+def _without_row(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
     rows = defaultdict(list)
-    for row in shelf.rows:
+    for row in index.rows:
         rows[row.sop_instance_uid].append(row)
-    for request in (request for own in shelf.sent.values() for request in own if request.is_acknowledged):
+    for request in (request for own in index.sent.values() for request in own if request.is_acknowledged):
         if not any(
             row.received <= _end(request)
             and (row.state in WAITING or row.changed >= request.began)
-            and shelf.digests.get(row.number, request.digest) == request.digest
+            and index.digests.get(row.number, request.digest) == request.digest
             for row in rows[request.sop_instance_uid]
         ):
-            yield f"instance {request.sop_instance_uid}, acknowledged at {request.answered}, had no row then"
+            yield f"instance {request.sop_instance_uid}, acknowledged at {request.answered}, had no row at that time"
 
 
-def _gone(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
-    for row in shelf.rows:
+def _unexpectedly_gone(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
+    for row in index.rows:
         was_deleted = any(
             deletion.began <= row.changed and row.received <= _end(deletion)
-            for deletion in shelf.deletions.get(row.study_instance_uid, ())
+            for deletion in index.deletions.get(row.study_instance_uid, ())
         )
-        if row.state not in WAITING and row.number not in shelf.going and not was_deleted:
-            yield f"row {row.number} of instance {row.sop_instance_uid} is {row.state}, which nobody asked for"
+        if row.state not in WAITING and row.number not in index.going and not was_deleted:
+            yield f"row {row.number} of instance {row.sop_instance_uid} is {row.state}, without a request"
 
 
-def _not_cleaned_up(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
-    for row in filter(_is_kept, shelf.rows):
-        for given in shelf.going.get(row.number, ()):
-            yield f"row {row.number} was to go with the job {given.order.key}, and is kept"
-        for deletion in shelf.deletions.get(row.study_instance_uid, ()):
+def _not_cleaned_up(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
+    for row in filter(_is_kept, index.rows):
+        for given in index.going.get(row.number, ()):
+            yield f"row {row.number} should have been deleted with the job {given.order.key}, but is kept"
+        for deletion in index.deletions.get(row.study_instance_uid, ()):
             if deletion.status == DELETED and any(
                 request.is_acknowledged and row.received <= _end(request) < deletion.began
-                for request in shelf.sent[row.study_instance_uid]
+                for request in index.sent[row.study_instance_uid]
                 if request.sop_instance_uid == row.sop_instance_uid
             ):
-                yield f"row {row.number} was deleted with its study at {deletion.answered}, and is kept"
+                yield f"row {row.number} was deleted with its study at {deletion.answered}, but is kept"
 
 
-def _composed(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
-    for key, given in shelf.given.items():
+def _composed(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
+    for key, given in index.given.items():
         for call in given.calls:
             if call.status not in ANSWERS:
                 yield f"order {key} was answered with {call.status} ({call.problem})"
-        told = {call.job_id for call in given.calls if call.status == COMPOSED}
-        if len(told) > 1:
-            yield f"order {key} was answered with {len(told)} jobs"
-        if given.composed is not None and {job.job_id for job in given.jobs} != told:
-            yield f"order {key} was answered with {sorted(told)}, and has {[job.job_id for job in given.jobs]}"
+        answered = {call.job_id for call in given.calls if call.status == COMPOSED}
+        if len(answered) > 1:
+            yield f"order {key} was answered with {len(answered)} jobs"
+        if given.composed is not None and {job.job_id for job in given.jobs} != answered:
+            yield f"order {key} was answered with {sorted(answered)}, and has {[job.job_id for job in given.jobs]}"
         if len(given.jobs) > 1:
             yield f"order {key} has {len(given.jobs)} jobs"
         if any(job.pipeline != given.order.pipeline for job in given.jobs):
             yield f"order {key} has a job of another pipeline"
     for job in evidence.jobs:
-        if job.ae_title == CACHE and job.name not in shelf.given:
+        if job.ae_title == CACHE and job.name not in index.given:
             yield f"job {job.job_id} ('{job.name}') was never ordered"
 
 
-def _complete(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
-    rows = {row.number: row for row in shelf.rows}
-    for key, given in shelf.given.items():
+def _complete(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
+    rows = {row.number: row for row in index.rows}
+    for key, given in index.given.items():
         for job in given.jobs:
             members = [rows[number] for number in job.instances]
             has = {row.study_instance_uid for row in members}
             for study in sorted(has ^ set(given.order.studies)):
                 yield f"job {key} has {'instances' if study in has else 'nothing'} of study {study}"
             wanted = {
-                uid for study in given.order.studies for uid in _certain(shelf, study, given.began, given.ended, given)
+                uid for study in given.order.studies for uid in _certain(index, study, given.began, given.ended, given)
             }
             for uid in sorted(wanted - {row.sop_instance_uid for row in members}):
                 yield f"job {key} lacks instance {uid}"
 
 
-def _certain(shelf: Shelf, study: str, began: float, ended: float, mine: Given | None = None) -> set[str]:
-    """The instances of a study that were acknowledged before, and cannot have gone before the end."""
+def _certain(index: CacheIndex, study: str, began: float, ended: float, mine: Given | None = None) -> set[str]:
+    """Return the instances of a study that were acknowledged before `began` and cannot be deleted before `ended`."""
     cleaning: dict[str, list[Given]] = defaultdict(list)
-    for row in shelf.rows:
+    for row in index.rows:
         if row.study_instance_uid == study:
-            cleaning[row.sop_instance_uid] += [given for given in shelf.going.get(row.number, ()) if given is not mine]
+            cleaning[row.sop_instance_uid] += [given for given in index.going.get(row.number, ()) if given is not mine]
     return {
         request.sop_instance_uid
-        for request in shelf.sent.get(study, ())
+        for request in index.sent.get(study, ())
         if request.is_acknowledged
         and _end(request) < began
         and not any(
-            deletion.began < ended and _end(deletion) > request.began for deletion in shelf.deletions.get(study, ())
+            deletion.began < ended and _end(deletion) > request.began for deletion in index.deletions.get(study, ())
         )
         and not any(given.began < ended for given in cleaning[request.sop_instance_uid])
     }
 
 
-def _refused(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
-    for key, given in shelf.given.items():
+def _refused(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
+    for key, given in index.given.items():
         refusals = [call for call in given.calls if call.status in REFUSALS]
         if given.composed is None and given.jobs and given.calls[-1] in refusals:
             yield f"order {key} was refused, and has a job"
@@ -237,15 +237,15 @@ def _refused(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
             if given.composed is not None and call.began > given.composed.began:
                 yield f"order {key} was answered with a job, and then with {call.status}"
             elif call.status == UNKNOWN and all(
-                _certain(shelf, study, call.began, _end(call)) for study in given.order.studies
+                _certain(index, study, call.began, _end(call)) for study in given.order.studies
             ):
-                yield f"order {key} was answered with {call.status} at {call.answered}, and its studies were there"
-            elif call.status == CONFLICT and not _may_be_arriving(shelf, call):
-                yield f"order {key} was answered with {call.status} ({call.problem}) at {call.answered} for no reason"
+                yield f"order {key} was answered with {call.status} at {call.answered}, although its studies were there"
+            elif call.status == CONFLICT and not _may_be_arriving(index, call):
+                yield f"order {key} was answered with {call.status} ({call.problem}) at {call.answered} without reason"
 
 
-def _may_be_arriving(shelf: Shelf, call: Call) -> bool:
-    arrivals = (request for study in call.order.studies for request in shelf.sent.get(study, ()))
+def _may_be_arriving(index: CacheIndex, call: Call) -> bool:
+    arrivals = (request for study in call.order.studies for request in index.sent.get(study, ()))
     latest = max(
         (min(_end(request), request.began + LONGEST_SENDING) for request in arrivals if request.may_be_kept),
         default=-inf,
@@ -253,23 +253,23 @@ def _may_be_arriving(shelf: Shelf, call: Call) -> bool:
     return call.problem == STILL_ARRIVING and not call.order.insist and latest > call.began - SETTLE_SECONDS
 
 
-def _shown(evidence: Evidence, shelf: Shelf) -> Iterator[str]:
+def _shown(evidence: Evidence, index: CacheIndex) -> Iterator[str]:
     shown = Counter((kept.study_instance_uid, kept.sop_instance_uid) for kept in evidence.kept)
-    kept = Counter((row.study_instance_uid, row.sop_instance_uid) for row in shelf.rows if _is_kept(row))
+    kept = Counter((row.study_instance_uid, row.sop_instance_uid) for row in index.rows if _is_kept(row))
     for _study, uid in sorted((shown - kept).keys() | (kept - shown).keys()):
         yield f"instance {uid} is kept {kept[_study, uid]} times, and shown {shown[_study, uid]} times"
     for one in evidence.kept:
-        sent = shelf.sent.get(one.study_instance_uid, ())
+        sent = index.sent.get(one.study_instance_uid, ())
         if not any(
             (request.sop_instance_uid, request.digest) == (one.sop_instance_uid, one.digest) and request.may_be_kept
             for request in sent
         ):
-            yield f"instance {one.sop_instance_uid} is shown with bytes that nobody sent"
+            yield f"instance {one.sop_instance_uid} is shown with bytes that were not sent"
 
 
-RULES: Mapping[str, Callable[[Evidence, Shelf], Iterator[str]]] = {
-    "stood for": _stood_for,
-    "gone": _gone,
+RULES: Mapping[str, Callable[[Evidence, CacheIndex], Iterator[str]]] = {
+    "stored": _without_row,
+    "gone": _unexpectedly_gone,
     "cleaned up": _not_cleaned_up,
     "composed": _composed,
     "complete": _complete,

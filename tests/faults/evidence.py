@@ -1,4 +1,4 @@
-"""What each side has in its files when all is over, read without the adapter's and the emulator's own code."""
+"""The state of each side after the run, read without the code of the adapter and the emulator."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from attrs import field, frozen
 from pydicom import dcmread
 
 from faults.adapter import AE_TITLES
+from faults.kept import Kept
 from faults.orders import Orders
 from faults.records import Sent, data_set_digest
-from faults.shelf import Kept
 
 BLOCK = 4096
 HEADER = struct.Struct("<16sQIB3xI")
 ALIVE = 1
 MICROSECONDS = 1e6  # the ledger's unit of time
-ADAPTER_JOB = "dicom-adapter-job"  # the key under which a platform's job has the adapter's id of it
+ADAPTER_JOB = "dicom-adapter-job"  # the key of a platform job's metadata that has the adapter's job id
 
 
 @frozen(kw_only=True)
@@ -42,7 +42,7 @@ class PlatformJob:
     """One job on the platform."""
 
     job_id: str
-    adapter_job: str  # the adapter's id of it; "" when it names none
+    adapter_job: str  # the adapter's job id, or ""
     pipeline: str
     is_started: bool
     created: float  # seconds since 1970
@@ -59,9 +59,9 @@ class LedgerInstance:
     sop_instance_uid: str
     state: str
     storage_key: str
-    is_replaced: bool  # a newer arrival stands for it
+    is_replaced: bool  # superseded by a newer arrival
     received: float  # seconds since 1970
-    changed: float  # when it came into its state
+    changed: float  # when it entered its state
 
 
 @frozen(kw_only=True)
@@ -79,22 +79,22 @@ class LedgerJob:
 
 @frozen(kw_only=True)
 class Evidence:
-    """All that is compared."""
+    """Everything that the count compares."""
 
     sent: tuple[Sent, ...]
     platform_jobs: tuple[PlatformJob, ...]
     instances: tuple[LedgerInstance, ...]
     jobs: tuple[LedgerJob, ...]
-    stored: frozenset[str]  # storage keys of the objects that there are
-    orders: Orders = field(factory=Orders)  # that were given to the cache
-    kept: tuple[Kept, ...] = ()  # what the cache said it has
-    unfinished: tuple[str, ...] = ()  # where there are parts of receptions that never ended
+    stored: frozenset[str]  # storage keys of the existing objects
+    orders: Orders = field(factory=Orders)  # to the cache
+    kept: tuple[Kept, ...] = ()  # instances that the cache lists
+    unfinished: tuple[str, ...] = ()  # files or segments with parts of receptions that never ended
     log: tuple[Mapping[str, Any], ...] = ()
     audit: tuple[Mapping[str, Any], ...] = ()  # the findings of `dicom-adapter audit`
 
 
 def platform_jobs(state: Path) -> Iterator[PlatformJob]:
-    """The jobs in the folder of the emulator, which must not run."""
+    """Read the jobs from the folder of the emulator, which must not run."""
     for path in (state / "jobs").glob("*.json"):
         job = json.loads(path.read_bytes())
         yield PlatformJob(
@@ -113,15 +113,15 @@ def _platform_file(path: Path) -> PlatformFile:
 
 
 class LedgerFile:
-    """The ledger's database, whether the adapter runs or not."""
+    """The ledger's database. The adapter may be running."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def counts(self) -> dict[str, int]:
-        """How many instances and jobs there are in each state, as `instances pending`, `jobs queued`.
+        """Return the number of instances and jobs in each state, as in `instances pending` or `jobs queued`.
 
-        Pending instances of a cache are `kept`: they wait for nothing.
+        Pending instances of a cache are `kept`: they are not waiting.
         """
         counted: Counter[str] = Counter()
         for table in ("instances", "jobs"):
@@ -132,7 +132,7 @@ class LedgerFile:
         return counted
 
     def faulted(self) -> list[str]:
-        """The ids of jobs that wait for an operator."""
+        """Return the ids of faulted jobs."""
         return [job_id for (job_id,) in self._rows("SELECT job_id FROM jobs WHERE state = 'faulted'")]
 
     def instances(self) -> Iterator[LedgerInstance]:
@@ -173,12 +173,12 @@ class LedgerFile:
 
 
 def stored_keys(data: Path) -> frozenset[str]:
-    """The objects of the `local` storage backend, by their keys."""
+    """Return the keys of the objects in the `local` storage backend."""
     return frozenset(key for path in _segments(data) for key, is_object in _blocks(path) if is_object)
 
 
 def unfinished_receptions(data: Path) -> tuple[str, ...]:
-    """What the `local` storage backend has of instances that were never finished."""
+    """Return the keys of instances in the `local` storage backend that were never completed."""
     return tuple(key for path in _segments(data) for key, is_object in _blocks(path) if not is_object)
 
 
@@ -187,10 +187,11 @@ def _segments(data: Path) -> Iterator[Path]:
 
 
 def _blocks(path: Path) -> Iterator[tuple[str, bool]]:
-    """Blocks with which something begins, as keys: an object, or data without a header. Dead ones are left out.
+    """Return the keys of blocks at which an object, or data without a header, begins. Deleted objects are omitted.
 
-    A segment begins with 16 bytes of magic and a nonce of 16; an object with that nonce, the length of its content (8
-    bytes), a CRC-32 of that, its life (1: alive), and at byte 32 a CRC-32 of all this. Holes read as zeros.
+    A segment begins with 16 bytes of magic and a nonce of 16 bytes. The header of an object has that nonce, the length
+    of its content (8 bytes), a CRC-32 of the content, a flag (1: not deleted), and at byte 32 a CRC-32 of the header.
+    Holes read as zeros.
     """
     content = path.read_bytes()
     nonce, start = content[16:32], BLOCK
@@ -212,7 +213,10 @@ def _blocks(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def log_entries(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The adapter's log; lines in a row that are no entries, such as a traceback, are one entry of the event `text`."""
+    """Read the adapter's log.
+
+    Consecutive lines that are not entries, such as a traceback, are one entry of the event `text`.
+    """
     entries = map(_log_entry, path.read_text(encoding="utf-8").splitlines())
     for is_text, run in groupby(entries, key=lambda entry: entry["event"] == "text"):
         if is_text:
@@ -230,7 +234,7 @@ def _log_entry(line: str) -> Mapping[str, Any]:
 
 
 def jobs_to_clean_up_after(data: Path) -> int:
-    """How many jobs the cache's index has whose end it does not know yet."""
+    """Return the number of jobs in the cache's index whose end is not recorded yet."""
     found = 0
     for path in (data / "processors").glob("*/index.sqlite"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:

@@ -1,4 +1,4 @@
-"""The evidence, by what the count looks for."""
+"""Indexes of the evidence for the count."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attrs import frozen
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformJob
 from faults.records import Sent
 
-WAITING = ("pending", "quarantined")  # the states of rows whose processor has not removed them
+WAITING = ("pending", "quarantined")  # states of rows that the processor has not removed
 
 Key: TypeAlias = tuple[str, str]  # AE title, SOP Instance UID
 
 
 @frozen(kw_only=True)
 class Finding:
-    """Something that must not be."""
+    """A violation of a rule."""
 
     rule: str
     what: str
@@ -29,18 +29,18 @@ class Finding:
 
 @frozen(kw_only=True)
 class Lookup:
-    """The same evidence, sorted and grouped."""
+    """The evidence, sorted and grouped."""
 
     sent: Mapping[Key, list[Sent]]  # in the order of sending
     started: list[PlatformJob]  # in the order of their creation
-    holding: Mapping[tuple[str, str], list[PlatformJob]]  # the same by pipeline and SOP Instance UID
+    holding: Mapping[tuple[str, str], list[PlatformJob]]  # started jobs by pipeline and SOP Instance UID
     rows: Mapping[Key, list[LedgerInstance]]
     by_number: Mapping[int, LedgerInstance]
     jobs: Mapping[str, LedgerJob]  # by id
 
 
 def look_up(evidence: Evidence) -> Lookup:
-    """Sort and group."""
+    """Sort and group the evidence."""
     sent, rows, holding = defaultdict(list), defaultdict(list), defaultdict(list)
     for request in sorted(evidence.sent, key=lambda request: request.began):
         sent[request.ae_title, request.sop_instance_uid].append(request)

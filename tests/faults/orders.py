@@ -1,4 +1,4 @@
-"""What a composer writes down of each request to the cache, beside `records`."""
+"""A composer's record of each request to the cache. See also `records`."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ COMPOSED = 201  # HTTP statuses
 DELETED = 204
 UNKNOWN = 404
 CONFLICT = 409
-PASSING = 503  # nothing has happened: ask again
+PASSING = 503  # nothing was changed: the request is repeated
 REFUSALS = (UNKNOWN, CONFLICT)
 
 
 @frozen(kw_only=True)
 class Order:
-    """A job that a composer wants, under one Idempotency-Key, which is the job's name too."""
+    """A job that a composer orders, with one Idempotency-Key, which is also the job's name."""
 
     key: str
     studies: tuple[str, ...] = field(converter=tuple)
     pipeline: str
-    submitter: str | None = None  # None: the AE title's own
+    submitter: str | None = None  # None: the submitter of the AE title
     keep: bool = True
     insist: bool = False
 
 
 @frozen(kw_only=True)
 class Call:
-    """One request for a job, as its composer saw it."""
+    """One request for a job, as the composer saw it."""
 
     order: Order
-    began: float  # seconds since 1970, before the first byte left
-    status: int | None = None  # of the answer; None: there was none
-    answered: float | None = None  # when it was there
+    began: float  # seconds since 1970, before the first byte was sent
+    status: int | None = None  # of the response; None without a response
+    answered: float | None = None  # seconds since 1970, when the response was received
     job_id: str = ""
     problem: str = ""  # the `type` of a refusal
 
     @property
     def is_definite(self) -> bool:
-        """Whether the answer says what has become of the order."""
+        """Return whether the response decides the order."""
         return self.status not in (None, PASSING)
 
 
@@ -58,19 +58,19 @@ class Deletion:
 
 @frozen(kw_only=True)
 class Orders:
-    """What composers wrote down, in the order in which it happened."""
+    """The records of composers, in the order of the requests."""
 
     calls: tuple[Call, ...] = ()
     deletions: tuple[Deletion, ...] = ()
 
 
 def read_orders(path: Path) -> Orders:
-    """Everything that a composer wrote into this file."""
+    """Read the record of a composer."""
     requests = read_requests(path)[0] if path.exists() else []
     calls = [_call(**request) for request in requests if "order" in request]
     deletions = [Deletion(**request) for request in requests if "study" in request]
     return Orders(calls=tuple(calls), deletions=tuple(deletions))
 
 
-def _call(order: dict[str, str | Sequence[str] | bool], **told: float | str) -> Call:
-    return Call(order=Order(**order), **told)  # type: ignore[arg-type] # as they were written
+def _call(order: dict[str, str | Sequence[str] | bool], **fields: float | str) -> Call:
+    return Call(order=Order(**order), **fields)  # type: ignore[arg-type] # as they were recorded

@@ -1,4 +1,4 @@
-"""The platform: the emulator in a process of its own, which fails on demand, is killed, and comes back."""
+"""The platform: the emulator in a separate process, with injected faults, killed and restarted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from random import Random
 from faults.adapter import Ports
 
 CALLS = ("Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Jobs.Start", "Jobs.Status", "Jobs.List", "*")
-# What may pass by itself: the adapter tries again.
+# Transient faults: the adapter retries.
 PASSING = (
     "status,face=grpc,status=UNAVAILABLE",
     "status,face=grpc,status=RESOURCE_EXHAUSTED",
@@ -25,7 +25,7 @@ PASSING = (
     "status,face=rest,status=500",
     "status,face=rest,status=503",
     "code,code=-4098",  # pipeline not stored
-    "code,code=-8194",  # job not stored
+    "code,code=-8194",  # pipeline not stored
     "code,code=-32767",  # internal
     "reset",
     "reset",
@@ -35,18 +35,18 @@ PASSING = (
     "truncate",
     "garbage",
     "delay,seconds=0.5",
-    "delay,seconds=3",  # longer than the adapter's deadlines
+    "delay,seconds=3",  # longer than the adapter's time limits
 )
-# What an operator has to mend: the job is faulted, and retried at the end.
+# Permanent faults: the job is faulted, and retried at the end.
 LASTING = ("code,code=-4097", "status,face=grpc,status=PERMISSION_DENIED", "status,face=rest,status=403")
 LASTING_SHARE = 0.1
-MOST_FAULTS = 16  # in one life
-LIFE_SECONDS = (4.0, 25.0)
-REST_SECONDS = (0.0, 2.0)
+MOST_FAULTS = 16  # in one run of the emulator
+RUN_SECONDS = (4.0, 25.0)
+DOWN_SECONDS = (0.0, 2.0)
 
 
 class Platform:
-    """One emulator at a time, in one folder, under the same two ports."""
+    """One emulator at a time, always with the same folder and ports."""
 
     def __init__(self, folder: Path, ports: Ports, random: Random) -> None:
         folder.mkdir()
@@ -58,35 +58,35 @@ class Platform:
         self._random = random
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = threading.Event()
-        self._lives = threading.Thread(target=self._live, name="platform", daemon=True)
+        self._thread = threading.Thread(target=self._run_repeatedly, name="platform", daemon=True)
 
     def start(self) -> None:
-        """Begin a row of lives, with faults."""
-        self._lives.start()
+        """Start and kill the emulator repeatedly, with faults."""
+        self._thread.start()
 
     def calm_down(self) -> None:
-        """Kill it a last time, and start it without faults."""
+        """Kill the emulator a last time, and start it without faults."""
         self.end()
         self._launch([])
 
     def ensure_running(self) -> None:
-        """Start it, without faults, unless it lives."""
+        """Start the emulator without faults, unless it is running."""
         if self._process is None or self._process.poll() is not None:
             self._launch([])
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill the emulator if it is running."""
         self._ending.set()
-        if self._lives.is_alive():
-            self._lives.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._kill()
 
-    def _live(self) -> None:
+    def _run_repeatedly(self) -> None:
         while not self._ending.is_set():
             self._launch(self._faults())
-            self._ending.wait(self._random.uniform(*LIFE_SECONDS))
+            self._ending.wait(self._random.uniform(*RUN_SECONDS))
             self._kill()
-            self._ending.wait(self._random.uniform(*REST_SECONDS))
+            self._ending.wait(self._random.uniform(*DOWN_SECONDS))
 
     def _launch(self, faults: list[str]) -> None:
         command = [sys.executable, "-m", "dicom_adapter", "emulate-platform", "--run-seconds", "0.5"]
@@ -112,10 +112,10 @@ class Platform:
         call, kind = random.choice(CALLS), random.choice(kinds)
         return f"{call}={kind},after={random.randrange(25)},times={random.randint(1, 6)}"
 
-    # --- what it was like -------------------------------------------------------------------------------------------
+    # --- figures ----------------------------------------------------------------------------------------------------
 
     def faults_by_kind(self) -> Counter[str]:
-        """The calls that a fault struck."""
+        """Return the number of calls with an injected fault, by kind."""
         lines = self._calls.read_text(encoding="utf-8").splitlines() if self._calls.exists() else []
         faults = (json.loads(line).get("fault") for line in lines)
         return Counter(fault for fault in faults if fault)

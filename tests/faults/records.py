@@ -1,4 +1,4 @@
-"""What a client writes down of each request: a line before it, a line after its answer. Independent of the adapter."""
+"""The record of a client: one line before each request, one after its response. Independent of the adapter."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ SUCCESS = 0x0000  # PS3.4 table B.2-1
 
 @frozen(kw_only=True)
 class Sent:
-    """One C-STORE request as its sender saw it."""
+    """One C-STORE request, as the sender saw it."""
 
-    ae_title: str  # called
+    ae_title: str  # called AE title
     study_instance_uid: str
     sop_instance_uid: str
-    digest: str  # of the data set's bytes
-    began: float  # seconds since 1970, before the first byte left
-    status: int | None = None  # of the response; None: there was none
-    answered: float | None = None  # seconds since 1970, when the response was there
+    digest: str  # of the encoded data set
+    began: float  # seconds since 1970, before the first byte was sent
+    status: int | None = None  # of the response; None without a response
+    answered: float | None = None  # seconds since 1970, when the response was received
 
     @property
     def is_acknowledged(self) -> bool:
-        """The adapter has taken it upon itself."""
+        """Return whether the adapter is responsible for the instance."""
         return self.status == SUCCESS
 
     @property
     def may_be_kept(self) -> bool:
-        """Acknowledged, or the answer was lost: then only the adapter knows."""
+        """Return whether it was acknowledged, or the response was lost, so that only the adapter can know."""
         return self.status in (None, SUCCESS)
 
 
 class Record:
-    """A file that a sender or composer appends to; a line that was written survives its end."""
+    """A file that a sender or composer appends to. A line that was written survives the end of the process."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._requests = 0
 
     def begin(self, request: dict[str, Any]) -> int:
-        """Write down that a request is about to leave; returns its number."""
+        """Record a request before it is sent. Returns its number."""
         self._requests += 1
         self.note({"request": self._requests, **request})
         return self._requests
 
     def end(self, request: int, **answer: Any) -> None:
-        """Write down what was answered."""
+        """Record the response to a request."""
         self.note({"answer": request, **answer, "answered": time.time()})
 
     def note(self, line: dict[str, Any]) -> None:
-        """Write down something else."""
+        """Record another event."""
         os.write(self._descriptor, json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class Record:
 
 @frozen(kw_only=True)
 class Records:
-    """What several senders wrote down."""
+    """The records of several senders."""
 
     sent: tuple[Sent, ...]
     associations: Counter[str]  # by how they ended
@@ -78,7 +78,7 @@ class Records:
 
 
 def read(paths: Iterable[Path]) -> Records:
-    """Everything that senders wrote into these files."""
+    """Read the records of senders."""
     sent: list[Sent] = []
     associations: Counter[str] = Counter()
     for path in paths:
@@ -89,7 +89,7 @@ def read(paths: Iterable[Path]) -> Records:
 
 
 def read_requests(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """All requests of a file, each with its answer, and what else was noted; what is being written is left out."""
+    """Return all requests of a file with their responses, and the other events. An incomplete last line is ignored."""
     requests: dict[int, dict[str, Any]] = {}
     notes = []
     for line in path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
@@ -104,6 +104,6 @@ def read_requests(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def data_set_digest(path: Path) -> str:
-    """SHA-256 of a Part 10 file's data set: what follows the File Meta Information (PS3.10 section 7.1)."""
+    """Return the SHA-256 of a Part 10 file's data set, which follows the File Meta Information (PS3.10 section 7.1)."""
     _meta, start = split_dataset(path)
     return hashlib.sha256(path.read_bytes()[start:]).hexdigest()

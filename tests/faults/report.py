@@ -1,4 +1,4 @@
-"""What a run was like, for people."""
+"""The report of a run."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from attrs import field, frozen
 
 from faults.count import Finding
 
-MOST_SHOWN = 40  # findings, in what is printed
+MOST_SHOWN = 40  # findings that are printed
 
 
 @frozen(kw_only=True)
 class Report:
-    """One run."""
+    """The figures of one run."""
 
     seed: str
     seconds: float  # with faults
-    drained_in: float | None  # seconds after that; None: it was not within the deadline
+    drained_in: float | None  # after the faults; None: not within the time limit
     kills: Mapping[str, int]  # of the adapter, by process
     launches: int
-    reloads: int  # that were called for
-    applied: int  # of these
+    reloads: int  # requested
+    applied: int  # of the requested ones
     platform_restarts: int
     faults: Mapping[str, int]  # calls of the platform, by kind of fault
     associations: Mapping[str, int]  # by how they ended
     sent: int
     answers: Mapping[str, int]  # C-STORE requests by status
-    orders: int  # jobs that the composer wanted
-    composing: Mapping[str, int]  # requests for them by status
+    orders: int  # jobs that the composer ordered
+    composing: Mapping[str, int]  # requests for jobs, by status
     deleting: Mapping[str, int]  # requests to delete studies, by status
     ledger: Mapping[str, int]  # rows by state
     started_jobs: int
-    jobs_never_started: int  # on the platform: a creation whose answer was lost
-    retried: int  # faulted jobs, by the operator
+    jobs_never_started: int  # created on the platform, but the response was lost
+    retried: int  # faulted jobs that were retried
     orphans: int
     findings: tuple[Finding, ...] = field(default=())
 
@@ -48,15 +48,15 @@ class Report:
             f"seed {self.seed}: {self.seconds:.0f} s of faults, {drained}",
             f"  adapter        {_counted(self.kills, 'killed')}; started {self.launches} times",
             f"                 {self.reloads} reloads, {self.applied} of them applied",
-            f"  platform       started again {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
-            f"  associations   {_counted(self.associations, 'in all')}",
+            f"  platform       restarted {self.platform_restarts} times; {_counted(self.faults, 'faults')}",
+            f"  associations   {_counted(self.associations, 'in total')}",
             f"  instances      {self.sent} C-STOREs: {_counted(self.answers, 'answers')}",
             f"  cache          {self.orders} orders, in {_counted(self.composing, 'requests')}",
             f"                 deletions in {_counted(self.deleting, 'requests')}",
             f"  ledger         {_counted(self.ledger, 'rows')}; {self.retried} faulted jobs retried",
             f"  started jobs   {self.started_jobs}; created and never started: {self.jobs_never_started}",
             f"  orphans        {self.orphans} stored objects without a row",
-            f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in all')}",
+            f"  findings       {_counted(Counter(finding.rule for finding in self.findings), 'in total')}",
             *(f"    {finding}" for finding in self.findings[:MOST_SHOWN]),
             "  nothing acknowledged was lost, nothing was started twice" if self.is_good else "  FAILED",
         ]

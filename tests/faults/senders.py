@@ -1,4 +1,4 @@
-"""DICOM senders: `python -m faults.senders`, each a process of its own, until its standard input ends."""
+"""DICOM senders: `python -m faults.senders`, each a separate process, until its standard input is closed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from faults.clients import Client, work
 from faults.records import Record, Records, Sent, read
 from faults.studies import Delivery, End, Instance, deliveries
 
-ANSWER_SECONDS = 20.0  # that a sender waits; longer than a ledger that is in use
+ANSWER_SECONDS = 20.0  # longer than the time limit of a locked ledger
 PAUSE_SECONDS = (0.0, 0.6)  # between two associations
-REFUSED_SECONDS = 1.0  # instead, when there was no association
-ASSOCIATE_BYTES = 300  # of an A-ASSOCIATE-RQ of ours, about
-LONGEST_ANSWERS = 1200  # bytes, of A-ASSOCIATE-AC and a few C-STORE-RSP
-SENT_AGAIN = 0.8  # of what was not acknowledged
+REFUSED_SECONDS = 1.0  # instead, if there was no association
+ASSOCIATE_BYTES = 300  # approximate size of an A-ASSOCIATE-RQ
+LONGEST_ANSWERS = 1200  # bytes of an A-ASSOCIATE-AC and a few C-STORE-RSP
+SENT_AGAIN = 0.8  # share of unacknowledged instances
 SENT_AGAIN_AFTER = (0.2, 6.0)  # seconds
 
 
@@ -40,10 +40,10 @@ class _Due:
 
 
 class Sender:
-    """Makes up studies and sends them, one association at a time."""
+    """Creates studies and sends them, one association at a time."""
 
     def __init__(self, port: int, folder: Path, name: str, seed: str) -> None:
-        _config.STORE_SEND_CHUNKED_DATASET = True  # else data sets would be decoded and encoded again
+        _config.STORE_SEND_CHUNKED_DATASET = True  # otherwise data sets would be decoded and encoded
         self._port = port
         self._record = Record(folder / f"{name}.jsonl")
         self._name = name
@@ -53,7 +53,7 @@ class Sender:
         self._numbers = count()
 
     def run(self, stopping: threading.Event) -> None:
-        """Send until told to stop."""
+        """Send until `stopping` is set."""
         while not stopping.is_set():
             if not self._waiting or self._waiting[0].at > time.monotonic():
                 for after, delivery in next(self._studies):
@@ -66,7 +66,7 @@ class Sender:
         heapq.heappush(self._waiting, _Due(time.monotonic() + seconds, next(self._numbers), delivery))
 
     def _deliver(self, delivery: Delivery) -> bool:
-        """Returns whether there was an association."""
+        """Return whether there was an association."""
         association = self._associate(delivery)
         if not association.is_established:
             self._note("rejected" if association.is_rejected else "not established")
@@ -116,7 +116,7 @@ class Sender:
         return self._port
 
     def _store(self, association: Association, delivery: Delivery, instance: Instance) -> bool:
-        """Returns whether it was answered. What was never begun is not written down."""
+        """Return whether there was a response. A request that was not sent is not recorded."""
         if not association.is_established:
             return False
         sent = Sent(
@@ -129,7 +129,7 @@ class Sender:
         request = self._record.begin(asdict(sent))
         try:
             answer = association.send_c_store(instance.path)
-        except RuntimeError:  # how pynetdicom says that the association is gone
+        except RuntimeError:  # raised by pynetdicom if the association has ended
             return False
         if "Status" not in answer:
             return False
@@ -137,7 +137,7 @@ class Sender:
         return True
 
     def _try_again(self, delivery: Delivery, missing: Sequence[Instance]) -> None:
-        """As senders do; some give up."""
+        """Send missing instances again later, as senders do. Some give up."""
         if missing and self._random.random() < SENT_AGAIN:
             later = Delivery(ae_title=delivery.ae_title, instances=tuple(missing))
             self._send_later(self._random.uniform(*SENT_AGAIN_AFTER), later)
@@ -151,7 +151,7 @@ def _studies(folder: Path, seed: str) -> Iterator[list[tuple[float, Delivery]]]:
 
 
 def _send_at_once(event: evt.Event) -> None:
-    """A C-STORE is two small PDUs; the second must not wait for the acknowledgement of the first."""
+    """Send without delay: the second PDU of a C-STORE must not wait for the acknowledgement of the first one."""
     connection: socket.socket = event.assoc.dul.socket.socket  # type: ignore[union-attr,assignment] # it is open
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -172,18 +172,18 @@ class Senders:
             client.start(port)
 
     def stop(self) -> list[int]:
-        """Let each finish the association that it has; returns their exit statuses."""
+        """Let each sender finish its association. Returns the exit statuses."""
         for client in self._clients:
-            client.tell_to_stop()
+            client.request_stop()
         return [client.wait() for client in self._clients]
 
     def end(self) -> None:
-        """Leave nothing behind."""
+        """Kill the senders that are running."""
         for client in self._clients:
             client.end()
 
     def records(self) -> Records:
-        """What they have written down so far."""
+        """Return the records so far."""
         return read(client.record for client in self._clients if client.record.exists())
 
 

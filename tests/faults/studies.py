@@ -1,4 +1,4 @@
-"""The studies that senders make up: synthetic images, and in which associations they travel."""
+"""The studies of the senders: synthetic instances, and the associations that deliver them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dicom_adapter.dicom.synthetic import MODALITIES, TRANSFER_SYNTAXES, make_in
 from faults.adapter import AE_TITLES, CACHE
 from faults.records import data_set_digest
 
-PATIENTS = 40  # so that studies of one patient meet
+PATIENTS = 40  # few, so that several studies have the same patient
 MOST_INSTANCES = 10
-ROWS = (8, 8, 8, 16, 16, 32, 64, 160)  # 8 rows are below one PDU, 160 need several
-NAMELESS = 0.06  # of the studies are without a Patient ID: who groups by it has to quarantine their instances
-LATE, DUPLICATES, CHANGED = 0.3, 0.3, 0.2  # of the studies: come in two parts, come again, come again as others
-LATER_SECONDS = (0.5, 12.0)  # the adapter waits for 5 seconds or more: some come in time, some are late
+ROWS = (8, 8, 8, 16, 16, 32, 64, 160)  # 8 rows fit into one PDU, 160 need several
+NAMELESS = 0.06  # share of studies without a Patient ID: an AE title that groups by patient quarantines them
+LATE, DUPLICATES, CHANGED = 0.3, 0.3, 0.2  # shares of studies in two parts, sent twice, sent with other bytes
+LATER_SECONDS = (0.5, 12.0)  # the adapter waits for 5 seconds or more: some are in time, some are late
 
 
 class End(str, Enum):
-    """How an association is meant to end."""
+    """How an association ends."""
 
     RELEASE = "release"
     ABORT = "abort"  # A-ABORT after some of the instances
     BREAK = "break"  # the connection is reset after some of the sender's bytes
-    LOSE_ANSWER = "lose answer"  # it is reset after some of the adapter's bytes
+    LOSE_ANSWER = "lose answer"  # the connection is reset after some of the adapter's bytes
 
 
-ENDS = {End.RELEASE: 70, End.ABORT: 10, End.BREAK: 12, End.LOSE_ANSWER: 8}  # in a hundred
+ENDS = {End.RELEASE: 70, End.ABORT: 10, End.BREAK: 12, End.LOSE_ANSWER: 8}  # per cent
 
 
 @frozen(kw_only=True)
@@ -48,17 +48,17 @@ class Instance:
 
 @frozen(kw_only=True)
 class Delivery:
-    """What one association is to carry."""
+    """The instances of one association."""
 
     ae_title: str
     instances: tuple[Instance, ...] = field(repr=False)
     end: End = End.RELEASE
-    ends_at: float = 1.0  # the share of instances or bytes after which it ends so
+    ends_at: float = 1.0  # the share of instances or bytes after which it ends
 
 
 @frozen(kw_only=True)
 class _Study:
-    """What the instances of a study have in common."""
+    """The common attributes of a study's instances."""
 
     folder: Path
     seed: str
@@ -69,7 +69,7 @@ class _Study:
     transfer_syntax: UID
 
     def instance(self, number: int, version: int = 1) -> Instance:
-        """Write one instance; another version is another data set of the same SOP Instance UID."""
+        """Write one instance. Another version has the same SOP Instance UID and another data set."""
         data_set = make_instance(
             modality=self.modality,
             patient_id=self.patient,
@@ -96,12 +96,12 @@ class _Study:
 
 
 def deliveries(folder: Path, seed: str) -> list[tuple[float, Delivery]]:
-    """The study of this seed, written to `folder`, as deliveries with the seconds after which each is due."""
+    """Write the study of this seed to `folder`. Returns its deliveries, each with the seconds after which it is due."""
     random = Random(seed)
     study = _Study(
         folder=folder,
         seed=seed,
-        ae_title=random.choice([*AE_TITLES, CACHE]),  # more often there: others choose among what it has
+        ae_title=random.choice([*AE_TITLES, CACHE]),  # more often to the cache, from which the composer chooses
         modality=random.choice(list(MODALITIES)),
         patient="" if random.random() < NAMELESS else f"SYN-{random.randrange(PATIENTS):04}",
         rows=random.choice(ROWS),

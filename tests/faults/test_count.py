@@ -1,4 +1,4 @@
-"""The count finds whatever is wrong: each case changes evidence in which everything is right."""
+"""The count finds every kind of error: each case changes correct evidence."""
 
 from __future__ import annotations
 
@@ -65,37 +65,37 @@ Change = Callable[[Evidence], Evidence]
 
 
 def rules(evidence: Evidence) -> set[str]:
-    """The rules that are broken."""
+    """Return the names of the broken rules."""
     return {finding.rule for finding in count(evidence)}
 
 
 def first_started(**changes: Any) -> Change:
-    """The first started job is otherwise."""
+    """Return a change of the first started job."""
     return lambda good: evolve(good, platform_jobs=(evolve(STARTED[0], **changes), STARTED[1]))
 
 
 def first_job(**changes: Any) -> Change:
-    """The first job of the ledger is otherwise."""
+    """Return a change of the ledger's first job."""
     return lambda good: evolve(good, jobs=(evolve(JOBS[0], **changes), JOBS[1]))
 
 
 def row(**changes: Any) -> Change:
-    """The row of the instance is otherwise."""
+    """Return a change of the instance's row."""
     return lambda good: evolve(good, instances=(evolve(ROW, **changes),))
 
 
 def sent(**changes: Any) -> Change:
-    """The request is otherwise."""
+    """Return a change of the C-STORE request."""
     return lambda good: evolve(good, sent=(evolve(SENT, **changes),))
 
 
 def also_sent(**changes: Any) -> Change:
-    """There is another request after the first one."""
+    """Return a change that adds another request after the first one."""
     return lambda good: evolve(good, sent=(SENT, evolve(SENT, **{"began": 11.0, **changes})))
 
 
 def also_started(**changes: Any) -> Change:
-    """There is another job on the platform."""
+    """Return a change that adds another job on the platform."""
     return lambda good: evolve(good, platform_jobs=(*STARTED, evolve(STARTED[0], job_id="another", **changes)))
 
 
@@ -106,12 +106,12 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an instance is in no job": (first_started(files=()), "acknowledged"),
     "a job was never started": (first_started(is_started=False), "acknowledged"),
     "an instance sent again is in no later job": (also_sent(began=30.0), "acknowledged"),
-    "an instance is in a job of bytes that nobody sent": (first_started(files=OTHER_BYTES), "payloads"),
+    "a job has bytes that were not sent": (first_started(files=OTHER_BYTES), "payloads"),
     "a refused instance is in a job": (sent(status=0xA700), "payloads"),
     "an instance of another AE title is in a job": (sent(ae_title="STUDIES"), "payloads"),
     "a file is there twice": (first_started(files=STARTED[0].files * 2), "payloads"),
     "a job of the ledger was started twice": (also_started(), "one job"),
-    "a job that the ledger does not know was started": (also_started(adapter_job="unknown"), "one job"),
+    "an unknown job was started": (also_started(adapter_job="unknown"), "one job"),
     "another job than the ledger's was started": (first_job(platform_job="another"), "one job"),
     "a job is faulted": (first_job(state="faulted"), "one job"),
     "an instance is in two jobs of one pipeline": (also_started(adapter_job="job-9"), "once"),
@@ -138,10 +138,10 @@ RIGHT: dict[str, Change] = {
     "the answer was lost": sent(status=None),
     "a duplicate was merged": also_sent(),
     "a duplicate was refused": also_sent(status=0x0111, digest="d2"),
-    "a newer arrival stands for it": lambda good: evolve(
+    "a newer arrival superseded it": lambda good: evolve(
         also_sent(digest="d2")(good), platform_jobs=tuple(evolve(job, files=OTHER_BYTES) for job in STARTED)
     ),
-    "a creation was repeated, and one of the two never started": also_started(is_started=False),
+    "a job was created twice and started once": also_started(is_started=False),
     "it is quarantined": lambda good: evolve(
         good,
         platform_jobs=(),
@@ -153,24 +153,23 @@ RIGHT: dict[str, Change] = {
     "a service gave up": lambda good: evolve(
         good, log=({"event": "text", "text": "error: the host ended with status -9; the log says why"},)
     ),
-    "a platform refuses": lambda good: evolve(good, log=({"event": "job_faulted", "error": "job 1: refused"},)),
+    "the platform refused a job": lambda good: evolve(good, log=({"event": "job_faulted", "error": "job 1: refused"},)),
 }
 
 
 @pytest.mark.parametrize(("change", "rule"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_found(change: Change, rule: str) -> None:
+def test_every_error_is_found(change: Change, rule: str) -> None:
     """The rule that is broken is among the findings."""
     assert rule in rules(change(GOOD))
 
 
 @pytest.mark.parametrize("change", RIGHT.values(), ids=RIGHT.keys())
-def test_what_may_be_is_no_finding(change: Change) -> None:
-    """Nothing is found where the adapter kept its word."""
+def test_correct_behaviour_is_no_finding(change: Change) -> None:
     assert set() == rules(change(GOOD))
 
 
 def test_orphans_are_objects_that_no_row_needs() -> None:
-    """A stored object without a row, or whose row is reclaimed, is an orphan; one of a waiting row is not."""
+    """A stored object without a row, or with a reclaimed row, is an orphan. One with a quarantined row is not."""
     evidence = evolve(row(state="quarantined")(GOOD), stored=frozenset({STORED, "k9"}))
     assert {"k9"} == orphans(evidence)
     assert {STORED, "k9"} == orphans(evolve(GOOD, stored=evidence.stored))

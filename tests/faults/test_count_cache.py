@@ -1,7 +1,8 @@
-"""The count finds whatever is wrong with what was kept and composed: each case changes evidence that is right.
+"""The count finds every kind of error in what was kept and composed: each case changes correct evidence.
 
-Two studies came to the cache at 10 s. KEEP has a job of both, at 20 s, and left them there. GO has one of the second,
-at 30 s, and took it along. The first study was deleted at 40 s, and came again at 50 s. GO was asked for again at 60 s.
+The cache received two studies at 10 s. The job KEEP has both, at 20 s, and left them in the cache. The job GO has the
+second, at 30 s, and deleted it afterwards. The first study was deleted at 40 s and received again at 50 s. GO was
+requested again at 60 s.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from faults.adapter import AE_TITLES, CACHE
 from faults.count import count
 from faults.count_cache import STILL_ARRIVING
 from faults.evidence import Evidence, LedgerInstance, LedgerJob, PlatformFile, PlatformJob
+from faults.kept import Kept
 from faults.orders import Call, Deletion, Order, Orders
 from faults.records import Sent
-from faults.shelf import Kept
 
 PIPELINE = AE_TITLES[CACHE].pipelines[0]
-FIRST, SECOND = "2.25.11", "2.25.12"  # studies of one instance each, whose UID has one more part
+FIRST, SECOND = "2.25.11", "2.25.12"  # studies of one instance each, whose UID has one more component
 
 
 def sent(study: str, began: float) -> Sent:
-    """An instance that was acknowledged half a second later."""
+    """Return a C-STORE request that was acknowledged half a second later."""
     return Sent(
         ae_title=CACHE,
         study_instance_uid=study,
@@ -38,7 +39,7 @@ def sent(study: str, began: float) -> Sent:
 
 
 def row(number: int, study: str, received: float, state: str, changed: float) -> LedgerInstance:
-    """Its row."""
+    """Return the row of the study's instance."""
     return LedgerInstance(
         number=number,
         ae_title=CACHE,
@@ -53,7 +54,7 @@ def row(number: int, study: str, received: float, state: str, changed: float) ->
 
 
 def job(name: str, instances: tuple[int, ...]) -> LedgerJob:
-    """A submitted job."""
+    """Return a submitted job."""
     return LedgerJob(
         job_id=f"id of {name}",
         name=name,
@@ -66,7 +67,7 @@ def job(name: str, instances: tuple[int, ...]) -> LedgerJob:
 
 
 def started(name: str, created: float, studies: tuple[str, ...]) -> PlatformJob:
-    """The same on the platform."""
+    """Return the same job on the platform."""
     files = tuple(PlatformFile(sop_instance_uid=f"{study}.1", digest=f"bytes of {study}") for study in studies)
     return PlatformJob(
         job_id=f"platform's {name}",
@@ -82,7 +83,7 @@ KEEP = Order(key="KEEP", studies=(FIRST, SECOND), pipeline=PIPELINE)
 GO = Order(key="GO", studies=(SECOND,), pipeline=PIPELINE, keep=False)
 COMPOSED = (
     Call(order=KEEP, began=20.0, status=201, answered=20.5, job_id="id of KEEP"),
-    Call(order=GO, began=30.0),  # the answer was lost
+    Call(order=GO, began=30.0),  # the response was lost
     Call(order=GO, began=31.0, status=201, answered=31.5, job_id="id of GO"),
     Call(order=GO, began=60.0, status=201, answered=60.5, job_id="id of GO"),
 )
@@ -109,12 +110,12 @@ Change = Callable[[Evidence], Evidence]
 
 
 def rules(evidence: Evidence) -> set[str]:
-    """The rules that are broken."""
+    """Return the names of the broken rules."""
     return {finding.rule for finding in count(evidence)}
 
 
 def changed(values_of: str, place: int, **changes: Any) -> Change:
-    """One of these values is otherwise."""
+    """Return a change of one of these values."""
 
     def change(good: Evidence) -> Evidence:
         values = list(getattr(good, values_of))
@@ -125,7 +126,7 @@ def changed(values_of: str, place: int, **changes: Any) -> Change:
 
 
 def call(place: int, **changes: Any) -> Change:
-    """One of the calls was otherwise."""
+    """Return a change of one of the calls."""
 
     def change(good: Evidence) -> Evidence:
         calls = list(COMPOSED)
@@ -136,14 +137,14 @@ def call(place: int, **changes: Any) -> Change:
 
 
 def also(**changes: Any) -> Change:
-    """An order of the first study was given at 70 s, without an answer."""
+    """Return a change that adds an order of the first study at 70 s."""
     order = Order(key="MORE", studies=(FIRST,), pipeline=PIPELINE, insist=changes.pop("insist", False))
     more = Call(order=order, **{"began": 70.0, "answered": 70.5, **changes})
     return lambda good: evolve(good, orders=evolve(good.orders, calls=(*COMPOSED, more)))
 
 
 def with_job(change: Change, instances: tuple[int, ...], **changes: Any) -> Change:
-    """That order has a job."""
+    """Return a change that adds a job for that order."""
 
     def whole(good: Evidence) -> Evidence:
         return evolve(
@@ -156,7 +157,7 @@ def with_job(change: Change, instances: tuple[int, ...], **changes: Any) -> Chan
 
 
 def deletions(*made: Deletion) -> Change:
-    """Other studies were deleted."""
+    """Return a change that replaces the deletions."""
     return lambda good: evolve(good, orders=evolve(good.orders, deletions=made))
 
 
@@ -166,29 +167,29 @@ SECOND_AGAIN = row(4, SECOND, 25.0, "quarantined", 25.0)
 WRONG: dict[str, tuple[Change, str]] = {
     "an acknowledged instance has no row": (
         lambda good: evolve(good, sent=(*SENT, sent("2.25.13", 15.0))),
-        "stood for",
+        "stored",
     ),
-    "it had gone before it was sent": (lambda good: evolve(good, sent=(*SENT, sent(SECOND, 45.0))), "stood for"),
-    "its row has other bytes": (changed("sent", 1, digest="others"), "stood for"),
-    "a row went with a job that was to keep it": (
+    "its row was deleted before it was sent": (lambda good: evolve(good, sent=(*SENT, sent(SECOND, 45.0))), "stored"),
+    "its row has other bytes": (changed("sent", 1, digest="others"), "stored"),
+    "a row was deleted with a job that should keep it": (
         lambda good: evolve(good, orders=evolve(good.orders, deletions=())),
         "gone",
     ),
-    "a row went before its study was deleted": (changed("instances", 0, changed=39.0), "gone"),
-    "a row stays although its job took it along": (changed("instances", 1, state="pending"), "cleaned up"),
-    "a row stays although its study was deleted": (changed("instances", 0, state="pending"), "cleaned up"),
+    "a row was deleted before its study was deleted": (changed("instances", 0, changed=39.0), "gone"),
+    "a row is kept although its job should have deleted it": (changed("instances", 1, state="pending"), "cleaned up"),
+    "a row is kept although its study was deleted": (changed("instances", 0, state="pending"), "cleaned up"),
     "an order failed": (call(3, status=500), "composed"),
     "a repeated order is another job": (call(3, job_id="another"), "composed"),
-    "the answer names no job of the ledger": (call(0, job_id="another"), "composed"),
+    "the response has an unknown job": (call(0, job_id="another"), "composed"),
     "an order has two jobs": (
         lambda good: evolve(good, jobs=(*JOBS, evolve(JOBS[0], job_id="another"))),
         "composed",
     ),
-    "a lost order has two jobs": (
+    "an order without a response has two jobs": (
         lambda good: evolve(with_job(also(answered=None), (3,))(good), jobs=(*JOBS, *[job("MORE", (3,))] * 2)),
         "composed",
     ),
-    "a job is of another pipeline": (
+    "a job has another pipeline": (
         changed("jobs", 0, pipeline=AE_TITLES[CACHE].pipelines[1]),
         "composed",
     ),
@@ -200,7 +201,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "a job lacks a study": (changed("jobs", 0, instances=(1,)), "complete"),
     "a job has a study that was not ordered": (changed("jobs", 1, instances=(1, 2)), "complete"),
-    "a job lacks an instance that was there": (
+    "a job lacks an instance that was stored": (
         lambda good: evolve(
             good,
             sent=(*SENT, evolve(sent(FIRST, 12.0), sop_instance_uid=f"{FIRST}.2", digest="d2")),
@@ -208,29 +209,29 @@ WRONG: dict[str, tuple[Change, str]] = {
         ),
         "complete",
     ),
-    "a job lacks an instance that came before the order was given again": (
+    "a job lacks an instance that was stored before the order was repeated": (
         with_job(lambda good: also(status=201, job_id="id of MORE")(later(good)), (3,)),
         "complete",
     ),
-    "what was refused has a job": (with_job(also(status=404), (3,)), "refused"),
-    "a study that was there is unknown": (also(status=404), "refused"),
-    "a study that came long ago is arriving": (also(status=409, problem=STILL_ARRIVING), "refused"),
-    "who insists is refused": (also(began=52.0, status=409, problem=STILL_ARRIVING, insist=True), "refused"),
-    "it is refused for something else": (also(began=52.0, status=409, problem="about:blank"), "refused"),
+    "a refused order has a job": (with_job(also(status=404), (3,)), "refused"),
+    "a stored study is unknown": (also(status=404), "refused"),
+    "a study of long ago is still arriving": (also(status=409, problem=STILL_ARRIVING), "refused"),
+    "an order that insists is refused": (also(began=52.0, status=409, problem=STILL_ARRIVING, insist=True), "refused"),
+    "an order is refused for another reason": (also(began=52.0, status=409, problem="about:blank"), "refused"),
     "a repeated order is refused": (call(3, status=404), "refused"),
     "a kept instance is not shown": (lambda good: evolve(good, kept=()), "shown"),
     "a kept instance is shown twice": (lambda good: evolve(good, kept=good.kept * 2), "shown"),
-    "what is gone is shown": (changed("kept", 0, sop_instance_uid="2.25.99"), "shown"),
+    "a deleted instance is shown": (changed("kept", 0, sop_instance_uid="2.25.99"), "shown"),
     "other bytes are shown": (changed("kept", 0, digest="others"), "shown"),
 }
 
 RIGHT: dict[str, Change] = {
     "everything is right": lambda good: good,
-    "the last order was lost": also(answered=None),
-    "a lost order has a job": with_job(also(answered=None), (3,)),
+    "the response to the last order was lost": also(answered=None),
+    "an order without a response has a job": with_job(also(answered=None), (3,)),
     "an order has a job": with_job(COMPOSED_MORE, (3,)),
     "the adapter was busy": also(status=503),
-    "a study that arrives is refused": also(began=52.0, status=409, problem=STILL_ARRIVING),
+    "a study that is still arriving is refused": also(began=52.0, status=409, problem=STILL_ARRIVING),
     "a study that is being deleted is unknown": lambda good: evolve(
         also(status=404)(changed("instances", 2, state="reclaimed", changed=70.3)(good)),
         orders=Orders(
@@ -248,7 +249,7 @@ RIGHT: dict[str, Change] = {
 
 
 def later(good: Evidence) -> Evidence:
-    """One more instance of the first study was acknowledged at 60 s."""
+    """Add an instance of the first study that was acknowledged at 60 s."""
     more = {"sop_instance_uid": f"{FIRST}.2"}
     return evolve(
         good,
@@ -260,12 +261,11 @@ def later(good: Evidence) -> Evidence:
 
 
 @pytest.mark.parametrize(("change", "rule"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_found(change: Change, rule: str) -> None:
+def test_every_error_is_found(change: Change, rule: str) -> None:
     """The rule that is broken is among the findings."""
     assert rule in rules(change(GOOD))
 
 
 @pytest.mark.parametrize("change", RIGHT.values(), ids=RIGHT.keys())
-def test_what_may_be_is_no_finding(change: Change) -> None:
-    """Nothing is found where the adapter kept its word."""
+def test_correct_behaviour_is_no_finding(change: Change) -> None:
     assert set() == rules(change(GOOD))

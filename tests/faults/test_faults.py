@@ -1,4 +1,4 @@
-"""A short run of the fault harness; `make faults` is the long one."""
+"""A short run of the fault harness. `make faults` is a long one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from faults.campaign import Plan, run
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(240)  # on a machine that does much else; it takes half a minute
+@pytest.mark.timeout(240)  # on a slow machine; usually it takes half a minute
 def test_nothing_acknowledged_is_lost_and_nothing_starts_twice(tmp_path: Path) -> None:
-    """Killed and failed for some seconds, the adapter drains, and every count is right.
+    """After some seconds of kills and faults the adapter drains, and the count has no finding.
 
-    Runs of the same harness failed with a C-STORE that was answered before its row was written (acknowledged), with
-    jobs and releases committed one after the other (once), with objects that were reclaimed before their jobs were
-    submitted (acknowledged), with an Idempotency-Key that the cache forgot (composed), and with a clean-up that took
-    along what had come later (gone, refused).
+    Verified to fail when a C-STORE is answered before its row is written (acknowledged), jobs and releases are
+    committed separately (once), objects are reclaimed before their jobs are submitted (acknowledged), the cache forgets
+    an Idempotency-Key (composed), or a clean-up deletes instances that arrived later (gone, refused).
     """
-    report = run(Plan(folder=tmp_path / "run", seed="pytest", seconds=8, senders=2), tell=lambda _line: None)
+    report = run(Plan(folder=tmp_path / "run", seed="pytest", seconds=8, senders=2), report_progress=lambda _line: None)
     assert report.is_good, str(report)
     assert report.started_jobs > 0, str(report)
     assert report.kills, str(report)

@@ -1,4 +1,4 @@
-"""What the cache says that it keeps: every study, every instance, and the file of each."""
+"""The content of the cache: every study, every instance, and the file of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from faults.adapter import AE_TITLES, CACHE
 from faults.orders import PASSING, UNKNOWN
 from faults.records import data_set_digest
 
-PAGE = 7  # entries, so that there are many pages
+PAGE = 7  # entries of a page: few, so that there are many pages
 ANSWER_SECONDS = 75.0  # longer than the cache waits for its lane
 LONGEST_START_SECONDS = 120.0
 AGAIN_SECONDS = 0.5
@@ -24,24 +24,24 @@ NO_STUDY = "2.25.0"
 
 @frozen(kw_only=True)
 class Kept:
-    """One instance that the cache has."""
+    """One instance in the cache."""
 
     study_instance_uid: str
     sop_instance_uid: str
-    digest: str  # of the data set that it hands out
+    digest: str  # of the data set that the cache returns
 
 
-def read_shelf(port: int, folder: Path) -> tuple[Kept, ...]:
-    """Everything that is kept, asked for over REST; `folder`: for files in between."""
-    wait_for_the_lane(port)
+def read_kept(port: int, folder: Path) -> tuple[Kept, ...]:
+    """Read the whole content over REST. `folder`: for temporary files."""
+    wait_for_lane(port)
     with _cache(port) as cache, tempfile.TemporaryDirectory(dir=folder) as made:
         return tuple(_kept(cache, Path(made) / "downloaded.dcm"))
 
 
-def wait_for_the_lane(port: int) -> None:
-    """Wait until the cache has seen everything that was received before: what is composed comes after it.
+def wait_for_lane(port: int) -> None:
+    """Wait until the cache has processed all instances that were received before.
 
-    So does the refusal of what cannot be composed.
+    A job, or the refusal of one, is only possible afterwards.
     """
     order = {"name": "nothing", "pipeline": AE_TITLES[CACHE].pipelines[0], "studies": [NO_STUDY]}
     deadline = time.monotonic() + LONGEST_START_SECONDS
