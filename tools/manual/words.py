@@ -99,7 +99,7 @@ def default_words(field: attrs.Attribute[Any]) -> str:
     """Return the description of the default."""
     default: Any = field.default
     if default is attrs.NOTHING:
-        return "at least one" if field.metadata.get(PREFIX) else "must be there"
+        return "at least one" if field.metadata.get(PREFIX) else "required"
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type] # it is a class at run time
         default = default.factory()
         return "all defaults" if attrs.has(type(default)) else "none"

@@ -62,7 +62,7 @@ class AeTitleSettings:
     timeout: float | None = setting(
         default=None,
         validator=[at_least(5, "seconds"), _within_a_year],
-        help="Seconds without a new instance after which a group becomes jobs; 5 when left out.",
+        help="Seconds without a new instance after which a group becomes jobs; if omitted, 5.",
     )
     pipelines: Mapping[str, str] = setting(
         prefix="pipeline-",
@@ -73,15 +73,15 @@ class AeTitleSettings:
         default=None,
         validator=_grouping,
         help=(
-            '`study`, `patient`, `series`, a DICOM keyword or a tag such as `"(0008,0050)"`; left out, `patient` '
-            "when `timeout` is set, `study` when it is not."
+            '`study`, `patient`, `series`, a DICOM keyword or a tag such as `"(0008,0050)"`. If omitted: `patient` '
+            "if `timeout` is set, else `study`."
         ),
     )
     max_wait: float | None = setting(
         default=None,
         validator=[_positive, _within_a_year],
         help=(
-            "Seconds after its first instance when a group becomes jobs even if it still grows; not below `timeout`."
+            "Seconds after its first instance; then a group becomes jobs even if it still grows. Not below `timeout`."
         ),
     )
 

@@ -54,11 +54,11 @@ class FakeFault:
     times: int = setting(
         default=1,
         validator=at_least(0),
-        help="How many such calls fail, counted from the start of the host process; 0: all of them.",
+        help="Number of such calls that fail, counted from the start of the host process; 0: all of them.",
     )
-    kind: FakeFaultKind = setting(default=FakeFaultKind.RETRIABLE, help="How they fail.")
-    pipeline: str | None = setting(default=None, help="Only calls for jobs of this pipeline.")
-    after: int = setting(default=0, validator=at_least(0), help="How many such calls succeed first.")
+    kind: FakeFaultKind = setting(default=FakeFaultKind.RETRIABLE, help="The kind of error that they raise.")
+    pipeline: str | None = setting(default=None, help="Id of a pipeline: only calls for its jobs fail.")
+    after: int = setting(default=0, validator=at_least(0), help="Number of such calls that succeed first.")
 
 
 @frozen(kw_only=True)

@@ -71,17 +71,17 @@ class ClaraGrpcSettings:
     tls: bool | ClaraTls = setting(
         default=False,
         help=(
-            "TLS, for a platform that speaks it; NVIDIA's own does not. `true` trusts the authorities that gRPC "
-            "brings, a table (below) may name others."
+            "TLS, if the platform supports it; NVIDIA's does not. `true` trusts the authorities of the gRPC library; "
+            "a table (below) may name others."
         ),
     )
     metadata: Mapping[str, Secret | str] = setting(
         factory=dict,
         validator=_metadata,
         help=(
-            "gRPC metadata of every call, such as `authorization`. Names in lower case, `a-z`, `0-9`, `.`, `_` and "
-            "`-`, not ending in `-bin` and none that gRPC needs itself; values in printable ASCII without blanks at "
-            "the ends."
+            "gRPC metadata of every call, such as `authorization`. Names consist of `a-z`, `0-9`, `.`, `_` and `-`, do "
+            "not end in `-bin` and are not reserved by gRPC; values are printable ASCII without leading or trailing "
+            "blanks."
         ),
     )
     deadline: float = setting(
@@ -93,13 +93,13 @@ class ClaraGrpcSettings:
     chunk_size: ByteSize = setting(
         default=ByteSize(MIB),
         validator=between(1024, LARGEST_CHUNK_BYTES, "bytes"),
-        help='Bytes of a file that one message carries, or a text such as `"64 KiB"`.',
+        help='Number of bytes of a file in one message, or a text such as `"64 KiB"`.',
     )
     keepalive: float = setting(
         default=300.0,
         validator=between(10, DAY_S, "seconds"),
         help=(
-            "Seconds of silence during a call after which the platform is asked whether it is still there. By "
-            "default a gRPC server cuts off who asks more often than every 300 seconds."
+            "Seconds without data during a call after which a keepalive ping is sent to the platform. By default, "
+            "a gRPC server closes connections with more frequent pings than one in 300 seconds."
         ),
     )
