@@ -78,8 +78,8 @@ def proxy(data: bytes) -> None:
     """A PROXY protocol header, and what follows it."""
     header = ProxyHeader()
     with suppress(InvalidProxyHeader):
-        while header.wanted and data:
-            piece, data = data[: header.wanted], data[header.wanted :]
+        while header.bytes_to_read and data:
+            piece, data = data[: header.bytes_to_read], data[header.bytes_to_read :]
             header.feed(piece)
 
 

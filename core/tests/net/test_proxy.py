@@ -59,8 +59,8 @@ BAD = [
 def read(data: bytes, step: int = 1 << 20) -> tuple[ProxyHeader, bytes]:
     """Read a header as from a socket, at most `step` bytes at a time. Returns the header and the bytes after it."""
     header = ProxyHeader()
-    while header.wanted:
-        piece = data[: min(header.wanted, step)]
+    while header.bytes_to_read:
+        piece = data[: min(header.bytes_to_read, step)]
         assert piece, "it wants more than there is"
         header.feed(piece)
         data = data[len(piece) :]
@@ -90,12 +90,12 @@ def test_random_bytes_give_a_header_or_a_refusal(data: bytes) -> None:
         header = ProxyHeader()
         left = beginning + data
         try:
-            while header.wanted and left:
-                piece, left = left[: header.wanted], left[header.wanted :]
+            while header.bytes_to_read and left:
+                piece, left = left[: header.bytes_to_read], left[header.bytes_to_read :]
                 header.feed(piece)
         except InvalidProxyHeader:
             continue
-        assert header.wanted <= LONGEST_BODY
+        assert header.bytes_to_read <= LONGEST_BODY
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

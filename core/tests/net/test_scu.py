@@ -276,7 +276,7 @@ def test_files_are_found_in_subfolders(tmp_path: Path) -> None:
         ("pipe", "not a regular file", False),
         ("notes.txt", "not a DICOM file", True),
         ("gone.dcm", "cannot be read: No such file or directory", True),
-    ] == [(skip.path.name, skip.reason, skip.wanted) for skip in skipped]
+    ] == [(skip.path.name, skip.reason, skip.is_failure) for skip in skipped]
 
 
 # --- sending ----------------------------------------------------------------------------------------------------------

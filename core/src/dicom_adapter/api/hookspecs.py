@@ -10,7 +10,7 @@ A faulty plugin affects only what depends on it. Exceptions are logged by type a
 time are abandoned or shown by `status`, and results are checked. Every call is measured.
 
 Registration hooks are called once, when a process of the adapter starts. They return classes; the configuration selects
-among them by `name`. Observer hooks are called in the host process, one after another on a thread of their own. They
+among them by `name`. Observer hooks are called in the host process, one after another on a separate thread. They
 may be slow, and their exceptions are logged. They are notified of each change once, after it was committed, and not of
 changes that happen while the host is down.
 """

@@ -4,7 +4,7 @@ Each AE title has one processor, and one *lane* that calls it. Its methods and t
 and need no lock. Each call is a *turn*, and **a turn is a transaction**: its jobs and releases are committed together
 when the call returns. If the call raises, nothing is committed: the adapter constructs a new processor and delivers all
 pending instances again, in the order of arrival and with their original `received_at`. The same happens after a
-restart. A processor therefore keeps its state in plain attributes and needs no persistence of its own.
+restart. A processor therefore keeps its state in plain attributes and does not need to store it.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
         Called once for each instance in the order of arrival, and again after a restart or a failed turn.
 
-        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive. It has an `instance_id`
-        of its own and supersedes the earlier one.
+        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive. It has its own
+        `instance_id` and supersedes the earlier instance.
 
         Raise `Unprocessable` to quarantine the instance. The turn is discarded but the processor is kept, so raise
         before changing any attribute.
@@ -157,11 +157,11 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         return self.context.now()
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
-        """Schedule `callback` as a turn of its own at `when` (with a time zone), or as soon as possible after it."""
+        """Schedule `callback` as a separate turn at `when` (with a time zone), or as soon as possible after it."""
         return self.context.call_at(when, callback)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Schedule `callback` as a turn of its own, `delay` seconds after the time of this turn."""
+        """Schedule `callback` as a separate turn, `delay` seconds after the time of this turn."""
         return self.context.call_at(self.now() + timedelta(seconds=delay), callback)
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:

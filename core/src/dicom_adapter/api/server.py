@@ -15,7 +15,7 @@ class Server(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start serving on threads of its own. Raises OSError if it cannot bind its address."""
+        """Start serving on separate threads. Raises OSError if it cannot bind its address."""
 
     @abstractmethod
     def is_alive(self) -> bool:

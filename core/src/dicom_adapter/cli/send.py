@@ -172,7 +172,7 @@ class _Found:
     missed: list[SendResult] = field(factory=list)  # named by the user, but no DICOM file
 
     def skip(self, skipped: SkippedFile) -> None:
-        if skipped.wanted:
+        if skipped.is_failure:
             self.missed.append(SendResult(path=skipped.path, ok=False, message=skipped.reason))
         else:
             self.left_out += 1

@@ -14,7 +14,7 @@ class SkippedFile:
 
     path: Path
     reason: str
-    wanted: bool  # the user named it, or it cannot be read; then skipping it is a failure
+    is_failure: bool  # the user named it, or it cannot be read
 
 
 def find_dicom(paths: Iterable[Path], on_skipped: Callable[[SkippedFile], None]) -> Iterator[Path]:
@@ -32,7 +32,7 @@ def _search(folder: Path, on_skipped: Callable[[SkippedFile], None]) -> Iterator
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as failure:
-        on_skipped(SkippedFile(path=folder, reason=f"cannot be read: {failure.strerror}", wanted=True))
+        on_skipped(SkippedFile(path=folder, reason=f"cannot be read: {failure.strerror}", is_failure=True))
         return
     for entry in entries:
         if entry.is_dir():
@@ -46,12 +46,12 @@ def _search(folder: Path, on_skipped: Callable[[SkippedFile], None]) -> Iterator
 
 def _check(path: Path, *, named: bool) -> SkippedFile | None:
     if path.name.upper() == "DICOMDIR":
-        return SkippedFile(path=path, reason="an index of files, not an instance", wanted=named)
+        return SkippedFile(path=path, reason="an index of files, not an instance", is_failure=named)
     if path.exists() and not path.is_file():  # opening a pipe would block
-        return SkippedFile(path=path, reason="not a regular file", wanted=named)
+        return SkippedFile(path=path, reason="not a regular file", is_failure=named)
     try:
         with path.open("rb") as file:
             beginning = file.read(132)
     except OSError as failure:
-        return SkippedFile(path=path, reason=f"cannot be read: {failure.strerror}", wanted=True)
-    return None if beginning[128:] == b"DICM" else SkippedFile(path=path, reason="not a DICOM file", wanted=named)
+        return SkippedFile(path=path, reason=f"cannot be read: {failure.strerror}", is_failure=True)
+    return None if beginning[128:] == b"DICM" else SkippedFile(path=path, reason="not a DICOM file", is_failure=named)

@@ -35,7 +35,7 @@ PATIENT_ID = 0x00100020
 ISSUER_OF_PATIENT_ID = 0x00100021
 STUDY_INSTANCE_UID = 0x0020000D
 SERIES_INSTANCE_UID = 0x0020000E
-WANTED = frozenset(
+IDENTITY_TAGS = frozenset(
     {
         SPECIFIC_CHARACTER_SET,
         SOP_CLASS_UID,
@@ -126,7 +126,7 @@ class IdentityReader:
                 length = 0
             elif tag in ENDS:
                 self._depth -= 1
-            elif tag in WANTED and not self._depth:
+            elif tag in IDENTITY_TAGS and not self._depth:
                 if value + length > size:
                     break
                 self._values[tag] = bytes(head[value : value + length])
@@ -140,11 +140,11 @@ def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
         data_set,
         transfer_syntax_uid,
         stop_when=lambda tag, _vr, _length: int(tag) > SERIES_INSTANCE_UID,
-        specific_tags=[BaseTag(tag) for tag in WANTED],
+        specific_tags=[BaseTag(tag) for tag in IDENTITY_TAGS],
     )
     if not elements:
         raise UnreadableDataSet("the data set has none of the attributes that identify an instance")
-    return _identity({tag: encoded_value(elements, tag) for tag in WANTED})
+    return _identity({tag: encoded_value(elements, tag) for tag in IDENTITY_TAGS})
 
 
 def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:

@@ -59,7 +59,7 @@ class ReloadRequest:
 
 @frozen(kw_only=True)
 class Configuration:
-    """One row: the text of a configuration file, with its state. `config.Config` is the parsed form of such a text."""
+    """The text of a configuration file, with its state. `config.Config` is the parsed form of the text."""
 
     number: int
     text: str = field(repr=False)

@@ -1,7 +1,7 @@
 """PROXY protocol, versions 1 and 2: the header in which a load balancer names the peer of a connection.
 
-Sans-IO: `wanted` is the number of bytes that may be read without reading past the header, `feed()` receives them. The
-bytes after the header belong to TLS or DICOM. (HAProxy, "The PROXY protocol", sections 2.1 and 2.2.)
+Sans-IO: `bytes_to_read` is the number of bytes that may be read without reading past the header; `feed()` receives
+them. The bytes after the header belong to TLS or DICOM. (HAProxy, "The PROXY protocol", sections 2.1 and 2.2.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ProxyHeader:
     """Parser of one header. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.wanted = SHORTEST  # maximum number of bytes to read next; 0: the header is complete
+        self.bytes_to_read = SHORTEST  # maximum number of bytes to read next; 0: the header is complete
         self.source: str | None = None  # address of the peer; None: the proxy itself, or unknown
         self._received = bytearray()
 
@@ -42,10 +42,10 @@ class ProxyHeader:
         return bool(self._received)
 
     def feed(self, data: bytes) -> None:
-        """Receive bytes, at most `wanted`. Raises InvalidProxyHeader."""
+        """Receive bytes, at most `bytes_to_read`. Raises InvalidProxyHeader."""
         self._received += data
         if len(self._received) < SHORTEST:
-            self.wanted = SHORTEST - len(self._received)
+            self.bytes_to_read = SHORTEST - len(self._received)
         elif self._received.startswith(SIGNATURE):
             self._parse_binary()
         elif self._received.startswith(b"PROXY "):
@@ -55,12 +55,12 @@ class ProxyHeader:
 
     def _parse_line(self) -> None:
         if self._received.endswith(b"\r\n"):
-            self.wanted = 0
+            self.bytes_to_read = 0
             self._parse_addresses_of_line(bytes(self._received[:-2]).decode("ascii", "replace"))
         elif len(self._received) >= LONGEST_LINE:
             raise InvalidProxyHeader(f"its PROXY line has more than {LONGEST_LINE} bytes")
         else:
-            self.wanted = 1 if self._received.endswith(b"\r") else 2  # at least so many bytes are missing
+            self.bytes_to_read = 1 if self._received.endswith(b"\r") else 2  # at least so many bytes are missing
 
     def _parse_addresses_of_line(self, line: str) -> None:
         if line == "PROXY UNKNOWN" or line.startswith("PROXY UNKNOWN "):
@@ -77,15 +77,15 @@ class ProxyHeader:
     def _parse_binary(self) -> None:
         body = len(SIGNATURE) + FIXED.size
         if len(self._received) < body:
-            self.wanted = body - len(self._received)
+            self.bytes_to_read = body - len(self._received)
             return
         command, family, length = FIXED.unpack_from(self._received, len(SIGNATURE))
         if command not in (LOCAL, PROXY):
             raise InvalidProxyHeader(f"version and command 0x{command:02X} are unknown")
         if length > LONGEST_BODY:
             raise InvalidProxyHeader(f"its PROXY header has {length} bytes, above {LONGEST_BODY}")
-        self.wanted = body + length - len(self._received)
-        if not self.wanted and command == PROXY:
+        self.bytes_to_read = body + length - len(self._received)
+        if not self.bytes_to_read and command == PROXY:
             self._parse_addresses(family, bytes(self._received[body:]))
 
     def _parse_addresses(self, family: int, body: bytes) -> None:

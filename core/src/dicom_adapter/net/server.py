@@ -1,4 +1,4 @@
-"""The listening side: all connections of a receiver in one event loop, on a thread of its own.
+"""The listening side: all connections of a receiver in one event loop, on a separate thread.
 
 Decisions about associations and commits run on other threads, because they may block. Data sets are written to the
 storage backend in the loop, piece by piece: passing every piece to another thread would cost more than writing it.
@@ -161,8 +161,8 @@ class DicomServer:
             await self._connect(accepted, header.source or proxy)
 
     async def _read_header(self, header: ProxyHeader, accepted: socket.socket) -> None:
-        while header.wanted:
-            data = await self.loop.sock_recv(accepted, header.wanted)
+        while header.bytes_to_read:
+            data = await self.loop.sock_recv(accepted, header.bytes_to_read)
             if not data:  # a health check of a balancer
                 raise ConnectionAbortedError("closed before the end of its header")
             header.feed(data)

@@ -22,10 +22,10 @@ from dicom_adapter.api.hookspecs import hookimpl
 from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
+from dicom_adapter.storage.local.active import SUBJECT, SUFFIX, ActiveSegments, delete_if_empty, require_record
 from dicom_adapter.storage.local.keys import group_by_segment, key_of, missing, parse
 from dicom_adapter.storage.local.segment import BLOCK, Record, Segment
 from dicom_adapter.storage.local.writer import LocalWriter
-from dicom_adapter.storage.local.written import SUBJECT, SUFFIX, WrittenSegments, delete_if_empty, require_record
 
 log = structlog.get_logger("dicom_adapter.storage")
 
@@ -42,7 +42,7 @@ class LocalStorage(StorageBackend[NoSettings]):
     def __init__(self, settings: NoSettings, context: StorageContext, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         super().__init__(settings, context)
         self._root = context.path / "instances"
-        self._segments = WrittenSegments(self._root, durable=context.durable, segment_bytes=segment_bytes)
+        self._segments = ActiveSegments(self._root, durable=context.durable, segment_bytes=segment_bytes)
 
     def open(self) -> None:
         with no_free_space_is_storage_full(SUBJECT):
@@ -57,7 +57,7 @@ class LocalStorage(StorageBackend[NoSettings]):
         for path in sorted(self._root.glob(f"*{SUFFIX}")):
             try:
                 segment = Segment.open(path, to_change=True)
-            except ValueError:  # its header was never written, so nothing in it was ever synced
+            except ValueError:  # its header was never written, so no record in it was synced
                 path.unlink()
                 continue
             try:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dicom_adapter.api.local_disk import raise_if_no_free_space
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
+from dicom_adapter.storage.local.active import SUBJECT, ActiveSegment, ActiveSegments
 from dicom_adapter.storage.local.buffers import LARGE_BYTES, Buffer
 from dicom_adapter.storage.local.segment import BLOCK, RECORD, Record, with_checksum, write_all
-from dicom_adapter.storage.local.written import SUBJECT, WrittenSegment, WrittenSegments
 
 MAX_RECOVERY_RECORD_BYTES = 4000
 
@@ -18,7 +18,7 @@ MAX_RECOVERY_RECORD_BYTES = 4000
 class LocalWriter(InstanceWriter):
     """Writes one record. After an OSError or StorageFull, its space is free and it may only be discarded."""
 
-    def __init__(self, segments: WrittenSegments, delete: Callable[[Sequence[str]], None]) -> None:
+    def __init__(self, segments: ActiveSegments, delete: Callable[[Sequence[str]], None]) -> None:
         """`delete`: the method of the backend, called when a finished file is discarded."""
         self._segments = segments
         self._delete = delete
@@ -64,7 +64,7 @@ class LocalWriter(InstanceWriter):
             else:
                 record = self._place.complete(buffer[RECORD.size : self._used], self._recovery_record)
                 self._release_buffer()
-                self._key = self._segments.complete(self._place.written, record)
+                self._key = self._segments.complete(self._place.active, record)
         return self._key
 
     def discard(self) -> None:
@@ -109,7 +109,7 @@ class LocalWriter(InstanceWriter):
         self._release_buffer()
         if self._place is not None:
             self._place.clear()
-            self._segments.release(self._place.written)
+            self._segments.release(self._place.active)
 
     def _release_buffer(self) -> None:
         if self._buffer is not None:
@@ -120,9 +120,9 @@ class LocalWriter(InstanceWriter):
 class _Place:
     """The end of a segment where one record is written while it arrives. No other writer uses the segment."""
 
-    def __init__(self, written: WrittenSegment) -> None:
-        self.written = written
-        self._segment = written.segment
+    def __init__(self, active: ActiveSegment) -> None:
+        self.active = active
+        self._segment = active.segment
         self._start = self._segment.end
         self._position = self._start + RECORD.size
         self._checksum = 0
@@ -152,4 +152,4 @@ class _Place:
         try:
             self._segment.truncate(self._start)
         except OSError:
-            self.written.is_full = True  # the next start removes the incomplete record at the end of the segment
+            self.active.is_full = True  # the next start removes the incomplete record at the end of the segment

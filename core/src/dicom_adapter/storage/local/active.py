@@ -23,8 +23,8 @@ SUBJECT = "local storage"  # of error messages
 
 
 @define(eq=False)
-class WrittenSegment:
-    """A segment that this process writes. Guarded by the lock of `WrittenSegments`."""
+class ActiveSegment:
+    """A segment that this process writes. Guarded by the lock of `ActiveSegments`."""
 
     segment: Segment
     placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of records that are not written yet
@@ -46,7 +46,7 @@ class WrittenSegment:
         return self.is_full and not (self.unsynced or self.in_use or self.syncs or self.is_unconfirmed)
 
 
-class WrittenSegments:
+class ActiveSegments:
     """All segments that this process writes. Thread-safe."""
 
     def __init__(self, root: Path, *, durable: bool, segment_bytes: int) -> None:
@@ -56,177 +56,177 @@ class WrittenSegments:
         self._root = root
         self._durable = durable
         self._segment_bytes = segment_bytes
-        self._written: dict[str, WrittenSegment] = {}
-        self._idle: list[WrittenSegment] = []  # reused from the end, so that few segments are partly full
-        self._lock = threading.Lock()  # guards `placed_bytes`, the two collections and every `WrittenSegment`
+        self._active: dict[str, ActiveSegment] = {}
+        self._idle: list[ActiveSegment] = []  # reused from the end, so that few segments are partly full
+        self._lock = threading.Lock()  # guards `placed_bytes`, the two collections and every `ActiveSegment`
 
     # --- for writers ------------------------------------------------------------------------------------------------
 
-    def acquire(self) -> WrittenSegment:
+    def acquire(self) -> ActiveSegment:
         """Reserve a segment for one writer until `release`. Raises OSError or StorageFull if none can be created."""
         with self._lock:
             while self._idle:
-                written = self._idle.pop()
-                if not written.is_full:
-                    written.in_use = True
-                    return written
+                active = self._idle.pop()
+                if not active.is_full:
+                    active.in_use = True
+                    return active
         with no_free_space_is_storage_full(SUBJECT):
-            written = WrittenSegment(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
+            active = ActiveSegment(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
         with self._lock:
-            self._written[written.name] = written
-        return written
+            self._active[active.name] = active
+        return active
 
     def place(self, buffer: Buffer, used: int, recovery_record: bytes) -> str:
         """Assign a place in a segment to the record in `buffer`, add its header and recovery record, return its key.
 
         The segment releases the buffer later. If `acquire` raises, the caller has to release it.
         """
-        written = self.acquire()
+        active = self.acquire()
         record = Record(
-            start=written.segment.end,
+            start=active.segment.end,
             length=used - RECORD.size,
             checksum=crc32(buffer[RECORD.size : used]),
             is_alive=True,
             recovery_bytes=len(recovery_record),
         )
         size = record.end - record.start
-        buffer[: RECORD.size] = written.segment.header(record)
+        buffer[: RECORD.size] = active.segment.header(record)
         buffer[used:size] = recovery_record.ljust(size - used, b"\0")
         with self._lock:
-            written.placed[record.start] = size, buffer
+            active.placed[record.start] = size, buffer
             self.placed_bytes += size
-        return self.complete(written, record)
+        return self.complete(active, record)
 
-    def complete(self, written: WrittenSegment, record: Record) -> str:
+    def complete(self, active: ActiveSegment, record: Record) -> str:
         """Register a complete record, release its segment, and return the key."""
         with self._lock:
-            written.segment.end = record.end
-            written.unsynced.add(record.start)
-            written.is_unconfirmed = written.is_unconfirmed or record.recovery_bytes > 0
-            written.is_full = written.is_full or record.end >= self._segment_bytes
-        self.release(written)
-        return key_of(written.name, record.start)
+            active.segment.end = record.end
+            active.unsynced.add(record.start)
+            active.is_unconfirmed = active.is_unconfirmed or record.recovery_bytes > 0
+            active.is_full = active.is_full or record.end >= self._segment_bytes
+        self.release(active)
+        return key_of(active.name, record.start)
 
-    def release(self, written: WrittenSegment) -> None:
+    def release(self, active: ActiveSegment) -> None:
         """Let other writers use a segment: its writer does not need it any more."""
         with self._lock:
-            written.in_use = False
-            if not written.is_full:
-                self._idle.append(written)
-        self._close_if_done(written)
+            active.in_use = False
+            if not active.is_full:
+                self._idle.append(active)
+        self._close_if_done(active)
 
     # --- for the backend --------------------------------------------------------------------------------------------
 
     def sync(self, name: str, starts: Sequence[int]) -> bool:
         """Make the records at these offsets durable; return False if this process does not write the segment."""
         with self._lock:
-            written = self._written.get(name)
-            if written is not None:
-                written.syncs += 1
-        if written is None:
+            active = self._active.get(name)
+            if active is not None:
+                active.syncs += 1
+        if active is None:
             return False
         try:
             for start in starts:
-                if start not in written.unsynced:  # it was synced before, or deleted
-                    require_record(written.segment, name, start)
-            with self._fail_permanently_on_error(written):
-                self._write(written)
+                if start not in active.unsynced:  # it was synced before, or deleted
+                    require_record(active.segment, name, start)
+            with self._fail_permanently_on_error(active):
+                self._write(active)
                 if self._durable:
-                    self._make_durable(written)
+                    self._make_durable(active)
             with self._lock:
-                written.unsynced.difference_update(starts)
+                active.unsynced.difference_update(starts)
         finally:
             with self._lock:
-                written.syncs -= 1
-            self._close_if_done(written)
+                active.syncs -= 1
+            self._close_if_done(active)
         return True
 
     def checkpoint(self) -> None:
         """Drop the recovery records of all segments whose records are synced."""
         with self._lock:
-            confirmed = [written for written in self._written.values() if not written.unsynced]
-            for written in confirmed:
-                written.is_unconfirmed = False
-        for written in confirmed:
-            self._close_if_done(written)
+            confirmed = [active for active in self._active.values() if not active.unsynced]
+            for active in confirmed:
+                active.is_unconfirmed = False
+        for active in confirmed:
+            self._close_if_done(active)
 
     def write_placed(self, name: str) -> None:
         """Write the placed records of a segment, so that they can be read from its file."""
         with self._lock:
-            written = self._written.get(name)
-        if written is not None and written.placed:
-            with self._fail_permanently_on_error(written):
-                self._write(written)
+            active = self._active.get(name)
+        if active is not None and active.placed:
+            with self._fail_permanently_on_error(active):
+                self._write(active)
 
     def drop_placed(self, name: str, starts: Sequence[int]) -> None:
         """Drop records that are deleted before they are written."""
         with self._lock:
-            written = self._written.get(name)
-        if written is not None:
-            with written.writing:
-                self._release_buffers(written, starts)
+            active = self._active.get(name)
+        if active is not None:
+            with active.writing:
+                self._release_buffers(active, starts)
 
     def forget(self, name: str, starts: Sequence[int]) -> None:
         """Remove deleted records from those that wait for a sync."""
         with self._lock:
-            written = self._written.get(name)
-            if written is not None:
-                written.unsynced.difference_update(starts)
-        if written is not None:
-            self._close_if_done(written)
+            active = self._active.get(name)
+            if active is not None:
+                active.unsynced.difference_update(starts)
+        if active is not None:
+            self._close_if_done(active)
 
     def close(self) -> None:
         """Close all segments."""
         with self._lock:
-            remaining = list(self._written.values())
-            self._written.clear()
+            remaining = list(self._active.values())
+            self._active.clear()
             self._idle.clear()
-        for written in remaining:
-            _seal_and_close(written)
+        for active in remaining:
+            _seal_and_close(active)
 
-    def _close_if_done(self, written: WrittenSegment) -> None:
+    def _close_if_done(self, active: ActiveSegment) -> None:
         with self._lock:
-            if not written.is_done or self._written.pop(written.name, None) is None:
+            if not active.is_done or self._active.pop(active.name, None) is None:
                 return
-        _seal_and_close(written)
+        _seal_and_close(active)
 
-    def _write(self, written: WrittenSegment) -> None:
+    def _write(self, active: ActiveSegment) -> None:
         """Write the placed records."""
-        with written.writing:
+        with active.writing:
             with self._lock:
-                placed = sorted(written.placed.items())
+                placed = sorted(active.placed.items())
             for start, pieces in _runs(placed):
-                written.segment.write_blocks(pieces, start)
-            self._release_buffers(written, [start for start, _placed in placed])
+                active.segment.write_blocks(pieces, start)
+            self._release_buffers(active, [start for start, _placed in placed])
 
-    def _release_buffers(self, written: WrittenSegment, starts: Iterable[int]) -> None:
+    def _release_buffers(self, active: ActiveSegment, starts: Iterable[int]) -> None:
         with self._lock:
             for start in starts:
-                if start in written.placed:
-                    size, buffer = written.placed.pop(start)
+                if start in active.placed:
+                    size, buffer = active.placed.pop(start)
                     self.placed_bytes -= size
                     self.buffers.release(buffer)
 
-    def _make_durable(self, written: WrittenSegment) -> None:
-        os.fdatasync(written.segment.descriptor)
-        if not written.is_named:
+    def _make_durable(self, active: ActiveSegment) -> None:
+        os.fdatasync(active.segment.descriptor)
+        if not active.is_named:
             sync_folder(self._root)
-            written.is_named = True
+            active.is_named = True
 
     @contextmanager
-    def _fail_permanently_on_error(self, written: WrittenSegment) -> Iterator[None]:
+    def _fail_permanently_on_error(self, active: ActiveSegment) -> Iterator[None]:
         """Context manager: after an OSError, mark the segment as full and let every later write or sync of it fail.
 
         The kernel reports a failed sync only once and may drop the data. A later successful sync proves nothing.
         """
         with no_free_space_is_storage_full(SUBJECT):
-            if written.error:
-                raise OSError(written.error, os.strerror(written.error))
+            if active.error:
+                raise OSError(active.error, os.strerror(active.error))
             try:
                 yield
             except OSError as failure:
                 with self._lock:
-                    written.is_full, written.error = True, failure.errno or errno.EIO
+                    active.is_full, active.error = True, failure.errno or errno.EIO
                 raise
 
 
@@ -244,11 +244,11 @@ def delete_if_empty(segment: Segment) -> None:
         segment.path.unlink(missing_ok=True)
 
 
-def _seal_and_close(written: WrittenSegment) -> None:
+def _seal_and_close(active: ActiveSegment) -> None:
     """Close a segment. Seal it if all its records are complete and confirmed; otherwise the next start checks it."""
-    segment = written.segment
+    segment = active.segment
     try:
-        if not (written.unsynced or written.in_use or written.is_unconfirmed or written.error):
+        if not (active.unsynced or active.in_use or active.is_unconfirmed or active.error):
             with suppress(OSError):  # the disk has failed since: the next start checks the segment
                 segment.mark_sealed()
             delete_if_empty(segment)
