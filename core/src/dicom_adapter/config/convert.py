@@ -53,16 +53,16 @@ def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Con
     hook(scalars.is_literal, scalars.literal)
     hook(lambda t: t in DATES_AND_TIMES, _date_or_time)
     hook(attrs.has, partial(structure_class, converter))
-    hook(lambda t: _family(t) in SEQUENCES, partial(_sequence, converter))
-    hook(lambda t: _family(t) in MAPPINGS, partial(_mapping, converter))
-    hook(lambda t: _family(t) in {Union, UnionType}, partial(_union, converter))
+    hook(lambda t: _base_type(t) in SEQUENCES, partial(_sequence, converter))
+    hook(lambda t: _base_type(t) in MAPPINGS, partial(_mapping, converter))
+    hook(lambda t: _base_type(t) in {Union, UnionType}, partial(_union, converter))
     hook(lambda t: t == Network, lambda value, _: network(value))
-    hook(lambda t: _family(t) is Annotated, partial(_refined, converter))
+    hook(lambda t: _base_type(t) is Annotated, partial(_refined, converter))
     hook(lambda t: t == LedgerUrl, lambda value, _: ledger_url(folder.absolute(), scalars.text(value)))
     return converter
 
 
-def _family(type_: Any) -> Any:
+def _base_type(type_: Any) -> Any:
     """Return the type without its arguments: `list` for `list` and for `list[int]`."""
     return get_origin(type_) or type_
 
@@ -130,7 +130,7 @@ def _sequence(converter: Converter, value: Any, type_: Any) -> Any:
     elements = _Elements(converter, type_)
     converted = [elements.convert(element, types[index], index) for index, element in enumerate(value)]
     elements.raise_errors()
-    return SEQUENCES[_family(type_)](converted)
+    return SEQUENCES[_base_type(type_)](converted)
 
 
 def _element_types(type_: Any, length: int) -> list[Any]:

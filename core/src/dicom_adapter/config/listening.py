@@ -20,7 +20,7 @@ TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: these limit memory and round trips
 
 
-def _pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
+def _validate_pdu_length(_instance: Any, _attribute: Attribute[Any], value: int) -> None:
     """0, or 4096 to 1048576 bytes
 
     Validate the length of a PDU.
@@ -125,7 +125,7 @@ class DicomConfig:
     )
     max_pdu: int = setting(
         default=131_072,
-        validator=_pdu_length,
+        validator=_validate_pdu_length,
         help="Maximum length of a received PDU in bytes, as announced to the peer; 0 means no limit.",
     )
     max_data_set: ByteSize = setting(
@@ -151,7 +151,7 @@ class DicomConfig:
         return evolve(self, receivers=1, max_associations=share + (receiver <= rest))
 
 
-def _token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
+def _validate_token(_instance: Any, _attribute: Attribute[Any], value: Secret | None) -> None:
     """at least 16 characters of visible ASCII
 
     Validate a bearer token.
@@ -177,7 +177,7 @@ class HttpConfig:
     )
     token: Secret | None = setting(
         default=None,
-        validator=_token,
+        validator=_validate_token,
         help=(
             "Bearer token that every request must carry: `Authorization: Bearer <token>`. If omitted, the host of a "
             "request must be `localhost` or a loopback address, which protects against requests of web pages."

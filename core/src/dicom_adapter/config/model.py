@@ -29,7 +29,7 @@ def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
     return field(default=default, metadata={DERIVED: True, HELP: help}, kw_only=True)
 
 
-def _some_table(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
+def _validate_tables(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
     """at least one
 
     Validate that there is a table below this one.
@@ -38,7 +38,7 @@ def _some_table(_instance: Any, attribute: Attribute[Any], value: Any) -> None:
         raise ValueError(f"must have at least one table [{attribute.name.replace('_', '-')}.<name>]")
 
 
-def _callers(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
+def _validate_callers(_instance: Any, _attribute: Attribute[Any], value: Any) -> None:
     """not empty
 
     Validate the list of allowed callers.
@@ -211,7 +211,7 @@ class AeTitleConfig:
     processor: str = setting(default="aetitle", help="Name of the job processor, as `dicom-adapter plugins` lists it.")
     allowed_callers: tuple[CallerConfig, ...] | None = setting(
         default=None,
-        validator=_callers,
+        validator=_validate_callers,
         help="Allowed callers: calling AE titles, or tables as below. If omitted, every caller is allowed.",
     )
     ignored_sop_classes: tuple[Uid, ...] = setting(
@@ -258,7 +258,7 @@ class Config:
     plugins: PluginsConfig = setting(factory=PluginsConfig, help="The selection of the installed plugins.")
     submitters: Mapping[SubmitterName, SubmitterConfig] = setting(
         factory=dict,
-        validator=_some_table,
+        validator=_validate_tables,
         help=(
             "The connections to platforms, by name. A name has 1 to 64 letters, digits, `.`, `_` and `-`, and begins "
             "with a letter or digit."
@@ -272,7 +272,7 @@ class Config:
         ),
     )
     ae_titles: Mapping[AeTitle, AeTitleConfig] = setting(
-        factory=dict, validator=_some_table, help="The called AE titles that are served."
+        factory=dict, validator=_validate_tables, help="The called AE titles that are served."
     )
 
     @property

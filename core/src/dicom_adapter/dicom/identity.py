@@ -158,10 +158,10 @@ def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:
             **options,
         )
     except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
-        raise _unparsed(failure) from None
+        raise _parse_error(failure) from None
 
 
-def _unparsed(failure: Exception) -> UnreadableDataSet:
+def _parse_error(failure: Exception) -> UnreadableDataSet:
     return UnreadableDataSet(f"the data set cannot be parsed ({type(failure).__name__})")
 
 
@@ -170,7 +170,7 @@ def encoded_value(elements: Dataset, tag: int) -> bytes:
     try:
         element = elements.get_item(tag) if tag in elements else None
     except Exception as failure:  # noqa: BLE001 - pydicom parses empty values again, and raises as above
-        raise _unparsed(failure) from None
+        raise _parse_error(failure) from None
     if not isinstance(element, RawDataElement) or element.value is None:
         return b""
     if len(element.value) < element.length < UNDEFINED_LENGTH:  # pydicom does not report a truncated value

@@ -162,7 +162,7 @@ def _folder(url: str) -> Path | None:
 def inserted_id(result: CursorResult[Any]) -> int:
     """Return the number that the database assigned to the inserted row."""
     key = result.inserted_primary_key
-    assert key is not None  # every INSERT of one row has it
+    assert key is not None  # it is set after every INSERT of one row
     number: int = key[0]
     return number
 

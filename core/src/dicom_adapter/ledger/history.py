@@ -43,7 +43,7 @@ class Page(NamedTuple):
     """A page of consecutive rows."""
 
     numbers: Sequence[int]  # candidates for deletion
-    end: Place  # of the last of them
+    end: Place  # position of the last row
 
 
 def finished_jobs(transaction: Transaction, before: datetime, after: Place, jobs_at_most: int, rows: int) -> Page:

@@ -95,7 +95,7 @@ instances = Table(
     Column("reason", Text, nullable=False, server_default=""),  # why quarantined; without patient data
     Column("replaced_by", RowId, nullable=True),  # the newer instance that replaced this one
     Column("changed_at", UtcDateTime, nullable=False, server_default="0"),  # when it entered its state
-    Column("outcome", String(16), nullable=False, server_default=""),  # once it is known
+    Column("outcome", String(16), nullable=False, server_default=""),  # an InstanceOutcome, once it is known
     # Numbers are never reused: a reader of "everything after 17" must not miss a new 18.
     sqlite_autoincrement=True,
 )

@@ -54,7 +54,7 @@ class Admission:
     def open_connection(self, peer: str, *, is_proxy: bool = False) -> str:
         """Count a connection and return ""; at the limit, return the reason why it must be closed.
 
-        A proxy has no limit of its own: each of its connections counts for the peer that its header names.
+        The limit for each peer does not apply to a proxy: its connections count for the peers that their headers name.
         """
         if self._connections.total() >= self._limit + SPARE_CONNECTIONS:
             return f"{self._connections.total()} connections are open"
@@ -70,7 +70,7 @@ class Admission:
 
     def close_connection(self, peer: str) -> None:
         """Stop counting a connection."""
-        _subtract(self._connections, peer)
+        _decrement(self._connections, peer)
 
     # --- associations -----------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Admission:
 
     def close_association(self, peer: str) -> None:
         """Stop counting an association, and pass its slot to the first waiting request that may use it."""
-        _subtract(self._associations, peer)
+        _decrement(self._associations, peer)
         request = next((request for request in self._waiting if self._has_slot(request.peer)), None)
         if request is not None:
             request.timer.cancel()
@@ -115,7 +115,7 @@ class Admission:
         return self._associations.total(), self._associations[peer]
 
 
-def _subtract(counts: Counter[str], peer: str) -> None:
+def _decrement(counts: Counter[str], peer: str) -> None:
     counts[peer] -= 1
     if not counts[peer]:
         del counts[peer]

@@ -173,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def eof_received(self) -> None:
-        self._disconnected()  # free the slot immediately: the peer's next association may need it
+        self._handle_disconnect()  # free the slot immediately: the peer's next association may need it
 
     def pause_writing(self) -> None:
         self._peer_reads_slowly = True
@@ -186,7 +186,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, _reason: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._disconnected()
+        self._handle_disconnect()
         self._endpoint.connection_closed(self)
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(event, ReleaseIndication):
             self._set_end("released")
         elif isinstance(event, AssociationEnd):
-            self._end(event)
+            self._handle_end(event)
 
     def _request_association(self, indication: AssociateIndication) -> None:
         request = AssociationRequest(
@@ -252,7 +252,7 @@ class Connection(asyncio.BufferedProtocol):
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
             self._close_association()
         else:
-            assert self._acceptor.request is not None  # it was decided about
+            assert self._acceptor.request is not None  # the decision is about this request
             self.association.is_accepted = True
             self._acceptor.accept(negotiate(self._acceptor.request.contexts), IMPLEMENTATION)
         self._flush()
@@ -300,7 +300,7 @@ class Connection(asyncio.BufferedProtocol):
         comment = "" if status is CStoreStatus.SUCCESS else result.reason
         self._acceptor.answer(command, status, comment)
 
-    def _end(self, end: AssociationEnd) -> None:
+    def _handle_end(self, end: AssociationEnd) -> None:
         self._set_end("lost" if end.how == "lost" else "aborted")
         if end.how == "violation":
             log.warning("protocol_violated", peer=self.peer, reason=end.reason)
@@ -309,7 +309,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.association is not None:
             self.association.how = how
 
-    def _disconnected(self) -> None:
+    def _handle_disconnect(self) -> None:
         for event in self._acceptor.closed():
             self._handle(event)
         self._close_association()

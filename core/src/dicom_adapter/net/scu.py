@@ -115,6 +115,8 @@ def _batches(entries: Iterable[_FileToSend]) -> Iterator[list[_FileToSend]]:
 
 @define(kw_only=True)
 class _Sender:
+    """Sends files and collects the results."""
+
     address: Address
     calling_ae_title: str
     timeout: float

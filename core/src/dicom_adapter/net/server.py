@@ -98,13 +98,13 @@ class DicomServer:
     def stop(self, drain_seconds: float) -> None:
         """Accept no more connections, wait `drain_seconds` for open associations, then abort the others."""
         self.is_stopping = True
-        self._call(self._drain(drain_seconds))
+        self._run_in_loop(self._drain(drain_seconds))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self._pool.shutdown(wait=False)
         self.loop.close()
 
-    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _run_in_loop(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
     # --- connections --------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class DicomServer:
     async def _connect(self, accepted: socket.socket, peer: str) -> None:
         connection = Connection(self, peer)
         try:
-            await self.loop.connect_accepted_socket(lambda: connection, accepted, **self._encryption())
+            await self.loop.connect_accepted_socket(lambda: connection, accepted, **self._tls_arguments())
         except (
             OSError,
             asyncio.CancelledError,
@@ -181,7 +181,7 @@ class DicomServer:
             if self._certificates is not None and isinstance(failure, OSError):
                 log.warning("tls_handshake_failed", peer=peer, reason=_tls_failure(failure))
 
-    def _encryption(self) -> dict[str, Any]:
+    def _tls_arguments(self) -> dict[str, Any]:
         """Return the TLS arguments of a connection. The handshake has the time limit of the association request."""
         if self._certificates is None:
             return {}

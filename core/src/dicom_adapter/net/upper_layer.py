@@ -102,7 +102,7 @@ class UpperLayer:
             try:
                 data = data[self._parse_single_values(data) or self._parse(data) :]
             except InvalidPdu as violation:
-                self._violated(violation)
+                self._handle_violation(violation)
             if self._indications:
                 yield from self._take_indications()
 
@@ -290,7 +290,7 @@ class UpperLayer:
         if self._pdu_type == 0x04:
             self._parse = self._parse_ignored
             self._received_pdu("P-DATA-TF")
-            return self._continue(data, used)
+            return self._parse_rest(data, used)
         self._body.clear()
         self._parse = self._parse_body
         if not self._pdu_left:
@@ -334,9 +334,9 @@ class UpperLayer:
             self._report_piece(data[:0])
             return used
         self._parse = self._parse_pdv
-        return self._continue(data, used)
+        return self._parse_rest(data, used)
 
-    def _continue(self, data: memoryview, used: int) -> int:
+    def _parse_rest(self, data: memoryview, used: int) -> int:
         """Parse the bytes after a header: in most cases they arrived together with it."""
         return used + self._parse(data[used:]) if len(data) > used else used
 
@@ -370,7 +370,7 @@ class UpperLayer:
             self._abort_reason = AbortReason.UNEXPECTED_PDU
         self._apply(name)
 
-    def _violated(self, violation: InvalidPdu) -> None:
+    def _handle_violation(self, violation: InvalidPdu) -> None:
         self._violation, self._abort_reason = str(violation), violation.abort_reason
         self._apply("invalid PDU")
         self._parse = self._parse_nothing

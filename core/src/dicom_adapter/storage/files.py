@@ -32,7 +32,7 @@ SHARDS = 256  # folders, named by the first two digits of their keys, so that no
 FOLDER_MODE = 0o700  # patient data: only the service's user has access
 FILE_MODE = 0o600
 OPEN_LIMIT = 64  # unsynced files that stay open until their fsync; further ones are closed and opened again for it
-SUBJECT = "file storage"  # of error messages
+SUBJECT = "file storage"  # first words of error messages
 
 
 class FileStorage(StorageBackend[NoSettings]):

@@ -19,7 +19,7 @@ from dicom_adapter.storage.local.keys import key_of, missing
 from dicom_adapter.storage.local.segment import MOST_PIECES, RECORD, Record, Segment
 
 SUFFIX = ".segment"
-SUBJECT = "local storage"  # of error messages
+SUBJECT = "local storage"  # first words of error messages
 
 
 @define(eq=False)
