@@ -1,4 +1,4 @@
-"""Step 1: decide whether an association is accepted. A pure function of values, for every protocol."""
+"""Step 1: accept or reject an association. `judge` is a pure function: it does not depend on the protocol."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.flow.free_space import ledger_full, storage_full
 
-# Free space beyond the ledger's reserve that an association needs. Without it, associations would be accepted at the
-# limit although all their instances would be refused.
+# Free space that an association needs in addition to the ledger's reserve. Without it, associations would be accepted
+# at the limit although all their instances would be refused.
 SMALLEST_ASSOCIATION_BYTES = 2**20
 
 
@@ -21,16 +21,16 @@ SMALLEST_ASSOCIATION_BYTES = 2**20
 class Load:
     """Current load and free space of the adapter."""
 
-    associations: int  # number of open associations, without this one
+    associations: int  # number of open associations, without the requested one
     capacity: Capacity | None  # of the storage backend
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
-    associations_of_peer: int = 0  # how many of those are this peer's
+    associations_of_peer: int = 0  # number of open associations of the same peer
     ledger_free: int | None = None  # bytes; None: unknown
 
 
 def judge(request: AssociationRequest, config: Config, load: Load) -> AssociationDecision:
-    """Accept or reject. Permanent reasons come before transient ones."""
+    """Accept or reject the association. Permanent reasons are checked before transient ones."""
     ae_title = config.ae_titles.get(request.called_ae_title)
     if ae_title is None:
         return _reject(Rejection.CALLED_AE_TITLE_NOT_RECOGNIZED, "the called AE title is not configured")

@@ -1,17 +1,17 @@
-"""Is there enough free space? Pure functions that association and store share."""
+"""Checks of free space: pure functions, used by steps 1 and 2."""
 
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import StorageConfig
 
-# Reserved for rows of instances that were accepted before: without them no job ends, and no space is freed. Enough for
-# the write-ahead log, which SQLite merges into the database when it has 4 MiB, and for tens of thousands of rows.
+# Reserved for rows about instances that are stored already: without these rows no job ends, and no space is freed. It
+# is enough for the write-ahead log, which SQLite merges into the database at 4 MiB, and for tens of thousands of rows.
 LEDGER_RESERVE_BYTES = 16 * 2**20
 
 
 def storage_full(capacity: Capacity | None, storage: StorageConfig, size: int = 0) -> str:
-    """Return why nothing more, or no data set of `size` bytes, may be stored now; "" if there is enough free space."""
+    """Return why no data set, or none of `size` bytes, may be stored now; "" if there is enough free space."""
     if capacity is None:
         return ""
     used = 100 * (1 - capacity.free_bytes / capacity.total_bytes) if capacity.total_bytes else 100.0
@@ -22,11 +22,11 @@ def storage_full(capacity: Capacity | None, storage: StorageConfig, size: int = 
     return ""
 
 
-def ledger_full(free_bytes: int | None, more: int = 0) -> str:
-    """Return why the ledger cannot accept more rows, although the storage may have free space; "" if it can.
+def ledger_full(free_bytes: int | None, data_set_bytes: int = 0) -> str:
+    """Return why the disk of the ledger has not enough free space for more rows; "" if it has.
 
-    `more`: bytes that must be free besides, for data sets on the same disk.
+    `data_set_bytes`: additional free space for data sets, which may be on the same disk.
     """
-    if free_bytes is None or free_bytes >= LEDGER_RESERVE_BYTES + more:
+    if free_bytes is None or free_bytes >= LEDGER_RESERVE_BYTES + data_set_bytes:
         return ""
-    return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_RESERVE_BYTES + more} are needed"
+    return f"the ledger's disk has {free_bytes} bytes left, {LEDGER_RESERVE_BYTES + data_set_bytes} are needed"

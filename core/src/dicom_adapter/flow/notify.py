@@ -1,7 +1,7 @@
-"""Step 3: detect new instances, to wake their lanes and to notify observers.
+"""Step 3: detect new instances in the ledger, to wake the lanes of their AE titles and to notify observers.
 
-Lanes read their own rows, in order and a batch at a time, from where they stopped. Therefore they treat an instance
-that has just arrived like one that was pending when the host started.
+A woken lane reads its rows from the ledger, in order, after the last one that it has read. Therefore it treats a new
+instance like one that was pending when the host started.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ BATCH = 1000  # rows read at a time
 class Arrived:
     """A batch of new instances."""
 
-    ae_titles: frozenset[str]  # to which they were sent
+    ae_titles: frozenset[str]  # the called AE titles
     instances: Sequence[InstanceStorageInfo]  # empty unless observers are notified of each instance
-    replaced: Sequence[int]  # ids of earlier instances that some of these replace
+    replaced: Sequence[int]  # ids of the earlier instances that new ones replaced
 
 
 class Notify:
-    """Detects instances that arrived after its own creation. Not thread-safe: used by one thread only."""
+    """Detects instances that arrive after this object was created. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, *, each: bool) -> None:
-        """`each`: read every single instance, for observers; this costs as much as a lane does."""
+        """`each`: read the row of each instance, for observers. This is as expensive as in a lane."""
         self._ledger = ledger
         self._each = each
         with ledger.read() as transaction:
             self._seen = instances.last_number(transaction)
 
     def arrived(self) -> Iterator[Arrived]:
-        """Yield the instances that arrived since the last call, a batch at a time, in the order of arrival."""
+        """Yield the instances that arrived since the last call, in batches, in the order of arrival."""
         while True:
             with self._ledger.read() as transaction:
                 last, batch = self._next(transaction)
             read, self._seen = last - self._seen, last
             if read:
                 yield batch
-            if read < BATCH:  # numbers rise: there were no more; later instances cause another wake-up
+            if read < BATCH:  # there are no more rows now; later ones cause another wake-up
                 return
 
     def _next(self, transaction: Transaction) -> tuple[int, Arrived]:

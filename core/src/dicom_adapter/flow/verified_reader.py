@@ -14,8 +14,8 @@ class Changed(Permanent):
     """A stored object differs from what was received."""
 
 
-class Stored(Protocol):
-    """What the ledger knows about a stored object (see `InstanceStorageInfo`)."""
+class ExpectedObject(Protocol):
+    """The columns of the ledger that describe a stored object: a part of `InstanceStorageInfo`."""
 
     @property
     def instance_id(self) -> int: ...
@@ -28,17 +28,17 @@ class Stored(Protocol):
 
 
 class VerifiedReader(io.RawIOBase):
-    """Reads a stored object once, from its beginning.
+    """Reads a stored object once, from its beginning, and computes its checksum.
 
-    Raises Changed instead of returning the last bytes of an object that differs from what was received.
+    If size or checksum are not those of the ledger, it raises Changed instead of returning the last bytes.
     """
 
-    def __init__(self, file: BinaryIO, instance: Stored) -> None:
+    def __init__(self, file: BinaryIO, instance: ExpectedObject) -> None:
         super().__init__()
         self._file = file
         self._instance = instance
-        self._beginning = b""  # the bytes of the file that determine where its data set begins
-        self._skip = BEFORE_META  # the checksum is that of the data set, behind the header
+        self._beginning = b""  # the first bytes of the file, which contain the length of the header
+        self._skip = BEFORE_META  # length of the header; the checksum is computed of the data set after it
         self._size = 0
         self._checksum = 0
 
@@ -46,7 +46,7 @@ class VerifiedReader(io.RawIOBase):
         return True
 
     def read(self, size: int | None = -1) -> bytes:
-        # What io derives from `readinto` zeroes a buffer of `size` bytes and copies it: too slow for uploads.
+        # The default `read`, based on `readinto`, zeroes and copies a buffer of `size` bytes: too slow for uploads.
         if size is None or size < 0:
             return super().read(-1)
         piece = self._file.read(size)
@@ -54,7 +54,7 @@ class VerifiedReader(io.RawIOBase):
         return piece
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # io passes a memoryview
-        count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have it
+        count = self._file.readinto(buffer)  # type: ignore[attr-defined] # binary files have this method
         self._check(memoryview(buffer)[:count], wanted=len(buffer))
         return int(count)
 
@@ -63,12 +63,12 @@ class VerifiedReader(io.RawIOBase):
             self._find_data_set(piece)
         self._checksum = zlib.crc32(piece[max(0, self._skip - self._size) :], self._checksum)
         self._size += len(piece)
-        # With the last piece at the latest: a caller that knows the size may never read until the end.
+        # Verify with the last piece, not at the end of the file: a caller that knows the size may not read further.
         if (wanted and not piece) or self._size >= self._instance.size_bytes:
             self._verify()
 
     def _find_data_set(self, piece: memoryview) -> None:
-        # The file itself determines it: an earlier version of the adapter wrote a shorter header.
+        # The length is read from the file, because earlier versions of the adapter wrote a shorter header.
         self._beginning += piece[: BEFORE_META - self._size]
         if len(self._beginning) == BEFORE_META:
             try:

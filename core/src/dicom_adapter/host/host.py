@@ -276,7 +276,7 @@ class Host:
 
     def _update_quota(self) -> datetime:
         began = time.monotonic()
-        self._quota.look()
+        self._quota.update()
         pause = timedelta(seconds=QUOTA_PAUSE_FACTOR * (time.monotonic() - began))
         return self._clock.now() + max(self._poll_every, pause)
 
@@ -309,7 +309,7 @@ class Host:
                 return self._clock.now()
         if self._sweep is None and self._sweep_at <= self._clock.now():
             self._sweep_at = self._clock.now() + SWEEP_EVERY
-            self._sweep = self._reclaim.everything()
+            self._sweep = self._reclaim.reclaim_all()
         for _count in self._sweep or ():
             if time.monotonic() >= end:
                 return self._clock.now()

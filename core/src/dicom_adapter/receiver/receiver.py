@@ -165,7 +165,7 @@ def _duplicate(received: ReceivedInstance, result: StoreResult, pending_id: int,
     """Return an event of the pending instance about one that has no row of its own."""
     return Event(
         at=now,
-        event="instance_not_kept" if result.outcome.is_acknowledged else "instance_refused",
+        event="instance_ignored" if result.outcome.is_acknowledged else "instance_refused",
         ae_title=received.ae_title,
         association_id=received.association_id,
         instance_id=pending_id,
@@ -193,7 +193,7 @@ def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
     if result.instance is not None:
         log.info("instance_stored", **fields, instance_id=result.instance.instance_id)
     elif result.outcome.is_acknowledged:
-        log.info("instance_not_kept", **fields, reason=result.reason)
+        log.info("instance_ignored", **fields, reason=result.reason)
     else:
         log.warning(
             "instance_refused", **fields, status=f"0x{C_STORE_STATUS[result.outcome]:04X}", reason=result.reason

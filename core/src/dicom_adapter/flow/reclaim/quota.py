@@ -1,8 +1,8 @@
-"""Beside steps 4 and 5: limit the space of instances that are held until an operator decides.
+"""Limit the space of held instances, which are kept until an operator decides.
 
-Held are quarantined instances, instances that only faulted jobs still need, and instances of AE titles that are not
-configured any longer. When the quarantined and faulted ones of an AE title reach the quota, it accepts no more
-instances until they use less space again.
+An instance is held if it is quarantined, if only faulted jobs still need it, or if its AE title is not configured any
+more. When the quarantined and faulted instances of an AE title reach the quota, the AE title accepts no more instances
+until they use less space.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.quota")
 
-CHANGING = (  # events after which an AE title may hold more or less
+QUOTA_EVENTS = (  # after these, an AE title may hold more or fewer instances
     "instance_quarantined",
     "instance_requeued",
     "instance_discarded",
@@ -29,12 +29,12 @@ CHANGING = (  # events after which an AE title may hold more or less
     "job_retried",
     "job_cancel_requested",
 )
-HYSTERESIS = 0.95  # of the quota: a full AE title accepts again below it, so that it does not alternate at the limit
-REFRESH_EVERY = timedelta(minutes=1)  # without any event: a job that shared instances may have ended
+HYSTERESIS = 0.95  # a full AE title accepts instances again below 95 % of its quota, to avoid alternation
+REFRESH_EVERY = timedelta(minutes=1)  # even without an event: a job that shared instances may have ended
 
 
 class Quota:
-    """Watches how much each AE title holds. Not thread-safe: used by one thread only."""
+    """Watches the held instances of each AE title. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, clock: Clock, quota_bytes: int, ae_titles: Collection[str]) -> None:
         """`ae_titles`: the configured ones."""
@@ -45,13 +45,13 @@ class Quota:
         self._seen = 0  # the number of the last event that was read
         self._refresh_at = clock.now()
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Check the AE titles that have changed since the last call."""
         now = self._clock.now()
         refresh = self._refresh_at <= now
         with self._ledger.read() as transaction:
             last = events.last_number(transaction)
-            changed = self._ae_titles if refresh else events.ae_titles_after(transaction, self._seen, CHANGING)
+            changed = self._ae_titles if refresh else events.ae_titles_after(transaction, self._seen, QUOTA_EVENTS)
         for ae_title in sorted(changed):
             if ae_title in self._ae_titles:
                 self._check(ae_title)
@@ -70,17 +70,17 @@ class Quota:
             held = count_held_bytes(transaction, ae_title)
             before = lanes.full(transaction).get(ae_title, "")
         is_full = reaches_quota(held.total, self._quota_bytes, was_full=bool(before))
-        reason = _why(held, self._quota_bytes) if is_full else ""
+        reason = _quota_reason(held, self._quota_bytes) if is_full else ""
         if reason != before:
             self._report(ae_title, reason, held, changed=is_full is not bool(before))
 
     def _report(self, ae_title: str, reason: str, held: HeldBytes, *, changed: bool) -> None:
         event = "ae_title_full" if reason else "ae_title_below_quota"
         detail = {"bytes": held.total, "quota": self._quota_bytes}
-        happened = Event(at=self._clock.now(), event=event, ae_title=ae_title, detail=detail)
+        change = Event(at=self._clock.now(), event=event, ae_title=ae_title, detail=detail)
         with self._ledger.write() as transaction:
             lanes.set_full(transaction, ae_title, reason)
-            events.record(transaction, [happened] if changed else [])
+            events.record(transaction, [change] if changed else [])
         if changed and reason:
             log.error("ae_title_full", ae_title=ae_title, **detail)
         elif changed:
@@ -88,24 +88,24 @@ class Quota:
 
 
 def reaches_quota(held: int, quota: int, *, was_full: bool) -> bool:
-    """Return whether `held` bytes reach the quota; 0 bytes never do. If `was_full`, the limit is lower."""
+    """Return whether `held` bytes reach the quota; 0 bytes never do. The limit is lower if `was_full`."""
     return held > 0 and held >= (HYSTERESIS * quota if was_full else quota)
 
 
 def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], now: datetime) -> None:
-    """Show unconfigured AE titles that still hold instances as stopped lanes; delete the lanes of the other ones."""
+    """Record unconfigured AE titles that hold instances as stopped lanes, and delete the lanes of the others."""
     held = {name: count for name, count in count_held(transaction).items() if name not in ae_titles}
     lanes.delete_others(transaction, [*ae_titles, *held])
     known = lanes.load(transaction)
     for ae_title, count in held.items():
-        reason, before = _not_configured(count), known.get(ae_title)
+        reason, before = _unconfigured_reason(count), known.get(ae_title)
         was_stopped = before is not None and before.state is LaneState.STOPPED
         if before is None or not was_stopped or before.reason != reason:
             since = before.since if before is not None and was_stopped else now
             lanes.save(transaction, LaneReport(ae_title=ae_title, state=LaneState.STOPPED, reason=reason, since=since))
 
 
-def _why(held: HeldBytes, quota: int) -> str:
+def _quota_reason(held: HeldBytes, quota: int) -> str:
     return (
         f"quarantine-quota = {quota} bytes is used up: quarantined instances use {held.quarantined} bytes, those of "
         f"faulted jobs {held.faulted}; free space with `dicom-adapter instances requeue` or `discard`, or with "
@@ -113,7 +113,7 @@ def _why(held: HeldBytes, quota: int) -> str:
     )
 
 
-def _not_configured(held: Held) -> str:
+def _unconfigured_reason(held: Held) -> str:
     return (
         f"it is not configured; {held.pending} pending and {held.quarantined} quarantined instances are held: "
         "configure it again, or export and discard them"

@@ -1,7 +1,7 @@
 """Step 6: delete the stored objects of released instances that no unfinished job needs.
 
-The stored object is deleted first, then the ledger row is marked. After a crash in between, the deletion is repeated,
-which storage backends accept. The reverse order would leave a file that no row refers to.
+The stored object is deleted before its row is marked. After a crash in between, the deletion is repeated, which storage
+backends accept. The reverse order could leave an object that no row refers to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.reclaim")
 
-BATCH = 500  # instances that are deleted and recorded together
+BATCH = 500  # number of instances that are deleted and recorded together
 
 
 class Reclaim:
@@ -33,14 +33,14 @@ class Reclaim:
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._on_reclaimed = on_reclaimed
 
-    def everything(self) -> Iterator[int]:
-        """Reclaim all released instances: once after a start, for those that an earlier run did not reclaim.
+    def reclaim_all(self) -> Iterator[int]:
+        """Reclaim all released instances, including those whose earlier deletion failed.
 
-        Yield after every batch how many were reclaimed; the caller may pause in between. An error of the storage
-        backend that concerns a whole batch is raised at the end, so that it does not block the other batches.
+        Yield the number of reclaimed instances after each batch; the caller may pause in between. An error of the
+        storage backend that concerns a whole batch is raised at the end, so that it does not block the other batches.
         """
         failed: Exception | None = None
-        for batch in self._released():
+        for batch in self._read_released():
             try:
                 yield self.reclaim(batch)
             except LedgerError:
@@ -51,7 +51,7 @@ class Reclaim:
             raise failed
 
     def reclaim(self, candidates: Sequence[int]) -> int:
-        """Reclaim those of these instances that may be deleted now; return how many."""
+        """Reclaim the candidates that may be deleted now. Return their number."""
         with self._ledger.read() as transaction:
             free = instances.reclaimable(transaction, candidates)
         return sum(self._reclaim_batch(free[start : start + BATCH]) for start in range(0, len(free), BATCH))
@@ -67,9 +67,9 @@ class Reclaim:
         return len(deleted)
 
     def _delete(self, batch: Sequence[InstanceStorageInfo]) -> Sequence[InstanceStorageInfo]:
-        """Delete the objects, together or, if that fails, one by one; return the deleted ones.
+        """Delete the objects together or, if that fails, one by one. Return the instances whose objects were deleted.
 
-        Raises the error of the storage backend if it can delete none of them.
+        Raises the error of the storage backend if none could be deleted.
         """
         try:
             self._storage.delete([instance.storage_key for instance in batch])
@@ -89,7 +89,7 @@ class Reclaim:
             return False
         return True
 
-    def _released(self) -> Iterator[list[int]]:
+    def _read_released(self) -> Iterator[list[int]]:
         last = 0
         while True:
             with self._ledger.read() as transaction:

@@ -1,7 +1,7 @@
 """After step 6: delete history that is older than the retention period, so that the ledger does not grow forever.
 
 `ledger.history` determines which rows may be deleted. This module deletes them in small transactions, with pauses in
-which others can write.
+which other processes can write.
 """
 
 from __future__ import annotations
@@ -19,72 +19,72 @@ from dicom_adapter.runtime.clock import Clock
 log = structlog.get_logger("dicom_adapter.retention")
 
 EVERY = timedelta(minutes=10)  # from the end of one run to the beginning of the next
-PAUSE = timedelta(milliseconds=100)  # between two transactions of a run, for receivers to write
-BATCH = 500  # instances or events that one transaction examines
-JOBS = 100  # jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
-JOB_ROWS = 2000  # a job is deleted as a whole; from this number of rows on, no further job is added to the transaction
+PAUSE = timedelta(milliseconds=100)  # between two transactions of a run, so that receivers can write
+BATCH = 500  # number of instances or events that one transaction examines
+JOBS = 100  # number of jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
+JOB_ROWS = 2000  # number of rows from which no further job is added to a transaction; jobs are deleted as a whole
 
-Look = Callable[[Transaction, Place], Page]
-Forget = Callable[[Transaction, Sequence[int]], int]
+ReadPage = Callable[[Transaction, Place], Page]
+DeleteRows = Callable[[Transaction, Sequence[int]], int]
 
 
 class Retention:
     """Deletes old history. Not thread-safe: used by one thread only."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, lasting: timedelta, asked: Collection[str]) -> None:
-        """`lasting`: the retention period; `asked`: submitters whose platforms report the end of a job."""
+    def __init__(self, ledger: Ledger, clock: Clock, period: timedelta, polled: Collection[str]) -> None:
+        """`period`: the retention period; `polled`: submitters whose platforms are polled for the end of a job."""
         self._ledger = ledger
         self._clock = clock
-        self._lasting = lasting
-        self._asked = asked
+        self._period = period
+        self._polled = polled
         self._run: Iterator[bool] | None = None  # the run in progress
         self._next = clock.now()
 
     def step(self) -> datetime:
-        """Delete a few rows, when it is time; return the time of the next call."""
+        """Delete a few rows if it is time. Return the time of the next call."""
         now = self._clock.now()
         if now < self._next:
             return self._next
-        run = self._run or self._forget(now)
+        run = self._run or self._delete_old_rows(now)
         self._run = None  # a failed run is not continued
         if next(run, False):
             self._run = run
         self._next = now + (PAUSE if self._run else EVERY)
         return self._next
 
-    def _forget(self, now: datetime) -> Iterator[bool]:
-        """Delete all that is old enough; yield True after each transaction."""
-        before = now - self._lasting
-        unasked = before - self._lasting
-        jobs = self._pages(
+    def _delete_old_rows(self, now: datetime) -> Iterator[bool]:
+        """Delete all rows that are old enough. Yield True after each transaction."""
+        before = now - self._period
+        before_without_end = before - self._period  # for jobs of polled submitters without a reported end
+        jobs = self._delete_pages(
             lambda reading, after: history.finished_jobs(reading, before, after, JOBS, JOB_ROWS),
-            lambda writing, numbers: history.delete_jobs(writing, numbers, self._asked, unasked),
+            lambda writing, numbers: history.delete_jobs(writing, numbers, self._polled, before_without_end),
         )
-        instances = self._pages(
+        instances = self._delete_pages(
             lambda reading, after: history.reclaimed_instances(reading, before, after, BATCH), history.delete_instances
         )
-        events = self._pages(
+        events = self._delete_pages(
             lambda reading, after: history.old_events(reading, before, after, BATCH), history.delete_events
         )
-        gone: Counter[str] = Counter()
-        for what, counts in (("jobs", jobs), ("instances", instances), ("events", events)):
+        deleted: Counter[str] = Counter()
+        for kind, counts in (("jobs", jobs), ("instances", instances), ("events", events)):
             for count in counts:
-                gone[what] += count
+                deleted[kind] += count
                 yield True
-        if any(gone.values()):
-            log.info("history_forgotten", **gone)
+        if any(deleted.values()):
+            log.info("history_deleted", **deleted)
 
-    def _pages(self, look: Look, forget: Forget) -> Iterator[int]:
-        """Delete page by page, oldest first; yield the number of rows deleted for each page."""
+    def _delete_pages(self, read_page: ReadPage, delete_rows: DeleteRows) -> Iterator[int]:
+        """Delete page by page, oldest first. Yield the number of deleted rows for each page."""
         place = BEGINNING
         while True:
             with self._ledger.read() as transaction:
-                page = look(transaction, place)
+                page = read_page(transaction, place)
             if page.end == place:
                 return
-            gone = 0
+            deleted = 0
             if page.numbers:
                 with self._ledger.write() as transaction:
-                    gone = forget(transaction, page.numbers)
-            yield gone
+                    deleted = delete_rows(transaction, page.numbers)
+            yield deleted
             place = page.end

@@ -1,21 +1,21 @@
-"""Beside step 6: determine when processors have to free space, before associations are rejected. Pure functions."""
+"""The space that processors are requested to free before the storage is full. A pure function."""
 
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import StorageConfig
 
-MARGIN = 0.02  # of the total space: processors are asked this far before the watermark, and above the reserve
+MARGIN = 0.02  # of the total space: the request is made this far before the watermark or the reserve is reached
 
 
 def bytes_to_free(capacity: Capacity | None, storage: StorageConfig) -> int:
-    """Return how many bytes to free, so that associations are not rejected soon; 0 if there is enough free space."""
+    """Return the number of bytes to free, so that associations are not rejected soon; 0 if no space is needed."""
     if capacity is None:
         return 0
     margin = int(capacity.total_bytes * MARGIN)
-    least_free = [0]
+    required = [0]
     if storage.watermark_percent < 100:
-        least_free.append(capacity.total_bytes * (100 - storage.watermark_percent) // 100 + margin)
+        required.append(capacity.total_bytes * (100 - storage.watermark_percent) // 100 + margin)
     if storage.reserve:
-        least_free.append(storage.reserve + margin)
-    return max(0, max(least_free) - capacity.free_bytes)
+        required.append(storage.reserve + margin)
+    return max(0, max(required) - capacity.free_bytes)

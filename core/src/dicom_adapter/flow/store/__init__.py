@@ -1,1 +1,1 @@
-"""Step 2, store: a data set becomes durable, then gets its row."""
+"""Step 2, store: make each data set durable and enter its row in the ledger. Begin with `commit`."""

@@ -1,10 +1,10 @@
-"""Step 2: store each data set while it arrives, then enter its row; only then may C-STORE answer success.
+"""Step 2: store each data set while it arrives, then enter its row. Only then is the C-STORE answered with success.
 
-    begin    the header of a Part 10 file is written to the storage backend
-    write    every piece of the data set follows as it arrives; the identity of the instance is read from it
-    end      the data set is complete: a `ReceivedInstance` that waits for its commit, or it is refused
-    commit   all instances that wait become durable with one sync, and get their rows in one transaction
-    recover  at the next start: rows that a power loss took are entered again from the recovery records
+    begin    write the header of a Part 10 file to the storage backend
+    write    write each piece of the data set as it arrives, and read the identity of the instance from it
+    end      complete the data set: return a `ReceivedInstance`, which is not committed yet, or refuse the data set
+    commit   make all completed instances durable with one sync, and enter their rows in one transaction
+    recover  at the next start: enter rows that were lost with the power again, from the recovery records
 
 After any failure, the sender gets a failure status (PS3.4 section B.2.3) and the instance is deleted.
 """
@@ -34,12 +34,12 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.store")
 
-CHECKPOINT_SECONDS = 1.0  # between two syncs of the ledger, after which older recovery records are not needed
-INLINE_SYNC_SECONDS = 0.1  # a storage backend that needs longer for a sync is not synced in the network thread
+CHECKPOINT_SECONDS = 1.0  # between two syncs of the ledger, which make older recovery records unnecessary
+INLINE_SYNC_SECONDS = 0.1  # if a sync takes longer, later syncs are not done in the network thread
 
 
 class Store:
-    """Receives instances and enters them. `begin` and `end` are for one thread, `commit` for another one."""
+    """Stores instances and enters their rows. One thread calls `begin` and `end`, another one may call `commit`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Store:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         inline_sync_seconds: float = INLINE_SYNC_SECONDS,
     ) -> None:
-        """`name`: of the receiver, which stays the same at its next start. `limits`: None for no checks of limits."""
+        """`name`: of the receiver, the same after a restart. `limits`: None to check no limits."""
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._name = name
@@ -65,12 +65,12 @@ class Store:
         self._checkpoint_at = time.monotonic() + checkpoint_seconds
 
     def configure(self, config: Config) -> None:
-        """Apply another configuration. Open associations to AE titles that it removes stay usable."""
-        known = {**self._config.ae_titles, **config.ae_titles}
-        self._config = evolve(config, ae_titles=known)
+        """Apply another configuration. Open associations with removed AE titles can still store instances."""
+        ae_titles = {**self._config.ae_titles, **config.ae_titles}
+        self._config = evolve(config, ae_titles=ae_titles)
 
     def begin(self, request: StoreRequest) -> IncomingInstance:
-        """Receive a request; its data set follows, even if it is refused."""
+        """Begin to store an instance. Its data set follows in any case, even if the request is refused."""
         if request.sop_class_uid in self._config.ae_titles[request.ae_title].ignored_sop_classes:
             reason = "its SOP class is among ignored-sop-classes"
             return IncomingInstance(request, StoreResult(outcome=StoreOutcome.IGNORED, reason=reason))
@@ -94,7 +94,7 @@ class Store:
         return incoming
 
     def end(self, incoming: IncomingInstance) -> ReceivedInstance | StoreResult:
-        """Complete the data set: return the instance, which waits for its commit, or why it is not stored."""
+        """Complete the data set. Return the instance, which is to be committed, or the result if it is not stored."""
         received = incoming.end()
         if isinstance(received, StoreResult) or self._limits is None:
             return received
@@ -105,7 +105,7 @@ class Store:
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=full)
 
     def keep(self, request: StoreRequest, data_set: bytes) -> StoreResult:
-        """Receive and commit an instance in one call, without a network."""
+        """Store and commit an instance in one call, without a network."""
         incoming = self.begin(request)
         incoming.write([data_set])
         received = self.end(incoming)
@@ -114,7 +114,7 @@ class Store:
     # --- commit -----------------------------------------------------------------------------------------------------
 
     def commit(self, received: Sequence[ReceivedInstance]) -> list[StoreResult]:
-        """Make the instances durable and enter their rows; return the results in their order."""
+        """Make the instances durable and enter their rows. Return the results in the same order."""
         failure = self._sync(received)
         if failure is not None:
             return [failure] * len(received)
@@ -125,10 +125,10 @@ class Store:
         return results
 
     def commit_inline(self, received: ReceivedInstance) -> StoreResult | None:
-        """Commit one instance without waiting for the ledger. Not during another commit.
+        """Commit one instance if that is possible without waiting. Must not be called during another commit.
 
-        Returns None if it would have to wait, for another transaction, a sync of the ledger, or a storage that was slow
-        at the last commit: the instance has yet to be committed.
+        Returns None, and commits nothing, if the commit would wait for another transaction, for a sync of the ledger,
+        or for a storage backend whose last sync was slow.
         """
         if not received.number or self._storage_is_slow or time.monotonic() >= self._checkpoint_at:
             return None
@@ -143,27 +143,30 @@ class Store:
         return result
 
     def _sync(self, received: Sequence[ReceivedInstance]) -> StoreResult | None:
-        """Make the objects durable; return the result for all of them if that fails."""
-        began = time.monotonic()
+        """Make the objects durable. If that fails, return the result for all of them."""
+        started = time.monotonic()
         try:
             self._storage.sync([one.storage_key for one in received])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            delete_stored_objects(self._storage, received)  # not every backend deletes them itself
+            delete_stored_objects(self._storage, received)  # the backend may have kept some
             return failed(failure)
         finally:
-            self._storage_is_slow = time.monotonic() - began > self._inline_sync_seconds
+            self._storage_is_slow = time.monotonic() - started > self._inline_sync_seconds
         return None
 
     def _enter(self, received: Sequence[ReceivedInstance], *, waits: bool = True) -> list[StoreResult]:
-        """Enter the rows; delete the objects of instances without one. Raises for a busy ledger if not `waits`."""
+        """Enter the rows, and delete the objects of instances that get no row.
+
+        If not `waits`, raises LedgerUnavailable instead of waiting for another transaction.
+        """
         try:
-            # The row of an instance with a recovery record is durable with that.
+            # A row needs no sync if its instance has a recovery record: it can be entered again from the record.
             synced = not all(one.number for one in received)
             with self._ledger.write(synced=synced, waits=waits) as transaction:
-                # The time is read in the transaction, so that the order of rows is the order of these times.
+                # The time is read inside of the transaction, so that rows and times have the same order.
                 now = self._clock.now()
                 results = RowWriter(self._config, self._storage, transaction, self._name).enter(received, now)
-        except LedgerUnavailable as failure:  # for all of them alike
+        except LedgerUnavailable as failure:  # concerns all instances
             if failure.is_busy and not waits:
                 raise
             return self._not_entered(received, failure)
@@ -176,12 +179,12 @@ class Store:
         return results
 
     def _not_entered(self, received: Sequence[ReceivedInstance], failure: Exception) -> list[StoreResult]:
-        """Delete the objects after a failed transaction, but not those whose rows were written all the same."""
+        """Delete the objects after a failed transaction, except those whose rows were committed nevertheless."""
         try:
             with self._ledger.read() as transaction:
                 pending = [instances.find_pending(transaction, one.ae_title, one.sop_instance_uid) for one in received]
-        except LedgerError as unknown:
-            log.warning("stored_object_deletion_failed", count=len(received), error=type(unknown).__name__)
+        except LedgerError as error:
+            log.warning("stored_object_deletion_failed", count=len(received), error=type(error).__name__)
         else:
             entered = {instance.storage_key for instance in pending if instance is not None}
             delete_stored_objects(self._storage, [one for one in received if one.storage_key not in entered])
@@ -190,7 +193,7 @@ class Store:
     # --- recovery records -------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        """Sync the ledger, then drop the recovery records that are not needed any more. Not during a commit."""
+        """Sync the ledger, then drop the recovery records of all synced rows. Must not be called during a commit."""
         if self._recovery_records is None or not (self._has_unsynced_commits and self._may_checkpoint):
             return
         self._checkpoint_at = time.monotonic() + self._checkpoint_seconds
@@ -200,13 +203,13 @@ class Store:
             self._has_unsynced_commits = False
             self._storage.checkpoint()
         except Exception as failure:  # noqa: BLE001 - as above; the recovery records are still there
-            # After a failed sync there is no other one: the kernel may report success, and have dropped the data.
+            # A failed sync is not repeated: the kernel may drop the data and then report success (fsync(2)).
             self._may_checkpoint = not (isinstance(failure, LedgerUnavailable) and failure.is_io_error)
             log.warning("checkpoint_failed", error=describe_failure(failure))
 
     def recover(self) -> int:
-        """Enter rows that are missing for stored instances, and return how many. Before anything is received.
+        """Enter the missing rows of stored instances. Return their number. Call it before anything is received.
 
-        Raises what ledger and storage raise: nothing may be acknowledged before these rows are entered.
+        Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
         return Recovery(self._config, self._storage, self._ledger, self._clock, self._name).run()

@@ -1,4 +1,4 @@
-"""`IncomingInstance`: one request to store an instance, while its data set arrives."""
+"""`IncomingInstance`: an instance whose data set is still arriving."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ log = structlog.get_logger("dicom_adapter.store")
 
 @define
 class IncomingInstance:
-    """Receives the data set of one instance while it arrives. Not thread-safe; raises nothing."""
+    """Writes the data set of one instance while it arrives. Not thread-safe. Its methods do not raise."""
 
     request: StoreRequest
-    refusal: StoreResult | None = None  # set when it will not be stored, whatever else arrives
-    _limit: int = 0  # bytes of a data set
+    refusal: StoreResult | None = None  # set as soon as it is certain that the instance is not stored
+    _limit: int = 0  # greatest size of the data set in bytes
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
     _header_size: int = field(default=0, init=False)
-    _size: int = field(default=0, init=False)  # bytes of the data set so far
+    _size: int = field(default=0, init=False)  # bytes of the data set that have arrived
     _checksum: int = field(default=0, init=False)
     _reader: IdentityReader = field(init=False)
 
@@ -54,17 +54,17 @@ class IncomingInstance:
             self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=reason))
 
     def end(self) -> ReceivedInstance | StoreResult:
-        """Complete the data set: return the received instance, or why it is not stored."""
+        """Complete the data set. Return the received instance, or the result if it is not stored."""
         if self.refusal is None:
             try:
-                return self._received(self._checked_identity())
+                return self._finish(self._check_identity())
             except Mismatch as refusal:
                 self._refuse(StoreResult(outcome=StoreOutcome.DOES_NOT_MATCH, reason=str(refusal)))
             except UnreadableDataSet as refusal:
                 self._refuse(StoreResult(outcome=StoreOutcome.CANNOT_UNDERSTAND, reason=str(refusal)))
             except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
                 self._refuse(failed(failure))
-        assert self.refusal is not None  # else it was received
+        assert self.refusal is not None  # otherwise the instance was returned above
         return self.refusal
 
     def discard(self) -> None:
@@ -73,7 +73,7 @@ class IncomingInstance:
         if writer is not None:
             try:
                 writer.discard()
-            except Exception as failure:  # noqa: BLE001 - as above; an audit finds the rest
+            except Exception as failure:  # noqa: BLE001 - as above; an audit finds what was not deleted
                 log.warning("incoming_instance_deletion_failed", error=type(failure).__name__)
 
     def _write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
@@ -90,7 +90,7 @@ class IncomingInstance:
         self.refusal = refusal
         self.discard()
 
-    def _checked_identity(self) -> Identity:
+    def _check_identity(self) -> Identity:
         identity = self._reader.identity()
         if identity.sop_instance_uid != self.request.sop_instance_uid:
             raise Mismatch("the data set's SOP Instance UID is not the request's Affected SOP Instance UID")
@@ -98,8 +98,8 @@ class IncomingInstance:
             raise Mismatch("the data set's SOP Class UID is not the request's Affected SOP Class UID")
         return identity
 
-    def _received(self, identity: Identity) -> ReceivedInstance:
-        assert self._writer is not None  # it is not refused
+    def _finish(self, identity: Identity) -> ReceivedInstance:
+        assert self._writer is not None  # because the instance is not refused
         request = self.request
         columns = {
             "ae_title": request.ae_title,
@@ -124,7 +124,7 @@ class IncomingInstance:
 
 
 def failed(failure: Exception) -> StoreResult:
-    """Return the result after a failure of storage or ledger: out of space if that is the cause, so senders retry."""
+    """Return the result after a failure of storage or ledger: OUT_OF_SPACE, so that senders retry, or FAILED."""
     if reports_no_free_space(failure):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no free space left")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))

@@ -1,4 +1,4 @@
-"""Reasons to refuse a C-STORE: no free space, or an AE title that is full."""
+"""Limits of step 2: refuse a C-STORE if there is no free space, or if its AE title is full."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from dicom_adapter.config.model import StorageConfig
 from dicom_adapter.flow.free_space import ledger_full, storage_full
 from dicom_adapter.ledger import Ledger, lanes
 
-FREE_SPACE_SECONDS = 0.05  # for which a check of the disks is valid; the end of every instance checks again
-FULL_AE_TITLES_SECONDS = 1.0  # between two queries for AE titles that are full
+FREE_SPACE_SECONDS = 0.05  # validity of a check of the disks; each instance causes another check at its end
+FULL_AE_TITLES_SECONDS = 1.0  # between two queries for full AE titles
 
 
 class StoreLimits:
-    """Not thread-safe: used by the network thread only."""
+    """Checks the limits, and caches the results for a short time. Not thread-safe: used by the network thread only."""
 
     def __init__(self, storage: StorageBackend[Any], ledger: Ledger) -> None:
         self._storage = storage
         self._ledger = ledger
         now = time.monotonic()
-        self._no_space = ""  # why there is no free space for any AE title
+        self._no_space = ""  # why there is no free space; "" if there is
         self._no_space_until = now
         self._full: Mapping[str, str] = {}
         self._query_full_at = now
 
     def refusal_before(self, ae_title: str, storage: StorageConfig) -> str:
-        """Return why no data set is accepted for this AE title; "" if one is. Never refuses for an outdated reason."""
+        """Return why a data set for this AE title must be refused before it arrives; "" if it is accepted.
+
+        A refusal never results from an outdated check of the disks.
+        """
         if self._no_space or time.monotonic() >= self._no_space_until:
             self._check_free_space(storage)
         return self._refusal(ae_title)
 
     def refusal_after(self, ae_title: str, storage: StorageConfig) -> str:
-        """Return why a data set, which has used its space by now, must not be kept; "" if it may."""
+        """Return why a data set that is written completely must be refused; "" if it is accepted."""
         self._check_free_space(storage)
         return self._refusal(ae_title)
 
@@ -55,5 +58,5 @@ class StoreLimits:
                 with self._ledger.read() as transaction:
                     _stopped, self._full = lanes.stopped_and_full(transaction)
             except LedgerError:
-                pass  # the commit of the instance fails then as well, and its C-STORE is refused for that
+                pass  # the commit of the instance will fail as well, and its C-STORE is refused then
         return self._full

@@ -22,17 +22,16 @@ class ReceivedInstance:
     rows are entered, so that the order of rows is the order of these times.
     """
 
-    # The columns of its row by name (`arrivals.COLUMNS`), `received_at` in microseconds as the ledger stores it. A
-    # dictionary, because the recovery record, the row and the info are made of it for every instance: with a class of
-    # fifteen fields, that takes twice as long.
+    # The columns of its row by name (`arrivals.COLUMNS`); `received_at` is in microseconds, as the ledger stores it. It
+    # is a dictionary for speed: recovery record, row and info are made of it, and a class would take twice as long.
     columns: dict[str, Any]
-    receiver_run: str = ""  # "" without a recovery record
-    number: int = 0  # of its recovery record in the run; 0 without one
-    is_recovered: bool = False  # read from its recovery record
+    receiver_run: str = ""  # of its recovery record; "" if it has none
+    number: int = 0  # of its recovery record in the receiver run; 0 if it has none
+    is_recovered: bool = False  # True if it was read from a recovery record
 
     @property
     def ae_title(self) -> str:
-        """Called AE title."""
+        """The called AE title."""
         return str(self.columns["ae_title"])
 
     @property
@@ -53,6 +52,6 @@ class ReceivedInstance:
         return values
 
     def info(self, instance_id: int = UNNUMBERED) -> InstanceStorageInfo:
-        """Return it as processors receive it."""
+        """Return the instance as processors receive it."""
         columns = {**self.columns, "received_at": arrivals.to_datetime(self.columns["received_at"])}
         return InstanceStorageInfo(instance_id=instance_id, **columns)

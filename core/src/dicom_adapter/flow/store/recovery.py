@@ -1,4 +1,4 @@
-"""At a start: enter rows again that a power loss took, or that a killed process had not entered yet."""
+"""At a start: enter rows that were lost with the power, or that a killed process had not entered yet."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Recovery:
     receiver: str
 
     def run(self) -> int:
-        """Enter the missing rows, and return how many. Call it before anything is received.
+        """Enter the missing rows. Return their number. Call it before anything is received.
 
-        Raises what ledger and storage raise: nothing may be acknowledged before these rows are entered.
+        Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
         with self.storage.unconfirmed_records() as records:
             found = [read_recovery_record(record, key) for key, record in records]
@@ -45,7 +45,7 @@ class Recovery:
             return self._enter_missing(missing, above) if missing else 0
 
     def _without_row(self, found: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
-        """Return how many are above the high-water marks, and those of them that have no row, in their order."""
+        """Return the number of instances above the high-water marks, and those that have no row, in their order."""
         with self.ledger.read() as transaction:
             reached = receiver_runs.high_water_marks(transaction)
             above = [one for one in found if one.number > reached.get(one.receiver_run, 0)]
@@ -55,7 +55,7 @@ class Recovery:
 
     def _enter_missing(self, missing: Sequence[ReceivedInstance], above: int) -> int:
         with self.ledger.write() as transaction:
-            # Other components may have stored ids of the lost rows, so no id is used again. A replacement uses two.
+            # Lost ids are not reused, because other components may have stored them. A replacement uses two ids.
             instances.skip_numbers(transaction, 2 * above)
         try:
             return self._enter(missing)
@@ -79,7 +79,7 @@ class Recovery:
             results = RowWriter(self.config, self.storage, transaction, self.receiver).enter(missing, now)
             entered = [result.instance for result in results if result.instance is not None]
             events.record(transaction, [_recovered(instance, now) for instance in entered])
-        # A refused duplicate was acknowledged under another configuration: it is kept, and an audit finds it.
+        # A duplicate that is refused now was acknowledged under an earlier configuration: keep it, an audit finds it.
         is_duplicate = [result.instance is None and result.outcome.is_acknowledged for result in results]
         delete_stored_objects(self.storage, [one for one, is_one in zip(missing, is_duplicate, strict=True) if is_one])
         for instance in entered:
@@ -100,5 +100,5 @@ def _recovered(instance: InstanceStorageInfo, now: datetime) -> Event:
         ae_title=instance.ae_title,
         association_id=instance.association_id,
         instance_id=instance.instance_id,
-        detail={"reason": "a process or the power had failed before the ledger was written to the disk"},
+        detail={"reason": "a process or the power failed before the row was written to the disk"},
     )

@@ -1,4 +1,4 @@
-"""Recovery records: stored with each instance, so that its ledger row can be entered again after a power loss.
+"""Recovery records: a copy of the ledger row, stored with each instance, to enter the row again after a power loss.
 
 A record is synced together with its instance, so the ledger needs no sync before the C-STORE is answered. The records
 of a receiver run (one life of a receiver process) are numbered in the order in which their rows are entered. The ledger
@@ -19,7 +19,7 @@ from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.runtime.clock import Clock
 
-VERSION = 2  # of the format; records of other versions are not read, and their instances are left for an audit
+VERSION = 2  # of the format; records of other versions are not read: an audit finds their instances
 
 
 @define
@@ -34,7 +34,7 @@ class RecoveryRecords:
     def write(self, received: ReceivedInstance, writer: InstanceWriter) -> None:
         """Write the record of an instance, unless it is too long for the storage backend."""
         number = self.assigned + 1
-        # The clock may be set back; the order of instances must not change.
+        # Never earlier than the last one, even if the clock was set back: the order of instances must not change.
         received_at = max(self._last_received_at, arrivals.to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
         record = {"version": VERSION, "receiver_run": self.receiver_run, "number": number, "columns": received.columns}
@@ -47,7 +47,7 @@ class RecoveryRecords:
 
 
 def read_recovery_record(record: bytes, storage_key: str) -> ReceivedInstance | None:
-    """Return the instance that is stored under this key; None if another version has written the record."""
+    """Return the instance of a record; None if the record has another version of the format."""
     found = orjson.loads(record)
     if not isinstance(found, dict) or found.get("version") != VERSION:
         return None

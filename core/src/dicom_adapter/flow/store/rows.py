@@ -1,4 +1,4 @@
-"""Enter received instances into the ledger, each once: an instance may be pending already."""
+"""Enter the rows of received instances into the ledger, and decide about duplicates of pending instances."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class RowWriter:
     config: Config
     storage: StorageBackend[Any]
     transaction: Transaction
-    receiver: str  # name of the receiver that enters them
+    receiver: str  # name of the receiver
 
     def enter(self, received: Sequence[ReceivedInstance], now: datetime) -> list[StoreResult]:
-        """Enter the rows in their order, and the high-water marks of their receiver runs; return the results."""
+        """Enter the rows in their order, and set the high-water marks of their receiver runs. Return the results."""
         moment = arrivals.to_microseconds(now)
         for one in received:
             if not one.is_recovered:
@@ -45,10 +45,10 @@ class RowWriter:
         return results
 
     def _enter_duplicate(self, received: ReceivedInstance) -> StoreResult:
-        """Decide about an instance when another one with its SOP Instance UID is pending."""
+        """Decide about an instance with the SOP Instance UID of a pending one: replace, acknowledge or refuse."""
         instance = received.info()
         pending = instances.find_pending(self.transaction, instance.ae_title, instance.sop_instance_uid)
-        assert pending is not None  # it was when this one was not entered, in this transaction
+        assert pending is not None  # the insert found it, in this transaction
         if self._replaces_pending(received):
             if received.is_recovered and instance.received_at < pending.received_at:
                 return _not_stored(StoreOutcome.SUPERSEDED, "a newer arrival is pending", pending)
@@ -62,18 +62,18 @@ class RowWriter:
         return _not_stored(StoreOutcome.DUPLICATE_REFUSED, reason, pending)
 
     def _replaces_pending(self, received: ReceivedInstance) -> bool:
-        table = self.config.ae_titles.get(received.ae_title)  # None: no longer configured
+        table = self.config.ae_titles.get(received.ae_title)  # None if it is no longer configured
         return table is not None and table.overwrite_same_instance
 
     def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
-        """Return whether both have the same data set, from whatever sender."""
+        """Return whether both have the same data set. They may come from different senders."""
         if (one.checksum, one.transfer_syntax_uid) != (other.checksum, other.transfer_syntax_uid):
             return False
         return self._data_set_bytes(one) == self._data_set_bytes(other)
 
     def _data_set_bytes(self, instance: InstanceStorageInfo) -> int:
-        # The header names sender and receiver, and earlier versions wrote a shorter one. To read it also shows that the
-        # object exists: nothing may be acknowledged because of an object that is lost.
+        # The size of the header differs between senders and versions of the adapter. Reading it also proves that the
+        # object exists: an instance must not be acknowledged because of an object that is lost.
         with self.storage.read(instance.storage_key) as file:
             return instance.size_bytes - data_set_offset(file.read(BEFORE_META))
 

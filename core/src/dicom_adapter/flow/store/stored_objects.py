@@ -1,4 +1,4 @@
-"""Delete stored objects that will have no row."""
+"""Deletion of stored objects that get no row in the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = structlog.get_logger("dicom_adapter.store")
 
 
 def delete_stored_objects(storage: StorageBackend[Any], received: Sequence[ReceivedInstance]) -> None:
-    """Delete the objects of instances that were not stored. Never raises: an audit finds what is not deleted."""
+    """Delete the objects of instances that get no row. Never raises: an audit finds what was not deleted."""
     if received:
         try:
             storage.delete([one.storage_key for one in received])

@@ -202,7 +202,7 @@ def _duplicates(facts: StoryFacts, kind: str, reason: str, status: str, sender: 
     where = f"{len(associations)} associations" if more else f"association {short(association)}"
     if how and not more:
         where += f", which {ENDED[how]}"
-    outcome = "not kept" if kind == "instance_not_kept" else f"refused with {status}"
+    outcome = "not kept" if kind == "instance_ignored" else f"refused with {status}"
     they = "It was" if count == 1 else "They were"
     text = f"{counted(count, 'duplicate')} arrived{sender} in {where}{until(first, last)}. {they} {outcome}: {reason}"
     fields = {"instances": count, "status": status, "reason": reason, "until": last, "associations": associations}
