@@ -101,11 +101,14 @@ def test_what_cannot_be_shared_stops_the_start(service: LaunchedService, launch_
     """A port or a data folder that somebody else uses is named, with exit status 1, and the other goes on."""
     folder = service.configuration.parent / "data"
     port = service.port()
+    _service, host, _receiver = service.pids()
     same_port = launch_service(CONFIGURATION, "--port", str(port), name="same-port")
     same_folder = launch_service(CONFIGURATION.replace('"data"', f'"{folder}"'), name="same-folder")
     reason = f"error: cannot listen on 0.0.0.0:{port}: Address already in use"
     assert reason == same_port.wait_for("text")["text"]
-    assert f"error: another dicom-adapter works in {folder}" == same_folder.wait_for("text")["text"]
+    assert (
+        f"error: another dicom-adapter (PID {host}) is already using {folder}" == same_folder.wait_for("text")["text"]
+    )
     assert [1, 1] == [same_port.wait(), same_folder.wait()]
     command("echo", "--to", f"LUNG@127.0.0.1:{port}")
 
@@ -131,7 +134,7 @@ def test_the_log_may_be_for_people(tmp_path: Path) -> None:
     [
         ("missing.toml", "No such file or directory"),
         ("binary.toml/inner.toml", "Not a directory"),
-        ("binary.toml", "not UTF-8, which TOML has to be"),
+        ("binary.toml", "not UTF-8, which TOML requires"),
     ],
 )
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, name: str, file: str, reason: str) -> None:
@@ -153,7 +156,7 @@ def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
     assert {
         "aeTitle": "LUNG",
         "processor": "aetitle",
-        "does": "groups by study, ready 5 s after the last instance, 2 pipelines (a, b), priority higher",
+        "description": "groups by study, ready 5 s after the last instance, 2 pipelines (a, b), priority higher",
         "submitter": "platform",
         "refused": "",
     } == found["aeTitles"][0]

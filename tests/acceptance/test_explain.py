@@ -81,5 +81,7 @@ def test_a_study_is_explained_while_the_service_runs_and_after(launch_service: L
     assert max(len(line) for line in explain(service, study, columns=80).splitlines()) <= 80
 
     unknown = explain(service, "1.2.3", status=1)
-    assert unknown.startswith("error: the ledger has no study and no SOP instance 1.2.3. Either it never arrived; or ")
+    assert unknown.startswith(
+        "error: the ledger has no study and no SOP instance with the UID 1.2.3. Possible reasons: "
+    )
     assert "history-days = 30" in unknown

@@ -120,7 +120,7 @@ def test_the_plan_shows_what_is_different_and_changes_nothing(launch_service: La
     assert 1 == said.exit_code
     assert "- AE title HEAD: its instances and jobs wait until it is configured again" in said.stdout
     assert "! dicom.port: 11112 -> 11113: needs a restart of the service" in said.stdout
-    assert "dicom.port: cannot be changed while the service runs, and nothing was" in said.stderr
+    assert "dicom.port: needs a restart of the service; nothing was changed" in said.stderr
     assert rejection(service.port(), "HEAD") is None
     assert NOT_RECOGNIZED == rejection(service.port(), "NEW")
 
@@ -173,7 +173,7 @@ def test_a_file_that_is_not_valid_is_refused_and_changes_nothing(launch_service:
     problems = json.loads(checked.stdout)["problems"]
     exit_code, told = call(service, "--apply")
     assert (1, None) == (exit_code, told["applied"])
-    assert [*problems, "the service, if it runs, goes on as before"] == told["problems"]
+    assert [*problems, "nothing was changed; a running service keeps its configuration"] == told["problems"]
     hang_up(service)
     assert told["problems"] == service.wait_for("reload_refused")["problems"]
     assert rejection(service.port(), "HEAD") is None
@@ -186,7 +186,7 @@ def test_without_a_service_the_command_says_so(launch_service: LaunchService) ->
     service.stop()
     exit_code, told = call(service, "--apply")
     assert 1 == exit_code
-    assert "no service runs with the data folder" in told["problems"][0]
+    assert "no service is running with the data folder" in told["problems"][0]
 
 
 def test_what_runs_is_written_down_before_anybody_reaches_it(launch_service: LaunchService) -> None:

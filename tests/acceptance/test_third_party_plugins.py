@@ -166,7 +166,7 @@ def test_without_it_check_and_strict_fail(launch_service: LaunchService) -> None
     assert (1, [message]) == (checked.exit_code, checked.stderr.splitlines())
     assert 1 == service.wait()
     service.wait_for("text", times=2)
-    expected = [message, "error: not started, because --strict was given"]
+    expected = [message, "error: not started, because of --strict"]
     assert expected == [entry["text"] for entry in service.logged("text")]
     assert not (service.configuration.parent / "data").exists()
 

@@ -31,7 +31,7 @@ from faults.records import Sent
 
 ORPHAN = "object-without-row"  # the kind of this finding in the audit
 EXPECTED_TEXT = re.compile(  # printed if a process was killed during the start, or still runs
-    r"error: (the (host|receiver) ended with status -9; .*|another dicom-adapter works in .*|cannot listen on .*)"
+    r"error: (the (host|receiver) ended with status -9; .*|another dicom-adapter .*is already .*|cannot listen on .*)"
 )
 DEFECTS = {  # log events that neither kills nor faults of the platform cause
     "text",  # a traceback or other output

@@ -1,4 +1,4 @@
-"""Received = submitted + held + quarantined, whatever comes in whatever order, and whatever fails on the way."""
+"""Received = pending + quarantined + released + reclaimed, for any arrivals in any order, and with any failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit finds what is wrong between ledger and storage, not what is only on its way; the repair mends it."""
+"""The audit reports mismatches of ledger and storage, but no unfinished stores; the repair resolves them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.data_folder import DataFolder, with_pids
 
 
 def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_path: Path) -> None:
@@ -28,6 +28,7 @@ def test_a_check_creates_no_file(tmp_path: Path) -> None:
     """It may run as another user than the service."""
     folder = DataFolder(tmp_path / "data")
     assert (False, False) == (folder.is_used, folder.has_host)
+    assert ([], []) == (folder.host_pids, folder.user_pids)
     assert [] == list(tmp_path.iterdir())
 
 
@@ -75,6 +76,8 @@ def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
         assert process.stdout is not None  # stdout is a pipe
         assert "True\n" == process.stdout.readline()
         assert folder.is_used
+        assert ([], [process.pid]) == (folder.host_pids, folder.user_pids)
+        assert f"the service (PID {process.pid})" == with_pids("the service", folder.user_pids)
         process.kill()
         process.wait()
         assert not folder.is_used

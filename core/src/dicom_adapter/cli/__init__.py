@@ -13,7 +13,7 @@ from attrs import frozen
 from dicom_adapter import __version__
 
 if TYPE_CHECKING:
-    app: typer.Typer  # with all commands of the core; made by `__getattr__`
+    app: typer.Typer  # with all commands of the core; created by `__getattr__`
 
 
 @frozen
@@ -31,31 +31,35 @@ class CommandEntry:
 
 COMMANDS = (
     CommandEntry("run", "run", "Run the service until SIGTERM or Ctrl-C."),
-    CommandEntry("check", "check", "Check a configuration without starting: errors, plugins, and each AE title."),
+    CommandEntry(
+        "check", "check", "Check a configuration without starting the service: errors, plugins, each AE title."
+    ),
     CommandEntry("reload", "reload", "Show or apply the difference between the running service and the file."),
-    CommandEntry("audit", "audit", "Compare ledger and storage: is everything that was received accounted for?"),
-    CommandEntry("plugins", "plugins", "List the installed plugins, and what cannot be used or is disabled."),
-    CommandEntry("doctor", "doctor", "Try plugins, each in a process of its own, with synthetic instances."),
+    CommandEntry("audit", "audit", "Compare ledger and storage, and account for every received instance."),
+    CommandEntry("plugins", "plugins", "List the installed plugins, also unusable and disabled ones."),
+    CommandEntry("doctor", "doctor", "Test plugins with synthetic instances, each in a separate process."),
     CommandEntry("demo", "demo", "Start the service in a temporary folder and show how studies become jobs."),
     CommandEntry("simulate", "simulate", "Replay a schedule of arrivals through your processors on a simulated clock."),
     CommandEntry("send", "send", "Send DICOM files to a peer (C-STORE), exactly as they are encoded."),
     CommandEntry("echo", "send", "Verify the connection to a peer (C-ECHO)."),
-    CommandEntry("status", "status", "Show whether the service runs and works, and what waits at each AE title."),
-    CommandEntry("explain", "explain", "Show the story of a study, a SOP instance or a job."),
+    CommandEntry(
+        "status", "status", "Show whether the service runs, whether it works, and what waits at each AE title."
+    ),
+    CommandEntry("explain", "explain", "Show the story of a study, SOP instance or job: its events in order."),
     CommandEntry("jobs", "jobs", "List, show, watch, retry and cancel jobs."),
     CommandEntry("instances", "instances", "List, show, requeue, export and discard instances."),
     CommandEntry("ae-titles", "ae_titles", "List and restart AE titles."),
 )
-OWN = frozenset(entry.name for entry in COMMANDS)
+CORE_COMMANDS = frozenset(entry.name for entry in COMMANDS)
 
 
 def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
-    """Return the command line; the commands that are not wanted are there by name and summary only."""
+    """Return the command line. Commands that are not wanted have a name and a summary, but are not loaded."""
     made = typer.Typer(
         name="dicom-adapter",
         help="Receives DICOM, keeps every instance that it acknowledges, and turns instances into inference jobs.",
         no_args_is_help=True,
-        pretty_exceptions_show_locals=False,  # locals may hold patients' data
+        pretty_exceptions_show_locals=False,  # local variables may contain patient data
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     made.callback()(_common)
@@ -69,7 +73,7 @@ def make_app(is_wanted: Callable[[str], bool]) -> typer.Typer:
 
 
 def _not_loaded() -> None:
-    raise AssertionError("a command that was not loaded is not called")
+    raise AssertionError("a command was called that was not loaded")
 
 
 def _version(wanted: bool) -> None:
@@ -81,19 +85,19 @@ def _version(wanted: bool) -> None:
 def _common(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    del version  # its callback has answered
+    del version  # `_version` has handled it
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line: the entry point of the console script."""
     wanted = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
     made = make_app(lambda name: name == wanted)
-    if wanted not in OWN and sys.argv[1:] != ["--version"]:
-        # Plugins are loaded for their commands only when they may matter: importing them takes time.
+    if wanted not in CORE_COMMANDS and sys.argv[1:] != ["--version"]:
+        # Importing plugins takes time. They are loaded only if the command may be one of theirs.
         from dicom_adapter.cli.plugin_commands import add_commands
         from dicom_adapter.plugins.registry import discover
 
-        add_commands(made, discover(), OWN)
+        add_commands(made, discover(), CORE_COMMANDS)
     made()
 
 

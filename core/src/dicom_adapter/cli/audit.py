@@ -22,20 +22,20 @@ from dicom_adapter.ledger.balance import Account
 from dicom_adapter.operations.audit import Audit, AuditReport, Kind, ProgressCallback
 from dicom_adapter.operations.repair import Repair, RepairResult
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import DataFolder
+from dicom_adapter.runtime.data_folder import DataFolder, with_pids
 from dicom_adapter.runtime.resources import Resources
 
-CANNOT_LOOK = 2
-SHOWN = 20  # findings of a kind; `--json` has more
+FAILED_STATUS = 2  # exit status if the audit could not be made
+SHOWN = 20  # findings of each kind; `--json` has more
 
 MEANING = {
     Kind.ORPHAN: "Stored objects that belong to no instance",
     Kind.MISSING: "Instances without their stored objects",
     Kind.CHANGED: "Stored objects that differ from what was received",
     Kind.UNREADABLE: "Stored objects that cannot be read",
-    Kind.LEFT: "Reclaimed instances whose stored objects are still there",
-    Kind.UNFINISHED: "Released instances whose objects are deleted and that are not marked as reclaimed",
-    Kind.OVERDUE: "Instances that are not needed any more and not reclaimed",
+    Kind.LEFT: "Reclaimed instances whose stored objects still exist",
+    Kind.UNFINISHED: "Released instances whose objects are deleted, but that are not marked as reclaimed",
+    Kind.OVERDUE: "Instances that are no longer needed, but not reclaimed",
     Kind.INCOMPLETE: "Jobs without all their instances",
     Kind.WITHOUT_DATA: "Jobs that need reclaimed instances",
     Kind.REPLACED: "Instances replaced by others that do not exist",
@@ -47,27 +47,28 @@ def audit(
     file: ConfigArgument = None,
     config: ConfigOption = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every stored object and compare its checksum, too.")
+        bool, typer.Option("--verify", help="Also read every stored object and compare its checksum.")
     ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Repair what is safe to repair. The service must be stopped.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Compare ledger and storage: is everything that was received accounted for? The service may run.
+    """Compare ledger and storage, and account for every received instance. The service may be running.
 
-    Exit status: 0 when all is well, 1 when something is not (and was not repaired), 2 when it cannot be told.
+    Exit status: 0 if there is no problem, or all were repaired; 1 if there are problems; 2 if the audit could not be
+    made.
     """
     keep_values_out_of_warnings()
     try:
         path = find_file(file, config)
     except typer.Exit:
-        raise typer.Exit(CANNOT_LOOK) from None
+        raise typer.Exit(FAILED_STATUS) from None
     try:
-        report, repairs = _look(path, verify=verify, repair=repair)
+        report, repairs = _run_audit(path, verify=verify, repair=repair)
     except (OSError, DicomAdapterError) as failure:
-        fail(f"the audit ended early: {failure}")
-        raise typer.Exit(CANNOT_LOOK) from None
+        fail(f"the audit failed: {failure}")
+        raise typer.Exit(FAILED_STATUS) from None
     if as_json:
         typer.echo(json.dumps(_as_json(report, repairs), indent=2))
     else:
@@ -76,29 +77,32 @@ def audit(
         raise typer.Exit(1)
 
 
-def _look(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[RepairResult]]:
-    with _opened(path) as (resources, used), _progress() as on_progress:
-        folder = DataFolder.of(used)
+def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, list[RepairResult]]:
+    with _open(path) as (resources, configuration), _progress() as on_progress:
+        folder = DataFolder.of(configuration)
         if not repair:
-            running_audit = Audit(resources, is_running=lambda: folder.is_used, verify=verify, on_progress=on_progress)
-            return running_audit.run(), []
+            audit = Audit(resources, is_running=lambda: folder.is_used, verify=verify, on_progress=on_progress)
+            return audit.run(), []
         with folder.exclusive() as unused:
             if not unused:
-                fail(f"the service, or another repair, uses {folder.path}: stop it, then repair")
-                raise typer.Exit(CANNOT_LOOK)
-            Store(used, resources).recover()  # as the next start would
-            running_audit = Audit(resources, is_running=lambda: False, verify=verify, on_progress=on_progress)
-            report = running_audit.run()
+                user = with_pids("the service or another repair", folder.user_pids)
+                fail(f"{user} is using {folder.path}: stop the service first, or wait until the repair has ended")
+                raise typer.Exit(FAILED_STATUS)
+            Store(configuration, resources).recover()  # as at a start of the service
+            report = Audit(resources, is_running=lambda: False, verify=verify, on_progress=on_progress).run()
             return report, list(Repair(resources).run(report))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Resources, Config]]:
-    """Ledger and storage of a service, and its configuration; ends the command when there are none."""
+def _open(path: Path) -> Iterator[tuple[Resources, Config]]:
+    """Open the ledger and the storage of a service, and yield them with its configuration.
+
+    Ends the command if there is no ledger.
+    """
     try:
         ledger = open_ledger(path)
     except typer.Exit:
-        raise typer.Exit(CANNOT_LOOK) from None
+        raise typer.Exit(FAILED_STATUS) from None
     found = read(path)
     config = found.loaded.config
     assert config is not None  # `open_ledger` has checked it
@@ -112,7 +116,7 @@ def _opened(path: Path) -> Iterator[tuple[Resources, Config]]:
 
 @contextmanager
 def _progress() -> Iterator[ProgressCallback]:
-    """Bars on stderr, when that is a terminal."""
+    """Show progress bars on stderr, if it is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -128,7 +132,7 @@ def _progress() -> Iterator[ProgressCallback]:
 
 def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
     for account in report.balance:
-        typer.echo(_sentence(account))
+        typer.echo(_equation(account))
     for kind, found in report.found.items():
         typer.echo(f"\n{MEANING[kind]}: {found.count}")
         for finding in found.listed[:SHOWN]:
@@ -140,13 +144,16 @@ def _print(report: AuditReport, repairs: list[RepairResult]) -> None:
     for each in repairs:
         typer.echo(f"  {'repaired' if each.repaired else 'not repaired'}: {each.text}")
     if not report.count:
-        typer.echo("\nAll is well.")
+        typer.echo("\nNo problems found.")
     elif report.running:
-        typer.echo("\nThe service is running. Stores and reclaims that took unusually long may be among the findings.")
-        typer.echo("To be sure, run the audit again, or stop the service first.")
+        typer.echo(
+            "\nThe service was running: instances that it was just storing or reclaiming may be among the findings."
+        )
+        typer.echo("Run the audit again to be sure, or stop the service first.")
 
 
-def _sentence(account: Account) -> str:
+def _equation(account: Account) -> str:
+    """Return for example `LUNG: 5 received = 3 pending + 2 reclaimed (submitted)`."""
     released = {
         "needed by unfinished jobs": account.unfinished,
         "needed by faulted jobs": account.faulted,
@@ -155,12 +162,12 @@ def _sentence(account: Account) -> str:
     parts = {
         "pending": account.pending,
         "quarantined": account.quarantined,
-        **{f"released and {what}": count for what, count in released.items()},
+        **{f"released ({what})": count for what, count in released.items()},
         **{f"reclaimed ({outcome.value})": count for outcome, count in account.reclaimed.items()},
     }
-    told = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
+    sum_of_parts = " + ".join(f"{count} {what}" for what, count in parts.items() if count)
     sign = "≠" if account.difference else "="
-    return f"{account.ae_title}: {account.received} received {sign} {told or 0}"
+    return f"{account.ae_title}: {account.received} received {sign} {sum_of_parts or 0}"
 
 
 def _as_json(report: AuditReport, repairs: list[RepairResult]) -> Mapping[str, Any]:

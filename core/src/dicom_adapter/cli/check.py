@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, find_file, read
+from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.net.tls import server_context
@@ -21,13 +21,13 @@ from dicom_adapter.plugins.registry import PROCESSOR, SUBMITTER, ComponentKind, 
 
 
 @frozen(kw_only=True)
-class Tried:
-    """What came of trying the plugins' classes with their settings."""
+class PluginTrials:
+    """The results of creating submitters and describing processors with the configured settings."""
 
-    described: dict[str, str] = field(factory=dict)  # by AE title, what its processor will do
-    undescribed: dict[str, str] = field(factory=dict)  # by AE title, why its processor does not say that
-    broken: dict[str, str] = field(factory=dict)  # by submitter, why it cannot be made
-    problems: list[str] = field(factory=list)  # all of these reasons, each with the plugin's name
+    described: dict[str, str] = field(factory=dict)  # by AE title: what its processor will do
+    undescribed: dict[str, str] = field(factory=dict)  # by AE title: why its processor cannot describe its settings
+    broken: dict[str, str] = field(factory=dict)  # by submitter: why it cannot be created
+    problems: list[str] = field(factory=list)  # all of these reasons, each with the name of the plugin
 
 
 def check(
@@ -35,16 +35,16 @@ def check(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of a table.")] = False,
 ) -> None:
-    """Tell everything that can be told without starting: errors, plugins, and what each AE title will do.
+    """Check a configuration without starting the service: errors, plugins, and what each AE title will do.
 
-    Exit status: 0 when `run --strict` would start, 1 otherwise. All errors are listed, not just the first.
+    Exit status: 0 if `run --strict` would start, 1 otherwise. All errors are listed, not only the first.
     """
     path = find_file(file, config)
     found = read(path)
-    tried = try_plugins(found)
-    problems = problems_of(found, tried)
+    trials = try_plugins(found)
+    problems = list_problems(found, trials)
     usable = found.loaded.config
-    served = [] if usable is None else [_entry(usable, ae_title, tried) for ae_title in usable.ae_titles]
+    served = [] if usable is None else [_entry(usable, ae_title, trials) for ae_title in usable.ae_titles]
     if as_json:
         typer.echo(json.dumps({"ok": not problems, "problems": problems, "aeTitles": served}, indent=2))
     else:
@@ -57,37 +57,37 @@ def check(
         typer.echo(f"{path}: no errors")
 
 
-def problems_of(found: Read, tried: Tried) -> list[str]:
-    """Everything that is wrong, a sentence each."""
-    return found.invalid + found.unavailable + tried.problems + _tls_problems(found)
+def list_problems(found: ReadConfiguration, trials: PluginTrials) -> list[str]:
+    """Return all problems of the configuration and its plugins, one sentence each."""
+    return found.invalid + found.unavailable + trials.problems + _tls_problems(found)
 
 
-def try_plugins(found: Read) -> Tried:
-    """Make the submitters and have the processors describe their settings, as `run` does at its start."""
+def try_plugins(found: ReadConfiguration) -> PluginTrials:
+    """Create the submitters, and let the processors describe their settings, as `run` does at its start."""
     config, plugins = found.loaded.config, found.plugins
-    tried = Tried()
+    trials = PluginTrials()
     if config is None:
-        return tried
+        return trials
     for name, submitter in config.submitters.items():
         if not submitter.unavailable:
             try:
                 make_submitter(config, plugins, name)
             except Refused as refusal:
-                tried.broken[name] = str(refusal)
-                tried.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
+                trials.broken[name] = str(refusal)
+                trials.problems.append(f"{_provider(found, SUBMITTER, submitter.type)}: {refusal}")
     for name, table in config.ae_titles.items():
         if not table.unavailable:
             try:
-                tried.described[name] = describe_settings(config, plugins, name)
+                trials.described[name] = describe_settings(config, plugins, name)
             except Refused as refusal:
-                tried.undescribed[name] = str(refusal)
+                trials.undescribed[name] = str(refusal)
                 problem = f"{_provider(found, PROCESSOR, table.processor)}: AE title '{name}': {refusal}"
-                tried.problems.append(problem)
-    return tried
+                trials.problems.append(problem)
+    return trials
 
 
-def _tls_problems(found: Read) -> list[str]:
-    """What keeps a receiver from using the files of [dicom.tls]."""
+def _tls_problems(found: ReadConfiguration) -> list[str]:
+    """Return why a receiver cannot use the files of [dicom.tls]; empty if it can."""
     config = found.loaded.config
     if config is None or config.dicom.tls is None:
         return []
@@ -98,27 +98,28 @@ def _tls_problems(found: Read) -> list[str]:
     return []
 
 
-def _provider(found: Read, kind: ComponentKind, name: str) -> PluginInfo:
+def _provider(found: ReadConfiguration, kind: ComponentKind, name: str) -> PluginInfo:
     return next(c.plugin for c in found.plugins.components if c.kind is kind and c.name == name and not c.problem)
 
 
-def _entry(config: Config, ae_title: str, tried: Tried) -> dict[str, Any]:
+def _entry(config: Config, ae_title: str, trials: PluginTrials) -> dict[str, Any]:
     table = config.ae_titles[ae_title]
     submitter = config.submitter_for(ae_title)
     return {
         "aeTitle": ae_title,
         "processor": table.processor,
-        "does": tried.described.get(ae_title, ""),
+        "description": trials.described.get(ae_title, ""),
         "submitter": submitter,
-        "refused": config.unavailable(ae_title) or tried.broken.get(submitter) or tried.undescribed.get(ae_title, ""),
+        "refused": config.unavailable(ae_title) or trials.broken.get(submitter) or trials.undescribed.get(ae_title, ""),
     }
 
 
 def _show(served: list[dict[str, Any]]) -> None:
     if not served:
         return
-    table = Table("AE title", "Processor", "What it does", "Submitter")
+    table = Table("AE title", "Processor", "Description", "Submitter")
     for entry in served:
-        does = f"[red]refused: {escape(entry['refused'])}[/red]" if entry["refused"] else escape(entry["does"])
-        table.add_row(escape(entry["aeTitle"]), entry["processor"], does, entry["submitter"])
+        refusal = f"[red]refused: {escape(entry['refused'])}[/red]"
+        description = refusal if entry["refused"] else escape(entry["description"])
+        table.add_row(escape(entry["aeTitle"]), entry["processor"], description, entry["submitter"])
     Console().print(table)

@@ -1,4 +1,4 @@
-"""What commands share: reading a configuration, and saying what is wrong with it."""
+"""Shared by all commands: find and read the configuration file, and report its problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_adapter.ledger.connection import exists
 if TYPE_CHECKING:
     from dicom_adapter.plugins.registry import Plugins
 
-FILE_HELP = f"The configuration file. Default: {VARIABLE}, else {DEFAULT_NAME} in the current folder."
+FILE_HELP = f"The configuration file. Default: {VARIABLE}, or {DEFAULT_NAME} in the current folder."
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help=FILE_HELP, dir_okay=False, show_default=False)
@@ -33,8 +33,8 @@ ConfigOption = Annotated[
 
 
 @frozen(kw_only=True)
-class Read:
-    """A configuration file with everything that was found wrong, and the plugins that it was read with."""
+class ReadConfiguration:
+    """A configuration file with all its problems, and the plugins with which it was read."""
 
     text: str
     loaded: Loaded
@@ -42,12 +42,12 @@ class Read:
 
     @property
     def invalid(self) -> list[str]:
-        """What keeps the service from starting."""
+        """Problems that prevent a start of the service."""
         return [str(problem) for problem in self.loaded.problems if problem.kind is ConfigProblemKind.INVALID]
 
     @property
     def unavailable(self) -> list[str]:
-        """What depends on plugins that are not there, and the plugins that cannot be used."""
+        """Components whose plugins are missing, and plugins that cannot be used."""
         missing = [str(problem) for problem in self.loaded.problems if problem.kind is ConfigProblemKind.UNAVAILABLE]
         return missing + self.plugins.problems
 
@@ -69,27 +69,28 @@ def find_optional_file(option: Path | None, argument: Path | None = None) -> Pat
     return find_file(argument, option)
 
 
-def read(path: Path) -> Read:
-    """Read and check; ends the command with status 1 when there is no such file."""
+def read(path: Path) -> ReadConfiguration:
+    """Read and check a configuration file. Ends the command with status 1 if the file cannot be read."""
     text = read_text(path)
     from dicom_adapter.plugins.registry import discover
 
     found = discover(disable=plugin_settings(text).disable)
-    return Read(text=text, loaded=load(text, folder=path.resolve().parent, catalogue=found.catalogue()), plugins=found)
+    loaded = load(text, folder=path.resolve().parent, catalogue=found.catalogue())
+    return ReadConfiguration(text=text, loaded=loaded, plugins=found)
 
 
 def read_text(path: Path) -> str:
-    """The text of a configuration file; ends the command with status 1 when it cannot be read."""
+    """Return the text of a configuration file. Ends the command with status 1 if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as failure:
         raise fail(f"{path}: {failure.strerror}") from None
     except UnicodeDecodeError:
-        raise fail(f"{path}: not UTF-8, which TOML has to be") from None
+        raise fail(f"{path}: not UTF-8, which TOML requires") from None
 
 
 def require(path: Path) -> Config:
-    """A valid configuration, or the end of the command with status 1 and all errors."""
+    """Return a valid configuration. Ends the command with status 1 and all errors if it is not valid."""
     found = read(path)
     if found.loaded.config is None:
         raise fail(*found.invalid)
@@ -97,10 +98,13 @@ def require(path: Path) -> Config:
 
 
 def open_ledger(path: Path) -> Ledger:
-    """The ledger of a service, whether it runs or not; ends the command with status 1 when there is none."""
+    """Open the ledger of a service, which may be running or stopped.
+
+    Ends the command with status 1 if there is no ledger, or its schema is not the current one.
+    """
     url = ledger_url(read_text(path), folder=path.resolve().parent) or require(path).ledger_url
     if not exists(url):
-        raise fail(f"there is no ledger at {url} yet; `dicom-adapter run {path}` makes it")
+        raise fail(f"there is no ledger at {url} yet; `dicom-adapter run {path}` creates it")
     ledger = Ledger(url)
     try:
         ledger.require_current()

@@ -25,14 +25,14 @@ NOW = "now"
 
 def explain(
     name: Annotated[
-        str, typer.Argument(metavar="UID|JOB", help="A Study or SOP Instance UID, or a job's first digits.")
+        str, typer.Argument(metavar="UID|JOB", help="A Study or SOP Instance UID, or the prefix of a job id.")
     ],
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of sentences.")] = False,
 ) -> None:
-    """Tell the story of a study, a SOP instance or a job, from association to reclaim.
+    """Show the story of a study, SOP instance or job: its events from association to reclaim.
 
-    Exit status: 0, or 1 when the ledger knows nothing of it.
+    Exit status: 0, or 1 if the ledger has nothing about it.
     """
     path = find_file(config)
     ledger = open_ledger(path)
@@ -40,7 +40,7 @@ def explain(
         with ledger.read() as transaction:
             story = make_story(transaction, name.strip(), SystemClock().now())
     except Unknown as refusal:
-        raise fail(f"{refusal}{_why(path)}") from None
+        raise fail(f"{refusal}{_possible_reasons(path)}") from None
     except Refused as refusal:
         raise fail(str(refusal)) from None
     if as_json:
@@ -49,19 +49,20 @@ def explain(
         show(story, Console(highlight=False))
 
 
-def _why(path: Path) -> str:
+def _possible_reasons(path: Path) -> str:
     days = require(path).ledger.history_days
     return (
-        ". Either it never arrived; or all of it was refused, which the receiver's log tells (association_rejected, "
-        f"instance_refused); or it was done with more than history-days = {days:g} days ago and is forgotten"
+        ". Possible reasons: it never arrived; all of it was refused (association_rejected or "
+        f"instance_refused in the log of the receiver); or it was finished more than history-days = {days:g} days ago, "
+        "and its rows were deleted"
     )
 
 
-# --- sentences --------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def show(story: Story, console: Console) -> None:
-    """Print it: a table for each AE title, with a line for each new day."""
+    """Print a story: a table for each AE title, with a line for each new day."""
     console.print(Text.assemble((story.title, "bold"), ". Times are UTC."))
     for section in story.sections:
         console.print(Text(f"\nAE title {section.ae_title}", "bold"))
@@ -93,7 +94,7 @@ def _as_json(story: Story) -> dict[str, Any]:
         "kind": story.kind,
         "name": story.name,
         "title": story.title,
-        "toldAt": _plain(story.told_at),
+        "createdAt": _plain(story.created_at),
         "sections": sections,
     }
 

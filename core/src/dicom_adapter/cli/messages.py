@@ -1,4 +1,4 @@
-"""Messages of commands on stderr."""
+"""Errors and warnings of commands, on stderr."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import typer
 
 
 def fail(*messages: str) -> typer.Exit:
-    """Say what is wrong, a line each, on stderr; to be raised."""
+    """Print errors, one line each; return the exception to raise, which ends the command with status 1."""
     for message in messages:
         typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
     return typer.Exit(1)
 
 
 def warn(*messages: str) -> None:
-    """Say what may be wrong, a line each, on stderr."""
+    """Print warnings, one line each."""
     for message in messages:
         typer.secho(f"warning: {message}", fg=typer.colors.YELLOW, err=True)

@@ -22,10 +22,10 @@ def plugins(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List what is installed: processors, submitters, storage backends, observers; what cannot be used or is disabled.
+    """List the installed plugins: processors, submitters, storage backends, observers; also unusable and disabled ones.
 
-    What the configuration disables is known when its file is there; none is needed otherwise. Exit status: 0 when
-    everything that is not disabled can be used, 1 otherwise.
+    The configuration file is optional: it may disable plugins. Exit status: 0 if all plugins that are not disabled can
+    be used, 1 otherwise.
     """
     found = discover(disable=_disabled(find_optional_file(config, file)))
     rows = _rows(found)
@@ -48,8 +48,8 @@ def _rows(found: Plugins) -> list[dict[str, Any]]:
     rows = [_component(component) for component in found.components]
     rows += [_observer(info) for info in found.infos if info.observes]
     rows += [_unusable(info) for info in found.infos if info.problem or info.disabled]
-    told = {row["plugin"] for row in rows}
-    return rows + [_row("other", "", info, "") for info in found.infos if info.name not in told]
+    listed = {row["plugin"] for row in rows}
+    return rows + [_row("other", "", info, "") for info in found.infos if info.name not in listed]
 
 
 def _row(kind: str, name: str, info: PluginInfo, problem: str) -> dict[str, Any]:

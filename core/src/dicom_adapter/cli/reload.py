@@ -13,8 +13,15 @@ import typer
 from attrs import frozen
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.cli.check import problems_of, try_plugins
-from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, Read, find_file, open_ledger, read
+from dicom_adapter.cli.check import list_problems, try_plugins
+from dicom_adapter.cli.configuration import (
+    ConfigArgument,
+    ConfigOption,
+    ReadConfiguration,
+    find_file,
+    open_ledger,
+    read,
+)
 from dicom_adapter.cli.messages import fail
 from dicom_adapter.config.model import Config
 from dicom_adapter.ledger import Ledger, configurations
@@ -28,8 +35,8 @@ LOOK_EVERY_S = 0.2
 COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YELLOW, "!": typer.colors.RED}
 
 
-class Removed(str, Enum):
-    """What becomes of AE titles and submitters that are removed."""
+class RemovalPolicy(str, Enum):
+    """Treatment of the open work of removed AE titles and submitters."""
 
     KEEP = "keep"
     DRAIN = "drain"
@@ -37,7 +44,7 @@ class Removed(str, Enum):
 
 @frozen(kw_only=True)
 class ReloadOutcome:
-    """What came of it."""
+    """The result of the command."""
 
     plan: Plan | None = None  # None: the file is not valid, or no service runs
     applied: int | None = None  # the number of the configuration that runs now
@@ -51,39 +58,39 @@ def reload(
         bool, typer.Option("--apply/--plan", help="Apply the difference, or only show it.", show_default="--plan")
     ] = False,
     removed: Annotated[
-        Removed,
+        RemovalPolicy,
         typer.Option(
             help="Instances and jobs of removed AE titles and submitters: keep them until these are configured "
             "again, or finish them first (drain)."
         ),
-    ] = Removed.KEEP,
+    ] = RemovalPolicy.KEEP,
     seconds: Annotated[
-        float, typer.Option("--wait", min=0, help="Seconds to wait until the service has applied it.")
+        float, typer.Option("--wait", min=0, help="Seconds to wait until the service has applied the file.")
     ] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Show what is different between the running service and the file, or have the service apply it.
+    """Show the differences between the running service and the file, or let the service apply the file.
 
-    Exit status: 0 when it was applied, could be (--plan), or nothing is to do; 1 when it is refused or failed.
+    Exit status: 0 if the file was applied, could be applied (--plan), or changes nothing; 1 if not.
     """
     outcome = _reload(find_file(file, config), apply, removed, time.monotonic() + seconds)
     if as_json:
         plan = None if outcome.plan is None else to_json(outcome.plan)
-        told = {"plan": plan, "applied": outcome.applied, "problems": list(outcome.problems)}
-        typer.echo(json.dumps(told, indent=2))
+        result = {"plan": plan, "applied": outcome.applied, "problems": list(outcome.problems)}
+        typer.echo(json.dumps(result, indent=2))
     else:
         _show(outcome, removed)
     if outcome.problems:
         raise typer.Exit(1)
 
 
-def _reload(path: Path, apply: bool, removed: Removed, deadline: float) -> ReloadOutcome:
+def _reload(path: Path, apply: bool, removed: RemovalPolicy, deadline: float) -> ReloadOutcome:
     found = read(path)
-    problems = problems_of(found, try_plugins(found))
+    problems = list_problems(found, try_plugins(found))
     if problems:
-        return ReloadOutcome(problems=(*problems, "the service, if it runs, goes on as before"))
+        return ReloadOutcome(problems=(*problems, "nothing was changed; a running service keeps its configuration"))
     config = found.loaded.config
-    assert config is not None  # nothing is wrong with it
+    assert config is not None  # it has no problems
     if not DataFolder.of(config).is_used:
         return ReloadOutcome(problems=(_not_running(path, config),))
     ledger = open_ledger(path)
@@ -97,110 +104,112 @@ def _reload(path: Path, apply: bool, removed: Removed, deadline: float) -> Reloa
 
 @frozen
 class ReloadOptions:
-    """What the command was called for."""
+    """The options of the command."""
 
     path: Path
     apply: bool
-    removed: Removed
+    removed: RemovalPolicy
     deadline: float  # monotonic
 
 
-def _compare(ledger: Ledger, found: Read, config: Config, request: ReloadOptions) -> ReloadOutcome:
+def _compare(ledger: Ledger, found: ReadConfiguration, config: Config, request: ReloadOptions) -> ReloadOutcome:
     running = _running(ledger, config, request)
     before = Snapshot(**running.settings)
     after = snapshot(config, found.plugins, before.salt)
     plan = compare(before, after)
     if plan.restart:
         keys = ", ".join(change.key for change in plan.restart)
-        why = f"{keys}: cannot be changed while the service runs, and nothing was; restart it, or take that back"
+        why = f"{keys}: needs a restart of the service; nothing was changed. Restart the service, or undo this change"
         return ReloadOutcome(plan=plan, problems=(why,))
     if plan.is_empty or not request.apply:
         return ReloadOutcome(plan=plan)
-    draining = plan.removed if request.removed is Removed.DRAIN else Draining()
-    asked = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
+    draining = plan.removed if request.removed is RemovalPolicy.DRAIN else Draining()
+    order = ReloadRequest(replaces=running.number, restart_host=bool(plan.plugins), draining=draining)
     with ledger.write() as transaction:
         number = configurations.request(
-            transaction, found.text, str(request.path.resolve().parent), after.to_json(), asked, SystemClock().now()
+            transaction, found.text, str(request.path.resolve().parent), after.to_json(), order, SystemClock().now()
         )
     return _wait(ledger, config, plan, number, request.deadline)
 
 
 def _running(ledger: Ledger, config: Config, request: ReloadOptions) -> Configuration:
-    """What runs, when nothing else is under way any more. Raises Refused."""
+    """Wait until no reload is in progress, and return the running configuration. Raises Refused."""
     while True:
         with ledger.read() as transaction:
-            running, asked = configurations.running(transaction), configurations.requested(transaction)
-        if running is not None and asked is None:
+            running, requested = configurations.running(transaction), configurations.requested(transaction)
+        if running is not None and requested is None:
             return running
         if not DataFolder.of(config).is_used:
             raise Refused(_not_running(request.path, config))
         if time.monotonic() > request.deadline:
-            raise Refused("the service starts, or applies another configuration, for longer than was to be waited for")
+            raise Refused(
+                "the service is still starting or applying another configuration; try again, or use a longer --wait"
+            )
         time.sleep(LOOK_EVERY_S)
 
 
 def _wait(ledger: Ledger, config: Config, plan: Plan, number: int, deadline: float) -> ReloadOutcome:
     while True:
         with ledger.read() as transaction:
-            asked = configurations.get(transaction, number)
-        assert asked is not None  # it is among the last ones
-        if asked.state is ConfigurationState.REFUSED:
-            return ReloadOutcome(plan=plan, problems=(f"not applied: {asked.reason}",))
-        if asked.state is not ConfigurationState.REQUESTED:
-            problems = (f"applied, but {asked.reason}",) if asked.reason else ()
+            requested = configurations.get(transaction, number)
+        assert requested is not None  # the newest ones are kept
+        if requested.state is ConfigurationState.REFUSED:
+            return ReloadOutcome(plan=plan, problems=(f"not applied: {requested.reason}",))
+        if requested.state is not ConfigurationState.REQUESTED:
+            problems = (f"applied, but {requested.reason}",) if requested.reason else ()
             return ReloadOutcome(plan=plan, applied=number, problems=problems)
         if not DataFolder.of(config).is_used:
-            why = "the service has ended before it applied it; it takes the file when it is started again"
+            why = "the service ended before it applied the file; it will use the file at its next start"
             return ReloadOutcome(plan=plan, problems=(why,))
         if time.monotonic() > deadline:
-            why = "not applied yet; `dicom-adapter status` says when it is, and whether the service works"
+            why = "not applied yet; `dicom-adapter status` shows whether the service is still applying it"
             return ReloadOutcome(plan=plan, problems=(why,))
         time.sleep(LOOK_EVERY_S)
 
 
 def _not_running(path: Path, config: Config) -> str:
     return (
-        f"no service runs with the data folder {config.storage.path}: start it with `dicom-adapter run {path}`; "
-        "a changed storage.path needs a restart of the service that has the former one"
+        f"no service is running with the data folder {config.storage.path}: start it with `dicom-adapter run {path}`. "
+        "If storage.path was changed, restart the service that uses the earlier folder"
     )
 
 
-# --- for people -----------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------------------------
 
 
-def _show(outcome: ReloadOutcome, removed: Removed) -> None:
+def _show(outcome: ReloadOutcome, removed: RemovalPolicy) -> None:
     if outcome.plan is not None:
         for line in _lines(outcome.plan, removed):
             typer.secho(line, fg=COLOURS.get(line.strip()[:1]))
         if outcome.plan.is_empty:
-            typer.echo("nothing to do: the service runs with what the file says")
+            typer.echo("no changes: the service already uses this configuration")
     if outcome.problems:
         fail(*outcome.problems)
     elif outcome.applied is not None:
         typer.echo(f"applied as configuration {outcome.applied}")
 
 
-def _lines(plan: Plan, removed: Removed) -> Iterator[str]:
-    gone = "its instances and jobs wait until it is configured again"
-    if removed is Removed.DRAIN:
-        gone = "goes when its instances and jobs are done"
-    yield from _tables("AE title", plan.ae_titles, gone, plan)
-    yield from _tables("submitter", plan.submitters, gone, None)
+def _lines(plan: Plan, removed: RemovalPolicy) -> Iterator[str]:
+    consequence = "its instances and jobs wait until it is configured again"
+    if removed is RemovalPolicy.DRAIN:
+        consequence = "is removed when its instances and jobs are finished"
+    yield from _tables("AE title", plan.ae_titles, consequence, plan)
+    yield from _tables("submitter", plan.submitters, consequence, None)
     yield from (f"~ {change}" for change in plan.settings)
     yield from (
-        f"~ plugin {_plugin(change)}: the host process begins anew, all processors too" for change in plan.plugins
+        f"~ plugin {_plugin(change)}: the host process is restarted, with all processors" for change in plan.plugins
     )
     yield from (f"! {change}: needs a restart of the service" for change in plan.restart)
 
 
-def _tables(kind: str, tables: Tables, gone: str, plan: Plan | None) -> Iterator[str]:
+def _tables(kind: str, tables: Tables, consequence: str, plan: Plan | None) -> Iterator[str]:
     yield from (f"+ {kind} {name}" for name in tables.added)
-    yield from (f"- {kind} {name}: {gone}" for name in tables.removed)
+    yield from (f"- {kind} {name}: {consequence}" for name in tables.removed)
     for name, changes in tables.changed.items():
-        anew = (
-            "" if plan is None else "; its processor begins anew" if plan.rebuilds(name) else "; its processor goes on"
-        )
-        yield f"~ {kind} {name}{anew}"
+        effect = ""
+        if plan is not None:
+            effect = "; its processor is replaced" if plan.rebuilds(name) else "; its processor continues"
+        yield f"~ {kind} {name}{effect}"
         yield from (f"    {change}" for change in changes)
 
 

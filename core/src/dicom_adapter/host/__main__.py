@@ -20,7 +20,7 @@ from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
-from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable
+from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -45,13 +45,14 @@ def main() -> None:
         folder = DataFolder.of(config)
         with folder.as_host() as is_host, folder.shared() as may_work:
             if not may_work:
-                channel.report(
-                    "failed", reason=f"`audit --repair` works in {config.storage.path}; start when it is done"
-                )
+                repair = with_pids("`audit --repair`", folder.user_pids)
+                reason = f"{repair} is using {config.storage.path}; start the service when the repair has ended"
+                channel.report("failed", reason=reason)
             elif is_host:
                 _run(channel, start, config, plugins)
             else:
-                channel.report("failed", reason=f"another dicom-adapter works in {config.storage.path}")
+                other = with_pids("another dicom-adapter", folder.host_pids)
+                channel.report("failed", reason=f"{other} is already using {config.storage.path}")
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
         channel.report("failed", reason=reason, transient=reports_no_free_space(failure))

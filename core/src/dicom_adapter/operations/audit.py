@@ -76,14 +76,14 @@ class AuditReport:
 
     balance: Sequence[Account]
     found: dict[Kind, FindingList]  # only kinds with at least one finding
-    running: bool  # the service ran: slow stores and reclaims may be among the findings
+    running: bool  # the service was running: unfinished stores and reclaims may be among the findings
 
     @property
     def count(self) -> int:
         return sum(found.count for found in self.found.values())
 
 
-ProgressCallback = Callable[[str, int, "int | None"], None]  # the step, how many are done, of how many
+ProgressCallback = Callable[[str, int, "int | None"], None]  # the step, the number done, the total
 
 
 class Audit:
@@ -150,15 +150,15 @@ class Audit:
             newest = instances.last_number(transaction)
         for rows in self._read_new_rows():
             for row in rows:
-                gone = row.storage_key not in keys
+                has_no_object = row.storage_key not in keys
                 keys.discard(row.storage_key)
-                if not (gone and row.state is InstanceState.RECLAIMED) and self._mismatch(row) is not None:
+                if not (has_no_object and row.state is InstanceState.RECLAIMED) and self._mismatch(row) is not None:
                     suspects.append(row.instance_id)
             self._on_progress("instances compared", self._last_id, max(newest, self._last_id))
         return suspects
 
     def _read_new_rows(self) -> Iterator[list[ObjectRow]]:
-        """Yield the rows that were not read yet, in batches."""
+        """Yield the rows that have not been read yet, in batches."""
         while True:
             with self._ledger.read() as transaction:
                 rows = balance.object_rows_after(transaction, self._last_id, BATCH)
@@ -246,7 +246,7 @@ class Audit:
             without_data = balance.jobs_without_data(transaction)
             replaced = balance.with_missing_replacement(transaction)
         for row in self._reload(sorted(overdue)):
-            self._add(_finding(row, Kind.OVERDUE, f"{_name(row)} is not needed any more and was not reclaimed"))
+            self._add(_finding(row, Kind.OVERDUE, f"{_name(row)} is no longer needed, but was not reclaimed"))
         for job_id, ae_title in incomplete:
             text = f"job {job_id} ({ae_title}) does not have all its instances"
             self._add(Finding(kind=Kind.INCOMPLETE, text=text, ae_title=ae_title, job_id=job_id))

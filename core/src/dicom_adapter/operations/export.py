@@ -1,4 +1,4 @@
-"""Copying stored instances out, for operators: as they were received, or not at all."""
+"""Export stored instances for operators, exactly as they were received."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PIECE_BYTES = 1 << 20  # copied at a time
 def export(storage: StorageBackend[Any], instance: InstanceStorageInfo, folder: Path) -> Path:
     """Copy the Part 10 file to `<instance id>.dcm` in `folder`, readable by this user only; return its path.
 
-    Raises FileExistsError when there is one already, StoredObjectMissing or Changed when the stored object is not what
-    was received, OSError when it cannot be read or written. No half file is left.
+    Raises FileExistsError if the file exists, StoredObjectMissing or Changed if the stored object is missing or differs
+    from what was received, and OSError if it cannot be read or written. An incomplete file is deleted.
     """
     path = folder / f"{instance.instance_id}.dcm"
     with storage.read(instance.storage_key) as stored:

@@ -1,7 +1,7 @@
-"""Repair the findings of an audit, as far as that is safe. No other process may use the data folder meanwhile.
+"""Repair the findings of an audit, as far as this is safe. No other process may use the data folder during a repair.
 
 A repair never deletes the only copy of a data set. It deletes an object without a row only if the ledger has another
-arrival of the same data set, and that arrival is not needed any more or its own object was read and is complete. Every
+arrival of the same data set, and that arrival is no longer needed or its own object was read and is complete. Every
 other object without a row gets a row as quarantined, and an operator decides.
 """
 
@@ -26,8 +26,8 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.resources import Resources
 
 WITHOUT_OBJECT = "the audit found no stored object"
-WITHOUT_ROW = "the audit found its object without a row: it is not known whether it was acknowledged"
-SAME_DATA_SET = "the audit found its object without a row: it has the same data set as this instance"
+WITHOUT_ROW = "the audit found its object without a row; whether it was acknowledged is unknown"
+SAME_DATA_SET = "the audit found an object without a row that has the same data set as this instance"
 
 
 @frozen(kw_only=True)
@@ -40,7 +40,7 @@ class RepairResult:
 
 
 class NotRepairable(Refused):
-    """The finding cannot be repaired safely."""
+    """Raised if a finding cannot be repaired safely."""
 
 
 class Repair:
@@ -119,7 +119,7 @@ class Repair:
     # --- objects without rows ---------------------------------------------------------------------------------------
 
     def _resolve_orphan(self, finding: Finding) -> str:
-        """Delete an object whose data set the ledger has already; insert a row for any other."""
+        """Delete an object whose data set is already in the ledger; insert a row for any other."""
         key = finding.storage_key
         assert key is not None  # findings of this kind have one
         with self._storage.read(key) as file:
@@ -127,11 +127,11 @@ class Repair:
         try:
             stored = read_file(content)
         except Refused as refusal:
-            raise NotRepairable(f"object {key} is kept: {refusal}. Inspect it and move it away") from None
+            raise NotRepairable(f"object {key} is kept: {refusal}. Inspect it and move it out of the storage") from None
         if not stored.receiving_ae_title:
             raise NotRepairable(
                 f"object {key} is kept: an earlier version stored it without the called AE title. "
-                "Inspect it and move it away"
+                "Inspect it and move it out of the storage"
             )
         known = self._find_arrival(stored)
         if known is not None:

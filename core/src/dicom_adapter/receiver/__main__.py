@@ -25,7 +25,7 @@ from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
-from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable
+from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
 
@@ -50,7 +50,9 @@ def main() -> None:
         if may_work:
             _receive(channel, start, config, plugins, name, shares_port=whole.dicom.receivers > 1)
         else:
-            channel.report("failed", reason=f"`audit --repair` works in {folder.path}; start when it is done")
+            repair = with_pids("`audit --repair`", folder.user_pids)
+            reason = f"{repair} is using {folder.path}; start the service when the repair has ended"
+            channel.report("failed", reason=reason)
 
 
 def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, name: str, *, shares_port: bool) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -73,6 +74,16 @@ class DataFolder:
         """Whether a host runs in the folder. Creates no file, as `is_used`."""
         return self._is_locked(HOST_LOCK, fcntl.LOCK_SH)
 
+    @property
+    def host_pids(self) -> list[int]:
+        """PID of the process that holds the lock of the host; empty if there is none or it is unknown."""
+        return _lock_owners(self.path / HOST_LOCK)
+
+    @property
+    def user_pids(self) -> list[int]:
+        """PIDs of the processes that use the folder; empty if there are none or they are unknown."""
+        return _lock_owners(self.path / USE_LOCK)
+
     def _open(self, name: str) -> IO[str]:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return (self.path / name).open("w")
@@ -122,6 +133,12 @@ def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
     channel.report("failed", reason=f"{subject}: {failure}", transient=reports_no_free_space(failure))
 
 
+def with_pids(subject: str, pids: Sequence[int]) -> str:
+    """Return for example `the service (PID 12)`."""
+    numbers = ", ".join(map(str, pids))
+    return f"{subject} (PID{'s' if len(pids) > 1 else ''} {numbers})" if pids else subject
+
+
 def _sync_names_up_to_mount_point(folder: Path) -> None:
     """Make the names of this folder and of those around it durable, whichever process created them."""
     while not folder.is_mount():
@@ -136,3 +153,18 @@ def _lock(file: IO[str], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _lock_owners(path: Path) -> list[int]:
+    """Return the PIDs of the processes that hold flock(2) locks on a file, from /proc/locks (proc(5)).
+
+    Only for messages: the list is empty where /proc/locks does not exist or names the file system differently.
+    """
+    try:
+        status = path.stat()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    locks = (line.split() for line in lines)  # such as "1: FLOCK ADVISORY WRITE 27195 fe:00:2179566 0 EOF"
+    return sorted({int(lock[4]) for lock in locks if lock[1] == "FLOCK" and lock[5] == file})

@@ -111,7 +111,7 @@ def test_what_a_study_waits_for(adapter: Adapter, associate: Associate, story_of
     )
     adapter.clock.advance(10)
     assert sentences(story_of(adapter, STUDY))[-1].endswith(
-        "becomes jobs at 08:00:05, which is past: the service is late or does not run."
+        "becomes jobs at 08:00:05, which is in the past: the service is late or not running."
     )
 
 
@@ -125,7 +125,7 @@ def test_one_instance_and_one_job(adapter: Adapter, associate: Associate, story_
         instance.title,
         instance.kind,
     )
-    assert "was queued with 3 instances, 1 of them in this story: LUNG-one" in sentences(instance)[1]
+    assert "was queued with 3 instances (including this one): LUNG-one" in sentences(instance)[1]
     job = story_of(adapter, adapter.jobs[0].job_id[:6].upper())
     assert f"Job {adapter.jobs[0].job_id} (LUNG-one-20260105080005): 3 instances of study {STUDY}" == job.title
     assert 4 == len(sentences(job))
@@ -185,8 +185,8 @@ def test_what_was_replaced(adapter: Adapter, associate: Associate, story_of: Tel
     study[0].StudyInstanceUID = "2.25.3"
     associate(adapter, study, "HEAD")
     told = sentences(story_of(adapter, STUDY), "HEAD")
-    assert "08:00:01 2 instances were replaced by newer arrivals. Newer arrivals belong to study 2.25.3 now." in told
-    assert "08:00:01 2 instances were reclaimed because of newer arrivals." in told
+    assert "08:00:01 2 instances were replaced by newer arrivals. Newer arrivals belong to study 2.25.3." in told
+    assert "08:00:01 2 instances were reclaimed after being replaced by newer arrivals." in told
 
 
 def test_what_else_was_refused_in_its_associations(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
@@ -196,7 +196,7 @@ def test_what_else_was_refused_in_its_associations(adapter: Adapter, associate: 
     association = associate(adapter, [*a_study(), wrong])
     assert (
         f"08:00:00 1 instance was refused in association {association}: 1 with 0xA900 (data set does not match). "
-        "The receiver's log names them (instance_refused)." == sentences(story_of(adapter, STUDY))[1]
+        "The log of the receiver has their UIDs (instance_refused)." == sentences(story_of(adapter, STUDY))[1]
     )
 
 
@@ -219,7 +219,9 @@ def test_attempts_that_failed_and_the_next_one(
     [job] = adapter.jobs
     assert job.next_attempt_at is not None
     failed, kept, due = sentences(story_of(adapter, STUDY))[-3:]
-    assert failed.startswith(f"08:00:05 {job.attempts} attempts to create it on the platform failed for job ")
+    assert failed.startswith(
+        f"08:00:05 Job {job.job_id[:8]}: {job.attempts} attempts to create it on the platform failed"
+    )
     assert failed.endswith(f": {job.last_error}.")
     name = job.job_id[:8]
     assert f"now 2 instances are kept for job {name}." == kept
@@ -241,7 +243,7 @@ def test_attempts_that_failed_in_many_ways_stay_one_sentence(
     ]
     with adapter.ledger.write() as transaction:
         events.record(transaction, failed)
-    assert sentences(story_of(adapter, STUDY))[-1].endswith(" for 2 reasons. The last error: it was away.")
+    assert sentences(story_of(adapter, STUDY))[-1].endswith(", with 2 different errors. The last error: it was away.")
 
 
 def test_a_faulted_job_and_what_an_operator_did(
@@ -253,9 +255,9 @@ def test_a_faulted_job_and_what_an_operator_did(
     adapter.advance(6)
     name = short_job(adapter)
     told = sentences(story_of(adapter, STUDY))
-    assert f"Job {name} was faulted, because an attempt to start it failed: " in told[3]
+    assert f"Job {name} became faulted. The last attempt to start it failed: " in told[3]
     assert (
-        f"now Job {name} is faulted and keeps its instances. Fix the reason, then run `dicom-adapter jobs retry "
+        f"now Job {name} is faulted and keeps its instances. Fix the cause, then run `dicom-adapter jobs retry "
         f"{name}`. To give up the job, run `dicom-adapter jobs cancel {name}`." == told[-1]
     )
     operators.retry(adapter.ledger, adapter.clock, adapter.jobs[0].job_id)
@@ -322,7 +324,7 @@ def test_what_is_quarantined(
     assert "08:00:00 2 instances were quarantined: it has no series." == told[1]
     which = f"--all --ae-title LUNG --study {STUDY}"
     assert (
-        "now 2 instances are quarantined and in no job. Fix the reason, then run `dicom-adapter instances requeue "
+        "now 2 instances are quarantined and in no job. Fix the cause, then run `dicom-adapter instances requeue "
         f"{which}`. To discard them, run `dicom-adapter instances discard {which}`." == told[-1]
     )
     quarantine.requeue(adapter.ledger, adapter.clock, [1], "ann")
@@ -334,7 +336,7 @@ def test_what_is_quarantined(
         "1 instance was requeued by ann.",
         "1 instance was quarantined",
         "2 instances were discarded by ann.",
-        "2 instances were reclaimed after a discard by an operator.",
+        "2 instances were reclaimed after being discarded by an operator.",
     ] == [
         sentence[9:].split(":")[0] for sentence in sentences(story_of(adapter, STUDY))[1:] if "AE title" not in sentence
     ]
@@ -400,7 +402,7 @@ def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: Tel
     adapter.advance(6)
     adapter.receive(*a_study(1), ae_title="LUNG")
     adapter.advance(6)
-    with pytest.raises(Refused, match="several jobs' ids begin with ''; enter more digits"):
+    with pytest.raises(Refused, match="several job ids begin with ''; enter more characters"):
         story_of(adapter, "")
 
 

@@ -1,7 +1,7 @@
-"""The story of one study, SOP instance or job, from association to reclaim, in sentences for operators.
+"""The story of one study, SOP instance or job: its events from association to reclaim, in sentences for operators.
 
-`make_story` reads the ledger and makes a section for each AE title. `arriving`, `jobs` and `waiting` make the entries:
-arrivals, jobs and current states. Their functions are pure: only `making` reads the ledger.
+`make_story` reads the ledger and returns a section for each AE title. `arriving`, `jobs` and `waiting` create the
+entries about arrivals, jobs and current states. Their functions are pure: only `making` reads the ledger.
 """
 
 from dicom_adapter.operations.story.making import Unknown, make_story

@@ -17,19 +17,19 @@ from dicom_adapter.net.codes import CStoreStatus
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, listed, sentence, short, until, was
 
-MOST_ALONE = 3  # associations of a visit with an entry each; more share one entry
-MOST_VISITS = 8  # of a sender with entries of their own; more are merged
+MOST_SINGLE = 3  # associations of a visit; more are merged into one entry
+MOST_VISITS = 8  # visits; more are merged into one for each sender
 
 ENDED = {"released": "was released", "aborted": "was aborted", "lost": "lost its connection"}
 OUTCOMES = {
     InstanceOutcome.SUBMITTED: "after submission",
     InstanceOutcome.CANCELLED: "after cancellation of every job",
-    InstanceOutcome.UNUSED: "without a job, as the processor decided",
-    InstanceOutcome.REPLACED: "because of newer arrivals",
-    InstanceOutcome.DISCARDED: "after a discard by an operator",
+    InstanceOutcome.UNUSED: "without a job, because the processor created none",
+    InstanceOutcome.REPLACED: "after being replaced by newer arrivals",
+    InstanceOutcome.DISCARDED: "after being discarded by an operator",
 }
-ACTIONS = {  # the words of other events are their names
-    "instance_recovered": "entered in the ledger by a later start",
+ACTIONS = {  # the text of all other events is derived from their names
+    "instance_recovered": "entered in the ledger at a later start of the service",
 }
 # Duplicates have no row of their own: their entries are made from the events of the pending instances.
 KNOWN_BY_INSTANCE = (CStoreStatus.SUCCESS.name, CStoreStatus.DUPLICATE_SOP_INSTANCE.name)
@@ -37,7 +37,7 @@ KNOWN_BY_INSTANCE = (CStoreStatus.SUCCESS.name, CStoreStatus.DUPLICATE_SOP_INSTA
 
 @frozen(kw_only=True)
 class Visit:
-    """The instances that one sender sent before the next jobs were made, by association."""
+    """The instances that one sender sent between two creations of jobs, by association."""
 
     calling_ae_title: str
     peer_address: str
@@ -46,14 +46,14 @@ class Visit:
 
 def stored(facts: StoryFacts) -> Iterator[Entry]:
     """Yield the stored instances, and the refusals and ends of their associations."""
-    counted_already: set[str] = set()  # a long association may be split into several visits
+    reported: set[str] = set()  # associations whose refusals have an entry: a visit boundary may split an association
     for visit in _visits(facts):
-        together = len(visit.associations) > MOST_ALONE
+        together = len(visit.associations) > MOST_SINGLE
         parts = [visit.associations] if together else [{name: own} for name, own in visit.associations.items()]
         for part in parts:
             yield _received(facts, visit, part)
-            yield from _refused(facts, [name for name in part if name not in counted_already])
-            counted_already.update(part)
+            yield from _refused(facts, [name for name in part if name not in reported])
+            reported.update(part)
 
 
 def duplicated(facts: StoryFacts) -> Iterator[Entry]:
@@ -99,7 +99,7 @@ def reclaimed(facts: StoryFacts) -> Iterator[Entry]:
 
 
 def _visits(facts: StoryFacts) -> list[Visit]:
-    """Split the arrivals where jobs were made, so that the entries stay in the order of time."""
+    """Split the arrivals at the times when jobs were created, so that entries and jobs are in the order of time."""
     due = sorted({row.job.created_at for row, _count in facts.jobs})
     visits = _cut(facts.arrivals, due)
     return visits if len(visits) <= MOST_VISITS else _cut(facts.arrivals, [])
@@ -155,14 +155,14 @@ def _end_of(end: Event | None, beside: datetime) -> str:
 
 def _count_ends(ends: Iterable[Event | None]) -> str:
     how = Counter("" if end is None else str(end.detail["how"]) for end in ends)
-    told = [f"{how[name]} {was(how[name])} {name}" for name in ENDED if how[name]]
+    counts = [f"{how[name]} {was(how[name])} {name}" for name in ENDED if how[name]]
     if how[""]:
-        told.append(f"{how['']} {'has' if how[''] == 1 else 'have'} no recorded end")
-    return listed(told)
+        counts.append(f"{how['']} {'has' if how[''] == 1 else 'have'} no recorded end")
+    return listed(counts)
 
 
 def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
-    """Yield the refusals by status. The ledger counts them by association, and keeps no UIDs of refused instances."""
+    """Yield the refusals by status. The ledger has their number for each association, but no UIDs."""
     ends = [end for name in part if (end := facts.associations.get(name)) is not None]
     counts: Counter[str] = Counter()
     for end in ends:
@@ -177,7 +177,7 @@ def _refused(facts: StoryFacts, part: Iterable[str]) -> Iterator[Entry]:
     where = f"association {short(str(ends[0].association_id))}" if len(ends) == 1 else f"these {len(ends)} associations"
     text = (
         f"{counted(counts.total(), 'instance')} {was(counts.total())} refused in {where}: {refusals}. "
-        "The receiver's log names them (instance_refused)."
+        "The log of the receiver has their UIDs (instance_refused)."
     )
     yield Entry(kind="instance_refused", at=ends[-1].at, text=text, fields={"statuses": dict(counts)})
 
@@ -189,7 +189,7 @@ def _replaced(facts: StoryFacts, old: Sequence[InstanceTrace]) -> Entry:
     first, last = _span(arrival.changed_at for arrival in old)
     text = f"{counted(len(old), 'instance')} {was(len(old))} replaced by newer arrivals{until(first, last)}."
     if facts.moved_to:
-        text += f" Newer arrivals belong to study {listed(facts.moved_to)} now."
+        text += f" Newer arrivals belong to study {listed(facts.moved_to)}."
     fields = {"instances": len(old), "until": last, "movedTo": list(facts.moved_to)}
     return Entry(kind="replaced", at=first, text=text, fields=fields)
 
@@ -214,7 +214,7 @@ def _sender_of(end: Event | None) -> str:
 
 
 def _action(event: Event) -> str:
-    """Return what was done with an instance, in the words of its processor if it recorded some."""
+    """Return what was done with an instance; a processor may have recorded its own text."""
     kind = event.event
     return str(event.detail.get("what", ACTIONS.get(kind, kind.removeprefix("instance_").replace("_", " "))))
 

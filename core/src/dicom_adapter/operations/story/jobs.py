@@ -12,7 +12,7 @@ from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.operations.story.values import Entry, StoryFacts
 from dicom_adapter.operations.story.words import clock, counted, due, listed, sentence, short, until
 
-MOST_TOLD = 6  # jobs of an AE title with entries of their own; of more, those without failures share one entry
+MOST_JOBS = 6  # jobs of an AE title with entries of their own; if there are more, those without failures share one
 
 STEPS = {  # the next step in each state
     JobState.QUEUED: "create it on the platform",
@@ -30,17 +30,17 @@ AFTER = {f"job_{state.value.replace('-', '_')}": state for state in STEPS}
 
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield what happened to each job."""
+    """Yield the events of each job."""
     single, quiet, rest = _select(facts)
     for row, count in single:
-        yield _queued(row.job, count)
+        yield _queued(facts, row.job, count)
         yield from _steps(row.job, facts.job_events.get(row.job.job_id, ()))
     if quiet:
-        yield _together("job_submitted", f"{_more(single, quiet)} {_made(quiet)} and submitted", quiet)
+        yield _together("job_submitted", f"{_more(single, quiet)} {_were_queued(quiet)} and submitted", quiet)
     if rest:
         states = listed(_by_state(rest))
         command = f"`dicom-adapter jobs list --ae-title {facts.ae_title}`"
-        text = f"{_more(single, rest)} {_made(rest)}: {states}. Run {command} to see them"
+        text = f"{_more(single, rest)} {_were_queued(rest)}: {states}. Run {command} to list them"
         yield _together("job_queued", text, rest)
 
 
@@ -57,18 +57,18 @@ def standing(facts: StoryFacts) -> Iterator[Entry]:
             yield Entry(kind="job_unfinished", at=None, text=text, fields={**fields, "error": job.last_error})
 
 
-# --- selecti---------------------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 Counted = Sequence[tuple[JobRow, int]]
 
 
 def _select(facts: StoryFacts) -> tuple[Counted, Counted, Counted]:
     """Return the jobs with entries of their own, those without failures that share one entry, and the rest."""
-    if len(facts.subject_jobs) <= MOST_TOLD:
+    if len(facts.subject_jobs) <= MOST_JOBS:
         return facts.subject_jobs, (), ()
     quiet = [entry for entry in facts.subject_jobs if _had_no_failure(facts, entry[0].job)]
     others = [entry for entry in facts.subject_jobs if not _had_no_failure(facts, entry[0].job)]
-    return others[:MOST_TOLD], quiet, others[MOST_TOLD:]
+    return others[:MOST_JOBS], quiet, others[MOST_JOBS:]
 
 
 def _had_no_failure(facts: StoryFacts, job: Job) -> bool:
@@ -80,7 +80,7 @@ def _more(single: Counted, others: Counted) -> str:
     return f"{len(others)} {'more jobs' if single else 'jobs'}"
 
 
-def _made(entries: Counted) -> str:
+def _were_queued(entries: Counted) -> str:
     first, last = entries[0][0].job, entries[-1][0].job
     return f"were queued{until(first.created_at, last.created_at)}"
 
@@ -97,14 +97,15 @@ def _together(kind: str, text: str, entries: Counted) -> Entry:
     return Entry(kind=kind, at=first.created_at, text=sentence(text), fields={"jobs": len(entries)})
 
 
-# --- what happened ----------------------------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
-def _queued(job: Job, count: int) -> Entry:
+def _queued(facts: StoryFacts, job: Job, count: int) -> Entry:
     others = job.instance_count - count
+    subject = f"{count} of this study" if facts.study else "including this one"
     text = (
         f"Job {short(job.job_id)} was queued with {counted(job.instance_count, 'instance')}"
-        + (f", {count} of them in this story" if others else "")
+        + (f" ({subject})" if others else "")
         + f": {job.name}, pipeline {job.pipeline_id}, priority {job.priority.value}."
     )
     fields = {
@@ -129,7 +130,7 @@ def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
         elif kind == "job_attempt_failed":
             yield _failed(job, state, own)
         elif kind == "job_faulted":
-            text = f"Job {short(job.job_id)} was faulted, because an attempt to {STEPS[state]} failed: {error}"
+            text = f"Job {short(job.job_id)} became faulted. The last attempt to {STEPS[state]} failed: {error}"
             yield _of_job(job, "job_faulted", own, sentence(text), error=error)
         elif kind == "job_platform_state":
             yield from (_platform_state(job, event) for event in own)
@@ -163,13 +164,13 @@ def _as_platform_job(job: Job) -> str:
 def _failed(job: Job, state: JobState, events: Sequence[Event]) -> Entry:
     first, last = events[0].at, events[-1].at
     errors = list(dict.fromkeys(str(event.detail["error"]) for event in events))
-    attempts = "An attempt" if len(events) == 1 else f"{len(events)} attempts"
+    attempts = "an attempt" if len(events) == 1 else f"{len(events)} attempts"
     why = (
         f": {errors[0]}"
         if len(errors) == 1
-        else f" for {len(errors)} reasons. The last error: {events[-1].detail['error']}"
+        else f", with {len(errors)} different errors. The last error: {events[-1].detail['error']}"
     )
-    text = f"{attempts} to {STEPS[state]} failed for job {short(job.job_id)}{until(first, last)}{why}"
+    text = f"Job {short(job.job_id)}: {attempts} to {STEPS[state]} failed{until(first, last)}{why}"
     return _of_job(job, "job_attempt_failed", events, sentence(text), attempts=len(events), errors=errors)
 
 
@@ -190,7 +191,7 @@ def _of_job(job: Job, kind: str, events: Sequence[Event], text: str, **fields: o
 def _commands(job: Job) -> str:
     name = short(job.job_id)
     return (
-        f"Job {name} is faulted and keeps its instances. Fix the reason, then run `dicom-adapter jobs retry {name}`. "
+        f"Job {name} is faulted and keeps its instances. Fix the cause, then run `dicom-adapter jobs retry {name}`. "
         f"To give up the job, run `dicom-adapter jobs cancel {name}`."
     )
 

@@ -1,4 +1,4 @@
-"""Find what the ledger has on a study, a SOP instance or a job, and make its story."""
+"""Read from the ledger what it has about a study, SOP instance or job, and create its story."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_adapter.operations.story.words import counted, listed
 
 
 class Unknown(Refused):
-    """The ledger has nothing on this study, SOP instance or job."""
+    """Raised if the ledger has no such study, SOP instance or job."""
 
 
 @frozen(kw_only=True)
@@ -35,14 +35,16 @@ class Subject:
 
 
 def make_story(transaction: Transaction, name: str, now: datetime) -> Story:
-    """Return the story of a Study Instance UID, a SOP Instance UID, or the first digits of a job's id.
+    """Return the story of a Study Instance UID, a SOP Instance UID, or a job id or its prefix.
 
-    Raise Unknown if the ledger has nothing on it, Refused if several jobs' ids begin with `name`.
+    Raises Unknown if the ledger has no such study, SOP instance or job, Refused if several job ids begin with `name`.
     """
     subject, arrivals = _find(transaction, name)
     facts = _gather(transaction, subject, arrivals, now)
     sections = [Section(ae_title=one.ae_title, entries=_entries(one)) for one in facts]
-    return Story(kind=subject.kind, name=subject.name, title=_title(subject, arrivals), told_at=now, sections=sections)
+    return Story(
+        kind=subject.kind, name=subject.name, title=_title(subject, arrivals), created_at=now, sections=sections
+    )
 
 
 def _find(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
@@ -52,7 +54,7 @@ def _find(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTr
         arrivals = traces.arrivals(transaction, which)
         if arrivals:
             return Subject(kind=kind, name=name, which=which), arrivals
-    raise Unknown(f"the ledger has no study and no SOP instance {name}")
+    raise Unknown(f"the ledger has no study and no SOP instance with the UID {name}")
 
 
 def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[InstanceTrace]]:
@@ -60,7 +62,7 @@ def _find_job(transaction: Transaction, name: str) -> tuple[Subject, list[Instan
     if not found:
         raise Unknown(f"the ledger has no job whose id begins with {name!r}")
     if len(found) > 1:
-        raise Refused(f"several jobs' ids begin with {name!r}; enter more digits")
+        raise Refused(f"several job ids begin with {name!r}; enter more characters")
     subject = Subject(kind="job", name=found[0].job.job_id, which=traces.of_job(found[0].number), job=found[0])
     return subject, traces.arrivals(transaction, subject.which)
 
@@ -77,7 +79,7 @@ def _title(subject: Subject, arrivals: Sequence[InstanceTrace]) -> str:
     return f"Study {subject.name}: {instances} in {series} series"
 
 
-# --- from the ledger --------------------------------------------------------------------------------------------------
+# --- facts ------------------------------------------------------------------------------------------------------------
 
 
 def _gather(
@@ -127,7 +129,7 @@ def _uploaded(transaction: Transaction, found: Sequence[tuple[JobRow, int]]) -> 
     return {row.job.job_id: traces.uploaded(transaction, row.number) for row in uploading}
 
 
-# --- to the story -----------------------------------------------------------------------------------------------------
+# --- entries ----------------------------------------------------------------------------------------------------------
 
 
 def _entries(facts: StoryFacts) -> list[Entry]:

@@ -15,11 +15,11 @@ from dicom_adapter.ledger.traces import InstanceTrace
 
 @frozen(kw_only=True)
 class Entry:
-    """One event, once or several times in a row, or one current state."""
+    """One event, which may have occurred several times in a row, or one current state."""
 
-    kind: str  # a stable name: that of the log event if there is one
-    at: datetime | None  # UTC; the first time; None: a current state
-    text: str  # sentences; times are UTC, and on the day of `at` if they show no date
+    kind: str  # a stable name: the name of the log event if there is one
+    at: datetime | None  # UTC; the first occurrence; None: a current state
+    text: str  # sentences; times are UTC; a time without a date is on the day of `at`
     fields: Mapping[str, object] = field(factory=dict)  # the content of `text` as values
 
 
@@ -33,18 +33,18 @@ class Section:
 
 @frozen(kw_only=True)
 class Story:
-    """All that the ledger has on one study, SOP instance or job."""
+    """Everything that the ledger has about one study, SOP instance or job."""
 
     kind: str  # "study", "sop-instance" or "job"
     name: str  # its UID or id
     title: str
-    told_at: datetime  # UTC
+    created_at: datetime  # UTC
     sections: Sequence[Section]
 
 
 @frozen(kw_only=True)
 class StoryFacts:
-    """What the ledger has on the subject at one AE title. Events are in the order of time."""
+    """The facts from the ledger about the subject at one AE title. Events are in the order of time."""
 
     now: datetime
     ae_title: str
@@ -54,8 +54,8 @@ class StoryFacts:
     instance_events: Sequence[Event]
     ae_title_events: Sequence[Event]
     jobs: Sequence[tuple[JobRow, int]]  # each with the number of its instances among the arrivals
-    subject_jobs: Sequence[tuple[JobRow, int]]  # those that get entries: all, or the one that is the subject
+    subject_jobs: Sequence[tuple[JobRow, int]]  # the jobs that get entries: all, or the subject only
     job_events: Mapping[str, Sequence[Event]]  # by job id
-    uploaded: Mapping[str, int]  # files that the platform has, of jobs that are being uploaded
+    uploaded: Mapping[str, int]  # number of uploaded files, of jobs that are being uploaded
     moved_to: Sequence[str]  # other studies, to which newer arrivals of these instances belong
     lane: LaneReport | None  # None: no host has served this AE title yet

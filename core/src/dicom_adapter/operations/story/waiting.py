@@ -1,4 +1,4 @@
-"""Entries about the present: what instances wait for, and the next step of an operator; and events of the AE title."""
+"""Entries about the AE title: its events, what its instances wait for now, and what an operator can do next."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EVENTS = {
     "ae_title_full": "AE title {} was full and refused instances",
     "ae_title_below_quota": "AE title {} accepted instances again",
 }
-MOST_EVENTS = 8  # of an AE title that are shown, the newest
-MOST_JOBS = 3  # that are named as the reason why instances are kept
+MOST_EVENTS = 8  # events of an AE title that are shown: the newest
+MOST_JOBS = 3  # jobs that are named as the reason why instances are kept
 
 
 def happened(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the events of the AE title while it had these instances; only the last ones if there are many."""
+    """Yield the events of the AE title while it had these instances; if there are many, only the last ones."""
     runs = [
         (kind, reason, list(run))
         for (kind, reason), run in groupby(facts.ae_title_events, key=lambda event: (event.event, _reason(event)))
@@ -46,7 +46,7 @@ def _reason(event: Event) -> str:
 
 
 def standing(facts: StoryFacts) -> Iterator[Entry]:
-    """Yield the state of the AE title, and of all instances that are not reclaimed."""
+    """Yield the current state of the AE title, and of all instances that are not reclaimed."""
     pending = _in(facts, InstanceState.PENDING)
     if facts.lane is not None:
         yield from _ae_title(facts.lane, facts)
@@ -71,7 +71,7 @@ def _ae_title(lane: LaneReport, facts: StoryFacts) -> Iterator[Entry]:
     if lane.state is LaneState.STOPPED:
         text = (
             f"AE title {lane.ae_title} has been stopped since {clock(lane.since, facts.now)}: {sentence(lane.reason)} "
-            f"Associations are rejected, and instances wait. Fix the reason, then run "
+            f"Associations are rejected, and instances wait. Fix the cause, then run "
             f"`dicom-adapter ae-titles restart {lane.ae_title}`, or restart the service."
         )
         yield Entry(kind="lane_stopped", at=None, text=text, fields={"since": lane.since, "reason": lane.reason})
@@ -129,7 +129,7 @@ def _quarantined(facts: StoryFacts, held: Sequence[InstanceTrace]) -> Entry:
     if not one and facts.study:
         filters += f" --study {facts.study}"
     text = (
-        f"{counted(len(held), 'instance')} {'is' if one else 'are'} quarantined and in no job. Fix the reason, "
+        f"{counted(len(held), 'instance')} {'is' if one else 'are'} quarantined and in no job. Fix the cause, "
         f"then run `dicom-adapter instances requeue {filters}`. To discard {'it' if one else 'them'}, run "
         f"`dicom-adapter instances discard {filters}`."
     )

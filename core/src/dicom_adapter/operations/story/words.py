@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-SHORT = 8  # digits of an id that a sentence shows
+SHORT = 8  # characters of an id in a sentence
 
 
 def clock(moment: datetime, beside: datetime) -> str:
@@ -14,13 +14,13 @@ def clock(moment: datetime, beside: datetime) -> str:
 
 
 def due(when: datetime, now: datetime) -> str:
-    """Return the time of a future step, and the likely reason if it is past."""
-    past = "" if when >= now else ", which is past: the service is late or does not run"
+    """Return the time of a future step; if it is in the past, with the likely reason."""
+    past = "" if when >= now else ", which is in the past: the service is late or not running"
     return f"at {clock(when, now)}{past}"
 
 
 def until(first: datetime, last: datetime) -> str:
-    """Return for example ` until 08:00:40`; an empty text if both times are in the same second."""
+    """Return for example ` until 08:00:40`; an empty string if both times are in the same second."""
     return "" if clock(last, first) == clock(first, first) else f" until {clock(last, first)}"
 
 
@@ -42,7 +42,7 @@ def listed(words: Iterable[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return the text with a full stop, which many reasons lack."""
+    """Return the text with a full stop at its end, which many reasons lack."""
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
