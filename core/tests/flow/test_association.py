@@ -32,7 +32,7 @@ def configured(*callers: CallerConfig, storage: StorageConfig | None = None) -> 
     return Config(
         dicom=DicomConfig(max_associations=2),
         storage=storage or StorageConfig(path=Path("data")),
-        submitters={"clara": SubmitterConfig(type="fake")},
+        submitters={"platform": SubmitterConfig(type="memory")},
         ae_titles={"LUNG": AeTitleConfig(allowed_callers=callers or None), "OPEN": AeTitleConfig()},
     )
 

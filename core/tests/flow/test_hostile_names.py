@@ -12,14 +12,17 @@ from pydicom import config
 
 from dicom_adapter.api.receiving import StoreOutcome
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.testing import Adapter
+from dicom_adapter.testing import Adapter, Plugin
+from support import grouping
 
 CONFIGURATION = """
-[submitters.platform]
-type = "fake"
-folder = "platform"
-[ae-titles.LUNG.settings]
-pipeline-one = "p1"
+[storage]
+path = "data"
+reserve = 0
+durability = "process"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-one = "p1" }
 """
 SIGN, NUMBER = "evil", "2718281828"  # one of them is in each name
 KINDS = ("../../../{}", "/{}", "../{}/..", "1/../{}", "~{}", "a\0{}", "C:\\{}", "$({})", "{}" * 80, "\x1b[2J{}")
@@ -41,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(folder: Path) -> Iterator[Adapter]:
-    adapter = Adapter(folder, CONFIGURATION)
+    adapter = Adapter(folder, CONFIGURATION, [Plugin(grouping)])
     yield adapter
     adapter.close()
 
@@ -65,7 +68,7 @@ def test_no_name_from_the_network_becomes_a_path(
     assert {"reclaimed"} >= adapter.states.keys()
     found = {path for path in folder.parents[2].rglob("*") if path not in folder.parents}
     assert [] == [path for path in found if SIGN in str(path) or NUMBER in str(path)]
-    assert {folder, folder / "data", folder / "platform"} == {path for path in found if path.parent in around(folder)}
+    assert {folder, folder / "data"} == {path for path in found if path.parent in around(folder)}
 
 
 def around(folder: Path) -> tuple[Path, ...]:

@@ -18,11 +18,9 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger.schema import InstanceState, LaneState
 from dicom_adapter.ledger.schema import instances as table
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter_aetitle import AeTitleJobProcessor
+from support.grouping import StudyProcessor
 
 CONFIGURATION = """
-[submitters.clara]
-type = "memory"
 [ae-titles.KEEP]
 processor = "flaky"
 [ae-titles.KEEP.settings]
@@ -76,9 +74,9 @@ troubles = st.lists(st.sampled_from([False, False, True]), max_size=14)  # wheth
 
 
 def flaky(trouble: Iterator[bool]) -> Plugin:
-    """The AE title job processor, but it sometimes raises: after an instance, or between the jobs of a group."""
+    """A `StudyProcessor` that sometimes raises: after an instance, or between the jobs of a group."""
 
-    class Flaky(AeTitleJobProcessor):
+    class Flaky(StudyProcessor):
         name = "flaky"
 
         def handle_instance(self, instance: Any) -> None:

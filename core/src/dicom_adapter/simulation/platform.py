@@ -35,6 +35,7 @@ class _Fault:
     call: str
     error: Exception
     times: int
+    pipeline_id: str | None
 
 
 class Platform:
@@ -45,27 +46,30 @@ class Platform:
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
 
-    def fail(self, call: str, error: Exception, times: int = 1) -> None:
-        """Raise `error` in the next `times` calls of a submitter's method, for example "upload"."""
+    def fail(self, call: str, error: Exception, times: int = 1, *, pipeline_id: str | None = None) -> None:
+        """Raise `error` in the next `times` calls of a submitter's method, for example "upload".
+
+        With `pipeline_id`, only calls for jobs of this pipeline fail.
+        """
         if call not in CALLS:
             raise ValueError(f"a submitter has no call {call!r}; it has {', '.join(CALLS)}")
-        self._faults.append(_Fault(call, error, times))
+        self._faults.append(_Fault(call, error, times, pipeline_id))
 
     def create(self, job: Job) -> None:
         with self._lock:
-            self._raise_fault("create_job")
+            self._raise_fault("create_job", job)
             self.jobs.setdefault(job.job_id, HandedOver(job=job))
 
     def find(self, job: Job, call: str) -> HandedOver:
         """Return the job. Raises Permanent if it was never created."""
         with self._lock:
-            self._raise_fault(call)
+            self._raise_fault(call, job)
             return self._get(job)
 
     def change(self, job: Job, call: str, **changes: Any) -> None:
         """Change the job. Raises Permanent if it was never created, or if a cancelled job would start."""
         with self._lock:
-            self._raise_fault(call)
+            self._raise_fault(call, job)
             found = self._get(job)
             if call == "start" and found.cancelled:
                 raise Permanent(f"job {job.job_id}: it was cancelled")
@@ -82,9 +86,9 @@ class Platform:
             raise Permanent(f"job {job.job_id}: the platform does not know it")
         return found
 
-    def _raise_fault(self, call: str) -> None:
+    def _raise_fault(self, call: str, job: Job) -> None:
         for fault in self._faults:
-            if fault.call == call and fault.times > 0:
+            if fault.call == call and fault.pipeline_id in (None, job.pipeline_id) and fault.times > 0:
                 fault.times -= 1
                 raise fault.error
 

@@ -14,11 +14,9 @@ from dicom_adapter.testing import Adapter, make_instance
 MakeAdapter = Callable[..., Adapter]
 
 CONFIGURATION = """
-[submitters.platform]
-type = "memory"
-[ae-titles.LUNG.settings]
-group-by = "AccessionNumber"
-pipeline-one = "p1"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { required = "AccessionNumber", pipeline-one = "p1" }
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicom_adapter import InstanceStorageInfo, JobState, hookimpl
+from dicom_adapter import InstanceStorageInfo, JobState, Permanent, Retriable, hookimpl
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.reclaim import reclaim
 from dicom_adapter.ledger import instances, jobs
@@ -20,21 +20,14 @@ MakeAdapter = Callable[..., Adapter]
 
 WAIT_S = 5  # of the AE title's processor, before a group becomes jobs
 THREE = """
-[submitters.platform]
-type = "fake"
-{faults}
 [ae-titles.LUNG]
+processor = "by-study"
 overwrite-same-instance = true
 [ae-titles.LUNG.settings]
 pipeline-one = "p1"
 pipeline-two = "p2"
 pipeline-three = "p3"
 """
-
-
-def failing(*faults: str) -> str:
-    """The configuration with faults of the platform: calls that fail, of one pipeline."""
-    return THREE.format(faults=f"fail = [{', '.join(faults)}]")
 
 
 def stored(adapter: Adapter) -> int:
@@ -52,8 +45,10 @@ def with_a_study(adapter: Adapter, count: int = 2) -> Adapter:
 
 def test_instances_go_after_the_last_of_their_jobs(make_adapter: MakeAdapter) -> None:
     """Three jobs on one study: after the first and the second it stays, after the third it goes."""
-    slow = 'call = "start", pipeline = "p2", times = 1', 'call = "start", pipeline = "p3", times = 2'
-    adapter = with_a_study(make_adapter(failing(*[f"{{ {fault} }}" for fault in slow])))
+    adapter = make_adapter(THREE)
+    adapter.platform.fail("start", Retriable("busy"), times=1, pipeline_id="p2")
+    adapter.platform.fail("start", Retriable("busy"), times=2, pipeline_id="p3")
+    with_a_study(adapter)
     seen = []
     for seconds in (0, 2, 4):
         adapter.advance(seconds)
@@ -70,7 +65,7 @@ def test_instances_go_after_the_last_of_their_jobs(make_adapter: MakeAdapter) ->
 
 def test_what_a_processor_holds_stays(make_adapter: MakeAdapter) -> None:
     """Pending instances are not touched, however long it takes."""
-    adapter = make_adapter(THREE.format(faults="") + "timeout = 300\n")
+    adapter = make_adapter(THREE + "timeout = 300\n")
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(299)
     assert (1, {"pending": 1}) == (stored(adapter), adapter.states)
@@ -80,8 +75,9 @@ def test_what_a_processor_holds_stays(make_adapter: MakeAdapter) -> None:
 
 def test_a_faulted_job_keeps_its_instances_and_only_its_own(make_adapter: MakeAdapter) -> None:
     """An operator may retry it, after a restart too; studies whose jobs were submitted go."""
-    refusing = '{ call = "start", pipeline = "p2", kind = "permanent" }'
-    adapter = with_a_study(make_adapter(failing(refusing)))
+    adapter = make_adapter(THREE)
+    adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
+    with_a_study(adapter)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(WAIT_S)
     assert ["submitted", "faulted", *["submitted"] * 4] == [job.state.value for job in adapter.jobs]
@@ -92,8 +88,9 @@ def test_a_faulted_job_keeps_its_instances_and_only_its_own(make_adapter: MakeAd
 
 def test_what_another_process_released_goes_without_a_restart(make_adapter: MakeAdapter) -> None:
     """An operator cancels the faulted job, or a receiver replaces an instance: the host looks every minute."""
-    refusing = '{ call = "start", pipeline = "p2", kind = "permanent" }'
-    adapter = with_a_study(make_adapter(failing(refusing)))
+    adapter = make_adapter(THREE)
+    adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
+    with_a_study(adapter)
     with adapter.ledger.write() as transaction:
         (row,) = jobs.newest(transaction, 1, states=[JobState.FAULTED])
         jobs.change(transaction, row, state=JobState.CANCELLED)
@@ -103,7 +100,7 @@ def test_what_another_process_released_goes_without_a_restart(make_adapter: Make
 
 def test_a_replaced_instance_goes_and_the_newer_one_stays(make_adapter: MakeAdapter) -> None:
     """With `overwrite-same-instance` the older arrival is needed by nobody."""
-    adapter = make_adapter(THREE.format(faults="") + "timeout = 300\n")
+    adapter = make_adapter(THREE + "timeout = 300\n")
     for description in ("first", "second", "third"):
         adapter.receive(make_instance(seed="same", StudyDescription=description), ae_title="LUNG")
     adapter.advance(60)
@@ -127,7 +124,7 @@ def test_what_an_earlier_process_left_goes_after_the_start(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended after the release and before the deletion."""
-    adapter = make_adapter(THREE.format(faults=""))
+    adapter = make_adapter(THREE)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(adapter.storage, "delete", crash)
         with_a_study(adapter)
@@ -140,7 +137,7 @@ def test_a_deletion_is_repeated_when_its_row_was_not_written(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended between the deletion and the row: deleting again does no harm, and the row follows."""
-    adapter = make_adapter(THREE.format(faults=""))
+    adapter = make_adapter(THREE)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(instances, "mark_reclaimed", crash)
         with_a_study(adapter)
@@ -154,7 +151,7 @@ def test_a_deletion_that_failed_is_repeated_without_a_restart(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Storage that is away for a moment costs no room for good, and no row says what is not true."""
-    adapter = make_adapter(THREE.format(faults=""))
+    adapter = make_adapter(THREE)
 
     def fail(_keys: Iterable[str]) -> None:
         raise OSError(5, "Input/output error")
@@ -175,7 +172,7 @@ def test_an_object_that_cannot_be_deleted_keeps_no_other(
 
     Tried: with the batch deleted as a whole, or the sweep ended by a batch of which nothing goes, all three stay.
     """
-    adapter = make_adapter(THREE.format(faults=""))
+    adapter = make_adapter(THREE)
     monkeypatch.setattr(reclaim, "BATCH", batch)
     delete, stuck = adapter.storage.delete, set[str]()
 
@@ -208,6 +205,6 @@ def test_observers_are_told_what_was_reclaimed(make_adapter: MakeAdapter) -> Non
         told.append([instance.instance_id for instance in instances])
 
     plugin = SimpleNamespace(dicom_adapter_instances_reclaimed=hookimpl(observe))
-    adapter = with_a_study(make_adapter(THREE.format(faults=""), Plugin(plugin)))
+    adapter = with_a_study(make_adapter(THREE, Plugin(plugin)))
     adapter.advance(120)
     assert [[1, 2]] == told

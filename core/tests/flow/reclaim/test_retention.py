@@ -12,8 +12,8 @@ import pytest
 from attrs import evolve
 from sqlalchemy import text
 
-from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState
-from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobState, Permanent
+from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.flow.reclaim import retention
 from dicom_adapter.flow.reclaim.retention import EVERY, Retention
 from dicom_adapter.ledger import Ledger, balance, events, instances, jobs
@@ -29,9 +29,10 @@ CONFIGURATION = """
 [ledger]
 history-days = {days}
 [submitters.platform]
-type = "fake"
+type = "memory"
 {platform}
 [ae-titles.LUNG]
+processor = "by-study"
 overwrite-same-instance = true
 [ae-titles.LUNG.settings]
 timeout = {timeout}
@@ -88,9 +89,9 @@ def test_what_is_finished_is_forgotten_after_its_days_and_counted(make_adapter: 
 
 def test_what_is_still_needed_is_never_forgotten(make_adapter: MakeAdapter) -> None:
     """Pending, quarantined, and what a faulted job has: rows, objects, jobs and the jobs' events stay, for years."""
-    refusing = 'fail = [{ call = "start", pipeline = "p2", kind = "permanent", after = 1 }]'
-    adapter = with_history(make_adapter(configured(platform=refusing)))
-    adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
+    adapter = with_history(make_adapter(configured()))
+    adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
+    adapter.receive(*make_study(instances=2), ae_title="LUNG")
     adapter.advance(5)
     assert {"reclaimed": 6, "released": 2} == adapter.states
     quarantined = adapter.receive(make_instance(seed="quarantined"), ae_title="LUNG")[0].instance
@@ -112,7 +113,7 @@ def test_an_instance_stays_as_long_as_its_job(make_adapter: MakeAdapter) -> None
     """A platform that is asked has twice the days to tell a job's end; then the job goes, too."""
     adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
     pass_days(adapter, 3)
-    assert {"instances": 6, "jobs": 2, "job_instances": 12} == {
+    assert {"instances": 6, "jobs": 6, "job_instances": 12} == {
         table: number for table, number in rows(adapter).items() if table != "events"
     }
     pass_days(adapter, 1)

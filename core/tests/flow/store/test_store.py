@@ -34,15 +34,13 @@ path = "data"
 watermark-percent = 100
 reserve = 0
 durability = "process"
-
-[submitters.clara]
-type = "fake"
-folder = "platform"
 [ae-titles.KEEP]
+processor = "by-study"
 ignored-sop-classes = ["1.2.840.10008.5.1.4.1.1.7"]
 [ae-titles.KEEP.settings]
 pipeline-one = "p1"
 [ae-titles.OVER]
+processor = "by-study"
 overwrite-same-instance = true
 [ae-titles.OVER.settings]
 pipeline-one = "p1"
@@ -87,9 +85,9 @@ class Site:
 
     @property
     def submitted(self) -> list[list[bytes]]:
-        """The files of each job, as the platform has them."""
-        folders = [self.folder.parent / "platform" / job.job_id / "dcm" for job in self.adapter.jobs]
-        return [[file.read_bytes() for file in sorted(folder.iterdir())] for folder in folders]
+        """The files of each job, as the platform has received them."""
+        received = [self.adapter.platform.jobs[job.job_id].files for job in self.adapter.jobs]
+        return [[files[position] for position in sorted(files)] for files in received]
 
     def assert_nothing_was_kept(self) -> None:
         """Neither an object, nor a half written one, nor a row."""
@@ -344,7 +342,7 @@ def test_what_a_patient_id_says_never_becomes_a_path(site: Site, tmp_path: Path,
     site.adapter.advance(5)
     assert {"reclaimed": 1} == site.adapter.states
     assert [] == site.kept
-    assert all(path.startswith("platform") for path in of_others(tree(tmp_path) - before))
+    assert [] == of_others(tree(tmp_path) - before)
 
 
 # --- what fails -------------------------------------------------------------------------------------------------------

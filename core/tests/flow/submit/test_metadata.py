@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
@@ -112,13 +111,10 @@ def test_every_file_is_closed_and_one_is_open_at_a_time() -> None:
 # --- what the platform gets -----------------------------------------------------------------------------------------
 
 CONFIGURATION = """
-[submitters.platform]
-type = "fake"
-folder = "{folder}"
 [ae-titles.LUNG]
+processor = "by-study"
 metadata = {keywords}
-[ae-titles.LUNG.settings]
-pipeline-one = "p1"
+settings = {{ pipeline-one = "p1" }}
 """
 
 
@@ -131,15 +127,14 @@ pipeline-one = "p1"
     ],
 )
 def test_a_job_carries_its_source_its_instances_and_the_configured_attributes_and_nothing_else(
-    make_adapter: Callable[..., Adapter], tmp_path: Path, keywords: list[str], attributes: dict[str, str]
+    make_adapter: Callable[..., Adapter], keywords: list[str], attributes: dict[str, str]
 ) -> None:
     """`Source` is the AE title with its processor, `Instances` their number."""
-    folder = tmp_path / "platform"
-    adapter = make_adapter(CONFIGURATION.format(folder=folder, keywords=json.dumps(keywords)))
+    adapter = make_adapter(CONFIGURATION.format(keywords=json.dumps(keywords)))
     study = [make_instance(seed="s", instance_number=n, StudyDescription="HEAD") for n in (1, 2, 3)]
     adapter.receive(*study, ae_title="LUNG")
     adapter.advance(5)
     (job,) = adapter.jobs
-    sent = json.loads((folder / job.job_id / "job.json").read_text())["metadata"]
-    assert {"Source": "LUNG (aetitle)", "Instances": "3", **attributes} == sent
-    assert {"Source": "LUNG (aetitle)", "Instances": "3"} == job.metadata
+    sent = adapter.platform.jobs[job.job_id].metadata
+    assert {"Source": "LUNG (by-study)", "Instances": "3", **attributes} == sent
+    assert {"Source": "LUNG (by-study)", "Instances": "3"} == job.metadata

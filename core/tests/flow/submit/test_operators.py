@@ -34,11 +34,12 @@ type = "obedient"
 retry-first = 2
 retry-most = 64
 status-every = 60
-[ae-titles.LUNG.settings]
-pipeline-one = "p1"
-[ae-titles.HEAD.settings]
-priority = "higher"
-pipeline-one = "p2"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-one = "p1" }
+[ae-titles.HEAD]
+processor = "by-study"
+settings = { priority = "higher", pipeline-one = "p2" }
 """
 
 
@@ -233,7 +234,7 @@ def test_jobs_whose_submitter_is_not_there_are_named_at_the_start(
 ) -> None:
     """With their number; and what was never begun can be cancelled. Tried: they wait without a word."""
     capsys.readouterr()
-    lung = '\n[ae-titles.LUNG]\nsubmitter = "renamed"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n'
+    lung = '\n[ae-titles.LUNG]\nsubmitter = "renamed"\nprocessor = "by-study"\nsettings = { pipeline-one = "p1" }\n'
     adapter.restart(table + lung)
     [line] = [line for line in capsys.readouterr().out.splitlines() if "jobs_stranded" in line]
     assert f"jobs={len(adapter.jobs)}" in line

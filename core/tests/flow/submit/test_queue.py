@@ -51,10 +51,12 @@ submitter = "other"
 TOGETHER = """
 [submitters.platform]
 type = "scripted"
-[ae-titles.LUNG.settings]
-pipeline-a = "huge"
-[ae-titles.LIVER.settings]
-pipeline-a = "small"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-a = "huge" }
+[ae-titles.LIVER]
+processor = "by-study"
+settings = { pipeline-a = "small" }
 """
 NO_TIME = timedelta(0)
 ONCE = Retries(first=NO_TIME, most=NO_TIME, lasting=NO_TIME)  # gives up at the first failure

@@ -31,11 +31,13 @@ ONE = """
 [submitters.platform]
 type = "scripted"
 retry-first = 2
+[ae-titles.LUNG]
+processor = "by-study"
 [ae-titles.LUNG.settings]
 pipeline-one = "p1"
 """
 THREE = ONE + 'pipeline-two = "p2"\npipeline-three = "p3"\n'
-WAIT_S = 5  # of the AE title's processor, before a group becomes jobs
+WAIT_S = 5  # from the last instance of a study to its jobs
 
 
 class Platform:
