@@ -57,3 +57,9 @@ def test_every_command_can_be_loaded(entry: CommandEntry) -> None:
         ),
         *(group.name for group in make_app(lambda name: name == entry.name).registered_groups),
     ]
+
+
+def test_help_lists_the_commands_of_plugins_without_importing_their_components() -> None:
+    """Tried: registering the components of all plugins."""
+    loaded = modules_of("--help")
+    assert set() == loaded & {"dicom_adapter_aetitle.processor", "pydicom", "pynetdicom"}

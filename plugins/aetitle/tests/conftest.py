@@ -16,8 +16,9 @@ import attrs
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobProcessorBase, Unprocessable
-from dicom_adapter_aetitle import AeTitleJobProcessor, AeTitleSettings
+from dicom_adapter import InstanceStorageInfo, Job, JobPriority, JobProcessorBase, JobRequest, Unprocessable
+from dicom_adapter_aetitle.processor import AeTitleJobProcessor
+from dicom_adapter_aetitle.settings import AeTitleSettings
 
 START = datetime(2024, 3, 1, 8, 0, 0, tzinfo=timezone.utc)
 
@@ -85,31 +86,22 @@ class Lane:
     def now(self) -> datetime:
         return self._now
 
-    def submit(
-        self,
-        name: str,
-        pipeline_id: str,
-        priority: JobPriority,
-        instances: Iterable[InstanceStorageInfo],
-        metadata: Mapping[str, str],
-        submitter: str | None = None,
-        job_id: str | None = None,
-    ) -> Job:
-        assert (submitter, job_id) == (None, None)  # the processor lets the host choose
+    def submit(self, request: JobRequest) -> Job:
+        assert (request.submitter, request.job_id) == (None, None)  # the processor lets the host choose
         if next(self._submissions) in self.failing_submissions:
             raise RuntimeError("the turn fails here")
-        used = self._only_pending(instances)
+        used = self._only_pending(request.instances)
         seconds = (self._now - START).total_seconds()
-        self._turn_jobs.append(Submitted(name, pipeline_id, priority, used, seconds))
+        self._turn_jobs.append(Submitted(request.name, request.pipeline_id, request.priority, used, seconds))
         return Job(
             job_id="0" * 32,
-            name=name,
+            name=request.name,
             ae_title=self.ae_title,
-            pipeline_id=pipeline_id,
-            priority=priority,
-            submitter="fake",
+            pipeline_id=request.pipeline_id,
+            priority=request.priority,
+            submitter="memory",
             instance_count=len(used),
-            metadata=metadata,
+            metadata=request.metadata,
             created_at=self._now,
             changed_at=self._now,
         )

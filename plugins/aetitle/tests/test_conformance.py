@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dicom_adapter.testing import BaseProcessorTests
-from dicom_adapter_aetitle import AeTitleJobProcessor
+from dicom_adapter_aetitle.processor import AeTitleJobProcessor
 
 
 class TestByStudy(BaseProcessorTests):

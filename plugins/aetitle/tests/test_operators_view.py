@@ -8,7 +8,9 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_adapter import JobPriority, Waiting
-from dicom_adapter_aetitle import AeTitleJobProcessor, AeTitleSettings, dicom_adapter_processors
+from dicom_adapter_aetitle import dicom_adapter_processors
+from dicom_adapter_aetitle.processor import AeTitleJobProcessor
+from dicom_adapter_aetitle.settings import AeTitleSettings
 
 
 def test_the_plugin_provides_the_processor_aetitle() -> None:

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from dicom_adapter import JobPriority
-from dicom_adapter_aetitle import AeTitleSettings
+from dicom_adapter_aetitle.settings import AeTitleSettings
 
 PIPELINES = {"lung": "p1"}
 

@@ -97,7 +97,7 @@ def main() -> None:
         from dicom_adapter.cli.plugin_commands import add_commands
         from dicom_adapter.plugins.registry import discover
 
-        add_commands(made, discover(), CORE_COMMANDS)
+        add_commands(made, discover(kinds=()), CORE_COMMANDS)
     made()
 
 

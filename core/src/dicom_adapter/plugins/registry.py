@@ -209,17 +209,19 @@ def discover(
     *additional: PluginPoint,
     only: Collection[str] | None = None,
     disable: Collection[str] = (),
+    kinds: Collection[ComponentKind] = KINDS,
     statistics: CallStatistics | None = None,
 ) -> Plugins:
     """Load the installed plugins that are not disabled, or only the entry points named in `only`.
 
-    `additional` plugins are always loaded. `disable` has the names that the configuration disables. All calls of
+    `additional` plugins are always loaded. `disable` has the names that the configuration disables. Only components
+    of these `kinds` are registered: plugins import the libraries of a component when it is registered. All calls of
     plugins are recorded in `statistics`.
     """
     selection = PluginSelection.from_environment(disable)
     points = installed()
     selected = [p for p in points if not selection.reason_disabled(p.name) and (only is None or p.name in only)]
-    found = load([*additional, *selected], statistics)
+    found = load([*additional, *selected], kinds, statistics)
     if only is not None:
         return found
     reasons = [(point, selection.reason_disabled(point.name)) for point in _unique(points)]
@@ -228,7 +230,11 @@ def discover(
     return evolve(found, infos=(*found.infos, *disabled), unknown=tuple(unknown))
 
 
-def load(points: Iterable[PluginPoint], statistics: CallStatistics | None = None) -> Plugins:
+def load(
+    points: Iterable[PluginPoint],
+    kinds: Collection[ComponentKind] = KINDS,
+    statistics: CallStatistics | None = None,
+) -> Plugins:
     """Load plugins from entry points. A failure of one does not affect the others."""
     statistics = statistics or CallStatistics()
     manager = pluggy.PluginManager(PROJECT)
@@ -239,7 +245,8 @@ def load(points: Iterable[PluginPoint], statistics: CallStatistics | None = None
         info = _register(manager, point, statistics)
         if not info.problem:
             try:
-                provided = list(_components(manager, info, statistics.caller(str(info), Part(PartKind.PLUGINS))))
+                caller = statistics.caller(str(info), Part(PartKind.PLUGINS))
+                provided = list(_components(manager, info, kinds, caller))
             except KeyboardInterrupt:  # from the user of a command
                 raise
             except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, also SystemExit
@@ -305,8 +312,10 @@ def _unknown_hooks(manager: pluggy.PluginManager, plugin: object) -> list[str]:
     return sorted(hook.name for hook in manager.get_hookcallers(plugin) or () if not hook.has_spec())
 
 
-def _components(manager: pluggy.PluginManager, info: PluginInfo, caller: MeasuredCaller) -> Iterator[Component]:
-    for kind in KINDS:
+def _components(
+    manager: pluggy.PluginManager, info: PluginInfo, kinds: Collection[ComponentKind], caller: MeasuredCaller
+) -> Iterator[Component]:
+    for kind in kinds:
         for implementation in getattr(manager.hook, kind.hook).get_hookimpls():
             if implementation.plugin_name == info.name:
                 for cls in _call_hook(caller, kind.hook, implementation.function, LOAD_SECONDS):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from dicom_adapter import JobProcessorBase, hookimpl
-from dicom_adapter_aetitle.processor import AeTitleJobProcessor
-from dicom_adapter_aetitle.settings import AeTitleSettings
-
-__all__ = ["AeTitleJobProcessor", "AeTitleSettings", "dicom_adapter_processors"]
 
 
 @hookimpl
 def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
     """Provide `processor = "aetitle"`, the default for an AE title without `processor`."""
+    # Imported here because pydicom takes time and memory: only a process that uses processors loads it.
+    from dicom_adapter_aetitle.processor import AeTitleJobProcessor
+
     return [AeTitleJobProcessor]
