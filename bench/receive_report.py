@@ -70,7 +70,7 @@ class Verdict:
     def told(self) -> str:
         return f"{number(self.value)}{self.unit}"
 
-    def limit_told(self) -> str:
+    def limit_text(self) -> str:
         return f"{'≥' if self.is_least else '≤'} {number(self.limit)}{self.unit}"
 
 

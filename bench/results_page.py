@@ -123,12 +123,12 @@ def _rates(results: Results, receiving: Told) -> Iterator[Sequence[str]]:
 
 def _ratios(results: Results) -> Iterator[Sequence[str]]:
     for neighbour, found in ratio_verdicts(results).items():
-        cells = [f"{number(one.value)} ({one.limit_told()}){'' if one.is_met else ' **no**'}" for one in found]
+        cells = [f"{number(one.value)} ({one.limit_text()}){'' if one.is_met else ' **no**'}" for one in found]
         yield (f"dicom-adapter {RATIOS[neighbour]}", *cells)
 
 
 def _verdict(verdict: Verdict) -> Sequence[str]:
-    return verdict.what, verdict.told(), verdict.limit_told(), "yes" if verdict.is_met else "**no**"
+    return verdict.what, verdict.told(), verdict.limit_text(), "yes" if verdict.is_met else "**no**"
 
 
 def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:

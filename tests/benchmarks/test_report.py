@@ -1,4 +1,4 @@
-"""What the benchmark says about its figures."""
+"""The report of the benchmark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {"adapter": "dicom-adapter", "adapter-busy": "dicom-adapter, busy", "ort
 
 
 def results(**rates: list[float]) -> Results:
-    """The same rates of each receiver in all workloads; the underscore stands for a hyphen."""
+    """Return results with the same rates in all workloads. An underscore in a receiver's name stands for a hyphen."""
     runs = {name.replace("_", "-"): [evolve(RUN, rate=rate) for rate in found] for name, found in rates.items()}
     return Results(
         rates={name: {workload.key: found for workload in WORKLOADS} for name, found in runs.items()},
@@ -30,23 +30,26 @@ def results(**rates: list[float]) -> Results:
     )
 
 
-def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
-    """A round in which the machine was slow for both says as much as the others."""
+def test_a_ratio_is_the_median_of_the_ratios_of_all_rounds() -> None:
+    """A round in which the machine was slow for both has the same weight as the others."""
     found = results(adapter=[900.0, 90.0, 1200.0], orthanc=[300.0, 30.0, 100.0])
     assert 3.0 == found.ratio("adapter", "orthanc", "large-1")
     assert 900.0 == found.rate("adapter", "large-1")
 
 
-def test_the_ratios_are_held_against_each_neighbour_that_was_measured() -> None:
-    """Three times Orthanc is enough for large instances, and not for small ones; half is enough with a busy plugin."""
+def test_ratios_are_compared_with_each_measured_product() -> None:
+    """Three times Orthanc is sufficient for large instances but not for small ones.
+
+    With a busy plugin, half is sufficient.
+    """
     found = ratio_verdicts(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))
     assert {"adapter-busy", "orthanc"} == found.keys()
     assert [True, True, False, False] == [verdict.is_met for verdict in found["orthanc"]]
     assert [True] * 4 == [verdict.is_met for verdict in found["adapter-busy"]]
 
 
-def test_everything_else_is_held_against_its_limit() -> None:
-    """Met, with figures that meet all limits; DCMTK's process per association is the one that is still faster."""
+def test_all_other_figures_are_compared_with_their_limits() -> None:
+    """These figures meet all limits. Only DCMTK with one process for each association is faster."""
     found = list(verdicts(results(adapter=[900.0], adapter_busy=[450.0], storescp_fork=[1000.0])))
     assert ["The same, to DCMTK storescp --fork +B"] == [verdict.what for verdict in found if not verdict.is_met]
 
@@ -61,32 +64,36 @@ def test_everything_else_is_held_against_its_limit() -> None:
     ],
 )
 def test_a_limit_that_is_just_reached_is_met(verdict: Any, is_met: bool, limit: str) -> None:
-    """And it is told with its direction."""
-    assert (is_met, limit) == (verdict.is_met, verdict.limit_told())
+    """The limit is shown with its direction."""
+    assert (is_met, limit) == (verdict.is_met, verdict.limit_text())
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(16234.4, "16,234"), (99.94, "99.9"), (1.2345, "1.23"), (0.04567, "0.0457")]
 )
-def test_numbers_have_three_digits(value: float, text: str) -> None:
-    """All of a large one's, and never an exponent."""
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
+    """Large numbers have all digits, and no number has an exponent."""
     assert text == number(value)
 
 
-def test_results_survive_their_file() -> None:
-    """What is read is what was written."""
+def test_results_can_be_written_and_read() -> None:
     written = results(adapter=[900.0, 1000.0], orthanc=[300.0, 290.0])
     assert to_json(written) == to_json(from_json(json.loads(json.dumps(to_json(written)))))
 
 
-def test_figures_and_plot_go_between_the_marks_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publishing twice leaves one block; what stands around it stays; the other benchmarks' figures are there too."""
+def test_figures_and_plot_are_written_between_the_markers_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishing twice gives one block.
+
+    The text around it is kept, and the figures of the other benchmarks are included.
+    """
     monkeypatch.setattr(results_page, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(results_page, "DOCS", tmp_path)
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{results_page.BEGIN}old\n{results_page.END}after\n", encoding="utf-8")
-    told = {**ABOUT, **to_json(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))}
-    results_page.write_results("receiving", told)
+    report = {**ABOUT, **to_json(results(adapter=[900.0], adapter_busy=[450.0], orthanc=[300.0]))}
+    results_page.write_results("receiving", report)
     results_page.write_results("due", {"p99_ms": 12.5, "open_groups": 10_000})
     results_page.write_results("cache", CACHE)
     text = page.read_text(encoding="utf-8")

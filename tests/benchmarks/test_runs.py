@@ -1,4 +1,4 @@
-"""The benchmark runs: with a real receiver, for a moment."""
+"""Short benchmark runs with a real receiver."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ input()
 
 
 @pytest.mark.parametrize("key", ["small-8", "each"])
-def test_a_run_counts_what_the_receiver_has_taken(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that was sent, by eight senders and in the warm-up, is in the receiver's folder, and truncated."""
+def test_a_run_counts_the_received_instances(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All instances of eight senders and of the warm-up are in the receiver's folder, truncated."""
     monkeypatch.setattr(receive_runs, "WARM_UP_S", 0.05)
     [workload] = [workload for workload in WORKLOADS if workload.key == key]
     data_set = write_data_sets(tmp_path)["small"]
@@ -41,14 +41,14 @@ def test_a_run_counts_what_the_receiver_has_taken(key: str, tmp_path: Path, monk
     assert min(run.rate, run.cpu_ms, run.sender_cpu_us, run.peak_mb) > 0
 
 
-def test_a_family_counts_children_that_live_and_those_that_have_ended() -> None:
-    """What a process per association costs is not lost with it."""
+def test_a_process_tree_counts_running_and_ended_children() -> None:
+    """The CPU time of one process for each association is included."""
     run = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with run([sys.executable, "-c", PARENT]) as process:
         assert process.stdout is not None
         process.stdout.readline()
         family = Family(process.pid)
         assert 2 == len(family.pids())
-        assert family.cpu_seconds() >= 0.38  # two times 0.2, less the tick in which the ended child is counted
+        assert family.cpu_seconds() >= 0.38  # 2 × 0.2 s, minus the clock tick in which the ended child is counted
         assert family.resident_bytes() > family.proportional_bytes() > 0
         process.kill()

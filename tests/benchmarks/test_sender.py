@@ -1,4 +1,4 @@
-"""The benchmark's sender: what it replays is DICOM, and it takes nothing but success for success."""
+"""The benchmark's sender: it sends valid DICOM and counts only success responses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
 
 @contextmanager
 def scp(status: int, taken: list[evt.Event]) -> Iterator[int]:
-    """pynetdicom's SCP, which answers C-STORE with `status`; yields its port."""
+    """Run pynetdicom's SCP, which answers C-STORE with `status`. Yields its port."""
 
     def store(event: evt.Event) -> int:
         taken.append(event)
@@ -50,7 +50,7 @@ def scp(status: int, taken: list[evt.Event]) -> Iterator[int]:
 
 
 def pdus(data: bytes) -> Iterator[bytes]:
-    """The PDUs that stand one after the other."""
+    """Split consecutive PDUs."""
     while data:
         length = HEADER.size + HEADER.unpack_from(data)[1]
         yield data[:length]
@@ -62,8 +62,8 @@ def sent_data_set(message: Message) -> bytes:
     return b"".join(data for control, data in fragments if not control & 1)
 
 
-def test_an_association_request_is_one_that_pynetdicom_reads() -> None:
-    """Titles and proposed contexts come out as they were put in."""
+def test_pynetdicom_reads_the_association_request() -> None:
+    """AE titles and proposed presentation contexts are those of the request."""
     pdu = A_ASSOCIATE_RQ()
     pdu.decode(associate_request("LUNG", "BENCH"))
     assert ("LUNG", "BENCH") == (pdu.called_ae_title.strip(), pdu.calling_ae_title.strip())
@@ -72,8 +72,8 @@ def test_an_association_request_is_one_that_pynetdicom_reads() -> None:
 
 
 @pytest.mark.parametrize("longest", [4096, 16384, 131072])
-def test_pdus_are_no_longer_than_the_receiver_takes(longest: int) -> None:
-    """The variable field of each P-DATA-TF, which is what the maximum length counts (PS3.8 annex D.1)."""
+def test_pdus_respect_the_maximum_length_of_the_receiver(longest: int) -> None:
+    """The maximum length counts the variable field of a P-DATA-TF PDU (PS3.8 annex D.1)."""
     data = bytes(store_request(receive_instances.encode(128), STUDY, SERIES, longest).data)
     lengths = [HEADER.unpack_from(pdu)[1] for pdu in pdus(data)]
     assert max(lengths) <= longest
@@ -81,8 +81,8 @@ def test_pdus_are_no_longer_than_the_receiver_takes(longest: int) -> None:
         P_DATA_TF().decode(pdu)
 
 
-def test_a_renamed_message_is_the_same_but_for_its_instance_uid() -> None:
-    """Command and data set name the new instance, study and series stay, and so does everything else."""
+def test_a_renamed_message_changes_only_the_instance_uid() -> None:
+    """Command and data set have the new SOP Instance UID. All other bytes are unchanged."""
     message = store_request(SMALL, STUDY, SERIES, 16384)
     first = dcmread(io.BytesIO(sent_data_set(message)), force=True)
     message.rename(make_uid(1, 5))
@@ -96,21 +96,20 @@ def test_a_renamed_message_is_the_same_but_for_its_instance_uid() -> None:
     assert 2 == bytes(message.data).count(make_uid(1, 5).encode())
 
 
-def test_pdus_that_would_cut_the_uid_are_refused() -> None:
-    """A place that two PDUs share cannot be changed by itself."""
+def test_a_uid_that_is_split_between_pdus_is_refused() -> None:
+    """It could not be replaced in one place."""
     uid_at = SMALL.find(receive_instances.INSTANCE_PLACE.encode())
     with pytest.raises(ValueError, match="cut the SOP instance UID"):
         store_request(SMALL, STUDY, SERIES, uid_at + 10 + FRAGMENT.size)
 
 
-def test_a_response_without_status_is_no_success() -> None:
-    """Silence is not taken for agreement."""
+def test_a_response_without_status_is_not_a_success() -> None:
     with pytest.raises(ValueError, match="without a status"):
         status_of(b"\0\0\0\0\4\0\0\0\0\0\0\0")
 
 
-def test_a_receiver_gets_each_instance_once_under_its_own_uid() -> None:
-    """C-ECHO and C-STORE are answered with success, and what arrives is what was sent."""
+def test_a_receiver_gets_each_instance_once_with_its_own_uid() -> None:
+    """C-ECHO and C-STORE are answered with success, and the received instances are those that were sent."""
     taken: list[evt.Event] = []
     with scp(SUCCESS, taken) as port, Link(port, "BENCH") as link:
         link.echo()
@@ -122,6 +121,6 @@ def test_a_receiver_gets_each_instance_once_under_its_own_uid() -> None:
 
 
 def test_a_refused_instance_ends_the_run() -> None:
-    """What is refused fast must not be counted as received."""
+    """A refused instance must not be counted as received."""
     with scp(OUT_OF_RESOURCES, []) as port, pytest.raises(LinkFailed, match="0xA700"), Link(port, "BENCH") as link:
         link.store(store_request(SMALL, STUDY, SERIES, 16384).rename(make_uid(1, 1)))

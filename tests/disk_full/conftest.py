@@ -1,4 +1,4 @@
-"""A real file system that is really full: a small tmpfs for each test."""
+"""A real full file system: a small tmpfs for each test."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from dicom_adapter.service.launch import LaunchedService
 from dicom_adapter.testing.fixtures import LaunchService
 from support.full_disk import Disk
 
-DISK_SIZE = 32 * 2**20  # bytes; it takes memory for what is really written
+DISK_SIZE = 32 * 2**20  # bytes; only written pages use memory
 Launch = Callable[..., LaunchedService]
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A tmpfs; skips the test where none can be mounted."""
+    """Mount a tmpfs, or skip the test if that is not possible."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         if "tmpfs" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
             pytest.fail("no tmpfs can be mounted, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
-        pytest.skip("no tmpfs can be mounted: that takes root")
+        pytest.skip("no tmpfs can be mounted: it requires root")
     yield Disk(folder)
-    # Lazily: what still has a file open there ends a moment later.
+    # Lazily: open files are closed a moment later.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture
 def launch(disk: Disk, launch_service: LaunchService) -> Launch:
-    """Start the service with its instances on the small disk, or its ledger, or both.
+    """Return a function that starts the service with its instances or its ledger, or both, on the small disk.
 
-    `launch(storage=…, ledger=…)`: "disk", or "elsewhere"; `limits`: lines for [storage]; `quiet`: seconds after which a
-    study becomes a job.
+    `launch(storage=…, ledger=…)`: "disk" or "elsewhere". `limits`: lines for [storage]. `quiet`: seconds after which a
+    study is due.
     """
 
     def start(

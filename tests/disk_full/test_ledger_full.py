@@ -1,4 +1,4 @@
-"""The ledger's disk is full: nothing is acknowledged without its row, and everything goes on when there is room."""
+"""A full disk of the ledger: no instance is acknowledged without its row, and traffic resumes automatically."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 
 Launch = Callable[..., LaunchedService]
 
-QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a machine that does much else
+QUIET = 15  # seconds until a group is due, so that a test can fill the disk on a slow machine
 
 
 def store_some(association: Association, count: int = 3) -> list[Dataset]:
-    """Store a few instances and see them acknowledged."""
+    """Store a few instances, which must be acknowledged."""
     data_sets = [image() for _number in range(count)]
     assert [CStoreStatus.SUCCESS] * count == [store(association, data_set) for data_set in data_sets]
     return data_sets
@@ -39,10 +39,10 @@ def uids(data_sets: list[Dataset]) -> list[str]:
 
 
 @pytest.mark.parametrize("storage", ["disk", "elsewhere"])
-def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> None:
-    """Whether its disk holds the instances too, or not: senders are refused, what waits goes on later, by itself.
+def test_the_service_survives_a_full_ledger(launch: Launch, disk: Disk, storage: str) -> None:
+    """Instances are refused and turns retried later, on one disk or on two. A host that dies meanwhile is restarted.
 
-    A host that dies meanwhile comes back too. Tried: without the look at the ledger's room, associations are accepted.
+    Verified to fail when the ledger's free space is not checked: associations are accepted.
     """
     service = launch(storage=storage, quiet=QUIET)
     association = associate(service.port(), "LUNG")
@@ -51,7 +51,7 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
     assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
     assert [CStoreStatus.OUT_OF_RESOURCES] * 2 == [store(association) for _number in range(2)]
     _service, host, receiver = service.pids()
-    service.wait_for("worker_failed")  # a turn that cannot be written down
+    service.wait_for("worker_failed")  # a turn that cannot be committed
     os.kill(host, signal.SIGKILL)
     service.wait_for("process_failed", name="host")
     assert [] == service.logged("job_submitted")
@@ -65,10 +65,10 @@ def test_a_full_ledger_is_survived(launch: Launch, disk: Disk, storage: str) -> 
     assert receiver == service.pids()[2]
 
 
-def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> None:
-    """It says what is wrong, tries again by itself, and can be stopped meanwhile; what was acknowledged is there.
+def test_a_start_with_a_full_disk_waits_for_free_space(launch: Launch, disk: Disk) -> None:
+    """The reason is logged, the start is retried and can be stopped, and acknowledged instances are kept.
 
-    Tried: the service ends when its host cannot start.
+    Verified to fail when the service ends when its host cannot start.
     """
     first = launch(quiet=QUIET)
     before = store_some(associate(first.port(), "LUNG"))
@@ -89,8 +89,11 @@ def test_a_start_with_a_full_disk_waits_for_room(launch: Launch, disk: Disk) -> 
     assert uids(before) == submitted(third)
 
 
-def test_what_a_killed_receiver_left_half_written_makes_room_for_the_start(launch: Launch, disk: Disk) -> None:
-    """The disk is full of it: it goes before the ledger is written. Tried: the other way round."""
+def test_incomplete_objects_are_deleted_before_the_ledger_is_opened(launch: Launch, disk: Disk) -> None:
+    """A killed receiver has filled the disk with an incomplete object.
+
+    Verified to fail when the ledger is opened first.
+    """
     first = launch(quiet=QUIET)
     before = store_some(associate(first.port(), "LUNG"))
     first.kill()
@@ -106,21 +109,21 @@ def test_what_a_killed_receiver_left_half_written_makes_room_for_the_start(launc
     assert [] == second.logged("process_failed")
 
 
-def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, disk: Disk) -> None:
-    """Filled by senders alone, and without any limit configured, the disk becomes free again by itself.
+def test_instances_never_use_the_space_that_their_jobs_need(launch: Launch, disk: Disk) -> None:
+    """Senders fill the disk without configured limits; processing the jobs frees it again.
 
-    Tried: without the look at the ledger's room all of it is used up; with associations accepted until there is none,
-    one is, whose instances are refused.
+    Verified to fail when the ledger's free space is not checked: the disk becomes completely full; and when
+    associations are accepted until it is full: their instances are refused.
     """
     service = launch(quiet=QUIET)
     association = associate(service.port(), "LUNG")
     sent = []
-    for kilobytes in (2000, 200, 20, 1):  # until not even the smallest is taken
+    for kilobytes in (2000, 200, 20, 1):  # until even the smallest is refused
         while CStoreStatus.SUCCESS == store(association, data_set := image(kilobytes)):
             sent.append(data_set)
     assert (
         LEDGER_RESERVE_BYTES - 3 * MB < disk.free < LEDGER_RESERVE_BYTES + 1 * MB
-    )  # the last one was written, and taken back
+    )  # the last one was written and deleted
     assert REJECT_REASON[Rejection.LOCAL_LIMIT_EXCEEDED] == rejection(service.port(), "LUNG")
     service.wait_for("job_submitted", times=len(sent))
     service.wait_for("instances_reclaimed")
@@ -130,15 +133,18 @@ def test_instances_never_take_the_room_that_their_own_jobs_need(launch: Launch, 
     assert uids(sent) == submitted(service)
 
 
-def test_an_instance_whose_row_finds_no_room_leaves_nothing(
+def test_an_instance_whose_row_cannot_be_written_leaves_no_object(
     make_adapter: MakeAdapter, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite itself says so, when the object is stored already. Tried: 0x0110 for that; the object is left behind."""
+    """SQLite reports the full disk after the object is stored.
+
+    Verified to fail when the status is 0x0110, or the object is kept.
+    """
     adapter = make_adapter(IN_PROCESS.format(ledger=disk.path / "ledger.sqlite"))
     answers = adapter.receive(make_instance(), ae_title="LUNG")
     disk.fill()
     monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
-    while answers[-1].outcome is StoreOutcome.STORED:  # the write-ahead log may have a page to spare
+    while answers[-1].outcome is StoreOutcome.STORED:  # the write-ahead log may have a free page
         answers += adapter.receive(make_instance(), ae_title="LUNG")
     assert StoreOutcome.OUT_OF_SPACE is answers.pop().outcome
     assert {answer.instance.storage_key for answer in answers if answer.instance} == set(adapter.storage.keys())

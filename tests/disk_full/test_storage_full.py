@@ -1,4 +1,4 @@
-"""Storage fills up: senders are told to come back, nothing acknowledged is lost, and traffic resumes by itself."""
+"""A full storage: senders are refused temporarily, nothing acknowledged is lost, and traffic resumes automatically."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ pytestmark = pytest.mark.slow
 Launch = Callable[..., LaunchedService]
 
 
-QUIET = 15  # seconds: nothing becomes a job while a test fills the disk, on a machine that does much else
+QUIET = 15  # seconds until a group is due, so that a test can fill the disk on a slow machine
 
 
 def stored(disk: Disk) -> list[str]:
-    """Everything in the local storage, half written or not."""
+    """Return all records in the local storage, complete or not."""
     return stored_records(disk.path / "data")
 
 
-def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) -> None:
-    """Without any limit the disk itself says no: 0xA700, and no half file stays.
+def test_a_full_disk_loses_no_instance_and_traffic_resumes(launch: Launch, disk: Disk) -> None:
+    """Without configured limits, C-STOREs are refused with 0xA700, and incomplete files are deleted.
 
-    The jobs of what was acknowledged before are submitted all the same, their room comes back, and an association that
-    was open all the time can use it. Tried: 0x0110 for ENOSPC; a writer that leaves its file after a failure.
+    Jobs of acknowledged instances are submitted, and the open association can use their space. Verified to fail when
+    ENOSPC is answered with 0x0110, or a writer does not delete its file after a failure.
     """
     service = launch(ledger="elsewhere", quiet=QUIET)
     association = associate(service.port(), "LUNG")
@@ -40,9 +40,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
     disk.fill()
     assert [CStoreStatus.OUT_OF_RESOURCES] * 2 == [store(association, image(kilobytes)) for kilobytes in (20, 2000)]
     disk.fill(leave=300 * KB)
-    assert CStoreStatus.OUT_OF_RESOURCES == store(
-        association, image(kilobytes=500)
-    )  # when a part of it is written already
+    assert CStoreStatus.OUT_OF_RESOURCES == store(association, image(kilobytes=500))  # a part of it was written
     assert 2 == len(stored(disk))
     assert rejection(service.port(), "LUNG") is None
     disk.fill()
@@ -61,18 +59,17 @@ def test_a_full_disk_loses_nothing_and_work_goes_on(launch: Launch, disk: Disk) 
 
 
 RESERVE = "watermark-percent = 100\nreserve = '16 MiB'"
-PAGE = 4096  # bytes: what a file grows by
+PAGE = 4096  # bytes: the unit of allocation
 LIMIT = 16 * 2**20  # bytes: half of the disk
 
 
 @pytest.mark.parametrize("limits", ["watermark-percent = 50\nreserve = 0", RESERVE], ids=["watermark", "reserve"])
-def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> None:
-    """Just above the limit everything is taken; below it associations are rejected and C-STOREs answered with 0xA700.
+def test_limits_take_effect_as_configured(launch: Launch, disk: Disk, limits: str) -> None:
+    """Above the limit everything is accepted. Below it, associations are rejected and C-STOREs refused with 0xA700.
 
-    As soon as there is room again, so is the service. Tried: a limit that is looked at once, at the start; one that
-    only new associations meet.
+    Verified to fail when the limit is checked only at the start, or only for new associations.
     """
-    service = launch(ledger="elsewhere", limits=limits, quiet=3600)  # no job gives room back
+    service = launch(ledger="elsewhere", limits=limits, quiet=3600)  # no job frees space
     association = associate(service.port(), "LUNG")
     disk.fill(leave=LIMIT + 100 * KB)
     assert CStoreStatus.SUCCESS == store(association)
@@ -89,21 +86,21 @@ def test_limits_act_as_configured(launch: Launch, disk: Disk, limits: str) -> No
 
 
 @pytest.mark.dcmtk
-def test_dcmtk_is_told_to_come_back(launch: Launch, disk: Disk, dcmtk: Run) -> None:
-    """Another implementation reads the rejection as it is meant. Tried: a rejection that is permanent."""
+def test_dcmtk_reports_a_transient_rejection(launch: Launch, disk: Disk, dcmtk: Run) -> None:
+    """Another implementation reads the rejection as intended. Verified to fail when the rejection is permanent."""
     service = launch(ledger="elsewhere", limits=RESERVE)
     service.port()
     disk.fill()
-    told = dcmtk("echoscu", "--verbose", "-aec", "LUNG", "127.0.0.1", service.port(), check=False)
-    assert 0 != told.returncode
-    assert "Result: Rejected Transient" in told.stdout + told.stderr
-    assert "Local Limit Exceeded" in told.stdout + told.stderr
+    result = dcmtk("echoscu", "--verbose", "-aec", "LUNG", "127.0.0.1", service.port(), check=False)
+    assert 0 != result.returncode
+    assert "Result: Rejected Transient" in result.stdout + result.stderr
+    assert "Local Limit Exceeded" in result.stdout + result.stderr
 
 
 def test_the_reserve_is_not_used_up_by_one_large_instance(launch: Launch, disk: Disk) -> None:
-    """What arrives counts: a data set that would reach into the reserve is refused, a smaller one is taken.
+    """A data set that would use the reserve is refused, a smaller one is stored.
 
-    Tried: the size left out.
+    Verified to fail when the size of the data set is ignored.
     """
     service = launch(ledger="elsewhere", limits=RESERVE, quiet=3600)
     association = associate(service.port(), "LUNG")

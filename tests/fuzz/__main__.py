@@ -1,7 +1,7 @@
-"""Fuzzing by coverage, for as long as one likes: `make fuzz TARGET=acceptor MINUTES=5`.
+"""Coverage-guided fuzzing with a time limit: `make fuzz TARGET=acceptor MINUTES=5`.
 
-An input for which a target raises ends it, with its traceback; it is written to `build/fuzz`. What widens the coverage
-is kept in a folder for the next time, if one is named.
+An input for which a target raises ends the run with the traceback, and is written to `build/fuzz`. Inputs that increase
+the coverage are kept in the corpus folder, if there is one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ CRASHES = Path(__file__).parents[2] / "build" / "fuzz"
 
 def main(
     target: Annotated[str, typer.Argument(help="acceptor, identity or proxy.")] = "acceptor",
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long.")] = 5.0,
-    corpus: Annotated[Path | None, typer.Option(help="Folder of inputs, which grows; else a temporary one.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Duration in minutes.")] = 5.0,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder of inputs, to which new ones are added. Default: a temporary folder.")
+    ] = None,
 ) -> None:
-    """Give a target input after input; exit status 0 when it took all of them."""
-    atheris: Any = importlib.import_module("atheris")  # installed by `make fuzz`: nothing else needs it
+    """Run a target with many inputs. The exit status is 0 if it raised for none of them."""
+    atheris: Any = importlib.import_module("atheris")  # installed by `make fuzz` only
     with atheris.instrument_imports(include=["dicom_adapter"]):
         targets = importlib.import_module("fuzz.targets").TARGETS
     if target not in targets:

@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes any bytes, and may raise nothing; each has inputs to begin with."""
+"""The targets of the fuzzer: each accepts any bytes, must not raise, and has seeds."""
 
 from __future__ import annotations
 
@@ -26,44 +26,46 @@ OURS = ("1.2.3.4", "FUZZ")
 
 @frozen
 class Target:
-    """One of them."""
+    """A function to fuzz."""
 
     run: Callable[[bytes], None]
     seeds: Sequence[bytes]
 
 
 def acceptor(data: bytes) -> None:
-    """A peer's side of a connection. The first byte says how TCP cuts it, and what the longest PDU is."""
+    """Feed one side of a connection. The first byte selects the fragmentation and the maximum length of PDUs."""
     if not data:
         return
-    size, talk = 1 + data[0] % 97, Acceptor(LONGEST_PDUS[data[0] % len(LONGEST_PDUS)])
+    size, peer = 1 + data[0] % 97, Acceptor(LONGEST_PDUS[data[0] % len(LONGEST_PDUS)])
     received, is_open, ends = 0, False, 0
     for start in range(1, len(data), size):
-        for one in talk.receive(memoryview(data)[start : start + size]):
+        for one in peer.receive(memoryview(data)[start : start + size]):
             if isinstance(one, memoryview):
-                assert is_open, "a piece of no data set"
+                assert is_open, "a fragment outside of a data set"
                 received += len(one)
             elif isinstance(one, AssociateIndication):
-                talk.accept(negotiate(one.request.contexts), OURS)
+                peer.accept(negotiate(one.request.contexts), OURS)
             elif isinstance(one, (StoreRequested, StoreCompleted, StoreAborted)):
-                assert is_open is not isinstance(one, StoreRequested), "a data set within another, or the end of none"
+                assert is_open is not isinstance(one, StoreRequested), (
+                    "a nested data set, or an end without a beginning"
+                )
                 is_open = isinstance(one, StoreRequested)
                 if isinstance(one, StoreCompleted):
-                    talk.answer(one.command, 0)
+                    peer.answer(one.command, 0)
             else:
                 assert isinstance(one, (AssociationEnd, ReleaseIndication)), one
                 ends += isinstance(one, AssociationEnd)
-        talk.take_outgoing()
-    for one in talk.closed():
+        peer.take_outgoing()
+    for one in peer.closed():
         is_open = is_open and not isinstance(one, StoreAborted)
         ends += isinstance(one, AssociationEnd)
-    assert not is_open, "a data set that neither ends nor breaks"
+    assert not is_open, "a data set without an end"
     assert ends <= 1, "an association that ends twice"
-    assert received <= len(data), "more than was sent"
+    assert received <= len(data), "more bytes than were sent"
 
 
 def identity(data: bytes) -> None:
-    """A data set, as it comes. The first byte says how it is cut, and its transfer syntax."""
+    """Feed a data set. The first byte selects the fragmentation and the transfer syntax."""
     if not data:
         return
     size, reader = 1 + data[0] % 251, IdentityReader(SYNTAXES[data[0] % len(SYNTAXES)])
@@ -75,7 +77,7 @@ def identity(data: bytes) -> None:
 
 
 def proxy(data: bytes) -> None:
-    """A PROXY protocol header, and what follows it."""
+    """Feed a PROXY protocol header and the bytes after it."""
     header = ProxyHeader()
     with suppress(InvalidProxyHeader):
         while header.bytes_to_read and data:

@@ -1,4 +1,4 @@
-"""The targets of the fuzzer take what they begin with, and whatever hypothesis makes of it."""
+"""The targets of the fuzzer raise nothing for their seeds, nor for changed seeds."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_changed_seeds_raise_nothing(begin: tuple[str, bytes], changes: list[tup
     TARGETS[name].run(bytes(changed))
 
 
-def test_a_data_set_that_never_ends_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an acceptor would leave it that forgets to tell of the end of a connection."""
+def test_an_unfinished_data_set_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An acceptor that does not report the end of a connection has one."""
     monkeypatch.setattr(Acceptor, "closed", lambda _self: [])
     cut = TARGETS["acceptor"].seeds[0][:-40]
-    with pytest.raises(AssertionError, match="neither ends nor breaks"):
+    with pytest.raises(AssertionError, match="a data set without an end"):
         for length in range(len(cut)):
             TARGETS["acceptor"].run(cut[:length])

@@ -1,8 +1,7 @@
-"""A disk whose power fails: of what was written, it keeps what was synced, and of the rest whatever bad luck leaves.
+"""A model of a disk with power losses: synced changes survive, and a `Fate` selects which of the others do.
 
-Every file and every folder is the list of its changes, and how many of them are synced. POSIX promises this much and no
-more: fsync of a file makes its content durable, fsync of a folder its names, and neither does the other's work
-(fsync(2)). Which of the unsynced changes are there after the power has failed is up to a `Fate`.
+Every file and every folder is a list of changes, of which a number is synced. POSIX guarantees only this much: fsync of
+a file makes its content durable, fsync of a folder its names, and neither includes the other (fsync(2)).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from attrs import define, evolve, field, frozen
 
 Change: TypeAlias = "Write | Truncate | Punch"
 Tree: TypeAlias = Mapping[str, "bytes | None"]  # contents of files by path below the root, None for folders
-Fate: TypeAlias = Callable[[Sequence[Any], int], Sequence[Any]]  # (changes, how many are synced) → what survives
+Fate: TypeAlias = Callable[[Sequence[Any], int], Sequence[Any]]  # (changes, number of synced ones) → surviving ones
 
 
 @frozen
@@ -35,7 +34,7 @@ class Truncate:
 
 @frozen
 class Punch:
-    """A hole in a file: zeros, which do not change its size."""
+    """A hole in a file: zeros that do not change its size."""
 
     offset: int
     length: int
@@ -43,7 +42,7 @@ class Punch:
 
 @frozen
 class Entry:
-    """A name in a folder means this from now on; None: nothing."""
+    """A name in a folder refers to this node from now on, or to nothing (None)."""
 
     name: str
     node: Node | None
@@ -51,7 +50,7 @@ class Entry:
 
 @define(eq=False)
 class File:
-    """What happened to its content."""
+    """The changes of a file's content."""
 
     changes: list[Change] = field(factory=list)
     synced: int = 0
@@ -59,7 +58,7 @@ class File:
 
 @define(eq=False)
 class Folder:
-    """What happened to its names."""
+    """The changes of a folder's names."""
 
     changes: list[Entry] = field(factory=list)
     synced: int = 0
@@ -70,18 +69,18 @@ Node: TypeAlias = "File | Folder"
 
 @frozen
 class Sync:
-    """An fsync under way. It covers the changes that were complete when it began."""
+    """An fsync in progress. It covers the changes that were complete when it began."""
 
     node: Node
     covers: int
 
     def finish(self) -> None:
-        """It returned without error: what it covers is durable."""
+        """Complete the sync successfully: the changes that it covers are durable."""
         self.node.synced = max(self.node.synced, self.covers)
 
 
 class Disk:
-    """A tree of files and folders. Paths are relative to its root, which is there from the beginning, durably."""
+    """A tree of files and folders. Paths are relative to its root, which exists durably from the beginning."""
 
     def __init__(self) -> None:
         self._root = Folder()
@@ -96,7 +95,7 @@ class Disk:
         self._enter(path, File())
 
     def write(self, path: PurePosixPath, data: bytes, offset: int | None = None) -> None:
-        """`offset` None appends."""
+        """Write at an offset; None appends."""
         file = self._file(path)
         file.changes.append(Write(len(content(file.changes)) if offset is None else offset, data))
 
@@ -107,7 +106,7 @@ class Disk:
         self._file(path).changes.append(Punch(offset, length))
 
     def rename(self, old: PurePosixPath, new: PurePosixPath) -> None:
-        """Two changes when it leads to another folder: each is as durable as its folder."""
+        """Rename a node. Two folders have two changes, each durable when its folder is synced."""
         self._enter(new, self._find(old))
         self.remove(old)
 
@@ -115,12 +114,12 @@ class Disk:
         self._enter(path, None)
 
     def sync(self, path: PurePosixPath) -> Sync:
-        """Begin an fsync of a file or a folder; it does nothing until it is finished."""
+        """Begin an fsync of a file or a folder. It has no effect until it is finished."""
         node = self._find(path)
         return Sync(node, len(node.changes))
 
     def after_power_loss(self, *, names: Fate, data: Fate) -> Tree:
-        """What is found when the power is back. `names`: the fate of folders, `data`: that of files."""
+        """Return the content after a power loss. `names` is the fate of folders, `data` that of files."""
         return dict(_walk(self._root, "", names, data))
 
     def _find(self, path: PurePosixPath) -> Node:
@@ -145,7 +144,7 @@ class Disk:
 
 
 def content(changes: Sequence[Change]) -> bytes:
-    """A file's bytes after these changes; what was never written between others is zero."""
+    """Return the bytes of a file after these changes. Gaps between writes are zero."""
     data = bytearray()
     for change in changes:
         if isinstance(change, Punch):
@@ -162,13 +161,13 @@ def content(changes: Sequence[Change]) -> bytes:
 
 
 def names(changes: Sequence[Entry]) -> dict[str, Node]:
-    """A folder's entries after these changes."""
+    """Return the entries of a folder after these changes."""
     last = {entry.name: entry.node for entry in changes}
     return {name: node for name, node in last.items() if node is not None}
 
 
 def _walk(folder: Folder, path: str, of_names: Fate, of_data: Fate) -> Iterator[tuple[str, bytes | None]]:
-    """A folder comes before what is in it."""
+    """Yield each folder before its entries."""
     for name, node in names(of_names(folder.changes, folder.synced)).items():
         if isinstance(node, Folder):
             yield path + name, None
@@ -181,27 +180,27 @@ def _walk(folder: Folder, path: str, of_names: Fate, of_data: Fate) -> Iterator[
 
 
 def only_synced(changes: Sequence[Any], synced: int) -> Sequence[Any]:
-    """The pessimistic reading of POSIX: nothing survives that was not synced."""
+    """Keep the synced changes only: the pessimistic interpretation of POSIX."""
     return changes[:synced]
 
 
 def everything(changes: Sequence[Any], synced: int) -> Sequence[Any]:
-    """All was on its way already; also what the end of a process leaves behind."""
+    """Keep all changes, as after the end of a process."""
     return changes
 
 
 def every_other_one(changes: Sequence[Any], synced: int) -> Sequence[Any]:
-    """Of what several have written to one file, the second, the fourth, and so on survive."""
+    """Keep every other unsynced change, as if several threads wrote to one file."""
     return [*changes[:synced], *changes[synced:][1::2]]
 
 
 def first_ones(changes: Sequence[Any], synced: int) -> Sequence[Any]:
-    """Half of what was not synced was on its way; the rest came too late."""
+    """Keep the first half of the unsynced changes."""
     return changes[: synced + (len(changes) - synced) // 2]
 
 
 def last_one_torn(changes: Sequence[Any], synced: int) -> Sequence[Any]:
-    """All survives but the second half of the last write."""
+    """Keep all changes but the second half of the last write."""
     if len(changes) == synced or not isinstance(changes[-1], Write):
         return changes
     last = changes[-1]
@@ -209,5 +208,5 @@ def last_one_torn(changes: Sequence[Any], synced: int) -> Sequence[Any]:
 
 
 def only_last_one(changes: Sequence[Any], synced: int) -> Sequence[Any]:
-    """The last change overtook all others that were not synced."""
+    """Keep the last change and lose all other unsynced changes."""
     return [*changes[:synced], *changes[synced:][-1:]]

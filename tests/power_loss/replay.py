@@ -1,4 +1,4 @@
-"""Plays the system calls of a service on the model of a disk, and tells when the power could fail."""
+"""Replays the system calls of a service on the model of a disk, and finds the moments for a power loss."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ SUCCESS = 0x0000
 
 @frozen(kw_only=True)
 class Moment:
-    """The power fails now."""
+    """A moment at which the power fails."""
 
     when: str
-    acknowledged: Mapping[str, int]  # how many successes have left for each SOP Instance UID
+    acknowledged: Mapping[str, int]  # number of success responses sent for each SOP Instance UID
 
 
 @define
 class Responses:
-    """The acceptor's bytes on one connection, from which it reads C-STORE responses (PS3.8 section 9.3.5)."""
+    """The bytes that the acceptor sent on one connection, and the C-STORE responses in them (PS3.8 section 9.3.5)."""
 
     _bytes: bytes = b""
     _command: bytes = b""
 
     def feed(self, sent: bytes) -> list[str]:
-        """The SOP Instance UIDs whose success is complete with these bytes."""
+        """Return the SOP Instance UIDs whose success response is complete with these bytes."""
         self._bytes += sent
         found = []
         while len(self._bytes) >= 6 and len(self._bytes) >= (end := 6 + int.from_bytes(self._bytes[2:6], "big")):
@@ -47,7 +47,7 @@ class Responses:
         return found
 
     def _commands(self, values: bytes) -> Iterator[bytes]:
-        """The command sets that end in these presentation data values (PS3.8 section 9.3.5.1)."""
+        """Return the command sets that end in these presentation data values (PS3.8 section 9.3.5.1)."""
         while values:
             length, _context, header = struct.unpack_from(">IBB", values)
             if header & COMMAND:
@@ -66,19 +66,19 @@ def _acknowledged(command: bytes) -> str | None:
 
 @define
 class Replay:
-    """A log of calls, and the disk below `root` on which they happen."""
+    """A log of system calls, and the disk below `root` on which they are replayed."""
 
     root: PurePosixPath
-    is_synced: Callable[[PurePosixPath], bool] = lambda _path: True  # of what it denies, syncs are left out
+    is_synced: Callable[[PurePosixPath], bool] = lambda _path: True  # syncs of other paths have no effect
     disk: Disk = field(factory=Disk)
     acknowledged: Counter[str] = field(factory=Counter)
     _connections: dict[str, Responses] = field(factory=dict)
     _syncs: dict[int, Sync] = field(factory=dict)
 
     def moments(self, calls: Iterable[Call]) -> Iterator[Moment]:
-        """Play the calls. Stops whenever a sync is about to take effect, a success about to leave, and at the end.
+        """Replay the calls. Yield before each sync takes effect, before each success is sent, and at the end.
 
-        Between these moments nothing becomes durable, and nothing is promised.
+        Between these moments nothing becomes durable, and nothing is acknowledged.
         """
         for call in calls:
             if call.name in strace.SYNCS:
@@ -107,11 +107,11 @@ class Replay:
     def _acknowledge(self, call: Call) -> Iterator[Moment]:
         if call.name not in strace.WRITES or not (connection := call.descriptors[0]).startswith("TCP:"):
             return
-        # Counted when the call begins: from then on the peer may have it.
+        # Counted when the call begins: from then on the peer may have received it.
         uids = self._connections.setdefault(connection, Responses()).feed(call.data)
         self.acknowledged.update(uids)
         if uids:
-            yield self._now(f"success {sum(self.acknowledged.values())} leaves")
+            yield self._now(f"success {sum(self.acknowledged.values())} is sent")
 
     def _change(self, call: Call) -> None:
         if call.name in (*strace.WRITES, *strace.TRUNCATES, *strace.PUNCHES):
@@ -127,11 +127,11 @@ class Replay:
         if call.name in strace.TRUNCATES:
             self.disk.truncate(path, call.last_number)
         elif call.name in strace.PUNCHES:
-            assert "FALLOC_FL_PUNCH_HOLE" in call.others, f"nobody is known to call {call.name} with {call.others}"
+            assert "FALLOC_FL_PUNCH_HOLE" in call.others, f"unexpected arguments of {call.name}: {call.others}"
             self.disk.punch(path, call.number(-2), call.number(-1))
         else:
-            # write(2) goes on where the descriptor stands. Those that use it here fill new files from their beginning.
-            place = -2 if call.name == "pwritev2" else -1  # its flags come behind the offset
+            # write(2) writes at the descriptor's position. It is only used to fill new files from their beginning.
+            place = -2 if call.name == "pwritev2" else -1  # the flags follow the offset
             offset = call.number(place) if call.name.startswith("pwrite") else None
             self.disk.write(path, call.data[: call.result], offset)
 
@@ -152,7 +152,7 @@ class Replay:
             self.disk.truncate(path, 0)
 
     def _below_root(self, path: str | PurePosixPath) -> PurePosixPath | None:
-        """Relative to the root; None for what lies elsewhere, and for SQLite's shared memory, which it makes anew."""
+        """Return the path relative to the root. None for other paths and SQLite's shared memory, which is recreated."""
         path = PurePosixPath(path)
         if not path.is_relative_to(self.root) or path.name.endswith("-shm"):
             return None

@@ -1,4 +1,4 @@
-"""The two sides of the proof: a service that is traced while it receives, and one that starts on what is left."""
+"""The two parts of the test: a service that is traced while it receives, and a start after a power loss."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from dicom_adapter.service.launch import LaunchedService
 from power_loss import strace
 from power_loss.disk import Tree
 
-PATIENCE_SECONDS = 30.0  # for an answer
-DATA = "var/lib/data"  # three folders, none of which is there at the start
-# Nothing becomes a job: what is acknowledged stays pending. A newer arrival takes the place of an older one in WARD,
-# whose file is then reclaimed.
+PATIENCE_SECONDS = 30.0  # for a response
+DATA = "var/lib/data"  # three folders, none of which exists at the start
+# No jobs are created: acknowledged instances stay pending. In WARD a newer arrival replaces an older one,
+# whose stored object is then reclaimed.
 CONFIGURATION = """
 [dicom]
 bind = "127.0.0.1"
@@ -66,26 +66,26 @@ Versions = Mapping[str, Sequence[bytes]]  # encoded data sets by SOP Instance UI
 
 @frozen(kw_only=True)
 class Traced:
-    """A service from its start to its stop."""
+    """The trace of a service from its start to its stop."""
 
-    root: PurePosixPath  # of the disk that it worked on
+    root: PurePosixPath  # of the disk that the service used
     calls: Sequence[strace.Call]
     sent: Versions
-    backend: str  # of its storage
+    backend: str  # of the storage
 
 
 TRIES = 3
 
 
 class SentAgain(Exception):
-    """A sender has missed an answer, and sent an instance twice: whose success is whose cannot be told."""
+    """A sender missed a response and sent an instance twice, so that responses cannot be assigned to requests."""
 
 
 def trace(folder: Path, durability: Durability, backend: str = "local") -> Traced:
-    """Run a service under strace in `folder`, and let it receive instances over three associations at once.
+    """Run a service under strace in `folder`, and send instances over three associations at once.
 
-    Every instance is sent once: pynetdicom's reactor at times takes an answer from the thread that waits for it. What
-    is traced then counts for nothing.
+    Every instance must be sent once: sometimes pynetdicom's reactor takes a response from the waiting thread. Such a
+    trace is repeated.
     """
     for number in range(TRIES):
         with suppress(SentAgain):
@@ -107,7 +107,7 @@ def _trace(folder: Path, durability: Durability, backend: str) -> Traced:
 
     service = LaunchedService(configuration, "--port", "0", python=str(program))
     try:
-        service.port(seconds=60)  # tracing takes its time
+        service.port(seconds=60)  # tracing is slow
         tracer = os.pidfd_open(_tracer_of(service.pids()[0]))
         sent = _send_all(service, folder)
         assert 0 == service.stop()
@@ -126,7 +126,7 @@ def _tracer_of(pid: int) -> int:
 
 
 def _send_all(service: LaunchedService, folder: Path) -> Versions:
-    """Two studies to LUNG, one to WARD and then the same with other pixels; every instance is acknowledged."""
+    """Send two studies to LUNG, and one to WARD twice with different pixels. Every instance is acknowledged."""
     one, other, ward = (synthetic.make_study(instances=count, rows=16, columns=16) for count in (8, 8, 3))
     senders = [("LUNG", [one]), ("LUNG", [other]), ("WARD", [ward, [_changed(data_set) for data_set in ward]])]
     sent: dict[str, list[bytes]] = {}
@@ -147,7 +147,7 @@ def _changed(data_set: Dataset) -> Dataset:
 def _send(
     service: LaunchedService, folder: Path, ae_title: str, studies: Sequence[Sequence[Dataset]]
 ) -> list[tuple[str, bytes]]:
-    """An association for each study, one after the other; returns SOP Instance UIDs with the encoded data sets."""
+    """Send each study over one association, one after the other. Returns encoded data sets by SOP Instance UID."""
     sent: list[tuple[str, bytes]] = []
     for study in studies:
         paths = []
@@ -164,23 +164,23 @@ def _send(
 
 
 def data_set_of(file: bytes) -> bytes:
-    """What follows the File Meta Information, which ends where its group length says (PS3.10 section 7.1)."""
+    """Return the bytes after the File Meta Information, whose group length defines its end (PS3.10 section 7.1)."""
     return file[144 + int.from_bytes(file[140:144], "little") :]
 
 
 @frozen
 class NextStart:
-    """Starts on what a power loss left, as far as finding what is pending."""
+    """A start on the content of a disk after a power loss, up to the query of pending instances."""
 
-    folder: Path  # to put it into
+    folder: Path  # for the content of the disk
     backend: str = "local"
     _catalogue: Catalogue = field(factory=lambda: discover().catalogue())
     _known: dict[frozenset[tuple[str, bytes | None]], Mapping[str, bytes | None]] = field(factory=dict)
 
     def pending(self, tree: Tree) -> Mapping[str, bytes | None]:
-        """The stored data sets of what is pending by SOP Instance UID; None where there is no file.
+        """Return the stored data sets of pending instances by SOP Instance UID; None for a missing stored object.
 
-        Raises what ledger or storage raise when they cannot be opened.
+        Raises the errors of ledger and storage if they cannot be opened.
         """
         key = frozenset(tree.items())
         if key not in self._known:
@@ -189,7 +189,7 @@ class NextStart:
         return self._known[key]
 
     def _look(self) -> Iterator[tuple[str, bytes | None]]:
-        # This start's own syncs are not what is tested.
+        # The syncs of this start are not tested.
         text = CONFIGURATION.format(backend=self.backend, path=self.folder / DATA, durability=Durability.PROCESS.value)
         config = load(text, folder=self.folder, catalogue=self._catalogue).config
         assert config is not None
@@ -213,7 +213,10 @@ class NextStart:
 
 
 def _lay_out(tree: Tree, folder: Path) -> None:
-    """Put these files there and no others. Folders of an earlier tree stay: a start makes those that are not there."""
+    """Write exactly these files into the folder.
+
+    Folders of an earlier tree may stay: a start creates missing folders.
+    """
     for parent, _folders, files in os.walk(folder):
         for name in files:
             Path(parent, name).unlink()
@@ -225,6 +228,6 @@ def _lay_out(tree: Tree, folder: Path) -> None:
 
 
 def tree_of(root: PurePosixPath) -> Tree:
-    """What is really on the disk."""
+    """Return the actual content of the disk."""
     paths = Path(root).rglob("*")
     return {str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in paths}

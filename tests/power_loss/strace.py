@@ -1,4 +1,4 @@
-"""What strace (strace(1)) is asked to record, and its log as system calls."""
+"""Options for strace(1), and its log parsed into system calls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PUNCHES = ("fallocate",)
 RENAMES = ("rename", "renameat", "renameat2")
 REMOVES = ("unlink", "unlinkat", "rmdir")
 FOLDERS = ("mkdir", "mkdirat")
-SYNCS = ("fsync", "fdatasync")  # sync_file_range promises nothing
+SYNCS = ("fsync", "fdatasync")  # sync_file_range guarantees nothing
 CALLS = (*OPENS, *WRITES, *TRUNCATES, *PUNCHES, *RENAMES, *REMOVES, *FOLDERS, *SYNCS)
 
 COMMAND = (
     "strace",
-    "--daemonize",  # the traced program stays the child of whoever started it
+    "--daemonize",  # the traced program stays the child of the process that starts it
     "--follow-forks",
     "--seccomp-bpf",  # stop at these calls only
     "--quiet=attach,exit,personality,thread-execve",
@@ -38,50 +38,50 @@ COMMAND = (
 
 BEGUN = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<arguments>.*?)(?: <unfinished \.\.\.>|\) += (?P<result>-?\d+).*)")
 ENDED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>.*\) += (?P<result>-?\d+).*")
-NEVER_ENDED = re.compile(r".* = \?.*")  # the process ended first, or the call is made once more
+NEVER_ENDED = re.compile(r".* = \?.*")  # the process ended first, or the call is restarted
 STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 DESCRIPTOR = re.compile(r"(?:\d+|AT_FDCWD)<([^>]*)>(\(deleted\))?")
 
 
 @frozen(kw_only=True)
 class Call:
-    """A system call, when it begins (`result` None) or when it has ended."""
+    """A system call, at its beginning (`result` None) or at its end."""
 
     pid: int  # of the thread
     name: str
-    descriptors: Sequence[str]  # a path, or a text such as TCP:[…]; empty for a file whose name is gone
-    strings: Sequence[bytes]  # paths, or what is written
-    others: str  # all arguments without these two: flags and numbers
+    descriptors: Sequence[str]  # a path, or a text such as TCP:[…]; empty for a file without a name
+    strings: Sequence[bytes]  # paths, or written data
+    others: str  # the other arguments: flags and numbers
     result: int | None = None
 
     @property
     def data(self) -> bytes:
-        """What is written."""
+        """Return the written data."""
         return b"".join(self.strings)
 
     @property
     def paths(self) -> list[PurePosixPath]:
-        """The paths that are given as texts; a relative one starts at the folder that the call names with it."""
+        """Return the paths among the arguments. A relative path starts at the folder of its descriptor."""
         folders = self.descriptors or ["", ""]
         return [PurePosixPath(folder, os.fsdecode(text)) for folder, text in zip(folders, self.strings, strict=False)]
 
     @property
     def last_number(self) -> int:
-        """The last argument: an offset or a size."""
+        """Return the last argument: an offset or a size."""
         return self.number(-1)
 
     def number(self, place: int) -> int:
-        """A numeric argument; `place` from the end, as -1."""
+        """Return a numeric argument. `place` counts from the end, for example -1."""
         return int(self.others.split(", ")[place])
 
     @property
     def is_harmless(self) -> bool:
-        """Opens a file as it is, which most calls do."""
+        """Return whether the call opens a file without changing it, as most calls do."""
         return self.name in OPENS and "O_CREAT" not in self.others and "O_TRUNC" not in self.others
 
 
 def why_not() -> str:
-    """Why nothing can be traced here; empty when it can."""
+    """Return the reason why tracing is impossible, or an empty text."""
     if shutil.which(COMMAND[0]) is None:
         return "strace is not installed"
     probe = subprocess.run([*COMMAND, "--output=/dev/null", "true"], capture_output=True, text=True, check=False)
@@ -89,10 +89,10 @@ def why_not() -> str:
 
 
 def read(log: Iterable[str]) -> Iterator[Call]:
-    """The calls of all threads as strace saw them: each twice, when it begins and when it has ended.
+    """Return the calls of all threads as strace recorded them: each twice, at its beginning and at its end.
 
-    strace holds a thread at the beginning and at the end of each call until it has noted it. So when one call waited
-    for another, through whatever lock, the log has the end of the one before the beginning of the other.
+    strace stops a thread at the beginning and at the end of each call until it has recorded it. If one call waited for
+    another because of a lock, the log has the end of the first before the beginning of the second.
     """
     unfinished: dict[str, Call] = {}
     for line in log:

@@ -1,4 +1,4 @@
-"""The model of a disk: what it keeps when the power fails."""
+"""The model of a disk: the content after a power loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = PurePosixPath()
 
 @pytest.fixture
 def disk() -> Disk:
-    """With `folder` and an empty file in it, nothing of it synced."""
+    """Return a disk with `folder` and an empty file in it, neither of them synced."""
     disk = Disk()
     disk.make_folder(FOLDER)
     disk.make_file(FILE)
@@ -36,18 +36,18 @@ def disk() -> Disk:
 
 
 def sync(disk: Disk, *paths: PurePosixPath) -> None:
-    """Sync each from beginning to end."""
+    """Sync each path from beginning to end."""
     for path in paths:
         disk.sync(path).finish()
 
 
 def left(disk: Disk, *, names: Fate = only_synced, data: Fate = only_synced) -> Tree:
-    """What survives; nothing unsynced when not told otherwise."""
+    """Return the content after a power loss. By default, unsynced changes are lost."""
     return disk.after_power_loss(names=names, data=data)
 
 
 def test_a_synced_file_survives_only_under_synced_names(disk: Disk) -> None:
-    """Its content, its name in its folder and the folder's own name are three things."""
+    """Its content, its name in the folder and the name of the folder are synced separately."""
     disk.write(FILE, b"data")
     sync(disk, FILE)
     assert {} == left(disk)
@@ -57,15 +57,15 @@ def test_a_synced_file_survives_only_under_synced_names(disk: Disk) -> None:
     assert {"folder": None, "folder/file": b"data"} == left(disk)
 
 
-def test_a_synced_name_does_not_bring_its_data(disk: Disk) -> None:
-    """A file whose name alone was synced comes back empty."""
+def test_a_synced_name_does_not_include_the_data(disk: Disk) -> None:
+    """A file of which only the name was synced is empty."""
     disk.write(FILE, b"data")
     sync(disk, ROOT, FOLDER)
     assert {"folder": None, "folder/file": b""} == left(disk)
 
 
 def test_a_sync_covers_what_was_complete_when_it_began(disk: Disk) -> None:
-    """What another thread writes meanwhile may be too late; and before it returns nothing is certain."""
+    """Writes of another thread during the sync may be lost. Until the sync returns, nothing is guaranteed."""
     sync(disk, ROOT, FOLDER)
     disk.write(FILE, b"early ")
     running = disk.sync(FILE)
@@ -75,8 +75,8 @@ def test_a_sync_covers_what_was_complete_when_it_began(disk: Disk) -> None:
     assert {"folder": None, "folder/file": b"early "} == left(disk)
 
 
-def test_a_slow_sync_takes_nothing_back(disk: Disk) -> None:
-    """The one that began first and returns last."""
+def test_an_earlier_sync_that_returns_later_undoes_nothing(disk: Disk) -> None:
+    """It covers fewer changes than a sync that returned before."""
     sync(disk, ROOT, FOLDER)
     slow = disk.sync(FILE)
     disk.write(FILE, b"data")
@@ -85,8 +85,8 @@ def test_a_slow_sync_takes_nothing_back(disk: Disk) -> None:
     assert {"folder": None, "folder/file": b"data"} == left(disk)
 
 
-def test_a_rename_is_as_durable_as_its_two_folders(disk: Disk) -> None:
-    """Until both are synced a file may have both names, or after the wrong one none."""
+def test_a_rename_is_durable_when_both_folders_are_synced(disk: Disk) -> None:
+    """Until both are synced a file may have both names, or neither."""
     other = PurePosixPath("other")
     disk.make_folder(other)
     sync(disk, ROOT, FOLDER)
@@ -98,7 +98,7 @@ def test_a_rename_is_as_durable_as_its_two_folders(disk: Disk) -> None:
     assert {"folder", "other", "other/moved"} == left(disk).keys()
 
 
-def test_the_old_name_alone_synced_loses_a_renamed_file(disk: Disk) -> None:
+def test_syncing_only_the_old_folder_loses_a_renamed_file(disk: Disk) -> None:
     """The order in which folders are synced matters."""
     other = PurePosixPath("other")
     disk.make_folder(other)
@@ -109,7 +109,7 @@ def test_the_old_name_alone_synced_loses_a_renamed_file(disk: Disk) -> None:
 
 
 def test_a_removed_file_comes_back_until_its_folder_is_synced(disk: Disk) -> None:
-    """Removing is a change as any other."""
+    """The removal of a name is a change like any other."""
     disk.write(FILE, b"data")
     sync(disk, ROOT, FOLDER, FILE)
     disk.remove(FILE)
@@ -118,8 +118,8 @@ def test_a_removed_file_comes_back_until_its_folder_is_synced(disk: Disk) -> Non
     assert {"folder": None} == left(disk)
 
 
-def test_a_file_that_takes_a_name_keeps_its_own_content(disk: Disk) -> None:
-    """What was synced of the one that had the name before does not count for it."""
+def test_a_replaced_file_does_not_pass_on_its_syncs(disk: Disk) -> None:
+    """The new file of that name has its own synced content."""
     disk.write(FILE, b"old")
     sync(disk, ROOT, FOLDER, FILE)
     new = FOLDER / "new"
@@ -141,8 +141,8 @@ def test_a_file_that_takes_a_name_keeps_its_own_content(disk: Disk) -> None:
         (first_ones, b"AA.."),
     ],
 )
-def test_fates_of_unsynced_writes(disk: Disk, fate: Fate, expected: bytes) -> None:
-    """Each leaves what was synced, and of the two later writes what it says."""
+def test_each_fate_of_unsynced_writes(disk: Disk, fate: Fate, expected: bytes) -> None:
+    """Synced changes survive, and of the two later writes those that the fate selects."""
     disk.write(FILE, b"....")
     sync(disk, FILE)
     disk.write(FILE, b"AA", 0)
@@ -151,22 +151,22 @@ def test_fates_of_unsynced_writes(disk: Disk, fate: Fate, expected: bytes) -> No
 
 
 @pytest.mark.parametrize("fate", [only_synced, everything, last_one_torn, only_last_one, every_other_one, first_ones])
-def test_no_fate_touches_what_is_synced(disk: Disk, fate: Fate) -> None:
-    """Whatever happens to the rest."""
+def test_no_fate_changes_synced_content(disk: Disk, fate: Fate) -> None:
+    """Regardless of the other changes."""
     disk.write(FILE, b"data")
     sync(disk, ROOT, FOLDER, FILE)
     assert {"folder": None, "folder/file": b"data"} == left(disk, names=fate, data=fate)
 
 
 def test_content_after_writes_and_truncations() -> None:
-    """Holes are zero; a file that was cut and grows again has zeros, not what was there."""
+    """Holes are zero. A file that was truncated and grows again has zeros, not its previous bytes."""
     assert b"\0\0ab" == content([Write(2, b"ab")])
     assert b"aXc" == content([Write(0, b"abc"), Write(1, b"X")])
     assert b"a\0\0" == content([Write(0, b"abc"), Truncate(1), Truncate(3)])
 
 
-def test_a_hole_is_zero_and_changes_no_size() -> None:
-    """In the middle, at the end, and beyond it."""
+def test_a_hole_is_zero_and_keeps_the_size() -> None:
+    """In the middle, at the end, and after the end."""
     whole = Write(0, b"abcd")
     assert b"a\0\0d" == content([whole, Punch(1, 2)])
     assert b"ab\0\0" == content([whole, Punch(2, 9)])
@@ -174,8 +174,8 @@ def test_a_hole_is_zero_and_changes_no_size() -> None:
     assert b"aXXd" == content([whole, Punch(0, 4), Write(0, b"a"), Write(3, b"d"), Write(1, b"XX")])
 
 
-def test_existence(disk: Disk) -> None:
-    """By the names that a running program sees, synced or not."""
+def test_a_path_exists_as_soon_as_it_has_a_name(disk: Disk) -> None:
+    """Programs see a name whether it is synced or not."""
     assert disk.exists(FILE)
     disk.remove(FILE)
     assert not disk.exists(FILE)

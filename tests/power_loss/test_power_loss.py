@@ -1,13 +1,12 @@
-"""Nothing that was acknowledged is lost with the power, and every sync is there for a reason.
+"""No acknowledged instance is lost in a power loss, and every sync is necessary.
 
-A real service is traced while it receives. Its log is played on the model of a disk; each time that a sync is about to
-take effect or a C-STORE success about to leave, the power fails there, and ledger and storage are opened on what is
-left.
+A real service is traced while it receives. Its system calls are replayed on the model of a disk. Before each sync takes
+effect and before each C-STORE success is sent, the power fails, and ledger and storage are opened on the remaining
+content.
 
-The code was broken to see these tests fail. An acknowledged instance was missing with recovery records that
-were not read at the start, with a ledger that is not synced where the storage keeps no recovery records, and without
-the fsync of the data folder's parents. A pending one had no whole object without the sync of its segment, without that
-of the folder, and with the row written before the object.
+Verified to fail when recovery records are not read at the start, the ledger is not synced with a storage that keeps no
+recovery records, or the parents of the data folder are not synced: an acknowledged instance is missing. Also when a
+segment or its folder is not synced, or a row is written before its object: a pending instance has no complete object.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ OTHER_FATES: Mapping[str, tuple[Fate, Fate]] = {  # of names and of data
     "every other write is lost": (everything, every_other_one),
     "the later writes are lost": (everything, first_ones),
 }
-STEP = 9  # moments from one trial of the other fates to the next, to save time
+STEP = 9  # the other fates are examined at every ninth moment, to save time
 
 
 @pytest.fixture(scope="module")
 def can_trace() -> None:
-    """Skip where there is no strace, or no right to trace."""
+    """Skip the test if strace is not installed or may not trace."""
     reason = strace.why_not()
     if reason and "strace" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
         pytest.fail(f"{reason}, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
@@ -58,54 +57,54 @@ def can_trace() -> None:
 
 @pytest.fixture(scope="module")
 def durable(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    """A service with `durability = "fsync"`."""
+    """Trace a service with `durability = "fsync"`."""
     return trace(tmp_path_factory.mktemp("fsync"), Durability.FSYNC)
 
 
 @pytest.fixture(scope="module")
 def without_recovery_records(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    """The same with a storage that keeps no recovery records."""
+    """Trace a service with `durability = "fsync"` and a storage that keeps no recovery records."""
     return trace(tmp_path_factory.mktemp("files"), Durability.FSYNC, "files")
 
 
 @pytest.fixture(scope="module")
-def hasty(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    """A service with `durability = "process"`."""
+def without_sync(can_trace: None, tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    """Trace a service with `durability = "process"`."""
     return trace(tmp_path_factory.mktemp("process"), Durability.PROCESS)
 
 
 @pytest.fixture
 def next_start(tmp_path: Path) -> NextStart:
-    """The start after the power came back."""
+    """Return the start after the power loss."""
     return NextStart(tmp_path)
 
 
 @pytest.fixture
 def next_start_of_without_recovery_records(tmp_path: Path) -> NextStart:
-    """The same with a storage that keeps no recovery records."""
+    """Return the start after the power loss with a storage that keeps no recovery records."""
     (tmp_path / "files").mkdir()
     return NextStart(tmp_path / "files", "files")
 
 
 def losses(traced: Traced, moment: Moment, pending: Mapping[str, bytes | None]) -> list[str]:
-    """What is wrong with that start, in words."""
+    """Return the acknowledged instances that are missing, and the pending instances without a complete object."""
     missing = [
         f"{uid} was acknowledged and is missing"
         for uid, times in moment.acknowledged.items()
-        if pending.get(uid) not in traced.sent[uid][times - 1 :]  # that arrival, or a newer one in its place
+        if pending.get(uid) not in traced.sent[uid][times - 1 :]  # that arrival, or a newer one that replaced it
     ]
     broken = [f"{uid} is pending without its data set" for uid in pending if pending[uid] not in traced.sent[uid]]
     return [f"{moment.when}: {loss}" for loss in missing + broken]
 
 
 def when_all_is_acknowledged(traced: Traced, replay: Replay) -> Moment:
-    """Play until the last success leaves."""
+    """Replay the trace until the last success is sent."""
     wanted = sum(len(versions) for versions in traced.sent.values())
     return next(found for found in replay.moments(traced.calls) if sum(found.acknowledged.values()) == wanted)
 
 
 def all_losses(traced: Traced, next_start: NextStart) -> list[str]:
-    """At every moment, when all that is unsynced is lost; at some of them, when only a part of it is."""
+    """Return the losses at every moment if all unsynced changes are lost, and at some moments with the other fates."""
     replay = Replay(traced.root)
     found = []
     for number, moment in enumerate(replay.moments(traced.calls)):
@@ -119,23 +118,23 @@ def all_losses(traced: Traced, next_start: NextStart) -> list[str]:
     return found
 
 
-def test_nothing_acknowledged_is_lost_with_the_power(durable: Traced, next_start: NextStart) -> None:
+def test_no_acknowledged_instance_is_lost_in_a_power_loss(durable: Traced, next_start: NextStart) -> None:
     """Instances and their recovery records are synced together."""
     assert [] == all_losses(durable, next_start)
 
 
-def test_nothing_acknowledged_is_lost_without_recovery_records(
+def test_no_acknowledged_instance_is_lost_without_recovery_records(
     without_recovery_records: Traced, next_start_of_without_recovery_records: NextStart
 ) -> None:
-    """Then the ledger is synced before the answer."""
+    """In this case the ledger is synced before the response."""
     assert [] == all_losses(without_recovery_records, next_start_of_without_recovery_records)
 
 
-def missing_without(traced: Traced, next_start: NextStart, left_out: str) -> set[str]:
-    """What is missing when syncs of these files or folders have no effect."""
+def missing_without(traced: Traced, next_start: NextStart, without: str) -> set[str]:
+    """Return the missing instances if the syncs of these files or folders have no effect."""
 
     def is_synced(path: PurePosixPath) -> bool:
-        return re.fullmatch(left_out, str(path)) is None
+        return re.fullmatch(without, str(path)) is None
 
     replay = Replay(traced.root, is_synced)
     moment = when_all_is_acknowledged(traced, replay)
@@ -144,27 +143,27 @@ def missing_without(traced: Traced, next_start: NextStart, left_out: str) -> set
 
 
 @pytest.mark.parametrize(
-    "left_out",
+    "without",
     [
         pytest.param(r"var/lib/data/instances/[0-9a-f]{32}\.segment", id="content of segments"),
         pytest.param(r"var/lib/data/instances", id="names of segments"),
-        pytest.param(r"var/lib/data", id="names of what is in the data folder"),
+        pytest.param(r"var/lib/data", id="names in the data folder"),
         pytest.param(r"var/lib", id="name of the data folder"),
-        pytest.param(r"\.", id="name of the topmost folder that was made"),
+        pytest.param(r"\.", id="name of the topmost new folder"),
     ],
 )
-def test_every_sync_is_needed(durable: Traced, next_start: NextStart, left_out: str) -> None:
-    """Without the syncs of these files or folders the same check finds everything missing."""
-    assert len(durable.sent) == len(missing_without(durable, next_start, left_out))
+def test_every_sync_is_needed(durable: Traced, next_start: NextStart, without: str) -> None:
+    """Without the syncs of these files or folders all instances are missing."""
+    assert len(durable.sent) == len(missing_without(durable, next_start, without))
 
 
-def test_only_without_recovery_records_the_ledger_is_synced_for_every_answer(
+def test_the_ledger_is_synced_before_each_response_only_without_recovery_records(
     durable: Traced,
     without_recovery_records: Traced,
     next_start: NextStart,
     next_start_of_without_recovery_records: NextStart,
 ) -> None:
-    """With them, all that the ledger has lost is made again."""
+    """Recovery records restore all rows that the ledger has lost."""
     assert set() == missing_without(durable, next_start, r".*-wal")
     assert len(without_recovery_records.sent) == len(
         missing_without(without_recovery_records, next_start_of_without_recovery_records, r".*-wal")
@@ -172,11 +171,14 @@ def test_only_without_recovery_records_the_ledger_is_synced_for_every_answer(
 
 
 def test_the_ledger_is_synced_before_recovery_records_are_dropped(durable: Traced) -> None:
-    """No start looks at those of a sealed segment any more. Tried: with a commit that is not synced, this fails."""
-    last: dict[int, str] = {}  # what each thread has done to the ledger
+    """The recovery records of a sealed segment are not read at a start.
+
+    Verified to fail when a commit is not synced.
+    """
+    last: dict[int, str] = {}  # the last operation of each thread on the ledger
     sealed = []
     for call in durable.calls:
-        what = _what(call)
+        what = _operation(call)
         if what == "sealed":
             sealed.append(last.get(call.pid, "nothing"))
         elif what:
@@ -185,8 +187,8 @@ def test_the_ledger_is_synced_before_recovery_records_are_dropped(durable: Trace
     assert {"ledger synced"} == set(sealed)
 
 
-def _what(call: strace.Call) -> str:
-    """What this call is for, if it is one of interest."""
+def _operation(call: strace.Call) -> str:
+    """Return the name of the operation, if it is relevant."""
     path = call.descriptors[0] if call.descriptors else ""
     if path.endswith(".segment") and call.name in strace.WRITES and call.data == b"\1":
         return "sealed" if call.result is None else ""
@@ -197,19 +199,19 @@ def _what(call: strace.Call) -> str:
     return ""
 
 
-def test_without_syncs_only_the_end_of_a_process_is_survived(hasty: Traced, next_start: NextStart) -> None:
-    """`durability = "process"`: with the power everything may go; when only processes end, nothing does."""
-    replay = Replay(hasty.root)
-    moment = when_all_is_acknowledged(hasty, replay)
+def test_without_syncs_only_the_end_of_a_process_loses_nothing(without_sync: Traced, next_start: NextStart) -> None:
+    """`durability = "process"`: a power loss may lose everything, the end of a process loses nothing."""
+    replay = Replay(without_sync.root)
+    moment = when_all_is_acknowledged(without_sync, replay)
     killed = next_start.pending(replay.disk.after_power_loss(names=everything, data=everything))
-    assert [] == losses(hasty, moment, killed)
-    powerless = next_start.pending(replay.disk.after_power_loss(names=only_synced, data=only_synced))
-    assert len(hasty.sent) == len(losses(hasty, moment, powerless))
+    assert [] == losses(without_sync, moment, killed)
+    after_power_loss = next_start.pending(replay.disk.after_power_loss(names=only_synced, data=only_synced))
+    assert len(without_sync.sent) == len(losses(without_sync, moment, after_power_loss))
 
 
-@pytest.mark.parametrize("service", ["durable", "hasty"])
-def test_the_model_ends_as_the_real_disk_did(service: str, request: pytest.FixtureRequest) -> None:
-    """No call that changes files was overlooked or misunderstood: with everything surviving, the two are the same."""
+@pytest.mark.parametrize("service", ["durable", "without_sync"])
+def test_the_model_has_the_same_content_as_the_real_disk(service: str, request: pytest.FixtureRequest) -> None:
+    """Every call that changes files is replayed correctly. If all changes survive, the contents are equal."""
     traced = request.getfixturevalue(service)
     replay = Replay(traced.root)
     for _moment in replay.moments(traced.calls):
