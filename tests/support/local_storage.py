@@ -86,9 +86,9 @@ def kill_local_storage(storage: LocalStorage) -> None:
     No public method does that: a process that ends in order seals its segments.
     """
     segments = storage._segments
-    for written in segments._written.values():
-        written.segment.close()
-    segments._written.clear()
+    for active in segments._active.values():
+        active.segment.close()
+    segments._active.clear()
     segments._idle.clear()
 
 
