@@ -138,7 +138,7 @@ def test_what_hangs_is_told_by_name_and_affects_nobody_else(launch_service: Laun
         service.wait_for("part_hangs", part=part)
     reasons = wait_until_red({*HANGS, "AE title REFUSED"}, service, python)
     assert reasons["AE title HANGS"].endswith(" UTC has not returned within 0.5 s")
-    assert reasons["AE title REFUSED"].startswith("submitter 'unmakeable' cannot be made: SystemExit at ")
+    assert reasons["AE title REFUSED"].startswith("submitter 'unmakeable' cannot be created: SystemExit at ")
     for name in ("processor", "submitter", "observer"):
         (data / f"{name}-goes-on").touch()
     for part in HANGS:

@@ -130,7 +130,7 @@ def test_a_port_that_is_taken_is_told(launch_service: LaunchService) -> None:
             service.port()
     assert 1 == service.wait()
     [said] = [entry["text"] for entry in service.logged("text") if "error:" in entry["text"]]
-    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen there" in said
+    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen on this address" in said
 
 
 @pytest.mark.parametrize("token", ["", 'token = { env = "SHORT" }\n'])

@@ -153,7 +153,7 @@ def test_processes_do_not_outlive_the_service(launch_service: LaunchService) -> 
     first.port()
     send_signal(first, signal.SIGKILL)
     first.wait_for("receiver_stopped", drained=False)
-    first.wait_for("host_stopped", asked=False)
+    first.wait_for("host_stopped", requested=False)
     assert -signal.SIGKILL == first.wait()
     wait_until(lambda: [] == running(first))
     second = launch_service(CONFIGURATION)

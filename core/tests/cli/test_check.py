@@ -105,7 +105,7 @@ def test_what_plugins_do_wrong_when_they_are_tried_is_reported_with_their_names(
     submitter, processor = told["problems"]
     kind = type(error).__name__
     who = "plugin 'bad' of an unknown distribution :"
-    assert submitter.startswith(f"{who} submitter 'clara' cannot be made: {kind} at ")
+    assert submitter.startswith(f"{who} submitter 'clara' cannot be created: {kind} at ")
     assert processor.startswith(f"{who} AE title 'HEAD': its processor cannot describe its settings: {kind} at ")
     assert [f"error: {problem}" for problem in told["problems"]] == plain.stderr.splitlines()
     assert SECRET not in plain.output + found.output

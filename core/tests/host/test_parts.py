@@ -157,7 +157,7 @@ def test_a_submitter_that_cannot_be_made_costs_its_own_ae_titles_only(
     monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
     adapter = make_adapter(TWO_SUBMITTERS, bad_submitter(constructor))
     assert LaneState.STOPPED is adapter.lanes["LIVER"].state
-    assert adapter.lanes["LIVER"].reason.startswith(f"submitter 'bad' cannot be made: {reason}")
+    assert adapter.lanes["LIVER"].reason.startswith(f"submitter 'bad' cannot be created: {reason}")
     adapter.receive(make_instance(), ae_title="LIVER")
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(6)

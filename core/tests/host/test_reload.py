@@ -286,7 +286,7 @@ def test_a_configuration_that_a_plugin_does_not_take_changes_nothing(make_adapte
     adapter.receive(make_instance(), ae_title="LUNG")
     before, platform = processor(adapter, "LUNG"), submitter(adapter)
     other = '[submitters.strict]\ntype = "strict"\n'
-    with pytest.raises(Refused, match="AE title 'HEAD': submitter 'strict' cannot be made: ValueError"):
+    with pytest.raises(Refused, match="AE title 'HEAD': submitter 'strict' cannot be created: ValueError"):
         adapter.reload(
             'default-submitter = "strict"\n' + RETRIES + HEAD + other + '[ae-titles.NEW.settings]\npipeline-a = "a"\n'
         )

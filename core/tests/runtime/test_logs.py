@@ -110,7 +110,7 @@ def test_a_full_or_closed_stream_raises_no_error(monkeypatch: pytest.MonkeyPatch
     stream = Stream(failure)
     log = log_to(stream, monkeypatch)
     log.info("instance_stored")
-    with logs.together():
+    with logs.batch():
         log.info("instance_stored")
     stream.failure = None
     log.info("job_queued")
@@ -136,7 +136,7 @@ def test_the_lines_of_a_block_are_written_at_its_end(monkeypatch: pytest.MonkeyP
     """
     stream = Stream()
     log = log_to(stream, monkeypatch)
-    with pytest.raises(RuntimeError), logs.together():
+    with pytest.raises(RuntimeError), logs.batch():
         log.info("instance_stored")
         log.info("instance_stored")
         assert [] == stream.writes

@@ -1,1 +1,1 @@
-"""The host process: notify, process, submit and reclaim."""
+"""The host process: it runs the steps notify, process, submit and reclaim. Begin with `host`."""

@@ -25,11 +25,11 @@ from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusa
 log = structlog.get_logger("dicom_adapter.host")
 
 
-NICENESS = 5  # senders wait for the receivers; the work of the host can wait, whatever its plugins compute
+NICENESS = 5  # the host runs with lower priority than the receivers, because senders wait for these
 
 
 def main() -> None:
-    """`python -m dicom_adapter.host`, started by the service."""
+    """Run the host process until the service stops it."""
     channel = Channel()
     start = channel.start()
     keep_values_out_of_warnings()
@@ -37,24 +37,24 @@ def main() -> None:
     statistics = CallStatistics(trace=start.trace_hooks)
     plugins = discover(disable=plugin_settings(start.configuration).disable, statistics=statistics)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
-    assert config is not None  # the service has checked it
+    assert config is not None  # the service has checked the configuration
     logs.configure(style=start.log_style, level=config.log.level, process="host")
     statistics.flush_log()
     _log_plugins(plugins)
     try:
         folder = DataFolder.of(config)
-        with folder.as_host() as is_host, folder.shared() as may_work:
-            if not may_work:
+        with folder.as_host() as is_only_host, folder.shared() as may_use_folder:
+            if not may_use_folder:
                 repair = with_pids("`audit --repair`", folder.user_pids)
                 reason = f"{repair} is using {config.storage.path}; start the service when the repair has ended"
                 channel.report("failed", reason=reason)
-            elif is_host:
+            elif is_only_host:
                 _run(channel, start, config, plugins)
             else:
                 other = with_pids("another dicom-adapter", folder.host_pids)
                 channel.report("failed", reason=f"{other} is already using {config.storage.path}")
     except OSError as failure:
-        reason = f"the data folder {config.storage.path} cannot be made: {failure.strerror}"
+        reason = f"the data folder {config.storage.path} cannot be created: {failure.strerror}"
         channel.report("failed", reason=reason, transient=reports_no_free_space(failure))
 
 
@@ -72,7 +72,7 @@ def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> No
     try:
         process = HostProcess(config, plugins, first=start.first)
         if start.first:
-            process.take_port()
+            process.start_http_server()
     except UNUSABLE as failure:
         report_unusable(channel, f"the data folder {config.storage.path} cannot be used", failure)
         return
@@ -82,9 +82,9 @@ def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> No
     process.start(start.wake_fd)
     log.info("host_started", pid=os.getpid())
     channel.report("ready")
-    asked = channel.wait_for_stop(partial(_configure, channel, process, plugins))
+    was_requested = channel.wait_for_stop(partial(_configure, channel, process, plugins))
     process.stop()
-    log.info("host_stopped", asked=asked)
+    log.info("host_stopped", requested=was_requested)
 
 
 def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: Start) -> None:
@@ -97,7 +97,7 @@ def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: 
         hanging = process.configure(loaded.config)
     except Refused as refusal:
         channel.report(NOT_APPLIED, reason=str(refusal))
-    except Exception as failure:  # noqa: BLE001 - whatever it is: it is applied in part, so the host has to be restarted
+    except Exception as failure:  # noqa: BLE001 - any failure: the configuration is applied in part, so the host must be restarted
         channel.report("failed", reason=f"another configuration could not be applied: {describe_failure(failure)}")
     else:
         channel.report(APPLIED, hanging=hanging)
@@ -105,5 +105,5 @@ def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: 
 
 if __name__ == "__main__":
     main()
-    # An upload that hangs must not keep this process alive, and with it the lock of the host.
+    # Do not wait for an upload that hangs: this process must end, to release the lock of the host.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Draining: what a reload removed stays in the host until its work is finished."""
+"""Draining: AE titles and submitters that a reload removed stay in the host until their work is finished."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ CHECK_EVERY = timedelta(seconds=1)
 
 @frozen(kw_only=True)
 class PreviousConfig:
-    """A parsed configuration that a reload replaced, and what of it is draining."""
+    """A parsed configuration that a reload replaced, with the names of its draining AE titles and submitters."""
 
     config: Config
     draining: Draining
 
 
 def previous_configs(ledger: Ledger, catalogue: Catalogue) -> list[PreviousConfig]:
-    """Return the previous configurations of which something is draining, newest first.
+    """Return the previous configurations with draining AE titles or submitters, newest first.
 
-    What belongs to a configuration that can no longer be read is held instead.
+    A configuration that cannot be parsed any more is omitted: the instances of its AE titles are held.
     """
     with ledger.read() as transaction:
         found = configurations.with_draining(transaction)
@@ -45,9 +45,9 @@ def previous_configs(ledger: Ledger, catalogue: Catalogue) -> list[PreviousConfi
 
 
 def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[Config, Draining]:
-    """Return the configuration extended by what is draining, and the names of the latter.
+    """Return the configuration extended by all draining AE titles and submitters, and the names of these.
 
-    What `config` has again is not draining.
+    An AE title or submitter that `config` contains is not draining.
     """
     ae_titles: dict[str, AeTitleConfig] = {}
     submitters: dict[str, SubmitterConfig] = {}
@@ -65,27 +65,27 @@ def with_draining(config: Config, previous: Sequence[PreviousConfig]) -> tuple[C
         config,
         ae_titles={**config.ae_titles, **ae_titles},
         submitters={**config.submitters, **submitters},
-        default_submitter=_default(config),
+        default_submitter=_default_submitter(config),
     ), names
 
 
-def _default(config: Config) -> str | None:
-    """Return the default submitter: a single one is the default, and stays it beside one that is draining."""
+def _default_submitter(config: Config) -> str | None:
+    """Return the default submitter. A single configured one is the default, even beside draining ones."""
     return config.default_submitter or (next(iter(config.submitters)) if len(config.submitters) == 1 else None)
 
 
 class Drain:
-    """Watches what is draining, and records when it is drained. A part of the host."""
+    """Watches the draining AE titles and submitters, and records when they are drained. A part of the host."""
 
     def __init__(self, config: Config, draining: Draining, ledger: Ledger, clock: Clock) -> None:
-        """`config`: extended by what is draining."""
+        """`config`: extended by the draining AE titles and submitters."""
         self._config = config
         self._draining = draining
         self._ledger = ledger
         self._clock = clock
 
     def step(self) -> datetime | None:
-        """Record and log what is drained by now."""
+        """Record and log the AE titles and submitters that are drained by now. Return the time of the next check."""
         if self._draining == Draining():
             return None
         with self._ledger.read() as transaction:

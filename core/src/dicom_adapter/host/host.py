@@ -1,7 +1,8 @@
 """The host: notify, process, submit, reclaim, and the observers.
 
-`Host` combines the steps of the flow and is passive: each of its parts is a step function that returns when it has to
-be called again. `host.threads` runs them on threads; tests call `run_until_idle` under a virtual clock.
+`Host` combines the steps of the flow. It has no threads: each of its parts has a step function, which does the work of
+the part and returns the time of its next call. `host.threads` calls the step functions on threads; tests call
+`run_until_idle` on a virtual clock.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
 
-POLL_EVERY = timedelta(seconds=1)  # for instances whose wake-up was lost, and for requests of operators
+POLL_EVERY = timedelta(seconds=1)  # for instances whose wake-up was lost, and for operators' requests
 SWEEP_EVERY = timedelta(minutes=1)  # for instances that other processes released, and for failed deletions
-FREE_SPACE_EVERY = timedelta(seconds=10)  # long enough to see how much space the last request freed
+FREE_SPACE_EVERY = timedelta(seconds=10)  # between two requests to free space: the first one needs time to take effect
 QUOTA_PAUSE_FACTOR = 10  # updating the quota takes at most a tenth of the time, however much is stored
 EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
-STORED = "dicom_adapter_instance_stored"  # an observer hook
-STEP_ORDER = (  # in which `run_until_idle` runs the parts
+INSTANCE_STORED = "dicom_adapter_instance_stored"  # an observer hook
+STEP_ORDER = (  # the order in which `run_until_idle` runs the parts
     PartKind.NOTIFY,
     PartKind.OPERATORS,
     PartKind.RECLAIM,
@@ -60,20 +61,20 @@ STEP_ORDER = (  # in which `run_until_idle` runs the parts
     PartKind.STATUS_WATCH,
     PartKind.DRAIN,
     PartKind.FREE_SPACE,
-    PartKind.QUOTA,  # the last one: it counts what the others have changed
+    PartKind.QUOTA,  # last, because all other parts may change the number of held instances
 )
 
 
 @frozen(kw_only=True)
 class Reconfiguration:
-    """What the host changed for another configuration."""
+    """The changes that the host made for another configuration."""
 
-    removed: Mapping[Part, Callable[[], None]]  # closes each part that was removed or replaced, after its last step
-    changed: Mapping[str, Future[None]]  # AE titles that get another processor; done when they have it
+    removed: Mapping[Part, Callable[[], None]]  # parts that were removed or replaced, with functions that close them
+    changed: Mapping[str, Future[None]]  # AE titles that get another processor; a future is done when it is in use
 
 
 class Host:
-    """Everything that happens after an instance is stored. Its parts are stepped by the caller."""
+    """Does everything that happens after an instance is stored. The caller runs the steps of its parts."""
 
     def __init__(
         self,
@@ -86,23 +87,24 @@ class Host:
         poll_every: timedelta | None = None,
         draining: Draining = Draining(),  # noqa: B008 - a frozen value
     ) -> None:
-        """`draining`: what of `config` is removed when its work is finished.
+        """Apply the first configuration.
 
-        `uploads` makes the executor of a submitter; `wake` is called with a part that has work now. `poll_every`: how
-        often parts look for changes that nothing notifies them of.
+        `uploads` makes the executor of a submitter, from its name and number of threads. `wake` is called with a part
+        that has work now. `poll_every`: the interval in which parts look for changes without a notification.
+        `draining`: AE titles and submitters of `config` that are removed when their work is finished.
         """
         self._plugins = plugins
         ledger, clock = resources.ledger, resources.clock
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._wake_worker = wake
         self._woken: set[Part] = set()  # parts that have work now; read by `run_until_idle` only
-        self._next_step: dict[Part, datetime | None] = {}  # of each part, as its last step returned it
+        self._next_step: dict[Part, datetime | None] = {}  # of each part, returned by its last step
         self._poll_every = poll_every or POLL_EVERY
         self._observers = {info.name: Observer(info, plugins, clock) for info in plugins.observers}
         self._candidates: queue.SimpleQueue[Sequence[int]] = queue.SimpleQueue()
-        self._sweep: Iterator[int] | None = None  # the current one
+        self._sweep: Iterator[int] | None = None  # the current one, over all released instances
         self._sweep_at = self._free_space_at = clock.now()
-        self._notify = Notify(ledger, each=any(STORED in info.observes for info in plugins.observers))
+        self._notify = Notify(ledger, each=any(INSTANCE_STORED in info.observes for info in plugins.observers))
         self._reclaim = Reclaim(resources, self._on_reclaimed)
         self._submitters = Submitters(resources, uploads, self._on_job_changed, poll_every)
         self._lanes = Lanes(resources, self._on_commit, self._wake)
@@ -111,15 +113,15 @@ class Host:
         self._lanes.announce(config, decisions)
         self._apply(config, made, decisions, draining)
         with ledger.read() as transaction:
-            self._restarts = lanes.restarts(transaction)  # those that were carried out
-            self._last_event = events.last_number(transaction)  # the last one examined for requests of operators
+            self._restarts = lanes.restarts(transaction)  # number of restarts that were carried out, by AE title
+            self._last_event = events.last_number(transaction)  # the last one that `_report_cancelled_jobs` has read
 
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def configure(self, config: Config, draining: Draining) -> Reconfiguration:
         """Apply another configuration. Everything that did not change continues undisturbed.
 
-        For one thread at a time. Raises Refused, with nothing changed, when an AE title could not be served.
+        Only one thread may call it. Raises Refused, and changes nothing, if an AE title cannot be served.
         """
         made = self._submitters.make(config, self._plugins)
         decisions = decide_ae_titles(config, self._plugins, made.broken)
@@ -135,27 +137,27 @@ class Host:
     def _apply(
         self, config: Config, made: NewSubmitters, decisions: AeTitleDecisions, draining: Draining
     ) -> Reconfiguration:
-        """Change from nothing to the first configuration, or from one to the next."""
+        """Apply the first configuration, or the next one."""
         self._config = config
         ledger = self._ledger
         removed_submitters = self._submitters.apply(config, made)
         removed_lanes, changed = self._lanes.apply(config, decisions, self._plugins, self._submitters.names)
         self._notified_of_jobs = self._lanes.overriding("job_changed")
         self._able_to_free_space = self._lanes.overriding("free_space")
-        asked = [name for name, table in config.submitters.items() if table.status_every is not None]
-        self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), asked)
+        polled = [name for name, table in config.submitters.items() if table.status_every is not None]
+        self._retention = Retention(ledger, self._clock, timedelta(days=config.ledger.history_days), polled)
         self._drain = Drain(config, draining, ledger, self._clock)
         self._quota = Quota(ledger, self._clock, config.storage.quarantine_quota, config.ae_titles)
         return Reconfiguration(removed={**removed_submitters, **removed_lanes}, changed=changed)
 
     @property
     def served(self) -> Mapping[str, str]:
-        """The AE titles that are served, with the descriptions that their processors give."""
+        """The AE titles that are served, with their processors' descriptions of their settings."""
         return self._lanes.decisions.served
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """The AE titles that are configured and cannot be served, with the reasons."""
+        """The configured AE titles that cannot be served, with the reasons."""
         return self._lanes.decisions.refused
 
     def processor_of(self, ae_title: str) -> str:
@@ -167,14 +169,14 @@ class Host:
         """The handles of the lanes, by AE title, for plugins."""
         return self._lanes.handles
 
-    def brought(self, hook: str) -> dict[str, list[Any]]:
-        """Return what plugins provide through `dicom_adapter_http` or `dicom_adapter_servers`, by entry point."""
+    def provided_by_plugins(self, hook: str) -> dict[str, list[Any]]:
+        """Return the results of the hook `dicom_adapter_http` or `dicom_adapter_servers`, by entry point."""
         return self._plugins.call_late_hook(
             hook, log_hook_failure, lambda plugin: {"lanes": self._handles_of(plugin)}, RESULT_CHECKS[hook]
         )
 
     def handles_for(self, *hooks: str) -> dict[str, LaneHandle]:
-        """Return the handles that the plugins received that implement one of these hooks."""
+        """Return the handles of the lanes that are passed to plugins which implement one of these hooks."""
         plugins = {name for hook in hooks for name in self._plugins.implementing(hook)}
         return {ae_title: handle for plugin in plugins for ae_title, handle in self._handles_of(plugin).items()}
 
@@ -206,22 +208,22 @@ class Host:
         return parts
 
     def run_until_idle(self, *, only_due: bool = False) -> datetime | None:
-        """Run the steps of the parts until no part has work at this time; return when one will have.
+        """Run the steps of the parts until no part has work now. Return when the next part is due.
 
-        Each part runs one step first, because something may have changed that nothing reports, such as a row; with
-        `only_due` only the parts that are due do. After that, a part runs a step when it is due or was woken.
+        First each part runs one step, because rows may have changed without a notification; with `only_due`, only the
+        parts that are due. After that, a part runs a step when it is due or was woken.
         """
         parts = self.parts()
-        wanted = [part for part in parts if not only_due or self._is_wanted(part)]
-        while wanted:
-            for part in sorted(wanted, key=lambda part: STEP_ORDER.index(part.kind)):
+        ready = [part for part in parts if not only_due or self._is_ready(part)]
+        while ready:
+            for part in sorted(ready, key=lambda part: STEP_ORDER.index(part.kind)):
                 self._woken.discard(part)
                 self._next_step[part] = parts[part].step()
             parts = self.parts()
-            wanted = [part for part in parts if self._is_wanted(part)]
+            ready = [part for part in parts if self._is_ready(part)]
         return min((when for part in parts if (when := self._next_step[part]) is not None), default=None)
 
-    def _is_wanted(self, part: Part) -> bool:
+    def _is_ready(self, part: Part) -> bool:
         when = self._next_step.get(part, EARLIEST)
         return part in self._woken or (when is not None and when <= self._clock.now())
 
@@ -230,13 +232,14 @@ class Host:
         self._wake_worker(part)
 
     def _notify_parts(self) -> datetime:
+        """Notify observers and wake lanes of new instances. A step ends after a slice of time and continues later."""
         end = time.monotonic() + SLICE_SECONDS
         for arrived in self._notify.arrived():
             for instance in arrived.instances:
-                self._notify_observers(STORED, instance=instance)
-            served = self._lanes.lanes  # read now: a lane that is made later reads the ledger when it starts
-            for ae_title in arrived.ae_titles & served.keys():
-                served[ae_title].notify_arrival()
+                self._notify_observers(INSTANCE_STORED, instance=instance)
+            by_ae_title = self._lanes.lanes  # a lane that is created later reads the ledger when it starts
+            for ae_title in arrived.ae_titles & by_ae_title.keys():
+                by_ae_title[ae_title].notify_arrival()
                 self._wake(lane_part(ae_title))
             if arrived.replaced:
                 self._add_candidates(arrived.replaced)
@@ -245,7 +248,7 @@ class Host:
         return self._clock.now() + self._poll_every
 
     def describe_lanes(self) -> list[LaneReport]:
-        """Return the present state of the lanes. For the thread that runs their steps."""
+        """Return the current state of the lanes. Call it on the thread that runs their steps."""
         return [lane.describe() for lane in self._lanes.lanes.values()]
 
     def _apply_operator_requests(self) -> datetime:
@@ -255,7 +258,7 @@ class Host:
         return self._clock.now() + self._poll_every
 
     def _restart_lanes(self) -> None:
-        """Restart the lanes for which an operator requested it since the last call."""
+        """Restart the lanes whose restart an operator has requested since the last call."""
         with self._ledger.read() as transaction:
             restarts = lanes.restarts(transaction)
         for name, lane in self._lanes.lanes.items():
@@ -265,7 +268,7 @@ class Host:
         self._restarts = restarts
 
     def _report_cancelled_jobs(self) -> None:
-        """Report the jobs that operators cancelled before the first step of the job."""
+        """Report the jobs that operators have cancelled before their first step."""
         with self._ledger.read() as transaction:
             last = events.last_number(transaction)
             cancelled = operators.cancelled_at_once(transaction, self._last_event)
@@ -275,20 +278,20 @@ class Host:
             self._on_job_changed(job)
 
     def _update_quota(self) -> datetime:
-        began = time.monotonic()
+        started = time.monotonic()
         self._quota.update()
-        pause = timedelta(seconds=QUOTA_PAUSE_FACTOR * (time.monotonic() - began))
+        pause = timedelta(seconds=QUOTA_PAUSE_FACTOR * (time.monotonic() - started))
         return self._clock.now() + max(self._poll_every, pause)
 
     def _free_space(self) -> datetime:
-        """Ask processors to free space before the storage is full."""
+        """Request processors to free space before the storage is full."""
         if self._clock.now() < self._free_space_at:
             return self._free_space_at
         self._free_space_at = self._clock.now() + FREE_SPACE_EVERY
-        wanted = bytes_to_free(self._storage.capacity(), self._config.storage)
-        if wanted:
-            log.info("free_space_requested", bytes=wanted, ae_titles=self._able_to_free_space)
-            share = -(-wanted // len(self._able_to_free_space))
+        missing = bytes_to_free(self._storage.capacity(), self._config.storage)
+        if missing:
+            log.info("free_space_requested", bytes=missing, ae_titles=self._able_to_free_space)
+            share = -(-missing // len(self._able_to_free_space))
             for name in self._able_to_free_space:
                 self._notify_processor(name, lambda processor: processor.free_space(share))
         return self._free_space_at
@@ -301,7 +304,7 @@ class Host:
             self._wake(lane_part(ae_title))
 
     def _reclaim_candidates(self) -> datetime:
-        """Reclaim all candidates. A step ends after a slice of time and continues with the next one."""
+        """Reclaim the candidates, and sometimes all released instances. A step ends after a slice of time."""
         end = time.monotonic() + SLICE_SECONDS
         while not self._candidates.empty():
             self._reclaim.reclaim(self._candidates.get())
@@ -357,12 +360,12 @@ class Host:
                 self._wake(Part(PartKind.OBSERVER, name))
 
     def refuse_requests(self) -> None:
-        """Fail the open requests to lanes, which run no more steps: a server that stops waits for their results."""
+        """Fail the open requests to lanes, which run no more steps. Servers that stop would wait for the results."""
         for lane in self._lanes.lanes.values():
             lane.refuse_requests()
 
     def close(self, hanging: Collection[Part] = ()) -> None:
-        """Close what plugins opened, except in the parts that hang. The ledger has everything that has to survive."""
+        """Close processors and submitters, except those that hang. The ledger has everything that is needed later."""
         for name, lane in self._lanes.lanes.items():
             if lane_part(name) not in hanging:
                 close_within(lane_part(name), lane.close)

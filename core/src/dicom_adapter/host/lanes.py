@@ -1,4 +1,4 @@
-"""The AE titles of the host: a lane with its processor for each one that can be served, a reason for the others."""
+"""The AE titles of the host. An AE title that can be served has a lane; any other has a reason why not."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Close = Callable[[], None]
 
 @frozen(kw_only=True)
 class AeTitleDecisions:
-    """Which AE titles of a configuration are served."""
+    """The AE titles of a configuration that are served, and those that are refused."""
 
-    served: Mapping[str, str] = field(factory=dict)  # with the descriptions that their processors give
+    served: Mapping[str, str] = field(factory=dict)  # with their processors' descriptions of the settings
     refused: Mapping[str, str] = field(factory=dict)  # with the reasons
 
 
@@ -44,7 +44,7 @@ class _LaneEntry:
 
 
 class Lanes:
-    """The lanes of the host. Another configuration changes only those that it describes differently."""
+    """The lanes of the host. Another configuration changes only the lanes whose settings differ."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Lanes:
         self.decisions = AeTitleDecisions()
 
     def announce(self, config: Config, decisions: AeTitleDecisions) -> None:
-        """Write to the ledger which AE titles are served, before receivers accept associations for them."""
+        """Record in the ledger which AE titles are served. Receivers read it before they accept an association."""
         now = self._clock.now()
         with self._ledger.write() as transaction:
             describe_unconfigured(transaction, config.ae_titles, now)
@@ -74,8 +74,8 @@ class Lanes:
     ) -> tuple[dict[Part, Close], dict[str, Future[None]]]:
         """Serve these AE titles from now on.
 
-        Return a function that closes each removed lane, and, for each lane that gets another processor, a future that
-        is done when it has it.
+        Return a function for each removed lane, which closes it, and a future for each lane that gets another
+        processor, which is done when that processor is in use.
         """
         served: dict[str, _LaneEntry] = {}
         changed: dict[str, Future[None]] = {}
@@ -113,7 +113,7 @@ class Lanes:
         return {name: served.handle for name, served in self._served.items()}
 
     def overriding(self, method: str) -> list[str]:
-        """Return the AE titles whose processors override this method. The others need not be called."""
+        """Return the AE titles whose processors override this method: only these have to be called."""
         base = getattr(JobProcessorBase, method)
         return [name for name, served in self._served.items() if getattr(served.settings.processor.cls, method) != base]
 

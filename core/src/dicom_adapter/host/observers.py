@@ -1,4 +1,4 @@
-"""Observers: plugins that are notified of events. Each is a part of its own, so that none delays another."""
+"""Observers: plugins that are notified of events. Each observer is a separate part, so that none delays another."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dicom_adapter.runtime.clock import Clock
 from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.host")
-QUEUE_LIMIT = 10_000  # notifications that wait for one observer, some 20 MB: further ones are dropped
+QUEUE_LIMIT = 10_000  # waiting notifications of one observer, about 20 MB: further ones are dropped
 
 
 class Observer:
-    """One plugin that observes, with its queue of notifications. When it hangs, only this queue waits."""
+    """A plugin that observes, with its queue of notifications. If it hangs, only this queue waits."""
 
     def __init__(self, plugin: PluginInfo, plugins: Plugins, clock: Clock) -> None:
         self._plugin = plugin
         self._plugins = plugins
         self._clock = clock
         self._queue: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue(QUEUE_LIMIT)
-        self._dropped = 0  # since the queue was empty
+        self._dropped = 0  # number of notifications since the queue was last empty
         self._lock = threading.Lock()  # guards `_dropped`
 
     def notify(self, hook: str, arguments: dict[str, Any]) -> bool:
@@ -45,7 +45,7 @@ class Observer:
         return True
 
     def step(self) -> datetime | None:
-        """Deliver queued notifications. A step ends after a slice of time and continues with the next one."""
+        """Deliver queued notifications. A step ends after a slice of time; the next step continues."""
         end = time.monotonic() + SLICE_SECONDS
         while not self._queue.empty():
             hook, arguments = self._queue.get()

@@ -1,4 +1,4 @@
-"""Servers: those that plugins provide, and the HTTP server of the adapter."""
+"""Supervision of the servers: those of plugins, and the HTTP server of the adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_adapter.runtime.deadline import call_within
 log = structlog.get_logger("dicom_adapter.host")
 
 CHECK_EVERY = timedelta(seconds=1)
-SERVER_STOP_SECONDS = 15.0  # after which a server is abandoned; the HTTP server needs up to 13
+SERVER_STOP_SECONDS = 15.0  # after this time, a server is abandoned; the HTTP server needs up to 13 s
 
 
 class SupervisedServer:
@@ -30,12 +30,12 @@ class SupervisedServer:
         self._is_started = False
 
     def start(self) -> None:
-        """Start the server. Raises whatever the server raises."""
+        """Start the server. Raises the errors of the server."""
         self._caller("start", self._server.start)
         self._is_started = True
 
     def step(self) -> datetime:
-        """Check the server; start it if it does not run."""
+        """Check the server, and start it if it does not run."""
         if self._is_started and not self._caller("is_alive", self._server.is_alive):
             log.error("server_ended", server=self._name)
             self.close()

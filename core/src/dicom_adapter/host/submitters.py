@@ -1,4 +1,4 @@
-"""The submitters of the host: each with its job queue and threads, one for each table [submitters.<name>]."""
+"""The submitters of the host, one for each table [submitters.<name>], each with its job queue and threads."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ Close = Callable[[], None]
 
 @frozen(kw_only=True)
 class NewSubmitters:
-    """The submitters that a configuration adds or changes."""
+    """The submitters that a configuration adds or changes, created but not in use yet."""
 
     submitters: Mapping[str, Submitter[Any]]
-    broken: Mapping[str, str]  # names of those that cannot be created, with the reasons
+    broken: Mapping[str, str]  # the submitters that cannot be created, with the reasons
 
 
 @frozen(kw_only=True)
@@ -48,13 +48,13 @@ class _SubmitterEntry:
     watch: PlatformWatch | None
 
     def close(self, *, wait: bool = False) -> None:
-        """Close the submitter. `wait`: let current uploads end first; otherwise they are cut off."""
+        """Close the submitter. With `wait`, current uploads end first; otherwise they are interrupted."""
         self.uploads.shutdown(wait=wait, cancel_futures=True)
         self.submission.close()
 
 
 class Submitters:
-    """The submitters of the host. Another configuration changes only those that it describes differently."""
+    """The submitters of the host. Another configuration changes only the submitters whose tables differ."""
 
     def __init__(
         self,
@@ -67,13 +67,15 @@ class Submitters:
         self._uploads = uploads
         self._on_change = on_change
         self._poll_every = poll_every or POLL_EVERY
-        self._keywords: dict[str, Sequence[str]] = {}  # by AE title; their values go to the platform
+        self._keywords: dict[
+            str, Sequence[str]
+        ] = {}  # by AE title; the platform receives the values of these attributes
         self._entries: dict[str, _SubmitterEntry] = {}
-        self.names: Collection[str] = self._entries.keys()  # a live view: lanes read it
+        self.names: Collection[str] = self._entries.keys()  # a live view, because lanes keep it
         self.broken: Mapping[str, str] = {}
 
     def make(self, config: Config, plugins: Plugins) -> NewSubmitters:
-        """Create the submitters that are new or changed, and do not use them yet."""
+        """Create the new and changed submitters. They are not used before `apply`."""
         made, broken = {}, {}
         for name, table in config.submitters.items():
             entry = self._entries.get(name)
@@ -86,7 +88,7 @@ class Submitters:
         return NewSubmitters(submitters=made, broken=broken)
 
     def apply(self, config: Config, made: NewSubmitters) -> dict[Part, Close]:
-        """Use the new submitters; return a function that closes each one that was removed or replaced."""
+        """Use the new submitters. Return a function for each removed or replaced submitter, which closes it."""
         for ae_title, table in config.ae_titles.items():
             self._keywords[ae_title] = table.metadata
         removed = {name: entry for name, entry in self._entries.items() if config.submitters.get(name) != entry.table}
@@ -120,14 +122,14 @@ class Submitters:
         return _SubmitterEntry(table=table, uploads=uploads, submission=submission, queue=queue, watch=watch)
 
     def _log_stranded_jobs(self, config: Config) -> None:
-        """Log the jobs that wait for a submitter that does not exist: no part of the host reports them."""
+        """Log the jobs whose submitter does not exist: no part of the host reports them."""
         with self._resources.ledger.read() as transaction:
             unfinished = jobs.count_unfinished(transaction)
         for name, count in unfinished.items():
             if name not in self._entries:
                 table = config.submitters.get(name)
-                needs = "it is not configured" if table is None else f"it needs {table.unavailable}"
-                log.error("jobs_stranded", submitter=name, jobs=count, reason=self.broken.get(name, needs))
+                reason = "it is not configured" if table is None else f"it needs {table.unavailable}"
+                log.error("jobs_stranded", submitter=name, jobs=count, reason=self.broken.get(name, reason))
 
     def parts(self) -> dict[Part, PartWork]:
         """Return the work of each submitter, and of each status watch."""
@@ -139,6 +141,6 @@ class Submitters:
         return parts
 
     def close(self, *, wait: bool) -> None:
-        """Close all submitters. `wait`: let current uploads end first."""
+        """Close all submitters. With `wait`, current uploads end first."""
         for name, entry in self._entries.items():
             close_within(submitter_part(name), partial(entry.close, wait=wait))

@@ -1,4 +1,4 @@
-"""The threads of the host process: they run the parts of a `Host`, from the start of the service to its stop."""
+"""The threads of the host process: they run the steps of the parts of a `Host`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ log = structlog.get_logger("dicom_adapter.host")
 
 STOP_SECONDS = 10.0  # for current steps; a step that takes longer is repeated after the next start
 WAKE_UPS = Part(PartKind.WAKE_UPS)
-GATHER_SECONDS = 0.05  # between two wake-ups: under load many instances arrive together, and no sender waits for it
+GATHER_SECONDS = 0.05  # pause after a wake-up: under load, many instances are handled together; no sender waits
 HTTP = "http"
 THREADS = Part(PartKind.THREADS)
-REPLACE_SECONDS = 30.0  # that a reload waits for turns of old processors; one that hangs is reported before that
-WAKE_UP_SECONDS = 5.0  # that one step waits for wake-ups
+REPLACE_SECONDS = 30.0  # for current turns of replaced processors; a turn that hangs is reported before that
+WAKE_UP_SECONDS = 5.0  # for a wake-up, in one step
 
 
 class HostProcess:
@@ -56,34 +56,34 @@ class HostProcess:
         folder = DataFolder.of(config)
         self._storage = folder.open_storage(config.storage, self._catalogue, plugins.trace_storage)
         if first:
-            self._storage.recover()  # before the ledger is written: on a full disk, this frees the space for it
+            self._storage.recover()  # before the ledger is written: this frees space on a full disk
         self._ledger = folder.open_ledger(config.ledger_url)
         self._ledger.migrate()
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
         resources = Resources(ledger=self._ledger, storage=self._storage, clock=self._clock)
         self._host = Host(extended, plugins, resources, _uploads, wake, draining=draining)
-        self._record(config)
+        self._record_configured(config)
         self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)
 
     def _with_draining(self, config: Config) -> tuple[Config, Draining]:
         return with_draining(config, previous_configs(self._ledger, self._catalogue))
 
-    def _record(self, config: Config) -> None:
-        """Record that what is configured again does not drain, and delete the health of parts that may not exist."""
+    def _record_configured(self, config: Config) -> None:
+        """End the drain of everything that is configured again, and delete the health of parts that may be removed."""
         configured = Draining(ae_titles=config.ae_titles, submitters=config.submitters)
         with self._ledger.write() as transaction:
             configurations.end_drain(transaction, configured)
             health.delete_old_parts(transaction, config.dicom.receivers)
 
     def _make_servers(self) -> dict[str, SupervisedServer]:
-        """Create the servers of plugins, and the HTTP server if it is configured; start none."""
-        brought = self._host.brought("dicom_adapter_servers")
+        """Create the servers of plugins, and the HTTP server if it is configured. Do not start them."""
+        provided = self._host.provided_by_plugins("dicom_adapter_servers")
         servers: dict[str, tuple[str, Server]] = {
             f"{plugin} {server.name}": (str(self._plugins.info(plugin)), server)
-            for plugin, own in brought.items()
-            for server in own
+            for plugin, of_plugin in provided.items()
+            for server in of_plugin
         }
         if self._config.http is not None:
             servers[HTTP] = "dicom-adapter", self._make_http_server(self._config.http)
@@ -94,16 +94,16 @@ class HostProcess:
         }
 
     def _make_http_server(self, config: HttpConfig) -> Server:
-        from dicom_adapter.host import http  # only when it is configured: it takes time to load
+        from dicom_adapter.host import http  # imported only if it is configured, because that takes time
 
-        def look() -> http.Health:
+        def examine() -> http.Health:
             return http.examine(self._config, self._ledger, self._storage, self._clock)
 
-        app = http.make_app(self._host.brought("dicom_adapter_http"), look, config.token, __version__)
+        app = http.make_app(self._host.provided_by_plugins("dicom_adapter_http"), examine, config.token, __version__)
         return http.HttpServer(app, config)
 
-    def take_port(self) -> None:
-        """Start the HTTP server. Raises Refused when it cannot listen; a later start would be retried instead."""
+    def start_http_server(self) -> None:
+        """Start the HTTP server now, so that Refused is raised if it cannot listen. Its part would retry instead."""
         if HTTP in self._servers:
             self._servers[HTTP].start()
 
@@ -123,7 +123,7 @@ class HostProcess:
         ready, _, _ = select([wake_fd], [], [], WAKE_UP_SECONDS)
         if ready:
             if not os.read(wake_fd, 65536):
-                return None  # all receivers and the service have closed it
+                return None  # closed: all receivers and the service have ended
             self._groups.wake(Part(PartKind.NOTIFY))
             time.sleep(GATHER_SECONDS)
         return self._clock.now()
@@ -157,8 +157,8 @@ class HostProcess:
     def configure(self, config: Config) -> list[str]:
         """Apply another configuration. Everything that did not change continues undisturbed.
 
-        Return the AE titles whose old processors hang: these are replaced when their turns end. Raises Refused, with
-        nothing changed, when the configuration cannot be applied.
+        Return the AE titles whose old processors hang: they are replaced when their turns end. Raises Refused, and
+        changes nothing, if the configuration cannot be applied.
         """
         before, served = self._served_by_servers(), self._host.served
         changes = self._host.configure(*self._with_draining(config))
@@ -166,21 +166,21 @@ class HostProcess:
         hanging = self._replace_servers() if self._served_by_servers() != before else set()
         hanging |= self._stop_workers()
         for part, close in changes.removed.items():
-            if part not in hanging or part.kind is not PartKind.LANE:  # closing a submitter cuts off its calls
+            if part not in hanging or part.kind is not PartKind.LANE:  # closing a submitter interrupts its calls
                 close_within(part, close)
-        # Not before: a submitter that replaces another may use the same folder or connection as that one did.
+        # Start the new parts after the old ones are closed: both may use the same folder or connection.
         self._groups.start(self._parts())
-        self._record(config)
+        self._record_configured(config)
         wait(changes.changed.values(), REPLACE_SECONDS)
         self._log_ae_titles(served.keys() - changes.changed.keys())
         return [name for name, done in changes.changed.items() if not done.done()]
 
     def _served_by_servers(self) -> object:
-        """Return everything that servers depend on: they are replaced when it changes."""
+        """Return everything that servers depend on. They are replaced when it changes."""
         return self._config.http, self._host.handles_for("dicom_adapter_http", "dicom_adapter_servers")
 
     def _replace_servers(self) -> set[Part]:
-        """Close the servers, which frees their ports, and create new ones; return the parts that hang."""
+        """Close the servers, which frees their ports, and create new ones. Return the parts that hang."""
         old, self._servers = self._servers, {}
         hanging = self._stop_workers()
         self._close_servers(old, hanging)
@@ -188,7 +188,7 @@ class HostProcess:
         return hanging
 
     def _stop_workers(self) -> set[Part]:
-        """Stop the workers of parts that were removed or replaced; return the parts that hang."""
+        """Stop the workers of removed and replaced parts. Return the parts that hang."""
         return _join(self._groups.stop_except(self._parts()))
 
     def _close_servers(self, servers: Mapping[str, SupervisedServer], hanging: Collection[Part]) -> None:
@@ -199,7 +199,7 @@ class HostProcess:
     # --- stopping ---------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Let every current step end, within a time limit, then close everything."""
+        """Wait for the current steps, within a time limit, then close everything."""
         self._watch.close()
         stopped = dict(self._groups.stop_except({}))
         del stopped[WAKE_UPS]  # it has nothing to finish
@@ -212,7 +212,7 @@ class HostProcess:
 
 
 def _join(workers: Workers) -> set[Part]:
-    """Wait for workers that were stopped; return the parts that hang."""
+    """Wait for stopped workers. Return the parts that hang."""
     hanging = join(workers, STOP_SECONDS)
     if hanging:
         log.warning("workers_abandoned", workers=names(hanging))

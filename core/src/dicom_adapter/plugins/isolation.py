@@ -68,7 +68,9 @@ def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any
     folder = config.storage.path / "submitters" / name.encode().hex()
     context = SubmitterContext(name=name, data_folder=folder)
     factory = plugins.factory(SUBMITTER, table.type, submitter_part(name))
-    made: Submitter[Any] = _call_plugin(f"submitter '{name}' cannot be made", partial(factory, table.settings, context))
+    made: Submitter[Any] = _call_plugin(
+        f"submitter '{name}' cannot be created", partial(factory, table.settings, context)
+    )
     return made
 
 

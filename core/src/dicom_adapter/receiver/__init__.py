@@ -1,1 +1,1 @@
-"""The receiver process: association and store."""
+"""The receiver process: it runs the steps association and store. Begin with `receiver`."""

@@ -33,22 +33,22 @@ log = structlog.get_logger("dicom_adapter.receiver")
 
 
 def main() -> None:
-    """`python -m dicom_adapter.receiver`, started by the service."""
+    """Run a receiver process until the service stops it."""
     channel = Channel()
     start = channel.start()
     keep_values_out_of_warnings()
     statistics = CallStatistics(trace=start.trace_hooks)
     plugins = discover(only=start.plugins, statistics=statistics)
-    whole = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
-    assert whole is not None  # the service has checked it
-    name = receiver_names(whole.dicom.receivers)[start.number - 1]
-    config = _own(whole, start)
+    shared = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
+    assert shared is not None  # the service has checked the configuration
+    name = receiver_names(shared.dicom.receivers)[start.number - 1]
+    config = _config_of_receiver(shared, start)
     logs.configure(style=start.log_style, level=config.log.level, process=name)
     statistics.flush_log()
     folder = DataFolder.of(config)
-    with folder.shared() as may_work:
-        if may_work:
-            _receive(channel, start, config, plugins, name, shares_port=whole.dicom.receivers > 1)
+    with folder.shared() as may_use_folder:
+        if may_use_folder:
+            _receive(channel, start, config, plugins, name, shares_port=shared.dicom.receivers > 1)
         else:
             repair = with_pids("`audit --repair`", folder.user_pids)
             reason = f"{repair} is using {folder.path}; start the service when the repair has ended"
@@ -65,7 +65,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     try:
         receiver.recover()
     except UNUSABLE as failure:
-        report_unusable(channel, "what was stored before this start cannot be entered", failure)
+        report_unusable(channel, "rows of instances that were stored before this start cannot be entered", failure)
         return
     server = DicomServer(config.dicom, receiver, shares_port=shares_port, is_first=start.first)
     watch = Watch(ReceiverCheck(server, receiver, channel, name).examine, ledger, resources.clock)
@@ -76,9 +76,9 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         if loaded.config is None:
             channel.report(NOT_APPLIED, reason="; ".join(map(str, loaded.problems)))
             return
-        own = _own(loaded.config, start)
-        receiver.configure(own)
-        server.configure(own.dicom)
+        config = _config_of_receiver(loaded.config, start)
+        receiver.configure(config)
+        server.configure(config.dicom)
         log.info("receiver_configured")
         channel.report(APPLIED)
 
@@ -88,17 +88,17 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     ledger.close()
 
 
-def _own(config: Config, start: Start) -> Config:
-    """Return the configuration of one receiver."""
+def _config_of_receiver(config: Config, start: Start) -> Config:
+    """Return the configuration of one receiver: its share of the limits, and the port of the service."""
     dicom = config.dicom.share_of(start.number)
     return evolve(config, dicom=dicom if start.port is None else evolve(dicom, port=start.port))
 
 
 class ReceiverCheck:
-    """Checks that the receiver accepts connections and commits; if not, the service restarts it."""
+    """Checks that the receiver accepts connections and commits. If not, it reports that, and the service restarts it."""
 
     def __init__(self, server: DicomServer, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
-        """`name`: one of several receivers, else the default."""
+        """`name`: of the receiver, if there are several."""
         self._server = server
         self._receiver = receiver
         self._channel = channel
@@ -107,9 +107,9 @@ class ReceiverCheck:
 
     def examine(self) -> Mapping[Part, PartFinding]:
         if self._server.accept_loop_died:
-            reason = "it does not accept connections any more: its accept thread has ended"
+            reason = "the receiver accepts no more connections: its accept thread has ended"
         elif not (self._receiver.commits_are_alive or self._server.is_stopping):
-            reason = "it does not acknowledge instances any more: its commit thread has ended"
+            reason = "the receiver acknowledges no more instances: its commit thread has ended"
         else:
             return {process_part(self._name): PartFinding()}
         if not self._reported:
@@ -132,7 +132,7 @@ def _serve(channel: Channel, server: DicomServer, watch: Watch, configure: Calla
     channel.report("listening", port=port)
     watch.start()
     was_requested = channel.wait_for_stop(configure)
-    if not server.accept_loop_died:  # else the thread that would stop it has ended
+    if not server.accept_loop_died:  # otherwise there is no thread to stop
         server.stop(server.dicom.drain_timeout if was_requested else 0)
     watch.close()
     log.info("receiver_stopped", drained=was_requested)

@@ -1,8 +1,8 @@
-"""Commit instances in groups: while one group is committed, the next one gathers.
+"""Group commit: while one group of instances is committed, the next group is collected.
 
-There is no delay: the more instances arrive at the same time, the less each commit costs. A lone instance is committed
-inline, in the network thread, if no other connection is open: without two changes of threads, a lone sender is a
-quarter faster. If it would have to wait for the ledger, it is queued as all others are.
+It adds no delay, and the cost of each instance falls with the number that arrive at the same time. If only one
+connection is open, a single instance is committed inline, in the network thread: without two thread switches, a single
+sender is a quarter faster. An instance that would wait for the ledger is committed in a group.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.net.connection import Deliver
 
-_Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # with its ticket
+_Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket
 Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]
 CommitInline: TypeAlias = Callable[[ReceivedInstance], "StoreResult | None"]
 
 
 class GroupCommit:
-    """Not thread-safe: used by the network thread. Commits on a thread of its own, or inline."""
+    """Commits instances on a separate thread, or inline. Not thread-safe: used by the network thread only."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class GroupCommit:
         *,
         may_commit_inline: Callable[[], bool],
     ) -> None:
-        """`commit` is called on the commit thread, and must not raise; all others are called in the loop.
+        """`commit` is called on the commit thread, and must not raise. The other functions are called in the loop.
 
-        `commit_inline` returns None for an instance that has to wait for the ledger. It is called only if nothing else
-        waits or is being committed, and `may_commit_inline()`: no other sender has to wait for it.
+        `commit_inline` is called only if no commit is waiting or in progress, and if `may_commit_inline()` returns
+        True: no other sender has to wait for it. It returns None for an instance that would wait for the ledger.
         """
         self._loop = loop
         self._commit = commit
@@ -46,20 +46,20 @@ class GroupCommit:
         self._commit_inline = commit_inline
         self._may_commit_inline = may_commit_inline
         self._waiting: list[_Waiting] = []
-        self._is_due = False  # a group is about to be committed, or is being committed
+        self._is_due = False  # a commit of a group is scheduled or in progress
         self._groups: SimpleQueue[list[_Waiting] | None] = SimpleQueue()  # None: the end
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
     def put(self, received: ReceivedInstance, ticket: Any) -> StoreResult | None:
-        """Commit it inline and return its result, or return None: the result is delivered with `ticket` later."""
+        """Commit the instance inline and return its result, or return None: the result is delivered later."""
         if not self._is_due:
             if self._may_commit_inline():
                 result = self._commit_inline(received)
                 if result is not None:
                     return result
             self._is_due = True
-            self._loop.call_soon(self._start_group)  # after all data that has been received already
+            self._loop.call_soon(self._start_group)  # after the loop has processed all received data
         self._waiting.append((received, ticket))
         return None
 
@@ -79,12 +79,12 @@ class GroupCommit:
     def _run(self) -> None:
         while (group := self._groups.get()) is not None:
             results = self._commit([received for received, _ticket in group])
-            answered = [(ticket, result) for (_received, ticket), result in zip(group, results, strict=True)]
-            with suppress(RuntimeError):  # the loop is closed: no connection waits for the answers
-                self._loop.call_soon_threadsafe(self._committed, answered)
+            answers = [(ticket, result) for (_received, ticket), result in zip(group, results, strict=True)]
+            with suppress(RuntimeError):  # the loop is closed: no connection waits for the results
+                self._loop.call_soon_threadsafe(self._committed, answers)
 
-    def _committed(self, answered: list[tuple[Any, StoreResult]]) -> None:
+    def _committed(self, answers: list[tuple[Any, StoreResult]]) -> None:
         self._is_due = bool(self._waiting)
         if self._is_due:
             self._start_group()
-        self._deliver(answered)
+        self._deliver(answers)

@@ -1,7 +1,6 @@
-"""The receiver process: association and store.
+"""The receiver: it decides about associations, stores instances and enters their rows (steps 1 and 2).
 
-It uses the configuration, the storage backend and the ledger, and calls no processor and no observer. It stores an
-instance, enters its row, and wakes the host, which does all further steps.
+Then it wakes the host, which does all further steps. It calls no processor, submitter or observer.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ log = structlog.get_logger("dicom_adapter.receiver")
 
 
 class Receiver:
-    """Connects the network with the steps association and store."""
+    """Connects the network with steps 1 and 2: association and store."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class Receiver:
         wake_fd: int | None,
         name: str = RECEIVER,
     ) -> None:
-        """`name`: one of several receivers, else the default."""
+        """`wake_fd`: a pipe to the host; None if there is no host. `name`: of the receiver, if there are several."""
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._events = EventWriter(resources.ledger, synced=False)
@@ -58,7 +57,7 @@ class Receiver:
         self._config = config
 
     def recover(self) -> None:
-        """Enter rows again that a crash or power loss took from the ledger. Call it before anything is received."""
+        """Enter rows that were lost in a crash or power loss. Call it before anything is received."""
         if self._store.recover():
             self._wake_host()
 
@@ -67,7 +66,7 @@ class Receiver:
     ) -> AssociationDecision:
         with self._ledger.read() as transaction:
             stopped, full = lanes.stopped_and_full(transaction)
-        busy = Load(
+        load = Load(
             associations=associations,
             associations_of_peer=of_peer,
             capacity=self._storage.capacity(),
@@ -75,7 +74,7 @@ class Receiver:
             full=full,
             ledger_free=self._ledger.free_bytes(),
         )
-        decision = judge(request, self._config, busy)
+        decision = judge(request, self._config, load)
         fields = {
             "association_id": association_id,
             "ae_title": request.called_ae_title,
@@ -105,7 +104,7 @@ class Receiver:
         if isinstance(received, StoreResult):
             _log(incoming.request, received)
             return received
-        assert self._commits is not None  # started
+        assert self._commits is not None  # because `start` was called
         return self._commits.put(received, ticket)
 
     def _commit_inline(self, received: ReceivedInstance) -> StoreResult | None:
@@ -122,16 +121,16 @@ class Receiver:
     def _committed(self, received: Sequence[ReceivedInstance], results: Sequence[StoreResult]) -> None:
         if any(result.instance is not None for result in results):
             self._wake_host()
-        with logs.together():
+        with logs.batch():
             for one, result in zip(received, results, strict=True):
                 _log(one, result)
         for one, result in zip(received, results, strict=True):
             if result.duplicate_of is not None:
-                self._events.put(_duplicate(one, result, result.duplicate_of, self._clock.now()))
+                self._events.put(_duplicate_event(one, result, result.duplicate_of, self._clock.now()))
 
     def association_closed(self, closed: ClosedAssociation) -> None:
         if closed.statuses:
-            self._events.put(_ended(closed, self._clock.now()))
+            self._events.put(_closed_event(closed, self._clock.now()))
         log.info(
             "association_closed",
             association_id=closed.association_id,
@@ -149,7 +148,7 @@ class Receiver:
 
     @property
     def commits_are_alive(self) -> bool:
-        """Whether the commit thread runs, or was not started yet."""
+        """True while the commit thread runs, and before it is started."""
         return self._commits is None or self._commits.is_alive
 
     def _wake_host(self) -> None:
@@ -158,11 +157,11 @@ class Receiver:
         try:
             os.write(self._wake_fd, b"\0")
         except (BlockingIOError, BrokenPipeError):
-            pass  # the pipe is full of wake-ups that the host has not read yet, or the service has ended
+            pass  # the pipe has unread wake-ups already, or the service has ended
 
 
-def _duplicate(received: ReceivedInstance, result: StoreResult, pending_id: int, now: datetime) -> Event:
-    """Return an event of the pending instance about one that has no row of its own."""
+def _duplicate_event(received: ReceivedInstance, result: StoreResult, pending_id: int, now: datetime) -> Event:
+    """Return an event about a duplicate. It refers to the pending instance, because the duplicate has no row."""
     return Event(
         at=now,
         event="instance_ignored" if result.outcome.is_acknowledged else "instance_refused",
@@ -173,7 +172,7 @@ def _duplicate(received: ReceivedInstance, result: StoreResult, pending_id: int,
     )
 
 
-def _ended(closed: ClosedAssociation, now: datetime) -> Event:
+def _closed_event(closed: ClosedAssociation, now: datetime) -> Event:
     peer = {"calling_ae_title": closed.request.calling_ae_title, "peer": closed.request.peer_address}
     return Event(
         at=now,

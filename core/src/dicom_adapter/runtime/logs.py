@@ -19,8 +19,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def configure(*, style: str, level: str, process: str) -> None:
-    """Log to stderr, for a person (`style` "console") or a program ("json")."""
-    # A line has to be one write: the processes of the service share stderr, and must not write into each other's lines.
+    """Log to standard error, in the style "console" for people or "json" for programs."""
+    # Each line is one write, so that the processes of the service, which share stderr, do not mix their lines.
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -28,20 +28,20 @@ def configure(*, style: str, level: str, process: str) -> None:
             _renderer(style),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Unfailing(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _SafeStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     _silence_libraries()
 
 
-class _Unfailing:
-    """A stream that may be full or closed. Logging never raises: errors of the stream are ignored."""
+class _SafeStream:
+    """A stream that ignores errors, because logging must not raise if the stream is full or closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
-        lines: list[str] | None = getattr(_gathering, "lines", None)
+        lines: list[str] | None = getattr(_batch, "lines", None)
         if lines is not None:
             lines.append(text)
             return
@@ -49,25 +49,25 @@ class _Unfailing:
             self._stream.write(text)
 
     def flush(self) -> None:
-        if getattr(_gathering, "lines", None) is None:
+        if getattr(_batch, "lines", None) is None:
             with suppress(OSError, ValueError):
                 self._stream.flush()
 
 
-_gathering = threading.local()
+_batch = threading.local()
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Write everything that this thread logs in the block at the end of the block, in one write."""
+def batch() -> Iterator[None]:
+    """Context in which the lines that this thread logs are collected. They are written with one write at its end."""
     lines: list[str] = []
-    _gathering.lines = lines
+    _batch.lines = lines
     try:
         yield
     finally:
-        _gathering.lines = None
+        _batch.lines = None
         if lines:
-            stream = _Unfailing(sys.stderr)
+            stream = _SafeStream(sys.stderr)
             stream.write("".join(lines))
             stream.flush()
 
@@ -91,15 +91,15 @@ def _renderer(style: str) -> Any:
 
 
 def _to_json(event: Any, **options: Any) -> str:
-    """Encode an event. A line is written for every instance, so speed matters."""
+    """Encode an event. Speed matters, because a line is written for every instance."""
     try:
         return orjson.dumps(event, default=options.get("default")).decode()
-    except TypeError:  # orjson refuses, for example, a path that is not Unicode
+    except TypeError:  # for example a path that is not Unicode, which orjson refuses
         return json.dumps(event, **options)
 
 
 def _silence_libraries() -> None:
-    """The DICOM libraries quote attribute values in messages and warnings, which may be a patient's."""
+    """Suppress the messages of DICOM libraries: they contain attribute values, which may be patient data."""
     for name in ("pydicom", "pynetdicom"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False

@@ -77,7 +77,11 @@ def test_every_error_is_a_problem(client_of: Any, request_of: Any, status: int) 
     [
         (Refused("there is no such study"), 409, "there is no such study"),
         (Retriable("the service stops"), 503, "the service stops"),
-        (KeyError(PATIENT), 500, "This is a bug of the adapter or a plugin; its log says where."),
+        (
+            KeyError(PATIENT),
+            500,
+            "This is a bug of the adapter or of a plugin. The log of the adapter shows the location.",
+        ),
     ],
 )
 def test_what_a_handler_raises_becomes_a_problem(

@@ -1,7 +1,7 @@
 """The HTTP server in the host process: health, the routes of plugins, and their description in OpenAPI.
 
-`guard` decides who may come in, `problems` how errors are answered, `health` what the service says of itself, `app`
-puts them together, `server` runs it. All but `server` can be used without a socket.
+`guard` controls access, `problems` creates the responses to errors, `health` provides the route `GET /health`, `app`
+combines them to an ASGI application, and `server` runs it. Only `server` needs a socket.
 """
 
 from dicom_adapter.host.http.app import Mounts, make_app

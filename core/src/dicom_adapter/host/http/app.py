@@ -1,4 +1,4 @@
-"""The HTTP application: health, the routes of plugins, the OpenAPI document, all behind the guard."""
+"""The HTTP application: health, the routes of plugins and the OpenAPI document, with access control."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.settings import Secret
 from dicom_adapter.host.http.guard import Guard
 from dicom_adapter.host.http.health import Examine, health_handler
-from dicom_adapter.host.http.problems import answer
+from dicom_adapter.host.http.problems import respond_to_failure
 
 log = structlog.get_logger("dicom_adapter.http")
 
-LARGEST_BODY = 2**20  # bytes: requests contain identifiers, not images
+MAX_BODY = 2**20  # bytes: requests contain identifiers, not images
 PREFIX = re.compile("[a-z][a-z0-9-]*")  # the path prefix of a plugin, which is the name of its entry point
 DOCUMENT = "openapi.json"
-OWN = frozenset({"health", DOCUMENT})
+RESERVED = frozenset({"health", DOCUMENT})
 
 Mounts = Mapping[str, Sequence[Any]]  # handlers, controllers and routers, by plugin
 
 
-def make_app(mounts: Mounts, look: Examine, token: Secret | None, version: str) -> ASGIApp:
-    """Return the application with the routes of plugins. Log invalid ones, and mount the others."""
-    handlers: list[Any] = [health_handler(look)]
-    for name, brought in mounts.items():
-        handlers += _routers(name, brought, handlers)
+def make_app(mounts: Mounts, examine: Examine, token: Secret | None, version: str) -> ASGIApp:
+    """Return the application with the routes of plugins. Invalid routes are logged and omitted."""
+    handlers: list[Any] = [health_handler(examine)]
+    for name, of_plugin in mounts.items():
+        handlers += _routers(name, of_plugin, handlers)
     app = Litestar(
         [*handlers, _document_handler(handlers, version, needs_token=token is not None)],
-        exception_handlers={Exception: answer},
-        request_max_body_size=LARGEST_BODY,
+        exception_handlers={Exception: respond_to_failure},
+        request_max_body_size=MAX_BODY,
         openapi_config=None,
         logging_config=None,  # otherwise Litestar configures logging for the whole process
     )
@@ -62,13 +62,14 @@ def _document_handler(handlers: Sequence[Any], version: str, *, needs_token: boo
 
 
 def _routers(name: str, handlers: Sequence[Any], others: Sequence[Any]) -> list[Router]:
-    """What a plugin brings below its own prefix; nothing when it does not go with what there is already.
+    """Return a router with the handlers of a plugin below its prefix; an empty list if they are invalid.
 
-    It is tried with its OpenAPI document, first: one plugin's mistake is not to cost the others.
+    `others`: the handlers that are mounted already. The router is tested together with them, including the OpenAPI
+    document, so that a mistake of one plugin does not affect the others.
     """
     if not handlers:
         return []
-    if name in OWN or not PREFIX.fullmatch(name):
+    if name in RESERVED or not PREFIX.fullmatch(name):
         log.error("http_mount_failed", plugin=name, error="the name of the entry point is not a valid path")
         return []
     try:

@@ -1,4 +1,4 @@
-"""Access control: requests need the token; without a configured one, only local programs have access, no web pages."""
+"""Access control. With a configured token, each request needs it; without one, only local programs have access."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
 
 
 class Guard:
-    """ASGI application that checks each request before it passes it to the application."""
+    """ASGI middleware: it passes a request to the application only if access is allowed."""
 
     def __init__(self, app: ASGIApp, token: Secret | None) -> None:
         self._app = app
@@ -28,17 +28,17 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self._token is None and not is_local(headers.get(b"host", b"")):
-            # A foreign web page may let its own name point at this machine (DNS rebinding): the Host header shows it.
-            detail = "Without a token, requests have to be made to localhost or a loopback address."
+            # A web page may use a DNS name that resolves to this machine (DNS rebinding). The header shows that name.
+            detail = "Without a token, requests must be sent to localhost or a loopback address."
             await _refuse(send, HTTPStatus.FORBIDDEN, detail, {})
-        elif self._token is not None and not shows(headers.get(b"authorization", b""), self._token):
-            detail = "The request has to show the server's token: Authorization: Bearer <token>."
+        elif self._token is not None and not contains_token(headers.get(b"authorization", b""), self._token):
+            detail = "The request needs the token of the server, in the header Authorization: Bearer <token>."
             await _refuse(send, HTTPStatus.UNAUTHORIZED, detail, {b"www-authenticate": b"Bearer"})
         else:
             await self._app(scope, receive, send)
 
 
-def shows(authorization: bytes, token: Secret) -> bool:
+def contains_token(authorization: bytes, token: Secret) -> bool:
     """Return whether the header contains the token; the comparison takes constant time."""
     scheme, _, given = authorization.partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())

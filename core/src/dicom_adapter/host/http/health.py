@@ -1,4 +1,4 @@
-"""`GET /health`: the result of `dicom-adapter status`, for monitors."""
+"""`GET /health`: the result of `dicom-adapter status`, for monitoring systems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_adapter.runtime.clock import Clock
 
 @frozen(kw_only=True)
 class Reason:
-    """A reason why the health is not green."""
+    """A problem because of which the health is not green."""
 
     level: str  # "yellow" or "red"
     part: str
@@ -41,7 +41,7 @@ Examine = Callable[[], Health]
 
 
 def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock: Clock) -> Health:
-    """Determine the health of the service, as its own host observes it."""
+    """Determine the health of the service, from inside of its host."""
     with ledger.read() as transaction:
         facts = gather(transaction, config, clock.now())
     service = service_state(facts, host_runs=True)
@@ -57,8 +57,8 @@ def _storage_status(storage: StorageBackend[Any]) -> StorageStatus:
         return StorageStatus(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
 
 
-def health_handler(look: Examine) -> HTTPRouteHandler:
-    """Return the route; red is a 503, which monitors understand without reading the body."""
+def health_handler(examine: Examine) -> HTTPRouteHandler:
+    """Return the route. It responds to red health with 503, which monitoring systems detect without the body."""
 
     @get(
         "/health",
@@ -69,7 +69,7 @@ def health_handler(look: Examine) -> HTTPRouteHandler:
         responses={503: ResponseSpec(data_container=Health, description="Something that should work does not")},
     )
     def health() -> Response[Health]:
-        found = look()
+        found = examine()
         is_red = found.health == Level.RED.value
         return Response(found, status_code=HTTPStatus.SERVICE_UNAVAILABLE if is_red else HTTPStatus.OK)
 

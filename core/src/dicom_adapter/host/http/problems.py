@@ -17,15 +17,15 @@ log = structlog.get_logger("dicom_adapter.http")
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "5"
-UNTYPED = "about:blank"  # RFC 9457 section 4.2.1: no more information than the status
+UNTYPED = "about:blank"  # RFC 9457 section 4.2.1: no information besides the status
 
 
 def problem(status: int, detail: str, *, kind: str = UNTYPED, **members: Any) -> dict[str, Any]:
-    """Return the members of a problem; `members` extend those of the RFC."""
+    """Return the members of a problem. `members` are additional ones."""
     return {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **members}
 
 
-def answer(_request: Request[Any, Any, Any], failure: Exception) -> Response[Any]:
+def respond_to_failure(_request: Request[Any, Any, Any], failure: Exception) -> Response[Any]:
     """Return the response to a request whose handler raised."""
     if isinstance(failure, HTTPException):
         return _respond(failure.status_code, failure.detail, failure.headers, _members(failure.extra))
@@ -34,11 +34,14 @@ def answer(_request: Request[Any, Any, Any], failure: Exception) -> Response[Any
     if isinstance(failure, Refused):
         return _respond(HTTPStatus.CONFLICT, str(failure))
     log.error("http_request_failed", error=describe_failure(failure))
-    return _respond(HTTPStatus.INTERNAL_SERVER_ERROR, "This is a bug of the adapter or a plugin; its log says where.")
+    return _respond(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "This is a bug of the adapter or of a plugin. The log of the adapter shows the location.",
+    )
 
 
 def _members(extra: Any) -> dict[str, Any]:
-    """Return what Litestar or a plugin adds: the errors of parameters, or members by name."""
+    """Return additional members: named ones of a plugin, or the list of invalid parameters from Litestar."""
     if isinstance(extra, Mapping):
         return dict(extra)
     return {"errors": extra} if extra else {}

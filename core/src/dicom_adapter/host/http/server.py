@@ -1,10 +1,10 @@
-"""Run uvicorn in a thread of its own, on a socket that is bound before anything else starts."""
+"""Run uvicorn in a separate thread, on a socket that is bound before the thread starts."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from concurrent.futures import TimeoutError as NoAnswer
+from concurrent.futures import TimeoutError as NoResponse
 from threading import Thread
 
 import structlog
@@ -19,14 +19,13 @@ log = structlog.get_logger("dicom_adapter.http")
 
 BACKLOG = 128  # connections that wait to be accepted
 KEEP_ALIVE_S = 30
-CONNECTIONS = 200  # concurrent; further ones get a 503
+MAX_CONNECTIONS = 200  # concurrent ones; further ones get a 503
 GRACE_S = 3  # for open requests when the server stops
-START_S = 30.0  # for the event loop to start
-ANSWER_S = 10.0  # for the event loop to respond; after that it counts as blocked
+RESPONSE_S = 10.0  # for the event loop to respond; after this time it counts as blocked
 
 
 class HttpServer(Server):
-    """The adapter's own server."""
+    """The HTTP server of the adapter."""
 
     name = "http"
 
@@ -39,7 +38,7 @@ class HttpServer(Server):
         self._server: uvicorn.Server | None = None
 
     def start(self) -> None:
-        """Bind, then serve. Raises Refused if the address cannot be bound."""
+        """Bind the address, then start the thread. Raises Refused if the address cannot be bound."""
         listener = self._listen()
         self._port = listener.getsockname()[1]  # a restarted server keeps its port
         self._server = uvicorn.Server(
@@ -52,7 +51,7 @@ class HttpServer(Server):
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
-                limit_concurrency=CONNECTIONS,
+                limit_concurrency=MAX_CONNECTIONS,
             )
         )
         self._loop = asyncio.new_event_loop()
@@ -67,8 +66,10 @@ class HttpServer(Server):
             listener = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as failure:
             where = f"[http] bind = {self._config.bind}, port = {self._port}"
-            raise Refused(f"{where}: cannot listen there: {failure.strerror}; choose another port") from failure
-        # Connections inherit it; without it the body of a response waits 40 ms until its headers are acknowledged.
+            raise Refused(
+                f"{where}: cannot listen on this address: {failure.strerror}; choose another port"
+            ) from failure
+        # Connections inherit this option. Without it, the body of a response is sent 40 ms after its headers.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
 
@@ -77,16 +78,16 @@ class HttpServer(Server):
         if self._thread is None or self._loop is None or not self._thread.is_alive():
             return False
         try:
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(ANSWER_S)
-        except (NoAnswer, RuntimeError):  # RuntimeError: the loop has just ended
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(RESPONSE_S)
+        except (NoResponse, RuntimeError):  # RuntimeError: the loop has just ended
             return False
         return True
 
     def stop(self) -> None:
-        """Stop; open requests have a few seconds to complete."""
+        """Stop the server. Open requests have a few seconds to complete."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
-            self._thread.join(GRACE_S + ANSWER_S)
+            self._thread.join(GRACE_S + RESPONSE_S)
 
 
 def _serve(server: uvicorn.Server, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
