@@ -95,7 +95,7 @@ def _config_of_receiver(config: Config, start: Start) -> Config:
 
 
 class ReceiverCheck:
-    """Checks that the receiver accepts connections and commits. If not, it reports that, and the service restarts it."""
+    """Checks that the receiver accepts connections and commits. If not, the service restarts it."""
 
     def __init__(self, server: DicomServer, receiver: Receiver, channel: Channel, name: str = RECEIVER) -> None:
         """`name`: of the receiver, if there are several."""
