@@ -1,13 +1,13 @@
-"""How long the cache takes: to search among 100,000 instances in 1,000 studies, for a job of 10,000, to receive.
+"""Measure the cache: searches among 100,000 instances in 1,000 studies, a job of 10,000 instances, and receiving.
 
     .venv/bin/python bench/cache.py [--studies 1000] [--searches 1000] [--rounds 3] [--folder PATH]
 
-Searching and composing are measured on the whole way but for the network between machines: HTTP requests to the
-adapter's own server on a loopback port, index and ledger on disk with `durability = "fsync"`. The instances come from
-rows that were written to the ledger beforehand; those of a study share one stored file, which composing does not read.
-Eviction is one turn of the lane: 100 studies of 10,000 instances go, while 30,000 are in jobs that are not submitted.
+Searching and composing include everything but the network between machines: HTTP requests to the adapter's own server
+on a loopback port, index and ledger on disk with `durability = "fsync"`. The instances come from rows that were written
+to the ledger in advance. Those of a study share one stored file, which composing does not read. Eviction is one turn of
+the lane: it deletes 100 studies of 10,000 instances, while 30,000 are in jobs that are not submitted.
 
-Receiving is measured as in receiving.py, with an AE title of the cache beside one that groups, in turn.
+Receiving is measured as in receiving.py, alternately at an AE title of the cache and at one that groups.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ processor = "cache"
 [ae-titles.CACHE.settings]
 settle = 0
 """
-INSTANCES = 100  # of a study
+INSTANCES = 100  # in each study
 MODALITIES = ("CT", "MR", "CR")
 QUERIES = (
     "patientId=P-00{0:03}",
@@ -72,13 +72,13 @@ QUERIES = (
     "limit=100&offset={0}",
 )
 EVICTED = 100  # studies
-SECONDS = 2.0  # about how long each run of receiving sends
+SECONDS = 2.0  # approximate duration of sending in each run
 GROUPING = RECEIVERS[0]  # the adapter with the processor `aetitle`
 KEEPING = evolve(GROUPING, key="cache", name="dicom-adapter, cache", start=partial(run_adapter, keeps=True))
 
 
 class Stepping:
-    """A handle whose lane takes its turns in the thread that asks, and nothing else is done meanwhile."""
+    """A handle that runs the turns of its lane in the calling thread, without concurrent work."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._handle = adapter.host.handles["CACHE"]
@@ -114,7 +114,10 @@ def main() -> None:
 
 
 def receive(folder: Path, rounds: int) -> dict[str, Any]:
-    """Instances per second at an AE title of the cache beside one that groups; medians of the rounds."""
+    """Measure the instances per second at an AE title of the cache and at one that groups.
+
+    Returns medians of all rounds.
+    """
     data_sets = write_data_sets(folder)
     found: dict[str, Any] = {}
     for workload in WORKLOADS:
@@ -134,7 +137,7 @@ def receive(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
-    """Fill a cache, ask it, and return the figures."""
+    """Fill a cache, send requests to it, and return the figures."""
     folder.mkdir()
     adapter = Adapter(folder, CONFIGURATION)
     fill(adapter, studies)
@@ -144,7 +147,7 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
     adapter.clock.advance(60)
     assert adapter.config.http is not None
     lane = Stepping(adapter)
-    cache = Cache({"CACHE": lane})  # what it has not of its own, it takes from the handle
+    cache = Cache({"CACHE": lane})  # missing attributes are those of the handle
     green = Health(health="green", service="running", problems=[])
     server = HttpServer(make_app({"cache": handlers(cache)}, lambda: green, None, "bench"), adapter.config.http)
     server.start()
@@ -164,7 +167,7 @@ def measure(folder: Path, studies: int, searches: int) -> dict[str, Any]:
 
 
 def fill(adapter: Adapter, studies: int) -> None:
-    """Enter pending instances into the ledger, as if they had arrived."""
+    """Enter pending instances into the ledger, as if they had been received."""
     for number in range(studies):
         first = make_instance(
             study_uid=f"1.{number}",
@@ -189,7 +192,7 @@ def another(instance: InstanceStorageInfo, place: int) -> InstanceStorageInfo:
 
 
 def search(client: httpx.Client, studies: int, searches: int) -> dict[str, float]:
-    """Milliseconds from request to answer, of filtered searches in turn."""
+    """Return the milliseconds from request to response of different filtered searches."""
     taken = []
     for number in range(searches):
         query = QUERIES[number % len(QUERIES)].format(number * 7 % studies // 2, number % 12 + 1)
@@ -224,7 +227,7 @@ def evict(client: httpx.Client, lane: Stepping) -> list[float]:
         lane.ask(lambda cache: cache.free_space(wanted)).result()
         taken.append(round(time.perf_counter() - began, 3))
         gone = before - client.get("/studies?limit=1").json()["total"]
-        assert abs(gone - EVICTED) <= EVICTED // 20, gone  # the sizes of studies differ a little
+        assert abs(gone - EVICTED) <= EVICTED // 20, gone  # studies have slightly different sizes
     return taken
 
 

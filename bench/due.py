@@ -1,10 +1,10 @@
-"""Measure the time from the end of a group's wait to its job, with very many groups open.
+"""Measure the time from the end of a group's wait to its job, with many open groups.
 
     .venv/bin/python bench/due.py [--groups 10000] [--probes 400] [--wait 120]
 
-A service receives probes, 10 per second, each a study of its own, and then all the other groups. The probes fall due at
-the pace at which they came, while the others wait on. A job is late by the time from when its group was due, which the
-ledger has as its creation, to `job_queued` in the log, which follows the commit.
+A service receives probes, 10 per second, each of a new study, and then all the other groups. The probes become due at
+the rate at which they arrived, while the others are still waiting. The delay of a job is the time from when its group
+was due, which the ledger has as its creation, to `job_queued` in the log, which follows the commit.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from dicom_adapter.ledger.schema import jobs
 from dicom_adapter.service.launch import LaunchedService, LogEntry
 
 PROBES_PER_S = 10
-SENDERS = 8  # of the other groups
-LONGEST_S = 60.0  # that a job may be late before the measurement is given up
+SENDERS = 8  # that send the other groups
+LONGEST_S = 60.0  # maximum delay of a job before the measurement is aborted
 
 
 class TooSlow(Exception):
-    """The groups fell due before all of them were open."""
+    """The first groups were due before all of them were open."""
 
 
 def main(
-    groups: Annotated[int, typer.Option(min=0, max=1_000_000, help="Groups that wait on.")] = 10_000,
-    probes: Annotated[int, typer.Option(min=100, max=100_000, help="Groups that fall due.")] = 400,
+    groups: Annotated[int, typer.Option(min=0, max=1_000_000, help="Groups that are not due.")] = 10_000,
+    probes: Annotated[int, typer.Option(min=100, max=100_000, help="Groups that become due.")] = 400,
     wait: Annotated[float, typer.Option(min=30, max=3600, help="Seconds that a group waits.")] = 120.0,
 ) -> None:
     """Measure, print, and write bench/results/due.json."""
@@ -93,7 +93,7 @@ def _measure(folder: Path, groups: int, probes: int, wait: float) -> list[float]
 
 
 def _open(port: int, data_set: bytes, numbers: Sequence[int], pause_s: float = 0) -> None:
-    """Send an instance of a study of its own for each of `numbers`."""
+    """Send one instance of a new study for each of `numbers`."""
     with Link(port, AE_TITLE) as link:
         longest = min(LONGEST_PDU, link.accepted.maximum_length or LONGEST_PDU)
         for number in numbers:

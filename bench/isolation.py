@@ -2,10 +2,10 @@
 
     .venv/bin/python bench/isolation.py [--rounds 4] [--instances 2000] [--paced 60]
 
-Each round measures two services, one after the other: one with a healthy plugin alone; and one with a crashing, a
-hanging, a leaking and an outdated plugin beside it, which have all done it by then. The healthy AE title receives
-instances in one association, as fast as they come (throughput), and then single ones, ten a second, each of which
-becomes a job at once: latency is from arrival, which the ledger has, to the job's submission, which it has too.
+Each round measures two services, one after the other: one with a healthy plugin alone, and one that also has a
+crashing, a hanging, a leaking and an outdated plugin, which have already misbehaved. The healthy AE title receives
+instances in one association, as fast as possible (throughput), and then single instances, ten per second, each of which
+becomes a job at once. The latency is the time from arrival to submission, both from the ledger.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ processor = "healthy"
 
 @frozen(kw_only=True)
 class Run:
-    """One service of one round."""
+    """The results of one service in one round."""
 
     per_second: float  # instances received in one association
-    latencies_ms: Sequence[float]  # of the paced ones, from arrival to submission
+    latencies_ms: Sequence[float]  # of the paced instances, from arrival to submission
 
     @property
     def median_ms(self) -> float:
@@ -75,8 +75,10 @@ class Run:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, max=50)] = 4,
-    count: Annotated[int, typer.Option("--instances", min=10, max=100_000, help="Received at once.")] = 2000,
-    paced: Annotated[int, typer.Option(min=10, max=10_000, help="Received one by one.")] = 60,
+    count: Annotated[
+        int, typer.Option("--instances", min=10, max=100_000, help="Instances sent as fast as possible.")
+    ] = 2000,
+    paced: Annotated[int, typer.Option(min=10, max=10_000, help="Instances sent one by one.")] = 60,
 ) -> None:
     """Measure, print, and write bench/results/isolation.json."""
     console = Console()
@@ -91,10 +93,16 @@ def main(
                 folder.mkdir()
                 runs[beside].append(_measure(folder, data_set, count, paced, beside=beside))
                 console.print(f"{'beside bad plugins' if beside else 'alone':20} {_line(runs[beside][-1])}")
-    told = _summary(runs)
-    console.print(told)
+    figures = _summary(runs)
+    console.print(figures)
     measured_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    found = {"measured_at": measured_at, "machine": attrs.asdict(machine), "instances": count, "paced": paced, **told}
+    found = {
+        "measured_at": measured_at,
+        "machine": attrs.asdict(machine),
+        "instances": count,
+        "paced": paced,
+        **figures,
+    }
     write_results("isolation", found)
 
 
@@ -103,7 +111,7 @@ def _line(run: Run) -> str:
 
 
 def _summary(runs: dict[bool, list[Run]]) -> dict[str, object]:
-    """Medians over the rounds, and those with the bad plugins to those without."""
+    """Return the medians of all rounds, and the ratios of those with and without the bad plugins."""
     rates = {beside: statistics.median(run.per_second for run in found) for beside, found in runs.items()}
     latencies = {beside: statistics.median(run.median_ms for run in found) for beside, found in runs.items()}
     return {
@@ -142,7 +150,7 @@ def _measure(folder: Path, data_set: bytes, count: int, paced: int, *, beside: b
 
 
 def _provoke(service: LaunchedService, port: int, data_set: bytes) -> None:
-    """Have the bad plugins do it, and see that they have."""
+    """Make the bad plugins misbehave, and wait until they have."""
     for place_, ae_title in enumerate(("CRASHES", "HANGS", "LEAKS")):
         first = 1_000_000 * (place_ + 1)
         _send(port, ae_title, data_set, range(first, first + TO_EACH_BAD_ONE))
@@ -152,7 +160,7 @@ def _provoke(service: LaunchedService, port: int, data_set: bytes) -> None:
 
 
 def _send(port: int, ae_title: str, data_set: bytes, numbers: Sequence[int], pause_s: float = 0) -> None:
-    """Send an instance for each of `numbers` in one association."""
+    """Send one instance for each of `numbers` in one association."""
     with Link(port, ae_title) as link:
         longest = min(LONGEST_PDU, link.accepted.maximum_length or LONGEST_PDU)
         message = store_request(data_set, make_uid(2, numbers[0]), make_uid(3, numbers[0]), longest)

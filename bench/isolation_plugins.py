@@ -1,4 +1,4 @@
-"""Plugins that misbehave, one that does not, and a way to put them beside each other: for benchmark and tests."""
+"""Plugins that misbehave, a healthy one, and a function that installs them: for the benchmark and for tests."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ OUTDATED = """
 raise ImportError("a name that is not there any more")
 """
 BAD = {"crashing": CRASHING, "hanging": HANGING, "leaking": LEAKING, "outdated": OUTDATED}
-GROUPS = {"outdated": "dicom_adapter.v0"}  # of the entry points; the others have this version's
+GROUPS = {"outdated": "dicom_adapter.v0"}  # entry point groups; the default is the one of this version
 
 AE_TITLES = """
 [ae-titles.CRASHES]
@@ -130,7 +130,7 @@ processor = "outdated"
 
 
 def place(folder: Path, plugins: dict[str, str]) -> None:
-    """Lay plugins into a folder that is to stand in PYTHONPATH, each as a distribution isolation-<name> 1.0."""
+    """Write plugins into a folder for PYTHONPATH, each as a distribution isolation-<name> 1.0."""
     for name, source in plugins.items():
         (folder / f"isolation_{name}.py").write_text(source, encoding="utf-8")
         info = folder / f"isolation_{name}-1.0.dist-info"

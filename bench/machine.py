@@ -1,4 +1,4 @@
-"""Description of the machine that figures were measured on. Figures are comparable on one machine only."""
+"""A description of the machine of the measurement. Figures can only be compared on one machine."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Machine:
-    """The facts about a machine that accompany figures."""
+    """The facts about a machine that are published with figures."""
 
     cpu: str  # model
-    cores: int  # that this process may use
+    cores: int  # available to this process
     memory_gb: float
     kernel: str
     python: str
-    file_system: str  # of the folder that was measured in
-    load: float  # load average of the last minute, when it was asked for
+    file_system: str  # of the measured folder
+    load: float  # average of the last minute, before the measurement
 
     def __str__(self) -> str:
         return (
@@ -30,7 +30,7 @@ class Machine:
 
 
 def describe(folder: Path) -> Machine:
-    """This machine, with the file system of `folder`."""
+    """Describe this machine, with the file system of `folder`."""
     return Machine(
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)),
@@ -48,7 +48,7 @@ def _cpu() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """The type and options of the innermost mount that holds `folder`."""
+    """Return type and options of the innermost mount that contains `folder`."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     holds: Callable[[list[str]], bool] = lambda mount: folder.is_relative_to(mount[1])  # noqa: E731 - one use below
     mount = max(filter(holds, mounts), key=lambda found: len(found[1]))
@@ -56,7 +56,7 @@ def _file_system(folder: Path) -> str:
 
 
 def resident_bytes(pid: int, field: str = "VmRSS") -> int:
-    """Memory of a process now (VmRSS), or at most since `forget_peak` (VmHWM); 0 when it has ended."""
+    """Return the current memory of a process (VmRSS), or its peak since `forget_peak` (VmHWM); 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -65,11 +65,11 @@ def resident_bytes(pid: int, field: str = "VmRSS") -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """Let VmHWM begin at what is resident now (proc(5), clear_refs)."""
+    """Reset VmHWM to the current resident memory (proc(5), clear_refs)."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far, in user mode and in the kernel; its ended children are not counted."""
+    """Return the CPU time of a process in user and kernel mode, without ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

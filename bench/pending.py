@@ -1,9 +1,9 @@
-"""Measure the cost of an instance while very many others are pending.
+"""Measure the cost of an instance while many others are pending.
 
     .venv/bin/python bench/pending.py [--instances 200000] [--repeat 3] [--seconds 3]
 
-In each round a service with an empty ledger and one with so many pending instances receive the same small instances
-from eight senders. Medians of the rounds' ratios count.
+In each round a service with an empty ledger and one with many pending instances receive the same small instances from
+eight senders. The result is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SMALL_8 = next(workload for workload in WORKLOADS if workload.key == "small-8")
 def main(
     instances: Annotated[int, typer.Option(min=1000, max=10_000_000, help="Pending instances.")] = 200_000,
     repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.2, max=60, help="About how long each run sends.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.2, max=60, help="Approximate seconds of each run.")] = 3.0,
 ) -> None:
     """Measure, print, and write bench/results/pending.json."""
     console = Console()

@@ -1,6 +1,6 @@
-"""A ledger with very many pending instances, made without receiving them.
+"""A ledger with many pending instances, created without receiving them.
 
-The stored objects themselves are not made: grouping by study or patient never opens them.
+The stored objects are not created: grouping by study or patient never reads them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.schema import instances, tallies
 
-STUDY = 100  # instances
+STUDY = 100  # instances in each study
 CHUNK = 10_000  # rows inserted at a time
 
 
 def make_ledger(data_folder: Path, pending: int, ae_titles: Sequence[str], age: timedelta) -> None:
-    """Make a data folder whose ledger has `pending` instances that arrived `age` ago, in studies of STUDY."""
+    """Create a data folder whose ledger has `pending` instances that arrived `age` ago, in studies of STUDY."""
     data_folder.mkdir()
     ledger = Ledger(f"sqlite:///{data_folder / 'ledger.sqlite'}", durable=False)
     ledger.migrate()

@@ -14,11 +14,11 @@ from dicom_adapter.config import DicomConfig
 from dicom_adapter.service.launch import LaunchedService
 
 HERE = Path(__file__).parent
-START_S = 600.0  # with very many pending instances
+START_S = 600.0  # with many pending instances
 DEFAULT_ASSOCIATIONS = DicomConfig().max_associations
 
-# Everything that is not written here has its default: instance and ledger row are synced before the answer. The limits
-# of free room are switched off, and no group is due before the run is over.
+# All other settings have their defaults: instance and ledger row are synced before the response. The limits of free
+# space are disabled, and no group is due before the run ends.
 CONFIGURATION = """\
 [dicom]
 port = 0
@@ -54,9 +54,9 @@ BUSY_ENTRY_POINTS = "[dicom_adapter]\nbusy = receive_busy\n"
 def adapter(
     folder: Path, associations: int, *, is_busy: bool = False, keeps: bool = False, data: Path | None = None
 ) -> Iterator[Running]:
-    """`dicom-adapter run`, beside a processor that computes without pause if `is_busy`; `data`: what it has already.
+    """Run `dicom-adapter run`. With `is_busy`, a plugin computes all the time. `data`: an existing data folder.
 
-    `keeps`: instances go to the processor `cache`.
+    `keeps`: instances are sent to the processor `cache`.
     """
     if data is not None:
         shutil.copytree(data, folder / "data")
@@ -76,7 +76,7 @@ def adapter(
 def configure(
     folder: Path, associations: int, *, is_busy: bool = False, keeps: bool = False, timeout: float = 3600
 ) -> Path:
-    """Write the configuration of a service; `timeout`: after which groups are due, in seconds, unless it `keeps`."""
+    """Write the configuration of a service. `timeout`: seconds after which groups are due, unless it `keeps`."""
     limit = f"max-associations = {associations}\n" if associations > DEFAULT_ASSOCIATIONS else ""
     configuration = folder / "bench.toml"
     table = KEEPING if keeps else GROUPING.format(timeout=timeout)
@@ -86,7 +86,7 @@ def configure(
 
 
 def _install_busy(folder: Path) -> Path:
-    """The plugin `receive_busy`, as a distribution in a folder of its own."""
+    """Install the plugin `receive_busy` as a distribution in a separate folder."""
     site = folder / "site"
     information = site / "bench_busy-1.dist-info"
     information.mkdir(parents=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, hookimpl
 
-TURN_S = 1.0  # a turn that never ended would be taken for a hanging one
+TURN_S = 1.0  # a turn without an end would be reported as a hang
 
 
 class BusyProcessor(JobProcessorBase[NoSettings]):
-    """Begins when it is built, and never rests."""
+    """Starts to compute in `open` and never pauses."""
 
     name = "busy"
 
@@ -20,7 +20,7 @@ class BusyProcessor(JobProcessorBase[NoSettings]):
         self.call_at(datetime.now(timezone.utc), self._compute)
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        """Nothing is sent to it."""
+        """Do nothing: no instance is sent to it."""
 
     def _compute(self) -> None:
         self.call_later(0, self._compute)

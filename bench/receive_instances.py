@@ -1,4 +1,4 @@
-"""The data sets that are sent: CT images of noise, large and small."""
+"""The data sets that are sent: large and small CT images of noise."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from receive_pdus import INSTANCE_PLACE, SERIES_PLACE, STUDY_PLACE
 
 from dicom_adapter.dicom import synthetic
 
-EDGES = {"large": 512, "small": 64}  # pixels of 16 bits: 512 KiB, 8 KiB
+EDGES = {"large": 512, "small": 64}  # edge in pixels of 16 bits: 512 KiB, 8 KiB
 
 
 def write_data_sets(folder: Path) -> dict[str, Path]:
-    """Write each data set, in Explicit VR Little Endian, into a file of its own."""
+    """Write each data set to a separate file, in Explicit VR Little Endian."""
     paths = {size: folder / f"{size}.dataset" for size in EDGES}
     for size, path in paths.items():
         path.write_bytes(encode(EDGES[size]))
@@ -23,12 +23,12 @@ def write_data_sets(folder: Path) -> dict[str, Path]:
 
 
 def encode(edge: int) -> bytes:
-    """An image of `edge` by `edge` pixels, with places for the UIDs of instance, study and series."""
+    """Encode an image of `edge` by `edge` pixels, with placeholders for the UIDs of instance, study and series."""
     dataset = synthetic.make_instance(
         sop_uid=INSTANCE_PLACE,
         study_uid=STUDY_PLACE,
         series_uid=SERIES_PLACE,
-        rows=1,  # the stripes of a whole image take long, and are replaced
+        rows=1,  # a synthetic image of full size takes long, and its pixels are replaced anyway
         columns=1,
         Rows=edge,
         Columns=edge,

@@ -1,4 +1,4 @@
-"""One association of the benchmark's sender: a socket, and as little around it as possible."""
+"""One association of the benchmark's sender, directly on a socket, for minimal cost."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from receive_pdus import (
 )
 
 HOST = "127.0.0.1"
-SILENCE_S = 120  # a receiver that says nothing for so long has failed
+SILENCE_S = 120  # a receiver that sends nothing for this long has failed
 TRANSIENT = 2  # result of A-ASSOCIATE-RJ
-PAUSE_S = 0.001  # before an association is asked for again that was rejected as transient
+PAUSE_S = 0.001  # before an association that was rejected as transient is requested again
 
 
 class LinkFailed(Exception):
-    """The receiver did something else than accept, answer with success, or release."""
+    """The receiver did not accept, did not answer with success, or did not release."""
 
 
 class Link:
     """An open association."""
 
     def __init__(self, port: int, called: str, calling: str = "BENCH") -> None:
-        """Connect and associate, as often as the receiver says that it is too busy. Raises LinkFailed, OSError."""
+        """Connect and associate. Repeat after transient rejections. Raises LinkFailed, OSError."""
         self.rejections = 0
         self.accepted = self._associate(port, associate_request(called, calling))
         self._echo = echo_request()
@@ -63,29 +63,29 @@ class Link:
                 return read_accept(body)
             self._socket.close()
             if kind != REJECT or body[1] != TRANSIENT or time.monotonic() > deadline:
-                raise LinkFailed(f"asked for an association and got PDU 0x{kind:02X} {body.hex(' ')}")
+                raise LinkFailed(f"requested an association and received PDU 0x{kind:02X} {body.hex(' ')}")
             self.rejections += 1
             time.sleep(PAUSE_S)
 
     def store(self, message: bytearray) -> None:
-        """Send a C-STORE request and wait for its success."""
+        """Send a C-STORE request and wait for its success response."""
         self._socket.sendall(message)
         self._await_success()
 
     def echo(self) -> None:
-        """Send a C-ECHO request and wait for its success."""
+        """Send a C-ECHO request and wait for its success response."""
         self._socket.sendall(self._echo)
         self._await_success()
 
     def release(self) -> None:
-        """Release, and wait for the answer."""
+        """Release the association and wait for the response."""
         self._socket.sendall(RELEASE_REQUEST)
         kind, body = self._read()
         if kind != RELEASE_ANSWER:
-            raise LinkFailed(f"asked for release and got PDU 0x{kind:02X} {body.hex(' ')}")
+            raise LinkFailed(f"requested a release and received PDU 0x{kind:02X} {body.hex(' ')}")
 
     def close(self) -> None:
-        """Leave without a word."""
+        """Close the connection without a release."""
         self._socket.close()
 
     def _await_success(self) -> None:
@@ -93,7 +93,7 @@ class Link:
         while not is_last:
             kind, body = self._read()
             if kind != P_DATA:
-                raise LinkFailed(f"waited for a response and got PDU 0x{kind:02X} {body.hex(' ')}")
+                raise LinkFailed(f"waited for a response and received PDU 0x{kind:02X} {body.hex(' ')}")
             for control, data in read_fragments(body):
                 command += data if control & COMMAND else b""
                 is_last = bool(control & LAST)
@@ -102,11 +102,11 @@ class Link:
             raise LinkFailed(f"a response with status 0x{status:04X}")
 
     def _read(self) -> tuple[int, bytes]:
-        """The type of the next PDU and what follows its header. There is only one on the way at a time."""
+        """Return the type and the body of the next PDU. There is only one outstanding at a time."""
         received = b""
         while len(received) < HEADER.size or len(received) < HEADER.size + HEADER.unpack_from(received)[1]:
-            # DCMTK writes an answer in two pieces, and sends the second one when the first is acknowledged (RFC 896):
-            # a delayed acknowledgement (RFC 1122, 4.2.3.2) would cost 40 ms each time.
+            # DCMTK writes a response in two pieces and sends the second when the first is acknowledged (RFC 896).
+            # A delayed acknowledgement (RFC 1122, 4.2.3.2) would cost 40 ms each time.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             more = self._socket.recv(65536)
             if not more:
@@ -118,7 +118,7 @@ class Link:
 def _connect(port: int) -> socket.socket:
     connection = socket.create_connection((HOST, port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # The kernel's time limits, socket(7), not Python's, which cost a poll(2) for each call.
+    # The kernel's timeouts, socket(7). Python's would cost a poll(2) for each call.
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE_S, 0))
     return connection

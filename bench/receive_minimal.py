@@ -1,6 +1,6 @@
-"""`python receive_minimal.py PORT FOLDER ASSOCIATIONS`: the shortest receiver that pynetdicom allows.
+"""`python receive_minimal.py PORT FOLDER ASSOCIATIONS`: the shortest receiver with pynetdicom.
 
-It writes each data set as it came, without syncing it.
+It writes each data set unchanged, without syncing it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made when the module is loaded
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # defined when the module is loaded
 
 SUCCESS = 0x0000
 

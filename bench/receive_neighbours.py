@@ -1,4 +1,4 @@
-"""The neighbours: receivers of others, each as it comes."""
+"""Receivers of other projects, each with its default configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_S, STOP_S = 60.0, 30.0
 
 @contextmanager
 def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> Iterator[Running]:
-    """DCMTK's."""
+    """Run DCMTK's storescp."""
     port = _free_port()
     with _launched([str(find_dcmtk()), "--output-directory", str(_made(folder)), *options, str(port)], port) as running:
         yield running
@@ -32,7 +32,7 @@ def storescp(folder: Path, _associations: int, options: Sequence[str] = ()) -> I
 
 @contextmanager
 def orthanc(folder: Path, _associations: int) -> Iterator[Running]:
-    """Orthanc without plugins and HTTP, otherwise as it comes: it syncs its storage area, and has an index."""
+    """Run Orthanc without plugins and HTTP, otherwise with its defaults: it syncs its storage and keeps an index."""
     port = _free_port()
     store = _made(folder)
     configuration = folder / "orthanc.json"
@@ -53,7 +53,7 @@ def orthanc(folder: Path, _associations: int) -> Iterator[Running]:
 
 @contextmanager
 def pynetdicom_application(folder: Path, _associations: int) -> Iterator[Running]:
-    """`python -m pynetdicom storescp`."""
+    """Run `python -m pynetdicom storescp`."""
     port = _free_port()
     command = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-ba", HOST, "-od", str(_made(folder))]
     with _launched(command, port) as running:
@@ -62,7 +62,7 @@ def pynetdicom_application(folder: Path, _associations: int) -> Iterator[Running
 
 @contextmanager
 def pynetdicom_minimal(folder: Path, associations: int) -> Iterator[Running]:
-    """What somebody writes who wants files and nothing else."""
+    """Run the minimal receiver that writes files and does nothing else."""
     port = _free_port()
     script = str(HERE / "receive_minimal.py")
     with _launched([sys.executable, script, str(port), str(_made(folder)), str(associations)], port) as running:
@@ -76,7 +76,7 @@ def _made(folder: Path) -> Path:
 
 
 def _free_port() -> int:
-    """For programs that cannot be asked which one they took."""
+    """Return a free port, for programs that cannot report the one they chose."""
     with socket.create_server((HOST, 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
@@ -84,7 +84,10 @@ def _free_port() -> int:
 
 @contextmanager
 def _launched(command: Sequence[str], port: int) -> Iterator[Running]:
-    """A process in a group of its own that answers at `port`; the whole group ends with the context."""
+    """Start a process in a new process group that accepts connections at `port`.
+
+    The whole group ends with the context.
+    """
     process = subprocess.Popen(  # noqa: S603 - the commands above
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -101,7 +104,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, how)
             process.wait(STOP_S)
             return
-        except ProcessLookupError:  # all of them have ended already
+        except ProcessLookupError:  # all of them have ended
             return
         except subprocess.TimeoutExpired:
             pass
@@ -122,19 +125,19 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
 
 @cache
 def find_dcmtk() -> str | None:
-    """The first `storescp` in PATH that is DCMTK's: pynetdicom installs a script of the same name."""
+    """Return DCMTK's `storescp` from PATH. pynetdicom installs a script of the same name."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = filter(None, (shutil.which("storescp", path=folder) for folder in folders))
-    return next((program for program in found if "$dcmtk" in told_version(program)), None)
+    return next((program for program in found if "$dcmtk" in version_output(program)), None)
 
 
 @cache
 def find_orthanc() -> str | None:
-    """It lies where only root's PATH leads to, in Debian."""
+    """Return the path of Orthanc. In Debian it is only in the PATH of root."""
     return shutil.which("Orthanc") or shutil.which("/usr/sbin/Orthanc")
 
 
-def told_version(program: str) -> str:
-    """What `program --version` prints; "" when it knows no such option."""
+def version_output(program: str) -> str:
+    """Return the output of `program --version`, or "" if it has no such option."""
     asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)  # noqa: S603 - a neighbour
     return asked.stdout

@@ -1,6 +1,6 @@
-"""The PDUs that the benchmark's sender replays (PS3.8 section 9.3, PS3.7 sections 6.3 and 9.3), encoded beforehand.
+"""The PDUs that the benchmark's sender sends (PS3.8 section 9.3, PS3.7 sections 6.3 and 9.3), encoded in advance.
 
-It knows only what it sends: Explicit VR Little Endian CT images, C-ECHO, and the answers to them.
+It implements only what it needs: CT images in Explicit VR Little Endian, C-ECHO, and their responses.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ CONTEXTS = {
 }
 ACCEPT, REJECT, P_DATA, RELEASE_ANSWER = 0x02, 0x03, 0x04, 0x06  # PDU types
 HEADER = struct.Struct(">BxI")
-FRAGMENT = struct.Struct(">IBB")  # of a PDV: length of what follows, context, control
+FRAGMENT = struct.Struct(">IBB")  # of a PDVerified to fail when length of the rest, context ID, control
 COMMAND, LAST = 0x01, 0x02  # control bits
-MOST_RECEIVED = 16384  # longest PDU that the sender takes
+MOST_RECEIVED = 16384  # maximum length of PDUs that the sender receives
 RELEASE_REQUEST = HEADER.pack(0x05, 4) + bytes(4)
 
 STATUS = struct.pack("<HHI", 0x0000, 0x0900, 2)  # up to its value
@@ -34,16 +34,16 @@ UID_CHARACTERS = 44
 
 
 def make_uid(kind: int, number: int) -> str:
-    """A UID of always the same length (an even one, which needs no padding). `kind`: 1 to 9."""
+    """Return a UID of constant, even length, which needs no padding. `kind`: 1 to 9."""
     return f"2.25.{kind * 10**38 + number}"
 
 
-# What stands in the data sets that are sent, to be replaced by each sender, study and series once, instance each time.
+# Placeholders in the data sets. Each sender replaces study and series once, and the instance for each message.
 INSTANCE_PLACE, STUDY_PLACE, SERIES_PLACE = (make_uid(kind, 10**38 - 1) for kind in (7, 8, 9))
 
 
 def associate_request(called: str, calling: str) -> bytes:
-    """An A-ASSOCIATE-RQ that proposes CONTEXTS."""
+    """Encode an A-ASSOCIATE-RQ that proposes CONTEXTS."""
     contexts = [
         _item(0x20, bytes((number, 0, 0, 0)) + _item(0x30, abstract.encode()) + _item(0x40, transfer.encode()))
         for number, (abstract, transfer) in CONTEXTS.items()
@@ -60,14 +60,14 @@ def _item(kind: int, data: bytes) -> bytes:
 
 @frozen
 class Accepted:
-    """What an A-ASSOCIATE-AC says."""
+    """The relevant content of an A-ASSOCIATE-AC."""
 
     contexts: frozenset[int]
-    maximum_length: int  # of PDUs that the acceptor takes; 0: no limit
+    maximum_length: int  # of PDUs that the acceptor receives; 0: no limit
 
 
 def read_accept(body: bytes) -> Accepted:
-    """Read an A-ASSOCIATE-AC, without its header."""
+    """Decode an A-ASSOCIATE-AC without its header."""
     items = list(_items(body[68:]))
     contexts = frozenset(data[0] for kind, data in items if kind == 0x21 and data[2] == 0)
     user = [part for kind, data in items if kind == 0x50 for part in _items(data)]
@@ -85,13 +85,13 @@ def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 @frozen
 class Message:
-    """A C-STORE request with its data set, as PDUs, in which the SOP instance UID can be replaced."""
+    """A C-STORE request with its data set, as PDUs in which the SOP Instance UID can be replaced."""
 
     data: bytearray
-    places: Sequence[int]  # where the SOP instance UID stands: in the command set and in the data set
+    places: Sequence[int]  # offsets of the SOP Instance UID in the command set and in the data set
 
     def rename(self, uid: str) -> bytearray:
-        """The PDUs for the instance `uid`; they are the same bytes, changed in place."""
+        """Return the PDUs for the instance `uid`: the same buffer, changed in place."""
         encoded = uid.encode()
         for place in self.places:
             self.data[place : place + UID_CHARACTERS] = encoded
@@ -99,7 +99,7 @@ class Message:
 
 
 def store_request(data_set: bytes, study: str, series: str, longest_pdu: int) -> Message:
-    """A C-STORE request for `data_set`, in which the three places stand, in PDUs of at most `longest_pdu` bytes."""
+    """Encode a C-STORE request for `data_set`, which has placeholders, in PDUs of at most `longest_pdu` bytes."""
     named = data_set.replace(STUDY_PLACE.encode(), study.encode()).replace(SERIES_PLACE.encode(), series.encode())
     command = _command_set(
         (0x0002, CT_IMAGE_STORAGE.encode()),  # affected SOP class
@@ -112,12 +112,12 @@ def store_request(data_set: bytes, study: str, series: str, longest_pdu: int) ->
     data = bytearray(_pdus(STORAGE, COMMAND, command, longest_pdu) + _pdus(STORAGE, 0, named, longest_pdu))
     places = _places(data, INSTANCE_PLACE.encode())
     if len(places) != 2:
-        raise ValueError(f"PDUs of {longest_pdu} bytes cut the SOP instance UID in two; take longer ones")
+        raise ValueError(f"PDUs of {longest_pdu} bytes split the SOP Instance UID; use longer PDUs")
     return Message(data, places)
 
 
 def echo_request() -> bytes:
-    """A C-ECHO request."""
+    """Encode a C-ECHO request."""
     command = _command_set(
         (0x0002, VERIFICATION.encode()),
         (0x0100, struct.pack("<H", 0x0030)),
@@ -128,7 +128,7 @@ def echo_request() -> bytes:
 
 
 def _command_set(*elements: tuple[int, bytes]) -> bytes:
-    """Implicit VR Little Endian, with the group's length before it (PS3.7 section 6.3.1)."""
+    """Encode a command set in Implicit VR Little Endian, with its group length (PS3.7 section 6.3.1)."""
     even = [(element, value + bytes(len(value) % 2)) for element, value in elements]
     rest = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in even)
     return struct.pack("<HHII", 0, 0, 4, len(rest)) + rest
@@ -154,7 +154,7 @@ def _places(data: bytearray, wanted: bytes) -> list[int]:
 
 
 def read_fragments(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Control byte and data of each PDV of a P-DATA-TF, without its header."""
+    """Yield control byte and data of each PDV of a P-DATA-TF without its header."""
     offset = 0
     while offset < len(body):
         length, _context, control = FRAGMENT.unpack_from(body, offset)
@@ -163,8 +163,8 @@ def read_fragments(body: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def status_of(command: bytes) -> int:
-    """The status of a response's command set. Raises ValueError when it has none."""
-    place = command.find(STATUS)  # texts, which come before it, are ASCII and cannot look like it
+    """Return the status in the command set of a response. Raises ValueError if there is none."""
+    place = command.find(STATUS)  # the texts before it are ASCII and cannot contain these bytes
     if place < 0:
         raise ValueError("a response without a status (0000,0900)")
     return int.from_bytes(command[place + len(STATUS) :][:2], "little")

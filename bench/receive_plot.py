@@ -10,18 +10,18 @@ from pygal.style import DefaultStyle
 from receive_report import THROUGHPUT, Results
 from receive_values import WORKLOADS
 
-# pygal looks for its own plugins on every import, in a way that Python 3.12 has dropped and 3.11 warns of.
+# pygal looks for its plugins at each import, with a function that Python 3.12 removed and for which 3.11 warns.
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 
 DECADES = (10, 100, 1000, 10_000, 100_000)
-# Ours in blue, and one colour for each family of neighbours; by the order of the receivers.
+# dicom-adapter in blue, and one colour for each product, in the order of the receivers.
 COLOURS = ("#1f4e9c", "#7ba0dc", "#e08214", "#1b7837", "#5aae61", "#a6dba0", "#762a83", "#b79ac8")
-NUMBERS = ("white", "black", "black", "white", "black", "black", "white", "black")  # on these colours
-FROM_BELOW = tuple(reversed(THROUGHPUT))  # as bars are drawn
+NUMBERS = ("white", "black", "black", "white", "black", "black", "white", "black")  # of the numbers on these colours
+FROM_BELOW = tuple(reversed(THROUGHPUT))  # the order in which bars are drawn
 
 
 def draw(results: Results, names: Mapping[str, str]) -> str:
-    """An SVG of bars: for each workload one for each receiver, on a logarithmic scale."""
+    """Draw an SVG with one bar for each workload and receiver, on a logarithmic scale."""
     lowest, highest = _range(results)
     style = DefaultStyle(
         background="white",
@@ -37,7 +37,7 @@ def draw(results: Results, names: Mapping[str, str]) -> str:
     )
     chart = pygal.HorizontalBar(
         style=style,
-        js=[],  # it stands on a page as an image
+        js=[],  # the page shows it as an image
         width=1000,
         height=820,
         logarithmic=True,
@@ -60,6 +60,6 @@ def draw(results: Results, names: Mapping[str, str]) -> str:
 
 
 def _range(results: Results) -> tuple[float, float]:
-    """From the decade below the slowest rate, so that each bar has a length, to a little more than the fastest."""
+    """Return the range from the decade below the slowest rate, for visible bars, to just above the fastest rate."""
     rates = [results.rate(receiver, key) for receiver in results.rates for key in THROUGHPUT]
     return max(decade for decade in (1, *DECADES) if decade < max(2, min(rates))), max(rates) * 1.2

@@ -1,4 +1,4 @@
-"""The receivers that the benchmark compares: dicom-adapter and its neighbours."""
+"""The receivers that the benchmark compares: dicom-adapter and other products."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from receive_neighbours import (
     pynetdicom_application,
     pynetdicom_minimal,
     storescp,
-    told_version,
+    version_output,
 )
 from receive_values import Running
 
-Start = Callable[[Path, int], AbstractContextManager[Running]]  # in a folder, for so many associations
+Start = Callable[[Path, int], AbstractContextManager[Running]]  # (folder, number of associations) → receiver
 
 
 @frozen
 class Product:
-    """What has to be installed."""
+    """A product that must be installed for its receivers."""
 
     name: str
-    find: Callable[[], str | None]  # its program; None when it is not installed
-    version: Callable[[], str]  # asked only when it is
+    find: Callable[[], str | None]  # returns its program, or None if it is not installed
+    version: Callable[[], str]  # called only if it is installed
 
 
 @frozen(kw_only=True)
 class Receiver:
-    """Something that receives instances."""
+    """A receiver that is measured."""
 
     key: str  # in results
     name: str  # in tables
     syncs: bool  # whether an instance is on disk before it is acknowledged
-    holds: int  # associations that it is asked to hold while one more comes
+    holds: int  # number of associations to hold while one more is opened
     product: Product
     start: Start
 
@@ -51,24 +51,24 @@ def _version(distribution: str) -> str:
     return importlib.metadata.version(distribution)
 
 
-def _version_told(find: Callable[[], str | None]) -> str:
-    """The number in the first line of what the program says about its version."""
-    [number] = re.findall(r"\d+(?:\.\d+)+", told_version(str(find())).partition("\n")[0])
+def _program_version(find: Callable[[], str | None]) -> str:
+    """Return the version number in the first line that the program prints."""
+    [number] = re.findall(r"\d+(?:\.\d+)+", version_output(str(find())).partition("\n")[0])
     return str(number)
 
 
 def _python() -> str:
-    """What comes with this environment."""
+    """Return the version of Python, which runs the receivers of this environment."""
     return sys.executable
 
 
 ADAPTER = Product("dicom-adapter", _python, partial(_version, "dicom-adapter"))
-DCMTK = Product("DCMTK", find_dcmtk, partial(_version_told, find_dcmtk))
-ORTHANC = Product("Orthanc", find_orthanc, partial(_version_told, find_orthanc))
+DCMTK = Product("DCMTK", find_dcmtk, partial(_program_version, find_dcmtk))
+ORTHANC = Product("Orthanc", find_orthanc, partial(_program_version, find_orthanc))
 PYNETDICOM = Product("pynetdicom", _python, partial(_version, "pynetdicom"))
 
-# `holds`: some neighbours serve few associations at a time, DCMTK's single process one, Orthanc four. A busy plugin's
-# use of CPU and memory hides what idle associations cost.
+# `holds`: some products serve few associations at a time, DCMTK's single process one, Orthanc four. A busy plugin's
+# use of CPU and memory would hide the cost of idle associations.
 RECEIVERS = (
     Receiver(key="adapter", name="dicom-adapter", product=ADAPTER, syncs=True, holds=990, start=adapter),
     Receiver(

@@ -1,4 +1,4 @@
-"""The figures of all rounds, and whether they reach what they are to reach. Pure: no measuring, no files."""
+"""The figures of all rounds, and their comparison with the targets. Pure."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ MOST_RESIDENT_MB = 150.0
 MOST_KB_PER_ASSOCIATION = 500.0
 MOST_CYCLE_CPU_MS = 1.0
 LEAST_ASSOCIATIONS_PER_S = 300.0
-MOST_IDLE_PERCENT = 1.0  # of one core: less cannot be told from what else the receiver does
+MOST_IDLE_PERCENT = 1.0  # of one core: less is not distinguishable from the receiver's other work
 MOST_MS_FOR_ANOTHER = 50.0
 
 
 @frozen(kw_only=True)
 class Results:
-    """What was measured."""
+    """The measured results."""
 
-    rates: Mapping[str, Mapping[str, Sequence[Rate]]]  # by receiver, by workload, a run for each round
+    rates: Mapping[str, Mapping[str, Sequence[Rate]]]  # by receiver and workload, one for each round
     associations: Mapping[str, Sequence[Associations]]  # by receiver
 
     def rate(self, receiver: str, workload: str, field: str = "rate") -> float:
-        """The median of all rounds."""
+        """Return the median of all rounds."""
         values: list[float] = [getattr(run, field) for run in self.rates[receiver][workload]]
         return statistics.median(values)
 
     def ratio(self, ours: str, theirs: str, workload: str) -> float:
-        """The median of the rounds' ratios: neighbours in time, so that what else the machine does hits both."""
+        """Return the median of the ratios of each round, in which other load of the machine affects both receivers."""
         runs = zip(self.rates[ours][workload], self.rates[theirs][workload], strict=True)
         return statistics.median(our.rate / their.rate for our, their in runs)
 
     def peak_mb(self, receiver: str) -> float:
-        """The worst run's."""
+        """Return the maximum of all runs."""
         return max(run.peak_mb for runs in self.rates[receiver].values() for run in runs)
 
     def association(self, receiver: str, field: str) -> float | None:
-        """The median of all rounds; None: it cannot be measured there."""
+        """Return the median of all rounds, or None if it cannot be measured."""
         values = [getattr(run, field) for run in self.associations[receiver]]
         return None if None in values else statistics.median(values)
 
@@ -60,14 +60,14 @@ class Verdict:
     what: str
     value: float
     limit: float
-    is_least: bool  # whether the limit is the least that is to be reached, or the most
+    is_least: bool  # whether the limit is a minimum, otherwise a maximum
     unit: str = ""
 
     @property
     def is_met(self) -> bool:
         return self.value >= self.limit if self.is_least else self.value <= self.limit
 
-    def told(self) -> str:
+    def text(self) -> str:
         return f"{number(self.value)}{self.unit}"
 
     def limit_text(self) -> str:
@@ -75,7 +75,7 @@ class Verdict:
 
 
 def number(value: float) -> str:
-    """Three digits that count, and no exponent."""
+    """Format a number with three significant digits and without exponent."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -88,7 +88,7 @@ def at_most(value: float, limit: float, what: str = "", unit: str = "") -> Verdi
 
 
 def ratio_verdicts(results: Results) -> dict[str, list[Verdict]]:
-    """The adapter's rates over those of each neighbour that was measured; for each the four of THROUGHPUT."""
+    """Return the ratios of the adapter's rates to those of each measured product, in the order of THROUGHPUT."""
     found = {
         neighbour: [
             at_least(results.ratio(ADAPTER, neighbour, workload), limit)
@@ -125,7 +125,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """The figures as plain values, rounded."""
+    """Return the figures as plain values, rounded."""
     return {
         "rates": {
             receiver: {workload: [_facts(run) for run in runs] for workload, runs in workloads.items()}
@@ -135,15 +135,15 @@ def to_json(results: Results) -> dict[str, Any]:
     }
 
 
-def from_json(told: Mapping[str, Any]) -> Results:
+def from_json(values: Mapping[str, Any]) -> Results:
     """Return the figures that `to_json` wrote."""
     return Results(
         rates={
             receiver: {workload: [Rate(**run) for run in runs] for workload, runs in workloads.items()}
-            for receiver, workloads in told["rates"].items()
+            for receiver, workloads in values["rates"].items()
         },
         associations={
-            receiver: [Associations(**run) for run in runs] for receiver, runs in told["associations"].items()
+            receiver: [Associations(**run) for run in runs] for receiver, runs in values["associations"].items()
         },
     )
 

@@ -1,4 +1,4 @@
-"""One measured run each: how many instances a receiver takes in a second, and what its associations cost."""
+"""Measured runs: how many instances per second a receiver stores, and the cost of its associations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from attrs import evolve
-from family import Family, Peak
+from process_tree import Peak, ProcessTree
 from receive_link import Link, LinkFailed
 from receive_receivers import Receiver
 from receive_sender import Order, Sent
@@ -24,10 +24,10 @@ from receive_values import AE_TITLE, Associations, Rate, Running, Workload
 HERE = Path(__file__).parent
 WARM_UP_S = 0.7
 LONGEST_S = 120.0  # for one run
-CYCLES, CYCLES_S = 200, 2.0  # associations opened and released one after the other: at most so many, for so long
-OPENING_S = 20.0  # associations that are held were idle less than this when the last one is there: it fits any timeout
+CYCLES, CYCLES_S = 200, 2.0  # consecutive associations: at most this many, for at most this long
+OPENING_S = 20.0  # time limit for opening the associations that are held, below any receiver's idle timeout
 IDLE_S = 2.0
-SPARE = 10  # associations that come while the others are held
+SPARE = 10  # associations that are opened while the others are held
 ECHOES = 200
 
 _numbers = count(1)  # of senders
@@ -51,11 +51,11 @@ def run_workload(
     with _fresh(receiver, folder, workload.senders) as running:
         warm = _per_second(_send(running, [order] * workload.senders))
         each = max(4, round(warm * seconds / workload.senders))
-        family = Family(running.pid)
-        with Peak(family) as peak:
-            used = family.cpu_seconds()
+        processes = ProcessTree(running.pid)
+        with Peak(processes) as peak:
+            used = processes.cpu_seconds()
             sent = _send(running, [evolve(order, count=each, seconds=LONGEST_S)] * workload.senders)
-            used = family.cpu_seconds() - used
+            used = processes.cpu_seconds() - used
     return _rate(sent, used, peak.size_bytes)
 
 
@@ -72,14 +72,14 @@ def _rate(sent: Sequence[Sent], cpu_seconds: float, peak_bytes: int) -> Rate:
 
 
 def _per_second(sent: Sequence[Sent]) -> float:
-    """From the first accepted association to the last answer."""
+    """Return the rate from the first accepted association to the last response."""
     seconds = max(one.ended for one in sent) - min(one.began for one in sent)
     return sum(one.count for one in sent) / seconds
 
 
 @contextmanager
 def _fresh(receiver: Receiver, folder: Path, associations: int) -> Iterator[Running]:
-    """The receiver, on a disk that has nothing else to write."""
+    """Start the receiver on a disk without outstanding writes."""
     os.sync()
     try:
         with receiver.start(folder, associations) as running:
@@ -96,7 +96,7 @@ def _truncate(folder: Path) -> None:
 
 
 def _send(running: Running, orders: Sequence[Order]) -> list[Sent]:
-    """Start all senders at the same moment, each in its own process."""
+    """Start all senders at the same time, each in a separate process."""
     senders = [_start(running, order) for order in orders]
     try:
         for sender in senders:
@@ -115,7 +115,7 @@ def _send(running: Running, orders: Sequence[Order]) -> list[Sent]:
 def _start(running: Running, order: Order) -> subprocess.Popen[str]:
     order = evolve(order, port=running.port, number=next(_numbers))
     command = [sys.executable, str(HERE / "receive_sender.py"), order.write()]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
 
 
 def _read_line(sender: subprocess.Popen[str]) -> str:
@@ -130,17 +130,17 @@ def _read_line(sender: subprocess.Popen[str]) -> str:
 
 
 def run_associations(receiver: Receiver, folder: Path) -> Associations:
-    """Open and release associations one after the other; then hold many, and look what they cost."""
+    """Open and release associations one after the other. Then hold many, and measure their cost."""
     folder.mkdir()
     with _fresh(receiver, folder, receiver.holds + SPARE) as running:
         _cycle(running, 10)
-        family = Family(running.pid)
-        used = family.cpu_seconds()
+        processes = ProcessTree(running.pid)
+        used = processes.cpu_seconds()
         times = _cycle(running, CYCLES)
-        cycle_cpu = (family.cpu_seconds() - used) / len(times)
+        cycle_cpu = (processes.cpu_seconds() - used) / len(times)
         with Link(running.port, AE_TITLE) as link:
             echo_ms = statistics.median(_timed(link.echo) for _ in range(ECHOES)) * 1e3
-        held, memory, idle, another = _hold(running, family, receiver.holds)
+        held, memory, idle, another = _hold(running, processes, receiver.holds)
     return Associations(
         accept_ms=statistics.median(times) * 1e3,
         cycle_cpu_ms=cycle_cpu * 1e3,
@@ -153,7 +153,7 @@ def run_associations(receiver: Receiver, folder: Path) -> Associations:
 
 
 def _cycle(running: Running, times: int) -> list[float]:
-    """Open and release associations; how long each took to be accepted, in seconds."""
+    """Open and release associations. Returns the seconds until each was accepted."""
     end = time.monotonic() + CYCLES_S
     taken: list[float] = []
     while len(taken) < times and time.monotonic() < end:
@@ -163,34 +163,34 @@ def _cycle(running: Running, times: int) -> list[float]:
     return taken
 
 
-def _hold(running: Running, family: Family, most: int) -> tuple[int, float | None, float | None, float | None]:
+def _hold(running: Running, processes: ProcessTree, most: int) -> tuple[int, float | None, float | None, float | None]:
     """Hold up to `most` associations: how many it were, kB for each, CPU in percent, ms until one more is accepted."""
     if not most:
         return 0, None, None, None
-    without, before = _idle_share(family), family.proportional_bytes()
+    without, before = _idle_share(processes), processes.proportional_bytes()
     with ExitStack() as links, _many_files(most):
         end = time.monotonic() + OPENING_S
         held = 0
         while held < most and time.monotonic() < end:
             links.callback(Link(running.port, AE_TITLE).close)
             held += 1
-        memory = max(0, family.proportional_bytes() - before) / held / 1e3
-        idle = (_idle_share(family) - without) * 100
+        memory = max(0, processes.proportional_bytes() - before) / held / 1e3
+        idle = (_idle_share(processes) - without) * 100
         another = max(_cycle(running, SPARE)) * 1e3
     return held, memory, max(0.0, idle), another
 
 
-def _idle_share(family: Family) -> float:
-    """Return the CPU of the idle receiver, in percent of one core."""
-    time.sleep(0.3)  # for what the last association has left to do
-    used, began = family.cpu_seconds(), time.monotonic()
+def _idle_share(processes: ProcessTree) -> float:
+    """Return the CPU time of the idle receiver, in percent of one core."""
+    time.sleep(0.3)  # the receiver finishes the work of the last association
+    used, began = processes.cpu_seconds(), time.monotonic()
     time.sleep(IDLE_S)
-    return (family.cpu_seconds() - used) / (time.monotonic() - began)
+    return (processes.cpu_seconds() - used) / (time.monotonic() - began)
 
 
 @contextmanager
 def _many_files(count: int) -> Iterator[None]:
-    """Let this process have so many open files more; receivers that run already keep their own limit."""
+    """Raise this process's limit of open files. Receivers that are already running keep theirs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + count, hard), hard))
     try:

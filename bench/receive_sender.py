@@ -1,7 +1,7 @@
-"""`python receive_sender.py ORDER`: one sender, which costs next to nothing, and says what it did as JSON.
+"""`python receive_sender.py ORDER`: one sender with minimal cost, which prints its results as JSON.
 
-ORDER is an `Order` as JSON. It says `ready`, waits for a line, and sends. It imports nothing that takes time to load:
-the data set comes in a file.
+ORDER is an `Order` as JSON. The program prints `ready`, waits for a line, and sends. It imports only modules that load
+quickly; the data set is read from a file.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from receive_pdus import Message, make_uid, store_request
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """What a sender has to do."""
+    """The task of a sender."""
 
     port: int
     called: str  # AE title
     data_set: str  # file, Explicit VR Little Endian
-    number: int  # of this sender: no other one of a benchmark has it, as UIDs come from it
+    number: int  # of this sender, unique in a benchmark, because UIDs are derived from it
     count: int  # instances at most
-    seconds: float  # at most, from when it may begin; one instance is sent all the same
-    is_association_each: bool  # an association for each instance, instead of one for all
-    longest_pdu: int  # bytes; less, if the receiver takes less
+    seconds: float  # at most; at least one instance is sent
+    is_association_each: bool  # one association for each instance, instead of one for all
+    longest_pdu: int  # bytes; less if the receiver accepts less
 
     def write(self) -> str:
         return json.dumps(attrs.asdict(self))
@@ -35,17 +35,17 @@ class Order:
 
 @attrs.frozen(kw_only=True)
 class Sent:
-    """What a sender did."""
+    """The results of a sender."""
 
     count: int  # instances
-    began: float  # monotonic clock of the machine; when the first association was accepted
-    ended: float  # when the last response was there
+    began: float  # monotonic clock of the machine, when the first association was accepted
+    ended: float  # when the last response was received
     cpu_seconds: float  # of the sender
-    rejections: int  # associations that the receiver was too busy for
+    rejections: int  # associations that a busy receiver rejected
 
 
 def send(order: Order) -> Sent:
-    """Carry out `order`. Raises LinkFailed, OSError."""
+    """Send the instances of `order`. Raises LinkFailed, OSError."""
     data_set = Path(order.data_set).read_bytes()
     study, series = make_uid(2, order.number), make_uid(3, order.number)
     numbers = iter(range(order.number * 10**9, order.number * 10**9 + order.count))

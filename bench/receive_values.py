@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-AE_TITLE = "BENCH"  # that is called
+AE_TITLE = "BENCH"  # called AE title
 
 
 @frozen
@@ -12,12 +12,12 @@ class Running:
     """A receiver that listens."""
 
     port: int
-    pid: int  # of the process that started all others
+    pid: int  # of the process that started the others
 
 
 @frozen(kw_only=True)
 class Workload:
-    """What is sent, by how many."""
+    """A data set that is sent, and the number of senders."""
 
     key: str
     name: str
@@ -39,24 +39,24 @@ WORKLOADS = (
 
 @frozen(kw_only=True)
 class Rate:
-    """Results of one run of a workload."""
+    """The results of one run of a workload."""
 
     rate: float  # instances per second
     count: int  # instances
     cpu_ms: float  # per instance, of all processes of the receiver
-    sender_cpu_us: float  # per instance
+    sender_cpu_us: float  # CPU time of the sender per instance
     peak_mb: float  # resident memory of all processes of the receiver
-    rejections: int  # associations for which the receiver was too busy
+    rejections: int  # associations that a busy receiver rejected
 
 
 @frozen(kw_only=True)
 class Associations:
-    """Cost of associations for a receiver."""
+    """The cost of a receiver's associations."""
 
-    accept_ms: float  # from the connection to the acceptance, median
-    cycle_cpu_ms: float  # of the receiver, to accept an association and release it
+    accept_ms: float  # from the connection to the A-ASSOCIATE-AC, median
+    cycle_cpu_ms: float  # of the receiver, to accept and release an association
     echo_ms: float  # C-ECHO, median
     held: int  # associations that were open at once
-    memory_kb: float | None  # that each of them takes
-    idle_cpu_percent: float | None  # of one core, of all of them together, above what the receiver uses without
-    another_ms: float | None  # until one more is accepted, the longest of SPARE
+    memory_kb: float | None  # for each of them
+    idle_cpu_percent: float | None  # of one core, for all of them, minus the use without associations
+    another_ms: float | None  # until one more is accepted, maximum of SPARE

@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/receiving.py [--repeat 3] [--seconds 3] [--only adapter --only orthanc]
 
-Each round lets all receivers do the same thing one after the other, so that what else the machine does hits all alike,
-and goes on to the next thing. The sender replays PDUs that were encoded before, over loopback, from one or eight
-processes. Every run has a receiver that was just started, and a fresh folder. Medians count.
+In each round, all receivers run each workload one after the other, so that other load of the machine affects all alike.
+The sender sends PDUs that were encoded in advance, over loopback, from one or eight processes. Every run has a newly
+started receiver and an empty folder. The results are medians.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from rich.console import Console
 from rich.table import Table
 
 MOST_ROUNDS = 20
-LONGEST_PDU = 16384  # what DCMTK's clients send, and most others
+LONGEST_PDU = 16384  # as DCMTK's clients send, and most others
 OURS = (ADAPTER, BUSY)
 
 
 @attrs.define
 class Measurement:
-    """What was measured so far. A neighbour that fails is left out from then on; the adapter must not fail."""
+    """The results so far. A product that fails is excluded from then on. The adapter must not fail."""
 
     receivers: list[Receiver]
     left_out: list[str] = attrs.field(factory=list)
@@ -54,14 +54,14 @@ class Measurement:
 
 def main(
     repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.2, max=60, help="About how long each run sends.")] = 3.0,
-    longest_pdu: Annotated[int, typer.Option("--pdu", min=4096, max=1 << 20, help="Longest PDU.")] = LONGEST_PDU,
-    only: Annotated[list[str] | None, typer.Option(help="These receivers only; writes no results.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where to put the files; else the temporary folder.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, max=60, help="Approximate seconds of each run.")] = 3.0,
+    longest_pdu: Annotated[int, typer.Option("--pdu", min=4096, max=1 << 20, help="Maximum PDU length.")] = LONGEST_PDU,
+    only: Annotated[list[str] | None, typer.Option(help="Measure these receivers only, and write no results.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the files (default: a temporary one).")] = None,
 ) -> None:
     """Measure receiving, print tables, and write bench/results/receiving.json and docs/performance.md."""
     console = Console(width=140)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files do not stay behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files are deleted
     measurement = _begin(only)
     with tempfile.TemporaryDirectory(prefix="dicom-adapter-receiving-", dir=folder) as made:
         machine = describe(Path(made))
@@ -71,7 +71,7 @@ def main(
     _show(measurement, console)
     if only is None:
         about = {"machine": attrs.asdict(machine), "rounds": repeat, "seconds": seconds, "longest_pdu": longest_pdu}
-        write_results("receiving", {**about, **_told(measurement)})
+        write_results("receiving", {**about, **_as_json(measurement)})
 
 
 def _begin(only: Sequence[str] | None) -> Measurement:
@@ -129,7 +129,7 @@ def _show(measurement: Measurement, console: Console) -> None:
     console.print(table)
 
 
-def _told(measurement: Measurement) -> dict[str, Any]:
+def _as_json(measurement: Measurement) -> dict[str, Any]:
     results = Results(rates=measurement.rates, associations=measurement.associations)
     return {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -1,10 +1,10 @@
-"""How soon the service is there again when much is pending: accepting associations, and with everything delivered.
+"""Measure how soon a service with many pending instances accepts associations, and has redelivered all instances.
 
     .venv/bin/python bench/replay.py [--instances 1000000] [--due]
 
-Makes a ledger with so many pending instances of four AE titles, in studies of 100, then starts `dicom-adapter run` on
-it. With `--due` every study's wait is over when the service starts, so that the replay makes its job too; without it,
-all of them wait on. The stored objects themselves are not made: grouping by study or patient never opens them.
+It creates a ledger with the pending instances of four AE titles, in studies of 100, then starts `dicom-adapter run` on
+it. With `--due` every study is due when the service starts, so that the jobs are created, too; without it, no study is
+due. The stored objects are not created: grouping by study or patient never reads them.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from dicom_adapter.net.address import Address
 from dicom_adapter.service.launch import LaunchedService
 
 AE_TITLES = ("LUNG", "LIVER", "BRAIN", "HEART")
-MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY, MOST_MB = 5.0, 60.0, 1000.0  # on two cores, for a million
+MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY, MOST_MB = 5.0, 60.0, 1000.0  # on two cores, for a million instances
 LONGEST_S = 600.0
 
 
 @attrs.frozen(kw_only=True)
 class Measured:
-    """Results of one start."""
+    """The results of one start."""
 
     pending: int
     due: bool
     accepting_s: float  # from the start of the process to the first C-ECHO response
-    replayed_s: float  # from the start of the process to the last lane's end of delivery; if due, to the last job
+    replayed_s: float  # from the start of the process to the last lane's end of redelivery; if due, to the last job
     memory_mb: float  # peak of all processes of the service together
 
 
 def main(
     pending: Annotated[int, typer.Option("--instances", min=1000, max=10_000_000, help="Pending instances.")] = 10**6,
-    due: Annotated[bool, typer.Option("--due", help="Every study's wait is over at the start.")] = False,
+    due: Annotated[bool, typer.Option("--due", help="Every study is due at the start.")] = False,
 ) -> None:
-    """Measure one start, print it, and add it to bench/results/replay.json."""
+    """Measure one start, print the results, and add them to bench/results/replay.json."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="dicom-adapter-replay-") as made:
         folder = Path(made)
@@ -94,7 +94,7 @@ def _configuration() -> str:
         f'[ae-titles.{name}.settings]\ngroup-by = "{group_by}"\ntimeout = 3600\npipeline-one = "p1"'
         for name, group_by in zip(AE_TITLES, ("study", "study", "study", "patient"), strict=True)
     )
-    # The platform is not there: this measures the replay, and jobs wait as they would while it is down.
+    # There is no platform: only the redelivery is measured, and jobs wait as if the platform were down.
     return f"""
 [dicom]
 port = 0

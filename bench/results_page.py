@@ -1,6 +1,6 @@
-"""The page of figures: made of what bench/results holds, whichever benchmark was run last.
+"""The page of figures, made from the files in bench/results, whichever benchmark was run last.
 
-`publish` writes it into docs/performance.md, between two marks, with its plot beside it.
+`publish` writes it into docs/performance.md, between two markers, and the plot into a file beside it.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ MOST_S_TO_ACCEPT, MOST_S_TO_REPLAY = 5.0, 60.0
 
 CPU = "CPU, ms (large, 8 / small, 8)"
 
-Told = Mapping[str, Any]
+Values = Mapping[str, Any]
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """Return the last results of a benchmark; empty when it was not run."""
+    """Return the last results of a benchmark, or an empty mapping if it was not run."""
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
-def write_results(name: str, told: Told) -> None:
+def write_results(name: str, values: Values) -> None:
     """Save the results of a benchmark and publish them with the last results of the others."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     publish()
 
 
 def publish() -> None:
-    """Write the page and the plot from bench/results; nothing as long as receiving was not measured."""
+    """Write the page and the plot from bench/results. Do nothing if receiving was not measured."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
     if "receiving" not in found:
         return
@@ -75,8 +75,8 @@ def publish() -> None:
     page.write_text(f"{before}{BEGIN}{block}{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
-def figures(found: Mapping[str, Told]) -> str:
-    """All figures as Markdown, from the results by name."""
+def figures(found: Mapping[str, Values]) -> str:
+    """Return all figures as Markdown, from the results by name."""
     receiving = found["receiving"]
     results = from_json(receiving)
     sections = [
@@ -91,7 +91,7 @@ def figures(found: Mapping[str, Told]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _setting(receiving: Told, results: Results) -> str:
+def _setting(receiving: Values, results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in receiving["versions"].items())
     sender_us = results.rate(ADAPTER, "small-1", "sender_cpu_us")
     left_out = [f"Left out: {name}." for name in receiving["left_out"]]
@@ -113,7 +113,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (headings, ["---"] * len(headings), *rows))
 
 
-def _rates(results: Results, receiving: Told) -> Iterator[Sequence[str]]:
+def _rates(results: Results, receiving: Values) -> Iterator[Sequence[str]]:
     for receiver in results.rates:
         cpu = [number(results.rate(receiver, workload, "cpu_ms")) for workload in ("large-8", "small-8")]
         rates = [number(results.rate(receiver, workload)) for workload in (*THROUGHPUT, "each")]
@@ -128,11 +128,11 @@ def _ratios(results: Results) -> Iterator[Sequence[str]]:
 
 
 def _verdict(verdict: Verdict) -> Sequence[str]:
-    return verdict.what, verdict.told(), verdict.limit_text(), "yes" if verdict.is_met else "**no**"
+    return verdict.what, verdict.text(), verdict.limit_text(), "yes" if verdict.is_met else "**no**"
 
 
-def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:
-    """Rows of the other benchmarks, if they were run."""
+def _others(found: Mapping[str, Values]) -> Iterator[Verdict]:
+    """Yield the rows of the other benchmarks that were run."""
     if due := found.get("due"):
         what = f"From the end of a group's wait to its job, of {due['open_groups']:,} open ones, 99th percentile"
         yield at_most(due["p99_ms"], MOST_DUE_MS, what, " ms")
@@ -148,8 +148,8 @@ def _others(found: Mapping[str, Told]) -> Iterator[Verdict]:
         yield from _cache(cache)
 
 
-def _cache(cache: Told) -> Iterator[Verdict]:
-    """Rows of the cache benchmark."""
+def _cache(cache: Values) -> Iterator[Verdict]:
+    """Yield the rows of the cache benchmark."""
     ratios = [rates["ratio"] for rates in cache["received_per_second"].values()]
     kept = f"with {cache['instances']:,} kept instances"
     yield at_least(min(ratios), LEAST_KEPT, "Instances per second to the cache, to that of `aetitle`, the least")

@@ -1,7 +1,7 @@
-"""The instances of the benchmark: made once, through the adapter's own storage step, then lent to each run.
+"""The instances of the upload benchmark: stored once by the adapter's own code, then provided to each run.
 
-A run gets a copy of the ledger and hard links to the files, so that all runs read the same blocks, and an adapter may
-reclaim what it submitted.
+A run gets a copy of the ledger and hard links to the files. All runs therefore read the same blocks, and the adapter
+may reclaim submitted instances.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ AE_TITLE = "LUNG"
 PIPELINE = "8abf244aff7647989d4f6b3987a85759"
 EDGE = 512  # pixels, of 16 bits: 512 KiB in each instance
 PIECE_BYTES = 1 << 20
-QUIET_S = 10  # from lending to the job: time for the service to start, and to be looked at before there is a job
+QUIET_S = 10  # seconds from the start to the job, for the start of the service and the measurement before the job
 
-# `durability` is of the making alone; the service runs with its defaults otherwise.
+# `durability` affects only the preparation. Otherwise the service runs with its defaults.
 CONFIGURATION = """\
 [dicom]
 port = 0
@@ -60,14 +60,14 @@ pipeline-lung = "{pipeline}"
 
 @frozen(kw_only=True)
 class Instances:
-    """A data folder of the adapter with instances that no job has yet."""
+    """A data folder of the adapter with instances that are in no job yet."""
 
     folder: Path
     paths: tuple[Path, ...]  # of the Part 10 files
     size_bytes: int  # of all of them
 
     def lend(self, folder: Path, protocol: str, endpoint: str) -> Path:
-        """Make a service's folder with these instances; returns its configuration."""
+        """Create the folder of a service with these instances. Returns the path of its configuration."""
         for path in self.paths:
             place = folder / path.relative_to(self.folder)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _study(count: int) -> Iterator[Dataset]:
             study_uid=study,
             series_uid=series,
             instance_number=number + 1,
-            rows=1,  # the stripes of a whole image take long, and are replaced
+            rows=1,  # a synthetic image of full size takes long, and its pixels are replaced anyway
             columns=1,
             Rows=EDGE,
             Columns=EDGE,
@@ -145,7 +145,7 @@ def _request(dataset: Dataset) -> StoreRequest:
 
 
 def read_all(instances: Instances, *, cached: bool) -> None:
-    """Read every file in pieces. Without `cached` the kernel is asked to forget each one first."""
+    """Read every file in pieces. Without `cached`, the kernel is first advised to drop its cached pages."""
     piece = bytearray(PIECE_BYTES)
     for path in instances.paths:
         with path.open("rb", buffering=0) as file:
@@ -156,7 +156,7 @@ def read_all(instances: Instances, *, cached: bool) -> None:
 
 
 def write_all(instances: Instances, folder: Path, *, sync: bool) -> None:
-    """Write as many bytes as `instances` have into new files; with `sync` each one is on disk when it is left."""
+    """Write as many bytes as `instances` has into new files. With `sync`, each file is synced before it is closed."""
     folder.mkdir()
     data = instances.paths[0].read_bytes()
     for number in range(len(instances.paths)):
@@ -167,9 +167,9 @@ def write_all(instances: Instances, folder: Path, *, sync: bool) -> None:
 
 
 def empty(folder: Path) -> tuple[int, int]:
-    """Truncate what was received there, and return how many files and bytes there were.
+    """Truncate the received files, and return their number and total size.
 
-    Nothing is deleted between runs: on ext4, creating files soon after deleting many is slow.
+    No file is deleted between runs: on ext4, creating files soon after deleting many is slow.
     """
     paths = list(folder.rglob("*.dcm"))
     size = sum(path.stat().st_size for path in paths)

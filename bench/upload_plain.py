@@ -1,7 +1,9 @@
-"""`python upload_plain.py grpc|rest ENDPOINT PARALLEL FILES`: the plain loop that the adapter is compared with.
+"""`python upload_plain.py grpc
 
-It uploads the files that FILES lists, PARALLEL at a time, with nothing around it: the generated stub or httpx, the
-pieces that the submitters make, no verification, no ledger, no retries. Prints seconds and CPU seconds as JSON.
+rest ENDPOINT PARALLEL FILES`: the plain loop that the adapter is compared with.
+
+It uploads the files listed in FILES, PARALLEL at a time, with the generated stub or httpx, in pieces of the same size
+as the submitters, without verification, ledger or retries. It prints seconds and CPU seconds as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Upload = Callable[[Path], None]
 
 
 def grpc_upload(endpoint: str) -> Upload:
-    """A job on the platform, and what uploads one file to it."""
+    """Create a job on the platform. Returns the function that uploads one file to it."""
     chunk_bytes = int(ClaraGrpcSettings(endpoint=endpoint).chunk_size)
     channel = grpc.insecure_channel(endpoint)
     request = JobsCreateRequest(pipeline_id=Identifier(value=PIPELINE), name="plain", priority=JOB_PRIORITY_NORMAL)
@@ -52,7 +54,7 @@ def grpc_upload(endpoint: str) -> Upload:
 
 
 def rest_upload(endpoint: str) -> Upload:
-    """A job on the platform, and what uploads one file to it."""
+    """Create a job on the platform. Returns the function that uploads one file to it."""
     client = httpx.Client(base_url=endpoint, trust_env=False, timeout=UPLOAD_S)
     body = {"pipelineId": PIPELINE, "name": "plain", "priority": "normal", "metadata": {}}
     created = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": '"plain"'}).raise_for_status().json()
@@ -71,7 +73,7 @@ def rest_upload(endpoint: str) -> Upload:
 
 
 def main(protocol: str, endpoint: str, parallel: str, files: str) -> None:
-    """Upload everything once."""
+    """Upload all files once."""
     paths = [Path(line) for line in Path(files).read_text().splitlines()]
     upload = {"grpc": grpc_upload, "rest": rest_upload}[protocol](endpoint)
     with ThreadPoolExecutor(int(parallel)) as executor:

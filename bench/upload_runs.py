@@ -1,4 +1,4 @@
-"""One measured run each: the adapter, the plain loop, the disk."""
+"""Measured runs of uploads: the adapter, the plain loop, the disk."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from dicom_adapter.service.launch import LaunchedService, LogEntry
 HERE = Path(__file__).parent
 EMULATOR, SINK = "emulator", "sink"
 SERVERS = (SINK, EMULATOR)
-LONGEST_S = 300.0  # for one run; a machine that needs more is not one to measure on
+LONGEST_S = 300.0  # time limit of one run; a slower machine is not suitable for measurements
 STOP_S = 30.0
 
 
 @frozen(kw_only=True)
 class Run:
-    """Results of one run."""
+    """The results of one run."""
 
     seconds: float
     size_bytes: int
-    cpu_seconds: float | None = None  # of the side that uploads
-    growth_bytes: int | None = None  # peak of the adapter's memory above what it had before the job
-    growth_uploading_bytes: int | None = None  # the part of it since the first upload
+    cpu_seconds: float | None = None  # of the uploading process
+    growth_bytes: int | None = None  # peak of the adapter's memory minus its memory before the job
+    growth_uploading_bytes: int | None = None  # the part of the growth since the first upload
     resident_bytes: int | None = None  # all processes of the adapter before the job
 
     @property
@@ -46,7 +46,7 @@ class Run:
 
 
 def disk(instances: Instances, act: Callable[[], None]) -> Run:
-    """Time what reads or writes as much as `instances` have."""
+    """Time a function that reads or writes as many bytes as `instances` has."""
     began, used = time.monotonic(), time.process_time()
     act()
     return Run(
@@ -55,20 +55,20 @@ def disk(instances: Instances, act: Callable[[], None]) -> Run:
 
 
 def plain(instances: Instances, folder: Path, protocol: str, server: str, parallel: int) -> Run:
-    """The plain loop, in a process of its own."""
+    """Run the plain loop in a separate process."""
     folder.mkdir()
     files = folder / "files.txt"
     files.write_text("\n".join(map(str, instances.paths)))
     with serve(server, protocol, folder) as endpoint:
         command = [sys.executable, str(HERE / "upload_plain.py"), protocol, endpoint, str(parallel), str(files)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LONGEST_S)  # noqa: S603 - ourselves
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=LONGEST_S)  # noqa: S603 - ours
     _check_received(instances, folder, server)
     figures = json.loads(done.stdout)
     return Run(size_bytes=instances.size_bytes, **figures)
 
 
 def adapter(instances: Instances, folder: Path, protocol: str, server: str, parallel: int) -> Run:
-    """`dicom-adapter run`, which finds the instances, waits for the end of their study, and submits one job."""
+    """Run `dicom-adapter run`, which finds the instances, waits until their study is complete, and submits one job."""
     folder.mkdir()
     with serve(server, protocol, folder) as endpoint:
         configuration = instances.lend(folder / "adapter", protocol, endpoint)
@@ -131,7 +131,7 @@ def _check_received(instances: Instances, folder: Path, server: str) -> None:
 
 @contextmanager
 def serve(server: str, protocol: str, folder: Path) -> Iterator[str]:
-    """A server in a process of its own; yields where it listens."""
+    """Start a server in a separate process. Yields its address."""
     command = [sys.executable, str(HERE / "upload_sink.py"), protocol]
     if server == EMULATOR:
         command = [sys.executable, "-m", "dicom_adapter", "emulate-platform", "--folder", str(folder / EMULATOR)]
@@ -140,7 +140,7 @@ def serve(server: str, protocol: str, folder: Path) -> Iterator[str]:
     assert process.stdout is not None
     try:
         where = process.stdout.readline().split()[-1]
-        # The emulator tells every call, and must not wait for a full pipe.
+        # The emulator prints every call, and must not block on a full pipe.
         threading.Thread(target=_drain, args=(process,), daemon=True).start()
         yield where
     finally:

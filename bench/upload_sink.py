@@ -1,7 +1,9 @@
-"""`python upload_sink.py grpc|rest`: a platform of minimal cost, which accepts any job and discards its files.
+"""`python upload_sink.py grpc
 
-It answers the calls that carry a job to its start, and reads uploads without looking into them: what it costs is the
-least that a server in Python can cost.
+rest`: a platform of minimal cost, which accepts any job and discards its files.
+
+It answers all calls up to the start of a job, and reads uploads without parsing them. Its cost is the minimum for a
+server in Python.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ PAYLOADS = "nvidia.clara.platform.Payloads"
 
 
 def serve_grpc() -> None:
-    """Serve until stdin ends."""
+    """Serve until stdin is closed."""
     server = grpc.server(ThreadPoolExecutor(CALLS_AT_ONCE), options=[("grpc.max_receive_message_length", -1)])
     server.add_generic_rpc_handlers(
         (
@@ -39,13 +41,13 @@ def serve_grpc() -> None:
                     "Start": _unary(jobs_pb2.JobsStartRequest, _started),
                 },
             ),
-            # Without a deserializer the messages stay bytes.
-            grpc.method_handlers_generic_handler(PAYLOADS, {"Upload": grpc.stream_unary_rpc_method_handler(_swallow)}),
+            # Without a deserializer, messages remain bytes.
+            grpc.method_handlers_generic_handler(PAYLOADS, {"Upload": grpc.stream_unary_rpc_method_handler(_discard)}),
         )
     )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    _say(f"127.0.0.1:{port}")
+    _print_address(f"127.0.0.1:{port}")
     sys.stdin.read()
     server.stop(None).wait()
 
@@ -56,7 +58,7 @@ def _unary(request: Any, answer: Callable[[Any], Any]) -> grpc.RpcMethodHandler[
     )
 
 
-def _swallow(pieces: Iterator[bytes], _context: Any) -> bytes:
+def _discard(pieces: Iterator[bytes], _context: Any) -> bytes:
     for _piece in pieces:
         pass
     return payloads_pb2.PayloadsUploadResponse().SerializeToString()
@@ -75,10 +77,10 @@ def _started(_request: Any) -> Any:
 
 
 def serve_rest() -> None:
-    """Serve until stdin ends; the threads end with the process."""
+    """Serve until stdin is closed. The threads end with the process."""
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_accept, args=(listener,), daemon=True).start()
-    _say(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    _print_address(f"http://127.0.0.1:{listener.getsockname()[1]}")
     sys.stdin.read()
 
 
@@ -86,11 +88,11 @@ def _accept(listener: socket.socket) -> None:
     while True:
         connection, _peer = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=_converse, args=(connection,), daemon=True).start()
+        threading.Thread(target=_serve_connection, args=(connection,), daemon=True).start()
 
 
-def _converse(connection: socket.socket) -> None:
-    """One request after another, as long as the client keeps the connection."""
+def _serve_connection(connection: socket.socket) -> None:
+    """Answer requests one after another, until the client closes the connection."""
     buffer = bytearray(BUFFER_BYTES)
     with connection:
         while head := _head(connection):
@@ -103,7 +105,7 @@ def _converse(connection: socket.socket) -> None:
 
 
 def _head(connection: socket.socket) -> tuple[bytes, bytes] | None:
-    """The next request up to its body, and what came of the body with it; None when there is none."""
+    """Read the next request. Returns its head and the part of its body that was read, or None if there is none."""
     received = b""
     while b"\r\n\r\n" not in received:
         piece = connection.recv(65536)
@@ -125,7 +127,7 @@ def _answer(method: str, path: str) -> bytes:
     return head.encode() + body
 
 
-def _say(where: str) -> None:
+def _print_address(where: str) -> None:
     sys.stdout.write(f"{where}\n")
     sys.stdout.flush()
 

@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/uploads.py [--instances 2000] [--repeat 3] [--protocol grpc|rest|both]
 
-Each round does everything once, so that what else the machine does hits all alike: it reads and writes the files,
-uploads them with a plain loop, and lets the adapter upload them; the latter two to a server of minimal cost (`sink`),
-which shows what the adapter costs, and to the platform emulator, which keeps the files. Medians count.
+Each round does everything once, so that other load of the machine affects all alike: it reads and writes the files,
+uploads them with a plain loop, and lets the adapter upload them. Both upload to a server of minimal cost (`sink`),
+which shows the cost of the adapter, and to the platform emulator, which keeps the files. The results are medians.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rich.table import Table
 from upload_runs import SERVERS, SINK, Run
 
 RESULTS = Path(__file__).parent / "results"
-LEAST_RATIO = 0.7  # of the slower of disk and plain loop
+LEAST_RATIO = 0.7  # of the slower one of disk and plain loop
 MOST_GROWTH_MB = 50.0
 LARGEST = 20_000  # instances: 10 GB
 MOST_ROUNDS = 20
@@ -42,7 +42,7 @@ Runs = dict[str, list[Run]]
 
 
 class Protocol(str, Enum):
-    """What the job is uploaded with."""
+    """The protocols of the upload."""
 
     GRPC = "grpc"
     REST = "rest"
@@ -56,13 +56,13 @@ class Protocol(str, Enum):
 def main(
     instances: Annotated[int, typer.Option(min=32, max=LARGEST, help="CT images of 512 KiB in the job.")] = 2000,
     repeat: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Rounds.")] = 3,
-    protocol: Annotated[Protocol, typer.Option(help="Which submitter.")] = Protocol.BOTH,
-    parallel: Annotated[int, typer.Option(min=1, max=64, help="Uploads at the same time; 4 is the default.")] = 4,
-    folder: Annotated[Path | None, typer.Option(help="Where to put the files; else the temporary folder.")] = None,
+    protocol: Annotated[Protocol, typer.Option(help="Protocol of the submitter.")] = Protocol.BOTH,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Concurrent uploads.")] = 4,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the files (default: a temporary one).")] = None,
 ) -> None:
     """Measure uploads, print a table, and write bench/results/uploads.json and .md."""
     console = Console(width=130)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files do not stay behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the files are deleted
     with tempfile.TemporaryDirectory(prefix="dicom-adapter-uploads-", dir=folder) as made:
         machine = describe(Path(made))
         console.print(f"{machine}\nmaking {instances} instances …", highlight=False)
@@ -84,7 +84,7 @@ def _measure(
     runs: Runs = {}
     for number in range(1, repeat + 1):
         if time.monotonic() - began > LONGEST_S:
-            console.print(f"ended after {number - 1} rounds: the time is over")
+            console.print(f"ended after {number - 1} rounds: the time limit was reached")
             break
         for name, run in _round(files, folder / f"round-{number}", protocols, parallel):
             runs.setdefault(name, []).append(measured := run())
@@ -95,7 +95,7 @@ def _measure(
 def _round(
     files: upload_files.Instances, folder: Path, protocols: Sequence[str], parallel: int
 ) -> Iterator[tuple[str, Callable[[], Run]]]:
-    """What one round does, by name. Files are in the page cache when they are uploaded, as just received ones are."""
+    """Run one round and return its runs by name. Like just received files, the files are in the page cache."""
     folder.mkdir()
     yield "read from disk", partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=False))
     yield "read", partial(upload_runs.disk, files, partial(upload_files.read_all, files, cached=True))
@@ -119,19 +119,19 @@ def _name(protocol: str, server: str, who: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class Verdict:
-    """The adapter's figures and those that it is compared with."""
+    """The adapter's figures, and those that they are compared with."""
 
     protocol: str
     server: str
     adapter_mb_per_s: float
     plain_mb_per_s: float
     read_mb_per_s: float
-    ratio_to_plain: float  # median of the rounds' ratios: neighbours in time
-    ratio_to_slower: float  # of plain loop and disk
+    ratio_to_plain: float  # median of the ratios of each round
+    ratio_to_slower: float  # the slower one of plain loop and disk
     cpu_s_per_gb: float  # host process
     plain_cpu_s_per_gb: float
-    growth_mb: float  # the worst round's
-    growth_uploading_mb: float  # since the first upload, the worst round's
+    growth_mb: float  # maximum of all rounds
+    growth_uploading_mb: float  # since the first upload, maximum of all rounds
     resident_mb: float  # all processes of the adapter, before the job
 
     @property
@@ -201,14 +201,14 @@ def _report(runs: Runs, protocols: Sequence[str], machine: Machine, what: str, c
     RESULTS.mkdir(exist_ok=True)
     rounds = len(runs["read"])
     (RESULTS / "uploads.md").write_text(_page(verdicts, disk, machine, what, rounds), encoding="utf-8")
-    told = {
+    values = {
         "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": attrs.asdict(machine),
         "what": what,
         "verdicts": [attrs.asdict(verdict) for verdict in verdicts],
         "runs": {name: [_facts(run) for run in found] for name, found in runs.items()},
     }
-    (RESULTS / "uploads.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / "uploads.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _facts(run: Run) -> Mapping[str, float]:
@@ -230,13 +230,13 @@ The disk, one file after another: {rates}.
 - Medians of {rounds} rounds; a ratio is the median of the rounds' ratios; memory growth is the worst round's.
 - The *plain loop* uploads the same files with the generated stub or with httpx, as many at a time and in the same
   pieces, without verification, ledger or retries.
-- *{SINK}* is a server that throws everything away; the *emulator* keeps the files, and costs more than who uploads.
-- Uploads read from the page cache, as those of just received instances do; the disk counts with that rate (*read*).
-- CPU is that of the adapter's host process, and of the plain loop's.
-- Memory: the highest resident memory of all processes of the adapter above what they had before the job; in brackets
-  above what they had before the first upload.
-- The adapter runs with its defaults: each stored file is verified as it is read, and what arrived is written down,
-  synced, after every 32 files.
+- *{SINK}* is a server that discards everything; the *emulator* keeps the files, and costs more than the client.
+- Uploads read from the page cache, like those of just received instances; the disk counts with that rate (*read*).
+- CPU is that of the adapter's host process, and of the plain loop.
+- Memory: the highest resident memory of all processes of the adapter minus their memory before the job; in brackets
+  minus their memory before the first upload.
+- The adapter runs with its defaults: each stored file is verified while it is read, and the progress is
+  committed and synced after every 32 files.
 
 Measured with `bench/uploads.py` on {machine}.
 """

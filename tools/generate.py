@@ -1,11 +1,11 @@
-"""Generate the Python modules of the plugins' gRPC APIs from the `.proto` files beside them.
+"""Generate the Python modules of the plugins' gRPC APIs from their `.proto` files.
 
     pip install grpcio-tools==1.62.3 mypy-protobuf==3.6.0 "setuptools<81"
     python tools/generate.py [FOLDER]
 
-Without FOLDER the modules are written where they are checked in. The pins are old on purpose: what these versions write
-runs on every grpcio from 1.60 and every protobuf from 4.25 on, newer ones demand a runtime that is as new as they are.
-They need protobuf 4, so an environment of their own is the best place for them.
+Without FOLDER the modules are written where they are checked in. The pinned versions are old on purpose: their output
+runs with every grpcio from 1.60 and every protobuf from 4.25 on, while the output of newer ones requires a runtime that
+is equally new. They need protobuf 4, so install them in a separate environment.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ WIRES = {  # by the folder of the sources
     PLUGINS / "cache" / "src": Path("dicom_adapter_cache", "wire"),
     PLUGINS / "clara_client" / "src": Path("dicom_adapter_clara_client", "wire"),
 }
-PINS = {"grpcio-tools": "1.62.3", "mypy-protobuf": "3.6.0"}  # what decides the text of the modules
-REQUIREMENTS = [*(f"{name}=={version}" for name, version in PINS.items()), "setuptools<81"]  # for its pkg_resources
+PINS = {"grpcio-tools": "1.62.3", "mypy-protobuf": "3.6.0"}  # the packages that determine the generated text
+REQUIREMENTS = [*(f"{name}=={version}" for name, version in PINS.items()), "setuptools<81"]  # has pkg_resources
 
 
 def missing() -> list[str]:
-    """Return the pinned packages that this environment lacks; other versions generate other text."""
+    """Return the pinned packages that are not installed here. Other versions would generate other text."""
     return [f"{name}=={version}" for name, version in PINS.items() if _installed(name) != version]
 
 
@@ -43,13 +43,13 @@ def generate(sources: Path, target: Path) -> None:
     protos = sorted(str(path) for path in (sources / WIRES[sources]).glob("*.proto"))
     plugins = [f"--plugin={path}" for path in sorted(Path(sys.executable).parent.glob("protoc-gen-mypy*"))]
     kinds = [f"--{kind}_out={target}" for kind in ("python", "mypy", "grpc_python", "mypy_grpc")]
-    google = Path(grpc_tools.__file__).with_name("_proto")  # the types that every protoc knows
+    google = Path(grpc_tools.__file__).with_name("_proto")  # the standard types of protoc
     paths = [f"--proto_path={sources}", f"--proto_path={google}"]
     target.mkdir(parents=True, exist_ok=True)
     if protoc.main(["protoc", *paths, "--mypy_opt=quiet", "--mypy_grpc_opt=quiet", *plugins, *kinds, *protos]):
         raise SystemExit("protoc failed: see its messages above")
     for module in (target / WIRES[sources]).glob("common_pb2_grpc.py*"):
-        module.unlink()  # there are no services in it
+        module.unlink()  # it contains no services
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Snapshot of the public API: `make api` writes it, a test compares it.
 
-One line for each public name, each member of a public class, each hook and each pytest fixture, with its signature. The
-sources are read by griffe and not imported.
+It has one line with the signature of each public name, each member of a public class, each hook and each pytest
+fixture. The sources are parsed by griffe and not imported.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _describe(path: str, item: griffe.Object) -> Iterator[str]:
     elif isinstance(item, griffe.Class):
         yield f"{path} = class({', '.join(map(str, item.bases))}){_decorators(item)}"
         for name, member in item.all_members.items():
-            if name in SPECIAL_METHODS or not name.startswith(("_", "test_")):  # the tests of suites are no API
+            if name in SPECIAL_METHODS or not name.startswith(("_", "test_")):  # tests of suites are no API
                 target = member.final_target if isinstance(member, griffe.Alias) else member
                 yield from _describe(f"{path}.{name}", target)
 

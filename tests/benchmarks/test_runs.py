@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import receive_runs
-from family import Family
+from process_tree import ProcessTree
 from receive_instances import write_data_sets
 from receive_receivers import RECEIVERS
 from receive_values import WORKLOADS
@@ -47,8 +47,8 @@ def test_a_process_tree_counts_running_and_ended_children() -> None:
     with run([sys.executable, "-c", PARENT]) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        family = Family(process.pid)
-        assert 2 == len(family.pids())
-        assert family.cpu_seconds() >= 0.38  # 2 × 0.2 s, minus the clock tick in which the ended child is counted
-        assert family.resident_bytes() > family.proportional_bytes() > 0
+        processes = ProcessTree(process.pid)
+        assert 2 == len(processes.pids())
+        assert processes.cpu_seconds() >= 0.38  # 2 × 0.2 s, minus the clock tick in which the ended child is counted
+        assert processes.resident_bytes() > processes.proportional_bytes() > 0
         process.kill()

@@ -1,4 +1,4 @@
-"""The pages of what plugins may import, for Sphinx to fill in from signatures and docstrings."""
+"""The pages of the modules that plugins import. Sphinx adds signatures and docstrings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import dicom_adapter
 from dicom_adapter import testing
 
 PUBLIC = {"api": dicom_adapter, "testing-api": testing}
-TITLES = {"dicom_adapter": "Hooks", "declare": "Settings", "model": "Values"}  # where the module's name says little
+TITLES = {"dicom_adapter": "Hooks", "declare": "Settings", "model": "Values"}  # for modules with unclear names
 
 
 def page(module: ModuleType) -> str:
-    """A section for each file of the package, with what it gives to the public."""
+    """Return the page of a module, with a section for each file that defines public names."""
     title = f"``{module.__name__}``"
     head = f"{title}\n{'=' * len(title)}\n\n.. currentmodule:: {module.__name__}\n"
     return head + "".join(_section(home, names, module) for home, names in _by_home(module).items())
 
 
 def _by_home(module: ModuleType) -> dict[str, list[str]]:
-    """The public names, by titles made of the names of the modules in which they are defined."""
+    """Return the public names by section title, which is the name of the defining module."""
     found: dict[str, list[str]] = {}
     for name in module.__all__:
         thing = getattr(module, name)
@@ -48,7 +48,7 @@ def _entry(name: str, thing: Any) -> str:
 
 
 def described(thing: Any, lines: Iterable[str]) -> Iterator[str]:
-    """Lines of reStructuredText: a docstring, and what Sphinx does not see of the fields or values of a class."""
+    """Yield a docstring as reStructuredText, with the fields or values of a class, which Sphinx does not find."""
     yield from _with_code(lines)
     yield ""
     if inspect.isclass(thing) and attrs.has(thing):
@@ -59,7 +59,7 @@ def described(thing: Any, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _with_code(lines: Iterable[str]) -> Iterator[str]:
-    """What stands indented is code, as in Markdown."""
+    """Make indented lines code blocks, as in Markdown."""
     before, inside = "", False
     for line in lines:
         indented = line.startswith("    ")
@@ -71,7 +71,7 @@ def _with_code(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _fields(cls: type) -> Iterator[str]:
-    """The fields of an attrs class, with the comments that stand beside them."""
+    """Yield the fields of an attrs class with their comments."""
     comments = dict(_comments(cls))
     for field in attrs.fields(cls):
         if field.init and not field.name.startswith("_"):

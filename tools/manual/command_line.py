@@ -1,4 +1,4 @@
-"""A page of all commands with their arguments and options, of the command line itself."""
+"""A page of all commands with their arguments and options, generated from the command line."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from manual.hooks import escaped
 
 INTRODUCTION = """# Every command and option
 
-What `--help` shows of each command. [Commands](../commands.md) says what they do, print and return.
+The `--help` texts of all commands. [Commands](../commands.md) describes what they do, print and return.
 """
 
 
 def page() -> str:
-    """A section for each command."""
+    """Return the page, with a section for each command."""
     return INTRODUCTION + "".join(section(name, command) for name, command in commands().items())
 
 
 def commands() -> Mapping[str, click.Command]:
-    """All commands and groups, the adapter's and those of the installed plugins, by name."""
-    return dict(_below(typer.main.get_command(app))) | dict(_below(typer.main.get_command(_brought())))
+    """Return all commands and groups of the adapter and of the installed plugins, by name."""
+    return dict(_below(typer.main.get_command(app))) | dict(_below(typer.main.get_command(_plugin_commands())))
 
 
 def _below(group: Any, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -36,7 +36,7 @@ def _below(group: Any, *path: str) -> Iterator[tuple[str, click.Command]]:
             yield from _below(command, *path, name)
 
 
-def _brought() -> typer.Typer:
+def _plugin_commands() -> typer.Typer:
     """Return the commands of plugins, in a separate command line."""
     found = typer.Typer()
     found.callback()(lambda: None)
@@ -53,7 +53,7 @@ def _failed(plugin: PluginInfo, hook: str, failure: BaseException) -> None:
 
 
 def section(name: str, command: click.Command) -> str:
-    """Usage, help, and a row for each argument and option."""
+    """Return the section of a command: usage, help, and a row for each argument and option."""
     context = click.Context(command, info_name=f"dicom-adapter {name}")
     usage = " ".join(command.collect_usage_pieces(context))
     records = [param.get_help_record(context) for param in command.params]

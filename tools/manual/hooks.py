@@ -1,4 +1,4 @@
-"""A page for each hook, of its specification in `hookspecs.py`."""
+"""A page for each hook, generated from its specification in `hookspecs.py`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dicom_adapter.api import hookspecs
 Hook = Callable[..., Any]
 EXAMPLE = "Example::\n"
 REGISTERS = "A registration hook: what it returns becomes part of the adapter."
-OBSERVES = "An observer hook: it is told what has happened, after it was committed."
+OBSERVES = "An observer hook: it is called after an event was committed."
 
 
 def hooks() -> Mapping[str, Hook]:
-    """All specifications, by name."""
-    mark = f"{hookspecs.PROJECT}_spec"  # pluggy leaves it on every function that it is given
+    """Return all specifications by name."""
+    mark = f"{hookspecs.PROJECT}_spec"  # an attribute that pluggy sets on every specification
     return {name: each for name, each in vars(hookspecs).items() if hasattr(each, mark)}
 
 
 def page(name: str, hook: Hook) -> str:
-    """What the specification says: signature, meaning, example."""
+    """Return the page of a hook: signature, meaning, example."""
     body, _, example = inspect.cleandoc(hook.__doc__ or "").partition(EXAMPLE)
     kind = OBSERVES if hook.__annotations__["return"] == "None" else REGISTERS
     parts = [f"# {name}", kind, fenced(signature(name, hook)), escaped(body.strip())]
@@ -31,14 +31,14 @@ def page(name: str, hook: Hook) -> str:
 
 
 def signature(name: str, hook: Hook) -> str:
-    """The specification's first line, as it is written."""
+    """Return the definition of the specification as it is written."""
     notes = dict(hook.__annotations__)
     result = notes.pop("return")
     return f"def {name}({', '.join(f'{parameter}: {type_}' for parameter, type_ in notes.items())}) -> {result}"
 
 
 def index() -> str:
-    """The first sentence of each, with a link."""
+    """Return a list of the hooks with their first sentences and links."""
     rows = [f"| [`{name}`]({name}.md) | {_first_sentence(hook)} |\n" for name, hook in hooks().items()]
     pages = "".join(f"{name}\n" for name in hooks())
     tree = f"```{{toctree}}\n:hidden:\n\n{pages}```\n"
@@ -46,7 +46,7 @@ def index() -> str:
 
 
 def _introduction() -> str:
-    """What the module says of all of them, its example as a block of its own."""
+    """Return the docstring of the module, with its example as a block."""
     return inspect.cleandoc(hookspecs.__doc__ or "")
 
 
@@ -60,6 +60,6 @@ def fenced(code: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Markdown in which `<name>` outside of code is no HTML."""
+    """Return Markdown in which `<name>` outside of code is not HTML."""
     parts = text.split("`")
     return "`".join(part.replace("<", "\\<") if at % 2 == 0 else part for at, part in enumerate(parts))

@@ -1,4 +1,4 @@
-"""The pages of the site that are made whole, and writing them."""
+"""The generated pages of the site."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from manual import api, command_line, hooks
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Each with its path below `docs/reference`."""
+    """Yield each page with its path below `docs/reference`."""
     yield "hooks/index.md", hooks.index()
     for name, hook in hooks.hooks().items():
         yield f"hooks/{name}.md", hooks.page(name, hook)
@@ -19,7 +19,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def write(folder: Path) -> None:
-    """Write all of them, and remove those of hooks that are gone."""
+    """Write all pages, and delete those of removed hooks."""
     wanted = {folder / path: text for path, text in pages()}
     for path, text in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The tables of keys in `docs/configuration.md`: which there are, what stands in them, and where."""
+"""The tables of keys in `docs/configuration.md`: their rows and their positions."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ def updated(text: str) -> str:
 
 
 def headings(text: str) -> list[str]:
-    """The headings of a page."""
+    """Return the headings of a page."""
     return HEADING.findall(text)
 
 
 def sections(known: list[str]) -> Mapping[str, list[type]]:
-    """The classes whose keys a section lists, by its heading. What has no heading of its own stands with its parent."""
+    """Return the classes whose keys each section lists, by its heading.
+
+    Classes without a section are in their parent's.
+    """
     found: dict[str, list[type]] = {TOP: [Config]}
     for key, cls in tables_in(Config):
         name = NAMES.get(key, key)
@@ -62,7 +65,7 @@ def _plugins(catalogue: Catalogue) -> Iterator[tuple[str, type]]:
 
 
 def tables_in(cls: type) -> Iterator[tuple[str, type]]:
-    """The tables that a table may hold, by their keys."""
+    """Yield the tables that a table may contain, by their keys."""
     for field in settable(cls):
         for part in _parts(field.type):
             if isinstance(part, type) and attrs.has(part):
@@ -76,19 +79,19 @@ def _parts(type_: Any) -> Iterator[Any]:
 
 
 def table(cls: type) -> str:
-    """A row for each key."""
+    """Return a table with a row for each key."""
     return HEAD + "".join(row(field) for field in settable(cls))
 
 
 def row(field: attrs.Attribute[Any]) -> str:
-    """A key with its type, default, rule and meaning."""
+    """Return the row of a key: its type, default, rule and meaning."""
     type_ = get_args(field.type)[1] if field.metadata.get(PREFIX) else field.type  # of each key with the prefix
     cells = (f"`{key_of(field)}`", type_words(type_), default_words(field), rule_words(field), field.metadata[HELP])
     return f"| {' | '.join(cells)} |\n"
 
 
 def _with_tables(text: str, heading: str, classes: list[type]) -> str:
-    parts = HEADING.split(text)  # what is before, heading, section, heading, section, …
+    parts = HEADING.split(text)  # text before, heading, section, heading, section, …
     if heading not in parts[1::2]:
         raise ValueError(f"docs/configuration.md has no section '{heading}', in which the keys of it are listed")
     start = text.index(f" {heading}\n")

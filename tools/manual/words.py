@@ -86,7 +86,7 @@ def rule_words(field: attrs.Attribute[Any]) -> str:
 
 
 def _validators(validator: Any) -> Iterator[Any]:
-    """The functions of which attrs' own combinations are made."""
+    """Yield the functions that attrs' combinations of validators consist of."""
     several = getattr(validator, "_validators", None) or getattr(validator, "validator", None)
     if several is not None:
         for each in several if isinstance(several, tuple) else (several,):

@@ -1,4 +1,4 @@
-"""CPU and memory of a process and its descendants (proc(5))."""
+"""CPU time and memory of a process and its descendants (proc(5))."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from types import TracebackType
 from machine import resident_bytes
 
 TICKS = os.sysconf("SC_CLK_TCK")
-EVERY_S = 0.1  # between two looks at memory
+EVERY_S = 0.1  # between two samples of memory
 
 
-class Family:
-    """A process and its descendants, as they are when asked for."""
+class ProcessTree:
+    """A process and its current descendants."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
     def pids(self) -> list[int]:
-        """Those that live, and those that have ended but were not waited for."""
+        """Return the running processes, and those that have ended but were not waited for."""
         found = [self._pid]
         for pid in found:
             found += _children(pid)
         return found
 
     def cpu_seconds(self) -> float:
-        """What all of them have used so far, with those that have ended and were waited for."""
+        """Return the CPU time of all processes so far, including ended ones that were waited for."""
         return sum(map(_cpu_seconds, self.pids()))
 
     def resident_bytes(self, field: str = "VmRSS") -> int:
-        """Memory of all of them; pages that they share count for each."""
+        """Return the memory of all processes. Shared pages count once for each process."""
         return sum(resident_bytes(pid, field) for pid in self.pids())
 
     def proportional_bytes(self) -> int:
-        """Memory of all of them, in which a page that several share counts once."""
+        """Return the memory of all processes. Shared pages count once."""
         return sum(map(_proportional_bytes, self.pids()))
 
 
 class Peak:
-    """Watches the memory of a family, as a context manager."""
+    """A context manager that records the peak memory of a process tree."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, tree: ProcessTree) -> None:
         self.size_bytes = 0
-        self._family = family
+        self._family = tree
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -58,7 +58,7 @@ class Peak:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        # Each one's own peak, whenever it was: what the looks in between may have missed.
+        # The peak of each process, which the samples may have missed.
         self.size_bytes = max(self.size_bytes, self._family.resident_bytes("VmHWM"))
 
     def _watch(self) -> None:
@@ -71,7 +71,7 @@ def _children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children += [int(child) for child in task.read_text().split()]
-        except OSError:  # the thread has just ended
+        except OSError:  # the thread has ended
             pass
     return children
 
@@ -85,11 +85,11 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """To the nanosecond for the process itself, in ticks for its children that have ended."""
+    """Return nanoseconds for the process itself, and ticks for its ended children."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # The kernel's clock of a process (clock_getcpuclockid(3)): the tick of 10 ms is too coarse for an association.
+        # The CPU clock of a process (clock_getcpuclockid(3)): ticks of 10 ms are too coarse for an association.
         own = time.clock_gettime((~pid << 3) | 2)
-    except OSError:  # it has just ended
+    except OSError:  # it has ended
         return 0.0
     return own + (int(fields[13]) + int(fields[14])) / TICKS
