@@ -259,7 +259,7 @@ def test_a_job_is_shown_by_the_first_digits_of_its_id(service: LaunchedService, 
         refusal = command("jobs", "show", unknown, "-c", service.configuration, status=1).stderr
         assert f"error: there is no job whose id begins with '{unknown}'" in refusal
     ambiguous = command("jobs", "show", "", "-c", service.configuration, status=1).stderr
-    assert "error: several jobs' ids begin with ''; give more digits\n" == ambiguous
+    assert "error: several job ids begin with ''; enter more characters\n" == ambiguous
 
 
 def test_jobs_without_a_ledger_make_none(tmp_path: Path) -> None:

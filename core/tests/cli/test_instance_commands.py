@@ -91,7 +91,7 @@ def test_an_instance_is_shown_with_its_story_and_without_its_patient(adapter: Ad
 
 
 def test_requeued_instances_are_told_and_so_are_refusals(adapter: Adapter, command: Command) -> None:
-    """After the configuration was mended they become a job; 1 when any of them is refused."""
+    """After the configuration is corrected they become a job. Exit status 1 if any of them is refused."""
     refused = command("instances", "requeue", 1, 4, 99, "--json", status=1)
     assert {
         "requeued": [1],
@@ -112,7 +112,7 @@ def test_requeued_instances_are_told_and_so_are_refusals(adapter: Adapter, comma
 def test_discarding_is_asked_for(adapter: Adapter, command: Command) -> None:
     """Without a yes nothing happens; with --yes nobody is asked. Tried: without the question the first call does it."""
     asked = command("instances", "discard", "--all", "--study", STUDY, status=1, answer="n\n")
-    assert "Discard 2 instances for good?" in asked.stderr
+    assert "Discard 2 instances permanently?" in asked.stderr
     assert 3 == adapter.states["quarantined"]
     assert command("instances", "discard", 1, answer="y\n").stdout.endswith("1 instance discarded\n")
     assert "2 instances discarded\n" == command("instances", "discard", "--all", "--yes").stdout
@@ -144,11 +144,11 @@ def test_exports_are_files_of_their_own(adapter: Adapter, command: Command, tmp_
     assert ["1.dcm", "2.dcm", "3.dcm", "4.dcm"] == sorted(path.name for path in out.iterdir())
     assert (STUDY, 0o700) == (dcmread(out / "1.dcm").StudyInstanceUID, out.stat().st_mode & 0o777)
     again = command("instances", "export", 1, 99, "--to", out, status=1).stderr
-    assert f"instance 1 is not exported: {out / '1.dcm'} exists already" in again
+    assert f"instance 1 is not exported: {out / '1.dcm'} already exists" in again
     assert "instance 99 is not exported: there is no such instance" in again
     adapter.advance(60)
     gone = command("instances", "export", 4, "--to", tmp_path / "other", status=1).stderr
-    assert "instance 4 is not exported: it is reclaimed: its file is gone" in gone
+    assert "instance 4 is not exported: it is reclaimed: its file was deleted" in gone
     command("instances", "export", 1, "--to", out / "1.dcm", status=2)
 
 

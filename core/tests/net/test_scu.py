@@ -496,7 +496,7 @@ def test_the_command_sends_a_folder(tmp_path: Path) -> None:
     with peer() as lung:
         status, out, err = run("send", tmp_path, "--to", lung.address, "--from", "ME")
     assert (0, "") == (status, err)
-    assert f"4 of 4 files sent to {lung.address}, 1 other files left out" in out
+    assert f"4 of 4 files sent to {lung.address}, 1 other files skipped" in out
 
 
 def test_the_command_lists_what_could_not_be_sent(tmp_path: Path) -> None:
@@ -527,7 +527,7 @@ def test_the_command_reports_once_that_the_peer_cannot_be_reached(tmp_path: Path
     study(tmp_path)
     with unresponsive_peer(listening=False) as address:
         status, _, err = run("send", tmp_path, "--to", address)
-    assert (1, f"gave up, 4 files not sent: {address} cannot be reached: connection refused\n") == (status, err)
+    assert (1, f"stopped; 4 files not sent: {address} cannot be reached: connection refused\n") == (status, err)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def consult(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
     [diagnosis] = json.loads(result.stdout)
     assert ("tried", "acme-tried", "2.1") == tuple(diagnosis[key] for key in ("plugin", "distribution", "version"))
     assert diagnosis["ok"] == (result.exit_code == 0)
-    return result.exit_code, {trial["what"]: trial for trial in diagnosis["trials"]}
+    return result.exit_code, {trial["trial"]: trial for trial in diagnosis["trials"]}
 
 
 def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +80,8 @@ def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: py
     monkeypatch.setenv(VARIABLE, "")
     install(site, WELL.replace("BODY", "pass"))
     status, trials = consult()
-    assert (0, ["load", "processor 'mine'", "what it leaves"]) == (status, list(trials))
-    assert "7 jobs of 7 reclaimed, in 1:10:00 of virtual time" == trials["processor 'mine'"]["told"]
+    assert (0, ["load", "processor 'mine'", "leaks"]) == (status, list(trials))
+    assert "7 jobs of 7 reclaimed, in 1:10:00 of virtual time" == trials["processor 'mine'"]["observed"]
     assert all(trial["seconds"] >= 0 for trial in trials.values())
 
 
@@ -89,12 +89,12 @@ def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
     """Without them the trial is skipped with the next step. This is not an error."""
     install(site, PROCESSOR.replace("SETTING", "").replace("BODY", "assert self.settings.ward == 'B'"))
     status, trials = consult()
-    assert (0, "") == (status, trials["processor 'mine'"]["told"])
+    assert (0, "") == (status, trials["processor 'mine'"]["observed"])
     assert "settings.ward is missing" in trials["processor 'mine'"]["skipped"]
-    assert trials["processor 'mine'"]["skipped"].endswith("name a configuration that uses it, with --config")
+    assert trials["processor 'mine'"]["skipped"].endswith("name a configuration that uses the plugin, with --config")
     (site / "config.toml").write_text('[ae-titles.X]\nprocessor = "mine"\nsettings = { ward = "B" }\n')
     status, trials = consult("--config", "config.toml")
-    assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of virtual time") == (status, trials["processor 'mine'"]["told"])
+    assert (0, "7 jobs of 7 reclaimed, in 1:10:00 of virtual time") == (status, trials["processor 'mine'"]["observed"])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_required_settings_are_read_from_a_configuration(site: Path) -> None:
         ("threading.Event().wait()", "processor 'mine'", "it did not end within 20 s"),
         (
             "threading.Thread(target=threading.Event().wait, daemon=True).start()",
-            "what it leaves",
+            "leaks",
             "7 threads still run",
         ),
     ],

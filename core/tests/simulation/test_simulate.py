@@ -112,22 +112,26 @@ def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("s.csv", "", ["it is empty; its first line names the columns, such as time,ae-title,patient,study,count"]),
+        (
+            "s.csv",
+            "",
+            ["the file is empty; its first line must name the columns, such as time,ae-title,patient,study,count"],
+        ),
         (
             "s.csv",
             "time,ae-title,patient,study,count\n0,LUNG,P,S\n",
-            ["line 2: it has 4 values, and there are 5 columns"],
+            ["line 2: it has 4 values, but there are 5 columns"],
         ),
         (
             "s.csv",
             "# comment\ntime,ae-title,patient,study,cuont\n-1,LUNGS,P,S,2\nsoon,LUNG,,S,2\n",
             [
-                "line 3: ae-title: 'LUNGS' is not configured (there are: ACCESSION, LUNG)",
-                "line 3: cuont: there is no such key, and no such DICOM keyword; did you mean 'count'?",
-                "line 3: time: '-1' must be seconds, or hours:minutes:seconds, since the beginning",
+                "line 3: ae-title: 'LUNGS' is not configured (configured: ACCESSION, LUNG)",
+                "line 3: cuont: neither a key of a schedule nor a DICOM keyword; did you mean 'count'?",
+                "line 3: time: '-1' must be seconds, or hours:minutes:seconds, since the start",
                 "line 4: patient: is missing",
-                "line 4: cuont: there is no such key, and no such DICOM keyword; did you mean 'count'?",
-                "line 4: time: 'soon' must be seconds, or hours:minutes:seconds, since the beginning",
+                "line 4: cuont: neither a key of a schedule nor a DICOM keyword; did you mean 'count'?",
+                "line 4: time: 'soon' must be seconds, or hours:minutes:seconds, since the start",
             ],
         ),
         (
@@ -139,9 +143,9 @@ def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None
             ],
         ),
         ("s.toml", "[[arrivals]]\ntime = \n", ["Invalid value (at line 2, column 8)"]),
-        ("s.toml", "arrivals = 3", ["arrivals: there must be tables [[arrivals]]"]),
+        ("s.toml", "arrivals = 3", ["arrivals: must be tables [[arrivals]]"]),
         ("s.toml", "start = 3\narrivals = []", ["start: must be a date and time with a time zone"]),
-        ("s.toml", "begin = 3", ["begin: there is no such key; a schedule has start and [[arrivals]]"]),
+        ("s.toml", "begin = 3", ["begin: unknown key; a schedule has only start and [[arrivals]]"]),
     ],
 )
 def test_all_mistakes_of_a_schedule_are_reported(
@@ -159,7 +163,7 @@ def test_all_mistakes_of_a_schedule_are_reported(
 def test_a_missing_schedule_is_reported(config: Path, tmp_path: Path) -> None:
     """A missing file, and an unknown example."""
     assert (1, "", [f"error: {tmp_path / 'x.csv'}: No such file or directory"]) == simulate(config, tmp_path / "x.csv")
-    expected = "error: there is no example:x; there are: scenario-1, scenario-2, scenarios, two-ae-titles"
+    expected = "error: there is no example:x; the examples are: scenario-1, scenario-2, scenarios, two-ae-titles"
     assert (1, "", [expected]) == simulate(config, "example:x")
 
 
@@ -181,4 +185,4 @@ def test_received_instances_are_recorded_without_patient_data(
     _status, output, _errors = simulate(config, schedule, "--json")
     assert [(100.0, "p-lu", 6, ["patient-1/study-1", "patient-1/study-2", "patient-1/study-3"])] == jobs(output)
     status, _output, errors = simulate(config, schedule, "--record")
-    assert (1, [f"error: {schedule}: it is there already; name a new file"]) == (status, errors)
+    assert (1, [f"error: {schedule}: the file already exists; name a new one"]) == (status, errors)

@@ -19,7 +19,7 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 
 ae_titles = typer.Typer(
-    help="List and restart AE titles, through the ledger. The service may be running or stopped.",
+    help="List and restart AE titles. The service may be running or stopped.",
     no_args_is_help=True,
 )
 
@@ -32,9 +32,9 @@ def list_ae_titles(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
-    """List the AE titles as the service last reported them, and why one of them is not accepting data.
+    """List the AE titles as last reported by the service, and why an AE title is not accepting data.
 
-    Exit status: 0, or 1 if there is no ledger to read.
+    Exit status: 0, or 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
@@ -56,7 +56,7 @@ def restart(
     names: Annotated[list[str], typer.Argument(metavar="AE_TITLE…", help="AE titles.")],
     config: ConfigOption = None,
 ) -> None:
-    """Restart AE titles, stopped or not: with a new processor, which receives everything that is pending.
+    """Restart AE titles, stopped or running. A new processor receives all pending instances.
 
     The service does this within seconds. Exit status: 0 if all will be restarted, 1 otherwise.
     """
@@ -65,7 +65,7 @@ def restart(
     refused = False
     for ae_title in names:
         with ledger.write() as transaction:
-            refusal = _why_not(ae_title, settings, ae_title in ledger_lanes.load(transaction))
+            refusal = _reason_refused(ae_title, settings, ae_title in ledger_lanes.load(transaction))
             if not refusal:
                 ledger_lanes.request_restart(transaction, ae_title)
         if refusal:
@@ -77,7 +77,7 @@ def restart(
         raise typer.Exit(1)
 
 
-def _why_not(ae_title: str, config: Config, is_known: bool) -> str:
+def _reason_refused(ae_title: str, config: Config, is_known: bool) -> str:
     if ae_title not in config.ae_titles:
         return "is not configured"
     unavailable = config.unavailable(ae_title)

@@ -16,17 +16,15 @@ from dicom_adapter.simulation.doctor.values import Diagnosis, Trial
 
 def doctor(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[PLUGIN]…", help="Plugins to try; left out, all.", show_default=False)
+        list[str] | None, typer.Argument(metavar="[PLUGIN]…", help="Plugins to test. Default: all.", show_default=False)
     ] = None,
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of text.")] = False,
-    seconds: Annotated[
-        float, typer.Option("--seconds", min=1, max=3600, help="Seconds that one trial may take.")
-    ] = SECONDS,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=3600, help="Time limit of each trial.")] = SECONDS,
 ) -> None:
-    """Try plugins, each in a process of its own, with synthetic instances, a virtual clock and a platform in memory.
+    """Test plugins, each in a separate process, with synthetic instances, a virtual clock and a platform in memory.
 
-    Disabled ones are tried too. Nothing that they bring is connected to anything. Exit status: 0 when all are well, 1
+    Disabled plugins are tested, too. Nothing is connected to other systems. Exit status: 0 if no problem was found, 1
     otherwise.
     """
     path = find_optional_file(config)
@@ -40,7 +38,7 @@ def doctor(
             _show(diagnoses[-1])
     if as_json:
         typer.echo(json.dumps([diagnosis.to_json() for diagnosis in diagnoses], indent=2))
-    if not all(diagnosis.is_well for diagnosis in diagnoses):
+    if not all(diagnosis.has_no_problem for diagnosis in diagnoses):
         raise typer.Exit(1)
 
 
@@ -49,20 +47,20 @@ def _chosen(names: list[str]) -> list[PluginPoint]:
     known = [point.name for point in points]
     unknown = [name for name in names if name not in known]
     if unknown:
-        there = ", ".join(known) or "none"
-        raise fail(*(f"there is no plugin '{name}' (installed: {there})" for name in unknown))
+        installed_names = ", ".join(known) or "none"
+        raise fail(*(f"there is no plugin '{name}' (installed: {installed_names})" for name in unknown))
     return [point for point in points if not names or point.name in names]
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    colour = typer.colors.GREEN if diagnosis.is_well else typer.colors.RED
-    verdict = "is well" if diagnosis.is_well else "is not well"
-    typer.secho(f"{diagnosis.plugin} ({diagnosis.distribution} {diagnosis.version}) {verdict}", fg=colour)
+    colour = typer.colors.GREEN if diagnosis.has_no_problem else typer.colors.RED
+    verdict = "no problems" if diagnosis.has_no_problem else "problems found"
+    typer.secho(f"{diagnosis.plugin} ({diagnosis.distribution} {diagnosis.version}): {verdict}", fg=colour)
     for trial in diagnosis.trials:
         typer.secho(f"  {trial.seconds:8.3f} s  {_line(trial)}", fg=typer.colors.RED if trial.problem else None)
 
 
 def _line(trial: Trial) -> str:
     if trial.problem:
-        return f"{trial.what}: {trial.problem}"
-    return f"{trial.what}: {trial.told or f'not tried: {trial.skipped}'}"
+        return f"{trial.trial}: {trial.problem}"
+    return f"{trial.trial}: {trial.observed or f'skipped: {trial.skipped}'}"

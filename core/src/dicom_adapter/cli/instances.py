@@ -33,17 +33,19 @@ from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 
 instances = typer.Typer(
-    help="List, show, requeue, export and discard instances, through the ledger; the service may run or not.",
+    help="List, show, requeue, export and discard instances. The service may be running or stopped.",
     no_args_is_help=True,
 )
 
 STORED = (InstanceState.PENDING, InstanceState.QUARANTINED, InstanceState.RELEASED)
 
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Instances' numbers.")]
-All = Annotated[bool, typer.Option("--all", help="All instances that the filters leave, instead of numbers.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]", help="Instance ids.")]
+All = Annotated[bool, typer.Option("--all", help="All instances that match the filters, instead of ids.")]
 AeTitle = Annotated[str | None, typer.Option("--ae-title", help="Only instances of this AE title.")]
 Study = Annotated[str | None, typer.Option("--study", metavar="UID", help="Only instances of this study.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Only those quarantined for a reason with TEXT.")]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Only instances quarantined for a reason that contains TEXT.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -55,12 +57,12 @@ def list_instances(
     ae_title: AeTitle = None,
     study: Study = None,
     reason: Reason = "",
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many instances at the most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of instances.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List instances, the newest first, and why they are held.
 
-    Exit status: 0, also when there are none; 1 when there is no ledger to look into.
+    Exit status: 0, even if there are no instances; 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
@@ -79,11 +81,11 @@ def list_instances(
 
 @instances.command()
 def show(
-    number: Annotated[int, typer.Argument(metavar="ID", help="The instance's number.")],
+    number: Annotated[int, typer.Argument(metavar="ID", help="The instance id.")],
     config: ConfigOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one instance but for patient data, the jobs that have it, and what happened to it."""
+    """Show one instance (no patient data), the jobs that contain it, and its events."""
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         rows = instance_rows.find(transaction, [number])
@@ -111,9 +113,9 @@ def requeue(
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Give quarantined instances to their processors again, in the order in which they had arrived.
+    """Deliver quarantined instances to their processors again, in the order of their arrival.
 
-    The service notices within seconds. Exit status: 0 when that was done with all of them, 1 otherwise.
+    The service does this within seconds. Exit status: 0 if all were requeued, 1 otherwise.
     """
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
@@ -127,33 +129,34 @@ def discard(
     config: ConfigOption = None,
     everything: All = False,
     state: Annotated[
-        InstanceState, typer.Option(help="With --all: quarantined; or pending, of AE titles that are not served.")
+        InstanceState, typer.Option(help="With --all: quarantined, or pending at AE titles that are not served.")
     ] = InstanceState.QUARANTINED,
     ae_title: AeTitle = None,
     study: Study = None,
     reason: Reason = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give instances up for good: their files are deleted, and no job will have them.
+    """Discard instances permanently: their files are deleted, and no job will contain them.
 
-    Quarantined instances, and pending ones of AE titles that are configured no longer or whose plugin is missing.
+    Allowed are quarantined instances, and pending ones of AE titles that are no longer configured or whose plugin is
+    missing.
 
-    Exit status: 0 when that was done with all of them, 1 otherwise.
+    Exit status: 0 if all were discarded, 1 otherwise.
     """
     path = find_file(config)
     ledger, settings = open_ledger(path), require(path)
     with ledger.read() as transaction:
         chosen = _chosen(transaction, ids, everything, (state,), ae_title, study, reason)
     if chosen and not yes:
-        typer.confirm(f"Discard {_counted(chosen)} for good?", abort=True, err=True)
+        typer.confirm(f"Discard {_counted(chosen)} permanently?", abort=True, err=True)
     served = [name for name in settings.ae_titles if not settings.unavailable(name)]
     _report("discarded", quarantine.discard(ledger, SystemClock(), chosen, _operator(), served), as_json)
 
 
 @instances.command()
 def export(
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", file_okay=False, help="Where the files go.")],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", file_okay=False, help="The folder for the files.")],
     ids: Ids = None,
     config: ConfigOption = None,
     everything: All = False,
@@ -163,9 +166,9 @@ def export(
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Copy the stored DICOM files to FOLDER as <ID>.dcm, verified on the way. They hold patient data.
+    """Copy the stored DICOM files to FOLDER as <ID>.dcm, and verify them. They contain patient data.
 
-    Nothing is overwritten. Exit status: 0 when all of them were copied, 1 otherwise.
+    No file is overwritten. Exit status: 0 if all were copied, 1 otherwise.
     """
     path = find_file(config)
     ledger = open_ledger(path)
@@ -191,10 +194,10 @@ def _export(storage: StorageBackend[Any], row: InstanceRow, folder: Path, result
     try:
         export_one(storage, row.instance, folder)
     except FileExistsError:
-        result.refused[number] = f"{folder / f'{number}.dcm'} exists already"
+        result.refused[number] = f"{folder / f'{number}.dcm'} already exists"
     except Permanent as failure:
-        gone = row.state is InstanceState.RECLAIMED
-        result.refused[number] = "it is reclaimed: its file is gone" if gone else str(failure)
+        is_reclaimed = row.state is InstanceState.RECLAIMED
+        result.refused[number] = "it is reclaimed: its file was deleted" if is_reclaimed else str(failure)
     except OSError as failure:
         result.refused[number] = f"it could not be copied: {failure.strerror}"
     else:
@@ -202,7 +205,7 @@ def _export(storage: StorageBackend[Any], row: InstanceRow, folder: Path, result
         del result.refused[number]
 
 
-# --- which instances --------------------------------------------------------------------------------------------------
+# --- selection --------------------------------------------------------------------------------------------------------
 
 
 def _chosen(
@@ -214,12 +217,12 @@ def _chosen(
     study: str | None,
     reason: str,
 ) -> list[int]:
-    """The numbers that were given, or those that the filters leave."""
+    """Return the given ids, or the ids of the instances that match the filters."""
     if everything is bool(ids):
-        raise typer.BadParameter("give either numbers of instances or --all")
+        raise typer.BadParameter("enter either instance ids or --all")
     if ids:
         if ae_title is not None or study is not None or reason:
-            raise typer.BadParameter("filters go with --all")
+            raise typer.BadParameter("filters need --all")
         return list(dict.fromkeys(ids))
     return sorted(
         row.instance.instance_id
@@ -238,18 +241,18 @@ def _storage(path: Path) -> StorageBackend[Any]:
 
 
 def _operator() -> str:
-    """Who does this: the user whose process it is, whatever the environment says."""
+    """Return the name of the user of this process, independent of the environment."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:  # such as in a container
         return f"uid {os.getuid()}"
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 def _report(done: str, result: Intervention, as_json: bool) -> None:
-    """Say what was done and what was not; ends the command with status 1 if anything was not."""
+    """Print the result. Ends the command with status 1 if any instance was refused."""
     if as_json:
         typer.echo(json.dumps({done: sorted(result.done), "refused": result.refused}, indent=2))
     else:
@@ -271,12 +274,12 @@ def _lines(row: InstanceRow, stopped: Mapping[str, str]) -> str:
         f"    study {instance.study_instance_uid}",
         f"    instance {instance.sop_instance_uid}",
     ]
-    why = row.reason or _held_because(row, stopped) or row.outcome
-    return "\n".join([*lines, f"    {why}"] if why else lines)
+    note = row.reason or _held_because(row, stopped) or row.outcome
+    return "\n".join([*lines, f"    {note}"] if note else lines)
 
 
 def _held_because(row: InstanceRow, stopped: Mapping[str, str]) -> str:
-    """Why a pending instance does not get to its processor at present; "" when it does."""
+    """Return why a pending instance is not delivered to its processor; "" if it is."""
     return stopped.get(row.instance.ae_title, "") if row.state is InstanceState.PENDING else ""
 
 

@@ -27,14 +27,14 @@ from dicom_adapter.ledger.events import Event
 from dicom_adapter.runtime.clock import Clock, SystemClock
 
 jobs = typer.Typer(
-    help="List, show, watch, retry and cancel jobs, through the ledger; the service may run or not.",
+    help="List, show, watch, retry and cancel jobs. The service may be running or stopped.",
     no_args_is_help=True,
 )
 
-SHORT_ID = 8  # digits of a job id that tables show and `show` takes
-WATCHED = 1000  # of the newest jobs are followed
+SHORT_ID = 8  # characters of a job id in tables, which commands accept
+WATCHED = 1000  # newest jobs that `watch` follows
 WATCH_EVERY_S = 0.5
-PIPELINE_WIDTH = 9  # characters of a pipeline id that tables show; `show` has all of it
+PIPELINE_WIDTH = 9  # characters of a pipeline id in tables; `show` has all of it
 STATE_WIDTH = max(len(state.value) for state in JobState)
 COLOURS = {JobState.SUBMITTED: "green", JobState.FAULTED: "red", JobState.CANCELLED: "dim"}
 
@@ -45,12 +45,12 @@ def list_jobs(
     config: ConfigOption = None,
     state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
     ae_title: Annotated[str | None, typer.Option(help="Only jobs of this AE title.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many jobs at the most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of jobs.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
 ) -> None:
     """List jobs, the newest first.
 
-    Exit status: 0, also when there are none; 1 when there is no ledger to look into.
+    Exit status: 0, even if there are no jobs; 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
     with ledger.read() as transaction:
@@ -66,11 +66,11 @@ def list_jobs(
 
 @jobs.command()
 def show(
-    job_id: Annotated[str, typer.Argument(help="The job's id, or its first digits.")],
+    job_id: Annotated[str, typer.Argument(help="The job id, or its prefix.")],
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Show one job and what happened to it."""
+    """Show one job and its events."""
     ledger = open_ledger(find_file(config))
     with ledger.read() as transaction:
         job = _find(transaction, job_id.lower())
@@ -83,24 +83,24 @@ def show(
 
 @jobs.command()
 def retry(
-    job_ids: Annotated[list[str], typer.Argument(help="Jobs' ids, or their first digits.")],
+    job_ids: Annotated[list[str], typer.Argument(help="Job ids, or their prefixes.")],
     config: ConfigOption = None,
 ) -> None:
-    """Let faulted jobs go on with the step that failed, and postponed ones try again at once.
+    """Retry faulted jobs from the step that failed, and postponed jobs immediately.
 
-    The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
+    The service does this within seconds. Exit status: 0 if all jobs will be retried, 1 otherwise.
     """
-    _intervene(find_file(config), job_ids, operators.retry, "will go on")
+    _intervene(find_file(config), job_ids, operators.retry, "will be retried")
 
 
 @jobs.command()
 def cancel(
-    job_ids: Annotated[list[str], typer.Argument(help="Jobs' ids, or their first digits.")],
+    job_ids: Annotated[list[str], typer.Argument(help="Job ids, or their prefixes.")],
     config: ConfigOption = None,
 ) -> None:
-    """Give jobs up, here and on the platform; their instances are reclaimed when nothing else needs them.
+    """Cancel jobs, here and on the platform; their instances are reclaimed when no other job needs them.
 
-    The service notices within seconds. Exit status: 0 when it will do so for all, 1 otherwise.
+    The service does this within seconds. Exit status: 0 if all jobs will be cancelled, 1 otherwise.
     """
     _intervene(find_file(config), job_ids, operators.cancel, "will be cancelled")
 
@@ -109,12 +109,12 @@ def cancel(
 def watch(
     file: ConfigArgument = None,
     config: ConfigOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to show at first, the newest.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object on a line for each change.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of newest jobs to show at the start.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each change as a line with a JSON object.")] = False,
 ) -> None:
-    """Show jobs as they change, until Ctrl-C.
+    """Print a line whenever a job changes, until Ctrl-C.
 
-    Exit status: 0 after Ctrl-C; 1 when there is no ledger to look into.
+    Exit status: 0 after Ctrl-C; 1 if there is no ledger.
     """
     ledger = open_ledger(find_file(file, config))
     seen: dict[str, Job] = {}
@@ -156,16 +156,16 @@ def _intervene(path: Path, job_ids: list[str], action: Callable[[Ledger, Clock, 
 
 @frozen
 class JobTable:
-    """Jobs as people look at them: a line each, and one more for what an operator has to know; 80 columns are enough.
+    """A table with a line for each job, and a second line if the job has a problem. It fits in 80 columns.
 
-    Names take what room there is; `show` has all of what is cut.
+    Names that are too long are cut; `show` prints them in full.
     """
 
     jobs: Sequence[Job]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room = options.max_width - len(_row(("", "", "", "", "", ""), 0)) - STATE_WIDTH
-        width = max(len("Name"), min(room, max((len(job.name) for job in self.jobs), default=0)))
+        space = options.max_width - len(_row(("", "", "", "", "", ""), 0)) - STATE_WIDTH
+        width = max(len("Name"), min(space, max((len(job.name) for job in self.jobs), default=0)))
         yield Text(_row(("Job", "Name", "Pipeline", "Priority", "Inst.", "State"), width), "bold", no_wrap=True)
         for job in self.jobs:
             cells = (job.job_id[:SHORT_ID], job.name, job.pipeline_id, job.priority.value, str(job.instance_count))
@@ -186,14 +186,14 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _note(job: Job) -> str:
-    """What an operator has to know of a job that does not go on."""
+    """Return the problem of a job that makes no progress; "" if it has none."""
     if job.cancel_requested and job.state is not JobState.FAULTED:
         return "is being cancelled"
     if not job.last_error:
         return ""
     tried = f"attempt {job.attempts} failed" if job.attempts else "failed"
-    again = f", next at {job.next_attempt_at:%H:%M:%S} UTC" if job.next_attempt_at else ""
-    return f"{tried}{again}: {job.last_error}"
+    next_attempt = f", next at {job.next_attempt_at:%H:%M:%S} UTC" if job.next_attempt_at else ""
+    return f"{tried}{next_attempt}: {job.last_error}"
 
 
 def _find(transaction: Transaction, job_id: str) -> Job:
@@ -201,7 +201,7 @@ def _find(transaction: Transaction, job_id: str) -> Job:
     if not found:
         raise fail(f"there is no job whose id begins with {job_id!r}; `dicom-adapter jobs list` shows them")
     if len(found) > 1:
-        raise fail(f"several jobs' ids begin with {job_id!r}; give more digits")
+        raise fail(f"several job ids begin with {job_id!r}; enter more characters")
     return found[0].job
 
 
@@ -211,11 +211,11 @@ def _show(job: Job, story: list[Event]) -> None:
         if value not in (None, "", {}):
             console.print(f"[bold]{title:18}[/bold] {escape(str(value))}")
     table = Table("When (UTC)", "Event", Column("Detail", overflow="fold"))
-    told = {job.last_error}
+    shown = {job.last_error}
     for event in story:
         error = str(event.detail.get("error", ""))
-        detail = {**event.detail, "error": "as above"} if error and error in told else event.detail
-        told.add(error)
+        detail = {**event.detail, "error": "as above"} if error and error in shown else event.detail
+        shown.add(error)
         table.add_row(f"{event.at:%Y-%m-%d %H:%M:%S}", event.event, escape(_detail(detail)))
     console.print(table)
 
@@ -225,7 +225,7 @@ def _detail(detail: Mapping[str, object]) -> str:
 
 
 def _as_json(job: Job) -> dict[str, Any]:
-    """Without the metadata, which may hold configured DICOM values."""
+    """Return a job as JSON values, without its metadata, which may contain patient data."""
     return {
         "jobId": job.job_id,
         "name": job.name,

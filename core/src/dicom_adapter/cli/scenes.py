@@ -1,4 +1,4 @@
-"""What `dicom-adapter demo` does: the main job, for real, in a temporary folder."""
+"""The implementation of `dicom-adapter demo`: a real service in a temporary folder, and synthetic studies."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ EXAMPLE = "two-ae-titles.toml"
 PATIENT_STUDIES = 5  # of one patient, each in an association of its own
 HEAD_STUDIES = 3  # in one association
 EXPECTED_JOBS = 3 + HEAD_STUDIES  # one for each pipeline of LUNG, one for each study of HEAD
-LONGEST_S = 80.0  # on a machine that does much else; it takes some 15
+LONGEST_S = 80.0  # on a busy machine; usually the demo takes about 15 s
 PAUSE_S = 0.8  # between two studies of the patient
 
 
 @define
-class Scene:
-    """What the demo has seen so far."""
+class DemoState:
+    """The state of a running demo."""
 
     folder: Path
     port: int
     ledger: Ledger
     began: float = field(factory=time.monotonic)
-    said: list[str] = field(factory=list)
-    narrated: set[str] = field(factory=set)
+    messages: list[str] = field(factory=list)
+    printed: set[str] = field(factory=set)
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def say(self, line: str) -> None:
-        self.said.append(f"{self.seconds:5.1f} s  {line}")
+    def add_message(self, line: str) -> None:
+        self.messages.append(f"{self.seconds:5.1f} s  {line}")
 
 
 @frozen
-class View:
-    """What the ledger says at one moment."""
+class LedgerView:
+    """The contents of the ledger at one time."""
 
     lanes: dict[str, LaneReport]
     counts: dict[tuple[str, str], int]  # of instances by AE title and state
@@ -68,7 +68,10 @@ class View:
 
 
 def play(*, keep: bool) -> None:
-    """Start the service, send, show, stop. Ends the command with status 1 when a job is missing."""
+    """Start the service, send studies, show their progress, and stop.
+
+    Ends the command with status 1 if a job is missing.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dicom-adapter-demo-"))
     path = folder / EXAMPLE
     path.write_text((files("dicom_adapter") / "examples" / EXAMPLE).read_text(encoding="utf-8"), encoding="utf-8")
@@ -79,32 +82,32 @@ def play(*, keep: bool) -> None:
         raise fail(f"the service did not start: {failure}") from None
     finally:
         service.stop()
-    _conclude(found, path, keep=keep)
+    _print_result(found, path, keep=keep)
 
 
 def _run(folder: Path, path: Path, port: int) -> list[Job]:
     config = require(path)
-    scene = Scene(folder=folder, port=port, ledger=Ledger(config.ledger_url))
-    threading.Thread(target=_send_everything, args=(scene,), daemon=True).start()
+    demo = DemoState(folder=folder, port=port, ledger=Ledger(config.ledger_url))
+    threading.Thread(target=_send_everything, args=(demo,), daemon=True).start()
     console = Console()
     with Live(console=console, refresh_per_second=8) if console.is_terminal else nullcontext() as live:
         while True:
-            view = _look(scene)
+            view = _read_ledger(demo)
             if live is not None:
-                live.update(_picture(scene, view))
+                live.update(_render(demo, view))
             else:
-                _narrate(scene, view)
-            if _is_over(scene, view):
+                _print_news(demo, view)
+            if _is_over(demo, view):
                 return view.jobs
             time.sleep(0.1)
 
 
-def _is_over(scene: Scene, view: View) -> bool:
+def _is_over(demo: DemoState, view: LedgerView) -> bool:
     submitted = sum(job.state is JobState.SUBMITTED for job in view.jobs)
-    return submitted >= EXPECTED_JOBS or scene.seconds > LONGEST_S
+    return submitted >= EXPECTED_JOBS or demo.seconds > LONGEST_S
 
 
-def _conclude(found: list[Job], path: Path, *, keep: bool) -> None:
+def _print_result(found: list[Job], path: Path, *, keep: bool) -> None:
     console = Console()
     submitted = [job for job in found if job.state is JobState.SUBMITTED]
     if len(submitted) != EXPECTED_JOBS:
@@ -134,59 +137,59 @@ def _next_commands() -> Iterator[str]:
 # --- sending ----------------------------------------------------------------------------------------------------------
 
 
-def _send_everything(scene: Scene) -> None:
-    outgoing = scene.folder / "outgoing"
+def _send_everything(demo: DemoState) -> None:
+    outgoing = demo.folder / "outgoing"
     for number in range(PATIENT_STUDIES):
         study = synthetic.make_study(modality="CT", patient_id="DEMO-1", instances=4)
-        _send_studies(scene, "LUNG", [study], outgoing / f"lung-{number}")
+        _send_studies(demo, "LUNG", [study], outgoing / f"lung-{number}")
         if number == 1:
             heads = [synthetic.make_study(modality="MR", patient_id=f"DEMO-{n + 2}") for n in range(HEAD_STUDIES)]
-            _send_studies(scene, "HEAD", heads, outgoing / "heads")
+            _send_studies(demo, "HEAD", heads, outgoing / "heads")
         time.sleep(PAUSE_S)
 
 
-def _send_studies(scene: Scene, ae_title: str, studies: list[list[Dataset]], folder: Path) -> None:
+def _send_studies(demo: DemoState, ae_title: str, studies: list[list[Dataset]], folder: Path) -> None:
     folder.mkdir(parents=True)
     paths: list[Path] = []
     for data_set in (data_set for study in studies for data_set in study):
         paths.append(folder / f"{len(paths)}.dcm")
         synthetic.write(data_set, paths[-1])
-    address = parse_address(f"{ae_title}@127.0.0.1:{scene.port}")
+    address = parse_address(f"{ae_title}@127.0.0.1:{demo.port}")
     summary = scu.send(paths, address, calling_ae_title="DEMO-SCU", timeout=10, on_result=lambda _result: None)
     count = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
-    scene.say(f"{count}, {summary.sent} instances sent to {ae_title} in one association")
+    demo.add_message(f"{count}, {summary.sent} instances sent to {ae_title} in one association")
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
 
 
-def _look(scene: Scene) -> View:
-    with scene.ledger.read() as transaction:
+def _read_ledger(demo: DemoState) -> LedgerView:
+    with demo.ledger.read() as transaction:
         found = [row.job for row in reversed(jobs.newest(transaction, 100))]
-        return View(lanes.load(transaction), instances.count_by_state(transaction), found)
+        return LedgerView(lanes.load(transaction), instances.count_by_state(transaction), found)
 
 
-def _picture(scene: Scene, view: View) -> Group:
-    return Group(Text("\n".join(scene.said)), _lanes(view.lanes, view.counts), JobTable(view.jobs))
+def _render(demo: DemoState, view: LedgerView) -> Group:
+    return Group(Text("\n".join(demo.messages)), _lanes(view.lanes, view.counts), JobTable(view.jobs))
 
 
-def _narrate(scene: Scene, view: View) -> None:
-    """The same for a pipe or a file: a line for everything that is new."""
-    for line in list(scene.said):
-        _once(scene, line, line)
+def _print_news(demo: DemoState, view: LedgerView) -> None:
+    """Print a line for each change; used if the output is no terminal."""
+    for line in list(demo.messages):
+        _once(demo, line, line)
     for ae_title, report in view.lanes.items():
         for group in report.waiting:
             line = f"{ae_title} waits: {group.label[:40]}, {group.instance_count} instances{_countdown(group.until)}"
-            _once(scene, line, f"{scene.seconds:5.1f} s  {line}")
+            _once(demo, line, f"{demo.seconds:5.1f} s  {line}")
     for job in view.jobs:
         line = f"job {job.name}, pipeline {job.pipeline_id}, priority {job.priority.value}, "
         line += f"{job.instance_count} instances: {job.state.value}"
-        _once(scene, job.job_id + job.state.value, f"{scene.seconds:5.1f} s  {line}")
+        _once(demo, job.job_id + job.state.value, f"{demo.seconds:5.1f} s  {line}")
 
 
-def _once(scene: Scene, key: str, line: str) -> None:
-    if key not in scene.narrated:
-        scene.narrated.add(key)
+def _once(demo: DemoState, key: str, line: str) -> None:
+    if key not in demo.printed:
+        demo.printed.add(key)
         print(line, flush=True)  # noqa: T201 - this is a command
 
 

@@ -1,4 +1,4 @@
-"""`dicom-adapter send` and `dicom-adapter echo`: the sending side for people, for trying and for moving files."""
+"""`dicom-adapter send` and `dicom-adapter echo`: a DICOM sender (SCU) for tests and for moving files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dicom_adapter.net.address import Address, InvalidAddress, parse_address, pa
 from dicom_adapter.net.results import DEFAULT_TIMEOUT, Grouping, SendResult, SendSummary
 from dicom_adapter.net.tls import UnusableCertificate, client_context
 
-LISTED = 20  # failures that are written out; --json has them all
+LISTED = 20  # failures that the text lists; --json has all of them
 
 ValueT = TypeVar("ValueT")
 
 
 def _parser(parse: Callable[[str], ValueT]) -> Callable[[str], ValueT]:
-    """Make what `parse` refuses a usage error."""
+    """Return `parse` as an option parser: an invalid value is a usage error."""
 
     def checked(text: str) -> ValueT:
         try:
@@ -43,7 +43,7 @@ Peer = Annotated[
         "--to",
         parser=_parser(parse_address),
         metavar="AET@HOST:PORT",
-        help="The peer's AE title and where it listens, such as LUNG@localhost:11112 or LUNG@\\[::1]:11112.",
+        help="AE title, host and port of the peer, such as LUNG@localhost:11112 or LUNG@\\[::1]:11112.",
     ),
 ]
 Caller = Annotated[
@@ -54,14 +54,17 @@ Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a con
 Tls = Annotated[bool, typer.Option("--tls", help="Connect with TLS.")]
 TlsCa = Annotated[
     Path | None,
-    typer.Option(help="With --tls: PEM file of the authorities to trust, instead of the system's.", dir_okay=False),
+    typer.Option(
+        help="With --tls: PEM file of the trusted certificate authorities, instead of those of the system.",
+        dir_okay=False,
+    ),
 ]
 TlsCertificate = Annotated[
-    Path | None, typer.Option(help="With --tls: PEM file of the certificate to show.", dir_okay=False)
+    Path | None, typer.Option(help="With --tls: PEM file of the client certificate.", dir_okay=False)
 ]
 TlsKey = Annotated[
     Path | None,
-    typer.Option(help="PEM file of its private key; left out, it is in --tls-certificate.", dir_okay=False),
+    typer.Option(help="PEM file of its private key. Default: the key is in --tls-certificate.", dir_okay=False),
 ]
 
 
@@ -82,18 +85,18 @@ def send(
     tls_ca: TlsCa = None,
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all that happened.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object with the result.")] = False,
 ) -> None:
     """Send DICOM files to a peer (C-STORE), exactly as they are encoded.
 
-    Folders are searched with all that is below them; what is no DICOM file, hidden files and DICOMDIR are left out.
+    Folders are searched recursively. Files that are not DICOM, hidden files and DICOMDIR are skipped.
 
     Example: dicom-adapter send ~/studies --to LUNG@localhost:11112
 
-    Exit status: 0 when everything was sent, 1 when anything was not.
+    Exit status: 0 if all files were sent, 1 if any was not, or none was found.
     """
     grouping = _grouping(association_per_study, association_per_instance)
-    from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do without
+    from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do not need
 
     link.silence_pynetdicom()
     context = _tls_context(tls, tls_ca, tls_certificate, tls_key)
@@ -124,13 +127,13 @@ def echo(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
 ) -> None:
-    """Ask a peer whether it answers (C-ECHO).
+    """Verify the connection to a peer (C-ECHO).
 
     Example: dicom-adapter echo --to LUNG@localhost:11112
 
-    Exit status: 0 when it answered, 1 when it did not; the reason is on stderr.
+    Exit status: 0 if the peer answered, 1 if not; the reason is on stderr.
     """
-    from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do without
+    from dicom_adapter.net import link, scu  # load pynetdicom, which other commands do not need
 
     link.silence_pynetdicom()
     context = _tls_context(tls, tls_ca, tls_certificate, tls_key)
@@ -168,14 +171,14 @@ def _grouping(per_study: bool, per_instance: bool) -> Grouping | None:
 @define
 class _Found:
     files: list[Path] = field(factory=list)
-    left_out: int = 0
-    missed: list[SendResult] = field(factory=list)  # named by the user, but no DICOM file
+    skipped: int = 0
+    invalid: list[SendResult] = field(factory=list)  # named by the user, but no DICOM file
 
-    def skip(self, skipped: SkippedFile) -> None:
-        if skipped.is_failure:
-            self.missed.append(SendResult(path=skipped.path, ok=False, message=skipped.reason))
+    def skip(self, file: SkippedFile) -> None:
+        if file.is_failure:
+            self.invalid.append(SendResult(path=file.path, ok=False, message=file.reason))
         else:
-            self.left_out += 1
+            self.skipped += 1
 
 
 def _find(paths: list[Path]) -> _Found:
@@ -185,7 +188,7 @@ def _find(paths: list[Path]) -> _Found:
 
 
 class _Bar:
-    """The progress bar on stderr, if that is a terminal."""
+    """A progress bar on stderr, if it is a terminal."""
 
     def __init__(self, total: int) -> None:
         console = Console(stderr=True)
@@ -214,7 +217,7 @@ class _Report:
 
     @property
     def failures(self) -> list[SendResult]:
-        return [*self.found.missed, *self.summary.failures]
+        return [*self.found.invalid, *self.summary.failures]
 
     def print(self) -> None:
         own = [failure for failure in self.failures if failure.message != self.summary.gave_up]
@@ -222,18 +225,18 @@ class _Report:
             typer.echo(f"not sent: {failure.path}: {failure.message}", err=True)
         if len(own) > LISTED:
             typer.echo(f"not sent: {len(own) - LISTED} more", err=True)
-        if self.summary.gave_up:  # one line for all the files that share this reason
-            typer.echo(f"gave up, {len(self.failures) - len(own)} files not sent: {self.summary.gave_up}", err=True)
+        if self.summary.gave_up:  # one line for all files that share this reason
+            typer.echo(f"stopped; {len(self.failures) - len(own)} files not sent: {self.summary.gave_up}", err=True)
         typer.echo(self._line())
 
     def _line(self) -> str:
         if not self.found.files:
-            return f"nothing to send: no DICOM files found, {self.found.left_out} others left out"
-        parts = [f"{self.summary.sent} of {len(self.found.files) + len(self.found.missed)} files sent to {self.to}"]
+            return f"nothing to send: no DICOM files found, {self.found.skipped} other files skipped"
+        parts = [f"{self.summary.sent} of {len(self.found.files) + len(self.found.invalid)} files sent to {self.to}"]
         if self.summary.warnings:
             parts.append(f"{self.summary.warnings} with a warning")
-        if self.found.left_out:
-            parts.append(f"{self.found.left_out} other files left out")
+        if self.found.skipped:
+            parts.append(f"{self.found.skipped} other files skipped")
         parts.append(f"{self.seconds:.1f} s")
         return ", ".join(parts)
 
@@ -243,7 +246,7 @@ class _Report:
             "sent": self.summary.sent,
             "warnings": self.summary.warnings,
             "failed": len(self.failures),
-            "left_out": self.found.left_out,
+            "skipped": self.found.skipped,
             "associations": self.summary.associations,
             "seconds": round(self.seconds, 3),
             "gave_up": self.summary.gave_up,

@@ -18,7 +18,7 @@ from dicom_adapter.cli.messages import fail, warn
 EXAMPLE = "example:"
 FILES_ARGUMENT = typer.Argument(
     metavar="[CONFIG] SCHEDULE",
-    help="The configuration file, or example:NAME; and the schedule of arrivals: TOML or .csv, or example:NAME.",
+    help="The configuration file and the schedule of arrivals (.toml or .csv); example:NAME is an included example.",
 )
 
 
@@ -27,15 +27,15 @@ def simulate(
     config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of lines.")] = False,
     record: Annotated[
-        bool, typer.Option("--record", help="Write SCHEDULE (.csv) from what the service has received, and stop.")
+        bool, typer.Option("--record", help="Do not simulate: write SCHEDULE (.csv) with the arrivals in the ledger.")
     ] = False,
     quiet: Annotated[
-        float, typer.Option("--for", min=0, max=366 * 86_400, help="Seconds to let pass after the last arrival.")
+        float, typer.Option("--for", min=0, max=366 * 86_400, help="Simulated seconds after the last arrival.")
     ] = 3600.0,
 ) -> None:
-    """Let a schedule of arrivals go through the configured processors under a virtual clock, and print what happens.
+    """Replay a schedule of arrivals through the configured processors on a simulated clock, and print the events.
 
-    Nothing is received, stored or submitted: storage and platforms are replaced. The same input gives the same output.
+    Nothing is received, stored or submitted: storage and platforms are simulated. The same input gives the same output.
     """
     if len(files) > 2:
         raise typer.BadParameter("name a configuration file and a schedule, or only a schedule")
@@ -48,14 +48,14 @@ def simulate(
 
 
 def _find(given: str, *suffixes: str) -> Path:
-    """A file, or one that comes along."""
+    """Return the path of a file, or of an included example."""
     if not given.startswith(EXAMPLE):
         return Path(given)
     folder = Path(str(resources.files("dicom_adapter") / "examples"))
     found = [folder / f"{given.removeprefix(EXAMPLE)}{suffix}" for suffix in suffixes]
     if not any(path.is_file() for path in found):
         names = sorted(path.stem for path in folder.iterdir() if path.suffix in suffixes)
-        raise fail(f"there is no {given}; there are: {', '.join(names)}")
+        raise fail(f"there is no {given}; the examples are: {', '.join(names)}")
     return next(path for path in found if path.is_file())
 
 
@@ -94,19 +94,19 @@ def _record(path: Path, schedule: Path) -> None:
     from dicom_adapter.simulation.schedule import to_csv
 
     if schedule.suffix.lower() != ".csv":
-        raise fail(f"{schedule}: recorded schedules are CSV, so its name must end in .csv")
+        raise fail(f"{schedule}: the name of a recorded schedule must end in .csv")
     ledger = open_ledger(path)
     arrivals = record(ledger)
     ledger.close()
     if not arrivals:
-        raise fail("the ledger has no instances: there is nothing to record")
+        raise fail("the ledger has no instances to record")
     try:
         with schedule.open("x", encoding="utf-8") as file:
             file.write(to_csv(arrivals))
     except FileExistsError:
-        raise fail(f"{schedule}: it is there already; name a new file") from None
+        raise fail(f"{schedule}: the file already exists; name a new one") from None
     except OSError as failure:
         raise fail(f"{schedule}: {failure.strerror}") from None
     typer.echo(f"{schedule}: {sum(arrival.count for arrival in arrivals)} instances in {len(arrivals)} lines")
     if any(arrival.modality == "OT" for arrival in arrivals):
-        warn("of some SOP classes no synthetic instances can be made: they are recorded as OT (secondary capture)")
+        warn("some SOP classes have no synthetic instances; their arrivals are recorded as OT (secondary capture)")

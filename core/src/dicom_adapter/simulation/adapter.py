@@ -1,4 +1,4 @@
-"""The adapter in one process and one thread: real ledger, real flow, real plugins; a virtual clock, and no network."""
+"""The adapter in one process and thread, with the real ledger, flow and plugins, a virtual clock, and no network."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from dicom_adapter.runtime.resources import Resources
 from dicom_adapter.simulation.clock import VirtualClock
 
 NOTHING = Draining()
-POLL_EVERY = timedelta(hours=1)  # for changes by other processes: there are none, and each call polls anyway
+POLL_EVERY = timedelta(hours=1)  # for changes by other processes; here there are none, and every call polls anyway
 
 T = TypeVar("T")
 
 
 @frozen
 class Plugin:
-    """A plugin for one test: a module or object with hook implementations, as if it were installed."""
+    """A plugin for one test: a module or object with hook implementations, treated like an installed plugin."""
 
     plugin: object
     name: str = "under-test"
@@ -51,7 +51,7 @@ class Plugin:
 
 
 class SimulatedAdapter:
-    """An adapter without processes and network. Not thread-safe: used by the test's thread only."""
+    """An adapter without processes and network. Not thread-safe: only the thread of the test may use it."""
 
     def __init__(self, config: Config, plugins: Plugins, clock: VirtualClock) -> None:
         self.config = config
@@ -59,9 +59,9 @@ class SimulatedAdapter:
         self._plugins = plugins
         self._is_down = False
         self._previous: list[PreviousConfig] = []
-        self._begin()
+        self._start()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         folder = DataFolder.of(self.config)
         self.ledger = folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
@@ -72,26 +72,26 @@ class SimulatedAdapter:
             self.config,
             self._plugins,
             self.resources,
-            lambda *_: Inline(),
+            lambda *_: InlineExecutor(),
             lambda _part: None,
             poll_every=POLL_EVERY,
         )
         self.host.run_until_idle()
 
-    def begin_again(self, config: Config) -> None:
+    def restart_with(self, config: Config) -> None:
         """Close everything and start again from the data on disk, as after a stop or a crash."""
         self.close()
         self.config = config
-        self._begin()
+        self._start()
 
     def configure(self, config: Config, draining: Draining = NOTHING) -> None:
-        """Apply another configuration, as a reload does. `draining`: the parts of the present one that drain."""
+        """Apply another configuration, as a reload does. `draining`: removed parts that first finish their work."""
         self._previous = [PreviousConfig(config=self.config, draining=draining), *self._previous]
         for close in self.host.configure(*with_draining(config, self._previous)).removed.values():
             close()
         self._store.configure(config)
         self.config = config
-        self._settle()
+        self._run_until_idle()
 
     def close(self) -> None:
         self.host.close()
@@ -100,43 +100,43 @@ class SimulatedAdapter:
 
     # --- actions ----------------------------------------------------------------------------------------------------
 
-    def take(
+    def receive_association(
         self, *data_sets: Dataset, ae_title: str, calling_ae_title: str, association_id: str = ""
     ) -> list[StoreResult]:
         """Receive instances now, in one association, and deliver them to their processor."""
         association_id = association_id or uuid4().hex
-        answers = [
-            self._store.keep(request_of(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
+        results = [
+            self._store.keep(make_request(data_set, ae_title, calling_ae_title, association_id), encode(data_set))
             for data_set in data_sets
         ]
-        self._settle()
-        return answers
+        self._run_until_idle()
+        return results
 
     def advance(self, seconds: float) -> None:
-        """Advance the clock; everything that becomes due meanwhile runs at its time."""
+        """Advance the clock; everything that becomes due runs at its due time."""
         self.advance_to(self.clock.now() + timedelta(seconds=seconds))
 
     def advance_to(self, end: datetime) -> None:
         """Advance the clock to `end`."""
-        due = self._settle()
+        due = self._run_until_idle()
         while due is not None and due <= end:
             self.clock.move_to(max(due, self.clock.now()))
             due = self.host.run_until_idle(only_due=True)
         self.clock.move_to(end)
-        self._settle()
+        self._run_until_idle()
 
-    def _settle(self) -> datetime | None:
+    def _run_until_idle(self) -> datetime | None:
         return None if self._is_down else self.host.run_until_idle()
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Context in which the host is down: instances are received, time passes. Then the adapter restarts."""
+        """Context in which the host is down; instances are received, time passes. At its end the adapter restarts."""
         self._is_down = True
         try:
             yield
         finally:
             self._is_down = False
-        self.begin_again(self.config)
+        self.restart_with(self.config)
 
     # --- observations -----------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class SimulatedAdapter:
             return [row.job for row in reversed(jobs.newest(transaction, 100_000))]
 
     def instances_of(self, job: Job) -> list[InstanceStorageInfo]:
-        """The instances of a job, in its order."""
+        """Return the instances of a job, in their order in the job."""
         with self.ledger.read() as transaction:
             row = jobs.get(transaction, job.job_id)
             assert row is not None, f"there is no job {job.job_id}"
@@ -164,7 +164,7 @@ class SimulatedAdapter:
 
     @property
     def lanes(self) -> dict[str, LaneReport]:
-        """The report on each AE title that operators see."""
+        """The report on each AE title, as operators see it."""
         with self.ledger.read() as transaction:
             return lanes.load(transaction)
 
@@ -175,21 +175,21 @@ class SimulatedAdapter:
             return [event for _number, event in events.after(transaction, 0, 1_000_000)]
 
 
-class Inline(Executor):
+class InlineExecutor(Executor):
     """Executor that calls each function immediately, in the caller's thread."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except KeyboardInterrupt:  # of the test's own thread
+        except KeyboardInterrupt:  # interrupts the test, not the function
             raise
         except BaseException as failure:  # noqa: BLE001 - as every executor does
             future.set_exception(failure)
         return future
 
 
-def request_of(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
+def make_request(data_set: Dataset, ae_title: str, calling_ae_title: str, association_id: str) -> StoreRequest:
     """Return the C-STORE request for a data set."""
     return StoreRequest(
         ae_title=ae_title,

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock whose time changes only when a test sets it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ BEGINNING = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)  # a Monday morni
 
 
 class VirtualClock:
-    """A clock that shows the time to which it was set."""
+    """A clock that returns the time to which it was set."""
 
     def __init__(self, now: datetime = BEGINNING) -> None:
         self._now = now

@@ -1,4 +1,4 @@
-"""A storage backend in memory. Its objects live as long as the simulated adapter, including restarts."""
+"""A storage backend in memory. Its objects survive restarts of the simulated adapter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter.api.values import Capacity
 
 
 class MemoryStorage(StorageBackend[NoSettings]):
-    """The base of the classes that `memory_storage` creates."""
+    """Base class of the classes that `memory_storage` creates."""
 
     name = "memory"
     objects: ClassVar[MutableMapping[str, bytes]]  # by key; synced
@@ -70,7 +70,7 @@ class _Writer(InstanceWriter):
 
 
 def memory_storage() -> type[MemoryStorage]:
-    """Create a class whose instances share one memory, separate from all other classes of this function."""
+    """Create a storage class whose instances share their objects. Each call creates a class with objects of its own."""
 
     class SharedMemoryStorage(MemoryStorage):
         objects: ClassVar[MutableMapping[str, bytes]] = {}

@@ -20,8 +20,8 @@ CALLS = ("create_job", "add_metadata", "upload", "start", "status", "cancel")
 
 
 @frozen(kw_only=True)
-class HandedOver:
-    """What the platform has received of one job."""
+class ReceivedJob:
+    """The parts of one job that the platform has received."""
 
     job: Job  # as it was created
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
@@ -39,15 +39,15 @@ class _Fault:
 
 
 class Platform:
-    """A platform in memory: keeps what it receives, is idempotent, and fails on request. Thread-safe."""
+    """A platform in memory: keeps all that it receives, is idempotent, and fails on request. Thread-safe."""
 
     def __init__(self) -> None:
-        self.jobs: dict[str, HandedOver] = {}  # by job id
+        self.jobs: dict[str, ReceivedJob] = {}  # by job id
         self._faults: list[_Fault] = []
         self._lock = threading.Lock()
 
     def fail(self, call: str, error: Exception, times: int = 1, *, pipeline_id: str | None = None) -> None:
-        """Raise `error` in the next `times` calls of a submitter's method, for example "upload".
+        """Let the next `times` calls of a submitter method, for example "upload", raise `error`.
 
         With `pipeline_id`, only calls for jobs of this pipeline fail.
         """
@@ -58,16 +58,16 @@ class Platform:
     def create(self, job: Job) -> None:
         with self._lock:
             self._raise_fault("create_job", job)
-            self.jobs.setdefault(job.job_id, HandedOver(job=job))
+            self.jobs.setdefault(job.job_id, ReceivedJob(job=job))
 
-    def find(self, job: Job, call: str) -> HandedOver:
+    def find(self, job: Job, call: str) -> ReceivedJob:
         """Return the job. Raises Permanent if it was never created."""
         with self._lock:
             self._raise_fault(call, job)
             return self._get(job)
 
     def change(self, job: Job, call: str, **changes: Any) -> None:
-        """Change the job. Raises Permanent if it was never created, or if a cancelled job would start."""
+        """Change the job. Raises Permanent if it was never created, or if it is cancelled and would be started."""
         with self._lock:
             self._raise_fault(call, job)
             found = self._get(job)
@@ -80,10 +80,10 @@ class Platform:
             found = self._get(job)
             self.jobs[job.job_id] = evolve(found, files={**found.files, position: file})
 
-    def _get(self, job: Job) -> HandedOver:
+    def _get(self, job: Job) -> ReceivedJob:
         found = self.jobs.get(job.job_id)
         if found is None:
-            raise Permanent(f"job {job.job_id}: the platform does not know it")
+            raise Permanent(f"job {job.job_id}: it does not exist on the platform")
         return found
 
     def _raise_fault(self, call: str, job: Job) -> None:
@@ -94,7 +94,7 @@ class Platform:
 
 
 class MemorySubmitter(Submitter[NoSettings]):
-    """The base of the class that `MemoryPlugin` provides."""
+    """Base class of the submitter that `MemoryPlugin` provides."""
 
     name = "memory"
     platform: ClassVar[Platform]

@@ -1,4 +1,4 @@
-"""Create a schedule from the arrivals in a ledger, with neutral names that reveal nothing about the patients."""
+"""Create a schedule from the arrivals in a ledger, with neutral names instead of patient data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.simulation.schedule import ScheduledArrival
 
 BATCH = 1000  # rows read at a time
-LONGEST_GAP_S = 1.0  # between two instances of one line; longer pauses separate lines
+LONGEST_GAP_S = 1.0  # between two instances of one line; a longer pause starts a new line
 BY_SOP_CLASS = {str(kind.sop_class): modality for modality, kind in MODALITIES.items()}
 OTHER = "OT"  # for SOP classes without synthetic instances
 

@@ -1,4 +1,4 @@
-"""Play a schedule to a simulated adapter with the configured processors, and record what happens.
+"""Replay a schedule of arrivals through a simulated adapter with the configured processors, and record the events.
 
 Storage, ledger and platform are simulated: nothing is sent, and the data of the service is not changed.
 """
@@ -28,11 +28,11 @@ from dicom_adapter.simulation.adapter import Plugin, SimulatedAdapter
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import MemoryPlugin
 from dicom_adapter.simulation.schedule import Schedule, ScheduledArrival
-from dicom_adapter.simulation.timeline import Happening, Timeline, clock
+from dicom_adapter.simulation.timeline import Timeline, TimelineEntry, clock
 
 PIXELS = 4  # rows and columns: processors read only headers
-DIGEST = re.compile(r"#[0-9a-f]{6,}")  # distinguishes patients in a label; differs in each run
-TOLD = {"instance_quarantined": "quarantined", "processor_failed": "failed", "lane_stopped": "stopped"}
+DIGEST = re.compile(r"#[0-9a-f]{6,}")  # stands for a patient in a label; differs in each run
+EVENT_KINDS = {"instance_quarantined": "quarantined", "processor_failed": "failed", "lane_stopped": "stopped"}
 YEAR = timedelta(days=366)
 
 
@@ -48,19 +48,19 @@ class Instance:
 
 @define
 class Names:
-    """The names of studies, series and groups in the schedule."""
+    """The names that the schedule uses for studies, series and groups."""
 
     by_uid: dict[str, str] = field(factory=dict)
     groups: dict[str, str] = field(factory=dict)
 
     def label(self, label: str) -> str:
-        """Return the label of a group with the names of the schedule; it is the same in each run."""
+        """Replace UIDs and digests in a label by names of the schedule, so that it is the same in each run."""
         found = " ".join(self.by_uid.get(word, word) for word in label.split(" "))
         return DIGEST.sub(lambda match: self.groups.setdefault(match[0], f"#{len(self.groups) + 1}"), found)
 
 
 def rehearse(config: Config, schedule: Schedule, folder: Path, quiet: timedelta) -> Timeline:
-    """Play the schedule, then advance the clock by `quiet`, or further while a group waits for longer.
+    """Replay the schedule, then advance the clock by `quiet`, or further while a group still waits.
 
     `folder`: an empty folder for the simulation. Raises Refused if an AE title cannot be served.
     """
@@ -100,41 +100,41 @@ class _Rehearsal:
             str(i.data_set.SOPInstanceUID): f"{i.arrival.patient}/{i.arrival.study}" for i in self._instances
         }
         self._seen: dict[tuple[str, str], Waiting] = {}
-        self._happenings: list[Happening] = []
+        self._entries: list[TimelineEntry] = []
 
     def play(self, quiet: timedelta) -> Timeline:
         for (at, association), batch in groupby(self._instances, key=lambda it: (it.at, it.association)):
-            self._arrive(at, association, list(batch))
-        self._settle(quiet)
-        self._happenings += [self._job(job) for job in self._adapter.jobs]
-        self._happenings += [_trouble(event) for event in self._adapter.events if event.event in TOLD]
+            self._receive(at, association, list(batch))
+        self._finish(quiet)
+        self._entries += [self._job_entry(job) for job in self._adapter.jobs]
+        self._entries += [_event_entry(event) for event in self._adapter.events if event.event in EVENT_KINDS]
         return Timeline(
             start=self._start,
             end=self._adapter.clock.now(),
-            happenings=sorted(self._happenings, key=lambda happening: happening.at),
-            waiting=[self._waits(ae_title, group) for ae_title, group in self._waiting()],
+            entries=sorted(self._entries, key=lambda entry: entry.at),
+            waiting=[self._waiting_entry(ae_title, group) for ae_title, group in self._waiting()],
             states=self._adapter.states,
         )
 
-    def _arrive(self, at: datetime, association: str, batch: list[Instance]) -> None:
+    def _receive(self, at: datetime, association: str, batch: list[Instance]) -> None:
         arrival = batch[0].arrival
         self._adapter.advance_to(at)
-        self._note_groups()
-        self._happenings += [_arrived(at, instances) for instances in _by_arrival(batch)]
-        self._adapter.take(
+        self._record_groups()
+        self._entries += [_arrival_entry(at, instances) for instances in _by_arrival(batch)]
+        self._adapter.receive_association(
             *(instance.data_set for instance in batch),
             ae_title=arrival.ae_title,
             calling_ae_title=arrival.calling_ae_title,
             association_id=association,
         )
-        self._note_groups()
+        self._record_groups()
 
-    def _settle(self, quiet: timedelta) -> None:
+    def _finish(self, quiet: timedelta) -> None:
         end = self._adapter.clock.now() + quiet
         latest = self._adapter.clock.now() + YEAR
         while True:
             self._adapter.advance_to(end)
-            self._note_groups()
+            self._record_groups()
             due = [group.until for _ae_title, group in self._waiting() if group.until and group.until < latest]
             if not due or max(due) <= end:
                 return
@@ -143,23 +143,23 @@ class _Rehearsal:
     def _waiting(self) -> list[tuple[str, Waiting]]:
         return [(lane.ae_title, group) for lane in self._adapter.host.describe_lanes() for group in lane.waiting]
 
-    def _note_groups(self) -> None:
-        """Record groups that are new, have grown, or wait for longer."""
+    def _record_groups(self) -> None:
+        """Record groups that are new, have new instances, or have another due time."""
         now = {(ae_title, group.label): group for ae_title, group in self._waiting()}
         for (ae_title, label), group in now.items():
             if self._seen.get((ae_title, label)) != group:
-                self._happenings.append(self._waits(ae_title, group))
-        self._seen.update(now)  # keep earlier groups: not all waiting groups are shown at all times
+                self._entries.append(self._waiting_entry(ae_title, group))
+        self._seen.update(now)  # keep earlier groups: a lane reports only some of its groups
 
-    def _waits(self, ae_title: str, group: Waiting) -> Happening:
+    def _waiting_entry(self, ae_title: str, group: Waiting) -> TimelineEntry:
         label, until = self._names.label(group.label), group.until
         text = f"{label}: {counted(group.instance_count, 'instance')}"
         text += "" if until is None else f", until {clock(until - self._start)}"
         seconds = None if until is None else round((until - self._start).total_seconds(), 6)
         fields = {"group": label, "instances": group.instance_count, "untilSeconds": seconds}
-        return Happening(at=self._adapter.clock.now(), kind="waits", ae_title=ae_title, text=text, fields=fields)
+        return TimelineEntry(at=self._adapter.clock.now(), kind="waits", ae_title=ae_title, text=text, fields=fields)
 
-    def _job(self, job: Job) -> Happening:
+    def _job_entry(self, job: Job) -> TimelineEntry:
         uids = [instance.sop_instance_uid for instance in self._adapter.instances_of(job)]
         studies = list(dict.fromkeys(self._studies[uid] for uid in uids))
         size = counted(len(uids), "instance")
@@ -172,11 +172,11 @@ class _Rehearsal:
             "instances": len(uids),
             "studies": studies,
         }
-        return Happening(at=job.created_at, kind="job", ae_title=job.ae_title, text=text, fields=fields)
+        return TimelineEntry(at=job.created_at, kind="job", ae_title=job.ae_title, text=text, fields=fields)
 
 
 def _instances(schedule: Schedule, names: Names) -> Iterator[Instance]:
-    """Yield every instance of the schedule, in the order of time."""
+    """Yield all instances of the schedule, in the order of time."""
     numbers: dict[tuple[str, str, str], Iterator[int]] = {}
     made = []
     for place, arrival in enumerate(schedule.arrivals):
@@ -213,7 +213,7 @@ def _by_arrival(batch: list[Instance]) -> list[list[Instance]]:
     return list(found.values())
 
 
-def _arrived(at: datetime, instances: list[Instance]) -> Happening:
+def _arrival_entry(at: datetime, instances: list[Instance]) -> TimelineEntry:
     arrival = instances[0].arrival
     text = f"{arrival.patient}/{arrival.study}, series {arrival.series}: {len(instances)} {arrival.modality}"
     fields: Mapping[str, object] = {
@@ -223,11 +223,11 @@ def _arrived(at: datetime, instances: list[Instance]) -> Happening:
         "modality": arrival.modality,
         "instances": len(instances),
     }
-    return Happening(at=at, kind="arrived", ae_title=arrival.ae_title, text=text, fields=fields)
+    return TimelineEntry(at=at, kind="arrived", ae_title=arrival.ae_title, text=text, fields=fields)
 
 
-def _trouble(event: Event) -> Happening:
+def _event_entry(event: Event) -> TimelineEntry:
     reason = str(event.detail.get("reason") or event.detail.get("error"))
-    return Happening(
-        at=event.at, kind=TOLD[event.event], ae_title=event.ae_title, text=reason, fields={"reason": reason}
+    return TimelineEntry(
+        at=event.at, kind=EVENT_KINDS[event.event], ae_title=event.ae_title, text=reason, fields={"reason": reason}
     )

@@ -18,7 +18,7 @@ from dicom_adapter.config.suggest import listed, suggestion
 from dicom_adapter.dicom.synthetic import MODALITIES
 from dicom_adapter.simulation.clock import BEGINNING
 
-MOST_INSTANCES = 100_000  # in one arrival; more is a typing error
+MOST_INSTANCES = 100_000  # in one arrival; more is probably a typing error
 DAY_S = 86_400
 
 
@@ -26,17 +26,17 @@ DAY_S = 86_400
 class ScheduledArrival:
     """Instances of one series that arrive in one association."""
 
-    time: float  # seconds since the beginning, of the first instance
+    time: float  # of the first instance, in seconds since the start
     ae_title: str
-    patient: str  # names of the schedule; Patient IDs and UIDs are derived from them
+    patient: str  # any names; Patient IDs and UIDs are derived from them
     study: str
     series: str = "1"
     count: int = 1
     over: float = 0.0  # seconds from the first instance to the last
     modality: str = "CT"
-    association: str = ""  # arrivals with the same name share one; "": one of its own
+    association: str = ""  # arrivals with the same name share one; "": a separate one
     calling_ae_title: str = "SIMULATED"
-    attributes: Mapping[str, str] = field(factory=dict, repr=False)  # further DICOM keywords with their values
+    attributes: Mapping[str, str] = field(factory=dict, repr=False)  # values of further DICOM keywords
 
 
 @frozen(kw_only=True)
@@ -85,14 +85,14 @@ def _csv(text: str) -> tuple[datetime, Rows]:
     except csv.Error as failure:
         raise ValueError(f"line {lines.line_num}: {failure}") from None
     if not numbered:
-        raise ValueError(f"it is empty; its first line names the columns, such as {','.join(REQUIRED)},count")
+        raise ValueError(f"the file is empty; its first line must name the columns, such as {','.join(REQUIRED)},count")
     heading = [name.strip() for name in numbered[0][1]]
     return BEGINNING, [(f"line {number}", _cells(number, heading, cells)) for number, cells in numbered[1:]]
 
 
 def _cells(number: int, heading: list[str], cells: list[str]) -> Mapping[str, str]:
     if len(cells) != len(heading):
-        raise ValueError(f"line {number}: it has {len(cells)} values, and there are {len(heading)} columns")
+        raise ValueError(f"line {number}: it has {len(cells)} values, but there are {len(heading)} columns")
     return {name: cell.strip() for name, cell in zip(heading, cells, strict=True) if cell.strip()}
 
 
@@ -100,11 +100,11 @@ def _toml(text: str) -> tuple[datetime, Rows]:
     document = tomli.loads(text)
     start, tables = document.pop("start", BEGINNING), document.pop("arrivals", None)
     if document:
-        raise ValueError(f"{next(iter(document))}: there is no such key; a schedule has start and [[arrivals]]")
+        raise ValueError(f"{next(iter(document))}: unknown key; a schedule has only start and [[arrivals]]")
     if not isinstance(start, datetime) or start.utcoffset() is None:
         raise ValueError("start: must be a date and time with a time zone, such as 2026-01-05T08:00:00Z")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ValueError("arrivals: there must be tables [[arrivals]]")
+        raise ValueError("arrivals: must be tables [[arrivals]]")
     return start, [(f"arrivals[{number}]", table) for number, table in enumerate(tables)]
 
 
@@ -123,7 +123,7 @@ class _Row:
                 self._problem(key, "is missing")
         if self.values.get("ae-title", next(iter(ae_titles))) not in ae_titles:
             given = self.values["ae-title"]
-            self._problem("ae-title", f"{given!r} is not configured (there are: {listed(ae_titles)})")
+            self._problem("ae-title", f"{given!r} is not configured (configured: {listed(ae_titles)})")
         found: dict[str, Any] = {"attributes": dict(self._attributes())}
         for key in KEYS:
             if key in self.values:
@@ -135,7 +135,7 @@ class _Row:
             if key in KEYS:
                 continue
             if tag_for_keyword(key) is None:
-                self._problem(key, f"there is no such key, and no such DICOM keyword{suggestion(key, KEYS)}")
+                self._problem(key, f"neither a key of a schedule nor a DICOM keyword{suggestion(key, KEYS)}")
             yield key, str(value)
 
     def _value(self, key: str) -> object:
@@ -145,7 +145,7 @@ class _Row:
         if key == "count":
             return self._count(value)
         if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value):
-            self._problem(key, f"{value!r} must be a text")
+            self._problem(key, f"{value!r} must be a string")
         if key == "modality" and value not in MODALITIES:
             self._problem(key, f"{value!r} must be one of {', '.join(MODALITIES)}")
         return str(value)
@@ -156,7 +156,7 @@ class _Row:
         except (ValueError, TypeError):
             seconds = -1.0
         if not 0 <= seconds <= 366 * DAY_S:
-            self._problem(key, f"{value!r} must be seconds, or hours:minutes:seconds, since the beginning")
+            self._problem(key, f"{value!r} must be seconds, or hours:minutes:seconds, since the start")
         return seconds
 
     def _count(self, value: object) -> int:

@@ -1,4 +1,4 @@
-"""The timeline of a simulation: JSON for programs, text for people."""
+"""The timeline of a simulation, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTHS = (8, 16)  # of the kind, and of the AE title
 
 
 @frozen(kw_only=True)
-class Happening:
+class TimelineEntry:
     """One entry of a timeline."""
 
     at: datetime  # UTC
@@ -24,45 +24,45 @@ class Happening:
 
 @frozen(kw_only=True)
 class Timeline:
-    """Everything that happened in a simulation."""
+    """The events of a simulation, and its state at the end."""
 
     start: datetime
     end: datetime
-    happenings: Sequence[Happening]  # in the order of time
-    waiting: Sequence[Happening]  # groups that still wait at the end
+    entries: Sequence[TimelineEntry]  # in the order of time
+    waiting: Sequence[TimelineEntry]  # groups that still wait at the end
     states: Mapping[str, int]  # number of instances in each state at the end
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of text for people."""
-        for happening in self.happenings:
-            yield _line(self.start, happening)
-        jobs = sum(happening.kind == "job" for happening in self.happenings)
+        """Yield the lines of the text."""
+        for entry in self.entries:
+            yield _line(self.start, entry)
+        jobs = sum(entry.kind == "job" for entry in self.entries)
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
         yield ""
         yield f"{jobs} job{'' if jobs == 1 else 's'}; instances: {states or 'none'}"
-        for happening in self.waiting:
-            yield f"still waits at {happening.ae_title}: {happening.text}"
+        for entry in self.waiting:
+            yield f"still waiting at {entry.ae_title}: {entry.text}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the timeline for programs."""
+        """Return the timeline as JSON values."""
         return {
             "start": _iso(self.start),
             "end": _iso(self.end),
-            "timeline": [_json(self.start, happening) for happening in self.happenings],
-            "waiting": [{"aeTitle": waits.ae_title, **waits.fields} for waits in self.waiting],
+            "timeline": [_json(self.start, entry) for entry in self.entries],
+            "waiting": [{"aeTitle": group.ae_title, **group.fields} for group in self.waiting],
             "instances": dict(sorted(self.states.items())),
         }
 
 
-def _line(start: datetime, happening: Happening) -> str:
-    kind, ae_title = happening.kind.ljust(WIDTHS[0]), happening.ae_title.ljust(WIDTHS[1])
-    return f"{clock(happening.at - start)}  {kind}  {ae_title}  {happening.text}"
+def _line(start: datetime, entry: TimelineEntry) -> str:
+    kind, ae_title = entry.kind.ljust(WIDTHS[0]), entry.ae_title.ljust(WIDTHS[1])
+    return f"{clock(entry.at - start)}  {kind}  {ae_title}  {entry.text}"
 
 
-def _json(start: datetime, happening: Happening) -> dict[str, Any]:
-    seconds = round((happening.at - start).total_seconds(), 6)
-    own = {"at": _iso(happening.at), "seconds": seconds, "kind": happening.kind, "aeTitle": happening.ae_title}
-    return {**own, **happening.fields}
+def _json(start: datetime, entry: TimelineEntry) -> dict[str, Any]:
+    seconds = round((entry.at - start).total_seconds(), 6)
+    own = {"at": _iso(entry.at), "seconds": seconds, "kind": entry.kind, "aeTitle": entry.ae_title}
+    return {**own, **entry.fields}
 
 
 def clock(since: timedelta) -> str:

@@ -80,7 +80,9 @@ class Adapter(SimulatedAdapter):
         `ae_title` may be omitted if only one is configured. `at` is in seconds since the start and defaults to now.
         """
         self._move_to(at)
-        results = self.take(*data_sets, ae_title=self._resolve_ae_title(ae_title), calling_ae_title=calling_ae_title)
+        results = self.receive_association(
+            *data_sets, ae_title=self._resolve_ae_title(ae_title), calling_ae_title=calling_ae_title
+        )
         self.refused += [result for result in results if not result.outcome.is_acknowledged]
         return results
 
@@ -96,7 +98,7 @@ class Adapter(SimulatedAdapter):
         if self._loopback is None:
             self._loopback = Loopback(self.config, self.resources)
         results = self._loopback.send(data_sets, self._resolve_ae_title(ae_title), calling_ae_title)
-        self._settle()
+        self._run_until_idle()
         return results
 
     def restart(self, configuration: str | None = None) -> None:
@@ -105,9 +107,9 @@ class Adapter(SimulatedAdapter):
         `configuration` is TOML; if omitted, the current configuration is kept.
         """
         if configuration is None:
-            self.begin_again(self.config)
+            self.restart_with(self.config)
         else:
-            self.begin_again(_load(self._folder, configuration, self._plugins.catalogue()))
+            self.restart_with(_load(self._folder, configuration, self._plugins.catalogue()))
 
     def reload(self, configuration: str, *, drain: bool = False) -> None:
         """Apply another configuration, as `dicom-adapter reload` does: unchanged parts keep running.

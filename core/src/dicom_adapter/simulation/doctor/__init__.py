@@ -1,1 +1,1 @@
-"""`dicom-adapter doctor`: test each plugin in a process of its own, so that even a crash or hang is reported."""
+"""`dicom-adapter doctor`: test each plugin in a separate process, so that even a crash or hang is reported."""

@@ -1,4 +1,4 @@
-"""`python -m dicom_adapter.simulation.doctor NAME [CONFIG]`: test one plugin, and report in lines of JSON."""
+"""`python -m dicom_adapter.simulation.doctor NAME [CONFIG]`: test one plugin, and write reports as lines of JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def main(name: str, configuration: Path | None) -> None:
     reports = os.dup(1)
     os.dup2(2, 1)  # only reports may be written to the pipe
 
-    def report(what: dict[str, Any]) -> None:
-        os.write(reports, json.dumps(what).encode() + b"\n")
+    def report(message: dict[str, Any]) -> None:
+        os.write(reports, json.dumps(message).encode() + b"\n")
 
     keep_values_out_of_warnings()
     tables = {} if configuration is None else tables_of(configuration.read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def main(name: str, configuration: Path | None) -> None:
         structlog.testing.capture_logs() as logged,
     ):
         for trial in Sandbox(name, Path(temporary), tables, folder, logged).trials(
-            lambda what: report({"begins": what})
+            lambda trial: report({"begins": trial})
         ):
             report(asdict(trial))
     os._exit(0)  # do not wait for threads of the plugin

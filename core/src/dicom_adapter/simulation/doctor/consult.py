@@ -1,4 +1,4 @@
-"""The parent side of the doctor: start a process for each plugin, collect its reports, and end it."""
+"""The parent process of the doctor: start a process for each plugin, collect its reports, and end it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def examine(point: PluginPoint, configuration: Path | None, seconds: float = SEC
 
 
 def _follow(process: subprocess.Popen[str], seconds: float) -> Iterator[Trial]:
-    """Yield the trials that it reports; a trial in which the process hangs or dies is a problem."""
+    """Yield the trials that the process reports. If it hangs or dies, the current trial has a problem."""
     assert process.stdout is not None  # it is a pipe
     reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(process.stdout, reports), daemon=True)
@@ -55,8 +55,10 @@ def _follow(process: subprocess.Popen[str], seconds: float) -> Iterator[Trial]:
         try:
             report = reports.get(timeout=seconds)
         except queue.Empty:
-            problem = f"it did not end within {seconds:g} s; the adapter would wait for it, or continue without it"
-            yield Trial(what=current, seconds=round(time.monotonic() - began, 3), problem=problem)
+            problem = (
+                f"it did not end within {seconds:g} s; in the adapter it would block its AE title, or be abandoned"
+            )
+            yield Trial(trial=current, seconds=round(time.monotonic() - began, 3), problem=problem)
             process.kill()
             listener.join()
             return
@@ -70,8 +72,8 @@ def _follow(process: subprocess.Popen[str], seconds: float) -> Iterator[Trial]:
     listener.join()
     status = process.wait()
     if current or status:
-        problem = f"it ended the process with status {status}: in the adapter, this would end the whole host"
-        yield Trial(what=current or "end", seconds=round(time.monotonic() - began, 3), problem=problem)
+        problem = f"it ended the process with status {status}; in the adapter this would end the whole host"
+        yield Trial(trial=current or "end", seconds=round(time.monotonic() - began, 3), problem=problem)
 
 
 def _listen(lines: IO[str], reports: queue.SimpleQueue[dict[str, Any] | None]) -> None:

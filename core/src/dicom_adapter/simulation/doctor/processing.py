@@ -1,4 +1,4 @@
-"""The sandbox's own plugin, and test traffic through a simulated adapter."""
+"""The plugin that the sandbox itself needs, and test traffic through a simulated adapter."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.simulation.platform import MemoryPlugin
 
 FIRST_S, SECOND_S = 3600.0, 600.0  # of virtual time, before and after a restart
-ROOM_BYTES = 1
+FREED_BYTES = 1
 
 
-class AtOnce(JobProcessorBase[NoSettings]):
-    """Submits a job for each instance, so that observers are notified of events."""
+class ImmediateProcessor(JobProcessorBase[NoSettings]):
+    """Submit a job for each instance, so that observers are notified of events."""
 
-    name = "doctors-ward"
+    name = "doctor-sandbox"
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
         self.submit_pipeline_job("doctor", "doctor", JobPriority.NORMAL, [instance])
         self.remove_instances([instance])
 
 
-class Ward(MemoryPlugin):
-    """Storage and platform in memory, under unique names, and a processor."""
+class SandboxPlugin(MemoryPlugin):
+    """A plugin with a storage backend, a submitter and a processor, under names that no other plugin uses."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.storage.name = self.submitter.name = "doctors-ward"
-        self.processor = AtOnce
+        self.storage.name = self.submitter.name = "doctor-sandbox"
+        self.processor = ImmediateProcessor
 
     @hookimpl
     def dicom_adapter_processors(self) -> Iterable[type[JobProcessorBase[NoSettings]]]:
@@ -49,10 +49,10 @@ class Ward(MemoryPlugin):
     def document(self, folder: Path) -> dict[str, Any]:
         """Return a configuration that uses only the components of this plugin."""
         return {
-            "default-submitter": "ward",
+            "default-submitter": "sandbox",
             "storage": {"backend": self.storage.name, "path": str(folder), "watermark-percent": 100, "reserve": 0},
-            "submitters": {"ward": {"type": self.submitter.name}},
-            "ae-titles": {"WARD": {"processor": self.processor.name}},
+            "submitters": {"sandbox": {"type": self.submitter.name}},
+            "ae-titles": {"SANDBOX": {"processor": self.processor.name}},
         }
 
 
@@ -67,8 +67,8 @@ def play(config: Config, plugins: Plugins, ae_title: str) -> str:
             raise Refused(adapter.host.refused[ae_title])
         _receive_studies(adapter, ae_title)
         adapter.advance(FIRST_S)
-        adapter.host.handles[ae_title].ask(lambda processor: processor.free_space(ROOM_BYTES))
-        adapter.begin_again(config)
+        adapter.host.handles[ae_title].ask(lambda processor: processor.free_space(FREED_BYTES))
+        adapter.restart_with(config)
         adapter.advance(SECOND_S)
         states = ", ".join(f"{count} {state}" for state, count in adapter.states.items())
         passed = timedelta(seconds=FIRST_S + SECOND_S)
@@ -78,10 +78,10 @@ def play(config: Config, plugins: Plugins, ae_title: str) -> str:
 
 
 def _receive_studies(adapter: SimulatedAdapter, ae_title: str) -> None:
-    """Receive two studies of one patient, in parts, and one of another, with three modalities."""
+    """Receive three studies of two patients with different modalities; the first study arrives in two parts."""
     first = make_study(modality="CT", seed="doctor first", series=2, instances=2)
     second = make_study(modality="MR", seed="doctor second", instances=2)
     third = make_study(modality="OT", seed="doctor third", instances=1, patient_id="another")
     for data_sets in (first[:3], second, third, first[3:]):
-        adapter.take(*data_sets, ae_title=ae_title, calling_ae_title="DOCTOR")
+        adapter.receive_association(*data_sets, ae_title=ae_title, calling_ae_title="DOCTOR")
         adapter.advance(2.0)

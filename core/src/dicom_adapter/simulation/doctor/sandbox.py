@@ -20,75 +20,76 @@ from dicom_adapter.plugins.isolation import RESULT_CHECKS, InvalidHookResult, ma
 from dicom_adapter.plugins.registry import PROCESSOR, STORAGE, SUBMITTER, Component, PluginInfo, Plugins, discover
 from dicom_adapter.runtime.deadline import TookTooLong
 from dicom_adapter.simulation.adapter import Plugin
-from dicom_adapter.simulation.doctor.processing import Ward, play
+from dicom_adapter.simulation.doctor.processing import SandboxPlugin, play
 from dicom_adapter.simulation.doctor.storing import keep_and_read
 from dicom_adapter.simulation.doctor.values import Trial
 
 Tables = Mapping[str, Any]
 Logged = Sequence[Mapping[str, Any]]
 # Log events of the adapter about errors of plugins, with the next step.
-TROUBLES = {
-    "observer_failed": "errors of observers are logged, and the observer still gets later events: fix the observer",
-    "processor_failed": "a turn that raises is repeated, and finally the AE title is stopped: fix the processor",
-    "processor_waiting_failed": "waiting() has to return Waiting(label, instance_count, until)",
+ERROR_EVENTS = {
+    "observer_failed": "errors of observers are logged, and the observer is notified of later events: fix the observer",
+    "processor_failed": "a turn that raises is retried; repeated failures stop the AE title: fix the processor",
+    "processor_waiting_failed": "waiting() must return Waiting(label, instance_count, until)",
     "processor_close_failed": "fix close()",
-    "http_mount_failed": "the hook has to return Litestar handlers, controllers or routers",
+    "http_mount_failed": "the hook must return Litestar handlers, controllers or routers",
 }
-AE_TITLE, TRIED = "DOCTOR", "tried"
-WITH_CONFIG = "name a configuration that uses it, with --config"
+AE_TITLE, SUBMITTER_NAME = "DOCTOR", "tried"
+WITH_CONFIG = "name a configuration that uses the plugin, with --config"
 
 
 class Sandbox:
     """The environment in which one plugin is tested."""
 
     def __init__(self, name: str, folder: Path, tables: Tables, relative_to: Path, logged: Logged) -> None:
-        """`tables`: those of a configuration, for the settings of the plugin; paths are relative to `relative_to`.
+        """Create the environment.
 
-        `logged`: receives the log entries of the adapter.
+        `tables`: the tables of a configuration, for the settings of the plugin; paths in them are relative to
+        `relative_to`. `logged`: the list to which the log entries of the adapter are added.
         """
         self._name = name
         self._folder = folder
         self._tables = tables
         self._relative_to = relative_to
         self._logged = logged
-        self._ward = Ward()
+        self._plugin = SandboxPlugin()
         self._plugins: Plugins
         self._threads = set(threading.enumerate())
 
     def trials(self, begins: Callable[[str], None]) -> Iterator[Trial]:
         """Run all trials; `begins` is called with the name of each trial before it begins."""
 
-        def trial(what: str, attempt: Callable[[], str]) -> Trial:
-            begins(what)
+        def run(name: str, attempt: Callable[[], str]) -> Trial:
+            begins(name)
             before = len(self._logged)
-            found = _try(what, attempt)
-            troubles = [_trouble(entry) for entry in self._logged[before:] if entry["event"] in TROUBLES]
-            if found.problem or not troubles:
+            found = _try(name, attempt)
+            errors = [_describe_error(entry) for entry in self._logged[before:] if entry["event"] in ERROR_EVENTS]
+            if found.problem or not errors:
                 return found
-            return evolve(found, problem="; ".join(dict.fromkeys(troubles)))
+            return evolve(found, problem="; ".join(dict.fromkeys(errors)))
 
-        yield trial("load", self._load)
+        yield run("load", self._load)
         info = next((info for info in self._plugins.infos if info.name == self._name), None)
         if info is None or info.problem:
             return
         for component in self._plugins.components:
             if component.plugin.name == self._name:
-                yield trial(f"{component.kind.title} '{component.name}'", lambda it=component: self._component(it))  # type: ignore[misc] # bound at once
+                yield run(f"{component.kind.title} '{component.name}'", lambda it=component: self._component(it))  # type: ignore[misc] # bound at once
         if info.observes:
-            yield trial("observer", self._observe)
+            yield run("observer", self._observe)
         for hook, check in (*RESULT_CHECKS.items(), ("dicom_adapter_commands", commands.check)):
             if self._implements(hook):
-                yield trial(hook, lambda hook=hook, check=check: self._bring(hook, check))  # type: ignore[misc] # bound at once
-        yield trial("what it leaves", self._look_for_leaks)
+                yield run(hook, lambda hook=hook, check=check: self._call_hook(hook, check))  # type: ignore[misc] # bound at once
+        yield run("leaks", self._look_for_leaks)
 
     def _load(self) -> str:
-        self._plugins = discover(Plugin(self._ward, name="ward"), only=[self._name])
+        self._plugins = discover(Plugin(self._plugin, name="sandbox"), only=[self._name])
         problems = self._plugins.broken
         if problems:
             what_to_do = f'fix or upgrade it, or disable it: [plugins] disable = ["{self._name}"]'
             raise Refused(f"{'; '.join(problems)}; {what_to_do}")
-        brought = [f"{c.kind.title} '{c.name}'" for c in self._plugins.components if c.plugin.name == self._name]
-        return ", ".join(brought) or "no processor, submitter or storage backend"
+        components = [f"{c.kind.title} '{c.name}'" for c in self._plugins.components if c.plugin.name == self._name]
+        return ", ".join(components) or "no processor, submitter or storage backend"
 
     def _implements(self, hook: str) -> bool:
         implementations = getattr(self._plugins.manager.hook, hook).get_hookimpls()
@@ -115,10 +116,12 @@ class Sandbox:
     def _submitter(self, component: Component) -> str:
         own = [t for t in self._tables.get("submitters", {}).values() if t.get("type") == component.name]
         tables = own or [{"type": component.name, **guess} for guess in _guesses(component.cls)]
-        config = self._first_valid([{"submitters": {TRIED: table}} for table in tables])
-        made = make_submitter(config, self._plugins, TRIED)
+        config = self._first_valid([{"submitters": {SUBMITTER_NAME: table}} for table in tables])
+        made = make_submitter(config, self._plugins, SUBMITTER_NAME)
         if made.context.data_folder.exists():
-            raise Refused("its constructor creates its data folder, which `check` would do too; create it in open()")
+            raise Refused(
+                "its constructor creates its data folder, so that even `check` would create it; create it in open()"
+            )
         return "created; not opened, so that no platform is called"
 
     def _storage_backend(self, component: Component) -> str:
@@ -126,21 +129,21 @@ class Sandbox:
         is_own = table.get("backend", "local") == component.name
         own = {key: value for key, value in table.items() if key != "path"} if is_own else {}
         if is_own and set(own) - {"backend", "watermark-percent", "reserve", "quarantine-quota", "durability"}:
-            raise Skipped("its settings may name storage that is in use: run its conformance suite instead")
+            raise Skipped("its settings may name storage that is in use; run its conformance suite instead")
         path = str(self._folder / "tried")
         config = self._first_valid([{"storage": {**own, "backend": component.name, "path": path}}])
         return keep_and_read(component.cls, config)
 
     def _observe(self) -> str:
-        config = self._first_valid([{"ae-titles": {AE_TITLE: {"processor": self._ward.processor.name}}}])
-        return f"was notified of {play(config, self._plugins, AE_TITLE)}"
+        config = self._first_valid([{"ae-titles": {AE_TITLE: {"processor": self._plugin.processor.name}}}])
+        return f"notified of {play(config, self._plugins, AE_TITLE)}"
 
-    def _bring(self, hook: str, check: Callable[[Any], None]) -> str:
+    def _call_hook(self, hook: str, check: Callable[[Any], None]) -> str:
         def failed(_plugin: PluginInfo, _hook: str, failure: BaseException) -> None:
             raise Refused(_message(failure)) from None
 
-        brought = self._plugins.call_late_hook(hook, failed, lambda _plugin: {"lanes": {}}, check)
-        return f"{len(brought.get(self._name, ()))} without AE titles; not started"
+        results = self._plugins.call_late_hook(hook, failed, lambda _plugin: {"lanes": {}}, check)
+        return f"{len(results.get(self._name, ()))} returned without AE titles; not started"
 
     def _look_for_leaks(self) -> str:
         left = [thread for thread in threading.enumerate() if thread not in self._threads]
@@ -158,7 +161,7 @@ class Sandbox:
         """Return the sandbox's configuration with the first valid candidate. Raises Skipped if none is valid."""
         problems: list[str] = []
         for candidate in candidates:
-            document = self._ward.document(self._folder / "data")
+            document = self._plugin.document(self._folder / "data")
             for key, table in candidate.items():
                 document[key] = {**document.get(key, {}), **table}
             loaded = structure(document, folder=self._relative_to, catalogue=self._plugins.catalogue())
@@ -169,25 +172,25 @@ class Sandbox:
 
 
 class Skipped(DicomAdapterError):
-    """A trial cannot be run."""
+    """Raised if a trial cannot be run."""
 
 
-def _try(what: str, attempt: Callable[[], str]) -> Trial:
+def _try(name: str, attempt: Callable[[], str]) -> Trial:
     began = time.monotonic()
     found: dict[str, str] = {}
     try:
-        found = {"told": attempt()}
+        found = {"observed": attempt()}
     except Skipped as reason:
         found = {"skipped": str(reason)}
     except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
         found = {"problem": _message(failure)}
-    return Trial(what=what, seconds=round(time.monotonic() - began, 3), **found)
+    return Trial(trial=name, seconds=round(time.monotonic() - began, 3), **found)
 
 
 def _message(failure: BaseException) -> str:
     if isinstance(failure, (Refused, TookTooLong, InvalidHookResult)):
         return str(failure)
-    return f"{describe_failure(failure)}; fix it there"
+    return f"{describe_failure(failure)}; fix this in the plugin"
 
 
 def _guesses(cls: type[Any]) -> list[dict[str, Any]]:
@@ -196,5 +199,5 @@ def _guesses(cls: type[Any]) -> list[dict[str, Any]]:
     return [{}, {f"{prefix}doctor": "doctor" for prefix in prefixes}] if prefixes else [{}]
 
 
-def _trouble(entry: Mapping[str, Any]) -> str:
-    return f"{entry['event']}: {entry.get('error', '')}; {TROUBLES[entry['event']]}"
+def _describe_error(entry: Mapping[str, Any]) -> str:
+    return f"{entry['event']}: {entry.get('error', '')}; {ERROR_EVENTS[entry['event']]}"

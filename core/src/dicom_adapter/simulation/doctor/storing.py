@@ -41,4 +41,4 @@ def _is_gone(storage: StorageBackend[Any], key: str) -> bool:
 
 def _require(condition: bool, otherwise: str) -> None:
     if not condition:
-        raise Refused(f"{otherwise}; run its conformance suite, BaseStorageBackendTests, for details")
+        raise Refused(f"{otherwise}; run the conformance suite BaseStorageBackendTests for details")

@@ -11,9 +11,9 @@ from attrs import asdict, field, frozen
 class Trial:
     """The result of one trial."""
 
-    what: str  # for example "processor 'aetitle'"
+    trial: str  # its name, for example "processor 'aetitle'"
     seconds: float
-    told: str = ""  # what was observed
+    observed: str = ""  # the result if there is no problem
     problem: str = ""  # the problem and the next step; "" if there is none
     skipped: str = ""  # why the trial was not run, and the next step
 
@@ -28,7 +28,7 @@ class Diagnosis:
     trials: tuple[Trial, ...] = field(factory=tuple)
 
     @property
-    def is_well(self) -> bool:
+    def has_no_problem(self) -> bool:
         """Return whether no trial found a problem."""
         return not any(trial.problem for trial in self.trials)
 
@@ -37,6 +37,6 @@ class Diagnosis:
             "plugin": self.plugin,
             "distribution": self.distribution,
             "version": self.version,
-            "ok": self.is_well,
+            "ok": self.has_no_problem,
             "trials": [asdict(trial) for trial in self.trials],
         }
