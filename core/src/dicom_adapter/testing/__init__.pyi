@@ -5,8 +5,8 @@ from dicom_adapter.dicom.synthetic import make_study as make_study
 from dicom_adapter.dicom.synthetic import write as write
 from dicom_adapter.simulation.adapter import Plugin as Plugin
 from dicom_adapter.simulation.clock import VirtualClock as VirtualClock
-from dicom_adapter.simulation.platform import ReceivedJob as ReceivedJob
 from dicom_adapter.simulation.platform import Platform as Platform
+from dicom_adapter.simulation.platform import ReceivedJob as ReceivedJob
 from dicom_adapter.testing.adapter import Adapter as Adapter
 from dicom_adapter.testing.expectation import ExpectedJob as ExpectedJob
 from dicom_adapter.testing.processor_suite import BaseProcessorTests as BaseProcessorTests
