@@ -15,17 +15,17 @@ from faults.adapter import Ports
 CALLS = ("Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Jobs.Start", "Jobs.Status", "Jobs.List", "*")
 # Transient faults: the adapter retries.
 PASSING = (
-    "status,face=grpc,status=UNAVAILABLE",
-    "status,face=grpc,status=RESOURCE_EXHAUSTED",
-    "status,face=grpc,status=ABORTED",
-    "status,face=grpc,status=INTERNAL",
-    "status,face=grpc,status=DATA_LOSS",
-    "status,face=rest,status=408",
-    "status,face=rest,status=429",
-    "status,face=rest,status=500",
-    "status,face=rest,status=503",
+    "status,protocol=grpc,status=UNAVAILABLE",
+    "status,protocol=grpc,status=RESOURCE_EXHAUSTED",
+    "status,protocol=grpc,status=ABORTED",
+    "status,protocol=grpc,status=INTERNAL",
+    "status,protocol=grpc,status=DATA_LOSS",
+    "status,protocol=rest,status=408",
+    "status,protocol=rest,status=429",
+    "status,protocol=rest,status=500",
+    "status,protocol=rest,status=503",
     "code,code=-4098",  # pipeline not stored
-    "code,code=-8194",  # pipeline not stored
+    "code,code=-8194",  # job not stored
     "code,code=-32767",  # internal
     "reset",
     "reset",
@@ -38,7 +38,7 @@ PASSING = (
     "delay,seconds=3",  # longer than the adapter's time limits
 )
 # Permanent faults: the job is faulted, and retried at the end.
-LASTING = ("code,code=-4097", "status,face=grpc,status=PERMISSION_DENIED", "status,face=rest,status=403")
+LASTING = ("code,code=-4097", "status,protocol=grpc,status=PERMISSION_DENIED", "status,protocol=rest,status=403")
 LASTING_SHARE = 0.1
 MOST_FAULTS = 16  # in one run of the emulator
 RUN_SECONDS = (4.0, 25.0)

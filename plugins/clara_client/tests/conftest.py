@@ -1,4 +1,4 @@
-"""Environments of their own for what cannot live beside a current protobuf."""
+"""Virtual environments for packages that conflict with a current protobuf."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-SOURCES_ONLY = ["--no-binary=nvidia-clara-client"]  # published without a wheel; all else must not be compiled here
+SOURCES_ONLY = ["--no-binary=nvidia-clara-client"]  # published without a wheel; nothing else may be compiled
 
 MakeEnvironment = Callable[[str, list[str]], Path]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "nvidia: talks through NVIDIA's published client, from the package registry")
+    config.addinivalue_line("markers", "nvidia: uses NVIDIA's published client, from the package registry")
 
 
 @pytest.fixture(scope="session")
 def environment() -> MakeEnvironment:
-    """Makes a virtual environment of these requirements, or takes the one of an earlier run; gives its Python."""
+    """Return a function that creates or reuses a virtual environment with requirements, and returns its Python."""
 
     def make(name: str, requirements: list[str]) -> Path:
         key = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()[:12]

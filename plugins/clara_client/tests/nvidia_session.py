@@ -1,9 +1,9 @@
-"""One session through NVIDIA's own client, run by the Python of an environment that has it.
+"""One session with NVIDIA's own client, run in a virtual environment that contains it.
 
     python nvidia_session.py HOST:PORT FOLDER
 
-What the client made of the answers is printed as one JSON object. The file is no test by itself: the client needs a
-version of protobuf that this project's environment cannot have.
+Prints the results that the client returns, as one JSON object. This is a separate program, not a test: the client needs
+an older version of protobuf than this project.
 """
 
 from __future__ import annotations
@@ -24,72 +24,72 @@ SIZE = 300_000  # several of the client's pieces
 def main(address: str, folder: Path) -> None:
     pipelines, jobs, payloads = clients = (PipelinesClient(address), JobsClient(address), PayloadsClient(address))
     pipeline_id = pipelines.create_pipeline([DEFINITION], metadata={"owner": "me"})
-    told: dict[str, Any] = {"version": ClaraClient(address).version().label, "pipeline": pipeline_id.value}
-    told["pipelines"] = [[item.pipeline_id.value, item.name] for item in pipelines.list_pipelines()]
-    told["pipeline name"] = pipelines.pipeline_details(pipeline_id).name
-    job = run_job(jobs, payloads, pipeline_id, folder, told)
-    list_jobs(jobs, pipeline_id, job, told)
-    use_reusable_payload(jobs, payloads, pipeline_id, told)
-    told["refused name"] = refusal(lambda: jobs.create_job(pipeline_id, "Not A Name"))
-    told["second start"] = refusal(lambda: jobs.start_job(job.job_id))
-    told["repeated metadata"] = refusal(lambda: jobs.add_metadata(job.job_id, {"INSTANCES": "2"}))
+    results: dict[str, Any] = {"version": ClaraClient(address).version().label, "pipeline": pipeline_id.value}
+    results["pipelines"] = [[item.pipeline_id.value, item.name] for item in pipelines.list_pipelines()]
+    results["pipeline name"] = pipelines.pipeline_details(pipeline_id).name
+    job = run_job(jobs, payloads, pipeline_id, folder, results)
+    list_jobs(jobs, pipeline_id, job, results)
+    use_reusable_payload(jobs, payloads, pipeline_id, results)
+    results["refused name"] = refusal(lambda: jobs.create_job(pipeline_id, "Not A Name"))
+    results["second start"] = refusal(lambda: jobs.start_job(job.job_id))
+    results["repeated metadata"] = refusal(lambda: jobs.add_metadata(job.job_id, {"INSTANCES": "2"}))
     pipelines.remove_pipeline(pipeline_id)
-    told["removed pipeline"] = refusal(lambda: jobs.create_job(pipeline_id, "name"))
+    results["removed pipeline"] = refusal(lambda: jobs.create_job(pipeline_id, "name"))
     for client in clients:
         client.close()
-    sys.stdout.write(json.dumps(told))
+    sys.stdout.write(json.dumps(results))
 
 
-def run_job(jobs: Any, payloads: Any, pipeline_id: Any, folder: Path, told: dict[str, Any]) -> Any:
+def run_job(jobs: Any, payloads: Any, pipeline_id: Any, folder: Path, results: dict[str, Any]) -> Any:
     job = jobs.create_job(pipeline_id, "ae-lung-1", job_priority=JobTypes.JobPriority.Higher, metadata={"Source": "AE"})
-    told["added"] = dict(jobs.add_metadata(job.job_id, {"Instances": "1", "Spare": "x"}))
-    told["left"] = dict(jobs.remove_metadata(job.job_id, ["spare"]))
+    results["added"] = dict(jobs.add_metadata(job.job_id, {"Instances": "1", "Spare": "x"}))
+    results["left"] = dict(jobs.remove_metadata(job.job_id, ["spare"]))
     data = bytes(range(250)) * (SIZE // 250)
-    told["no files"] = [file.name for file in payloads.get_details(job.payload_id).file_details]
+    results["no files"] = [file.name for file in payloads.get_details(job.payload_id).file_details]
     stored = payloads.upload(job.payload_id, "dcm/1.dcm", file_object=BytesIO(data))
-    told["uploaded"] = [stored.name, stored.size]
+    results["uploaded"] = [stored.name, stored.size]
     payloads.upload(job.payload_id, "dcm/2.dcm", file_object=BytesIO(b"x"))
     payloads.remove_from(job.payload_id, "input/dcm/2.dcm")
-    told["files"] = [[file.name, file.size] for file in payloads.get_details(job.payload_id).file_details]
+    results["files"] = [[file.name, file.size] for file in payloads.get_details(job.payload_id).file_details]
     token = jobs.start_job(job.job_id, {"threshold": "3"})
-    told["started"] = [token.job_state, token.job_status, token.job_priority]
+    results["started"] = [token.job_state, token.job_status, token.job_priority]
     status = jobs.get_status(job.job_id)
-    told["status"] = [status.job_state, status.job_status, status.job_priority, status.name, dict(status.metadata)]
-    told["times"] = [time and time.isoformat() for time in (status.date_created, status.date_started)]
-    told["logs"] = jobs.job_logs(job.job_id, "segment")
+    results["status"] = [status.job_state, status.job_status, status.job_priority, status.name, dict(status.metadata)]
+    results["times"] = [time and time.isoformat() for time in (status.date_created, status.date_started)]
+    results["logs"] = jobs.job_logs(job.job_id, "segment")
     payloads.download_from(job.payload_id, "./input/dcm/1.dcm", dest_path=folder / "1.dcm")
-    told["downloaded"] = (folder / "1.dcm").read_bytes() == data
+    results["downloaded"] = (folder / "1.dcm").read_bytes() == data
     return job
 
 
-def list_jobs(jobs: Any, pipeline_id: Any, job: Any, told: dict[str, Any]) -> None:
+def list_jobs(jobs: Any, pipeline_id: Any, job: Any, results: dict[str, Any]) -> None:
     other = jobs.create_job(pipeline_id, "ae-lung-2")
     token = jobs.cancel_job(other.job_id, "not needed")
-    told["canceled"] = [token.job_state, token.job_status]
-    told["jobs"] = [item.name for item in jobs.list_jobs()]
+    results["canceled"] = [token.job_state, token.job_status]
+    results["jobs"] = [item.name for item in jobs.list_jobs()]
     healthy = JobTypes.JobFilter(
         created_after=job_time(jobs, job) - datetime.timedelta(seconds=1),
         has_job_status=[JobTypes.JobStatus.Healthy],
         pipeline_ids=[pipeline_id],
     )
-    told["healthy jobs"] = [item.job_id.value == job.job_id.value for item in jobs.list_jobs(healthy)]
+    results["healthy jobs"] = [item.job_id.value == job.job_id.value for item in jobs.list_jobs(healthy)]
     nothing = JobTypes.JobFilter(has_job_status=[JobTypes.JobStatus.Faulted])
-    told["faulted jobs"] = jobs.list_jobs(nothing)
+    results["faulted jobs"] = jobs.list_jobs(nothing)
 
 
 def job_time(jobs: Any, job: Any) -> Any:
     return jobs.get_status(job.job_id).date_created
 
 
-def use_reusable_payload(jobs: Any, payloads: Any, pipeline_id: Any, told: dict[str, Any]) -> None:
+def use_reusable_payload(jobs: Any, payloads: Any, pipeline_id: Any, results: dict[str, Any]) -> None:
     payload_id = payloads.create_payload({"kind": "atlas"}).payload_id
     payloads.upload(payload_id, "atlas.nii", file_object=BytesIO(b"atlas"))
-    told["payload metadata"] = dict(payloads.add_metadata(payload_id, {"of": "lung"}))
-    told["payload left"] = dict(payloads.remove_metadata(payload_id, ["kind"]))
+    results["payload metadata"] = dict(payloads.add_metadata(payload_id, {"of": "lung"}))
+    results["payload left"] = dict(payloads.remove_metadata(payload_id, ["kind"]))
     job = jobs.create_job(pipeline_id, "ae-lung-3", input_payloads=[payload_id])
     payloads.delete_payload(payload_id)
-    told["inputs"] = [file.name for file in payloads.get_details(job.payload_id).file_details]
-    told["empty upload"] = refusal(lambda: payloads.upload(job.payload_id, "empty", file_object=BytesIO()))
+    results["inputs"] = [file.name for file in payloads.get_details(job.payload_id).file_details]
+    results["empty upload"] = refusal(lambda: payloads.upload(job.payload_id, "empty", file_object=BytesIO()))
 
 
 def refusal(call: Any) -> str:

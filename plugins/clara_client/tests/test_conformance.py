@@ -1,4 +1,4 @@
-"""All submitters of this distribution do what the adapter relies on in any submitter."""
+"""All submitters of this plugin pass the conformance suite."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def context(tmp_path: Path) -> SubmitterContext:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """Return a port on which no process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 # --- fake -------------------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def fake_record(job: FakeJob, folder: Path | None) -> PlatformRecord:
 
 
 class TestFakeInFolder(BaseSubmitterTests):
-    """A new submitter finds what an earlier one has put into the folder."""
+    """A new submitter finds the jobs of an earlier one in the folder."""
 
     @pytest.fixture
     def make_submitter(self, tmp_path: Path, context: SubmitterContext) -> MakeSubmitter:
@@ -74,7 +74,7 @@ class TestFakeInFolder(BaseSubmitterTests):
 
 
 class TestFakeInMemory(BaseSubmitterTests):
-    """The platform is the submitter itself: there is only one."""
+    """The submitter is also the platform, so the tests use a single object."""
 
     large_upload_bytes = None
 
@@ -95,7 +95,7 @@ class TestFakeInMemory(BaseSubmitterTests):
 
 
 class Clara(BaseSubmitterTests):
-    """Over either protocol."""
+    """Common fixtures for both protocols."""
 
     pipeline_id = 32 * "a"
     unknown_pipeline_id = "not-an-id"

@@ -1,4 +1,4 @@
-"""Faults on demand, and the record of calls."""
+"""Faults on demand, and the log of calls."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, Cal
 LUNG = 32 * "a"
 NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
 RECORD = CallRecord(
-    time=NOON, face="grpc", call="Jobs.Create", ids={"jobId": "1"}, outcome=CallOutcome.DONE, sent_bytes=7
+    time=NOON, protocol="grpc", call="Jobs.Create", ids={"jobId": "1"}, outcome=CallOutcome.DONE, sent_bytes=7
 )
 
 
-def test_a_fault_strikes_as_often_as_it_says() -> None:
-    """`after` calls pass, `times` calls fail, the rest pass."""
+def test_a_fault_fails_the_configured_number_of_calls() -> None:
+    """`after` calls succeed, `times` calls fail, the rest succeed."""
     fault = CallFault(call="Jobs.Create", kind=CallFaultKind.DROP, times=2, after=1)
     faults = Faults([fault])
     assert [None, fault, fault, None] == [faults.take("grpc", "Jobs.Create") for _ in range(4)]
     assert () == faults.left()
 
 
-def test_a_fault_without_times_strikes_until_it_is_taken_away() -> None:
-    """Faults can be changed while the emulator serves."""
+def test_a_fault_without_times_lasts_until_it_is_removed() -> None:
+    """Faults can be removed while the emulator is running."""
     fault = CallFault(kind=CallFaultKind.RESET, times=None)
     faults = Faults([fault])
     assert [fault] * 5 == [faults.take("rest", "Jobs.Status") for _ in range(5)]
@@ -37,9 +37,9 @@ def test_a_fault_without_times_strikes_until_it_is_taken_away() -> None:
     assert faults.take("rest", "Jobs.Status") is None
 
 
-def test_a_fault_concerns_what_it_names() -> None:
-    """Other calls, faces and pipelines neither fail nor count."""
-    fault = CallFault(call="Payloads.*", kind=CallFaultKind.DROP, face="grpc", pipeline_id=LUNG.upper())
+def test_a_fault_applies_only_to_matching_calls() -> None:
+    """Calls of another name, protocol or pipeline neither fail nor count."""
+    fault = CallFault(call="Payloads.*", kind=CallFaultKind.DROP, protocol="grpc", pipeline_id=LUNG.upper())
     faults = Faults([fault])
     assert faults.take("grpc", "Jobs.Create", LUNG) is None
     assert faults.take("rest", "Payloads.Upload", LUNG) is None
@@ -48,8 +48,8 @@ def test_a_fault_concerns_what_it_names() -> None:
     assert fault is faults.take("grpc", "Payloads.Upload", LUNG)
 
 
-def test_the_first_fault_that_strikes_counts() -> None:
-    """Faults stand in a queue: the second has its turn when the first is used up."""
+def test_faults_are_applied_in_order() -> None:
+    """The second fault is applied after the first is used up."""
     first, second = CallFault(kind=CallFaultKind.DROP), CallFault(kind=CallFaultKind.RESET)
     faults = Faults([first])
     faults.add(second)
@@ -57,28 +57,28 @@ def test_the_first_fault_that_strikes_counts() -> None:
 
 
 def test_faults_count_across_threads() -> None:
-    """However many calls come at once, `times` of them fail."""
+    """Of many concurrent calls, exactly `times` fail."""
     faults = Faults([CallFault(kind=CallFaultKind.DROP, times=100)])
     with ThreadPoolExecutor(16) as pool:
-        struck = list(pool.map(lambda _: faults.take("grpc", "Jobs.Create"), range(1000)))
-    assert 100 == sum(fault is not None for fault in struck)
+        applied = list(pool.map(lambda _: faults.take("grpc", "Jobs.Create"), range(1000)))
+    assert 100 == sum(fault is not None for fault in applied)
 
 
-def test_a_kind_may_be_given_by_its_word() -> None:
-    """Words come from command lines and files; an unknown one is an error."""
+def test_a_kind_can_be_given_by_its_value() -> None:
+    """Values come from the command line; an unknown value is an error."""
     assert CallFaultKind.TRUNCATE is CallFault(kind="truncate").kind
     with pytest.raises(ValueError, match="melt"):
         CallFault(kind="melt")
 
 
-def test_calls_are_lines_in_a_file(tmp_path: Path) -> None:
-    """Each call is appended as one line of JSON, beside being kept in memory."""
+def test_calls_are_appended_to_a_file(tmp_path: Path) -> None:
+    """Each call is a JSON line in the file, and is also kept in memory."""
     log = CallLog(tmp_path / "calls.jsonl")
     log.add(RECORD)
     log.add(RECORD)
     line: dict[str, Any] = {
         "time": "2026-09-01T12:00:00+00:00",
-        "face": "grpc",
+        "protocol": "grpc",
         "call": "Jobs.Create",
         "ids": {"jobId": "1"},
     }

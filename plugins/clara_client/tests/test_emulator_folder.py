@@ -1,4 +1,4 @@
-"""The emulated platform in a folder: it goes on after a restart."""
+"""The emulated platform in a folder: its state survives a restart."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LUNG = 32 * "a"
 NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
 
 
-def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
-    """Jobs, payloads with their files, and pipelines outlive the process; their order stays."""
+def test_the_state_survives_a_restart(tmp_path: Path) -> None:
+    """Jobs, payloads with their files, and pipelines survive the process, in the same order."""
     before = EmulatedPlatform(folder=tmp_path, pipelines="any")
     pipeline = before.pipelines.create([PipelineFile(path="p.yaml", content="name: lung\n")], {"k": "v"})
     reusable = before.payloads.create({"a": "1"})
@@ -31,7 +31,7 @@ def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_running_jobs_end_at_their_time_across_a_restart(tmp_path: Path) -> None:
-    """When and how a job ends was decided at its start."""
+    """The time and the result of a job's end are saved at its start."""
     run = RunPlan(seconds=60, status=ClaraJobStatus.FAULTED)
     job = EmulatedPlatform(folder=tmp_path, pipelines="any", run=run, clock=lambda: NOON).create_job(LUNG, "name")
     EmulatedPlatform(folder=tmp_path, pipelines="any", run=run, clock=lambda: NOON).jobs.start(job.job_id)
@@ -43,8 +43,8 @@ def test_running_jobs_end_at_their_time_across_a_restart(tmp_path: Path) -> None
     )
 
 
-def test_payload_files_lie_under_their_own_names(tmp_path: Path) -> None:
-    """A person can look at what was uploaded, and nobody else can."""
+def test_payload_files_are_stored_under_their_names(tmp_path: Path) -> None:
+    """The owner can inspect uploaded files; other users have no access."""
     platform = EmulatedPlatform(folder=tmp_path / "new" / "platform", pipelines="any")
     job = platform.create_job(LUNG, "name")
     platform.payloads.upload(job.payload_id, "dcm/1.dcm", [b"abc"], mode=0o777)
@@ -54,8 +54,8 @@ def test_payload_files_lie_under_their_own_names(tmp_path: Path) -> None:
     assert [0o600, 0o700, 0o700] == modes
 
 
-def test_an_upload_under_way_is_on_disk_and_gone_after_a_restart(tmp_path: Path) -> None:
-    """Large uploads are not held in memory; one that was cut off by a kill leaves nothing."""
+def test_an_unfinished_upload_is_on_disk_and_deleted_at_a_restart(tmp_path: Path) -> None:
+    """Large uploads are not kept in memory; an upload interrupted by a kill leaves no file."""
     platform = EmulatedPlatform(folder=tmp_path, pipelines="any")
     job = platform.create_job(LUNG, "name")
     incoming = platform.payloads.receive(job.payload_id, "1.dcm")
@@ -67,8 +67,8 @@ def test_an_upload_under_way_is_on_disk_and_gone_after_a_restart(tmp_path: Path)
     incoming.sink.discard()
 
 
-def test_a_payload_whose_job_was_never_written_is_cleared_away(tmp_path: Path) -> None:
-    """A kill between payload and job is as if the job had never been asked for."""
+def test_a_payload_whose_job_was_not_saved_is_deleted(tmp_path: Path) -> None:
+    """After a kill between saving the payload and saving the job, neither exists."""
     platform = EmulatedPlatform(folder=tmp_path, pipelines="any")
     job = platform.create_job(LUNG, "name")
     (tmp_path / "jobs" / f"{job.job_id}.json").unlink()
@@ -76,14 +76,14 @@ def test_a_payload_whose_job_was_never_written_is_cleared_away(tmp_path: Path) -
     assert ((), []) == (again.jobs.list(), list((tmp_path / "payloads").iterdir()))
 
 
-def test_what_is_removed_stays_removed(tmp_path: Path) -> None:
-    """Files, payloads and pipelines that were taken away do not come back."""
+def test_removed_objects_do_not_exist_after_a_restart(tmp_path: Path) -> None:
+    """Removed files, payloads and pipelines are also removed from the folder."""
     platform = EmulatedPlatform(folder=tmp_path)
     pipeline = platform.pipelines.create([PipelineFile(path="p.yaml", content="name: lung\n")])
-    kept, gone = platform.payloads.create(), platform.payloads.create()
+    kept, deleted = platform.payloads.create(), platform.payloads.create()
     platform.payloads.upload(kept.payload_id, "a/1", [b"x"])
     platform.payloads.remove(kept.payload_id, "a/1")
-    platform.payloads.delete(gone.payload_id)
+    platform.payloads.delete(deleted.payload_id)
     platform.pipelines.remove(pipeline.pipeline_id)
     again = EmulatedPlatform(folder=tmp_path)
     assert ((), ()) == (again.pipelines.list(), again.payloads.details(kept.payload_id).files)

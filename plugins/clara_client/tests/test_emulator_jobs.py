@@ -1,4 +1,4 @@
-"""Jobs of the emulated platform: what may be made, and what may be done when."""
+"""Jobs of the emulated platform: creation, states and metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOON = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
 
 
 class Clock:
-    """A clock that stands still until it is put forward."""
+    """A clock that advances only on request."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -28,7 +28,7 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
-    def forward(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
 
@@ -48,7 +48,7 @@ def job(platform: EmulatedPlatform) -> ClaraJob:
 
 
 def test_a_new_job_is_pending_and_healthy(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A job starts its life pending, with what it was made with and without any later time."""
+    """A new job has the values of its creation, and no time of start or stop."""
     expected = ClaraJob(
         job_id=job.job_id,
         payload_id=job.payload_id,
@@ -64,15 +64,15 @@ def test_a_new_job_is_pending_and_healthy(platform: EmulatedPlatform, job: Clara
 
 
 def test_ids_are_compared_without_case(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """An id in upper case is the same id."""
+    """An id in upper case names the same job."""
     assert job == platform.jobs.status(job.job_id.upper())
 
 
 @pytest.mark.parametrize(
     "bad", ["", "abc", 31 * "a", 33 * "a", 32 * "g", "a" * 31 + "\n", "01234567-89ab-cdef-0123-456789abcdef"]
 )
-def test_what_is_no_identifier_is_malformed(platform: EmulatedPlatform, bad: str) -> None:
-    """Ids are 32 hexadecimal digits without dashes; anything else is told apart from an unknown one."""
+def test_an_invalid_id_is_malformed(platform: EmulatedPlatform, bad: str) -> None:
+    """Ids are 32 hexadecimal digits without dashes. Other values have another error than unknown ids."""
     with pytest.raises(MalformedId) as job_error:
         platform.jobs.status(bad)
     with pytest.raises(MalformedId) as pipeline_error:
@@ -84,44 +84,44 @@ def test_what_is_no_identifier_is_malformed(platform: EmulatedPlatform, bad: str
 
 
 def test_an_unknown_job_is_not_found(platform: EmulatedPlatform) -> None:
-    """A well-formed id of no job says so."""
+    """A well-formed but unknown id has its own error."""
     with pytest.raises(NotFound) as error:
         platform.jobs.status(32 * "0")
     assert ClaraCode.NO_SUCH_JOB == error.value.code
 
 
-def test_an_unknown_pipeline_makes_no_job(platform: EmulatedPlatform) -> None:
-    """A job needs a pipeline that the platform knows; a refused one leaves nothing behind."""
+def test_a_job_for_an_unknown_pipeline_is_refused(platform: EmulatedPlatform) -> None:
+    """The pipeline must be registered; no job is created."""
     with pytest.raises(NotFound) as error:
         platform.create_job(32 * "0", "name")
     assert (ClaraCode.NO_SUCH_PIPELINE, ()) == (error.value.code, platform.jobs.list())
 
 
-def test_any_pipeline_can_be_known() -> None:
-    """With pipelines="any" every well-formed id is a pipeline's."""
+def test_with_any_every_pipeline_is_accepted() -> None:
+    """With pipelines="any" every well-formed pipeline id is accepted."""
     assert 32 * "0" == EmulatedPlatform(pipelines="any").create_job(32 * "0", "name").pipeline_id
 
 
 @pytest.mark.parametrize("name", ["a", "0", "ae-lung-20260901120000", 63 * "x", "a-b-c"])
-def test_names_within_the_rule_are_taken(platform: EmulatedPlatform, name: str) -> None:
-    """Lower-case letters, digits and single dashes inside make a job's name."""
+def test_valid_names_are_accepted(platform: EmulatedPlatform, name: str) -> None:
+    """A job's name has lower-case letters, digits, and single dashes between them."""
     assert name == platform.create_job(LUNG, name).name
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "a--b", "A", "a_b", "a b", "ä", 64 * "x", "a\n", "a.b"])
-def test_names_beyond_the_rule_are_refused(platform: EmulatedPlatform, name: str) -> None:
-    """A bad name is refused with the published code, and a message that has the rule."""
+def test_invalid_names_are_refused(platform: EmulatedPlatform, name: str) -> None:
+    """The error has the published code, and its message states the rule."""
     with pytest.raises(InvalidValue, match="1 to 63 of a-z, 0-9 and single dashes") as error:
         platform.create_job(LUNG, name)
     assert ClaraCode.JOB_NAME_INVALID == error.value.code
 
 
-def test_a_started_job_runs_and_stops_by_itself(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
-    """Pending, running from the start, stopped when its time is over: each with its time."""
+def test_a_started_job_runs_and_stops_automatically(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
+    """The job is running after its start and stopped after the planned time; both times are recorded."""
     started = platform.jobs.start(job.job_id, {"threshold": "3"})
-    clock.forward(59.9)
+    clock.advance(59.9)
     running = platform.jobs.status(job.job_id)
-    clock.forward(100)
+    clock.advance(100)
     stopped = platform.jobs.status(job.job_id)
     assert (ClaraJobState.RUNNING, NOON, None, {"threshold": "3"}) == (
         started.state,
@@ -138,31 +138,31 @@ def test_a_started_job_runs_and_stops_by_itself(platform: EmulatedPlatform, job:
 
 
 def test_only_a_pending_job_can_be_started(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
-    """A second start is refused, while the job runs and after."""
+    """A second start is refused while the job runs and after it has stopped."""
     platform.jobs.start(job.job_id)
     for seconds in (1, 100):
-        clock.forward(seconds)
+        clock.advance(seconds)
         with pytest.raises(Conflict) as error:
             platform.jobs.start(job.job_id)
         assert ClaraCode.JOB_NOT_PENDING == error.value.code
 
 
-def test_jobs_end_as_their_pipeline_is_told_to(platform: EmulatedPlatform, clock: Clock) -> None:
-    """A run can be set for one pipeline; the others keep theirs."""
+def test_a_run_plan_can_be_set_for_one_pipeline(platform: EmulatedPlatform, clock: Clock) -> None:
+    """Jobs of other pipelines keep the default plan."""
     platform.jobs.set_run(RunPlan(seconds=1, status=ClaraJobStatus.FAULTED, messages=("out of memory",)), HEART.upper())
     lung, heart = (platform.create_job(pipeline, "name") for pipeline in (LUNG, HEART))
     for job in (lung, heart):
         platform.jobs.start(job.job_id)
-    clock.forward(60)
+    clock.advance(60)
     ends = [(job.status, job.messages) for job in platform.jobs.list()]
     assert [(ClaraJobStatus.HEALTHY, ()), (ClaraJobStatus.FAULTED, ("out of memory",))] == ends
 
 
 def test_a_job_can_run_until_it_is_finished(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
-    """Without a time a job runs until a test ends it."""
+    """A plan without a duration lets a job run until `finish` is called."""
     platform.jobs.set_run(RunPlan(seconds=None))
     platform.jobs.start(job.job_id)
-    clock.forward(1e9)
+    clock.advance(1e9)
     assert ClaraJobState.RUNNING == platform.jobs.status(job.job_id).state
     finished = platform.jobs.finish(job.job_id, ClaraJobStatus.EVICTED, ("moved",))
     assert (ClaraJobState.STOPPED, ClaraJobStatus.EVICTED, ("moved",)) == (
@@ -172,15 +172,15 @@ def test_a_job_can_run_until_it_is_finished(platform: EmulatedPlatform, job: Cla
     )
 
 
-def test_what_does_not_run_cannot_be_finished(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """Only a running job has an end."""
+def test_only_a_running_job_can_be_finished(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """`finish` refuses a pending job."""
     with pytest.raises(Conflict):
         platform.jobs.finish(job.job_id)
 
 
 @pytest.mark.parametrize("start", [False, True])
 def test_pending_and_running_jobs_can_be_canceled(platform: EmulatedPlatform, job: ClaraJob, start: bool) -> None:
-    """A canceled job is stopped at once, and says why."""
+    """A canceled job is stopped immediately and has the reason as a message."""
     if start:
         platform.jobs.start(job.job_id)
     canceled = platform.jobs.cancel(job.job_id, "not needed")
@@ -193,30 +193,30 @@ def test_pending_and_running_jobs_can_be_canceled(platform: EmulatedPlatform, jo
 
 
 def test_canceling_a_stopped_job_changes_nothing(platform: EmulatedPlatform, job: ClaraJob, clock: Clock) -> None:
-    """A job that has ended keeps its end."""
+    """The result of a stopped job does not change."""
     platform.jobs.start(job.job_id)
-    clock.forward(60)
+    clock.advance(60)
     ended = platform.jobs.status(job.job_id)
     assert ended == platform.jobs.cancel(job.job_id)
 
 
-def test_metadata_is_added_to_what_is_there(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """The answer to an addition is the whole set."""
+def test_metadata_is_added_to_present_metadata(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """An addition returns all metadata."""
     assert {"Source": "AE", "Instances": "3"} == platform.jobs.add_metadata(job.job_id, {"Instances": "3"}).metadata
 
 
 @pytest.mark.parametrize("added", [{"new": "1", "SOURCE": "x"}, {"twice": "1", "Twice": "2"}])
-def test_a_key_that_is_there_refuses_the_whole_request(
+def test_a_repeated_key_refuses_the_whole_request(
     platform: EmulatedPlatform, job: ClaraJob, added: dict[str, str]
 ) -> None:
-    """Keys are compared ignoring case, with what is there and among themselves; nothing is added then."""
+    """Keys are compared without case, with present keys and with each other; no entry is added."""
     with pytest.raises(Conflict):
         platform.jobs.add_metadata(job.job_id, added)
     assert job == platform.jobs.status(job.job_id)
 
 
 def test_metadata_is_measured_in_bytes(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """128 bytes of key and 256 of value are taken, one byte more is not; an umlaut has two."""
+    """The limits are 128 bytes for a key and 256 for a value; an umlaut has two bytes."""
     platform.jobs.add_metadata(job.job_id, {64 * "ä": 128 * "ä"})
     for metadata in ({64 * "ö" + "x": ""}, {"key": 128 * "ä" + "x"}):
         with pytest.raises(InvalidValue):
@@ -225,8 +225,8 @@ def test_metadata_is_measured_in_bytes(platform: EmulatedPlatform, job: ClaraJob
             platform.create_job(LUNG, "name", metadata=metadata)
 
 
-def test_all_metadata_of_a_job_has_an_end(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """4 MB is the most that one job's metadata may have, over all requests."""
+def test_the_total_metadata_of_a_job_is_limited(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A job's metadata can have at most 4 MB, over all requests."""
     for thousand in range(16):
         platform.jobs.add_metadata(job.job_id, {f"{thousand:02}{index:03}": 249 * "x" for index in range(1000)})
     with pytest.raises(InvalidValue):
@@ -234,19 +234,19 @@ def test_all_metadata_of_a_job_has_an_end(platform: EmulatedPlatform, job: Clara
 
 
 def test_removing_metadata_ignores_case_and_unknown_keys(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """The answer is what is left."""
+    """A removal returns the remaining metadata."""
     platform.jobs.add_metadata(job.job_id, {"Instances": "3"})
     assert {"Instances": "3"} == platform.jobs.remove_metadata(job.job_id, ["source", "unknown"]).metadata
 
 
 def test_filters_combine(platform: EmulatedPlatform, clock: Clock) -> None:
-    """All conditions of a filter must hold, each given in alternatives."""
+    """All conditions of a filter must hold; each lists alternatives."""
     early = platform.create_job(LUNG, "early")
-    clock.forward(10)
+    clock.advance(10)
     late, other = platform.create_job(LUNG, "late"), platform.create_job(HEART, "other")
     platform.jobs.start(early.job_id)
     platform.jobs.cancel(other.job_id)
-    clock.forward(1)
+    clock.advance(1)
 
     def names(**wanted: Any) -> list[str]:
         return [job.name for job in platform.jobs.list(evolve(JobFilter(), **wanted))]

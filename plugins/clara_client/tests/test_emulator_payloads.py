@@ -1,4 +1,4 @@
-"""Payloads of the emulated platform, in memory and in a folder alike."""
+"""Payloads of the emulated platform, in memory and in a folder."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def names(platform: EmulatedPlatform, payload_id: str) -> list[str]:
     return [file.name for file in platform.payloads.details(payload_id).files]
 
 
-def test_an_upload_to_a_jobs_payload_lands_in_its_input_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """The name of an upload counts from the input folder, those of all other calls from the root."""
+def test_an_upload_to_a_jobs_payload_is_in_its_input_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """The name in an upload is relative to the input folder; names in all other calls are relative to the root."""
     stored = platform.payloads.upload(job.payload_id, "dcm/1.dcm", [b"ab", b"", b"c"])
     expected = PayloadFile(name="input/dcm/1.dcm", size_bytes=3)
     payload = ClaraPayload(payload_id=job.payload_id, type=PayloadType.PIPELINE, job_id=job.job_id, files=(expected,))
@@ -60,8 +60,8 @@ def test_an_upload_to_a_reusable_payload_keeps_its_name(platform: EmulatedPlatfo
     )
 
 
-def test_a_second_upload_of_a_name_takes_its_place(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """Uploads can be repeated: the last one counts, and nothing is there twice."""
+def test_a_second_upload_replaces_the_first(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A repeated upload replaces the file of the same name."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"first"])
     with platform.payloads.receive(job.payload_id, "1.dcm") as incoming:
         incoming.write(b"second")
@@ -72,7 +72,7 @@ def test_a_second_upload_of_a_name_takes_its_place(platform: EmulatedPlatform, j
 
 
 def test_an_upload_that_is_not_committed_leaves_nothing(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """What was cut off is no file, and does not touch the one that had the name."""
+    """An incomplete upload creates no file and does not change an older file of the same name."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"whole"])
     with platform.payloads.receive(job.payload_id, "1.dcm") as incoming:
         incoming.write(b"half")
@@ -82,8 +82,8 @@ def test_an_upload_that_is_not_committed_leaves_nothing(platform: EmulatedPlatfo
     assert b"whole" == read(platform, job.payload_id, "input/1.dcm")
 
 
-def test_uploads_from_the_root_go_to_the_input_folder_alone(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A face whose names count from the root can store below `input/` and nowhere else."""
+def test_uploads_from_the_root_can_only_go_to_the_input_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """With names relative to the root, only names below `input/` are accepted."""
     with platform.payloads.receive(job.payload_id, "input/1.dcm", from_root=True) as incoming:
         incoming.commit()
     with pytest.raises(Conflict):
@@ -91,8 +91,8 @@ def test_uploads_from_the_root_go_to_the_input_folder_alone(platform: EmulatedPl
     assert ["input/1.dcm"] == names(platform, job.payload_id)
 
 
-def test_a_name_can_be_kept_from_being_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """With replace=False the first of two uploads stays, whichever way they meet."""
+def test_without_replace_an_existing_file_is_not_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """With replace=False the first of two uploads wins, even if the second began before it was committed."""
     late = platform.payloads.receive(job.payload_id, "1.dcm", replace=False)
     platform.payloads.upload(job.payload_id, "1.dcm", [b"first"])
     with late, pytest.raises(Conflict):
@@ -121,10 +121,10 @@ def test_a_name_can_be_kept_from_being_replaced(platform: EmulatedPlatform, job:
         10 * (250 * "x" + "/") + "x",
     ],
 )
-def test_names_that_are_no_safe_paths_are_refused(
+def test_names_that_are_not_safe_paths_are_refused(
     platform: EmulatedPlatform, job: ClaraJob, name: str, tmp_path: Path
 ) -> None:
-    """What a client calls a file never leads out of its payload."""
+    """A file's name cannot lead out of its payload."""
     with pytest.raises(InvalidValue) as error:
         platform.payloads.upload(job.payload_id, name, [b"x"])
     assert ClaraCode.FILE_NAME_INVALID == error.value.code
@@ -132,14 +132,14 @@ def test_names_that_are_no_safe_paths_are_refused(
 
 
 def test_refusals_do_not_repeat_the_name(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """Names may hold a patient's id, and messages end up in logs."""
+    """Names may contain a patient's id, and messages appear in logs."""
     with pytest.raises(InvalidValue) as error:
         platform.payloads.upload(job.payload_id, "PAT123/../x", [b"x"])
     assert "PAT123" not in str(error.value)
 
 
-def test_no_name_is_a_file_and_a_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A file cannot lie in a file, nor take the place of a folder."""
+def test_a_name_cannot_be_both_a_file_and_a_folder(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A file cannot be inside another file, and cannot replace a folder."""
     platform.payloads.upload(job.payload_id, "a/b", [b"x"])
     for name in ("a", "a/b/c"):
         with pytest.raises(Conflict):
@@ -150,14 +150,14 @@ def test_no_name_is_a_file_and_a_folder(platform: EmulatedPlatform, job: ClaraJo
 
 
 def test_names_are_normalised(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """`.` and empty segments say nothing; a leading slash is passed over when reading."""
+    """`.` and empty segments are removed; a leading slash is ignored when reading."""
     platform.payloads.upload(job.payload_id, "./a//b", [b"x"])
     assert ["input/a/b"] == names(platform, job.payload_id)
     assert b"x" == read(platform, job.payload_id, "/input/a/b") == read(platform, job.payload_id, "./input/a/b")
 
 
-def test_case_matters_where_it_has_to(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A single match is found ignoring case; among several only the exact one is."""
+def test_case_matters_only_if_several_names_match(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A single match is found without case; if several match, only the exact name is found."""
     platform.payloads.upload(job.payload_id, "Scan.dcm", [b"1"])
     assert b"1" == read(platform, job.payload_id, "INPUT/scan.DCM")
     platform.payloads.upload(job.payload_id, "scan.dcm", [b"2"])
@@ -167,7 +167,7 @@ def test_case_matters_where_it_has_to(platform: EmulatedPlatform, job: ClaraJob)
 
 
 def test_the_payload_of_a_started_job_is_read_only(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """After the start there are no uploads and no removals, not even of an upload that began before."""
+    """Uploads and removals are refused after the start, also an upload that began before it."""
     platform.payloads.upload(job.payload_id, "1.dcm", [b"x"])
     late = platform.payloads.receive(job.payload_id, "2.dcm")
     platform.jobs.start(job.job_id)
@@ -181,15 +181,15 @@ def test_the_payload_of_a_started_job_is_read_only(platform: EmulatedPlatform, j
     assert b"x" == read(platform, job.payload_id, "input/1.dcm")
 
 
-def test_operators_write_beside_the_input(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """What a job makes can be downloaded while it runs and after."""
+def test_the_output_of_operators_can_be_downloaded(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """The output can be downloaded while the job runs and afterwards."""
     platform.jobs.start(job.job_id)
     platform.payloads.add_output(job.payload_id, "operators/segment/out.dcm", b"result")
     assert b"result" == read(platform, job.payload_id, "/operators/segment/out.dcm")
 
 
-def test_files_can_be_removed_and_come_back(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A removed file is gone; its name and its folder's are free again."""
+def test_a_removed_file_is_missing(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A removed file does not exist; its name and its folder's name can be used again."""
     platform.payloads.upload(job.payload_id, "a/b/1", [b"x"])
     platform.payloads.remove(job.payload_id, "/input/a/b/1")
     with pytest.raises(NotFound) as error:
@@ -198,8 +198,8 @@ def test_files_can_be_removed_and_come_back(platform: EmulatedPlatform, job: Cla
     assert (ClaraCode.NO_SUCH_FILE, ["input/a"]) == (error.value.code, names(platform, job.payload_id))
 
 
-def test_a_download_goes_on_when_its_file_is_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A reader reads the file that was there when it was opened."""
+def test_a_download_continues_if_its_file_is_replaced(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A reader reads the file that existed when the reader was opened."""
     platform.payloads.upload(job.payload_id, "1", [b"first"])
     _, reader = platform.payloads.download(job.payload_id, "input/1")
     platform.payloads.upload(job.payload_id, "1", [b"second"])
@@ -220,7 +220,7 @@ def test_only_reusable_payloads_have_metadata(platform: EmulatedPlatform, job: C
 
 
 def test_reusable_payloads_are_copied_into_a_job(platform: EmulatedPlatform) -> None:
-    """Their files lie in the job's input folder, and outlive the payload that they came from."""
+    """Their files are in the job's input folder, even after the reusable payload was changed or deleted."""
     one, two = platform.payloads.create(), platform.payloads.create()
     platform.payloads.upload(one.payload_id, "a/1", [b"one"])
     platform.payloads.upload(two.payload_id, "a/2", [b"two"])
@@ -234,8 +234,8 @@ def test_reusable_payloads_are_copied_into_a_job(platform: EmulatedPlatform) -> 
     )
 
 
-def test_bad_inputs_make_no_job(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """Unknown payloads, payloads of jobs, and files of one name refuse the job."""
+def test_invalid_input_payloads_are_refused(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """Unknown payloads, payloads of jobs, and two files with the same name are refused; no job is created."""
     one, two = platform.payloads.create(), platform.payloads.create()
     for payload in (one, two):
         platform.payloads.upload(payload.payload_id, "same", [b"x"])
@@ -245,8 +245,8 @@ def test_bad_inputs_make_no_job(platform: EmulatedPlatform, job: ClaraJob) -> No
     assert (job,) == platform.jobs.list()
 
 
-def test_payloads_can_be_deleted_when_no_job_needs_them(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """A reusable payload at any time, a job's only once the job has stopped."""
+def test_payloads_can_be_deleted_unless_their_job_is_unfinished(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """A reusable payload can be deleted at any time, a job's payload after the job has stopped."""
     payload = platform.payloads.create()
     platform.payloads.upload(payload.payload_id, "1", [b"x"])
     platform.payloads.delete(payload.payload_id)
@@ -260,22 +260,22 @@ def test_payloads_can_be_deleted_when_no_job_needs_them(platform: EmulatedPlatfo
         assert ClaraCode.NO_SUCH_PAYLOAD == error.value.code
 
 
-def test_an_upload_to_a_payload_that_went_away_is_lost(platform: EmulatedPlatform) -> None:
-    """The payload may be deleted while an upload is under way."""
+def test_an_upload_to_a_deleted_payload_is_refused(platform: EmulatedPlatform) -> None:
+    """The payload may be deleted during the upload."""
     payload = platform.payloads.create()
     with platform.payloads.receive(payload.payload_id, "1") as incoming, pytest.raises(NotFound):
         platform.payloads.delete(payload.payload_id)
         incoming.commit()
 
 
-def test_what_is_no_identifier_is_malformed(platform: EmulatedPlatform) -> None:
-    """Payload ids have the rule of all ids."""
+def test_an_invalid_id_is_malformed(platform: EmulatedPlatform) -> None:
+    """The rule for payload ids is that of all ids."""
     with pytest.raises(MalformedId):
         platform.payloads.details("../jobs")
 
 
-def test_many_uploads_run_at_once(platform: EmulatedPlatform, job: ClaraJob) -> None:
-    """Uploads from many threads, some of one name, end as one whole file for each name."""
+def test_many_uploads_can_run_concurrently(platform: EmulatedPlatform, job: ClaraJob) -> None:
+    """Uploads from many threads, several of each name, result in one complete file for each name."""
 
     def upload(number: int) -> None:
         data = f"{number:04}".encode()

@@ -14,30 +14,30 @@ DEFINITION = [PipelineFile(path="lung.yaml", content="api-version: 0.4.0\nname: 
 
 
 def test_a_pipeline_has_the_name_of_its_definition() -> None:
-    """The name is read from the definition's top level."""
+    """The name comes from the top level of the definition."""
     platform = EmulatedPlatform()
     pipeline = platform.pipelines.create(DEFINITION, {"owner": "me"})
     assert ("lung tumours", {"owner": "me"}) == (pipeline.name, pipeline.metadata)
     assert pipeline == platform.pipelines.details(pipeline.pipeline_id.upper())
 
 
-def test_pieces_of_one_path_are_joined_ignoring_case() -> None:
-    """A definition may come in pieces; paths that differ in case are one file."""
+def test_pieces_with_the_same_path_are_joined() -> None:
+    """A file of a definition may be sent in pieces; paths are compared without case."""
     pieces = [PipelineFile(path=path, content=content) for path, content in [("a", "1"), ("b", "2"), ("A", "3")]]
     files = EmulatedPlatform().pipelines.create(pieces).files
     assert [("a", "13"), ("b", "2")] == [(file.path, file.content) for file in files]
 
 
 @pytest.mark.parametrize("pieces", [[], [("", "x")], [("a", " \n")]])
-def test_a_definition_with_nothing_in_it_is_malformed(pieces: list[tuple[str, str]]) -> None:
-    """There must be a file, each with a path and a content."""
+def test_an_empty_definition_is_malformed(pieces: list[tuple[str, str]]) -> None:
+    """A definition needs at least one file, and every file needs a path and a content."""
     with pytest.raises(InvalidValue) as error:
         EmulatedPlatform().pipelines.create(PipelineFile(path=path, content=content) for path, content in pieces)
     assert ClaraCode.DEFINITION_MALFORMED == error.value.code
 
 
-def test_an_id_can_be_forced_once() -> None:
-    """A client may bring its own id; a second pipeline of the id is refused."""
+def test_a_client_can_choose_an_unused_id() -> None:
+    """A second pipeline with the same id is refused."""
     platform = EmulatedPlatform()
     assert LUNG == platform.pipelines.create(DEFINITION, pipeline_id=LUNG.upper()).pipeline_id
     with pytest.raises(Conflict):
@@ -46,8 +46,8 @@ def test_an_id_can_be_forced_once() -> None:
         platform.pipelines.create(DEFINITION, pipeline_id="lung")
 
 
-def test_an_update_gives_another_definition() -> None:
-    """Id and metadata stay, the definition and its name do not."""
+def test_an_update_replaces_the_definition() -> None:
+    """The definition and its name change; id and metadata do not."""
     platform = EmulatedPlatform()
     platform.pipelines.create(DEFINITION, {"k": "v"}, LUNG)
     updated = platform.pipelines.update(LUNG, [PipelineFile(path="b.yaml", content="name: heart")])
@@ -55,7 +55,7 @@ def test_an_update_gives_another_definition() -> None:
 
 
 def test_a_removed_pipeline_is_unknown() -> None:
-    """A removed pipeline makes no more jobs."""
+    """No job can be created for a removed pipeline."""
     platform = EmulatedPlatform(pipelines=[LUNG])
     platform.pipelines.remove(LUNG)
     with pytest.raises(NotFound):
@@ -63,7 +63,7 @@ def test_a_removed_pipeline_is_unknown() -> None:
 
 
 def test_pipelines_have_metadata() -> None:
-    """The rules are those of all metadata."""
+    """The rules are those of jobs' metadata."""
     platform = EmulatedPlatform(pipelines=[LUNG])
     platform.pipelines.add_metadata(LUNG, {"A": "1", "B": "2"})
     with pytest.raises(Conflict):
@@ -71,16 +71,16 @@ def test_pipelines_have_metadata() -> None:
     assert {"B": "2"} == platform.pipelines.remove_metadata(LUNG, ["a"]).metadata
 
 
-def test_any_id_can_be_a_pipelines() -> None:
-    """Every well-formed id is known then; only the registered ones are listed."""
+def test_with_any_every_id_is_accepted() -> None:
+    """Every well-formed id is accepted; only registered pipelines are listed."""
     platform = EmulatedPlatform(pipelines="any")
     assert (LUNG, ()) == (platform.pipelines.details(LUNG).pipeline_id, platform.pipelines.list())
     with pytest.raises(MalformedId):
         platform.pipelines.details("lung")
 
 
-def test_the_pipeline_of_a_call_is_found_by_any_id() -> None:
-    """Faults for one pipeline reach the calls about its jobs and their payloads."""
+def test_the_pipeline_of_a_call_is_found_by_each_kind_of_id() -> None:
+    """Faults for one pipeline also apply to calls with the ids of its jobs and their payloads."""
     platform = EmulatedPlatform(pipelines=[LUNG])
     job = platform.create_job(LUNG, "name")
     calls = [{"pipelineId": LUNG.upper()}, {"jobId": job.job_id}, {"payloadId": job.payload_id}]

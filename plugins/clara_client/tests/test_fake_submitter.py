@@ -1,4 +1,4 @@
-"""The `fake` submitter: keeps what it is given, does everything once, and fails when it is told to."""
+"""The `fake` submitter: stores jobs, ignores repeated calls, and fails on demand."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def outcomes(submitter: FakeSubmitter) -> list[tuple[str, str]]:
     return [(call.call.value, call.outcome.value) for call in submitter.calls]
 
 
-# --- what a job becomes -----------------------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_kept_with_all_that_belongs_to_it(make: Make, folder: Path | None) -> None:
+def test_a_job_is_stored_with_all_its_values(make: Make, folder: Path | None) -> None:
     """Name, pipeline, priority, metadata and instances in their order can be read back."""
     submitter, job = make(), a_job()
     submit(submitter, job, b"first", b"second")
@@ -125,8 +125,8 @@ def test_a_job_is_kept_with_all_that_belongs_to_it(make: Make, folder: Path | No
     assert expected == [item.data for item in kept.instances]
 
 
-def test_its_states(make: Make) -> None:
-    """Pending when created, running when started, stopped when cancelled; a stopped job does not start again."""
+def test_a_job_is_pending_then_running_then_stopped(make: Make) -> None:
+    """Create, start and cancel set the state; a stopped job cannot be started again."""
     submitter, job = make(), a_job()
     submitter.create_job(job)
     assert (submitter.status(job).state, submitter.status(job).finished) == ("pending", False)
@@ -138,8 +138,8 @@ def test_its_states(make: Make) -> None:
         submitter.start(job)
 
 
-def test_every_call_may_be_repeated(make: Make) -> None:
-    """The second time nothing changes, the answers are the same, and the record of calls says so."""
+def test_repeated_calls_change_nothing(make: Make) -> None:
+    """A repeated call has the same result and is recorded as unchanged."""
     submitter, job = make(), a_job()
     first = submitter.create_job(job)
     assert isinstance(first, PlatformJob)
@@ -162,7 +162,7 @@ def test_every_call_may_be_repeated(make: Make) -> None:
 
 
 def test_an_unknown_job_is_refused(make: Make) -> None:
-    """Steps of a job that was never created are permanent errors; to cancel it is none."""
+    """Steps of a job that was never created are permanent errors, except cancelling it."""
     submitter, job = make(), a_job()
     steps: list[Callable[[], object]] = [
         lambda: submitter.add_metadata(job, {}),
@@ -171,22 +171,22 @@ def test_an_unknown_job_is_refused(make: Make) -> None:
         lambda: submitter.status(job),
     ]
     for step in steps:
-        with pytest.raises(Permanent, match="does not know it"):
+        with pytest.raises(Permanent, match="does not exist on the fake platform"):
             step()
     submitter.cancel(job)
     assert submitter.jobs == {}
 
 
-def test_a_running_job_takes_no_more_instances(make: Make) -> None:
-    """What comes after the start would be missing from the result."""
+def test_a_running_job_accepts_no_instances(make: Make) -> None:
+    """An instance that arrives after the start would be missing from the result."""
     submitter, job = make(), a_job()
     submit(submitter, job, b"x")
-    with pytest.raises(Permanent, match="takes no more"):
+    with pytest.raises(Permanent, match="accepts no more"):
         submitter.upload(job, an_upload(1, b"late"))
 
 
-def test_an_instance_that_cannot_be_read_is_not_there(make: Make, folder: Path | None) -> None:
-    """An upload that breaks off leaves nothing; repeated, it arrives whole."""
+def test_an_interrupted_upload_leaves_no_instance(make: Make, folder: Path | None) -> None:
+    """The repeated upload stores the complete instance."""
 
     class Breaking(BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -204,7 +204,7 @@ def test_an_instance_that_cannot_be_read_is_not_there(make: Make, folder: Path |
 
 
 def test_many_threads_start_a_job_once(make: Make) -> None:
-    """However often it is asked to, a job runs once."""
+    """Of many concurrent starts, only one has an effect."""
     submitter, job = make(), a_job()
     submitter.create_job(job)
     with ThreadPoolExecutor(8) as threads:
@@ -218,7 +218,7 @@ def test_many_threads_start_a_job_once(make: Make) -> None:
 
 
 def attempts(submitter: FakeSubmitter, job: Job, count: int) -> list[str]:
-    """The outcomes of `count` attempts to create `job`."""
+    """Return the outcomes of `count` attempts to create `job`."""
     for _ in range(count):
         try:
             submitter.create_job(job)
@@ -231,10 +231,10 @@ def attempts(submitter: FakeSubmitter, job: Job, count: int) -> list[str]:
     ("kind", "error"),
     [(FakeFaultKind.RETRIABLE, Retriable), (FakeFaultKind.PERMANENT, Permanent), (FakeFaultKind.BUG, RuntimeError)],
 )
-def test_a_fault_is_of_its_kind(make: Make, kind: FakeFaultKind, error: type[Exception]) -> None:
-    """The core sees the error that was asked for, and nothing was done."""
+def test_a_fault_raises_the_error_of_its_kind(make: Make, kind: FakeFaultKind, error: type[Exception]) -> None:
+    """The call raises the configured error and has no effect."""
     submitter = make(FakeFault(call=SubmitterCall.CREATE, kind=kind))
-    with pytest.raises(error, match="told to fail its create"):
+    with pytest.raises(error, match="configured to fail create"):
         submitter.create_job(a_job())
     assert submitter.jobs == {}
     assert [FakeOutcome(kind.value)] == [call.outcome for call in submitter.calls]
@@ -253,13 +253,13 @@ def test_a_fault_is_of_its_kind(make: Make, kind: FakeFaultKind, error: type[Exc
     ],
     ids=["twice", "always", "later", "one-after-the-other"],
 )
-def test_a_fault_lasts_as_often_as_it_says(make: Make, faults: list[FakeFault], expected: list[str]) -> None:
-    """So many calls fail, after so many that are let through; a call that one fault takes is not seen by the next."""
+def test_a_fault_fails_the_configured_number_of_calls(make: Make, faults: list[FakeFault], expected: list[str]) -> None:
+    """`after` calls succeed, then `times` calls fail. A call that one fault fails is not counted by the next."""
     assert expected == attempts(make(*faults), a_job(), len(expected))
 
 
-def test_a_fault_hits_its_call_and_pipeline_only(make: Make) -> None:
-    """Other calls, and jobs of other pipelines, do not notice."""
+def test_a_fault_applies_only_to_its_call_and_pipeline(make: Make) -> None:
+    """Other calls and jobs of other pipelines succeed."""
     submitter = make(FakeFault(call=SubmitterCall.START, times=0, pipeline="lung"))
     submit(submitter, a_job(1, "liver"), b"x")
     with pytest.raises(Retriable):
@@ -270,8 +270,8 @@ def test_a_fault_hits_its_call_and_pipeline_only(make: Make) -> None:
 # --- in a folder ------------------------------------------------------------------------------------------------------
 
 
-def test_the_manifest_tells_everything(tmp_path: Path) -> None:
-    """`job.json` and the files beside it are enough to see what a platform would have got."""
+def test_the_manifest_is_complete(tmp_path: Path) -> None:
+    """`job.json` and the files next to it contain everything that a platform would have received."""
     submitter, job = submitter_in(tmp_path / "p", tmp_path), a_job()
     submit(submitter, job, b"first", b"second")
     kept = manifest(tmp_path / "p", job)
@@ -297,8 +297,8 @@ def test_the_manifest_tells_everything(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in files} == {"00000.dcm": b"first", "00001.dcm": b"second"}
 
 
-def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """A new process finds jobs, instances and calls of the old one, and repeats nothing."""
+def test_the_state_survives_a_restart(tmp_path: Path) -> None:
+    """A new process finds jobs, instances and calls of the old one; repeated calls change nothing."""
     job = a_job()
     before = submitter_in(tmp_path / "p", tmp_path)
     answer = before.create_job(job)
@@ -317,8 +317,8 @@ def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert uploads == [(0, "done"), (0, "unchanged"), (1, "done")]
 
 
-def test_a_line_without_its_file_is_no_instance(tmp_path: Path) -> None:
-    """Killed between the line and the name of the file: the upload is repeated and counts once."""
+def test_a_line_without_its_file_is_ignored(tmp_path: Path) -> None:
+    """After a kill between writing the line and renaming the file, the upload is repeated and counts once."""
     submitter, job = submitter_in(tmp_path, tmp_path), a_job()
     submitter.create_job(job)
     line = {"position": 0, "sopInstanceUid": "1.2", "sizeBytes": 3}
@@ -328,7 +328,7 @@ def test_a_line_without_its_file_is_no_instance(tmp_path: Path) -> None:
     assert [item.size_bytes for item in submitter.jobs[job.job_id].instances] == [5]
 
 
-def test_calls_are_lines_that_anybody_can_read(tmp_path: Path) -> None:
+def test_calls_are_recorded_as_json_lines(tmp_path: Path) -> None:
     """`calls.jsonl` has time, call, job and outcome of each call, and the position of an upload."""
     submitter, job = submitter_in(tmp_path, tmp_path, FakeFault(call=SubmitterCall.UPLOAD)), a_job()
     submitter.create_job(job)
@@ -341,8 +341,8 @@ def test_calls_are_lines_that_anybody_can_read(tmp_path: Path) -> None:
     assert [create, upload] == lines
 
 
-def test_what_a_peer_sent_never_becomes_a_path(tmp_path: Path) -> None:
-    """Hostile UIDs are values in the manifest; a job id that the core cannot have made is refused."""
+def test_values_of_peers_are_not_used_as_paths(tmp_path: Path) -> None:
+    """A hostile UID is only a value in the manifest; an invalid job id is refused."""
     submitter, job = submitter_in(tmp_path / "p", tmp_path), a_job()
     submitter.create_job(job)
     submitter.upload(job, an_upload(0, b"x", "../../../evil"))
@@ -351,12 +351,12 @@ def test_what_a_peer_sent_never_becomes_a_path(tmp_path: Path) -> None:
     hostile = evolve(job, job_id="../evil")
     with pytest.raises(Permanent, match="32 lower-case hexadecimal"):
         submitter.create_job(hostile)
-    with pytest.raises(Permanent, match="does not know it"):
+    with pytest.raises(Permanent, match="does not exist on the fake platform"):
         submitter.upload(hostile, an_upload(0, b"x"))
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_nobody_else_may_read_what_was_submitted(tmp_path: Path) -> None:
+def test_files_are_accessible_only_to_the_owner(tmp_path: Path) -> None:
     """Instances and metadata are patient data."""
     submitter = submitter_in(tmp_path / "p", tmp_path)
     submit(submitter, a_job(), b"x")
@@ -366,6 +366,6 @@ def test_nobody_else_may_read_what_was_submitted(tmp_path: Path) -> None:
     assert {0o700} == {mode for path, mode in modes.items() if path.is_dir()}
 
 
-def test_it_is_registered() -> None:
+def test_the_submitter_is_registered() -> None:
     """The plugin's hook returns the submitter under the name that the configuration uses."""
     assert FakeSubmitter is {submitter.name: submitter for submitter in dicom_adapter_submitters()}["fake"]

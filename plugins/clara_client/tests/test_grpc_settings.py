@@ -1,4 +1,4 @@
-"""Settings of the `clara-grpc` submitter, from TOML."""
+"""Settings of the `clara-grpc` submitter, read from TOML."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def refused(tmp_path: Path, **table: Any) -> str:
     return "\n".join(f"{'.'.join(map(str, fault.where))}: {fault.message}" for fault in flatten(raised.value))
 
 
-def test_an_endpoint_is_enough(tmp_path: Path) -> None:
-    """All else has a default that fits NVIDIA's own platform."""
+def test_only_the_endpoint_is_required(tmp_path: Path) -> None:
+    """All other settings have defaults for NVIDIA's own platform."""
     expected = ClaraGrpcSettings(
         endpoint="clara.example:50051",
         tls=False,
@@ -43,7 +43,7 @@ def test_an_endpoint_is_enough(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
-    """Secrets come from where they are kept, and paths start at the file's folder."""
+    """Secrets are read from their source; paths are relative to the configuration file's folder."""
     found = structured(
         tmp_path,
         **{
@@ -68,15 +68,15 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_tls_may_be_just_on_or_off(tls: bool, tmp_path: Path) -> None:
-    """A table is for what differs from the defaults."""
+def test_tls_can_be_true_or_false(tls: bool, tmp_path: Path) -> None:
+    """A table is needed only for settings other than the defaults."""
     assert tls is structured(tmp_path, tls=tls).tls
     assert ClaraTls() == structured(tmp_path, tls={}).tls
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:1", "[2001:db8::7]:65535", "clara_1.example-site.org:50051"])
 def test_an_endpoint_is_host_and_port(endpoint: str, tmp_path: Path) -> None:
-    """Names and addresses of both kinds."""
+    """Names, IPv4 addresses and IPv6 addresses are accepted."""
     assert endpoint == structured(tmp_path, endpoint=endpoint).endpoint
 
 
@@ -96,8 +96,8 @@ def test_an_endpoint_is_host_and_port(endpoint: str, tmp_path: Path) -> None:
         "clara:1\n",
     ],
 )
-def test_anything_else_is_no_endpoint(endpoint: str, tmp_path: Path) -> None:
-    """A scheme would make gRPC read it in other ways."""
+def test_an_invalid_endpoint_is_refused(endpoint: str, tmp_path: Path) -> None:
+    """gRPC would interpret an endpoint with a scheme differently."""
     assert "endpoint: must be host:port, such as clara.example:50051" in refused(tmp_path, endpoint=endpoint)
 
 
@@ -105,12 +105,12 @@ def test_anything_else_is_no_endpoint(endpoint: str, tmp_path: Path) -> None:
     "key", ["Authorization", "grpc-timeout", "x-bin", "", "a b", ":path", "te", "user-agent", "x\n"]
 )
 def test_keys_that_grpc_cannot_send_are_refused(key: str, tmp_path: Path) -> None:
-    """It would fail in each call."""
+    """Otherwise every call would fail."""
     assert "must have keys of a-z, 0-9" in refused(tmp_path, metadata={key: "x"})
 
 
 @pytest.mark.parametrize("value", ["", " x", "x\n", "é"])
-def test_values_that_grpc_cannot_send_are_refused_without_showing_them(value: str, tmp_path: Path) -> None:
+def test_values_that_grpc_cannot_send_are_refused_without_quoting_them(value: str, tmp_path: Path) -> None:
     """They may be secrets."""
     assert "must have values of printable ASCII without blanks at the ends: check 'x-site'" in refused(
         tmp_path, metadata={"x-site": value}
@@ -130,6 +130,6 @@ def test_values_that_grpc_cannot_send_are_refused_without_showing_them(value: st
         ("metadata", {"x": 1}, "must be a text"),
     ],
 )
-def test_what_is_wrong_is_told(key: str, value: Any, expected: str, tmp_path: Path) -> None:
-    """With the rule that it breaks."""
+def test_an_invalid_setting_is_refused(key: str, value: Any, expected: str, tmp_path: Path) -> None:
+    """The error names the violated rule."""
     assert expected in refused(tmp_path, **{key: value})

@@ -1,4 +1,4 @@
-"""Both submitters in an adapter under a virtual clock, against the emulator: what breaks, and how it goes on."""
+"""Both submitters in an adapter with a virtual clock, against the emulator: failures, and how jobs continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ priority = "higher"
 pipeline-head = "{head}"
 """
 STEPS = ("Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Jobs.Start")
-TOLD = {"grpc": "UNAUTHENTICATED", "rest": 401}
+WRONG_CREDENTIALS = {"grpc": "UNAUTHENTICATED", "rest": 401}
 
 pytestmark = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 
@@ -36,12 +36,12 @@ def configuration(platform: PlatformEmulator, protocol: str) -> str:
     return CONFIGURATION.format(protocol=protocol, endpoint=endpoint, lung=LUNG, head=HEAD)
 
 
-def test_an_upload_that_breaks_goes_on_with_the_file_that_broke(
+def test_an_interrupted_upload_continues_with_the_failed_file(
     make_adapter: MakeAdapter, platform_emulator: PlatformEmulator, protocol: str
 ) -> None:
-    """The connection is lost at file 700 of 1,000: 300 more calls, and no file is sent that had arrived.
+    """The connection is lost at file 700 of 1,000. Then 300 more files are sent, and none is sent twice.
 
-    Fails when the files that arrived before a failure are not written down.
+    Fails if the files sent before the failure are not recorded.
     """
     platform_emulator.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.RESET, after=700))
     adapter = make_adapter(configuration(platform_emulator, protocol))
@@ -56,12 +56,12 @@ def test_an_upload_that_breaks_goes_on_with_the_file_that_broke(
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
 
 
-def test_after_an_hour_without_the_platform_each_job_goes_once_and_in_order(
+def test_after_an_outage_each_job_is_submitted_once_and_in_order(
     make_adapter: MakeAdapter, platform_emulator: PlatformEmulator, protocol: str
 ) -> None:
-    """The oldest first within a priority; the higher priority first, but for one turn in eight, which is the oldest's.
+    """Higher priorities are first, then older jobs; but every eighth step is one of the oldest job.
 
-    Fails when `choose` does not look at the age, at the priority, or never turns to the oldest.
+    Fails if `choose` ignores the age or the priority, or never chooses the oldest job.
     """
     platform_emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, status="UNAVAILABLE", times=None))
     adapter = make_adapter(configuration(platform_emulator, protocol))
@@ -83,24 +83,24 @@ def test_after_an_hour_without_the_platform_each_job_goes_once_and_in_order(
         oldest_first = [job.job_id for job in jobs if job.ae_title == ae_title]
         assert oldest_first == [job_id for job_id in submitted if job_id in oldest_first]
 
-    # The first call is left out: while the platform is down, every job tries in rotation. The pauses between tries are
-    # random, so any job may be the one that finds the platform back.
-    _found_it_back, *turns = pipelines_of_steps(platform_emulator, platform_emulator.log.calls())
-    while_both_wait = turns[: len(turns) - turns[::-1].index(HEAD)]
-    # A job takes five turns, one of them without a call: the six urgent jobs take 30, the oldest job 4 or 5 in between.
+    # The first call is ignored: during the outage the jobs retry after random pauses, so any job may be the first.
+    _first_after_the_outage, *steps = pipelines_of_steps(platform_emulator, platform_emulator.log.calls())
+    while_both_wait = steps[: len(steps) - steps[::-1].index(HEAD)]
+    # A job has five steps, one of them without a call. The six urgent jobs have 30 steps, between which the oldest jobs
+    # have 4 or 5.
     assert while_both_wait.count(LUNG) in (3, 4)
 
 
 def pipelines_of_steps(platform: PlatformEmulator, calls: Iterable[CallRecord]) -> Iterable[str | None]:
-    """The pipelines of the steps that the platform took, in order."""
+    """Return the pipelines of the steps that the platform performed, in order."""
     return (platform.platform.pipeline_of(call.ids) for call in calls if call.call in STEPS and call.worked)
 
 
-def test_a_job_is_watched_to_its_end_across_a_refusal(
+def test_a_jobs_status_is_polled_to_its_end_despite_a_refusal(
     make_adapter: MakeAdapter, platform_emulator: PlatformEmulator, protocol: str
 ) -> None:
-    """Credentials that were wrong for a while do not make its end unknown."""
-    refusal = CallFault(call="Jobs.Status", kind=CallFaultKind.STATUS, status=TOLD[protocol])
+    """If the credentials are wrong for a while, polling continues and the end of the job is recorded."""
+    refusal = CallFault(call="Jobs.Status", kind=CallFaultKind.STATUS, status=WRONG_CREDENTIALS[protocol])
     platform_emulator.faults.add(refusal)
     adapter = make_adapter(configuration(platform_emulator, protocol))
     adapter.receive(make_instance(), ae_title="LUNG")

@@ -1,4 +1,4 @@
-"""A job's metadata within the platform's limits, and what of it is still missing."""
+"""A job's metadata within the platform's limits, and its missing entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dicom_adapter_clara_client.platform_metadata import (
 )
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
-# Few different letters, so that keys collide; long ones, so that they are cut; some of several bytes.
+# Few different characters, so that keys collide; long texts, so that they are truncated; multi-byte characters.
 TEXTS = st.text("aAäÄ-2ß€\ud800😀", max_size=4) | st.text("aAé", min_size=100, max_size=300)
 
 
@@ -44,37 +44,37 @@ def a_job(**metadata: str) -> Job:
     )
 
 
-def test_short_metadata_stays_as_it_is() -> None:
-    """What the platform takes is not touched."""
+def test_short_metadata_is_not_changed() -> None:
+    """Metadata within the limits is sent unchanged."""
     assert {"Source": "LUNG", "00100010": "Müller^Änne"} == fitting_metadata(
         {"Source": "LUNG", "00100010": "Müller^Änne"}
     )
 
 
-def test_values_are_cut_by_bytes_between_characters() -> None:
-    """256 bytes of UTF-8, not 256 characters; no half character stays."""
+def test_values_are_truncated_by_bytes_between_characters() -> None:
+    """The limit is 256 bytes of UTF-8, not 256 characters; no character is split."""
     assert {"key": 85 * "€"} == fitting_metadata({"key": 100 * "€"})
 
 
-def test_keys_are_cut_by_bytes_and_told_apart() -> None:
-    """Two long keys that begin alike keep their values."""
+def test_truncated_keys_are_unique() -> None:
+    """Two long keys with the same beginning both keep their values."""
     expected = {128 * "k": "1", 126 * "k" + "-2": "2"}
     assert expected == fitting_metadata({129 * "k" + "a": "1", 129 * "k" + "b": "2"})
 
 
-def test_keys_that_differ_in_case_are_told_apart() -> None:
-    """The platform would refuse both, since they are one to it."""
+def test_keys_that_differ_only_in_case_get_different_names() -> None:
+    """The platform compares keys without case and would refuse both."""
     assert {"Age": "1", "age-2": "2"} == fitting_metadata({"age": "2", "Age": "1"})
 
 
-def test_half_characters_are_replaced() -> None:
-    """What UTF-8 cannot hold would make the whole request fail."""
+def test_surrogates_are_replaced() -> None:
+    """UTF-8 cannot encode them, so the whole request would fail."""
     assert {"key": "a?b"} == fitting_metadata({"key": "a\ud800b"})
 
 
 @given(st.dictionaries(TEXTS, TEXTS), st.randoms(use_true_random=False))
-def test_whatever_a_processor_gives_is_taken_by_the_platform(metadata: dict[str, str], random: Random) -> None:
-    """Nothing is refused or lost, and the order of the keys does not matter, so that a repetition sends the same."""
+def test_any_metadata_of_a_processor_is_accepted_by_the_platform(metadata: dict[str, str], random: Random) -> None:
+    """No entry is refused or lost. The order of the keys does not matter, so that a repetition sends the same."""
     fitting = fitting_metadata(metadata)
     assert len(metadata) == len(with_metadata({}, fitting.items(), ClaraCode.JOB_METADATA_REFUSED))
     shuffled = random.sample(sorted(metadata.items()), len(metadata))
@@ -82,13 +82,13 @@ def test_whatever_a_processor_gives_is_taken_by_the_platform(metadata: dict[str,
 
 
 def test_too_much_metadata_faults_the_job() -> None:
-    """The platform takes 4 MB for a job, and would refuse the rest for ever."""
+    """The platform accepts 4 MB for a job; a retry could not succeed."""
     with pytest.raises(Permanent, match=r"has 4\d{6} bytes, must be at most 3999000: list fewer DICOM attributes"):
         fitting_metadata({f"{number:0128}": 256 * "v" for number in range(11_000)})
 
 
-def test_a_job_is_created_with_its_source_and_our_key() -> None:
-    """The rest follows when the platform knows the job."""
+def test_a_job_is_created_with_its_source_and_the_idempotency_key() -> None:
+    """All other metadata is added later."""
     job = a_job(Source="LUNG (AE Title Job Processor)", Instances="2")
     expected = {"Source": "LUNG (AE Title Job Processor)", IDEMPOTENCY_KEY: 32 * "1"}
     assert expected == metadata_of_creation(job)
@@ -96,7 +96,7 @@ def test_a_job_is_created_with_its_source_and_our_key() -> None:
 
 @pytest.mark.parametrize("key", [IDEMPOTENCY_KEY, IDEMPOTENCY_KEY.upper()])
 def test_a_processor_cannot_pretend_to_be_another_job(key: str) -> None:
-    """Our key is ours in any case of letters."""
+    """A processor's value for the idempotency key is dropped, whatever the case of the key."""
     job = a_job(**{key: 32 * "2"})
     assert {IDEMPOTENCY_KEY: 32 * "1"} == metadata_of_creation(job)
     assert {} == fitting_metadata(job.metadata)
@@ -112,24 +112,24 @@ def test_a_processor_cannot_pretend_to_be_another_job(key: str) -> None:
         ({}, False),
     ],
 )
-def test_a_job_is_known_by_our_key(metadata: dict[str, str], expected: bool) -> None:
-    """The platform may change the case of keys, not their values."""
+def test_a_job_is_identified_by_the_idempotency_key(metadata: dict[str, str], expected: bool) -> None:
+    """The platform may change the case of keys, but not the values."""
     assert expected is is_of_job(metadata, a_job())
 
 
-def test_only_what_is_missing_is_sent() -> None:
-    """Keys are compared as the platform does, ignoring case."""
+def test_only_missing_entries_are_sent() -> None:
+    """Keys are compared without case, as on the platform."""
     assert {"c": "3"} == missing_metadata({"a": "1", "B": "2", "c": "3"}, {"A": "other", "b": "2"})
 
 
 @pytest.mark.parametrize("make", [dict, lambda: {"a": "1", "b": "2"}])
-def test_little_metadata_is_one_request(make: Callable[[], dict[str, str]]) -> None:
-    """No metadata is no request."""
+def test_small_metadata_is_one_request(make: Callable[[], dict[str, str]]) -> None:
+    """Without metadata there is no request."""
     assert [metadata for metadata in [make()] if metadata] == list(in_requests(make()))
 
 
-def test_much_metadata_goes_in_several_requests() -> None:
-    """Each stays far below what gRPC takes in one message; together they are the whole."""
+def test_large_metadata_is_split_into_several_requests() -> None:
+    """Each request is far below gRPC's limit for a message; together they contain all entries."""
     metadata = {f"{number:0128}": 256 * "v" for number in range(9_000)}
     portions = list(in_requests(metadata))
     assert 4 == len(portions)
@@ -138,6 +138,6 @@ def test_much_metadata_goes_in_several_requests() -> None:
 
 
 @pytest.mark.parametrize(("most", "expected"), [(0, ""), (1, "a"), (2, "a"), (3, "a"), (4, "a€"), (9, "a€b")])
-def test_a_text_is_cut_before_the_character_that_does_not_fit(most: int, expected: str) -> None:
-    """Every length leaves whole characters."""
+def test_a_text_is_truncated_on_a_character_boundary(most: int, expected: str) -> None:
+    """The result never contains a part of a character."""
     assert expected == cut("a€b", most)

@@ -1,4 +1,4 @@
-"""Names of jobs and files on the platform: always acceptable, never about a patient."""
+"""Names of jobs and files on the platform: always valid, and without patient data."""
 
 from __future__ import annotations
 
@@ -51,38 +51,38 @@ def upload_of(uid: str, position: int = 0, patient_id: str = "P1") -> Upload:
         ("___", "job"),
     ],
 )
-def test_a_jobs_name_becomes_one_that_the_platform_takes(name: str, expected: str) -> None:
-    """Other characters become single dashes, none at the ends, within 63 characters of lower case."""
+def test_a_jobs_name_is_converted_to_a_valid_name(name: str, expected: str) -> None:
+    """Other characters become single dashes, but not at the ends; at most 63 characters, in lower case."""
     assert expected == job_name(name)
 
 
 @given(st.text())
-def test_any_text_becomes_an_acceptable_name_that_stays_as_it_is(name: str) -> None:
-    """The platform's rule holds for every outcome, and fixing a fixed name changes nothing."""
+def test_any_text_is_converted_to_a_valid_name(name: str) -> None:
+    """Every result satisfies the platform's rule; converting it again does not change it."""
     fixed = job_name(name)
     check_job_name(fixed)
     assert fixed == job_name(fixed)
 
 
-def test_a_file_is_named_by_its_place_and_its_uid() -> None:
-    """Operators find instances in the order of the job, and people by the SOP Instance UID."""
+def test_a_file_is_named_by_position_and_uid() -> None:
+    """Files are sorted in the order of the job and can be found by SOP Instance UID."""
     assert "dcm/000007-1.2.840.1.5.dcm" == upload_name(upload_of("1.2.840.1.5", 7))
 
 
-def test_instances_of_one_uid_are_two_files() -> None:
-    """The place in the job tells them apart, and is the same when an upload is repeated."""
+def test_instances_with_the_same_uid_are_two_files() -> None:
+    """Their positions in the job differ."""
     first, second = upload_of("1.2.3", 0), upload_of("1.2.3", 1)
     assert {"000000-1.2.3.dcm", "000001-1.2.3.dcm"} == {file_name(first), file_name(second)}
 
 
 @pytest.mark.parametrize("uid", ["..", ".", "1.2.3/../..", "", "1.2\n", 65 * "1", "DOE^JANE"])
-def test_no_uid_leads_out_of_the_folder(uid: str) -> None:
-    """A UID of dots is only a part of a name, and one that is none is left out."""
+def test_a_uid_cannot_change_the_folder(uid: str) -> None:
+    """A UID of dots is only part of a name; an invalid UID is omitted."""
     name = upload_name(upload_of(uid, 1234567))
     assert re.fullmatch(r"dcm/1234567(-\.\.?)?\.dcm", name)
     assert name == stored_name(name)
 
 
 def test_a_patients_id_is_not_in_the_name() -> None:
-    """The name is the same whoever the patient is."""
+    """The name does not depend on the patient."""
     assert upload_name(upload_of("1.2.3")) == upload_name(upload_of("1.2.3", patient_id="0815"))

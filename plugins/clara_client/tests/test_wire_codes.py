@@ -1,4 +1,4 @@
-"""The codes and times of the wire."""
+"""The codes and times of the Clara Platform API."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from datetime import datetime, timedelta, timezone
 
 from dicom_adapter_clara_client.wire.codes import ClaraCode, seconds_of, time_of
 
-NOTED = datetime(2021, 3, 8, 18, 6, 31, tzinfo=timezone.utc)  # 63750823591 in the tests of NVIDIA's client
+KNOWN_TIME = datetime(2021, 3, 8, 18, 6, 31, tzinfo=timezone.utc)  # 63750823591 in the tests of NVIDIA's client
 
 
 def test_times_count_from_the_year_one() -> None:
     """Seconds count from 0001-01-01, as NVIDIA's client reads them."""
-    assert (63750823591, NOTED) == (seconds_of(NOTED), time_of(63750823591))
+    assert (63750823591, KNOWN_TIME) == (seconds_of(KNOWN_TIME), time_of(63750823591))
 
 
-def test_parts_of_a_second_are_cut_off() -> None:
-    """The wire has whole seconds."""
-    assert seconds_of(NOTED) == seconds_of(NOTED + timedelta(microseconds=999999))
+def test_times_are_rounded_down_to_a_second() -> None:
+    """The API has whole seconds."""
+    assert seconds_of(KNOWN_TIME) == seconds_of(KNOWN_TIME + timedelta(microseconds=999999))
 
 
-def test_no_two_codes_are_the_same() -> None:
+def test_codes_are_unique() -> None:
     """Every code has one name."""
     assert len(ClaraCode.__members__) == len(set(ClaraCode))

@@ -1,4 +1,4 @@
-"""The compiled descriptors say what the published interface says."""
+"""The compiled descriptors match the published interface."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_the_descriptors_are_those_of_the_published_interface(kind: str) -> None:
-    """Every method, enum value and field is there with its number, type and label, and nothing else."""
+def test_the_descriptors_match_the_published_interface(kind: str) -> None:
+    """They have exactly the published methods, enum values and fields, with number, type and label."""
     expected = sorted(line for line in FACTS.read_text().splitlines() if line.startswith(f"{kind}\t"))
     actual = sorted(line for file in FILES for line in _facts(file) if line.startswith(f"{kind}\t"))
     assert expected == actual
 
 
-def test_all_files_are_of_the_platforms_package() -> None:
-    """Full names are part of the wire interface: they are the paths of the methods."""
+def test_all_files_have_the_package_of_the_platform() -> None:
+    """Full names are part of the interface: they are the paths of the methods."""
     assert {"nvidia.clara.platform"} == {file.package for file in FILES}
 
 
-def test_the_file_names_need_no_package_of_nvidias() -> None:
-    """The modules live in this plugin, beside whatever else is installed."""
+def test_file_names_do_not_conflict_with_nvidias_packages() -> None:
+    """The files are registered under this plugin's path, so that NVIDIA's client can be installed, too."""
     assert all(file.name.startswith("dicom_adapter_clara_client/wire/") for file in FILES)
 
 
@@ -95,5 +95,5 @@ def _is_map(field: Any) -> bool:
 
 
 def _is_repeated(field: Any) -> bool:
-    """Older versions of protobuf say it with a number, which newer ones warn of."""
+    """Return whether a field is repeated. Older versions of protobuf have only `label`, which newer ones deprecate."""
     return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)

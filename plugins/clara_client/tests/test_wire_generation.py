@@ -1,4 +1,4 @@
-"""The modules that are checked in are those that the `.proto` files make."""
+"""The checked-in modules match the `.proto` files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[3]
 TOOL = ROOT / "tools" / "generate.py"
 
 
-@pytest.mark.timeout(300)  # installs the tools at the first time
-def test_generating_again_makes_the_same_files(environment: Callable[[str, list[str]], Path], tmp_path: Path) -> None:
-    """Generated with the pinned tools, every module is the one that is checked in."""
+@pytest.mark.timeout(300)  # the first run installs the tools
+def test_the_checked_in_modules_are_up_to_date(environment: Callable[[str, list[str]], Path], tmp_path: Path) -> None:
+    """The pinned tools generate exactly the checked-in modules."""
     python = environment("generate", _requirements())
     subprocess.run([python, TOOL, tmp_path], check=True)
-    made = _modules(tmp_path)
-    assert {"cache_pb2.py", "clara_pb2.py"} <= made.keys()
-    assert _modules(ROOT / "plugins", "*/src/") == made
+    generated = _modules(tmp_path)
+    assert {"cache_pb2.py", "clara_pb2.py"} <= generated.keys()
+    assert _modules(ROOT / "plugins", "*/src/") == generated
 
 
 def _requirements() -> list[str]:

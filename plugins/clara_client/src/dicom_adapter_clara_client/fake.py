@@ -35,7 +35,7 @@ from dicom_adapter_clara_client.fake_records import (
     SubmitterCall,
 )
 
-JOB_ID = re.compile(r"[0-9a-f]{32}")  # the core's job ids; anything else does not become a path
+JOB_ID = re.compile(r"[0-9a-f]{32}")  # form of the core's job ids, safe as a path
 
 
 class FakeFaultKind(str, Enum):
@@ -81,7 +81,9 @@ class FakeSubmitter(Submitter[FakeSettings]):
         super().__init__(settings, context)
         self._records: FakeRecords = FolderRecords(settings.folder) if settings.folder else MemoryRecords()
         self._faults = _Faults(settings.fail)
-        self._lock = threading.Lock()  # one call at a time changes the records; only uploads are read concurrently
+        self._lock = (
+            threading.Lock()
+        )  # serializes changes of the records; only the data of uploads is read concurrently
 
     @property
     def jobs(self) -> Mapping[str, FakeJob]:
@@ -124,7 +126,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
         """Perform `call` unless a fault is due, and record its outcome."""
         log = partial(self._log, call=call, job_id=job.job_id, position=position)
         try:
-            self._faults.meet(call, job)
+            self._faults.raise_if_due(call, job)
             changed = act()
         except Exception as error:
             log(outcome=_outcome_of(error))
@@ -156,21 +158,21 @@ class FakeSubmitter(Submitter[FakeSettings]):
             return True
 
     def _upload(self, job: Job, upload: Upload) -> bool:
-        if self._is_there(job, upload.position):
+        if self._is_uploaded(job, upload.position):
             return False
         with upload.open() as source:
-            taken = self._records.take_in(job.job_id, source)
+            received = self._records.receive_upload(job.job_id, source)
         with self._lock:
-            self._records.add(job.job_id, upload.position, upload.instance.sop_instance_uid, taken)
+            self._records.add(job.job_id, upload.position, upload.instance.sop_instance_uid, received)
         return True
 
-    def _is_there(self, job: Job, position: int) -> bool:
+    def _is_uploaded(self, job: Job, position: int) -> bool:
         state = self._state(job)
         with self._lock:
             if self._records.has(job.job_id, position):
                 return True
         if state is not FakeState.PENDING:
-            raise Permanent(f"job {job.job_id}: it is {state.value} and takes no more instances")
+            raise Permanent(f"job {job.job_id}: it is {state.value} and accepts no more instances")
         return False
 
     def _cancel(self, job: Job) -> bool:
@@ -181,7 +183,7 @@ class FakeSubmitter(Submitter[FakeSettings]):
     def _state(self, job: Job) -> FakeState:
         state = self._find(job)
         if state is None:
-            raise Permanent(f"job {job.job_id}: the fake platform does not know it; it has to be created first")
+            raise Permanent(f"job {job.job_id}: it does not exist on the fake platform: create it first")
         return state
 
     def _find(self, job: Job) -> FakeState | None:
@@ -192,14 +194,14 @@ class FakeSubmitter(Submitter[FakeSettings]):
 
 
 class _Faults:
-    """Decides which calls fail. A call that fails by one fault is not counted by the next."""
+    """Decides which calls fail. A call that one fault fails is not counted by later faults."""
 
     def __init__(self, faults: tuple[FakeFault, ...]) -> None:
         self._faults = faults
         self._seen = [0] * len(faults)
         self._lock = threading.Lock()
 
-    def meet(self, call: SubmitterCall, job: Job) -> None:
+    def raise_if_due(self, call: SubmitterCall, job: Job) -> None:
         """Raise the error of the fault that is due for this call, if any."""
         with self._lock:
             for index, fault in enumerate(self._faults):
@@ -210,13 +212,13 @@ class _Faults:
 
 
 def _is_due(fault: FakeFault, seen: int) -> bool:
-    """Return whether the `seen`-th call that a fault counts fails."""
+    """Return whether call number `seen`, counted from 1, fails."""
     failing = seen - fault.after
     return failing > 0 and (fault.times == 0 or failing <= fault.times)
 
 
 def _error(fault: FakeFault, job: Job) -> Exception:
-    message = f"job {job.job_id}: the fake platform was told to fail its {fault.call.value}"
+    message = f"job {job.job_id}: the fake platform is configured to fail {fault.call.value}"
     if fault.kind is FakeFaultKind.RETRIABLE:
         return Retriable(message)
     return Permanent(message) if fault.kind is FakeFaultKind.PERMANENT else RuntimeError(message)

@@ -1,12 +1,12 @@
-"""Records of the fake platform in a folder: they survive the process, and no instance is kept in memory.
+"""Records of the fake platform in a folder: they survive restarts, and no instance is kept in memory.
 
     <folder>/calls.jsonl                    one line for each call, in the order of their outcomes
-    <folder>/<job id>/job.json              the job; it lists the instances from the start of the job on
-    <folder>/<job id>/uploads.jsonl         one line for each upload, so that an upload costs the same in any job
+    <folder>/<job id>/job.json              the job; after its start, with the list of its instances
+    <folder>/<job id>/uploads.jsonl         one line for each upload, so that the cost of an upload is constant
     <folder>/<job id>/dcm/<position>.dcm    the instances
 
-`job.json` and the instances get their names in one step, when they are whole. There is no fsync: the fake platform
-has to survive `kill -9`, not a power loss.
+`job.json` and the instances are written under temporary names and then renamed. There is no fsync: the fake platform
+must survive `kill -9`, but not a power loss.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FolderRecords(FakeRecords):
 
     def open(self) -> None:
         self._folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        for cut_off in self._folder.rglob("*.part"):
-            cut_off.unlink(missing_ok=True)
+        for incomplete in self._folder.rglob("*.part"):
+            incomplete.unlink(missing_ok=True)
 
     def state(self, job_id: str) -> FakeState | None:
         try:
@@ -58,7 +58,7 @@ class FolderRecords(FakeRecords):
     def has(self, job_id: str, position: int) -> bool:
         return self._instance(job_id, position).exists()
 
-    def take_in(self, job_id: str, source: BinaryIO) -> FakeUpload:
+    def receive_upload(self, job_id: str, source: BinaryIO) -> FakeUpload:
         path = self._folder / job_id / "dcm" / f"{uuid4().hex}.part"
         try:
             with _create(path) as target:
@@ -70,7 +70,7 @@ class FolderRecords(FakeRecords):
 
     def add(self, job_id: str, position: int, sop_instance_uid: str, upload: FakeUpload) -> None:
         assert upload.path is not None
-        # First the line, then the name: a line without its file is ignored, a file without its line would be lost.
+        # The line before the rename: a line without its file is ignored, but a file without its line would be lost.
         line = {"position": position, "sopInstanceUid": sop_instance_uid, "sizeBytes": upload.size_bytes}
         _append(self._folder / job_id / "uploads.jsonl", line)
         upload.path.replace(self._instance(job_id, position))
@@ -78,11 +78,11 @@ class FolderRecords(FakeRecords):
     def save(self, job: FakeJob) -> None:
         folder = self._folder / job.job_id
         (folder / "dcm").mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        folder.chmod(FOLDER_MODE)  # `parents` does not pass the mode on
-        whole = folder / f"{uuid4().hex}.json.part"
-        with _create(whole) as target:
+        folder.chmod(FOLDER_MODE)  # mkdir applies the mode only to the last folder
+        temporary = folder / f"{uuid4().hex}.json.part"
+        with _create(temporary) as target:
             target.write(json.dumps(_manifest_of(job), indent=2).encode())
-        whole.replace(folder / "job.json")
+        temporary.replace(folder / "job.json")
 
     def job(self, job_id: str) -> FakeJob:
         return _job_of(self._manifest(job_id), self._instances(job_id))
@@ -111,7 +111,7 @@ class FolderRecords(FakeRecords):
 
 
 def _file_name(position: int) -> str:
-    """By position: UIDs come from peers and never become a path."""
+    """Return the name of an instance's file. A UID comes from a peer, so it is not part of the path."""
     return f"{position:05}.dcm"
 
 

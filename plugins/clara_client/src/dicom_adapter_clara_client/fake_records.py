@@ -1,4 +1,4 @@
-"""Records of the fake platform: its jobs and calls. In memory here, on disk in `fake_folder`."""
+"""Records of the fake platform: its jobs and calls, kept in memory. `fake_folder` keeps them on disk."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FakeJob:
     pipeline_id: str
     priority: JobPriority
     submitter: str
-    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may hold configured DICOM values
+    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may contain DICOM values
     state: FakeState = FakeState.PENDING
     created_at: datetime  # UTC; on the fake platform
     started_at: datetime | None = None  # UTC
@@ -96,13 +96,13 @@ class FakeUpload:
 
 
 def by_position(instances: Iterable[FakeInstance]) -> tuple[FakeInstance, ...]:
-    """Sort instances by position; the last one of each position counts."""
+    """Return instances sorted by position; the last of several with the same position wins."""
     unique = {instance.position: instance for instance in instances}
     return tuple(unique[position] for position in sorted(unique))
 
 
 class FakeRecords(ABC):
-    """Records of the fake platform. Only `take_in` is thread-safe; the caller serializes all other methods."""
+    """Records of the fake platform. Only `receive_upload` is thread-safe; the caller serializes all other methods."""
 
     @abstractmethod
     def open(self) -> None: ...
@@ -115,7 +115,7 @@ class FakeRecords(ABC):
     def has(self, job_id: str, position: int) -> bool: ...
 
     @abstractmethod
-    def take_in(self, job_id: str, source: BinaryIO) -> FakeUpload:
+    def receive_upload(self, job_id: str, source: BinaryIO) -> FakeUpload:
         """Read `source`; the upload belongs to the job only after `add`."""
 
     @abstractmethod
@@ -154,7 +154,7 @@ class MemoryRecords(FakeRecords):
     def has(self, job_id: str, position: int) -> bool:
         return any(instance.position == position for instance in self._jobs[job_id].instances)
 
-    def take_in(self, job_id: str, source: BinaryIO) -> FakeUpload:  # noqa: ARG002 - a folder needs the job's id
+    def receive_upload(self, job_id: str, source: BinaryIO) -> FakeUpload:  # noqa: ARG002 - a folder needs the job's id
         data = source.read()
         return FakeUpload(size_bytes=len(data), data=data)
 

@@ -1,4 +1,4 @@
-"""gRPC calls to the platform: each returns within its deadline or raises an error of the core's families."""
+"""gRPC calls to the platform. Each ends within its deadline: it returns, or raises Retriable or Permanent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsStub
 from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsUploadRequest, PayloadsUploadResponse
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsStub
 
-# The values of NVIDIA's own client 0.8.1, which platforms are known to accept.
+# The version of NVIDIA's own client 0.8.1, which platforms accept.
 HEADER = RequestHeader(api_version=Version(major=0, minor=6, patch=0), user_agent=USER_AGENT)
 FAILURES = (grpc.RpcError, grpc.FutureCancelledError)
 
@@ -65,7 +65,7 @@ class GrpcConnection:
         *,
         quoting: bool = True,
     ) -> AnswerT:
-        """The answer to one request. Raises Refusal; without `quoting` it does not repeat the platform's words."""
+        """Return the response to one request. Raises Refusal; `quoting`: its message may have text of the platform."""
         allowed = Quoting(secrets=self._secrets, anything=quoting)
         try:
             answer = method(request, timeout=self._deadline, metadata=self._metadata)
@@ -103,7 +103,7 @@ class GrpcConnection:
         except ValueError:
             self._check_open(subject)
             raise
-        outgoing.belongs_to(call)
+        outgoing.set_call(call)
         try:
             answer: PayloadsUploadResponse = call.result()
         except FAILURES as failure:
@@ -112,26 +112,26 @@ class GrpcConnection:
             raise _refused(subject, failure, allowed) from None
         _checked(subject, answer, allowed)
         if not outgoing.is_whole:
-            raise garbage(subject, "the platform says that it has the file, before it had the whole of it")
+            raise garbage(subject, "the platform confirmed the upload before the whole file was sent")
         return answer
 
     def _check_open(self, subject: str) -> None:
-        """A closed channel refuses calls with a ValueError."""
+        """Raise Retriable if the connection is closed: gRPC reports that with a ValueError."""
         if self._is_closed:
             raise Retriable(f"{subject}: the submitter is closed") from None
 
 
 def _checked(subject: str, answer: AnswerT | None, quoting: Quoting) -> AnswerT:
-    if answer is None:  # a call may end well without a message, which is not how gRPC's types have it
-        raise garbage(subject, "the platform ended the call without an answer")
+    if answer is None:  # gRPC's types do not show that a successful call may have no response
+        raise garbage(subject, "the platform ended the call without a response")
     if answer.header.code < 0:
         raise refused_by_code(subject, answer.header.code, answer.header.messages, quoting)
     return answer
 
 
 def _refused(subject: str, failure: Exception, quoting: Quoting) -> Refusal:
-    """The failure itself is not chained: its text may quote what was sent."""
+    """Return the error for a failed call. The caller must not chain the failure: its text may quote the request."""
     if isinstance(failure, grpc.FutureCancelledError):
-        return refused_by_status(subject, grpc.StatusCode.CANCELLED, "cut off", quoting)
-    call = cast(Any, failure)  # all failures of calls are grpc.Call too
+        return refused_by_status(subject, grpc.StatusCode.CANCELLED, "cancelled", quoting)
+    call = cast(Any, failure)  # every RpcError of a call is also a grpc.Call
     return refused_by_status(subject, call.code(), call.details() or "", quoting)

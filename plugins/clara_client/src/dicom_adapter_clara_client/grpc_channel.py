@@ -1,4 +1,4 @@
-"""The gRPC channel of a submitter: made once, connected by the first call, and again by the next one that needs it."""
+"""The gRPC channel of a submitter: created once, connected by the first call, and reconnected by later calls."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dicom_adapter import ConfigurationError
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings, ClaraTls
 
 LONGEST_ANSWER_BYTES = 8 << 20  # a job can have 4 MB of metadata
-KEEPALIVE_ANSWER_MS = 20_000  # also for TCP to be acknowledged: so soon a platform that vanished is noticed
+KEEPALIVE_ANSWER_MS = 20_000  # also the limit for a TCP acknowledgement, so that a lost platform is detected
 CONNECT_MS = 10_000  # for one attempt to connect
-RECONNECT_MS = (1_000, 5_000)  # between attempts; gRPC's own two minutes would outlast the core's pauses
+RECONNECT_MS = (1_000, 5_000)  # between attempts; gRPC's default of two minutes is longer than the core's pauses
 USER_AGENT = "dicom-adapter-clara-client"
 
 
 def open_channel(settings: ClaraGrpcSettings) -> grpc.Channel:
-    """A channel that does not connect yet. Raises ConfigurationError for certificate files that cannot be used."""
-    target = f"dns:///{settings.endpoint}"  # with the scheme, since a host may be called `unix`
+    """Return a channel that is not connected yet. Raises ConfigurationError if a certificate file cannot be used."""
+    target = f"dns:///{settings.endpoint}"  # with the scheme, because a host may be named `unix`
     tls = ClaraTls() if settings.tls is True else settings.tls
     options = _options(settings)
     if not tls:
@@ -37,12 +37,12 @@ def _options(settings: ClaraGrpcSettings) -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", round(settings.keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_MS),
         ("grpc.enable_retries", 0),  # the core repeats steps and marks them as repeated
-        ("grpc.service_config_disable_resolution", 1),  # DNS could turn them on again
+        ("grpc.service_config_disable_resolution", 1),  # DNS records could enable them again
         ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", first),
         ("grpc.max_reconnect_backoff_ms", most),
-        ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, which ends with the channel
-        ("grpc.enable_http_proxy", 0),  # an environment variable does not decide where patients' data goes
+        ("grpc.use_local_subchannel_pool", 1),  # not shared with other channels; closed with this one
+        ("grpc.enable_http_proxy", 0),  # an environment variable must not redirect patient data
     ]
 
 

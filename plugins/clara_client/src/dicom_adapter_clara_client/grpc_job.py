@@ -1,4 +1,4 @@
-"""Job status from the platform, validated: anything may be listening at the endpoint."""
+"""Query and validate the status of a job. Validation is needed because the endpoint may not be the platform."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STATUSES = {
     jobs_pb2.JOB_STATUS_EVICTED: "evicted",
     jobs_pb2.JOB_STATUS_TERMINATED: "terminated",
 }
-CUT_SHORT = {"canceled", "evicted"}  # also what becomes of a job that never ran
+STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that never ran
 MOST_MESSAGES = 10
-LONGEST_MESSAGES = 500  # characters of them all
+LONGEST_MESSAGES = 500  # characters of all messages together
 
 
 @frozen(kw_only=True)
@@ -39,23 +39,23 @@ class GrpcJob:
     payload_id: Identifier | None
     state: str
     status: str
-    was_started: bool  # it has a time at which it was started
+    was_started: bool  # it has a start time
     messages: str  # for people, in one line
     metadata: Mapping[str, str] = field(repr=False)
 
     @property
-    def was_cut_short(self) -> bool:
+    def was_never_run(self) -> bool:
         """True if the job was stopped before it was started."""
-        return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
+        return self.state == "stopped" and self.status in STOPPED_EARLY and not self.was_started
 
 
-def look_at(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
+def query_job(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
     """Query the current status of a job. Raises Refusal."""
     request = jobs_pb2.JobsStatusRequest(header=HEADER, job_id=Identifier(value=job_id))
     answer = connection.ask(subject, connection.jobs.Status, request)
     check_same(subject, answer.job_id, job_id)
     if answer.state not in STATES:
-        raise garbage(subject, f"the platform gives the job the state {answer.state}, which there is not")
+        raise garbage(subject, f"the platform reports the unknown job state {answer.state}")
     return GrpcJob(
         payload_id=answer.payload_id if answer.HasField("payload_id") else None,
         state=STATES[answer.state],
@@ -77,9 +77,9 @@ def checked_id(subject: str, found: Identifier | None, what: str) -> str:
 
 
 def check_same(subject: str, found: Identifier, job_id: str) -> None:
-    """Raise Refusal if a response is about a different job than the request."""
+    """Raise Refusal if a response is for a different job than the request."""
     if checked_id(subject, found, "job").lower() != job_id.lower():
-        raise garbage(subject, "the platform answered about another job")
+        raise garbage(subject, "the platform answered for another job")
 
 
 def subject_of(job: Job, step: str) -> str:

@@ -7,7 +7,7 @@ from dicom_adapter_clara_client.platform_errors import PermanentRefusal
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
 from dicom_adapter_clara_client.wire.payloads_pb2 import PayloadsDetailsRequest
 
-INPUT = "input"  # names count from here in an upload, from the folder above in a list
+INPUT = "input"  # names are relative to this folder in an upload, and to its parent in a list
 
 
 def is_stored(connection: GrpcConnection, subject: str, payload_id: str, name: str, size_bytes: int) -> bool:
@@ -18,5 +18,5 @@ def is_stored(connection: GrpcConnection, subject: str, payload_id: str, name: s
             if answer.HasField("file") and answer.file.name.lstrip("/") in (name, f"{INPUT}/{name}"):
                 return bool(answer.file.size == size_bytes)
     except PermanentRefusal:
-        pass  # the error of the upload itself is more helpful
+        pass  # the caller raises the error of the upload, which is more helpful
     return False

@@ -1,4 +1,4 @@
-"""Search for a job on the platform by its key, after a creation without a response."""
+"""Search the platform for a job by its idempotency key, when the response to its creation was lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from dicom_adapter import Job, PlatformJob
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
-from dicom_adapter_clara_client.grpc_job import checked_id, look_at
+from dicom_adapter_clara_client.grpc_job import checked_id, query_job
 from dicom_adapter_clara_client.platform_errors import garbage
 from dicom_adapter_clara_client.platform_metadata import is_of_job
 from dicom_adapter_clara_client.platform_names import job_name
@@ -15,27 +15,27 @@ from dicom_adapter_clara_client.wire.codes import seconds_of
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier, Timestamp
 from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListRequest, JobsListResponse
 
-# By how much the platform's clock may be behind ours: more than any mistaken time zone. Should the platform count from
-# another zero point, as one page of NVIDIA's says (year 0), it lists more than it is asked for.
+# Maximum delay of the platform's clock: more than any wrong time zone. If the platform counts from another zero point,
+# as one page of NVIDIA's documentation has it (year 0), it lists more jobs than needed.
 CLOCK_MARGIN = timedelta(hours=26)
 MOST_LISTED = 100_000  # jobs; a longer list is an error of the platform
-MOST_LOOKS = 200  # at single jobs, when the list comes without metadata: the likeliest are first
+MOST_QUERIES = 200  # of single jobs, if the list has no metadata; the most likely jobs are queried first
 Listed = JobsListResponse.JobDetails
 
 
 def find_job(connection: GrpcConnection, subject: str, job: Job) -> PlatformJob | None:
     """Return the platform's job that was created for `job`, or None. Raises Refusal."""
     unclear: list[Listed] = []
-    tells_metadata = False
+    has_metadata = False
     for listed in _jobs(connection, subject, job):
         if is_of_job(listed.metadata, job):
             return _described(connection, subject, listed)
         if listed.metadata:
-            tells_metadata = True
-        elif not tells_metadata:
+            has_metadata = True
+        elif not has_metadata:
             unclear.append(listed)
-    # A list that tells any metadata tells all: every job of ours has some.
-    return None if tells_metadata else _find_among(connection, subject, job, unclear)
+    # If the list has metadata at all, a job without metadata is not the adapter's: its jobs always have some.
+    return None if has_metadata else _find_among(connection, subject, job, unclear)
 
 
 def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed]:
@@ -53,9 +53,9 @@ def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed
 
 
 def _find_among(connection: GrpcConnection, subject: str, job: Job, listed: list[Listed]) -> PlatformJob | None:
-    for candidate in sorted(listed, key=_likeliest_first(job))[:MOST_LOOKS]:
+    for candidate in sorted(listed, key=_likeliest_first(job))[:MOST_QUERIES]:
         job_id = checked_id(subject, candidate.job_id, "job")
-        found = look_at(connection, subject, job_id)
+        found = query_job(connection, subject, job_id)
         if is_of_job(found.metadata, job):
             return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found.payload_id, "payload"))
     return None
@@ -69,5 +69,5 @@ def _likeliest_first(job: Job) -> Callable[[Listed], tuple[bool, int]]:
 
 def _described(connection: GrpcConnection, subject: str, listed: Listed) -> PlatformJob:
     job_id = checked_id(subject, listed.job_id, "job")
-    found = listed.payload_id if listed.HasField("payload_id") else look_at(connection, subject, job_id).payload_id
+    found = listed.payload_id if listed.HasField("payload_id") else query_job(connection, subject, job_id).payload_id
     return PlatformJob(job_id=job_id, payload_id=checked_id(subject, found, "payload"))

@@ -14,7 +14,7 @@ from dicom_adapter import ByteSize, Secret, between, setting
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 MIB = 1 << 20
-LARGEST_CHUNK_BYTES = 4 * MIB - 512  # of gRPC's default maximum message, minus space for the other fields
+LARGEST_CHUNK_BYTES = 4 * MIB - 512  # gRPC's default maximum message size, minus 512 bytes for the other fields
 ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 METADATA_KEY = re.compile(r"(?!grpc-|content-type$|te$|user-agent$|host$)[0-9a-z_.-]+(?<!-bin)")
 METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; gRPC drops blanks at the ends
@@ -32,8 +32,8 @@ def _metadata(_instance: Any, _attribute: Attribute[Any], value: Mapping[str, st
     for key, text in value.items():
         if not METADATA_KEY.fullmatch(key):
             raise ValueError(
-                f"must have keys of a-z, 0-9 and . _ - that gRPC does not need itself and that do not end in -bin, "
-                f"not {key!r}"
+                f"must have keys of a-z, 0-9 and . _ - that are not reserved by gRPC and do not end in -bin: "
+                f"check {key!r}"
             )
         if not METADATA_VALUE.fullmatch(text):
             raise ValueError(f"must have values of printable ASCII without blanks at the ends: check {key!r}")

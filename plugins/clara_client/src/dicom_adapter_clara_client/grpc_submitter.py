@@ -1,15 +1,15 @@
 """The `clara-grpc` submitter: hands jobs to NVIDIA's Clara Deploy Platform.
 
-    step          call                 what makes its repetition harmless
-    create_job    Jobs.Create          the job is looked for first, by the key in its metadata: Jobs.List
-    add_metadata  Jobs.AddMetadata     only what Jobs.Status does not have yet is sent
-    upload        Payloads.Upload      the platform replaces the file; or refuses, and has it: Payloads.Details
-    start         Jobs.Start           a job that Jobs.Status calls pending no more was started
+    step          call                 why a repetition is harmless
+    create_job    Jobs.Create          the submitter first searches for the job by its key (Jobs.List)
+    add_metadata  Jobs.AddMetadata     the submitter sends only entries that are missing (Jobs.Status)
+    upload        Payloads.Upload      the platform replaces the file, or has it already (Payloads.Details)
+    start         Jobs.Start           a job that is not pending was started already (Jobs.Status)
     status        Jobs.Status          it changes nothing
-    cancel        Jobs.Cancel          what is stopped stays as it is
+    cancel        Jobs.Cancel          a stopped job does not change
 
-The first three also look when the platform refuses, whatever its reason: which code it has for "there already" is not
-published.
+After a refusal, `add_metadata`, `upload`, `start` and `cancel` check whether the step was done already: the platform's
+code for that case is not published.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dicom_adapter import (
     Upload,
 )
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
-from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, look_at, subject_of
+from dicom_adapter_clara_client.grpc_job import GrpcJob, check_same, checked_id, query_job, subject_of
 from dicom_adapter_clara_client.grpc_payload import is_stored
 from dicom_adapter_clara_client.grpc_search import find_job
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
@@ -75,9 +75,9 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
         subject = subject_of(job, "metadata")
-        present = self._look(job, subject).metadata if job.repeated else metadata_of_creation(job)
+        present = self._query(job, subject).metadata if job.repeated else metadata_of_creation(job)
         for portion in in_requests(missing_metadata(fitting_metadata(metadata), present)):
-            self._add_what_is_missing(job, subject, portion)
+            self._add_missing(job, subject, portion)
 
     def upload(self, job: Job, upload: Upload) -> None:
         subject = f"{subject_of(job, 'upload')} of instance {upload.instance.instance_id}"
@@ -85,7 +85,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
         try:
             self._upload(job, upload, name, subject)
         except Refusal as refusal:
-            if not refusal.is_its_word or refusal.is_missing:
+            if not refusal.from_platform or refusal.is_missing:
                 raise
             if not is_stored(self._connection, subject, job.platform_payload_id, name, upload.size_bytes):
                 raise
@@ -97,12 +97,12 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
         try:
             self._start(job, subject)
         except Refusal as refusal:
-            if not refusal.is_its_word or refusal.is_missing or not self._is_started(job, subject):
+            if not refusal.from_platform or refusal.is_missing or not self._is_started(job, subject):
                 raise
 
     def status(self, job: Job) -> PlatformStatus:
         try:
-            found = self._look(job, subject_of(job, "status"))
+            found = self._query(job, subject_of(job, "status"))
         except PermanentRefusal as refusal:
             if refusal.is_missing:
                 raise
@@ -120,7 +120,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
         except Refusal as refusal:
             if refusal.is_missing:
                 return
-            if not refusal.is_its_word or self._look(job, subject).state != "stopped":
+            if not refusal.from_platform or self._query(job, subject).state != "stopped":
                 raise
 
     @property
@@ -146,7 +146,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def _add(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
         request = jobs_pb2.JobsAddMetadataRequest(header=HEADER, job_id=_platform_id(job), metadata=metadata)
-        # The platform's words may quote a value, which may be a patient's.
+        # The platform's text may quote a value, which may be patient data.
         answer = self._connection.ask(subject, self._connection.jobs.AddMetadata, request, quoting=False)
         check_same(subject, answer.job_id, job.platform_job_id)
 
@@ -163,13 +163,13 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
             )
             answer = self._connection.send(subject, outgoing)
         if answer.details.size not in (0, upload.size_bytes):  # 0: left out, or an empty file
-            raise garbage(subject, f"the platform says that the file has {answer.details.size} bytes there")
+            raise garbage(subject, f"the platform stored {answer.details.size} bytes of the file")
 
     def _start(self, job: Job, subject: str) -> None:
         request = jobs_pb2.JobsStartRequest(header=HEADER, job_id=_platform_id(job))
         answer = self._connection.ask(subject, self._connection.jobs.Start, request)
         if answer.state == jobs_pb2.JOB_STATE_UNKNOWN:
-            raise garbage(subject, "the platform answered without a state of the job")
+            raise garbage(subject, "the platform answered without a job state")
 
     def _cancel(self, job: Job, subject: str) -> None:
         request = jobs_pb2.JobsCancelRequest(
@@ -178,18 +178,18 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
         answer = self._connection.ask(subject, self._connection.jobs.Cancel, request)
         check_same(subject, answer.job_id, job.platform_job_id)
 
-    def _look(self, job: Job, subject: str) -> GrpcJob:
-        return look_at(self._connection, subject, job.platform_job_id)
+    def _query(self, job: Job, subject: str) -> GrpcJob:
+        return query_job(self._connection, subject, job.platform_job_id)
 
     # --- work that is done already ----------------------------------------------------------------------------------
 
-    def _add_what_is_missing(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
+    def _add_missing(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
         try:
             self._add(job, subject, metadata)
         except Refusal as refusal:
-            if not refusal.is_its_word or refusal.is_missing:
+            if not refusal.from_platform or refusal.is_missing:
                 raise
-            missing = missing_metadata(metadata, self._look(job, subject).metadata)
+            missing = missing_metadata(metadata, self._query(job, subject).metadata)
             if len(missing) == len(metadata):
                 raise
         else:
@@ -199,8 +199,8 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
 
     def _is_started(self, job: Job, subject: str) -> bool:
         """Return whether the job was started. Raises Permanent if it was stopped before its start."""
-        found = self._look(job, subject)
-        if found.was_cut_short:
+        found = self._query(job, subject)
+        if found.was_never_run:
             raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")
         return found.state != "pending"
 

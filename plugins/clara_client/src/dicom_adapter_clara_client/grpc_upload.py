@@ -21,14 +21,14 @@ class CancellableCall(Protocol):
 
 @define(kw_only=True)
 class OutgoingFile:
-    """One file. gRPC asks for its messages in a thread of its own, where an exception would only end up in a log.
+    """One file to upload. gRPC reads its messages in another thread, where an exception would only be logged.
 
-    The end of the messages means the end of the file, so the call is cancelled when the file cannot be read to its end.
-    Some servers (Python's, now and then) take even that for the end: the platform may then have a part of the file
-    under its name, until the upload is repeated. A job with such a file is never started.
+    The end of the messages means the end of the file, so the call is cancelled if the file cannot be read completely.
+    Some servers (sometimes Python's) treat a cancellation as the end, too: the platform may then have a part of the
+    file under its name until the upload is repeated. A job with such a file is never started.
     """
 
-    subject: str  # what error messages begin with
+    subject: str  # start of error messages
     header: RequestHeader
     payload_id: str
     name: str  # below the payload's input folder
@@ -36,11 +36,11 @@ class OutgoingFile:
     chunk_bytes: int
     source: BinaryIO = field(repr=False)
     is_whole: bool = False  # every byte was given to gRPC
-    failure: Exception | None = None  # why not
+    failure: Exception | None = None  # the reason if not
     _call: CancellableCall | None = None
     _has_call: threading.Event = field(factory=threading.Event)
 
-    def belongs_to(self, call: CancellableCall) -> None:
+    def set_call(self, call: CancellableCall) -> None:
         """Set the call that sends this file, as soon as it exists."""
         self._call = call
         self._has_call.set()
@@ -52,36 +52,36 @@ class OutgoingFile:
             self.is_whole = True
         except Exception as failure:  # noqa: BLE001 - raised again in the thread that waits for the response
             self.failure = failure
-            self._call_off()
+            self._cancel()
 
     def _chunks(self) -> Iterator[bytes]:
-        """The file in chunks, which `source` may cut shorter; an empty one for an empty file.
+        """Yield the file in chunks; one empty chunk for an empty file. `source` may return shorter chunks.
 
-        The last one is held back until the file has shown its end, and with it any fault: so what went out before a
-        call was cancelled is always shorter than the file, and most files, having one chunk, do not go out at all.
+        Each chunk is yielded only after the next read. If a read fails or the length is wrong, the data sent before the
+        cancellation is therefore shorter than the file; nothing is sent if the file has one chunk, as most files do.
         """
-        held = self._read(self.size_bytes)
-        length = len(held)
+        pending_chunk = self._read(self.size_bytes)
+        length = len(pending_chunk)
         while chunk := self._read(self.size_bytes - length):
             length += len(chunk)
             if length > self.size_bytes:
                 break
-            yield held
-            held = chunk
+            yield pending_chunk
+            pending_chunk = chunk
         if length != self.size_bytes:
             found = "more" if length > self.size_bytes else f"only {length}"
             raise Permanent(f"{self.subject}: the stored file has {found} bytes where {self.size_bytes} were recorded")
-        yield held
+        yield pending_chunk
 
     def _read(self, left: int) -> bytes:
-        """The next chunk; no room is made for more than what is left and one byte, which would be one too many."""
+        """Read the next chunk. At most one byte more than expected is read, which shows that the file is too long."""
         try:
             return self.source.read(min(self.chunk_bytes, left + 1))
         except OSError as failure:
             raise Retriable(f"{self.subject}: reading the stored file failed ({type(failure).__name__})") from failure
 
     def _request(self, chunk: bytes) -> PayloadsUploadRequest:
-        """`size` is that of the chunk, as with NVIDIA's own client: what the platform makes of it is not known."""
+        """Return the message for a chunk. `size` is the size of the chunk, as in NVIDIA's own client."""
         return PayloadsUploadRequest(
             header=self.header,
             payload_id=Identifier(value=self.payload_id),
@@ -89,7 +89,7 @@ class OutgoingFile:
             data=chunk,
         )
 
-    def _call_off(self) -> None:
+    def _cancel(self) -> None:
         self._has_call.wait()
         assert self._call is not None
         self._call.cancel()

@@ -2,29 +2,29 @@
 
     gRPC status                                    raised     because
     UNAVAILABLE, DEADLINE_EXCEEDED                 Retriable  the network or the platform is down or slow
-    RESOURCE_EXHAUSTED, ABORTED, CANCELLED         Retriable  the platform is busy, or gave the call up
-    INTERNAL, UNKNOWN, DATA_LOSS                   Retriable  the platform failed, or an answer was damaged on its way
-    UNAUTHENTICATED, PERMISSION_DENIED             Permanent  what the submitter shows is in its configuration
-    UNIMPLEMENTED                                  Permanent  something else than the platform is at the endpoint
-    INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND      Permanent  the platform understood, and refuses
-    ALREADY_EXISTS, FAILED_PRECONDITION            Permanent  the same; the steps look whether they are done already
+    RESOURCE_EXHAUSTED, ABORTED, CANCELLED         Retriable  the platform is busy, or cancelled the call
+    INTERNAL, UNKNOWN, DATA_LOSS                   Retriable  the platform failed, or a response was damaged
+    UNAUTHENTICATED, PERMISSION_DENIED             Permanent  the configured credentials are wrong
+    UNIMPLEMENTED                                  Permanent  the endpoint is not the platform
+    INVALID_ARGUMENT, OUT_OF_RANGE, NOT_FOUND      Permanent  the platform refuses the request
+    ALREADY_EXISTS, FAILED_PRECONDITION            Permanent  the same, or the step is done already
 
     code of a response header (gRPC status OK)     raised     because
-    -0x1000, -0x1001  pipeline malformed, unknown  Permanent  the configuration names it
+    -0x1000, -0x1001  pipeline malformed, unknown  Permanent  the pipeline id in the configuration is wrong
     -0x1100, -0x1101  pipeline's definition        Permanent  only an operator can fix it
-    -0x2000, -0x2001  job malformed, unknown       Permanent  the platform has forgotten the job
-    -0x2100           job's name invalid           Permanent  it would be the same name again
-    -0x3001           payload unknown              Permanent  the platform has forgotten the job's files; the page with
-                                                              this code is lost, but -0x1001 and -0x2001 are formed so
+    -0x2000, -0x2001  job malformed, unknown       Permanent  the platform has no such job any more
+    -0x2100           job's name invalid           Permanent  a retry would send the same name
+    -0x3001           payload unknown              Permanent  the payload does not exist any more; this code is not
+                                                              published; compare -0x1001 and -0x2001
     -0x1002 … -0x1004, -0x2002, -0x2003            Retriable  the platform could not store or list
-    all others below 0                             Retriable  NVIDIA's list is not complete: giving up after a day of
-                                                              retries is better than faulting for what would pass
-    0 and above                                    nothing    it is done
+    all others below 0                             Retriable  NVIDIA's list is incomplete; it may be temporary
+    0 and above                                    nothing    success
 
-An answer that misses what the API promises is Retriable: something else may be in the platform's place for a while.
-All these are `Refusal`s too, so that a step can look whether what it wants is done already.
+A response that violates the API is Retriable: something else may be listening at the endpoint for a while. All these
+errors are also of class `Refusal`, so that a step can check whether it is done already.
 
-Messages carry the platform's words, short and without control characters, because they end up in logs and the ledger.
+Messages quote the platform's text, shortened and without control characters, because they appear in logs and in the
+ledger.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ PERMANENT_STATUSES = frozenset(
         StatusCode.UNIMPLEMENTED,
     }
 )
-# Sent by a proxy in front of the platform, or locally. All other statuses come from the platform itself.
-NOT_ITS_WORD = frozenset(
+# May come from a proxy or from the local gRPC library. All other statuses come from the platform itself.
+NOT_FROM_PLATFORM = frozenset(
     {
         StatusCode.UNAVAILABLE,
         StatusCode.DEADLINE_EXCEEDED,
@@ -86,51 +86,51 @@ NOT_ITS_WORD = frozenset(
 )
 HINTS = {
     StatusCode.UNAUTHENTICATED: "check the submitter's metadata and tls",
-    StatusCode.PERMISSION_DENIED: "check the submitter's metadata and tls, and what it is allowed to do",
+    StatusCode.PERMISSION_DENIED: "check the submitter's metadata and tls, and its permissions",
     StatusCode.UNIMPLEMENTED: "check that the endpoint leads to the platform's gRPC port",
 }
 LONGEST_TEXT = 300  # characters of the platform's text in a message
-MOST_MESSAGES = 10  # of a response header
+MOST_MESSAGES = 10  # quoted from a response header
 
 
 class Refusal(DicomAdapterError):
-    """The platform did not perform a call. Always also a Permanent or a Retriable."""
+    """The platform did not perform a call. Base of PermanentRefusal and RetriableRefusal."""
 
-    def __init__(self, message: str, *, is_its_word: bool = True, is_missing: bool = False) -> None:
+    def __init__(self, message: str, *, from_platform: bool = True, is_missing: bool = False) -> None:
         super().__init__(message)
-        self.is_its_word = is_its_word  # the platform looked at the request
-        self.is_missing = is_missing  # there is no such job or payload
+        self.from_platform = from_platform  # the refusal comes from the platform itself, not from a proxy
+        self.is_missing = is_missing  # the job or payload does not exist
 
 
 class PermanentRefusal(Refusal, Permanent):
-    """A refusal that a retry cannot change."""
+    """A refusal after which a retry cannot succeed."""
 
 
 class RetriableRefusal(Refusal, Retriable):
-    """A refusal that a retry may change."""
+    """A refusal after which a retry may succeed."""
 
 
 @frozen(kw_only=True)
 class Quoting:
     """How much of the platform's text a message may quote."""
 
-    secrets: tuple[str, ...] = field(default=(), repr=False)  # never, even if the platform does
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # replaced in quoted text
     anything: bool = True  # False for answers that may quote a patient's data
 
     def quoted(self, text: str) -> str:
         """Return the quotable text with a leading ": "; "" if there is none."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
-        said = one_line(text, LONGEST_TEXT) if self.anything else ""
-        return said and f": {said}"
+        line = one_line(text, LONGEST_TEXT) if self.anything else ""
+        return line and f": {line}"
 
 
 def refused_by_code(subject: str, code: int, messages: Iterable[str], quoting: Quoting) -> Refusal:
-    """Return the error for a negative code of a response header. `subject` begins the message."""
-    said = quoting.quoted("; ".join(islice(messages, MOST_MESSAGES)))
+    """Return the error for a negative code of a response header. The message starts with `subject`."""
+    quoted = quoting.quoted("; ".join(islice(messages, MOST_MESSAGES)))
     kind = PermanentRefusal if code in PERMANENT_CODES else RetriableRefusal
     missing = code in (ClaraCode.NO_SUCH_JOB, ClaraCode.NO_SUCH_PAYLOAD)
-    return kind(f"{subject}: the platform answered {_code_name(code)}{said}", is_missing=missing)
+    return kind(f"{subject}: the platform answered {_code_name(code)}{quoted}", is_missing=missing)
 
 
 def refused_by_status(subject: str, status: StatusCode, details: str, quoting: Quoting) -> Refusal:
@@ -139,7 +139,7 @@ def refused_by_status(subject: str, status: StatusCode, details: str, quoting: Q
     kind = PermanentRefusal if status in PERMANENT_STATUSES else RetriableRefusal
     return kind(
         f"{subject}: the call ended with {status.name}{quoting.quoted(details)}{hint}",
-        is_its_word=status not in NOT_ITS_WORD,
+        from_platform=status not in NOT_FROM_PLATFORM,
         is_missing=status is StatusCode.NOT_FOUND,
     )
 

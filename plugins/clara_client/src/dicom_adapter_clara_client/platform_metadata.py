@@ -1,6 +1,6 @@
-"""A job's metadata within the platform's limits. Pure functions.
+"""Fit a job's metadata into the platform's limits. Pure functions.
 
-The platform compares keys ignoring case, and refuses a whole request that has a key twice or one that is there already.
+The platform compares keys without case. It refuses a whole request if one of its keys is repeated or already present.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from dicom_adapter import Job, Permanent
 
 KEY_BYTES = 128  # in UTF-8, like all sizes here
 VALUE_BYTES = 256
-TOTAL_BYTES = 4_000_000  # documented as "4 MB": the smaller of its two meanings
-RESERVED_BYTES = 1_000  # of these for what `metadata_of_creation` has
-REQUEST_BYTES = 1 << 20  # of keys and values in one request: a quarter of the longest message that gRPC takes
+TOTAL_BYTES = 4_000_000  # documented as "4 MB"; this is the smaller of its two meanings
+RESERVED_BYTES = 1_000  # part of the total, reserved for `metadata_of_creation`
+REQUEST_BYTES = 1 << 20  # keys and values in one request: a quarter of gRPC's largest message
 
-# Carries the adapter's id of a job from the moment it is created, so that a creation whose answer was lost is found
-# again. A processor cannot use this key: what it gives for it is left out.
+# The value of this key is the adapter's job id. It is sent with the creation, so that the job can be found if the
+# response was lost. A processor cannot use this key: its value is dropped.
 IDEMPOTENCY_KEY = "dicom-adapter-job"
-SOURCE_KEY = "Source"  # what NVIDIA's own adapter sends when it creates a job: who it is from
+SOURCE_KEY = "Source"  # the sender; NVIDIA's own adapter sends it with the creation of a job
 
 
 def fitting_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata within the platform's limits: texts that are too long are cut, on the boundary of a character.
+    """Return the metadata within the platform's limits; longer texts are truncated on a character boundary.
 
-    Keys that are the same to the platform afterwards are told apart: `key`, `key-2`, `key-3`. The same metadata gives
-    the same result, in whatever order it is. Raises Permanent when it is too much altogether.
+    Keys that the platform would not distinguish afterwards get a number: `key`, `key-2`, `key-3`. The result does not
+    depend on the order of the metadata. Raises Permanent if the total is too large.
     """
     fitting: dict[str, str] = {}
-    taken = {IDEMPOTENCY_KEY}
+    used = {IDEMPOTENCY_KEY}
     for key, value in sorted(metadata.items()):
         if key.lower() == IDEMPOTENCY_KEY:
             continue
-        name = _untaken(key, taken)
-        taken.add(name.lower())
+        name = _unique_key(key, used)
+        used.add(name.lower())
         fitting[name] = cut(value, VALUE_BYTES)
     size = sum(map(_size, fitting.items()))
     if size > TOTAL_BYTES - RESERVED_BYTES:
@@ -79,10 +79,10 @@ def cut(text: str, most_bytes: int) -> str:
     return text.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
 
 
-def _untaken(key: str, taken: set[str]) -> str:
+def _unique_key(key: str, used: set[str]) -> str:
     name = cut(key, KEY_BYTES)
     number = 2
-    while name.lower() in taken:
+    while name.lower() in used:
         ending = f"-{number}"
         name = cut(key, KEY_BYTES - len(ending)) + ending
         number += 1

@@ -1,5 +1,7 @@
-"""One call to the platform: a request goes out, and an answer comes back or an error of the families that the core
-knows. Nothing that the platform does makes it hang, fill the memory, or show the token."""
+"""HTTP calls to the platform: send a request, and return the response or raise Retriable or Permanent.
+
+Whatever the platform sends, a call ends in time, limits its memory, and does not reveal the token.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 from dicom_adapter_clara_client.rest_transport import FAILURES, Deadline, TimedTransport
 
 PIECE_BYTES = 1 << 18  # memory of one upload
-LONGEST_ANSWER_BYTES = 1_000_000  # a job of the platform takes a few thousand
+LONGEST_ANSWER_BYTES = 1_000_000  # a job of the platform has a few thousand bytes
 USER_AGENT = "dicom-adapter-clara-client"
 
 T = TypeVar("T")
@@ -28,14 +30,16 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class FileBody:
-    """A file to send, in pieces; it is read once."""
+    """A file to send in pieces. It can be read only once."""
 
     source: BinaryIO = field(repr=False)
     size_bytes: int
 
     def pieces(self, subject: str) -> Iterator[bytes]:
-        """The file, if it is as long as it was said to be. Each piece is followed by a look at the next one, so that a
-        file of another length never becomes a request that is complete. Raises Permanent then."""
+        """Yield the file. Raises Permanent if its length is not `size_bytes`.
+
+        Each piece is yielded only after the next read, so that a file of wrong length never becomes a complete request.
+        """
         first = self._read(subject)
         self._check(subject, 0, has_more=bool(first))
         return self._pieces(subject, first)
@@ -65,11 +69,11 @@ class FileBody:
 class RestRequest:
     """Request to the platform."""
 
-    subject: str  # what error messages begin with, such as "job 0…1: create"
+    subject: str  # start of error messages, such as "job 0…1: create"
     method: str
     path: str  # below the endpoint, percent-encoded where needed
     key: str = ""  # the idempotency key; "" for none
-    body: Mapping[str, Any] | FileBody | None = field(default=None, repr=False)  # a mapping goes as JSON
+    body: Mapping[str, Any] | FileBody | None = field(default=None, repr=False)  # a mapping is sent as JSON
     quoting: bool = True  # whether an error may quote the platform's detail
 
 
@@ -77,7 +81,7 @@ class RestConnection:
     """HTTP client of one platform, with reused connections. Thread-safe."""
 
     def __init__(self, settings: ClaraRestSettings) -> None:
-        """Raises Retriable for certificate files that cannot be used: they may be put right while the adapter runs."""
+        """Raises Retriable if a certificate file cannot be used: it may be replaced while the adapter runs."""
         self._settings = settings
         self._endpoint = settings.endpoint.rstrip("/")
         self._deadline = Deadline()
@@ -85,9 +89,9 @@ class RestConnection:
         self._client = httpx.Client(
             transport=transport,
             timeout=settings.timeout,
-            trust_env=False,  # no proxy and no password file takes part that the configuration does not name
+            trust_env=False,  # ignore proxies and password files of the environment
             headers=_headers(settings),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none are kept
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # accept no cookies
         )
 
     def close(self) -> None:
@@ -146,9 +150,9 @@ def _tls(settings: ClaraRestSettings) -> ssl.SSLContext | None:
 def _usable(name: str, path: Path, load: Callable[[], T]) -> T:
     try:
         return load()
-    except OSError as error:  # what ssl raises is one, too
+    except OSError as error:  # ssl.SSLError is an OSError
         reason = error.strerror or type(error).__name__
-        raise Retriable(f"{name} = {str(path)!r}, cannot be used: {one_line(reason, LONGEST_HEADER)}") from error
+        raise Retriable(f"{name} = {str(path)!r} cannot be used: {one_line(reason, LONGEST_HEADER)}") from error
 
 
 def _headers(settings: ClaraRestSettings) -> dict[str, str]:
@@ -171,7 +175,7 @@ def _content(request: RestRequest) -> tuple[bytes | Iterator[bytes] | None, dict
 def _read(response: httpx.Response) -> tuple[bytes, str]:
     """Return the body and its defect. The status is valid even if the body was lost."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        return b"", "its body is compressed, which was not asked for"
+        return b"", "its body is compressed, which was not requested"
     pieces: list[bytes] = []
     length = 0
     try:
@@ -181,7 +185,7 @@ def _read(response: httpx.Response) -> tuple[bytes, str]:
                 return b"", f"its body is longer than {LONGEST_ANSWER_BYTES} bytes"
             pieces.append(piece)
     except FAILURES as failure:
-        return b"", f"its body did not come whole ({type(failure).__name__})"
+        return b"", f"its body is incomplete ({type(failure).__name__})"
     return b"".join(pieces), ""
 
 
@@ -189,9 +193,9 @@ def _described(failure: Exception, seconds: float) -> str:
     """Describe a failure without quoting the request."""
     kind = type(failure).__name__
     if kind.endswith("Timeout"):
-        return f"the platform took too long ({kind}, {seconds:g} s in all)"
+        return f"the platform took too long ({kind}, limit {seconds:g} s)"
     if kind == "ConnectError":
         return f"no connection to the platform ({one_line(str(failure), LONGEST_HEADER)})"
     if kind == "RemoteProtocolError":
-        return f"the platform broke off or does not speak HTTP ({one_line(str(failure), LONGEST_HEADER)})"
+        return f"the platform closed the connection or does not speak HTTP ({one_line(str(failure), LONGEST_HEADER)})"
     return f"the connection to the platform failed ({kind})"

@@ -1,16 +1,16 @@
 """Errors of REST calls to the platform, mapped to the error families of the core.
 
-    seen by the submitter                                             raised     because
-    no connection, TLS refused, connection lost, time ran out         Retriable  the network or the platform is down
-    408, 425, 429, every 5xx but 501 and 505                          Retriable  the platform says that it may pass
-    409 with the problem type `request-in-progress`                   Retriable  the first try is still running
-    2xx that is not what the API promises (HTML, cut off, too long)   Retriable  a proxy answers in the platform's place
-    1xx, and what is not HTTP                                         Retriable  the same
-    3xx                                                               Permanent  following it could take data elsewhere
-    all other 4xx; 501, 505                                           Permanent  the platform understood, and refuses
+    response                                                          raised     because
+    no connection, TLS failure, connection lost, timeout              Retriable  the network or the platform is down
+    408, 425, 429, every 5xx except 501 and 505                       Retriable  the error is temporary
+    409 with the problem type `request-in-progress`                   Retriable  the first attempt is still running
+    2xx that violates the API (HTML, truncated, too long)             Retriable  a proxy may have answered instead
+    1xx, and anything that is not HTTP                                Retriable  the same
+    3xx                                                               Permanent  a redirect could send data elsewhere
+    all other 4xx; 501, 505                                           Permanent  the platform refuses the request
 
-Messages carry the platform's title, detail and code (RFC 9457), short and without control characters, because they end
-up in logs and in the ledger.
+Messages quote the platform's title, detail and code (RFC 9457), shortened and without control characters, because they
+appear in logs and in the ledger.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LONGEST_TITLE, LONGEST_DETAIL = 100, 300  # characters in a message
 LONGEST_HEADER = 100  # characters of Retry-After or Location in a message
 HINTS = {
     401: "check the submitter's token",
-    403: "check the submitter's token and what it is allowed to do",
-    413: "the platform takes no files of this size",
+    403: "check the submitter's token and its permissions",
+    413: "the platform does not accept files of this size",
 }
 Json = Mapping[str, Any]
 
@@ -43,23 +43,23 @@ class RestAnswer:
     """Response of the platform."""
 
     status: int
-    headers: Mapping[str, str]  # looked up without case
+    headers: Mapping[str, str]  # case-insensitive
     body: bytes = b""
-    defect: str = ""  # why the body cannot be used; "" when it came whole
-    secret: str = field(default="", repr=False)  # what a message must not repeat, even if the platform does
+    defect: str = ""  # reason why the body cannot be used; "" if it is complete
+    secret: str = field(default="", repr=False)  # replaced in quoted text
 
     def header(self, name: str) -> str:
-        """A header's value as it may be quoted; "" when it is not there."""
+        """Return a header's value in the form that a message may quote; "" if it is missing."""
         return self.quoted(self.headers.get(name, ""), LONGEST_HEADER)
 
     def quoted(self, text: str, most: int) -> str:
-        """Return the platform's text as it may be quoted in a message."""
+        """Return the platform's text in the form that a message may quote."""
         return one_line(text.replace(self.secret, "…") if self.secret else text, most)
 
 
 @frozen(kw_only=True)
 class ProblemDetails:
-    """A problem details document (RFC 9457), fit for a message; what is missing or of another type is empty."""
+    """A problem details document (RFC 9457), safe to quote. Members that are missing or of a wrong type are empty."""
 
     name: str = ""  # the last part of its type, such as "job-not-found"
     title: str = ""
@@ -67,8 +67,8 @@ class ProblemDetails:
     clara_code: int | None = None
 
     def __str__(self) -> str:
-        said = ": ".join(text for text in (self.title, self.detail) if text)
-        return f"{said} (code {self.clara_code})" if self.clara_code is not None else said
+        text = ": ".join(part for part in (self.title, self.detail) if part)
+        return f"{text} (code {self.clara_code})" if self.clara_code is not None else text
 
 
 def problem_of(answer: RestAnswer) -> ProblemDetails:
@@ -98,7 +98,7 @@ def json_object(answer: RestAnswer) -> Json:
     except (ValueError, RecursionError):
         raise ValueError("it is not valid JSON") from None
     if not isinstance(found, dict):
-        raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers tell no kinds apart
+        raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers catch ValueError
     return found
 
 
@@ -110,15 +110,15 @@ def conflicts(answer: RestAnswer) -> bool:
 def garbage(subject: str, answer: RestAnswer, why: str) -> Retriable:
     """Return the error for a successful response that violates the API."""
     return Retriable(
-        f"{subject}: the answer {answer.status} is not that of a Clara REST API: {why}; "
+        f"{subject}: the response {answer.status} is not one of a Clara REST API: {why}; "
         "check that the endpoint leads to the platform itself"
     )
 
 
 def refusal(subject: str, answer: RestAnswer, *, quoting: bool = True) -> Permanent | Retriable:
-    """The error for an answer that is not the expected success. Without `quoting`, without detail."""
+    """Return the error for an unexpected response. Without `quoting`, its message omits the problem's detail."""
     if 200 <= answer.status < 300:
-        return garbage(subject, answer, "this status is none of those that the API has for the call")
+        return garbage(subject, answer, "the API does not define this status for the call")
     if 300 <= answer.status < 400:
         target = answer.header("location") or "nowhere"
         return Permanent(

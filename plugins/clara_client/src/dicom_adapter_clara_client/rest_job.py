@@ -1,4 +1,4 @@
-"""Job status from the REST API, validated: anything may be listening at the endpoint."""
+"""Read and validate jobs of the REST API. Validation is needed because the endpoint may not be the platform."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from attrs import field, frozen
 
 from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Json, RestAnswer, garbage, json_object
 
-IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # it becomes part of paths; the API promises 32 hexadecimal digits
-CUT_SHORT = {"canceled", "evicted"}  # also what becomes of a job that never ran
+IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # part of paths; the API specifies 32 hexadecimal digits
+STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that never ran
 WORD = re.compile(r"[a-z][a-z-]{0,31}")  # a state or status
 
 
@@ -28,9 +28,9 @@ class RestJob:
     messages: str = ""  # for people, in one line
 
     @property
-    def was_cut_short(self) -> bool:
+    def was_never_run(self) -> bool:
         """True if the job was stopped before it was started."""
-        return self.state == "stopped" and self.status in CUT_SHORT and not self.was_started
+        return self.state == "stopped" and self.status in STOPPED_EARLY and not self.was_started
 
 
 @frozen(kw_only=True)
@@ -38,22 +38,22 @@ class RestPage:
     """One page of a list of jobs."""
 
     jobs: tuple[RestJob, ...]
-    next_token: str  # "" on the last one
+    next_token: str  # "" on the last page
 
 
 def job_of(subject: str, answer: RestAnswer, job_id: str = "") -> RestJob:
-    """The job in an answer; with `job_id`, it must be this one. Raises Retriable for anything else."""
+    """Return the job in a response. Raises Retriable if it has none, or a job with another id than `job_id`."""
     try:
         job = _job(answer, json_object(answer))
     except ValueError as why:
         raise garbage(subject, answer, str(why)) from None
     if job_id and job.job_id.lower() != job_id.lower():
-        raise garbage(subject, answer, "it is about another job")
+        raise garbage(subject, answer, "it is for another job")
     return job
 
 
 def page_of(subject: str, answer: RestAnswer) -> RestPage:
-    """The jobs in an answer. Raises Retriable for anything else."""
+    """Return the jobs in a response. Raises Retriable if it is not a page of jobs."""
     try:
         found = json_object(answer)
         jobs, token = found.get("jobs"), found.get("nextPageToken") or ""
@@ -65,7 +65,7 @@ def page_of(subject: str, answer: RestAnswer) -> RestPage:
 
 
 def check_metadata(subject: str, answer: RestAnswer) -> None:
-    """Raise Retriable unless the answer is a set of metadata."""
+    """Raise Retriable unless the response contains metadata."""
     try:
         found = json_object(answer)
         _metadata({"metadata": found.get("metadata")})
@@ -75,7 +75,7 @@ def check_metadata(subject: str, answer: RestAnswer) -> None:
 
 def _job(answer: RestAnswer, found: Any) -> RestJob:
     if not isinstance(found, dict):
-        raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers tell no kinds apart
+        raise ValueError("it is JSON, but not an object")  # noqa: TRY004 - callers catch ValueError
     return RestJob(
         job_id=_matching(found, "jobId", IDENTIFIER),
         payload_id=_matching(found, "payloadId", IDENTIFIER),
@@ -90,7 +90,7 @@ def _job(answer: RestAnswer, found: Any) -> RestJob:
 def _matching(found: Json, key: str, pattern: re.Pattern[str]) -> str:
     value = found.get(key)
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"its {key} is missing or is not what it must be")
+        raise ValueError(f"its {key} is missing or invalid")
     return value
 
 

@@ -13,7 +13,7 @@ from dicom_adapter import Secret, between, setting
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
-TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1; anything else could break out of its header
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750 section 2.1; other characters could inject headers
 SCHEMES = ("http", "https")
 
 
@@ -26,7 +26,7 @@ def _endpoint(_instance: Any, _attribute: Attribute[str], value: str) -> None:
 
 
 def _problem_of_url(value: str) -> str:
-    """Why the text cannot be the platform's address; "" when it can."""
+    """Return the reason why the text is not a valid endpoint; "" if it is valid."""
     try:
         url = urlsplit(value)
         port = url.port
@@ -35,11 +35,11 @@ def _problem_of_url(value: str) -> str:
     if url.scheme not in SCHEMES or not url.hostname or port == 0 or not value.isascii():
         return "it has no scheme http or https, or no usable host and port"
     if "@" in url.netloc:
-        return "it must not hold a user or password: set token"
+        return "it must not contain a user or password: set token"
     if set(value) & set("?# \t\r\n\\") or not value.isprintable():
         return "it must have no query, no fragment and no blanks"
     if url.path.rstrip("/").endswith("/v1"):
-        return "it must not end with /v1, which is added to it"
+        return "it must not end with /v1, which the submitter adds"
     return ""
 
 
@@ -47,7 +47,7 @@ def _token(_instance: Any, _attribute: Attribute[Any], value: str | None) -> Non
     """a bearer token (RFC 6750)"""
 
     if value is not None and not TOKEN.fullmatch(value):
-        raise ValueError("must be a bearer token: letters, digits and . _ ~ + / - with = at the end alone (RFC 6750)")
+        raise ValueError("must be a bearer token: letters, digits and . _ ~ + / - with = only at the end (RFC 6750)")
 
 
 @frozen(kw_only=True)

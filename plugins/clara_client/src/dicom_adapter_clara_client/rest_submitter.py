@@ -1,12 +1,12 @@
-"""The `clara-rest` submitter: hands jobs to a platform that offers the API of `docs/clara-rest-openapi.yaml`.
+"""The `clara-rest` submitter: hands jobs to a platform with the API of `docs/clara-rest-openapi.yaml`.
 
-step          request                                    what makes its repetition harmless
-create_job    POST /v1/jobs                              the idempotency key: the job's id
+step          request                                    why a repetition is harmless
+create_job    POST /v1/jobs                              it has an idempotency key, the job's id
 add_metadata  POST …/metadata, then PUT …/metadata/{key} POST adds all or nothing; PUT replaces
 upload        PUT …/files/input/dcm/{name}               PUT replaces
-start         POST …:start                               its own key; and a job that is not pending has started
+start         POST …:start                               it has its own key; a job that is not pending was started
 status        GET /v1/jobs/{id}                          it changes nothing
-cancel        POST …:cancel                              what is stopped stays as it is
+cancel        POST …:cancel                              a stopped job does not change
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from dicom_adapter_clara_client.rest_job import RestJob, check_metadata, job_of,
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
 OK, CREATED, ACCEPTED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT
-KEY_KEPT = timedelta(hours=23)  # the platform keeps idempotency keys for 24; this one was made with the job or later
-CLOCKS_DIFFER = timedelta(hours=1)  # at most, the adapter's and the platform's
-PAGE_SIZE = 20  # jobs: with all their metadata they stay below the longest answer that is read
+KEY_LIFETIME = timedelta(hours=23)  # the platform keeps a key for 24 hours; it is not older than the job
+CLOCK_MARGIN = timedelta(hours=1)  # maximum difference between the adapter's and the platform's clock
+PAGE_SIZE = 20  # jobs; with all their metadata they are shorter than LONGEST_ANSWER_BYTES
 MOST_PAGES = 500
 JOB_NOT_FOUND = "job-not-found"  # a problem type, see docs/clara-rest-openapi.yaml
 
@@ -45,24 +45,24 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def __init__(self, settings: ClaraRestSettings, context: SubmitterContext) -> None:
         super().__init__(settings, context)
-        self._opened: RestConnection | None = None
+        self._open_connection: RestConnection | None = None
         self._is_open = False
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Let calls through. The first one connects, so that what keeps it from doing so shows in its job."""
+        """Allow calls. The first call creates the connection, so that an error is reported with its job."""
         self._is_open = True
 
     def close(self) -> None:
         with self._lock:
             self._is_open = False
-            if self._opened is not None:
-                self._opened.close()
-                self._opened = None
+            if self._open_connection is not None:
+                self._open_connection.close()
+                self._open_connection = None
 
     def create_job(self, job: Job) -> PlatformJob:
         subject = _subject(job, "create")
-        created = self._find(job, subject) if job.repeated and _age(job) > KEY_KEPT else None
+        created = self._find(job, subject) if job.repeated and _age(job) > KEY_LIFETIME else None
         if created is None:
             body = {
                 "pipelineId": job.pipeline_id,
@@ -106,7 +106,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         if answer.status != OK:
             refused = refusal(subject, answer)
             # Unless the job is missing, an operator may fix the reason of the refusal: polling continues.
-            raise refused if _knows_no_job(answer) else Retriable(str(refused))
+            raise refused if _is_missing_job(answer) else Retriable(str(refused))
         found = job_of(subject, answer, job.platform_job_id)
         detail = "; ".join(text for text in (found.status, found.messages) if text)
         return PlatformStatus(state=found.state, finished=found.state == "stopped", detail=detail)
@@ -118,7 +118,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             return  # never created: nothing to stop
         path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
         answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body))
-        if _knows_no_job(answer):
+        if _is_missing_job(answer):
             return
         if answer.status != OK:
             raise refusal(subject, answer)
@@ -129,15 +129,15 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         with self._lock:
             if not self._is_open:
                 raise RuntimeError("the submitter is not open")
-            if self._opened is None:
-                self._opened = RestConnection(self.settings)
-            return self._opened
+            if self._open_connection is None:
+                self._open_connection = RestConnection(self.settings)
+            return self._open_connection
 
     def _add_all(self, job: Job, metadata: Mapping[str, str]) -> bool:
-        """Add it in one call; False when some of it is there already, and nothing was added."""
+        """Add metadata in one call. Return False if one of the keys is already present: then nothing was added."""
         subject = _subject(job, "metadata")
         path, body = f"{_path(job)}/metadata", {"metadata": dict(metadata)}
-        # The detail of a refusal may quote a value, which may be a patient's.
+        # The detail of a refusal may quote a value, which may be patient data.
         answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body, quoting=False))
         if conflicts(answer):
             return False
@@ -153,21 +153,21 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         self._connection.send(request, CREATED, NO_CONTENT)
 
     def _check_started(self, job: Job, subject: str, refused: RestAnswer) -> None:
-        """A job that is not pending was started, by the first try of a repeated call, unless it was stopped before."""
-        found = self._look(job, subject)
+        """Raise an error unless the job was started already, by an earlier attempt of this call."""
+        found = self._query(job, subject)
         if found.state == "pending":
             raise refusal(subject, refused)
-        if found.was_cut_short:
+        if found.was_never_run:
             raise Permanent(f"{subject}: the job was stopped on the platform ({found.status}) before it was started")
 
     def _created_id(self, job: Job, subject: str) -> str:
-        """The platform's id of a job whose creation was begun and never answered; "" if there is none."""
+        """Return the platform's id of a job whose creation had no response; "" if it was not created."""
         found = self._find(job, subject) if job.repeated else None
         return found.job_id if found else ""
 
     def _find(self, job: Job, subject: str) -> RestJob | None:
-        """The job on the platform that was created for this one."""
-        since = (job.created_at - CLOCKS_DIFFER).astimezone(timezone.utc)
+        """Return the platform's job that was created for `job`, or None."""
+        since = (job.created_at - CLOCK_MARGIN).astimezone(timezone.utc)
         query = {"pipelineId": job.pipeline_id, "createdAfter": f"{since:%Y-%m-%dT%H:%M:%SZ}", "pageSize": PAGE_SIZE}
         for _ in range(MOST_PAGES):
             answer = self._connection.send(
@@ -178,14 +178,16 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
             if found or not page.next_token:
                 return found
             query["pageToken"] = page.next_token
-        raise Retriable(f"{subject}: the platform has too many jobs to find the one that was created before")
+        raise Retriable(
+            f"{subject}: the platform has too many jobs to find the one that an earlier attempt may have created"
+        )
 
-    def _look(self, job: Job, subject: str) -> RestJob:
+    def _query(self, job: Job, subject: str) -> RestJob:
         answer = self._connection.send(RestRequest(subject=subject, method="GET", path=_path(job)), OK)
         return job_of(subject, answer, job.platform_job_id)
 
 
-def _knows_no_job(answer: RestAnswer) -> bool:
+def _is_missing_job(answer: RestAnswer) -> bool:
     """Return whether the platform itself reports a missing job; any proxy may respond with 404."""
     return answer.status == HTTPStatus.NOT_FOUND and problem_of(answer).name == JOB_NOT_FOUND
 

@@ -1,7 +1,7 @@
-"""HTTP with an end: an httpx transport whose calls are over when their time is, however slowly the peer sends.
+"""An httpx transport with a deadline for each call, however slowly the peer sends.
 
-httpx limits each read from the socket. A peer that sends one byte at a time stays below that limit for hours, in the
-headers of its answer as in the body. So every wait here is also limited by what remains of the call's time.
+httpx limits only the time of each read from the socket. A peer that sends one byte at a time can stay below that limit
+for hours, in the headers or in the body. Here every read, write and connect is also limited by the call's deadline.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import httpcore
 import httpx
 
-SHORTEST_WAIT_S = 0.001  # a socket takes 0 for "do not wait at all"
-CONNECTIONS = 1000  # far more than a submitter has calls at once: the core limits those
+SHORTEST_WAIT_S = 0.001  # for a socket, 0 means "do not wait at all"
+CONNECTIONS = 1000  # far more than the concurrent calls, which the core limits
 FAILURES = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpx.TransportError)
 
 
 class Deadline(threading.local):
-    """When the call that runs in this thread must be over."""
+    """Deadline of the call that runs in the current thread."""
 
     end: float | None = None  # on the clock of time.monotonic
 
@@ -37,7 +37,7 @@ class Deadline(threading.local):
             self.end = None
 
     def limit(self, timeout: float | None, too_late: type[Exception]) -> float | None:
-        """The longest that one wait may take. Raises `too_late` when no time is left."""
+        """Return the timeout for one operation. Raises `too_late` if the deadline has passed."""
         if self.end is None:
             return timeout
         left = self.end - time.monotonic()
@@ -69,13 +69,13 @@ class TimedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
     def close(self) -> None:
-        """Close the connection and wake threads that wait for it: closing a socket alone does not wake them."""
+        """Close the connection and wake threads that wait for data, which closing the socket alone does not do."""
         found = self._stream.get_extra_info("socket")
         if isinstance(found, socket.socket):
             try:
                 found.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # the peer was faster
+                pass  # already closed by the peer
         self._stream.close()
 
 
@@ -100,13 +100,13 @@ class TimedBackend(httpcore.NetworkBackend):
 
 
 class TimedTransport(httpx.BaseTransport):
-    """What `httpx.HTTPTransport` is, with a `Deadline`; what fails is one of `FAILURES`."""
+    """Like `httpx.HTTPTransport`, but with a `Deadline`. All its exceptions are in `FAILURES`."""
 
-    def __init__(self, deadline: Deadline, context: ssl.SSLContext | None, keep_alive: float, kept: int) -> None:
+    def __init__(self, deadline: Deadline, context: ssl.SSLContext | None, keep_alive: float, max_idle: int) -> None:
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=CONNECTIONS,
-            max_keepalive_connections=kept,
+            max_keepalive_connections=max_idle,
             keepalive_expiry=keep_alive,
             network_backend=TimedBackend(deadline),
         )
@@ -137,7 +137,7 @@ class TimedTransport(httpx.BaseTransport):
 
 
 class AnswerBody(httpx.SyncByteStream):
-    """The body of an answer."""
+    """The body of a response."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

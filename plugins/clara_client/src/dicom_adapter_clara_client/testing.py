@@ -27,11 +27,11 @@ class PlatformEmulator:
 @pytest.fixture
 def platform_emulator(tmp_path: Path) -> Iterator[PlatformEmulator]:
     """Emulated platform that accepts every pipeline id and stores jobs in the test's temporary folder."""
-    from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults, grpc_face, rest_face
+    from dicom_adapter_clara_client.emulator import CallLog, EmulatedPlatform, Faults, grpc_server, rest_server
 
     platform, faults, log = EmulatedPlatform(folder=tmp_path / "emulator", pipelines="any"), Faults(), CallLog()
     with (
-        grpc_face.serve(platform, faults=faults, log=log) as grpc,
-        rest_face.serve(platform, faults=faults, log=log) as rest,
+        grpc_server.serve(platform, faults=faults, log=log) as grpc,
+        rest_server.serve(platform, faults=faults, log=log) as rest,
     ):
         yield PlatformEmulator(platform=platform, faults=faults, log=log, grpc=grpc.address, rest=rest.url)

@@ -1,4 +1,4 @@
-"""What the tests of the `clara-grpc` submitter share: an emulated platform, a hostile one, and jobs to submit."""
+"""Fixtures of the `clara-grpc` tests: submitters, an emulated platform, a hostile server, jobs and uploads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, Retriable, SubmitterContext, Upload
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
-from dicom_adapter_clara_client.emulator.grpc_face import EmulatorGrpcServer, serve
+from dicom_adapter_clara_client.emulator.grpc_server import EmulatorGrpcServer, serve
 from dicom_adapter_clara_client.emulator.record import CallLog
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import RunPlan
@@ -30,7 +30,7 @@ SERVICE = "/nvidia.clara.platform."
 
 @pytest.fixture
 def job() -> Job:
-    """One that was never submitted."""
+    """Return a job that was not created on a platform."""
     return Job(
         job_id=31 * "0" + "1",
         name="LUNG-segment_it-20240501120000",
@@ -47,13 +47,13 @@ def job() -> Job:
 
 @pytest.fixture
 def created(job: Job) -> Job:
-    """One that a platform knows, as far as the adapter can tell."""
+    """Return a job with the ids of a platform."""
     return evolve(job, platform_job_id=32 * "b", platform_payload_id=32 * "c")
 
 
 @pytest.fixture
 def make_upload() -> Callable[..., Upload]:
-    """Makes an upload of these bytes, or of what `opener` opens."""
+    """Return a factory of uploads of `data`, or of the file that `opener` opens."""
 
     def make(
         data: bytes = b"data",
@@ -88,7 +88,7 @@ def make_upload() -> Callable[..., Upload]:
 
 @pytest.fixture
 def connect(tmp_path: Path) -> Iterator[Callable[..., ClaraGrpcSubmitter]]:
-    """Opens submitters, and closes them."""
+    """Return a factory of open submitters, which are closed after the test."""
     opened: list[ClaraGrpcSubmitter] = []
 
     def make(endpoint: str, **settings: Any) -> ClaraGrpcSubmitter:
@@ -105,7 +105,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., ClaraGrpcSubmitter]]:
 
 @frozen
 class Site:
-    """An emulated platform that serves."""
+    """A running emulator."""
 
     platform: EmulatedPlatform
     faults: Faults
@@ -121,7 +121,7 @@ class Site:
 
 @pytest.fixture
 def make_site() -> Iterator[Callable[..., Site]]:
-    """Serves emulated platforms, and stops them. Jobs run until they are finished or cancelled."""
+    """Return a factory of running emulators. Their jobs run until they are finished or cancelled."""
     servers: list[EmulatorGrpcServer] = []
 
     def make(folder: Path | None = None, **serving: Any) -> Site:
@@ -146,13 +146,13 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture
 def submitter(site: Site, connect: Callable[..., ClaraGrpcSubmitter]) -> ClaraGrpcSubmitter:
-    """One that talks to `site`."""
+    """Return a submitter that is connected to `site`."""
     return connect(site.server.address)
 
 
 @pytest.fixture
-def carry() -> Callable[..., Job]:
-    """Carries a job to its start as the core does: a step that may pass is repeated, and told so."""
+def submit() -> Callable[..., Job]:
+    """Return a function that submits a job as the core does: after a retriable error, a step is repeated."""
 
     def step(job: Job, act: Callable[[Job], Any]) -> Any:
         for repeated in (False, True, True, True):
@@ -162,7 +162,7 @@ def carry() -> Callable[..., Job]:
                 continue
         raise AssertionError("the step failed four times")
 
-    def carry_it(submitter: ClaraGrpcSubmitter, job: Job, uploads: Iterable[Upload] = ()) -> Job:
+    def submit_job(submitter: ClaraGrpcSubmitter, job: Job, uploads: Iterable[Upload] = ()) -> Job:
         known = step(job, submitter.create_job)
         job = evolve(job, platform_job_id=known.job_id, platform_payload_id=known.payload_id)
         step(job, lambda job: submitter.add_metadata(job, job.metadata))
@@ -171,11 +171,11 @@ def carry() -> Callable[..., Job]:
         step(job, submitter.start)
         return job
 
-    return carry_it
+    return submit_job
 
 
 class Hostile(grpc.GenericRpcHandler):
-    """Answers calls, by names such as `Jobs.Create`, with whatever bytes it was told to."""
+    """A server that returns the given response to each call; `answers` has names such as `Jobs.Create`."""
 
     def __init__(self, answers: dict[str, Any], stopping: Event) -> None:
         self._answers = answers
@@ -202,7 +202,7 @@ class Hostile(grpc.GenericRpcHandler):
 
 @pytest.fixture
 def hostile(connect: Callable[..., ClaraGrpcSubmitter]) -> Iterator[Callable[..., ClaraGrpcSubmitter]]:
-    """Opens a submitter to a platform that gives the answers it is told to."""
+    """Return a factory of submitters that are connected to a server with these responses."""
     stopping = Event()
     servers: list[grpc.Server] = []
 

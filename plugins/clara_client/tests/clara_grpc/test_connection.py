@@ -1,4 +1,4 @@
-"""The connection of the `clara-grpc` submitter: TLS, metadata of calls, time limits, platforms that come and go."""
+"""Connections of the `clara-grpc` submitter: reconnects, deadlines, call metadata, TLS."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from attrs import evolve
 
 from dicom_adapter import ConfigurationError, Job, Retriable, Secret
 from dicom_adapter_clara_client.emulator.faults import CallFaultKind
-from dicom_adapter_clara_client.emulator.grpc_face import EmulatorTls, serve
+from dicom_adapter_clara_client.emulator.grpc_server import EmulatorTls, serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.grpc_settings import ClaraTls
 from dicom_adapter_clara_client.wire.jobs_pb2 import JobsListResponse
 
 Make = Callable[..., Any]
-LONG_S = 15.0  # far more than any call here takes, and less than the limit of a test
+LONG_S = 15.0  # far longer than any call here, shorter than the time limit of a test
 
 
 def free_port() -> int:
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 def test_opening_does_not_wait_for_the_platform(connect: Make, job: Job) -> None:
-    """It may be down for hours; a call says so, at once."""
+    """The platform may be down for hours; a call then fails immediately."""
     submitter = connect(f"127.0.0.1:{free_port()}")
     began = monotonic()
     with pytest.raises(Retriable, match=r"create: the call ended with UNAVAILABLE: .*[Cc]onnect"):
@@ -39,8 +39,8 @@ def test_opening_does_not_wait_for_the_platform(connect: Make, job: Job) -> None
     assert monotonic() - began < LONG_S
 
 
-def test_a_platform_that_comes_back_is_found_again(make_site: Make, connect: Make, job: Job) -> None:
-    """The connection is made anew by the call that needs it."""
+def test_a_restarted_platform_is_reconnected(make_site: Make, connect: Make, job: Job) -> None:
+    """The next call reconnects."""
     site = make_site()
     submitter = connect(site.server.address)
     submitter.create_job(job)
@@ -57,20 +57,20 @@ def test_a_platform_that_comes_back_is_found_again(make_site: Make, connect: Mak
             except Retriable:
                 continue
         else:
-            pytest.fail("the platform was not found again")
+            pytest.fail("the submitter did not reconnect")
     finally:
         again.stop()
 
 
 @pytest.mark.parametrize("endpoint", ["no-such-host.invalid:50051", "unix:50051"])
-def test_a_host_that_is_not_there_may_appear(endpoint: str, connect: Make, job: Job) -> None:
-    """A name that is not resolved is no reason to fault a job; nor is it ever taken for a socket file."""
+def test_an_unknown_host_is_retriable(endpoint: str, connect: Make, job: Job) -> None:
+    """A name that cannot be resolved does not fault a job, and is never interpreted as a socket file."""
     with pytest.raises(Retriable, match=r"create: the call ended with (UNAVAILABLE|DEADLINE_EXCEEDED)"):
         connect(endpoint, deadline=5.0).create_job(job)
 
 
-def test_something_else_than_a_platform_is_told_apart(connect: Make, job: Job) -> None:
-    """A server that does not speak gRPC cannot keep a call for long."""
+def test_a_server_without_grpc_is_retriable(connect: Make, job: Job) -> None:
+    """A call to a server that does not speak gRPC ends within its deadline."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def speak_http() -> None:
@@ -96,8 +96,8 @@ def test_something_else_than_a_platform_is_told_apart(connect: Make, job: Job) -
 @pytest.mark.parametrize(
     "call", ["Jobs.Create", "Jobs.List", "Jobs.AddMetadata", "Jobs.Start", "Jobs.Status", "Jobs.Cancel"]
 )
-def test_a_silent_platform_is_waited_for_so_long(call: str, hostile: Make, created: Job) -> None:
-    """Every call has its deadline."""
+def test_every_call_has_a_deadline(call: str, hostile: Make, created: Job) -> None:
+    """A call to a platform that does not respond ends with its deadline."""
     submitter = hostile({call: "silence"}, deadline=0.3)
     steps: dict[str, Callable[[], object]] = {
         "Jobs.Create": lambda: submitter.create_job(created),
@@ -114,8 +114,8 @@ def test_a_silent_platform_is_waited_for_so_long(call: str, hostile: Make, creat
 
 
 @pytest.mark.parametrize("size", [4, 64 << 20])
-def test_an_upload_has_a_deadline_of_its_own(size: int, hostile: Make, created: Job, make_upload: Make) -> None:
-    """Whether the platform does not answer, or does not even take the file."""
+def test_an_upload_has_its_own_deadline(size: int, hostile: Make, created: Job, make_upload: Make) -> None:
+    """The platform does not respond, or does not read the file."""
     submitter = hostile({"Payloads.Upload": "silence"}, deadline=60.0, upload_deadline=0.3)
     began = monotonic()
     with pytest.raises(Retriable, match="upload of instance 41: the call ended with DEADLINE_EXCEEDED"):
@@ -123,8 +123,8 @@ def test_an_upload_has_a_deadline_of_its_own(size: int, hostile: Make, created: 
     assert 0.25 < monotonic() - began < LONG_S
 
 
-def test_an_endless_list_ends(hostile: Make, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its length, or with the time of the call."""
+def test_reading_an_endless_list_ends(hostile: Make, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with the call's deadline, or at the maximum length of the list."""
 
     def endless(requests: Any, context: Any) -> Any:
         while context.is_active():
@@ -138,15 +138,15 @@ def test_an_endless_list_ends(hostile: Make, job: Job, monkeypatch: pytest.Monke
         hostile({"Jobs.List": endless}).create_job(repeated)
 
 
-def test_closing_cuts_calls_off(site: Any, connect: Make, job: Job, make_upload: Make) -> None:
-    """Calls under way end, and no other begins."""
+def test_closing_cancels_running_calls(site: Any, connect: Make, job: Job, make_upload: Make) -> None:
+    """Running calls end, and later calls are refused."""
     submitter = connect(site.server.address)
     known = submitter.create_job(job)
     job = evolve(job, platform_job_id=known.job_id, platform_payload_id=known.payload_id)
     reached = threading.Barrier(3)
 
     class Waiting:
-        """A file that says when its upload has begun, and goes on then."""
+        """A file whose second read waits until all uploads have begun."""
 
         def __init__(self) -> None:
             self._reads = 0
@@ -179,8 +179,8 @@ def test_closing_cuts_calls_off(site: Any, connect: Make, job: Job, make_upload:
         submitter.create_job(evolve(job, repeated=True))
 
 
-def test_a_submitter_may_be_closed_without_being_open(connect: Make) -> None:
-    """And closed twice."""
+def test_close_can_be_called_twice_or_without_open(connect: Make) -> None:
+    """`close` is idempotent."""
     submitter = connect("127.0.0.1:1")
     submitter.close()
     submitter.close()
@@ -190,17 +190,17 @@ def test_a_submitter_may_be_closed_without_being_open(connect: Make) -> None:
 # --- metadata of calls ----------------------------------------------------------------------------------------------
 
 
-def test_every_call_carries_the_metadata(hostile: Make, created: Job, make_upload: Make) -> None:
-    """Unary calls, uploads and lists alike."""
+def test_every_call_has_the_configured_metadata(hostile: Make, created: Job, make_upload: Make) -> None:
+    """Unary calls, uploads and lists have it."""
     seen: list[dict[str, Any]] = []
 
-    def note(requests: Any, context: Any) -> list[bytes]:
+    def record(requests: Any, context: Any) -> list[bytes]:
         seen.append(dict(context.invocation_metadata()))
         return []
 
     calls = ["Jobs.Create", "Jobs.List", "Jobs.Status", "Payloads.Upload"]
     submitter = hostile(
-        dict.fromkeys(calls, note), metadata={"authorization": Secret("Bearer t0ken"), "x-site": "north"}
+        dict.fromkeys(calls, record), metadata={"authorization": Secret("Bearer t0ken"), "x-site": "north"}
     )
     for step in (
         lambda: submitter.create_job(created),
@@ -216,8 +216,8 @@ def test_every_call_carries_the_metadata(hostile: Make, created: Job, make_uploa
     assert all(found["user-agent"].startswith("dicom-adapter-clara-client") for found in seen)
 
 
-def test_a_token_that_the_platform_repeats_is_not_told(site: Any, connect: Make, job: Job) -> None:
-    """Errors end up in logs and in the ledger."""
+def test_a_token_in_the_platforms_text_is_removed(site: Any, connect: Make, job: Job) -> None:
+    """Errors appear in logs and in the ledger."""
     submitter = connect(site.server.address, metadata={"authorization": Secret("t0ken-t0ken")})
     site.fail("Jobs.Create", CallFaultKind.STATUS, status="UNAVAILABLE", messages=("bad t0ken-t0ken",))
     with pytest.raises(Retriable, match=r"UNAVAILABLE: bad …$"):
@@ -241,20 +241,20 @@ def served(certificate: trustme.LeafCert, client_authority: trustme.CA | None = 
     return EmulatorTls(certificate=chain, key=certificate.private_key_pem.bytes(), client_authority=clients)
 
 
-def test_a_platform_is_trusted_by_its_authority(
-    tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, carry: Make, job: Job, make_upload: Make
+def test_a_platform_with_a_certificate_of_the_authority_is_trusted(
+    tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, submit: Make, job: Job, make_upload: Make
 ) -> None:
-    """A certificate of the authority's for the endpoint's host is enough."""
+    """The certificate must be for the endpoint's host."""
     site = make_site(tls=served(authority.issue_cert("127.0.0.1")))
     submitter = connect(site.server.address, tls=ClaraTls(ca_file=tmp_path / "ca.pem"))
-    carry(submitter, job, [make_upload()])
+    submit(submitter, job, [make_upload()])
     assert 1 == len(site.platform.jobs.list())
 
 
-def test_a_platform_of_another_name_or_authority_is_not_trusted(
+def test_a_certificate_with_another_name_or_authority_is_refused(
     tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
 ) -> None:
-    """Nothing is sent to it; the name to expect can be set."""
+    """No request is sent; `server-name` sets the expected name."""
     site = make_site(tls=served(authority.issue_cert("clara.example")))
     ca_file = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
@@ -266,10 +266,10 @@ def test_a_platform_of_another_name_or_authority_is_not_trusted(
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_client_certificate_is_shown(
+def test_a_client_certificate_is_sent(
     together: bool, tmp_path: Path, authority: trustme.CA, make_site: Make, connect: Make, job: Job
 ) -> None:
-    """With its key in a file of its own or in the same one; without it the platform hangs up."""
+    """Its key is in a separate file or in the same one. Without it, the platform refuses the connection."""
     site = make_site(tls=served(authority.issue_cert("127.0.0.1"), authority))
     mine = authority.issue_cert("adapter.example")
     ca_file, both, certificate, key = (tmp_path / name for name in ("ca.pem", "both.pem", "cert.pem", "key.pem"))
@@ -278,8 +278,8 @@ def test_a_client_certificate_is_shown(
     mine.private_key_pem.write_to_path(key)
     with pytest.raises(Retriable, match="UNAVAILABLE"):
         connect(site.server.address, tls=ClaraTls(ca_file=ca_file)).create_job(job)
-    shown = {"client_certificate": both} if together else {"client_certificate": certificate, "client_key": key}
-    connect(site.server.address, tls=ClaraTls(ca_file=ca_file, **shown)).create_job(job)
+    client = {"client_certificate": both} if together else {"client_certificate": certificate, "client_key": key}
+    connect(site.server.address, tls=ClaraTls(ca_file=ca_file, **client)).create_job(job)
     assert 1 == len(site.platform.jobs.list())
 
 
@@ -287,10 +287,10 @@ def test_a_client_certificate_is_shown(
 @pytest.mark.parametrize(
     "content", [None, b"", b"not PEM", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_files_that_cannot_be_used_are_told_when_it_opens(
+def test_unusable_certificate_files_are_an_error_of_open(
     content: bytes | None, files: set[str], tmp_path: Path, connect: Make
 ) -> None:
-    """gRPC itself would fail each call without saying why."""
+    """With gRPC alone each call would fail without a reason."""
     wrong = tmp_path / "wrong.pem"
     if content is not None:
         wrong.write_bytes(content)

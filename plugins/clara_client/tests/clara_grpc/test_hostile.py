@@ -1,4 +1,4 @@
-"""Answers that no platform should give: a clear error each time, never a crash, never a wrong belief."""
+"""Invalid responses: each is a clear error, and never a crash or a false success."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ def listed(job_id: Identifier | None = ID, **more: Any) -> JobsListResponse:
             JobsCreateResponse(header=ResponseHeader(code=-7), job_id=ID, payload_id=PAYLOAD),
             "the platform answered -0x0007",
         ),
-        (lambda requests, context: [], "the platform ended the call without an answer"),
+        (lambda requests, context: [], "the platform ended the call without a response"),
         (lambda requests, context: 2 * [b""], "the call ended with"),
         (b"\xff\xff\xff\xff", "the call ended with INTERNAL"),
         (b"<html>503</html>", "the call ended with INTERNAL|without a job id"),
         (bytes(9 << 20), "the call ended with RESOURCE_EXHAUSTED"),
     ],
 )
-def test_a_creation_without_usable_ids_is_looked_for_later(answer: Any, expected: str, hostile: Make, job: Job) -> None:
-    """The job may be there: the step is repeated, which looks for it."""
+def test_a_creation_without_valid_ids_is_retriable(answer: Any, expected: str, hostile: Make, job: Job) -> None:
+    """The job may exist, so the step is repeated, which first searches for the job."""
     with pytest.raises(Retriable, match=f"create: .*({expected})") as raised:
         hostile({"Jobs.Create": answer}).create_job(job)
     assert len(str(raised.value)) < 600
 
 
 def test_a_positive_code_is_a_success(hostile: Make, job: Job) -> None:
-    """It tells a count, or a success in part."""
+    """A positive code is a count or a partial success."""
     answer = JobsCreateResponse(header=ResponseHeader(code=3), job_id=ID, payload_id=PAYLOAD)
     assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == hostile({"Jobs.Create": answer}).create_job(job)
 
 
 def test_a_platform_without_the_service_faults_the_job(hostile: Make, job: Job) -> None:
-    """Something else answers at the endpoint."""
+    """Another server is listening at the endpoint."""
     with pytest.raises(Permanent, match=r"UNIMPLEMENTED.*; check that the endpoint leads to the platform's gRPC port"):
         hostile({}).create_job(job)
 
@@ -85,14 +85,14 @@ def test_a_platform_without_the_service_faults_the_job(hostile: Make, job: Job) 
     ("answer", "expected"),
     [
         (b"", "the platform answered without a job id"),
-        (status(job_id=OTHER), "the platform answered about another job"),
-        (status(state=0), "gives the job the state 0, which there is not"),
-        (status(state=99), "gives the job the state 99, which there is not"),
+        (status(job_id=OTHER), "the platform answered for another job"),
+        (status(state=0), "reports the unknown job state 0"),
+        (status(state=99), "reports the unknown job state 99"),
         (b"\xff\xff\xff\xff", "the call ended with INTERNAL"),
     ],
 )
-def test_a_status_that_makes_no_sense_is_not_believed(answer: Any, expected: str, hostile: Make, created: Job) -> None:
-    """Neither by who asks for it, nor by the steps that decide by it."""
+def test_an_invalid_status_is_retriable(answer: Any, expected: str, hostile: Make, created: Job) -> None:
+    """This holds for polling and for the steps that check the status."""
     submitter = hostile({"Jobs.Status": answer, "Jobs.Start": JobsStartResponse(state=JOB_STATE_RUNNING)})
     for step in (
         lambda: submitter.status(created),
@@ -103,8 +103,8 @@ def test_a_status_that_makes_no_sense_is_not_believed(answer: Any, expected: str
             step()
 
 
-def test_a_status_in_other_letters_is_the_same_job(hostile: Make, created: Job) -> None:
-    """Identifiers are compared without case; a status that nobody knows is told by its number."""
+def test_job_ids_are_compared_without_case(hostile: Make, created: Job) -> None:
+    """An id in upper case names the same job. An unknown status is reported by its number."""
     answer = status(job_id=Identifier(value=32 * "B"), status=77, messages=100 * ["x"], started=Timestamp(value=-1))
     found = hostile({"Jobs.Status": answer}).status(created)
     assert ("pending", False) == (found.state, found.finished)
@@ -112,23 +112,23 @@ def test_a_status_in_other_letters_is_the_same_job(hostile: Make, created: Job) 
 
 
 @pytest.mark.parametrize("answer", [b"", JobsStartResponse(), b"\xff\xff\xff\xff"])
-def test_a_start_that_may_not_have_happened_is_looked_after(answer: Any, hostile: Make, created: Job) -> None:
-    """Only a job that is pending no more was started."""
-    with pytest.raises(Retriable, match=r"start: .*(without a state of the job|INTERNAL)"):
+def test_after_an_invalid_response_to_a_start_the_status_is_checked(answer: Any, hostile: Make, created: Job) -> None:
+    """Only a job that is not pending was started."""
+    with pytest.raises(Retriable, match=r"start: .*(without a job state|INTERNAL)"):
         hostile({"Jobs.Start": answer, "Jobs.Status": status()}).start(created)
     hostile({"Jobs.Start": answer, "Jobs.Status": status(state=JOB_STATE_RUNNING)}).start(created)
 
 
 @pytest.mark.parametrize("answer", [b"", JobsAddMetadataResponse(job_id=OTHER), b"\xff\xff\xff\xff"])
-def test_metadata_that_may_not_have_arrived_is_looked_after(answer: Any, hostile: Make, created: Job) -> None:
-    """Only what the platform shows is there."""
+def test_after_an_invalid_response_to_metadata_the_status_is_checked(answer: Any, hostile: Make, created: Job) -> None:
+    """Only entries in the job's status were added."""
     with pytest.raises(Retriable, match=r"metadata: .*(without a job id|another job|INTERNAL)"):
         hostile({"Jobs.AddMetadata": answer, "Jobs.Status": status()}).add_metadata(created, created.metadata)
-    there = status(metadata={"Instances": "2"})
-    hostile({"Jobs.AddMetadata": answer, "Jobs.Status": there}).add_metadata(created, created.metadata)
+    present = status(metadata={"Instances": "2"})
+    hostile({"Jobs.AddMetadata": answer, "Jobs.Status": present}).add_metadata(created, created.metadata)
 
 
-# --- looking for a job whose creation was lost ------------------------------------------------------------------------
+# --- search for a job whose creation was lost ------------------------------------------------------------------------
 
 
 def found_in(hostile: Make, job: Job, *listing: JobsListResponse, **answers: Any) -> PlatformJob:
@@ -138,22 +138,22 @@ def found_in(hostile: Make, job: Job, *listing: JobsListResponse, **answers: Any
     return found
 
 
-def test_a_list_without_payloads_is_completed(hostile: Make, job: Job) -> None:
-    """The job's status tells the payload."""
+def test_a_payload_missing_in_the_list_is_read_from_the_status(hostile: Make, job: Job) -> None:
+    """The list may omit payload ids."""
     ours = listed(metadata={IDEMPOTENCY_KEY: job.job_id})
     found = found_in(hostile, job, listed(OTHER, metadata={"a": "b"}), ours, **{"Jobs.Status": status()})
     assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == found
 
 
-def test_a_list_without_metadata_is_looked_through(hostile: Make, job: Job) -> None:
-    """Those of our name first, then the newest ones, one by one."""
-    asked: list[str] = []
+def test_jobs_of_a_list_without_metadata_are_queried(hostile: Make, job: Job) -> None:
+    """Jobs with the same name are queried first, then the newest."""
+    queried: list[str] = []
 
-    def tell(requests: Any, context: Any) -> Any:
+    def answer_status(requests: Any, context: Any) -> Any:
         (request,) = requests
-        asked.append(request[-32:].decode())
-        metadata = {IDEMPOTENCY_KEY: job.job_id} if asked[-1] == ID.value else {}
-        yield status(job_id=Identifier(value=asked[-1]), metadata=metadata)
+        queried.append(request[-32:].decode())
+        metadata = {IDEMPOTENCY_KEY: job.job_id} if queried[-1] == ID.value else {}
+        yield status(job_id=Identifier(value=queried[-1]), metadata=metadata)
 
     name = "lung-segment-it-20240501120000"
     found = found_in(
@@ -163,10 +163,10 @@ def test_a_list_without_metadata_is_looked_through(hostile: Make, job: Job) -> N
         listed(Identifier(value=32 * "2"), created=Timestamp(value=30), job_name=name),
         listed(ID, created=Timestamp(value=20), job_name=name),
         listed(Identifier(value=32 * "4"), created=Timestamp(value=40)),
-        **{"Jobs.Status": tell},
+        **{"Jobs.Status": answer_status},
     )
     assert PlatformJob(job_id=ID.value, payload_id=PAYLOAD.value) == found
-    assert [32 * "2", ID.value] == asked
+    assert [32 * "2", ID.value] == queried
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_a_list_without_metadata_is_looked_through(hostile: Make, job: Job) -> N
         [],
         [JobsListResponse()],
         [listed(OTHER, metadata={IDEMPOTENCY_KEY: 32 * "9"})],
-        [listed(OTHER), listed(OTHER, metadata={"a": "b"}), listed(OTHER)],  # it tells metadata where there is any
+        [listed(OTHER), listed(OTHER, metadata={"a": "b"}), listed(OTHER)],  # it has metadata
     ],
 )
 def test_a_job_that_is_not_listed_is_created(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
-    """An empty list has no message, or one without a job. Nothing else is asked (`Jobs.Status` is not there)."""
+    """An empty list has no message, or one without a job. `Jobs.Status` is not called: the server does not have it."""
     answer = JobsCreateResponse(job_id=ID, payload_id=PAYLOAD)
     assert ID.value == found_in(hostile, job, *listing, **{"Jobs.Create": answer}).job_id
 
@@ -193,20 +193,18 @@ def test_a_job_that_is_not_listed_is_created(listing: list[JobsListResponse], ho
         [listed(None)],
     ],
 )
-def test_a_list_that_cannot_be_read_is_no_reason_to_create_another_job(
-    listing: list[JobsListResponse], hostile: Make, job: Job
-) -> None:
-    """The list is asked for again, later."""
+def test_after_an_invalid_list_no_job_is_created(listing: list[JobsListResponse], hostile: Make, job: Job) -> None:
+    """The error is retriable, so that the list is requested again later."""
     with pytest.raises(Retriable, match="create: the platform"):
-        found_in(hostile, job, *listing, **{"Jobs.Create": b"never asked for"})
+        found_in(hostile, job, *listing, **{"Jobs.Create": b"must not be called"})
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=st.binary(max_size=64) | st.builds(lambda text: status(messages=[text]).SerializeToString(), st.text()))
 def test_any_bytes_are_an_answer_or_an_error(answer: bytes, hostile_bytes: Any, created: Job) -> None:
-    """Of the families that the core knows."""
-    submitter, told = hostile_bytes
-    told["answer"] = answer
+    """Every error is a DicomAdapterError with a printable message."""
+    submitter, responses = hostile_bytes
+    responses["answer"] = answer
     for step in (
         lambda: submitter.create_job(evolve(created, repeated=True)),
         lambda: submitter.add_metadata(created, created.metadata),
@@ -222,7 +220,7 @@ def test_any_bytes_are_an_answer_or_an_error(answer: bytes, hostile_bytes: Any, 
 
 @pytest.fixture
 def hostile_bytes(hostile: Make) -> tuple[Any, dict[str, bytes]]:
-    """A submitter whose platform answers everything with `answer`."""
-    told: dict[str, bytes] = {}
+    """Return a submitter whose platform returns `answer` for every call."""
+    responses: dict[str, bytes] = {}
     names = ["Jobs.Create", "Jobs.List", "Jobs.AddMetadata", "Jobs.Start", "Jobs.Status", "Jobs.Cancel"]
-    return hostile(dict.fromkeys(names, lambda requests, context: [told["answer"]])), told
+    return hostile(dict.fromkeys(names, lambda requests, context: [responses["answer"]])), responses

@@ -1,4 +1,4 @@
-"""The `clara-grpc` submitter against the emulator, over real gRPC: every step, repeated, lost, refused."""
+"""The `clara-grpc` submitter against the emulator: every step, also repeated, lost and refused."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dicom_adapter_clara_client.platform_metadata import IDEMPOTENCY_KEY
 
 Make = Callable[..., Any]
 LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallFaultKind.GARBAGE]
-WALK = ["Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Payloads.Upload", "Jobs.Start"]
+STEPS = ["Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Payloads.Upload", "Jobs.Start"]
 
 
 def known(site: Any, job: Job) -> Job:
-    """The job with the ids of the only one that the platform has."""
+    """Return the job with the ids of the platform's only job."""
     (found,) = site.platform.jobs.list()
     return evolve(job, platform_job_id=found.job_id, platform_payload_id=found.payload_id)
 
 
 def test_a_job_is_created_filled_and_started(
-    site: Any, submitter: ClaraGrpcSubmitter, job: Job, carry: Make, make_upload: Make
+    site: Any, submitter: ClaraGrpcSubmitter, job: Job, submit: Make, make_upload: Make
 ) -> None:
-    """One call for each step, in the platform's order; what arrives is what was given."""
-    carry(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
-    assert WALK == site.calls()
+    """Each step is one call; the platform has the job with all its values, metadata and files."""
+    submit(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
+    assert STEPS == site.calls()
     (found,) = site.platform.jobs.list()
     assert ("lung-segment-it-20240501120000", job.pipeline_id) == (found.name, found.pipeline_id)
     assert (ClaraJobState.RUNNING, JobPriority.HIGHER) == (found.state, found.priority)
@@ -45,19 +45,19 @@ def test_a_job_is_created_filled_and_started(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("call", sorted(set(WALK)))
-def test_a_lost_answer_does_nothing_twice(
+@pytest.mark.parametrize("call", sorted(set(STEPS)))
+def test_no_step_takes_effect_twice_after_a_lost_response(
     call: str,
     loss: CallFaultKind,
     site: Any,
     submitter: ClaraGrpcSubmitter,
     job: Job,
-    carry: Make,
+    submit: Make,
     make_upload: Make,
 ) -> None:
-    """One job, each key of its metadata once, each file once, one start; whether the platform had worked or not."""
+    """There is one job with one start, and each key and file once, whether the lost call took effect or not."""
     site.fail(call, loss)
-    carry(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
+    submit(submitter, job, [make_upload(b"first", 0), make_upload(b"second", 1)])
     (found,) = site.platform.jobs.list()
     assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
     sizes = [file.size_bytes for file in site.platform.payloads.details(found.payload_id).files]
@@ -67,24 +67,24 @@ def test_a_lost_answer_does_nothing_twice(
     assert ClaraJobState.RUNNING is found.state
 
 
-# Not TRUNCATE: a list that ends well before its end is not distinct from one with fewer jobs, and no network does that.
+# Without TRUNCATE: a truncated list with status OK looks like a shorter list, and networks do not cause it.
 @pytest.mark.parametrize("loss", [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.GARBAGE])
-def test_looking_for_what_is_done_may_fail_too(
-    loss: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, job: Job, carry: Make
+def test_the_check_for_earlier_effects_may_fail(
+    loss: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, job: Job, submit: Make
 ) -> None:
-    """A step that cannot tell what it did before is tried once more, not done a second time."""
+    """A step that cannot check whether it was done before is retried, but does not take effect twice."""
     for call in ("Jobs.Create", "Jobs.AddMetadata", "Jobs.Start"):
         site.fail(call, CallFaultKind.DROP)
     for call in ("Jobs.List", "Jobs.Status"):
         site.fail(call, loss)
-    carry(submitter, job)
+    submit(submitter, job)
     (found,) = site.platform.jobs.list()
     assert {**job.metadata, IDEMPOTENCY_KEY: job.job_id} == found.metadata
     assert 1 == len(site.calls("Jobs.Start"))
 
 
-def test_a_repeated_create_looks_for_the_job_first(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """Others of the same pipeline and name are not ours; without ours one is created."""
+def test_a_repeated_creation_first_searches_for_the_job(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """Jobs of the same pipeline and name with another key are ignored; if no job has the key, one is created."""
     first = submitter.create_job(job)
     other = submitter.create_job(evolve(job, job_id=32 * "2"))
     assert first != other
@@ -94,19 +94,19 @@ def test_a_repeated_create_looks_for_the_job_first(site: Any, submitter: ClaraGr
     assert 3 == len(site.platform.jobs.list())
 
 
-def test_a_platform_whose_clock_is_a_day_behind_is_searched_too(
+def test_a_job_is_found_if_the_platforms_clock_is_a_day_behind(
     site: Any, submitter: ClaraGrpcSubmitter, job: Job
 ) -> None:
-    """The search begins so much earlier that no mistaken time zone hides the job."""
+    """The search begins a day earlier, so that a wrong time zone does not hide the job."""
     ahead = evolve(job, created_at=job.created_at + timedelta(hours=25))
     assert submitter.create_job(ahead) == submitter.create_job(evolve(ahead, repeated=True))
 
 
 @pytest.mark.parametrize("present", [{}, {"INSTANCES": "2"}, {"INSTANCES": "2", "Age": "40"}])
-def test_metadata_that_is_there_already_is_not_sent_again(
+def test_metadata_that_is_present_already_is_not_sent_again(
     present: dict[str, str], site: Any, submitter: ClaraGrpcSubmitter, job: Job
 ) -> None:
-    """The platform refuses all of a request for one key; what is missing follows."""
+    """The platform refuses a whole request because of one present key; then only the missing entries are sent."""
     submitter.create_job(job)
     job = known(site, job)
     site.platform.jobs.add_metadata(job.platform_job_id, present)
@@ -117,10 +117,8 @@ def test_metadata_that_is_there_already_is_not_sent_again(
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_metadata_may_be_added_any_number_of_times(
-    repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job
-) -> None:
-    """The second call finds all of it there."""
+def test_metadata_can_be_added_repeatedly(repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """The second call finds all entries present."""
     submitter.create_job(job)
     job = known(site, job)
     submitter.add_metadata(job, job.metadata)
@@ -129,14 +127,14 @@ def test_metadata_may_be_added_any_number_of_times(
 
 
 def test_a_job_without_further_metadata_needs_no_call(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """The source was sent when it was created."""
+    """The source was sent with the creation."""
     submitter.create_job(job)
     submitter.add_metadata(known(site, job), {"Source": job.metadata["Source"]})
     assert ["Jobs.Create"] == site.calls()
 
 
-def test_much_metadata_arrives_whole(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """More than gRPC takes in one message goes in several, and can be read back."""
+def test_large_metadata_is_added_completely(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """It is split into several messages, because of gRPC's limit, and can be read back."""
     submitter.create_job(job)
     job = known(site, job)
     metadata = {f"{number:0128}": 256 * "v" for number in range(10_000)}
@@ -147,8 +145,8 @@ def test_much_metadata_arrives_whole(site: Any, submitter: ClaraGrpcSubmitter, j
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_a_job_starts_once(repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """Starting what runs or has run changes nothing."""
+def test_a_job_is_started_once(repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """A start of a running or finished job changes nothing."""
     submitter.create_job(job)
     job = known(site, job)
     submitter.start(job)
@@ -159,10 +157,10 @@ def test_a_job_starts_once(repeated: bool, site: Any, submitter: ClaraGrpcSubmit
 
 
 @pytest.mark.parametrize("repeated", [False, True])
-def test_a_job_that_was_stopped_before_its_start_is_not_taken_for_started(
+def test_a_job_stopped_before_its_start_is_an_error(
     repeated: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job
 ) -> None:
-    """Nobody will ever work on it: an operator has to see that."""
+    """The job will never run, so an operator must be informed."""
     submitter.create_job(job)
     job = known(site, job)
     site.platform.jobs.cancel(job.platform_job_id)
@@ -171,10 +169,10 @@ def test_a_job_that_was_stopped_before_its_start_is_not_taken_for_started(
 
 
 @pytest.mark.parametrize("status", list(ClaraJobStatus))
-def test_the_platforms_word_on_a_job_is_told(
+def test_the_status_is_that_of_the_platform(
     status: ClaraJobStatus, site: Any, submitter: ClaraGrpcSubmitter, job: Job
 ) -> None:
-    """Pending, running, then stopped with how it ended and why."""
+    """The job is pending, then running, then stopped with its result and messages."""
     submitter.create_job(job)
     job = known(site, job)
     assert PlatformStatus(state="pending", finished=False, detail="healthy") == submitter.status(job)
@@ -186,8 +184,8 @@ def test_the_platforms_word_on_a_job_is_told(
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_a_job_is_cancelled_in_any_state(started: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """Pending or running, once or twice."""
+def test_a_job_can_be_cancelled_in_any_state(started: bool, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """A pending or running job is stopped; a second cancellation changes nothing."""
     submitter.create_job(job)
     job = known(site, job)
     if started:
@@ -198,10 +196,10 @@ def test_a_job_is_cancelled_in_any_state(started: bool, site: Any, submitter: Cl
     assert (ClaraJobState.STOPPED, ClaraJobStatus.CANCELED) == (found.state, found.status)
 
 
-def test_what_cannot_be_cancelled_is_not_an_error(
+def test_cancelling_a_missing_or_stopped_job_succeeds(
     site: Any, submitter: ClaraGrpcSubmitter, job: Job, created: Job
 ) -> None:
-    """Neither a job that was never created, nor one that the platform does not know, nor a stopped one."""
+    """The job was never created, or does not exist any more, or is stopped."""
     submitter.cancel(job)
     submitter.cancel(created)
     submitter.create_job(job)
@@ -214,8 +212,8 @@ def test_what_cannot_be_cancelled_is_not_an_error(
         submitter.cancel(job)
 
 
-def test_a_refusal_of_a_running_jobs_cancellation_is_told(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """It goes on running, so the operator must know."""
+def test_a_refused_cancellation_of_a_running_job_is_raised(site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """The job continues to run, so the operator must be informed."""
     submitter.create_job(job)
     job = known(site, job)
     submitter.start(job)
@@ -225,17 +223,17 @@ def test_a_refusal_of_a_running_jobs_cancellation_is_told(site: Any, submitter: 
 
 
 def test_an_unknown_pipeline_faults_the_job(submitter: ClaraGrpcSubmitter, job: Job) -> None:
-    """Only the configuration can be mended."""
+    """A retry cannot succeed: the configuration is wrong."""
     with pytest.raises(Permanent, match=r"create: the platform answered -0x1001 \(no such pipeline\): .*f{32}"):
         submitter.create_job(evolve(job, pipeline_id=32 * "f"))
     with pytest.raises(Permanent, match=r"-0x1000 \(pipeline id malformed\)"):
         submitter.create_job(evolve(job, pipeline_id="lung"))
 
 
-def test_a_job_that_the_platform_forgot_is_faulted(
+def test_every_step_of_a_missing_job_is_permanent(
     submitter: ClaraGrpcSubmitter, created: Job, make_upload: Make
 ) -> None:
-    """No step can be done on it any more, and each says so."""
+    """The platform does not have the job any more, so no step can succeed."""
     for step in (
         lambda: submitter.add_metadata(created, created.metadata),
         lambda: submitter.start(created),
@@ -248,10 +246,8 @@ def test_a_job_that_the_platform_forgot_is_faulted(
 
 
 @pytest.mark.parametrize("status", ["UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED", "INVALID_ARGUMENT"])
-def test_a_platform_that_does_not_tell_is_asked_again(
-    status: str, site: Any, submitter: ClaraGrpcSubmitter, job: Job
-) -> None:
-    """Credentials that have expired, or a proxy in the way, say nothing of the job: it is not given up."""
+def test_a_refused_status_is_retriable(status: str, site: Any, submitter: ClaraGrpcSubmitter, job: Job) -> None:
+    """Expired credentials or a proxy error do not mean that the job has ended, so polling continues."""
     submitter.create_job(job)
     job = known(site, job)
     site.fail("Jobs.Status", CallFaultKind.STATUS, status=status)
@@ -260,11 +256,11 @@ def test_a_platform_that_does_not_tell_is_asked_again(
     assert "pending" == submitter.status(job).state
 
 
-@pytest.mark.parametrize("call", sorted(set(WALK)))
-def test_a_refused_step_is_told_in_the_platforms_words(
+@pytest.mark.parametrize("call", sorted(set(STEPS)))
+def test_errors_quote_the_platforms_text(
     call: str, site: Any, submitter: ClaraGrpcSubmitter, job: Job, make_upload: Make
 ) -> None:
-    """Except for metadata, where they may quote a patient's data."""
+    """Errors of metadata do not, because the text may contain patient data."""
     submitter.create_job(job)
     known_job = known(site, job)
     steps: dict[str, Callable[[], object]] = {

@@ -1,4 +1,4 @@
-"""Uploads of the `clara-grpc` submitter: whole or not at all, replaced when repeated, small in memory."""
+"""Uploads of the `clara-grpc` submitter: complete or not at all, replaced if repeated, with little memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAME = "dcm/000000-1.2.3.0.dcm"
 
 
 class Reader(BytesIO):
-    """Reads like a file until its end, where it fails."""
+    """A reader that raises an error at its end."""
 
     def __init__(self, data: bytes, failure: Exception) -> None:
         super().__init__(data)
@@ -46,30 +46,30 @@ class Reader(BytesIO):
 
 @pytest.fixture
 def ready(submitter: ClaraGrpcSubmitter, job: Job) -> Job:
-    """A job that the platform knows."""
+    """Return a job that was created on the platform."""
     known = submitter.create_job(job)
     return evolve(job, platform_job_id=known.job_id, platform_payload_id=known.payload_id)
 
 
 def stored(site: Any, job: Job) -> list[bytes]:
-    """What the platform has of the job's files."""
+    """Return the job's files on the platform."""
     payloads = site.platform.payloads
     names = [file.name for file in payloads.details(job.platform_payload_id).files]
     return [payloads.download(job.platform_payload_id, name)[1].read() for name in names]
 
 
 @pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 5000])
-def test_a_file_arrives_as_it_is(size: int, site: Any, ready: Job, connect: Make, make_upload: Make) -> None:
-    """Empty, in one chunk, in several, with or without a rest."""
+def test_a_file_is_uploaded_unchanged(size: int, site: Any, ready: Job, connect: Make, make_upload: Make) -> None:
+    """The file may be empty or have one or several chunks, the last of any size."""
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     connect(site.server.address, chunk_size=ByteSize(1024)).upload(ready, make_upload(data))
     assert [data] == stored(site, ready)
 
 
-def test_a_reader_that_gives_little_at_a_time_is_read_to_its_end(
+def test_a_reader_with_short_reads_is_read_completely(
     site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
 ) -> None:
-    """Raw files may return less than they are asked for."""
+    """Raw files may return fewer bytes than requested."""
 
     class Slow(BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -82,17 +82,17 @@ def test_a_reader_that_gives_little_at_a_time_is_read_to_its_end(
 def test_a_repeated_upload_replaces_the_file(
     site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
 ) -> None:
-    """The instance is there once."""
+    """The platform stores the instance once."""
     for _ in range(2):
         submitter.upload(evolve(ready, repeated=True), make_upload(b"data"))
     assert [b"data"] == stored(site, ready)
 
 
 @pytest.mark.parametrize("listed", [NAME, f"input/{NAME}", f"/input/{NAME}"])
-def test_a_name_that_is_taken_is_accepted_when_the_file_is_whole(
+def test_a_refused_upload_succeeds_if_the_file_is_complete(
     listed: str, created: Job, hostile: Make, make_upload: Make
 ) -> None:
-    """A platform that does not replace files has it from the first try, under its name from the root perhaps."""
+    """A platform that does not replace files may have it from the first attempt, listed relative to the root."""
     file = PayloadFileDetails(name=listed, size=4)
     submitter = hostile(
         {
@@ -110,43 +110,41 @@ def test_a_name_that_is_taken_is_accepted_when_the_file_is_whole(
         submitter.upload(created, make_upload(b"data", 1))
 
 
-def test_a_refusal_is_told_when_the_platform_does_not_list_files(
-    created: Job, hostile: Make, make_upload: Make
-) -> None:
-    """What it said of the upload matters; a list that may come later is waited for."""
+def test_a_refusal_is_raised_if_files_cannot_be_listed(created: Job, hostile: Make, make_upload: Make) -> None:
+    """The error of the upload is raised if the list is refused; a temporary error of the list is retriable."""
 
     def refuse(requests: Any, context: Any) -> None:
-        context.abort(StatusCode.ALREADY_EXISTS, "taken")
+        context.abort(StatusCode.ALREADY_EXISTS, "file exists")
 
     upload = make_upload(b"data")
-    with pytest.raises(Permanent, match="upload of instance 41: the call ended with ALREADY_EXISTS: taken"):
+    with pytest.raises(Permanent, match="upload of instance 41: the call ended with ALREADY_EXISTS: file exists"):
         hostile({"Payloads.Upload": refuse}).upload(created, upload)
     busy = PayloadsDetailsResponse(header=ResponseHeader(code=-0x3002))
     with pytest.raises(Retriable, match="upload of instance 41: the platform answered -0x3002"):
         hostile({"Payloads.Upload": refuse, "Payloads.Details": busy}).upload(created, upload)
 
 
-def test_the_size_that_the_platform_tells_is_checked(created: Job, hostile: Make, make_upload: Make) -> None:
-    """A platform that lost a part of the file is noticed; one that tells the size of a chunk is asked again."""
-    size = {"there": 9}
+def test_the_size_that_the_platform_returns_is_checked(created: Job, hostile: Make, make_upload: Make) -> None:
+    """A wrong size may be that of a chunk; then the list of files must have the right size."""
+    size = {"stored": 9}
     submitter = hostile(
         {
             "Payloads.Upload": lambda requests, context: [
                 list(requests) and PayloadsUploadResponse(details=PayloadFileDetails(size=3))
             ],
             "Payloads.Details": lambda requests, context: [
-                PayloadsDetailsResponse(file=PayloadFileDetails(name=NAME, size=size["there"]))
+                PayloadsDetailsResponse(file=PayloadFileDetails(name=NAME, size=size["stored"]))
             ],
         }
     )
     submitter.upload(created, make_upload(b"nine byte"))
-    size["there"] = 8
-    with pytest.raises(Retriable, match="says that the file has 3 bytes there"):
+    size["stored"] = 8
+    with pytest.raises(Retriable, match="the platform stored 3 bytes of the file"):
         submitter.upload(created, make_upload(b"nine byte"))
 
 
-def test_every_message_says_what_it_belongs_to(created: Job, hostile: Make, make_upload: Make) -> None:
-    """Header, payload and name are in each of them; the size is that of the chunk, as NVIDIA's client has it."""
+def test_every_message_names_payload_and_file(created: Job, hostile: Make, make_upload: Make) -> None:
+    """Each message has header, payload id and name; the size is that of the chunk, as in NVIDIA's client."""
     seen: list[PayloadsUploadRequest] = []
 
     def take(requests: Any, context: Any) -> list[PayloadsUploadResponse]:
@@ -161,8 +159,10 @@ def test_every_message_says_what_it_belongs_to(created: Job, hostile: Make, make
     }
 
 
-def test_a_missing_file_is_told_as_it_is(submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make) -> None:
-    """The core knows what to do about it."""
+def test_a_missing_object_raises_stored_object_missing(
+    submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
+) -> None:
+    """The error of opening the file is passed on to the core."""
 
     def missing() -> BinaryIO:
         raise StoredObjectMissing("gone")
@@ -181,7 +181,7 @@ def test_a_missing_file_is_told_as_it_is(submitter: ClaraGrpcSubmitter, ready: J
     ],
 )
 @pytest.mark.parametrize("size", [0, 1000, 3 * MIB])
-def test_a_file_that_cannot_be_read_to_its_end_does_not_arrive(
+def test_a_file_that_cannot_be_read_completely_is_not_stored(
     size: int,
     failure: Exception,
     expected: Exception,
@@ -191,11 +191,11 @@ def test_a_file_that_cannot_be_read_to_its_end_does_not_arrive(
     make_upload: Make,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The core checks what was read at its end, and then refuses it: nothing goes out that could be the whole."""
+    """The core checks the data at the end of the file, so the upload must not be complete before."""
     data = bytes(size)
     with pytest.raises(type(expected), match=re.escape(str(expected))):
         submitter.upload(ready, make_upload(data, opener=lambda: Reader(data, failure)))
-    assert_nothing_whole(site, ready, size)
+    assert_not_complete(site, ready, size)
     assert [] == [record for record in caplog.records if record.name == "grpc._channel"]
 
 
@@ -203,7 +203,7 @@ def test_a_file_that_cannot_be_read_to_its_end_does_not_arrive(
     ("length", "size", "found"),
     [(4, 5, "only 4"), (4, 3, "more"), (4, 0, "more"), (0, 1, "only 0"), (3 * MIB, 3 * MIB + 1, f"only {3 * MIB}")],
 )
-def test_a_file_of_another_size_does_not_arrive(
+def test_a_file_of_wrong_size_is_not_stored(
     length: int,
     size: int,
     found: str,
@@ -212,14 +212,14 @@ def test_a_file_of_another_size_does_not_arrive(
     ready: Job,
     make_upload: Make,
 ) -> None:
-    """It is not what was received."""
+    """The stored file is not the one that was received."""
     with pytest.raises(Permanent, match=f"the stored file has {found} bytes where {size} were recorded"):
         submitter.upload(ready, make_upload(bytes(length), size=size))
-    assert_nothing_whole(site, ready, length)
+    assert_not_complete(site, ready, length)
 
 
-def assert_nothing_whole(site: Any, job: Job, size: int) -> None:
-    """A file of one chunk is not there at all; of a longer one a part, at most."""
+def assert_not_complete(site: Any, job: Job, size: int) -> None:
+    """Assert that a file of one chunk was not stored, and that at most a part of a longer file was."""
     sizes = [len(data) for data in stored(site, job)]
     assert sizes == [] if size <= MIB else all(found < size for found in sizes)
 
@@ -228,7 +228,7 @@ def assert_nothing_whole(site: Any, job: Job, size: int) -> None:
 def test_a_refusal_in_the_middle_ends_the_upload(
     kind: CallFaultKind, site: Any, submitter: ClaraGrpcSubmitter, ready: Job, make_upload: Make
 ) -> None:
-    """What is still to be sent is not, and the file is closed."""
+    """The rest is not sent, and the file is closed."""
     reader = BytesIO(bytes(64 * MIB))
     site.fail("Payloads.Upload", kind, status="INTERNAL", code=-0x3002)
     with pytest.raises(Retriable, match=r"INTERNAL: as demanded|-0x3002: as demanded"):
@@ -236,22 +236,22 @@ def test_a_refusal_in_the_middle_ends_the_upload(
     assert reader.closed
 
 
-def test_a_platform_that_is_content_too_early_is_not_believed(created: Job, hostile: Make, make_upload: Make) -> None:
-    """It says that it has the file after the first message."""
+def test_a_success_before_the_end_of_the_file_is_an_error(created: Job, hostile: Make, make_upload: Make) -> None:
+    """The platform responds with success after the first message."""
     submitter = hostile(
         {
             "Payloads.Upload": lambda requests, context: [next(requests) and PayloadsUploadResponse()],
             "Payloads.Details": PayloadsDetailsResponse(),
         }
     )
-    with pytest.raises(Retriable, match="says that it has the file, before it had the whole of it"):
+    with pytest.raises(Retriable, match="confirmed the upload before the whole file was sent"):
         submitter.upload(created, make_upload(bytes(64 * MIB)))
 
 
-def test_a_large_file_passes_through_little_memory(
-    tmp_path: Path, make_site: Make, connect: Make, carry: Make, job: Job, make_upload: Make
+def test_a_large_file_is_streamed(
+    tmp_path: Path, make_site: Make, connect: Make, submit: Make, job: Job, make_upload: Make
 ) -> None:
-    """200 MB go in pieces, on both sides of the connection."""
+    """Submitter and emulator together need little memory for 200 MB."""
     large = tmp_path / "large.dcm"
     with large.open("wb") as file:
         file.truncate(200_000_000)
@@ -261,7 +261,7 @@ def test_a_large_file_passes_through_little_memory(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     tracemalloc.start()
     try:
-        carry(submitter, job, [upload])
+        submit(submitter, job, [upload])
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""The submitter, an emulated platform, a hostile server, and what jobs are made of."""
+"""Fixtures of the `clara-rest` tests: submitters, an emulated platform, a hostile server, jobs and uploads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attrs import evolve
 from dicom_adapter import InstanceStorageInfo, Job, JobPriority, SubmitterContext, Upload
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.rest_face import serve
+from dicom_adapter_clara_client.emulator.rest_server import serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import RunPlan
 from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
@@ -26,7 +26,7 @@ from dicom_adapter_clara_client.rest_submitter import ClaraRestSubmitter
 PIPELINE = 32 * "a"
 NOW = datetime.now(timezone.utc)
 PATIENT = "SECRET^PATIENT"
-MOST_S = 30.0  # that a call may take on a busy machine
+MOST_S = 30.0  # maximum duration of a call on a busy machine
 
 
 def a_job(**more: Any) -> Job:
@@ -70,24 +70,24 @@ def an_upload(position: int, data: bytes, **more: Any) -> Upload:
 
 @pytest.fixture
 def job() -> Job:
-    """A job that no platform knows."""
+    """Return a job that was not created on a platform."""
     return a_job()
 
 
 @pytest.fixture
 def known() -> Job:
-    """A job that a platform knows."""
+    """Return a job with the ids of a platform."""
     return a_job(job_id=32 * "0", platform_job_id=32 * "1", platform_payload_id=32 * "2")
 
 
 @pytest.fixture
 def an_instance() -> Callable[..., Upload]:
-    """Makes uploads: position, data, and what is to be otherwise."""
+    """Return a factory of uploads, from position, data and other attributes."""
     return an_upload
 
 
 class Site:
-    """An emulated platform, and a submitter that talks to it."""
+    """An emulated platform, and a submitter for it."""
 
     def __init__(self, tmp_path: Path, token: str | None = None, folder: Path | None = None) -> None:
         self.now = NOW
@@ -114,10 +114,10 @@ class Site:
         self.server.stop()
 
     def fail(self, call: str, kind: CallFaultKind, **more: Any) -> None:
-        self.faults.add(CallFault(call=call, kind=kind, face="rest", **more))
+        self.faults.add(CallFault(call=call, kind=kind, protocol="rest", **more))
 
     def created(self, job: Job | None = None) -> Job:
-        """A job that the platform knows."""
+        """Create a job on the platform and return it with its ids."""
         job = job or a_job()
         known = self.submitter.create_job(job)
         return evolve(job, platform_job_id=known.job_id, platform_payload_id=known.payload_id)
@@ -152,7 +152,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 
 class Hostile:
-    """A server that reads one request after the other and answers each with the next script."""
+    """A server that reads requests one after the other, and runs the next script for each."""
 
     def __init__(
         self, *scripts: bytes | Callable[[socket.socket], None], context: ssl.SSLContext | None = None
@@ -201,7 +201,7 @@ class Hostile:
             peer.shutdown(socket.SHUT_WR)
 
     def _read(self, peer: socket.socket) -> bool:
-        """One request with its body."""
+        """Read one request with its body. Return False at the end of the connection."""
         data = b""
         while b"\r\n\r\n" not in data:
             piece = peer.recv(65536)
@@ -216,22 +216,22 @@ class Hostile:
         return True
 
 
-class Victim(ClaraRestSubmitter):
-    """A submitter that knows what it talks to."""
+class TestedSubmitter(ClaraRestSubmitter):
+    """A submitter with a reference to its server."""
 
     hostile: Hostile
 
 
 @pytest.fixture
-def against(tmp_path: Path) -> Iterator[Callable[..., Victim]]:
-    """Connects a submitter to a server of these scripts."""
+def against(tmp_path: Path) -> Iterator[Callable[..., TestedSubmitter]]:
+    """Return a factory of submitters that are connected to a server with these scripts."""
     opened: list[Any] = []
 
-    def connect(*scripts: Any, context: ssl.SSLContext | None = None, **settings: Any) -> Victim:
+    def connect(*scripts: Any, context: ssl.SSLContext | None = None, **settings: Any) -> TestedSubmitter:
         server = Hostile(*scripts, context=context)
         scheme = "http" if context is None else "https"
         values = {"endpoint": f"{scheme}://127.0.0.1:{server.port}", "timeout": MOST_S, **settings}
-        submitter = Victim(ClaraRestSettings(**values), SubmitterContext(name="clara", data_folder=tmp_path))
+        submitter = TestedSubmitter(ClaraRestSettings(**values), SubmitterContext(name="clara", data_folder=tmp_path))
         submitter.open()
         opened.extend([submitter, server])
         submitter.hostile = server

@@ -1,4 +1,4 @@
-"""The `clara-rest` submitter and its connections: redirects, reuse, time limits, headers, TLS."""
+"""Connections of the `clara-rest` submitter: redirects, reuse, timeouts, headers, TLS."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dicom_adapter import (
 )
 
 PATIENT = "SECRET^PATIENT"
-TIMEOUT_S = 0.5  # of calls that are to end by it
-MOST_S = 30.0  # that a call may take on a busy machine
+TIMEOUT_S = 0.5  # for calls that have to time out
+MOST_S = 30.0  # maximum duration of a call on a busy machine
 GOOD: dict[str, Any] = {"jobId": 32 * "1", "payloadId": 32 * "2", "state": "pending", "status": "healthy"}
 Against = Callable[..., Any]
 MakeUpload = Callable[..., Upload]
 
 
 def answer(body: bytes | dict[str, Any], status: str = "201 Created", *more: str, length: int | None = None) -> bytes:
-    """An answer as it goes over the wire; `more`: headers in the place of the JSON content type."""
+    """Return the bytes of a response; `more`: headers instead of the JSON content type."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = "".join(f"{line}\r\n" for line in (*(more or ["Content-Type: application/json"]),))
     size = len(data) if length is None else length
@@ -38,7 +38,7 @@ def answer(body: bytes | dict[str, Any], status: str = "201 Created", *more: str
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
 def test_a_redirect_is_not_followed(against: Against, status: str, known: Job) -> None:
-    """It could take patients' data and the token elsewhere."""
+    """A redirect could send patient data and the token to another server."""
     elsewhere = against(answer(GOOD))
     port = elsewhere.hostile.port
     script = answer(b"", status, f"Location: http://127.0.0.1:{port}/v1/jobs")
@@ -47,24 +47,24 @@ def test_a_redirect_is_not_followed(against: Against, status: str, known: Job) -
     assert 0 == elsewhere.hostile.connections
 
 
-def test_connections_are_used_again(against: Against, known: Job) -> None:
-    """Many calls, one connection."""
+def test_connections_are_reused(against: Against, known: Job) -> None:
+    """Several calls use one connection."""
     submitter = against(*[answer(GOOD)] * 5)
     for _ in range(5):
         submitter.create_job(known)
     assert 1 == submitter.hostile.connections
 
 
-def test_connections_are_not_kept_if_they_must_not_be(against: Against, known: Job) -> None:
-    """keep-alive-connections = 0."""
+def test_connections_are_not_reused_if_disabled(against: Against, known: Job) -> None:
+    """With keep-alive-connections = 0 each call has its own connection."""
     submitter = against(*[answer(GOOD)] * 3, keep_alive_connections=0)
     for _ in range(3):
         submitter.create_job(known)
     assert 3 == submitter.hostile.connections
 
 
-def test_a_connection_that_was_closed_meanwhile_is_replaced(against: Against, known: Job) -> None:
-    """A platform that closes idle connections costs no attempt."""
+def test_a_connection_closed_by_the_platform_is_replaced(against: Against, known: Job) -> None:
+    """A call does not fail because the platform closed an idle connection."""
     closed = threading.Event()
 
     def close(peer: socket.socket) -> None:
@@ -79,7 +79,7 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced(against: Against, kn
 
 
 def test_cookies_are_not_kept(against: Against, known: Job) -> None:
-    """What one answer sets does not go with the next request."""
+    """A cookie of a response is not sent with the next request."""
     headers = ["Content-Type: application/json", "Set-Cookie: session=1; Path=/"]
     submitter = against(answer(GOOD, "201 Created", *headers), answer(GOOD))
     submitter.create_job(known)
@@ -89,8 +89,8 @@ def test_cookies_are_not_kept(against: Against, known: Job) -> None:
     assert not [head for head in heads if b"cookie" in head.lower()]
 
 
-def test_an_upload_has_its_own_time(against: Against, an_instance: MakeUpload, known: Job) -> None:
-    """A file may take longer than a call, as long as something comes now and then, but not for ever."""
+def test_an_upload_has_its_own_timeout(against: Against, an_instance: MakeUpload, known: Job) -> None:
+    """An upload may take longer than `timeout` if data arrives meanwhile, but not longer than `upload-timeout`."""
 
     def slow(peer: socket.socket) -> None:
         for _second in range(3):
@@ -103,8 +103,8 @@ def test_an_upload_has_its_own_time(against: Against, an_instance: MakeUpload, k
         against(slow, timeout=MOST_S, upload_timeout=TIMEOUT_S).upload(known, an_instance(0, b"x" * 100_000))
 
 
-def test_an_upload_that_nobody_reads_ends(against: Against, an_instance: MakeUpload, known: Job) -> None:
-    """A platform that stops reading in the middle of a file is left."""
+def test_an_upload_that_is_not_read_times_out(against: Against, an_instance: MakeUpload, known: Job) -> None:
+    """The platform stops reading in the middle of a file."""
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         submitter = against(endpoint=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=TIMEOUT_S)
@@ -112,8 +112,8 @@ def test_an_upload_that_nobody_reads_ends(against: Against, an_instance: MakeUpl
             submitter.upload(known, an_instance(0, bytes(50_000_000)))
 
 
-def test_headers_are_what_the_api_says(against: Against, an_instance: MakeUpload, known: Job) -> None:
-    """A quoted key, no compression, a length for each upload, JSON for all else."""
+def test_headers_conform_to_the_api(against: Against, an_instance: MakeUpload, known: Job) -> None:
+    """The key is quoted, nothing is compressed, uploads have a length, and all else is JSON."""
     submitter = against(answer(GOOD), answer(b"", "201 Created", "X: y"))
     submitter.create_job(known)
     submitter.upload(known, an_instance(0, b"x" * 100_000))
@@ -127,7 +127,7 @@ def test_headers_are_what_the_api_says(against: Against, an_instance: MakeUpload
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     paths = folder / "certificate.pem", folder / "key.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -143,44 +143,44 @@ def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:
     return context
 
 
-def test_an_authority_of_ones_own_is_trusted(
+def test_a_configured_authority_is_trusted(
     against: Against, server_context: ssl.SSLContext, certificate: tuple[Path, Path], known: Job
 ) -> None:
-    """ca-file names it."""
+    """`ca-file` names the authority."""
     submitter = against(answer(GOOD), context=server_context, ca_file=certificate[0], timeout=MOST_S)
     assert submitter.create_job(known).job_id
 
 
 def test_an_unknown_authority_is_not_trusted(against: Against, server_context: ssl.SSLContext, known: Job) -> None:
-    """Nothing is sent; the message says why."""
+    """No request is sent, and the error names the reason."""
     submitter = against(answer(GOOD), context=server_context, timeout=MOST_S)
     with pytest.raises(Retriable, match=r"no connection to the platform .*CERTIFICATE_VERIFY_FAILED"):
         submitter.create_job(known)
     assert [] == submitter.hostile.requests
 
 
-def test_a_client_certificate_is_shown(
+def test_a_client_certificate_is_sent(
     against: Against, server_context: ssl.SSLContext, certificate: tuple[Path, Path], known: Job
 ) -> None:
-    """To a platform that demands one."""
+    """The platform requires one."""
     server_context.verify_mode = ssl.CERT_REQUIRED
     server_context.load_verify_locations(certificate[0])
     tls = {"context": server_context, "ca_file": certificate[0], "timeout": MOST_S}
-    shown = against(answer(GOOD), **tls, client_certificate=certificate[0], client_key=certificate[1])
-    assert shown.create_job(known).job_id
+    with_certificate = against(answer(GOOD), **tls, client_certificate=certificate[0], client_key=certificate[1])
+    assert with_certificate.create_job(known).job_id
     with pytest.raises(Retriable):
         against(answer(GOOD), **tls).create_job(known)
 
 
 @pytest.mark.parametrize("name", ["ca_file", "client_certificate"])
 @pytest.mark.parametrize("content", [None, "not PEM"])
-def test_a_file_that_cannot_be_used_is_named(
+def test_an_unusable_certificate_file_is_named(
     against: Against, server_context: ssl.SSLContext, tmp_path: Path, name: str, content: str | None, known: Job
 ) -> None:
-    """In the error of the job, where an operator looks; it works as soon as the file is right."""
+    """The job's error names the file, and is retriable because the file may be replaced."""
     path = tmp_path / "file.pem"
     if content is not None:
         path.write_text(content)
     submitter = against(answer(GOOD), context=server_context, **{name: path})
-    with pytest.raises(Retriable, match=rf"{name.replace('_', '-')} = '.*file.pem', cannot be used"):
+    with pytest.raises(Retriable, match=rf"{name.replace('_', '-')} = '.*file.pem' cannot be used"):
         submitter.create_job(known)

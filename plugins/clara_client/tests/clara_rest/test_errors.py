@@ -1,4 +1,4 @@
-"""The `clara-rest` submitter against the emulator: what fails, and how that is told."""
+"""Errors of the `clara-rest` submitter against the emulator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dicom_adapter import (
     Secret,
 )
 from dicom_adapter_clara_client.emulator.faults import CallFaultKind
-from dicom_adapter_clara_client.emulator.rest_face import serve
+from dicom_adapter_clara_client.emulator.rest_server import serve
 
 PATIENT = "SECRET^PATIENT"
 
@@ -30,15 +30,17 @@ PATIENT = "SECRET^PATIENT"
         *((status, Permanent) for status in (301, 302, 303, 307, 308)),
     ],
 )
-def test_a_status_belongs_to_a_family(site: Any, status: int, expected: type[Exception], job: Job) -> None:
-    """What may pass is retried, what cannot is given up; the message names the status."""
+def test_every_error_status_is_permanent_or_retriable(
+    site: Any, status: int, expected: type[Exception], job: Job
+) -> None:
+    """Temporary errors are retriable, all others permanent; the message names the status."""
     site.fail("Jobs.Create", CallFaultKind.STATUS, status=status)
     with pytest.raises(expected, match=rf"^job 0{{31}}1: create: .*{status}"):
         site.submitter.create_job(job)
 
 
-def test_an_error_says_what_the_platform_says(site: Any, job: Job) -> None:
-    """Title, detail and code of the problem."""
+def test_an_error_quotes_the_platforms_problem(site: Any, job: Job) -> None:
+    """The message has title, detail and code of the problem."""
     expected = (
         f"job {job.job_id}: create: the platform answered 422 Unprocessable Entity; "
         f"No such pipeline: no pipeline {32 * 'b'} (code -4097)"
@@ -48,8 +50,8 @@ def test_an_error_says_what_the_platform_says(site: Any, job: Job) -> None:
     assert expected.replace("Entity", "") == str(raised.value).replace("Entity", "").replace("Content", "")
 
 
-def test_an_error_is_short_and_harmless(site: Any, job: Job) -> None:
-    """What the platform says is cut, and stripped of control characters."""
+def test_an_error_is_short_and_printable(site: Any, job: Job) -> None:
+    """The platform's text is truncated, and control characters are removed."""
     site.fail("Jobs.Create", CallFaultKind.STATUS, status=400, messages=("a\r\n\x1b[2J\u202eb" + 100_000 * "x",))
     with pytest.raises(Permanent) as raised:
         site.submitter.create_job(job)
@@ -57,15 +59,15 @@ def test_an_error_is_short_and_harmless(site: Any, job: Job) -> None:
     assert str(raised.value).isprintable()
 
 
-def test_a_time_to_wait_is_mentioned(site: Any, job: Job) -> None:
-    """Retry-After is for the operator: the core has its own pauses."""
+def test_retry_after_is_quoted(site: Any, job: Job) -> None:
+    """It only informs the operator, because the core has its own pauses."""
     site.fail("Jobs.Create", CallFaultKind.STATUS, status=503)
     with pytest.raises(Retriable, match="it asks to retry after 1 s"):
         site.submitter.create_job(job)
 
 
-def test_creations_at_the_same_time_make_one_job(site: Any, job: Job) -> None:
-    """What meets the first try while it is still being answered is told to come again."""
+def test_concurrent_creations_create_one_job(site: Any, job: Job) -> None:
+    """A call during the first attempt gets a retriable error."""
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(site.submitter.create_job, evolve(job, repeated=True)) for _ in range(32)]
     errors = [error for error in (call.exception() for call in calls) if error is not None]
@@ -73,35 +75,35 @@ def test_creations_at_the_same_time_make_one_job(site: Any, job: Job) -> None:
     assert 1 == len({call.result() for call in calls if call.exception() is None}) == len(site.platform.jobs.list())
 
 
-def test_a_platform_that_is_down_is_waited_for(site: Any) -> None:
-    """No connection is Retriable, and works when the platform is back at its place."""
+def test_a_platform_that_is_down_is_retriable(site: Any) -> None:
+    """When the platform is running again, the next call succeeds."""
     job = site.created()
     site.server.stop()
-    with pytest.raises(Retriable, match=r"status: .*(no connection|broke off|failed)"):
+    with pytest.raises(Retriable, match=r"status: .*(no connection|closed the connection|failed)"):
         site.submitter.status(job)
     site.server = serve(site.platform, site.server.address)
     assert "pending" == site.submitter.status(job).state
 
 
-def test_a_platform_that_does_not_answer_is_left(site: Any) -> None:
-    """The time for a call is limited."""
+def test_a_call_without_a_response_times_out(site: Any) -> None:
+    """A timeout is retriable."""
     job = site.created()
     site.fail("Jobs.Status", CallFaultKind.DELAY, seconds=30)
     with pytest.raises(Retriable, match="took too long"):
         site.connect(timeout=0.2).status(job)
 
 
-def test_closing_cuts_off_what_is_under_way(site: Any, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop of the service does not wait for a slow platform; a closed submitter does nothing more."""
+def test_closing_aborts_running_calls(site: Any, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop of the service does not wait for a slow platform; a closed submitter refuses calls."""
     created, slow, arrived = site.created(job), site.connect(), threading.Event()
     take = site.faults.take
 
-    def tell(*call: Any) -> Any:
+    def take_and_notify(*call: Any) -> Any:
         fault = take(*call)
         arrived.set()
         return fault
 
-    monkeypatch.setattr(site.faults, "take", tell)
+    monkeypatch.setattr(site.faults, "take", take_and_notify)
     site.fail("Jobs.Status", CallFaultKind.DELAY, seconds=30)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(slow.status, created)
@@ -112,21 +114,21 @@ def test_closing_cuts_off_what_is_under_way(site: Any, job: Job, monkeypatch: py
         slow.status(created)
 
 
-def test_the_token_opens_the_platform(make_site: Callable[..., Any], job: Job) -> None:
-    """It is sent with every call; a wrong one is an error that says what to check."""
+def test_the_token_is_sent_with_every_call(make_site: Callable[..., Any], job: Job) -> None:
+    """The error for a wrong token names the setting to check."""
     site = make_site(token="right-token")
     with pytest.raises(Permanent, match=r"401 Unauthorized.*check the submitter's token"):
         site.connect(token=Secret("wrong-token")).create_job(job)
     assert site.connect(token=Secret("right-token")).create_job(job).job_id
 
 
-def test_the_token_never_shows(make_site: Callable[..., Any], job: Job) -> None:
-    """Not in errors, even when the platform repeats it, and not in any `repr`."""
-    token = "tell-nobody/0123456789"
+def test_the_token_is_never_shown(make_site: Callable[..., Any], job: Job) -> None:
+    """It is neither in errors, even if the platform repeats it, nor in any `repr`."""
+    token = "private/0123456789"
     site = make_site()
     submitter = site.connect(token=Secret(token))
     site.fail("Jobs.Create", CallFaultKind.STATUS, status=403, messages=(f"{'x' * 290}Bearer {token} is not allowed",))
     with pytest.raises(Permanent) as raised:
         submitter.create_job(job)
-    assert "tell" not in str(raised.value)
-    assert "tell" not in repr((submitter, submitter.settings, vars(submitter)))
+    assert "private" not in str(raised.value)
+    assert "private" not in repr((submitter, submitter.settings, vars(submitter)))

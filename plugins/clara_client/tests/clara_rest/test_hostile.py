@@ -1,4 +1,4 @@
-"""The `clara-rest` submitter against servers that are no platform: it never hangs, crashes or believes them."""
+"""The `clara-rest` submitter against servers that are not the platform: it never hangs, crashes, or reports success."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dicom_adapter import (
 )
 
 PATIENT = "SECRET^PATIENT"
-TIMEOUT_S = 0.5  # of calls to what never ends its answer
-FOR_EVER_S = 300.0  # longer than a test may take
+TIMEOUT_S = 0.5  # for calls that have to time out
+FOREVER_S = 300.0  # longer than the time limit of a test
 HTML = b"<!doctype html><html><h1>Please log in</h1></html>"
 GOOD: dict[str, Any] = {"jobId": 32 * "1", "payloadId": 32 * "2", "state": "pending", "status": "healthy"}
 Against = Callable[..., Any]
@@ -30,7 +30,7 @@ MakeUpload = Callable[..., Upload]
 
 
 def answer(body: bytes | dict[str, Any], status: str = "201 Created", *more: str, length: int | None = None) -> bytes:
-    """An answer as it goes over the wire; `more`: headers in the place of the JSON content type."""
+    """Return the bytes of a response; `more`: headers instead of the JSON content type."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = "".join(f"{line}\r\n" for line in (*(more or ["Content-Type: application/json"]),))
     size = len(data) if length is None else length
@@ -42,10 +42,10 @@ def html(status: str) -> bytes:
 
 
 def drip(head: bytes, piece: bytes) -> Callable[[socket.socket], None]:
-    """Send `head`, then `piece` for ever, each well below the time that a single read has."""
+    """Return a script that sends `head`, then `piece` repeatedly, at intervals far below the timeout of a read."""
 
     def send(peer: socket.socket) -> None:
-        end = time.monotonic() + FOR_EVER_S
+        end = time.monotonic() + FOREVER_S
         peer.sendall(head)
         waiting = threading.Event()
         while time.monotonic() < end:
@@ -56,19 +56,19 @@ def drip(head: bytes, piece: bytes) -> Callable[[socket.socket], None]:
 
 
 def flood(peer: socket.socket) -> None:
-    """An answer without end."""
+    """Send an endless response."""
     peer.sendall(b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
         peer.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
 
 def nothing(peer: socket.socket) -> None:
-    """Wait for the client to give up."""
+    """Wait until the client disconnects."""
     peer.recv(1)
 
 
 def time_for(script: Any) -> dict[str, float]:
-    """A short time for what is to be cut off by it; enough for all else, however busy the machine is."""
+    """Return a short timeout for scripts that never end; otherwise the default, enough for a busy machine."""
     is_endless = callable(script) and script is not flood
     return {"timeout": TIMEOUT_S} if is_endless else {}
 
@@ -77,8 +77,8 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in GOOD.items() if name != key}
 
 
-def test_a_good_answer_is_believed(against: Against, known: Job) -> None:
-    """The scripts of this file are right where they should be."""
+def test_a_valid_response_is_accepted(against: Against, known: Job) -> None:
+    """The response that the other tests modify is valid."""
     created = against(answer(GOOD)).create_job(known)
     assert PlatformJob(job_id=32 * "1", payload_id=32 * "2") == created
 
@@ -87,8 +87,8 @@ def test_a_good_answer_is_believed(against: Against, known: Job) -> None:
     ("script", "reason"),
     [
         (html("201 Created"), "text/html, not JSON"),
-        (html("200 OK"), "this status is none of those"),
-        (answer(b"", "204 No Content"), "this status is none of those"),
+        (html("200 OK"), "the API does not define this status"),
+        (answer(b"", "204 No Content"), "the API does not define this status"),
         (answer(b""), "not valid JSON"),
         (answer(b'{"jobId": "11'), "not valid JSON"),
         (answer(b'{"jobId": "\xff"}'), "not valid JSON"),
@@ -97,13 +97,13 @@ def test_a_good_answer_is_believed(against: Against, known: Job) -> None:
         (answer(b"[]"), "not an object"),
         (answer(b"null"), "not an object"),
         (answer(without("jobId")), "its jobId is missing"),
-        (answer({**GOOD, "jobId": 1}), "its jobId is missing or is not"),
-        (answer({**GOOD, "jobId": "../../etc"}), "its jobId is missing or is not"),
-        (answer({**GOOD, "jobId": "1?x"}), "its jobId is missing or is not"),
-        (answer({**GOOD, "jobId": 500 * "1"}), "its jobId is missing or is not"),
+        (answer({**GOOD, "jobId": 1}), "its jobId is missing or invalid"),
+        (answer({**GOOD, "jobId": "../../etc"}), "its jobId is missing or invalid"),
+        (answer({**GOOD, "jobId": "1?x"}), "its jobId is missing or invalid"),
+        (answer({**GOOD, "jobId": 500 * "1"}), "its jobId is missing or invalid"),
         (answer(without("payloadId")), "its payloadId is missing"),
-        (answer({**GOOD, "state": ["pending"]}), "its state is missing or is not"),
-        (answer({**GOOD, "state": "\x1b[31mred"}), "its state is missing or is not"),
+        (answer({**GOOD, "state": ["pending"]}), "its state is missing or invalid"),
+        (answer({**GOOD, "state": "\x1b[31mred"}), "its state is missing or invalid"),
         (answer({**GOOD, "startedAt": 7}), "its startedAt is not a time"),
         (answer({**GOOD, "messages": "x"}), "its messages are not a list"),
         (answer({**GOOD, "messages": [1]}), "its messages are not a list"),
@@ -111,25 +111,27 @@ def test_a_good_answer_is_believed(against: Against, known: Job) -> None:
         (answer({**GOOD, "metadata": {"a": 1}}), "its metadata is not"),
         (answer(GOOD, "201 Created", "X: y"), "of no declared type"),
         (answer(GOOD, "201 Created", "Content-Type: application/json", "Content-Encoding: gzip"), "compressed"),
-        (answer(GOOD, length=500), "did not come whole"),
+        (answer(GOOD, length=500), "body is incomplete"),
         (answer(b"{" + b" " * 1_000_000 + b"}"), "longer than 1000000 bytes"),
         (flood, "longer than 1000000 bytes"),
         (
             b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
-            "whole",
+            "incomplete",
         ),
         (b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\n\r\n{", "not valid JSON"),
         (
             drip(b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n", b" "),
-            "whole",
+            "incomplete",
         ),
     ],
 )
-def test_an_answer_that_is_no_job_is_not_believed(against: Against, script: Any, reason: str, known: Job) -> None:
-    """It means success, but it is not the platform's: the step is tried again."""
+def test_a_response_that_is_not_a_valid_job_is_retriable(
+    against: Against, script: Any, reason: str, known: Job
+) -> None:
+    """Its status is success, but it does not come from the platform, so the step is retried."""
     with pytest.raises(Retriable, match=reason) as raised:
         against(script, **time_for(script)).create_job(known)
-    assert "is not that of a Clara REST API" in str(raised.value)
+    assert "is not one of a Clara REST API" in str(raised.value)
     assert len(str(raised.value)) < 400
     assert str(raised.value).isprintable()
 
@@ -140,42 +142,44 @@ def test_an_answer_that_is_no_job_is_not_believed(against: Against, script: Any,
         (nothing, "took too long"),
         (drip(b"HTTP/1.1 201 Created\r\n", b"X: y\r\n"), "took too long"),
         (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "took too long"),
-        (b"", "broke off or does not speak HTTP"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "broke off or does not speak HTTP"),
-        (b"\x15\x03\x01\x00\x02\x02\x46", "broke off or does not speak HTTP"),
-        (b"HTTP/1.1 201 Created\r\nContent-Length: x\r\n\r\n", "broke off or does not speak HTTP"),
-        (b"HTTP/1.1 201 Created\r\nX: " + b"y" * 1_000_000, "broke off or does not speak HTTP|failed"),
-        (b"HTTP/1.1 999 What\r\n\r\n", "999|broke off"),
+        (b"", "closed the connection or does not speak HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "closed the connection or does not speak HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "closed the connection or does not speak HTTP"),
+        (b"HTTP/1.1 201 Created\r\nContent-Length: x\r\n\r\n", "closed the connection or does not speak HTTP"),
+        (b"HTTP/1.1 201 Created\r\nX: " + b"y" * 1_000_000, "closed the connection or does not speak HTTP|failed"),
+        (b"HTTP/1.1 999 What\r\n\r\n", "999|closed the connection"),
     ],
 )
-def test_what_is_no_answer_at_all_is_tried_again(against: Against, script: Any, reason: str, known: Job) -> None:
-    """Within the time for a call, however slowly something comes."""
+def test_a_missing_or_invalid_response_is_retriable(against: Against, script: Any, reason: str, known: Job) -> None:
+    """The call ends within its timeout, however slowly data arrives."""
     with pytest.raises(Retriable, match=reason):
         against(script, **time_for(script)).create_job(known)
 
 
 @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "206 Partial Content"])
-def test_a_login_page_is_no_upload(against: Against, status: str, an_instance: MakeUpload, known: Job) -> None:
+def test_a_login_page_does_not_count_as_an_upload(
+    against: Against, status: str, an_instance: MakeUpload, known: Job
+) -> None:
     """Otherwise the instance would count as uploaded, and be deleted."""
-    with pytest.raises(Retriable, match="this status is none of those"):
+    with pytest.raises(Retriable, match="the API does not define this status"):
         against(html(status)).upload(known, an_instance(0, b"x" * 100_000))
 
 
 @pytest.mark.parametrize("step", ["start", "cancel", "status", "add_metadata"])
 @pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "204 No Content"])
-def test_a_login_page_is_no_success(against: Against, step: str, status: str, known: Job) -> None:
-    """Of no step."""
+def test_a_login_page_does_not_count_as_success(against: Against, step: str, status: str, known: Job) -> None:
+    """This holds for every step."""
     arguments = [{"a": "b"}] if step == "add_metadata" else []
     script = html(status) if not status.startswith("204") else answer(b"", status)
-    with pytest.raises(Retriable, match="is not that of a Clara REST API"):
+    with pytest.raises(Retriable, match="is not one of a Clara REST API"):
         getattr(against(script), step)(known, *arguments)
 
 
 @pytest.mark.parametrize("step", ["start", "cancel", "status"])
-def test_an_answer_about_another_job_is_not_believed(against: Against, step: str, job: Job, known: Job) -> None:
-    """Something between mixes up its answers."""
+def test_a_response_for_another_job_is_retriable(against: Against, step: str, job: Job, known: Job) -> None:
+    """A proxy may have mixed up responses."""
     script = answer({**GOOD, "jobId": 32 * "9"}, "202 Accepted" if step == "start" else "200 OK")
-    with pytest.raises(Retriable, match="about another job"):
+    with pytest.raises(Retriable, match="for another job"):
         getattr(against(script), step)(known)
 
 
@@ -188,15 +192,15 @@ def test_an_answer_about_another_job_is_not_believed(against: Against, step: str
         [{}],
     ],
 )
-def test_a_list_that_is_none_is_not_believed(against: Against, pages: list[dict[str, Any]], known: Job) -> None:
-    """A job that is looked for is not made again because of it."""
+def test_an_invalid_list_is_retriable(against: Against, pages: list[dict[str, Any]], known: Job) -> None:
+    """An invalid list must not count as "the job does not exist"."""
     lost = evolve(known, platform_job_id="", repeated=True)
-    with pytest.raises(Retriable, match="is not that of a Clara REST API"):
+    with pytest.raises(Retriable, match="is not one of a Clara REST API"):
         against(*(answer(page, "200 OK") for page in pages)).cancel(lost)
 
 
-def test_a_list_without_end_is_left(against: Against, monkeypatch: pytest.MonkeyPatch, known: Job) -> None:
-    """A server that always has another page does not keep the submitter for ever."""
+def test_an_endless_list_is_retriable(against: Against, monkeypatch: pytest.MonkeyPatch, known: Job) -> None:
+    """The submitter reads a limited number of pages."""
     monkeypatch.setattr("dicom_adapter_clara_client.rest_submitter.MOST_PAGES", 5)
     lost = evolve(known, platform_job_id="", repeated=True)
     with pytest.raises(Retriable, match="too many jobs"):
@@ -217,16 +221,16 @@ def test_a_list_without_end_is_left(against: Against, monkeypatch: pytest.Monkey
         (answer({"type": "https://x.example/problems/request-in-progress"}, "409 Conflict"), Retriable),
     ],
 )
-def test_an_error_page_counts_by_its_status(
+def test_an_error_page_is_classified_by_its_status(
     against: Against, script: bytes, expected: type[Exception], known: Job
 ) -> None:
-    """Whatever is in it."""
+    """Its content does not matter, except a valid problem type."""
     with pytest.raises(expected, match=r"the platform answered [45]"):
         against(script).create_job(known)
 
 
 @pytest.mark.parametrize("script", [html("404 Not Found"), answer({"type": "/problems/not-found"}, "404 Not Found")])
-def test_a_wrong_address_is_no_cancelled_job(against: Against, script: bytes, known: Job) -> None:
-    """404 means that there is no such job only if it says so."""
+def test_a_404_without_its_problem_type_is_not_a_missing_job(against: Against, script: bytes, known: Job) -> None:
+    """A 404 means that the job does not exist only if it has the problem type `job-not-found`."""
     with pytest.raises(Permanent, match="404"):
         against(script).cancel(known)

@@ -1,4 +1,4 @@
-"""The `clara-rest` submitter against the emulator: a job from its creation to its end, lost answers included."""
+"""Jobs of the `clara-rest` submitter against the emulator, from creation to end, with lost responses."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOSSES = [CallFaultKind.RESET, CallFaultKind.DROP, CallFaultKind.TRUNCATE, CallF
 MakeUpload = Callable[..., Upload]
 
 
-def test_a_job_goes_all_the_way(site: Any, an_instance: MakeUpload) -> None:
-    """Created, described, uploaded and started: the platform has all of it."""
+def test_a_job_is_created_filled_and_started(site: Any, an_instance: MakeUpload) -> None:
+    """The platform has the job with all its values, metadata and files."""
     job = site.created()
     site.submitter.add_metadata(job, {**job.metadata, "00080060": "CT"})
     for position, data in enumerate((b"first", b"second")):
@@ -45,16 +45,16 @@ def test_a_job_goes_all_the_way(site: Any, an_instance: MakeUpload) -> None:
     assert {"input/dcm/000000-1.2.0.dcm": b"first", "input/dcm/000001-1.2.1.dcm": b"second"} == site.files(job)
 
 
-def test_the_patient_id_is_in_no_name(site: Any, an_instance: MakeUpload) -> None:
-    """Neither files nor addresses carry it."""
+def test_no_file_name_contains_the_patient_id(site: Any, an_instance: MakeUpload) -> None:
+    """File names are part of paths and logs of the platform."""
     job = site.created()
     site.submitter.upload(job, an_instance(0, b"x"))
     assert not [name for name in site.files(job) if PATIENT in name or "PATIENT" in name]
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_job_whose_creation_got_lost_is_made_once(site: Any, kind: CallFaultKind, job: Job) -> None:
-    """Whether the platform made the job or not, the repetition gives the one job that there is."""
+def test_a_job_with_a_lost_creation_is_created_once(site: Any, kind: CallFaultKind, job: Job) -> None:
+    """The repeated call returns the only job, whether the first call created it or not."""
     site.fail("Jobs.Create", kind)
     with pytest.raises(Retriable):
         site.submitter.create_job(job)
@@ -62,10 +62,10 @@ def test_a_job_whose_creation_got_lost_is_made_once(site: Any, kind: CallFaultKi
     assert [(made.job_id, made.payload_id)] == [(job.job_id, job.payload_id) for job in site.platform.jobs.list()]
 
 
-def test_a_creation_whose_answer_got_lost_is_known_to_a_platform_that_was_restarted(
+def test_a_restarted_platform_still_knows_idempotency_keys(
     make_site: Callable[..., Any], tmp_path: Path, job: Job
 ) -> None:
-    """The repetition gives the one job that there is. It fails when the emulator keeps its keys in memory only."""
+    """The repeated call returns the only job. Fails if the emulator keeps its keys only in memory."""
     first = make_site(folder=tmp_path / "platform")
     first.fail("Jobs.Create", CallFaultKind.DROP)
     with pytest.raises(Retriable):
@@ -77,8 +77,8 @@ def test_a_creation_whose_answer_got_lost_is_known_to_a_platform_that_was_restar
 
 
 @pytest.mark.parametrize("after", [timedelta(hours=30), timedelta(days=9)])
-def test_a_job_is_found_again_when_the_platform_has_forgotten_its_key(site: Any, job: Job, after: timedelta) -> None:
-    """After a day, a repeated creation looks for the job by its metadata before it makes another."""
+def test_a_job_whose_key_has_expired_is_found_by_its_metadata(site: Any, job: Job, after: timedelta) -> None:
+    """After a day, a repeated creation first searches for the job."""
     now = job.created_at
     job = evolve(job, created_at=now - after)
     site.now = now - after
@@ -90,29 +90,29 @@ def test_a_job_is_found_again_when_the_platform_has_forgotten_its_key(site: Any,
     assert 26 == len(site.platform.jobs.list())
 
 
-def test_a_job_that_is_not_found_after_a_day_is_made(site: Any, job: Job) -> None:
-    """What never reached the platform is created late."""
+def test_a_job_that_is_not_found_after_a_day_is_created(site: Any, job: Job) -> None:
+    """The first call may not have reached the platform."""
     job = evolve(job, created_at=job.created_at - timedelta(days=2), repeated=True)
     assert site.submitter.create_job(job).job_id == site.platform.jobs.list()[0].job_id
 
 
 def test_metadata_is_sent_in_one_call(site: Any) -> None:
-    """As long as nothing goes wrong."""
+    """Without errors, all entries are sent together."""
     job = site.created()
     site.submitter.add_metadata(job, {"a": "1", "b": "2", "c": "3"})
     assert ["Jobs.Create", "Jobs.AddMetadata"] == site.calls()
 
 
-def test_no_metadata_is_no_call(site: Any) -> None:
-    """What went with the creation is not sent again."""
+def test_without_further_metadata_there_is_no_call(site: Any) -> None:
+    """Metadata that was sent with the creation is not sent again."""
     site.submitter.add_metadata(site.created(), {"Source": "LUNG"})
     assert ["Jobs.Create"] == site.calls()
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("repeated", [True, False])
-def test_metadata_whose_answer_got_lost_is_there_once(site: Any, kind: CallFaultKind, repeated: bool) -> None:
-    """The repetition neither meets its own first try nor loses anything."""
+def test_metadata_with_a_lost_response_is_added_once(site: Any, kind: CallFaultKind, repeated: bool) -> None:
+    """The repeated call neither conflicts with the first nor loses an entry."""
     job = site.created()
     wanted = {"Instances": "2", "00080060": "CT", "a key/with ? marks": "ä"}
     site.fail("Jobs.AddMetadata", kind)
@@ -123,16 +123,16 @@ def test_metadata_whose_answer_got_lost_is_there_once(site: Any, kind: CallFault
     assert {"Source": "LUNG", "dicom-adapter-job": job.job_id, **wanted} == found
 
 
-def test_metadata_that_is_there_already_is_replaced(site: Any) -> None:
-    """A key that the platform set itself does not fault the job."""
+def test_metadata_that_is_present_already_is_replaced(site: Any) -> None:
+    """A key that the platform has set does not fault the job."""
     job = site.created()
     site.platform.jobs.add_metadata(job.platform_job_id, {"INSTANCES": "?"})
     site.submitter.add_metadata(job, {"Instances": "2"})
     assert "2" == site.platform.jobs.status(job.platform_job_id).metadata["Instances"]
 
 
-def test_an_error_about_metadata_quotes_no_value(site: Any) -> None:
-    """The platform's detail may repeat a patient's data: it is left out."""
+def test_an_error_of_metadata_quotes_no_value(site: Any) -> None:
+    """The platform's detail may contain patient data, so it is omitted."""
     job = site.created()
     site.fail(
         "Jobs.*Metadata", CallFaultKind.CODE, code=-0x2901, messages=(f"the value {PATIENT} is refused",), times=2
@@ -147,8 +147,8 @@ def test_an_error_about_metadata_quotes_no_value(site: Any) -> None:
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("pause", [timedelta(0), timedelta(hours=25)])
-def test_a_start_whose_answer_got_lost_starts_once(site: Any, kind: CallFaultKind, pause: timedelta) -> None:
-    """Even when the platform has forgotten the key: a job that is not pending was started."""
+def test_a_start_with_a_lost_response_starts_the_job_once(site: Any, kind: CallFaultKind, pause: timedelta) -> None:
+    """This holds even after the key has expired: a job that is not pending was started."""
     job = site.created()
     site.fail("Jobs.Start", kind)
     with pytest.raises(Retriable):
@@ -158,8 +158,8 @@ def test_a_start_whose_answer_got_lost_starts_once(site: Any, kind: CallFaultKin
     assert ClaraJobState.RUNNING is site.platform.jobs.status(job.platform_job_id).state
 
 
-def test_a_job_that_ran_to_its_end_counts_as_started(site: Any) -> None:
-    """A repeated start may come late."""
+def test_a_repeated_start_of_a_finished_job_succeeds(site: Any) -> None:
+    """The job may finish before the start is repeated."""
     job = site.created()
     site.platform.jobs.start(job.platform_job_id)
     site.platform.jobs.finish(job.platform_job_id, ClaraJobStatus.FAULTED)
@@ -167,16 +167,16 @@ def test_a_job_that_ran_to_its_end_counts_as_started(site: Any) -> None:
     assert ClaraJobState.STOPPED is site.platform.jobs.status(job.platform_job_id).state
 
 
-def test_a_job_that_was_cancelled_before_it_ran_cannot_start(site: Any) -> None:
-    """An operator of the platform stopped it, and an operator of the adapter is told."""
+def test_a_job_cancelled_before_its_start_cannot_be_started(site: Any) -> None:
+    """The permanent error informs the adapter's operator that the job was stopped on the platform."""
     job = site.created()
     site.platform.jobs.cancel(job.platform_job_id)
     with pytest.raises(Permanent, match=r"stopped on the platform \(canceled\) before it was started"):
         site.submitter.start(job)
 
 
-def test_the_status_is_the_platforms(site: Any) -> None:
-    """Its words for state and status, and what it says."""
+def test_the_status_is_that_of_the_platform(site: Any) -> None:
+    """It has the platform's state, status and messages."""
     job = site.created()
     seen = [site.submitter.status(job)]
     site.submitter.start(job)
@@ -192,8 +192,8 @@ def test_the_status_is_the_platforms(site: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [302, 401, 403, 404, 410, 501])
-def test_a_platform_that_does_not_tell_is_asked_again(site: Any, status: int) -> None:
-    """A token that has expired, or a proxy in the way, says nothing of the job: it is not given up."""
+def test_a_refused_status_is_retriable(site: Any, status: int) -> None:
+    """An expired token or a proxy error does not mean that the job has ended, so polling continues."""
     job = site.created()
     site.fail("Jobs.Status", CallFaultKind.STATUS, status=status)
     with pytest.raises(Retriable, match=f"status: .*{status}"):
@@ -201,20 +201,20 @@ def test_a_platform_that_does_not_tell_is_asked_again(site: Any, status: int) ->
     assert "pending" == site.submitter.status(job).state
 
 
-def test_a_job_that_the_platform_does_not_know_is_asked_after_no_more(site: Any, known: Job) -> None:
-    """What is gone does not come back."""
+def test_the_status_of_an_unknown_job_is_permanent(site: Any, known: Job) -> None:
+    """A retry cannot succeed."""
     with pytest.raises(Permanent, match=r"status: .*No such job"):
         site.submitter.status(known)
 
 
-def test_a_payload_that_the_platform_does_not_know_is_permanent(site: Any, an_instance: MakeUpload, known: Job) -> None:
-    """The job's files are forgotten: no repetition brings them back."""
+def test_an_upload_to_an_unknown_payload_is_permanent(site: Any, an_instance: MakeUpload, known: Job) -> None:
+    """The job's files are lost; a retry cannot succeed."""
     with pytest.raises(Permanent, match=r"upload .*No such payload"):
         site.submitter.upload(known, an_instance(0, b"x"))
 
 
-def test_a_job_is_cancelled_in_any_state(site: Any, job: Job) -> None:
-    """Pending, running, stopped: afterwards it is stopped, and nothing is an error."""
+def test_a_job_can_be_cancelled_in_any_state(site: Any, job: Job) -> None:
+    """A pending, running or stopped job is stopped afterwards."""
     jobs = [site.created(evolve(job, job_id=f"{number:032x}")) for number in range(2)]
     site.submitter.start(jobs[1])
     for job in [*jobs, *jobs]:
@@ -223,15 +223,15 @@ def test_a_job_is_cancelled_in_any_state(site: Any, job: Job) -> None:
     assert expected == [(job.state, job.status) for job in site.platform.jobs.list()]
 
 
-def test_a_job_that_the_platform_does_not_know_is_cancelled(site: Any, job: Job) -> None:
-    """It was never created there, or is forgotten: there is nothing to stop."""
+def test_cancelling_an_unknown_job_succeeds(site: Any, job: Job) -> None:
+    """The job was never created or does not exist any more, so there is nothing to stop."""
     site.submitter.cancel(job)
     site.submitter.cancel(evolve(job, platform_job_id=32 * "0"))
     assert ["Jobs.Cancel"] == site.calls()
 
 
-def test_a_job_whose_creation_got_lost_is_cancelled(site: Any, job: Job) -> None:
-    """It is looked for, so that it does not stay pending for ever."""
+def test_a_job_with_a_lost_creation_is_cancelled(site: Any, job: Job) -> None:
+    """The submitter searches for the job, so that it does not stay pending."""
     site.fail("Jobs.Create", CallFaultKind.DROP)
     with pytest.raises(Retriable):
         site.submitter.create_job(job)

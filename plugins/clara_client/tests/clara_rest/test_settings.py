@@ -1,4 +1,4 @@
-"""What the `clara-rest` submitter can be told, and how mistakes are said."""
+"""Settings of the `clara-rest` submitter, and errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dicom_adapter_clara_client.rest_settings import ClaraRestSettings
 
 
 def check(name: str, value: Any) -> None:
-    """What the core does with one setting: its validator alone."""
+    """Run the validator of one setting, as the core does."""
     field = getattr(fields(ClaraRestSettings), name)
     field.validator(None, field, value)
 
@@ -29,7 +29,7 @@ def check(name: str, value: Any) -> None:
     ],
 )
 def test_an_endpoint_is_a_url(endpoint: str) -> None:
-    """With or without port and path."""
+    """Port and path are optional."""
     assert endpoint == ClaraRestSettings(endpoint=endpoint).endpoint
 
 
@@ -44,7 +44,7 @@ def test_an_endpoint_is_a_url(endpoint: str) -> None:
         ("https://clara.example:99999", "not a URL"),
         ("https://[::1", "not a URL"),
         ("https://clära.example", "no usable host"),
-        ("https://user:password@clara.example", "must not hold a user or password: set token"),
+        ("https://user:password@clara.example", "must not contain a user or password: set token"),
         ("https://clara.example/?a=b", "no query"),
         ("https://clara.example/#a", "no query"),
         ("https://clara.example/a b", "no query"),
@@ -52,22 +52,22 @@ def test_an_endpoint_is_a_url(endpoint: str) -> None:
         ("https://clara.example/v1/", "must not end with /v1"),
     ],
 )
-def test_what_is_no_endpoint_is_refused(endpoint: str, reason: str) -> None:
-    """With an example, and what is wrong with it."""
+def test_an_invalid_endpoint_is_refused(endpoint: str, reason: str) -> None:
+    """The error has an example and the reason."""
     with pytest.raises(ValueError, match=f"must be a URL such as https://clara.example:8443; .*{reason}"):
         check("endpoint", endpoint)
 
 
 @pytest.mark.parametrize("token", ["", "two words", "a\r\nHost: x", "ä", "a=b"])
-def test_a_token_cannot_break_out_of_its_header(token: str) -> None:
-    """RFC 6750 says what it consists of; the message does not repeat it."""
+def test_a_token_with_other_characters_is_refused(token: str) -> None:
+    """RFC 6750 defines the characters; the error does not quote the token."""
     with pytest.raises(ValueError, match="must be a bearer token") as raised:
         check("token", Secret(token))
     assert not token or token not in str(raised.value)
 
 
-def test_a_token_does_not_show() -> None:
-    """Settings end up in logs."""
+def test_the_token_is_not_in_the_repr() -> None:
+    """Settings may be logged."""
     assert "abc123" not in repr(ClaraRestSettings(endpoint="https://x.example", token=Secret("abc123")))
 
 
@@ -83,20 +83,20 @@ def test_a_token_does_not_show() -> None:
     ],
 )
 def test_times_and_numbers_have_limits(name: str, value: float) -> None:
-    """A wait without end is a mistake."""
+    """No wait may be unlimited."""
     with pytest.raises(ValueError, match="must be from"):
         check(name, value)
 
 
 def test_a_key_needs_its_certificate() -> None:
-    """Alone it is of no use."""
+    """A key is used only with a certificate."""
     with pytest.raises(ValueError, match="client-key needs client-certificate"):
         ClaraRestSettings(endpoint="https://x.example", client_key=Path("key.pem"))
 
 
 @pytest.mark.parametrize("name", ["ca_file", "client_certificate"])
 def test_certificates_need_tls(name: str) -> None:
-    """With http:// they would be left out in silence."""
+    """With http:// they would be ignored silently."""
     settings: dict[str, Any] = {"endpoint": "http://x.example", name: Path("file.pem")}
     with pytest.raises(ValueError, match="need an endpoint that begins with https://"):
         ClaraRestSettings(**settings)

@@ -1,4 +1,4 @@
-"""The `clara-rest` submitter against the emulator: files."""
+"""Uploads of the `clara-rest` submitter to the emulator."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MakeUpload = Callable[..., Upload]
 
 
 @pytest.mark.parametrize("kind", LOSSES)
-def test_an_upload_whose_answer_got_lost_is_there_once(site: Any, kind: CallFaultKind, an_instance: MakeUpload) -> None:
-    """The repetition takes the place of the first try."""
+def test_an_upload_with_a_lost_response_is_stored_once(site: Any, kind: CallFaultKind, an_instance: MakeUpload) -> None:
+    """The repeated upload replaces the first."""
     job = site.created()
     site.fail("Payloads.Upload", kind)
     with pytest.raises(Retriable):
@@ -37,14 +37,14 @@ def test_an_upload_whose_answer_got_lost_is_there_once(site: Any, kind: CallFaul
 
 
 def test_an_empty_file_is_uploaded(site: Any, an_instance: MakeUpload) -> None:
-    """Without a single byte."""
+    """An upload may have no bytes."""
     job = site.created()
     site.submitter.upload(job, an_instance(0, b""))
     assert {"input/dcm/000000-1.2.0.dcm": b""} == site.files(job)
 
 
-def test_uploads_run_side_by_side(site: Any, an_instance: MakeUpload) -> None:
-    """From as many threads as the core likes."""
+def test_uploads_can_run_concurrently(site: Any, an_instance: MakeUpload) -> None:
+    """The core uploads from several threads."""
     job = site.created()
     uploads = [an_instance(position, bytes([position]) * 100_000) for position in range(40)]
     with ThreadPoolExecutor(16) as pool:
@@ -53,27 +53,27 @@ def test_uploads_run_side_by_side(site: Any, an_instance: MakeUpload) -> None:
 
 
 class Endless:
-    """A large file that is nowhere."""
+    """A reader that generates a large file."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
     def read(self, size: int) -> bytes:
-        taken = min(size, self._left)
-        self._left -= taken
-        return bytes(taken)
+        length = min(size, self._left)
+        self._left -= length
+        return bytes(length)
 
     def __enter__(self) -> Endless:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
-def test_a_large_file_does_not_go_through_memory(
+def test_a_large_file_is_streamed(
     make_site: Callable[..., Any], tmp_path: Path, job: Job, an_instance: MakeUpload
 ) -> None:
-    """Neither the submitter nor the emulator holds it: 64 MiB pass through less than 8."""
+    """Submitter and emulator together need less than 8 MiB of memory for 64 MiB."""
     site = make_site(folder=tmp_path / "platform")
     job, size = site.created(), 64 << 20
     tracemalloc.start()
@@ -87,8 +87,8 @@ def test_a_large_file_does_not_go_through_memory(
 
 
 @pytest.mark.parametrize("recorded", [999, 1001, 0, 10_000_000, 1 << 18])
-def test_a_file_of_another_length_is_not_uploaded(site: Any, recorded: int, an_instance: MakeUpload) -> None:
-    """A stored file that is not as long as the ledger says is damaged; the platform gets nothing of it."""
+def test_a_file_of_wrong_length_is_not_uploaded(site: Any, recorded: int, an_instance: MakeUpload) -> None:
+    """A stored file whose length differs from the ledger is damaged; the platform stores nothing."""
     job = site.created()
     with pytest.raises(Permanent, match=r"the stored file has .* bytes"):
         site.submitter.upload(
@@ -97,8 +97,8 @@ def test_a_file_of_another_length_is_not_uploaded(site: Any, recorded: int, an_i
     assert {} == site.files(job)
 
 
-def test_a_storage_that_fails_while_it_is_read_is_asked_again(site: Any, an_instance: MakeUpload) -> None:
-    """A disk may come back."""
+def test_an_error_while_reading_the_file_is_retriable(site: Any, an_instance: MakeUpload) -> None:
+    """The disk may be available again later."""
 
     class Failing(BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -112,8 +112,8 @@ def test_a_storage_that_fails_while_it_is_read_is_asked_again(site: Any, an_inst
         )
 
 
-def test_an_object_that_is_missing_is_told_as_it_is(site: Any, an_instance: MakeUpload) -> None:
-    """What opening the file raises goes to the core."""
+def test_a_missing_object_raises_stored_object_missing(site: Any, an_instance: MakeUpload) -> None:
+    """The error of opening the file is passed on to the core."""
 
     def missing() -> BinaryIO:
         raise StoredObjectMissing("gone")
@@ -122,9 +122,9 @@ def test_an_object_that_is_missing_is_told_as_it_is(site: Any, an_instance: Make
         site.submitter.upload(site.created(), an_instance(0, b"x", open=missing))
 
 
-def test_a_refusal_is_understood_while_the_file_is_still_sent(site: Any, an_instance: MakeUpload) -> None:
-    """The platform refuses early; the message is its own."""
+def test_a_refusal_during_the_upload_is_reported(site: Any, an_instance: MakeUpload) -> None:
+    """The platform refuses before the whole file is sent; the error has the platform's message."""
     job = site.created()
     site.platform.jobs.start(job.platform_job_id)
-    with pytest.raises(Permanent, match=r"409 Conflict; The payload is read-only: .*its job has begun"):
+    with pytest.raises(Permanent, match=r"409 Conflict; The payload is read-only: .*its job was started"):
         site.submitter.upload(job, an_instance(0, bytes(20_000_000)))

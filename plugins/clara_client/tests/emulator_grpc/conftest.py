@@ -1,4 +1,4 @@
-"""A served platform and a client's stubs."""
+"""A running emulator with gRPC, and a client's stubs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from attrs import field, frozen
 
 from dicom_adapter_clara_client.emulator.faults import Faults
-from dicom_adapter_clara_client.emulator.grpc_face import EmulatorGrpcServer, serve
+from dicom_adapter_clara_client.emulator.grpc_server import EmulatorGrpcServer, serve
 from dicom_adapter_clara_client.emulator.record import CallLog
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.wire import common_pb2, jobs_pb2, payloads_pb2
@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 @frozen(kw_only=True)
 class Site:
-    """A served platform and a client's stubs."""
+    """A running emulator with gRPC, and a client's stubs."""
 
     platform: EmulatedPlatform
     server: EmulatorGrpcServer
@@ -51,7 +51,7 @@ class Site:
         return PipelinesStub(self.channel)
 
     def create(self, pipeline: str = LUNG) -> jobs_pb2.JobsCreateResponse:
-        """Ask for a job."""
+        """Create a job."""
         return self.jobs.Create(self.create_request(pipeline))
 
     def upload(self, payload_id: str, name: str, *pieces: bytes) -> payloads_pb2.PayloadsUploadResponse:
@@ -59,7 +59,7 @@ class Site:
         return self.payloads.Upload(iter([self.upload_request(payload_id, name, piece) for piece in pieces]))
 
     def files(self, payload_id: str) -> list[str]:
-        """The names of a payload's files."""
+        """Return the names of a payload's files."""
         return [file.name for file in self.platform.payloads.details(payload_id).files]
 
     @staticmethod

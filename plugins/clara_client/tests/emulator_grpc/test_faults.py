@@ -1,4 +1,4 @@
-"""Faults on demand over gRPC, as clients see them."""
+"""Faults on demand over gRPC."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HEART = 32 * "b"
 MIB = 1 << 20
 
 
-def test_a_dropped_answer_leaves_the_work_done(site: Any) -> None:
-    """The client sees a lost connection, the platform has the job."""
+def test_after_a_dropped_response_the_work_is_done(site: Any) -> None:
+    """The client's connection is lost, but the platform has the job."""
     site.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.DROP))
     with pytest.raises(grpc.RpcError) as error:
         site.create()
@@ -39,7 +39,7 @@ def test_a_dropped_answer_leaves_the_work_done(site: Any) -> None:
     ],
 )
 def test_faults_before_the_work_change_nothing(site: Any, fault: CallFault, status: grpc.StatusCode) -> None:
-    """The client sees a status that is not OK, the platform was not asked."""
+    """The client receives an error status, and the platform does nothing."""
     site.faults.add(fault)
     with pytest.raises(grpc.RpcError) as error:
         site.create()
@@ -47,8 +47,8 @@ def test_faults_before_the_work_change_nothing(site: Any, fault: CallFault, stat
     assert (status, (), False) == (error.value.code(), site.platform.jobs.list(), record.worked)
 
 
-def test_a_header_code_can_be_demanded(site: Any) -> None:
-    """The answer is a refusal with the code and messages of the fault."""
+def test_a_fault_can_return_a_header_code(site: Any) -> None:
+    """The response is a refusal with the code and messages of the fault."""
     site.faults.add(CallFault(kind=CallFaultKind.CODE, code=ClaraCode.JOB_NOT_STORED, messages=("disk full",)))
     answer = site.create()
     assert (ClaraCode.JOB_NOT_STORED, ["disk full"]) == (answer.header.code, list(answer.header.messages))
@@ -56,16 +56,16 @@ def test_a_header_code_can_be_demanded(site: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [CallFaultKind.GARBAGE, CallFaultKind.TRUNCATE])
-def test_answers_can_be_unreadable(site: Any, kind: CallFaultKind) -> None:
-    """The client cannot make a message of the bytes; the work is done."""
+def test_a_fault_can_make_a_response_unreadable(site: Any, kind: CallFaultKind) -> None:
+    """The client cannot parse the response, but the work is done."""
     site.faults.add(CallFault(kind=kind))
     with pytest.raises(grpc.RpcError) as error:
         site.create()
     assert (grpc.StatusCode.INTERNAL, 1) == (error.value.code(), len(site.platform.jobs.list()))
 
 
-def test_a_truncated_upload_is_cut_off_after_its_first_piece(site: Any) -> None:
-    """Nothing of it is stored; the next attempt stores it."""
+def test_a_truncated_upload_stores_no_file(site: Any) -> None:
+    """The upload is aborted after its first piece; the next attempt stores the file."""
     job = site.create()
     site.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.TRUNCATE))
     with pytest.raises(grpc.RpcError):
@@ -75,8 +75,8 @@ def test_a_truncated_upload_is_cut_off_after_its_first_piece(site: Any) -> None:
 
 
 @pytest.mark.parametrize(("size", "left"), [(10, 5), (3 * MIB, 2 * MIB)])
-def test_a_truncated_download_ends_early_and_well(site: Any, size: int, left: int) -> None:
-    """The status is OK and the details tell the whole size: only a client that counts finds out."""
+def test_a_truncated_download_ends_early_with_status_ok(site: Any, size: int, left: int) -> None:
+    """The details have the whole size, so only a client that counts the bytes detects it."""
     job = site.create()
     site.upload(job.payload_id.value, "1", bytes(size))
     site.faults.add(CallFault(call="Payloads.Download", kind=CallFaultKind.TRUNCATE))
@@ -86,8 +86,8 @@ def test_a_truncated_download_ends_early_and_well(site: Any, size: int, left: in
     assert (size, left) == (answers[0].details.size, sum(len(answer.data) for answer in answers))
 
 
-def test_a_delay_is_only_a_delay(site: Any) -> None:
-    """A client with a deadline gives up; the call is worked all the same when the delay is over."""
+def test_a_delayed_call_is_still_performed(site: Any) -> None:
+    """A client with a short deadline gives up, but the platform performs the call after the delay."""
     site.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.DELAY, seconds=0.3))
     with pytest.raises(grpc.RpcError) as error:
         site.jobs.Create(site.create_request(), timeout=0.1)
@@ -96,8 +96,8 @@ def test_a_delay_is_only_a_delay(site: Any) -> None:
     assert 1 == len(site.platform.jobs.list())
 
 
-def test_faults_of_a_pipeline_reach_uploads_to_its_jobs(site: Any) -> None:
-    """An upload names a payload only; the pipeline is that of the payload's job."""
+def test_faults_of_a_pipeline_apply_to_uploads_to_its_jobs(site: Any) -> None:
+    """An upload names only a payload; its pipeline is that of the payload's job."""
     lung, heart = site.create(LUNG), site.create(HEART)
     site.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.RESET, times=None, pipeline_id=LUNG))
     assert 1 == site.upload(heart.payload_id.value, "1", b"x").details.size

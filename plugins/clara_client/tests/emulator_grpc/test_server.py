@@ -1,4 +1,4 @@
-"""The gRPC server: records, ports, TLS, stopping."""
+"""The emulator's gRPC server: records, ports, TLS, stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
-from dicom_adapter_clara_client.emulator.grpc_face import EmulatorTls, serve
+from dicom_adapter_clara_client.emulator.grpc_server import EmulatorTls, serve
 from dicom_adapter_clara_client.emulator.record import CallOutcome
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.wire import jobs_pb2
@@ -21,7 +21,7 @@ LUNG = 32 * "a"
 
 
 def test_stopping_does_not_wait_for_delays(site: Any) -> None:
-    """A call that is being held back is cut off."""
+    """A delayed call is aborted."""
     faults = Faults([CallFault(kind=CallFaultKind.DELAY, seconds=3600)])
     server = serve(EmulatedPlatform(pipelines="any"), faults=faults)
     with grpc.insecure_channel(server.address) as channel:
@@ -31,8 +31,8 @@ def test_stopping_does_not_wait_for_delays(site: Any) -> None:
         assert call.exception(timeout=30) is not None
 
 
-def test_every_call_is_recorded_when_its_answer_arrives(site: Any) -> None:
-    """Who has an answer finds the call in the record, with its ids, sizes and code."""
+def test_every_call_is_recorded_before_its_response(site: Any) -> None:
+    """When a client has a response, the log already has the call, with its ids, sizes and code."""
     job = site.create()
     site.upload(job.payload_id.value, "1", bytes(1000), bytes(1000))
     site.jobs.Status(jobs_pb2.JobsStatusRequest(job_id=site.identifier("bad")))
@@ -52,14 +52,14 @@ def test_every_call_is_recorded_when_its_answer_arrives(site: Any) -> None:
     assert 2000 < site.log.calls("Payloads.Upload")[0].received_bytes < 2300
 
 
-def test_a_taken_port_is_refused(site: Any) -> None:
-    """Two emulators do not share a port without anybody noticing."""
+def test_a_port_in_use_is_refused(site: Any) -> None:
+    """Two emulators cannot share a port unnoticed."""
     with pytest.raises(OSError, match="cannot listen"):
         serve(EmulatedPlatform(), site.server.address)
 
 
-def test_the_server_speaks_tls_and_can_demand_a_certificate(site: Any, tmp_path: Path) -> None:
-    """With a client authority only clients with a certificate of its get an answer."""
+def test_the_server_supports_tls_and_client_certificates(site: Any, tmp_path: Path) -> None:
+    """With a client authority, only clients with a certificate of this authority are accepted."""
     certificate, key = _certificate(tmp_path)
     tls = EmulatorTls(certificate=certificate, key=key, client_authority=certificate)
     known = grpc.ssl_channel_credentials(certificate, key, certificate)
@@ -72,7 +72,7 @@ def test_the_server_speaks_tls_and_can_demand_a_certificate(site: Any, tmp_path:
 
 
 def _certificate(folder: Path) -> tuple[bytes, bytes]:
-    """A certificate of its own authority for 127.0.0.1, and its key."""
+    """Return a self-signed certificate for 127.0.0.1, and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     name = ["-subj", "/CN=emulator", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]

@@ -1,4 +1,4 @@
-"""The services over gRPC, as clients see them."""
+"""The gRPC services of the emulator."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NOON_SECONDS = 63923860800  # since 0001-01-01
 MIB = 1 << 20
 
 
-def test_a_job_goes_its_whole_way(site: Any) -> None:
-    """Create, metadata, upload, start, status: none of them needs a request header."""
+def test_a_job_passes_through_all_steps(site: Any) -> None:
+    """Create, metadata, upload, start and status work, all without a request header."""
     job = site.create()
     added = site.jobs.AddMetadata(jobs_pb2.JobsAddMetadataRequest(job_id=job.job_id, metadata={"Instances": "1"}))
     stored = site.upload(job.payload_id.value, "dcm/1.dcm", b"ab", b"c")
@@ -40,8 +40,8 @@ def test_a_job_goes_its_whole_way(site: Any) -> None:
     )
 
 
-def test_times_count_from_the_year_one_and_are_absent_before(site: Any) -> None:
-    """A pending job has been created, and neither started nor stopped."""
+def test_times_count_from_the_year_one_and_are_absent_before_the_event(site: Any) -> None:
+    """A pending job has only the time of its creation."""
     job = site.create()
     pending = site.jobs.Status(jobs_pb2.JobsStatusRequest(job_id=job.job_id))
     site.jobs.Start(jobs_pb2.JobsStartRequest(job_id=job.job_id))
@@ -54,16 +54,16 @@ def test_times_count_from_the_year_one_and_are_absent_before(site: Any) -> None:
     assert (NOON_SECONDS, NOON_SECONDS) == (stopped.started.value, stopped.stopped.value)
 
 
-def test_refusals_travel_in_the_header(site: Any) -> None:
-    """The gRPC status is OK, the code negative, and messages say why."""
+def test_refusals_are_in_the_response_header(site: Any) -> None:
+    """The gRPC status is OK, the code is negative, and the messages give the reason."""
     answer = site.jobs.Create(site.create_request(name="Not A Name"))
     assert ClaraCode.JOB_NAME_INVALID == answer.header.code
     assert "job name 'Not A Name' must be" in answer.header.messages[0]
     assert not answer.HasField("job_id")
 
 
-def test_refusals_of_server_streams_are_in_their_first_message(site: Any) -> None:
-    """One message with a header stands for what cannot be listed or downloaded."""
+def test_refusals_of_server_streams_are_in_the_first_message(site: Any) -> None:
+    """A refused list or download is one message with a header."""
     [details] = site.payloads.Details(payloads_pb2.PayloadsDetailsRequest(payload_id=site.identifier("bad")))
     [download] = site.payloads.Download(
         payloads_pb2.PayloadsDownloadRequest(payload_id=site.create().payload_id, name="no")
@@ -72,7 +72,7 @@ def test_refusals_of_server_streams_are_in_their_first_message(site: Any) -> Non
 
 
 def test_a_job_without_a_priority_is_refused(site: Any) -> None:
-    """No client of NVIDIA's sends 0, so one that does has forgotten it."""
+    """NVIDIA's clients never send 0, so 0 means that the priority is missing."""
     answer = site.jobs.Create(jobs_pb2.JobsCreateRequest(pipeline_id=site.identifier(LUNG), name="name"))
     assert ClaraCode.JOB_PRIORITY_INVALID == answer.header.code
 
@@ -84,7 +84,7 @@ def test_an_empty_list_is_one_message_without_a_job(site: Any) -> None:
 
 
 def test_jobs_are_listed_by_filter(site: Any) -> None:
-    """Filters combine, and each of their lists holds alternatives."""
+    """All conditions must hold; each lists alternatives."""
     lung, heart = site.create(LUNG), site.create(HEART)
     site.jobs.Cancel(jobs_pb2.JobsCancelRequest(job_id=lung.job_id, reason="not needed"))
 
@@ -119,7 +119,7 @@ def test_details_are_one_message_for_each_file(site: Any) -> None:
 
 
 def test_downloads_come_in_pieces_with_their_details_first(site: Any) -> None:
-    """A file larger than one message arrives whole."""
+    """A file larger than one message is downloaded completely."""
     job, data = site.create(), bytes(range(256)) * (10 * MIB // 256)
     site.upload(job.payload_id.value, "big", *(data[start : start + 3 * MIB] for start in range(0, len(data), 3 * MIB)))
     answers = list(
@@ -141,14 +141,14 @@ def test_an_empty_file_needs_a_message(site: Any) -> None:
     assert ("input/empty", b"") == (download.details.name, download.data)
 
 
-def test_sizes_that_clients_tell_are_not_relied_on(site: Any) -> None:
-    """NVIDIA's client tells the size of each piece; the stored size is that of the file."""
+def test_sizes_in_upload_messages_are_ignored(site: Any) -> None:
+    """NVIDIA's client sends the size of each piece; the stored size is that of the file."""
     job = site.create()
     assert 6 == site.upload(job.payload_id.value, "1", b"abc", b"de", b"f").details.size
 
 
 def test_every_message_of_an_upload_names_its_file(site: Any) -> None:
-    """A piece for another file or payload refuses the upload."""
+    """An upload with a message for another file or payload is refused."""
     job = site.create()
     for other in (
         site.upload_request(job.payload_id.value, "2", b"x"),
@@ -160,8 +160,8 @@ def test_every_message_of_an_upload_names_its_file(site: Any) -> None:
     assert [] == site.files(job.payload_id.value)
 
 
-def test_an_upload_that_the_client_cuts_off_stores_nothing(site: Any) -> None:
-    """Only the end of the stream makes a file."""
+def test_a_cancelled_upload_stores_no_file(site: Any) -> None:
+    """A file is stored only at the end of the stream."""
     job, never = site.create(), Event()
 
     def half() -> Iterator[payloads_pb2.PayloadsUploadRequest]:
@@ -174,12 +174,12 @@ def test_an_upload_that_the_client_cuts_off_stores_nothing(site: Any) -> None:
     sent.wait(30)
     call.cancel()
     [record] = site.log.wait_for("Payloads.Upload")
-    never.set()  # not before: the end of the stream may overtake the word that it is cut off
+    never.set()  # only now: otherwise the end of the stream could arrive before the cancellation
     assert (CallOutcome.FAILED, []) == (record.outcome, site.files(job.payload_id.value))
 
 
-def test_reusable_payloads_feed_jobs(site: Any) -> None:
-    """Create, upload, metadata, use, remove and delete over the wire."""
+def test_reusable_payloads_are_inputs_of_jobs(site: Any) -> None:
+    """Create, upload, metadata, use, remove and delete over gRPC."""
     created = site.payloads.Create(payloads_pb2.PayloadsCreateRequest(metadata={"a": "1"}))
     site.upload(created.payload_id.value, "atlas", b"x")
     added = site.payloads.AddMetadata(
@@ -199,7 +199,7 @@ def test_reusable_payloads_feed_jobs(site: Any) -> None:
 
 
 def test_pipelines_are_registered_in_pieces(site: Any) -> None:
-    """Create, details, list, update, metadata and removal over the wire."""
+    """Create, details, list, update, metadata and removal over gRPC."""
     pieces = [("p.yaml", "name: lu"), ("P.yaml", "ng\n"), ("q.yaml", "x: 1\n")]
     created = site.pipelines.Create(
         pipelines_pb2.PipelinesCreateRequest(
@@ -223,11 +223,11 @@ def test_pipelines_are_registered_in_pieces(site: Any) -> None:
 
 
 def test_a_pipeline_without_a_definition_is_refused(site: Any) -> None:
-    """A stream without messages defines nothing."""
+    """A stream without messages is refused."""
     assert ClaraCode.DEFINITION_MALFORMED == site.pipelines.Create(iter([])).header.code
 
 
-def test_the_platform_tells_its_version(site: Any) -> None:
-    """The API is that of 0.8.1; the label says who is speaking."""
+def test_the_platform_reports_its_version(site: Any) -> None:
+    """The version is that of the API, 0.8.1; the label identifies the emulator."""
     version = ClaraStub(site.channel).Version(clara_pb2.ClaraVersionRequest()).version
     assert (0, 8, 1, "emulator") == (version.major, version.minor, version.patch, version.label)

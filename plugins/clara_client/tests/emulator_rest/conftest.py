@@ -1,4 +1,4 @@
-"""A platform, its REST face, and a client that talks to it over real HTTP."""
+"""Fixtures of the tests of the emulator's REST API."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 
 from dicom_adapter_clara_client.emulator.faults import Faults
 from dicom_adapter_clara_client.emulator.record import CallLog
-from dicom_adapter_clara_client.emulator.rest_face import EmulatorRestServer, serve
+from dicom_adapter_clara_client.emulator.rest_server import EmulatorRestServer, serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import RunPlan
 
 PIPELINE = 32 * "a"
 
 
-class Face:
-    """A platform, its REST face, and a client."""
+class RestEmulator:
+    """A running emulator with the REST API, and an HTTP client."""
 
     def __init__(self, **options: Any) -> None:
         self.now = datetime(2026, 9, 1, 12, tzinfo=timezone.utc)
@@ -48,7 +48,7 @@ class Face:
 
     @staticmethod
     def problem(answer: httpx.Response) -> tuple[int, str]:
-        """Status and name of a problem; its document has all that it must have."""
+        """Check a problem document, and return its status and name."""
         assert "application/problem+json" == answer.headers["content-type"]
         found = answer.json()
         assert answer.status_code == found["status"]
@@ -58,18 +58,18 @@ class Face:
 
 
 @pytest.fixture
-def make_face() -> Iterator[Callable[..., Face]]:
-    faces: list[Face] = []
+def make_emulator() -> Iterator[Callable[..., RestEmulator]]:
+    emulators: list[RestEmulator] = []
 
-    def make(**options: Any) -> Face:
-        faces.append(Face(**options))
-        return faces[-1]
+    def make(**options: Any) -> RestEmulator:
+        emulators.append(RestEmulator(**options))
+        return emulators[-1]
 
     yield make
-    for face in faces:
-        face.close()
+    for emulator in emulators:
+        emulator.close()
 
 
 @pytest.fixture
-def face(make_face: Callable[..., Face]) -> Face:
-    return make_face()
+def emulator(make_emulator: Callable[..., RestEmulator]) -> RestEmulator:
+    return make_emulator()

@@ -1,4 +1,4 @@
-"""Faults on demand over HTTP, as clients see them, and the records of calls."""
+"""Faults on demand over HTTP, and records of calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind
 from dicom_adapter_clara_client.emulator.record import CallOutcome
-from dicom_adapter_clara_client.emulator.rest_face import serve
+from dicom_adapter_clara_client.emulator.rest_server import serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 PIPELINE = 32 * "a"
@@ -18,64 +18,64 @@ BODY = {"pipelineId": PIPELINE, "name": "lung"}
 LOST = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
-def last(face: Any) -> tuple[CallOutcome, str, str, bool]:
-    record = face.log.calls()[-1]
+def last(emulator: Any) -> tuple[CallOutcome, str, str, bool]:
+    record = emulator.log.calls()[-1]
     return record.outcome, record.fault, record.status, record.worked
 
 
 @pytest.mark.parametrize(
     ("kind", "worked"), [(CallFaultKind.RESET, False), (CallFaultKind.DROP, True), (CallFaultKind.TRUNCATE, True)]
 )
-def test_a_connection_is_lost(face: Any, kind: CallFaultKind, worked: bool) -> None:
-    """Before the work, or after it."""
-    face.faults.add(CallFault(call="Jobs.Create", kind=kind))
+def test_a_fault_can_lose_the_connection(emulator: Any, kind: CallFaultKind, worked: bool) -> None:
+    """The connection is lost before or after the work."""
+    emulator.faults.add(CallFault(call="Jobs.Create", kind=kind))
     with pytest.raises(LOST):
-        face.post("/v1/jobs", BODY)
-    assert worked == bool(face.platform.jobs.list())
-    assert (CallOutcome.LOST, kind.value, "", worked) == last(face)
+        emulator.post("/v1/jobs", BODY)
+    assert worked == bool(emulator.platform.jobs.list())
+    assert (CallOutcome.LOST, kind.value, "", worked) == last(emulator)
 
 
-def test_an_answer_without_a_body_is_cut_too(face: Any) -> None:
-    """There is always something that does not come."""
-    path = f"/v1/payloads/{face.new_job()['payloadId']}/files/input/1"
-    face.faults.add(CallFault(call="Payloads.Remove", kind=CallFaultKind.TRUNCATE))
-    face.client.put(path, content=b"x")
+def test_a_response_without_a_body_can_be_truncated(emulator: Any) -> None:
+    """The emulator then sends half of a substitute body."""
+    path = f"/v1/payloads/{emulator.new_job()['payloadId']}/files/input/1"
+    emulator.faults.add(CallFault(call="Payloads.Remove", kind=CallFaultKind.TRUNCATE))
+    emulator.client.put(path, content=b"x")
     with pytest.raises(LOST):
-        face.client.delete(path)
-    assert (404, "file-not-found") == face.problem(face.client.get(path))
+        emulator.client.delete(path)
+    assert (404, "file-not-found") == emulator.problem(emulator.client.get(path))
 
 
 @pytest.mark.parametrize("kind", [CallFaultKind.DROP, CallFaultKind.TRUNCATE])
-def test_a_download_is_lost(face: Any, kind: CallFaultKind) -> None:
-    """Half of it arrives, or nothing; the file is there for the next try."""
-    path = f"/v1/payloads/{face.new_job()['payloadId']}/files/input/1"
-    face.client.put(path, content=bytes(1_000_000))
-    face.faults.add(CallFault(call="Payloads.Download", kind=kind))
+def test_a_fault_can_lose_a_download(emulator: Any, kind: CallFaultKind) -> None:
+    """The client receives half of the file, or nothing; the next attempt succeeds."""
+    path = f"/v1/payloads/{emulator.new_job()['payloadId']}/files/input/1"
+    emulator.client.put(path, content=bytes(1_000_000))
+    emulator.faults.add(CallFault(call="Payloads.Download", kind=kind))
     received = b""
-    with pytest.raises(LOST), face.client.stream("GET", path) as answer:
+    with pytest.raises(LOST), emulator.client.stream("GET", path) as answer:
         for piece in answer.iter_bytes():
             received += piece
     assert len(received) < 1_000_000
-    assert bytes(1_000_000) == face.client.get(path).content
+    assert bytes(1_000_000) == emulator.client.get(path).content
 
 
-def test_an_upload_is_cut_after_its_first_piece(face: Any) -> None:
-    """Nothing of it is kept."""
-    job = face.new_job()
-    face.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.TRUNCATE))
+def test_a_truncated_upload_stores_no_file(emulator: Any) -> None:
+    """The upload is aborted after its first piece."""
+    job = emulator.new_job()
+    emulator.faults.add(CallFault(call="Payloads.Upload", kind=CallFaultKind.TRUNCATE))
     with pytest.raises(LOST):
-        face.client.put(f"/v1/payloads/{job['payloadId']}/files/input/1", content=bytes(3_000_000))
-    assert () == face.platform.payloads.details(job["payloadId"]).files
-    assert (CallOutcome.LOST, "truncate", "", False) == last(face)
-    assert 0 < face.log.calls()[-1].received_bytes < 3_000_000
+        emulator.client.put(f"/v1/payloads/{job['payloadId']}/files/input/1", content=bytes(3_000_000))
+    assert () == emulator.platform.payloads.details(job["payloadId"]).files
+    assert (CallOutcome.LOST, "truncate", "", False) == last(emulator)
+    assert 0 < emulator.log.calls()[-1].received_bytes < 3_000_000
 
 
-def test_an_answer_is_garbage(face: Any) -> None:
-    """The work is done, and the answer is a page of something else."""
-    face.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.GARBAGE))
-    answer = face.post("/v1/jobs", BODY)
+def test_a_fault_can_return_garbage(emulator: Any) -> None:
+    """The work is done, and the response is an unrelated HTML page."""
+    emulator.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.GARBAGE))
+    answer = emulator.post("/v1/jobs", BODY)
     assert (200, "text/html; charset=utf-8") == (answer.status_code, answer.headers["content-type"])
-    assert 1 == len(face.platform.jobs.list())
+    assert 1 == len(emulator.platform.jobs.list())
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_an_answer_is_garbage(face: Any) -> None:
         ("NO_SUCH_STATUS", 500),
     ],
 )
-def test_a_status_is_demanded(face: Any, status: str | int, expected: int) -> None:
-    """By its number, or as gRPC calls it; nothing is done."""
-    face.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.STATUS, status=status))
-    answer = face.post("/v1/jobs", BODY)
-    assert expected == face.problem(answer)[0]
+def test_a_fault_can_return_a_status(emulator: Any, status: str | int, expected: int) -> None:
+    """The fault has an HTTP status or the name of a gRPC status; the work is not done."""
+    emulator.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.STATUS, status=status))
+    answer = emulator.post("/v1/jobs", BODY)
+    assert expected == emulator.problem(answer)[0]
     assert ("1" if expected == 503 else None) == answer.headers.get("retry-after")
-    assert () == face.platform.jobs.list()
-    assert (CallOutcome.FAILED, "status", str(expected), False) == last(face)
+    assert () == emulator.platform.jobs.list()
+    assert (CallOutcome.FAILED, "status", str(expected), False) == last(emulator)
 
 
 @pytest.mark.parametrize(
@@ -111,36 +111,36 @@ def test_a_status_is_demanded(face: Any, status: str | int, expected: int) -> No
         (-0x1234, (500, "failed")),
     ],
 )
-def test_a_code_is_demanded(face: Any, code: int, expected: tuple[int, str]) -> None:
-    """It comes with the problem that belongs to it."""
-    face.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.CODE, code=code, messages=("one", "two")))
-    answer = face.post("/v1/jobs", BODY)
-    assert expected == face.problem(answer)
+def test_a_fault_can_return_a_header_code(emulator: Any, code: int, expected: tuple[int, str]) -> None:
+    """The response has the problem for this code."""
+    emulator.faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.CODE, code=code, messages=("one", "two")))
+    answer = emulator.post("/v1/jobs", BODY)
+    assert expected == emulator.problem(answer)
     assert (code, ["one", "two"]) == (answer.json()["claraCode"], answer.json()["messages"])
-    assert (CallOutcome.REFUSED, "code", str(expected[0]), False) == last(face)
+    assert (CallOutcome.REFUSED, "code", str(expected[0]), False) == last(emulator)
 
 
-def test_a_fault_is_about_one_pipeline(face: Any) -> None:
-    """Its jobs and their payloads, in all calls."""
-    job = face.new_job()
-    face.faults.add(CallFault(kind=CallFaultKind.STATUS, times=None, pipeline_id=32 * "b"))
-    face.faults.add(CallFault(kind=CallFaultKind.STATUS, times=None, pipeline_id=PIPELINE, face="rest"))
+def test_a_fault_can_be_limited_to_a_pipeline(emulator: Any) -> None:
+    """It applies to all calls with the ids of the pipeline, its jobs and their payloads."""
+    job = emulator.new_job()
+    emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, times=None, pipeline_id=32 * "b"))
+    emulator.faults.add(CallFault(kind=CallFaultKind.STATUS, times=None, pipeline_id=PIPELINE, protocol="rest"))
     calls = [
-        face.post("/v1/jobs", BODY),
-        face.post("/v1/jobs", {**BODY, "pipelineId": 32 * "c"}),
-        face.client.get(f"/v1/jobs/{job['jobId']}"),
-        face.client.put(f"/v1/payloads/{job['payloadId']}/files/input/1", content=b"x"),
-        face.client.get("/v1/version"),
+        emulator.post("/v1/jobs", BODY),
+        emulator.post("/v1/jobs", {**BODY, "pipelineId": 32 * "c"}),
+        emulator.client.get(f"/v1/jobs/{job['jobId']}"),
+        emulator.client.put(f"/v1/payloads/{job['payloadId']}/files/input/1", content=b"x"),
+        emulator.client.get("/v1/version"),
     ]
     assert [503, 422, 503, 503, 200] == [answer.status_code for answer in calls]
 
 
-def test_every_call_is_written_down(face: Any) -> None:
-    """With its ids and sizes, without names of files."""
-    job = face.new_job()
-    face.client.put(f"/v1/payloads/{job['payloadId']}/files/input/1", content=b"12345")
-    face.client.get(f"/v1/payloads/{job['payloadId']}/files/input/1")
-    face.client.get(f"/v1/payloads/{job['payloadId']}/files/input/2")
+def test_every_call_is_recorded(emulator: Any) -> None:
+    """Records have ids and sizes, but no file names."""
+    job = emulator.new_job()
+    emulator.client.put(f"/v1/payloads/{job['payloadId']}/files/input/1", content=b"12345")
+    emulator.client.get(f"/v1/payloads/{job['payloadId']}/files/input/1")
+    emulator.client.get(f"/v1/payloads/{job['payloadId']}/files/input/2")
     ids = {"payloadId": job["payloadId"]}
     expected = [
         ("Jobs.Create", {"pipelineId": PIPELINE, "jobId": job["jobId"], **ids}, CallOutcome.DONE, ""),
@@ -148,23 +148,23 @@ def test_every_call_is_written_down(face: Any) -> None:
         ("Payloads.Download", ids, CallOutcome.DONE, ""),
         ("Payloads.Download", ids, CallOutcome.REFUSED, "404"),
     ]
-    records = face.log.calls()
+    records = emulator.log.calls()
     assert expected == [(record.call, record.ids, record.outcome, record.status) for record in records]
     assert [5, 5] == [records[1].received_bytes, records[2].sent_bytes]
-    assert {"rest"} == {record.face for record in records}
+    assert {"rest"} == {record.protocol for record in records}
 
 
-def test_a_token_is_asked_for_before_anything_else(make_face: Callable[..., Any]) -> None:
-    """Also before the faults, and it is written down."""
-    face = make_face(token="s3cret")
-    face.faults.add(CallFault(kind=CallFaultKind.DROP))
-    assert (401, "unauthorized") == face.problem(face.client.get("/v1/version"))
-    assert 1 == len(face.faults.left())
-    assert (CallOutcome.FAILED, "", "401", False) == last(face)
+def test_the_token_is_checked_before_faults(make_emulator: Callable[..., Any]) -> None:
+    """A call with a wrong token does not count for a fault, but is recorded."""
+    emulator = make_emulator(token="s3cret")
+    emulator.faults.add(CallFault(kind=CallFaultKind.DROP))
+    assert (401, "unauthorized") == emulator.problem(emulator.client.get("/v1/version"))
+    assert 1 == len(emulator.faults.left())
+    assert (CallOutcome.FAILED, "", "401", False) == last(emulator)
 
 
-def test_two_servers_share_one_platform() -> None:
-    """What is done through one is seen through the other."""
+def test_two_servers_can_share_a_platform() -> None:
+    """Changes through one server are visible through the other."""
     platform = EmulatedPlatform(pipelines="any")
     with serve(platform) as one, serve(platform) as two:
         made = httpx.post(f"{one.url}/v1/jobs", json=BODY, headers={"Idempotency-Key": '"k"'}, trust_env=False).json()

@@ -1,4 +1,4 @@
-"""Idempotency keys on the emulator's REST face."""
+"""Idempotency keys in the emulator's REST API."""
 
 from __future__ import annotations
 
@@ -17,74 +17,74 @@ NOBODY = 32 * "0"
 
 
 @pytest.mark.parametrize("key", [None, "", "unquoted", '""', '"a"b"'])
-def test_a_key_is_demanded(face: Any, key: str | None) -> None:
-    """A create without a quoted key is refused, and makes no job."""
+def test_a_key_is_required(emulator: Any, key: str | None) -> None:
+    """A creation without a quoted key is refused."""
     headers = {} if key is None else {"Idempotency-Key": key}
-    answer = face.client.post("/v1/jobs", json={"pipelineId": PIPELINE, "name": "a"}, headers=headers)
-    assert (400, "idempotency-key-missing") == face.problem(answer)
-    assert () == face.platform.jobs.list()
+    answer = emulator.client.post("/v1/jobs", json={"pipelineId": PIPELINE, "name": "a"}, headers=headers)
+    assert (400, "idempotency-key-missing") == emulator.problem(answer)
+    assert () == emulator.platform.jobs.list()
 
 
-def test_the_same_key_and_body_have_the_same_answer(face: Any) -> None:
-    """One job is made, however the JSON is written, and the first answer comes again even when the job has gone on."""
+def test_the_same_key_and_body_have_the_same_response(emulator: Any) -> None:
+    """One job is created, and the first response is returned again, even if the order of members or the job changed."""
     body = {"pipelineId": PIPELINE, "name": "a"}
-    first = face.post("/v1/jobs", body, key="k")
-    face.post(f"/v1/jobs/{first.json()['jobId']}:start")
-    again = face.post("/v1/jobs", dict(reversed(body.items())), key="k")
+    first = emulator.post("/v1/jobs", body, key="k")
+    emulator.post(f"/v1/jobs/{first.json()['jobId']}:start")
+    again = emulator.post("/v1/jobs", dict(reversed(body.items())), key="k")
     assert (201, first.json(), first.headers["location"]) == (
         again.status_code,
         again.json(),
         again.headers["location"],
     )
-    assert 1 == len(face.platform.jobs.list())
+    assert 1 == len(emulator.platform.jobs.list())
 
 
-def test_a_repeated_start_with_its_key_is_no_conflict(face: Any) -> None:
-    """The second answer is the first one."""
-    job_id = face.new_job()["jobId"]
-    answers = [face.post(f"/v1/jobs/{job_id}:start", key="s") for _ in range(2)]
+def test_a_repeated_start_with_its_key_succeeds(emulator: Any) -> None:
+    """The second response is the same as the first."""
+    job_id = emulator.new_job()["jobId"]
+    answers = [emulator.post(f"/v1/jobs/{job_id}:start", key="s") for _ in range(2)]
     assert [202, 202] == [answer.status_code for answer in answers]
 
 
 @pytest.mark.parametrize(
     "other", [{"pipelineId": PIPELINE, "name": "b"}, {"pipelineId": PIPELINE, "name": "a", "x": 1}]
 )
-def test_a_key_belongs_to_one_body(face: Any, other: dict[str, Any]) -> None:
-    """With another body it is refused, and nothing is made."""
-    face.post("/v1/jobs", {"pipelineId": PIPELINE, "name": "a"}, key="k")
-    assert (422, "idempotency-key-reused") == face.problem(face.post("/v1/jobs", other, key="k"))
-    assert 1 == len(face.platform.jobs.list())
+def test_a_key_belongs_to_one_body(emulator: Any, other: dict[str, Any]) -> None:
+    """The key is refused with another body, and no job is created."""
+    emulator.post("/v1/jobs", {"pipelineId": PIPELINE, "name": "a"}, key="k")
+    assert (422, "idempotency-key-reused") == emulator.problem(emulator.post("/v1/jobs", other, key="k"))
+    assert 1 == len(emulator.platform.jobs.list())
 
 
-def test_a_key_belongs_to_one_path(face: Any) -> None:
-    """Starting with the key of the creation is refused."""
+def test_a_key_belongs_to_one_path(emulator: Any) -> None:
+    """A start with the key of the creation is refused."""
     body = {"pipelineId": PIPELINE, "name": "a"}
-    job_id = face.post("/v1/jobs", body, key="k").json()["jobId"]
-    assert (422, "idempotency-key-reused") == face.problem(face.post(f"/v1/jobs/{job_id}:start", body, key="k"))
+    job_id = emulator.post("/v1/jobs", body, key="k").json()["jobId"]
+    assert (422, "idempotency-key-reused") == emulator.problem(emulator.post(f"/v1/jobs/{job_id}:start", body, key="k"))
 
 
-def test_a_key_is_kept_for_a_day(face: Any) -> None:
-    """After 24 hours it is a new one."""
+def test_a_key_is_kept_for_a_day(emulator: Any) -> None:
+    """After 24 hours the key can be used again."""
     body = {"pipelineId": PIPELINE, "name": "a"}
     ids = []
     for hours in (0, 23.9, 0.2):
-        face.now += timedelta(hours=hours)
-        ids.append(face.post("/v1/jobs", body, key="k").json()["jobId"])
+        emulator.now += timedelta(hours=hours)
+        ids.append(emulator.post("/v1/jobs", body, key="k").json()["jobId"])
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_a_refusal_is_not_kept(face: Any) -> None:
-    """What was refused is judged anew, so that what an operator has mended works at once."""
+def test_a_refusal_is_not_kept(emulator: Any) -> None:
+    """A repeated request is performed again, so that it succeeds when an operator has corrected the cause."""
     body = {"pipelineId": "b" * 32, "name": "a"}
-    refused = face.post("/v1/jobs", body, key="k")
+    refused = emulator.post("/v1/jobs", body, key="k")
     definition = [{"path": "pipeline.yaml", "content": "name: lung"}]
-    body["pipelineId"] = face.client.post("/v1/pipelines", json={"files": definition}).json()["pipelineId"]
-    assert (422, "pipeline-not-found") == face.problem(refused)
-    assert 201 == face.post("/v1/jobs", body, key="k").status_code
+    body["pipelineId"] = emulator.client.post("/v1/pipelines", json={"files": definition}).json()["pipelineId"]
+    assert (422, "pipeline-not-found") == emulator.problem(refused)
+    assert 201 == emulator.post("/v1/jobs", body, key="k").status_code
 
 
-def test_a_key_is_taken_while_its_request_is_answered() -> None:
-    """Whatever the body: who comes too early is told to come again; afterwards there is the answer."""
+def test_a_key_is_refused_while_its_request_is_in_progress() -> None:
+    """A second request gets 409 with Retry-After, whatever its body; afterwards it gets the response."""
     keys = EmulatedPlatform().keys
     met: list[str] = []
 
@@ -100,16 +100,16 @@ def test_a_key_is_taken_while_its_request_is_answered() -> None:
     assert [201, 201] == [answer.status for answer in answers]
 
 
-def test_a_key_whose_request_failed_is_free() -> None:
-    """Even when the failure was a bug."""
+def test_a_key_whose_request_failed_can_be_used_again() -> None:
+    """This holds even if the failure was a bug."""
     keys = EmulatedPlatform().keys
     with pytest.raises(ZeroDivisionError):
         keys.answer("k", "same", lambda: Reply(status=1 // 0))
     assert 201 == keys.answer("k", "other", lambda: Reply(status=201)).status
 
 
-def test_keys_outlive_the_process(tmp_path: Path) -> None:
-    """With their first answers, for a day, whatever text they are; then nothing is left of them."""
+def test_keys_survive_the_process(tmp_path: Path) -> None:
+    """Any key and its response are stored for a day, then deleted."""
     now = datetime(2026, 9, 1, tzinfo=timezone.utc)
     reply = Reply(status=201, body={"jobId": 32 * "b", "metadata": {"a": "ä"}}, headers={"Location": "/v1/jobs/b"})
     key = "../" + 200 * "k"

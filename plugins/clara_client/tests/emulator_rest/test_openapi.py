@@ -1,4 +1,4 @@
-"""`docs/clara-rest-openapi.yaml`: a valid document, and the one that the emulator keeps to."""
+"""`docs/clara-rest-openapi.yaml` is a valid document, and the emulator conforms to it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from openapi_spec_validator.readers import read_from_filename
 
 from dicom_adapter_clara_client.emulator import rest_problems
 from dicom_adapter_clara_client.emulator.faults import Faults
-from dicom_adapter_clara_client.emulator.rest_face import FILE, serve
 from dicom_adapter_clara_client.emulator.rest_operations import operations
+from dicom_adapter_clara_client.emulator.rest_server import FILE, serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "clara-rest-openapi.yaml"
@@ -31,13 +31,13 @@ def document() -> dict[str, Any]:
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
-    """OpenAPI 3.1, with every reference resolved."""
+    """The document is OpenAPI 3.1, and every reference resolves."""
     validate(document)
     assert "3.1.0" == document["openapi"]
 
 
-def test_the_document_has_what_the_emulator_serves(document: dict[str, Any]) -> None:
-    """The same methods at the same paths, no more and no less."""
+def test_document_and_emulator_have_the_same_operations(document: dict[str, Any]) -> None:
+    """The document has exactly the emulator's methods and paths."""
     served = {(operation.method.lower(), _documented(operation.path)) for operation in operations()}
     served |= {(method, _documented(FILE)) for method in ("get", "put")}
     described = {(method, path) for path, item in document["paths"].items() for method in METHODS & set(item)}
@@ -48,8 +48,8 @@ def _documented(path: str) -> str:
     return re.sub(r"\{([^}]*)\}", lambda part: f"{{{PARTS.get(part[1], part[1])}}}", path)
 
 
-def test_the_same_operations_demand_a_key(document: dict[str, Any]) -> None:
-    """In the document as in the emulator."""
+def test_the_document_requires_keys_for_the_same_operations(document: dict[str, Any]) -> None:
+    """The emulator and the document require idempotency keys for the same operations."""
     reference = {"$ref": "#/components/parameters/IdempotencyKey"}
     described = {
         (method, path)
@@ -61,7 +61,7 @@ def test_the_same_operations_demand_a_key(document: dict[str, Any]) -> None:
 
 
 def test_every_problem_is_listed(document: dict[str, Any]) -> None:
-    """With the status that it has."""
+    """The document lists every problem with its status."""
     own = [kind for kind in vars(rest_problems).values() if isinstance(kind, tuple) and len(kind) == 3]
     families = [*rest_problems.FAMILIES.values(), *rest_problems.STATUSES.values()]
     listed = {
@@ -73,11 +73,11 @@ def test_every_problem_is_listed(document: dict[str, Any]) -> None:
     assert set() == {name for name, _ in rest_problems.CODES.values()} - {name for name, _ in listed}
 
 
-# --- what the emulator answers ----------------------------------------------------------------------------------------
+# --- responses of the emulator ----------------------------------------------------------------------------------------
 
 
 class Checked:
-    """A client that holds every answer against the document."""
+    """A client that checks every response against the document."""
 
     def __init__(self, url: str, document: dict[str, Any]) -> None:
         self._client = httpx.Client(base_url=url, trust_env=False, headers=KEY)
@@ -114,8 +114,8 @@ def checked(document: dict[str, Any]) -> Iterator[Checked]:
         client.close()
 
 
-def test_answers_are_as_described(checked: Checked) -> None:
-    """The whole life of a job, and what goes wrong in it."""
+def test_responses_for_jobs_are_as_described(checked: Checked) -> None:
+    """All steps of a job and their errors."""
     body = {"pipelineId": 32 * "a", "name": "lung", "metadata": {"a": "b"}}
     job = checked("POST", "/v1/jobs", "/v1/jobs", json=body)
     path, file = f"/v1/jobs/{job['jobId']}", f"/v1/payloads/{job['payloadId']}/files"
@@ -141,7 +141,7 @@ def test_answers_are_as_described(checked: Checked) -> None:
     checked("GET", f"{path}/operators/x/logs", "/v1/jobs/{jobId}/operators/{operator}/logs")
 
 
-def test_answers_about_all_else_are_as_described(checked: Checked) -> None:
+def test_other_responses_are_as_described(checked: Checked) -> None:
     """Payloads, pipelines and the version."""
     payload = checked("POST", "/v1/payloads", "/v1/payloads", json={"metadata": {"a": "b"}})
     path = f"/v1/payloads/{payload['payloadId']}"

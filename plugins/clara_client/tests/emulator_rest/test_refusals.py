@@ -1,4 +1,4 @@
-"""What the emulator's REST face refuses: every error is a problem details document."""
+"""Errors of the emulator's REST API: each is a problem details document."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NOBODY = 32 * "0"
         ({"inputPayloads": "x"}, (400, "bad-request")),
     ],
 )
-def test_a_job_that_breaks_a_rule_is_refused(face: Any, change: dict[str, Any], expected: tuple[int, str]) -> None:
-    """Each refusal names its problem, and no job is made."""
-    answer = face.post("/v1/jobs", {"pipelineId": PIPELINE, "name": "ae-lung-1", **change})
-    assert expected == face.problem(answer)
-    assert () == face.platform.jobs.list()
+def test_an_invalid_job_is_refused(emulator: Any, change: dict[str, Any], expected: tuple[int, str]) -> None:
+    """The response has the problem, and no job is created."""
+    answer = emulator.post("/v1/jobs", {"pipelineId": PIPELINE, "name": "ae-lung-1", **change})
+    assert expected == emulator.problem(answer)
+    assert () == emulator.platform.jobs.list()
 
 
 @pytest.mark.parametrize(
@@ -53,41 +53,43 @@ def test_a_job_that_breaks_a_rule_is_refused(face: Any, change: dict[str, Any], 
         ("PATCH", "/v1/jobs", (405, "method-not-allowed")),
     ],
 )
-def test_what_is_not_there_is_refused(face: Any, method: str, path: str, expected: tuple[int, str]) -> None:
-    """Every error is a problem details document, those of the router too."""
-    assert expected == face.problem(face.client.request(method, path))
+def test_missing_objects_and_wrong_methods_are_refused(
+    emulator: Any, method: str, path: str, expected: tuple[int, str]
+) -> None:
+    """Errors of the router are problem details documents, too."""
+    assert expected == emulator.problem(emulator.client.request(method, path))
 
 
-def test_a_problem_carries_the_code_of_the_platform(face: Any) -> None:
-    """`claraCode` is what the gRPC API has in its header, with its messages."""
-    found = face.client.get(f"/v1/jobs/{NOBODY}").json()
+def test_a_problem_has_the_code_of_the_platform(emulator: Any) -> None:
+    """`claraCode` and `messages` are those of the gRPC response header."""
+    found = emulator.client.get(f"/v1/jobs/{NOBODY}").json()
     assert (-0x2001, [f"no job {NOBODY}"]) == (found["claraCode"], found["messages"])
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"name": "\\ud800"}', b"[" * 100_000])
-def test_a_body_that_is_no_object_is_refused(face: Any, body: bytes) -> None:
-    """Broken, deeply nested and half characters included."""
+def test_a_body_that_is_not_an_object_is_refused(emulator: Any, body: bytes) -> None:
+    """This includes invalid JSON, deep nesting and surrogates."""
     headers = {"Idempotency-Key": '"k"', "Content-Type": "application/json"}
-    assert (400, "bad-request") == face.problem(face.client.post("/v1/jobs", content=body, headers=headers))
+    assert (400, "bad-request") == emulator.problem(emulator.client.post("/v1/jobs", content=body, headers=headers))
 
 
-def test_a_body_that_is_not_json_is_refused(face: Any) -> None:
-    """Forms are not taken for JSON."""
-    assert (415, "media-type") == face.problem(face.client.post("/v1/jobs", data={"name": "x"}))
+def test_a_body_that_is_not_json_is_refused(emulator: Any) -> None:
+    """A form is not accepted as JSON."""
+    assert (415, "media-type") == emulator.problem(emulator.client.post("/v1/jobs", data={"name": "x"}))
 
 
-def test_a_body_without_end_is_refused(face: Any) -> None:
-    """JSON is limited to 8 MiB."""
+def test_an_endless_body_is_refused(emulator: Any) -> None:
+    """The limit for JSON is 8 MiB."""
     content = b'{"name": "' + b"x" * (8 << 20) + b'"}'
     headers = {"Content-Type": "application/json"}
-    assert (413, "too-large") == face.problem(face.client.post("/v1/jobs", content=content, headers=headers))
+    assert (413, "too-large") == emulator.problem(emulator.client.post("/v1/jobs", content=content, headers=headers))
 
 
-def test_a_token_is_demanded(make_face: Callable[..., Any]) -> None:
-    """Without the right one nothing is done; the answer says how to show it."""
-    face = make_face(token="s3cret")
-    refused = [face.client.get("/v1/version", headers=h) for h in ({}, {"Authorization": "Bearer other"})]
-    granted = face.client.get("/v1/version", headers={"Authorization": "Bearer s3cret"})
-    assert [(401, "unauthorized")] * 2 == [face.problem(answer) for answer in refused]
+def test_the_token_is_required(make_emulator: Callable[..., Any]) -> None:
+    """Without the right token nothing is done; the response names the authentication scheme."""
+    emulator = make_emulator(token="s3cret")
+    refused = [emulator.client.get("/v1/version", headers=h) for h in ({}, {"Authorization": "Bearer other"})]
+    granted = emulator.client.get("/v1/version", headers={"Authorization": "Bearer s3cret"})
+    assert [(401, "unauthorized")] * 2 == [emulator.problem(answer) for answer in refused]
     assert "Bearer" == refused[0].headers["www-authenticate"]
     assert (200, 0) == (granted.status_code, granted.json()["major"])

@@ -1,4 +1,4 @@
-"""Pipelines, logs and the server itself on the emulator's REST face."""
+"""Pipelines, logs and the server of the emulator's REST API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dicom_adapter_clara_client.emulator.rest_face import serve
+from dicom_adapter_clara_client.emulator.rest_server import serve
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import ClaraJobState
 
@@ -16,18 +16,18 @@ PIPELINE = 32 * "a"
 NOBODY = 32 * "0"
 
 
-def test_a_pipeline_is_made_listed_and_removed(face: Any) -> None:
-    """Its definition comes with it, and is left out of the list."""
+def test_a_pipeline_is_created_listed_and_removed(emulator: Any) -> None:
+    """GET returns the pipeline with its definition, the list without."""
     files = [{"path": "pipeline.yaml", "content": "name: lung\n"}]
-    made = face.client.post("/v1/pipelines", json={"files": files, "metadata": {"a": "b"}})
+    made = emulator.client.post("/v1/pipelines", json={"files": files, "metadata": {"a": "b"}})
     path = made.headers["location"]
-    listed = face.client.get("/v1/pipelines").json()["pipelines"]
+    listed = emulator.client.get("/v1/pipelines").json()["pipelines"]
     assert (201, "lung", files) == (made.status_code, made.json()["name"], made.json()["files"])
-    assert made.json() == face.client.get(path).json()
+    assert made.json() == emulator.client.get(path).json()
     assert {PIPELINE, made.json()["pipelineId"]} == {pipeline["pipelineId"] for pipeline in listed}
     assert all("files" not in pipeline for pipeline in listed)
-    assert 204 == face.client.delete(path).status_code
-    assert (404, "pipeline-not-found") == face.problem(face.client.get(path))
+    assert 204 == emulator.client.delete(path).status_code
+    assert (404, "pipeline-not-found") == emulator.problem(emulator.client.get(path))
 
 
 @pytest.mark.parametrize(
@@ -39,29 +39,29 @@ def test_a_pipeline_is_made_listed_and_removed(face: Any) -> None:
         (None, (400, "bad-request")),
     ],
 )
-def test_a_pipeline_without_a_definition_is_refused(face: Any, files: Any, expected: tuple[int, str]) -> None:
-    """At least one file with path and content is demanded."""
-    assert expected == face.problem(face.client.post("/v1/pipelines", json={"files": files}))
+def test_a_pipeline_without_a_definition_is_refused(emulator: Any, files: Any, expected: tuple[int, str]) -> None:
+    """At least one file with path and content is required."""
+    assert expected == emulator.problem(emulator.client.post("/v1/pipelines", json={"files": files}))
 
 
-def test_logs_are_text(face: Any) -> None:
-    """The emulator runs no operators, so they have written nothing."""
-    answer = face.client.get(f"/v1/jobs/{face.new_job()['jobId']}/operators/any/logs")
+def test_logs_are_text(emulator: Any) -> None:
+    """The logs are empty, because emulated jobs have no operators."""
+    answer = emulator.client.get(f"/v1/jobs/{emulator.new_job()['jobId']}/operators/any/logs")
     assert (200, "", "text/plain; charset=utf-8") == (answer.status_code, answer.text, answer.headers["content-type"])
 
 
-def test_a_stopped_server_is_gone_and_its_port_free(make_face: Callable[..., Any]) -> None:
-    """Another server can have the same port at once, and the state is the platform's, not the server's."""
-    face = make_face()
-    job_id = face.new_job()["jobId"]
-    face.server.stop()
-    with serve(face.platform, face.server.address) as again:
-        assert ClaraJobState.PENDING is face.platform.jobs.status(job_id).state
+def test_the_port_of_a_stopped_server_can_be_used_again(make_emulator: Callable[..., Any]) -> None:
+    """A new server can use the port immediately; the state is that of the platform, not of the server."""
+    emulator = make_emulator()
+    job_id = emulator.new_job()["jobId"]
+    emulator.server.stop()
+    with serve(emulator.platform, emulator.server.address) as again:
+        assert ClaraJobState.PENDING is emulator.platform.jobs.status(job_id).state
         assert 200 == httpx.get(f"{again.url}/v1/jobs/{job_id}", trust_env=False).status_code
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:x", ":1", "127.0.0.1:99999", "192.0.2.1:0"])
-def test_an_address_that_cannot_be_had_is_said(address: str) -> None:
-    """The error names it."""
+def test_an_unusable_address_is_an_error(address: str) -> None:
+    """The error names the address."""
     with pytest.raises(OSError, match=address):
         serve(EmulatedPlatform(), address)

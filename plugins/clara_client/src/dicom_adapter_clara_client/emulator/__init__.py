@@ -1,12 +1,12 @@
-"""An emulator of the inference platform, for trying and for tests: one state, and a face for each protocol.
+"""An emulator of the inference platform for demonstrations and tests: one state, and a server for each protocol.
 
     platform, faults, log = EmulatedPlatform(folder=Path("/tmp/platform"), pipelines="any"), Faults(), CallLog()
-    with grpc_face.serve(platform, "127.0.0.1:0", faults=faults, log=log) as server:
+    with grpc_server.serve(platform, "127.0.0.1:0", faults=faults, log=log) as server:
         faults.add(CallFault(call="Jobs.Create", kind=CallFaultKind.DROP))
         ...
 
-`EmulatedPlatform` is the state, `Faults` fails calls on demand, `CallLog` keeps a record of every call; `grpc_face` and
-`rest_face` serve them. What the platform refuses it raises as a `ClaraError`.
+`EmulatedPlatform` is the state; `Faults` fails calls on demand; `CallLog` records every call; `grpc_server` and
+`rest_server` are the servers. The platform raises a `ClaraError` for a call that it refuses.
 """
 
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults

@@ -1,4 +1,4 @@
-"""`dicom-adapter emulate-platform`: an emulated platform on this machine for trying the adapter."""
+"""`dicom-adapter emulate-platform`: run an emulated platform on this machine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import ClaraJobStatus, RunPlan
 
 NUMBERS: dict[str, type] = {"times": int, "after": int, "code": int, "seconds": float}
-WORDS = {"status": "status", "pipeline": "pipeline_id", "face": "face"}
+WORDS = {"status": "status", "pipeline": "pipeline_id", "protocol": "protocol"}
 
 FAULT_HELP = (
     "Make calls fail, such as 'Jobs.Create=drop,times=2' or 'Payloads.Upload=status,status=UNAVAILABLE'. "
     "Kinds: status, code, reset, drop, delay, truncate, garbage. Keys: times (default 1, 0 is always), after, "
-    "seconds, status, code, pipeline, face. May be repeated."
+    "seconds, status, code, pipeline, protocol. May be repeated."
 )
 
 
@@ -65,11 +65,11 @@ def emulate_platform(
     for address in filter(None, (grpc, rest)):
         if not re.fullmatch(r".+:[0-9]{1,5}", address):
             raise typer.BadParameter(f"'{address}' is not of the form HOST:PORT, for example 127.0.0.1:50051")
-    faults = Faults([_fault(text) for text in fault or ()])
+    faults = Faults([_parse_fault(text) for text in fault or ()])
     platform = EmulatedPlatform(
         folder=folder, pipelines=pipeline or "any", run=RunPlan(seconds=run_seconds, status=ends)
     )
-    calls = _ShownLog(log)
+    calls = _PrintedLog(log)
     try:
         _serve(platform, grpc, rest, {"faults": faults, "log": calls}, token)
     except OSError as failure:
@@ -80,14 +80,14 @@ def emulate_platform(
 def _serve(
     platform: EmulatedPlatform, grpc: str | None, rest: str | None, shared: dict[str, Any], token: str | None
 ) -> None:
-    from dicom_adapter_clara_client.emulator import grpc_face, rest_face  # their libraries take time to load
+    from dicom_adapter_clara_client.emulator import grpc_server, rest_server  # their libraries take time to load
 
     with ExitStack() as servers:
         if grpc is not None:
-            server = servers.enter_context(grpc_face.serve(platform, grpc, **shared))
+            server = servers.enter_context(grpc_server.serve(platform, grpc, **shared))
             typer.echo(f"gRPC on {server.address}")
         if rest is not None:
-            typer.echo(f"REST on {servers.enter_context(rest_face.serve(platform, rest, token=token, **shared)).url}")
+            typer.echo(f"REST on {servers.enter_context(rest_server.serve(platform, rest, token=token, **shared)).url}")
         _wait_for_signal()
 
 
@@ -98,30 +98,30 @@ def _wait_for_signal() -> None:
     stopped.wait()
 
 
-class _ShownLog(CallLog):
+class _PrintedLog(CallLog):
     """Call log that also prints each call to stdout."""
 
     def add(self, record: CallRecord) -> None:
         super().add(record)
         ids = " ".join(f"{name}={value}" for name, value in record.ids.items())
         fault = f" (fault: {record.fault})" if record.fault else ""
-        typer.echo(f"{record.time:%H:%M:%S} {record.face:4} {record.call:20} {record.outcome.value}{fault} {ids}")
+        typer.echo(f"{record.time:%H:%M:%S} {record.protocol:4} {record.call:20} {record.outcome.value}{fault} {ids}")
 
 
-def _fault(text: str) -> CallFault:
-    """Read CALL=KIND[,KEY=VALUE…]."""
+def _parse_fault(text: str) -> CallFault:
+    """Parse CALL=KIND[,KEY=VALUE…]."""
     call, equals, rest = text.partition("=")
     kind, *pairs = rest.split(",")
     if not equals or kind not in {member.value for member in CallFaultKind}:
         kinds = ", ".join(member.value for member in CallFaultKind)
         raise typer.BadParameter(f"'{text}' is not of the form CALL=KIND[,KEY=VALUE…] with one of the kinds {kinds}")
-    options = dict(_option(pair, text) for pair in pairs)
+    options = dict(_parse_option(pair, text) for pair in pairs)
     if options.get("times") == 0:
         options["times"] = None
     return CallFault(call=call, kind=CallFaultKind(kind), **options)
 
 
-def _option(pair: str, text: str) -> tuple[str, Any]:
+def _parse_option(pair: str, text: str) -> tuple[str, Any]:
     key, _equals, value = pair.partition("=")
     if key in WORDS:
         return WORDS[key], int(value) if key == "status" and value.isdigit() else value

@@ -1,4 +1,4 @@
-"""The list of one payload's files. Names keep their case; none is a file and a folder at once."""
+"""The list of one payload's files. Names are case-preserving; no name is both a file and a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PayloadFiles:
     def __init__(self, files: Iterable[PayloadFile] = ()) -> None:
         self._files: dict[str, PayloadFile] = {}
         self._alike: defaultdict[str, set[str]] = defaultdict(set)  # names by their lower-case form
-        self._folders: Counter[str] = Counter()  # how many files lie below each
+        self._folders: Counter[str] = Counter()  # number of files below each folder
         for file in files:
             self.put(file)
 
@@ -27,33 +27,33 @@ class PayloadFiles:
         return name in self._files
 
     def check(self, name: str) -> None:
-        """Raise Conflict when a file of this name would have to lie inside a file, or replace a folder."""
+        """Raise Conflict if a file of this name would be inside another file, or replace a folder."""
         if name in self._folders or any(folder in self._files for folder in _folders(name)):
             raise Conflict(ClaraCode.FILE_NAME_TAKEN, "a name cannot be a file and a folder in one payload")
 
     def put(self, file: PayloadFile) -> None:
-        """Add a file, in the place of the one that had its name."""
+        """Add a file, or replace the file with the same name."""
         if file.name not in self._files:
             self._folders.update(_folders(file.name))
             self._alike[file.name.lower()].add(file.name)
         self._files[file.name] = file
 
     def find(self, name: str) -> PayloadFile:
-        """The single file of this name, ignoring case; among several, the one that is written just so."""
+        """Return the file of this name, compared without case; if several match, the exact match."""
         alike = self._alike.get(name.lower(), set())
         if not alike:
             raise NotFound(ClaraCode.NO_SUCH_FILE, "the payload has no file of this name")
         if len(alike) == 1:
             return self._files[next(iter(alike))]
         if name not in alike:
-            raise NotFound(ClaraCode.NO_SUCH_FILE, "several files of the payload differ from this name in case only")
+            raise NotFound(ClaraCode.NO_SUCH_FILE, "several files of the payload differ from this name only in case")
         return self._files[name]
 
     def drop(self, name: str) -> None:
         """Remove one file."""
         del self._files[name]
         self._alike[name.lower()].discard(name)
-        self._folders -= Counter(_folders(name))  # keeps what is left above zero
+        self._folders -= Counter(_folders(name))  # drops folders without files
 
 
 def _folders(name: str) -> list[str]:

@@ -1,14 +1,14 @@
-"""Store of the emulated platform in a folder. It outlives the process, but for the modes of files.
+"""Store of the emulated platform in a folder. Everything survives the process, except the modes of files.
 
     <folder>/jobs/<id>.json             one job
     <folder>/payload-records/<id>.json  one payload without its files
     <folder>/payloads/<id>/input/…      the files of one payload, under their own names
     <folder>/pipelines/<id>.json        one pipeline
-    <folder>/keys/<digest>.json         one idempotency key, which is any text, with the answer that it stands for
-    <folder>/incoming/<id>              a file on its way
+    <folder>/keys/<digest>.json         one idempotency key with its response; the name is a digest of the key
+    <folder>/incoming/<id>              a file that is being written
 
-Every file gets its name in one step, when it is whole. There is no fsync: the emulator has to survive `kill -9`, not a
-power loss. One process at a time may use the folder.
+Files are renamed when they are complete. There is no fsync: the emulator must survive `kill -9`, but not a power loss.
+Only one process at a time may use the folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CONVERTER = make_converter()
 
 
 class FolderStore(PlatformStore):
-    """Everything in files; no payload's file is ever held whole in memory."""
+    """Store in files. No payload's file is ever completely in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._jobs = folder / "jobs"
@@ -48,12 +48,12 @@ class FolderStore(PlatformStore):
         self._incoming = folder / "incoming"
 
     def load(self) -> SavedPlatform:
-        """What is there, without what a killed process left half made."""
+        """Read the saved state, and delete incomplete files of a killed process."""
         shutil.rmtree(self._incoming, ignore_errors=True)
         for folder in (self._jobs, self._records, self._payloads, self._pipelines, self._keys, self._incoming):
             _make(folder)
         jobs = sorted(_read_all(self._jobs, ClaraJob), key=lambda job: job.created)
-        payloads = list(self._whole_payloads({job.job_id for job in jobs}))
+        payloads = list(self._saved_payloads({job.job_id for job in jobs}))
         answers = sorted(_read_all(self._keys, KeyedAnswer), key=lambda answer: answer.since)
         return SavedPlatform(
             jobs=tuple(jobs),
@@ -70,7 +70,7 @@ class FolderStore(PlatformStore):
         self._write(self._records / f"{payload.payload_id}.json", payload)
 
     def delete_payload(self, payload_id: str) -> None:
-        # The record goes last: what is cut off in between is an empty payload, not files that nobody knows of.
+        # The record last: a crash in between leaves an empty payload, not files without a record.
         shutil.rmtree(self._payloads / payload_id)
         (self._records / f"{payload_id}.json").unlink()
 
@@ -109,12 +109,12 @@ class FolderStore(PlatformStore):
         return self._keys / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
     def _saved_pipelines(self) -> list[ClaraPipeline]:
-        """In the order in which they were changed last."""
+        """Return the saved pipelines in order of their last change."""
         paths = sorted(self._pipelines.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         return [_read(path, ClaraPipeline) for path in paths]
 
-    def _whole_payloads(self, job_ids: set[str]) -> Iterator[ClaraPayload]:
-        """The payloads with their files. One whose job was never written belongs to a call that never returned."""
+    def _saved_payloads(self, job_ids: set[str]) -> Iterator[ClaraPayload]:
+        """Return the payloads with their files, and delete those whose job was not saved before a crash."""
         for record in _read_all(self._records, ClaraPayload):
             root = self._payloads / record.payload_id
             if record.job_id is not None and record.job_id not in job_ids:
@@ -124,10 +124,10 @@ class FolderStore(PlatformStore):
             yield evolve(record, files=tuple(_files_below(root)))
 
     def _write(self, path: Path, record: ClaraJob | ClaraPayload | ClaraPipeline | KeyedAnswer) -> None:
-        whole = self._incoming / uuid4().hex
-        with _create(whole) as target:
+        temporary = self._incoming / uuid4().hex
+        with _create(temporary) as target:
             target.write(json.dumps(_CONVERTER.unstructure(record), indent=2).encode())
-        whole.replace(path)
+        temporary.replace(path)
 
 
 class _Temporary(Sink):
@@ -151,7 +151,7 @@ class _Temporary(Sink):
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and those above it that only the owner can look into."""
+    """Create a folder and its parents, accessible only to the owner."""
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(mode=FOLDER_MODE, exist_ok=True)

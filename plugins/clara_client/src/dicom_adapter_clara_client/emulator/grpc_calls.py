@@ -1,7 +1,7 @@
-"""Interceptor of every gRPC call: it applies faults, turns refusals into header codes, and writes records.
+"""Interceptor of every gRPC call: applies faults, converts refusals to header codes, and records calls.
 
-Refusals travel in the response header with the gRPC status OK, on a server stream in its first message. A lost
-connection is the status UNAVAILABLE that a client sees when its connection is lost.
+A refusal is a response header with a negative code and the gRPC status OK; on a server stream it is in the first
+message. A lost connection is emulated by the status UNAVAILABLE, which a client reports in that case.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dicom_adapter_clara_client.emulator.rules import ClaraError
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform, utc_now
 from dicom_adapter_clara_client.wire.common_pb2 import ResponseHeader
 
-FACE = "grpc"
+PROTOCOL = "grpc"
 IDS = {"job_id": "jobId", "payload_id": "payloadId", "pipeline_id": "pipelineId"}
-UNREADABLE = b"\xff\xff\xff\xff"  # no message of protobuf
-STATUS_OF_HTTP = {  # the mapping of gRPC's own documentation; all else is UNKNOWN
+UNREADABLE = b"\xff\xff\xff\xff"  # not a valid protobuf message
+STATUS_OF_HTTP = {  # as in gRPC's documentation; all others are UNKNOWN
     400: "INTERNAL",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -40,7 +40,7 @@ STATUS_OF_HTTP = {  # the mapping of gRPC's own documentation; all else is UNKNO
 
 @define
 class _GrpcCall:
-    """One call under way."""
+    """One call in progress."""
 
     name: str  # such as "Jobs.Create"
     many_requests: bool  # whether it is a client stream
@@ -54,33 +54,33 @@ class _GrpcCall:
     code: int = 0
     worked: bool = True
     fault: CallFault | None = None
-    noted: bool = False
+    recorded: bool = False
 
     def watch_requests(self, requests: Iterable[Message]) -> Iterator[Message]:
         for request in requests:
             self.received_bytes += request.ByteSize()
-            self._take_ids(request)
+            self._collect_ids(request)
             yield request
 
     def watch_answers(self, answers: Iterable[Any]) -> Iterator[Any]:
         for answer in answers:
             self.sent_bytes += answer.ByteSize()
-            self._take_ids(answer)
+            self._collect_ids(answer)
             self.code = self.code or answer.header.code
             yield answer
 
-    def _take_ids(self, message: Message) -> None:
-        """Remember the ids of the first message that has them."""
-        for name, told in IDS.items():
+    def _collect_ids(self, message: Message) -> None:
+        """Store the ids from the first message that has them."""
+        for name, recorded_name in IDS.items():
             if name in message.DESCRIPTOR.fields_by_name and message.HasField(name):
-                self.ids.setdefault(told, getattr(message, name).value[:64].lower())
+                self.ids.setdefault(recorded_name, getattr(message, name).value[:64].lower())
 
-    def note(self, outcome: CallOutcome, status: str = "") -> None:
-        self.noted = True
+    def record(self, outcome: CallOutcome, status: str = "") -> None:
+        self.recorded = True
         self.log.add(
             CallRecord(
                 time=self.clock(),
-                face=FACE,
+                protocol=PROTOCOL,
                 call=self.name,
                 ids=self.ids,
                 received_bytes=self.received_bytes,
@@ -94,7 +94,7 @@ class _GrpcCall:
         )
 
     def end(self, outcome: CallOutcome, status: str, message: str) -> NoReturn:
-        self.note(outcome, status)
+        self.record(outcome, status)
         self.context.abort(grpc.StatusCode[status], message)
 
     def lose(self) -> NoReturn:
@@ -102,7 +102,7 @@ class _GrpcCall:
 
 
 class GrpcCalls(grpc.ServerInterceptor):
-    """Stands around every call of a server."""
+    """Interceptor of all calls of a server."""
 
     def __init__(
         self, platform: EmulatedPlatform, faults: Faults, log: CallLog, clock: Callable[[], datetime] = utc_now
@@ -114,7 +114,7 @@ class GrpcCalls(grpc.ServerInterceptor):
         self._stopping = Event()
 
     def stop(self) -> None:
-        """Cut off the calls that are being held back."""
+        """End the calls that are being delayed."""
         self._stopping.set()
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
@@ -128,7 +128,7 @@ class GrpcCalls(grpc.ServerInterceptor):
             answers = self._answers(handler_call_details.method, handler, requests, context)
             return answers if handler.response_streaming else next(iter(list(answers)))
 
-        return _like(handler)(
+        return _factory_like(handler)(
             behave,
             request_deserializer=handler.request_deserializer,
             response_serializer=lambda answer: answer if isinstance(answer, bytes) else serialize(answer),
@@ -137,7 +137,7 @@ class GrpcCalls(grpc.ServerInterceptor):
     def _answers(
         self, method: str, handler: Any, requests: Iterable[Message], context: grpc.ServicerContext
     ) -> Iterator[Any]:
-        """Each answer once it is known whether another follows: the record is there before the last one leaves."""
+        """Yield the responses. Each waits for the next, so that the call is recorded before the last is sent."""
         service, _, name = method.strip("/").rpartition("/")
         call = _GrpcCall(
             name=f"{service.rpartition('.')[2]}.{name}",
@@ -149,24 +149,24 @@ class GrpcCalls(grpc.ServerInterceptor):
         )
         refused = _header_only(service, name)
         try:
-            watched = call.watch_requests(requests)
-            first = next(watched, None)
-            call.fault = self._faults.take(FACE, call.name, self._platform.pipeline_of(call.ids))
-            answers = self._prevented(call, refused) or _worked(handler, first, watched, context, refused)
-            answers = _spoiled(call, call.watch_answers(answers))
-            held = next(answers, None)
+            remaining = call.watch_requests(requests)
+            first = next(remaining, None)
+            call.fault = self._faults.take(PROTOCOL, call.name, self._platform.pipeline_of(call.ids))
+            answers = self._apply_before(call, refused) or _perform(handler, first, remaining, context, refused)
+            answers = _apply_after(call, call.watch_answers(answers))
+            pending = next(answers, None)
             for answer in answers:
-                yield held
-                held = answer
-            call.note(_outcome(call))
-            if held is not None:
-                yield held
+                yield pending
+                pending = answer
+            call.record(_outcome(call))
+            if pending is not None:
+                yield pending
         finally:
-            if not call.noted:
-                call.note(CallOutcome.FAILED, "CANCELLED" if not context.is_active() else "UNKNOWN")
+            if not call.recorded:
+                call.record(CallOutcome.FAILED, "CANCELLED" if not context.is_active() else "UNKNOWN")
 
-    def _prevented(self, call: _GrpcCall, refused: Callable[[int, Iterable[str]], Any]) -> list[Any] | None:
-        """What a fault does before the work: nothing, an answer in its place, or the end of the call."""
+    def _apply_before(self, call: _GrpcCall, refused: Callable[[int, Iterable[str]], Any]) -> list[Any] | None:
+        """Apply a fault before the work. Return None to continue, or the response; or end the call."""
         fault = call.fault
         if fault is None:
             return None
@@ -182,33 +182,33 @@ class GrpcCalls(grpc.ServerInterceptor):
         return [refused(fault.code, fault.messages)] if fault.kind is CallFaultKind.CODE else None
 
 
-def _worked(
+def _perform(
     handler: Any,
     first: Message | None,
     others: Iterator[Message],
     context: grpc.ServicerContext,
     refused: Callable[[int, Iterable[str]], Any],
 ) -> Iterator[Any]:
-    """The answers of the platform."""
+    """Yield the responses of the platform."""
     try:
         if handler.response_streaming:
             yield from handler.unary_stream(first, context)
         elif handler.request_streaming:
-            yield handler.stream_unary(_again(first, others), context)
+            yield handler.stream_unary(_chain(first, others), context)
         else:
             yield handler.unary_unary(first, context)
     except ClaraError as error:
         yield refused(error.code, error.messages)
 
 
-def _again(first: Message | None, others: Iterator[Message]) -> Iterator[Message]:
+def _chain(first: Message | None, others: Iterator[Message]) -> Iterator[Message]:
     if first is not None:
         yield first
         yield from others
 
 
-def _spoiled(call: _GrpcCall, answers: Iterator[Any]) -> Iterator[Any]:
-    """What a fault does after the work."""
+def _apply_after(call: _GrpcCall, answers: Iterator[Any]) -> Iterator[Any]:
+    """Apply a fault after the work: yield the responses, changed, or end the call."""
     kind = call.fault.kind if call.fault else CallFaultKind.DELAY
     if kind is CallFaultKind.DROP:
         for _ in answers:
@@ -219,13 +219,13 @@ def _spoiled(call: _GrpcCall, answers: Iterator[Any]) -> Iterator[Any]:
             pass
         yield UNREADABLE
     elif kind is CallFaultKind.TRUNCATE:
-        yield from _cut(call, list(answers))
+        yield from _truncated(call, list(answers))
     else:
         yield from answers
 
 
-def _cut(call: _GrpcCall, answers: list[Any]) -> Iterator[Any]:
-    """A stream without its last message, the only message of a download with half of its data, half an answer."""
+def _truncated(call: _GrpcCall, answers: list[Any]) -> Iterator[Any]:
+    """Truncate a response: drop a stream's last message, half of a download's only message, or half of the bytes."""
     if not call.many_answers:
         whole = answers[0].SerializeToString()
         yield whole[: len(whole) // 2]
@@ -243,14 +243,14 @@ def _outcome(call: _GrpcCall) -> CallOutcome:
 
 
 def _header_only(service: str, name: str) -> Callable[[int, Iterable[str]], Any]:
-    """Makes answers of a method that say nothing but a header code and messages."""
+    """Return a factory of responses of a method that have only a header, with a code and messages."""
     method = Default().FindServiceByName(service).methods_by_name[name]
     answer: Any = GetMessageClass(method.output_type)
     return lambda code, messages: answer(header=ResponseHeader(code=code, messages=messages))
 
 
-def _like(handler: Any) -> Any:
-    """What makes a handler of the same kind."""
+def _factory_like(handler: Any) -> Any:
+    """Return the factory of handlers of the same kind."""
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler
     return grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler

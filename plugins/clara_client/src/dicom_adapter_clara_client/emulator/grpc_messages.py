@@ -1,4 +1,4 @@
-"""The platform's values as messages of the API."""
+"""Conversion between values of the platform and messages of the API."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ TYPES = {
 
 
 def done() -> ResponseHeader:
-    """The header of every answer that is no refusal."""
+    """Return the header of a successful response."""
     return ResponseHeader(code=ClaraCode.OK)
 
 
 def identifier(text: str | None) -> Identifier | None:
-    """An id, or no field."""
+    """Return an id, or None to omit the field."""
     return None if text is None else Identifier(value=text)
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:
-    """A time, or no field: what has not happened has no time."""
+    """Return a time, or None to omit the field, if the event has not happened."""
     return None if time is None else Timestamp(value=seconds_of(time))
 
 
 def file_details(file: PayloadFile) -> payloads_pb2.PayloadFileDetails:
-    """A stored file, named from the payload's root."""
+    """Return the details of a stored file, with its name relative to the payload's root."""
     return payloads_pb2.PayloadFileDetails(mode=file.mode, size=file.size_bytes, name=file.name)
 
 
 def priority_of(number: int) -> JobPriority:
-    """The priority that a client asked for. None at all is refused: no client of NVIDIA's sends 0."""
+    """Return the priority for a number of the API. Raises InvalidValue for 0, which NVIDIA's clients never send."""
     for priority, known in PRIORITIES.items():
         if known == number:
             return priority
@@ -71,7 +71,7 @@ def priority_of(number: int) -> JobPriority:
 
 
 def filter_of(wanted: jobs_pb2.JobsListRequest.JobFilter) -> JobFilter:
-    """Which jobs a client wants to see. States and statuses that do not exist are passed over."""
+    """Return the filter of a request. Unknown states and statuses are ignored."""
     return JobFilter(
         completed_before=_time(wanted.completed_before) if wanted.HasField("completed_before") else None,
         created_after=_time(wanted.created_after) if wanted.HasField("created_after") else None,
@@ -82,7 +82,7 @@ def filter_of(wanted: jobs_pb2.JobsListRequest.JobFilter) -> JobFilter:
 
 
 def status_answer(job: ClaraJob) -> jobs_pb2.JobsStatusResponse:
-    """Return one job with its details. The deprecated texts of its times are left out."""
+    """Return one job with its details, without the deprecated time texts."""
     return jobs_pb2.JobsStatusResponse(
         header=done(),
         job_id=identifier(job.job_id),
@@ -101,7 +101,7 @@ def status_answer(job: ClaraJob) -> jobs_pb2.JobsStatusResponse:
 
 
 def list_answer(job: ClaraJob) -> jobs_pb2.JobsListResponse:
-    """One job of a list."""
+    """Return one job of a list."""
     return jobs_pb2.JobsListResponse(
         header=done(),
         job_details=jobs_pb2.JobsListResponse.JobDetails(
@@ -121,10 +121,10 @@ def list_answer(job: ClaraJob) -> jobs_pb2.JobsListResponse:
 
 
 def _time(sent: Timestamp) -> datetime | None:
-    """A time of a filter; 0 is how NVIDIA's client reads "no time"."""
+    """Return a time of a filter. NVIDIA's client sends 0 for "no time"."""
     try:
         return time_of(sent.value) if sent.value else None
     except OverflowError as error:
         raise InvalidValue(
-            ClaraCode.JOBS_NOT_LISTED, f"no calendar has {sent.value} seconds since 0001-01-01"
+            ClaraCode.JOBS_NOT_LISTED, f"the time {sent.value} (seconds since 0001-01-01) is out of range"
         ) from error

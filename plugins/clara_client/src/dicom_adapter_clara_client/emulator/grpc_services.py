@@ -1,9 +1,9 @@
-"""The services of the Clara Platform API over the emulated platform: requests in, answers out, refusals raised.
+"""The gRPC services of the Clara Platform API. They call the emulated platform; its refusals are raised.
 
-Request headers are not looked at: NVIDIA's own client leaves them out of half of its calls.
+Request headers are ignored: NVIDIA's own client omits them in half of its calls.
 """
 
-# The names are those of the services, and not every method needs its request and context.
+# The methods have the names of the API, and some do not need their request or context.
 # ruff: noqa: N802, ARG002
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dicom_adapter_clara_client.wire.jobs_pb2_grpc import JobsServicer
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import PayloadsServicer
 from dicom_adapter_clara_client.wire.pipelines_pb2_grpc import PipelinesServicer
 
-PIECE_BYTES = 1 << 20  # of a download; NVIDIA's default
+PIECE_BYTES = 1 << 20  # data per message of a download, as on NVIDIA's platform by default
 Context = grpc.ServicerContext
 
 
@@ -93,7 +93,7 @@ class JobsService(JobsServicer):
     def ReadLogs(
         self, request: jobs_pb2.JobsReadLogsRequest, context: Context
     ) -> Iterator[jobs_pb2.JobsReadLogsResponse]:
-        """There are no operators, so there is nothing that they wrote."""
+        """Return empty logs, because emulated jobs have no operators."""
         job = self._platform.jobs.status(request.job_id.value)
         yield jobs_pb2.JobsReadLogsResponse(
             header=to.done(), job_id=to.identifier(job.job_id), operator_name=request.operator_name
@@ -117,7 +117,7 @@ class PayloadsService(PayloadsServicer):
     def Details(
         self, request: payloads_pb2.PayloadsDetailsRequest, context: Context
     ) -> Iterator[payloads_pb2.PayloadsDetailsResponse]:
-        """One message for each file; header and metadata, which may be large, in the first one alone."""
+        """Yield one message for each file. Only the first has the header and the metadata, which may be large."""
         payload = self._payloads.details(request.payload_id.value)
         yield _details_answer(payload, payload.files[0] if payload.files else None, first=True)
         for file in payload.files[1:]:
@@ -126,10 +126,12 @@ class PayloadsService(PayloadsServicer):
     def Upload(
         self, request_iterator: Iterator[payloads_pb2.PayloadsUploadRequest], context: Context
     ) -> payloads_pb2.PayloadsUploadResponse:
-        """The sizes that clients tell are not looked at: some tell the size of the piece."""
+        """Store a file. The sizes in the messages are ignored, because some clients send the size of the piece."""
         first = next(request_iterator, None)
         if first is None:
-            raise MalformedId(ClaraCode.PAYLOAD_ID_MALFORMED, "an upload must have a message, for an empty file too")
+            raise MalformedId(
+                ClaraCode.PAYLOAD_ID_MALFORMED, "an upload must have at least one message, even for an empty file"
+            )
         name, mode = first.details.name, first.details.mode
         with self._payloads.receive(first.payload_id.value, name, mode=mode) as incoming:
             incoming.write(first.data)
@@ -221,7 +223,7 @@ class PipelinesService(PipelinesServicer):
     def Details(
         self, request: pipelines_pb2.PipelinesDetailsRequest, context: Context
     ) -> Iterator[pipelines_pb2.PipelinesDetailsResponse]:
-        """One message for each file. The operators are not read out of the definition, so `dag` is left out."""
+        """Yield one message for each file, without `dag`: the definition's operators are not parsed."""
         pipeline = self._pipelines.details(request.pipeline_id.value)
         for file in pipeline.files or (None,):
             yield _definition_answer(pipeline, file)
@@ -250,14 +252,14 @@ class PipelinesService(PipelinesServicer):
 
 
 class ClaraService(ClaraServicer):
-    """nvidia.clara.platform.Clara, of a platform without GPUs that no client can stop"""
+    """nvidia.clara.platform.Clara, for a platform without GPUs that clients cannot stop."""
 
     def __init__(self, platform: EmulatedPlatform) -> None:
         self._version = platform.version
 
     def Version(self, request: clara_pb2.ClaraVersionRequest, context: Context) -> clara_pb2.ClaraVersionResponse:
-        told = self._version
-        version = Version(major=told.major, minor=told.minor, patch=told.patch, label=told.label)
+        own = self._version
+        version = Version(major=own.major, minor=own.minor, patch=own.patch, label=own.label)
         return clara_pb2.ClaraVersionResponse(header=to.done(), version=version)
 
     def Utilization(
@@ -266,7 +268,7 @@ class ClaraService(ClaraServicer):
         yield clara_pb2.ClaraUtilizationResponse(header=to.done())
 
     def Stop(self, request: clara_pb2.ClaraStopRequest, context: Context) -> clara_pb2.ClaraStopResponse:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the emulator is stopped where it was started")
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "clients cannot stop the emulator")
 
 
 def _details_answer(

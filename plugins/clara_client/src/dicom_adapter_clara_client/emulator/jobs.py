@@ -1,4 +1,4 @@
-"""The jobs of the platform: pending until they are started, running for as long as they are told to, then stopped."""
+"""The jobs of the platform: pending until they are started, running for the time of their `RunPlan`, then stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METADATA = ClaraCode.JOB_METADATA_REFUSED
 
 
 class PlatformJobs:
-    """All jobs. A running one is found stopped by whoever looks at it after its time."""
+    """All jobs. There is no timer: a running job is stopped when it is read after its end."""
 
     def __init__(
         self, store: PlatformStore, lock: RLock, known: Iterable[ClaraJob], clock: Callable[[], datetime], run: RunPlan
@@ -34,7 +34,7 @@ class PlatformJobs:
         self._runs: dict[str, RunPlan] = {}  # by pipeline
 
     def set_run(self, run: RunPlan, pipeline_id: str | None = None) -> None:
-        """Set how jobs run that are started from now on: those of one pipeline, or those of all others."""
+        """Set the plan for jobs that are started from now on: those of one pipeline, or of all other pipelines."""
         with self._lock:
             if pipeline_id is None:
                 self._run = run
@@ -52,7 +52,7 @@ class PlatformJobs:
         metadata: Mapping[str, str],
         input_payloads: Iterable[str],
     ) -> ClaraJob:
-        """Make a pending job and its payload; see `EmulatedPlatform.create_job`."""
+        """Create a pending job and its payload; see `EmulatedPlatform.create_job`."""
         rules.check_job_name(name)
         whole = rules.with_metadata({}, metadata.items(), METADATA)
         with self._lock:
@@ -70,7 +70,7 @@ class PlatformJobs:
             return self._save(job)
 
     def start(self, job_id: str, variables: Mapping[str, str] | None = None) -> ClaraJob:
-        """Set a pending job running; its payload is read-only from now on."""
+        """Start a pending job; its payload is read-only from now on."""
         with self._lock:
             job = self._known(job_id)
             if job.state is not ClaraJobState.PENDING:
@@ -85,7 +85,7 @@ class PlatformJobs:
             )
 
     def cancel(self, job_id: str, reason: str = "") -> ClaraJob:
-        """Stop a pending or running job. A stopped job does not change, which is no error."""
+        """Stop a pending or running job. A stopped job does not change; that is not an error."""
         with self._lock:
             job = self._known(job_id)
             if job.state is ClaraJobState.STOPPED:
@@ -95,7 +95,7 @@ class PlatformJobs:
     def finish(
         self, job_id: str, status: ClaraJobStatus = ClaraJobStatus.HEALTHY, messages: tuple[str, ...] = ()
     ) -> ClaraJob:
-        """End a running job now; for tests and demonstrations, no client can ask for it."""
+        """End a running job now. For tests and demonstrations: clients cannot call it."""
         with self._lock:
             job = self._known(job_id)
             if job.state is not ClaraJobState.RUNNING:
@@ -112,12 +112,12 @@ class PlatformJobs:
         return self.status(job_id).state
 
     def list(self, wanted: JobFilter | None = None) -> tuple[ClaraJob, ...]:
-        """The jobs that a filter takes, in the order of their creation."""
+        """Return the jobs that match a filter, in order of creation."""
         with self._lock:
-            return tuple(job for job in map(self._known, list(self._jobs)) if wanted is None or wanted.takes(job))
+            return tuple(job for job in map(self._known, list(self._jobs)) if wanted is None or wanted.matches(job))
 
     def add_metadata(self, job_id: str, metadata: Mapping[str, str]) -> ClaraJob:
-        """Add to a job's metadata: all of it or nothing."""
+        """Add to a job's metadata: all entries or none."""
         with self._lock:
             job = self._known(job_id)
             return self._save(evolve(job, metadata=rules.with_metadata(job.metadata, metadata.items(), METADATA)))

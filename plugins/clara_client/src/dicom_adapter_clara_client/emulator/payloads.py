@@ -1,4 +1,4 @@
-"""The payloads of the platform: folders of files, one made for each job, others by clients for any number of jobs."""
+"""The payloads of the platform: folders of files, one for each job, and reusable ones that clients create."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ METADATA = ClaraCode.PAYLOAD_METADATA_REFUSED
 
 
 class Payloads:
-    """All payloads. A second upload of one name takes the first one's place: NVIDIA's clients repeat uploads."""
+    """All payloads. A second upload of a name replaces the first, because NVIDIA's clients repeat uploads."""
 
     def __init__(
         self, store: PlatformStore, lock: RLock, known: Iterable[ClaraPayload], state_of: Callable[[str], ClaraJobState]
     ) -> None:
         self._store = store
         self._lock = lock
-        self._state_of = state_of  # of a job, by id
-        self._payloads: dict[str, ClaraPayload] = {}  # without files, which are too many to copy at each change
+        self._state_of = state_of  # returns the state of a job, by id
+        self._payloads: dict[str, ClaraPayload] = {}  # without files, because copying them at each change would be slow
         self._files: dict[str, PayloadFiles] = {}
         for payload in known:
             self._files[payload.payload_id] = PayloadFiles(payload.files)
             self._payloads[payload.payload_id] = evolve(payload, files=())
 
     def create(self, metadata: Mapping[str, str] | None = None) -> ClaraPayload:
-        """Make a reusable payload."""
+        """Create a reusable payload."""
         whole = rules.with_metadata({}, (metadata or {}).items(), METADATA)
         with self._lock:
             return self._add(ClaraPayload(payload_id=rules.new_id(), type=PayloadType.REUSABLE, metadata=whole))
 
     def create_for(self, job_id: str, payload_id: str, inputs: Iterable[str]) -> None:
-        """Make a job's payload, with the files of the reusable payloads `inputs` in its input folder."""
+        """Create a job's payload, with the files of the reusable payloads `inputs` in its input folder."""
         with self._lock:
             copies = self._copies(inputs)
             self._add(ClaraPayload(payload_id=payload_id, type=PayloadType.PIPELINE, job_id=job_id))
@@ -51,12 +51,12 @@ class Payloads:
                 self._files[payload_id].put(evolve(file, name=name))
 
     def job_of(self, payload_id: str) -> str | None:
-        """The job that a payload was made for."""
+        """Return the job of a payload; None for a reusable one."""
         with self._lock:
             return self._known(payload_id).job_id
 
     def details(self, payload_id: str) -> ClaraPayload:
-        """One payload with its files."""
+        """Return one payload with its files."""
         with self._lock:
             payload = self._known(payload_id)
             return evolve(payload, files=tuple(self._files[payload.payload_id]))
@@ -64,10 +64,10 @@ class Payloads:
     def receive(
         self, payload_id: str, name: str, *, mode: int = 0, from_root: bool = False, replace: bool = True
     ) -> IncomingFile:
-        """Begin an upload; nothing is in the payload until `IncomingFile.commit`.
+        """Begin an upload. The file becomes part of the payload with `IncomingFile.commit`.
 
-        `name` counts from the input folder of a job's payload, or from its root with `from_root`, where only the
-        input folder takes uploads. `replace=False` refuses a name that is there.
+        `name` is relative to the input folder of a job's payload; with `from_root`, to its root, but still only the
+        input folder accepts uploads. `replace=False` refuses a name that exists.
         """
         name = rules.stored_name(name)
         with self._lock:
@@ -86,7 +86,7 @@ class Payloads:
             return incoming.commit()
 
     def add_output(self, payload_id: str, name: str, data: bytes) -> PayloadFile:
-        """Store a file where operators do, `operators/<operator>/…` as a rule, in any state of the job."""
+        """Store a file as an operator of the job does, usually as `operators/<operator>/…`, in any state of the job."""
         file = PayloadFile(name=rules.stored_name(name), size_bytes=0)
         with self._lock:
             payload_id = self._known(payload_id).payload_id
@@ -95,14 +95,14 @@ class Payloads:
                 return self._keep(incoming)
 
     def commit(self, incoming: IncomingFile) -> PayloadFile:
-        """Called by `IncomingFile.commit`."""
+        """Make a complete upload part of its payload. Called by `IncomingFile.commit`."""
         with self._lock:
             payload = self._writable(incoming.payload_id)  # the job may have been started since
             self._check_place(payload, incoming.file.name, incoming.replace)
             return self._keep(incoming)
 
     def download(self, payload_id: str, name: str) -> tuple[PayloadFile, BinaryIO]:
-        """A file by its name from the root, and a reader of it that stays good whatever happens to the file."""
+        """Return a file by its name, and a reader that remains valid if the file is replaced or deleted."""
         name = rules.read_name(name)
         with self._lock:
             payload_id = self._known(payload_id).payload_id
@@ -110,7 +110,7 @@ class Payloads:
             return file, self._store.open_file(payload_id, file.name)
 
     def remove(self, payload_id: str, name: str) -> None:
-        """Delete a file, by its name from the root."""
+        """Delete a file by its name, relative to the root."""
         name = rules.read_name(name)
         with self._lock:
             payload_id = self._writable(payload_id).payload_id
@@ -119,7 +119,7 @@ class Payloads:
             self._files[payload_id].drop(file.name)
 
     def delete(self, payload_id: str) -> None:
-        """Delete a payload: a reusable one at any time, a job's once the job has stopped."""
+        """Delete a payload: a reusable one at any time, a job's payload after the job has stopped."""
         with self._lock:
             payload = self._known(payload_id)
             if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.STOPPED:
@@ -128,7 +128,7 @@ class Payloads:
             del self._payloads[payload.payload_id], self._files[payload.payload_id]
 
     def add_metadata(self, payload_id: str, metadata: Mapping[str, str]) -> ClaraPayload:
-        """Add to a reusable payload's metadata: all of it or nothing."""
+        """Add to a reusable payload's metadata: all entries or none."""
         with self._lock:
             payload = self._reusable(payload_id)
             whole = rules.with_metadata(payload.metadata, metadata.items(), METADATA)
@@ -158,19 +158,21 @@ class Payloads:
     def _writable(self, payload_id: str) -> ClaraPayload:
         payload = self._known(payload_id)
         if payload.job_id is not None and self._state_of(payload.job_id) is not ClaraJobState.PENDING:
-            raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, f"payload {payload.payload_id} is read-only: its job has begun")
+            raise Conflict(
+                ClaraCode.PAYLOAD_READ_ONLY, f"payload {payload.payload_id} is read-only: its job was started"
+            )
         return payload
 
     def _reusable(self, payload_id: str) -> ClaraPayload:
         payload = self._known(payload_id)
         if payload.type is not PayloadType.REUSABLE:
-            raise InvalidValue(METADATA, "only reusable payloads have metadata: give it to the job")
+            raise InvalidValue(METADATA, "only reusable payloads have metadata: add it to the job")
         return payload
 
     def _check_place(self, payload: ClaraPayload, name: str, replace: bool) -> None:
         files = self._files[payload.payload_id]
         if payload.type is PayloadType.PIPELINE and not name.startswith(f"{INPUT}/"):
-            raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, f"only '{INPUT}/' of a job's payload takes uploads")
+            raise Conflict(ClaraCode.PAYLOAD_READ_ONLY, f"only '{INPUT}/' of a job's payload accepts uploads")
         if not replace and name in files:
             raise Conflict(ClaraCode.FILE_NAME_TAKEN, "the payload has a file of this name")
         files.check(name)
@@ -189,7 +191,9 @@ class Payloads:
             for file in self._files[source]:
                 name = f"{INPUT}/{file.name}"
                 if name in copies:
-                    raise Conflict(ClaraCode.JOB_INPUT_REFUSED, "two of the input payloads have a file of one name")
+                    raise Conflict(
+                        ClaraCode.JOB_INPUT_REFUSED, "two of the input payloads have a file with the same name"
+                    )
                 copies[name] = (source, file)
         return copies
 
@@ -204,23 +208,23 @@ class Payloads:
 
 
 class IncomingFile:
-    """One upload under way. Leaving its `with` block without `commit` leaves nothing behind."""
+    """An upload in progress. If its `with` block ends without `commit`, the data is discarded."""
 
     def __init__(self, payloads: Payloads, payload_id: str, file: PayloadFile, replace: bool, sink: Sink) -> None:
         self._payloads = payloads
         self.payload_id = payload_id
-        self.file = file  # as it is to be stored; its size grows
+        self.file = file  # with the size received so far
         self.replace = replace
-        self.replaced = False  # after `commit`: whether another file had the name
+        self.replaced = False  # set by `commit`: whether it replaced another file
         self.sink = sink
 
     def write(self, data: bytes) -> None:
-        """Write the next piece. It is on disk when the platform has a folder."""
+        """Write the next piece."""
         self.sink.write(data)
         self.file = evolve(self.file, size_bytes=self.file.size_bytes + len(data))
 
     def commit(self) -> PayloadFile:
-        """Make the file part of the payload, whole and at once."""
+        """Make the file part of the payload, atomically."""
         return self._payloads.commit(self)
 
     def __enter__(self) -> IncomingFile:

@@ -1,4 +1,4 @@
-"""The pipelines of the platform: registered by their definitions, or any that a client names."""
+"""The pipelines of the platform: registered ones, or every id that a client names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA = ClaraCode.PIPELINE_METADATA_REFUSED
 
 
 class Pipelines:
-    """All pipelines. With `any_id`, every well-formed id is one, though only registered ones are listed."""
+    """All pipelines. With `any_id`, every well-formed id is accepted, but only registered pipelines are listed."""
 
     def __init__(self, store: PlatformStore, lock: RLock, known: Iterable[ClaraPipeline], *, any_id: bool) -> None:
         self._store = store
@@ -28,13 +28,13 @@ class Pipelines:
     def create(
         self, pieces: Iterable[PipelineFile], metadata: Mapping[str, str] | None = None, pipeline_id: str = ""
     ) -> ClaraPipeline:
-        """Register a pipeline, under an id of the client's if it gives one."""
+        """Register a pipeline, under the client's id or a new one."""
         key = _identifier(pipeline_id) if pipeline_id else rules.new_id()
         whole = rules.with_metadata({}, (metadata or {}).items(), METADATA)
         pipeline = rules.pipeline(key, pieces, whole)
         with self._lock:
             if key in self._pipelines:
-                raise Conflict(ClaraCode.PIPELINE_NOT_STORED, f"pipeline {key} is there already: update it")
+                raise Conflict(ClaraCode.PIPELINE_NOT_STORED, f"pipeline {key} exists already: update it")
             return self._save(pipeline)
 
     def update(self, pipeline_id: str, pieces: Iterable[PipelineFile]) -> ClaraPipeline:
@@ -44,7 +44,7 @@ class Pipelines:
             return self._save(rules.pipeline(present.pipeline_id, pieces, present.metadata))
 
     def details(self, pipeline_id: str) -> ClaraPipeline:
-        """One pipeline with its definition."""
+        """Return one pipeline with its definition."""
         key = _identifier(pipeline_id)
         with self._lock:
             if key in self._pipelines:
@@ -54,7 +54,7 @@ class Pipelines:
         raise NotFound(ClaraCode.NO_SUCH_PIPELINE, f"no pipeline {key}")
 
     def list(self) -> tuple[ClaraPipeline, ...]:
-        """The registered pipelines, in the order of their registration."""
+        """Return the registered pipelines in order of registration."""
         with self._lock:
             return tuple(self._pipelines.values())
 
@@ -66,7 +66,7 @@ class Pipelines:
             self._pipelines.pop(key, None)
 
     def add_metadata(self, pipeline_id: str, metadata: Mapping[str, str]) -> ClaraPipeline:
-        """Add to a pipeline's metadata: all of it or nothing."""
+        """Add to a pipeline's metadata: all entries or none."""
         with self._lock:
             present = self.details(pipeline_id)
             whole = rules.with_metadata(present.metadata, metadata.items(), METADATA)

@@ -1,4 +1,4 @@
-"""What the emulator was asked and what came of it: one record for each call, without names of files and metadata."""
+"""Records of the calls to the emulator and their outcomes, without names of files and metadata."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class CallOutcome(str, Enum):
     """Outcome of a call, as the client saw it."""
 
     DONE = "done"
-    REFUSED = "refused"  # with a negative code
-    FAILED = "failed"  # with a status of the protocol, or cut off by the client
-    LOST = "lost"  # the client got no answer, or none that it can read
+    REFUSED = "refused"  # with a negative header code
+    FAILED = "failed"  # with an error status of the protocol, or cancelled by the client
+    LOST = "lost"  # the client received no response, or an unreadable one
 
 
 @frozen(kw_only=True)
@@ -29,22 +29,24 @@ class CallRecord:
     """One call."""
 
     time: datetime  # UTC; of the outcome
-    face: str  # "grpc" or "rest"
+    protocol: str  # "grpc" or "rest"
     call: str  # such as "Jobs.Create"
-    ids: Mapping[str, str] = field(factory=dict)  # jobId, payloadId, pipelineId: as far as request and answer say
+    ids: Mapping[str, str] = field(
+        factory=dict
+    )  # jobId, payloadId, pipelineId, as far as request and response contain them
     received_bytes: int = 0
     sent_bytes: int = 0
     outcome: CallOutcome
     code: int = 0  # the header code
-    status: str = ""  # of the protocol, when it is not its word for success
-    fault: str = ""  # the kind of the fault that struck
-    worked: bool = True  # whether the platform was asked at all; a call that is lost may have been worked
+    status: str = ""  # status of the protocol, unless it is success
+    fault: str = ""  # kind of the fault that was applied
+    worked: bool = True  # whether the platform performed the call; possible even if the response was lost
 
     def line(self) -> bytes:
         """Return the record as JSON, without empty values."""
         fields = {
             "time": self.time.isoformat(),
-            "face": self.face,
+            "protocol": self.protocol,
             "call": self.call,
             "ids": dict(self.ids),
             "receivedBytes": self.received_bytes,
@@ -59,7 +61,7 @@ class CallRecord:
 
 
 class CallLog:
-    """All calls in the order of their outcomes, in memory and, with `path`, as lines of JSON at the end of a file."""
+    """All calls in order of their outcomes, in memory and, with `path`, as JSON lines appended to a file."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -67,7 +69,7 @@ class CallLog:
         self._changed = Condition()
 
     def add(self, record: CallRecord) -> None:
-        """Write a call down, before its answer leaves: a client that got one finds its call here."""
+        """Record a call. This happens before its response is sent, so that a client finds its calls here."""
         with self._changed:
             if self._path is not None:
                 _append(self._path, record.line())
@@ -75,7 +77,7 @@ class CallLog:
             self._changed.notify_all()
 
     def calls(self, call: str | None = None) -> tuple[CallRecord, ...]:
-        """The calls so far: all, or those of one name."""
+        """Return the calls so far: all, or those of one name."""
         with self._changed:
             return tuple(record for record in self._records if call in (None, record.call))
 

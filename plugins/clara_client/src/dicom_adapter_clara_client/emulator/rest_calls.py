@@ -1,4 +1,4 @@
-"""The way of one call through the REST face: token, fault, idempotency key, work, record, answer."""
+"""The steps of a REST call: check the token, apply faults, check the idempotency key, work, record, respond."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from dicom_adapter_clara_client.emulator.faults import CallFault, CallFaultKind, Faults
 from dicom_adapter_clara_client.emulator.record import CallLog, CallOutcome, CallRecord
 from dicom_adapter_clara_client.emulator.rest_faults import LostAnswer, TruncatedAnswer, demanded_code, demanded_status
-from dicom_adapter_clara_client.emulator.rest_keys import unquoted
+from dicom_adapter_clara_client.emulator.rest_keys import parse_key
 from dicom_adapter_clara_client.emulator.rest_operations import Operation
 from dicom_adapter_clara_client.emulator.rest_problems import (
     MEDIA_TYPE,
@@ -31,15 +31,15 @@ from dicom_adapter_clara_client.emulator.rest_request import LARGEST_BODY_BYTES,
 from dicom_adapter_clara_client.emulator.rules import ClaraError
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 
-FACE = "rest"
+PROTOCOL = "rest"
 UPLOAD = "Payloads.Upload"
-CUT_OFF = "cut off by the client"
+CUT_OFF = "aborted by the client"
 IDS = {"job": "jobId", "payload": "payloadId", "pipeline": "pipelineId"}
 
 
 @define
 class RestCall:
-    """One call under way."""
+    """One call in progress."""
 
     name: str
     request: Request
@@ -51,11 +51,11 @@ class RestCall:
     ids: dict[str, str] = field(factory=dict)
 
     def has(self, *kinds: CallFaultKind) -> bool:
-        """Whether a fault of one of these kinds strikes it."""
+        """Return whether a fault of one of these kinds is applied to the call."""
         return self.fault is not None and self.fault.kind in kinds
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """What is still to come of the body. Raises ClientDisconnect when it does not."""
+        """Yield the rest of the body. Raises ClientDisconnect if the client disconnects."""
         async for piece in self.body:
             self.received_bytes += len(piece)
             if piece:
@@ -66,7 +66,7 @@ Work = Callable[[RestCall], Awaitable[Response]]
 
 
 class RestCalls:
-    """Carries calls to the platform."""
+    """Performs calls: from the request to the response."""
 
     def __init__(
         self, platform: EmulatedPlatform, faults: Faults, log: CallLog, token: str | None, clock: Callable[[], datetime]
@@ -78,40 +78,40 @@ class RestCalls:
         self._clock = clock
 
     def endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
-        """What Starlette calls for an operation with a small body."""
+        """Return the Starlette endpoint of an operation with a small body."""
 
         async def work(call: RestCall) -> Response:
-            key = unquoted(call.ask.headers.get("idempotency-key")) if operation.has_key else ""
+            key = parse_key(call.ask.headers.get("idempotency-key")) if operation.has_key else ""
             return response_of(await run_in_threadpool(self._act, operation, call.ask, key))
 
         async def endpoint(request: Request) -> Response:
-            return await self.carry(operation.name, request, work, has_json=True)
+            return await self.perform(operation.name, request, work, has_json=True)
 
         return endpoint
 
-    async def carry(self, name: str, request: Request, work: Work, *, has_json: bool = False) -> Response:
-        """The answer to a call, written down before it leaves."""
+    async def perform(self, name: str, request: Request, work: Work, *, has_json: bool = False) -> Response:
+        """Perform a call and return its response. The call is recorded before the response is sent."""
         call = RestCall(name, request, _ask(request), request.stream())
         call.ids.update({IDS[part]: value[:64].lower() for part, value in call.ask.at.items() if part in IDS})
         try:
-            return await self._carry(call, work, has_json)
+            return await self._perform(call, work, has_json)
         except ClientDisconnect:
             self._record(call, CallOutcome.FAILED, status=CUT_OFF)
-            return Response()  # nobody reads it
+            return Response()  # the client is disconnected
         except _Reset:
             self._record(call, CallOutcome.LOST)
             return LostAnswer()
 
-    async def _carry(self, call: RestCall, work: Work, has_json: bool) -> Response:
+    async def _perform(self, call: RestCall, work: Work, has_json: bool) -> Response:
         try:
             self._authorize(call)
             if has_json:
                 await _read_json(call)
-            await self._strike(call)
+            await self._apply_fault(call)
             return self._answered(call, await work(call))
         except (ClaraError, ProblemAnswer) as refusal:
             async for _piece in call.pieces():
-                pass  # a client that is still sending would not read the answer
+                pass  # a client that is still sending would not read the response
             return self._refused(call, refusal if isinstance(refusal, ProblemAnswer) else problem_of(refusal))
 
     def _act(self, operation: Operation, ask: OperationRequest, key: str) -> Reply:
@@ -127,12 +127,12 @@ class RestCalls:
             call.worked = False
             raise ProblemAnswer(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
 
-    async def _strike(self, call: RestCall) -> None:
-        """Let the fault that is due strike, as far as it does before the work."""
+    async def _apply_fault(self, call: RestCall) -> None:
+        """Apply the fault that is due, if any, as far as it takes effect before the work."""
         named = call.ask.body.get("pipelineId")
         if isinstance(named, str):
             call.ids.setdefault("pipelineId", named[:64].lower())
-        call.fault = self._faults.take(FACE, call.name, self.platform.pipeline_of(call.ids))
+        call.fault = self._faults.take(PROTOCOL, call.name, self.platform.pipeline_of(call.ids))
         if call.fault is None:
             return
         call.worked = not call.has(CallFaultKind.STATUS, CallFaultKind.CODE, CallFaultKind.RESET)
@@ -157,11 +157,11 @@ class RestCalls:
                 if call.has(CallFaultKind.TRUNCATE)
                 else LostAnswer(response, garbage=call.has(CallFaultKind.GARBAGE))
             )
-        self._learn_ids(call, response)
+        self._collect_ids(call, response)
         self._record(call, CallOutcome.DONE, sent_bytes=sent)
         return response
 
-    def _learn_ids(self, call: RestCall, response: Response) -> None:
+    def _collect_ids(self, call: RestCall, response: Response) -> None:
         if response.media_type == "application/json":
             found = json.loads(bytes(response.body))
             call.ids.update({name: found[name] for name in IDS.values() if isinstance(found.get(name), str)})
@@ -179,7 +179,7 @@ class RestCalls:
         self._log.add(
             CallRecord(
                 time=self._clock(),
-                face=FACE,
+                protocol=PROTOCOL,
                 call=call.name,
                 ids=dict(call.ids),
                 received_bytes=call.received_bytes,
@@ -194,7 +194,7 @@ class RestCalls:
 
 
 class _Reset(Exception):
-    """The connection is to be reset."""
+    """Raised to reset the connection."""
 
 
 def _ask(request: Request) -> OperationRequest:
@@ -221,7 +221,7 @@ async def _read_json(call: RestCall) -> None:
 
 
 def response_of(reply: Reply) -> Response:
-    """A reply as Starlette sends it."""
+    """Return the Starlette response of a reply."""
     if reply.body is None:
         return Response(status_code=reply.status, headers=dict(reply.headers))
     if isinstance(reply.body, str):
@@ -230,5 +230,5 @@ def response_of(reply: Reply) -> Response:
 
 
 def problem_response(problem: ProblemAnswer, path: str) -> Response:
-    """A problem as Starlette sends it."""
+    """Return the Starlette response of a problem."""
     return Response(json.dumps(problem.document(path)), problem.status, problem.headers, MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""The faults of `faults`, as they look over HTTP."""
+"""Faults over HTTP: problems on demand, lost and truncated responses."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from dicom_adapter_clara_client.emulator.rules import (
 )
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
-TRANSPORT = "dicom_adapter_clara_client.transport"  # in the scope: the connection of a call
-ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset instead of an orderly end
+TRANSPORT = "dicom_adapter_clara_client.transport"  # key in the ASGI scope: the transport of a call
+ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER: close with a TCP reset
 GARBAGE = b"<!doctype html><html><title>Welcome</title><p>This is not the platform.</html>"
-STATUSES = {  # of gRPC, as google.rpc.Code maps them
+STATUSES = {  # gRPC status to HTTP status, as in google.rpc.Code
     "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
     "DEADLINE_EXCEEDED": 504,
@@ -67,7 +67,7 @@ CLASSES: dict[type[ClaraError], frozenset[int]] = {
 
 
 def demanded_status(fault: CallFault) -> ProblemAnswer:
-    """What a STATUS fault answers."""
+    """Return the response of a STATUS fault."""
     text = str(fault.status)
     status = int(text) if text.isdigit() else STATUSES.get(text, HTTPStatus.INTERNAL_SERVER_ERROR.value)
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
@@ -78,7 +78,7 @@ def demanded_status(fault: CallFault) -> ProblemAnswer:
 
 
 def demanded_code(fault: CallFault) -> ProblemAnswer:
-    """What a CODE fault answers."""
+    """Return the response of a CODE fault."""
     family = next((cls for cls, codes in CLASSES.items() if fault.code in codes), PlatformFailure)
     known = fault.code in {code.value for code in ClaraCode}
     problem = problem_of(family(ClaraCode(fault.code) if known else ClaraCode.INTERNAL, *fault.messages))
@@ -87,10 +87,10 @@ def demanded_code(fault: CallFault) -> ProblemAnswer:
 
 
 class LostAnswer(Response):
-    """What becomes of an answer that never arrives: the connection is reset, or closed, or carries garbage instead."""
+    """A response that never arrives: the connection is reset or closed, or garbage is sent instead."""
 
     def __init__(self, whole: Response | None = None, *, garbage: bool = False) -> None:
-        """`whole`: the answer; without one the work was not done, and the connection is reset."""
+        """`whole`: the original response. If None, the work was not done, and the connection is reset."""
         super().__init__(GARBAGE, HTTPStatus.OK.value, media_type="text/html")
         self._whole = whole
         self._garbage = garbage
@@ -100,21 +100,21 @@ class LostAnswer(Response):
         if self._whole is None:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
         else:
-            await self._whole(scope, receive, _nowhere)  # it may hold a file open
+            await self._whole(scope, receive, _discard)  # lets the response close its file
         if self._garbage:
             await super().__call__(scope, receive, send)
         else:
             transport.abort()
-            await _end(receive)
+            await _wait_until_closed(receive)
 
 
 class TruncatedAnswer(Response):
-    """The head of an answer and half of its body."""
+    """A response with half of its body."""
 
     def __init__(self, whole: Response) -> None:
         super().__init__()
         length = int(whole.headers.get("content-length", 0))
-        self._whole = whole if length else Response("{}", media_type="application/json")  # nothing cannot be cut
+        self._whole = whole if length else Response("{}", media_type="application/json")  # an empty body cannot be cut
         self._left = max(length, 2) // 2
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,28 +126,28 @@ class TruncatedAnswer(Response):
             await send(message)
 
         await self._whole(scope, receive, send_half)
-        scope[TRANSPORT].close()  # after what is still to be sent
-        await _end(receive)
+        scope[TRANSPORT].close()  # after the buffered data
+        await _wait_until_closed(receive)
 
 
-async def _nowhere(_message: Message) -> None:
+async def _discard(_message: Message) -> None:
     """Send nothing."""
 
 
-async def _end(receive: Receive) -> None:
-    """Wait until the connection is closed: a call that ends before is answered by the server."""
+async def _wait_until_closed(receive: Receive) -> None:
+    """Wait until the connection is closed. Otherwise the server would complete the response."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class Connections:
-    """The open connections of a server; each call finds its own in its scope."""
+    """The open connections of a server. Each call finds its transport in its ASGI scope."""
 
     def __init__(self) -> None:
         self._open: set[asyncio.Transport] = set()
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """What uvicorn speaks on each connection."""
+        """Return the protocol class for uvicorn, which registers each connection here."""
         opened = self._open
 
         class TrackedProtocol(H11Protocol):
@@ -163,7 +163,7 @@ class Connections:
         return TrackedProtocol
 
     def abort(self) -> None:
-        """Close what is still open."""
+        """Close all open connections."""
         for transport in list(self._open):
             transport.abort()
 

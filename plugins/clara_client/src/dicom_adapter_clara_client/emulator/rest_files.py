@@ -1,4 +1,4 @@
-"""The bytes of files on the REST face: they stream to the platform and from it, none is held whole."""
+"""Uploads and downloads over REST. Files are streamed, so none is completely in memory."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from dicom_adapter_clara_client.emulator.rest_problems import (
 from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 PIECE_BYTES = 1 << 18
-DIGEST = re.compile(r"\s*([a-z0-9-]+)=:([A-Za-z0-9+/=]*):\s*")  # RFC 9530: a dictionary of byte sequences
+DIGEST = re.compile(r"\s*([a-z0-9-]+)=:([A-Za-z0-9+/=]*):\s*")  # RFC 9530
 DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 RANGES = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 class FileTransfers:
-    """Uploads and downloads."""
+    """The endpoint of files."""
 
     def __init__(self, calls: RestCalls, largest_bytes: int | None) -> None:
         self._calls = calls
@@ -43,12 +43,12 @@ class FileTransfers:
         self._largest_bytes = largest_bytes
 
     async def put(self, request: Request) -> Response:
-        """PUT of a file."""
-        return await self._calls.carry(UPLOAD, request, self._upload)
+        """Handle PUT of a file."""
+        return await self._calls.perform(UPLOAD, request, self._upload)
 
     async def get(self, request: Request) -> Response:
-        """GET of a file."""
-        return await self._calls.carry("Payloads.Download", request, self._download)
+        """Handle GET of a file."""
+        return await self._calls.perform("Payloads.Download", request, self._download)
 
     async def _upload(self, call: RestCall) -> Response:
         digests = _digests(call.ask.headers.get("content-digest", ""))
@@ -105,12 +105,12 @@ def _replaces(call: RestCall) -> bool:
 
 
 def _digests(header: str) -> list[tuple[bytes, Any]]:
-    """What the body should have, and what computes it; digests of other kinds are passed over."""
+    """Return pairs of expected digest and hash object for the body. Unknown digest algorithms are ignored."""
     found = []
     for part in filter(None, header.split(",")):
         matched = DIGEST.fullmatch(part)
         if matched is None:
-            raise ProblemAnswer(BAD_REQUEST, "Content-Digest must be such as sha-256=:…:")
+            raise ProblemAnswer(BAD_REQUEST, "Content-Digest must have the form sha-256=:…:")
         if matched[1] in DIGESTS:
             found.append((_decoded(matched[2]), DIGESTS[matched[1]]()))
     return found
@@ -124,7 +124,7 @@ def _decoded(text: str) -> bytes:
 
 
 def _range(header: str, size: int) -> tuple[int, int] | None:
-    """The first byte that is wanted and the one behind the last; None for the whole file."""
+    """Return the start and the exclusive end of the requested range; None for the whole file."""
     found = RANGES.fullmatch(header.strip())
     if found is None or not any(found.groups()):
         return None

@@ -1,13 +1,14 @@
-"""Idempotency keys, as draft-ietf-httpapi-idempotency-key-header has them.
+"""Idempotency keys, as in draft-ietf-httpapi-idempotency-key-header.
 
-    key is      its first request     body, method, path    now
+    key is      its first request     body, method, path    response
     missing     -                     -                     400
-    new         -                     -                     the request is carried out
-    known       is being answered     any                   409
-    known       succeeded             the same              the first answer again
-    known       succeeded             another               422
+    new         -                     -                     that of the request
+    known       is in progress        any                   409
+    known       succeeded             the same              that of the first request
+    known       succeeded             different             422
 
-A refused request changed nothing, so its key is free again: what an operator has mended works at once.
+A refused request changed nothing, so its key can be used again. When an operator has corrected the cause of the
+refusal, the repeated request succeeds.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from dicom_adapter_clara_client.emulator.store import PlatformStore
 from dicom_adapter_clara_client.emulator.values import KeyedAnswer
 
 KEPT = timedelta(hours=24)
-QUOTED = re.compile(r'"([ !#-\[\]-~]{1,255})"')  # a structured field's text (RFC 8941), without escapes
+QUOTED = re.compile(r'"([ !#-\[\]-~]{1,255})"')  # a string of RFC 8941, without escapes
 
 
 class IdempotencyKeys:
-    """The keys of the last 24 hours, kept with the platform's state. Used from many threads.
+    """The keys of the last 24 hours, stored with the platform's state. Thread-safe.
 
-    An emulator that is killed between its work and `save_answer` has done the work and does not know the key.
+    If the emulator is killed between the work and `save_answer`, the work is done but the key is unknown.
     """
 
     def __init__(
@@ -40,10 +41,10 @@ class IdempotencyKeys:
         self._lock = lock
         self._clock = clock
         self._answers = {answer.key: answer for answer in known}  # oldest first
-        self._under_way: set[str] = set()
+        self._in_progress: set[str] = set()
 
     def answer(self, key: str, fingerprint: str, act: Callable[[], Reply]) -> Reply:
-        """What `act` answers, now or when the key was first used."""
+        """Return the response of `act`, or the response of the first request with this key."""
         since = self._clock()
         known = self._begin(key, fingerprint)
         if known is not None:
@@ -62,17 +63,17 @@ class IdempotencyKeys:
             )
         finally:
             with self._lock:
-                self._under_way.remove(key)
+                self._in_progress.remove(key)
         return reply
 
     def _begin(self, key: str, fingerprint: str) -> KeyedAnswer | None:
         with self._lock:
-            self._forget()
-            if key in self._under_way:
+            self._expire()
+            if key in self._in_progress:
                 raise ProblemAnswer(IN_PROGRESS, headers={"Retry-After": "1"})
             known = self._answers.get(key)
             if known is None:
-                self._under_way.add(key)
+                self._in_progress.add(key)
             elif known.fingerprint != fingerprint:
                 raise ProblemAnswer(KEY_REUSED, "use a new key for another request")
             return known
@@ -82,8 +83,8 @@ class IdempotencyKeys:
             self._store.save_answer(answer)
             self._answers[answer.key] = answer
 
-    def _forget(self) -> None:
-        """Requests may end in another order than they began: what is old behind something younger goes later."""
+    def _expire(self) -> None:
+        """Delete expired keys from the oldest on. Requests may end out of order, so a few keys are deleted later."""
         oldest = self._clock() - KEPT
         for key in list(self._answers):
             if self._answers[key].since > oldest:
@@ -92,8 +93,8 @@ class IdempotencyKeys:
             del self._answers[key]
 
 
-def unquoted(header: str | None) -> str:
-    """The key in a header. Raises Problem when there is none."""
+def parse_key(header: str | None) -> str:
+    """Return the key in a header. Raises ProblemAnswer if it is missing or not a quoted text."""
     found = QUOTED.fullmatch(header.strip()) if header else None
     if found is None:
         raise ProblemAnswer(

@@ -1,5 +1,4 @@
-"""The operations of the REST face but for the bytes of files: what is asked goes to the platform, what it says comes
-back. `docs/clara-rest-openapi.yaml` describes each."""
+"""The operations of the REST API, except uploads and downloads. `docs/clara-rest-openapi.yaml` describes them."""
 
 from __future__ import annotations
 
@@ -29,13 +28,13 @@ CREATED, ACCEPTED, NO_CONTENT, NOT_MODIFIED = 201, 202, 204, 304
 
 @frozen(kw_only=True)
 class Operation:
-    """One operation, by the name that records and faults know it by."""
+    """One operation. Records and faults use its name."""
 
     name: str
     method: str
-    path: str  # as Starlette has it
+    path: str  # pattern of Starlette
     act: Callable[[EmulatedPlatform, OperationRequest], Reply]
-    has_key: bool = False  # whether it demands an idempotency key
+    has_key: bool = False  # whether it requires an idempotency key
 
 
 def version(platform: EmulatedPlatform, _ask: OperationRequest) -> Reply:
@@ -91,7 +90,7 @@ def cancel_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
 
 def read_logs(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     platform.jobs.status(ask.at["job"])
-    return Reply(body="")  # there are no operators, so there is nothing that they wrote
+    return Reply(body="")  # emulated jobs have no operators
 
 
 # --- metadata of jobs -------------------------------------------------------------------------------------------------
@@ -102,8 +101,8 @@ def add_metadata(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
     return Reply(body={"metadata": dict(job.metadata)})
 
 
-class Replacing:
-    """Replace metadata: remove and add under one lock."""
+class MetadataChanges:
+    """Operations that replace or remove metadata under one lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -113,7 +112,8 @@ class Replacing:
         with self._lock:
             job = platform.jobs.status(ask.at["job"])
             rest = rules.without_metadata(job.metadata, [key])
-            rules.with_metadata(rest, [(key, value)], ClaraCode.JOB_METADATA_REFUSED)  # before anything is removed
+            # Check the new value before the old one is removed.
+            rules.with_metadata(rest, [(key, value)], ClaraCode.JOB_METADATA_REFUSED)
             platform.jobs.remove_metadata(job.job_id, [key])
             platform.jobs.add_metadata(job.job_id, {key: value})
         return Reply(status=NO_CONTENT if _has(job, key) else CREATED)
@@ -122,7 +122,7 @@ class Replacing:
         with self._lock:
             job = platform.jobs.status(ask.at["job"])
             if not _has(job, ask.at["key"]):
-                raise ProblemAnswer(METADATA_NOT_FOUND, "the job has no metadata of this key")
+                raise ProblemAnswer(METADATA_NOT_FOUND, "the job has no metadata with this key")
             platform.jobs.remove_metadata(job.job_id, [ask.at["key"]])
         return Reply(status=NO_CONTENT)
 
@@ -179,8 +179,8 @@ def remove_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
 
 
 def operations() -> list[Operation]:
-    """All of them; of two whose paths look alike the more special one comes first."""
-    replacing = Replacing()
+    """Return all operations. If two paths overlap, the more specific one comes first."""
+    metadata_changes = MetadataChanges()
     job, payload, pipeline = "/v1/jobs/{job}", "/v1/payloads/{payload}", "/v1/pipelines/{pipeline}"
     table = [
         ("Clara.Version", "GET", "/v1/version", version),
@@ -190,8 +190,8 @@ def operations() -> list[Operation]:
         ("Jobs.Cancel", "POST", f"{job}:cancel", cancel_job),
         ("Jobs.Status", "GET", job, get_job),
         ("Jobs.AddMetadata", "POST", f"{job}/metadata", add_metadata),
-        ("Jobs.PutMetadata", "PUT", f"{job}/metadata/{{key:path}}", replacing.put_metadata),
-        ("Jobs.RemoveMetadata", "DELETE", f"{job}/metadata/{{key:path}}", replacing.remove_metadata),
+        ("Jobs.PutMetadata", "PUT", f"{job}/metadata/{{key:path}}", metadata_changes.put_metadata),
+        ("Jobs.RemoveMetadata", "DELETE", f"{job}/metadata/{{key:path}}", metadata_changes.remove_metadata),
         ("Jobs.ReadLogs", "GET", f"{job}/operators/{{operator}}/logs", read_logs),
         ("Payloads.Create", "POST", "/v1/payloads", create_payload),
         ("Payloads.Details", "GET", payload, get_payload),

@@ -1,4 +1,4 @@
-"""Refusals of the REST face: problem details (RFC 9457), as `docs/clara-rest-openapi.yaml` lists them."""
+"""Errors of the REST API: problem details (RFC 9457), as listed in `docs/clara-rest-openapi.yaml`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 MEDIA_TYPE = "application/problem+json"
 PATH_CHARACTERS = "/:@!$&'()*+,;="  # RFC 3986 section 3.3; all others are percent-encoded
 
-# What the face itself finds: problem, status, title.
-BAD_REQUEST = ("bad-request", 400, "The request is not of the right form")
+# Problems that the REST server finds: name, status, title.
+BAD_REQUEST = ("bad-request", 400, "The request is malformed")
 KEY_MISSING = ("idempotency-key-missing", 400, "Idempotency-Key is missing or not a quoted text")
 UNAUTHORIZED = ("unauthorized", 401, "The bearer token is missing or wrong")
 METADATA_NOT_FOUND = ("metadata-not-found", 404, "No such metadata")
 PATH_READ_ONLY = ("path-read-only", 409, "Only input/ of a job's payload can be written")
-IN_PROGRESS = ("request-in-progress", 409, "The first request with this key is still being answered")
-FILE_PRESENT = ("file-present", 412, "There is such a file")
+IN_PROGRESS = ("request-in-progress", 409, "The first request with this key is still in progress")
+FILE_PRESENT = ("file-present", 412, "The file exists already")
 TOO_LARGE = ("too-large", 413, "The body is too large")
 MEDIA_TYPE_WRONG = ("media-type", 415, "The body must be JSON")
 RANGE = ("range", 416, "The file has no such range")
-KEY_REUSED = ("idempotency-key-reused", 422, "The Idempotency-Key belongs to another request")
-VALUE_INVALID = ("value-invalid", 422, "A value is not one of those that are allowed")
+KEY_REUSED = ("idempotency-key-reused", 422, "The Idempotency-Key was used for another request")
+VALUE_INVALID = ("value-invalid", 422, "A value is not allowed")
 METADATA_INVALID = ("metadata-invalid", 422, "The metadata is refused")
-DIGEST_MISMATCH = ("digest-mismatch", 422, "The body does not have the digest that it should")
+DIGEST_MISMATCH = ("digest-mismatch", 422, "The body does not match its Content-Digest")
 FAILED = ("failed", 500, "The platform failed")
-STATUSES = {404: ("not-found", 404, "No such resource"), 405: ("method-not-allowed", 405, "No such method here")}
+STATUSES = {
+    404: ("not-found", 404, "No such resource"),
+    405: ("method-not-allowed", 405, "The resource does not have this method"),
+}
 
-# What the platform finds; a code that is not here is named by its family.
+# Problems that the platform finds: name, title. Other codes get the problem of their exception class.
 CODES = {
     ClaraCode.NO_SUCH_PIPELINE: ("pipeline-not-found", "No such pipeline"),
     ClaraCode.NO_SUCH_JOB: ("job-not-found", "No such job"),
@@ -49,13 +52,13 @@ CODES = {
     ClaraCode.JOB_NAME_INVALID: ("job-name-invalid", "The job's name is refused"),
     ClaraCode.JOB_INPUT_REFUSED: ("job-input-invalid", "The job's input payloads are refused"),
     ClaraCode.FILE_NAME_INVALID: ("path-invalid", "The file's path is refused"),
-    ClaraCode.FILE_NAME_TAKEN: ("path-taken", "The path is taken"),
+    ClaraCode.FILE_NAME_TAKEN: ("path-taken", "The path is used already"),
     ClaraCode.JOB_NOT_PENDING: ("job-not-pending", "The job is not pending"),
     ClaraCode.PAYLOAD_READ_ONLY: ("payload-read-only", "The payload is read-only"),
 }
 FAMILIES: Mapping[type[ClaraError], tuple[str, int, str]] = {
     MalformedId: ("id-malformed", 400, "The id is malformed"),
-    NotFound: ("not-found", 404, "No such thing"),
+    NotFound: ("not-found", 404, "No such object"),
     Conflict: ("metadata-present", 409, "One of the keys is present already"),
     InvalidValue: METADATA_INVALID,
     PlatformFailure: FAILED,
@@ -63,7 +66,7 @@ FAMILIES: Mapping[type[ClaraError], tuple[str, int, str]] = {
 
 
 class ProblemAnswer(Exception):
-    """The call is answered with this problem."""
+    """Raised to respond with this problem."""
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class ProblemAnswer(Exception):
         self.headers = dict(headers or {})
 
     def document(self, instance: str) -> dict[str, Any]:
-        """The problem details of a call to the path `instance`, which is not percent-encoded."""
+        """Return the problem details document. `instance`: the path of the call, not percent-encoded."""
         found: dict[str, Any] = {"type": f"/problems/{self.name}", "title": self.title, "status": self.status}
         if self.detail:
             found["detail"] = self.detail
@@ -95,7 +98,7 @@ class ProblemAnswer(Exception):
 
 
 def problem_of(error: ClaraError) -> ProblemAnswer:
-    """What the platform refuses, as a problem."""
+    """Return the problem of an error of the platform."""
     family = next((kind for cls, kind in FAMILIES.items() if isinstance(error, cls)), FAILED)
     name, title = CODES.get(error.code, (family[0], family[2]))
     detail = "; ".join(error.messages)
@@ -104,7 +107,7 @@ def problem_of(error: ClaraError) -> ProblemAnswer:
 
 @contextmanager
 def in_body() -> Iterator[None]:
-    """What is named inside a body and is not there is 422; 404 is for what the path names."""
+    """Respond with 422 if an object that the body names does not exist; 404 is for objects in the path."""
     try:
         yield
     except NotFound as error:
@@ -115,7 +118,7 @@ def in_body() -> Iterator[None]:
 
 @contextmanager
 def instead(code: ClaraCode, kind: tuple[str, int, str], when: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Answer the platform's `code` with a problem that says it better."""
+    """Respond with the problem `kind` to an error of the platform with `code`, if `when()` is true."""
     try:
         yield
     except ClaraError as error:

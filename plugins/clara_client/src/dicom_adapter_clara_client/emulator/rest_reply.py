@@ -1,4 +1,4 @@
-"""Answers of the REST face, and the platform's values as JSON."""
+"""REST responses, and conversion of the platform's values to JSON."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dicom_adapter_clara_client.emulator.values import ClaraJob, ClaraPayload, C
 
 @frozen(kw_only=True)
 class Reply:
-    """An answer whose body is small."""
+    """A response with a small body."""
 
     status: int = 200
-    body: Mapping[str, Any] | str | None = field(default=None, repr=False)  # a mapping goes as JSON
+    body: Mapping[str, Any] | str | None = field(default=None, repr=False)  # a mapping is sent as JSON
     headers: Mapping[str, str] = field(factory=dict)
 
 
 def job_json(job: ClaraJob, inputs: Iterable[str] | None = None) -> dict[str, Any]:
-    """A job; `inputs` as they were given at its creation, if that is known."""
-    given = {} if inputs is None else {"inputPayloads": list(inputs)}
+    """Return a job. `inputs`: the input payloads of its creation, if known."""
+    known_inputs = {} if inputs is None else {"inputPayloads": list(inputs)}
     return {
         "jobId": job.job_id,
         "payloadId": job.payload_id,
@@ -31,7 +31,7 @@ def job_json(job: ClaraJob, inputs: Iterable[str] | None = None) -> dict[str, An
         "priority": job.priority.value,
         "state": job.state.value,
         "status": job.status.value,
-        **given,
+        **known_inputs,
         "metadata": dict(job.metadata),
         "messages": list(job.messages),
         "createdAt": _time(job.created),
@@ -41,7 +41,7 @@ def job_json(job: ClaraJob, inputs: Iterable[str] | None = None) -> dict[str, An
 
 
 def payload_json(payload: ClaraPayload) -> dict[str, Any]:
-    """A payload with its files."""
+    """Return a payload with its files."""
     return {
         "payloadId": payload.payload_id,
         "type": payload.type.value,
@@ -52,7 +52,7 @@ def payload_json(payload: ClaraPayload) -> dict[str, Any]:
 
 
 def pipeline_json(pipeline: ClaraPipeline, *, with_files: bool = True) -> dict[str, Any]:
-    """A pipeline, with its definition or without."""
+    """Return a pipeline, with or without its definition."""
     files = [{"path": file.path, "content": file.content} for file in pipeline.files]
     return {
         "pipelineId": pipeline.pipeline_id,
@@ -63,7 +63,7 @@ def pipeline_json(pipeline: ClaraPipeline, *, with_files: bool = True) -> dict[s
 
 
 def version_json(version: PlatformVersion) -> dict[str, Any]:
-    """The platform's version."""
+    """Return the platform's version."""
     return {"major": version.major, "minor": version.minor, "patch": version.patch, "label": version.label}
 
 

@@ -1,4 +1,4 @@
-"""Requests to the REST face: path, query and JSON, parsed strictly."""
+"""REST requests: strict parsing of path, query and JSON."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from attrs import field, frozen
 from dicom_adapter_clara_client.emulator.rest_problems import BAD_REQUEST, METADATA_INVALID, ProblemAnswer
 
 EnumT = TypeVar("EnumT", bound=Enum)
-LARGEST_BODY_BYTES = 8 << 20  # of JSON: twice what the metadata of a job may have
+LARGEST_BODY_BYTES = 8 << 20  # JSON body: twice the limit of a job's metadata
 PAGE_SIZES = range(1, 1001)
 PAGE_SIZE = 100
 
 
 @frozen(kw_only=True)
 class OperationRequest:
-    """One call, its small body read."""
+    """One request, with its JSON body."""
 
     method: str
     path: str
-    at: Mapping[str, str]  # the parts of the path that vary
+    at: Mapping[str, str]  # path parameters
     query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(factory=dict, repr=False)  # names in lower case
     body: Mapping[str, Any] = field(factory=dict, repr=False)
 
     def fingerprint(self) -> str:
-        """The same for the same request."""
+        """Return a digest of the request; equal for equal requests."""
         body = json.dumps(self.body, sort_keys=True)
         return hashlib.sha256(f"{self.method} {self.path}\n{body}".encode()).hexdigest()
 
     # --- the body ---------------------------------------------------------------------------------------------------
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A text in the body, which must be there if there is no default."""
+        """Return a text of the body, which is required if there is no default."""
         value = self.body.get(key, default)
         if not isinstance(value, str):
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be a text")
         return value
 
     def texts(self, key: str) -> list[str]:
-        """A list of texts in the body; without it, an empty one."""
+        """Return a list of texts of the body; empty if missing."""
         value = self.body.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be a list of texts")
         return value
 
     def table(self, key: str) -> dict[str, str]:
-        """An object of texts in the body; without it, an empty one."""
+        """Return an object of the body whose values are texts; empty if missing."""
         value = self.body.get(key, {})
         if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be an object of texts")
         return value
 
     def metadata(self) -> dict[str, str]:
-        """The metadata in the body; without it, none."""
+        """Return the metadata of the body; empty if missing."""
         found = self.table("metadata")
         if "" in found:
             raise ProblemAnswer(METADATA_INVALID, "a key must have 1 to 128 bytes")
         return found
 
     def objects(self, key: str, *fields: str) -> list[dict[str, str]]:
-        """A list of objects in the body, each with these texts."""
+        """Return a list of objects of the body, each with these texts."""
         value = self.body.get(key)
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be a list of objects")
@@ -77,15 +77,15 @@ class OperationRequest:
     # --- the query --------------------------------------------------------------------------------------------------
 
     def all_of(self, key: str) -> list[str]:
-        """Every value of a query parameter."""
+        """Return all values of a query parameter."""
         return [value for name, value in self.query if name == key]
 
     def choices(self, key: str, type_: type[EnumT]) -> frozenset[EnumT]:
-        """Every value of a query parameter, out of an enumeration."""
+        """Return all values of a query parameter as members of an enumeration."""
         return frozenset(choice(value, type_, key) for value in self.all_of(key))
 
     def moment(self, key: str) -> datetime | None:
-        """A time in the query."""
+        """Return a time of the query."""
         found = self.all_of(key)
         if not found:
             return None
@@ -96,11 +96,13 @@ class OperationRequest:
             raise ProblemAnswer(BAD_REQUEST, f"{key} must be a time such as 2026-09-01T12:00:00Z") from None
 
     def page(self, items: Sequence[Any]) -> tuple[Sequence[Any], dict[str, str]]:
-        """The wanted page of `items`, and the token of the next one as the answer has it."""
+        """Return the requested page of `items`, and the member of the response with the token of the next page."""
         size = self._number("pageSize", PAGE_SIZE)
         start = self._number("pageToken", 0)
         if size not in PAGE_SIZES or start < 0:
-            raise ProblemAnswer(BAD_REQUEST, "pageSize must be 1 to 1000, pageToken what the page before has told")
+            raise ProblemAnswer(
+                BAD_REQUEST, "pageSize must be 1 to 1000, pageToken the nextPageToken of the previous page"
+            )
         end = start + size
         return items[start:end], {"nextPageToken": str(end)} if end < len(items) else {}
 
@@ -109,11 +111,11 @@ class OperationRequest:
         try:
             return int(found[-1]) if found else default
         except ValueError:
-            raise ProblemAnswer(BAD_REQUEST, f"{key} is not a number") from None
+            raise ProblemAnswer(BAD_REQUEST, f"{key} must be a number") from None
 
 
 def choice(value: str, type_: type[EnumT], key: str, kind: tuple[str, int, str] = BAD_REQUEST) -> EnumT:
-    """A member of an enumeration, by its value."""
+    """Return the member of an enumeration with this value."""
     try:
         return type_(value)
     except ValueError:
@@ -121,12 +123,12 @@ def choice(value: str, type_: type[EnumT], key: str, kind: tuple[str, int, str] 
 
 
 def json_body(data: bytes) -> dict[str, Any]:
-    """The object that a body holds; none at all is an empty one."""
+    """Return the JSON object in a body; an empty object for an empty body."""
     if not data.strip():
         return {}
     try:
         found = json.loads(data.decode("utf-8"))
-        json.dumps(found, ensure_ascii=False).encode("utf-8")  # refuses half characters
+        json.dumps(found, ensure_ascii=False).encode("utf-8")  # raises for surrogates
     except (ValueError, RecursionError):
         raise ProblemAnswer(BAD_REQUEST, "the body must be JSON in UTF-8") from None
     if not isinstance(found, dict):

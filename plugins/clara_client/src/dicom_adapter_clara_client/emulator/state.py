@@ -1,6 +1,6 @@
-"""The emulated platform: one state behind all of its faces, without any network. Safe to use from many threads.
+"""The emulated platform: one state for all protocols, without a network. Thread-safe.
 
-What NVIDIA documents is demanded strictly; `rules` says what was decided where no source says anything.
+Requests must conform strictly to NVIDIA's documentation. `rules` describes the decisions for undocumented cases.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from dicom_adapter_clara_client.wire.codes import ClaraCode
 
 
 def utc_now() -> datetime:
-    """The clock of the world."""
+    """Return the current time."""
     return datetime.now(timezone.utc)
 
 
 class EmulatedPlatform:
-    """Jobs, payloads and pipelines, as the Clara Platform keeps them.
+    """Jobs, payloads and pipelines, as on the Clara Platform.
 
-    `folder` makes it outlive the process; without one all is in memory, uploads included. `pipelines` names the ids
-    that are known from the start, or is "any" for every well-formed one.
+    With `folder` the state survives the process; otherwise everything is in memory, including uploads. `pipelines` are
+    the ids of the registered pipelines, or "any" to accept every well-formed id.
 
         platform = EmulatedPlatform(pipelines="any", run=RunPlan(seconds=2))
         job = platform.create_job(32 * "a", "ae-lung-20260901120000")
@@ -52,8 +52,8 @@ class EmulatedPlatform:
         store = MemoryStore() if folder is None else FolderStore(folder)
         lock = RLock()
         known = store.load()
-        given = () if pipelines == "any" else _given(pipelines)
-        registered = {pipeline.pipeline_id: pipeline for pipeline in (*given, *known.pipelines)}
+        initial = () if pipelines == "any" else _initial_pipelines(pipelines)
+        registered = {pipeline.pipeline_id: pipeline for pipeline in (*initial, *known.pipelines)}
         self.version = PlatformVersion()
         self.jobs = PlatformJobs(store, lock, known.jobs, clock, run or RunPlan())
         self.payloads = Payloads(store, lock, known.payloads, self.jobs.state_of)
@@ -69,7 +69,7 @@ class EmulatedPlatform:
         metadata: Mapping[str, str] | None = None,
         input_payloads: Iterable[str] = (),
     ) -> ClaraJob:
-        """Make a pending job, and its payload with the files of the reusable `input_payloads` in its input folder."""
+        """Create a pending job and its payload, with the files of the reusable `input_payloads` in its input folder."""
         return self.jobs.create(
             self.pipelines,
             self.payloads,
@@ -81,7 +81,7 @@ class EmulatedPlatform:
         )
 
     def pipeline_of(self, ids: Mapping[str, str]) -> str | None:
-        """The pipeline that a call is about, by its `pipelineId`, `jobId` or `payloadId`, if there is one."""
+        """Return the pipeline of a call from its `pipelineId`, `jobId` or `payloadId`; None if there is none."""
         try:
             if "pipelineId" in ids:
                 return ids["pipelineId"].lower()
@@ -91,7 +91,7 @@ class EmulatedPlatform:
             return None
 
 
-def _given(ids: Iterable[str]) -> Iterable[ClaraPipeline]:
+def _initial_pipelines(ids: Iterable[str]) -> Iterable[ClaraPipeline]:
     for text in ids:
         key = rules.identifier(text, "pipeline", ClaraCode.PIPELINE_ID_MALFORMED)
         yield ClaraPipeline(pipeline_id=key, name=key)

@@ -1,4 +1,4 @@
-"""Stores of the emulated platform's state: in memory here, on disk in `folder`."""
+"""Stores of the emulated platform's state: the interface, and the store in memory. `folder` has the store on disk."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class SavedPlatform:
 
 
 class Sink(ABC):
-    """Data on its way into a payload; not part of it until `keep`."""
+    """Data of one upload. It becomes part of the payload with `keep`."""
 
     @abstractmethod
     def write(self, data: bytes) -> None: ...
 
     @abstractmethod
     def keep(self, payload_id: str, name: str) -> None:
-        """Give what was written its name, in one step, in the place of what had it."""
+        """Store the written data under a name, atomically, in place of an older file of that name."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -37,9 +37,9 @@ class Sink(ABC):
 
 
 class PlatformStore(ABC):
-    """`Sink.write` and readers run in several threads at once, all else under the platform's lock.
+    """Store of the state. Called under the platform's lock, except `Sink.write` and reading, which run concurrently.
 
-    `save_payload` keeps everything but the files, which have ways of their own.
+    `save_payload` saves everything except the files.
     """
 
     @abstractmethod
@@ -74,14 +74,14 @@ class PlatformStore(ABC):
 
     @abstractmethod
     def copy_file(self, source: tuple[str, str], target: tuple[str, str]) -> None:
-        """From one payload's id and name to another's; what is at the source never changes in place."""
+        """Copy a file, from (payload id, name) to (payload id, name). A file never changes in place."""
 
     @abstractmethod
     def delete_file(self, payload_id: str, name: str) -> None: ...
 
 
 class MemoryStore(PlatformStore):
-    """Nothing outlives the process."""
+    """Store in memory. It keeps only the data of files: the platform has everything else."""
 
     def __init__(self) -> None:
         self.data: dict[tuple[str, str], bytes] = {}
@@ -90,26 +90,26 @@ class MemoryStore(PlatformStore):
         return SavedPlatform()
 
     def save_job(self, job: ClaraJob) -> None:
-        """The platform has it."""
+        """Do nothing."""
 
     def save_payload(self, payload: ClaraPayload) -> None:
-        """The platform has it."""
+        """Do nothing."""
 
     def delete_payload(self, payload_id: str) -> None:
         for key in [key for key in self.data if key[0] == payload_id]:
             del self.data[key]
 
     def save_pipeline(self, pipeline: ClaraPipeline) -> None:
-        """The platform has it."""
+        """Do nothing."""
 
     def delete_pipeline(self, pipeline_id: str) -> None:
-        """The platform forgets it."""
+        """Do nothing."""
 
     def save_answer(self, answer: KeyedAnswer) -> None:
-        """The platform has it."""
+        """Do nothing."""
 
     def delete_answer(self, key: str) -> None:
-        """The platform forgets it."""
+        """Do nothing."""
 
     def receive(self) -> Sink:
         return _Buffer(self)

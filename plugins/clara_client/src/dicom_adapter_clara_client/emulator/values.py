@@ -31,7 +31,7 @@ class ClaraJobStatus(str, Enum):
 
 
 class PayloadType(str, Enum):
-    """Origin of a payload: the platform, one for each job, or a client, for any number of jobs."""
+    """Kind of a payload: PIPELINE belongs to one job; REUSABLE was created by a client for any number of jobs."""
 
     PIPELINE = "pipeline"
     REUSABLE = "reusable"
@@ -39,9 +39,9 @@ class PayloadType(str, Enum):
 
 @frozen(kw_only=True)
 class RunPlan:
-    """How jobs run that are started from now on."""
+    """Duration and result of jobs that are started from now on."""
 
-    seconds: float | None = 0.0  # from start to end; None: until `EmulatedPlatform.jobs.finish` or a cancellation
+    seconds: float | None = 0.0  # from start to end; None: until `EmulatedPlatform.jobs.finish` or `cancel`
     status: ClaraJobStatus = ClaraJobStatus.HEALTHY  # at the end
     messages: tuple[str, ...] = ()  # at the end
 
@@ -55,34 +55,36 @@ class ClaraJob:
     pipeline_id: str
     name: str
     priority: JobPriority
-    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may hold DICOM values
+    metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may contain DICOM values
     state: ClaraJobState = ClaraJobState.PENDING
     status: ClaraJobStatus = ClaraJobStatus.HEALTHY
     messages: tuple[str, ...] = ()
     created: datetime
     started: datetime | None = None
     stopped: datetime | None = None
-    variables: Mapping[str, str] = field(factory=dict)  # that it was started with
-    ends: datetime | None = None  # of a running job; None: not by itself
-    run: RunPlan = RunPlan()  # how it ends when `ends` has come
+    variables: Mapping[str, str] = field(factory=dict)  # from its start
+    ends: datetime | None = None  # when a running job will end; None: not automatically
+    run: RunPlan = RunPlan()  # its result at the time `ends`
 
 
 @frozen(kw_only=True)
 class PayloadFile:
     """One file of a payload."""
 
-    name: str = field(repr=False)  # from the payload's root, such as "input/dcm/1.dcm"; may hold a patient's id
+    name: str = field(
+        repr=False
+    )  # relative to the payload's root, such as "input/dcm/1.dcm"; may contain a patient's id
     size_bytes: int
-    mode: int = 0  # Unix permissions as they were sent; 0 from NVIDIA's clients
+    mode: int = 0  # Unix permissions that the client sent; NVIDIA's clients send 0
 
 
 @frozen(kw_only=True)
 class ClaraPayload:
-    """The files that a job reads and writes, or that jobs can be given."""
+    """Files that a job reads and writes, or input files for any number of jobs."""
 
     payload_id: str
     type: PayloadType
-    job_id: str | None = None  # of the job that it was made for
+    job_id: str | None = None  # the job that it was created for
     metadata: Mapping[str, str] = field(factory=dict, repr=False)
     files: tuple[PayloadFile, ...] = ()  # by name
 
@@ -97,7 +99,7 @@ class PipelineFile:
 
 @frozen(kw_only=True)
 class ClaraPipeline:
-    """A pipeline: the definition that jobs run."""
+    """A pipeline: the definition that jobs execute."""
 
     pipeline_id: str
     name: str
@@ -107,27 +109,27 @@ class ClaraPipeline:
 
 @frozen(kw_only=True)
 class KeyedAnswer:
-    """The answer to a request with an idempotency key."""
+    """The response to a request with an idempotency key."""
 
     key: str
     fingerprint: str  # of the request
-    since: datetime  # when the request came
+    since: datetime  # time of the request
     status: int
-    body: Any = field(repr=False)  # of JSON; may hold DICOM values
+    body: Any = field(repr=False)  # JSON; may contain DICOM values
     headers: Mapping[str, str] = field(factory=dict)
 
 
 @frozen(kw_only=True)
 class JobFilter:
-    """Which jobs to list: all that is given must hold; empty means any."""
+    """Conditions for jobs, of which all must hold; an empty condition matches every job."""
 
-    completed_before: datetime | None = None  # exclusive; leaves out what has not stopped
+    completed_before: datetime | None = None  # exclusive; excludes jobs that have not stopped
     created_after: datetime | None = None  # exclusive
     states: frozenset[ClaraJobState] = frozenset()
     statuses: frozenset[ClaraJobStatus] = frozenset()
-    pipeline_ids: frozenset[str] = frozenset()  # of lower case
+    pipeline_ids: frozenset[str] = frozenset()  # in lower case
 
-    def takes(self, job: ClaraJob) -> bool:
+    def matches(self, job: ClaraJob) -> bool:
         return (
             (not self.completed_before or (job.stopped is not None and job.stopped < self.completed_before))
             and (not self.created_after or job.created > self.created_after)
@@ -139,7 +141,7 @@ class JobFilter:
 
 @frozen(kw_only=True)
 class PlatformVersion:
-    """What the platform says of itself."""
+    """Version that the platform reports."""
 
     major: int = 0
     minor: int = 8

@@ -1,1 +1,1 @@
-"""The messages and services of the Clara Platform API: `.proto` files and the modules that are generated from them."""
+"""The messages and services of the Clara Platform API: `.proto` files and the modules generated from them."""

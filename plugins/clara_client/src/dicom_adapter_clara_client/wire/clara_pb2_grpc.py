@@ -44,14 +44,14 @@ class ClaraServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Utilization(self, request, context):
-        """How busy the GPUs are; goes on when `watch` is set.
+        """Returns the utilization of the GPUs; continues to send updates if `watch` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Version(self, request, context):
-        """Of the platform.
+        """Returns the version of the platform.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

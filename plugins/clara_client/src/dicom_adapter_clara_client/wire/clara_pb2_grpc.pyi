@@ -31,13 +31,13 @@ class ClaraStub:
         dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationRequest,
         dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationResponse,
     ]
-    """How busy the GPUs are; goes on when `watch` is set."""
+    """Returns the utilization of the GPUs; continues to send updates if `watch` is set."""
 
     Version: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionRequest,
         dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionResponse,
     ]
-    """Of the platform."""
+    """Returns the version of the platform."""
 
 class ClaraAsyncStub:
     """The platform itself."""
@@ -52,13 +52,13 @@ class ClaraAsyncStub:
         dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationRequest,
         dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationResponse,
     ]
-    """How busy the GPUs are; goes on when `watch` is set."""
+    """Returns the utilization of the GPUs; continues to send updates if `watch` is set."""
 
     Version: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionRequest,
         dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionResponse,
     ]
-    """Of the platform."""
+    """Returns the version of the platform."""
 
 class ClaraServicer(metaclass=abc.ABCMeta):
     """The platform itself."""
@@ -77,7 +77,7 @@ class ClaraServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.clara_pb2.ClaraUtilizationResponse]]:
-        """How busy the GPUs are; goes on when `watch` is set."""
+        """Returns the utilization of the GPUs; continues to send updates if `watch` is set."""
 
     @abc.abstractmethod
     def Version(
@@ -85,6 +85,6 @@ class ClaraServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.clara_pb2.ClaraVersionResponse]]:
-        """Of the platform."""
+        """Returns the version of the platform."""
 
 def add_ClaraServicer_to_server(servicer: ClaraServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,4 +1,4 @@
-"""The header codes of the Clara Platform API, and its times: whole seconds since 0001-01-01, UTC."""
+"""Header codes and times of the Clara Platform API. Times are whole seconds since 0001-01-01, UTC."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ ZERO = datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
 class ClaraCode(IntEnum):
-    """`ResponseHeader.code`: 0 is success, negative an error, positive a success with a count or in part.
+    """`ResponseHeader.code`: 0 is success; negative is an error; positive is success with a count, or partial success.
 
-    The published list ends in the middle of the jobs. The names under "ours" are what the emulator says instead; a
-    client must take any negative code for a failure, and must not rely on those. But for one: the two published ranges
-    both have "malformed id" at their beginning and "no such" after it, so NO_SUCH_PAYLOAD is taken for the platform's.
+    The published list is incomplete: it ends within the codes of jobs. The codes under "Emulator only" are not
+    published; a client must treat any negative code as an error and not rely on them. NO_SUCH_PAYLOAD is an exception:
+    both published ranges start with "malformed id" and "no such", so the platform probably uses this code.
     """
 
     OK = 0
@@ -31,7 +31,7 @@ class ClaraCode(IntEnum):
     JOBS_NOT_LISTED = -0x2003
     JOB_NAME_INVALID = -0x2100
 
-    # Ours.
+    # Emulator only.
     PIPELINE_METADATA_REFUSED = -0x1900
     JOB_NOT_PENDING = -0x2900
     JOB_METADATA_REFUSED = -0x2901
@@ -49,10 +49,10 @@ class ClaraCode(IntEnum):
 
 
 def seconds_of(time: datetime) -> int:
-    """`Timestamp.value` of a time; the part below a second is cut off."""
+    """Return the `Timestamp.value` of a time, rounded down to a second."""
     return (time - ZERO) // timedelta(seconds=1)
 
 
 def time_of(seconds: int) -> datetime:
-    """The time, UTC, of a `Timestamp.value`. Raises OverflowError for what no calendar holds."""
+    """Return the UTC time of a `Timestamp.value`. Raises OverflowError if datetime cannot represent it."""
     return ZERO + timedelta(seconds=seconds)

@@ -670,7 +670,7 @@ global___JobsStatusRequest = JobsStatusRequest
 
 @typing.final
 class JobsStatusResponse(google.protobuf.message.Message):
-    """`started` and `stopped` are absent until the job starts and stops."""
+    """`started` and `stopped` are absent until the job has started or stopped."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -6,7 +6,7 @@ from dicom_adapter_clara_client.wire import jobs_pb2 as dicom__adapter__clara__c
 
 
 class JobsStub(object):
-    """Jobs: made with a payload of their own, filled, started, watched.
+    """Jobs: each is created with its own payload, then gets metadata and files, and is started.
     """
 
     def __init__(self, channel):
@@ -58,60 +58,60 @@ class JobsStub(object):
 
 
 class JobsServicer(object):
-    """Jobs: made with a payload of their own, filled, started, watched.
+    """Jobs: each is created with its own payload, then gets metadata and files, and is started.
     """
 
     def AddMetadata(self, request, context):
-        """Refused as a whole when a key, ignoring case, is there already. Answers the whole set.
+        """Adds metadata and returns all of it. Refused as a whole if a key is present already (compared without case).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Of a pending or running job.
+        """Cancels a pending or running job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Create(self, request, context):
-        """Makes a pending job and its payload.
+        """Creates a pending job and its payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """One message per job; for none, one message without `job_details`.
+        """Lists jobs, with one message for each job. If there is none: one message without `job_details`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadLogs(self, request, context):
-        """What one operator of a job wrote.
+        """Returns the logs of one operator of a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMetadata(self, request, context):
-        """Answers what is left.
+        """Removes metadata and returns the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Start(self, request, context):
-        """Of a pending job. Its payload cannot be changed from then on.
+        """Starts a pending job. Its payload is read-only afterwards.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """Everything about one job.
+        """Returns all details of one job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +168,7 @@ def add_JobsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Jobs(object):
-    """Jobs: made with a payload of their own, filled, started, watched.
+    """Jobs: each is created with its own payload, then gets metadata and files, and is started.
     """
 
     @staticmethod

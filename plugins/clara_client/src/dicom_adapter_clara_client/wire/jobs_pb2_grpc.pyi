@@ -18,110 +18,110 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class JobsStub:
-    """Jobs: made with a payload of their own, filled, started, watched."""
+    """Jobs: each is created with its own payload, then gets metadata and files, and is started."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     AddMetadata: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataResponse,
     ]
-    """Refused as a whole when a key, ignoring case, is there already. Answers the whole set."""
+    """Adds metadata and returns all of it. Refused as a whole if a key is present already (compared without case)."""
 
     Cancel: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelResponse,
     ]
-    """Of a pending or running job."""
+    """Cancels a pending or running job."""
 
     Create: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateResponse,
     ]
-    """Makes a pending job and its payload."""
+    """Creates a pending job and its payload."""
 
     List: grpc.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsListRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsListResponse,
     ]
-    """One message per job; for none, one message without `job_details`."""
+    """Lists jobs, with one message for each job. If there is none: one message without `job_details`."""
 
     ReadLogs: grpc.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsResponse,
     ]
-    """What one operator of a job wrote."""
+    """Returns the logs of one operator of a job."""
 
     RemoveMetadata: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataResponse,
     ]
-    """Answers what is left."""
+    """Removes metadata and returns the rest."""
 
     Start: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStartRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStartResponse,
     ]
-    """Of a pending job. Its payload cannot be changed from then on."""
+    """Starts a pending job. Its payload is read-only afterwards."""
 
     Status: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusResponse,
     ]
-    """Everything about one job."""
+    """Returns all details of one job."""
 
 class JobsAsyncStub:
-    """Jobs: made with a payload of their own, filled, started, watched."""
+    """Jobs: each is created with its own payload, then gets metadata and files, and is started."""
 
     AddMetadata: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataResponse,
     ]
-    """Refused as a whole when a key, ignoring case, is there already. Answers the whole set."""
+    """Adds metadata and returns all of it. Refused as a whole if a key is present already (compared without case)."""
 
     Cancel: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelResponse,
     ]
-    """Of a pending or running job."""
+    """Cancels a pending or running job."""
 
     Create: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateResponse,
     ]
-    """Makes a pending job and its payload."""
+    """Creates a pending job and its payload."""
 
     List: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsListRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsListResponse,
     ]
-    """One message per job; for none, one message without `job_details`."""
+    """Lists jobs, with one message for each job. If there is none: one message without `job_details`."""
 
     ReadLogs: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsResponse,
     ]
-    """What one operator of a job wrote."""
+    """Returns the logs of one operator of a job."""
 
     RemoveMetadata: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataResponse,
     ]
-    """Answers what is left."""
+    """Removes metadata and returns the rest."""
 
     Start: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStartRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStartResponse,
     ]
-    """Of a pending job. Its payload cannot be changed from then on."""
+    """Starts a pending job. Its payload is read-only afterwards."""
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusRequest,
         dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusResponse,
     ]
-    """Everything about one job."""
+    """Returns all details of one job."""
 
 class JobsServicer(metaclass=abc.ABCMeta):
-    """Jobs: made with a payload of their own, filled, started, watched."""
+    """Jobs: each is created with its own payload, then gets metadata and files, and is started."""
 
     @abc.abstractmethod
     def AddMetadata(
@@ -129,7 +129,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.jobs_pb2.JobsAddMetadataResponse]]:
-        """Refused as a whole when a key, ignoring case, is there already. Answers the whole set."""
+        """Adds metadata and returns all of it. Refused as a whole if a key is present already (compared without case)."""
 
     @abc.abstractmethod
     def Cancel(
@@ -137,7 +137,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.jobs_pb2.JobsCancelResponse]]:
-        """Of a pending or running job."""
+        """Cancels a pending or running job."""
 
     @abc.abstractmethod
     def Create(
@@ -145,7 +145,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.jobs_pb2.JobsCreateResponse]]:
-        """Makes a pending job and its payload."""
+        """Creates a pending job and its payload."""
 
     @abc.abstractmethod
     def List(
@@ -153,7 +153,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsListRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.jobs_pb2.JobsListResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.jobs_pb2.JobsListResponse]]:
-        """One message per job; for none, one message without `job_details`."""
+        """Lists jobs, with one message for each job. If there is none: one message without `job_details`."""
 
     @abc.abstractmethod
     def ReadLogs(
@@ -161,7 +161,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.jobs_pb2.JobsReadLogsResponse]]:
-        """What one operator of a job wrote."""
+        """Returns the logs of one operator of a job."""
 
     @abc.abstractmethod
     def RemoveMetadata(
@@ -169,7 +169,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.jobs_pb2.JobsRemoveMetadataResponse]]:
-        """Answers what is left."""
+        """Removes metadata and returns the rest."""
 
     @abc.abstractmethod
     def Start(
@@ -177,7 +177,7 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsStartRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.jobs_pb2.JobsStartResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.jobs_pb2.JobsStartResponse]]:
-        """Of a pending job. Its payload cannot be changed from then on."""
+        """Starts a pending job. Its payload is read-only afterwards."""
 
     @abc.abstractmethod
     def Status(
@@ -185,6 +185,6 @@ class JobsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.jobs_pb2.JobsStatusResponse]]:
-        """Everything about one job."""
+        """Returns all details of one job."""
 
 def add_JobsServicer_to_server(servicer: JobsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

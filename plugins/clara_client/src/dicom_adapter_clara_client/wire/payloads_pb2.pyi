@@ -45,11 +45,11 @@ class PayloadFileDetails(google.protobuf.message.Message):
     SIZE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     mode: builtins.int
-    """Unix permissions; 0 from both of NVIDIA's clients"""
+    """Unix permissions; NVIDIA's clients send 0"""
     size: builtins.int
-    """bytes; in Upload not to be relied on: some clients give the size of the chunk"""
+    """bytes; unreliable in Upload, because some clients send the size of the chunk"""
     name: builtins.str
-    """from the payload's root; in Upload to a job's payload from its `input` folder"""
+    """relative to the payload's root; in Upload to a job's payload, relative to its `input` folder"""
     def __init__(
         self,
         *,
@@ -472,7 +472,7 @@ global___PayloadsRemoveMetadataResponse = PayloadsRemoveMetadataResponse
 
 @typing.final
 class PayloadsUploadRequest(google.protobuf.message.Message):
-    """One file per call; `payload_id` and `details.name` are in every message, the end of the stream is the end of the file."""
+    """One file per call. `payload_id` and `details.name` are in every message. The stream ends with the file."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

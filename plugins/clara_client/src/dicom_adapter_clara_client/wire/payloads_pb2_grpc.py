@@ -62,49 +62,49 @@ class PayloadsServicer(object):
     """
 
     def AddMetadata(self, request, context):
-        """To a reusable payload only.
+        """Adds metadata to a reusable payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Create(self, request, context):
-        """Makes a reusable payload.
+        """Creates a reusable payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Takes a reusable payload away.
+        """Deletes a reusable payload.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Details(self, request, context):
-        """One message per file; for none, one message without `file`.
+        """Lists the files, with one message for each file. If there is none: one message without `file`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Download(self, request, context):
-        """`details` in the first message, then pieces of `data` to join.
+        """Returns a file: `details` in the first message, and the content in the `data` of all messages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Takes one file away.
+        """Deletes one file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMetadata(self, request, context):
-        """Answers what is left.
+        """Removes metadata and returns the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,43 +25,43 @@ class PayloadsStub:
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataResponse,
     ]
-    """To a reusable payload only."""
+    """Adds metadata to a reusable payload."""
 
     Create: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateResponse,
     ]
-    """Makes a reusable payload."""
+    """Creates a reusable payload."""
 
     Delete: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteResponse,
     ]
-    """Takes a reusable payload away."""
+    """Deletes a reusable payload."""
 
     Details: grpc.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsResponse,
     ]
-    """One message per file; for none, one message without `file`."""
+    """Lists the files, with one message for each file. If there is none: one message without `file`."""
 
     Download: grpc.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadResponse,
     ]
-    """`details` in the first message, then pieces of `data` to join."""
+    """Returns a file: `details` in the first message, and the content in the `data` of all messages."""
 
     Remove: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveResponse,
     ]
-    """Takes one file away."""
+    """Deletes one file."""
 
     RemoveMetadata: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataResponse,
     ]
-    """Answers what is left."""
+    """Removes metadata and returns the rest."""
 
     Upload: grpc.StreamUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsUploadRequest,
@@ -76,43 +76,43 @@ class PayloadsAsyncStub:
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataResponse,
     ]
-    """To a reusable payload only."""
+    """Adds metadata to a reusable payload."""
 
     Create: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateResponse,
     ]
-    """Makes a reusable payload."""
+    """Creates a reusable payload."""
 
     Delete: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteResponse,
     ]
-    """Takes a reusable payload away."""
+    """Deletes a reusable payload."""
 
     Details: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsResponse,
     ]
-    """One message per file; for none, one message without `file`."""
+    """Lists the files, with one message for each file. If there is none: one message without `file`."""
 
     Download: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadResponse,
     ]
-    """`details` in the first message, then pieces of `data` to join."""
+    """Returns a file: `details` in the first message, and the content in the `data` of all messages."""
 
     Remove: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveResponse,
     ]
-    """Takes one file away."""
+    """Deletes one file."""
 
     RemoveMetadata: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataRequest,
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataResponse,
     ]
-    """Answers what is left."""
+    """Removes metadata and returns the rest."""
 
     Upload: grpc.aio.StreamUnaryMultiCallable[
         dicom_adapter_clara_client.wire.payloads_pb2.PayloadsUploadRequest,
@@ -129,7 +129,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsAddMetadataResponse]]:
-        """To a reusable payload only."""
+        """Adds metadata to a reusable payload."""
 
     @abc.abstractmethod
     def Create(
@@ -137,7 +137,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsCreateResponse]]:
-        """Makes a reusable payload."""
+        """Creates a reusable payload."""
 
     @abc.abstractmethod
     def Delete(
@@ -145,7 +145,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDeleteResponse]]:
-        """Takes a reusable payload away."""
+        """Deletes a reusable payload."""
 
     @abc.abstractmethod
     def Details(
@@ -153,7 +153,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDetailsResponse]]:
-        """One message per file; for none, one message without `file`."""
+        """Lists the files, with one message for each file. If there is none: one message without `file`."""
 
     @abc.abstractmethod
     def Download(
@@ -161,7 +161,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsDownloadResponse]]:
-        """`details` in the first message, then pieces of `data` to join."""
+        """Returns a file: `details` in the first message, and the content in the `data` of all messages."""
 
     @abc.abstractmethod
     def Remove(
@@ -169,7 +169,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveResponse]]:
-        """Takes one file away."""
+        """Deletes one file."""
 
     @abc.abstractmethod
     def RemoveMetadata(
@@ -177,7 +177,7 @@ class PayloadsServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.payloads_pb2.PayloadsRemoveMetadataResponse]]:
-        """Answers what is left."""
+        """Removes metadata and returns the rest."""
 
     @abc.abstractmethod
     def Upload(

@@ -115,7 +115,7 @@ global___PipelinesAddMetadataResponse = PipelinesAddMetadataResponse
 
 @typing.final
 class PipelinesCreateRequest(google.protobuf.message.Message):
-    """A piece of one file; pieces with the same path, ignoring case, are joined."""
+    """A part of one file. Parts with the same path (compared without case) are concatenated."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

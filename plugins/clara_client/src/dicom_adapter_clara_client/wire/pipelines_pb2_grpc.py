@@ -6,7 +6,7 @@ from dicom_adapter_clara_client.wire import pipelines_pb2 as dicom__adapter__cla
 
 
 class PipelinesStub(object):
-    """Pipelines: the definitions that jobs are made from.
+    """Pipelines: the definitions that jobs execute.
     """
 
     def __init__(self, channel):
@@ -53,53 +53,53 @@ class PipelinesStub(object):
 
 
 class PipelinesServicer(object):
-    """Pipelines: the definitions that jobs are made from.
+    """Pipelines: the definitions that jobs execute.
     """
 
     def AddMetadata(self, request, context):
-        """Answers the whole set.
+        """Adds metadata and returns all of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Create(self, request_iterator, context):
-        """Registers a pipeline from the pieces of its files.
+        """Registers a pipeline from the parts of its files.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Details(self, request, context):
-        """One message per file of the definition.
+        """Returns the definition, with one message for each file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """One message per pipeline.
+        """Lists the pipelines, with one message for each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Takes a pipeline away.
+        """Deletes a pipeline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMetadata(self, request, context):
-        """Answers what is left.
+        """Removes metadata and returns the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Update(self, request_iterator, context):
-        """Like Create, with `pipeline_id` in each message.
+        """Replaces the definition of a pipeline. Like Create, with `pipeline_id` in each message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +151,7 @@ def add_PipelinesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Pipelines(object):
-    """Pipelines: the definitions that jobs are made from.
+    """Pipelines: the definitions that jobs execute.
     """
 
     @staticmethod

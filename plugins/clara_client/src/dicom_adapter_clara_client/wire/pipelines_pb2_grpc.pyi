@@ -18,98 +18,98 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class PipelinesStub:
-    """Pipelines: the definitions that jobs are made from."""
+    """Pipelines: the definitions that jobs execute."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     AddMetadata: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataResponse,
     ]
-    """Answers the whole set."""
+    """Adds metadata and returns all of it."""
 
     Create: grpc.StreamUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateResponse,
     ]
-    """Registers a pipeline from the pieces of its files."""
+    """Registers a pipeline from the parts of its files."""
 
     Details: grpc.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsResponse,
     ]
-    """One message per file of the definition."""
+    """Returns the definition, with one message for each file."""
 
     List: grpc.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListResponse,
     ]
-    """One message per pipeline."""
+    """Lists the pipelines, with one message for each."""
 
     Remove: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveResponse,
     ]
-    """Takes a pipeline away."""
+    """Deletes a pipeline."""
 
     RemoveMetadata: grpc.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataResponse,
     ]
-    """Answers what is left."""
+    """Removes metadata and returns the rest."""
 
     Update: grpc.StreamUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateResponse,
     ]
-    """Like Create, with `pipeline_id` in each message."""
+    """Replaces the definition of a pipeline. Like Create, with `pipeline_id` in each message."""
 
 class PipelinesAsyncStub:
-    """Pipelines: the definitions that jobs are made from."""
+    """Pipelines: the definitions that jobs execute."""
 
     AddMetadata: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataResponse,
     ]
-    """Answers the whole set."""
+    """Adds metadata and returns all of it."""
 
     Create: grpc.aio.StreamUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateResponse,
     ]
-    """Registers a pipeline from the pieces of its files."""
+    """Registers a pipeline from the parts of its files."""
 
     Details: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsResponse,
     ]
-    """One message per file of the definition."""
+    """Returns the definition, with one message for each file."""
 
     List: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListResponse,
     ]
-    """One message per pipeline."""
+    """Lists the pipelines, with one message for each."""
 
     Remove: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveResponse,
     ]
-    """Takes a pipeline away."""
+    """Deletes a pipeline."""
 
     RemoveMetadata: grpc.aio.UnaryUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataResponse,
     ]
-    """Answers what is left."""
+    """Removes metadata and returns the rest."""
 
     Update: grpc.aio.StreamUnaryMultiCallable[
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateRequest,
         dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateResponse,
     ]
-    """Like Create, with `pipeline_id` in each message."""
+    """Replaces the definition of a pipeline. Like Create, with `pipeline_id` in each message."""
 
 class PipelinesServicer(metaclass=abc.ABCMeta):
-    """Pipelines: the definitions that jobs are made from."""
+    """Pipelines: the definitions that jobs execute."""
 
     @abc.abstractmethod
     def AddMetadata(
@@ -117,7 +117,7 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesAddMetadataResponse]]:
-        """Answers the whole set."""
+        """Adds metadata and returns all of it."""
 
     @abc.abstractmethod
     def Create(
@@ -125,7 +125,7 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateRequest],
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesCreateResponse]]:
-        """Registers a pipeline from the pieces of its files."""
+        """Registers a pipeline from the parts of its files."""
 
     @abc.abstractmethod
     def Details(
@@ -133,7 +133,7 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesDetailsResponse]]:
-        """One message per file of the definition."""
+        """Returns the definition, with one message for each file."""
 
     @abc.abstractmethod
     def List(
@@ -141,7 +141,7 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListResponse], collections.abc.AsyncIterator[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesListResponse]]:
-        """One message per pipeline."""
+        """Lists the pipelines, with one message for each."""
 
     @abc.abstractmethod
     def Remove(
@@ -149,7 +149,7 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveResponse]]:
-        """Takes a pipeline away."""
+        """Deletes a pipeline."""
 
     @abc.abstractmethod
     def RemoveMetadata(
@@ -157,7 +157,7 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesRemoveMetadataResponse]]:
-        """Answers what is left."""
+        """Removes metadata and returns the rest."""
 
     @abc.abstractmethod
     def Update(
@@ -165,6 +165,6 @@ class PipelinesServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateRequest],
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateResponse, collections.abc.Awaitable[dicom_adapter_clara_client.wire.pipelines_pb2.PipelinesUpdateResponse]]:
-        """Like Create, with `pipeline_id` in each message."""
+        """Replaces the definition of a pipeline. Like Create, with `pipeline_id` in each message."""
 
 def add_PipelinesServicer_to_server(servicer: PipelinesServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

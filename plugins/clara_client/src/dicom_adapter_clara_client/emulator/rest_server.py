@@ -1,4 +1,4 @@
-"""The emulated platform as an HTTP server, with the API of `docs/clara-rest-openapi.yaml`."""
+"""The HTTP server of the emulated platform, with the API of `docs/clara-rest-openapi.yaml`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from dicom_adapter_clara_client.emulator.state import EmulatedPlatform, utc_now
 FILE = "/v1/payloads/{payload}/files/{file:path}"
 LAST_PORT = 65535
 BACKLOG = 128  # connections that wait to be accepted
-KEEP_ALIVE_S = 75  # longer than clients keep their connections, so that they close them
-TICKS_PER_S = 10  # in which uvicorn counts
-GRACE_S = 1.0  # that calls under way have when the server stops
-STOP_S = 10.0  # after which a server that does not stop is a bug
+KEEP_ALIVE_S = 75  # longer than the clients' limits, so that clients close idle connections
+TICKS_PER_S = 10  # uvicorn's unit of time
+GRACE_S = 1.0  # time for running calls to finish when the server stops
+STOP_S = 10.0  # limit for stopping; exceeding it is a bug
 
 
 class _Server(uvicorn.Server):
-    """A server that stops when it is told to, not when it next looks, and whatever its clients do."""
+    """A server that stops immediately on request, without polling, even if clients are still connected."""
 
     def __init__(self, app: Starlette) -> None:
         self._connections = Connections()
@@ -55,7 +55,7 @@ class _Server(uvicorn.Server):
         )
 
     def stop(self) -> None:
-        """Called in the server's thread."""
+        """Request the stop. Must be called in the server's thread."""
         self._stop.set()
 
     async def main_loop(self) -> None:
@@ -64,16 +64,16 @@ class _Server(uvicorn.Server):
             try:
                 await asyncio.wait_for(self._stop.wait(), 1)
             except asyncio.TimeoutError:
-                pass  # the next tick brings the Date header up to date
+                pass  # the next tick updates the Date header
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
-        under_way = list(self.server_state.tasks)
-        if under_way:
-            _done, slow = await asyncio.wait(under_way, timeout=GRACE_S)
+        running = list(self.server_state.tasks)
+        if running:
+            _done, slow = await asyncio.wait(running, timeout=GRACE_S)
             for task in slow:
                 task.cancel()
         self._connections.abort()
@@ -81,7 +81,7 @@ class _Server(uvicorn.Server):
 
 
 class EmulatorRestServer:
-    """A server at work. `port` is the one it listens on, whatever it was asked for."""
+    """A running server. `port` is the port that it listens on, even if port 0 was requested."""
 
     def __init__(self, app: Starlette, listener: socket.socket) -> None:
         host, self.port = listener.getsockname()[:2]
@@ -93,11 +93,11 @@ class EmulatorRestServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; calls under way are cut off after a second."""
+        """Stop; running calls are aborted after a second."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._server.stop)
             self._thread.join(STOP_S)
-        assert not self._thread.is_alive(), "the REST face does not stop"
+        assert not self._thread.is_alive(), "the REST server does not stop"
 
     def _run(self, listener: socket.socket) -> None:
         asyncio.set_event_loop(self._loop)
@@ -126,9 +126,9 @@ def serve(
     largest_file_bytes: int | None = None,
     clock: Callable[[], datetime] = utc_now,
 ) -> EmulatorRestServer:
-    """Serve a platform on `host:port`; port 0 takes a free one. Raises OSError when the address cannot be had.
+    """Serve a platform on `host:port`; port 0 for any free port. Raises OSError if the address cannot be used.
 
-    `token`: the bearer token that clients must show; `clock` dates the records of calls.
+    `token`: the bearer token that clients must send. `clock`: gives the times in the records of calls.
 
         with serve(EmulatedPlatform(pipelines="any")) as server:
             httpx.get(f"{server.url}/v1/version")
@@ -146,7 +146,7 @@ def application(
     largest_file_bytes: int | None = None,
     clock: Callable[[], datetime] = utc_now,
 ) -> Starlette:
-    """The face without a server; the arguments are those of `serve`."""
+    """Return the ASGI application; the arguments are those of `serve`."""
     calls = RestCalls(platform, faults or Faults(), log or CallLog(), token, clock)
     files = FileTransfers(calls, largest_file_bytes)
     routes = [Route(known.path, calls.endpoint(known), methods=[known.method]) for known in operations()]
@@ -161,7 +161,7 @@ async def _no_such(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """A bug of the emulator. Starlette raises it again, so that it is logged."""
+    """Respond to a bug of the emulator. Starlette raises the error again, so that it is logged."""
     return problem_response(ProblemAnswer(FAILED, type(error).__name__), request.url.path)
 
 
@@ -175,6 +175,6 @@ def _listen(address: str) -> socket.socket:
         listener = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"{address}: cannot listen there: {error}") from error
-    # Connections inherit it; without it the body of an answer waits 40 ms for the client to confirm the head.
+    # Accepted connections inherit it. Without it, a response's body waits 40 ms for the acknowledgement of its headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

@@ -1,4 +1,4 @@
-"""The emulated platform as a gRPC server."""
+"""The gRPC server of the emulated platform."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from dicom_adapter_clara_client.wire.jobs_pb2_grpc import add_JobsServicer_to_se
 from dicom_adapter_clara_client.wire.payloads_pb2_grpc import add_PayloadsServicer_to_server
 from dicom_adapter_clara_client.wire.pipelines_pb2_grpc import add_PipelinesServicer_to_server
 
-THREADS = 64  # calls at a time; delays on demand hold one each
-OPTIONS = [("grpc.so_reuseport", 0)]  # otherwise two servers share a port and each call goes to either
+THREADS = 64  # concurrent calls; a delayed call occupies a thread
+OPTIONS = [("grpc.so_reuseport", 0)]  # otherwise two servers could share a port unnoticed
 
 
 @frozen(kw_only=True)
 class EmulatorTls:
-    """What a server with TLS shows and demands; all of it as PEM."""
+    """TLS settings of a server, in PEM."""
 
     certificate: bytes  # chain, leaf first
     key: bytes = field(repr=False)
-    client_authority: bytes | None = None  # when given, clients must show a certificate that it signed
+    client_authority: bytes | None = None  # if set, clients must have a certificate that it signed
 
     def credentials(self) -> grpc.ServerCredentials:
         pair = (self.key, self.certificate)
@@ -41,7 +41,7 @@ class EmulatorTls:
 
 
 class EmulatorGrpcServer:
-    """A server at work. `port` is the one it listens on, whatever it was asked for."""
+    """A running server. `port` is the port that it listens on, even if port 0 was requested."""
 
     def __init__(self, server: grpc.Server, calls: GrpcCalls, host: str, port: int) -> None:
         self._server = server
@@ -50,7 +50,7 @@ class EmulatorGrpcServer:
         self.address = f"{host}:{port}"
 
     def stop(self) -> None:
-        """Stop at once; calls under way are cut off."""
+        """Stop immediately; running calls are aborted."""
         stopped = self._server.stop(grace=None)
         self._calls.stop()
         stopped.wait()
@@ -72,7 +72,7 @@ def serve(
     log: CallLog | None = None,
     tls: EmulatorTls | None = None,
 ) -> EmulatorGrpcServer:
-    """Serve a platform on `host:port`; port 0 takes a free one. Raises OSError when the address cannot be had.
+    """Serve a platform on `host:port`; port 0 for any free port. Raises OSError if the address cannot be used.
 
     with serve(EmulatedPlatform(pipelines="any")) as server:
         channel = grpc.insecure_channel(server.address)
@@ -92,7 +92,7 @@ def _listen(server: grpc.Server, address: str, tls: EmulatorTls | None) -> int:
     try:
         port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"{address}: cannot listen there: is the port taken?") from error
-    if port == 0:  # how older versions of grpcio say it
-        raise OSError(f"{address}: cannot listen there: is the port taken?")
+        raise OSError(f"{address}: cannot listen there: check that the port is free") from error
+    if port == 0:  # older versions of grpcio return 0 instead of raising
+        raise OSError(f"{address}: cannot listen there: check that the port is free")
     return port
