@@ -129,7 +129,8 @@ def test_the_on_demand_example_creates_a_job_on_request(module_of: ModuleOf, mak
     adapter.receive(make_instance(), make_instance(), ae_title="KEEP")
     job_id = adapter.ask("KEEP", lambda processor: processor.compose("pipeline-1"))
     assert [(job_id, 2)] == [(job.job_id, job.instance_count) for job in adapter.jobs]
-    assert ["compose"] == [handler.handler_name for handler in adapter.host.brought("dicom_adapter_http")["on-demand"]]
+    handlers = adapter.host.provided_by_plugins("dicom_adapter_http")["on-demand"]
+    assert ["compose"] == [handler.handler_name for handler in handlers]
 
 
 def test_the_example_submitter_writes_jobs_to_its_folder(
