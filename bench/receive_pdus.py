@@ -135,8 +135,8 @@ def _command_set(*elements: tuple[int, bytes]) -> bytes:
 
 
 def _pdus(context: int, control: int, data: bytes, longest_pdu: int) -> bytes:
-    room = longest_pdu - FRAGMENT.size
-    fragments = [data[start : start + room] for start in range(0, len(data), room)]
+    size = longest_pdu - FRAGMENT.size
+    fragments = [data[start : start + size] for start in range(0, len(data), size)]
     return b"".join(
         HEADER.pack(P_DATA, FRAGMENT.size + len(fragment))
         + FRAGMENT.pack(len(fragment) + 2, context, control | (LAST if number == len(fragments) else 0))

@@ -90,12 +90,12 @@ def at_most(value: float, limit: float, what: str = "", unit: str = "") -> Verdi
 def ratio_verdicts(results: Results) -> dict[str, list[Verdict]]:
     """Return the ratios of the adapter's rates to those of each measured product, in the order of THROUGHPUT."""
     found = {
-        neighbour: [
-            at_least(results.ratio(ADAPTER, neighbour, workload), limit)
+        product: [
+            at_least(results.ratio(ADAPTER, product, workload), limit)
             for workload, limit in zip(THROUGHPUT, limits, strict=True)
         ]
-        for neighbour, limits in LEAST_RATIOS.items()
-        if neighbour in results.rates
+        for product, limits in LEAST_RATIOS.items()
+        if product in results.rates
     }
     shares = [results.ratio(BUSY, ADAPTER, workload) for workload in THROUGHPUT]
     return {BUSY: [at_least(share, LEAST_SHARE_WITH_BUSY_PLUGIN) for share in shares], **found}

@@ -122,9 +122,9 @@ def _rates(results: Results, receiving: Values) -> Iterator[Sequence[str]]:
 
 
 def _ratios(results: Results) -> Iterator[Sequence[str]]:
-    for neighbour, found in ratio_verdicts(results).items():
+    for product, found in ratio_verdicts(results).items():
         cells = [f"{number(one.value)} ({one.limit_text()}){'' if one.is_met else ' **no**'}" for one in found]
-        yield (f"dicom-adapter {RATIOS[neighbour]}", *cells)
+        yield (f"dicom-adapter {RATIOS[product]}", *cells)
 
 
 def _verdict(verdict: Verdict) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What all tests of the core share: their job processor `by-study`. Their submitter is `memory`."""
+"""Common fixtures of the core's tests: their job processor is `by-study`, their submitter `memory`."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def _foreign(job: PlatformJob, mine: LedgerJob, lookup: Lookup) -> Iterator[str]
         requests = lookup.sent.get((mine.ae_title, file.sop_instance_uid), [])
         fitting = [request for request in requests if request.digest == file.digest]
         if not fitting:
-            yield f"platform job {job.job_id} has bytes of instance {file.sop_instance_uid} that nobody sent"
+            yield f"platform job {job.job_id} has bytes of instance {file.sop_instance_uid} that were not sent"
         elif not any(request.may_be_kept and request.began < job.created for request in fitting):
             yield f"platform job {job.job_id} has instance {file.sop_instance_uid}, which was refused"
 

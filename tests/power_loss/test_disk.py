@@ -166,7 +166,7 @@ def test_content_after_writes_and_truncations() -> None:
 
 
 def test_a_hole_is_zero_and_keeps_the_size() -> None:
-    """In the middle, at the end, and after the end."""
+    """The hole is in the middle, at the end, or after the end."""
     whole = Write(0, b"abcd")
     assert b"a\0\0d" == content([whole, Punch(1, 2)])
     assert b"ab\0\0" == content([whole, Punch(2, 9)])

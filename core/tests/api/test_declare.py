@@ -27,7 +27,7 @@ BASES: list[Any] = [JobProcessorBase, Submitter, StorageBackend]
 
 @pytest.mark.parametrize("base", BASES)
 def test_the_type_argument_of_the_base_is_the_settings_class(base: Any) -> None:
-    """In the same way for processors, submitters and storage backends."""
+    """This holds for processors, submitters and storage backends."""
 
     class Declared(base[Mine]): ...
 

@@ -38,7 +38,7 @@ def test_invalid_ae_titles_are_refused(problems: Problems, key: str, expected: s
 
 
 def test_spaces_around_an_ae_title_are_ignored(read: Read, minimal: str) -> None:
-    """In keys and in callers. The limit of sixteen characters applies after that."""
+    """This holds for keys and for callers. The limit of sixteen characters applies to the rest."""
     config = read(minimal + f'[ae-titles."  ABCDEFGH IJKLMNO "]\nallowed-callers = [" CT1 "]\n{SETTINGS}').config
     assert config is not None
     assert {"LUNG", "ABCDEFGH IJKLMNO"} == config.ae_titles.keys()
@@ -139,7 +139,7 @@ def test_an_ae_title_needs_a_choice_between_two_submitters(problems: Problems) -
 
 
 def test_an_unknown_submitter_is_reported_with_the_nearest_name(read: Read, minimal: str) -> None:
-    """For an AE title and for the default, together with any other mistake."""
+    """It is reported for an AE title and for the default, together with any other mistake."""
     text = (
         "default-submitter = 'othr'\n" + minimal + f"[ae-titles.X]\nsubmitter = 'calra'\n{SETTINGS}[dicom]\nport = -1\n"
     )

@@ -136,7 +136,7 @@ def test_a_value_in_place_of_a_table_is_a_problem(read: Read, text: str) -> None
 
 
 def test_unknown_keys_are_reported_with_the_nearest_key(problems: Problems) -> None:
-    """At every level."""
+    """This holds for keys at every level."""
     found = problems(
         "[dicom]\nmax_pdu = 5\n[log]\nlvl = 1\n[lgo]\n[ae-titles.X]\nsubmiter = 'a'\nsettings.pipeline-a='b'"
     )

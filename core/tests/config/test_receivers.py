@@ -8,7 +8,7 @@ from dicom_adapter.config.listening import DicomConfig
 
 
 def test_associations_are_divided_among_the_receivers() -> None:
-    """As evenly as possible, and not more in total than the limit."""
+    """The shares are as equal as possible, and their sum is the limit."""
     dicom = DicomConfig(receivers=4, max_associations=50)
     assert [13, 13, 12, 12] == [dicom.share_of(number).max_associations for number in (1, 2, 3, 4)]
     assert DicomConfig(max_associations=25) == DicomConfig(max_associations=25).share_of(1)

@@ -92,7 +92,7 @@ def test_secrets_that_cannot_be_read_are_problems(
     ],
 )
 def test_secrets_are_never_shown(settings: Structure, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
-    """Not if misplaced, not under a misspelt key, and not in the message of a validator or constructor."""
+    """No message shows a secret that is misplaced, has a misspelt key, or is refused by a validator or constructor."""
     monkeypatch.setenv("A_TOKEN", "hunter2")
     structured, problems = settings(Guarded, written)
     assert structured is None

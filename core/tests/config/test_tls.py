@@ -53,7 +53,7 @@ def test_client_certificates_need_an_authority(problems: Problems) -> None:
 
 
 def test_a_caller_with_a_certificate_name_needs_client_certificates(problems: Problems) -> None:
-    """With TLS and without it."""
+    """This holds with TLS and without it."""
     callers = 'allowed-callers = ["CT1", {ae-title = "CT2", certificate = "ct2.example"}]\n'
     for tls in ("", '[dicom.tls]\ncertificate = "a.pem"\n'):
         found = problems(f"[ae-titles.X]\n{callers}[ae-titles.X.settings]\npipeline-x = '1'\n{tls}")

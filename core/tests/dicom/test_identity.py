@@ -104,7 +104,7 @@ def transfer_syntax(path: Path) -> str:
 
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.name)
 def test_every_file_of_pydicom_is_read_as_pydicom_reads_it(path: Path) -> None:
-    """In pieces of any size. Some files are invalid: both parsers refuse them."""
+    """The data sets arrive in pieces of any size. Some files are invalid: both parsers refuse them."""
     content, syntax = path.read_bytes(), transfer_syntax(path)
     data_set = content[data_set_offset(content) :]
     expected = outcome(identify, data_set, syntax)

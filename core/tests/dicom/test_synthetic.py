@@ -84,7 +84,7 @@ def test_pixel_data_has_the_size_that_its_attributes_define(modality: str) -> No
 
 
 def test_a_segment_is_the_upper_half_of_its_frame() -> None:
-    """One bit for each pixel, the first pixel in the lowest bit, padded to an even length."""
+    """Each pixel has one bit, the first pixel in the lowest bit. The data is padded to an even length."""
     made = synthetic.make_instance(modality="SEG", rows=4, columns=5)
     assert ((1 << 10) - 1).to_bytes(4, "little") == made.PixelData
 
@@ -106,7 +106,7 @@ def test_a_seed_makes_a_study_reproducible() -> None:
 
 
 def test_a_study_has_the_requested_series_and_instances() -> None:
-    """One study UID, a UID for each series and each instance, one frame of reference for each series."""
+    """The study has one study UID, a UID for each series and instance, and one frame of reference for each series."""
     study = synthetic.make_study(modality="MR", series=2, instances=3, patient_id="P", accession_number="A1")
     assert 6 == len(study)
     assert [1, 2, 2, 6] == [

@@ -119,7 +119,7 @@ ACCEPTED = 0x02
 
 
 def test_the_proxy_header_names_the_peer(listen: Listen) -> None:
-    """In both versions. If the header has no address, the peer is the proxy."""
+    """This holds for both versions. If the header has no address, the peer is the proxy."""
     listening = listen(proxies=PROXIES)
     for header in (GOOD[0][0], IPV4, binary(0x20, 0, b"")):
         with connect(listening.port) as connection:

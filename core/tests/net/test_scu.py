@@ -230,7 +230,7 @@ def test_an_echo_reports_an_abort() -> None:
 
 
 def test_an_echo_reports_a_failure_status() -> None:
-    """With its code and its meaning."""
+    """The error has the code and the meaning of the status."""
     with peer(echo_status=0x0122) as lung:
         check_echo_fails(lung.address, StatusNotSuccess, "0x0122 Refused: SOP Class Not Supported")
 
@@ -378,7 +378,7 @@ def test_an_association_without_an_accepted_context_fails_its_files(tmp_path: Pa
 def test_associations_are_grouped_as_requested(
     per_association: Grouping | None, associations: int, tmp_path: Path
 ) -> None:
-    """One for all files, one for each study, or one for each file."""
+    """There is one association for all files, for each study, or for each file."""
     files = [*study(tmp_path, seed="a"), *study(tmp_path, seed="b")]
     with peer() as lung:
         summary = send(files, lung.address, per_association=per_association)
@@ -514,7 +514,7 @@ def test_the_command_lists_what_could_not_be_sent(tmp_path: Path) -> None:
 
 
 def test_the_command_reports_as_json(tmp_path: Path) -> None:
-    """One object on stdout, with all failures."""
+    """Standard output has one object with all failures."""
     (file,) = study(tmp_path, instances=1)
     with peer(sop_classes=[MRImageStorage]) as lung:
         status, out, _ = run("send", file, "--to", lung.address, "--json", "--association-per-study")

@@ -153,7 +153,7 @@ def test_an_optional_certificate_must_be_valid(listen: Listen, pki: Pki, tmp_pat
     assert [frozenset()] == [request.certificate_names for request in listening.decisions.requests]
 
 
-# --- broken peers -----------------------------------------------------------------------------------------------------
+# --- faulty peers -----------------------------------------------------------------------------------------------------
 
 
 def test_a_client_without_tls_is_disconnected(listen: Listen, tls: TlsConfig) -> None:

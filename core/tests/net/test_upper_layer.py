@@ -178,7 +178,7 @@ INVALID, UNRECOGNIZED, UNEXPECTED = 6, 1, 2
     ("sent", "reason"),
     [
         pytest.param(pdu(0x00, b""), UNRECOGNIZED, id="no such type"),
-        pytest.param(pdu(0x08, b""), UNRECOGNIZED, id="type of tomorrow"),
+        pytest.param(pdu(0x08, b""), UNRECOGNIZED, id="future type"),
         pytest.param(pdu(0x04, b""), INVALID, id="P-DATA of length 0"),
         pytest.param(pdu(0x04, b"\0"), INVALID, id="P-DATA of length 1"),
         pytest.param(pdu(0x04, bytes(5)), INVALID, id="P-DATA of length 5"),
@@ -237,7 +237,7 @@ def test_an_invalid_request_is_aborted(sent: bytes) -> None:
 @pytest.mark.parametrize(
     ("sent", "rejection"),
     [
-        pytest.param(associate(version=2), (1, 2, 2), id="protocol version of tomorrow"),
+        pytest.param(associate(version=2), (1, 2, 2), id="future protocol version"),
         pytest.param(associate(application="1.2.3"), (1, 1, 2), id="another application"),
     ],
 )

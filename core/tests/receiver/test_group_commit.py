@@ -196,7 +196,7 @@ def group(make_adapter: Callable[..., Adapter]) -> Group:
 
 
 def test_a_group_is_committed_in_its_order(group: Group) -> None:
-    """In one order for all AE titles."""
+    """The rows of all AE titles are in the order of arrival."""
     waiting = [group.arrive("A" if number % 3 else "OVER", seed=str(number)) for number in range(20)]
     answers = group.store.commit(waiting)
 
@@ -209,7 +209,7 @@ def test_a_group_is_committed_in_its_order(group: Group) -> None:
 
 @pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
 def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept: int) -> None:
-    """As in two groups: the first is kept, or the second replaces it."""
+    """The result is that of two groups: the first is kept, or the second replaces it."""
     same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])

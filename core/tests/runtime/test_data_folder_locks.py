@@ -33,7 +33,7 @@ def test_a_check_creates_no_file(tmp_path: Path) -> None:
 
 
 def test_no_process_starts_while_the_folder_is_locked_exclusively(tmp_path: Path) -> None:
-    """Neither a process of the service nor another repair."""
+    """Neither a process of the service nor another repair can start."""
     folder = DataFolder(tmp_path, lock_pause_seconds=0)
     with folder.exclusive() as unused, folder.exclusive() as second, folder.shared() as may_work:
         assert (True, False, False) == (unused, second, may_work)

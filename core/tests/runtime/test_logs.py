@@ -130,7 +130,7 @@ def test_a_value_that_is_not_unicode_can_be_logged(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_lines_of_a_block_are_written_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one write, even if the block raises.
+    """The lines are one write, even if the block raises.
 
     Verified to fail when they are written only if the block does not raise.
     """

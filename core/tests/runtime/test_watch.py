@@ -187,7 +187,7 @@ def failing(*_arguments: object) -> None:
 
 
 def test_an_orderly_stop_is_written_and_not_logged(site: Site) -> None:
-    """All rows have the state `stopped`, and no further examination takes place."""
+    """The state of all rows is `stopped`, and no further examination takes place."""
     site.watch.start()
     with capture_logs() as logged:
         site.watch.close()

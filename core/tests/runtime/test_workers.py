@@ -78,7 +78,7 @@ def test_pauses_after_failures_double_up_to_the_longest_until_a_success() -> Non
 
 @pytest.mark.parametrize(("seconds", "pause"), [(-5.0, 0.0), (0.0, 0.0), (2.5, 2.5)])
 def test_a_step_is_repeated_at_the_time_that_it_returns(seconds: float, pause: float) -> None:
-    """At once if that time has passed."""
+    """The step is repeated at once if that time has passed."""
     clock = VirtualClock()
     step = Scripted(clock.now() + timedelta(seconds=seconds))
     assert pause == Worker("under test", step, clock)._take_step()

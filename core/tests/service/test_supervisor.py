@@ -34,7 +34,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> FakeProcess:
 
 
 def test_a_process_that_dies_repeatedly_is_a_problem_until_it_runs_long_enough(process: FakeProcess) -> None:
-    """From the third early death in a row on. A death after a long run starts the count again."""
+    """The problem is reported from the third early death in a row on. A death after a long run restarts the count."""
     for _death in range(2):
         process.run(1)
         process.die()
@@ -51,7 +51,7 @@ def test_a_process_that_dies_repeatedly_is_a_problem_until_it_runs_long_enough(p
 
 
 def test_pauses_grow_with_each_death_until_the_process_was_healthy(process: FakeProcess) -> None:
-    """From one second to half a minute."""
+    """The pauses last from one second to half a minute."""
     pauses = []
     for seconds in [1.0] * 7 + [HEALTHY_SECONDS + 1]:
         process.run(seconds)

@@ -76,7 +76,7 @@ def consult(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 def test_a_working_plugin_is_reported_with_durations(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if it is disabled. The report has the result of the simulated studies."""
+    """The plugin may be disabled. The report has the result of the simulated studies."""
     monkeypatch.setenv(VARIABLE, "")
     install(site, WELL.replace("BODY", "pass"))
     status, trials = consult()
@@ -139,7 +139,7 @@ def test_failing_observers_and_invalid_hook_results_are_reported(site: Path) -> 
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_reported(site: Path, code: str, group: str, reason: str) -> None:
-    """With the setting that disables it."""
+    """The message has the setting that disables it."""
     install(site, code, group)
     status, trials = consult()
     assert (1, ["load"]) == (status, list(trials))

@@ -151,7 +151,7 @@ def test_an_hour_of_traffic_gives_all_jobs(config: Path, tmp_path: Path) -> None
 def test_all_mistakes_of_a_schedule_are_reported(
     config: Path, tmp_path: Path, name: str, text: str, expected: list[str]
 ) -> None:
-    """Each with its line or key."""
+    """Each message has the line or the key."""
     schedule = tmp_path / name
     schedule.write_text(text)
     status, output, errors = simulate(config, schedule)

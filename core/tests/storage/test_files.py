@@ -174,7 +174,7 @@ def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[tup
     assert [call for call, _ in recorded] == ["rename"]
 
 
-# --- full and broken disks --------------------------------------------------------------------------------------------
+# --- full and failing disks -------------------------------------------------------------------------------------------
 
 
 def failing(error: int, after: int = 0) -> Callable[..., Any]:
@@ -213,7 +213,7 @@ def test_a_full_disk_raises_storage_full_while_writing(
 def test_a_full_disk_raises_storage_full_for_a_new_file(
     storage: FileStorage, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """Not even an empty file can be created."""
+    """The file system cannot create even an empty file."""
     with monkeypatch.context() as full:
         full.setattr(os, "open", failing(error))
         with pytest.raises(StorageFull):

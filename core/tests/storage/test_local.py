@@ -37,7 +37,7 @@ SMALL = pytest.mark.parametrize("segment_blocks", [2])  # a segment is full afte
 
 
 def test_pieces_are_written_together(storage: LocalStorage) -> None:
-    """In their order, in any number."""
+    """The pieces keep their order, whatever their number."""
     writer = storage.writer()
     writer.write(b"head ")
     writer.write_pieces([bytes([number % 256]) for number in range(3000)])
@@ -185,7 +185,7 @@ def test_without_hole_punching_the_space_is_freed_with_the_segment(
 
 @SMALL
 def test_an_open_object_stays_readable_after_its_deletion(storage: LocalStorage) -> None:
-    """Even if its segment is deleted."""
+    """It can be read even if its segment is deleted."""
     key = stored(storage, b"x")
     with storage.read(key) as reader:
         assert b"x" == reader.read()
@@ -246,7 +246,7 @@ def test_a_full_segment_stays_open_until_all_its_records_are_synced(durable: Loc
 
 @SMALL
 def test_a_large_object_is_completed_in_its_segment(durable: LocalStorage) -> None:
-    """Whatever its size. The next object uses another segment."""
+    """Its size does not matter. The next object uses another segment."""
     large = os.urandom(20 * BLOCK)
     keys = [stored(durable, large), stored(durable, b"x")]
     assert large == content(durable, keys[0])

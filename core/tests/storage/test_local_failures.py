@@ -91,7 +91,7 @@ def test_without_durability_nothing_is_synced(tmp_path: Path, recorded: list[str
     assert [] == recorded
 
 
-# --- full and broken disks --------------------------------------------------------------------------------------------
+# --- full and failing disks -------------------------------------------------------------------------------------------
 
 
 NO_SPACE = pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
@@ -160,7 +160,7 @@ def test_a_full_disk_fails_all_objects_that_wait_in_the_segment(
 def test_a_full_disk_raises_storage_full_for_a_new_segment(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
-    """Not even an empty segment can be created, and no file remains."""
+    """The file system cannot create even an empty segment. No file remains."""
     before = open_descriptors(storage)
     with monkeypatch.context() as full:
         full.setattr(os, "pwritev", failing(error))
@@ -247,7 +247,7 @@ def test_a_restart_deletes_incomplete_records(durable: LocalStorage) -> None:
 
 
 def test_a_restart_deletes_empty_segments(durable: LocalStorage) -> None:
-    """Also a segment whose header never reached the disk. Files of other programs are kept."""
+    """This includes a segment whose header never reached the disk. Files of other programs are kept."""
     writer = durable.writer()
     writer.write(b"half")
     root = durable.context.path / "instances"
@@ -270,7 +270,7 @@ def test_a_restart_does_not_read_sealed_segments(durable: LocalStorage, monkeypa
 
 
 def test_recovery_before_the_first_start_does_nothing(tmp_path: Path) -> None:
-    """Not even the folder exists."""
+    """The folder of the storage does not exist yet."""
     LocalStorage(NoSettings(), StorageContext(path=tmp_path / "none", durable=True)).recover()
     assert [] == list(tmp_path.iterdir())
 

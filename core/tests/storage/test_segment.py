@@ -138,7 +138,7 @@ def test_a_record_without_its_header_is_not_read(segment: Segment) -> None:
 
 @pytest.mark.parametrize("offset", range(RECORD.size))
 def test_a_header_with_a_changed_bit_is_not_read(segment: Segment, offset: int) -> None:
-    """At any position."""
+    """The bit may be at any position."""
     record = append(segment, b"content")
     place = record.start + offset
     (byte,) = os.pread(segment.descriptor, 1, place)
@@ -226,7 +226,7 @@ def test_nonces_are_unique_and_not_shown(segment: Segment, tmp_path: Path) -> No
 
 
 def test_a_segment_is_locked_while_a_process_writes_it(segment: Segment) -> None:
-    """Also within one process; until it is closed."""
+    """It is also visible within one process, until it is closed."""
     second = Segment.open(segment.path, to_change=True)
     assert not second.try_lock()
     segment.close()

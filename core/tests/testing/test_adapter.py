@@ -44,7 +44,7 @@ def test_every_arrival_restarts_the_wait(adapter: Adapter) -> None:
 
 
 def test_no_jobs_can_be_expected(adapter: Adapter) -> None:
-    """Until just before a group is due."""
+    """No job is created until the group is due."""
     adapter.receive(make_instance())
     adapter.expect_jobs(by=4.999)
 
@@ -90,7 +90,7 @@ def test_a_missing_job_is_reported_with_the_waiting_group(adapter: Adapter) -> N
 
 
 def test_an_unexpected_job_is_reported(adapter: Adapter) -> None:
-    """With all of its properties."""
+    """The message has all properties of the job."""
     adapter.receive(make_instance())
     lines = failure(adapter, by=5)
     job = "pipeline p-lung, instances 1, at 5 s, AE title LUNG, name LUNG-lung-20260105080005, priority normal"
@@ -100,7 +100,7 @@ def test_an_unexpected_job_is_reported(adapter: Adapter) -> None:
 
 
 def test_each_difference_of_a_job_is_reported(adapter: Adapter) -> None:
-    """With the actual and the expected value."""
+    """The message has the actual and the expected value."""
     first, second = make_study(instances=2)
     adapter.receive(first, second)
     other = make_instance()
@@ -223,7 +223,7 @@ def test_the_storage_in_memory_survives_a_restart(adapter: Adapter) -> None:
 
 
 def test_two_adapters_share_nothing(adapter: Adapter, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Neither storage nor platform."""
+    """Each has a separate storage and platform."""
     other = Adapter(tmp_path_factory.mktemp("other"), LUNG)
     adapter.receive(make_instance())
     adapter.advance(5)
@@ -263,7 +263,7 @@ def test_a_rejection_by_the_receiver_is_reported(adapter: Adapter) -> None:
 
 
 def test_the_fixture_reports_a_missing_configuration(pytester: pytest.Pytester) -> None:
-    """In one line, without a traceback."""
+    """The message is one line, without a traceback."""
     pytester.makepyfile("def test_it(adapter): ...")
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
     result.stdout.fnmatch_lines(["the fixture `adapter` needs a configuration: define a fixture *"])
