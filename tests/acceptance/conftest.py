@@ -1,4 +1,4 @@
-"""The real service, real senders, and what reached the platform's folder."""
+"""Fixtures of the acceptance tests: the real service with real senders and a platform that is a folder."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from support import PlatformFolder
 
 @pytest.fixture
 def platform(tmp_path: Path) -> PlatformFolder:
-    """What reached the platform of a service with `STORAGE`, launched under the default name."""
+    """The platform of a service that has `STORAGE` and was launched under the default name."""
     return PlatformFolder(tmp_path / "service" / "platform")

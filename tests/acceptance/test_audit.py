@@ -1,4 +1,4 @@
-"""`dicom-adapter audit` beside a real service, and its repair when the service has stopped."""
+"""`dicom-adapter audit` while a real service runs, and `audit --repair` after it has stopped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def objects(service: LaunchedService) -> list[Path]:
 
 @pytest.fixture
 def service(launch_service: LaunchService, tmp_path: Path) -> Iterator[LaunchedService]:
-    """Three instances are submitted, two wait."""
+    """A service with three submitted and two pending instances."""
     launched = launch_service(CONFIGURATION)
     assert all(result.ok for result in send(write_study(tmp_path / "lung", instances=3), launched, "LUNG"))
     wait_until_reclaimed(launched, 3)
@@ -58,8 +58,8 @@ def service(launch_service: LaunchService, tmp_path: Path) -> Iterator[LaunchedS
     yield launched
 
 
-def test_a_running_service_is_accounted_for_and_not_repaired(service: LaunchedService) -> None:
-    """Account for everything; refuse a repair, also while only a receiver runs."""
+def test_a_running_service_is_audited_but_not_repaired(service: LaunchedService) -> None:
+    """A repair is refused, also while only a receiver runs."""
     assert (
         "LUNG: 3 received = 3 reclaimed (submitted)\nWAIT: 2 received = 2 pending\n\nNo problems found.\n"
         == audit(service, "--verify", status=0).stdout
@@ -68,7 +68,7 @@ def test_a_running_service_is_accounted_for_and_not_repaired(service: LaunchedSe
     service_pid, host, receiver = service.pids()
     first, second = sorted((host, receiver))
     assert f"(PIDs {first}, {second}) is using" in refused
-    os.kill(service_pid, signal.SIGSTOP)  # it starts no other host
+    os.kill(service_pid, signal.SIGSTOP)  # so that it does not restart the host
     os.kill(host, signal.SIGKILL)
     try:
         audit(service, "--repair", status=2)
@@ -76,8 +76,10 @@ def test_a_running_service_is_accounted_for_and_not_repaired(service: LaunchedSe
         os.kill(service_pid, signal.SIGCONT)
 
 
-def test_a_stopped_service_is_repaired(service: LaunchedService, launch_service: LaunchService) -> None:
-    """Repair the findings, report each, then start the service again."""
+def test_a_repair_fixes_and_reports_the_findings_of_a_stopped_service(
+    service: LaunchedService, launch_service: LaunchService
+) -> None:
+    """Afterwards the service starts again."""
     service.stop()
     lost, kept = objects(service)
     content = kept.read_bytes()
@@ -89,20 +91,18 @@ def test_a_stopped_service_is_repaired(service: LaunchedService, launch_service:
     shard = kept.parent
     (shard / f"{shard.name}{'0' * 30}.dcm").write_bytes(content)
     (shard / f"{shard.name}{'1' * 30}.dcm").write_bytes(b"garbage")
-    told = audit(service, "--repair", status=1).stdout
-    assert "WAIT: 2 received = 1 pending + 1 quarantined\n" in told
-    assert f"repaired: object {shard.name}{'0' * 30}: deleted, because it has the same data set as instance" in told
-    assert f"not repaired: object {shard.name}{'1' * 30} is kept: " in told
-    again = launch_service(CONFIGURATION)
-    assert again.port()
-    again.stop()
-    assert kept in objects(again)
+    output = audit(service, "--repair", status=1).stdout
+    assert "WAIT: 2 received = 1 pending + 1 quarantined\n" in output
+    assert f"repaired: object {shard.name}{'0' * 30}: deleted, because it has the same data set as instance" in output
+    assert f"not repaired: object {shard.name}{'1' * 30} is kept: " in output
+    restarted = launch_service(CONFIGURATION)
+    assert restarted.port()
+    restarted.stop()
+    assert kept in objects(restarted)
 
 
-def test_the_service_does_not_start_while_a_repair_is_at_work(
-    service: LaunchedService, launch_service: LaunchService
-) -> None:
-    """It says why."""
+def test_the_service_does_not_start_during_a_repair(service: LaunchedService, launch_service: LaunchService) -> None:
+    """The error names the reason."""
     service.stop()
     with DataFolder(service.configuration.parent / "data").exclusive() as unused:
         assert unused
@@ -112,8 +112,7 @@ def test_the_service_does_not_start_while_a_repair_is_at_work(
         assert 1 == refused.wait()
 
 
-def test_where_there_is_nothing_to_look_at_it_says_so(tmp_path: Path) -> None:
-    """No ledger, no verdict; and none is made."""
+def test_a_missing_ledger_is_an_error_and_none_is_created(tmp_path: Path) -> None:
     path = tmp_path / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     result = CliRunner().invoke(app, ["audit", "--config", str(path)])

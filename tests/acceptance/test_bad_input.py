@@ -1,4 +1,4 @@
-"""What peers get wrong is refused with a reason, hurts nothing else, and leaks nothing."""
+"""Invalid input of peers: it is rejected or refused with a reason, affects nothing else, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ CANNOT_UNDERSTAND = 0xC000
 
 
 class Peer:
-    """A sender that may also send what no library would: CT images in explicit VR little endian."""
+    """A sender of CT images in explicit VR little endian that can also send invalid PDUs."""
 
     def __init__(self, port: int, called: str, calling: str = "SENDER", *, wait: bool = True) -> None:
-        """Connect and request an association; `answer` is the type of the PDU that came back, if it is waited for."""
+        """Connect and request an association. If `wait` is set, `answer` is the type of the PDU that is returned."""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.send(ASSOCIATE_RQ, association_request(called, calling))
         self.answer = self.receive()[0] if wait else None
 
     def send(self, kind: int, body: bytes, missing: int = 0) -> None:
-        """Send a PDU; `missing`: so many bytes more are announced than come."""
+        """Send a PDU. The header announces `missing` bytes more than are sent."""
         self._socket.sendall(struct.pack(">BBI", kind, 0, len(body) + missing) + body)
 
     def receive(self) -> tuple[int, bytes]:
@@ -96,8 +96,8 @@ class Peer:
         self.close()
 
     def rest(self) -> bytes:
-        """Say that nothing more will come, and return what still does."""
-        with suppress(OSError):  # the service may have closed it already
+        """Shut down sending, and return all bytes that still arrive."""
+        with suppress(OSError):  # the service may have closed the connection already
             self._socket.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: self._socket.recv(4096), b""))
         return b""
@@ -115,7 +115,7 @@ class Peer:
 
 
 def association_request(called: str, calling: str) -> bytes:
-    """The body of an A-ASSOCIATE-RQ with one presentation context (PS3.8 section 9.3.2)."""
+    """Encode the body of an A-ASSOCIATE-RQ with one presentation context (PS3.8 section 9.3.2)."""
     context = bytes([1, 0, 0, 0]) + item(0x30, CTImageStorage) + item(0x40, ExplicitVRLittleEndian)
     user = struct.pack(">BBHI", 0x51, 0, 4, 16384) + item(0x52, "1.2.3")
     items = item(0x10, "1.2.840.10008.3.1.1.1") + item(0x20, context) + item(0x50, user)
@@ -129,7 +129,7 @@ def item(kind: int, body: str | bytes) -> bytes:
 
 
 def command(sop_instance_uid: str) -> bytes:
-    """A P-DATA body with the whole command set of a C-STORE request (PS3.7 section 9.3.1.1)."""
+    """Encode a P-DATA body with the complete command set of a C-STORE request (PS3.7 section 9.3.1.1)."""
     request = Dataset()
     request.AffectedSOPClassUID = CTImageStorage
     request.CommandField = 0x0001
@@ -144,7 +144,7 @@ def command(sop_instance_uid: str) -> bytes:
 
 
 def fragment(data: bytes, control: int) -> bytes:
-    """A P-DATA body with one fragment (PS3.8 section 9.3.5.1)."""
+    """Encode a P-DATA body with one fragment (PS3.8 section 9.3.5.1)."""
     return struct.pack(">IBB", len(data) + 2, 1, control) + data
 
 
@@ -155,7 +155,7 @@ def encoded(data_set: Dataset) -> bytes:
 
 
 def with_value(keyword: str, value: str | None, sop_uid: str = "1.2.3", **attributes: Any) -> bytes:
-    """The encoded data set of a CT image whose attribute has a value that it must not have; None: it is missing."""
+    """Encode a CT image in which one attribute has an invalid value, or is missing if the value is None."""
     data_set = synthetic.make_instance(sop_uid=sop_uid, **attributes)
     del data_set[keyword]
     with config.disable_value_validation():
@@ -164,8 +164,8 @@ def with_value(keyword: str, value: str | None, sop_uid: str = "1.2.3", **attrib
         return encoded(data_set)
 
 
-def store_good_one(peer: Peer, **attributes: Any) -> str:
-    """Store a proper CT image, see it acknowledged, and return its SOP Instance UID."""
+def store_valid_instance(peer: Peer, **attributes: Any) -> str:
+    """Store a valid CT image, check that it is acknowledged, and return its SOP Instance UID."""
     data_set = synthetic.make_instance(**attributes)
     uid = str(data_set.SOPInstanceUID)
     assert SUCCESS == peer.store(encoded(data_set), uid)
@@ -174,25 +174,25 @@ def store_good_one(peer: Peer, **attributes: Any) -> str:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedService]:
-    """One service for all tests that leave it as it was."""
+    """A service shared by all tests that do not change its state."""
     path = tmp_path_factory.mktemp("bad-input") / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     launched = LaunchedService(path, "--port", "0")
-    send_somebody(launched)
+    send_identifiable_patient(launched)
     yield launched
     launched.kill()
 
 
-def send_somebody(service: LaunchedService) -> None:
-    """What becomes of it while the tests run must not show in the log: success, refusals, quarantine."""
-    somebody = {"patient_id": "ID-OF-SOMEBODY", "patient_name": "Somebody^With^A^Name"}
+def send_identifiable_patient(service: LaunchedService) -> None:
+    """Send instances of a patient whose name must never be logged: stored, refused and quarantined ones."""
+    patient = {"patient_id": "ID-OF-SOMEBODY", "patient_name": "Somebody^With^A^Name"}
     with Peer(service.port(), "NAMED", calling="CT1") as peer:
-        store_good_one(peer, **somebody)
+        store_valid_instance(peer, **patient)
         for keyword in ("StudyInstanceUID", "PatientID", "PatientBirthDate"):
-            data_set = with_value(keyword, "SOMEBODY\\SOMEBODY", **somebody)
+            data_set = with_value(keyword, "SOMEBODY\\SOMEBODY", **patient)
             assert SUCCESS != peer.store(data_set[: data_set.rindex(b"SOMEBODY")], "1.2.3")
     with Peer(service.port(), "ACCESSION") as peer:
-        store_good_one(peer, **somebody)
+        store_valid_instance(peer, **patient)
 
 
 # --- associations -----------------------------------------------------------------------------------------------------
@@ -204,35 +204,34 @@ def send_somebody(service: LaunchedService) -> None:
         ("NOBODY", "CT1", CALLED_AE_TITLE_NOT_RECOGNIZED),
         ("lung", "CT1", CALLED_AE_TITLE_NOT_RECOGNIZED),
         ("NAMED", "MR1", CALLING_AE_TITLE_NOT_RECOGNIZED),
-        ("NAMED", "CT2", CALLING_AE_TITLE_NOT_RECOGNIZED),  # from another network than its own
+        ("NAMED", "CT2", CALLING_AE_TITLE_NOT_RECOGNIZED),  # not from its allowed network
     ],
 )
-def test_unwanted_associations_are_rejected_for_good(
+def test_unwanted_associations_are_rejected_permanently(
     service: LaunchedService, called: str, calling: str, expected: tuple[int, int, int]
 ) -> None:
-    """Who calls a title that is not there, or may not call it, is told so with the reason that fits."""
+    """An unknown called AE title and a calling AE title that is not allowed have different reasons."""
     assert expected == rejection(service.port(), called, calling)
 
 
 @pytest.mark.parametrize(("called", "calling"), [("NAMED", "CT1"), ("NEARBY", "ANYONE")])
-def test_callers_are_allowed_by_title_or_by_network(service: LaunchedService, called: str, calling: str) -> None:
-    """One entry of allowed-callers that fits is enough."""
+def test_callers_are_allowed_by_ae_title_or_by_network(service: LaunchedService, called: str, calling: str) -> None:
+    """One matching entry of allowed-callers is enough."""
     assert rejection(service.port(), called, calling) is None
 
 
 @pytest.mark.dcmtk
-def test_dcmtk_names_the_reason(service: LaunchedService, dcmtk: Run) -> None:
-    """DCMTK's echoscu understands the rejection as what it is."""
+def test_dcmtk_shows_the_reason_of_a_rejection(service: LaunchedService, dcmtk: Run) -> None:
     refused = dcmtk("echoscu", "-aec", "NOBODY", "127.0.0.1", service.port(), check=False)
-    told = refused.stdout + refused.stderr
-    assert "Result: Rejected Permanent, Source: Service User" in told
-    assert "Reason: Called AE Title Not Recognized" in told
+    output = refused.stdout + refused.stderr
+    assert "Result: Rejected Permanent, Source: Service User" in output
+    assert "Reason: Called AE Title Not Recognized" in output
 
 
 def test_nothing_can_be_stored_after_a_rejection(service: LaunchedService) -> None:
-    """A peer that goes on as if it had been accepted gets no answer, and nothing is kept.
+    """A peer that ignores the rejection gets no response, and nothing is stored.
 
-    Tried: a rejection after which the association is established all the same.
+    Tried: a rejection after which the association is established.
     """
     peer = Peer(service.port(), "NOBODY")
     assert ASSOCIATE_RJ == peer.answer
@@ -243,8 +242,8 @@ def test_nothing_can_be_stored_after_a_rejection(service: LaunchedService) -> No
     assert [] == service.logged("instance_stored", sop_instance_uid="1.2.3")
 
 
-def test_one_association_too_many_is_rejected_for_now(launch_service: LaunchService) -> None:
-    """At max-associations the next one is told to come back, and is taken when another has ended."""
+def test_an_association_beyond_the_limit_is_rejected_temporarily(launch_service: LaunchService) -> None:
+    """After max-associations, the next one is accepted only when another has ended."""
     service = launch_service("[dicom]\nmax-associations = 2\n" + CONFIGURATION)
     first, second = (associate(service.port(), "LUNG") for _number in range(2))
     assert LOCAL_LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
@@ -253,16 +252,15 @@ def test_one_association_too_many_is_rejected_for_now(launch_service: LaunchServ
     second.release()
 
 
-def test_peers_that_ask_and_leave_occupy_nothing(service: LaunchedService) -> None:
-    """However many peers close the connection before they are answered, the next one is accepted."""
+def test_peers_that_disconnect_before_the_response_occupy_no_association(service: LaunchedService) -> None:
     for _number in range(30):  # more than max-associations
         Peer(service.port(), "LUNG", wait=False).close()
     with Peer(service.port(), "LUNG") as peer:
         assert ASSOCIATE_AC == peer.answer
 
 
-def test_an_association_that_cannot_be_judged_is_rejected_for_now(service: LaunchedService) -> None:
-    """While the ledger does not answer nothing is accepted; when it is back, so is the service."""
+def test_associations_are_rejected_temporarily_while_the_ledger_fails(service: LaunchedService) -> None:
+    """Once the ledger works again, associations are accepted."""
     rename = "ALTER TABLE {} RENAME TO {}"
     with closing(sqlite3.connect(service.configuration.parent / "data" / "ledger.sqlite")) as ledger:
         ledger.execute(rename.format("lanes", "elsewhere"))
@@ -284,15 +282,15 @@ def test_an_association_that_cannot_be_judged_is_rejected_for_now(service: Launc
         (with_value("SeriesInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
         (with_value("SOPInstanceUID", None), DATA_SET_DOES_NOT_MATCH),
         (encoded(synthetic.make_instance(sop_uid="1.2.3")).partition(b".2.3")[0], CANNOT_UNDERSTAND),
-        (b"this is no data set, whatever its sender may think of it", CANNOT_UNDERSTAND),
+        (b"this is no data set, although its sender claims that it is", CANNOT_UNDERSTAND),
         (b"", CANNOT_UNDERSTAND),
     ],
     ids=["another SOP instance", "no study", "no series", "no SOP instance", "cut off", "garbage", "nothing"],
 )
-def test_a_bad_data_set_is_refused_and_the_next_good_one_is_stored(
+def test_an_invalid_data_set_is_refused_and_the_next_valid_one_is_stored(
     service: LaunchedService, data_set: bytes, status: int
 ) -> None:
-    """The response has a failure status, the log says why, nothing is kept, and the association goes on."""
+    """The response has a failure status, the log has the reason, nothing is stored, and the association continues."""
     before = len(service.logged("instance_refused", sop_instance_uid="1.2.3"))
     stored = instances_in_ledger(service)
     with Peer(service.port(), "LUNG") as peer:
@@ -300,26 +298,28 @@ def test_a_bad_data_set_is_refused_and_the_next_good_one_is_stored(
         refused = service.wait_for("instance_refused", sop_instance_uid="1.2.3", times=before + 1)
         assert f"0x{status:04X}" == refused["status"]
         assert stored == instances_in_ledger(service)
-        store_good_one(peer)
+        store_valid_instance(peer)
     assert stored + 1 == instances_in_ledger(service)
 
 
-def test_an_instance_that_cannot_be_grouped_is_kept_in_quarantine(service: LaunchedService) -> None:
-    """Without the attribute that groups it an instance is acknowledged and kept, with the reason for operators."""
+def test_an_instance_that_cannot_be_grouped_is_quarantined(service: LaunchedService) -> None:
+    """An instance without the attribute of `group-by` is acknowledged and kept. Log and event have the reason."""
     with Peer(service.port(), "ACCESSION") as peer:
-        uid = store_good_one(peer)
+        uid = store_valid_instance(peer)
     stored = service.wait_for("instance_stored", sop_instance_uid=uid)
-    told = service.wait_for("instance_quarantined", instance_id=stored["instance_id"])
-    assert "groups by AccessionNumber (0008,0050), which is missing or empty" in told["reason"]
+    logged = service.wait_for("instance_quarantined", instance_id=stored["instance_id"])
+    assert "groups by AccessionNumber (0008,0050), which is missing or empty" in logged["reason"]
     with open_ledger(service) as transaction:
-        assert 2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]  # the other is somebody's
+        assert (
+            2 == instances.count_by_state(transaction)["ACCESSION", "quarantined"]
+        )  # the other one is from the fixture
         [quarantined] = events.of_instance(transaction, stored["instance_id"])
-    assert ("instance_quarantined", told["reason"]) == (quarantined.event, quarantined.detail["reason"])
+    assert ("instance_quarantined", logged["reason"]) == (quarantined.event, quarantined.detail["reason"])
 
 
 @pytest.mark.parametrize("hostile", ["../../../evil", "/evil", "evil\0evil", "evil" * 2500], ids=lambda text: text[:9])
-def test_what_peers_send_never_becomes_a_path(service: LaunchedService, hostile: str) -> None:
-    """Hostile UIDs are refused, hostile patient IDs are just values: neither names a file or folder anywhere."""
+def test_data_from_peers_never_becomes_part_of_a_path(service: LaunchedService, hostile: str) -> None:
+    """Hostile UIDs are refused, hostile patient IDs are stored as values. Neither names a file or folder."""
     folder = service.configuration.parent
     before = {path.name for path in folder.iterdir()}
     with Peer(service.port(), "LUNG", calling="../../evil") as peer:
@@ -331,13 +331,13 @@ def test_what_peers_send_never_becomes_a_path(service: LaunchedService, hostile:
     assert [] == list(folder.parent.rglob("*evil*"))
 
 
-def test_only_what_was_acknowledged_becomes_a_job(service: LaunchedService) -> None:
-    """An association may end anywhere: between instances, or in the middle of a data set."""
+def test_only_acknowledged_instances_become_jobs(service: LaunchedService) -> None:
+    """Associations are aborted or lost between instances, and in the middle of a data set."""
     beginning = fragment(encoded(synthetic.make_instance(sop_uid="1.2.3"))[:1000], 0)
     acknowledged = []
     for within_data_set, lost in ((False, False), (True, False), (True, True)):
         peer = Peer(service.port(), "NEARBY")
-        acknowledged.append(store_good_one(peer))
+        acknowledged.append(store_valid_instance(peer))
         if within_data_set:
             peer.send(P_DATA, command("1.2.3"))
             peer.send(P_DATA, beginning, missing=1000 if lost else 0)
@@ -354,7 +354,7 @@ def test_only_what_was_acknowledged_becomes_a_job(service: LaunchedService) -> N
 
 
 def test_the_log_never_names_a_patient(service: LaunchedService) -> None:
-    """Through success, refusal, quarantine and submission, in every process."""
+    """Success, refusal, quarantine and submission are covered, in every process."""
     service.wait_for("instance_refused", ae_title="NAMED", times=3)
     service.wait_for("instance_quarantined")
     service.wait_for("job_submitted", ae_title="NAMED")
@@ -371,6 +371,6 @@ def open_ledger(service: LaunchedService) -> Iterator[Transaction]:
 
 
 def instances_in_ledger(service: LaunchedService) -> int:
-    """How many there have ever been."""
+    """Return the number of all instances ever entered."""
     with open_ledger(service) as transaction:
         return instances.last_number(transaction)

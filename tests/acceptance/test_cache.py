@@ -1,4 +1,4 @@
-"""The cache as a user meets it: the page's how-to step by step, and what `kill -9` may not do to it."""
+"""The cache in the real service: the steps of its how-to, and consistency after `kill -9`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATIENCE_S = 60.0  # on a busy machine
 
 
 def study(folder: Path, uid: str, instances: int = 2) -> list[Path]:
-    """Files of a study with this UID."""
+    """Write the files of a study with this UID and return them."""
     target = folder / uid
     target.mkdir(parents=True)
     paths = []
@@ -50,10 +50,10 @@ def cache_of(service: LaunchedService) -> httpx.Client:
 
 
 def wait_until(holds: Callable[[], Any]) -> Any:
-    """What `holds` returns as soon as it is true; it is asked often, since nothing tells when."""
+    """Call `holds` until it returns a true value, and return that. Use it only where no event can be awaited."""
     end = time.monotonic() + PATIENCE_S
     while not (found := holds()):
-        assert time.monotonic() < end, "it has not come about in time"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.05)
     return found
 
@@ -61,10 +61,10 @@ def wait_until(holds: Callable[[], Any]) -> Any:
 @pytest.mark.dcmtk
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("api", ["rest", "grpc"])
-def test_two_studies_become_a_job_and_the_disk_is_given_back(
+def test_two_studies_become_a_job_and_are_deleted(
     launch_service: LaunchService, dcmtk: Run, platform_emulator: PlatformEmulator, tmp_path: Path, api: str
 ) -> None:
-    """`dcmsend`, `curl` or a gRPC client, the platform emulator: the steps of docs/cache.md."""
+    """Follow the steps of docs/cache.md with `dcmsend`, `curl` or a gRPC client, and the platform emulator."""
     for uid in ("1.2.3", "1.2.4"):
         study(tmp_path / "studies", uid)
     grpc_table = "[ae-titles.CACHE.settings.grpc]\nport = 0\n"
@@ -106,8 +106,8 @@ def _storage(url: str) -> str:
 
 
 def _curl(*arguments: str) -> Any:
-    told = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
-    return json.loads(told.stdout)
+    done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    return json.loads(done.stdout)
 
 
 @pytest.mark.slow
@@ -115,7 +115,8 @@ def _curl(*arguments: str) -> Any:
 def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_twice(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
-    """Again and again, a little later each time: the same key gives the same job, and each study goes once."""
+    """Kill the service a little later in each round. The same key returns the same job, and each study is submitted
+    once."""
     configuration = f"[http]\nport = 0\n{STORAGE}{CACHE}"
     rounds = 4
     for number in range(rounds):
@@ -126,13 +127,13 @@ def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_t
         with cache_of(service) as cache:
             wait_until(lambda: cache.get(f"/studies/{uid}").is_success)  # noqa: B023 - it is called at once
             first = cache.post("/jobs", json=order, headers={"Idempotency-Key": uid}).json()
-        time.sleep(0.15 * number)  # a moment of the job's way, another one each time
+        time.sleep(0.15 * number)  # kill it at another step of the job each time
         service.kill()
         service = launch_service(configuration)
         service.port()
         with cache_of(service) as cache:
-            again = cache.post("/jobs", json=order, headers={"Idempotency-Key": uid}).json()
-            assert first["jobId"] == again["jobId"]
+            second = cache.post("/jobs", json=order, headers={"Idempotency-Key": uid}).json()
+            assert first["jobId"] == second["jobId"]
             wait_until(lambda: "submitted" == cache.get(f"/jobs/{first['jobId']}").json()["state"])  # noqa: B023
             wait_until(lambda: 0 == cache.get("/studies").json()["total"])
         assert 0 == service.stop()
@@ -144,10 +145,10 @@ def test_kill_9_between_compose_and_clean_up_loses_nothing_and_submits_nothing_t
 
 
 @pytest.mark.timeout(300)
-def test_two_clients_that_delete_and_compose_a_study_at_once_get_a_clear_answer_each(
+def test_a_delete_and_a_compose_of_one_study_at_the_same_time_do_not_interleave(
     launch_service: LaunchService, tmp_path: Path
 ) -> None:
-    """One comes first: either the job has all of the study, or there is no such study any more."""
+    """One of them is first: either the job has the complete study, or the study is no longer found."""
     service = launch_service(f"[http]\nport = 0\n{STORAGE}{CACHE}")
     for number in range(5):
         uid = f"1.2.{number}"

@@ -1,4 +1,4 @@
-"""Jobs reach the platform emulator over gRPC and over REST, once, whatever is lost on the way."""
+"""Jobs reach the platform emulator over gRPC and REST exactly once, even if responses are lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLS = ("Jobs.Create", "Jobs.AddMetadata", "Payloads.Upload", "Jobs.Start")
 
 
 def configuration(protocol: str, endpoint: str) -> str:
-    """One AE title whose jobs go to the emulator."""
+    """Return a configuration with one AE title whose jobs go to the emulator."""
     return f"""
 [storage]
 path = "data"
@@ -43,25 +43,25 @@ pipeline-lung = "{PIPELINE}"
 
 @contextmanager
 def emulate_platform(folder: Path) -> Iterator[dict[str, str]]:
-    """`dicom-adapter emulate-platform` as a process of its own; yields where it serves which protocol."""
+    """Run `dicom-adapter emulate-platform` as a process, and yield the address of each protocol."""
     command = [sys.executable, "-m", "dicom_adapter", "emulate-platform", "--folder", str(folder)]
     command += ["--grpc", "127.0.0.1:0", "--rest", "127.0.0.1:0", "--run-seconds", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _protocol in PROTOCOLS]
-        yield {protocol.lower(): where for protocol, where in re.findall(r"(gRPC|REST) on (\S+)", "".join(lines))}
+        yield {protocol.lower(): address for protocol, address in re.findall(r"(gRPC|REST) on (\S+)", "".join(lines))}
         process.terminate()
         process.stdout.read()
     assert 0 == process.returncode
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_main_job_runs_end_to_end_against_the_emulator(
+def test_a_study_runs_end_to_end_against_the_emulator(
     launch_service: LaunchService, tmp_path: Path, protocol: str
 ) -> None:
-    """Emulator, service and sender as processes: the platform holds the job with identical instances."""
-    with emulate_platform(tmp_path / "emulator") as where:
-        service = launch_service(configuration(protocol, where[protocol]))
+    """Emulator, service and sender are processes. The platform has the job with identical instances."""
+    with emulate_platform(tmp_path / "emulator") as addresses:
+        service = launch_service(configuration(protocol, addresses[protocol]))
         paths = write_study(tmp_path / "study", instances=4)
         command = [sys.executable, "-m", "dicom_adapter", "send", str(tmp_path / "study")]
         command += ["--to", f"LUNG@127.0.0.1:{service.port()}"]
@@ -73,12 +73,12 @@ def test_the_main_job_runs_end_to_end_against_the_emulator(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_lost_answer_makes_no_second_job(
+def test_a_lost_response_creates_no_second_job(
     launch_service: LaunchService, platform_emulator: PlatformEmulator, tmp_path: Path, protocol: str
 ) -> None:
-    """The first answer to each call is lost: one job, with its metadata once, each instance once, started once.
+    """The first response to each call is lost. There is one job, with its metadata and each instance, started once.
 
-    Fails for gRPC when a repeated create does not search first, and for REST when it has a new key.
+    Tried: a repeated create over gRPC that does not search first; one over REST that has a new key.
     """
     platform_emulator.faults.add(*(CallFault(call=call, kind=CallFaultKind.DROP) for call in CALLS))
     service = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
@@ -91,14 +91,14 @@ def test_a_lost_answer_makes_no_second_job(
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("reached", ["job_queued", "job_created", "job_metadata_sent", "job_uploaded"])
-def test_killed_in_any_state_it_starts_one_job(
+def test_a_kill_in_any_job_state_leads_to_exactly_one_job(
     launch_service: LaunchService,
     platform_emulator: PlatformEmulator,
     tmp_path: Path,
     protocol: str,
     reached: str,
 ) -> None:
-    """The adapter is killed while the next call is on its way; started again it carries the same job to its end."""
+    """The adapter is killed during the next call. After a restart it completes the same job."""
     platform_emulator.faults.add(CallFault(call="*", kind=CallFaultKind.DELAY, seconds=0.3, times=None))
     first = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))
     send(write_study(tmp_path / "study", instances=3), first, "LUNG")
@@ -112,7 +112,7 @@ def test_killed_in_any_state_it_starts_one_job(
 
 
 def check_one_job(emulator: PlatformEmulator, instances: int) -> None:
-    """Look at all that the platform has: one job, with everything, and started."""
+    """Check that the platform has exactly one job, complete and started."""
     [job] = emulator.platform.jobs.list()
     assert job.state is not ClaraJobState.PENDING
     assert str(instances) == job.metadata["Instances"]

@@ -1,4 +1,4 @@
-"""The commands, as people and scripts use them: what they print, and their exit status."""
+"""The commands: their output for people and for scripts, and their exit status."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ allowed-callers = ["CT1"]
 settings = {{ pipeline-a = "pipeline-1" }}
 """
 )
-DEMO_SECONDS = 100  # on a machine that does much else; it takes some 15
+DEMO_SECONDS = 100  # limit for a busy machine; it takes about 15
 
 
 def command(*arguments: object, status: int = 0) -> Result:
@@ -47,7 +47,7 @@ def command(*arguments: object, status: int = 0) -> Result:
 
 @pytest.fixture(scope="module", autouse=True)
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """`dicom-adapter demo`, which takes its time beside the other tests."""
+    """`dicom-adapter demo`, which runs during the other tests because it is slow."""
     environment = {"TMPDIR": str(tmp_path_factory.mktemp("demo")), "COLUMNS": "120"}
     program = [sys.executable, "-m", "dicom_adapter", "demo"]
     with subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
@@ -57,7 +57,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedService]:
-    """One service for all tests; a study of three instances was sent to its LUNG."""
+    """A service shared by all tests. It has received a study of three instances at LUNG."""
     path = tmp_path_factory.mktemp("commands") / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     write_study(path.parent / "study", instances=3)
@@ -70,7 +70,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServic
 
 @pytest.fixture
 def two_jobs(service: LaunchedService) -> list[Job]:
-    """What that study became, in the order of LUNG's pipelines."""
+    """The jobs of that study, in the order of LUNG's pipelines."""
     for pipeline in ("pipeline-1", "pipeline-2"):
         queued = service.wait_for("job_queued", ae_title="LUNG", pipeline=pipeline)
         service.wait_for("job_submitted", job_id=queued["job_id"])
@@ -80,8 +80,8 @@ def two_jobs(service: LaunchedService) -> list[Job]:
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-def test_all_mistakes_of_a_configuration_are_told_and_nothing_starts(launch_service: LaunchService) -> None:
-    """Three mistakes are three messages with their places in the file; there is not even a data folder."""
+def test_all_mistakes_of_a_configuration_are_reported_and_nothing_starts(launch_service: LaunchService) -> None:
+    """Three mistakes cause three messages with their paths in the file. No data folder is created."""
     mistakes = STORAGE.replace("reserve = 0", 'reserve = "a lot"') + (
         '[ae-titles.LUNG.settings]\ntimeout = 3\npriority = "urgent"\n' + PIPELINE
     )
@@ -97,8 +97,10 @@ def test_all_mistakes_of_a_configuration_are_told_and_nothing_starts(launch_serv
     assert not (service.configuration.parent / "data").exists()
 
 
-def test_what_cannot_be_shared_stops_the_start(service: LaunchedService, launch_service: LaunchService) -> None:
-    """A port or a data folder that somebody else uses is named, with exit status 1, and the other goes on."""
+def test_a_port_or_data_folder_in_use_prevents_the_start(
+    service: LaunchedService, launch_service: LaunchService
+) -> None:
+    """The error names the port or folder, the exit status is 1, and the other service is not affected."""
     folder = service.configuration.parent / "data"
     port = service.port()
     _service, host, _receiver = service.pids()
@@ -113,8 +115,8 @@ def test_what_cannot_be_shared_stops_the_start(service: LaunchedService, launch_
     command("echo", "--to", f"LUNG@127.0.0.1:{port}")
 
 
-def test_the_log_may_be_for_people(tmp_path: Path) -> None:
-    """With format = "console" each event is a line to read, not a line of JSON."""
+def test_the_log_format_console_is_plain_text(tmp_path: Path) -> None:
+    """Each event is a line of text instead of a line of JSON."""
     path = tmp_path / "adapter.toml"
     path.write_text(f'[log]\nformat = "console"\n{CONFIGURATION}', encoding="utf-8")
     program = [sys.executable, "-m", "dicom_adapter", "run", str(path), "--port", "0"]
@@ -137,8 +139,10 @@ def test_the_log_may_be_for_people(tmp_path: Path) -> None:
         ("binary.toml", "not UTF-8, which TOML requires"),
     ],
 )
-def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, name: str, file: str, reason: str) -> None:
-    """The message has the file and the reason; the exit status is 1."""
+def test_an_unreadable_configuration_is_an_error_that_names_it(
+    tmp_path: Path, name: str, file: str, reason: str
+) -> None:
+    """The message has the file and the reason, and the exit status is 1."""
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     assert f"error: {tmp_path / file}: {reason}\n" == command(name, tmp_path / file, status=1).stderr
 
@@ -147,7 +151,7 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path, name: str,
 
 
 def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
-    """As a table for people, and as JSON for scripts."""
+    """The output is a table, or JSON with --json."""
     shown = command("check", service.configuration).stdout
     assert "groups by study, ready 5 s after the last instance, 2 pipelines (a, b)" in re.sub(r"\s*│[│\s]*", " ", shown)
     assert shown.endswith(f"{service.configuration}: no errors\n")
@@ -181,8 +185,8 @@ def test_check_shows_what_each_ae_title_does(service: LaunchedService) -> None:
         ),
     ],
 )
-def test_check_says_what_is_wrong_and_where(tmp_path: Path, table: str, message: str) -> None:
-    """Each mistake is one message that names the AE title, the setting, the value and the rule."""
+def test_check_reports_each_mistake_with_its_location(tmp_path: Path, table: str, message: str) -> None:
+    """The message names the AE title, the setting, the value and the rule."""
     path = tmp_path / "adapter.toml"
     path.write_text(f"{STORAGE}\n[ae-titles.{table}", encoding="utf-8")
     [line] = command("check", path, status=1).stderr.splitlines()
@@ -195,8 +199,8 @@ def test_check_says_what_is_wrong_and_where(tmp_path: Path, table: str, message:
 # --- plugins ----------------------------------------------------------------------------------------------------------
 
 
-def test_plugins_lists_what_is_installed() -> None:
-    """Kind, name and distribution of everything that a configuration can choose."""
+def test_plugins_lists_the_installed_plugins() -> None:
+    """The list has kind, name and distribution of everything that a configuration can select."""
     listed = json.loads(command("plugins", "--json").stdout)
     assert {
         ("processor", "aetitle", "dicom-adapter-aetitle", ""),
@@ -209,8 +213,8 @@ def test_plugins_lists_what_is_installed() -> None:
 # --- send and echo ----------------------------------------------------------------------------------------------------
 
 
-def test_echo_says_whether_a_peer_answers(service: LaunchedService) -> None:
-    """0: it does; 1: it does not, or does not want us; 2: that is no address."""
+def test_echo_reports_by_exit_status_if_a_peer_answers(service: LaunchedService) -> None:
+    """0: the peer answers; 1: it does not answer, or rejects the association; 2: the address is invalid."""
     peer = f"127.0.0.1:{service.port()}"
     assert f"LUNG@{peer} answered in " in command("echo", "--to", f"LUNG@{peer}").stdout
     assert "called ae title" in command("echo", "--to", f"NOBODY@{peer}", status=1).stderr.lower()
@@ -222,8 +226,8 @@ def test_echo_says_whether_a_peer_answers(service: LaunchedService) -> None:
     assert "cannot be reached" in command("echo", "--to", f"LUNG@127.0.0.1:{port}", status=1).stderr
 
 
-def test_send_says_what_was_not_sent(service: LaunchedService, tmp_path: Path) -> None:
-    """0: all was sent; 1: something was not; 2: there is no such file."""
+def test_send_reports_files_that_were_not_sent(service: LaunchedService, tmp_path: Path) -> None:
+    """0: all files were sent; 1: some were not; 2: a file does not exist."""
     write_study(tmp_path / "study")
     peer = f"127.0.0.1:{service.port()}"
     refused = json.loads(command("send", tmp_path, "--to", f"CLOSED@{peer}", "--json", status=1).stdout)
@@ -237,7 +241,7 @@ def test_send_says_what_was_not_sent(service: LaunchedService, tmp_path: Path) -
 
 
 def test_jobs_are_listed_by_state(service: LaunchedService, two_jobs: list[Job]) -> None:
-    """As a table for people and as JSON for scripts, the newest first."""
+    """The newest job is first. The output is a table, or JSON with --json."""
     listed = json.loads(command("jobs", "list", "-c", service.configuration, "--ae-title", "LUNG", "--json").stdout)
     assert [("pipeline-2", "higher", "submitted", 3), ("pipeline-1", "higher", "submitted", 3)] == [
         (job["pipelineId"], job["priority"], job["state"], job["instances"]) for job in listed
@@ -247,8 +251,8 @@ def test_jobs_are_listed_by_state(service: LaunchedService, two_jobs: list[Job])
     assert listed[0]["jobId"][:8] in command("jobs", "list", "-c", service.configuration).stdout
 
 
-def test_a_job_is_shown_by_the_first_digits_of_its_id(service: LaunchedService, two_jobs: list[Job]) -> None:
-    """With its story; digits that mean no job or several are refused."""
+def test_a_job_is_found_by_the_first_digits_of_its_id(service: LaunchedService, two_jobs: list[Job]) -> None:
+    """The output has the job's story. Digits that match no job, or several, are refused."""
     job = two_jobs[0]
     shown = json.loads(command("jobs", "show", job.job_id[:12].upper(), "-c", service.configuration, "--json").stdout)
     assert (job.job_id, job.name) == (shown["jobId"], shown["name"])
@@ -262,8 +266,8 @@ def test_a_job_is_shown_by_the_first_digits_of_its_id(service: LaunchedService, 
     assert "error: several job ids begin with ''; enter more characters\n" == ambiguous
 
 
-def test_jobs_without_a_ledger_make_none(tmp_path: Path) -> None:
-    """Looking is not starting: where no service has run the command says so and leaves no file."""
+def test_jobs_without_a_ledger_is_an_error_and_creates_none(tmp_path: Path) -> None:
+    """If no service has run with the data folder, the command reports it and creates no file."""
     path = tmp_path / "adapter.toml"
     path.write_text(CONFIGURATION, encoding="utf-8")
     assert "there is no ledger at sqlite:" in command("jobs", "list", "-c", path, status=1).stderr
@@ -274,26 +278,25 @@ def test_jobs_without_a_ledger_make_none(tmp_path: Path) -> None:
 
 
 def names_of(group: Any) -> Iterator[str]:
-    """All commands of the program, those of its groups too, as they are typed."""
+    """Yield all commands of the program, including those of its groups, as a user types them."""
     for name, found in group.commands.items():
         yield from (f"{name} {inner}" for inner in names_of(found)) if hasattr(found, "commands") else [name]
 
 
 @pytest.mark.parametrize("name", list(names_of(get_command(app))))
-def test_every_command_explains_itself(name: str) -> None:
-    """`--help` tells what a script has to know of the exit status, or which arguments there are."""
+def test_the_help_of_every_command_describes_exit_status_or_arguments(name: str) -> None:
     text = command(*name.split(), "--help").stdout
     assert "Exit status:" in text or "Arguments" in text
 
 
-def test_demo_shows_six_jobs_and_what_to_try_next(demo: subprocess.Popen[str]) -> None:
-    """One job for each of LUNG's three pipelines and for each of HEAD's three studies."""
-    told, _nothing = demo.communicate(timeout=DEMO_SECONDS)
+def test_demo_shows_six_jobs_and_next_steps(demo: subprocess.Popen[str]) -> None:
+    """There is one job for each of LUNG's three pipelines, and one for each of HEAD's three studies."""
+    output, _ = demo.communicate(timeout=DEMO_SECONDS)
     assert 0 == demo.returncode
-    submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}, .*, (\d+) instances: submitted", told)
+    submitted = re.findall(r"job (LUNG|HEAD)-(\w+)-\d{14}, .*, (\d+) instances: submitted", output)
     assert [("HEAD", "bleeding", "4")] * 3 == sorted(job for job in submitted if job[0] == "HEAD")
     assert [("LUNG", name, "20") for name in ("emphysema", "lobes", "nodules")] == sorted(
         job for job in submitted if job[0] == "LUNG"
     )
     for line in ("cp .*two-ae-titles.toml", ".* run two", ".* send FOLDER --to HEAD@", ".* jobs list"):
-        assert re.search(rf"^  {line}", told, re.MULTILINE)
+        assert re.search(rf"^  {line}", output, re.MULTILINE)

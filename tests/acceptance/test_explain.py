@@ -1,4 +1,4 @@
-"""`dicom-adapter explain` over a real service: what its processes wrote down, as people and scripts read it."""
+"""`dicom-adapter explain` with a real service: the story that its processes recorded, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENT = "PID-4711"
 
 
 def explain(service: LaunchedService, *arguments: str, status: int = 0, columns: int = 200) -> str:
-    """The output, of which the times are replaced."""
+    """Run the command and return its output with all times replaced."""
     command = ["explain", *arguments, "--config", str(service.configuration)]
     result = CliRunner().invoke(app, command, env={"COLUMNS": str(columns)})
     assert (status, False) == (result.exit_code, PATIENT in result.output), result.output
@@ -37,8 +37,10 @@ def explain(service: LaunchedService, *arguments: str, status: int = 0, columns:
     return re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", "\n".join(lines))
 
 
-def test_a_study_is_explained_while_the_service_runs_and_after(launch_service: LaunchService, tmp_path: Path) -> None:
-    """At both AE titles; the receiver's events are there at the latest when it has ended."""
+def test_a_study_is_explained_while_the_service_runs_and_afterwards(
+    launch_service: LaunchService, tmp_path: Path
+) -> None:
+    """Both AE titles are shown. The receiver's events are complete at the latest when it has ended."""
     paths = write_study(tmp_path / "study", instances=3, patient_id=PATIENT)
     study = str(dcmread(paths[0]).StudyInstanceUID)
     service = launch_service(CONFIGURATION)
@@ -63,17 +65,17 @@ def test_a_study_is_explained_while_the_service_runs_and_after(launch_service: L
     for association in (lung, hold):
         ended = f"association {association} was released at TIME"
         assert re.search(rf"TIME +SENDER \(127.0.0.1\) sent 3 instances{until}; {ended}\.\n", stopped)
-    again = r"2 duplicates arrived from SENDER \(127.0.0.1\) in association \w{8}, which was released"
-    assert re.search(f"{again}{until}\\. They were not kept: the same data set is pending already", stopped)
+    duplicates = r"2 duplicates arrived from SENDER \(127.0.0.1\) in association \w{8}, which was released"
+    assert re.search(f"{duplicates}{until}\\. They were not kept: the same data set is pending already", stopped)
     assert (
         "now         3 instances wait in the processor. 1 group waits at AE title HOLD. The next group, patient #"
         in stopped
     )
 
     [job_id] = {entry["job_id"] for entry in service.logged("job_submitted")}
-    told = json.loads(explain(service, job_id[:8], "--json"))
-    assert ("job", job_id, ["LUNG"]) == (told["kind"], told["name"], [one["aeTitle"] for one in told["sections"]])
-    entries = told["sections"][0]["entries"]
+    shown = json.loads(explain(service, job_id[:8], "--json"))
+    assert ("job", job_id, ["LUNG"]) == (shown["kind"], shown["name"], [one["aeTitle"] for one in shown["sections"]])
+    entries = shown["sections"][0]["entries"]
     assert ["instances_stored", "job_queued", "job_submitted", "instances_reclaimed"] == [
         one["kind"] for one in entries
     ]

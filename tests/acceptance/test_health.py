@@ -1,4 +1,4 @@
-"""Health of the real service: what hangs, what cannot be made and what keeps dying is red by name; the rest goes on."""
+"""Health of the real service: hanging plugins, plugins that cannot be created and dying processes are red by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.third_party import install
 
 pytestmark = pytest.mark.slow
 
-# The plugin shortens the deadlines of the host that loads it, so that no test has to wait for half a minute.
+# The plugin shortens the time limits of the host that loads it, so that no test has to wait for half a minute.
 HANGING = '''
 import time
 from pathlib import Path
@@ -33,7 +33,7 @@ for kind in (PartKind.LANE, PartKind.SUBMITTER, PartKind.OBSERVER):
 
 
 def hang(name, folder):
-    """Until a test allows it to go on."""
+    """Block until the test allows it to continue."""
     while not (folder / f"{name}-goes-on").exists():
         time.sleep(0.05)
 
@@ -102,12 +102,12 @@ settings = { pipeline-a = "1" }
 """
 )
 
-SECONDS = 60  # that anything may take before a test fails
+SECONDS = 60  # time limit of each wait
 HANGS = {"AE title HANGS", "submitter hanging", "observer hanging"}
 
 
 def red(service: LaunchedService, python: str = sys.executable) -> tuple[int, dict[str, str]]:
-    """The exit status of `status`, and what it says is red, with the reasons."""
+    """Run `status`, and return its exit status and the red parts with their reasons."""
     command = [python, "-m", "dicom_adapter", "status", "--config", str(service.configuration), "--json"]
     run = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     problems = json.loads(run.stdout)["problems"]
@@ -115,7 +115,7 @@ def red(service: LaunchedService, python: str = sys.executable) -> tuple[int, di
 
 
 def wait_until_red(expected: set[str], service: LaunchedService, python: str = sys.executable) -> dict[str, str]:
-    """Wait until exactly these are red: the ledger hears of it a little later than the log."""
+    """Wait until exactly these parts are red. The ledger is updated a little later than the log."""
     deadline = time.monotonic() + SECONDS
     while (found := red(service, python))[1].keys() != expected:
         assert time.monotonic() < deadline, found
@@ -123,10 +123,12 @@ def wait_until_red(expected: set[str], service: LaunchedService, python: str = s
     return found[1]
 
 
-def test_what_hangs_is_told_by_name_and_affects_nobody_else(launch_service: LaunchService, tmp_path: Path) -> None:
-    """A processor, a submitter and an observer that hang; when they go on, so does what they held up.
+def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
+    launch_service: LaunchService, tmp_path: Path
+) -> None:
+    """A processor, a submitter and an observer hang. When they continue, so do the parts that they blocked.
 
-    Tried: a watch that looks for failures only.
+    Tried: a watch that only looks for failures.
     """
     data = tmp_path / "service" / "data"
     python = install(tmp_path / "plugins", hanging=HANGING.replace("FOLDER", str(data)))
@@ -149,7 +151,7 @@ def test_what_hangs_is_told_by_name_and_affects_nobody_else(launch_service: Laun
 
 
 def test_a_host_that_keeps_dying_is_red(launch_service: LaunchService) -> None:
-    """The third time, though it is started again each time; a receiver that lives is not."""
+    """It is red after the third time, although it is restarted each time. The receiver, which lives, is not red."""
     service = launch_service(STORAGE + '[ae-titles.LUNG.settings]\npipeline-a = "1"\n')
     service.port()
     for times in range(1, 4):

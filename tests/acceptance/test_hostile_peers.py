@@ -1,4 +1,4 @@
-"""Peers that connect and stall, flood or break off: they get nowhere, leak nothing, and hold up nobody else."""
+"""Peers that stall, flood or disconnect: they leak no resources and do not delay other peers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ max-associations = 5
 [ae-titles.LUNG.settings]
 pipeline-a = "p"
 """
-CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # by hand: 100000
-STALLED = int(os.environ.get("DICOM_ADAPTER_STALLED", "1000"))  # by hand: 10000
-OPEN_AT_ONCE = 200  # of the stalled; more than the service takes
-MOST_THREADS = 40  # of a receiver: the network, some that store, some that look after it
+CONNECTS = int(os.environ.get("DICOM_ADAPTER_CONNECTS", "5000"))  # 100000 in manual runs
+STALLED = int(os.environ.get("DICOM_ADAPTER_STALLED", "1000"))  # 10000 in manual runs
+OPEN_AT_ONCE = 200  # stalled connections; more than the service accepts
+MOST_THREADS = 40  # threads of a receiver: the network, storing, supervision
 MOST_GROWTH_KB = 30_000
 
 
@@ -44,7 +44,7 @@ def service(launch_service: LaunchService) -> LaunchedService:
 
 
 def verify(service: LaunchedService) -> None:
-    """Another peer is served as ever."""
+    """Check that another peer is still served."""
     scu.echo(Address(ae_title="LUNG", host="127.0.0.1", port=service.port()), "SENDER", timeout=10)
 
 
@@ -59,7 +59,7 @@ def reset(connection: socket.socket) -> None:
 
 
 class Receiver:
-    """What the receiver's process uses."""
+    """The resources that the receiver process uses."""
 
     def __init__(self, service: LaunchedService) -> None:
         [entry] = service.logged("process_started", name="receiver")
@@ -83,12 +83,12 @@ class Receiver:
 def _is_socket(entry: Path) -> bool:
     try:
         return str(entry.readlink()).startswith("socket:")
-    except FileNotFoundError:  # closed meanwhile
+    except FileNotFoundError:  # closed in the meantime
         return False
 
 
-def test_connects_that_say_nothing_leave_nothing(service: LaunchedService) -> None:
-    """However many come and go, with a reset or in order, as the probes of load balancers do."""
+def test_connections_without_data_leak_nothing(service: LaunchedService) -> None:
+    """Many connections are opened, and closed in order or with a reset, as the probes of load balancers do."""
     receiver = Receiver(service)
     sockets, before = receiver.sockets, receiver.field("VmRSS")
     for number in range(CONNECTS):
@@ -104,7 +104,7 @@ def test_connects_that_say_nothing_leave_nothing(service: LaunchedService) -> No
 
 
 def silent(connection: socket.socket) -> None:
-    """Say nothing at all."""
+    """Send nothing."""
 
 
 def stalled_in_header(connection: socket.socket) -> None:
@@ -138,45 +138,50 @@ def establish(connection: socket.socket) -> None:
     "stall",
     [silent, stalled_in_header, stalled_in_request, stalled_before_message, stalled_in_pdu, stalled_in_data_set],
 )
-def test_who_stalls_is_dropped_in_time(service: LaunchedService, stall: Callable[[socket.socket], None]) -> None:
-    """Whatever it has begun. Tried: a clock that only runs between PDUs."""
+def test_a_stalled_peer_is_disconnected_after_the_timeout(
+    service: LaunchedService, stall: Callable[[socket.socket], None]
+) -> None:
+    """The peer stalls at any point of the protocol.
+
+    Tried: a timer that only runs between PDUs.
+    """
     receiver = Receiver(service)
     sockets = receiver.sockets
     connections = [connect(service) for _number in range(5)]
     for connection in connections:
         stall(connection)
     for connection in connections:
-        while connection.recv(4096):  # perhaps an answer and an A-ABORT, then the end
+        while connection.recv(4096):  # perhaps a response and an A-ABORT, then the end
             pass
         connection.close()
     receiver.until_sockets(sockets)
     verify(service)
 
 
-def test_handshakes_that_stall_leave_nothing(service: LaunchedService) -> None:
-    """However many begin a request and never end it: those beyond the limit are refused, the others dropped in time.
+def test_stalled_association_requests_leak_nothing(service: LaunchedService) -> None:
+    """Many peers send a part of a request. Those beyond the limit are refused, the others disconnected in time.
 
-    Tried: without association-timeout they stay.
+    Tried: no association-timeout.
     """
     receiver = Receiver(service)
     sockets, before = receiver.sockets, receiver.field("VmRSS")
     stalled: deque[socket.socket] = deque()
     for _number in range(STALLED):
         stalled.append(connect(service))
-        with suppress(ConnectionError):  # one too many, and refused
+        with suppress(ConnectionError):  # beyond the limit, and refused
             stalled_in_request(stalled[-1])
         if len(stalled) > OPEN_AT_ONCE:
             reset(stalled.popleft())
     assert receiver.field("Threads") <= MOST_THREADS
     assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
-    receiver.until_sockets(sockets)  # although the last of them are still open here
+    receiver.until_sockets(sockets)  # although the last ones are still open on this side
     for connection in stalled:
         reset(connection)
     verify(service)
 
 
 def test_silent_connections_are_limited_in_number(service: LaunchedService) -> None:
-    """One too many is closed at once; threads and memory do not grow with them."""
+    """A connection beyond the limit is closed at once. Threads and memory do not grow with connections."""
     receiver = Receiver(service)
     before = receiver.field("VmRSS")
     connections = [connect(service) for _number in range(150)]
@@ -189,14 +194,14 @@ def test_silent_connections_are_limited_in_number(service: LaunchedService) -> N
     verify(service)
 
 
-def test_who_never_reads_its_answers_is_held_back(service: LaunchedService) -> None:
-    """What it is owed does not pile up in memory: it is not read from either, and dropped when it goes on so."""
+def test_a_peer_that_never_reads_responses_is_throttled(service: LaunchedService) -> None:
+    """Responses do not accumulate in memory: the peer's requests are not read either, and it is disconnected."""
     receiver = Receiver(service)
     before = receiver.field("VmRSS")
     with connect(service) as connection:
         establish(connection)
         flood = echo() * 1000
-        with pytest.raises(OSError):  # it cannot send any more, or the connection is gone
+        with pytest.raises(OSError):  # sending times out, or the connection is closed
             for _number in range(10_000):
                 connection.sendall(flood)
     assert receiver.field("VmRSS") - before < MOST_GROWTH_KB
@@ -204,14 +209,14 @@ def test_who_never_reads_its_answers_is_held_back(service: LaunchedService) -> N
 
 
 @pytest.mark.parametrize("kind", [0x01, 0x02, 0x04], ids=["A-ASSOCIATE-RQ", "A-ASSOCIATE-AC", "P-DATA-TF"])
-def test_a_declared_length_is_checked_before_anything_is_read(service: LaunchedService, kind: int) -> None:
-    """Two gigabytes are announced; nothing is kept for them, and the connection ends at once."""
+def test_the_length_of_a_pdu_is_checked_before_it_is_read(service: LaunchedService, kind: int) -> None:
+    """A header announces two gigabytes. No memory is allocated for them, and the connection is closed at once."""
     with connect(service) as connection:
         if kind == 0x04:
             establish(connection)
         connection.sendall(pdu(kind, b"", 2**31))
-        answer = b""
+        response = b""
         while piece := connection.recv(4096):
-            answer += piece
-        assert b"\x07" == answer[-10:-9]  # A-ABORT
+            response += piece
+        assert b"\x07" == response[-10:-9]  # A-ABORT
     service.wait_for("protocol_violated")

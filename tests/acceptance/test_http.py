@@ -1,4 +1,4 @@
-"""The HTTP server of the real service, and what an installed plugin brings to it."""
+"""The HTTP server of the real service, with the routes and the server of an installed plugin."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def http(service: LaunchedService, path: str, **headers: str) -> tuple[int, Any]
             return refusal.code, json.load(refusal)
 
 
-def test_a_plugin_serves_what_its_processors_know(launch_service: LaunchService, tmp_path: Path) -> None:
-    """Its handlers ask the lanes of its own AE titles; a server of its own is watched and started again."""
+def test_a_plugin_serves_data_of_its_processors(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Its handlers call the lanes of its AE titles. Its own server is watched and restarted."""
     python = install(tmp_path, counter=COUNTER)
     service = launch_service(CONFIGURATION, python=python)
     send(write_study(tmp_path / "study", instances=3), service, "COUNT")
@@ -106,8 +106,8 @@ def test_a_plugin_serves_what_its_processors_know(launch_service: LaunchService,
     assert 2 == len(service.logged("text", text="noisy stops"))
 
 
-def test_a_host_that_is_started_again_serves_again(launch_service: LaunchService) -> None:
-    """Without a port of one's own it may be another one."""
+def test_a_restarted_host_serves_http_again(launch_service: LaunchService) -> None:
+    """With `port = 0` the port may be different."""
     service = launch_service("[http]\nport = 0\n" + STORAGE + LUNG)
     service.port()
     [host] = [entry["child"] for entry in service.logged("process_started", name="host")]
@@ -121,29 +121,29 @@ pipeline-lung = "pipeline-1"
 """
 
 
-def test_a_port_that_is_taken_is_told(launch_service: LaunchService) -> None:
-    """The service does not start, and says which setting to change."""
+def test_an_http_port_in_use_prevents_the_start(launch_service: LaunchService) -> None:
+    """The error names the setting to change."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         service = launch_service(f"[http]\nport = {port}\n" + STORAGE + LUNG)
         with pytest.raises(ServiceEnded):
             service.port()
     assert 1 == service.wait()
-    [said] = [entry["text"] for entry in service.logged("text") if "error:" in entry["text"]]
-    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen on this address" in said
+    [error] = [entry["text"] for entry in service.logged("text") if "error:" in entry["text"]]
+    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen on this address" in error
 
 
 @pytest.mark.parametrize("token", ["", 'token = { env = "SHORT" }\n'])
-def test_other_machines_are_let_in_with_a_good_token_alone(
+def test_binding_to_other_addresses_requires_a_long_token(
     token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`check` and `run` say so, and start nothing."""
+    """`check` and `run` report an error, and nothing starts."""
     monkeypatch.setenv("SHORT", "secret")
     path = tmp_path / "adapter.toml"
     path.write_text(f'[http]\nbind = "0.0.0.0"\n{token}' + STORAGE + LUNG)
     for command in ("check", "run"):
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "dicom_adapter", command, path], capture_output=True, text=True, check=False
         )
-        assert (1, False) == (told.returncode, "secret" in told.stderr)
-        assert ("at least 16 characters" if token else "needs a token") in told.stderr
+        assert (1, False) == (done.returncode, "secret" in done.stderr)
+        assert ("at least 16 characters" if token else "needs a token") in done.stderr

@@ -1,4 +1,4 @@
-"""What is sent reaches the platform bit by bit, in a readable file with its own transfer syntax."""
+"""Data sets reach the platform unchanged, in a readable file with their own transfer syntax."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import STORAGE, PlatformFolder, Run, send, wait_until_submitted
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),  # some of these files are odd on purpose
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),  # some of these files are unusual on purpose
 ]
 
 CONFIGURATION = STORAGE + "".join(
@@ -31,14 +31,14 @@ SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 
 
 def data_set_of(path: Path) -> bytes:
-    """The encoded data set of a Part 10 file: everything behind its File Meta Information."""
-    # The File Meta Information ends where its group length says (PS3.10 section 7.1).
+    """Return the encoded data set of a Part 10 file: everything after its File Meta Information."""
+    # The group length gives the end of the File Meta Information (PS3.10 section 7.1).
     header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).file_meta
     return path.read_bytes()[132 + 12 + header.FileMetaInformationGroupLength :]
 
 
 def is_storage_instance(path: Path) -> bool:
-    """A Part 10 file with everything that makes an instance of a study, in a transfer syntax that is accepted."""
+    """Return whether a file is a Part 10 file with all UIDs of an instance, in a transfer syntax that is accepted."""
     try:
         data_set = dcmread(path, stop_before_pixels=True)
         wanted = [
@@ -54,7 +54,7 @@ def is_storage_instance(path: Path) -> bool:
 
 
 def shipped_instances() -> dict[tuple[str, str], Path]:
-    """pydicom's test files by AE title and SOP Instance UID; files that share a UID go to different AE titles."""
+    """Return pydicom's test files by AE title and SOP Instance UID. Files with one UID go to different AE titles."""
     found: dict[tuple[str, str], Path] = {}
     for path in filter(is_storage_instance, sorted(path for path in SHIPPED.rglob("*") if path.is_file())):
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
@@ -64,7 +64,7 @@ def shipped_instances() -> dict[tuple[str, str], Path]:
 
 
 def sendable(path: Path, folder: Path) -> Path:
-    """The file itself, or a copy whose File Meta Information names the instance that its data set is."""
+    """Return the file, or a copy whose File Meta Information has the UIDs of the data set."""
     data_set = dcmread(path, stop_before_pixels=True)
     meta = data_set.file_meta
     if (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (
@@ -78,10 +78,10 @@ def sendable(path: Path, folder: Path) -> Path:
     return copy
 
 
-def test_every_test_file_of_pydicom_comes_back_identical(
+def test_every_test_file_of_pydicom_reaches_the_platform_unchanged(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Each is accepted as it is, whatever its transfer syntax, and is the same when it reaches the platform."""
+    """Each file is accepted in its transfer syntax, and its data set is identical on the platform."""
     service = launch_service(CONFIGURATION)
     sent = shipped_instances()
     for ae_title in sorted({ae_title for ae_title, _uid in sent}):
@@ -102,10 +102,10 @@ def test_every_test_file_of_pydicom_comes_back_identical(
 
 
 @pytest.mark.dcmtk
-def test_dcmtk_reads_what_reached_the_platform(
+def test_dcmtk_reads_the_files_on_the_platform(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run
 ) -> None:
-    """The Part 10 header that the adapter writes is one that DCMTK accepts."""
+    """DCMTK accepts the Part 10 header that the adapter writes."""
     service = launch_service(CONFIGURATION)
     dcmtk("storescu", "-aec", "ANY0", "127.0.0.1", service.port(), SHIPPED / "CT_small.dcm")
     service.wait_for("job_submitted")

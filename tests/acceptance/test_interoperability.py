@@ -1,4 +1,4 @@
-"""Other people's senders: DCMTK, Orthanc and pynetdicom, with and without TLS, with small and large PDUs."""
+"""Third-party senders: DCMTK, Orthanc and pynetdicom, with and without TLS, with small and large PDUs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SERVED = """
 [ae-titles.LUNG.settings]
 pipeline-a = "pipeline-1"
 """
-PDU_SIZES = [4096, 16384, 131072]  # what DCMTK's clients know, from the least to the most
+PDU_SIZES = [4096, 16384, 131072]  # values that DCMTK's clients accept, from the minimum to the maximum
 ASSOCIATIONS = 24
 
 
@@ -45,7 +45,7 @@ def pki(tmp_path: Path) -> Pki:
 
 @frozen
 class Keys:
-    """The files that a sender needs for TLS with a certificate of its own."""
+    """The files that a sender needs for TLS with a client certificate."""
 
     authority: Path
     certificate: Path
@@ -70,22 +70,22 @@ profile = "bcp195-non-downgrading"
 """
 
 
-def assert_came(service: LaunchedService, platform: PlatformFolder, sent: list[Path]) -> None:
-    """Each of these files has reached the platform once, with the same elements and pixels."""
+def assert_received(service: LaunchedService, platform: PlatformFolder, sent: list[Path]) -> None:
+    """Check that each file reached the platform once, with the same elements and pixels."""
     wait_until_submitted(service, len(sent))
-    came = {
+    received = {
         entry["sopInstanceUid"]: file
         for job in platform.jobs
         for entry, file in zip(job["instances"], platform.files(job), strict=True)
     }
     expected = {str(dcmread(path).SOPInstanceUID): dcmread(path) for path in sent}
-    assert expected.keys() == came.keys()
+    assert expected.keys() == received.keys()
     for uid, data_set in expected.items():
-        assert data_set == dcmread(came[uid])
+        assert data_set == dcmread(received[uid])
 
 
 def write_large_study(folder: Path) -> list[Path]:
-    """Instances that no PDU holds whole."""
+    """Write instances that are larger than any PDU."""
     folder.mkdir()
     paths = [folder / "1.dcm", folder / "2.dcm"]
     for path, data_set in zip(paths, synthetic.make_study(instances=2, rows=300, columns=300), strict=True):
@@ -101,28 +101,28 @@ def write_large_study(folder: Path) -> list[Path]:
 def test_dcmtk_sends_in_pdus_of_every_size(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path, size: int
 ) -> None:
-    """The adapter says how long a PDU may be, and the sender says so for the answers."""
+    """Both sides declare their maximum PDU size."""
     service = launch_service(f"[dicom]\nmax-pdu = {size}\n" + STORAGE + SERVED)
     study, more = write_large_study(tmp_path / "study"), write_large_study(tmp_path / "more")
     dcmtk("echoscu", "-aec", "LUNG", "-pdu", size, "127.0.0.1", service.port())
     dcmtk("storescu", "-aec", "LUNG", "-pdu", size, "127.0.0.1", service.port(), *study)
     dcmtk("dcmsend", "-aec", "LUNG", "--max-send-pdu", size, "127.0.0.1", service.port(), *more)
-    assert_came(service, platform, study + more)
+    assert_received(service, platform, study + more)
     assert 0 == service.stop()
 
 
 @pytest.mark.dcmtk
-def test_many_associations_of_dcmsend_at_the_same_time(
+def test_many_concurrent_associations_of_dcmsend_succeed(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
 ) -> None:
-    """Two receivers, and as many senders as there may be associations."""
+    """There are two receivers, and as many senders as associations are allowed."""
     service = launch_service(f"[dicom]\nreceivers = 2\nmax-associations = {2 * ASSOCIATIONS}\n" + STORAGE + SERVED)
     port = service.port()
     studies = [write_study(tmp_path / str(number), patient_id=f"P-{number}") for number in range(ASSOCIATIONS)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda study: dcmtk("dcmsend", "-aec", "LUNG", "127.0.0.1", port, *study), studies))
     assert ASSOCIATIONS == len(service.logged("association_accepted"))
-    assert_came(service, platform, [path for study in studies for path in study])
+    assert_received(service, platform, [path for study in studies for path in study])
     assert 0 == service.stop()
 
 
@@ -130,24 +130,24 @@ def test_many_associations_of_dcmsend_at_the_same_time(
 def test_dcmtk_sends_over_tls(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, pki: Pki, keys: Keys, tmp_path: Path
 ) -> None:
-    """With a certificate of its own; in any profile of BCP 195 that it knows."""
+    """The client certificate is accepted, in each profile of BCP 195 that DCMTK has."""
     service = launch_service(STORAGE + tls_lines(pki) + SERVED)
     study = write_study(tmp_path / "study", instances=3)
     encrypted = ("+tls", keys.key, keys.certificate, "+cf", keys.authority, "-aec", "LUNG", "127.0.0.1", service.port())
     for profile in ("+px", "+py", "+pz"):
         dcmtk("echoscu", profile, *encrypted)
     dcmtk("storescu", *encrypted, *study)
-    assert_came(service, platform, study)
+    assert_received(service, platform, study)
     assert "sender.example" == service.wait_for("association_accepted", times=4)["certificate"]
     assert 0 == service.stop()
 
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("clients", ["required", "optional"])
-def test_dcmtk_without_a_certificate_gets_in_where_none_is_required(
+def test_dcmtk_without_a_certificate_is_accepted_only_if_none_is_required(
     launch_service: LaunchService, dcmtk: Run, pki: Pki, keys: Keys, clients: str
 ) -> None:
-    """Anonymous TLS; and no TLS at all nowhere."""
+    """Anonymous TLS depends on `client-certificates`. A connection without TLS is never accepted."""
     service = launch_service(STORAGE + tls_lines(pki, clients) + SERVED)
     peer = ("-aec", "LUNG", "127.0.0.1", service.port())
     anonymous = dcmtk("echoscu", "+tla", "+cf", keys.authority, *peer, check=False)
@@ -160,7 +160,7 @@ def test_dcmtk_without_a_certificate_gets_in_where_none_is_required(
 
 
 class Orthanc:
-    """An Orthanc of the test's own, with the adapter as a modality called `adapter`."""
+    """An Orthanc process with the adapter as its modality `adapter`."""
 
     def __init__(self, program: str, folder: Path, adapter: int, keys: Keys | None) -> None:
         folder.mkdir()
@@ -191,13 +191,13 @@ class Orthanc:
         self._process = subprocess.Popen([program, configuration], stdout=self._log, stderr=subprocess.STDOUT)
 
     def call(self, path: str, body: bytes | None = None) -> Any:
-        """GET, or POST when there is a body; returns what the JSON of the answer says."""
+        """Send a GET, or a POST if there is a body, and return the decoded JSON of the response."""
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}{path}", data=body)
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            return json.loads(answer.read())
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
+            return json.loads(response.read())
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until Orthanc answers."""
         pause = threading.Event()
         for _try in range(SECONDS * 5):
             try:
@@ -210,7 +210,7 @@ class Orthanc:
         raise AssertionError("Orthanc does not answer")
 
     def send(self, paths: list[Path]) -> Any:
-        """Put instances into it, and have it send them to the adapter."""
+        """Upload instances to Orthanc, and make it send them to the adapter."""
         stored = [self.call("/instances", path.read_bytes())["ID"] for path in paths]
         return self.call("/modalities/adapter/store", json.dumps(stored).encode())
 
@@ -221,7 +221,7 @@ class Orthanc:
 
 
 def free_port() -> int:
-    """Orthanc takes no port of its own accord."""
+    """Return a free port: Orthanc cannot choose one."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
@@ -233,11 +233,11 @@ StartOrthanc = Callable[..., Orthanc]
 
 @pytest.fixture
 def start_orthanc(tmp_path: Path) -> Iterator[StartOrthanc]:
-    """Start Orthanc; skips the test where it is not installed."""
+    """Return a function that starts Orthanc. Skip the test if Orthanc is not installed."""
     program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if program is None:
         if "orthanc" in os.environ.get("DICOM_ADAPTER_TESTS_REQUIRE", ""):
-            pytest.fail("Orthanc is not installed, and DICOM_ADAPTER_TESTS_REQUIRE asks for it")
+            pytest.fail("Orthanc is not installed, and DICOM_ADAPTER_TESTS_REQUIRE requires it")
         pytest.skip("Orthanc is not installed")
     started: list[Orthanc] = []
 
@@ -253,7 +253,7 @@ def start_orthanc(tmp_path: Path) -> Iterator[StartOrthanc]:
 
 @pytest.mark.orthanc
 @pytest.mark.parametrize("with_tls", [False, True])
-def test_orthanc_sends(
+def test_orthanc_sends_with_and_without_tls(
     launch_service: LaunchService,
     platform: PlatformFolder,
     start_orthanc: StartOrthanc,
@@ -262,13 +262,13 @@ def test_orthanc_sends(
     tmp_path: Path,
     with_tls: bool,
 ) -> None:
-    """What was put into it over REST arrives as it was, encrypted or not."""
+    """Instances that were uploaded to Orthanc over REST arrive unchanged."""
     service = launch_service(STORAGE + (tls_lines(pki) if with_tls else "") + SERVED)
     orthanc = start_orthanc(service.port(), keys if with_tls else None)
     study = write_study(tmp_path / "study", instances=3)
-    told = orthanc.send(study)
-    assert (3, 0) == (told["InstancesCount"], told["FailedInstancesCount"])
-    assert_came(service, platform, study)
+    summary = orthanc.send(study)
+    assert (3, 0) == (summary["InstancesCount"], summary["FailedInstancesCount"])
+    assert_received(service, platform, study)
     assert 0 == service.stop()
 
 
@@ -278,7 +278,7 @@ def test_orthanc_sends(
 def test_pynetdicom_sends_over_tls(
     launch_service: LaunchService, platform: PlatformFolder, pki: Pki, keys: Keys, tmp_path: Path
 ) -> None:
-    """Several associations, one after the other, with a certificate of its own."""
+    """The sender opens several associations, one after the other, with a client certificate."""
     service = launch_service(STORAGE + tls_lines(pki) + SERVED)
     study = write_study(tmp_path / "study", instances=4)
     context = client_context(keys.authority, keys.certificate, keys.key)
@@ -290,5 +290,5 @@ def test_pynetdicom_sends_over_tls(
         )
         assert 0 == association.send_c_store(dcmread(path)).Status
         association.release()
-    assert_came(service, platform, study)
+    assert_received(service, platform, study)
     assert 0 == service.stop()

@@ -1,4 +1,4 @@
-"""Nothing that was acknowledged is lost when every process is killed, and nothing is submitted twice."""
+"""After kills of all processes or of the host, no acknowledged instance is lost and nothing is submitted twice."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ pipeline-b = "pipeline-2"
 
 
 def send_patient(service: LaunchedService, folder: Path, patient_id: str) -> None:
-    """Send one study of three instances to LUNG and see every instance acknowledged."""
+    """Send one study of three instances to LUNG, and check that every instance is acknowledged."""
     paths = write_study(folder, instances=3, patient_id=patient_id)
     assert [True] * 3 == [result.ok for result in send(paths, service, "LUNG")]
 
 
-def test_killed_before_the_deadline_it_submits_the_same_jobs_once(
+def test_a_service_killed_while_groups_wait_submits_each_job_once(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Killed while a group waits, and again right after jobs were queued: each pipeline gets one job for each group."""
+    """The second kill is right after jobs were queued. Each pipeline gets one job for each group."""
     first = launch_service(CONFIGURATION)
     send_patient(first, tmp_path / "one", "P-1")
     first.kill()
@@ -67,25 +67,23 @@ def test_killed_before_the_deadline_it_submits_the_same_jobs_once(
     assert 4 == len(platform.calls("start"))
 
 
-def test_a_host_that_is_killed_under_load_costs_no_sender_an_error(
-    launch_service: LaunchService,
-) -> None:
-    """Three times, while three senders go on: every instance is acknowledged, and none is lost."""
+def test_senders_see_no_error_when_the_host_is_killed(launch_service: LaunchService) -> None:
+    """The host is killed three times while three senders send. Every instance is acknowledged, and none is lost."""
     service = launch_service(CONFIGURATION)
-    is_over = threading.Event()
+    stopped = threading.Event()
 
-    def send_until_then(sender: int) -> int:
-        """How many were acknowledged with success; anything else is a LinkFailed."""
+    def send_until_stopped(sender: int) -> int:
+        """Send until stopped, and return the number of acknowledged instances. Any other status raises LinkFailed."""
         with Link(service.port(), "LUNG") as link:
             message = store_request(encode(16), make_uid(2, sender), make_uid(3, sender), 16384)
             for number in count(1):
                 link.store(message.rename(make_uid(1, sender * 10**9 + number)))
-                if is_over.is_set():
+                if stopped.is_set():
                     return number
         raise AssertionError
 
     with ThreadPoolExecutor(3) as pool:
-        senders = [pool.submit(send_until_then, number) for number in range(3)]
+        senders = [pool.submit(send_until_stopped, number) for number in range(3)]
         try:
             for times in range(1, 4):
                 host = service.wait_for("host_started", times=times)["pid"]
@@ -93,7 +91,7 @@ def test_a_host_that_is_killed_under_load_costs_no_sender_an_error(
                 os.kill(host, signal.SIGKILL)
             service.wait_for("host_started", times=4)
         finally:
-            is_over.set()
+            stopped.set()
         acknowledged = sum(sender.result() for sender in senders)
 
     assert 0 == service.stop()

@@ -1,4 +1,4 @@
-"""Instances that no processor takes: an AE title that is full of them says so, and operators give them back."""
+"""Quarantine in the real service: the quota rejects and refuses, and an operator requeues."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ pipeline-a = "pipeline-2"
 )
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
 SUCCESS, OUT_OF_RESOURCES = 0x0000, 0xA700
-SECONDS = 60  # that anything may take before the test fails
+SECONDS = 60  # time limit of each wait
 
 
 def store_until_refused(association: Association) -> int:
-    """Store until the answer is not success; returns the last status."""
+    """Store until the status is not success, and return that status."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         status = association.send_c_store(synthetic.make_instance(rows=2, columns=2)).Status
         if status != SUCCESS:
             return int(status)
-    raise AssertionError(f"every instance was taken for {SECONDS} s")
+    raise AssertionError(f"every instance was accepted for {SECONDS} s")
 
 
 def command(service: LaunchedService, *words: str) -> Result:
@@ -51,16 +51,16 @@ def command(service: LaunchedService, *words: str) -> Result:
 
 
 @pytest.mark.slow
-def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
+def test_a_full_quarantine_refuses_until_an_operator_requeues_it(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """The sender is told to come back, on old associations and new ones; after the mistake in the configuration is
-    mended, what was requeued becomes the job that it should have been.
+    """New associations are rejected temporarily, and C-STOREs on open ones refused temporarily. After the configuration
+    is corrected, the requeued instances become the expected job.
 
-    Tried: without the receiver's look, an open association fills the disk; without the lane's new beginning, no job.
+    Tried: no check of the quota in the receiver (an open association fills the disk); no restart of the lane (no job).
     """
     paths = write_study(tmp_path / "study", instances=3)
-    quota = sum(path.stat().st_size for path in paths) * 5 // 6  # the third is one too many, and no earlier one
+    quota = sum(path.stat().st_size for path in paths) * 5 // 6  # exceeded by the third instance
     service = launch_service(CONFIGURATION.format(quota=quota, group_by="AdmissionID"))
     still_open = associate(service.port(), "LUNG")
     sent = send(paths, service, "LUNG")
@@ -69,24 +69,24 @@ def test_a_full_quarantine_refuses_until_an_operator_has_requeued_it(
     service.wait_for("ae_title_full", ae_title="LUNG")
 
     assert LOCAL_LIMIT_EXCEEDED == rejection(service.port(), "LUNG")
-    told = service.wait_for("association_rejected", ae_title="LUNG", rejection="LOCAL_LIMIT_EXCEEDED")["reason"]
-    assert told.startswith(f"quarantine-quota = {quota} bytes is used up: ")
+    reason = service.wait_for("association_rejected", ae_title="LUNG", rejection="LOCAL_LIMIT_EXCEEDED")["reason"]
+    assert reason.startswith(f"quarantine-quota = {quota} bytes is used up: ")
     assert OUT_OF_RESOURCES == store_until_refused(still_open)
     still_open.release()
     assert rejection(service.port(), "HEAD") is None
     service.kill()
 
-    again = launch_service(CONFIGURATION.format(quota=quota, group_by="study"))
-    again.port()
-    held = json.loads(command(again, "instances", "list", "--state", "quarantined", "--json").stdout)
+    restarted = launch_service(CONFIGURATION.format(quota=quota, group_by="study"))
+    restarted.port()
+    held = json.loads(command(restarted, "instances", "list", "--state", "quarantined", "--json").stdout)
     assert {1, 2, 3} <= {row["instanceId"] for row in held}
-    command(again, "instances", "requeue", "1", "2", "3")
-    queued = again.wait_for("job_queued", ae_title="LUNG")
+    command(restarted, "instances", "requeue", "1", "2", "3")
+    queued = restarted.wait_for("job_queued", ae_title="LUNG")
     assert 3 == queued["instances"]
-    again.wait_for("job_submitted", job_id=queued["job_id"])
+    restarted.wait_for("job_submitted", job_id=queued["job_id"])
     assert [3] == [len(platform.files(job)) for job in platform.jobs]
     if len(held) > 3:
-        command(again, "instances", "discard", "--all", "--yes")
-    again.wait_for("ae_title_below_quota", ae_title="LUNG")
-    assert rejection(again.port(), "LUNG") is None
-    assert 0 == again.stop()
+        command(restarted, "instances", "discard", "--all", "--yes")
+    restarted.wait_for("ae_title_below_quota", ae_title="LUNG")
+    assert rejection(restarted.port(), "LUNG") is None
+    assert 0 == restarted.stop()

@@ -1,4 +1,4 @@
-"""A changed file applied to the running service, by command and by SIGHUP."""
+"""Reload: a changed configuration is applied to the running service, by command and by SIGHUP."""
 
 from __future__ import annotations
 
@@ -56,24 +56,24 @@ def dicom_adapter_processors():
 
 
 def write(service: LaunchedService, configuration: str) -> None:
-    """As an editor does that saves a file."""
+    """Replace the configuration file atomically, as an editor does when it saves."""
     new = service.configuration.with_suffix(".new")
     new.write_text(configuration, encoding="utf-8")
     new.replace(service.configuration)
 
 
 def call(service: LaunchedService, *arguments: str) -> tuple[int, Any]:
-    """The exit status of `reload`, and what it prints for programs."""
+    """Run `reload --json`, and return exit status and output."""
     called = CliRunner().invoke(app, ["reload", str(service.configuration), "--json", *arguments])
     return called.exit_code, json.loads(called.stdout)
 
 
 def apply(service: LaunchedService, configuration: str, *arguments: str) -> Any:
-    """Have it applied; returns the plan."""
+    """Apply a configuration and return the plan."""
     write(service, configuration)
-    status, told = call(service, "--apply", *arguments)
-    assert (0, []) == (status, told["problems"]), told["problems"]
-    return told["plan"]
+    status, output = call(service, "--apply", *arguments)
+    assert (0, []) == (status, output["problems"]), output["problems"]
+    return output["plan"]
 
 
 def hang_up(service: LaunchedService) -> None:
@@ -81,18 +81,18 @@ def hang_up(service: LaunchedService) -> None:
 
 
 def status(service: LaunchedService) -> dict[str, Any]:
-    """What `status` says of each AE title."""
-    told = json.loads(CliRunner().invoke(app, ["status", "--config", str(service.configuration), "--json"]).stdout)
-    return {entry["aeTitle"]: entry for entry in told["aeTitles"]} | {"configuration": told["configuration"]}
+    """Return the output of `status` by AE title, and its entry on the configuration."""
+    output = json.loads(CliRunner().invoke(app, ["status", "--config", str(service.configuration), "--json"]).stdout)
+    return {entry["aeTitle"]: entry for entry in output["aeTitles"]} | {"configuration": output["configuration"]}
 
 
 def pipelines(platform: PlatformFolder) -> Counter[tuple[str, int]]:
-    """How many jobs there are of each pipeline and number of instances."""
+    """Count the jobs by pipeline and number of instances."""
     return Counter((job["pipelineId"], len(job["instances"])) for job in platform.jobs)
 
 
-def test_the_plan_shows_what_is_different_and_changes_nothing(launch_service: LaunchService) -> None:
-    """AE titles, submitters, other keys, what needs a restart; as text and for programs."""
+def test_the_plan_shows_the_changes_and_applies_nothing(launch_service: LaunchService) -> None:
+    """The plan has AE titles, submitters, other keys, and keys that need a restart, as JSON and as text."""
     service = launch_service(BOTH)
     service.port()
     write(
@@ -102,8 +102,8 @@ def test_the_plan_shows_what_is_different_and_changes_nothing(launch_service: La
         + OTHER_LUNG
         + '[ae-titles.NEW.settings]\npipeline-n = "new"\n',
     )
-    exit_code, told = call(service, "--plan")
-    plan = told["plan"]
+    exit_code, output = call(service, "--plan")
+    plan = output["plan"]
     assert 1 == exit_code
     assert (["NEW"], ["HEAD"], ["LUNG"]) == (
         plan["aeTitles"]["added"],
@@ -116,19 +116,19 @@ def test_the_plan_shows_what_is_different_and_changes_nothing(launch_service: La
     changed = {change["key"]: (change["before"], change["after"]) for change in plan["aeTitles"]["changed"]["LUNG"]}
     assert (None, '"study"') == changed["settings.group-by"]
     assert ('"lung"', None) == changed["settings.pipeline-l"]
-    said = CliRunner().invoke(app, ["reload", str(service.configuration), "--apply"])
-    assert 1 == said.exit_code
-    assert "- AE title HEAD: its instances and jobs wait until it is configured again" in said.stdout
-    assert "! dicom.port: 11112 -> 11113: needs a restart of the service" in said.stdout
-    assert "dicom.port: needs a restart of the service; nothing was changed" in said.stderr
+    refused = CliRunner().invoke(app, ["reload", str(service.configuration), "--apply"])
+    assert 1 == refused.exit_code
+    assert "- AE title HEAD: its instances and jobs wait until it is configured again" in refused.stdout
+    assert "! dicom.port: 11112 -> 11113: needs a restart of the service" in refused.stdout
+    assert "dicom.port: needs a restart of the service; nothing was changed" in refused.stderr
     assert rejection(service.port(), "HEAD") is None
     assert NOT_RECOGNIZED == rejection(service.port(), "NEW")
 
 
-def test_an_association_goes_on_while_another_ae_title_is_added_and_its_own_removed(
+def test_an_open_association_continues_when_its_ae_title_is_removed_and_another_added(
     launch_service: LaunchService, platform: PlatformFolder
 ) -> None:
-    """It has what it was promised; the one that is new takes some, and the one that is removed no more."""
+    """New associations are accepted for the added AE title and rejected for the removed one."""
     service = launch_service(STORAGE + HEAD)
     association = associate(service.port(), "HEAD")
     assert SUCCESS == association.send_c_store(synthetic.make_instance()).Status
@@ -145,10 +145,10 @@ def test_an_association_goes_on_while_another_ae_title_is_added_and_its_own_remo
     assert 0 == service.stop()
 
 
-def test_a_signal_applies_the_file_as_the_command_does(
+def test_sighup_applies_the_file_as_the_command_does(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """What waits by the old settings becomes a job by the new ones; the same file again is nothing to do."""
+    """Instances that wait under the old settings become a job under the new ones. An unchanged file has no effect."""
     service = launch_service(STORAGE + HEAD + SLOW_LUNG)
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     write(service, BOTH)
@@ -160,12 +160,12 @@ def test_a_signal_applies_the_file_as_the_command_does(
     assert {("lung", 3): 1} == pipelines(platform)
     hang_up(service)
     service.wait_for("reload_not_needed")
-    told = status(service)["configuration"]
-    assert ("running", "") == (told["state"], told["reason"])
+    running = status(service)["configuration"]
+    assert ("running", "") == (running["state"], running["reason"])
 
 
-def test_a_file_that_is_not_valid_is_refused_and_changes_nothing(launch_service: LaunchService) -> None:
-    """By the command and by the signal, with what `check` says."""
+def test_an_invalid_file_is_refused_and_changes_nothing(launch_service: LaunchService) -> None:
+    """Command and signal report the same problems as `check`."""
     service = launch_service(BOTH)
     service.port()
     write(service, STORAGE + OTHER_LUNG.replace("timeout = 6", "timeout = 3"))
@@ -175,22 +175,21 @@ def test_a_file_that_is_not_valid_is_refused_and_changes_nothing(launch_service:
     assert (1, None) == (exit_code, told["applied"])
     assert [*problems, "nothing was changed; a running service keeps its configuration"] == told["problems"]
     hang_up(service)
-    assert told["problems"] == service.wait_for("reload_refused")["problems"]
+    assert output["problems"] == service.wait_for("reload_refused")["problems"]
     assert rejection(service.port(), "HEAD") is None
 
 
-def test_without_a_service_the_command_says_so(launch_service: LaunchService) -> None:
-    """Before it is started, and after it has ended."""
+def test_reload_fails_when_no_service_runs(launch_service: LaunchService) -> None:
     service = launch_service(BOTH)
     service.port()
     service.stop()
-    exit_code, told = call(service, "--apply")
+    exit_code, output = call(service, "--apply")
     assert 1 == exit_code
     assert "no service is running with the data folder" in told["problems"][0]
 
 
-def test_what_runs_is_written_down_before_anybody_reaches_it(launch_service: LaunchService) -> None:
-    """A file that is applied at once is compared with what runs, not with what ran before."""
+def test_the_running_configuration_is_recorded_before_the_service_listens(launch_service: LaunchService) -> None:
+    """A file that is applied at once is compared with the running configuration, not with the previous one."""
     before = launch_service(BOTH)
     before.port()
     before.stop()
@@ -206,7 +205,7 @@ def test_what_runs_is_written_down_before_anybody_reaches_it(launch_service: Lau
 def test_a_removed_ae_title_is_held_until_it_is_configured_again(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """It is shown as long as there is something of it, across a restart of the service."""
+    """`status` shows the AE title while it has pending instances. A restart of the service keeps them."""
     service = launch_service(STORAGE + HEAD + SLOW_LUNG)
     send(write_study(tmp_path / "study", instances=3), service, "LUNG")
     apply(service, STORAGE + HEAD)
@@ -220,10 +219,10 @@ def test_a_removed_ae_title_is_held_until_it_is_configured_again(
 
 
 @pytest.mark.slow
-def test_a_removed_ae_title_drains_across_restarts_of_everything(
+def test_a_removed_ae_title_drains_across_a_restart(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Its group falls due, its job is submitted over a submitter that is removed as well, then both are gone."""
+    """Its group becomes due, and its job is submitted by a submitter that is also removed. Then both are gone."""
     two = (
         'default-submitter = "platform"\n' + STORAGE + '[submitters.second]\ntype = "fake"\nfolder = "second"\n' + HEAD
     )
@@ -242,20 +241,20 @@ def test_a_removed_ae_title_drains_across_restarts_of_everything(
 
 
 @pytest.mark.slow
-def test_a_host_that_dies_comes_back_with_what_was_applied(launch_service: LaunchService, tmp_path: Path) -> None:
-    """And so does a receiver."""
+def test_restarted_processes_use_the_applied_configuration(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Host and receiver are killed after the reload."""
     service = launch_service(STORAGE + HEAD)
     service.port()
     apply(service, BOTH)
-    for name, back in (("host", "host_started"), ("receiver", "receiver_listening")):
+    for name, event in (("host", "host_started"), ("receiver", "receiver_listening")):
         os.kill(service.wait_for("process_started", name=name)["child"], signal.SIGKILL)
-        service.wait_for(back, times=2)
+        service.wait_for(event, times=2)
     assert [True] == [result.ok for result in send(write_study(tmp_path / "study", instances=1), service, "LUNG")]
     service.wait_for("job_submitted")
 
 
-def test_what_plugins_serve_over_http_follows_their_ae_titles(launch_service: LaunchService) -> None:
-    """The server begins anew when an AE title comes of which a plugin serves something, and not for others."""
+def test_the_http_server_restarts_only_for_ae_titles_with_routes(launch_service: LaunchService) -> None:
+    """An AE title for which a plugin serves routes is added, and one without routes."""
     http = "[http]\nport = 0\n" + STORAGE + HEAD
     cache = '[ae-titles.CACHE]\nprocessor = "cache"\n[ae-titles.CACHE.settings]\npipeline-l = "lung"\n'
     service = launch_service(http)
@@ -269,29 +268,29 @@ def test_what_plugins_serve_over_http_follows_their_ae_titles(launch_service: La
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of an environment of its own."""
+    """The Python of a new virtual environment."""
     return install(tmp_path_factory.mktemp("environment"))
 
 
 @pytest.mark.slow
-def test_a_plugin_that_was_installed_meanwhile_is_there_after_a_reload(
+def test_a_plugin_installed_while_the_service_runs_is_available_after_a_reload(
     launch_service: LaunchService, platform: PlatformFolder, environment: str, tmp_path: Path
 ) -> None:
-    """The host begins anew for it, which the plan says, and senders notice nothing."""
+    """The plan announces a restart of the host. Senders see no error."""
     service = launch_service(BOTH, python=environment)
     association = associate(service.port(), "HEAD")
     install_beside(environment, tmp_path / "new", counting=COUNTING)
     write(service, BOTH + '[ae-titles.COUNT]\nprocessor = "counting"\n')
     stop, refused = threading.Event(), []
 
-    def send_again_and_again() -> None:
+    def send_repeatedly() -> None:
         while not stop.is_set():
             if association.send_c_store(synthetic.make_instance()).Status != SUCCESS or rejection(port, "LUNG"):
                 refused.append(1)
 
     port = service.port()
     with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(send_again_and_again)
+        sending = pool.submit(send_repeatedly)
         command = [environment, "-m", "dicom_adapter", "reload", str(service.configuration), "--json"]
         planned = json.loads(subprocess.run([*command, "--plan"], capture_output=True, check=True).stdout)["plan"]
         subprocess.run([*command, "--apply"], check=True, capture_output=True)
@@ -309,16 +308,14 @@ def test_a_plugin_that_was_installed_meanwhile_is_there_after_a_reload(
 
 
 @pytest.mark.slow
-def test_a_plugin_that_is_disabled_is_gone_after_a_reload_and_comes_back_after_another(
-    launch_service: LaunchService, tmp_path: Path
-) -> None:
-    """The host begins anew for it, which the plan says; what somebody needs cannot be disabled."""
+def test_a_plugin_can_be_disabled_and_enabled_by_reloads(launch_service: LaunchService, tmp_path: Path) -> None:
+    """The plan announces a restart of the host. A plugin that an AE title needs cannot be disabled."""
     service = launch_service(BOTH)
     service.port()
     write(service, "[plugins]\ndisable = ['aetitle']\n" + BOTH)
-    refused, told = call(service, "--apply")
-    assert (1, None) == (refused, told["applied"])
-    assert any("[plugins] disable names it" in problem for problem in told["problems"]), told
+    exit_code, refused = call(service, "--apply")
+    assert (1, None) == (exit_code, refused["applied"])
+    assert any("[plugins] disable names it" in problem for problem in refused["problems"]), refused
     plan = apply(service, "[plugins]\ndisable = ['cache']\n" + BOTH)
     assert [("plugins.disable", "[]", '["cache"]')] == [tuple(change.values()) for change in plan["settings"]]
     assert (True, ["cache"], [None]) == (
@@ -337,12 +334,12 @@ def test_a_plugin_that_is_disabled_is_gone_after_a_reload_and_comes_back_after_a
 
 
 @pytest.mark.slow
-def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
+def test_reloads_under_load_lose_nothing_and_submit_nothing_twice(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """Everything acknowledged is in one job, whatever was changed in the middle of its study.
+    """Each acknowledged instance is in exactly one job, although settings change in the middle of studies.
 
-    Tried: a lane that is exchanged without giving its new processor what is pending.
+    Tried: a replaced lane whose new processor does not get the pending instances.
     """
     two = "[dicom]\nreceivers = 2\n"
     service = launch_service(two + BOTH)
@@ -374,8 +371,8 @@ def test_reloads_while_senders_go_on_lose_nothing_and_submit_nothing_twice(
                 stop.wait(1.5)
         finally:
             stop.set()
-        for each in sending:
-            each.result()
+        for future in sending:
+            future.result()
     apply(service, two + BOTH)
     wait_until_submitted(service, len(acknowledged))
     assert 0 == service.stop()

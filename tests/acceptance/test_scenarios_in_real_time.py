@@ -1,4 +1,4 @@
-"""The two scenarios that specify the AE Title Job Processor, in real time, with DCMTK's and our own senders."""
+"""The two scenarios that specify the AE Title Job Processor, in real time, with DCMTK's senders and our own."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ pipeline-h = "pipeline-4"
 )
 
 
-def sent_instances(platform: PlatformFolder) -> list[tuple[str, str, int]]:
-    """Pipeline, priority and number of instances of each started job."""
+def started_jobs(platform: PlatformFolder) -> list[tuple[str, str, int]]:
+    """Return pipeline, priority and number of instances of each started job."""
     return sorted((job["pipelineId"], job["priority"], len(job["instances"])) for job in platform.jobs)
 
 
@@ -42,7 +42,7 @@ def sent_instances(platform: PlatformFolder) -> list[tuple[str, str, int]]:
 def test_five_studies_of_one_patient_become_one_job_for_each_pipeline(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
 ) -> None:
-    """Five studies, each in an association of its own, within the timeout: three jobs with all five studies."""
+    """Each study is sent in a separate association within the timeout. All five are in each of the three jobs."""
     service = launch_service(CONFIGURATION)
     port = service.port()
     for number in range(5):
@@ -50,7 +50,7 @@ def test_five_studies_of_one_patient_become_one_job_for_each_pipeline(
         dcmtk("storescu", "-aec", "LUNG", "127.0.0.1", port, *paths)
     service.wait_for("job_submitted", times=3)
     expected = [("pipeline-1", "normal", 10), ("pipeline-2", "normal", 10), ("pipeline-3", "normal", 10)]
-    assert expected == sent_instances(platform)
+    assert expected == started_jobs(platform)
     assert 10 == service.wait_for("instances_reclaimed")["count"]
 
 
@@ -58,43 +58,43 @@ def test_five_studies_of_one_patient_become_one_job_for_each_pipeline(
 def test_three_studies_in_one_association_become_three_jobs(
     launch_service: LaunchService, platform: PlatformFolder, dcmtk: Run, tmp_path: Path
 ) -> None:
-    """Studies A, B and C in one association: after five seconds three jobs, one for each study."""
+    """Five seconds after the association, there is one job for each study."""
     service = launch_service(CONFIGURATION)
     for number in range(3):
         write_study(tmp_path / "outgoing" / str(number))
     dcmtk("dcmsend", "-aec", "HEAD", "+sd", "+r", "127.0.0.1", service.port(), tmp_path / "outgoing")
     service.wait_for("job_submitted", times=3)
-    assert [("pipeline-4", "higher", 2)] * 3 == sent_instances(platform)
+    assert [("pipeline-4", "higher", 2)] * 3 == started_jobs(platform)
     studies = {frozenset(_study(file) for file in platform.files(job)) for job in platform.jobs}
     assert 3 == len(studies)
     assert all(1 == len(study) for study in studies)
 
 
-def test_every_arrival_starts_the_wait_anew(
+def test_every_arrival_restarts_the_wait(
     launch_service: LaunchService, platform: PlatformFolder, tmp_path: Path
 ) -> None:
-    """One study of four instances, each in its own association, 4, 3 and 1 s apart: one job with all four.
+    """Four instances of one study, each in its own association, 4, 3 and 1 s apart, become one job.
 
-    Where sending takes so long that some are five seconds apart indeed, the study is as many jobs as it has parts.
+    If sending is so slow that two instances are more than five seconds apart, each part becomes a job.
     """
     service = launch_service(CONFIGURATION)
     for path, pause in zip(write_study(tmp_path / "study", instances=4), (4, 3, 1, 0), strict=True):
         assert [True] == [result.ok for result in send([path], service, "HEAD")]
-        time.sleep(pause)  # the scenario is made of these pauses, in real time
+        time.sleep(pause)  # the pauses are the scenario
     parts = parts_of(arrivals(service), quiet=timedelta(seconds=5))
     service.wait_for("job_submitted", times=len(parts))
-    assert sorted(("pipeline-4", "higher", part) for part in parts) == sent_instances(platform)
+    assert sorted(("pipeline-4", "higher", part) for part in parts) == started_jobs(platform)
 
 
 def arrivals(service: LaunchedService) -> list[datetime]:
-    """When each instance had come."""
+    """Return the time at which each instance was received."""
     url = f"sqlite:///{service.configuration.parent / 'data' / 'ledger.sqlite'}"
     with closing(Ledger(url)) as ledger, ledger.read() as transaction:
         return [instance.received_at for instance in instances.arrived_after(transaction, 0, 1000)]
 
 
 def parts_of(times: list[datetime], quiet: timedelta) -> list[int]:
-    """How many came before each pause of more than that."""
+    """Return the number of instances in each part. Parts are separated by pauses longer than `quiet`."""
     parts = [1]
     for before, after in pairwise(times):
         parts = [*parts, 1] if after - before > quiet else [*parts[:-1], parts[-1] + 1]

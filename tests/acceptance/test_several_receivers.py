@@ -1,4 +1,4 @@
-"""Several receivers on one port: started, killed, stopped, and seen by their names."""
+"""Several receivers on one port: start, kill, stop, and their names in log and health."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support.certificates import Pki
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 90  # that anything may take on a busy machine before a test fails
+SECONDS = 90  # time limit of each wait, on a busy machine
 SUCCESS = 0x0000
 SERVED = """
 [ae-titles.LUNG.settings]
@@ -38,12 +38,12 @@ TWO = "[dicom]\nreceivers = 2\n" + STORAGE + SERVED
 
 @define
 class Sender:
-    """Stores one instance after the other, each in an association of its own, until it is told to stop."""
+    """Stores instances one after the other, each in its own association, until it is stopped."""
 
     port: int
     tls: tuple[object, str] | None = None
     acknowledged: list[str] = field(factory=list)
-    failures: int = 0  # associations that did not come about, or were lost: those instances are sent again
+    failures: int = 0  # associations that were rejected or lost: their instances are sent again
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -65,20 +65,20 @@ class Sender:
         return status == SUCCESS
 
 
-def under_load(
-    service: LaunchedService, happen: Callable[[list[Sender]], None], tls: tuple[object, str] | None = None
+def run_under_load(
+    service: LaunchedService, action: Callable[[list[Sender]], None], tls: tuple[object, str] | None = None
 ) -> list[Sender]:
-    """Let things happen while four senders store."""
+    """Run an action while four senders store."""
     senders, stop = [Sender(service.port(SECONDS), tls) for _number in range(4)], threading.Event()
     with ThreadPoolExecutor(len(senders)) as pool:
         running = [pool.submit(sender.run, stop) for sender in senders]
         try:
             service.wait_for("instance_stored", SECONDS, times=5)
-            happen(senders)
+            action(senders)
         finally:
             stop.set()
-        for one in running:
-            one.result()
+        for future in running:
+            future.result()
     return senders
 
 
@@ -96,12 +96,13 @@ def associate(port: int) -> Association:
 
 
 def receivers_at(service: LaunchedService) -> dict[str, int]:
-    """The ports of all receivers, by name."""
+    """Return the ports of all receivers, by name."""
     return {entry["process"]: entry["port"] for entry in service.logged("receiver_listening")}
 
 
-def test_all_receivers_listen_on_the_port_that_the_first_one_got(launch_service: LaunchService) -> None:
-    """Port 0, too; each has a name, in logs and health; what is sent to any of them is one study for the host."""
+def test_all_receivers_share_one_port(launch_service: LaunchService) -> None:
+    """This holds for port 0, too. Each has a name in log and health. Instances of one study that different receivers
+    store become one job."""
     service = launch_service(TWO.replace("2", "3", 1))
     port = service.port(SECONDS)
     assert {f"receiver {number}": port for number in (1, 2, 3)} == receivers_at(service)
@@ -120,9 +121,9 @@ def test_all_receivers_listen_on_the_port_that_the_first_one_got(launch_service:
     assert {"receiver 1", "receiver 2", "receiver 3"} == {name for name in parts if name.startswith("receiver")}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of sockets: their peer is killed
-def test_a_receiver_that_is_killed_under_load_comes_back_alone(launch_service: LaunchService) -> None:
-    """On the same port and under its name, while the others go on; what was acknowledged is there, once."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # unclosed sockets: their peer is killed
+def test_a_receiver_killed_under_load_is_restarted_and_no_other_process(launch_service: LaunchService) -> None:
+    """It keeps port and name. Each acknowledged instance is in one job."""
     service = launch_service(TWO)
     port = service.port(SECONDS)
     before = service.pids()
@@ -133,21 +134,24 @@ def test_a_receiver_that_is_killed_under_load_comes_back_alone(launch_service: L
         stored = len(service.logged("instance_stored"))
         service.wait_for("instance_stored", SECONDS, times=stored + 5)
 
-    senders = under_load(service, kill)
+    senders = run_under_load(service, kill)
     after = service.pids()
     assert (before[:2], before[3]) == (after[:2], after[3])
     assert ["receiver 1"] == [entry["name"] for entry in service.logged("process_died")]
-    assert_all_there(service, senders, again=True)
-    gc.collect()  # here, where the warning of it is expected
+    assert_all_submitted(service, senders, duplicates_allowed=True)
+    gc.collect()  # so that its warnings are raised here, where they are expected
 
 
-def assert_all_there(service: LaunchedService, senders: list[Sender], *, again: bool = False) -> None:
-    """`again`: what was not acknowledged and came again may have been kept before."""
+def assert_all_submitted(service: LaunchedService, senders: list[Sender], *, duplicates_allowed: bool = False) -> None:
+    """Check that each acknowledged instance was submitted.
+
+    `duplicates_allowed`: an instance that was stored but not acknowledged may be sent, and submitted, again.
+    """
     expected = sorted(uid for sender in senders for uid in sender.acknowledged)
     wait_until_submitted(service, set(expected))
     assert 0 == service.stop(SECONDS)
     found = submitted(service)
-    assert expected == (sorted(set(found)) if again else found)
+    assert expected == (sorted(set(found)) if duplicates_allowed else found)
 
 
 def wait_until_submitted(service: LaunchedService, expected: set[str]) -> None:
@@ -158,8 +162,8 @@ def wait_until_submitted(service: LaunchedService, expected: set[str]) -> None:
         service.wait_for("job_submitted", SECONDS, times=seen + 1)
 
 
-def test_no_sender_notices_that_the_host_was_killed_under_load(launch_service: LaunchService) -> None:
-    """Not one association fails, with several receivers and senders that go on all the time."""
+def test_no_association_fails_when_the_host_is_killed_under_load(launch_service: LaunchService) -> None:
+    """Several receivers accept instances while the host is restarted."""
     service = launch_service(TWO)
 
     def kill(senders: list[Sender]) -> None:
@@ -168,16 +172,16 @@ def test_no_sender_notices_that_the_host_was_killed_under_load(launch_service: L
         stored = len(service.logged("instance_stored"))
         service.wait_for("instance_stored", SECONDS, times=stored + 5)
 
-    senders = under_load(service, kill)
+    senders = run_under_load(service, kill)
     assert [0, 0, 0, 0] == [sender.failures for sender in senders]
-    assert_all_there(service, senders)
+    assert_all_submitted(service, senders)
 
 
 @pytest.mark.parametrize("with_tls", [False, True])
-def test_open_associations_of_all_receivers_may_finish(
+def test_open_associations_of_all_receivers_can_finish_after_a_stop(
     launch_service: LaunchService, tmp_path: Path, with_tls: bool
 ) -> None:
-    """A stop lets nobody in any more, and whoever is in may send and release, encrypted or not."""
+    """New connections are refused. Open associations can store and release, with and without TLS."""
     tls_args, lines = None, ""
     if with_tls:
         pki = Pki(tmp_path / "pki")
@@ -192,7 +196,7 @@ def test_open_associations_of_all_receivers_may_finish(
     assert all(association.is_established for association in associations)
     os.kill(service.pids()[0], signal.SIGTERM)
     service.wait_for("service_stopping")
-    until_deaf(port)
+    wait_until_not_listening(port)
     statuses = [association.send_c_store(synthetic.make_instance()).Status for association in associations]
     assert [SUCCESS] * 8 == statuses
     for association in associations:
@@ -203,18 +207,18 @@ def test_open_associations_of_all_receivers_may_finish(
     assert [] == service.logged("process_killed")
 
 
-def until_deaf(port: int) -> None:
+def wait_until_not_listening(port: int) -> None:
     pause = threading.Event()
     for _try in range(SECONDS * 20):
         with socket.socket() as caller:
             if caller.connect_ex(("127.0.0.1", port)) != 0:
                 return
         pause.wait(0.05)
-    raise AssertionError("somebody still listens")
+    raise AssertionError("the port is still open")
 
 
-def test_a_port_that_is_somebody_elses_is_not_shared(launch_service: LaunchService) -> None:
-    """Although the receivers of one service do share theirs: two services would take each other's senders."""
+def test_two_services_never_share_a_port(launch_service: LaunchService) -> None:
+    """Only the receivers of one service share a port. Two services would receive each other's instances."""
     first = launch_service(TWO)
     second = launch_service(TWO, "--port", str(first.port(SECONDS)), name="second")
     with pytest.raises(ServiceEnded, match="Address already in use"):

@@ -1,4 +1,4 @@
-"""The site of the documentation."""
+"""The documentation site."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PASSIVE = {"canonical", "index", "next", "prev", "search"}  # links that only a 
 
 
 class Loaded(HTMLParser):
-    """What a page has a browser load by itself."""
+    """The addresses that a browser loads with a page."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Loaded(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` builds it."""
+    """The documentation site, built with the options of `make docs`."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fresh-env", "--fail-on-warning", "--keep-going"]
     done = subprocess.run([*command, DOCS, folder], capture_output=True, text=True, check=False)
@@ -51,8 +51,11 @@ def paths() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(300)  # all pages are read and written
-def test_every_page_is_there_and_loads_nothing_from_elsewhere(site: Path) -> None:
-    """Readable without internet: no script, style, font or picture is fetched. Tried: a web font in site.css."""
+def test_every_page_exists_and_loads_nothing_from_other_hosts(site: Path) -> None:
+    """The site works without internet access: no script, style, font or image is remote.
+
+    Tried: a web font in site.css.
+    """
     for path in paths():
         page = (site / path).with_suffix(".html")
         loaded = Loaded(page).addresses

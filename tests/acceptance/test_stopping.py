@@ -1,4 +1,4 @@
-"""An orderly stop, a hurried one, and what happens when single processes are killed."""
+"""Stopping the service in order and after a timeout, and killing single processes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ pipeline-a = "pipeline-1"
 """
 )
 SUCCESS = 0x0000
-SECONDS = 60  # that anything may take before a test fails
+SECONDS = 60  # time limit of each wait
 
 
 def associate(service: LaunchedService, on_abort: Callable[[], None] | None = None) -> Association:
-    """An association with LUNG, as a modality that stays connected has it."""
+    """Establish an association with LUNG, and leave it open as some modalities do."""
     entity = AE(ae_title="SENDER")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     handlers: list[evt.EventHandlerType] = [] if on_abort is None else [(evt.EVT_ABORTED, lambda _event: on_abort())]
@@ -41,19 +41,19 @@ def associate(service: LaunchedService, on_abort: Callable[[], None] | None = No
 
 
 def store(association: Association) -> str:
-    """Store an instance, see it acknowledged, and return its SOP Instance UID."""
+    """Store an instance, check that it is acknowledged, and return its SOP Instance UID."""
     data_set = synthetic.make_instance()
     assert SUCCESS == association.send_c_store(data_set).Status
     return str(data_set.SOPInstanceUID)
 
 
 def send_signal(service: LaunchedService, number: signal.Signals) -> None:
-    """To the service itself, the process that a service manager knows."""
+    """Send a signal to the supervisor, as a service manager does."""
     os.kill(service.pids()[0], number)
 
 
 def running(service: LaunchedService) -> list[int]:
-    """Those processes of the service that are still there."""
+    """Return the processes of the service that still run."""
     return [pid for pid in service.pids() if is_running(pid)]
 
 
@@ -66,21 +66,21 @@ def is_running(pid: int) -> bool:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether it has ended and whoever adopted it has not yet asked for its exit status."""
+    """Return whether a process has ended, but its parent has not read its exit status."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
-    except OSError:  # it is gone by now, or this system has no /proc
+    except OSError:  # the process has ended, or this system has no /proc
         return False
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """For what no event of the log can tell."""
+    """Wait for a condition for which there is no log event."""
     pause = threading.Event()
     for _try in range(SECONDS * 20):
         if condition():
             return
         pause.wait(0.05)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition did not become true in time")
 
 
 def is_listening(port: int) -> bool:
@@ -89,7 +89,7 @@ def is_listening(port: int) -> bool:
 
 
 def submitted(service: LaunchedService) -> list[str]:
-    """The SOP Instance UIDs of all started jobs."""
+    """Return the SOP Instance UIDs in all started jobs."""
     platform = PlatformFolder(service.configuration.parent / "platform")
     return sorted(entry["sopInstanceUid"] for job in platform.jobs for entry in job["instances"])
 
@@ -97,8 +97,8 @@ def submitted(service: LaunchedService) -> list[str]:
 # --- in order ---------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_of_an_idle_service(launch_service: LaunchService) -> None:
-    """After SIGTERM and SIGINT alike: exit status 0, no process, and a ledger that is one file."""
+def test_an_idle_service_stops_without_remains(launch_service: LaunchService) -> None:
+    """After SIGTERM or SIGINT the exit status is 0, no process is left, and the ledger is a single file."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     services = [launch_service(CONFIGURATION, name=number.name) for number in numbers]
     for service, number in zip(services, numbers, strict=True):
@@ -112,8 +112,8 @@ def test_nothing_is_left_of_an_idle_service(launch_service: LaunchService) -> No
         assert ["ledger.sqlite"] == sorted(path.name for path in data.glob("ledger.sqlite*"))
 
 
-def test_open_associations_may_finish(launch_service: LaunchService) -> None:
-    """After SIGTERM nobody new is let in, who is in may send and release; then the service ends."""
+def test_open_associations_can_finish_after_a_stop(launch_service: LaunchService) -> None:
+    """After SIGTERM, new connections are refused. The open association can store and release, then the service ends."""
     service = launch_service(CONFIGURATION)
     port = service.port()
     association = associate(service)
@@ -129,12 +129,12 @@ def test_open_associations_may_finish(launch_service: LaunchService) -> None:
     assert [] == running(service)
 
 
-def test_who_does_not_finish_in_time_is_aborted(launch_service: LaunchService) -> None:
-    """After drain-timeout the peer gets an A-ABORT, and the service ends as if nothing had been."""
+def test_an_association_that_outlasts_the_drain_timeout_is_aborted(launch_service: LaunchService) -> None:
+    """The peer receives an A-ABORT, and the service ends normally."""
     service = launch_service("[dicom]\ndrain-timeout = 0.5\n" + CONFIGURATION)
     aborted = threading.Event()
     association = associate(service, on_abort=aborted.set)
-    with closing(association.dul.socket.socket):  # pynetdicom leaves it open when the peer was first to close
+    with closing(association.dul.socket.socket):  # pynetdicom leaves it open if the peer closes first
         uid = store(association)
         send_signal(service, signal.SIGTERM)
         assert aborted.wait(SECONDS)
@@ -144,11 +144,11 @@ def test_who_does_not_finish_in_time_is_aborted(launch_service: LaunchService) -
     assert [uid] == [entry["sop_instance_uid"] for entry in service.logged("instance_stored")]
 
 
-# --- not in order -----------------------------------------------------------------------------------------------------
+# --- killed processes -------------------------------------------------------------------------------------------------
 
 
-def test_processes_do_not_outlive_the_service(launch_service: LaunchService) -> None:
-    """When the service alone is killed host and receiver end by themselves, and it can be started again."""
+def test_host_and_receiver_end_when_the_supervisor_is_killed(launch_service: LaunchService) -> None:
+    """The service can be started again afterwards."""
     first = launch_service(CONFIGURATION)
     first.port()
     send_signal(first, signal.SIGKILL)
@@ -161,8 +161,8 @@ def test_processes_do_not_outlive_the_service(launch_service: LaunchService) -> 
     assert 0 == second.stop()
 
 
-def test_a_killed_receiver_comes_back_under_its_port(launch_service: LaunchService, tmp_path: Path) -> None:
-    """Senders find the service again where it was; the host goes on undisturbed."""
+def test_a_killed_receiver_is_restarted_on_its_port(launch_service: LaunchService, tmp_path: Path) -> None:
+    """Supervisor and host are not affected."""
     service = launch_service(CONFIGURATION)
     port = service.port()
     service_pid, host, receiver = service.pids()
@@ -175,8 +175,8 @@ def test_a_killed_receiver_comes_back_under_its_port(launch_service: LaunchServi
     assert 0 == service.stop()
 
 
-def test_senders_do_not_notice_that_the_host_was_killed(launch_service: LaunchService) -> None:
-    """Instances go on being acknowledged, and each of them becomes part of a job, once."""
+def test_an_association_continues_when_the_host_is_killed(launch_service: LaunchService) -> None:
+    """Instances are still acknowledged, and each is submitted once."""
     service = launch_service(CONFIGURATION)
     association = associate(service)
     acknowledged = [store(association) for _number in range(5)]
@@ -190,11 +190,11 @@ def test_senders_do_not_notice_that_the_host_was_killed(launch_service: LaunchSe
 
 
 def store_until(association: Association, is_over: Callable[[], bool]) -> Iterator[str]:
-    """Store an instance every now and then."""
+    """Store instances at short intervals until `is_over` returns true."""
     pause = threading.Event()
     for _number in range(SECONDS * 10):
         yield store(association)
         if is_over():
             return
         pause.wait(0.1)
-    raise AssertionError("stored in vain")
+    raise AssertionError("the condition did not become true in time")

@@ -1,4 +1,4 @@
-"""What the template makes: distributions that lint, pass their tests, install, and do their job in a real adapter."""
+"""The template: generated distributions lint, pass their tests, install, and work in a real adapter."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ pipeline-second = "pipeline-2"
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """A distribution of each kind."""
+    """A generated distribution of each kind."""
     folder = tmp_path_factory.mktemp("generated")
     return {kind: generate(folder, kind, f"Template {kind}") for kind in KINDS}
 
 
 @pytest.fixture(scope="session")
 def python(generated: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of a fresh environment in which all of them are installed."""
+    """The Python of a new environment in which all of them are installed."""
     return install_folders(tmp_path_factory.mktemp("template"), list(generated.values()))
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a command says; fails the test when it fails."""
+    """Run a command and return its output. Fail the test if the command fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_generated_lints_and_type_checks(generated: Mapping[str, Path], kind: str) -> None:
-    """As it is, with the commands of its README."""
+def test_generated_distributions_pass_lint_and_type_checks(generated: Mapping[str, Path], kind: str) -> None:
+    """The commands are those of the generated README."""
     ruff = str(Path(sys.executable).parent / "ruff")
     run(generated[kind], ruff, "format", "--check", ".")
     run(generated[kind], ruff, "check", ".")
@@ -70,21 +70,21 @@ def test_what_is_generated_lints_and_type_checks(generated: Mapping[str, Path], 
     assert f"A {kind.replace('-', ' ')} for" in (generated[kind] / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.timeout(600)  # a conformance suite, beside everything else that runs
+@pytest.mark.timeout(600)  # a conformance suite, on a busy machine
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_generated_passes_its_own_tests(generated: Mapping[str, Path], python: str, kind: str) -> None:
-    """Installed, without network: its behaviour and the conformance suite."""
-    told = run(generated[kind], python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300")
-    assert " passed" in told
-    assert "failed" not in told
+def test_generated_distributions_pass_their_own_tests(generated: Mapping[str, Path], python: str, kind: str) -> None:
+    """They are installed without network. Their tests include the conformance suite."""
+    output = run(generated[kind], python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300")
+    assert " passed" in output
+    assert "failed" not in output
 
 
-def test_all_of_them_do_their_job_in_a_real_adapter(
+def test_generated_plugins_work_together_in_a_real_adapter(
     launch_service: LaunchService, python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stored by the one, grouped by the next, handed over by the third, told by the last."""
-    told = tmp_path / "told.jsonl"
-    monkeypatch.setenv("DICOM_ADAPTER_TEMPLATE_OBSERVER_FILE", str(told))
+    """Storage backend, processor, submitter and observer handle the same study."""
+    observed = tmp_path / "observed.jsonl"
+    monkeypatch.setenv("DICOM_ADAPTER_TEMPLATE_OBSERVER_FILE", str(observed))
     service = launch_service(CONFIGURATION, "--strict", python=python)
     study = make_study(instances=3)
     assert [True] * 3 == [result.ok for result in service.send(*study, ae_title="MINE")]
@@ -97,13 +97,13 @@ def test_all_of_them_do_their_job_in_a_real_adapter(
     assert {"pipeline-1", "pipeline-2"} == {(job / "ready").read_text(encoding="utf-8") for job in jobs}
     assert [3, 3] == [len(list(job.glob("*.dcm"))) for job in jobs]
     assert [] == list((folder / "data" / "instances").iterdir())
-    lines = [json.loads(line) for line in told.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in observed.read_text(encoding="utf-8").splitlines()]
     assert [("MINE", "submitted")] * 2 == [(line["aeTitle"], line["state"]) for line in lines]
 
 
 @pytest.mark.parametrize("licence", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
-def test_each_licence_has_its_text_and_its_name(tmp_path: Path, licence: str) -> None:
-    """In LICENSE, and as an SPDX expression."""
+def test_each_licence_has_its_text_and_its_spdx_expression(tmp_path: Path, licence: str) -> None:
+    """The text is in LICENSE, the expression in pyproject.toml."""
     made = generate(tmp_path, "observer", "Licensed", licence=licence)
     project = tomli.loads((made / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["license"].removeprefix("LicenseRef-") == licence
@@ -112,8 +112,8 @@ def test_each_licence_has_its_text_and_its_name(tmp_path: Path, licence: str) ->
 
 
 @pytest.mark.parametrize("name", ["名前", "9 lives", "a_b", " "])
-def test_a_name_that_cannot_be_a_distribution_is_refused(tmp_path: Path, name: str) -> None:
-    """Before anything is written."""
+def test_an_invalid_distribution_name_is_refused(tmp_path: Path, name: str) -> None:
+    """Nothing is written."""
     with pytest.raises(FailedHookException):
         generate(tmp_path, "processor", name)
     assert [] == list(tmp_path.iterdir())

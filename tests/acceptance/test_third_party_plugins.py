@@ -1,4 +1,4 @@
-"""A plugin that somebody else wrote: its own distribution, installed with pip beside the adapter, chosen by name."""
+"""Third-party plugins: separate distributions, installed with pip next to the adapter and selected by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ settings = { size = 2, pipeline = "pipeline-1" }
 pipeline-h = "pipeline-2"
 """
 )
-TWO_NAMESAKES = '\n[ae-titles.TWICE]\nprocessor = "twice"\n'
+DUPLICATE_NAME = '\n[ae-titles.TWICE]\nprocessor = "twice"\n'
 TEMPORARY_CONGESTION = (2, 3, 1)  # result, source and reason of A-ASSOCIATE-RJ (PS3.8 table 9-21)
 
 BATCH = '''
@@ -43,7 +43,7 @@ class BatchSettings:
 
 
 class Batch(JobProcessorBase[BatchSettings]):
-    """A job for each `size` instances, whatever they are."""
+    """Submits a job for each `size` instances."""
 
     name = "batch"
 
@@ -83,7 +83,7 @@ from dicom_adapter import hookimpl
 
 @hookimpl
 def dicom_adapter_instance_stored(instance):
-    raise SystemExit("an observer that wants to leave")
+    raise SystemExit("an observer that exits")
 
 
 @hookimpl
@@ -102,17 +102,17 @@ def dicom_adapter_instance_arrived(instance):
 
 @pytest.fixture(scope="session")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of an environment with a processor and an observer from elsewhere."""
+    """The Python of an environment with a third-party processor and observer."""
     return install(tmp_path_factory.mktemp("healthy"), batch=BATCH, observer=OBSERVER)
 
 
 @pytest.fixture(scope="session")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of an environment with a processor that works, and with plugins that cannot be used."""
+    """The Python of an environment with a processor that works, and plugins that cannot be used."""
     return install(
         tmp_path_factory.mktemp("broken"),
         batch=BATCH,
-        unimportable="import a_library_that_nobody_has",
+        unimportable="import a_missing_library",
         unhooked=UNKNOWN_HOOK,
         twice_a=TWICE,
         twice_b=TWICE,
@@ -120,21 +120,21 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def command(python: str, *arguments: object) -> tuple[int, str, list[str]]:
-    """Exit status, standard output and error lines of a command in an environment."""
+    """Run a command in an environment, and return exit status, standard output and lines of standard error."""
     program = [python, "-m", "dicom_adapter", *map(str, arguments)]
     run = subprocess.run(program, capture_output=True, text=True, check=False)
     return run.returncode, run.stdout, run.stderr.splitlines()
 
 
 def batches(platform: PlatformFolder) -> list[tuple[str, str, int]]:
-    """Pipeline, priority and number of instances of each started job."""
+    """Return pipeline, priority and number of instances of each started job."""
     return [(job["pipelineId"], job["priority"], len(job["instances"])) for job in platform.jobs]
 
 
-def test_its_jobs_reach_the_platform(
+def test_jobs_of_a_third_party_processor_reach_the_platform(
     launch_service: LaunchService, platform: PlatformFolder, healthy: str, tmp_path: Path
 ) -> None:
-    """A processor that is chosen by name gets its instances; that an observer fails hinders nothing."""
+    """A failing observer does not affect them."""
     service = launch_service(CONFIGURATION, "--strict", python=healthy)
     sent = send(write_study(tmp_path / "study", instances=4), service, "BATCH")
     assert [True] * 4 == [result.ok for result in sent]
@@ -147,8 +147,8 @@ def test_its_jobs_reach_the_platform(
     assert 0 == service.stop()
 
 
-def test_without_it_its_ae_title_alone_is_refused(launch_service: LaunchService) -> None:
-    """`run` starts all the same, and says why; associations with the AE title are told to come back."""
+def test_a_missing_plugin_affects_only_its_ae_title(launch_service: LaunchService) -> None:
+    """`run` starts and logs the reason. Associations with the AE title are rejected temporarily."""
     service = launch_service(CONFIGURATION)
     assert TEMPORARY_CONGESTION == rejection(service.port(), "BATCH")
     assert rejection(service.port(), "HEAD") is None
@@ -157,8 +157,8 @@ def test_without_it_its_ae_title_alone_is_refused(launch_service: LaunchService)
     assert reason == service.wait_for("association_rejected", ae_title="BATCH")["reason"]
 
 
-def test_without_it_check_and_strict_fail(launch_service: LaunchService) -> None:
-    """Both say which AE title needs what; nothing starts."""
+def test_a_missing_plugin_fails_check_and_a_strict_start(launch_service: LaunchService) -> None:
+    """Both report the AE title and the processor that it needs. Nothing starts."""
     service = launch_service(CONFIGURATION, "--strict")
     checked = CliRunner().invoke(app, ["check", str(service.configuration)])
     hint = "did you mean 'cache'? (installed: aetitle, cache)"
@@ -172,28 +172,28 @@ def test_without_it_check_and_strict_fail(launch_service: LaunchService) -> None
 
 
 PROBLEMS = {
-    "acceptance-unimportable": "failed to load: ModuleNotFoundError: No module named 'a_library_that_nobody_has'",
+    "acceptance-unimportable": "failed to load: ModuleNotFoundError: No module named 'a_missing_library'",
     "acceptance-unhooked": "implements unknown hooks: dicom_adapter_instance_arrived",
     "acceptance-twice_a": "processor 'twice' is also provided by acceptance-twice_b 1.2",
     "acceptance-twice_b": "processor 'twice' is also provided by acceptance-twice_a 1.2",
 }
 
 
-def test_broken_plugins_are_listed_with_their_distribution_and_the_reason(broken: str) -> None:
-    """`plugins` ends with 1, and what works is listed as before."""
-    status, told, _errors = command(broken, "plugins", "--json")
-    listed = json.loads(told)
+def test_broken_plugins_are_listed_with_distribution_and_reason(broken: str) -> None:
+    """The exit status of `plugins` is 1. Plugins that work are listed, too."""
+    status, output, _errors = command(broken, "plugins", "--json")
+    listed = json.loads(output)
     assert 1 == status
     assert PROBLEMS == {row["distribution"]: row["problem"] for row in listed if row["problem"]}
     assert {"aetitle", "batch", "fake", "local"} <= {row["name"] for row in listed if not row["problem"]}
 
 
-def test_broken_plugins_hinder_no_other(
+def test_broken_plugins_affect_only_the_ae_titles_that_need_them(
     launch_service: LaunchService, platform: PlatformFolder, broken: str, tmp_path: Path
 ) -> None:
-    """`check` fails with every reason; `run` serves all but the AE title that needs one of them."""
-    service = launch_service(CONFIGURATION + TWO_NAMESAKES, python=broken)
-    status, _told, errors = command(broken, "check", service.configuration)
+    """`check` reports every reason and fails. `run` serves all other AE titles."""
+    service = launch_service(CONFIGURATION + DUPLICATE_NAME, python=broken)
+    status, _output, errors = command(broken, "check", service.configuration)
     assert 1 == status
     assert "error: AE title 'TWICE': needs processor 'twice', which is not installed" in errors[0]
     assert sorted(PROBLEMS.values()) == sorted(line.split(": ", 2)[2] for line in errors[1:])

@@ -1,4 +1,4 @@
-"""DICOM over TLS with the real service: mutual authentication, certificates bound to AE titles, renewal, errors."""
+"""DICOM over TLS with the real service: client certificates bound to AE titles, renewal, errors."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def configuration(pki: Pki) -> str:
 
 
 def sent(service: LaunchedService, paths: list[Path], context: ssl.SSLContext, calling: str) -> tuple[int, str | None]:
-    """How many of them were taken, and why the rest was not tried."""
+    """Send files, and return how many were accepted, and why the rest was not sent."""
     address = parse_address(f"LUNG@127.0.0.1:{service.port()}")
     summary = scu.send(paths, address, calling_ae_title=calling, timeout=30, tls=context)
     return summary.sent, summary.gave_up
 
 
-def test_a_calling_ae_title_belongs_to_who_has_its_certificate(
+def test_a_calling_ae_title_is_accepted_only_with_its_certificate(
     launch_service: LaunchService, configuration: str, pki: Pki, tmp_path: Path
 ) -> None:
-    """The CT sends; another device with a good certificate cannot take its AE title; the log names certificates."""
+    """Another device with a valid certificate cannot use the AE title of the CT. The log names both certificates."""
     service = launch_service(configuration)
     study = write_study(tmp_path / "study", instances=3)
     ct1 = client_context(pki.authority, *pki.issue("ct1", "ct1.example"))
@@ -64,7 +64,7 @@ def test_a_calling_ae_title_belongs_to_who_has_its_certificate(
 def test_an_open_association_survives_the_renewal_of_certificates(
     launch_service: LaunchService, configuration: str, pki: Pki, tmp_path: Path
 ) -> None:
-    """New files are taken without a restart; broken ones are told, and change nothing."""
+    """New files are used without a restart. Invalid files are logged and have no other effect."""
     service = launch_service(configuration)
     service.port()
     certificate, _key = pki.adapter()
@@ -76,23 +76,23 @@ def test_an_open_association_survives_the_renewal_of_certificates(
     assert 0 == service.stop()
 
 
-def test_a_certificate_that_cannot_be_used_is_told_at_the_start_and_by_check(
+def test_an_unreadable_certificate_is_reported_by_run_and_check(
     launch_service: LaunchService, configuration: str, pki: Pki
 ) -> None:
-    """With the name of the file; nothing listens without it."""
+    """The message names the file. The service does not start."""
     certificate, _key = pki.adapter()
     certificate.unlink()
     service = launch_service(configuration)
     with pytest.raises(ServiceEnded, match="No such file"):
         service.port()
     assert 1 == service.wait()
-    told = CliRunner().invoke(app, ["check", str(service.configuration)])
-    assert 1 == told.exit_code
-    assert f"the certificate {certificate} cannot be read" in told.stderr
+    checked = CliRunner().invoke(app, ["check", str(service.configuration)])
+    assert 1 == checked.exit_code
+    assert f"the certificate {certificate} cannot be read" in checked.stderr
 
 
-def test_echo_and_send_speak_tls(launch_service: LaunchService, configuration: str, pki: Pki, tmp_path: Path) -> None:
-    """With the authority and the certificate as files; without --tls there is no answer."""
+def test_echo_and_send_use_tls(launch_service: LaunchService, configuration: str, pki: Pki, tmp_path: Path) -> None:
+    """Certificates are given as files. Without --tls the commands fail."""
     service = launch_service(configuration)
     certificate, key = pki.issue("ct1", "ct1.example")
     tls = ["--tls", "--tls-ca", pki.authority, "--tls-certificate", certificate, "--tls-key", key]

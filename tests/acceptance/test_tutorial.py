@@ -1,4 +1,4 @@
-"""Pages that are followed to the letter, as somebody does who has nothing but them."""
+"""Pages of the documentation, followed literally by a reader who has nothing else."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PUBLISHING = DOCS / "how-to" / "publishing.md"
 
 @pytest.fixture
 def walkthrough(tmp_path: Path) -> Iterator[Walkthrough]:
-    """An empty folder beside a checkout, and an environment in which the adapter is installed."""
+    """An empty folder next to a checkout, and an environment in which the adapter is installed."""
     made = Walkthrough(tmp_path)
     yield made
     made.close()
 
 
-@pytest.mark.timeout(600)  # the plugin's suite twice, beside everything else that runs
-def test_the_first_processor_does_its_job(walkthrough: Walkthrough) -> None:
-    """Every file is written and every command typed, in the page's order; the order of two studies becomes one job.
+@pytest.mark.timeout(600)  # the plugin's suite twice, on a busy machine
+def test_the_tutorial_leads_to_a_working_processor(walkthrough: Walkthrough) -> None:
+    """Every file is written and every command typed, in order. The imaging order with two studies becomes one job.
 
-    Tried: without the line that cancels the timer, the page's own tests fail.
+    Tried: a tutorial without the line that cancels the timer.
     """
     steps = [block for block in blocks_of(TUTORIAL) if "tutorial" in block.info.split()]
     assert len(blocks_of(TUTORIAL)) == len(steps), "a block of the tutorial is not followed"
@@ -41,13 +41,13 @@ def test_the_first_processor_does_its_job(walkthrough: Walkthrough) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_plugin_is_built_and_installed_as_the_page_says(walkthrough: Walkthrough) -> None:
-    """From the folder that the template has made to the list of plugins of an adapter."""
-    made = generate(walkthrough.folder, "observer", "Told")
+def test_a_plugin_can_be_published_as_the_page_describes(walkthrough: Walkthrough) -> None:
+    """A generated distribution is built, installed, and listed by the adapter."""
+    made = generate(walkthrough.folder, "observer", "Observed")
     walkthrough.type(f"cd {made}")
     steps = [block for block in blocks_of(PUBLISHING) if block.info == "sh publish"]
     outputs = [walkthrough.follow(step) for step in steps]
-    assert ["dicom_adapter_told-0.1.0-py3-none-any.whl", "dicom_adapter_told-0.1.0.tar.gz"] == sorted(
+    assert ["dicom_adapter_observed-0.1.0-py3-none-any.whl", "dicom_adapter_observed-0.1.0.tar.gz"] == sorted(
         path.name for path in (made / "dist").iterdir()
     )
-    assert "dicom-adapter-told" in outputs[-1]
+    assert "dicom-adapter-observed" in outputs[-1]
