@@ -1,4 +1,4 @@
-"""`run` becomes the process that supervises, and hands it what it has read."""
+"""`run` replaces its process with the supervisor and passes the loaded configuration to it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ pipeline-a = "1"
 
 
 class Became(BaseException):
-    """Another program goes on."""
+    """Raised instead of replacing the process."""
 
 
-def test_what_it_has_read_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that is started while every disk is full has to wait for room, not to end."""
-    told: dict[str, Any] = {}
+def test_the_configuration_is_passed_without_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is started while all disks are full must wait for free space, not end."""
+    passed: dict[str, Any] = {}
 
     def become(_path: str, command: list[str]) -> None:
         descriptor = int(command[-1])
-        told["file"] = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        told["is_inherited"] = os.get_inheritable(descriptor)
-        told["blueprint"] = Blueprint.from_json(json.loads(os.pread(descriptor, 1 << 20, 0)))
+        passed["file"] = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        passed["is_inherited"] = os.get_inheritable(descriptor)
+        passed["blueprint"] = Blueprint.from_json(json.loads(os.pread(descriptor, 1 << 20, 0)))
         raise Became
 
     def full(*_arguments: object, **_options: object) -> None:
@@ -50,7 +50,7 @@ def test_what_it_has_read_touches_no_disk(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_text(CONFIGURATION, encoding="utf-8")
     with pytest.raises(Became):
         CliRunner().invoke(app, ["run", str(path), "--port", "0", "--stop-with-stdin"], catch_exceptions=False)
-    assert told["file"].startswith("/memfd:")
-    assert told["is_inherited"]
-    blueprint = told["blueprint"]
+    assert passed["file"].startswith("/memfd:")
+    assert passed["is_inherited"]
+    blueprint = passed["blueprint"]
     assert (CONFIGURATION, 0, True) == (blueprint.configuration, blueprint.port, blueprint.stop_with_stdin)

@@ -1,4 +1,4 @@
-"""`dicom-adapter check` tries what plugins bring, and lives through what they do."""
+"""`dicom-adapter check` creates the components of plugins and survives their failures."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ SECRET = "token 4711"
 
 
 class Panic(BaseException):
-    """No Exception, as a panic of a library written in Rust."""
+    """A BaseException, like a panic of a library written in Rust."""
 
 
 class Bad:
-    """A submitter that cannot be made, and a processor that cannot tell what it will do."""
+    """A submitter that cannot be created, and a processor that cannot describe its settings."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
@@ -82,13 +82,13 @@ ERRORS = pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(0), Pa
 
 
 @ERRORS
-def test_what_plugins_do_wrong_when_they_are_tried_is_reported_with_their_names(
+def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
 ) -> None:
-    """Exit 1, no traceback, nothing of the message, which may quote a setting; what works is shown as ever.
+    """The exit status is 1. There is no traceback and no message of the error, which may quote a setting.
 
-    Tried: without trying, `check` finds nothing wrong with the submitter, which `run` then cannot make; with only
-    exceptions caught, SystemExit(0) ends `check` as if all were well.
+    Tried: a `check` that does not create submitters; one that catches only `Exception` (SystemExit(0) looks like
+    success).
     """
 
     def discover(*, disable: tuple[str, ...] = ()) -> Plugins:
@@ -101,22 +101,24 @@ def test_what_plugins_do_wrong_when_they_are_tried_is_reported_with_their_names(
     found = CliRunner().invoke(app, ["check", "--json", str(file)])
 
     assert (1, 1) == (plain.exit_code, found.exit_code)
-    told = json.loads(found.stdout)
-    submitter, processor = told["problems"]
+    report = json.loads(found.stdout)
+    submitter, processor = report["problems"]
     kind = type(error).__name__
-    who = "plugin 'bad' of an unknown distribution :"
-    assert submitter.startswith(f"{who} submitter 'clara' cannot be created: {kind} at ")
-    assert processor.startswith(f"{who} AE title 'HEAD': its processor cannot describe its settings: {kind} at ")
-    assert [f"error: {problem}" for problem in told["problems"]] == plain.stderr.splitlines()
+    plugin = "plugin 'bad' of an unknown distribution :"
+    assert submitter.startswith(f"{plugin} submitter 'clara' cannot be created: {kind} at ")
+    assert processor.startswith(f"{plugin} AE title 'HEAD': its processor cannot describe its settings: {kind} at ")
+    assert [f"error: {problem}" for problem in report["problems"]] == plain.stderr.splitlines()
     assert SECRET not in plain.output + found.output
-    refused = {entry["aeTitle"]: bool(entry["refused"]) for entry in told["aeTitles"]}
+    refused = {entry["aeTitle"]: bool(entry["refused"]) for entry in report["aeTitles"]}
     assert {"LUNG": True, "HEAD": True, "LIVER": False} == refused
     assert not (tmp_path / "data").exists()
 
 
 @ERRORS
-def test_the_host_serves_what_does_not_need_them(make_adapter: MakeAdapter, error: BaseException) -> None:
-    """Tried: with only exceptions caught, the host does not start for anybody."""
+def test_the_host_serves_ae_titles_that_do_not_need_the_failing_plugin(
+    make_adapter: MakeAdapter, error: BaseException
+) -> None:
+    """Tried: a host that catches only `Exception` (it does not start)."""
     adapter = make_adapter(CONFIGURATION, Plugin(Bad(error)))
     assert {"LIVER"} == adapter.host.served.keys()
     assert {"LUNG", "HEAD"} == adapter.host.refused.keys()

@@ -1,4 +1,4 @@
-"""Every command finds its configuration file in the same way."""
+"""All commands find their configuration file in the same way."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from dicom_adapter.cli import app
 
-WITHOUT = {"demo", "send", "echo"}  # use no configuration
-OPTIONAL = {"plugins", "doctor"}  # work without one
+WITHOUT = {"demo", "send", "echo"}  # commands that use no configuration
+OPTIONAL = {"plugins", "doctor"}  # commands that also work without a configuration
 ARGUMENTS = {
     "explain": ["1.2.3"],
     "simulate": ["schedule.toml"],
@@ -26,7 +26,7 @@ ARGUMENTS = {
     "instances export": ["1", "--to", "folder"],
     "ae-titles restart": ["LUNG"],
 }
-NOT_UTF_8 = b"\xff"  # an error that names the file which was read
+NOT_UTF_8 = b"\xff"  # causes an error that names the file
 
 
 def leaves(group: Any, *path: str) -> Iterator[str]:
@@ -62,8 +62,8 @@ def reads(path: str, result: Result) -> bool:
 
 
 @every_command
-def test_the_option_names_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes before the environment variable and the file in the current folder."""
+def test_the_option_selects_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes precedence over the environment variable and the file in the current folder."""
     monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "variable.toml")
     unreadable("dicom-adapter.toml")
     assert reads("named.toml", call(command, "--config", unreadable("named.toml")))
@@ -71,8 +71,8 @@ def test_the_option_names_the_file(command: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("command", BOTH_WAYS)
-def test_the_argument_names_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes before the environment variable; the same file may be named twice, two files may not."""
+def test_the_argument_selects_the_file(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes precedence over the environment variable. Option and argument may name the same file, but not two."""
     monkeypatch.setenv("DICOM_ADAPTER_CONFIG", "variable.toml")
     assert reads("named.toml", call(command, unreadable("named.toml")))
     assert reads("named.toml", call(command, "named.toml", "-c", "named.toml"))
@@ -81,7 +81,9 @@ def test_the_argument_names_the_file(command: str, monkeypatch: pytest.MonkeyPat
 
 
 @every_command
-def test_the_environment_variable_goes_before_the_current_folder(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_has_precedence_over_the_current_folder(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An empty variable counts as not set."""
     unreadable("dicom-adapter.toml")
     monkeypatch.setenv("DICOM_ADAPTER_CONFIG", unreadable("variable.toml"))
@@ -91,12 +93,12 @@ def test_the_environment_variable_goes_before_the_current_folder(command: str, m
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - OPTIONAL))
-def test_without_any_file_the_message_names_what_was_tried(command: str, tmp_path: Path) -> None:
+def test_without_a_file_the_error_names_all_places(command: str, tmp_path: Path) -> None:
     result = call(command)
     assert (2 if command == "audit" else 1) == result.exit_code
     assert result.stderr.startswith("error: no configuration file: none was named, DICOM_ADAPTER_CONFIG is not set, ")
     assert f"{tmp_path} has no dicom-adapter.toml; name the file with --config\n" in result.stderr
 
 
-def test_a_simulation_accepts_the_file_as_its_first_argument() -> None:
+def test_simulate_accepts_the_file_as_its_first_argument() -> None:
     assert reads("named.toml", CliRunner().invoke(app, ["simulate", unreadable("named.toml"), "schedule.toml"]))

@@ -19,7 +19,7 @@ from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.testing import Adapter
 
-B_ALONE = """
+ONLY_B = """
 [storage]
 path = "data"
 watermark-percent = 100
@@ -30,17 +30,17 @@ type = "fake"
 [ae-titles.B.settings]
 pipeline-b = "p2"
 """
-CONFIGURATION = B_ALONE + '[ae-titles.A.settings]\ngroup-by = "AdmissionID"\npipeline-a = "p1"\n'
+CONFIGURATION = ONLY_B + '[ae-titles.A.settings]\ngroup-by = "AdmissionID"\npipeline-a = "p1"\n'
 STUDY = "2.25.4711"
 REASON = "it has no AdmissionID"
-WHO = pwd.getpwuid(os.getuid()).pw_name
+USER = pwd.getpwuid(os.getuid()).pw_name
 
 Command = Callable[..., Result]
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Run a command for the adapter in `tmp_path` and check its exit status."""
+    """Return a function that runs a command for the adapter in `tmp_path` and checks its exit status."""
 
     def run(*arguments: object, status: int = 0, answer: str | None = None) -> Result:
         words = [str(argument) for argument in (*arguments, "-c", tmp_path / "adapter.toml")]
@@ -53,7 +53,7 @@ def command(tmp_path: Path) -> Command:
 
 @pytest.fixture
 def adapter(make_adapter: Callable[[str], Adapter], tmp_path: Path) -> Adapter:
-    """Its AE title A has quarantined instances 1, 2 and 3, the first two of one study; 4 is pending at B."""
+    """An adapter with quarantined instances 1 to 3 at AE title A (1 and 2 of one study) and pending instance 4 at B."""
     (tmp_path / "adapter.toml").write_text(CONFIGURATION, encoding="utf-8")
     made = make_adapter(CONFIGURATION)
     for study in (STUDY, STUDY, "2.25.1"):
@@ -67,8 +67,8 @@ def listed(command: Command, *filters: object) -> list[int]:
     return [row["instanceId"] for row in json.loads(command("instances", "list", "--json", *filters).stdout)]
 
 
-def test_instances_are_listed_by_what_they_are(adapter: Adapter, command: Command) -> None:
-    """The newest first; filters are taken together."""
+def test_instances_are_listed_by_filters(adapter: Adapter, command: Command) -> None:
+    """The newest is first. Filters are combined."""
     assert [4, 3, 2, 1] == listed(command)
     assert [3, 2] == listed(command, "--state", "quarantined", "--limit", 2)
     assert [2, 1] == listed(command, "--study", STUDY, "--ae-title", "A", "--reason", "admissionid")
@@ -90,8 +90,8 @@ def test_an_instance_is_shown_with_its_story_and_without_its_patient(adapter: Ad
     assert [job.job_id for job in adapter.jobs] == json.loads(command("instances", "show", 4, "--json").stdout)["jobs"]
 
 
-def test_requeued_instances_are_told_and_so_are_refusals(adapter: Adapter, command: Command) -> None:
-    """After the configuration is corrected they become a job. Exit status 1 if any of them is refused."""
+def test_requeue_reports_requeued_and_refused_instances(adapter: Adapter, command: Command) -> None:
+    """The exit status is 1 if any instance is refused. After the configuration is corrected, they become a job."""
     refused = command("instances", "requeue", 1, 4, 99, "--json", status=1)
     assert {
         "requeued": [1],
@@ -101,16 +101,19 @@ def test_requeued_instances_are_told_and_so_are_refusals(adapter: Adapter, comma
         },
     } == json.loads(refused.stdout)
     adapter.host.run_until_idle()  # it is quarantined again
-    told = command("instances", "requeue", "--all", "--ae-title", "A", "--study", STUDY).stdout
-    assert "2 instances requeued\n" == told
+    output = command("instances", "requeue", "--all", "--ae-title", "A", "--study", STUDY).stdout
+    assert "2 instances requeued\n" == output
     adapter.restart(CONFIGURATION.replace("AdmissionID", "study"))
     adapter.advance(5)
     assert [1, 2] == sorted(job.instance_count for job in adapter.jobs)
-    assert WHO in [event.detail.get("by") for event in adapter.events]
+    assert USER in [event.detail.get("by") for event in adapter.events]
 
 
-def test_discarding_is_asked_for(adapter: Adapter, command: Command) -> None:
-    """Without a yes nothing happens; with --yes nobody is asked. Tried: without the question the first call does it."""
+def test_discard_requires_confirmation(adapter: Adapter, command: Command) -> None:
+    """Without confirmation nothing happens. With --yes there is no question.
+
+    Tried: a discard without the question.
+    """
     asked = command("instances", "discard", "--all", "--study", STUDY, status=1, answer="n\n")
     assert "Discard 2 instances permanently?" in asked.stderr
     assert 3 == adapter.states["quarantined"]
@@ -122,10 +125,10 @@ def test_discarding_is_asked_for(adapter: Adapter, command: Command) -> None:
     assert {"reclaimed": 4} == adapter.states
 
 
-def test_pending_instances_of_an_ae_title_that_is_gone_can_be_discarded(
+def test_pending_instances_of_a_removed_ae_title_can_be_discarded(
     adapter: Adapter, command: Command, tmp_path: Path
 ) -> None:
-    """Not before the service was started without it; until then its processor has them."""
+    """They are refused until the service has been restarted without the AE title: before, its processor has them."""
     without_b = CONFIGURATION.replace("[ae-titles.B.settings]", "[ae-titles.C.settings]")
     (tmp_path / "adapter.toml").write_text(without_b, encoding="utf-8")
     discard = ("instances", "discard", "--all", "--state", "pending", "--yes")
@@ -137,33 +140,33 @@ def test_pending_instances_of_an_ae_title_that_is_gone_can_be_discarded(
     assert "1 instance discarded\n" == command(*discard).stdout
 
 
-def test_exports_are_files_of_their_own(adapter: Adapter, command: Command, tmp_path: Path) -> None:
-    """Whatever the state, as long as there is a file; nothing is overwritten."""
+def test_export_writes_one_file_for_each_instance(adapter: Adapter, command: Command, tmp_path: Path) -> None:
+    """Instances in any state that have a stored object are exported. No file is overwritten."""
     out = tmp_path / "new" / "folder"
     assert "4 instances exported\n" == command("instances", "export", "--all", "--to", out).stdout
     assert ["1.dcm", "2.dcm", "3.dcm", "4.dcm"] == sorted(path.name for path in out.iterdir())
     assert (STUDY, 0o700) == (dcmread(out / "1.dcm").StudyInstanceUID, out.stat().st_mode & 0o777)
-    again = command("instances", "export", 1, 99, "--to", out, status=1).stderr
-    assert f"instance 1 is not exported: {out / '1.dcm'} already exists" in again
-    assert "instance 99 is not exported: there is no such instance" in again
+    refused = command("instances", "export", 1, 99, "--to", out, status=1).stderr
+    assert f"instance 1 is not exported: {out / '1.dcm'} already exists" in refused
+    assert "instance 99 is not exported: there is no such instance" in refused
     adapter.advance(60)
-    gone = command("instances", "export", 4, "--to", tmp_path / "other", status=1).stderr
-    assert "instance 4 is not exported: it is reclaimed: its file was deleted" in gone
+    reclaimed = command("instances", "export", 4, "--to", tmp_path / "other", status=1).stderr
+    assert "instance 4 is not exported: it is reclaimed: its file was deleted" in reclaimed
     command("instances", "export", 1, "--to", out / "1.dcm", status=2)
 
 
 @pytest.mark.parametrize("name", ["requeue", "discard", "export"])
 @pytest.mark.parametrize("words", [(), (1, "--all"), (1, "--study", STUDY)], ids=["neither", "both", "filtered"])
-def test_which_instances_has_to_be_clear(
+def test_a_selection_must_be_either_ids_or_all_with_filters(
     adapter: Adapter, command: Command, tmp_path: Path, name: str, words: tuple[object, ...]
 ) -> None:
-    """Either numbers, or --all with filters: everything else is wrong usage, and nothing happens."""
+    """Anything else is a usage error, and nothing happens."""
     where = ("--to", tmp_path / "out") if name == "export" else ()
     command("instances", name, *words, *where, status=2)
     assert {"quarantined": 3, "pending": 1} == adapter.states
 
 
-def test_ae_titles_are_listed_with_what_they_hold(adapter: Adapter, command: Command) -> None:
+def test_ae_titles_are_listed_with_state_and_counts(adapter: Adapter, command: Command) -> None:
     lanes = {row["aeTitle"]: row for row in json.loads(command("ae-titles", "list", "--json").stdout)}
     assert {"A": ("running", 0, 3), "B": ("running", 1, 0)} == {
         name: (row["state"], row["pending"], row["quarantined"]) for name, row in lanes.items()
@@ -172,13 +175,16 @@ def test_ae_titles_are_listed_with_what_they_hold(adapter: Adapter, command: Com
 
 
 def test_ae_titles_are_restarted_by_name(adapter: Adapter, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that can be; for the others the reason is told, with exit status 1."""
+    """For an AE title that cannot be restarted, the reason is reported and the exit status is 1."""
     built: list[Any] = []
     processor = adapter.host._lanes.lanes["B"]._settings.processor.cls
     opened = processor.open
     monkeypatch.setattr(processor, "open", lambda self: (built.append(self.ae_title), opened(self)))
-    told = command("ae-titles", "restart", "B", "NOBODY", status=1)
-    assert ("B will be restarted\n", "warning: AE title 'NOBODY' is not configured\n") == (told.stdout, told.stderr)
+    result = command("ae-titles", "restart", "B", "NOBODY", status=1)
+    assert ("B will be restarted\n", "warning: AE title 'NOBODY' is not configured\n") == (
+        result.stdout,
+        result.stderr,
+    )
     adapter.advance(2)
     assert (["B"], LaneState.RUNNING) == (built, adapter.lanes["B"].state)
     assert 1 == [event.event for event in adapter.events].count("lane_restarted")

@@ -1,4 +1,4 @@
-"""What `jobs` prints for people."""
+"""The table of `jobs list`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ def printed(*jobs: Job, width: int = 80) -> list[str]:
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_a_job_is_one_line_and_its_trouble_one_more() -> None:
-    """At 80 columns, whatever the platform said; in all its width it is cut. Tried: without `no_wrap` it has more."""
+def test_a_job_is_one_line_and_its_error_one_more() -> None:
+    """A long error is cut at the width of 80 columns.
+
+    Tried: a column without `no_wrap` (the error has more lines).
+    """
     error = "the platform does not answer;\nwhat it said is long " * 5
     troubled = evolve(JOB, state=JobState.METADATA_SENT, attempts=3, next_attempt_at=NOW, last_error=error)
     assert [
@@ -46,7 +49,7 @@ def test_a_job_is_one_line_and_its_trouble_one_more() -> None:
 
 
 @pytest.mark.parametrize(("width", "name"), [(80, "N" * 25 + "…"), (120, "N" * 60)])
-def test_a_long_name_takes_the_room_that_there_is(width: int, name: str) -> None:
+def test_a_long_name_is_cut_at_the_available_width(width: int, name: str) -> None:
     lines = printed(evolve(JOB, name="N" * 60, state=JobState.METADATA_SENT), width=width)
     assert name == lines[1].split()[1]
     assert max(map(len, lines)) <= width

@@ -1,4 +1,4 @@
-"""What a command imports: only its own module, and no plugin and no heavy library that it does not need."""
+"""Imports of a command: only its own module, and no plugin or heavy library that it does not need."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ HEAVY = {"alembic", "litestar", "pydicom", "pynetdicom", "sqlalchemy"}
 
 
 def modules_of(*arguments: str) -> set[str]:
-    """Return the modules that a call of the command line has imported."""
+    """Return the modules that a call of the command line imports."""
     command = [sys.executable, "-c", LOADED.format(arguments=list(arguments))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_the_version_is_shown_without_any_command() -> None:
+def test_the_version_is_shown_without_importing_commands() -> None:
     """Tried: a command line that imports all commands."""
     loaded = modules_of("--version")
     assert set() == loaded & HEAVY
     assert [] == [entry.name for entry in COMMANDS if f"dicom_adapter.cli.{entry.module}" in loaded]
 
 
-def test_a_command_is_imported_alone() -> None:
+def test_a_command_imports_no_other_command() -> None:
     """Tried: a command line that imports all commands."""
     loaded = modules_of("jobs", "list", "--help")
     others = {entry.module for entry in COMMANDS} - {"jobs"}
@@ -47,7 +47,7 @@ def test_a_command_is_imported_alone() -> None:
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
 def test_every_command_can_be_loaded(entry: CommandEntry) -> None:
-    """A command has the name of its function or group."""
+    """The name of a command is that of its function or group."""
     assert entry.load() is not None
     assert [entry.name] == [
         *(

@@ -1,4 +1,4 @@
-"""Commands that plugins bring: whatever they are, the adapter's own work, and who brings them is named."""
+"""Commands of plugins: a plugin whose commands are unusable is named, and all other commands work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dicom_adapter.testing import Plugin
 
 
 class Panic(BaseException):
-    """As libraries written in other languages raise it."""
+    """A BaseException, like one raised by a library in another language."""
 
 
 def raising() -> Any:
@@ -34,7 +34,7 @@ def run(name: str) -> None:
     typer.echo(name)
 
 
-def bringing(hook: Callable[[], Any], name: str) -> Plugin:
+def make_plugin(hook: Callable[[], Any], name: str) -> Plugin:
     return Plugin(SimpleNamespace(dicom_adapter_commands=hookimpl(hook)), name=name)
 
 
@@ -49,17 +49,20 @@ def bringing(hook: Callable[[], Any], name: str) -> Plugin:
         (lambda: iter(lambda: hello, None), "TypeError: it returned more than 1000 results"),
     ],
 )
-def test_a_plugin_whose_commands_cannot_be_used_is_named_and_costs_no_other(
+def test_a_plugin_with_unusable_commands_is_named_and_affects_no_other(
     hook: Callable[[], Any], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Help and all other commands go on. Tried: adding them as they come."""
+    """Help and all other commands work.
+
+    Tried: commands that are added without validation.
+    """
     monkeypatch.setattr(registry, "LATE_HOOK_SECONDS", 0.2)
     app = typer.Typer()
     app.callback()(lambda: None)
-    add_commands(app, load([bringing(hook, "bad"), bringing(lambda: [hello], "good")]), {"run"})
-    said = capsys.readouterr().err
-    assert said.startswith("warning: plugin 'bad' of an unknown distribution : dicom_adapter_commands failed: ")
-    assert reason in said
-    assert 1 == len(said.splitlines())
+    add_commands(app, load([make_plugin(hook, "bad"), make_plugin(lambda: [hello], "good")]), {"run"})
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: plugin 'bad' of an unknown distribution : dicom_adapter_commands failed: ")
+    assert reason in warning
+    assert 1 == len(warning.splitlines())
     assert "hello" in CliRunner().invoke(app, ["--help"]).stdout
     assert "hello you\n" == CliRunner().invoke(app, ["hello", "you"]).stdout

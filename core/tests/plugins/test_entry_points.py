@@ -1,4 +1,4 @@
-"""Which plugins are loaded: for which version of the hooks they were built, and whether somebody wants them."""
+"""Selection of plugins: by the version of the hooks, and by `[plugins] disable` and the environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pipeline-a = "1"
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on sys.path, as `pip install` fills it."""
+    """A folder on sys.path with the layout that `pip install` creates."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(site: Path, name: str, code: str, *groups: str) -> None:
-    """A distribution acme-<name> 2.1 with a plugin of that name in each group, each in a module of its own."""
+    """Install a distribution acme-<name> 2.1 that has a plugin of that name in each group, in separate modules."""
     info = site / f"acme_{name}-2.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 2.1\n")
@@ -78,13 +78,16 @@ def problems_of(name: str) -> list[str]:
         ("pytest11", None),
     ],
 )
-def test_the_group_says_which_version_of_the_hooks_a_plugin_was_built_for(group: str, version: int | None) -> None:
-    """Without a number it is the first; what is no group of plugins is nobody's business."""
+def test_the_entry_point_group_has_the_version_of_the_hooks(group: str, version: int | None) -> None:
+    """A group without a number is version 1. Other groups are ignored."""
     assert version == version_of(group)
 
 
-def test_a_plugin_for_newer_hooks_is_refused_by_name_and_not_imported(site: Path) -> None:
-    """It may need what is not there: what to do is told instead of an ImportError. Tried: only the plain group."""
+def test_a_plugin_for_newer_hooks_is_refused_and_not_imported(site: Path) -> None:
+    """It may need names that do not exist: the error gives the next step instead of an ImportError.
+
+    Tried: a search of only the group without a number.
+    """
     install(site, "newer", "raise SystemExit('imported')", NEXT)
     expected = (
         f"plugin 'newer' of acme-newer 2.1: built for version {API_VERSION + 1} of the hooks, and this dicom-adapter "
@@ -96,8 +99,7 @@ def test_a_plugin_for_newer_hooks_is_refused_by_name_and_not_imported(site: Path
     assert f"acme_newer_{API_VERSION + 1}" not in sys.modules
 
 
-def test_a_plugin_for_older_hooks_is_to_be_upgraded(site: Path) -> None:
-    """The other way round."""
+def test_a_plugin_for_older_hooks_is_refused_with_a_hint_to_upgrade_it(site: Path) -> None:
     install(site, "outdated", "raise SystemExit('imported')", "dicom_adapter.v0")
     assert problems_of("outdated") == [version_mismatch("dicom_adapter.v0")]
     assert version_mismatch("dicom_adapter.v0").endswith(
@@ -105,8 +107,8 @@ def test_a_plugin_for_older_hooks_is_to_be_upgraded(site: Path) -> None:
     )
 
 
-def test_of_a_plugin_for_several_versions_the_one_that_fits_is_taken(site: Path) -> None:
-    """A distribution that serves old and new adapters is no problem for either."""
+def test_of_a_plugin_for_several_versions_the_supported_one_is_loaded(site: Path) -> None:
+    """A distribution can support old and new adapters."""
     install(site, "both", PROCESSOR.format(name="both"), NEXT, "dicom_adapter")
     assert [] == discover().problems
     assert "both" in discover().catalogue().processors
@@ -117,7 +119,7 @@ def test_of_a_plugin_for_several_versions_the_one_that_fits_is_taken(site: Path)
 
 
 def test_a_disabled_plugin_is_not_imported_and_is_listed_with_the_reason(site: Path) -> None:
-    """It may do harm when it is."""
+    """Importing it may already cause damage."""
     install(site, "harmful", "raise SystemExit('imported')")
     found = discover(disable=["harmful"])
     assert [] == found.problems
@@ -137,15 +139,15 @@ def test_a_disabled_plugin_is_not_imported_and_is_listed_with_the_reason(site: P
 def test_the_environment_allows_only_the_plugins_that_it_names(
     site: Path, monkeypatch: pytest.MonkeyPatch, listed: str | None, loaded: set[str]
 ) -> None:
-    """Set and empty, none, the adapter's own neither; not set, all."""
+    """An empty variable allows no plugin, not even the built-in ones. Without the variable, all are allowed."""
     install(site, "extra", PROCESSOR.format(name="extra"))
     if listed is not None:
         monkeypatch.setenv(VARIABLE, listed)
     assert loaded == {info.name for info in discover().infos if not info.disabled}
 
 
-def test_names_that_nobody_has_are_told_with_those_that_there_are(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the configuration and in the environment; they are no broken plugins."""
+def test_unknown_plugin_names_are_reported_with_the_installed_ones(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds for names in the configuration and in the environment. They are not listed as broken plugins."""
     monkeypatch.setenv(VARIABLE, "aetitle,aetitel")
     found = discover(disable=["casche"])
     there = "(installed: aetitle, cache, clara-client, file-storage, local-storage); correct or remove the name"
@@ -162,34 +164,34 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_plugins_shows_what_is_disabled_and_why(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the configuration that is named, or the usual one; that alone is no error."""
+    """The named configuration is used, or the default one. A disabled plugin is not an error."""
     install(site, "mine", PROCESSOR.format(name="mine"))
     Path("dicom-adapter.toml").write_text('[plugins]\ndisable = ["mine"]\n')
-    status, told, _ = invoke("plugins", "--json")
-    [row] = [row for row in json.loads(told) if row["plugin"] == "mine"]
+    status, output, _ = invoke("plugins", "--json")
+    [row] = [row for row in json.loads(output) if row["plugin"] == "mine"]
     assert (0, "[plugins] disable names it", "") == (status, row["disabled"], row["problem"])
     Path("other.toml").write_text('[plugins]\ndisable = ["mnie"]\n')
-    status, told, said = invoke("plugins", "--config", "other.toml", "--json")
-    [row] = [row for row in json.loads(told) if row["plugin"] == "mine"]
+    status, output, errors = invoke("plugins", "--config", "other.toml", "--json")
+    [row] = [row for row in json.loads(output) if row["plugin"] == "mine"]
     assert (1, "processor", "") == (status, row["kind"], row["disabled"])
-    assert "[plugins] disable names 'mnie', and no such plugin is installed" in said
+    assert "[plugins] disable names 'mnie', and no such plugin is installed" in errors
 
 
-def test_an_ae_title_whose_processor_may_be_disabled_is_told_so(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check` fails with it; without the line it succeeds."""
+def test_check_names_the_disabled_plugin_that_an_ae_title_may_need(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` fails. Without the line in the configuration it succeeds."""
     monkeypatch.setenv("COLUMNS", "1000")
     install(site, "mine", PROCESSOR.format(name="mine"))
     Path("good.toml").write_text(CONFIGURATION)
     Path("bad.toml").write_text('[plugins]\ndisable = ["mine"]\n' + CONFIGURATION)
     assert 0 == invoke("check", "good.toml")[0]
-    status, _, said = invoke("check", "bad.toml")
-    assert (1, 1) == (status, len(said.splitlines()))
-    assert "AE title 'MINE': needs processor 'mine', which is not installed" in said
-    assert "; disabled: plugin 'mine' of acme-mine 2.1, because [plugins] disable names it" in said
+    status, _, errors = invoke("check", "bad.toml")
+    assert (1, 1) == (status, len(errors.splitlines()))
+    assert "AE title 'MINE': needs processor 'mine', which is not installed" in errors
+    assert "; disabled: plugin 'mine' of acme-mine 2.1, because [plugins] disable names it" in errors
 
 
-def test_a_name_in_disable_that_nobody_has_is_an_error_of_check(site: Path) -> None:
-    """Not of `run`: an uninstalled plugin must not keep the service from starting."""
+def test_an_unknown_name_in_disable_is_an_error_of_check(site: Path) -> None:
+    """It is not an error of `run`: an uninstalled plugin must not prevent the start of the service."""
     Path("bad.toml").write_text('[plugins]\ndisable = ["gone"]\n' + CONFIGURATION.replace('"mine"', '"cache"'))
-    status, _, said = invoke("check", "bad.toml")
-    assert (1, True) == (status, "names 'gone', and no such plugin is installed" in said)
+    status, _, errors = invoke("check", "bad.toml")
+    assert (1, True) == (status, "names 'gone', and no such plugin is installed" in errors)

@@ -1,4 +1,4 @@
-"""The plugin host: what is found, what is refused and why, and that one broken plugin harms no other."""
+"""The plugin registry: plugins are found, broken ones are refused with a reason, and affect no other plugin."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ class GoodPlugin:
 
 
 def bringing(*classes: Any, hook: str = "dicom_adapter_processors") -> object:
-    """A plugin whose registration hook returns these."""
+    """Return a plugin whose registration hook returns these classes."""
     return calling(lambda: list(classes), hook)
 
 
 def calling(function: Callable[..., Any], hook: str = "dicom_adapter_processors") -> object:
-    """A plugin with one hook."""
+    """Return a plugin with one hook."""
     return SimpleNamespace(**{hook: hookimpl(function)})
 
 
 def named(name: str, **members: Any) -> type:
-    """A processor that can be used."""
+    """Return a valid processor class."""
     return type("Named", (Good,), {"name": name, **members})
 
 
 def point(plugin: object, name: str, version: str = "1.0") -> Plugin:
-    """An entry point of a distribution that is called dicom-<name>."""
+    """Return an entry point of a distribution dicom-<name>."""
     return Plugin(plugin, name=name, value=name, dist=Distribution(f"dicom-{name}", version))
 
 
@@ -67,7 +67,7 @@ class Failing(Plugin):
 
 
 def beside_a_good_one(broken: Plugin) -> list[str]:
-    """What is reported of `broken`; the good plugin has to stay usable whether it is loaded before or after."""
+    """Return the problems of `broken`, and check that a valid plugin is usable if it is loaded before or after it."""
     loaded = load([point(GoodPlugin(), "a-good"), broken, point(bringing(named("also-good")), "z-good")])
     assert {"good", "also-good"} == set(loaded.catalogue().processors)
     assert tuple(loaded.problems) == loaded.catalogue().broken
@@ -79,7 +79,7 @@ def beside_a_good_one(broken: Plugin) -> list[str]:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on sys.path, as `pip install` fills it."""
+    """A folder on sys.path with the layout that `pip install` creates."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
@@ -107,7 +107,7 @@ def dicom_adapter_processors():
 
 
 def test_an_installed_third_party_plugin_is_found_through_its_entry_point(site: Path) -> None:
-    """Installing a distribution is all it takes; what it brings can be chosen by name."""
+    """After the installation of its distribution, a component can be selected by name."""
     install(site, "acme-dicom", "acme_patients_plugin", THIRD_PARTY)
     found = discover()
     assert "WholePatient" == found.catalogue().processors["whole-patient"].__name__
@@ -116,7 +116,7 @@ def test_an_installed_third_party_plugin_is_found_through_its_entry_point(site: 
 
 
 def test_an_installed_plugin_is_described_with_its_distribution(site: Path) -> None:
-    """Name, distribution and version are what an operator needs to find the culprit."""
+    """An operator needs name, distribution and version to find the plugin."""
     install(site, "acme-dicom", "acme_broken_plugin", "import nothing_like_this")
     assert [
         "plugin 'acme-broken-plugin' of acme-dicom 2.1: failed to load: "
@@ -133,7 +133,7 @@ def test_only_the_named_entry_points_are_loaded(site: Path) -> None:
 
 
 def test_the_plugins_of_this_project_have_no_problems() -> None:
-    """The house's own plugins enter by the same door."""
+    """Built-in plugins use the same plugin interface."""
     found = discover()
     assert [] == found.problems
     assert {"local"} <= set(found.catalogue().storage_backends)
@@ -144,25 +144,25 @@ def test_the_plugins_of_this_project_have_no_problems() -> None:
 
 
 def test_a_failing_import_is_reported() -> None:
-    """The message of the exception helps, and the other plugins are loaded."""
+    """The report has the message of the exception. The other plugins are loaded."""
     problems = beside_a_good_one(Failing("tape", ImportError("no tape")))
     assert ["plugin 'tape' of dicom-tape 1.0: failed to load: ImportError: no tape"] == problems
 
 
 def test_a_plugin_that_exits_while_it_is_imported_is_reported() -> None:
-    """A script that was meant to be run does not end the adapter."""
+    """A script that exits on import does not end the adapter."""
     problems = beside_a_good_one(Failing("tape", SystemExit(2)))
     assert ["plugin 'tape' of dicom-tape 1.0: failed to load: SystemExit: 2"] == problems
 
 
-def test_an_interrupt_is_not_mistaken_for_a_broken_plugin() -> None:
+def test_a_keyboard_interrupt_during_an_import_is_not_a_broken_plugin() -> None:
     """Ctrl-C during a slow import ends the command."""
     with pytest.raises(KeyboardInterrupt):
         load([Failing("tape", KeyboardInterrupt())])
 
 
 def test_an_unknown_hook_is_reported() -> None:
-    """A typing mistake in a hook's name must not look like success."""
+    """A typing error in the name of a hook must not look like success."""
     misspelt = bringing(named("tape"), hook="dicom_adapter_procesors")
     assert ["plugin 'tape' of dicom-tape 1.0: implements unknown hooks: dicom_adapter_procesors"] == beside_a_good_one(
         point(misspelt, "tape")
@@ -170,14 +170,14 @@ def test_an_unknown_hook_is_reported() -> None:
 
 
 def test_a_wrong_hook_signature_is_reported() -> None:
-    """A parameter that the hook does not have is named, and nothing of the plugin stays registered."""
+    """The unknown parameter is named, and the plugin is not registered at all."""
     (problem,) = beside_a_good_one(point(calling(lambda job, colour: None, "dicom_adapter_job_changed"), "tape"))
     assert problem.startswith("plugin 'tape' of dicom-tape 1.0: failed to load: PluginValidationError: ")
     assert "colour" in problem
 
 
-def test_a_plugin_with_one_wrong_hook_is_left_out_with_all_its_hooks() -> None:
-    """Half a plugin is none: its observers are not called, and its components cannot be chosen."""
+def test_a_plugin_with_one_wrong_hook_is_ignored_with_all_its_hooks() -> None:
+    """Its observers are not called, and its components cannot be selected."""
     half = SimpleNamespace(
         dicom_adapter_instance_stored=hookimpl(lambda instance: None),
         dicom_adapter_processors=hookimpl(lambda: [named("half")]),
@@ -221,15 +221,16 @@ def interrupted_generator() -> Any:
         (lambda: [named(7)], "Named has no `name`"),  # type: ignore[arg-type] # the mistake under test
     ],
 )
-def test_a_registration_hook_that_raises_or_returns_nonsense_is_reported(hook: Callable[[], Any], reason: str) -> None:
-    """Whatever a registration hook does, the plugin is named with its distribution and left out as a whole."""
+def test_a_registration_hook_that_raises_or_returns_invalid_values_is_reported(
+    hook: Callable[[], Any], reason: str
+) -> None:
+    """The report names plugin and distribution. The plugin is ignored completely."""
     (problem,) = beside_a_good_one(point(calling(hook), "tape"))
     assert problem.startswith("plugin 'tape' of dicom-tape 1.0: a registration hook failed: ")
     assert reason in problem
 
 
-def test_a_plugin_whose_registration_fails_observes_nothing() -> None:
-    """A plugin that is reported as broken is not called any more."""
+def test_observers_of_a_plugin_whose_registration_fails_are_not_called() -> None:
     broken = SimpleNamespace(
         dicom_adapter_processors=hookimpl(raising(OSError("no licence"))),
         dicom_adapter_instance_stored=hookimpl(lambda instance: None),
@@ -237,8 +238,7 @@ def test_a_plugin_whose_registration_fails_observes_nothing() -> None:
     assert [] == load([point(broken, "tape")]).observers
 
 
-def test_missing_methods_are_named_and_the_plugins_other_components_stay() -> None:
-    """One unfinished class of a plugin leaves its finished ones usable."""
+def test_missing_methods_are_named_and_other_components_of_the_plugin_stay_usable() -> None:
     unfinished = type("Unfinished", (JobProcessorBase,), {"name": "unfinished"})
     loaded = load([point(bringing(unfinished, named("finished")), "tape")])
     assert [
@@ -250,8 +250,8 @@ def test_missing_methods_are_named_and_the_plugins_other_components_stay() -> No
 # --- duplicates -----------------------------------------------------------------------------------------------------
 
 
-def test_a_name_that_two_plugins_provide_is_nobodys() -> None:
-    """Both are reported, each with the other's distribution; the name cannot be chosen, other names can."""
+def test_a_name_that_two_plugins_provide_cannot_be_selected() -> None:
+    """Both are reported, each with the distribution of the other. Their other names can be selected."""
     loaded = load([point(bringing(named("x"), named("y")), "one"), point(bringing(named("x")), "two", "3.0")])
     assert [
         "plugin 'one' of dicom-one 1.0: processor 'x' is also provided by dicom-two 3.0",
@@ -262,7 +262,7 @@ def test_a_name_that_two_plugins_provide_is_nobodys() -> None:
 
 
 def test_components_of_different_kinds_may_share_a_name() -> None:
-    """A processor and a submitter are chosen in different places."""
+    """A processor and a submitter are selected by different keys."""
     submitter = type("Mine", (Submitter,), dict.fromkeys(Submitter.__abstractmethods__) | {"name": "mine"})
     one, two = bringing(named("mine")), bringing(submitter, hook="dicom_adapter_submitters")
     loaded = load([point(one, "one"), point(two, "two")])
@@ -270,8 +270,8 @@ def test_components_of_different_kinds_may_share_a_name() -> None:
     assert ("one", "two") == (loaded.provider(PROCESSOR, "mine"), loaded.provider(SUBMITTER, "mine"))
 
 
-def test_two_plugins_of_one_name_are_reported_and_the_first_is_used() -> None:
-    """Entry points of two distributions may be called the same; the second one is told so."""
+def test_of_two_plugins_with_one_name_the_first_is_used_and_the_second_reported() -> None:
+    """Entry points of two distributions may have the same name."""
     points = [
         Plugin(bringing(named(distribution)), name="tape", value=distribution, dist=Distribution(distribution))
         for distribution in ("a-tape", "b-tape")
@@ -283,15 +283,15 @@ def test_two_plugins_of_one_name_are_reported_and_the_first_is_used() -> None:
     assert ["a-tape"] == list(loaded.catalogue().processors)
 
 
-def test_two_plugins_of_one_name_that_are_not_installed_do_not_hide_each_other() -> None:
-    """A test that gives two plugins and forgets their names hears of it."""
+def test_a_duplicate_name_among_plugins_of_a_test_is_reported() -> None:
+    """A test that passes two plugins without names gets an error instead of only one of them."""
     loaded = load([Plugin(bringing(named("one"))), Plugin(bringing(named("two")))])
     assert ["one"] == list(loaded.catalogue().processors)
     assert 1 == len(loaded.problems)
 
 
-def test_a_distribution_that_lies_on_the_path_twice_counts_once_as_the_one_that_is_imported() -> None:
-    """The first on the path wins, as it does for `import`, and its version is the one to show."""
+def test_a_distribution_that_is_on_the_path_twice_counts_once() -> None:
+    """The first one on the path is imported, and its version is shown."""
     loaded = load([point(GoodPlugin(), "tape", "2.0"), point(GoodPlugin(), "tape", "1.0")])
     assert ["plugin 'tape' of dicom-tape 2.0"] == [str(info) for info in loaded.infos]
     assert [] == loaded.problems
@@ -304,33 +304,33 @@ def unexpected(plugin: object, hook: str, failure: BaseException) -> None:
     raise AssertionError(f"{plugin} failed in {hook}: {failure!r}")
 
 
-def observing(told: list[str], name: str, failure: BaseException | None = None) -> Plugin:
+def observing(calls: list[str], name: str, failure: BaseException | None = None) -> Plugin:
     def observe(job: object) -> None:
-        told.append(f"{name} {job}")
+        calls.append(f"{name} {job}")
         if failure is not None:
             raise failure
 
     return point(calling(observe, "dicom_adapter_job_changed"), name)
 
 
-def test_every_observer_is_called_with_what_it_asks_for() -> None:
-    """A hook may leave out parameters that it does not need."""
-    told: list[str] = []
-    careless = point(calling(lambda: told.append("careless"), "dicom_adapter_job_changed"), "careless")
-    loaded = load([careless, observing(told, "curious")])
+def test_every_observer_is_called_with_the_parameters_that_it_declares() -> None:
+    """A hook may omit parameters that it does not need."""
+    calls: list[str] = []
+    careless = point(calling(lambda: calls.append("careless"), "dicom_adapter_job_changed"), "careless")
+    loaded = load([careless, observing(calls, "curious")])
     for observer in loaded.observers:
         loaded.notify(observer, "dicom_adapter_job_changed", unexpected, job="job 1")
-    assert ["careless", "curious job 1"] == sorted(told)
+    assert ["careless", "curious job 1"] == sorted(calls)
     assert [("dicom_adapter_job_changed",)] * 2 == [info.observes for info in loaded.infos]
 
 
 @pytest.mark.parametrize("failure", [ValueError("no"), SystemExit("no")])
-def test_an_observer_that_raises_is_reported_and_hinders_no_other(failure: BaseException) -> None:
+def test_an_observer_that_raises_is_reported_and_affects_no_other(failure: BaseException) -> None:
     """Each observer is called, and each failure is reported with its plugin and hook."""
-    told: list[str] = []
+    calls: list[str] = []
     failures: list[tuple[str, str, BaseException]] = []
     loaded: Plugins = load(
-        [observing(told, "a"), observing(told, "b", failure), observing(told, "c"), observing(told, "d", failure)]
+        [observing(calls, "a"), observing(calls, "b", failure), observing(calls, "c"), observing(calls, "d", failure)]
     )
     for observer in loaded.observers:
         loaded.notify(
@@ -339,17 +339,17 @@ def test_an_observer_that_raises_is_reported_and_hinders_no_other(failure: BaseE
             lambda *what: failures.append((str(what[0]), *what[1:])),
             job="1",
         )
-    assert ["a 1", "b 1", "c 1", "d 1"] == sorted(told)
+    assert ["a 1", "b 1", "c 1", "d 1"] == sorted(calls)
     assert {
         ("plugin 'b' of dicom-b 1.0", "dicom_adapter_job_changed", failure),
         ("plugin 'd' of dicom-d 1.0", "dicom_adapter_job_changed", failure),
     } == set(failures)
 
 
-def test_observers_in_an_adapter_hear_of_jobs_though_another_one_raises(
+def test_observers_of_an_adapter_are_notified_although_another_one_raises(
     make_adapter: Callable[..., Any],
 ) -> None:
-    """A plugin that fails in every hook costs the adapter nothing but lines in the log."""
+    """A plugin that fails in every hook causes only lines in the log."""
     seen: list[str] = []
 
     def observe(job: Job) -> None:
