@@ -171,9 +171,9 @@ def test_an_invalid_file_is_refused_and_changes_nothing(launch_service: LaunchSe
     write(service, STORAGE + OTHER_LUNG.replace("timeout = 6", "timeout = 3"))
     checked = CliRunner().invoke(app, ["check", "--json", str(service.configuration)])
     problems = json.loads(checked.stdout)["problems"]
-    exit_code, told = call(service, "--apply")
-    assert (1, None) == (exit_code, told["applied"])
-    assert [*problems, "nothing was changed; a running service keeps its configuration"] == told["problems"]
+    exit_code, output = call(service, "--apply")
+    assert (1, None) == (exit_code, output["applied"])
+    assert [*problems, "nothing was changed; a running service keeps its configuration"] == output["problems"]
     hang_up(service)
     assert output["problems"] == service.wait_for("reload_refused")["problems"]
     assert rejection(service.port(), "HEAD") is None
@@ -185,7 +185,7 @@ def test_reload_fails_when_no_service_runs(launch_service: LaunchService) -> Non
     service.stop()
     exit_code, output = call(service, "--apply")
     assert 1 == exit_code
-    assert "no service is running with the data folder" in told["problems"][0]
+    assert "no service is running with the data folder" in output["problems"][0]
 
 
 def test_the_running_configuration_is_recorded_before_the_service_listens(launch_service: LaunchService) -> None:

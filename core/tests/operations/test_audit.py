@@ -1,4 +1,4 @@
-"""The audit reports mismatches of ledger and storage, but no unfinished stores; the repair resolves them."""
+"""The audit finds inconsistencies of ledger and storage, but not work in progress. The repair fixes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ pipeline-one = "p1"
 
 
 class Site:
-    """An adapter with an instance in each state, whose objects and rows the test spoils."""
+    """An adapter with an instance in each state. Tests damage its objects and rows."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -76,12 +76,12 @@ class Site:
         return self.adapter.config.storage.path / "instances" / key[:2] / f"{key}.dcm"
 
     def set(self, instance: InstanceStorageInfo, **values: Any) -> None:
-        """Change a row, which nobody should."""
+        """Change a row, bypassing the adapter."""
         with self.ledger.write() as transaction:
             transaction.execute(update(table).where(table.c.instance_id == instance.instance_id).values(**values))
 
     def forget(self, instance: InstanceStorageInfo) -> None:
-        """Lose a row, as an older backup of the ledger does."""
+        """Delete a row, as if an older backup of the ledger was restored."""
         with self.ledger.write() as transaction:
             transaction.execute(delete(table).where(table.c.instance_id == instance.instance_id))
             counters.add(transaction, instance.ae_title, counters.RECEIVED, -1)
@@ -105,7 +105,7 @@ class Site:
         return [(finding.kind, finding.instance_id) for finding in findings(self.look(**how))]
 
     def repair(self) -> list[bool]:
-        """Repair the findings; return for each one that can be repaired whether it was."""
+        """Repair the findings. Return for each repairable one whether it was repaired."""
         return [result.repaired for result in Repair(self.resources).run(self.look())]
 
     @property
@@ -124,7 +124,7 @@ class Site:
 
 
 def orphan(site: Site, content: bytes) -> str:
-    """A stored object without a row."""
+    """Store an object without a row, and return its key."""
     writer = site.storage.writer()
     writer.write(content)
     key = writer.finish()
@@ -145,8 +145,8 @@ def site(make_adapter: MakeAdapter) -> Site:
 # --- the balance ------------------------------------------------------------------------------------------------------
 
 
-def test_everything_received_is_accounted_for(site: Site) -> None:
-    """Each state has its place, by AE title; nothing is found."""
+def test_a_consistent_adapter_accounts_for_every_instance(site: Site) -> None:
+    """The account has each state by AE title. There are no findings."""
     report = site.look()
     assert {} == report.found
     lung, wait = report.balance
@@ -155,8 +155,8 @@ def test_everything_received_is_accounted_for(site: Site) -> None:
     assert [0, 0] == [lung.difference, wait.difference]
 
 
-def test_a_row_that_is_lost_is_missed(site: Site) -> None:
-    """Although its object is gone as well. Tried: a balance of rows alone shows nothing."""
+def test_a_lost_row_is_found_although_its_object_is_deleted(site: Site) -> None:
+    """Tried: a balance of rows alone."""
     with site.ledger.write() as transaction:
         transaction.execute(delete(table).where(table.c.instance_id == site.pending.instance_id))
     site.path(site.pending).unlink()
@@ -164,10 +164,9 @@ def test_a_row_that_is_lost_is_missed(site: Site) -> None:
     assert (Kind.BALANCE, "WAIT: +1 of 3 received are not accounted for") == (finding.kind, finding.text)
 
 
-def test_replaced_and_unused_instances_and_those_of_unfinished_jobs_have_their_places(
+def test_replaced_unused_and_unfinished_instances_are_counted_separately(
     make_adapter: MakeAdapter,
 ) -> None:
-    """Every outcome and need is told apart."""
     adapter = make_adapter(CONFIGURATION.replace('kind = "permanent", ', ""))
     for seed in ("one", "two", "two"):
         adapter.receive(make_instance(seed=seed), ae_title="LUNG")
@@ -186,23 +185,23 @@ def test_replaced_and_unused_instances_and_those_of_unfinished_jobs_have_their_p
 
 
 @pytest.mark.parametrize("name", ["pending", "quarantined", "needed"])
-def test_an_object_that_is_missing_is_found(site: Site, name: str) -> None:
-    """Whatever still needs it."""
+def test_a_missing_object_is_found(site: Site, name: str) -> None:
+    """The object is needed by an instance or by a job."""
     instance = getattr(site, name)
     site.path(instance).unlink()
     assert [(Kind.MISSING, instance.instance_id)] == site.found()
 
 
 def test_an_object_without_a_row_is_found(site: Site) -> None:
-    """It is named by its key."""
+    """The finding has its key."""
     site.forget(site.pending)
     (finding,) = findings(site.look())
     assert (Kind.ORPHAN, site.pending.storage_key) == (finding.kind, finding.storage_key)
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_an_object_of_another_size_is_found(site: Site, verify: bool) -> None:
-    """Cut short, or longer."""
+def test_an_object_of_a_wrong_size_is_found(site: Site, verify: bool) -> None:
+    """It is too short or too long."""
     for instance, change in ((site.pending, -1), (site.needed, 1)):
         content = site.path(instance).read_bytes()
         site.path(instance).write_bytes(content[:change] if change < 0 else content + b"\0")
@@ -211,8 +210,7 @@ def test_an_object_of_another_size_is_found(site: Site, verify: bool) -> None:
     )
 
 
-def test_other_bytes_are_found_when_they_are_read(site: Site) -> None:
-    """Only `--verify` reads them."""
+def test_changed_bytes_are_found_with_verify_only(site: Site) -> None:
     content = bytearray(site.path(site.pending).read_bytes())
     content[-1] ^= 1
     site.path(site.pending).write_bytes(content)
@@ -220,8 +218,8 @@ def test_other_bytes_are_found_when_they_are_read(site: Site) -> None:
     assert [(Kind.CHANGED, site.pending.instance_id)] == site.found(verify=True)
 
 
-def test_an_object_that_cannot_be_read_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And does not end the audit."""
+def test_an_unreadable_object_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The audit continues."""
     read = site.storage.read
 
     def failing(key: str) -> BinaryIO:
@@ -234,27 +232,27 @@ def test_an_object_that_cannot_be_read_is_found(site: Site, monkeypatch: pytest.
 
 
 def test_an_object_of_a_reclaimed_instance_is_found(site: Site) -> None:
-    """As a power loss brings it back."""
+    """A power loss can restore a deleted file."""
     site.path(site.reclaimed).write_bytes(b"again")
     assert [(Kind.LEFT, site.reclaimed.instance_id)] == site.found()
 
 
-def test_a_reclaim_that_was_cut_off_is_found(site: Site) -> None:
-    """The object is gone, the row does not say so."""
+def test_an_interrupted_reclaim_is_found(site: Site) -> None:
+    """The object is deleted, but the row is not updated."""
     site.path(site.free).unlink()
     assert [(Kind.UNFINISHED, site.free.instance_id)] == site.found()
 
 
-def test_what_is_not_reclaimed_for_long_is_found_while_the_service_runs(site: Site) -> None:
-    """Without a service nobody reclaims, and what was released a moment ago has time."""
+def test_an_overdue_reclaim_is_found_while_the_service_runs(site: Site) -> None:
+    """It is no finding if the service is stopped, or if the instance was released a moment ago."""
     assert [] == site.found(running=True)
     site.clock.advance(301)
     assert [] == site.found()
     assert [(Kind.OVERDUE, site.free.instance_id)] == site.found(running=True)
 
 
-def test_a_job_that_was_finished_a_moment_ago_gives_its_instances_time(site: Site) -> None:
-    """Their release may be long ago."""
+def test_instances_of_a_job_that_has_just_finished_are_not_overdue(site: Site) -> None:
+    """They may have been released long ago."""
     site.clock.advance(301)
     with site.ledger.write() as transaction:
         (row,) = jobs.newest(transaction, 1, states=[JobState.FAULTED])
@@ -264,8 +262,8 @@ def test_a_job_that_was_finished_a_moment_ago_gives_its_instances_time(site: Sit
     assert (Kind.OVERDUE, site.needed.instance_id) in site.found(running=True)
 
 
-def test_jobs_that_cannot_be_done_are_found(site: Site) -> None:
-    """One has lost its instances, another needs one that is reclaimed: the terrible one."""
+def test_jobs_that_cannot_be_completed_are_found(site: Site) -> None:
+    """One has lost its instances. Another needs a reclaimed instance, which is a loss of data."""
     site.path(site.needed).unlink()
     site.set(site.needed, state="reclaimed", outcome="submitted")
     with site.ledger.write() as transaction:
@@ -277,8 +275,8 @@ def test_jobs_that_cannot_be_done_are_found(site: Site) -> None:
     assert (site.needed.instance_id, faulted.job_id) == (finding.instance_id, finding.job_id)
 
 
-def test_a_replacement_that_is_not_there_is_found(site: Site) -> None:
-    """The number of the newer arrival leads nowhere."""
+def test_a_missing_replacement_is_found(site: Site) -> None:
+    """The row names a newer arrival that does not exist."""
     site.set(site.reclaimed, replaced_by=999)
     assert [(Kind.REPLACED, site.reclaimed.instance_id)] == site.found()
 
@@ -287,7 +285,7 @@ def test_a_replacement_that_is_not_there_is_found(site: Site) -> None:
 
 
 class Busy:
-    """A storage backend beside which the service goes on: each time that its keys are listed, or rows were read."""
+    """A storage backend during whose listing of keys the service continues to work."""
 
     def __init__(self, storage: Any, before_keys: Callable[[], None], after_keys: Callable[[], None]) -> None:
         self._storage, self._before, self._after = storage, before_keys, after_keys
@@ -301,10 +299,10 @@ class Busy:
         return getattr(self._storage, name)
 
 
-def test_what_arrives_and_goes_meanwhile_is_not_reported(site: Site) -> None:
-    """An instance arrives after the keys were listed, another is reclaimed between the list and its row.
+def test_changes_during_the_audit_are_not_reported(site: Site) -> None:
+    """An instance arrives after the keys were listed. Another is reclaimed between the list and its row.
 
-    Tried: with the first judgement reported, both are.
+    Tried: findings that are reported without a second check.
     """
 
     def traffic() -> None:
@@ -314,19 +312,19 @@ def test_what_arrives_and_goes_meanwhile_is_not_reported(site: Site) -> None:
 
     pauses: list[float] = []
 
-    def reclaim_goes_on(seconds: float) -> None:
+    def finish_reclaim(seconds: float) -> None:
         pauses.append(seconds)
         with site.ledger.write() as transaction:
             instances.mark_reclaimed(transaction, [site.free.instance_id], site.clock.now())
 
     site.storage = Busy(site.storage, lambda: None, traffic)
-    assert [] == site.found(running=True, pause=reclaim_goes_on)
+    assert [] == site.found(running=True, pause=finish_reclaim)
     assert 1 == len(pauses)
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-def test_an_object_whose_row_follows_is_no_orphan(site: Site, in_time: bool) -> None:
-    """A receiver has synced it, and waits for the ledger. One whose row does not follow is reported."""
+def test_an_object_whose_row_is_entered_during_the_audit_is_no_orphan(site: Site, in_time: bool) -> None:
+    """A receiver has synced it and waits for the ledger. An object whose row is never entered is reported."""
     key = orphan(site, site.path(site.pending).read_bytes())
 
     def commit(_seconds: float) -> None:
@@ -337,15 +335,15 @@ def test_an_object_whose_row_follows_is_no_orphan(site: Site, in_time: bool) -> 
     assert ([] if in_time else [(Kind.ORPHAN, None)]) == site.found(running=True, pause=commit)
 
 
-def test_an_object_that_is_refused_and_deleted_is_no_orphan(site: Site) -> None:
-    """It was there for a moment, as a duplicate is."""
+def test_an_object_that_is_deleted_during_the_audit_is_no_orphan(site: Site) -> None:
+    """A refused duplicate exists for a moment."""
     key = orphan(site, b"duplicate")
     site.storage = Busy(site.storage, lambda: None, lambda: site.adapter.storage.delete([key]))
     assert [] == site.found(running=True)
 
 
-def test_a_stopped_service_is_looked_at_without_waiting(site: Site) -> None:
-    """Nothing is on its way then."""
+def test_the_audit_of_a_stopped_service_does_not_wait(site: Site) -> None:
+    """There is no work in progress."""
     site.path(site.pending).unlink()
 
     def pause(_seconds: float) -> None:
@@ -359,7 +357,7 @@ def test_a_stopped_service_is_looked_at_without_waiting(site: Site) -> None:
 
 
 def test_a_pending_instance_without_object_is_quarantined(site: Site) -> None:
-    """And said to be so; one that is quarantined already, or needed by a job, can only be reported."""
+    """The event has the reason. An instance that is already quarantined, or needed by a job, is only reported."""
     for instance in (site.pending, site.quarantined, site.needed):
         site.path(instance).unlink()
     assert [False, True, False] == site.repair()
@@ -369,8 +367,8 @@ def test_a_pending_instance_without_object_is_quarantined(site: Site) -> None:
     assert [False] * 3 == site.repair()
 
 
-def test_a_reclaim_that_was_cut_off_is_finished(site: Site) -> None:
-    """The row says what is so; the account knows what it was good for."""
+def test_an_interrupted_reclaim_is_completed(site: Site) -> None:
+    """The row is updated, and the account counts the instance by the reason of its release."""
     site.path(site.free).unlink()
     assert [True] == site.repair()
     assert ("instance_reclaimed", site.free.instance_id) == site.last_event()
@@ -380,7 +378,6 @@ def test_a_reclaim_that_was_cut_off_is_finished(site: Site) -> None:
 
 
 def test_an_object_of_a_reclaimed_instance_is_deleted(site: Site) -> None:
-    """Nobody needs it."""
     site.path(site.reclaimed).write_bytes(b"again")
     assert [True] == site.repair()
     assert ("object_deleted", site.reclaimed.instance_id) == site.last_event()
@@ -388,14 +385,17 @@ def test_an_object_of_a_reclaimed_instance_is_deleted(site: Site) -> None:
 
 
 def test_an_object_that_a_job_needs_is_never_deleted(site: Site) -> None:
-    """Although its row says that it is reclaimed. Tried: without the question, the job's data are lost."""
+    """This holds even if its row is reclaimed.
+
+    Tried: a deletion without a check of the jobs.
+    """
     site.set(site.needed, state="reclaimed", outcome="submitted")
     assert [False] == site.repair()
     assert site.path(site.needed).exists()
 
 
-def test_an_object_without_a_row_gets_one(site: Site) -> None:
-    """Quarantined at the AE title that it was sent to, with all that the file tells; it can be requeued then."""
+def test_an_object_without_a_row_gets_a_quarantined_row(site: Site) -> None:
+    """The row has the called AE title and all attributes of the file. The instance can be requeued."""
     site.forget(site.pending)
     assert [True] == site.repair()
     assert [] == site.found()
@@ -413,8 +413,8 @@ def test_an_object_without_a_row_gets_one(site: Site) -> None:
 
 
 @pytest.mark.parametrize("name", ["pending", "quarantined", "needed", "reclaimed"])
-def test_an_object_whose_data_set_the_ledger_knows_is_deleted(site: Site, name: str) -> None:
-    """It was never acknowledged, or its data are kept elsewhere, or were submitted; whoever sent it."""
+def test_an_object_with_the_data_set_of_another_row_is_deleted(site: Site, name: str) -> None:
+    """It was never acknowledged, or its data set is stored elsewhere, or was submitted. The sender does not matter."""
     instance = getattr(site, name)
     again = make_instance(seed=name)
     (answer,) = site.adapter.receive(again, ae_title="LUNG", calling_ae_title="SOMEBODY")
@@ -433,7 +433,10 @@ def test_an_object_whose_data_set_the_ledger_knows_is_deleted(site: Site, name: 
 @pytest.mark.parametrize("name", ["pending", "needed", "reclaimed but needed"])
 @pytest.mark.parametrize("how", ["missing", "changed"])
 def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None:
-    """The known arrival's own object is gone or spoilt: the orphan gets a row. Tried: deleted without a look, lost."""
+    """If the object of the other row is missing or damaged, the orphan gets a row.
+
+    Tried: a deletion without a check of the other object.
+    """
     instance = site.pending if name == "pending" else site.needed
     content = site.path(instance).read_bytes()
     key = orphan(site, content)
@@ -451,8 +454,8 @@ def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None
     assert key == found[-1][0].storage_key
 
 
-def test_of_two_objects_with_one_data_set_one_stays(site: Site) -> None:
-    """The first gets a row, by which the second is known."""
+def test_of_two_objects_with_one_data_set_one_is_kept(site: Site) -> None:
+    """The first gets a row. The second is then a duplicate of it."""
     content = site.path(site.pending).read_bytes()
     orphan(site, content)
     site.forget(site.pending)
@@ -462,8 +465,8 @@ def test_of_two_objects_with_one_data_set_one_stays(site: Site) -> None:
 
 
 @pytest.mark.parametrize("what", ["no file", "cut off", "no receiver", "deflated"])
-def test_an_object_that_says_too_little_stays_and_is_reported(site: Site, what: str) -> None:
-    """It is never deleted, and nothing is made up."""
+def test_an_object_without_the_required_attributes_is_kept_and_reported(site: Site, what: str) -> None:
+    """It is not deleted, and it gets no row."""
     whole = site.path(site.pending).read_bytes()
     names = (site.pending.sop_class_uid, site.pending.sop_instance_uid, site.pending.transfer_syntax_uid, "TEST-SCU")
     header, earlier = file_header(*names, "WAIT"), file_header(*names)
@@ -485,10 +488,10 @@ def test_an_object_that_says_too_little_stays_and_is_reported(site: Site, what: 
     assert {(Kind.ORPHAN, None)} == set(site.found())
 
 
-def test_a_repair_does_not_quote_the_patient(site: Site) -> None:
-    """Neither in what it says nor in the events."""
+def test_a_repair_does_not_expose_patient_data(site: Site) -> None:
+    """Texts and events of the repair contain no patient data."""
     site.forget(site.pending)
     site.path(site.needed).unlink()
-    said = [result.text for result in Repair(site.resources).run(site.look())]
-    assert said
-    assert not any("SYN-0001" in text for text in [*said, *map(str, site.adapter.events)])
+    texts = [result.text for result in Repair(site.resources).run(site.look())]
+    assert texts
+    assert not any("SYN-0001" in text for text in [*texts, *map(str, site.adapter.events)])

@@ -1,4 +1,4 @@
-"""`status`: whether the service runs, what is wrong by name, and what each AE title holds."""
+"""`status`: state of the service, problems by name, and counts for each AE title."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ MakeAdapter = Callable[..., Any]
 
 
 def part(name: str, state: PartState = PartState.OK, reason: str = "", age: float = 5) -> PartHealth:
-    """A part that was looked at so many seconds ago."""
+    """Return the health of a part that was seen `age` seconds ago."""
     return PartHealth(part=name, state=state, reason=reason, since=NOW, seen_at=NOW - timedelta(seconds=age))
 
 
 def facts(*parts: PartHealth) -> LedgerStatus:
-    """What the ledger says when the processes are fine, but for `parts`."""
+    """Return the status from a ledger in which all processes are healthy, except for `parts`."""
     known = {name: part(name) for name in health.processes(1)} | {each.part: each for each in parts}
     return LedgerStatus(at=NOW, parts=known, ae_titles=(), jobs_without_submitter={})
 
@@ -67,7 +67,7 @@ STOPPED = part("service", PartState.STOPPED)
     ("found", "host_runs", "run"),
     [
         (facts(), True, ServiceState.RUNNING),
-        (facts(), False, ServiceState.RUNNING),  # the host is being started again
+        (facts(), False, ServiceState.RUNNING),  # the host is being restarted
         (facts(part("service", age=31)), True, ServiceState.RUNNING),
         (facts(part("service", age=31)), False, ServiceState.NOT_RUNNING),
         (facts(STOPPED), True, ServiceState.CHANGING),
@@ -76,10 +76,10 @@ STOPPED = part("service", PartState.STOPPED)
         (LedgerStatus(at=NOW, parts={}, ae_titles=(), jobs_without_submitter={}), False, ServiceState.NOT_RUNNING),
     ],
 )
-def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(
+def test_the_service_runs_if_its_host_runs_or_was_seen_recently(
     found: LedgerStatus, host_runs: bool, run: ServiceState
 ) -> None:
-    """After a stop in order, or at a start, neither."""
+    """Neither is true after an orderly stop, or at a start."""
     assert run is service_state(found, host_runs=host_runs)
 
 
@@ -93,14 +93,14 @@ def test_the_service_runs_when_its_host_is_there_or_it_was_heard_of(
         ([part("service", PartState.FAILING, "the host died")], ["service: the host died"]),
         ([part("AE title LUNG", PartState.HANGS, "it hangs")], ["AE title LUNG: it hangs"]),
         ([part("observer x", PartState.FAILING, "it fails")], ["observer x: it fails"]),
-        (  # of the parts of a host that is gone nobody knows how they are
+        (  # the state of the parts is unknown if their host has ended
             [part("host", age=31), part("AE title LUNG", PartState.HANGS, "it hangs", age=31)],
             ["host: has not reported since 2026-01-05 07:59:29 UTC"],
         ),
     ],
 )
-def test_what_does_not_work_is_red_by_name(parts: list[PartHealth], expected: list[str], config: Any) -> None:
-    """A part that hangs or fails, and a process that was not heard of for too long."""
+def test_failed_parts_are_red_by_name(parts: list[PartHealth], expected: list[str], config: Any) -> None:
+    """A part is red if it hangs or fails, a process if it was not seen for too long."""
     problems = assess(facts(*parts), ServiceState.RUNNING, STORAGE, config)
     assert expected == [f"{problem.part}: {problem.reason}" for problem in problems]
     assert worst_level(problems) is (Level.RED if expected else Level.GREEN)
@@ -121,15 +121,17 @@ def config(make_adapter: MakeAdapter) -> Any:
         ),
     ],
 )
-def test_a_service_that_does_not_run_says_how_it_ended(service: PartHealth, reason: str, config: Any) -> None:
-    """And its parts, which cannot work then, say nothing."""
+def test_a_stopped_service_is_reported_with_the_reason_of_its_end(
+    service: PartHealth, reason: str, config: Any
+) -> None:
+    """Its parts, which cannot work, are not reported."""
     lane = part("AE title LUNG", PartState.HANGS, "it hangs")
     problems = assess(facts(service, lane), ServiceState.NOT_RUNNING, STORAGE, config)
     assert [(Level.RED, "service", reason)] == [(each.level, each.part, each.reason) for each in problems]
 
 
-def test_storage_that_takes_nothing_is_red(config: Any) -> None:
-    """With the rule that refuses senders; so is one that cannot be asked."""
+def test_storage_that_accepts_nothing_is_red(config: Any) -> None:
+    """The reason names the setting. A storage backend whose capacity is unknown because of an error is red, too."""
     full = evolve(config, storage=evolve(config.storage, reserve=100))
     (problem,) = assess(
         facts(), ServiceState.RUNNING, StorageStatus(capacity=Capacity(total_bytes=1000, free_bytes=99)), full
@@ -146,7 +148,7 @@ def test_storage_that_takes_nothing_is_red(config: Any) -> None:
 def problems_of(
     adapter: Any, config: Any = None, run: ServiceState = ServiceState.RUNNING
 ) -> list[tuple[str, str, str]]:
-    """What is not green at the AE titles of an adapter."""
+    """Return level, name and reason of all problems of an adapter."""
     with adapter.ledger.read() as transaction:
         found = gather(transaction, config or adapter.config, adapter.clock.now())
     processes = {name: evolve(part(name), seen_at=adapter.clock.now()) for name in health.processes(1)}
@@ -154,8 +156,8 @@ def problems_of(
     return [(each.level.value, each.part, each.reason) for each in problems]
 
 
-def test_what_an_ae_title_holds_is_counted(make_adapter: MakeAdapter) -> None:
-    """Its groups, pending instances, jobs by state; a faulted job is for an operator to decide on."""
+def test_groups_instances_and_jobs_of_an_ae_title_are_counted(make_adapter: MakeAdapter) -> None:
+    """Jobs are counted by state. A faulted job is a problem, because an operator must decide."""
     adapter = make_adapter(CONFIGURATION)
     adapter.receive(make_instance(), ae_title="LIVER")
     adapter.advance(6)
@@ -175,8 +177,8 @@ def summary(status: Any) -> tuple[Any, ...]:
     return status.ae_title, status.state, status.held.pending, status.held.quarantined, counts, status.oldest
 
 
-def test_the_oldest_unfinished_job_is_named(make_adapter: MakeAdapter) -> None:
-    """Of each AE title; those that are at their end do not count."""
+def test_the_oldest_unfinished_job_of_each_ae_title_is_named(make_adapter: MakeAdapter) -> None:
+    """Finished jobs do not count."""
     adapter = make_adapter(PLATFORM_DOWN)
     for _study in range(2):
         adapter.receive(make_instance(), ae_title="LIVER")
@@ -188,7 +190,7 @@ def test_the_oldest_unfinished_job_is_named(make_adapter: MakeAdapter) -> None:
 
 
 def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapter: MakeAdapter) -> None:
-    """By name, with the reason; a service that does not run has other troubles."""
+    """The problem has name and reason. It is not reported while the service is stopped."""
     adapter = make_adapter(CONFIGURATION)
     with adapter.ledger.write() as transaction:
         lanes.save(transaction, LaneReport(ae_title="LUNG", state=LaneState.STOPPED, reason="it failed", since=NOW))
@@ -200,10 +202,10 @@ def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapt
     assert ("red", "AE title LUNG", "it waits") == problems_of(adapter)[0]
 
 
-def test_what_is_configured_no_longer_and_holds_something_is_listed(make_adapter: MakeAdapter) -> None:
-    """Instances of an AE title, and jobs of a submitter: nobody will do anything about them.
+def test_instances_and_jobs_that_are_no_longer_configured_are_listed(make_adapter: MakeAdapter) -> None:
+    """Instances of a removed AE title and jobs of a removed submitter are held.
 
-    Tried: only the AE titles of the configuration.
+    Tried: a status of only the configured AE titles.
     """
     adapter = make_adapter(PLATFORM_DOWN)
     adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
@@ -226,19 +228,19 @@ def test_what_is_configured_no_longer_and_holds_something_is_listed(make_adapter
 
 @pytest.fixture
 def service(make_adapter: MakeAdapter, tmp_path: Path) -> Path:
-    """The configuration of a service that was just stopped, with three instances at LUNG."""
+    """The configuration of a service that has just stopped, with three instances at LUNG."""
     storage = '[storage]\npath = "data"\nwatermark-percent = 100\nreserve = 0\n'
     adapter = make_adapter(CONFIGURATION + storage)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
-    adapter.advance(1)  # then the lane has described itself
+    adapter.advance(1)  # so that the lane has saved its groups
     file = tmp_path / "adapter.toml"
     file.write_text(CONFIGURATION + storage, encoding="utf-8")
-    tell(tmp_path, dict.fromkeys(health.processes(1), PartState.STOPPED))
+    report_states(tmp_path, dict.fromkeys(health.processes(1), PartState.STOPPED))
     return file
 
 
-def tell(folder: Path, states: Mapping[str, PartState], now: datetime | None = None) -> None:
-    """Have processes be heard of just now."""
+def report_states(folder: Path, states: Mapping[str, PartState], now: datetime | None = None) -> None:
+    """Enter states of parts or processes into the ledger, as if they had just been reported."""
     seen = now or SystemClock().now()
     ledger = Ledger(f"sqlite:///{folder / 'data' / 'ledger.sqlite'}")
     with ledger.write() as transaction:
@@ -253,20 +255,20 @@ def run(*arguments: object, columns: int = 80) -> Any:
     return CliRunner().invoke(app, ["status", *map(str, arguments)], env={"COLUMNS": str(columns)})
 
 
-def test_the_exit_status_tells_whether_all_is_well(service: Path) -> None:
-    """3 when it does not run, 0 when it is green, 1 when something is red or there is nothing to look into."""
+def test_the_exit_status_depends_on_the_health(service: Path) -> None:
+    """3: the service does not run; 0: it is green; 1: something is red, or there is no ledger."""
     assert 3 == run("--config", service).exit_code
-    tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
+    report_states(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     assert 0 == run("--config", service).exit_code
-    tell(service.parent, {"AE title LUNG": PartState.HANGS})
+    report_states(service.parent, {"AE title LUNG": PartState.HANGS})
     assert 1 == run("--config", service).exit_code
     (service.parent / "data" / "ledger.sqlite").unlink()
     assert 1 == run("--config", service).exit_code
 
 
-def test_it_can_be_read_on_80_columns(service: Path) -> None:
-    """The health with its reasons first, then service, storage and each AE title."""
-    tell(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
+def test_the_output_fits_80_columns(service: Path) -> None:
+    """It begins with the health and its reasons. Service, storage and each AE title follow."""
+    report_states(service.parent, dict.fromkeys(health.processes(1), PartState.OK))
     shown = run("--config", service).stdout.splitlines()
     assert all(len(line) <= 80 for line in shown)
     assert "health            green" == shown[0]
@@ -279,12 +281,12 @@ def test_it_can_be_read_on_80_columns(service: Path) -> None:
     ] == shown[lung + 1 : lung + 5]
 
 
-def test_programs_get_the_same_as_json(service: Path) -> None:
-    """With names that stay."""
-    told = json.loads(run("--config", service, "--json").stdout)
-    assert ("red", "not running") == (told["health"], told["service"])
-    assert ["service"] == [problem["part"] for problem in told["problems"]]
-    (lung,) = [each for each in told["aeTitles"] if each["aeTitle"] == "LUNG"]
+def test_json_has_the_same_information(service: Path) -> None:
+    """The names of its members are stable."""
+    status = json.loads(run("--config", service, "--json").stdout)
+    assert ("red", "not running") == (status["health"], status["service"])
+    assert ["service"] == [problem["part"] for problem in status["problems"]]
+    (lung,) = [each for each in status["aeTitles"] if each["aeTitle"] == "LUNG"]
     assert {
         "aeTitle": "LUNG",
         "state": "not served",

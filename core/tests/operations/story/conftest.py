@@ -1,4 +1,4 @@
-"""Associations as the receiver has them, and the stories that follow."""
+"""Fixtures for stories: associations that a receiver records, and the stories of an adapter."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.testing import Adapter
 
 Associate = Callable[..., str]
-TellStory = Callable[..., Story]
+MakeStory = Callable[..., Story]
 
 
 @define
-class Heard:
-    """Stands where the adapter's own store is, and lets the receiver keep what comes."""
+class ReceiverStore:
+    """Replaces the adapter's store: it passes instances through a receiver and counts the statuses."""
 
     receiver: Receiver
     received: list[StoreRequest] = field(factory=list)
@@ -37,13 +37,13 @@ class Heard:
         incoming = self.receiver.begin_store(request)
         incoming.write([data_set])
         committed = self._loop.create_future()
-        answer = self.receiver.complete_store(incoming, committed)
-        if answer is None:
-            answer = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
-        assert isinstance(answer, StoreResult)
+        result = self.receiver.complete_store(incoming, committed)
+        if result is None:
+            result = self._loop.run_until_complete(asyncio.wait_for(committed, 30))
+        assert isinstance(result, StoreResult)
         self.received.append(request)
-        self.statuses[C_STORE_STATUS[answer.outcome].name] += 1
-        return answer
+        self.statuses[C_STORE_STATUS[result.outcome].name] += 1
+        return result
 
     def close(self) -> None:
         self.receiver.close()
@@ -52,7 +52,7 @@ class Heard:
 
 @pytest.fixture
 def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
-    """Send data sets in one association, through the receiver, which writes down how it ended; returns its id."""
+    """Return a function that sends data sets through a receiver in one association, and returns its short id."""
 
     def send(
         adapter: Adapter,
@@ -61,26 +61,26 @@ def associate(monkeypatch: pytest.MonkeyPatch) -> Associate:
         caller: str = "CT1",
         how: str = "released",
     ) -> str:
-        heard = Heard(Receiver(adapter.config, adapter.resources, None))
+        store = ReceiverStore(Receiver(adapter.config, adapter.resources, None))
         with monkeypatch.context() as patch:
-            patch.setattr(adapter, "_store", heard)
+            patch.setattr(adapter, "_store", store)
             adapter.receive(*data_sets, ae_title=ae_title, calling_ae_title=caller)
         request = AssociationRequest(called_ae_title=ae_title, calling_ae_title=caller, peer_address="127.0.0.1")
-        association_id = heard.received[0].association_id
-        closed = ClosedAssociation(association_id=association_id, request=request, how=how, statuses=heard.statuses)
-        heard.receiver.association_closed(closed)
-        heard.close()
+        association_id = store.received[0].association_id
+        closed = ClosedAssociation(association_id=association_id, request=request, how=how, statuses=store.statuses)
+        store.receiver.association_closed(closed)
+        store.close()
         return association_id[:8]
 
     return send
 
 
 @pytest.fixture
-def story_of() -> TellStory:
-    """Tell the story as it stands at the adapter's time."""
+def story_of() -> MakeStory:
+    """Return a function that makes a story at the current time of the adapter."""
 
-    def told(adapter: Adapter, name: str) -> Story:
+    def make(adapter: Adapter, name: str) -> Story:
         with adapter.ledger.read() as transaction:
             return make_story(transaction, name, adapter.clock.now())
 
-    return told
+    return make

@@ -1,4 +1,4 @@
-"""What is told of a study, an instance and a job, as whoever runs the PACS reads it."""
+"""The story of a study, an instance or a job, as the operator of a PACS reads it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ settings = {{ timeout = 60, priority = "higher", pipeline-two = "p2" }}
 """
 
 Associate = Callable[..., str]
-TellStory = Callable[[Adapter, str], Story]
+MakeStory = Callable[[Adapter, str], Story]
 MakeAdapter = Callable[..., Adapter]
 
 
@@ -58,7 +58,7 @@ def a_study(count: int = 2, **more: Any) -> list[Dataset]:
 
 
 def sentences(story: Story, ae_title: str = "LUNG") -> list[str]:
-    """Of one AE title, each with its time."""
+    """Return the sentences of one AE title, each with its time."""
     [section] = [section for section in story.sections if section.ae_title == ae_title]
     return [f"{'now' if one.at is None else format(one.at, '%H:%M:%S')} {one.text}" for one in section.entries]
 
@@ -67,11 +67,16 @@ def short_job(adapter: Adapter, number: int = -1) -> str:
     return adapter.jobs[number].job_id[:8]
 
 
-# --- the whole way ----------------------------------------------------------------------------------------------------
+# --- from association to reclaim --------------------------------------------------------------------------------------
 
 
-def test_a_study_from_association_to_reclaim(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
-    """And nothing of the patient. Tried: with an entry for each instance instead of each association, it fails."""
+def test_the_story_of_a_study_goes_from_association_to_reclaim(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
+) -> None:
+    """It has no patient data.
+
+    Tried: an entry for each instance instead of each association.
+    """
     association = associate(adapter, a_study(3, series=2))
     waiting = story_of(adapter, STUDY)
     adapter.clock.advance(1)
@@ -92,8 +97,10 @@ def test_a_study_from_association_to_reclaim(adapter: Adapter, associate: Associ
     assert SECRET not in repr((story, waiting))
 
 
-def test_what_a_study_waits_for(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
-    """The group of a study is named; a patient's is not, so that its lane is described. At each AE title a section."""
+def test_the_story_names_the_groups_that_a_study_waits_in(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
+) -> None:
+    """There is a section for each AE title. A group by study is named. Of a group by patient, only the AE title is."""
     for ae_title in ("LUNG", "HEAD"):
         associate(adapter, a_study(), ae_title)
     adapter.receive(make_instance(**{**SMALL, "patient_id": "another"}), ae_title="HEAD")
@@ -115,8 +122,10 @@ def test_what_a_study_waits_for(adapter: Adapter, associate: Associate, story_of
     )
 
 
-def test_one_instance_and_one_job(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
-    """The story of an instance counts what its jobs have besides; a job's story is not that of its siblings."""
+def test_an_instance_and_a_job_have_their_own_stories(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
+) -> None:
+    """The story of an instance counts the other instances of its jobs. The story of a job excludes other jobs."""
     study = a_study(3)
     associate(adapter, study)
     adapter.advance(6)
@@ -131,10 +140,10 @@ def test_one_instance_and_one_job(adapter: Adapter, associate: Associate, story_
     assert 4 == len(sentences(job))
 
 
-def test_a_study_that_came_in_many_associations_on_many_days_stays_short(
-    adapter: Adapter, associate: Associate, story_of: TellStory
+def test_the_story_of_a_study_in_many_associations_stays_short(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
-    """Each instance in an association of its own, and a job for each: a few lines all the same."""
+    """Each instance is sent in a separate association, over many days, and becomes a job."""
     for number in range(10):
         associate(
             adapter,
@@ -153,11 +162,13 @@ def test_a_study_that_came_in_many_associations_on_many_days_stays_short(
     ] == sentences(story_of(adapter, STUDY))
 
 
-# --- again, and refused -----------------------------------------------------------------------------------------------
+# --- duplicates and refusals ------------------------------------------------------------------------------------------
 
 
-def test_what_came_again(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
-    """The same data sets are not kept, others are refused: both are told with the instance that was there."""
+def test_duplicates_are_shown_with_the_pending_instance(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
+) -> None:
+    """Identical data sets are not kept, different ones are refused. Both are in the story."""
     study = a_study()
     associate(adapter, study)
     adapter.clock.advance(1)
@@ -165,32 +176,34 @@ def test_what_came_again(adapter: Adapter, associate: Associate, story_of: TellS
     for data_set in study:
         data_set.SeriesDescription = "changed"
     changed = associate(adapter, study[:1], how="lost")
-    told = sentences(story_of(adapter, STUDY))
+    story = sentences(story_of(adapter, STUDY))
     assert (
         f"08:00:01 2 duplicates arrived from PACS (127.0.0.1) in association {same}, which was released. "
-        "They were not kept: the same data set is pending already." == told[1]
+        "They were not kept: the same data set is pending already." == story[1]
     )
     assert (
         f"08:00:01 1 duplicate arrived from CT1 (127.0.0.1) in association {changed}, which lost its connection. "
         "It was refused with 0x0111: another data set with this SOP Instance UID is pending; "
-        "overwrite-same-instance = false keeps that one." == told[2]
+        "overwrite-same-instance = false keeps that one." == story[2]
     )
 
 
-def test_what_was_replaced(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
-    """Also by an arrival that belongs to another study."""
+def test_replaced_instances_are_shown(adapter: Adapter, associate: Associate, story_of: MakeStory) -> None:
+    """The newer arrival may belong to another study."""
     study = a_study()
     associate(adapter, study, "HEAD")
     adapter.clock.advance(1)
     study[0].StudyInstanceUID = "2.25.3"
     associate(adapter, study, "HEAD")
-    told = sentences(story_of(adapter, STUDY), "HEAD")
-    assert "08:00:01 2 instances were replaced by newer arrivals. Newer arrivals belong to study 2.25.3." in told
-    assert "08:00:01 2 instances were reclaimed after being replaced by newer arrivals." in told
+    story = sentences(story_of(adapter, STUDY), "HEAD")
+    assert "08:00:01 2 instances were replaced by newer arrivals. Newer arrivals belong to study 2.25.3." in story
+    assert "08:00:01 2 instances were reclaimed after being replaced by newer arrivals." in story
 
 
-def test_what_else_was_refused_in_its_associations(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
-    """The ledger counts it; which instances they were is in the log."""
+def test_other_refusals_in_the_associations_are_counted(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
+) -> None:
+    """The ledger has only their number. The log names the instances."""
     wrong = make_instance(study_uid=STUDY, **SMALL)
     del wrong.SeriesInstanceUID
     association = associate(adapter, [*a_study(), wrong])
@@ -205,14 +218,14 @@ def test_what_else_was_refused_in_its_associations(adapter: Adapter, associate: 
 
 @pytest.fixture
 def failing(make_adapter: MakeAdapter) -> Callable[[str], Adapter]:
-    """A platform with a fault."""
+    """Return a function that makes an adapter whose platform has a fault."""
     return lambda fault: make_adapter(CONFIGURATION.format(submitter=f"fail = [{fault}]"))
 
 
-def test_attempts_that_failed_and_the_next_one(
-    failing: Callable[[str], Adapter], associate: Associate, story_of: TellStory
+def test_failed_attempts_and_the_next_one_are_shown(
+    failing: Callable[[str], Adapter], associate: Associate, story_of: MakeStory
 ) -> None:
-    """Attempts that failed for the same reason are told together."""
+    """Attempts that failed for the same reason share one sentence."""
     adapter = failing('{ call = "create", kind = "retriable", times = 0 }')
     associate(adapter, a_study())
     adapter.advance(15)
@@ -231,8 +244,8 @@ def test_attempts_that_failed_and_the_next_one(
     )
 
 
-def test_attempts_that_failed_in_many_ways_stay_one_sentence(
-    adapter: Adapter, associate: Associate, story_of: TellStory
+def test_attempts_that_failed_for_different_reasons_share_one_sentence(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
     associate(adapter, a_study())
     adapter.advance(6)
@@ -246,19 +259,19 @@ def test_attempts_that_failed_in_many_ways_stay_one_sentence(
     assert sentences(story_of(adapter, STUDY))[-1].endswith(", with 2 different errors. The last error: it was away.")
 
 
-def test_a_faulted_job_and_what_an_operator_did(
-    failing: Callable[[str], Adapter], associate: Associate, story_of: TellStory
+def test_a_faulted_job_is_shown_with_the_operators_actions(
+    failing: Callable[[str], Adapter], associate: Associate, story_of: MakeStory
 ) -> None:
-    """Faulted, retried, faulted again, cancelled: each step is there, and the commands while it is faulted."""
+    """Faulted, retried, faulted, cancelled: the story has each step, and the next commands while it is faulted."""
     adapter = failing('{ call = "start", kind = "permanent", times = 0 }')
     associate(adapter, a_study())
     adapter.advance(6)
     name = short_job(adapter)
-    told = sentences(story_of(adapter, STUDY))
-    assert f"Job {name} became faulted. The last attempt to start it failed: " in told[3]
+    story = sentences(story_of(adapter, STUDY))
+    assert f"Job {name} became faulted. The last attempt to start it failed: " in story[3]
     assert (
         f"now Job {name} is faulted and keeps its instances. Fix the cause, then run `dicom-adapter jobs retry "
-        f"{name}`. To give up the job, run `dicom-adapter jobs cancel {name}`." == told[-1]
+        f"{name}`. To give up the job, run `dicom-adapter jobs cancel {name}`." == story[-1]
     )
     operators.retry(adapter.ledger, adapter.clock, adapter.jobs[0].job_id)
     adapter.advance(3)
@@ -269,12 +282,14 @@ def test_a_faulted_job_and_what_an_operator_did(
     assert "reclaimed after cancellation of every job." in sentences(story_of(adapter, name))[-1]
 
 
-def test_what_the_platform_said(failing: Callable[[str], Adapter], associate: Associate, story_of: TellStory) -> None:
+def test_platform_states_are_shown(
+    failing: Callable[[str], Adapter], associate: Associate, story_of: MakeStory
+) -> None:
     adapter = failing("")
     associate(adapter, a_study())
     adapter.advance(6)
     [job] = adapter.jobs
-    said = Event(
+    event = Event(
         at=adapter.clock.now(),
         event="job_platform_state",
         ae_title="LUNG",
@@ -282,19 +297,19 @@ def test_what_the_platform_said(failing: Callable[[str], Adapter], associate: As
         detail={"state": "faulted", "message": "out of memory"},
     )
     with adapter.ledger.write() as transaction:
-        events.record(transaction, [said])
+        events.record(transaction, [event])
     assert (
         f"08:00:06 The platform reported job {job.job_id[:8]} as faulted (out of memory)."
         == sentences(story_of(adapter, STUDY))[-1]
     )
 
 
-# --- trouble here -----------------------------------------------------------------------------------------------------
+# --- trouble with the processor ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def troubled(make_adapter: MakeAdapter) -> Callable[[BaseException], Adapter]:
-    """A processor that raises."""
+    """Return a function that makes an adapter whose processor raises."""
 
     def make(error: BaseException) -> Adapter:
         class Troubled(JobProcessorBase[NoSettings]):
@@ -314,18 +329,18 @@ def troubled(make_adapter: MakeAdapter) -> Callable[[BaseException], Adapter]:
     return make
 
 
-def test_what_is_quarantined(
-    troubled: Callable[[BaseException], Adapter], associate: Associate, story_of: TellStory
+def test_quarantined_instances_are_shown(
+    troubled: Callable[[BaseException], Adapter], associate: Associate, story_of: MakeStory
 ) -> None:
-    """With the reason, what operators did, and the commands."""
+    """The story has the reason, actions of operators, and the next commands."""
     adapter = troubled(Unprocessable("it has no series"))
     associate(adapter, a_study())
-    told = sentences(story_of(adapter, STUDY))
-    assert "08:00:00 2 instances were quarantined: it has no series." == told[1]
+    story = sentences(story_of(adapter, STUDY))
+    assert "08:00:00 2 instances were quarantined: it has no series." == story[1]
     which = f"--all --ae-title LUNG --study {STUDY}"
     assert (
         "now 2 instances are quarantined and in no job. Fix the cause, then run `dicom-adapter instances requeue "
-        f"{which}`. To discard them, run `dicom-adapter instances discard {which}`." == told[-1]
+        f"{which}`. To discard them, run `dicom-adapter instances discard {which}`." == story[-1]
     )
     quarantine.requeue(adapter.ledger, adapter.clock, [1], "ann")
     adapter.advance(2)
@@ -342,8 +357,10 @@ def test_what_is_quarantined(
     ]
 
 
-def test_why_an_ae_title_is_stopped(make_adapter: MakeAdapter, associate: Associate, story_of: TellStory) -> None:
-    """Its processor kept failing: when it did, when it was stopped, what to do."""
+def test_a_stopped_ae_title_is_shown_with_the_reason(
+    make_adapter: MakeAdapter, associate: Associate, story_of: MakeStory
+) -> None:
+    """Its processor failed repeatedly. The story has the times of failures and stop, and the next command."""
 
     class Unbuilt(JobProcessorBase[NoSettings]):
         name = "troubled"
@@ -364,18 +381,20 @@ def test_why_an_ae_title_is_stopped(make_adapter: MakeAdapter, associate: Associ
     )
     associate(adapter, a_study())
     adapter.advance(30)
-    told = sentences(story_of(adapter, STUDY))
-    assert any(sentence.startswith("08:00:15 AE title LUNG was stopped: its processor failed 5") for sentence in told)
-    assert any("The processor of AE title LUNG failed " in sentence for sentence in told)
-    assert told[-2].startswith(
+    story = sentences(story_of(adapter, STUDY))
+    assert any(sentence.startswith("08:00:15 AE title LUNG was stopped: its processor failed 5") for sentence in story)
+    assert any("The processor of AE title LUNG failed " in sentence for sentence in story)
+    assert story[-2].startswith(
         "now AE title LUNG has been stopped since 08:00:15: its processor failed 5 times in a row"
     )
-    assert told[-2].endswith("`dicom-adapter ae-titles restart LUNG`, or restart the service.")
-    assert "now 2 instances wait until the AE title is served." == told[-1]
-    assert SECRET not in repr(told)
+    assert story[-2].endswith("`dicom-adapter ae-titles restart LUNG`, or restart the service.")
+    assert "now 2 instances wait until the AE title is served." == story[-1]
+    assert SECRET not in repr(story)
 
 
-def test_an_ae_title_that_is_full_or_not_served(adapter: Adapter, associate: Associate, story_of: TellStory) -> None:
+def test_an_ae_title_that_is_full_or_not_served_is_shown(
+    adapter: Adapter, associate: Associate, story_of: MakeStory
+) -> None:
     associate(adapter, a_study())
     with adapter.ledger.write() as transaction:
         lanes.set_full(transaction, "LUNG", "quarantine-quota = 20 GB is used up")
@@ -391,10 +410,10 @@ def test_an_ae_title_that_is_full_or_not_served(adapter: Adapter, associate: Ass
     ] == sentences(story_of(adapter, STUDY))[1:]
 
 
-# --- what is not there ------------------------------------------------------------------------------------------------
+# --- unknown names ----------------------------------------------------------------------------------------------------
 
 
-def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: TellStory) -> None:
+def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: MakeStory) -> None:
     for name in ("1.2.3", "abcdef", "%"):
         with pytest.raises(Unknown, match="the ledger has no"):
             story_of(adapter, name)
@@ -406,7 +425,7 @@ def test_unknown_and_ambiguous_names_are_refused(adapter: Adapter, story_of: Tel
         story_of(adapter, "")
 
 
-def test_every_outcome_and_end_has_its_words() -> None:
+def test_every_outcome_and_end_of_an_association_has_a_text() -> None:
     assert set(InstanceOutcome) == set(OUTCOMES)
     assert {"released", "aborted", "lost"} == set(ENDED)
 
@@ -414,8 +433,11 @@ def test_every_outcome_and_end_has_its_words() -> None:
 # --- the receiver's events --------------------------------------------------------------------------------------------
 
 
-def test_a_ledger_that_takes_no_events_does_not_matter_to_the_receiver(adapter: Adapter) -> None:
-    """They are given up, and the next ones are written. Tried: without the `except` the second is lost as well."""
+def test_a_receiver_continues_when_the_ledger_fails_to_record_events(adapter: Adapter) -> None:
+    """The failed events are lost, and later ones are recorded.
+
+    Tried: a receiver without the `except`.
+    """
     writer = EventWriter(adapter.ledger)
     writer.put(Event(at=adapter.clock.now(), event="x" * 5, ae_title="LUNG", detail={"no": object()}))
     while not writer._events.empty():
@@ -425,8 +447,11 @@ def test_a_ledger_that_takes_no_events_does_not_matter_to_the_receiver(adapter: 
     assert ["association_closed"] == [one.event for one in adapter.events]
 
 
-def test_an_association_without_a_c_store_is_not_written_down(adapter: Adapter) -> None:
-    """A balancer that sends a C-ECHO every second fills no ledger. Tried: with an event for each, it fails."""
+def test_an_association_without_a_c_store_is_not_recorded(adapter: Adapter) -> None:
+    """A load balancer that sends a C-ECHO every second must not fill the ledger.
+
+    Tried: an event for each association.
+    """
     receiver = Receiver(adapter.config, adapter.resources, None)
     request = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="127.0.0.1")
     receiver.association_closed(
