@@ -1,4 +1,4 @@
-"""AE titles and pipelines that come, go and fail: one job for each group and pipeline, by the rule in force."""
+"""Added, removed and failing AE titles and pipelines: one job for each group and pipeline, by the current settings."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ pipeline-three = "p3"
 
 
 def steps(adapter: Adapter, event: str) -> Counter[str]:
-    """How often this happened to jobs of each pipeline."""
+    """Count this event by the pipeline of its job."""
     pipelines = {job.job_id: job.pipeline_id for job in adapter.jobs}
-    return Counter(pipelines[told.job_id] for told in adapter.events if told.event == event and told.job_id)
+    return Counter(pipelines[found.job_id] for found in adapter.events if found.event == event and found.job_id)
 
 
-def test_an_ae_title_that_was_removed_and_came_back_makes_the_jobs_of_its_new_pipelines(
+def test_an_ae_title_that_is_removed_and_added_again_submits_to_its_new_pipelines(
     make_adapter: MakeAdapter,
 ) -> None:
-    """What waited becomes these, what had become jobs does not again, and nothing goes to the old ones any more.
+    """Pending instances become the new jobs. Instances that were in jobs do not become jobs again.
 
-    Tried: without the releases of a turn.
+    Tried: a turn without its releases.
     """
     adapter = make_adapter(OLD)
     adapter.receive(make_instance(), ae_title="LUNG")
@@ -57,8 +57,11 @@ def test_an_ae_title_that_was_removed_and_came_back_makes_the_jobs_of_its_new_pi
     assert {"reclaimed": 3} == adapter.states
 
 
-def test_a_pipeline_that_fails_makes_no_job_of_another_twice(make_adapter: MakeAdapter) -> None:
-    """It goes on by itself, with the step that failed, across a restart. Tried: failures that begin the job again."""
+def test_a_failing_pipeline_causes_no_second_job_of_another_pipeline(make_adapter: MakeAdapter) -> None:
+    """Its job continues with the failed step, also after a restart.
+
+    Tried: a failure that restarts the job from the beginning.
+    """
     adapter = make_adapter(THREE)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)

@@ -1,7 +1,8 @@
-"""Whatever a plugin does, and wherever: what depends on it is told of by name, and everything else goes on.
+"""Isolation of plugins: a fault in any hook or method affects only the parts that need the plugin, and is logged.
 
-Each case runs the host as the service does, with its threads, and a plugin that misbehaves in one spot. Tried: without
-the boundary in question, nearly every case.
+Each case runs the host with its threads, as the service does, and with a plugin that has one fault.
+
+Tried: nearly every case without its guard.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ from dicom_adapter.simulation.platform import MemorySubmitter, Platform
 from dicom_adapter.testing import Plugin
 
 PATIENCE_S = 60.0
-SHORT_S = 0.3  # the deadlines of these tests
-SECRET = "Nobody^Norbert"  # a plugin's exception may quote a patient; nothing that is logged may
+SHORT_S = 0.3  # time limit of calls in these tests
+SECRET = "Nobody^Norbert"  # a plugin's exception may contain patient data, but the log must not
 
 CONFIGURATION = """
 [storage]
-backend = "short-of-room"
+backend = "short-of-space"
 path = "data"
 reserve = 0
 
@@ -72,101 +73,101 @@ port = 0
 """
 
 
-class Misdeed(Enum):
+class FaultMode(Enum):
     RAISES = "raises"
     HANGS = "hangs"
-    NONSENSE = "returns nonsense"
+    INVALID = "returns an invalid value"
 
 
 class Panic(BaseException):
-    """As libraries written in other languages raise it."""
+    """A BaseException, like one raised by a library in another language."""
 
 
-class Misbehaviour:
-    """What the bad plugin does in one spot; everywhere else it behaves."""
+class InjectedFault:
+    """The fault of the bad plugin. It occurs in one spot only."""
 
-    def __init__(self, spot: str, misdeed: Misdeed, nonsense: Any = None) -> None:
+    def __init__(self, spot: str, mode: FaultMode, invalid_value: Any = None) -> None:
         self.spot = spot
-        self.misdeed = misdeed
-        self.nonsense = object() if nonsense is None else nonsense
-        self.let_go = threading.Event()  # ends what hangs
+        self.mode = mode
+        self.invalid_value = object() if invalid_value is None else invalid_value
+        self.released = threading.Event()  # ends a hanging call
 
     def at(self, spot: str, otherwise: Any = None) -> Any:
         if spot != self.spot:
             return otherwise
-        if self.misdeed is Misdeed.RAISES:
+        if self.mode is FaultMode.RAISES:
             raise Panic(SECRET)
-        if self.misdeed is Misdeed.HANGS:
-            self.let_go.wait(2 * PATIENCE_S)
+        if self.mode is FaultMode.HANGS:
+            self.released.wait(2 * PATIENCE_S)
             return otherwise
-        return self.nonsense
+        return self.invalid_value
 
 
-def made(doing: Misbehaviour, prefix: str, **answers: Any) -> dict[str, Any]:
-    """Methods, each of which answers with this, or misbehaves."""
+def made(fault: InjectedFault, prefix: str, **answers: Any) -> dict[str, Any]:
+    """Return methods that return these values, or have the fault."""
 
     def make(name: str, answer: Any) -> Callable[..., Any]:
-        return lambda _self, *_arguments: doing.at(f"{prefix}.{name}", answer)
+        return lambda _self, *_arguments: fault.at(f"{prefix}.{name}", answer)
 
     return {name: make(name, answer) for name, answer in answers.items()}
 
 
-def bad_processor(doing: Misbehaviour) -> type:
+def bad_processor(fault: InjectedFault) -> type:
     def handle_instance(self: JobProcessorBase[Any], instance: Any) -> Any:
         self.submit_pipeline_job("job", "pipeline", JobPriority.NORMAL, [instance])
-        self.call_later(0, lambda: doing.at("processor.timer"))
-        return doing.at("processor.handle_instance")
+        self.call_later(0, lambda: fault.at("processor.timer"))
+        return fault.at("processor.handle_instance")
 
     def init(self: JobProcessorBase[Any], settings: Any, context: Any) -> Any:
         JobProcessorBase.__init__(self, settings, context)
-        return doing.at("processor.__init__")
+        return fault.at("processor.__init__")
 
-    body = made(doing, "processor", open=None, job_changed=None, free_space=None, waiting=(), close=None)
+    body = made(fault, "processor", open=None, job_changed=None, free_space=None, waiting=(), close=None)
     body |= {"name": "bad", "__init__": init, "handle_instance": handle_instance}
-    body |= {"describe": classmethod(lambda _cls, _settings: doing.at("processor.describe", ""))}
+    body |= {"describe": classmethod(lambda _cls, _settings: fault.at("processor.describe", ""))}
     return type("BadProcessor", (JobProcessorBase,), body)
 
 
-def bad_submitter(doing: Misbehaviour) -> type:
+def bad_submitter(fault: InjectedFault) -> type:
     def init(self: Submitter[Any], settings: Any, context: Any) -> Any:
         Submitter.__init__(self, settings, context)
-        return doing.at("submitter.__init__")
+        return fault.at("submitter.__init__")
 
     def upload(_self: Submitter[Any], _job: Job, _upload: Any) -> Any:
-        if doing.spot == "submitter.cancel":
+        if fault.spot == "submitter.cancel":
             raise Retriable("so that the job can be cancelled")
-        return doing.at("submitter.upload")
+        return fault.at("submitter.upload")
 
     created, status = PlatformJob(job_id="p"), PlatformStatus(state="runs", finished=False)
-    body = made(doing, "submitter", open=None, create_job=created, add_metadata=None, start=None, status=status)
-    body |= made(doing, "submitter", cancel=None, close=None)
+    body = made(fault, "submitter", open=None, create_job=created, add_metadata=None, start=None, status=status)
+    body |= made(fault, "submitter", cancel=None, close=None)
     return type("BadSubmitter", (Submitter,), body | {"name": "bad", "__init__": init, "upload": upload})
 
 
-def bad_plugin(doing: Misbehaviour) -> object:
-    """A plugin that has every hook, and misbehaves in one spot."""
-    server = type("BadServer", (Server,), made(doing, "server", start=None, is_alive=True, stop=None) | {"name": "bad"})
+def bad_plugin(fault: InjectedFault) -> object:
+    """Return a plugin that implements every hook and has one fault."""
+    server = type("BadServer", (Server,), made(fault, "server", start=None, is_alive=True, stop=None) | {"name": "bad"})
     answers = {
-        "dicom_adapter_processors": [bad_processor(doing)],
-        "dicom_adapter_submitters": [bad_submitter(doing)],
+        "dicom_adapter_processors": [bad_processor(fault)],
+        "dicom_adapter_submitters": [bad_submitter(fault)],
         "dicom_adapter_servers": [server()],
         **{name: [] for name in ("dicom_adapter_storage_backends", "dicom_adapter_commands", "dicom_adapter_http")},
         **dict.fromkeys(OBSERVERS, None),
     }
 
     def hook(name: str) -> Callable[[], Any]:
-        return hookimpl(lambda: doing.at(name, answers[name]))
+        return hookimpl(lambda: fault.at(name, answers[name]))
 
     return SimpleNamespace(**{name: hook(name) for name in answers})
 
 
 class Healthy:
-    """A plugin that works: makes a job of each instance, and tells when one was submitted and reclaimed."""
+    """A valid plugin: it submits each instance as a job, and sets events when one is submitted and reclaimed."""
 
     def __init__(self) -> None:
         self.submitted = threading.Event()
         self.reclaimed = threading.Event()
-        self.began = threading.Event()  # a job of the bad AE title that has metadata
+        self.began = threading.Event()  # set when a job of the bad AE title has metadata
 
         class Good(JobProcessorBase[NoSettings]):
             name = "good"
@@ -178,13 +179,13 @@ class Healthy:
         class GoodSubmitter(MemorySubmitter):
             platform: ClassVar[Platform] = Platform()
 
-        class ShortOfRoom(memory_storage()):  # type: ignore[misc] # made at run time
-            name = "short-of-room"
+        class ShortOfSpace(memory_storage()):  # type: ignore[misc] # made at run time
+            name = "short-of-space"
 
             def capacity(self) -> Capacity:
-                return Capacity(total_bytes=1000, free_bytes=100)  # so that processors are asked to make room
+                return Capacity(total_bytes=1000, free_bytes=100)  # so that processors are requested to free space
 
-        self.components = {"processors": [Good], "submitters": [GoodSubmitter], "storage": [ShortOfRoom]}
+        self.components = {"processors": [Good], "submitters": [GoodSubmitter], "storage": [ShortOfSpace]}
 
     @hookimpl
     def dicom_adapter_processors(self) -> Any:
@@ -212,24 +213,24 @@ class Healthy:
 
 
 class LogBook:
-    """What is logged, to be waited for."""
+    """Collects log entries, and waits for them."""
 
     def __init__(self) -> None:
         self.entries: list[Mapping[str, Any]] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
 
     def __call__(self, _logger: Any, _method: str, entry: Any) -> Any:
-        with self._news:
+        with self._changed:
             self.entries.append(dict(entry))
-            self._news.notify_all()
+            self._changed.notify_all()
         raise structlog.DropEvent
 
     def wait_for(self, event: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         def found() -> list[Mapping[str, Any]]:
             return [e for e in self.entries if e["event"] == event and fields.items() <= e.items()]
 
-        with self._news:
-            assert self._news.wait_for(found, PATIENCE_S), f"no {event} {fields} in {self.entries}"
+        with self._changed:
+            assert self._changed.wait_for(found, PATIENCE_S), f"no {event} {fields} in {self.entries}"
             return found()[0]
 
 
@@ -237,14 +238,14 @@ class LogBook:
 def log_book() -> Iterator[LogBook]:
     book, processors = LogBook(), structlog.get_config()["processors"]
     before = list(processors)
-    processors[:] = [book]  # in place: whoever logs has this list already
+    processors[:] = [book]  # in place, because existing loggers share this list
     yield book
     processors[:] = before
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for half a minute."""
+    """Shorten all time limits, so that no test waits for half a minute."""
     monkeypatch.setattr(registry, "LOAD_SECONDS", 2 * SHORT_S)
     monkeypatch.setattr(registry, "LATE_HOOK_SECONDS", SHORT_S)
     monkeypatch.setattr(isolation, "CALL_SECONDS", SHORT_S)
@@ -257,16 +258,16 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @frozen
 class Case:
-    """Where, what, and what the log says of it: an event and some of its fields; none when there is nothing to say."""
+    """A spot, a kind of fault, and the log event with some of its fields. The event is empty if nothing is logged."""
 
     spot: str
-    misdeed: Misdeed
+    mode: FaultMode
     event: str = ""
     fields: Mapping[str, Any] = {}
-    nonsense: Any = None
+    invalid_value: Any = None
 
     def __str__(self) -> str:
-        return f"{self.spot} {self.misdeed.value}"
+        return f"{self.spot} {self.mode.value}"
 
 
 LANE = {"ae_title": "BAD"}
@@ -276,85 +277,85 @@ REGISTRATION = ("dicom_adapter_processors", "dicom_adapter_submitters", "dicom_a
 BROUGHT = ("dicom_adapter_http", "dicom_adapter_servers")
 TURNS = ("handle_instance", "timer", "job_changed", "free_space")
 AT_THE_STOP = ("processor.close", "submitter.close", "server.stop")
-RAISES, HANGS, NONSENSE = Misdeed
+RAISES, HANGS, INVALID = FaultMode
 
 
 def of_hooks() -> Iterator[Case]:
-    for misdeed in Misdeed:
-        yield from (Case(hook, misdeed, "plugin_load_failed") for hook in REGISTRATION)
-        yield from (Case(hook, misdeed, "hook_failed", {"hook": hook}) for hook in BROUGHT)
-    yield Case("dicom_adapter_http", NONSENSE, "http_mount_failed", {"plugin": "bad"}, nonsense=[7])
-    yield Case("dicom_adapter_servers", NONSENSE, "hook_failed", {"hook": "dicom_adapter_servers"}, nonsense=[7])
+    for mode in FaultMode:
+        yield from (Case(hook, mode, "plugin_load_failed") for hook in REGISTRATION)
+        yield from (Case(hook, mode, "hook_failed", {"hook": hook}) for hook in BROUGHT)
+    yield Case("dicom_adapter_http", INVALID, "http_mount_failed", {"plugin": "bad"}, invalid_value=[7])
+    yield Case("dicom_adapter_servers", INVALID, "hook_failed", {"hook": "dicom_adapter_servers"}, invalid_value=[7])
     for hook in OBSERVERS:
         yield Case(hook, RAISES, "observer_failed", {"hook": hook})
         yield Case(hook, HANGS, "part_hangs", {"part": "observer bad"})
-        yield Case(hook, NONSENSE)
+        yield Case(hook, INVALID)
 
 
 def of_processors() -> Iterator[Case]:
-    for misdeed in Misdeed:
-        yield Case("processor.describe", misdeed, "ae_title_refused", LANE)
+    for mode in FaultMode:
+        yield Case("processor.describe", mode, "ae_title_refused", LANE)
     for method in ("open", *TURNS):
         yield Case(f"processor.{method}", RAISES, "processor_failed", LANE)
         yield Case(f"processor.{method}", HANGS, "part_hangs", LANE_PART)
-        yield Case(f"processor.{method}", NONSENSE)
+        yield Case(f"processor.{method}", INVALID)
     yield Case("processor.__init__", RAISES, "processor_failed", LANE)
     yield Case("processor.__init__", HANGS, "part_hangs", LANE_PART)
-    yield Case("processor.__init__", NONSENSE, "processor_failed", LANE)
+    yield Case("processor.__init__", INVALID, "processor_failed", LANE)
     yield Case("processor.waiting", RAISES, "processor_waiting_failed", LANE)
     yield Case("processor.waiting", HANGS, "part_hangs", LANE_PART)
-    yield Case("processor.waiting", NONSENSE, "processor_waiting_failed", LANE)
+    yield Case("processor.waiting", INVALID, "processor_waiting_failed", LANE)
     yield Case("processor.close", RAISES, "processor_close_failed", LANE)
     yield Case("processor.close", HANGS, "part_close_failed", LANE_PART)
-    yield Case("processor.close", NONSENSE)
+    yield Case("processor.close", INVALID)
 
 
 def of_submitters() -> Iterator[Case]:
-    for misdeed in Misdeed:
-        yield Case("submitter.__init__", misdeed, "submitter_creation_failed", {"submitter": "bad"})
+    for mode in FaultMode:
+        yield Case("submitter.__init__", mode, "submitter_creation_failed", {"submitter": "bad"})
     yield Case("submitter.open", RAISES, "worker_failed", {"worker": "submitter bad"})
     yield Case("submitter.open", HANGS, "part_hangs", SUBMITTER_PART)
-    yield Case("submitter.open", NONSENSE)
+    yield Case("submitter.open", INVALID)
     for method in ("create_job", "add_metadata", "upload", "start", "cancel"):
         yield Case(f"submitter.{method}", RAISES, "job_faulted", LANE)
         yield Case(f"submitter.{method}", HANGS, "part_hangs", SUBMITTER_PART)
-    yield Case("submitter.create_job", NONSENSE, "job_faulted", LANE)
-    yield from (Case(f"submitter.{method}", NONSENSE) for method in ("add_metadata", "upload", "start"))
-    yield Case("submitter.cancel", NONSENSE, "job_cancelled", LANE)
+    yield Case("submitter.create_job", INVALID, "job_faulted", LANE)
+    yield from (Case(f"submitter.{method}", INVALID) for method in ("add_metadata", "upload", "start"))
+    yield Case("submitter.cancel", INVALID, "job_cancelled", LANE)
     yield Case("submitter.status", RAISES, "platform_not_asked")
     yield Case("submitter.status", HANGS, "part_hangs", {"part": "platform watch bad"})
-    yield Case("submitter.status", NONSENSE, "platform_not_asked")
+    yield Case("submitter.status", INVALID, "platform_not_asked")
     yield Case("submitter.close", RAISES, "submitter_close_failed")
     yield Case("submitter.close", HANGS, "part_close_failed", SUBMITTER_PART)
-    yield Case("submitter.close", NONSENSE)
+    yield Case("submitter.close", INVALID)
 
 
 def of_servers() -> Iterator[Case]:
     for method in ("start", "is_alive"):
         yield Case(f"server.{method}", RAISES, "worker_failed", {"worker": "server bad bad"})
         yield Case(f"server.{method}", HANGS, "part_hangs", {"part": "server bad bad"})
-        yield Case(f"server.{method}", NONSENSE)
-    for misdeed in (RAISES, HANGS):
-        yield Case("server.stop", misdeed, "server_stop_failed", {"server": "bad bad"})
-    yield Case("server.stop", NONSENSE)
+        yield Case(f"server.{method}", INVALID)
+    for mode in (RAISES, HANGS):
+        yield Case("server.stop", mode, "server_stop_failed", {"server": "bad bad"})
+    yield Case("server.stop", INVALID)
 
 
 CASES = [*of_hooks(), *of_processors(), *of_submitters(), *of_servers()]
 
 
-def test_every_hook_and_method_is_tried_in_every_way() -> None:
-    """A new one has to be added above. Commands are tried elsewhere, what storage backends do in their own suite."""
+def test_there_is_a_case_for_every_hook_and_method_with_every_kind_of_fault() -> None:
+    """New hooks must be added above. Commands have separate tests, and storage backends their conformance suite."""
     methods = [f"processor.{name}" for name in (*PROCESSOR.methods, "__init__", "describe", "timer")]
     methods += [f"submitter.{name}" for name in (*SUBMITTER.methods, "__init__")]
     methods += [f"server.{name}" for name in ("start", "is_alive", "stop")]
     hooks = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_") and name != "dicom_adapter_commands"]
-    wanted = {(spot, misdeed) for spot in (*hooks, *methods) for misdeed in Misdeed}
-    assert wanted == {(case.spot, case.misdeed) for case in CASES}
+    wanted = {(spot, mode) for spot in (*hooks, *methods) for mode in FaultMode}
+    assert wanted == {(case.spot, case.mode) for case in CASES}
 
 
 @frozen
 class Running:
-    """The host with both plugins."""
+    """A running host with both plugins."""
 
     process: HostProcess
     healthy: Healthy
@@ -363,11 +364,11 @@ class Running:
     close: Callable[[], None]
 
 
-def begin(folder: Path, doing: Misbehaviour) -> Running:
-    """Start the host as its process does."""
+def start_host(folder: Path, fault: InjectedFault) -> Running:
+    """Start the host as the host process does."""
     healthy = Healthy()
-    found = discover(Plugin(healthy, name="healthy"), Plugin(bad_plugin(doing), name="bad"))
-    text = CONFIGURATION + (HTTP if doing.spot == "dicom_adapter_http" else "")
+    found = discover(Plugin(healthy, name="healthy"), Plugin(bad_plugin(fault), name="bad"))
+    text = CONFIGURATION + (HTTP if fault.spot == "dicom_adapter_http" else "")
     config = load(text, folder=folder, catalogue=found.catalogue()).config
     assert config is not None
     host_main._log_plugins(found)
@@ -393,7 +394,7 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
 
     def close() -> None:
         process.stop()
-        os.close(write_end)  # who follows it ends by that
+        os.close(write_end)  # ends the thread that reads it
         for thread in threading.enumerate():
             if thread.name == threads.WAKE_UPS:
                 thread.join(PATIENCE_S)
@@ -406,10 +407,10 @@ def begin(folder: Path, doing: Misbehaviour) -> Running:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_what_a_plugin_does_costs_nothing_but_what_depends_on_it(case: Case, tmp_path: Path, log_book: LogBook) -> None:
-    """The healthy AE title receives, submits and reclaims; the log names who misbehaves, without what it said."""
-    doing = Misbehaviour(case.spot, case.misdeed, case.nonsense)
-    running = begin(tmp_path, doing)
+def test_a_fault_of_a_plugin_affects_only_the_parts_that_need_it(case: Case, tmp_path: Path, log_book: LogBook) -> None:
+    """The healthy AE title receives, submits and reclaims. The log names the bad plugin, without the error message."""
+    fault = InjectedFault(case.spot, case.mode, case.invalid_value)
+    running = start_host(tmp_path, fault)
     try:
         running.receive("BAD")
         if case.spot == "submitter.cancel":
@@ -422,10 +423,10 @@ def test_what_a_plugin_does_costs_nothing_but_what_depends_on_it(case: Case, tmp
             log_book.wait_for(case.event, case.fields)
     finally:
         if case.spot not in AT_THE_STOP:
-            doing.let_go.set()
+            fault.released.set()
         running.close()
-        doing.let_go.set()
+        fault.released.set()
     if case.event:
         log_book.wait_for(case.event, case.fields)
-    if case.spot not in REGISTRATION:  # what a plugin says before there is any instance is shown
+    if case.spot not in REGISTRATION:  # errors at registration are logged with their message: no instance exists yet
         assert SECRET not in str(log_book.entries)

@@ -1,4 +1,4 @@
-"""Parts of the host: a step is short however much there is to do, and what hangs holds up nobody else."""
+"""Parts of the host: steps are short, and a hanging part does not delay the others."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ MakeAdapter = Callable[..., Any]
 
 
 def observing(**hooks: Callable[..., Any]) -> Plugin:
-    """A plugin that observes."""
+    """Return a plugin with these observer hooks."""
     return Plugin(SimpleNamespace(**{f"dicom_adapter_{name}": hookimpl(hook) for name, hook in hooks.items()}))
 
 
 # --- steps are short --------------------------------------------------------------------------------------------------
 
 
-def test_a_lane_takes_a_slice_of_its_turns_in_one_step(
+def test_a_lane_performs_a_limited_number_of_turns_in_one_step(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no time at all each step is one turn, asks to go on at once, and none of them is forgotten.
+    """With a slice of 0 seconds, each step is one turn and requests the next step at once. No turn is lost.
 
-    Tried: a step that takes all turns that are due.
+    Tried: a step that performs all turns that are due.
     """
     adapter = make_adapter(LUNG)
     monkeypatch.setattr(lane_module, "SLICE_SECONDS", 0.0)
@@ -69,10 +69,10 @@ def test_a_lane_takes_a_slice_of_its_turns_in_one_step(
     assert lane.step() > adapter.clock.now()
 
 
-def test_reclaim_gives_back_a_slice_in_one_step_and_everything_in_the_end(
+def test_reclaim_deletes_a_limited_number_of_objects_in_one_step(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Candidates one by one, and a sweep that goes on where it was, though the next would be due by then."""
+    """In the end everything is deleted: candidates one by one, and a sweep that continues from its last position."""
     monkeypatch.setattr("dicom_adapter.flow.reclaim.reclaim.BATCH", 1)
     adapter = make_adapter(LUNG)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
@@ -92,50 +92,48 @@ def test_reclaim_gives_back_a_slice_in_one_step_and_everything_in_the_end(
 # --- observers --------------------------------------------------------------------------------------------------------
 
 
-def test_an_observer_that_hangs_is_told_a_limited_number_of_things(
-    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond them notifications are dropped, which is logged when it begins, and counted when it is over.
+def test_the_queue_of_a_hanging_observer_is_limited(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further notifications are dropped. The log has an event for the first one, and the number at the end.
 
-    Tried: a queue without limit.
+    Tried: a queue without a limit.
     """
     monkeypatch.setattr(observers, "QUEUE_LIMIT", 2)
-    heard: list[str] = []
-    adapter = make_adapter(LUNG, observing(instance_stored=lambda instance: heard.append(instance.sop_instance_uid)))
+    notified: list[str] = []
+    adapter = make_adapter(LUNG, observing(instance_stored=lambda instance: notified.append(instance.sop_instance_uid)))
     (observer,) = adapter.host._observers.values()
-    with monkeypatch.context() as hanging, capture_logs() as told:
+    with monkeypatch.context() as hanging, capture_logs() as logged:
         hanging.setattr(observer, "step", lambda: None)
         adapter.receive(*[make_instance() for _number in range(5)], ae_title="LUNG")
-    assert 1 == len([entry for entry in told if entry["event"] == "observer_queue_filled"])
-    with capture_logs() as told:
+    assert 1 == len([entry for entry in logged if entry["event"] == "observer_queue_filled"])
+    with capture_logs() as logged:
         observer.step()
-    assert 2 == len(heard)
-    assert [("notifications_dropped", 3)] == [(entry["event"], entry["dropped"]) for entry in told]
+    assert 2 == len(notified)
+    assert [("notifications_dropped", 3)] == [(entry["event"], entry["dropped"]) for entry in logged]
 
 
-def test_an_observer_that_hangs_keeps_nothing_from_another(make_adapter: MakeAdapter) -> None:
-    """Each plugin that observes is a part of its own; who observes nothing is none, and is told nothing."""
-    heard: list[str] = []
-    slow = observing(job_changed=lambda job: heard.append("slow"))
-    quick = Plugin(SimpleNamespace(dicom_adapter_job_changed=hookimpl(lambda job: heard.append("quick"))), "quick")
+def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter) -> None:
+    """Each plugin with observer hooks is a separate part. A plugin without them is no part."""
+    notified: list[str] = []
+    slow = observing(job_changed=lambda job: notified.append("slow"))
+    quick = Plugin(SimpleNamespace(dicom_adapter_job_changed=hookimpl(lambda job: notified.append("quick"))), "quick")
     adapter = make_adapter(LUNG, slow, quick)
     parts = adapter.host.parts()
     assert ["quick", "under-test"] == sorted(part.name for part in parts if part.kind is PartKind.OBSERVER)
     adapter.host._notify_observers("dicom_adapter_job_changed", job="job 1")
     parts[Part(PartKind.OBSERVER, "quick")].step()
-    assert ["quick"] == heard
+    assert ["quick"] == notified
 
 
-# --- plugins that cannot even be made ---------------------------------------------------------------------------------
+# --- plugins that cannot be created -----------------------------------------------------------------------------------
 
 
 def bad_submitter(constructor: Callable[..., Any]) -> Plugin:
-    """A plugin with a submitter `bad`."""
+    """Return a plugin with a submitter `bad`."""
     bad = type("Bad", (FakeSubmitter,), {"name": "bad", "__init__": constructor})
     return Plugin(SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [bad])))
 
 
-def leave(*_arguments: Any, **_fields: Any) -> Any:
+def exit_process(*_arguments: Any, **_fields: Any) -> Any:
     raise SystemExit("no licence")
 
 
@@ -145,15 +143,15 @@ def hang(*_arguments: Any, **_fields: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("constructor", "reason"),
-    [(leave, "SystemExit at "), (hang, "it did not return within 0.05 seconds")],
+    [(exit_process, "SystemExit at "), (hang, "it did not return within 0.05 seconds")],
 )
-def test_a_submitter_that_cannot_be_made_costs_its_own_ae_titles_only(
+def test_a_submitter_that_cannot_be_created_affects_only_its_ae_titles(
     make_adapter: MakeAdapter,
     monkeypatch: pytest.MonkeyPatch,
     constructor: Callable[..., Any],
     reason: str,
 ) -> None:
-    """They are refused with the reason, what they hold waits, and the others go on."""
+    """They are rejected with the reason, and their instances wait. Other AE titles work."""
     monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
     adapter = make_adapter(TWO_SUBMITTERS, bad_submitter(constructor))
     assert LaneState.STOPPED is adapter.lanes["LIVER"].state
@@ -165,13 +163,13 @@ def test_a_submitter_that_cannot_be_made_costs_its_own_ae_titles_only(
     assert {"pending": 1, "reclaimed": 1} == adapter.states
 
 
-@pytest.mark.parametrize("describe", [leave, hang])
-def test_a_processor_that_cannot_describe_its_settings_costs_its_own_ae_titles_only(
+@pytest.mark.parametrize("describe", [exit_process, hang])
+def test_a_processor_that_cannot_describe_its_settings_affects_only_its_ae_titles(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, describe: Callable[..., Any]
 ) -> None:
-    """They are refused with the reason, and the others go on."""
+    """They are rejected with the reason. Other AE titles work."""
     monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
-    members = {"name": "bad", "describe": classmethod(describe), "handle_instance": leave}
+    members = {"name": "bad", "describe": classmethod(describe), "handle_instance": exit_process}
     bad = type("Bad", (JobProcessorBase,), members)
     adapter = make_adapter(TWO_PROCESSORS, Plugin(SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [bad]))))
     assert adapter.lanes["LIVER"].reason.startswith("its processor cannot describe its settings: ")
@@ -181,12 +179,12 @@ def test_a_processor_that_cannot_describe_its_settings_costs_its_own_ae_titles_o
     assert ["submitted"] == [job.state.value for job in adapter.jobs]
 
 
-def test_a_submitter_whose_opening_hangs_keeps_nobody_from_closing(
+def test_a_submitter_that_hangs_in_open_does_not_delay_the_close(
     monkeypatch: pytest.MonkeyPatch, make_adapter: MakeAdapter
 ) -> None:
-    """There is nothing to close then.
+    """A submitter that is not open needs no close.
 
-    Tried: waiting for the end of `open` in `close`, with which this test does not end.
+    Tried: a `close` that waits for the end of `open` (this test hangs).
     """
     monkeypatch.setattr("dicom_adapter.flow.submit.submission.OPENING_SECONDS", 0.05)
     adapter = make_adapter(LUNG)

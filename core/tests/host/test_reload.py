@@ -1,4 +1,4 @@
-"""Another configuration while the adapter works: what has changed is made anew, what has not is left alone."""
+"""Reload on a simulated clock: changed parts are replaced, and unchanged parts keep running."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def submitter(adapter: Adapter) -> Any:
 
 
 def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
-    """Of each submitted job its pipeline, and how many instances it has."""
+    """Return pipeline and number of instances of each submitted job."""
     assert {JobState.SUBMITTED} >= {job.state for job in adapter.jobs}
     return [(job.pipeline_id, job.instance_count) for job in adapter.jobs]
 
 
-def test_what_has_not_changed_is_left_alone(make_adapter: MakeAdapter) -> None:
-    """The same processor goes on with its group, over the same submitter; the other one is another.
+def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapter) -> None:
+    """The unchanged processor keeps its group and its submitter. The changed one is replaced.
 
-    Tried: lanes that are all exchanged.
+    Tried: a reload that replaces all lanes.
     """
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="HEAD")
@@ -60,8 +60,8 @@ def test_what_has_not_changed_is_left_alone(make_adapter: MakeAdapter) -> None:
     assert [("head", 1)] == pipelines(adapter)
 
 
-def test_who_may_call_and_what_goes_along_is_no_reason_to_build_a_processor_anew(make_adapter: MakeAdapter) -> None:
-    """These are no matters of the processor; jobs have the new metadata all the same."""
+def test_changed_callers_and_metadata_do_not_replace_the_processor(make_adapter: MakeAdapter) -> None:
+    """They are not settings of the processor. New jobs have the new metadata."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(StudyDate="20260102"), ae_title="LUNG")
     before = processor(adapter, "LUNG")
@@ -71,8 +71,8 @@ def test_who_may_call_and_what_goes_along_is_no_reason_to_build_a_processor_anew
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: MakeAdapter) -> None:
-    """The processor, its timers, and the submitter."""
+def test_calls_of_replaced_parts_are_measured(make_adapter: MakeAdapter) -> None:
+    """The parts are the processor, its timers, and the submitter."""
     adapter = make_adapter(BOTH)
     calls = adapter._plugins.statistics
     calls.trace = True
@@ -90,12 +90,12 @@ def test_what_is_made_anew_is_measured_as_what_was_there_before(make_adapter: Ma
     } <= called
 
 
-def test_what_waits_goes_to_the_new_processor_in_the_order_and_with_the_times_of_its_arrival(
+def test_pending_instances_are_delivered_to_the_new_processor_with_their_arrival_times(
     make_adapter: MakeAdapter,
 ) -> None:
-    """A study of which a part came before the change, and a part after it, is one job, by the new rule.
+    """A study that is received partly before the change and partly after it is one job, under the new settings.
 
-    Tried: an exchange that forgets nothing of what the old processor was given.
+    Tried: a replaced processor that does not get the pending instances again.
     """
     adapter = make_adapter(BOTH)
     first, second, third = make_study(instances=3)
@@ -115,8 +115,8 @@ def test_what_waits_goes_to_the_new_processor_in_the_order_and_with_the_times_of
     assert [data_set.SOPInstanceUID for data_set in (first, second, third)] == uids
 
 
-def test_a_group_that_would_be_due_by_now_becomes_a_job_at_once(make_adapter: MakeAdapter) -> None:
-    """With a wait that is shorter than what it has waited for already."""
+def test_a_group_that_is_due_under_the_new_settings_becomes_a_job_at_once(make_adapter: MakeAdapter) -> None:
+    """The new timeout is shorter than the time that the group has already waited."""
     adapter = make_adapter(SLOWER)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(20)
@@ -124,8 +124,8 @@ def test_a_group_that_would_be_due_by_now_becomes_a_job_at_once(make_adapter: Ma
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_a_lane_that_was_stopped_runs_again_when_its_settings_change(make_adapter: MakeAdapter) -> None:
-    """As whoever changes them has mended it."""
+def test_a_stopped_lane_runs_again_when_its_settings_change(make_adapter: MakeAdapter) -> None:
+    """The change may fix the cause."""
 
     class Picky(JobProcessorBase):
         name = "picky"
@@ -147,8 +147,8 @@ def test_a_lane_that_was_stopped_runs_again_when_its_settings_change(make_adapte
     assert 0 < sum(count for _pipeline, count in pipelines(adapter))
 
 
-def test_an_ae_title_that_is_removed_is_held_until_it_comes_back(make_adapter: MakeAdapter) -> None:
-    """Its lane ends, and is told of as long as there is something of it."""
+def test_a_removed_ae_title_is_held_until_it_is_configured_again(make_adapter: MakeAdapter) -> None:
+    """Its lane ends. It is listed while it has instances or jobs."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.reload(PLATFORM + HEAD)
@@ -161,8 +161,8 @@ def test_an_ae_title_that_is_removed_is_held_until_it_comes_back(make_adapter: M
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_what_an_open_association_sends_to_a_removed_ae_title_is_kept(make_adapter: MakeAdapter) -> None:
-    """It was acknowledged, or will be: it waits like the rest."""
+def test_instances_of_an_open_association_with_a_removed_ae_title_are_kept(make_adapter: MakeAdapter) -> None:
+    """They are acknowledged, and held with the other instances."""
     adapter = make_adapter(BOTH)
     adapter.reload(PLATFORM + HEAD)
     [answer] = adapter.receive(make_instance(), ae_title="LUNG")
@@ -172,8 +172,8 @@ def test_what_an_open_association_sends_to_a_removed_ae_title_is_kept(make_adapt
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_an_ae_title_that_drains_makes_its_jobs_and_is_gone(make_adapter: MakeAdapter) -> None:
-    """By its own rule and without a new processor; what is sent to it over an open association after that as well."""
+def test_a_draining_ae_title_submits_its_jobs_and_is_removed(make_adapter: MakeAdapter) -> None:
+    """Its processor and settings stay the same. Later instances of an open association become jobs, too."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(3)
@@ -189,8 +189,8 @@ def test_an_ae_title_that_drains_makes_its_jobs_and_is_gone(make_adapter: MakeAd
     assert [("old", 1)] * 2 == pipelines(adapter)
 
 
-def test_a_submitter_that_drains_finishes_its_jobs(make_adapter: MakeAdapter) -> None:
-    """It is the default one of an AE title that leaves with it, beside another that is the only one by then."""
+def test_a_draining_submitter_finishes_its_jobs(make_adapter: MakeAdapter) -> None:
+    """It is the default submitter of an AE title that is removed with it. Another submitter is the only one left."""
     second = '[submitters.second]\ntype = "fake"\nfolder = "second"\nfail = [{ call = "start", times = 3 }]\n'
     both = 'default-submitter = "second"\n' + PLATFORM + second
     adapter = make_adapter(both + LUNG + HEAD + "[ae-titles.OLD.settings]\npipeline-one = 'old'\n")
@@ -204,8 +204,7 @@ def test_a_submitter_that_drains_finishes_its_jobs(make_adapter: MakeAdapter) ->
     assert ["second", "platform"] == [job.submitter for job in adapter.jobs]
 
 
-def test_what_leaves_and_comes_back_does_not_notice(make_adapter: MakeAdapter) -> None:
-    """It is what it was: the same processor goes on."""
+def test_an_ae_title_that_is_configured_again_while_it_drains_keeps_its_processor(make_adapter: MakeAdapter) -> None:
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(2)
@@ -218,8 +217,8 @@ def test_what_leaves_and_comes_back_does_not_notice(make_adapter: MakeAdapter) -
     assert {"HEAD", "LUNG"} == adapter.lanes.keys()
 
 
-def test_an_ae_title_that_is_added_is_served(make_adapter: MakeAdapter) -> None:
-    """From the moment at which the reload is over."""
+def test_an_added_ae_title_is_served(make_adapter: MakeAdapter) -> None:
+    """It is served as soon as the reload is complete."""
     adapter = make_adapter(PLATFORM + HEAD)
     adapter.reload(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
@@ -227,10 +226,10 @@ def test_an_ae_title_that_is_added_is_served(make_adapter: MakeAdapter) -> None:
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_a_submitter_that_changes_is_another_one_and_jobs_go_on_with_it(
+def test_a_changed_submitter_is_replaced_and_continues_the_jobs(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one is closed; a job that was half way goes on where it was."""
+    """The old one is closed. A job that has already started continues with its next step."""
     closed: list[Any] = []
     close = FakeSubmitter.close
     monkeypatch.setattr(FakeSubmitter, "close", lambda self: (closed.append(self), close(self)))
@@ -246,12 +245,12 @@ def test_a_submitter_that_changes_is_another_one_and_jobs_go_on_with_it(
     assert processor(adapter, "LUNG") is lung
     adapter.advance(200)
     assert [("old", 1)] == pipelines(adapter)
-    told = [event.event for event in adapter.events]
-    assert (1, 1) == (told.count("job_created"), told.count("job_submitted"))
+    names = [event.event for event in adapter.events]
+    assert (1, 1) == (names.count("job_created"), names.count("job_submitted"))
 
 
-def test_a_processor_may_name_a_submitter_that_came_with_a_reload(make_adapter: MakeAdapter) -> None:
-    """Although it was built before."""
+def test_a_processor_can_name_a_submitter_that_a_reload_added(make_adapter: MakeAdapter) -> None:
+    """The processor was created before the reload."""
 
     class Choosing(JobProcessorBase):
         name = "choosing"
@@ -270,8 +269,11 @@ def test_a_processor_may_name_a_submitter_that_came_with_a_reload(make_adapter: 
     assert [("one", 1)] == pipelines(adapter)
 
 
-def test_a_configuration_that_a_plugin_does_not_take_changes_nothing(make_adapter: MakeAdapter) -> None:
-    """Neither what it is wrong with nor anything else. Tried: refusing after the submitters were exchanged."""
+def test_a_configuration_that_a_plugin_refuses_changes_nothing(make_adapter: MakeAdapter) -> None:
+    """Other changes of the configuration are not applied either.
+
+    Tried: a check after the submitters are replaced.
+    """
 
     class Strict(Submitter):
         name = "strict"
@@ -303,9 +305,9 @@ CHOICES = [BOTH, SLOWER, CALLERS, PLATFORM + HEAD, RETRIES + HEAD + LUNG]
 def test_reloads_in_the_middle_of_studies_lose_nothing_and_submit_nothing_twice(
     make_adapter: MakeAdapter, seed: int
 ) -> None:
-    """Whatever is changed when: every instance is in one job in the end, and each study's in one at a time.
+    """Settings change at any time. In the end, every instance is in one job.
 
-    Tried: an exchange that forgets nothing of what the old processor was given.
+    Tried: a replaced processor that does not get the pending instances again.
     """
     random = Random(seed)
     adapter = make_adapter(BOTH)

@@ -1,4 +1,4 @@
-"""The host's threads, in the process of the test."""
+"""The threads of the host, run in the process of the test."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ processor = "slow"
 
 
 class Slow(JobProcessorBase[NoSettings]):
-    """Is asked for what takes long."""
+    """A processor for slow requests."""
 
     name = "slow"
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        """Nothing arrives."""
+        """Do nothing: no instance arrives."""
 
 
 class Front(Server):
-    """Waits for those who have asked, as an HTTP server does when it is stopped."""
+    """Records which requests are answered when it is stopped, as an HTTP server that waits for them."""
 
     name = "front"
 
@@ -55,7 +55,7 @@ class Front(Server):
         self.answered: list[bool] = []
 
     def start(self) -> None:
-        """It has no port."""
+        """Do nothing: it has no port."""
 
     def is_alive(self) -> bool:
         return True
@@ -64,8 +64,8 @@ class Front(Server):
         self.answered = [future.done() for future in self.waiting]
 
 
-class Slowly:
-    """The plugin."""
+class SlowPlugin:
+    """A plugin with processor and server."""
 
     def __init__(self) -> None:
         self.fronts: list[Front] = []
@@ -82,21 +82,21 @@ class Slowly:
 
 @pytest.fixture
 def wake_ups() -> Iterator[int]:
-    """A pipe through which receivers would tell of arrivals."""
+    """The read end of a pipe through which receivers notify the host of arrivals."""
     reading, writing = os.pipe()
     yield reading
     os.close(writing)
     os.close(reading)
 
 
-def test_who_waits_for_a_lane_is_answered_before_servers_stop(
+def test_requests_to_a_lane_are_answered_before_servers_stop(
     tmp_path: Path, wake_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was begun is done; who comes later is told that nothing has happened, while there is a server to tell them.
+    """A started request is completed. A later one fails with `Retriable` while the server can still pass that on.
 
-    Tried: with the lanes closed after the servers, as they were, the second was not answered when the server stopped.
+    Tried: lanes that are closed after the servers.
     """
-    plugin, begun, stopping = Slowly(), threading.Event(), threading.Event()
+    plugin, begun, stopping = SlowPlugin(), threading.Event(), threading.Event()
     plugins = load_plugins([*installed(), Plugin(plugin, name="slowly")])
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
@@ -106,11 +106,11 @@ def test_who_waits_for_a_lane_is_answered_before_servers_stop(
     [front] = plugin.fronts
     join = threads.join
 
-    def let_go(workers: Any, seconds: float) -> Collection[str]:
+    def finish_request(workers: Any, seconds: float) -> Collection[str]:
         stopping.set()
         return join(workers, seconds)
 
-    monkeypatch.setattr(threads, "join", let_go)
+    monkeypatch.setattr(threads, "join", finish_request)
     front.waiting.append(front.lane.ask(lambda _processor: (begun.set(), stopping.wait(30))))
     assert begun.wait(30)
     front.waiting.append(front.lane.ask(lambda _processor: None))
@@ -122,7 +122,7 @@ def test_who_waits_for_a_lane_is_answered_before_servers_stop(
 
 
 class Exclusive(MemorySubmitter):
-    """Opens something that only one submitter at a time can have."""
+    """A submitter that opens an exclusive resource."""
 
     name = "exclusive"
     calls: ClassVar[queue.SimpleQueue[str]]
@@ -136,17 +136,17 @@ class Exclusive(MemorySubmitter):
         self.calls.put("close")
 
 
-def test_a_submitter_is_closed_before_the_one_that_replaces_it_opens(
+def test_a_submitter_is_closed_before_its_replacement_opens(
     tmp_path: Path, wake_ups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both may use the same folder or connection, and the first finishes its step before it is closed.
+    """Both may use the same folder or connection. The first one finishes its step before it is closed.
 
-    Tried: starting the new workers together with stopping the old ones; the `fake` submitter's `open` then deleted
-    the half-written files of an upload that was under way, which faulted its job.
+    Tried: a start of the new workers before the old ones have stopped (`open` of the `fake` submitter deleted the
+    incomplete files of a running upload, and its job faulted).
     """
     Exclusive.calls, Exclusive.go_on = queue.SimpleQueue(), threading.Event()
     exclusive = SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Exclusive]))
-    plugins = load_plugins([*installed(), Plugin(Slowly(), name="slowly"), Plugin(exclusive, name="exclusive")])
+    plugins = load_plugins([*installed(), Plugin(SlowPlugin(), name="slowly"), Plugin(exclusive, name="exclusive")])
     first, second = (
         load(
             CONFIGURATION.replace('"fake"', f'"exclusive"\nretry-first = {seconds}'),

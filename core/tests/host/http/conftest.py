@@ -1,4 +1,4 @@
-"""The application without a socket."""
+"""A client of the HTTP application, without a socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Call = Callable[..., TestClient[Any]]
 
 @pytest.fixture
 def client_of() -> Iterator[Call]:
-    """A client of an application that plugins mount handlers in; `token` is the server's."""
+    """Return a function that makes a client of an application with handlers of plugins. `token` is the server's."""
     with ExitStack() as clients:
 
         def make(*, token: str | None = None, health: Health = GREEN, host: str = "127.0.0.1", **mounts: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the HTTP server answers, to whom, and what a plugin's handlers may do in it."""
+"""The HTTP application: its own routes, access control, and the handlers of plugins."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def raising(failure: Exception) -> Any:
     return fail
 
 
-def test_what_a_plugin_brings_lies_below_its_name(client_of: Any) -> None:
-    """And is described in the OpenAPI document, beside the adapter's own."""
+def test_routes_of_a_plugin_are_below_its_name(client_of: Any) -> None:
+    """The OpenAPI document describes them together with the adapter's routes."""
     client = client_of(mine=[order])
     assert {"count": 3} == client.post("/mine/orders", json={"count": 3}).json()
     assert ["/health", "/mine/orders"] == sorted(client.get("/openapi.json").json()["paths"])
 
 
 def test_health_is_unavailable_when_it_is_red(client_of: Any) -> None:
-    """With the reasons by name; green and yellow are fine."""
+    """The response has the reasons by name. Green and yellow have status 200."""
     red = Health(health="red", service="running", problems=[Reason(level="red", part="AE title A", reason="stopped")])
-    answer = client_of(health=red).get("/health")
-    assert (503, "AE title A") == (answer.status_code, answer.json()["problems"][0]["part"])
-    assert (200, "green") == ((answer := client_of().get("/health")).status_code, answer.json()["health"])
+    response = client_of(health=red).get("/health")
+    assert (503, "AE title A") == (response.status_code, response.json()["problems"][0]["part"])
+    assert (200, "green") == ((response := client_of().get("/health")).status_code, response.json()["health"])
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_health_is_unavailable_when_it_is_red(client_of: Any) -> None:
         (lambda client: client.post("/mine/orders", content=iter([b" " * 2**19] * 3)), 413),
     ],
 )
-def test_every_error_is_a_problem(client_of: Any, request_of: Any, status: int) -> None:
-    """With the members of RFC 9457, whoever has found the fault."""
-    answer = request_of(client_of(mine=[order]))
-    assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
+def test_every_error_is_problem_json(client_of: Any, request_of: Any, status: int) -> None:
+    """It has the members of RFC 9457, for errors of the server and of handlers."""
+    response = request_of(client_of(mine=[order]))
+    assert (status, "application/problem+json") == (response.status_code, response.headers["content-type"])
     assert (status, {"type", "title", "status", "detail"}) == (
-        answer.json()["status"],
-        answer.json().keys() - {"errors"},
+        response.json()["status"],
+        response.json().keys() - {"errors"},
     )
 
 
@@ -84,30 +84,30 @@ def test_every_error_is_a_problem(client_of: Any, request_of: Any, status: int) 
         ),
     ],
 )
-def test_what_a_handler_raises_becomes_a_problem(
+def test_an_exception_of_a_handler_becomes_problem_json(
     client_of: Any, failure: Exception, status: int, detail: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What nobody meant to happen is logged by kind and place, and its message goes nowhere."""
-    answer = client_of(mine=[raising(failure)]).get("/mine/fail")
-    assert (status, detail) == (answer.status_code, answer.json()["detail"])
-    said = capsys.readouterr().out
-    assert (status == 500, False) == ("KeyError" in said, PATIENT in said)
+    """An unexpected exception is logged by type and location. Its message is not logged or returned."""
+    response = client_of(mine=[raising(failure)]).get("/mine/fail")
+    assert (status, detail) == (response.status_code, response.json()["detail"])
+    log = capsys.readouterr().out
+    assert (status == 500, False) == ("KeyError" in log, PATIENT in log)
 
 
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"]
 )
 @pytest.mark.parametrize("path", ["/health", "/openapi.json", "/mine/orders", "/nowhere"])
-def test_with_a_token_nothing_is_answered_without_it(client_of: Any, authorization: str, path: str) -> None:
-    """Not even whether there is such a path."""
+def test_requests_without_the_required_token_are_unauthorized(client_of: Any, authorization: str, path: str) -> None:
+    """The response does not show whether the path exists."""
     client = client_of(token=TOKEN, host="adapter.example", mine=[order])
-    answer = client.get(path, headers={"Authorization": authorization.encode("latin-1")})
-    assert (401, "Bearer") == (answer.status_code, answer.headers["www-authenticate"])
-    assert "application/problem+json" == answer.headers["content-type"]
+    response = client.get(path, headers={"Authorization": authorization.encode("latin-1")})
+    assert (401, "Bearer") == (response.status_code, response.headers["www-authenticate"])
+    assert "application/problem+json" == response.headers["content-type"]
 
 
-def test_the_token_opens(client_of: Any) -> None:
-    """Whatever name the server was called by; the document says that a token is needed."""
+def test_requests_with_the_token_are_accepted(client_of: Any) -> None:
+    """The Host header does not matter. The OpenAPI document declares the token."""
     client = client_of(token=TOKEN, host="adapter.example")
     headers = {"Authorization": f"bearer {TOKEN}"}
     assert 200 == client.get("/health", headers=headers).status_code
@@ -130,22 +130,21 @@ def test_the_token_opens(client_of: Any) -> None:
         ("[", False),
     ],
 )
-def test_without_a_token_a_web_page_cannot_get_in_by_a_name_of_its_own(host: str, expected: bool) -> None:
-    """DNS rebinding: the browser says by which name it came."""
+def test_without_a_token_only_local_host_names_are_accepted(host: str, expected: bool) -> None:
+    """This prevents DNS rebinding: the browser of an attacked user sends the attacker's host name."""
     assert expected is is_local(host.encode())
 
 
-def test_a_foreign_name_is_refused(client_of: Any) -> None:
-    """With a problem, before anything else is looked at."""
-    answer = client_of(host="evil.example").get("/health")
-    assert (403, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
+def test_a_request_with_another_host_name_is_forbidden(client_of: Any) -> None:
+    response = client_of(host="evil.example").get("/health")
+    assert (403, "application/problem+json") == (response.status_code, response.headers["content-type"])
 
 
 @pytest.mark.parametrize("name", ["openapi.json", "Mine", "a b", "../x", "mine"])
-def test_what_cannot_be_mounted_costs_no_other_plugin(
+def test_routes_that_cannot_be_mounted_affect_no_other_plugin(
     client_of: Any, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A name that is no path of its own, or what is no handler, is logged."""
+    """An invalid name and an invalid handler are logged."""
     client = client_of(**{name: ["no handler"] if name == "mine" else [order], "other": [order]})
     assert 201 == client.post("/other/orders", json={"count": 1}).status_code
     assert "http_mount_failed" in capsys.readouterr().out
