@@ -42,7 +42,7 @@ from dicom_adapter.host.http import HttpServer, make_app
 from dicom_adapter.host.http.health import Health
 from dicom_adapter.ledger import instances
 from dicom_adapter.runtime.parts import lane_part
-from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.rest import handlers
@@ -180,7 +180,7 @@ def fill(adapter: Adapter, studies: int) -> None:
             StudyDate=f"2025{number % 12 + 1:02}{number % 28 + 1:02}",
             StudyDescription=f"Body part {number % 12}",
         )
-        stored = adapter._store.keep(request_of(first, "CACHE", "BENCH", "0" * 32), encode(first)).instance
+        stored = adapter._store.keep(make_request(first, "CACHE", "BENCH", "0" * 32), encode(first)).instance
         assert stored is not None
         with adapter.ledger.write() as transaction:
             for place in range(1, INSTANCES):

@@ -36,7 +36,7 @@ from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import PartKind
 from dicom_adapter.runtime.resources import Resources
-from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.simulation.memory import memory_storage
 from dicom_adapter.simulation.platform import MemorySubmitter, Platform
 from dicom_adapter.testing import Plugin
@@ -381,7 +381,7 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
 
     def receive(ae_title: str) -> None:
         data_set = make_instance(patient_name=SECRET)
-        answer = store.keep(request_of(data_set, ae_title, "SENDER", "association"), encode(data_set))
+        answer = store.keep(make_request(data_set, ae_title, "SENDER", "association"), encode(data_set))
         assert answer.instance is not None, answer
         os.write(write_end, b"\0")
 

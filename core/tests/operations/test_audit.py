@@ -234,7 +234,7 @@ def test_an_unreadable_object_is_found(site: Site, monkeypatch: pytest.MonkeyPat
 def test_an_object_of_a_reclaimed_instance_is_found(site: Site) -> None:
     """A power loss can restore a deleted file."""
     site.path(site.reclaimed).write_bytes(b"again")
-    assert [(Kind.LEFT, site.reclaimed.instance_id)] == site.found()
+    assert [(Kind.NOT_DELETED, site.reclaimed.instance_id)] == site.found()
 
 
 def test_an_interrupted_reclaim_is_found(site: Site) -> None:
@@ -278,7 +278,7 @@ def test_jobs_that_cannot_be_completed_are_found(site: Site) -> None:
 def test_a_missing_replacement_is_found(site: Site) -> None:
     """The row names a newer arrival that does not exist."""
     site.set(site.reclaimed, replaced_by=999)
-    assert [(Kind.REPLACED, site.reclaimed.instance_id)] == site.found()
+    assert [(Kind.REPLACEMENT_MISSING, site.reclaimed.instance_id)] == site.found()
 
 
 # --- while the service runs -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals, instances
 from dicom_adapter.receiver.group_commit import GroupCommit
-from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter
 
 SECONDS = 30  # for a thread
@@ -170,7 +170,7 @@ class Group:
 
     def arrive(self, ae_title: str = "A", **attributes: Any) -> ReceivedInstance:
         data_set = make_instance(rows=2, columns=2, **attributes)
-        incoming = self.store.begin(request_of(data_set, ae_title, "CT1", "0" * 32))
+        incoming = self.store.begin(make_request(data_set, ae_title, "CT1", "0" * 32))
         incoming.write([encode(data_set)])
         found = incoming.end()
         assert isinstance(found, ReceivedInstance)

@@ -33,12 +33,12 @@ MEANING = {
     Kind.MISSING: "Instances without their stored objects",
     Kind.CHANGED: "Stored objects that differ from what was received",
     Kind.UNREADABLE: "Stored objects that cannot be read",
-    Kind.LEFT: "Reclaimed instances whose stored objects still exist",
+    Kind.NOT_DELETED: "Reclaimed instances whose stored objects still exist",
     Kind.UNFINISHED: "Released instances whose objects are deleted, but that are not marked as reclaimed",
     Kind.OVERDUE: "Instances that are no longer needed, but not reclaimed",
     Kind.INCOMPLETE: "Jobs without all their instances",
     Kind.WITHOUT_DATA: "Jobs that need reclaimed instances",
-    Kind.REPLACED: "Instances replaced by others that do not exist",
+    Kind.REPLACEMENT_MISSING: "Instances replaced by others that do not exist",
     Kind.BALANCE: "Instances that are not accounted for",
 }
 

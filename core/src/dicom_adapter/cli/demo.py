@@ -12,6 +12,6 @@ def demo(
 
     Takes about 15 seconds. Exit status: 0 if all jobs reached the (simulated) platform, 1 otherwise.
     """
-    from dicom_adapter.cli.scenes import play  # loads the DICOM libraries, which other commands do not need
+    from dicom_adapter.cli.demo_run import play  # loads the DICOM libraries, which other commands do not need
 
     play(keep=keep)

@@ -36,12 +36,12 @@ class Kind(str, Enum):
     MISSING = "object-missing"
     CHANGED = "object-changed"
     UNREADABLE = "object-unreadable"
-    LEFT = "object-left"
+    NOT_DELETED = "object-not-deleted"
     UNFINISHED = "reclaim-unfinished"
     OVERDUE = "not-reclaimed"
-    INCOMPLETE = "job-not-whole"
+    INCOMPLETE = "job-incomplete"
     WITHOUT_DATA = "job-without-data"
-    REPLACED = "replaced-by-nothing"
+    REPLACEMENT_MISSING = "replacement-missing"
     BALANCE = "balance"
 
 
@@ -183,7 +183,7 @@ class Audit:
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return _finding(row, Kind.UNREADABLE, f"{_name(row)} cannot be read ({type(failure).__name__})")
         if row.state is InstanceState.RECLAIMED:
-            return None if size is None else _finding(row, Kind.LEFT, f"{_name(row)} still has its object")
+            return None if size is None else _finding(row, Kind.NOT_DELETED, f"{_name(row)} still has its object")
         if size is None:
             return self._missing(row)
         if size != row.size_bytes:
@@ -255,7 +255,7 @@ class Audit:
             self._add(Finding(kind=Kind.WITHOUT_DATA, text=text, ae_title=ae_title, job_id=job_id, instance_id=number))
         for number, ae_title in replaced:
             text = f"instance {number} ({ae_title}) was replaced by an instance that does not exist"
-            self._add(Finding(kind=Kind.REPLACED, text=text, ae_title=ae_title, instance_id=number))
+            self._add(Finding(kind=Kind.REPLACEMENT_MISSING, text=text, ae_title=ae_title, instance_id=number))
         for account in accounts:
             if account.difference:
                 text = (

@@ -51,7 +51,7 @@ class Repair:
         self._repairs: dict[Kind, Callable[[Finding], str]] = {
             Kind.UNFINISHED: self._finish_reclaim,
             Kind.MISSING: self._quarantine,
-            Kind.LEFT: self._delete_object,
+            Kind.NOT_DELETED: self._delete_object,
             Kind.ORPHAN: self._resolve_orphan,
         }
 

@@ -19,7 +19,7 @@ from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.ledger import Ledger, instances, lanes
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.runtime.resources import Resources
-from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.simulation.clock import VirtualClock
 from dicom_adapter.testing import Adapter, Plugin
 
@@ -342,7 +342,7 @@ def arrive_unnoticed(adapter: Adapter, at: datetime) -> None:
     clock.move_to(at)
     other = Ledger(adapter.ledger.url)
     data_set = make_instance(rows=2, columns=2)
-    request = request_of(data_set, "A", "CT1", "association")
+    request = make_request(data_set, "A", "CT1", "association")
     Store(adapter.config, Resources(ledger=other, storage=adapter.storage, clock=clock)).keep(request, encode(data_set))
     other.close()
 

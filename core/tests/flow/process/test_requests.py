@@ -20,7 +20,7 @@ from dicom_adapter.flow.process.turn import Turn
 from dicom_adapter.flow.reclaim.watermark import bytes_to_free
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.operations.story import make_story
-from dicom_adapter.simulation.adapter import encode, request_of
+from dicom_adapter.simulation.adapter import encode, make_request
 from dicom_adapter.testing import Adapter, Plugin
 
 CONFIGURATION = """
@@ -81,7 +81,7 @@ def receive(adapter: Adapter, count: int = 1) -> None:
 
 def arrive(adapter: Adapter, instance: Dataset) -> None:
     """Let it be stored, and nobody told yet."""
-    adapter._store.keep(request_of(instance, "A", "SCU", "0" * 32), encode(instance))
+    adapter._store.keep(make_request(instance, "A", "SCU", "0" * 32), encode(instance))
 
 
 def compose(processor: Keeper) -> Job:

@@ -31,7 +31,7 @@ from dicom_adapter.flow.submit.submission import Submission
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.runtime.parts import submitter_part
 from dicom_adapter.runtime.workers import BoundedExecutor, Worker
-from dicom_adapter.simulation.adapter import Inline
+from dicom_adapter.simulation.adapter import InlineExecutor
 from dicom_adapter.testing import Adapter, Plugin
 
 MakeAdapter = Callable[..., Adapter]
@@ -313,7 +313,7 @@ def test_uploads_that_can_no_longer_begin_do_not_fault_the_job(waiting: Adapter,
 def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
     """As `HostProcess.stop` cancels those that have not begun."""
 
-    class Cancelling(Inline):
+    class Cancelling(InlineExecutor):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
             future: Any = super().submit(lambda: None).__class__()
             future.cancel()
@@ -327,7 +327,7 @@ def test_a_step_that_closing_cuts_off_does_not_fault_the_job(
     waiting: Adapter, platform: Platform, failure: Exception
 ) -> None:
     """What the submitter raises then says nothing of the job."""
-    sending = submission(waiting, platform, Inline())
+    sending = submission(waiting, platform, InlineExecutor())
 
     def close_and_fail(_job: Job) -> None:
         sending.close()

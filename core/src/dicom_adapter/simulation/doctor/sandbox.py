@@ -52,7 +52,7 @@ class Sandbox:
         self._tables = tables
         self._relative_to = relative_to
         self._logged = logged
-        self._plugin = SandboxPlugin()
+        self._own_plugin = SandboxPlugin()
         self._plugins: Plugins
         self._threads = set(threading.enumerate())
 
@@ -83,7 +83,7 @@ class Sandbox:
         yield run("leaks", self._look_for_leaks)
 
     def _load(self) -> str:
-        self._plugins = discover(Plugin(self._plugin, name="sandbox"), only=[self._name])
+        self._plugins = discover(Plugin(self._own_plugin, name="sandbox"), only=[self._name])
         problems = self._plugins.broken
         if problems:
             what_to_do = f'fix or upgrade it, or disable it: [plugins] disable = ["{self._name}"]'
@@ -135,7 +135,7 @@ class Sandbox:
         return keep_and_read(component.cls, config)
 
     def _observe(self) -> str:
-        config = self._first_valid([{"ae-titles": {AE_TITLE: {"processor": self._plugin.processor.name}}}])
+        config = self._first_valid([{"ae-titles": {AE_TITLE: {"processor": self._own_plugin.processor.name}}}])
         return f"notified of {play(config, self._plugins, AE_TITLE)}"
 
     def _call_hook(self, hook: str, check: Callable[[Any], None]) -> str:
@@ -161,7 +161,7 @@ class Sandbox:
         """Return the sandbox's configuration with the first valid candidate. Raises Skipped if none is valid."""
         problems: list[str] = []
         for candidate in candidates:
-            document = self._plugin.document(self._folder / "data")
+            document = self._own_plugin.document(self._folder / "data")
             for key, table in candidate.items():
                 document[key] = {**document.get(key, {}), **table}
             loaded = structure(document, folder=self._relative_to, catalogue=self._plugins.catalogue())
