@@ -85,7 +85,7 @@ def _assert_reported_by_name(service: LaunchedService) -> None:
     assert ("red", "red", "yellow") == tuple(
         found[part][0] for part in ("AE title HANGS", "observer hanging", "threads")
     )
-    assert " began in calls of plugin 'leaking' of isolation-leaking 1.0" in found["threads"][1]
+    assert " started in calls of plugin 'leaking' of isolation-leaking 1.0" in found["threads"][1]
     assert (
         "plugin 'outdated' of isolation-outdated 1.0: built for version 0 of the hooks" in found["AE title OUTDATED"][1]
     )

@@ -44,7 +44,7 @@ def test_the_plugin_whose_calls_started_the_threads_is_named(
 ) -> None:
     """It is named with about how many threads, also if a library started them; the plugin that joins is not."""
     monkeypatch.setattr(leaked_threads, "MAX_PLUGIN_THREADS", 0)
-    assert describe_leak(statistics, host_threads=0).endswith(f": about {LEAKED} began in calls of plugin 'leaky'")
+    assert describe_leak(statistics, host_threads=0).endswith(f": about {LEAKED} started in calls of plugin 'leaky'")
 
 
 def test_a_few_threads_are_not_reported(statistics: CallStatistics) -> None:
@@ -57,4 +57,4 @@ def test_threads_that_no_plugin_started_are_reported_without_a_name(
 ) -> None:
     """Threads that were started outside of calls of plugins count as well."""
     monkeypatch.setattr(leaked_threads, "MAX_PLUGIN_THREADS", 0)
-    assert describe_leak(CallStatistics(), host_threads=0).endswith(": none began in calls of plugins")
+    assert describe_leak(CallStatistics(), host_threads=0).endswith(": none started in calls of plugins")

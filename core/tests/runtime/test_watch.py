@@ -13,7 +13,7 @@ from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.ledger import Ledger, events, health
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.runtime.parts import Part, PartKind, lane_part, process_part
-from dicom_adapter.runtime.watch import CHANGES_KEPT, EXAMINE_EVERY, PartFinding, Watch, examine
+from dicom_adapter.runtime.watch import EXAMINE_EVERY, MAX_UNWRITTEN, PartFinding, Watch, examine
 from dicom_adapter.runtime.workers import SLICE_SECONDS, Condition
 from dicom_adapter.testing import VirtualClock
 
@@ -175,11 +175,11 @@ def test_changes_are_logged_at_once_and_written_when_the_ledger_works(
     site.watch.write()
     site.watch.write()
     assert [("part_hangs", "LUNG"), ("part_recovered", "LUNG")] == site.events
-    for _time in range(CHANGES_KEPT):
+    for _time in range(MAX_UNWRITTEN):
         site.examine(HANGS)
         site.examine(OK)
     site.watch.write()
-    assert 2 + CHANGES_KEPT == len(site.events)
+    assert 2 + MAX_UNWRITTEN == len(site.events)
 
 
 def failing(*_arguments: object) -> None:

@@ -72,7 +72,7 @@ def test_pauses_after_failures_double_up_to_the_longest_until_a_success() -> Non
     """1, 2, 4 … 30 seconds. After a success the next failure is followed by the first pause again."""
     step = Scripted(*[ValueError("no")] * 20, None, ValueError("no"))
     worker = Worker("under test", step, VirtualClock())
-    pauses = [worker._take_step() for _ in range(22)]
+    pauses = [worker._run_step() for _ in range(22)]
     assert [1.0, 2.0, 4.0, 8.0, 16.0, *[LONGEST_PAUSE] * 15, None, 1.0] == pauses
 
 
@@ -81,7 +81,7 @@ def test_a_step_is_repeated_at_the_time_that_it_returns(seconds: float, pause: f
     """The step is repeated at once if that time has passed."""
     clock = VirtualClock()
     step = Scripted(clock.now() + timedelta(seconds=seconds))
-    assert pause == Worker("under test", step, clock)._take_step()
+    assert pause == Worker("under test", step, clock)._run_step()
 
 
 def test_a_waiting_worker_can_be_woken(started: list[Worker]) -> None:
@@ -174,11 +174,11 @@ def test_the_duration_of_a_step_is_visible_to_other_threads(started: list[Worker
 def test_failures_in_a_row_are_visible_to_other_threads() -> None:
     """Their number, and the error of the last one. A success resets them."""
     worker = Worker("under test", Scripted(ValueError("no"), KeyError("no"), None), VirtualClock())
-    worker._take_step()
-    worker._take_step()
+    worker._run_step()
+    worker._run_step()
     condition = worker.condition()
     assert (2, "KeyError") == (condition.failures, condition.error.split()[0])
-    worker._take_step()
+    worker._run_step()
     assert Condition() == worker.condition()
 
 

@@ -25,7 +25,7 @@ class FakeProcess:
         self.now += seconds
 
     def die(self) -> None:
-        self.slot.died(-9)
+        self.slot.record_death(-9)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Guarded calls into plugins: a time limit and an error boundary, so that the host continues whatever a plugin does.
+"""Guarded calls of plugins: with a time limit and an error boundary, so that a faulty plugin does not stop the host.
 
-Calls on lanes, in steps of jobs and of observers have boundaries of their own.
+Calls of processors in turns, of submitters in the steps of jobs, and of observers are guarded elsewhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dicom_adapter.runtime.parts import Part, lane_part, submitter_part
 
 log = structlog.get_logger("dicom_adapter.host")
 
-CALL_SECONDS = 10.0  # limit for constructors and `describe`: they have nothing to wait for
+CALL_SECONDS = 10.0  # limit for constructors and `describe`, which must not wait for anything
 CLOSE_SECONDS = 5.0  # limit for closing one part; stopping the service has half a minute for all of them
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def log_hook_failure(plugin: PluginInfo, hook: str, failure: BaseException) -> N
 
 
 def _message(failure: BaseException) -> str:
-    """Return the message of an own error, else type and location, because other messages may hold patient data."""
+    """Return the message of an error of this package; of others, type and location: messages may hold patient data."""
     return str(failure) if isinstance(failure, (TookTooLong, InvalidHookResult)) else describe_failure(failure)
 
 
@@ -56,7 +56,7 @@ def _check_server(result: Any) -> None:
 
 
 def _check_nothing(_result: Any) -> None:
-    """Accept any object: only mounting it shows if it is valid."""
+    """Accept any object: it is checked when it is mounted."""
 
 
 RESULT_CHECKS = {"dicom_adapter_servers": _check_server, "dicom_adapter_http": _check_nothing}
@@ -68,10 +68,10 @@ def make_submitter(config: Config, plugins: Plugins, name: str) -> Submitter[Any
     folder = config.storage.path / "submitters" / name.encode().hex()
     context = SubmitterContext(name=name, data_folder=folder)
     factory = plugins.factory(SUBMITTER, table.type, submitter_part(name))
-    made: Submitter[Any] = _call_plugin(
+    submitter: Submitter[Any] = _call_plugin(
         f"submitter '{name}' cannot be created", partial(factory, table.settings, context)
     )
-    return made
+    return submitter
 
 
 def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
@@ -83,7 +83,7 @@ def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
         problem, partial(factory.caller, "describe", factory.cls.describe, table.settings)
     )
     if not isinstance(description, str):
-        raise Refused(f"{problem}: describe() returned a {type(description).__name__}; it must return a text")
+        raise Refused(f"{problem}: describe() returned a {type(description).__name__}; it must return a string")
     return description
 
 

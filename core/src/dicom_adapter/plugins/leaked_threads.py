@@ -1,4 +1,4 @@
-"""Leaked threads of plugins: they cannot be stopped from outside, but the plugins that started them can be named."""
+"""Leaked threads: they cannot be stopped, but the plugins that started them can be named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from dicom_adapter.plugins.measured import CallStatistics
 
 MAX_PLUGIN_THREADS = 200  # number of threads that plugins may own before it is a problem
-MAX_SHOWN = 3  # plugins
+MAX_SHOWN = 3  # number of plugins in the description
 
 
 def describe_leak(statistics: CallStatistics, host_threads: int) -> str:
@@ -20,7 +20,9 @@ def describe_leak(statistics: CallStatistics, host_threads: int) -> str:
     limit = host_threads + MAX_PLUGIN_THREADS
     if count <= limit:
         return ""
-    leaks = [f"about {number} began in calls of {plugin}" for plugin, number in statistics.leaked_threads()[:MAX_SHOWN]]
+    leaks = [
+        f"about {number} started in calls of {plugin}" for plugin, number in statistics.leaked_threads()[:MAX_SHOWN]
+    ]
     return (
-        f"this process has {count} threads, more than {limit}: {'; '.join(leaks) or 'none began in calls of plugins'}"
+        f"this process has {count} threads, more than {limit}: {'; '.join(leaks) or 'none started in calls of plugins'}"
     )

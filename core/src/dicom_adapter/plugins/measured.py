@@ -1,4 +1,4 @@
-"""Measured calls of plugins: times every call of a plugin's code, logs slow calls, and counts leaked threads.
+"""Measure every call of a plugin's code: log slow calls, and count leaked threads.
 
 `CallStatistics` collects the figures of one process. A `MeasuredCaller` calls the code of one plugin. A
 `MeasuredFactory` constructs objects of a plugin's class and returns a proxy that measures their methods.
@@ -22,13 +22,13 @@ __plumbing__ = True  # `describe_failure` omits the frames of this module: every
 
 log = structlog.get_logger("dicom_adapter.calls")
 
-# Seconds after which a call is slow: from then on its caller causes a noticeable delay. Others: OTHER_SLOW_SECONDS.
+# Seconds after which a call counts as slow, because the delay becomes noticeable. For other calls: OTHER_SLOW_SECONDS.
 SLOW_SECONDS: Mapping[str, float] = {
     # a lane waits for these
     **dict.fromkeys(("handle_instance", "timer", "job_changed", "free_space", "request", "waiting"), 1.0),
     # these wait for a platform
     **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),
-    "upload": 60.0,  # of an instance that may be large
+    "upload": 60.0,  # an instance may be large
 }
 OTHER_SLOW_SECONDS = 5.0
 MIN_SLOW_SECONDS = min(OTHER_SLOW_SECONDS, *SLOW_SECONDS.values())
@@ -103,7 +103,7 @@ class CallStatistics:
             return times
 
     def leaked_threads(self) -> list[tuple[str, int]]:
-        """Return plugins whose calls left threads running, and about how many; the most first."""
+        """Return the plugins whose calls left threads running, with approximate numbers, highest first."""
         with self._lock:
             return [(plugin, count) for plugin, count in self._threads.most_common() if count > 0]
 
@@ -140,15 +140,15 @@ class MeasuredCaller:
         """Call `function` and record the call as `hook`. Return what it returns, raise what it raises."""
         statistics = self.statistics
         monotonic, active_count = statistics.monotonic, threading.active_count  # looked up once: this is a hot path
-        threads, began = active_count(), monotonic()
+        threads, started = active_count(), monotonic()
         try:
             result = function(*arguments, **named)
         except BaseException as failure:
-            seconds, outcome = monotonic() - began, describe_failure(failure)
+            seconds, outcome = monotonic() - started, describe_failure(failure)
             statistics.record(self, hook, seconds, outcome, active_count() - threads)
             raise
-        seconds, threads = monotonic() - began, active_count() - threads
-        if threads or seconds > MIN_SLOW_SECONDS or statistics.trace:  # false for most of millions of calls
+        seconds, threads = monotonic() - started, active_count() - threads
+        if threads or seconds > MIN_SLOW_SECONDS or statistics.trace:  # rarely true
             statistics.record(self, hook, seconds, "returned", threads)
         return result
 
@@ -161,7 +161,7 @@ def slow_seconds(hook: str) -> float:
 class MeasuredProxy:
     """Proxy of a plugin's object: calls its `methods` through a `MeasuredCaller`, and passes on everything else.
 
-    The object itself is not touched: plugins may use frozen classes and slots, and rely on `type(self)`.
+    The object itself is not changed: plugins may use frozen classes and slots, and rely on `type(self)`.
     """
 
     def __init__(self, target: object, caller: MeasuredCaller, methods: Sequence[str]) -> None:
@@ -192,7 +192,7 @@ def measure(target: T, caller: MeasuredCaller, methods: Sequence[str]) -> T:
 
 
 def unwrap(measured: T) -> T:
-    """Return the plugin's own object of a proxy, for code of the same plugin; any other object as it is."""
+    """Return the object behind a proxy, for code of the same plugin. Return any other object unchanged."""
     return cast(T, vars(measured)["_target"]) if type(measured) is MeasuredProxy else measured
 
 

@@ -27,7 +27,7 @@ OnFailure = Callable[["PluginInfo", str, BaseException], None]
 Check = Callable[[Any], None]  # of one object that a hook returned; raises if it is invalid
 
 LOAD_SECONDS = 30.0  # limit for importing a plugin and for each registration hook: some import large libraries
-LATE_HOOK_SECONDS = 10.0  # limit for hooks that are called after loading: they have nothing to wait for
+LATE_HOOK_SECONDS = 10.0  # limit for hooks that are called after loading, which must not wait for anything
 MAX_RESULTS = 1000  # of one hook: a generator that yields more may never end
 
 T = TypeVar("T")
@@ -128,11 +128,11 @@ class Plugins:
         return found[0] if found else None
 
     def factory(self, kind: ComponentKind, name: str, part: Part) -> MeasuredFactory[Any]:
-        """Return a factory for objects of the component `name`; the calls of them by `part` are measured."""
+        """Return a factory for objects of the component `name`. Their calls are measured, on behalf of `part`."""
         return MeasuredFactory(self._usable(kind)[name], self.caller(kind, name, part), kind.methods)
 
     def trace_storage(self, backend: StorageBackend[Any]) -> StorageBackend[Any]:
-        """Return a measured proxy if every call is logged, else the backend: it is called for every instance."""
+        """Return a measured proxy if every call is logged, else the backend itself: its calls must be fast."""
         if not self.statistics.trace:
             return backend
         return measure(backend, self.caller(STORAGE, backend.name, Part(PartKind.STORAGE)), STORAGE.methods)
@@ -348,7 +348,7 @@ def _component(kind: ComponentKind, cls: Any, info: PluginInfo) -> Component:
 
 
 def _mark_duplicates(components: list[Component]) -> Iterator[Component]:
-    """Mark components that two plugins provide: guessing could send patients' studies to the wrong one."""
+    """Mark components that several plugins provide: a wrong choice could send studies to a wrong destination."""
     for component in components:
         others = sorted(
             f"{other.plugin.distribution} {other.plugin.version}"

@@ -1,1 +1,1 @@
-"""What every process is made of: clock, workers, watch, logs, channel and data folder."""
+"""Common parts of all processes: clock, workers, watch, logs, channel and data folder."""

@@ -1,8 +1,8 @@
-"""The channel between the service and its processes: lines of JSON.
+"""The channel between the supervisor and its child processes: lines of JSON.
 
-To the standard input of the child: first a `Start`, later perhaps further ones with other configurations, and a stop.
-End of input means that the service has ended. From the standard output of the child: reports. Standard error is for
-logs; the child shares it with the service.
+The supervisor writes to the standard input of a child: first a `Start`, then perhaps further ones with other
+configurations, and at last a stop. The end of the input means that the supervisor has ended. The child writes reports
+to its standard output. It writes logs to standard error, which it shares with the supervisor.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Any
 from attrs import asdict, frozen
 
 Report = Mapping[str, Any]
-# glibc keeps a heap for each thread, up to eight for each core, and returns little of them: a job of 1 GB, uploaded
-# over gRPC, occupies three times as much memory afterwards as with two heaps, and is not faster.
+# glibc has up to eight heaps for each core, and returns little of their memory. With two heaps, an upload of 1 GB over
+# gRPC occupies a third of the memory afterwards, and takes the same time.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
-ENDED = "ended"  # the report that the parent side adds when a child has ended
-APPLIED, NOT_APPLIED = "applied", "not-applied"  # the answers of a child to another configuration
-FAILED = "failed"  # the child cannot start or continue; with the reason, and `transient` if a retry may succeed
-STOP = "stop"
+ENDED = "ended"  # report: the child has ended; added by `Child`
+APPLIED, NOT_APPLIED = "applied", "not-applied"  # reports: the result of applying another configuration
+FAILED = "failed"  # report: the child cannot start or continue; with the reason, `transient` if a retry may succeed
+STOP = "stop"  # the line that requests a stop
 
 
 @frozen(kw_only=True)
 class Start:
-    """The message that a child starts with: the text of the configuration, so that all processes parse the same one."""
+    """The first message to a child. It contains the text of the configuration, so that all processes parse the same."""
 
     configuration: str
-    folder: str  # that relative paths in the configuration start from
+    folder: str  # base of relative paths in the configuration
     log_style: str
-    port: int | None  # to listen on instead of the configured one
-    first: bool  # no other process of this service runs yet
+    port: int | None  # replaces the configured one
+    first: bool  # this is the first host or receiver since the start of the service
     number: int = 1  # of a receiver
     trace_hooks: bool = False  # log every call of a plugin
     wake_fd: int  # the receivers write to it, the host reads from it
@@ -48,34 +48,34 @@ class Start:
 
 
 class Channel:
-    """The end of the child."""
+    """The end of the channel in the child."""
 
     def __init__(self) -> None:
-        # Only reports may be written to the pipe: the output of plugins goes to the log instead.
+        # Only reports are written to the pipe; output of plugins to standard output is redirected to the log.
         self._reports = os.dup(1)
         os.dup2(2, 1)
         os.umask(0o077)  # every file of this process may hold patient data
-        # The service decides when its processes end; a terminal or a service manager signals all of them at once.
+        # Only the supervisor stops its processes: terminals and service managers send signals to all at the same time.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def start(self) -> Start:
-        """Wait for the first message. Exit when the service has ended before it wrote one."""
+        """Wait for the first message. Exit if the supervisor ends before it sends one."""
         line = sys.stdin.readline()
         if not line:
             sys.exit()
         return Start(**json.loads(line))
 
     def report(self, event: str, **fields: Any) -> None:
-        """Send a report to the service."""
+        """Send a report to the supervisor."""
         try:
             os.write(self._reports, json.dumps({"event": event, **fields}).encode() + b"\n")
         except BrokenPipeError:
-            pass  # the service has ended; `wait_for_stop` is about to return False
+            pass  # the supervisor has ended; `wait_for_stop` will return False
 
     def wait_for_stop(self, configure: Callable[[Start], None]) -> bool:
-        """Return True when the service asks to stop, False when it has ended. `configure` receives other messages."""
+        """Return True when a stop is requested, False when the supervisor has ended. `configure` gets the rest."""
         while line := sys.stdin.readline().strip():
             if line == STOP:
                 return True
@@ -83,17 +83,17 @@ class Channel:
         return False
 
 
-# --- in the service -------------------------------------------------------------------------------------------------
+# --- in the supervisor ----------------------------------------------------------------------------------------------
 
 
 class Child:
-    """One process of the service. Its reports are put to a queue as (child, report).
+    """A child process. Its reports are put to a queue as (child, report).
 
-    The process loads its modules at once, and waits for `configure` before it does anything else.
+    The process loads its modules and then waits for `configure`.
     """
 
     def __init__(self, name: str, module: str, wake_fd: int, reports: queue.SimpleQueue[tuple[Any, Report]]) -> None:
-        """`wake_fd`: the descriptor that its `Start` is going to name."""
+        """`wake_fd`: the same descriptor as in its `Start`."""
         self.name = name
         self._reports = reports
         self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -111,19 +111,19 @@ class Child:
         return self._process.pid
 
     def configure(self, start: Start) -> None:
-        """Send a configuration. The child starts with the first one, and answers the others APPLIED or NOT_APPLIED."""
+        """Send a configuration. The child starts with the first one, and reports APPLIED or NOT_APPLIED for others."""
         self._send(json.dumps(asdict(start)))
 
     def stop(self) -> None:
-        """Ask the child to stop; it ends after it has finished its open work."""
+        """Request the child to stop. It ends after it has finished its open work."""
         self._send(STOP)
 
     def kill(self) -> None:
-        """End the child at once. No acknowledged instance is lost."""
+        """Kill the child. No acknowledged instance is lost."""
         self._process.kill()
 
     def wait(self, seconds: float) -> bool:
-        """Return whether the child ends within that time."""
+        """Wait up to `seconds` for the end of the child; return whether it has ended."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:

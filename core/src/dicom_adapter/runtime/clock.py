@@ -1,4 +1,4 @@
-"""The clock of a process. Everything that waits reads it, so that tests can replace it by a virtual clock."""
+"""The clock of a process. All deadlines are computed from it, so that tests can use a virtual clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The wall clock: deadlines have to survive a restart, so a monotonic clock would not do."""
+    """The wall clock. A monotonic clock is not sufficient, because deadlines have to survive a restart."""
 
     def now(self) -> datetime:
         return datetime.now(timezone.utc)

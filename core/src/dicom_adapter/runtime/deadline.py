@@ -17,13 +17,13 @@ class TookTooLong(DicomAdapterError):
 
 
 def call_within(seconds: float, call: Callable[[], T]) -> T:
-    """Return or raise the result of `call`. Raises TookTooLong after `seconds`; the call is then abandoned."""
+    """Return the result of `call`, or raise its exception. After `seconds`, abandon the call and raise TookTooLong."""
     result: Future[T] = Future()
 
     def run() -> None:
         try:
             result.set_result(call())
-        except BaseException as failure:  # noqa: BLE001 - raised again where the result is asked for
+        except BaseException as failure:  # noqa: BLE001 - raised again by `result` below
             result.set_exception(failure)
 
     threading.Thread(target=run, name="call", daemon=True).start()

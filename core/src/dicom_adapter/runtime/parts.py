@@ -1,4 +1,4 @@
-"""Parts: everything whose health is watched by name, such as a lane, a submitter, a server or a process."""
+"""Parts: the units whose health is watched, such as a lane, a submitter, a server or a process."""
 
 from __future__ import annotations
 
@@ -9,32 +9,29 @@ from attrs import frozen
 
 from dicom_adapter.runtime.workers import Step
 
-OTHER_DEADLINE_SECONDS = 120.0  # of parts that never take long
+OTHER_DEADLINE_SECONDS = 120.0  # of parts whose steps are short
 
 
 class PartKind(Enum):
-    """A kind of part: its name for operators, and the seconds that one step of it may take."""
+    """A kind of part: its name for operators, and the time limit of one step in seconds."""
 
     NOTIFY = "notify", 30.0  # reads the ledger for half a second
     WAKE_UPS = "wake-ups", 30.0  # waits for a few seconds
     OPERATORS = "operators", OTHER_DEADLINE_SECONDS
-    RECLAIM = "reclaim", 120.0  # deletes 500 objects, perhaps on a slow network
+    RECLAIM = "reclaim", 120.0  # deletes 500 objects, perhaps over a slow network
     HISTORY = "history", OTHER_DEADLINE_SECONDS
     OBSERVER = "observer", 60.0  # one call of an observer hook; no other part waits for it
     LANE = "AE title", 25.0  # one turn, or half a second of turns; a processor that hangs is reported within 30 s
-    SUBMITTER = (
-        "submitter",
-        3600.0,
-    )  # uploads 32 files side by side; submitters limit each of them, often to minutes
-    STATUS_WATCH = "platform watch", 120.0  # one request to the platform; submitters limit it to a fraction of that
+    SUBMITTER = "submitter", 3600.0  # uploads 32 files in parallel; submitters limit each upload, often to minutes
+    STATUS_WATCH = "platform watch", 120.0  # one request to the platform; submitters have a shorter limit
     SERVER = "server", OTHER_DEADLINE_SECONDS
     DRAIN = "drain", OTHER_DEADLINE_SECONDS
     FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS
     QUOTA = "quota", OTHER_DEADLINE_SECONDS
-    THREADS = "threads", OTHER_DEADLINE_SECONDS  # all threads of the host, counted
-    PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading them, and what they provide once
+    THREADS = "threads", OTHER_DEADLINE_SECONDS  # the number of threads of the host
+    PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading of plugins, and their registration hooks
     STORAGE = "storage", OTHER_DEADLINE_SECONDS
-    PROCESS = "", OTHER_DEADLINE_SECONDS  # named like the process: host, receiver 1
+    PROCESS = "", OTHER_DEADLINE_SECONDS  # the name is that of the process: host, receiver 1
 
     def __init__(self, title: str, deadline_seconds: float) -> None:
         self.title = title
@@ -54,10 +51,10 @@ class Part:
 
 @frozen
 class PartWork:
-    """What the workers of a part do."""
+    """The work of a part: its step function, and the number of threads that call it."""
 
     step: Step
-    threads: int = 1  # that may run it at the same time
+    threads: int = 1
 
 
 Parts = Mapping[Part, PartWork]

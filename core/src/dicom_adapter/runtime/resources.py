@@ -1,4 +1,4 @@
-"""What every step of the flow needs: the ledger, the storage backend and a clock."""
+"""The shared objects that every step of the flow needs: ledger, storage backend and clock."""
 
 from __future__ import annotations
 

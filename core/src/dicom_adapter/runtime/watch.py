@@ -1,8 +1,8 @@
 """Watch the parts of a process: the workers of the host, the listener of a receiver, the processes of the service.
 
-A process examines its parts every second, on a thread that touches neither disk nor ledger, and logs each change.
-Another thread writes the result to the ledger, with the time of the last examination: a ledger that is busy or full
-delays no examination, and a process that has stopped examining shows by the age of its rows.
+A process examines its parts every second, on a thread that uses neither disk nor ledger, and logs each change. Another
+thread writes the result to the ledger, with the time of the last examination. So a busy or full ledger does not delay
+an examination, and if a process stops examining, its rows in the ledger become old.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from dicom_adapter.runtime.workers import Condition, Worker
 log = structlog.get_logger("dicom_adapter.watch")
 
 EXAMINE_EVERY = timedelta(seconds=1)
-WRITE_EVERY = timedelta(seconds=5)  # when nothing changes: the heartbeat
-FAILURES_TO_REPORT = 3  # consecutive ones: fewer are usually over without any help
-CHANGES_KEPT = 100  # not yet written: a ledger that is full for a long time must not fill the memory
-CLOSE_SECONDS = 5.0  # that an orderly end waits for a busy ledger
+WRITE_EVERY = timedelta(seconds=5)  # even if nothing changes: a heartbeat
+FAILURES_TO_REPORT = 3  # consecutive ones: fewer are usually transient
+MAX_UNWRITTEN = 100  # changes in memory while the ledger is full
+CLOSE_SECONDS = 5.0  # limit for waiting for a busy ledger at the end
 
 
 @frozen(kw_only=True)
@@ -44,7 +44,7 @@ Examine = Callable[[], Mapping[Part, PartFinding]]
 
 
 def examine(part: Part, conditions: Sequence[Condition]) -> PartFinding:
-    """Return the finding for a part: that of the worst of its workers."""
+    """Return the finding for a part: that of its worker in the worst condition."""
     deadline = part.kind.deadline_seconds
     for condition in conditions:
         if condition.busy_since is not None and condition.busy_seconds > deadline:
@@ -59,7 +59,7 @@ def examine(part: Part, conditions: Sequence[Condition]) -> PartFinding:
 
 
 def with_slow(found: Mapping[Part, PartFinding], slow: Mapping[Part, str]) -> Mapping[Part, PartFinding]:
-    """Return the findings, with every part degraded that works and in which a plugin was slow recently."""
+    """Return the findings. Working parts in which a plugin was slow recently are degraded."""
     return {
         part: PartFinding(state=PartState.DEGRADED, reason=slow[part])
         if part in slow and finding.state is PartState.OK
@@ -72,12 +72,12 @@ class Watch:
     """Examines the parts of one process, from `start` to `close`."""
 
     def __init__(self, examine_parts: Examine, ledger: Ledger, clock: Clock) -> None:
-        """`examine_parts` must return at once, whatever hangs."""
+        """`examine_parts` must return immediately, even if a part hangs."""
         self._examine_parts = examine_parts
         self._ledger = ledger
         self._clock = clock
         self._parts: Mapping[Part, PartHealth] = {}  # replaced as a whole, because the writer reads it
-        self._changes: deque[Event] = deque(maxlen=CHANGES_KEPT)
+        self._changes: deque[Event] = deque(maxlen=MAX_UNWRITTEN)
         self._examiner = Worker("watch", self.examine, clock)
         self._writer = Worker("health", self.write, clock)
 
@@ -88,7 +88,7 @@ class Watch:
         self._writer.start()
 
     def examine(self) -> datetime:
-        """Examine every part, log the changes, and have them written."""
+        """Examine every part, log the changes, and wake the thread that writes them."""
         now = self._clock.now()
         parts = {part: self._health_of(part, finding, now) for part, finding in self._examine_parts().items()}
         states = {part: self._state_of(part) for part in parts}
@@ -129,18 +129,18 @@ class Watch:
         self._changes.append(Event(at=now, event=event, ae_title=ae_title, detail=detail))
 
     def write(self) -> datetime:
-        """Write the health of all parts and the changes since the last time to the ledger."""
+        """Write the health of all parts, and the changes since the last call, to the ledger."""
         changes = list(self._changes)
         with self._ledger.write() as transaction:
             health.save(transaction, self._parts.values())
             events.record(transaction, changes)
         for change in changes:
-            if self._changes and self._changes[0] is change:  # newer ones may have pushed it out meanwhile
+            if self._changes and self._changes[0] is change:  # otherwise newer changes have displaced it
                 self._changes.popleft()
         return self._clock.now() + WRITE_EVERY
 
     def close(self) -> None:
-        """Stop examining and write that all parts were stopped in order, if the ledger accepts it in time."""
+        """Stop examining, and record that all parts are stopped, if the ledger is available in time."""
         for worker in (self._examiner, self._writer):
             worker.stop()
         self._examiner.join(CLOSE_SECONDS)

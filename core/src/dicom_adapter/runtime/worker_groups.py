@@ -1,4 +1,4 @@
-"""The workers of a process: a group of threads for each part. Parts may be added, replaced and removed at any time."""
+"""The workers of a process: a group of threads for each part. Parts can be added, replaced and removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Workers = Mapping[Part, Sequence[Worker]]
 
 
 class WorkerGroups:
-    """Starts and stops workers part by part. `stop_except` and `start` are for one thread, the rest is thread-safe."""
+    """Starts and stops the workers of parts. `stop_except` and `start` are not thread-safe; the other methods are."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -21,7 +21,7 @@ class WorkerGroups:
         self._workers: Workers = {}  # replaced as a whole, because other threads read it
 
     def stop_except(self, parts: Parts) -> Workers:
-        """Stop the workers of all parts that `parts` lacks or has with another step, and return these workers.
+        """Stop the workers of all parts that are not in `parts`, or are there with other work. Return these workers.
 
         They end after their current step. The workers of the other parts continue undisturbed.
         """
@@ -33,7 +33,7 @@ class WorkerGroups:
         return stopped
 
     def start(self, parts: Parts) -> None:
-        """Start workers for those of `parts` that have none."""
+        """Start workers for the parts that have none."""
         new = {
             part: [Worker(str(part), work.step, self._clock) for _number in range(work.threads)]
             for part, work in parts.items()
@@ -44,12 +44,12 @@ class WorkerGroups:
             worker.start()
 
     def wake(self, part: Part) -> None:
-        """Have a part run its step now. Nothing happens when the part does not exist."""
+        """Run the step of a part now. Do nothing if the part does not exist."""
         for worker in self._workers.get(part, ()):
             worker.wake()
 
     def revive(self) -> list[Part]:
-        """Restart threads that ended without being stopped; return their parts."""
+        """Restart threads that ended without a stop. Return their parts."""
         return [part for part, workers in self._workers.items() for worker in workers if worker.revive()]
 
     def conditions(self) -> dict[Part, list[Condition]]:
@@ -58,7 +58,7 @@ class WorkerGroups:
 
 
 def join(workers: Workers, seconds: float) -> set[Part]:
-    """Wait up to `seconds` for workers to end; return the parts of those that have not."""
+    """Wait up to `seconds` for stopped workers. Return the parts of workers that have not ended."""
     end = time.monotonic() + seconds
     return {
         part

@@ -1,6 +1,7 @@
-"""Workers: threads that run a step repeatedly, and sleep until the next one is due or they are woken.
+"""Workers: threads that call a step function repeatedly. They sleep until the next call is due, or until woken.
 
-Their condition is visible from outside: a step that raises repeatedly, one that does not return, a thread that ended.
+Other threads can query their condition: whether a step fails repeatedly or does not return, and whether the thread has
+ended.
 """
 
 from __future__ import annotations
@@ -22,52 +23,52 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.workers")
 
-Step = Callable[[], "datetime | None"]  # does what there is to do; returns when to be called again, None: when woken
-SLICE_SECONDS = 0.5  # of real time: a step that finds more to do ends then, so that one that hangs can be told from it
-FIRST_PAUSE = 1.0  # seconds after a step that raised; doubles up to the longest
+Step = Callable[[], "datetime | None"]  # does pending work, and returns when to call it again; None: when woken
+SLICE_SECONDS = 0.5  # of real time, after which a step with more work returns: a step that takes longer may hang
+FIRST_PAUSE = 1.0  # seconds after a failed step; doubles up to LONGEST_PAUSE
 LONGEST_PAUSE = 30.0
-LONGEST_WAIT = 3600.0  # for the next step: a thread cannot wait for a hundred years
+LONGEST_WAIT = 3600.0  # seconds until the next step: the wait of a thread has an upper limit
 
 T = TypeVar("T")
 
 
 @frozen(kw_only=True)
 class Condition:
-    """The present condition of a worker."""
+    """The current condition of a worker."""
 
-    busy_since: datetime | None = None  # UTC; when the step that it is in began; None: it waits
-    busy_seconds: float = 0.0  # that this step has taken so far
-    failures: int = 0  # steps in a row that raised
-    error: str = field(default="", repr=False)  # the last of them
+    busy_since: datetime | None = None  # UTC; start of the current step; None: it sleeps
+    busy_seconds: float = 0.0  # duration of the current step so far
+    failures: int = 0  # number of consecutive failed steps
+    error: str = field(default="", repr=False)  # of the last failed step
 
 
 class Worker:
-    """Runs `step` until it is stopped. The step returns when it wants to be called again; None: when woken.
+    """Calls `step` until it is stopped.
 
-    A step that raises is reported and tried again after a pause: no worker dies silently.
+    If a step raises, the failure is logged, and the step is called again after a pause.
     """
 
     def __init__(self, name: str, step: Step, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`monotonic`: seconds that no change of the wall clock moves, for how long a step takes."""
+        """`monotonic`: a clock for durations, which does not change with the wall clock."""
         self.name = name
         self._step = step
         self._clock = clock
         self._monotonic = monotonic
         self._woken = threading.Event()
         self._stopping = threading.Event()
-        self._began: tuple[datetime, float] | None = None  # the step that it is in, by both clocks
+        self._step_started: tuple[datetime, float] | None = None  # time of both clocks at the start of the current step
         self._failures = 0
         self._error = ""
-        self._thread: threading.Thread | None = None  # it was started
+        self._thread: threading.Thread | None = None  # None: not started
 
     def start(self) -> None:
         """Start the thread. May be called once."""
         thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         thread.start()
-        self._thread = thread  # not before: who looks whether it has ended must not find one that has yet to begin
+        self._thread = thread  # only now: `revive` must not find a thread that has not begun yet
 
     def revive(self) -> bool:
-        """Restart the thread if it ended without `stop`; return whether it had. For one thread at a time."""
+        """Restart the thread if it ended without `stop`. Return whether it was restarted. Not thread-safe."""
         if self._thread is None or self._thread.is_alive() or self._stopping.is_set():
             return False
         self.start()
@@ -83,18 +84,18 @@ class Worker:
         self._woken.set()
 
     def join(self, seconds: float) -> bool:
-        """Return whether the thread ends within that time."""
+        """Wait up to `seconds` for the end of the thread; return whether it has ended."""
         if self._thread is None:
             return True
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def condition(self) -> Condition:
-        """Return the present condition. Thread-safe."""
-        began = self._began
+        """Return the current condition. Thread-safe."""
+        started = self._step_started
         return Condition(
-            busy_since=None if began is None else began[0],
-            busy_seconds=0.0 if began is None else self._monotonic() - began[1],
+            busy_since=None if started is None else started[0],
+            busy_seconds=0.0 if started is None else self._monotonic() - started[1],
             failures=self._failures,
             error=self._error,
         )
@@ -102,44 +103,44 @@ class Worker:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
-            pause = self._take_step()
+            pause = self._run_step()
             if pause is None or pause > 0:
                 self._woken.wait(None if pause is None else min(pause, LONGEST_WAIT))
 
-    def _take_step(self) -> float | None:
-        """Seconds until the next step; None: until woken."""
-        self._began = self._clock.now(), self._monotonic()
+    def _run_step(self) -> float | None:
+        """Call the step. Return the seconds until the next call; None: until woken."""
+        self._step_started = self._clock.now(), self._monotonic()
         try:
             when = self._step()
-        except BaseException as failure:  # noqa: BLE001 - whatever it is, even sys.exit(), the worker lives on and tells
+        except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit; log it
             self._error = describe_failure(failure)
             self._failures += 1
             log.error("worker_failed", worker=self.name, failures=self._failures, error=self._error)
             return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
         finally:
-            self._began = None
+            self._step_started = None
         self._failures, self._error = 0, ""
         return None if when is None else max(0.0, (when - self._clock.now()).total_seconds())
 
 
 class BoundedExecutor(Executor):
-    """A thread pool with a short queue: `submit` blocks until there is a place, in order of arrival (FIFO).
+    """A thread pool with a bounded queue. `submit` blocks until the queue has a place, in order of arrival (FIFO).
 
-    So callers with many calls share the threads fairly.
+    Therefore several callers with many calls share the threads fairly.
     """
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._places = 2 * threads  # that are free: as many calls wait as are at work, so that no thread has to
-        self._waiting: deque[tuple[Callable[[], Any], Future[Future[Any]]]] = deque()  # only while no place is free
+        self._free_places = 2 * threads  # for running and queued calls: each thread finds a queued call when it is free
+        self._waiting: deque[tuple[Callable[[], Any], Future[Future[Any]]]] = deque()  # calls without a place
         self._lock = threading.Lock()  # guards both
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         call, entered = partial(fn, *args, **kwargs), Future[Future[T]]()
         with self._lock:
-            has_place = self._places > 0
+            has_place = self._free_places > 0
             if has_place:
-                self._places -= 1
+                self._free_places -= 1
             else:
                 self._waiting.append((call, entered))
         if has_place:
@@ -151,16 +152,19 @@ class BoundedExecutor(Executor):
             future = self._threads.submit(call)
         except RuntimeError as failure:  # it is shut down
             entered.set_exception(failure)
-            self._leave()
+            self._free_place()
         else:
             entered.set_result(future)
-            future.add_done_callback(lambda _done: self._leave())
+            future.add_done_callback(lambda _done: self._free_place())
 
-    def _leave(self) -> None:
-        """Pass the place to the next waiting call itself: its thread may wake slowly, and others would overtake it."""
+    def _free_place(self) -> None:
+        """Give the place to the next waiting call.
+
+        This is not left to the thread of that call: it may wake slowly, and other calls would overtake it.
+        """
         with self._lock:
             if not self._waiting:
-                self._places += 1
+                self._free_places += 1
                 return
             call, entered = self._waiting.popleft()
         self._enter(call, entered)

@@ -1,1 +1,1 @@
-"""The process that supervises host and receivers."""
+"""The supervisor process: it starts, watches and stops the host and the receivers. Begin with `supervisor`."""

@@ -1,7 +1,7 @@
-"""The supervising process: `python -m dicom_adapter.service DESCRIPTOR`, which `dicom-adapter run` replaces itself by.
+"""The supervisor process: `python -m dicom_adapter.service DESCRIPTOR`. `dicom-adapter run` replaces itself by it.
 
-To check a configuration, `run` has to load every plugin. The process that supervises the others afterwards, for
-months, has loaded none: no plugin can end it, and it uses half of the memory.
+To check a configuration, `run` has to load every plugin. The supervisor, which runs for months, loads none: so no
+plugin can end it, and it uses half of the memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dicom_adapter.service.supervisor import CannotStart, Supervisor
 
 
 def main() -> None:
+    """Read the blueprint from the descriptor, and supervise the processes until the service stops."""
     with os.fdopen(int(sys.argv[1]), encoding="utf-8") as file:
         file.seek(0)
         blueprint = Blueprint.from_json(json.load(file))

@@ -1,4 +1,4 @@
-"""What `dicom-adapter run` hands to the supervisor: a checked configuration and how to start the processes with it."""
+"""The blueprint of the service: a checked configuration, and the options to start the processes with it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from dicom_adapter.service.reload.snapshot import Snapshot
 
 @frozen(kw_only=True)
 class Blueprint:
-    """What the processes are started with, the supervisor included.
+    """The input of the supervisor, from `dicom-adapter run`.
 
-    The supervisor loads no plugin and parses no configuration: it passes the text on, and knows the few values below.
+    The supervisor loads no plugin and parses no configuration: it passes the text to the processes, and uses only the
+    values below.
     """
 
     path: str  # of the configuration file
     configuration: str  # the text of the file
-    folder: str  # that relative paths in the text start from
+    folder: str  # base of relative paths in the text
     settings: Snapshot  # the values of the configuration, for comparisons
     log_style: str
-    port: int | None  # to listen on instead of the configured one
-    storage_plugin: str  # the entry point that a receiver loads; it needs no other
+    port: int | None  # replaces the configured one
+    storage_plugin: str  # the only entry point that receivers load
     receivers: int
     ledger_url: str
-    is_durable: bool  # the rows of the ledger survive a power loss
+    is_durable: bool  # rows of the ledger survive a power loss
     log_level: str
     trace_hooks: bool = False  # log every call of a plugin
-    stop_with_stdin: bool = False  # stop, too, when standard input ends
+    stop_with_stdin: bool = False  # also stop when standard input is closed
 
     def to_json(self) -> dict[str, Any]:
-        """Return the argument of `from_json`."""
+        """Return the blueprint as JSON values, for `from_json`."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Blueprint:
-        """Return the blueprint that `to_json` was called on."""
-        return cls(**{**found, "settings": Snapshot(**found["settings"])})
+    def from_json(cls, values: Mapping[str, Any]) -> Blueprint:
+        """Return the blueprint that `to_json` encoded."""
+        return cls(**{**values, "settings": Snapshot(**values["settings"])})
 
     def with_configuration(self, requested: Configuration) -> Blueprint:
         """Return the same blueprint with another configuration."""
@@ -49,5 +50,5 @@ class Blueprint:
 
     @property
     def drain_seconds(self) -> float:
-        """Seconds that a stop waits for open associations."""
+        """Time limit for open associations at a stop."""
         return float(self.settings.service["dicom.drain-timeout"])

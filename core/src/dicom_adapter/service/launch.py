@@ -1,4 +1,4 @@
-"""Start the service as a process of its own, and follow its log: for the demo, and for tests of the real service."""
+"""Start the service as a child process and read its log: for the demo, and for tests of the real service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from dicom_adapter.api.errors import Refused
 
 LogEntry = Mapping[str, Any]
-PATIENCE_S = 60.0  # for operations of a few seconds, on a busy machine
+PATIENCE_S = 60.0  # time limit for operations that take a few seconds, for a busy machine
 
 
 class ServiceEnded(Refused):
@@ -24,17 +24,17 @@ class ServiceEnded(Refused):
 
 
 class LaunchedService:
-    """`dicom-adapter run` in a process group of its own, with its log in a file and in memory."""
+    """`dicom-adapter run` in a separate process group, with its log in a file and in memory."""
 
     def __init__(self, configuration: Path, *arguments: str, python: str = sys.executable) -> None:
-        """Start the service. It listens when `port` returns. `python`: the interpreter of its environment."""
+        """Start the service. `port` waits until it listens. `python`: the interpreter of its environment."""
         self.configuration = configuration
         self.log_file = configuration.parent / "service.log"
         self._entries: list[LogEntry] = []
-        self._news = threading.Condition()
+        self._changed = threading.Condition()  # notified of new entries and of the end
         self._ended = False
         self._is_read = True
-        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
             [python, "-m", "dicom_adapter", "run", str(configuration), "--stop-with-stdin", *arguments],
             stdin=subprocess.PIPE,  # closed when this process is killed, which also stops the service
             stderr=subprocess.PIPE,
@@ -51,21 +51,21 @@ class LaunchedService:
                 log.flush()
                 if self._is_read:
                     self._add(line)
-        with self._news:
+        with self._changed:
             self._ended = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _add(self, line: str) -> None:
         try:
             entry = json.loads(line)
         except ValueError:
             entry = {"event": "text", "text": line.rstrip()}
-        with self._news:
+        with self._changed:
             self._entries.append(entry)
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def stop_reading(self) -> None:
-        """Stop parsing the log; the file still gets it. Parsing every line costs noticeable time under load."""
+        """Stop parsing the log, which takes noticeable time under load. The log is still written to the file."""
         self._is_read = False
 
     def port(self, seconds: float = PATIENCE_S) -> int:
@@ -74,19 +74,19 @@ class LaunchedService:
         return port
 
     def wait_for(self, event: str, seconds: float = PATIENCE_S, times: int = 1, **fields: object) -> LogEntry:
-        """Wait until the log has `times` events of this name with these fields; return the last one.
+        """Wait until the log has `times` events of this name with these fields. Return the last one.
 
-        Raises ServiceEnded with the end of the log when the service ends before, or the time is over.
+        Raises ServiceEnded with the end of the log if the service ends first, or after `seconds`.
         """
         deadline = time.monotonic() + seconds
-        with self._news:
+        with self._changed:
             while len(found := self.logged(event, **fields)) < times:
-                if self._ended or not self._news.wait(deadline - time.monotonic()):
+                if self._ended or not self._changed.wait(deadline - time.monotonic()):
                     raise ServiceEnded(f"no {event} {fields} x{times}; the log ends with:\n{self._tail()}")
         return found[times - 1]
 
     def logged(self, event: str, **fields: object) -> list[LogEntry]:
-        """Return the entries of this event so far."""
+        """Return the entries of this event with these fields so far."""
         return [
             entry
             for entry in list(self._entries)
@@ -97,7 +97,7 @@ class LaunchedService:
         return "\n".join(json.dumps(entry) for entry in self._entries[-20:])
 
     def stop(self, seconds: float = PATIENCE_S) -> int:
-        """Stop the service in order, and return its exit status."""
+        """Stop the service with SIGTERM, and return its exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
@@ -108,7 +108,7 @@ class LaunchedService:
         return status
 
     def kill(self) -> None:
-        """Kill all its processes, as a crash of the machine would. Idempotent."""
+        """Kill all processes of the service, like a crash of the machine. Idempotent."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -121,6 +121,6 @@ class LaunchedService:
         self._process.stdin.close()
 
     def pids(self) -> Sequence[int]:
-        """The process ids of the service: supervisor, host and receivers, as last started."""
+        """Return the process ids of supervisor, host and receivers, as last started."""
         started = {entry["name"]: entry["child"] for entry in self.logged("process_started")}
         return [self._process.pid, *started.values()]

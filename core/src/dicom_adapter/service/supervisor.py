@@ -1,9 +1,10 @@
 """The supervisor: starts, watches, restarts and stops one host and one or more receivers.
 
-Start: the host first, because it migrates the ledger and announces which AE titles are served; then the receivers,
-which load their modules meanwhile.
-Stop: the receivers first (no new associations, open ones finish), then the host. A process that dies is restarted after
-a pause; the others continue undisturbed. Another configuration is rolled out to all of them: see `reload`.
+Start: first the host, because it migrates the ledger and records which AE titles are served. Then the receivers, which
+load their modules while the host starts.
+Stop: first the receivers, which finish open associations and accept no new ones. Then the host.
+A process that dies is restarted after a pause; the others continue undisturbed. The package `reload` rolls another
+configuration out to all processes.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ log = structlog.get_logger("dicom_adapter.service")
 
 HOST_MODULE = "dicom_adapter.host"
 RECEIVER_MODULE = "dicom_adapter.receiver"
-READY = frozenset({"ready", "listening"})  # the reports of a host and of a receiver that work
-STOP, HANG_UP = "stop", "hang-up"  # what signal handlers put to the queue
-FIRST_PAUSE = 0.5  # seconds before a process that died is restarted; doubles while it keeps dying
+READY = frozenset({"ready", "listening"})  # reports at the end of the start of a host and a receiver
+STOP, HANG_UP = "stop", "hang-up"  # reports of the signal handlers
+FIRST_PAUSE = 0.5  # seconds before a process that died is restarted; doubles with each death
 LONGEST_PAUSE = 30.0
-HEALTHY_SECONDS = 60.0  # a process that has run so long starts with the first pause again
-DEATHS_TO_REPORT = 3  # consecutive ones: fewer are over before an operator could react
+HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
+DEATHS_TO_REPORT = 3  # consecutive ones: fewer are over before an operator can react
 HOST_STOP_SECONDS = 30.0
-KILL_MARGIN_SECONDS = 5.0  # that a receiver may need beyond its drain timeout
+KILL_MARGIN_SECONDS = 5.0  # for a receiver to end after its drain timeout
 
 StartChild = Callable[[str, str, int, "queue.SimpleQueue[tuple[Any, Report]]"], Child]
 
@@ -53,7 +54,7 @@ class CannotStart(Refused):
 
 @define
 class ProcessSlot:
-    """One process that must run, with what is known of its present and former instances."""
+    """One of the processes that must run: its current child process, and the state that outlasts it."""
 
     name: str
     module: str
@@ -64,12 +65,12 @@ class ProcessSlot:
     started_at: float = 0.0
     pause: float = FIRST_PAUSE
     start_at: float | None = None  # when to restart it
-    deaths: int = 0  # consecutive ones, each before the process was healthy
-    last_status: int = 0  # of the last one
-    is_restarting: bool = False  # it was asked to stop, and is started again at once when it has ended
+    deaths: int = 0  # consecutive ones, before the process was healthy
+    last_status: int = 0  # exit status of the last death
+    is_restarting: bool = False  # a stop was requested; start it again immediately when it has ended
 
-    def died(self, status: int) -> None:
-        """Record that the process ended without being asked, and when to restart it."""
+    def record_death(self, status: int) -> None:
+        """Record that the process ended without a request, and when to restart it."""
         healthy = self.is_healthy()
         self.deaths = 1 if healthy else self.deaths + 1
         self.pause = FIRST_PAUSE if healthy else min(LONGEST_PAUSE, self.pause * 2)
@@ -79,11 +80,11 @@ class ProcessSlot:
         self.start_at = time.monotonic() + self.pause
 
     def is_healthy(self) -> bool:
-        """Return whether the process has run so long that its earlier deaths do not count."""
+        """Return whether the process has run long enough that earlier deaths do not count."""
         return self.child is not None and time.monotonic() - self.started_at > HEALTHY_SECONDS
 
     def problem(self) -> str:
-        """Return why an operator should look at the process; "" if there is no reason."""
+        """Return the problem of the process for operators; "" if there is none."""
         if self.deaths < DEATHS_TO_REPORT or self.is_healthy():
             return ""
         return f"the {self.name} died {self.deaths} times in a row, the last time with status {self.last_status}"
@@ -96,7 +97,7 @@ class Supervisor:
         """`start_child` starts a process."""
         self._blueprint = blueprint
         self._start_child = start_child
-        # Signal handlers use it, too: a `put` may interrupt another one of a SimpleQueue; a Queue would deadlock.
+        # A SimpleQueue, because signal handlers use it, too: a Queue would deadlock if a `put` interrupted another.
         self._reports: queue.SimpleQueue[tuple[Any, Report]] = queue.SimpleQueue()
         self._host = ProcessSlot(HOST, HOST_MODULE)
         names = enumerate(receiver_names(blueprint.receivers), start=1)
@@ -105,14 +106,14 @@ class Supervisor:
         self._port = blueprint.port
         self._ledger: Ledger | None = None  # opened after the host has created it
         self._watch: Watch | None = None
-        self._next: Blueprint | None = None  # that the host has, or starts with; the receivers receive it next
+        self._next: Blueprint | None = None  # the host has it already, the receivers get it next
         self._requests: ReloadRequests | None = None
         self._is_hung_up = False
         self._had_terminal = os.isatty(0)
         self._rollout: Rollout | None = None
 
     def run(self) -> None:
-        """Start everything, keep it running, and stop it in order. Raises CannotStart."""
+        """Start all processes, keep them running, and stop them in order. Raises CannotStart."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         signal.signal(signal.SIGHUP, lambda *_: self.hang_up())
@@ -142,7 +143,7 @@ class Supervisor:
     # --- starting ---------------------------------------------------------------------------------------------------
 
     def _start_first(self, slots: list[ProcessSlot]) -> bool:
-        """Start these processes for the first time; return False if a stop was requested before they work."""
+        """Start these processes for the first time. Return False if a stop was requested before they are ready."""
         for slot in slots:
             self._start(slot, first=slot in (self._host, self._receivers[0]))
         return self._wait_for(slots)
@@ -176,9 +177,10 @@ class Supervisor:
         )
 
     def _wait_for(self, slots: list[ProcessSlot]) -> bool:
-        """Wait until these processes work; return False if a stop was requested before.
+        """Wait until these processes are ready. Return False if a stop was requested before.
 
-        A process that failed for a transient reason, such as a full disk, is restarted. Raises CannotStart for others.
+        A process that fails for a transient reason, such as a full disk, is restarted. Raises CannotStart after any
+        other failure.
         """
         transient: set[str] = set()  # processes that failed for a transient reason and have not ended yet
         while not all(slot.is_ready for slot in slots):
@@ -218,7 +220,7 @@ class Supervisor:
             self._set_ready(child, report)
         elif report["event"] == FAILED:
             log.error("process_failed", name=child.name, reason=report["reason"])
-            child.stop()  # a receiver that no longer accepts connections ends by this, and is restarted
+            child.stop()  # this ends a receiver that accepts no more connections; then it is restarted
         elif report["event"] == ENDED:
             self._reap(child, report["status"])
         elif report["event"] == HANG_UP:
@@ -229,7 +231,7 @@ class Supervisor:
             self._continue_rollout(self._rollout, child, report)
 
     def _set_ready(self, child: Child, report: Report) -> None:
-        """Record that a process works. All receivers share the port of the first one, also after a restart."""
+        """Record that a process is ready. All receivers use the port of the first one, also after a restart."""
         for slot in self._slots:
             if slot.child is child:
                 slot.is_ready = True
@@ -243,7 +245,7 @@ class Supervisor:
         return (self._host, *self._receivers)
 
     def _reap(self, child: Child, status: int) -> None:
-        """Handle the end of a process: restart it now if that was requested, else after a pause."""
+        """Handle the end of a process: restart it immediately if a restart was requested, else after a pause."""
         for slot in self._slots:
             if slot.preloaded is child:
                 slot.preloaded = None
@@ -251,7 +253,7 @@ class Supervisor:
                 slot.is_restarting = slot.is_ready = False
                 self._start(slot, first=False)
             elif slot.child is child:
-                slot.died(status)
+                slot.record_death(status)
                 log.error("process_died", name=slot.name, status=status, seconds_to_restart=slot.pause)
 
     def _seconds_to_restart(self) -> float | None:
@@ -268,7 +270,7 @@ class Supervisor:
             self._blueprint, ledger, SystemClock(), lambda report: self._reports.put((None, report))
         )
         requests.begin()
-        if self._is_hung_up:  # while the host started: the configuration may be older than the file
+        if self._is_hung_up:  # SIGHUP while the host started: the file may be newer than the configuration
             requests.hang_up()
         return requests
 
@@ -278,7 +280,7 @@ class Supervisor:
         return watch
 
     def _examine(self) -> Mapping[Part, PartFinding]:
-        """Return the finding for the service: processes that keep dying cannot report that themselves."""
+        """Return the finding for the service. It reports processes that die repeatedly."""
         problems = [problem for slot in self._slots if (problem := slot.problem())]
         if problems:
             return {process_part(SERVICE): PartFinding(state=PartState.FAILING, reason="; ".join(problems))}
@@ -287,11 +289,11 @@ class Supervisor:
     # --- another configuration --------------------------------------------------------------------------------------
 
     def _request_reload(self) -> None:
-        if self._had_terminal and not os.isatty(0):  # the terminal was closed, for which SIGHUP is meant
+        if self._had_terminal and not os.isatty(0):  # SIGHUP because the terminal was closed
             self.stop()
             return
         self._is_hung_up = True
-        if self._requests is not None:  # otherwise `_make_requests` passes it on
+        if self._requests is not None:  # otherwise `_make_requests` does it
             self._requests.hang_up()
 
     def _continue_rollout(self, rollout: Rollout, child: Child, report: Report) -> None:
@@ -316,7 +318,7 @@ class Supervisor:
             return False
         self._host.is_restarting = True
         child.stop()
-        killer = threading.Timer(HOST_STOP_SECONDS, child.kill)  # no effect on a process that has ended by then
+        killer = threading.Timer(HOST_STOP_SECONDS, child.kill)  # no effect if the process has ended
         killer.daemon = True
         killer.start()
         return True
@@ -355,10 +357,10 @@ class Supervisor:
         log.info("service_stopped")
 
     def _end(self, slots: Iterable[ProcessSlot], seconds: float) -> None:
-        """Ask these processes to end, wait up to `seconds`, then kill those that have not ended."""
+        """Request these processes to stop, wait up to `seconds`, then kill those that have not ended."""
         deadline = time.monotonic() + seconds
         for slot in slots:
-            if slot.preloaded is not None:  # it has no work
+            if slot.preloaded is not None:  # it has no work to finish
                 slot.preloaded.kill()
                 slot.preloaded.wait(seconds)
         children = [slot.child for slot in slots if slot.child is not None]

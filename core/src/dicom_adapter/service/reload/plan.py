@@ -11,8 +11,8 @@ from dicom_adapter.ledger.configurations import Draining
 from dicom_adapter.service.reload.snapshot import SECRET, Snapshot
 
 CORE = "dicom-adapter-core"
-# The keys that a reload applies, beside those of AE titles and submitters. All others need a restart: what they open
-# (a port, the data folder, the ledger) cannot be exchanged without an interruption.
+# The keys that a reload applies, in addition to those of AE titles and submitters. All others need a restart: a port,
+# the data folder or the ledger cannot be exchanged without an interruption.
 RELOADABLE = frozenset(
     {
         "default-submitter",
@@ -32,12 +32,12 @@ RELOADABLE = frozenset(
     }
 )
 RELOADABLE_TABLE = "http."
-OF_PROCESSOR = ("processor", "submitter", "settings.")  # keys of an AE title that its lane uses
+PROCESSOR_KEYS = ("processor", "submitter", "settings.")  # keys of an AE title that its processor depends on
 
 
 @frozen(kw_only=True)
 class Change:
-    """The change of one key; None: the key is missing."""
+    """The change of one key. A value of None means that the key is missing."""
 
     key: str
     before: str | None
@@ -67,9 +67,9 @@ class Plan:
 
     ae_titles: Tables
     submitters: Tables
-    settings: tuple[Change, ...]  # of other tables
-    plugins: tuple[Change, ...]  # the host is restarted for them
-    restart: tuple[Change, ...]  # not reloadable: the service has to be restarted
+    settings: tuple[Change, ...]  # reloadable keys of other tables
+    plugins: tuple[Change, ...]  # applied by a restart of the host
+    restart: tuple[Change, ...]  # not reloadable: the service must be restarted
 
     @property
     def is_empty(self) -> bool:
@@ -83,20 +83,20 @@ class Plan:
 
     def rebuilds(self, ae_title: str) -> bool:
         """Return whether the AE title gets a new processor."""
-        return any(change.key.startswith(OF_PROCESSOR) for change in self.ae_titles.changed[ae_title])
+        return any(change.key.startswith(PROCESSOR_KEYS) for change in self.ae_titles.changed[ae_title])
 
 
 def compare(before: Snapshot, after: Snapshot) -> Plan:
-    """Return the plan from `before` to `after`; both need the same salt."""
+    """Return the plan to change `before` to `after`. Both need the same salt."""
     settings, plugins = _changes(before.service, after.service), _changes(before.plugins, after.plugins)
     return Plan(
         ae_titles=_tables(before.ae_titles, after.ae_titles),
         submitters=_tables(before.submitters, after.submitters),
         settings=tuple(change for change in settings if _is_reloadable(change.key)),
-        plugins=tuple(change for change in plugins if not _is_of_receivers(change, before)),
+        plugins=tuple(change for change in plugins if not _concerns_receivers(change, before)),
         restart=tuple(
             [change for change in settings if not _is_reloadable(change.key)]
-            + [change for change in plugins if _is_of_receivers(change, before)]
+            + [change for change in plugins if _concerns_receivers(change, before)]
         ),
     )
 
@@ -105,10 +105,11 @@ def _is_reloadable(key: str) -> bool:
     return key in RELOADABLE or key.startswith(RELOADABLE_TABLE)
 
 
-def _is_of_receivers(plugin: Change, running: Snapshot) -> bool:
-    """Whether receivers, which go on, have loaded it: the storage backend, and another version of the core.
+def _concerns_receivers(plugin: Change, running: Snapshot) -> bool:
+    """Return whether receivers, which a reload does not restart, have loaded the plugin.
 
-    A plugin of the core that is gone has been disabled; there is always one that tells of another version.
+    They have loaded the storage backend, and the core: another version of a plugin of the core means another version
+    of the core. A removed plugin of the core does not count, because it was only disabled.
     """
     is_other_core = plugin.after is not None and f"{plugin.before} ".startswith(f"{CORE} ")
     return plugin.key == running.storage_plugin or is_other_core
@@ -132,7 +133,7 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Chang
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """Return the plan for programs."""
+    """Return the plan as JSON values."""
     return {
         "aeTitles": _tables_to_json(plan.ae_titles),
         "submitters": _tables_to_json(plan.submitters),

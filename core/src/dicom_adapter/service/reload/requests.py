@@ -1,8 +1,8 @@
-"""Requests to reload: received through the ledger, answered there.
+"""Requests to reload. They are received through the ledger, and their results are recorded there.
 
-A command writes its request to the ledger. On SIGHUP the service runs the same command itself, so that both check a
-configuration alike: in a process of its own, with the plugins that are installed at that time. Nothing here blocks the
-supervisor's thread.
+The command `dicom-adapter reload` writes a request to the ledger. On SIGHUP, the service runs this command: so each
+configuration is checked in a separate process, with the plugins that are installed at that time. Nothing in this module
+blocks the supervisor's thread.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ RELOAD = "reload"  # the report to the supervisor that a configuration is reques
 class RolloutResult:
     """The result of a rollout."""
 
-    refusal: str = ""  # why the configuration does not run; "" when it does
-    note: str = ""  # what is not as it should be, although it runs
+    refusal: str = ""  # why the configuration was not applied; "" if it was
+    note: str = ""  # a problem, although the configuration was applied
 
 
 class ReloadRequests:
-    """Requests for other configurations, from `begin` to `close`.
+    """Receives requests for other configurations, from `begin` to `close`.
 
-    The steps of the two workers run on threads of their own; everything else is for the supervisor's thread.
+    Two workers run `poll` and `run_command` on their own threads. All other methods are for the supervisor's thread.
     """
 
     def __init__(
         self, blueprint: Blueprint, ledger: Ledger, clock: Clock, report: Callable[[Mapping[str, Any]], None]
     ) -> None:
-        """`report` is called, on another thread, with a RELOAD report for each requested configuration."""
+        """`report` is called on another thread, with a RELOAD report for each requested configuration."""
         self._blueprint = blueprint
-        self._is_recorded = False  # the ledger has the configuration that the service was started with
+        self._is_recorded = False  # the configuration of the start is in the ledger
         self._ledger = ledger
         self._clock = clock
         self._report = report
-        self._current: Configuration | None = None  # the rollout of this one is in progress
+        self._current: Configuration | None = None  # its rollout is in progress
         self._result: RolloutResult | None = None
         self._poller = Worker("reload", self.poll, clock)
         self._caller = Worker("reload on SIGHUP", self.run_command, clock)
         self._hung_up = False
 
     def begin(self) -> None:
-        """Record what the service was started with, before a command can compare with it."""
+        """Record the configuration of the start: commands compare files with it."""
         try:
             self._record_start()
-        except LedgerError as failure:  # such as a full disk: the first poll retries
+        except LedgerError as failure:  # for example, the disk is full; the first poll retries
             log.warning("configuration_write_failed", error=describe_failure(failure))
 
     def start(self) -> None:
@@ -72,12 +72,12 @@ class ReloadRequests:
         self._caller.start()
 
     def finish(self, result: RolloutResult) -> None:
-        """Receive the result of the current rollout."""
+        """Receive the result of the current rollout, to be recorded."""
         self._result = result
         self._poller.wake()
 
     def hang_up(self) -> None:
-        """Receive a SIGHUP: the file has changed."""
+        """Receive a SIGHUP: apply the changed file."""
         self._hung_up = True
         self._caller.wake()
 
@@ -87,7 +87,7 @@ class ReloadRequests:
             worker.stop()
         self._poller.join(1.0)
 
-    # --- on threads of their own ------------------------------------------------------------------------------------
+    # --- on the threads of the workers -------------------------------------------------------------------------------
 
     def poll(self) -> datetime | None:
         """Record the result of the current rollout, then report the next request. Failures are retried."""
@@ -106,10 +106,10 @@ class ReloadRequests:
     def _record_start(self) -> None:
         if self._is_recorded:
             return
-        begun = self._blueprint
+        blueprint = self._blueprint
         with self._ledger.write() as transaction:
             configurations.record_start(
-                transaction, begun.configuration, begun.folder, begun.settings.to_json(), self._clock.now()
+                transaction, blueprint.configuration, blueprint.folder, blueprint.settings.to_json(), self._clock.now()
             )
         self._is_recorded = True
 
@@ -120,16 +120,16 @@ class ReloadRequests:
             return None
         with self._ledger.write() as transaction:
             if requested.request.replaces != running.number:
-                why = "another configuration was applied meanwhile: compare again, then apply"
-                configurations.mark_refused(transaction, requested.number, why, self._clock.now())
+                reason = "another configuration was applied meanwhile: run the command again"
+                configurations.mark_refused(transaction, requested.number, reason, self._clock.now())
                 return None
-            # Before anything is changed: a drain survives whatever interrupts the rollout.
+            # Recorded before anything is changed, so that the drain survives an interruption of the rollout.
             configurations.set_draining(transaction, running.number, requested.request.draining)
         log.info("reload_started", number=requested.number)
         return requested
 
     def _record_result(self, requested: Configuration, result: RolloutResult) -> None:
-        assert requested.request is not None  # or it would not have been reported
+        assert requested.request is not None  # checked by `_next_request`
         now = self._clock.now()
         with self._ledger.write() as transaction:
             if result.refusal:
@@ -145,13 +145,13 @@ class ReloadRequests:
             log.info("reload_applied", number=requested.number)
 
     def run_command(self) -> datetime | None:
-        """Run the command that applies the file, if a SIGHUP was received."""
+        """Run the command that applies the file if a SIGHUP was received."""
         if not self._hung_up:
             return None
-        self._hung_up = False  # before the call: another SIGHUP meanwhile is another change
+        self._hung_up = False  # before the call, because a SIGHUP during the call means another change
         log.info("reload_signalled", path=self._blueprint.path)
         command = [sys.executable, "-m", "dicom_adapter", "reload", self._blueprint.path, "--apply", "--json"]
-        completed = subprocess.run(  # noqa: S603 - ourselves
+        completed = subprocess.run(  # noqa: S603 - our own program
             command, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
         _log_result(completed)
@@ -161,7 +161,7 @@ class ReloadRequests:
 def _log_result(completed: subprocess.CompletedProcess[bytes]) -> None:
     try:
         result = json.loads(completed.stdout)
-    except ValueError:  # it ended early, for example because the file cannot be read
+    except ValueError:  # the command ended early, for example because the file cannot be read
         lines = completed.stderr.decode(errors="replace").splitlines()
         problems = lines or [f"`dicom-adapter reload` ended with status {completed.returncode}"]
         log.error("reload_refused", problems=problems)

@@ -1,14 +1,13 @@
-"""Rollout of one configuration to the processes: the host first, then all receivers at once.
+"""Rollout of one configuration to the processes: first the host, then all receivers at the same time.
 
-    waits for     receives                    then
-    host          applied, or ready (*)       the receivers get the configuration; the service uses it from now on
-    host          not applied, or ended       refused: the host that runs, or is restarted, has the previous one
-    receivers     applied, or ended           complete after the last one; a restarted process loads the new one
-    receivers     not applied                 the receiver is stopped, and restarted with the new one
+    waits for     receives                    action
+    host          applied, or ready (*)       send the configuration to the receivers, and use it for restarts
+    host          not applied, or ended       refuse it: the host, restarted if it ended, has the previous one
+    receivers     applied, or ended           complete after the last receiver; a restarted one loads the new one
+    receivers     not applied                 stop the receiver; it is restarted with the new one
 
-(*) from a host that was restarted for the configuration. The host comes first because it knows what to do with
-everything that receivers may accept, by the old configuration and by the new one. What it does not know yet waits in
-the ledger.
+(*) from a host that was restarted for the configuration. The host is the first because it must serve every AE title
+for which receivers accept instances. Instances for AE titles that a host does not serve wait in the ledger.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ class Processes(Protocol):
     """The processes of the service, as a rollout controls them."""
 
     def configure_host(self, requested: Configuration) -> bool:
-        """Send the configuration to the host; False when no host runs: the next one is started with it."""
+        """Send the configuration to the host. Return False if no host runs: the next one is started with it."""
 
     def restart_host(self, requested: Configuration) -> bool:
-        """Restart the host with the configuration; return whether a host runs that has to end before."""
+        """Restart the host with the configuration. Return whether a host runs, which has to end first."""
 
     def configure_receivers(self) -> set[str]:
-        """Send the host's configuration to the receivers; return the names of those that run."""
+        """Send the configuration of the host to the running receivers. Return their names."""
 
     def restart_receiver(self, name: str) -> None:
-        """Stop a receiver; it is started again with the current configuration."""
+        """Stop a receiver. It is started again with the current configuration."""
 
     def roll_back(self) -> None:
         """Start processes with the previous configuration from now on."""
@@ -48,13 +47,13 @@ class Rollout:
         self._processes = processes
         self._waiting = {HOST}
         self._note = ""
-        assert requested.request is not None  # the service was not started with it
+        assert requested.request is not None  # only the configuration of the start has no request
         self._restarts = requested.request.restart_host or not processes.configure_host(requested)
-        # While the old host ends, its reports do not count.
+        # Reports of the old host are ignored until it has ended.
         self._is_ending = self._restarts and processes.restart_host(requested)
 
     def receive(self, name: str, report: Mapping[str, Any]) -> RolloutResult | None:
-        """Receive a report of a process; return the result when the rollout is complete or refused."""
+        """Receive a report of a process. Return the result when the rollout is complete or refused."""
         event = report["event"]
         if name not in self._waiting:
             return None

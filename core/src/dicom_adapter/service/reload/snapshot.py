@@ -1,6 +1,6 @@
-"""A configuration as plain texts, which can be stored, compared and shown: secrets are digests.
+"""Snapshots: a configuration as strings, which can be stored, compared and displayed. Secrets are digests.
 
-So what runs can be compared with a file by another process, with other plugins than those that run.
+So another process, which may have other plugins, can compare the running configuration with a file.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ TABLES = ("ae_titles", "submitters")
 class Snapshot:
     """A configuration, and the plugins with which it was read."""
 
-    salt: str  # of the digests: only those of the same salt can be compared
-    service: Mapping[str, str]  # the keys of all tables but these two:
+    salt: str  # of the digests: only digests with the same salt can be compared
+    service: Mapping[str, str]  # the keys of all tables, except AE titles and submitters
     submitters: Mapping[str, Mapping[str, str]]
     ae_titles: Mapping[str, Mapping[str, str]]
-    plugins: Mapping[str, str]  # the distribution and version of each that is not disabled, by its entry point
-    storage_plugin: str  # the entry point that provides the storage backend
+    plugins: Mapping[str, str]  # distribution and version of each enabled plugin, by its entry point
+    storage_plugin: str  # the entry point of the storage backend
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keyword arguments that create it."""
+        """Return the snapshot as JSON values: the keyword arguments of its constructor."""
         return attrs.asdict(self)
 
 
@@ -60,18 +60,18 @@ def _flat(table: Any, salt: str, without: tuple[str, ...] = ()) -> dict[str, str
 
 
 def _keys(table: Any, without: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of a table and its subtables, as in the file, with their values; skip keys without a value."""
+    """Yield the keys of a table and its subtables, as in the file, with their values. Omit keys without a value."""
     for field in attrs.fields(type(table)):
         value, name = getattr(table, field.name), field.name.replace("_", "-")
         if value is None or field.name in without:
             continue
         if field.metadata.get(PREFIX) is not None:
-            yield from ((f"{field.metadata[PREFIX]}{key}", one) for key, one in value.items())
+            yield from ((f"{field.metadata[PREFIX]}{key}", item) for key, item in value.items())
         elif attrs.has(type(value)):
-            within = "" if field.metadata.get(DERIVED) else f"{name}."  # a plugin's own keys are in the same table
-            yield from ((f"{within}{key}", one) for key, one in _keys(value))
+            parent = "" if field.metadata.get(DERIVED) else f"{name}."  # the keys of a plugin are in the same table
+            yield from ((f"{parent}{key}", item) for key, item in _keys(value))
         elif field.metadata.get(DERIVED):
-            continue  # it has no key
+            continue  # not a key of the file
         else:
             yield name, value
 
@@ -84,9 +84,9 @@ def _plain(value: Any, salt: str) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if attrs.has(type(value)):
-        return {key: _plain(one, salt) for key, one in _keys(value)}
+        return {key: _plain(item, salt) for key, item in _keys(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(one, salt) for key, one in value.items()}
+        return {str(key): _plain(item, salt) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(one, salt) for one in value]
+        return [_plain(item, salt) for item in value]
     return str(value)
