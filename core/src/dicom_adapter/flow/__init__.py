@@ -1,11 +1,20 @@
-"""The path of an instance through the service. Each step is a module or package of its own:
+"""The path of an instance through the adapter, in six steps. To follow it, read the modules in this order:
 
-1. `association`: accept or reject the association of the sender.
-2. `store`: write the instance to the storage backend and record it in the ledger.
-3. `notify`: detect new instances, wake their lanes and notify observers.
-4. `process`: deliver the instances of each AE title to its job processor.
-5. `submit`: submit jobs to platforms, and report the state of jobs there.
-6. `reclaim`: delete stored objects that are not needed any longer; delete old history (`retention`).
+1. `association`: `judge` accepts or rejects the association of the sender.
+2. `store`: `commit.Store` writes the data set to the storage backend while it arrives (`incoming`), makes it durable,
+   and enters its row in the ledger (`rows`). Then the C-STORE is answered. After a power loss, `recovery` enters lost
+   rows again. `limits` and `free_space` refuse instances if there is not enough free space.
+3. `notify`: `Notify` detects new rows, to wake the lanes of their AE titles and to notify observers.
+4. `process`: `lane.Lane` delivers the instances of an AE title to its job processor, one turn after another.
+   `turn.Turn` records the jobs that the processor submits and the instances that it releases, and commits both in one
+   transaction. `reactions` defines what happens after a turn that fails; `quarantine` keeps instances that cannot be
+   handled.
+5. `submit`: `queue.JobQueue` chooses the next job of a submitter. `submission` runs its next step, and records the
+   result; `steps` are the calls to the platform: create the job, add metadata, upload the files (through
+   `verified_reader`), start. `status_watch` follows the state of submitted jobs on the platform.
+6. `reclaim`: `reclaim.Reclaim` deletes the stored objects of released instances that no unfinished job needs. `quota`
+   and `watermark` limit the space in use, and `retention` deletes old history.
 
-The steps do not import each other. `receiver` connects the first two, `host` the others.
+The steps do not import each other: they communicate through the ledger. `receiver` connects the first two, `host` the
+others.
 """

@@ -11,7 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_adapter.dicom.synthetic import make_instance
-from dicom_adapter.flow.submit.metadata import VALUE_BYTES, dicom_metadata
+from dicom_adapter.flow.submit.metadata import VALUE_BYTES, read_metadata
 from dicom_adapter.testing import Adapter
 
 
@@ -25,20 +25,20 @@ def stored(**attributes: Any) -> BytesIO:
 def test_one_value_is_named_by_its_tag() -> None:
     """Eight upper-case hexadecimal digits; what all instances share is there once."""
     files = [stored(StudyDescription="THORAX", AccessionNumber="A1") for _ in range(3)]
-    assert {"00081030": "THORAX", "00080050": "A1"} == dicom_metadata(files, ["StudyDescription", "AccessionNumber"])
+    assert {"00081030": "THORAX", "00080050": "A1"} == read_metadata(files, ["StudyDescription", "AccessionNumber"])
 
 
 def test_several_distinct_values_are_numbered_in_the_order_of_the_instances() -> None:
     """From -0 on; a value that comes again is not repeated."""
     files = [stored(StudyDescription=text) for text in ("THORAX", "HEAD", "THORAX", "ABDOMEN")]
     expected = {"00081030-0": "THORAX", "00081030-1": "HEAD", "00081030-2": "ABDOMEN"}
-    assert expected == dicom_metadata(files, ["StudyDescription"])
+    assert expected == read_metadata(files, ["StudyDescription"])
 
 
 def test_a_value_that_some_instances_lack_is_still_one_value() -> None:
     """Absent and empty attributes say nothing."""
     files = [stored(), stored(PatientComments=""), stored(PatientComments="HEAD")]
-    assert {"00104000": "HEAD"} == dicom_metadata(files, ["PatientComments", "PatientAge"])
+    assert {"00104000": "HEAD"} == read_metadata(files, ["PatientComments", "PatientAge"])
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,19 @@ def test_a_value_that_some_instances_lack_is_still_one_value() -> None:
 )
 def test_a_long_value_is_cut_between_characters(text: str, expected: str) -> None:
     """At 256 bytes of UTF-8, never within a character."""
-    found = dicom_metadata([stored(SpecificCharacterSet="ISO_IR 192", PatientComments=text)], ["PatientComments"])
+    found = read_metadata([stored(SpecificCharacterSet="ISO_IR 192", PatientComments=text)], ["PatientComments"])
     assert {"00104000": expected} == found
 
 
 def test_text_is_read_in_its_own_character_set() -> None:
     """A name in Latin-1 arrives with its umlauts."""
     file = stored(SpecificCharacterSet="ISO_IR 100", patient_name="Müller^Jörg")
-    assert {"00100010": "Müller^Jörg"} == dicom_metadata([file], ["PatientName"])
+    assert {"00100010": "Müller^Jörg"} == read_metadata([file], ["PatientName"])
 
 
 def test_a_multiple_value_is_written_as_in_dicom() -> None:
     """With backslashes."""
-    assert {"00080008": "DERIVED\\SECONDARY"} == dicom_metadata(
+    assert {"00080008": "DERIVED\\SECONDARY"} == read_metadata(
         [stored(ImageType=["DERIVED", "SECONDARY"])], ["ImageType"]
     )
 
@@ -74,7 +74,7 @@ def test_zero_is_a_value() -> None:
     """A number that is 0 is not missing."""
     file = stored(instance_number=0, PatientWeight="0", SamplesPerPixel=0)
     expected = {"00200013": "0", "00101030": "0", "00280002": "0"}
-    assert expected == dicom_metadata([file], ["InstanceNumber", "PatientWeight", "SamplesPerPixel"])
+    assert expected == read_metadata([file], ["InstanceNumber", "PatientWeight", "SamplesPerPixel"])
 
 
 def test_sequences_and_bytes_are_ignored() -> None:
@@ -82,7 +82,7 @@ def test_sequences_and_bytes_are_ignored() -> None:
     item = Dataset()
     item.CodeValue = "T-D4000"
     files = [stored(ProcedureCodeSequence=[item], EncapsulatedDocument=b"%PDF")]
-    assert {} == dicom_metadata(files, ["ProcedureCodeSequence", "EncapsulatedDocument", "PixelData"])
+    assert {} == read_metadata(files, ["ProcedureCodeSequence", "EncapsulatedDocument", "PixelData"])
 
 
 def test_a_malformed_value_is_ignored() -> None:
@@ -91,7 +91,7 @@ def test_a_malformed_value_is_ignored() -> None:
     rows, three_bytes = b"\x28\x00\x10\x00US\x02\x00\x40\x00", b"\x28\x00\x10\x00US\x03\x00\x40\x00\x00"
     assert 1 == whole.count(rows)
     file = BytesIO(whole.replace(rows, three_bytes))
-    assert {"00081030": "HEAD"} == dicom_metadata([file], ["Rows", "StudyDescription"])
+    assert {"00081030": "HEAD"} == read_metadata([file], ["Rows", "StudyDescription"])
 
 
 def test_every_file_is_closed_and_one_is_open_at_a_time() -> None:
@@ -104,7 +104,7 @@ def test_every_file_is_closed_and_one_is_open_at_a_time() -> None:
             opened.append(make())
             yield opened[-1]
 
-    dicom_metadata(one_by_one(stored), ["StudyDescription"])
+    read_metadata(one_by_one(stored), ["StudyDescription"])
     assert [True, True, True] == [file.closed for file in opened]
 
 

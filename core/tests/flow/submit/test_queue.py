@@ -59,7 +59,7 @@ processor = "by-study"
 settings = { pipeline-a = "small" }
 """
 NO_TIME = timedelta(0)
-ONCE = Retries(first=NO_TIME, most=NO_TIME, lasting=NO_TIME)  # gives up at the first failure
+ONCE = Retries(first=NO_TIME, longest=NO_TIME, total=NO_TIME)  # gives up at the first failure
 PATIENCE_S = 30.0  # how long a test waits for what has to happen
 
 
@@ -299,7 +299,7 @@ def interrupted(adapter: Adapter, sending: Submission) -> None:
         row = ledger_jobs.get(transaction, before[0].job_id)
     assert row is not None
     with pytest.raises(Interrupted):
-        sending.take_step(row)
+        sending.run_step(row)
     assert before == adapter.jobs
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """What the lane offers to one processor (see `api.processor.ProcessorContext`)."""
+    """The services of a lane for its processor (see `api.processor.ProcessorContext`)."""
 
     def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         self.ae_title = settings.ae_title
@@ -53,16 +53,16 @@ class Context:
         return self._settings.ensure_data_folder()
 
     def now(self) -> datetime:
-        return self.opening_at or self._current().now
+        return self.opening_at or self._current_turn().now
 
     def submit(self, request: JobRequest) -> Job:
-        return self._current().submit(request)
+        return self._current_turn().submit(request)
 
     def remove(self, instances: Iterable[InstanceStorageInfo]) -> None:
-        self._current().remove(instances)
+        self._current_turn().remove(instances)
 
     def record(self, event: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
-        self._current().note(event, instances, reason)
+        self._current_turn().note(event, instances, reason)
 
     def find_job(self, job_id: str) -> Job | None:
         return find_job(self._ledger, self.ae_title, job_id)
@@ -87,9 +87,11 @@ class Context:
         except Exception as failure:  # noqa: BLE001 - pydicom raises many errors for bytes that are not a data set
             raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
 
-    def _current(self) -> Turn:
+    def _current_turn(self) -> Turn:
         if self._turn is None:
-            raise RuntimeError("a processor may act only within a turn: in handle_instance or in a timer's callback")
+            raise RuntimeError(
+                "a processor may do this only within a turn: in handle_instance, a timer's callback or a request"
+            )
         return self._turn
 
 

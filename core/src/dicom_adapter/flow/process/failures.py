@@ -1,4 +1,4 @@
-"""Part of step 4: consecutive failed turns, after which a lane quarantines an instance, or stops."""
+"""Part of step 4: count consecutive failed turns, after which a lane quarantines an instance, or stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import evolve, field, frozen
 from dicom_adapter.api.errors import StoredObjectMissing, describe_failure
 from dicom_adapter.api.storage import StorageBackend
 
-BEFORE_ALL_INSTANCES = 0  # ledgers number from 1
+BEFORE_ALL_INSTANCES = 0  # less than every instance id: these begin with 1
 
 
 @frozen(kw_only=True)
@@ -18,23 +18,23 @@ class Failure:
     """The last of consecutive failed turns."""
 
     count: int
-    instance_id: int | None  # of the turn; None: a timer; BEFORE_ALL_INSTANCES: the processor was being built
+    instance_id: int | None  # of the turn; None: no delivery; BEFORE_ALL_INSTANCES: a failed build
     same_instance: int  # consecutive failures of this instance
     reason: str = field(repr=False)
 
 
 @frozen(kw_only=True)
 class Stuck:
-    """The last of consecutive turns that could not read one stored instance."""
+    """The last of consecutive turns that could not read the same stored object."""
 
-    instance_id: int  # the instance that cannot be read
-    handled: int | None  # the instance of the turn; None: a timer
-    tries: int  # consecutive ones at which another stored object could be read
+    instance_id: int  # the instance whose object cannot be read
+    handled: int | None  # the instance of the turn; None: no delivery
+    tries: int  # number of consecutive turns during which another stored object could be read
     reason: str
 
 
 def is_past(failed: int | None, succeeded: int | None) -> bool:
-    """Return whether a successful turn is the one that failed, or follows it; a timer's turn has no number."""
+    """Return whether a successful turn is the failed one, or a later one. Only deliveries have an instance id."""
     if failed == BEFORE_ALL_INSTANCES:
         return True
     if failed is None or succeeded is None:
@@ -53,13 +53,13 @@ def failed_turn(last: Failure | None, error: BaseException, instance_id: int | N
 
 
 def failed_build(last: Failure | None, error: BaseException) -> Failure:
-    """Count a failed build: one more failure after `last`, or a first one, which any successful turn clears."""
+    """Count a failed build: add it to `last`, or return a first failure, which any successful turn clears."""
     if last is not None:
         return evolve(last, count=last.count + 1, reason=describe_failure(error))
     return Failure(count=1, instance_id=BEFORE_ALL_INSTANCES, same_instance=0, reason=describe_failure(error))
 
 
-OTHERS_TO_READ = 3  # stored objects that are tried, at most
+OTHERS_TO_READ = 3  # maximum number of other stored objects to try
 
 
 def can_read_another(storage: StorageBackend[Any], storage_key: str) -> bool:

@@ -1,4 +1,4 @@
-"""Part of step 4: the instances that a lane has to deliver next, read ahead from the ledger.
+"""Part of step 4: the next instances of a lane, read from the ledger in batches.
 
 Each new processor gets a new inbox, which begins at the first pending instance.
 """
@@ -13,21 +13,23 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.runtime.clock import Clock
 
-BATCH = 1000  # instances that a lane reads ahead: limits its memory
+BATCH = 1000  # number of instances that are read at the same time: limits the memory
 
 
 class Inbox:
-    """The undelivered instances of a lane. Not thread-safe except `has_news`: used by the lane thread only."""
+    """The undelivered instances of a lane. Not thread-safe except `has_new`: used by the lane thread only."""
 
     def __init__(self, ae_title: str, ledger: Ledger, clock: Clock) -> None:
-        self.has_news = True  # instances may have arrived; set by any thread
-        self.seen = 0  # the last instance that was read
+        self.has_new = True  # instances may have arrived; set by any thread
+        self.seen = 0  # id of the last instance that was read
         self._ae_title = ae_title
         self._ledger = ledger
         self._clock = clock
         self._waiting: deque[InstanceStorageInfo] = deque()
         self._read_at: datetime | None = None
-        self._delivering_since: datetime | None = clock.now()  # all that was pending; None: it is delivered
+        self._delivering_since: datetime | None = (
+            clock.now()
+        )  # start of the delivery of all pending instances; None: it is complete
 
     def first(self) -> InstanceStorageInfo | None:
         """Return the next instance to deliver, without removing it."""
@@ -38,25 +40,28 @@ class Inbox:
         return self._waiting.popleft()
 
     def refill(self, due: datetime | None) -> None:
-        """Read new instances, also before a timer that is `due`: instances that arrived earlier are delivered first."""
+        """Read new instances if the inbox is empty and there may be some.
+
+        `due`: the time of a timer or request that is due. Instances that arrived before it must be delivered first.
+        """
         must_read = due is not None and (self._read_at is None or self._read_at < due)
-        if self._waiting or not (self.has_news or must_read):
+        if self._waiting or not (self.has_new or must_read):
             return
-        self.has_news = False  # before reading: an instance that arrives meanwhile sets it again
+        self.has_new = False  # before reading: an instance that arrives during it sets the flag again
         now = self._clock.now()
         try:
             with self._ledger.read() as transaction:
                 self._waiting.extend(instances.pending_after(transaction, self.seen, BATCH, self._ae_title))
         except LedgerError:
-            self.has_news = True
+            self.has_new = True
             raise
         self._read_at = now
         if self._waiting:
             self.seen = self._waiting[-1].instance_id
-        self.has_news = self.has_news or len(self._waiting) == BATCH
+        self.has_new = self.has_new or len(self._waiting) == BATCH
 
     def caught_up(self) -> float | None:
-        """Return, once, how many seconds the delivery of all pending instances took; None before and afterwards."""
+        """Return, only once, the seconds that the delivery of all pending instances took; otherwise None."""
         since = self._delivering_since
         if since is None or self._waiting:
             return None

@@ -1,11 +1,11 @@
 """The lane of an AE title: delivers its instances, timers and requests to its processor, one turn at a time.
 
-One lane has one processor and one thread at a time. A turn is committed when it returns. When it raises, the table in
-`reactions` determines what happens next. Usually the processor is discarded, another one is built, and all pending
-instances are delivered again: a processor's memory is a cache of the ledger.
+A lane has one processor, and only one thread at a time runs its turns. A turn is committed when it returns. When it
+raises, the table in `reactions` determines what happens next. Usually the processor is discarded, another one is built,
+and all pending instances are delivered again: a processor's memory is a cache of the ledger.
 
 A turn has its own time: the `received_at` of an instance, the `when` of a timer or request. After a restart, missed
-turns run in the order of these times, so they decide as they would have decided then.
+turns run in the order of these times, so that the processor makes the same decisions as without the restart.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ log = structlog.get_logger("dicom_adapter.process")
 TRIES_FOR_ONE_INSTANCE = 3  # consecutive turns that one instance may fail before it is quarantined
 FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
 FIRST_PAUSE = timedelta(seconds=1)  # before a processor is rebuilt; doubles with every failure
-SHOWN_GROUPS = 50  # of the groups that a processor holds, for operators
+SHOWN_GROUPS = 50  # number of waiting groups that operators see
 
 T = TypeVar("T")
 
@@ -75,10 +75,10 @@ class _Renewal:
 
 
 class Lane:
-    """The queue of one AE title. Passive: a worker thread, or a test, calls `step`.
+    """The queue of one AE title. A worker thread, or a test, calls `step`.
 
-    Thread-safe are `notify_arrival`, `ask`, `restart`, `exchange` and `refuse_requests`; everything else is used by one
-    thread at a time.
+    `notify_arrival`, `ask`, `restart`, `exchange` and `refuse_requests` are thread-safe. Only one thread at a time may
+    use all other methods.
     """
 
     def __init__(self, settings: LaneSettings, resources: Resources, on_commit: Callable[[Committed], None]) -> None:
@@ -86,7 +86,7 @@ class Lane:
         self.state = LaneState.RUNNING
         self.reason = ""
         self.since = resources.clock.now()
-        self.turns = 0  # so far
+        self.turns = 0  # number of turns so far
         self._settings = settings
         self._resources = resources
         self._clock = resources.clock
@@ -109,41 +109,41 @@ class Lane:
 
     def notify_arrival(self) -> None:
         """Record that instances have arrived."""
-        self._inbox.has_news = True  # a new inbox that replaces this one reads everything anyway
+        self._inbox.has_new = True  # if the inbox was just replaced, the new one reads all instances anyway
 
     def ask(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
-        """Call `function` with the processor, as a turn. Nobody waits for a notice, and it must not fail."""
+        """Call `function` with the processor, as a turn. `is_notice`: it must not fail, and no caller waits for it."""
         return self._requests.add(function, is_notice=is_notice)
 
     def restart(self) -> None:
-        """Build a new processor, and forget all failures."""
+        """Request a new processor, and clear all failures."""
         self._renewals.append(_Renewal())
 
     def exchange(self, settings: LaneSettings) -> Future[None]:
-        """Continue with a new processor of other settings. Return a future that is done when it has taken over."""
+        """Request a new processor with other settings. Return a future that is done when it is in use."""
         renewal = _Renewal(settings)
         self._renewals.append(renewal)
         return renewal.done
 
     def refuse_requests(self) -> None:
-        """Refuse all requests that have not begun, now and in future."""
+        """Refuse all requests that have not begun, and all later ones."""
         self._requests.close()
 
     # --- what to do next --------------------------------------------------------------------------------------------
 
     def step(self) -> datetime | None:
-        """Run the turns that are due, for `SLICE_SECONDS` at most; return when to be called again."""
+        """Run the turns that are due, for `SLICE_SECONDS` at most. Return the time of the next call."""
         end = time.monotonic() + SLICE_SECONDS
         while self._run_next():
             self._reporter.report(self.state, self.since, self.turns, self.describe)
             if time.monotonic() >= end:
                 return self._clock.now()
         self._reporter.report(self.state, self.since, self.turns, self.describe)
-        wanted = [self._next_turn_at(), self._reporter.next_report_at(self.turns)]
-        return min((when for when in wanted if when is not None), default=None)
+        times = [self._next_turn_at(), self._reporter.next_report_at(self.turns)]
+        return min((when for when in times if when is not None), default=None)
 
     def _run_next(self) -> bool:
-        """Run the next turn if its time has come; return whether there was one."""
+        """Run the next turn if one is due. Return whether one was due."""
         while self._renewals:
             self._renew(self._renewals[0])
             self._renewals.popleft()
@@ -160,7 +160,7 @@ class Lane:
     def _next_turn(self, running: RunningProcessor | None) -> DueTurn | None:
         if running is None:
             return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
-        due = self._first_due(running)  # anything that is due later has to wait for the next look at arrivals
+        due = self._first_due(running)  # before arrivals are read: what becomes due later must wait
         self._inbox.refill(None if due is None else due.when)
         self._log_caught_up()
         arrived = self._inbox.first()
@@ -171,7 +171,7 @@ class Lane:
         return None if due is None else self._timer_turn(running.timers.pop())
 
     def _first_due(self, running: RunningProcessor) -> Alarm | ProcessorRequest | None:
-        """Return the timer or request whose time has come, the earlier of the two."""
+        """Return the earliest timer or request that is due; None if none is due."""
         first = self._first(running)
         return first if first is not None and first.when <= self._clock.now() else None
 
@@ -182,14 +182,14 @@ class Lane:
         return timer if timer.when <= request.when else request
 
     def _next_turn_at(self) -> datetime | None:
-        """Return when the next turn is due if nothing arrives; None if there is none."""
+        """Return when the next turn is due if no instance arrives; None if there is none."""
         if self._renewals:
             return self._clock.now()
         if self.state is LaneState.STOPPED:
             return None if self._requests.first() is None else self._clock.now()
         if self._paused_until is not None:
             return self._paused_until
-        if self._running is None or self._inbox.has_news or self._inbox.first() is not None:
+        if self._running is None or self._inbox.has_new or self._inbox.first() is not None:
             return self._clock.now()
         first = self._first(self._running)
         return None if first is None else first.when
@@ -217,25 +217,25 @@ class Lane:
 
     def _timer_turn(self, alarm: Alarm) -> DueTurn:
         assert alarm.callback is not None  # `first` skips cancelled ones
-        # An arrival supersedes a timer's turn once; after that the lane must make progress, whatever comes of it.
+        # An arrival supersedes a timer's turn only once: after that, the lane must make progress in any case.
         read = max(self._inbox.seen, self._superseded_by)
         return DueTurn(kind=TurnKind.TIMER, when=alarm.when, call=alarm.callback, read=read)
 
     def _request_turn(self, running: RunningProcessor) -> DueTurn | None:
         request = self._requests.pop()
-        if request is None:  # it was cancelled meanwhile
+        if request is None:  # it was cancelled
             return None
         kind = TurnKind.NOTICE if request.is_notice else TurnKind.REQUEST
         return DueTurn(kind=kind, when=request.when, call=partial(request.call, running.processor), request=request)
 
     def _attempt(self, turn: DueTurn) -> TurnResult:
-        """Run the turn and commit what it asked for; raise nothing of what the plugin or the ledger raises."""
+        """Run the turn and commit its result. Errors of the plugin and the ledger are returned, not raised."""
         try:
             if turn.kind is TurnKind.BUILD:
                 return TurnResult(TurnOutcome.COMMITTED, turn.call())
-            assert self._running is not None  # it was built by an earlier turn
+            assert self._running is not None  # because an earlier turn has built it
             self.turns += 1
-            answer, committed = self._running.take_turn(turn.when, turn.call, turn.read)
+            answer, committed = self._running.run_turn(turn.when, turn.call, turn.read)
         except PLUGIN_FAILURES as error:
             return TurnResult(classify(turn.kind, error, self._superseded_by), error=error)
         if committed is not None:
@@ -243,7 +243,7 @@ class Lane:
         return TurnResult(TurnOutcome.COMMITTED, answer)
 
     def _react(self, turn: DueTurn, result: TurnResult) -> None:
-        """Do what the table demands, then answer the request."""
+        """Do what the table of reactions defines, then return the result of a request to its caller."""
         reaction = REACTIONS[result.outcome, turn.kind]
         if turn.request is not None and result.error is not None:
             self._fail_request(turn.request, result.outcome, result.error)
@@ -251,7 +251,7 @@ class Lane:
         if reaction is Reaction.PROGRESS:
             self._note_progress(turn.instance_id)
         elif reaction is Reaction.QUARANTINE:
-            assert turn.instance is not None  # only deliveries end so
+            assert turn.instance is not None  # only the turn of an instance has this outcome
             self._quarantine(turn.instance, str(error))
         elif error is not None and reaction is not Reaction.NONE:
             self._recover(turn, reaction, error)
@@ -259,14 +259,14 @@ class Lane:
             turn.request.resolve(result.answer)
 
     def _recover(self, turn: DueTurn, reaction: Reaction, error: BaseException) -> None:
-        """Discard the processor, then continue as the table demands."""
+        """Discard the processor, then continue as the table of reactions defines."""
         self._discard_processor()
         if reaction is Reaction.REBUILD:
             self._superseded_by = error.by if isinstance(error, Superseded) else self._superseded_by
         elif reaction is Reaction.WAIT:
             self._wait(error)
         elif reaction is Reaction.WAIT_FOR_OBJECT:
-            assert isinstance(error, Unreadable)  # the outcome says so
+            assert isinstance(error, Unreadable)  # by the outcome of the turn
             self._wait_for_object(error, turn.instance_id)
         elif turn.kind is TurnKind.BUILD:
             self._fail(failed_build(self._failure, error), None)
@@ -279,14 +279,14 @@ class Lane:
         elif outcome is TurnOutcome.SUPERSEDED:
             self._requests.put_back(request)
         elif outcome in (TurnOutcome.UNAVAILABLE, TurnOutcome.UNREADABLE):
-            request.fail(Retriable("the ledger cannot be written at present; nothing has happened, ask again"))
+            request.fail(Retriable("the ledger cannot be written now; nothing was changed, retry later"))
         else:
             request.fail(error)
 
     # --- failures ---------------------------------------------------------------------------------------------------
 
     def _note_progress(self, instance_id: int | None) -> None:
-        """Forget a failure when the turn that failed has succeeded."""
+        """Clear a failure if the turn that failed has succeeded, or a later one has."""
         failure = self._failure
         if failure is not None and is_past(failure.instance_id, instance_id):
             self._failure = None
@@ -294,12 +294,12 @@ class Lane:
             self._stuck = None
 
     def _wait(self, failure: BaseException) -> None:
-        """Pause, because ledger or storage backend may be available again then, however long that takes."""
+        """Pause, then retry: without a limit, because the ledger or the storage backend is unavailable."""
         self._pause(FIRST_PAUSE)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
 
     def _wait_for_object(self, failure: Unreadable, handled: int | None) -> None:
-        """Wait as for any outage, but quarantine an instance that fails repeatedly while others can be read."""
+        """Wait as `_wait` does, but quarantine an instance that fails repeatedly while others can be read."""
         self._wait(failure)
         instance, last = failure.instance, self._stuck
         before = last.tries if last is not None and last.instance_id == instance.instance_id else 0
@@ -345,12 +345,12 @@ class Lane:
         log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
 
     def _renew(self, renewal: _Renewal) -> None:
-        """Build a new processor and forget all failures: an operator has fixed it, or has changed its settings."""
+        """Discard the processor and clear all failures: an operator has requested it, or has changed its settings."""
         event = "lane_restarted" if renewal.settings is None else "lane_changed"
         now = self._record(event)
         if renewal.settings is not None:
             if renewal.settings.processor != self._settings.processor:
-                self._requests.refuse_all(Retriable("the AE title has another processor now; nothing has happened"))
+                self._requests.refuse_all(Retriable("the AE title has another processor now; nothing was changed"))
             self._settings = renewal.settings
         self._discard_processor()
         self._failure = self._stuck = self._paused_until = None
@@ -372,7 +372,7 @@ class Lane:
     def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
         try:
             if not hold(self._resources.ledger, instance, reason, self._clock.now()):
-                return  # a newer arrival supersedes it, and gets its own turn
+                return  # a newer arrival has replaced it, and gets its own turn
         except LedgerError as failure:
             self._discard_processor()
             self._wait(failure)
@@ -383,7 +383,7 @@ class Lane:
     # --- for operators ----------------------------------------------------------------------------------------------
 
     def describe(self) -> LaneReport:
-        """Return the lane as receivers and operators see it."""
+        """Return the report of the lane for receivers and operators."""
         waiting = [] if self._running is None else self._running.waiting()
         return LaneReport(
             ae_title=self.ae_title,
@@ -395,6 +395,6 @@ class Lane:
         )
 
     def close(self) -> None:
-        """Refuse all requests and close the processor. Nothing is lost: its state is in the ledger."""
+        """Refuse all requests and close the processor. Its state is in the ledger."""
         self._requests.close()
         self._discard_processor()

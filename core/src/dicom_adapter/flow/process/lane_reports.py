@@ -1,4 +1,4 @@
-"""Reports of a lane in the ledger: receivers read them to accept associations, operators to see what waits."""
+"""Part of step 4: the reports of lanes in the ledger, for the decisions of receivers and for operators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.runtime.resources import Resources
 
-REPORT_EVERY = timedelta(seconds=0.5)  # at most; a change of state is reported at once
+REPORT_EVERY = timedelta(seconds=0.5)  # between two reports; a change of the state is reported immediately
 
 
 class LaneReporter:
     """Writes the reports of one lane. Not thread-safe: used by the lane's thread only."""
 
     def __init__(self, first: LaneReport, resources: Resources) -> None:
-        """`first`: the report that is in the ledger already."""
+        """`first`: the report that the ledger contains already."""
         self._ledger = resources.ledger
         self._clock = resources.clock
         self._reported = first
@@ -25,7 +25,7 @@ class LaneReporter:
         self._reported_turns = 0
 
     def report(self, state: LaneState, since: datetime, turns: int, describe: Callable[[], LaneReport]) -> None:
-        """Write a new report if the state has changed or the last report is old; `describe` is called only then."""
+        """Write a new report if the state has changed or the last report is old. Only then call `describe`."""
         now = self._clock.now()
         changed = (state, since) != (self._reported.state, self._reported.since)
         if not changed and self._reported_at <= now < self._reported_at + REPORT_EVERY:

@@ -1,10 +1,10 @@
-"""Beside step 4: instances that no processor can handle, and the operations of operators on them.
+"""Part of step 4: instances that their processors cannot handle, and the operations of operators on them.
 
 state        operation   next state   allowed when
 pending      hold        quarantined  no newer arrival of the same SOP instance replaces it
 quarantined  requeue     pending      no other arrival of the same SOP instance is pending at the same AE title
 quarantined  discard     released     always
-pending      discard     released     the AE title is not served, so that it would stay pending forever
+pending      discard     released     the AE title is not served: otherwise the instance would stay pending forever
 
 A discarded instance is reclaimed as soon as no job needs it. A requeued instance keeps its `received_at`, and its lane
 is restarted, so that it is delivered in the order of arrival. Each call is one transaction.
@@ -27,14 +27,14 @@ from dicom_adapter.runtime.clock import Clock
 
 @define
 class Intervention:
-    """The result of an operation: ids of the changed instances, and the reason of refusal for each of the others."""
+    """The result of an operation: the ids of changed instances, and the others with the reasons for the refusal."""
 
     done: list[int] = Factory(list)
     refused: dict[int, str] = Factory(dict)
 
 
 def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: datetime) -> bool:
-    """Quarantine an instance that its processor cannot handle; return whether it was still pending."""
+    """Quarantine an instance that its processor cannot handle. Return whether it was still pending."""
     event = Event(
         at=now,
         event="instance_quarantined",
@@ -74,7 +74,7 @@ def discard(
         found = instance_rows.find(transaction, instance_ids)
         result = Intervention()
         for row in found:
-            refusal = _why_not_discarded(row, served, running)
+            refusal = _discard_refusal(row, served, running)
             if refusal:
                 result.refused[row.instance.instance_id] = refusal
             else:
@@ -85,23 +85,23 @@ def discard(
 
 
 def _judge_requeue(found: Iterable[InstanceRow], pending: Mapping[tuple[str, str], int]) -> Intervention:
-    """Decide which instances to requeue: of several arrivals of one SOP instance only the newest."""
+    """Decide which instances to requeue. Of several arrivals of one SOP instance, only the newest is requeued."""
     result = Intervention()
-    taken = dict(pending)
+    newest = dict(pending)
     for row in sorted(found, key=lambda row: row.instance.instance_id, reverse=True):
         number, name = row.instance.instance_id, (row.instance.ae_title, row.instance.sop_instance_uid)
         if row.state is not InstanceState.QUARANTINED:
             result.refused[number] = f"it is {row.state.value}: only quarantined instances can be requeued"
-        elif name in taken:
-            which = "a newer" if taken[name] > number else "an earlier"
-            result.refused[number] = f"{which} arrival of the same SOP instance is pending: instance {taken[name]}"
+        elif name in newest:
+            which = "a newer" if newest[name] > number else "an earlier"
+            result.refused[number] = f"{which} arrival of the same SOP instance is pending: instance {newest[name]}"
         else:
-            taken[name] = number
+            newest[name] = number
             result.done.append(number)
     return result
 
 
-def _why_not_discarded(row: InstanceRow, served: Collection[str], running: Collection[str]) -> str:
+def _discard_refusal(row: InstanceRow, served: Collection[str], running: Collection[str]) -> str:
     ae_title = row.instance.ae_title
     if row.state is InstanceState.QUARANTINED:
         return ""
@@ -120,7 +120,7 @@ def _record(
     """Record the operation and its operator in the events, and return the changed instances."""
     numbers = set(result.done)
     done = [row for row in found if row.instance.instance_id in numbers]
-    happened = [
+    changes = [
         Event(
             at=now,
             event=event,
@@ -131,11 +131,11 @@ def _record(
         )
         for row in done
     ]
-    events.record(transaction, happened)
+    events.record(transaction, changes)
     return done
 
 
-def _with_unknown(result: Intervention, asked: Collection[int]) -> Intervention:
-    for number in set(asked) - result.refused.keys() - set(result.done):
+def _with_unknown(result: Intervention, requested: Collection[int]) -> Intervention:
+    for number in set(requested) - result.refused.keys() - set(result.done):
         result.refused[number] = "there is no such instance"
     return result

@@ -1,4 +1,4 @@
-"""How a lane reacts to the outcome of a turn: one table, and the values in it. Pure."""
+"""Part of step 4: the table of the reactions of a lane to the outcomes of turns, and the values in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed
 from dicom_adapter.flow.process.turn import Superseded, Unavailable, Unreadable
 
-# Rows: how a turn ended. Columns: why the processor was called. Cells: what the lane does next; "-" cannot happen.
+# Rows: `TurnOutcome`. Columns: `TurnKind`. Cells: `Reaction`; "-" cannot happen.
 TABLE = """
 outcome            build   instance          timer             notice    request
 committed          none    progress          progress          progress  none
@@ -30,38 +30,38 @@ crashed            fail    fail              fail              rebuild   rebuild
 
 
 class TurnKind(Enum):
-    """Why the processor is called."""
+    """The reason why the processor is called."""
 
-    BUILD = "build"  # it is constructed and opened; this is not committed
+    BUILD = "build"  # the processor is constructed and opened; nothing is committed
     INSTANCE = "instance"  # an instance has arrived
-    TIMER = "timer"  # a timer that it has set is due
-    NOTICE = "notice"  # the host notifies it; nobody waits for the answer
-    REQUEST = "request"  # a plugin's thread waits for the answer
+    TIMER = "timer"  # a timer of the processor is due
+    NOTICE = "notice"  # the host notifies the processor; no caller waits for the result
+    REQUEST = "request"  # a thread of a plugin waits for the result
 
 
 class TurnOutcome(Enum):
-    """How the turn ended."""
+    """The outcome of a turn."""
 
     COMMITTED = "committed"
     UNPROCESSABLE = "unprocessable"  # the processor can never handle this instance
     UNREADABLE = "unreadable"  # the storage backend failed to read a stored object
-    UNAVAILABLE = "unavailable"  # ledger or storage backend failed, or the processor lacks something that it needs
-    SUPERSEDED = "superseded"  # the turn decided without a newer arrival that changes the decision
-    SUPERSEDED_AGAIN = "superseded-again"  # the same arrival superseded a turn before: the processor ignores it
+    UNAVAILABLE = "unavailable"  # the ledger or the storage backend failed, or the processor raised Retriable
+    SUPERSEDED = "superseded"  # a newer arrival, which the processor has not seen, may change its decision
+    SUPERSEDED_AGAIN = "superseded-again"  # the same arrival has superseded an earlier turn: the processor ignores it
     REQUEST_WAITS = "request-waits"  # the requested function raised Retriable
     REQUEST_FAILED = "request-failed"  # the requested function raised something else
-    CRASHED = "crashed"  # the processor raised, or asked for something that cannot be committed
+    CRASHED = "crashed"  # the processor raised, or requested something that cannot be committed
 
 
 class Reaction(Enum):
-    """What the lane does next. All but the first three discard the processor and build a new one."""
+    """The next action of the lane. All but the first three discard the processor and build a new one."""
 
     NONE = "none"
-    PROGRESS = "progress"  # failures of this turn, or of earlier ones, are over
-    QUARANTINE = "quarantine"  # the instance; the processor stays
-    REBUILD = "rebuild"  # at once; it does not count as a failure
-    WAIT = "wait"  # and try again, for as long as the outage lasts; it does not count as a failure
-    WAIT_FOR_OBJECT = "wait-for-object"  # as above; quarantine the instance if other stored objects can be read
+    PROGRESS = "progress"  # clear earlier failures of this turn
+    QUARANTINE = "quarantine"  # quarantine the instance, and keep the processor
+    REBUILD = "rebuild"  # immediately; this does not count as a failure
+    WAIT = "wait"  # pause, then retry without a limit; this does not count as a failure
+    WAIT_FOR_OBJECT = "wait-for-object"  # like WAIT, but quarantine the instance if other stored objects can be read
     FAIL = "fail"  # count the failure; after too many, quarantine the instance or stop the lane
 
 
@@ -81,14 +81,14 @@ REACTIONS = _parse(TABLE)
 
 @frozen(kw_only=True, eq=False)
 class DueTurn:
-    """One turn whose time has come."""
+    """A turn that is due."""
 
     kind: TurnKind
     when: datetime  # UTC; the time that the processor sees
     call: Callable[[], Any]
-    instance: InstanceStorageInfo | None = None  # that is delivered
-    request: ProcessorRequest | None = None  # that is answered
-    read: int | None = None  # of a timer's turn: the last instance that the lane knows (see `Turn.commit`)
+    instance: InstanceStorageInfo | None = None  # the delivered instance
+    request: ProcessorRequest | None = None  # the request or notice
+    read: int | None = None  # for a timer: the last instance that the lane has read (see `Turn.commit`)
 
     @property
     def instance_id(self) -> int | None:
@@ -98,7 +98,7 @@ class DueTurn:
 
 @frozen(eq=False)
 class TurnResult:
-    """How a turn ended, with what it returned or raised."""
+    """The outcome of a turn, with its result or error."""
 
     outcome: TurnOutcome
     answer: Any = None
@@ -106,7 +106,7 @@ class TurnResult:
 
 
 def classify(kind: TurnKind, error: BaseException, superseded_by: int) -> TurnOutcome:
-    """Return the outcome of a turn that raised; `superseded_by`: the arrival that superseded an earlier turn last."""
+    """Return the outcome of a turn that raised. `superseded_by`: the last arrival that superseded an earlier turn."""
     if isinstance(error, RequestFailed):
         return TurnOutcome.REQUEST_WAITS if isinstance(error.reason, Retriable) else TurnOutcome.REQUEST_FAILED
     if isinstance(error, Superseded):

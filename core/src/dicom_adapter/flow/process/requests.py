@@ -1,7 +1,7 @@
-"""Part of step 4: requests to a processor, each a turn of its own on the processor's lane.
+"""Part of step 4: requests to a processor. Each request is a turn on the processor's lane.
 
-Like an instance or a timer, a request has a time: that of its creation. Instances that were received before it are
-delivered before it. It belongs to the lane, because the processor may be rebuilt at any time.
+Like an instance or a timer, a request has a time: the time of its creation. Instances that were received earlier are
+delivered first. Requests belong to the lane, because its processor may be rebuilt at any time.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class ProcessorRequest:
     future: Future[Any] = field(factory=Future)
 
     def call(self, processor: JobProcessorBase[Any]) -> Any:
-        """Return the result of the processor. Raises RequestFailed with the error that it raised."""
+        """Return the result of the function. Raises RequestFailed with the error that it raised."""
         try:
             return self.function(processor)
         except BaseException as failure:
             raise RequestFailed(failure) from failure
 
     def claim(self) -> bool:
-        """Prevent that the request is cancelled from now on. False: it is cancelled already."""
+        """Prevent a later cancellation of the request. Return False if it is cancelled already."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def resolve(self, answer: Any) -> None:
@@ -59,7 +59,7 @@ class ProcessorRequest:
         self.future.set_result(answer)
 
     def fail(self, failure: BaseException) -> None:
-        """Return the error to the caller; log it if it is unexpected."""
+        """Return the error to the caller. Log it if it is unexpected."""
         if not self.is_notice and not isinstance(failure, DicomAdapterError):
             log.error("request_failed", ae_title=self.ae_title, error=describe_failure(failure))
         if self.claim():
@@ -77,7 +77,7 @@ class Requests:
         self._lock = threading.Lock()
 
     def add(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
-        """Add a request with the present time."""
+        """Add a request with the current time."""
         request = ProcessorRequest(self._ae_title, self._clock.now(), function, is_notice)
         with self._lock:
             if not self._is_closed:
@@ -94,7 +94,7 @@ class Requests:
             return self._waiting[0] if self._waiting else None
 
     def pop(self) -> ProcessorRequest | None:
-        """Remove and return the request that `first` returned; None if it was cancelled or refused since."""
+        """Remove and return the request that `first` returned; None if it was cancelled or refused since then."""
         with self._lock:
             request = self._waiting.popleft() if self._waiting else None
         return request if request is not None and request.claim() else None
@@ -123,5 +123,5 @@ class Requests:
 
 def _stopping() -> Retriable:
     return Retriable(
-        "the service stops, or does not serve this AE title any longer; nothing was changed, retry when it serves it"
+        "the service is stopping, or does not serve this AE title any longer; nothing was changed, retry later"
     )

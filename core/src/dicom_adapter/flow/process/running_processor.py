@@ -1,4 +1,4 @@
-"""Part of step 4: the present processor of a lane, with its context, from creation to close."""
+"""Part of step 4: the current processor of a lane, with its context, from creation to close."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
 
-MOST_GROUPS = 1_000_000  # that are read: an infinite generator must not exhaust the memory
+MAX_GROUPS = 1_000_000  # returned by `waiting`: an infinite generator must not exhaust the memory
 # A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust.
 # KeyboardInterrupt, which does not originate in the plugin, is never raised in a lane's thread.
 PLUGIN_FAILURES = BaseException
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 
 class RunningProcessor:
-    """The present processor of a lane. Not thread-safe: used by the lane thread only."""
+    """The current processor of a lane. Not thread-safe: used by the lane thread only."""
 
     def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         """Create the processor. Raises the errors of the plugin."""
         self.ae_title = settings.ae_title
-        self.delivered = 0  # the last instance that was delivered to it
+        self.delivered = 0  # id of the last instance that was delivered to it
         self._ledger = resources.ledger
         self._context = Context(settings, resources)
         self.processor = settings.processor(settings.settings, self._context)
@@ -50,8 +50,8 @@ class RunningProcessor:
         """The timers that the processor has set."""
         return self._context.timers
 
-    def take_turn(self, now: datetime, call: Callable[[], T], read: int | None) -> tuple[T, Committed | None]:
-        """Call the processor, then commit what it asked for, if anything; `read` as in `Turn.commit`."""
+    def run_turn(self, now: datetime, call: Callable[[], T], read: int | None) -> tuple[T, Committed | None]:
+        """Call the processor, then commit what it requested, if anything. `read`: see `Turn.commit`."""
         turn = self._context.begin(now)
         try:
             answer = call()
@@ -67,9 +67,9 @@ class RunningProcessor:
             raise Unavailable from failure
 
     def waiting(self) -> list[Waiting]:
-        """Return the groups that the processor holds, for operators; the first due group is first."""
+        """Return the waiting groups for operators. The group that is due first is the first."""
         try:
-            shown = [_checked(group) for group in islice(self.processor.waiting(), MOST_GROUPS)]
+            shown = [_check_group(group) for group in islice(self.processor.waiting(), MAX_GROUPS)]
             return sorted(shown, key=lambda group: timedelta.max if group.until is None else group.until - EARLIEST)
         except PLUGIN_FAILURES as failure:  # this is only for display
             log.warning("processor_waiting_failed", ae_title=self.ae_title, error=describe_failure(failure))
@@ -83,8 +83,8 @@ class RunningProcessor:
             log.warning("processor_close_failed", ae_title=self.ae_title, error=describe_failure(failure))
 
 
-def _checked(group: Waiting) -> Waiting:
-    """Return a valid group; raise for an invalid one here, because others use it outside the guard around plugins."""
+def _check_group(group: Waiting) -> Waiting:
+    """Return the group. Raise for an invalid one: other code uses groups without catching errors."""
     if not isinstance(group, Waiting) or not isinstance(group.label, str) or not isinstance(group.instance_count, int):
         raise TypeError(
             "waiting() must return Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"

@@ -14,16 +14,16 @@ from dicom_adapter.plugins.measured import MeasuredFactory
 
 @frozen(kw_only=True)
 class LaneSettings:
-    """The settings of a lane: its processor, its submitters, its data folder."""
+    """The settings of a lane: processor, submitters and data folder."""
 
     ae_title: str
     processor: MeasuredFactory[JobProcessorBase[Any]]  # called with its settings and a context
     settings: Any
-    submitter: str  # of jobs that name none
-    submitters: Collection[str]  # that jobs may name
+    submitter: str  # the default for jobs
+    submitters: Collection[str]  # the allowed ones for jobs
     data_folder: Path
 
     def ensure_data_folder(self) -> Path:
-        """Return the data folder; create it if it is missing."""
+        """Create the data folder if it is missing, and return it."""
         self.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self.data_folder

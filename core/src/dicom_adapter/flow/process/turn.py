@@ -1,7 +1,7 @@
 """Part of step 4: a turn of a processor, and the transaction that commits it.
 
-A `Turn` only records what the processor asks for. `Turn.commit` writes all of it in one transaction, or raises and
-writes nothing.
+A `Turn` only records what the processor requests: jobs, and the release of instances. `Turn.commit` writes all of it in
+one transaction, or raises and writes nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ JOB_ID = re.compile("[0-9a-f]{32}")
 
 @frozen
 class Committed:
-    """What a turn changed."""
+    """The committed changes of a turn."""
 
     jobs: tuple[Job, ...] = ()
-    released: tuple[int, ...] = ()
+    released: tuple[int, ...] = ()  # instance ids
 
 
 class Unavailable(DicomAdapterError):
-    """The ledger or the storage backend failed a turn, through no fault of the processor or the instance."""
+    """A turn failed because of the ledger or the storage backend, not because of the processor or the instance."""
 
 
 class Unreadable(Unavailable):
-    """The storage backend has an instance, and failed to read it."""
+    """The storage backend has a stored object, and failed to read it."""
 
     def __init__(self, instance: InstanceStorageInfo, failure: OSError) -> None:
         kind = errno.errorcode.get(failure.errno or 0, type(failure).__name__)
@@ -44,7 +44,7 @@ class Unreadable(Unavailable):
 
 
 class Superseded(DicomAdapterError):
-    """A newer instance, which the processor has not seen, may change the decision: the turn has to be repeated."""
+    """A newer instance, which the processor has not seen, may change its decision: the turn must be repeated."""
 
     def __init__(self, by: int) -> None:
         super().__init__(
@@ -55,21 +55,21 @@ class Superseded(DicomAdapterError):
 
 @frozen
 class Note:
-    """What a processor records about some instances, for `explain`."""
+    """A note of a processor about some instances, which `explain` shows."""
 
-    what: str  # what happened to them, for example "evicted"
+    what: str  # the event, for example "evicted"
     reason: str
-    numbers: tuple[int, ...]
+    numbers: tuple[int, ...]  # instance ids
 
 
 @define
 class Turn:
-    """One call of a processor: the time that it sees, and what it asks for. Not thread-safe."""
+    """One call of a processor: the time that the processor sees, and its requests. Not thread-safe."""
 
     ae_title: str
     source: str  # the metadata `Source` of its jobs
-    submitter: str  # of jobs that name none
-    submitters: Collection[str]
+    submitter: str  # the default for jobs
+    submitters: Collection[str]  # the allowed ones
     now: datetime
     submissions: list[tuple[Job, tuple[int, ...]]] = Factory(list)
     removed: list[int] = Factory(list)
@@ -77,12 +77,12 @@ class Turn:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether the turn asks for nothing."""
+        """Return whether the processor requested nothing."""
         return not (self.submissions or self.removed or self.notes)
 
     def submit(self, request: JobRequest) -> Job:
         """Record the request for a job. Raises Refused for an invalid one."""
-        numbers = tuple(instance.instance_id for instance in self._checked(request.instances))
+        numbers = tuple(instance.instance_id for instance in self._check(request.instances))
         if not request.name or not request.pipeline_id:
             raise Refused("a job needs a name and a pipeline id")
         if not numbers:
@@ -109,29 +109,29 @@ class Turn:
 
     def remove(self, released: Iterable[InstanceStorageInfo]) -> None:
         """Record that the processor does not need these instances any longer."""
-        self.removed += [instance.instance_id for instance in self._checked(released)]
+        self.removed += [instance.instance_id for instance in self._check(released)]
 
     def note(self, what: str, concerned: Iterable[InstanceStorageInfo], reason: str) -> None:
-        """Record what `explain` shows for these instances."""
-        self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._checked(concerned))))
+        """Record a note about these instances, which `explain` shows."""
+        self.notes.append(Note(what, reason, tuple(instance.instance_id for instance in self._check(concerned))))
 
     def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
-        """Write jobs, releases and their events; `delivered` is the last instance that the processor has seen.
+        """Write jobs, releases and their events.
 
-        `read`, in a timer's turn, is the last instance that the lane knows. Raises Refused if an instance is not
-        pending. Raises Superseded if the processor has not seen a newer instance that replaces one of these (it may
-        belong to another group, or to none), or an instance after `read` that arrived before the timer was due (it may
-        belong to the same group).
+        `delivered` is the last instance that was delivered to the processor; `read`, only for the turn of a timer, the
+        last instance that the lane has read. Raises Refused if an instance is not pending. Raises Superseded if there
+        is an instance that was not delivered yet and either replaces one of these instances (it may belong to another
+        group), or comes after `read` and arrived before the timer was due (it may belong to the same group).
         """
-        asked = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
-        meaning = instances.resolve_pending(transaction, sorted(asked))
-        lost = sorted(asked - meaning.keys())
-        if lost:
-            raise Refused(f"instances {lost[:5]} are not pending at AE title '{self.ae_title}'")
-        unseen = sorted(number for number in asked if number > delivered)
-        if unseen:
-            raise Refused(f"instances {unseen[:5]} have not been delivered to this processor yet")
-        newest = max(meaning.values(), default=0)
+        requested = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
+        current = instances.resolve_pending(transaction, sorted(requested))  # the newest arrival of each instance
+        not_pending = sorted(requested - current.keys())
+        if not_pending:
+            raise Refused(f"instances {not_pending[:5]} are not pending at AE title '{self.ae_title}'")
+        undelivered = sorted(number for number in requested if number > delivered)
+        if undelivered:
+            raise Refused(f"instances {undelivered[:5]} have not been delivered to this processor yet")
+        newest = max(current.values(), default=0)
         if newest > delivered:
             raise Superseded(newest)
         late = None if read is None else instances.arrived_late(transaction, self.ae_title, read, self.now)
@@ -140,34 +140,34 @@ class Turn:
         for job, _numbers in self.submissions:
             if jobs.get(transaction, job.job_id) is not None:
                 raise Refused(f"job {job.job_id} exists already")
-        submitted = tuple(_insert_job(transaction, job, numbers, meaning) for job, numbers in self.submissions)
-        released = tuple(dict.fromkeys(meaning[number] for number in self.removed))
+        submitted = tuple(_insert_job(transaction, job, numbers, current) for job, numbers in self.submissions)
+        released = tuple(dict.fromkeys(current[number] for number in self.removed))
         instances.release(transaction, released, self.now)
-        events.record(transaction, [_queued(job) for job in submitted])
-        events.record(transaction, [_noted(self, note, number) for note in self.notes for number in note.numbers])
+        events.record(transaction, [_queued_event(job) for job in submitted])
+        events.record(transaction, [_note_event(self, note, number) for note in self.notes for number in note.numbers])
         return Committed(submitted, released)
 
-    def _checked(self, chosen: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
+    def _check(self, chosen: Iterable[InstanceStorageInfo]) -> Iterable[InstanceStorageInfo]:
         for instance in chosen:
             if instance.ae_title != self.ae_title:
                 raise Refused(f"instance {instance.instance_id} belongs to another AE title than '{self.ae_title}'")
             yield instance
 
 
-def _insert_job(transaction: Transaction, job: Job, numbers: tuple[int, ...], meaning: Mapping[int, int]) -> Job:
-    # Of two arrivals of one SOP instance the job contains the newer one, once.
-    meant = list(dict.fromkeys(meaning[number] for number in numbers))
-    metadata = {**job.metadata, "Instances": str(len(meant))}
-    job = evolve(job, instance_count=len(meant), metadata=metadata)
-    jobs.insert(transaction, job, meant)
+def _insert_job(transaction: Transaction, job: Job, numbers: tuple[int, ...], current: Mapping[int, int]) -> Job:
+    # Of several arrivals of one SOP instance, the job contains only the newest.
+    newest = list(dict.fromkeys(current[number] for number in numbers))
+    metadata = {**job.metadata, "Instances": str(len(newest))}
+    job = evolve(job, instance_count=len(newest), metadata=metadata)
+    jobs.insert(transaction, job, newest)
     return job
 
 
-def _queued(job: Job) -> Event:
+def _queued_event(job: Job) -> Event:
     detail = {"name": job.name, "pipeline": job.pipeline_id, "instances": job.instance_count}
     return Event(at=job.created_at, event="job_queued", ae_title=job.ae_title, job_id=job.job_id, detail=detail)
 
 
-def _noted(turn: Turn, note: Note, number: int) -> Event:
+def _note_event(turn: Turn, note: Note, number: int) -> Event:
     detail = {"what": note.what, "reason": note.reason}
     return Event(at=turn.now, event="instance_noted", ae_title=turn.ae_title, instance_id=number, detail=detail)

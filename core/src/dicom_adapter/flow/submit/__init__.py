@@ -1,1 +1,1 @@
-"""Step 5, submit: the jobs of each submitter, step by step."""
+"""Step 5, submit: each submitter submits jobs to its platform. Begin with `steps`, which has the table of states."""

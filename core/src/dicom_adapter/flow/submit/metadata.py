@@ -14,8 +14,8 @@ from pydicom.sequence import Sequence as Items
 VALUE_BYTES = 256  # the longest value that the Clara Platform accepts, in UTF-8
 
 
-def dicom_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[str, str]:
-    """Return each attribute's value under its tag as `GGGGEEEE`; distinct values as `GGGGEEEE-0`, `GGGGEEEE-1`, …"""
+def read_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[str, str]:
+    """Return the value of each attribute by its tag, `GGGGEEEE`; several values as `GGGGEEEE-0`, `GGGGEEEE-1`, …"""
     found: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}  # ordered sets
     for file in files:
         with file:
@@ -35,7 +35,7 @@ def _value(header: Dataset, keyword: str) -> object:
 
 
 def _text(value: object) -> str:
-    """Return the value in one line; "" if it is missing, or consists of items or bytes, which have no text."""
+    """Return the value as one line; "" if it is missing, a sequence or bytes."""
     if value is None or isinstance(value, (Items, bytes)):
         return ""
     text = "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value)

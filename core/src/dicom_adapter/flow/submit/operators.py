@@ -1,4 +1,4 @@
-"""Part of step 5: the operations of operators on jobs. The host reads them from the ledger and acts."""
+"""Part of step 5: the operations of operators on jobs. They are written to the ledger, where the host reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter.ledger.jobs import UNFINISHED, JobRow
 from dicom_adapter.runtime.clock import Clock
 
 RETRY_NOW = {"attempts": 0, "failing_since": None, "next_attempt_at": None}
-NEVER_BEGUN = {"begun": False}  # event detail of a cancelled job of which no step had begun
+NEVER_BEGUN = {"begun": False}  # event detail of a job that was cancelled before its first step
 
 
 def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
@@ -51,7 +51,7 @@ def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
 
 
 def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
-    """Return the jobs that `cancel` itself has ended since that event; no step reports them to the host."""
+    """Return the jobs that `cancel` has ended since that event. The host must report them, because no step does."""
     ended = events.named_after(transaction, event_number, "job_cancelled")
     rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
     return [row.job for row in rows if row is not None]
@@ -73,6 +73,6 @@ def _change(
     detail: Mapping[str, object] = MappingProxyType({}),
 ) -> JobRow:
     now = clock.now()
-    happened = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
-    events.record(transaction, [happened])
+    change = Event(at=now, event=event, ae_title=row.job.ae_title, job_id=row.job.job_id, detail=detail)
+    events.record(transaction, [change])
     return jobs.change(transaction, row, changed_at=now, **RETRY_NOW, **values)

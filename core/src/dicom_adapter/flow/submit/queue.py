@@ -1,4 +1,4 @@
-"""Part of step 5: the jobs of one submitter, in the order in which they get their steps."""
+"""Part of step 5: the job queue of a submitter. It determines which job runs its next step."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.host")
 
-AFTER_INTERRUPTION = timedelta(seconds=1)  # the step is repeated, unless the service has stopped by then
+AFTER_INTERRUPTION = timedelta(seconds=1)  # until an interrupted step is repeated, if the service has not stopped
 POLL_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
 
 
 @define(eq=False)
 class InFlight:
-    """The numbers of the jobs of one submitter whose step is in progress, and the lock under which they are chosen.
+    """The numbers of the jobs of one submitter whose step is in progress, and the lock under which jobs are chosen.
 
-    A queue shares it with the one that replaces it, so that no job gets two steps at the same time.
+    A queue shares it with the queue that replaces it, so that a job never runs two steps at the same time.
     """
 
     numbers: set[int] = Factory(set)
@@ -46,25 +46,25 @@ class JobQueue:
         poll_every: timedelta = POLL_EVERY,
         in_flight: InFlight | None = None,
     ) -> None:
-        """`in_flight`: that of the queue that this one replaces, which completes the steps in progress there."""
+        """`in_flight`: of the replaced queue, which still completes its steps in progress."""
         self._name = name
         self._submission = submission
         self._retries = retries
         self._poll_every = poll_every
         self._ledger, self._clock = resources.ledger, resources.clock
         self.in_flight = in_flight or InFlight()
-        self._served: dict[str, int] = {}  # by AE title: the number of the turn in which it was served last
+        self._served: dict[str, int] = {}  # number of the last turn of each AE title
         self._turn = 0
         self._breaker = Breaker()
 
     def step(self) -> datetime | None:
-        """Run one step of one job; return the time of the next call. Raises the errors of `Submitter.open`."""
+        """Run one step of one job. Return the time of the next call. Raises the errors of `Submitter.open`."""
         self._submission.open()
         row = self._acquire()
         if row is None:
             return self._next_poll()
         try:
-            self._update_breaker(row, self._submission.take_step(row))
+            self._update_breaker(row, self._submission.run_step(row))
         except IllegalTransition as refusal:
             log.info("job_changed_meanwhile", job_id=row.job.job_id, reason=str(refusal))
         except Interrupted:
@@ -92,7 +92,7 @@ class JobQueue:
             if not self._breaker.is_down:
                 candidates = jobs.queue_heads(transaction, self._name, now, self.in_flight.numbers)
                 return choose(candidates, self._served, self._turn)
-            # While the platform is down, the breaker's pause counts, not the jobs' own: they try in queue order.
+            # While the platform is down, only the pause of the breaker counts: jobs try in the order of the queue.
             tried = self._breaker.tried
             row = choose(jobs.queue_heads(transaction, self._name, None, tried), self._served, self._turn)
             if row is None:
@@ -102,38 +102,38 @@ class JobQueue:
                 tried.add(row.number)
             return row
 
-    def _update_breaker(self, row: JobRow, taken: StepResult) -> None:
+    def _update_breaker(self, row: JobRow, result: StepResult) -> None:
         """Determine from a step whether the platform is available."""
-        if taken.platform is PlatformContact.ANSWERED:
+        if result.platform is PlatformContact.ANSWERED:
             self._close_breaker()
             return
         with self.in_flight.lock:
             pause = self._retries.pause(self._breaker.failures + 1, random.random())  # noqa: S311 - spreads load
-            if taken.platform is PlatformContact.FAILED:
+            if result.platform is PlatformContact.FAILED:
                 self._breaker.step_failed(row.number, self._clock.now(), pause)
             else:
                 self._breaker.inconclusive(self._clock.now(), pause)
-        self._postpone_until_retry(taken.row)
+        self._postpone_until_retry(result.row)
 
     def _close_breaker(self) -> None:
         with self.in_flight.lock:
-            came_back = self._breaker.succeeded()
-        if came_back:
-            log.info("platform_back", submitter=self._name)
+            has_recovered = self._breaker.succeeded()
+        if has_recovered:
+            log.info("platform_recovered", submitter=self._name)
             with self._ledger.write() as transaction:
                 jobs.clear_backoff(transaction, self._name)
 
     def _postpone_until_retry(self, row: JobRow) -> None:
-        closed_until = self._breaker.closed_until
-        if closed_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < closed_until:
-            # Operators see, and a restart uses, the time of the actual next attempt.
+        open_until = self._breaker.open_until
+        if open_until is not None and row.job.next_attempt_at is not None and row.job.next_attempt_at < open_until:
+            # Record the time of the actual next attempt: operators see it, and a restart uses it.
             with self._ledger.write() as transaction:
-                jobs.change(transaction, row, next_attempt_at=closed_until)
+                jobs.change(transaction, row, next_attempt_at=open_until)
 
     def _next_poll(self) -> datetime:
         """Return the time of the next poll: requests of operators appear in the ledger without a notification."""
         now = self._clock.now()
         with self._ledger.read() as transaction:
             postponed = jobs.next_attempt(transaction, self._name, now)
-        wanted = [when for when in (postponed, self._breaker.closed_until) if when is not None and when > now]
-        return min([*wanted, now + self._poll_every])
+        times = [when for when in (postponed, self._breaker.open_until) if when is not None and when > now]
+        return min([*times, now + self._poll_every])

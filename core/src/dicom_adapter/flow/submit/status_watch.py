@@ -1,4 +1,4 @@
-"""Part of step 5: follow the state of submitted jobs on their platform."""
+"""Part of step 5: follow the state of submitted jobs on the platform."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOBS_PER_STEP = 50  # submitted jobs whose status is requested in one step
 
 
 class PlatformWatch:
-    """Requests the status of submitted jobs from the platform, periodically, and records it."""
+    """Polls the platform for the status of submitted jobs, and records changes."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class PlatformWatch:
         self._on_change = on_change
 
     def step(self) -> datetime:
-        """Request the status of some jobs whose last status is old enough; return the time of the next call."""
+        """Request the status of some jobs that are due. Return the time of the next call."""
         self._submission.open()
         now = self._clock.now()
         with self._ledger.read() as transaction:
@@ -84,9 +84,9 @@ class PlatformWatch:
         except Permanent as failure:
             return PlatformStatus(state="unknown", finished=True, detail=str(failure))
         except Retriable as failure:
-            log.info("platform_not_asked", job_id=job.job_id, reason=str(failure))
+            log.info("platform_status_failed", job_id=job.job_id, reason=str(failure))
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
-            log.warning("platform_not_asked", job_id=job.job_id, reason=describe_failure(failure))
+            log.warning("platform_status_failed", job_id=job.job_id, reason=describe_failure(failure))
         return None
 
 

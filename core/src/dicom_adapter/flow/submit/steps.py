@@ -1,4 +1,4 @@
-"""Step 5: each job passes through its states, one durable step after another.
+"""Step 5: the steps of a job. Each step leads to the next state, which the ledger records.
 
     state          step          next state     when the step fails
     queued         create_job    created        retriable: the same step again, after a pause
@@ -10,10 +10,9 @@
     submitted      none; the status on the platform may still be requested
     cancelled      none
 
-Before a step begins for the first time, the ledger records it. Between the step on the platform and the ledger row of
-its result the power may fail, or the response may be lost. Then the step is repeated, with `job.repeated` set, and
-submitters make it idempotent. Uploads are recorded file by file. A job with many or slow files yields to others after
-each batch.
+The ledger records the start of each step, and later its result. If the power fails in between, or if the response of
+the platform is lost, the step is repeated with `job.repeated` set: submitters must make it idempotent. Uploads are
+recorded for each file. They are done in batches, between which other jobs get a turn.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from attrs import field, frozen
 from dicom_adapter.api.errors import LedgerError, Permanent, Retriable
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState
-from dicom_adapter.flow.submit.metadata import dicom_metadata
+from dicom_adapter.flow.submit.metadata import read_metadata
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import instances, jobs
 from dicom_adapter.ledger.jobs import JobRow
@@ -45,33 +44,33 @@ NEXT = {
     JobState.METADATA_SENT: JobState.UPLOADED,
     JobState.UPLOADED: JobState.SUBMITTED,
 }
-UPLOADS_PER_COMMIT = 32  # files whose upload is recorded together: at most so many are repeated after a crash
-BATCH_SECONDS = 2.0  # after which no further upload of a batch begins, so that other jobs get a turn on a slow platform
+UPLOADS_PER_COMMIT = 32  # files whose upload is recorded together: at most this number is repeated after a crash
+BATCH_SECONDS = 2.0  # after this time, no further upload of a batch begins: other jobs get a turn on a slow platform
 
 
 class PlatformContact(Enum):
-    """Whether a step got a response of the platform."""
+    """The contact with the platform during a step."""
 
-    ANSWERED = "answered"
+    ANSWERED = "answered"  # the platform responded
     FAILED = "failed"  # with a retriable error
     UNKNOWN = "unknown"  # the platform was not called, or something else failed
 
 
 class CannotRead(Retriable):
-    """The storage backend failed; this shows nothing about the platform."""
+    """The storage backend failed. The platform was not the cause."""
 
 
 class Interrupted(Exception):
-    """The service stops during a step; this is no failure of the job: the next start repeats the step."""
+    """The service stops during a step. The job has not failed: the step is repeated after the next start."""
 
 
 @frozen(kw_only=True)
 class Done:
-    """The outcome of a step on the platform."""
+    """The result of a successful step on the platform."""
 
-    found: Mapping[str, Any] = field(factory=dict)  # fields of Job that it returned
-    state: JobState | None = None  # the next state, if it is not that of the table
-    whole: bool = True  # the step is complete; if not, its next part follows
+    values: Mapping[str, Any] = field(factory=dict)  # fields of Job that the platform returned
+    state: JobState | None = None  # the next state, if it is not that of NEXT
+    is_complete: bool = True  # False: further batches of uploads follow
     platform: PlatformContact = PlatformContact.ANSWERED
 
 
@@ -108,7 +107,7 @@ class Steps:
         created = self._submitter.create_job(row.job)
         if not isinstance(created.job_id, str) or not isinstance(created.payload_id, str):
             raise TypeError("create_job must return PlatformJob(job_id=<text>, payload_id=<text>)")
-        return Done(found={"platform_job_id": created.job_id, "platform_payload_id": created.payload_id})
+        return Done(values={"platform_job_id": created.job_id, "platform_payload_id": created.payload_id})
 
     def _add_metadata(self, row: JobRow) -> Done:
         keywords = self._keywords.get(row.job.ae_title, ())
@@ -116,17 +115,17 @@ class Steps:
         if keywords:
             with self._ledger.read() as transaction:
                 members = instances.of_job(transaction, row.number, missing_only=False)
-            found = dicom_metadata((self._open(instance) for _position, instance in members), keywords)
+            found = read_metadata((self._open(instance) for _position, instance in members), keywords)
         self._submitter.add_metadata(row.job, {**row.job.metadata, **found})
         return Done()
 
     def _upload(self, row: JobRow) -> Done:
-        """Upload one batch of the missing files. The step is complete when none is missing."""
+        """Upload one batch of the missing files. The step is complete when no file is missing."""
         with self._ledger.read() as transaction:
             missing = instances.of_job(transaction, row.number, missing_only=True, limit=UPLOADS_PER_COMMIT)
         if missing:
             self._upload_some(row, missing)
-        return Done(whole=not missing)
+        return Done(is_complete=not missing)
 
     def _upload_some(self, row: JobRow, members: Sequence[tuple[int, InstanceStorageInfo]]) -> None:
         """Upload in parallel, record the successful uploads, then raise the most severe error, if any."""
@@ -134,7 +133,7 @@ class Steps:
         end = time.monotonic() + BATCH_SECONDS
         for position, instance in members:
             if futures and time.monotonic() >= end:
-                break  # the others belong to the next batch
+                break  # the other files are uploaded in the next batch
             upload = Upload(
                 instance=instance,
                 position=position,
@@ -144,12 +143,12 @@ class Steps:
             futures[position] = self._begin(self._submitter.upload, row.job, upload)
         errors = {position: _error(future) for position, future in futures.items()}
         with self._ledger.write() as transaction:
-            jobs.mark_uploaded(transaction, row.number, [place for place, error in errors.items() if error is None])
+            jobs.mark_uploaded(transaction, row.number, [number for number, error in errors.items() if error is None])
         _raise_worst(error for error in errors.values() if error is not None)
 
-    def _begin(self, upload: Callable[[Job, Upload], None], job: Job, what: Upload) -> Future[None]:
+    def _begin(self, upload: Callable[[Job, Upload], None], job: Job, file: Upload) -> Future[None]:
         try:
-            return self._uploads.submit(upload, job, what)
+            return self._uploads.submit(upload, job, file)
         except RuntimeError as failure:  # the executor is shut down; errors of `upload` itself are in its future
             raise Interrupted from failure
 
@@ -163,7 +162,7 @@ class Steps:
             return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
             if not row.job.platform_job_id:
-                # The response to a create was lost: repeat it to get the id, with which the job is cancelled next.
+                # The response to create_job was lost: repeat it to get the id. The next step cancels the job.
                 return self._create(row)
             self._submitter.cancel(row.job)
         except Permanent as refusal:  # the platform does not know the job, or rejects this
@@ -181,7 +180,7 @@ class Steps:
 
 
 def _error(future: Future[None]) -> BaseException | None:
-    """Return what an upload raised; Interrupted if the stop of the service cancelled it."""
+    """Return the error of an upload, or None; Interrupted if the upload was cancelled because the service stops."""
     try:
         return future.exception()
     except CancelledError:
@@ -189,7 +188,7 @@ def _error(future: Future[None]) -> BaseException | None:
 
 
 def _raise_worst(errors: Iterable[BaseException]) -> None:
-    """Raise the decisive one of several failures: permanent errors come before temporary ones."""
+    """Raise the most severe of several errors, if any: permanent errors come before transient ones."""
     found = sorted(errors, key=lambda error: isinstance(error, (Retriable, LedgerError, Interrupted)))
     if found:
         raise found[0]

@@ -23,20 +23,20 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.submit")
 
-OPENING_SECONDS = 2.0  # how long `close` waits for an `open` in progress
+OPENING_SECONDS = 2.0  # limit for `close` to wait for an `open` in progress
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
 
 @frozen
 class StepResult:
-    """The result of a step: the job as it is now."""
+    """The result of a step."""
 
-    row: JobRow
+    row: JobRow  # of the job after the step
     platform: PlatformContact
 
 
 class Submission:
-    """Runs the steps of jobs with one submitter. Thread-safe if each thread has a job of its own."""
+    """Runs the steps of jobs with one submitter. Thread-safe for different jobs."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Submission:
         self._is_closing = False
 
     def open(self) -> None:
-        """Open the submitter. Called before every use; idempotent once it has succeeded."""
+        """Open the submitter if it is not open. Call it before each use."""
         with self._opening:
             if not self._is_open:
                 self._submitter.open()
@@ -76,10 +76,10 @@ class Submission:
         except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
             log.warning("submitter_close_failed", submitter=self._submitter.name, error=describe_failure(failure))
 
-    def take_step(self, row: JobRow) -> StepResult:
-        """Run one step on the platform, or one batch of uploads, then record it in the ledger.
+    def run_step(self, row: JobRow) -> StepResult:
+        """Run one step on the platform, or one batch of uploads, then record the result in the ledger.
 
-        Raises Interrupted without recording anything.
+        Raises Interrupted if the service stops; then no result is recorded.
         """
         try:
             begun = self._begin_step(row)
@@ -87,7 +87,7 @@ class Submission:
             return StepResult(self._postpone(row, str(failure)), PlatformContact.UNKNOWN)
         try:
             done = self._steps.run(row)
-        except (CannotRead, LedgerError) as failure:  # most likely temporary, and not because of this job
+        except (CannotRead, LedgerError) as failure:  # probably transient, and not caused by this job
             return StepResult(self._postpone(begun, str(failure)), PlatformContact.UNKNOWN)
         except Retriable as failure:
             return StepResult(self._postpone(begun, str(failure)), PlatformContact.FAILED)
@@ -98,13 +98,13 @@ class Submission:
         except BaseException as failure:  # a plugin may raise anything, even SystemExit
             if self._is_closing:
                 raise Interrupted from failure
-            # A bug: a retry does not fix it.
+            # A bug: a retry would not help.
             error = f"bug in submitter '{row.job.submitter}': {describe_failure(failure)}"
             return StepResult(self._fault(begun, error), PlatformContact.UNKNOWN)
         return StepResult(self._complete(begun, done), done.platform)
 
     def _begin_step(self, row: JobRow) -> JobRow:
-        """Record in the ledger that the step has begun, unless this is recorded already."""
+        """Record in the ledger that the step has begun, if that is not recorded yet."""
         if row.job.repeated:
             return row
         with self._ledger.write() as transaction:
@@ -112,13 +112,13 @@ class Submission:
 
     def _complete(self, row: JobRow, done: Done) -> JobRow:
         """Record the success of a step, or of a part of it."""
-        if not done.whole:
-            return self._forget_failures(row)
+        if not done.is_complete:
+            return self._clear_failures(row)
         state = done.state or NEXT[row.job.state]
-        values = {**NO_FAILURES, **done.found, "repeated": False}
+        values = {**NO_FAILURES, **done.values, "repeated": False}
         return self._change(row, "job_" + state.value.replace("-", "_"), state, values)
 
-    def _forget_failures(self, row: JobRow) -> JobRow:
+    def _clear_failures(self, row: JobRow) -> JobRow:
         if not row.job.attempts:
             return row
         with self._ledger.write() as transaction:
