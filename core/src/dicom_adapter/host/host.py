@@ -89,8 +89,8 @@ class Host:
     ) -> None:
         """Apply the first configuration.
 
-        `uploads` makes the executor of a submitter, from its name and number of threads. `wake` is called with a part
-        that has work now. `poll_every`: the interval in which parts look for changes without a notification.
+        `uploads` makes the executor of a submitter, from its name and number of threads. `wake` is called with a part,
+        to run its step now. `poll_every`: the interval in which parts look for changes without a notification.
         `draining`: AE titles and submitters of `config` that are removed when their work is finished.
         """
         self._plugins = plugins

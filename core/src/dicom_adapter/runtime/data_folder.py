@@ -1,4 +1,4 @@
-"""The data folder of a service: which processes use it, and what they open in it."""
+"""The data folder of a service: the locks of the processes that use it, the storage backend and the ledger."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from dicom_adapter.config.model import Config, Durability, StorageConfig
 from dicom_adapter.ledger import Ledger
 from dicom_adapter.runtime.channel import Channel
 
-UNUSABLE = (OSError, StorageFull, LedgerError)  # what a starting process may meet in the data folder
+UNUSABLE = (OSError, StorageFull, LedgerError)  # errors of a data folder that a process cannot use
 
 HOST_LOCK = "host.lock"  # locked by the host
-USE_LOCK = "in-use.lock"  # locked by host and receivers, shared, and by a repair, exclusively
-LOCK_TRIES = 10  # a process that only checks a lock holds it for a moment
+USE_LOCK = "in-use.lock"  # host and receivers lock it shared, a repair exclusively
+LOCK_TRIES = 10  # several, because a process that only checks a lock holds it for a moment
 
 
 @frozen
 class DataFolder:
-    """A folder, and advisory locks (flock(2)) in it, which the kernel releases when their process ends.
+    """A data folder, with advisory locks (flock(2)), which the kernel releases when their process ends.
 
-    There are two locks. Every process of the service uses the folder, `shared`; a repair uses it alone, `exclusive`.
-    The host holds another lock, `as_host`: two hosts would deliver every instance twice.
+    There are two locks. One is for use of the folder: processes of the service lock it `shared`, a repair `exclusive`.
+    The other one is for the host, `as_host`: two hosts would deliver every instance twice.
     """
 
     path: Path
@@ -48,30 +48,30 @@ class DataFolder:
 
     @contextmanager
     def as_host(self) -> Iterator[bool]:
-        """Be the host until the block ends; False if there is another one."""
+        """Hold the lock of the host until the block ends. Yield False if another process holds it."""
         with self._open(HOST_LOCK) as file:
             yield self._lock_soon(file, fcntl.LOCK_EX)
 
     @contextmanager
     def shared(self) -> Iterator[bool]:
-        """Use the folder together with other processes until the block ends; False while a repair uses it."""
+        """Use the folder together with other processes until the block ends. Yield False while a repair uses it."""
         with self._open(USE_LOCK) as file:
             yield self._lock_soon(file, fcntl.LOCK_SH)
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """Keep all other processes from using the folder until the block ends; False if one uses it already."""
+        """Use the folder exclusively until the block ends. Yield False if another process uses it."""
         with self._open(USE_LOCK) as file:
             yield _lock(file, fcntl.LOCK_EX)
 
     @property
     def is_used(self) -> bool:
-        """Whether any process uses the folder. Creates no file, which could belong to another user than the service."""
+        """True if any process uses the folder. Creates no file: it might belong to another user than the service."""
         return self._is_locked(USE_LOCK, fcntl.LOCK_EX)
 
     @property
     def has_host(self) -> bool:
-        """Whether a host runs in the folder. Creates no file, as `is_used`."""
+        """True if a host uses the folder. Creates no file, like `is_used`."""
         return self._is_locked(HOST_LOCK, fcntl.LOCK_SH)
 
     @property
@@ -140,10 +140,10 @@ def with_pids(subject: str, pids: Sequence[int]) -> str:
 
 
 def _sync_names_up_to_mount_point(folder: Path) -> None:
-    """Make the names of this folder and of those around it durable, whichever process created them."""
+    """Make the names of this folder and its parent folders durable: any process may have created them."""
     while not folder.is_mount():
         folder = folder.parent
-        with suppress(PermissionError):  # another user's folder, which may be passed through but not read
+        with suppress(PermissionError):  # the folder of another user, which this process may not read
             sync_folder(folder)
 
 

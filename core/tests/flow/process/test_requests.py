@@ -205,7 +205,7 @@ def test_requests_end_with_the_service(adapter: Adapter) -> None:
     adapter.host.close()
     late: Future[Job] = handle.ask(compose)
     for future in (early, late):
-        with pytest.raises(Retriable, match="the service stops"):
+        with pytest.raises(Retriable, match="the service is stopping"):
             future.result(0)
 
 
