@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from dicom_adapter import InstanceStorageInfo, JobProcessorBase, NoSettings, hoo
 from dicom_adapter.api.submitter import Submitter
 from dicom_adapter.cli import app
 from dicom_adapter.plugins import registry
-from dicom_adapter.plugins.registry import Plugins, installed, load
 from dicom_adapter.testing import Adapter, Plugin
 
 MakeAdapter = Callable[..., Adapter]
@@ -23,18 +23,18 @@ CONFIGURATION = """
 [submitters.clara]
 type = "moody"
 [submitters.other]
-type = "fake"
+type = "memory"
 [ae-titles.LUNG]
+processor = "by-study"
 submitter = "clara"
-[ae-titles.LUNG.settings]
-pipeline-one = "p1"
+settings = { pipeline-one = "p1" }
 [ae-titles.HEAD]
 submitter = "other"
 processor = "silent"
 [ae-titles.LIVER]
+processor = "by-study"
 submitter = "other"
-[ae-titles.LIVER.settings]
-pipeline-one = "p1"
+settings = { pipeline-one = "p1" }
 """
 SECRET = "token 4711"
 
@@ -83,7 +83,7 @@ ERRORS = pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(0), Pa
 
 @ERRORS
 def test_check_reports_components_that_cannot_be_created_with_their_plugin(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+    monkeypatch: pytest.MonkeyPatch, memory_submitter: None, tmp_path: Path, error: BaseException
 ) -> None:
     """The exit status is 1. There is no traceback and no message of the error, which may quote a setting.
 
@@ -91,10 +91,7 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
     success).
     """
 
-    def discover(*, disable: tuple[str, ...] = ()) -> Plugins:
-        return load([*installed(), Plugin(Bad(error), name="bad")])
-
-    monkeypatch.setattr(registry, "discover", discover)
+    monkeypatch.setattr(registry, "discover", partial(registry.discover, Plugin(Bad(error), name="bad")))
     file = tmp_path / "adapter.toml"
     file.write_text(CONFIGURATION + '[storage]\npath = "data"\n', encoding="utf-8")
     plain = CliRunner().invoke(app, ["check", str(file)])

@@ -7,7 +7,6 @@ import os
 import pwd
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
@@ -18,6 +17,7 @@ from dicom_adapter.cli import app
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.testing import Adapter
+from support.grouping import StudyProcessor
 
 ONLY_B = """
 [storage]
@@ -26,11 +26,13 @@ watermark-percent = 100
 reserve = 0
 durability = "process"
 [submitters.platform]
-type = "fake"
-[ae-titles.B.settings]
-pipeline-b = "p2"
+type = "memory"
+[ae-titles.B]
+processor = "by-study"
+settings = { pipeline-b = "p2" }
 """
-CONFIGURATION = ONLY_B + '[ae-titles.A.settings]\ngroup-by = "AdmissionID"\npipeline-a = "p1"\n'
+SETTINGS_A = 'settings = { required = "AdmissionID", pipeline-a = "p1" }'
+CONFIGURATION = ONLY_B + f'[ae-titles.A]\nprocessor = "by-study"\n{SETTINGS_A}\n'
 STUDY = "2.25.4711"
 REASON = "it has no AdmissionID"
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -39,7 +41,7 @@ Command = Callable[..., Result]
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, memory_submitter: None) -> Command:
     """Return a function that runs a command for the adapter in `tmp_path` and checks its exit status."""
 
     def run(*arguments: object, status: int = 0, answer: str | None = None) -> Result:
@@ -103,7 +105,7 @@ def test_requeue_reports_requeued_and_refused_instances(adapter: Adapter, comman
     adapter.host.run_until_idle()  # it is quarantined again
     output = command("instances", "requeue", "--all", "--ae-title", "A", "--study", STUDY).stdout
     assert "2 instances requeued\n" == output
-    adapter.restart(CONFIGURATION.replace("AdmissionID", "study"))
+    adapter.restart(CONFIGURATION.replace("AdmissionID", "StudyInstanceUID"))
     adapter.advance(5)
     assert [1, 2] == sorted(job.instance_count for job in adapter.jobs)
     assert USER in [event.detail.get("by") for event in adapter.events]
@@ -129,7 +131,7 @@ def test_pending_instances_of_a_removed_ae_title_can_be_discarded(
     adapter: Adapter, command: Command, tmp_path: Path
 ) -> None:
     """They are refused until the service has been restarted without the AE title: before, its processor has them."""
-    without_b = CONFIGURATION.replace("[ae-titles.B.settings]", "[ae-titles.C.settings]")
+    without_b = CONFIGURATION.replace("[ae-titles.B]", "[ae-titles.C]")
     (tmp_path / "adapter.toml").write_text(without_b, encoding="utf-8")
     discard = ("instances", "discard", "--all", "--state", "pending", "--yes")
     assert "the running service serves" in command(*discard, status=1).stderr
@@ -176,15 +178,13 @@ def test_ae_titles_are_listed_with_state_and_counts(adapter: Adapter, command: C
 
 def test_ae_titles_are_restarted_by_name(adapter: Adapter, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """For an AE title that cannot be restarted, the reason is reported and the exit status is 1."""
-    built: list[Any] = []
-    processor = adapter.host._lanes.lanes["B"]._settings.processor.cls
-    opened = processor.open
-    monkeypatch.setattr(processor, "open", lambda self: (built.append(self.ae_title), opened(self)))
+    opened: list[str] = []
+    monkeypatch.setattr(StudyProcessor, "open", lambda self: opened.append(self.ae_title))
     result = command("ae-titles", "restart", "B", "NOBODY", status=1)
     assert ("B will be restarted\n", "warning: AE title 'NOBODY' is not configured\n") == (
         result.stdout,
         result.stderr,
     )
     adapter.advance(2)
-    assert (["B"], LaneState.RUNNING) == (built, adapter.lanes["B"].state)
+    assert (["B"], LaneState.RUNNING) == (opened, adapter.lanes["B"].state)
     assert 1 == [event.event for event in adapter.events].count("lane_restarted")

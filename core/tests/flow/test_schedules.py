@@ -46,16 +46,13 @@ CONFIGURATION = """
 type = "moody"
 retry-first = 1
 retry-most = 4
-[ae-titles.KEEP.settings]
-group-by = "patient"
-pipeline-one = "k1"
-pipeline-two = "k2"
+[ae-titles.KEEP]
+processor = "by-study"
+settings = { required = "PatientID", pipeline-one = "k1", pipeline-two = "k2" }
 [ae-titles.OVER]
+processor = "by-study"
 overwrite-same-instance = true
-[ae-titles.OVER.settings]
-timeout = 6
-group-by = "study"
-pipeline-one = "o1"
+settings = { timeout = 6, pipeline-one = "o1" }
 """
 PIPELINES = {"KEEP": {"one": "k1", "two": "k2"}, "OVER": {"one": "o1"}}
 QUIET = {"KEEP": timedelta(seconds=5), "OVER": timedelta(seconds=6)}
@@ -74,7 +71,7 @@ class Send:
     """An association. It may be aborted; what came before that stays."""
 
     ae_title: str
-    group: int  # a patient, or a study
+    group: int  # a study
     sent: Sequence[tuple[int, int]]  # SOP instances and their contents
     aborted_after: int | None  # instances
     noticed: bool  # by the host at once; else as if it were down until something else happens

@@ -5,26 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from dicom_adapter import JobState
+from dicom_adapter import JobState, Retriable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.testing import Adapter
 
 MakeAdapter = Callable[..., Adapter]
 
-PLATFORM = '[submitters.platform]\ntype = "fake"\n'
-OTHER = PLATFORM + '[ae-titles.HEAD.settings]\npipeline-one = "other"\n'
-OLD = OTHER + '[ae-titles.LUNG.settings]\npipeline-one = "old-1"\npipeline-two = "old-2"\n'
-NEW = OTHER + '[ae-titles.LUNG.settings]\npipeline-one = "new"\n'
-THREE = """
-[submitters.platform]
-type = "fake"
-folder = "platform"
-fail = [{ call = "start", pipeline = "p2", times = 3 }]
-[ae-titles.LUNG.settings]
-pipeline-one = "p1"
-pipeline-two = "p2"
-pipeline-three = "p3"
-"""
+OTHER = '[ae-titles.HEAD]\nprocessor = "by-study"\nsettings = { pipeline-one = "other" }\n'
+LUNG = '[ae-titles.LUNG]\nprocessor = "by-study"\n'
+OLD = OTHER + LUNG + 'settings = { pipeline-one = "old-1", pipeline-two = "old-2" }\n'
+NEW = OTHER + LUNG + 'settings = { pipeline-one = "new" }\n'
+THREE = LUNG + 'settings = { pipeline-one = "p1", pipeline-two = "p2", pipeline-three = "p3" }\n'
 
 
 def steps(adapter: Adapter, event: str) -> Counter[str]:
@@ -63,11 +54,12 @@ def test_a_failing_pipeline_causes_no_second_job_of_another_pipeline(make_adapte
     Tried: a failure that restarts the job from the beginning.
     """
     adapter = make_adapter(THREE)
+    adapter.platform.fail("start", Retriable("busy"), times=4, pipeline_id="p2")
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)
     adapter.restart()
     adapter.advance(60)
     assert [JobState.SUBMITTED] * 3 == [job.state for job in adapter.jobs]
-    assert {"p2": 1 + 3} == steps(adapter, "job_attempt_failed")  # before and after the restart
+    assert {"p2": 4} == steps(adapter, "job_attempt_failed")  # before and after the restart
     for step in ("job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"):
         assert {"p1": 1, "p2": 1, "p3": 1} == steps(adapter, step)

@@ -17,20 +17,23 @@ from dicom_adapter.flow.process import lane as lane_module
 from dicom_adapter.host import host, observers
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.plugins import isolation
-from dicom_adapter.runtime.parts import Part, PartKind, lane_part
+from dicom_adapter.runtime.parts import Part, PartKind, lane_part, submitter_part
+from dicom_adapter.simulation.platform import MemorySubmitter
 from dicom_adapter.testing import Plugin
-from dicom_adapter_clara_client.fake import FakeSubmitter
 
-LUNG = '[submitters.platform]\ntype = "fake"\n[ae-titles.LUNG.settings]\npipeline-a = "1"\n'
+LUNG = '[ae-titles.LUNG]\nprocessor = "by-study"\nsettings = { pipeline-a = "1" }\n'
+FIRST = 'default-submitter = "first"\n[submitters.first]\ntype = "memory"\n'
 TWO_SUBMITTERS = """
 [submitters.good]
-type = "fake"
+type = "memory"
 [submitters.bad]
 type = "bad"
 [ae-titles.LUNG]
+processor = "by-study"
 submitter = "good"
 settings = { pipeline-a = "1" }
 [ae-titles.LIVER]
+processor = "by-study"
 submitter = "bad"
 settings = { pipeline-a = "1" }
 """
@@ -100,18 +103,19 @@ def test_the_queue_of_a_hanging_observer_is_limited(make_adapter: MakeAdapter, m
     monkeypatch.setattr(observers, "QUEUE_LIMIT", 2)
     notified: list[str] = []
     adapter = make_adapter(LUNG, observing(instance_stored=lambda instance: notified.append(instance.sop_instance_uid)))
-    (observer,) = adapter.host._observers.values()
+    parts = adapter.host.parts()
     with monkeypatch.context() as hanging, capture_logs() as logged:
-        hanging.setattr(observer, "step", lambda: None)
+        hanging.setattr(adapter.host, "run_until_idle", lambda: None)
         adapter.receive(*[make_instance() for _number in range(5)], ae_title="LUNG")
+        parts[Part(PartKind.NOTIFY)].step()
     assert 1 == len([entry for entry in logged if entry["event"] == "observer_queue_filled"])
     with capture_logs() as logged:
-        observer.step()
+        parts[Part(PartKind.OBSERVER, "under-test")].step()
     assert 2 == len(notified)
     assert [("notifications_dropped", 3)] == [(entry["event"], entry["dropped"]) for entry in logged]
 
 
-def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter) -> None:
+def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each plugin with observer hooks is a separate part. A plugin without them is no part."""
     notified: list[str] = []
     slow = observing(job_changed=lambda job: notified.append("slow"))
@@ -119,7 +123,10 @@ def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter) ->
     adapter = make_adapter(LUNG, slow, quick)
     parts = adapter.host.parts()
     assert ["quick", "under-test"] == sorted(part.name for part in parts if part.kind is PartKind.OBSERVER)
-    adapter.host._notify_observers("dicom_adapter_job_changed", job="job 1")
+    adapter.receive(make_instance(), ae_title="LUNG")
+    adapter.clock.advance(5)
+    monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
+    parts[lane_part("LUNG")].step()  # it queues a job
     parts[Part(PartKind.OBSERVER, "quick")].step()
     assert ["quick"] == notified
 
@@ -129,7 +136,7 @@ def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter) ->
 
 def bad_submitter(constructor: Callable[..., Any]) -> Plugin:
     """Return a plugin with a submitter `bad`."""
-    bad = type("Bad", (FakeSubmitter,), {"name": "bad", "__init__": constructor})
+    bad = type("Bad", (MemorySubmitter,), {"name": "bad", "__init__": constructor})
     return Plugin(SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [bad])))
 
 
@@ -187,16 +194,18 @@ def test_a_submitter_that_hangs_in_open_does_not_delay_the_close(
     Tried: a `close` that waits for the end of `open` (this test hangs).
     """
     monkeypatch.setattr("dicom_adapter.flow.submit.submission.OPENING_SECONDS", 0.05)
-    adapter = make_adapter(LUNG)
+    second = '[submitters.second]\ntype = "memory"\n'
+    adapter = make_adapter(FIRST + LUNG)
     entered = threading.Event()
 
     def hang_in_open(_submitter: Submitter[Any]) -> None:
         entered.set()
         hang()
 
-    submission = adapter.host._submitters._entries["platform"].submission
-    submission._is_open = False
-    monkeypatch.setattr(FakeSubmitter, "open", hang_in_open)
-    threading.Thread(target=submission.open, daemon=True).start()
+    monkeypatch.setattr(MemorySubmitter, "open", hang_in_open)
+    monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
+    adapter.reload(FIRST + second + LUNG)
+    step = adapter.host.parts()[submitter_part("second")].step
+    threading.Thread(target=step, daemon=True).start()
     assert entered.wait(30)
     adapter.close()

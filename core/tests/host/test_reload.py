@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -10,30 +11,43 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicom_adapter import JobPriority, JobProcessorBase, JobState, Refused, Submitter, hookimpl
+from dicom_adapter import JobPriority, JobProcessorBase, JobState, Refused, Retriable, Submitter, hookimpl
 from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.ledger.schema import LaneState
-from dicom_adapter.plugins.measured import unwrap
+from dicom_adapter.simulation.platform import MemorySubmitter
 from dicom_adapter.testing import Adapter, Plugin
-from dicom_adapter_clara_client import FakeSubmitter
+from support.grouping import StudyProcessor
 
 MakeAdapter = Callable[..., Adapter]
 
-PLATFORM = '[submitters.platform]\ntype = "fake"\nfolder = "platform"\n'
-HEAD = '[ae-titles.HEAD.settings]\npipeline-one = "head"\n'
-LUNG = '[ae-titles.LUNG.settings]\npipeline-one = "old"\n'
+PLATFORM = '[submitters.platform]\ntype = "memory"\n'
+SECOND = '[submitters.second]\ntype = "memory"\n'
+HEAD = '[ae-titles.HEAD]\nprocessor = "by-study"\nsettings = { pipeline-one = "head" }\n'
+LUNG = '[ae-titles.LUNG]\nprocessor = "by-study"\nsettings = { pipeline-one = "old" }\n'
 BOTH = PLATFORM + HEAD + LUNG
 RETRIES = PLATFORM + "retry-first = 7\n"
-SLOWER = PLATFORM + HEAD + '[ae-titles.LUNG.settings]\npipeline-one = "new"\ntimeout = 60\ngroup-by = "study"\n'
-CALLERS = PLATFORM + HEAD + '[ae-titles.LUNG]\nallowed-callers = ["CT1"]\nmetadata = ["StudyDate"]\n' + LUNG
+SLOWER = BOTH.replace('pipeline-one = "old"', 'pipeline-one = "new", timeout = 60')
+CALLERS = BOTH + 'allowed-callers = ["CT1"]\nmetadata = ["StudyDate"]\n'
+
+Calls = list[tuple[str, str]]
 
 
-def processor(adapter: Adapter, ae_title: str) -> Any:
-    return unwrap(adapter.host._lanes.lanes[ae_title]._running.processor)
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Record each `open` and `close` of a processor or submitter: the method, and the AE title or submitter.
+
+    Processors and submitters that a reload keeps are neither closed nor opened.
+    """
+    recorded: Calls = []
+    for method in ("open", "close"):
+        record = partial(_record, recorded, method)
+        monkeypatch.setattr(StudyProcessor, method, lambda self, record=record: record(self.ae_title))
+        monkeypatch.setattr(MemorySubmitter, method, lambda self, record=record: record(self.context.name))
+    return recorded
 
 
-def submitter(adapter: Adapter) -> Any:
-    return unwrap(adapter.host._submitters._entries["platform"].submission._submitter)
+def _record(recorded: Calls, method: str, name: str) -> None:
+    recorded.append((method, name))
 
 
 def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
@@ -42,7 +56,7 @@ def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
     return [(job.pipeline_id, job.instance_count) for job in adapter.jobs]
 
 
-def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapter) -> None:
+def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapter, calls: Calls) -> None:
     """The unchanged processor keeps its group and its submitter. The changed one is replaced.
 
     Tried: a reload that replaces all lanes.
@@ -51,24 +65,24 @@ def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapt
     adapter.receive(make_instance(), ae_title="HEAD")
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(4)
-    head, lung, platform = processor(adapter, "HEAD"), processor(adapter, "LUNG"), submitter(adapter)
+    calls.clear()
     adapter.reload(SLOWER)
-    assert processor(adapter, "HEAD") is head
-    assert submitter(adapter) is platform
-    assert processor(adapter, "LUNG") is not lung
+    assert [("close", "LUNG"), ("open", "LUNG")] == calls
     adapter.advance(1)
     assert [("head", 1)] == pipelines(adapter)
 
 
-def test_changed_callers_and_metadata_do_not_replace_the_processor(make_adapter: MakeAdapter) -> None:
+def test_changed_callers_and_metadata_do_not_replace_the_processor(make_adapter: MakeAdapter, calls: Calls) -> None:
     """They are not settings of the processor. New jobs have the new metadata."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(StudyDate="20260102"), ae_title="LUNG")
-    before = processor(adapter, "LUNG")
+    calls.clear()
     adapter.reload(CALLERS)
-    assert processor(adapter, "LUNG") is before
+    assert [] == calls
     adapter.advance(5)
     assert [("old", 1)] == pipelines(adapter)
+    [handed_over] = adapter.platform.jobs.values()
+    assert "20260102" == handed_over.metadata["00080020"]
 
 
 def test_calls_of_replaced_parts_are_measured(make_adapter: MakeAdapter) -> None:
@@ -172,14 +186,14 @@ def test_instances_of_an_open_association_with_a_removed_ae_title_are_kept(make_
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_a_draining_ae_title_submits_its_jobs_and_is_removed(make_adapter: MakeAdapter) -> None:
+def test_a_draining_ae_title_submits_its_jobs_and_is_removed(make_adapter: MakeAdapter, calls: Calls) -> None:
     """Its processor and settings stay the same. Later instances of an open association become jobs, too."""
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(3)
-    before = processor(adapter, "LUNG")
+    calls.clear()
     adapter.reload(PLATFORM + HEAD, drain=True)
-    assert processor(adapter, "LUNG") is before
+    assert [] == calls
     assert {"HEAD", "LUNG"} == adapter.lanes.keys()
     adapter.advance(4)
     assert [("old", 1)] == pipelines(adapter)
@@ -191,27 +205,29 @@ def test_a_draining_ae_title_submits_its_jobs_and_is_removed(make_adapter: MakeA
 
 def test_a_draining_submitter_finishes_its_jobs(make_adapter: MakeAdapter) -> None:
     """It is the default submitter of an AE title that is removed with it. Another submitter is the only one left."""
-    second = '[submitters.second]\ntype = "fake"\nfolder = "second"\nfail = [{ call = "start", times = 3 }]\n'
-    both = 'default-submitter = "second"\n' + PLATFORM + second
-    adapter = make_adapter(both + LUNG + HEAD + "[ae-titles.OLD.settings]\npipeline-one = 'old'\n")
+    both = 'default-submitter = "second"\n' + PLATFORM + SECOND
+    adapter = make_adapter(both + LUNG + HEAD + LUNG.replace("LUNG", "OLD").replace('"old"', '"drained"'))
+    adapter.platform.fail("start", Retriable("busy"), times=3, pipeline_id="drained")
     adapter.receive(make_instance(), ae_title="OLD")
     adapter.advance(5)
     assert [JobState.UPLOADED] == [job.state for job in adapter.jobs]
     adapter.reload(PLATFORM + LUNG + HEAD, drain=True)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(100)
-    assert [("old", 1)] * 2 == pipelines(adapter)
+    assert [("drained", 1), ("old", 1)] == pipelines(adapter)
     assert ["second", "platform"] == [job.submitter for job in adapter.jobs]
 
 
-def test_an_ae_title_that_is_configured_again_while_it_drains_keeps_its_processor(make_adapter: MakeAdapter) -> None:
+def test_an_ae_title_that_is_configured_again_while_it_drains_keeps_its_processor(
+    make_adapter: MakeAdapter, calls: Calls
+) -> None:
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(2)
-    before = processor(adapter, "LUNG")
+    calls.clear()
     adapter.reload(PLATFORM + HEAD, drain=True)
     adapter.reload(BOTH)
-    assert processor(adapter, "LUNG") is before
+    assert [] == calls
     adapter.advance(3)
     assert [("old", 1)] == pipelines(adapter)
     assert {"HEAD", "LUNG"} == adapter.lanes.keys()
@@ -226,23 +242,16 @@ def test_an_added_ae_title_is_served(make_adapter: MakeAdapter) -> None:
     assert [("old", 1)] == pipelines(adapter)
 
 
-def test_a_changed_submitter_is_replaced_and_continues_the_jobs(
-    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_submitter_is_replaced_and_continues_the_jobs(make_adapter: MakeAdapter, calls: Calls) -> None:
     """The old one is closed. A job that has already started continues with its next step."""
-    closed: list[Any] = []
-    close = FakeSubmitter.close
-    monkeypatch.setattr(FakeSubmitter, "close", lambda self: (closed.append(self), close(self)))
-    failing = PLATFORM + 'fail = [{ call = "start", times = 1 }]\nretry-first = 100\nretry-most = 100\n' + LUNG
-    adapter = make_adapter(failing)
+    adapter = make_adapter(PLATFORM + "retry-first = 100\nretry-most = 100\n" + LUNG)
+    adapter.platform.fail("start", Retriable("busy"))
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(5)
     assert [JobState.UPLOADED] == [job.state for job in adapter.jobs]
-    old, lung = submitter(adapter), processor(adapter, "LUNG")
+    calls.clear()
     adapter.reload(RETRIES + LUNG)
-    assert [old] == closed
-    assert submitter(adapter) is not old
-    assert processor(adapter, "LUNG") is lung
+    assert [("close", "platform"), ("open", "platform")] == calls
     adapter.advance(200)
     assert [("old", 1)] == pipelines(adapter)
     names = [event.event for event in adapter.events]
@@ -252,8 +261,13 @@ def test_a_changed_submitter_is_replaced_and_continues_the_jobs(
 def test_a_processor_can_name_a_submitter_that_a_reload_added(make_adapter: MakeAdapter) -> None:
     """The processor was created before the reload."""
 
+    opened: list[str] = []
+
     class Choosing(JobProcessorBase):
         name = "choosing"
+
+        def open(self) -> None:
+            opened.append(self.ae_title)
 
         def handle_instance(self, instance: Any) -> None:
             self.submit_pipeline_job("job", "one", JobPriority.NORMAL, [instance], submitter="second")
@@ -262,14 +276,13 @@ def test_a_processor_can_name_a_submitter_that_a_reload_added(make_adapter: Make
     plugin = Plugin(SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [Choosing])))
     first = 'default-submitter = "platform"\n' + PLATFORM + '[ae-titles.LUNG]\nprocessor = "choosing"\n'
     adapter = make_adapter(first, plugin)
-    before = processor(adapter, "LUNG")
-    adapter.reload(first + '[submitters.second]\ntype = "fake"\nfolder = "second"\n')
+    adapter.reload(first + SECOND)
     adapter.receive(make_instance(), ae_title="LUNG")
-    assert processor(adapter, "LUNG") is before or before is None
+    assert ["LUNG"] == opened
     assert [("one", 1)] == pipelines(adapter)
 
 
-def test_a_configuration_that_a_plugin_refuses_changes_nothing(make_adapter: MakeAdapter) -> None:
+def test_a_configuration_that_a_plugin_refuses_changes_nothing(make_adapter: MakeAdapter, calls: Calls) -> None:
     """Other changes of the configuration are not applied either.
 
     Tried: a check after the submitters are replaced.
@@ -286,13 +299,11 @@ def test_a_configuration_that_a_plugin_refuses_changes_nothing(make_adapter: Mak
     plugin = Plugin(SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Strict])))
     adapter = make_adapter(BOTH, plugin)
     adapter.receive(make_instance(), ae_title="LUNG")
-    before, platform = processor(adapter, "LUNG"), submitter(adapter)
+    calls.clear()
     other = '[submitters.strict]\ntype = "strict"\n'
     with pytest.raises(Refused, match="AE title 'HEAD': submitter 'strict' cannot be created: ValueError"):
-        adapter.reload(
-            'default-submitter = "strict"\n' + RETRIES + HEAD + other + '[ae-titles.NEW.settings]\npipeline-a = "a"\n'
-        )
-    assert (before, platform) == (processor(adapter, "LUNG"), submitter(adapter))
+        adapter.reload('default-submitter = "strict"\n' + RETRIES + HEAD + other + LUNG.replace("LUNG", "NEW"))
+    assert [] == calls
     assert {"HEAD", "LUNG"} == adapter.lanes.keys()
     adapter.advance(5)
     assert [("old", 1)] == pipelines(adapter)

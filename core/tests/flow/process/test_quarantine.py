@@ -15,6 +15,7 @@ from dicom_adapter import (
     JobProcessorBase,
     JobState,
     NoSettings,
+    Permanent,
     StoredObjectMissing,
     Unprocessable,
     hookimpl,
@@ -43,9 +44,6 @@ watermark-percent = 100
 reserve = 0
 durability = "process"
 quarantine-quota = {QUOTA}
-[submitters.clara]
-type = "fake"
-fail = [{{ call = "create", times = 2, kind = "permanent" }}]
 """
 B_ALONE = STORAGE + '[ae-titles.B]\nprocessor = "picky"\n'
 CONFIGURATION = B_ALONE + '[ae-titles.A]\nprocessor = "picky"\noverwrite-same-instance = true\n'
@@ -88,7 +86,10 @@ def picky() -> Picky:
 
 @pytest.fixture
 def adapter(make_adapter: Callable[..., Adapter], picky: Picky) -> Adapter:
-    return make_adapter(CONFIGURATION, Plugin(picky))
+    """An adapter whose platform refuses the first two jobs."""
+    made = make_adapter(CONFIGURATION, Plugin(picky))
+    made.platform.fail("create_job", Permanent("refused"), times=2)
+    return made
 
 
 def send(adapter: Adapter, ae_title: str = "A", **options: Any) -> Instance:
