@@ -20,7 +20,7 @@ from dicom_adapter.host import threads
 from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.plugins.registry import installed
 from dicom_adapter.plugins.registry import load as load_plugins
-from dicom_adapter.simulation.platform import MemorySubmitter
+from dicom_adapter.simulation.platform import MemoryPlugin, MemorySubmitter
 from dicom_adapter.testing import Plugin
 
 CONFIGURATION = """
@@ -29,10 +29,11 @@ path = "data"
 watermark-percent = 100
 reserve = 0
 [submitters.platform]
-type = "fake"
+type = "memory"
 [ae-titles.A]
 processor = "slow"
 """
+MEMORY = Plugin(MemoryPlugin(), name="memory")
 
 
 class Slow(JobProcessorBase[NoSettings]):
@@ -97,7 +98,7 @@ def test_requests_to_a_lane_are_answered_before_servers_stop(
     Tried: lanes that are closed after the servers.
     """
     plugin, begun, stopping = SlowPlugin(), threading.Event(), threading.Event()
-    plugins = load_plugins([*installed(), Plugin(plugin, name="slowly")])
+    plugins = load_plugins([*installed(), MEMORY, Plugin(plugin, name="slowly")])
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
     monkeypatch.setattr(lane, "SLICE_SECONDS", 0)  # a step is one turn
@@ -141,15 +142,17 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
 ) -> None:
     """Both may use the same folder or connection. The first one finishes its step before it is closed.
 
-    Tried: a start of the new workers before the old ones have stopped (`open` of the `fake` submitter deleted the
+    Tried: a start of the new workers before the old ones have stopped (the `open` of a submitter with a folder deleted the
     incomplete files of a running upload, and its job faulted).
     """
     Exclusive.calls, Exclusive.go_on = queue.SimpleQueue(), threading.Event()
     exclusive = SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Exclusive]))
-    plugins = load_plugins([*installed(), Plugin(SlowPlugin(), name="slowly"), Plugin(exclusive, name="exclusive")])
+    plugins = load_plugins(
+        [*installed(), MEMORY, Plugin(SlowPlugin(), name="slowly"), Plugin(exclusive, name="exclusive")]
+    )
     first, second = (
         load(
-            CONFIGURATION.replace('"fake"', f'"exclusive"\nretry-first = {seconds}'),
+            CONFIGURATION.replace('"memory"', f'"exclusive"\nretry-first = {seconds}'),
             folder=tmp_path,
             catalogue=plugins.catalogue(),
         ).config

@@ -12,7 +12,7 @@ from attrs import evolve
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sqlalchemy import delete, update
 
-from dicom_adapter import InstanceStorageInfo, JobState
+from dicom_adapter import InstanceStorageInfo, JobState, Permanent, Retriable
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.ledger import balance, counters, events, instances, jobs
@@ -30,18 +30,17 @@ CONFIGURATION = """
 [storage]
 path = "data"
 backend = "files"
-[submitters.platform]
-type = "fake"
-fail = [{ call = "start", pipeline = "p2", kind = "permanent", after = 1, times = 0 }]
 [ae-titles.LUNG]
+processor = "by-study"
 overwrite-same-instance = true
 [ae-titles.LUNG.settings]
 pipeline-one = "p1"
 pipeline-two = "p2"
-[ae-titles.WAIT.settings]
-timeout = 1000
-pipeline-one = "p1"
+[ae-titles.WAIT]
+processor = "by-study"
+settings = { timeout = 1000, pipeline-one = "p1" }
 """
+ALWAYS = 1000  # calls; more than a test makes
 
 
 class Site:
@@ -52,6 +51,7 @@ class Site:
         self.ledger, self.storage, self.clock = adapter.ledger, adapter.storage, adapter.clock
         self.reclaimed = self.receive("LUNG", seed="reclaimed")
         adapter.advance(5)
+        adapter.platform.fail("start", Permanent("refused"), times=ALWAYS, pipeline_id="p2")
         self.needed = self.receive("LUNG", seed="needed")
         adapter.advance(5)
         self.pending = self.receive("WAIT", seed="pending")
@@ -167,10 +167,12 @@ def test_a_lost_row_is_found_although_its_object_is_deleted(site: Site) -> None:
 def test_replaced_unused_and_unfinished_instances_are_counted_separately(
     make_adapter: MakeAdapter,
 ) -> None:
-    adapter = make_adapter(CONFIGURATION.replace('kind = "permanent", ', ""))
-    for seed in ("one", "two", "two"):
-        adapter.receive(make_instance(seed=seed), ae_title="LUNG")
-        adapter.advance(5 if seed == "one" else 0)
+    adapter = make_adapter(CONFIGURATION)
+    adapter.receive(make_instance(seed="one"), ae_title="LUNG")
+    adapter.advance(5)
+    adapter.platform.fail("start", Retriable("busy"), times=ALWAYS, pipeline_id="p2")
+    for _arrival in range(2):
+        adapter.receive(make_instance(seed="two"), ae_title="LUNG")
     adapter.advance(60)
     with adapter.ledger.read() as transaction:
         (account,) = balance.load_accounts(transaction)

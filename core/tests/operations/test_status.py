@@ -12,9 +12,10 @@ import pytest
 from attrs import evolve
 from typer.testing import CliRunner
 
+from dicom_adapter import Permanent, Retriable
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.cli import app
-from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.dicom.synthetic import make_instance, make_study
 from dicom_adapter.ledger import Ledger, health, lanes
 from dicom_adapter.ledger.health import PartHealth, PartState
 from dicom_adapter.ledger.lanes import LaneReport
@@ -34,15 +35,14 @@ from dicom_adapter.testing import VirtualClock
 
 CONFIGURATION = """
 [submitters.platform]
-type = "fake"
-fail = [{ call = "create", kind = "permanent" }]
-[ae-titles.LUNG.settings]
-pipeline-a = "1"
-timeout = 60
-[ae-titles.LIVER.settings]
-pipeline-a = "1"
+type = "memory"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-a = "1", timeout = 60 }
+[ae-titles.LIVER]
+processor = "by-study"
+settings = { pipeline-a = "1" }
 """
-PLATFORM_DOWN = CONFIGURATION.replace('"permanent"', '"retriable", times = 0')
 NOW = VirtualClock().now()
 STORAGE = StorageStatus(capacity=None)
 
@@ -159,6 +159,7 @@ def problems_of(
 def test_groups_instances_and_jobs_of_an_ae_title_are_counted(make_adapter: MakeAdapter) -> None:
     """Jobs are counted by state. A faulted job is a problem, because an operator must decide."""
     adapter = make_adapter(CONFIGURATION)
+    adapter.platform.fail("create_job", Permanent("refused"))
     adapter.receive(make_instance(), ae_title="LIVER")
     adapter.advance(6)
     adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
@@ -179,7 +180,8 @@ def summary(status: Any) -> tuple[Any, ...]:
 
 def test_the_oldest_unfinished_job_of_each_ae_title_is_named(make_adapter: MakeAdapter) -> None:
     """Finished jobs do not count."""
-    adapter = make_adapter(PLATFORM_DOWN)
+    adapter = make_adapter(CONFIGURATION)
+    adapter.platform.fail("create_job", Retriable("down"), times=1000)
     for _study in range(2):
         adapter.receive(make_instance(), ae_title="LIVER")
         adapter.advance(6)
@@ -207,7 +209,8 @@ def test_instances_and_jobs_that_are_no_longer_configured_are_listed(make_adapte
 
     Tried: a status of only the configured AE titles.
     """
-    adapter = make_adapter(PLATFORM_DOWN)
+    adapter = make_adapter(CONFIGURATION)
+    adapter.platform.fail("create_job", Retriable("down"), times=1000)
     adapter.receive(make_instance(), make_instance(), ae_title="LUNG")
     adapter.receive(make_instance(), ae_title="LIVER")
     adapter.advance(6)
@@ -231,7 +234,7 @@ def service(make_adapter: MakeAdapter, tmp_path: Path) -> Path:
     """The configuration of a service that has just stopped, with three instances at LUNG."""
     storage = '[storage]\npath = "data"\nwatermark-percent = 100\nreserve = 0\n'
     adapter = make_adapter(CONFIGURATION + storage)
-    adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
+    adapter.receive(*make_study(instances=3), ae_title="LUNG")
     adapter.advance(1)  # so that the lane has saved its groups
     file = tmp_path / "adapter.toml"
     file.write_text(CONFIGURATION + storage, encoding="utf-8")

@@ -5,12 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from pydicom.dataset import Dataset
 
-from dicom_adapter import JobProcessorBase, NoSettings, Unprocessable, hookimpl
+from dicom_adapter import (
+    JobProcessorBase,
+    NoSettings,
+    Permanent,
+    PlatformJob,
+    Retriable,
+    Unprocessable,
+    Waiting,
+    hookimpl,
+)
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.receiving import AssociationRequest
 from dicom_adapter.dicom.synthetic import make_instance, make_study
@@ -24,7 +35,9 @@ from dicom_adapter.net.connection import ClosedAssociation
 from dicom_adapter.operations.story import Story, Unknown
 from dicom_adapter.operations.story.arriving import ENDED, OUTCOMES
 from dicom_adapter.receiver.receiver import Receiver
+from dicom_adapter.simulation.platform import MemorySubmitter
 from dicom_adapter.testing import Adapter, Plugin
+from support.grouping import StudyProcessor
 
 STUDY = "2.25.1"
 SECRET = "PID-4711"
@@ -32,15 +45,16 @@ SMALL = {"rows": 2, "columns": 2, "patient_id": SECRET}
 
 CONFIGURATION = """
 [submitters.platform]
-type = "fake"
+type = "memory"
 retry-first = 8
 retry-most = 64
-{submitter}
-[ae-titles.LUNG.settings]
-pipeline-one = "p1"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-one = "p1" }
 [ae-titles.HEAD]
+processor = "by-study"
 overwrite-same-instance = true
-settings = {{ timeout = 60, priority = "higher", pipeline-two = "p2" }}
+settings = { timeout = 60, priority = "higher", pipeline-two = "p2" }
 """
 
 Associate = Callable[..., str]
@@ -50,7 +64,7 @@ MakeAdapter = Callable[..., Adapter]
 
 @pytest.fixture
 def adapter(make_adapter: MakeAdapter) -> Adapter:
-    return make_adapter(CONFIGURATION.format(submitter=""))
+    return make_adapter(CONFIGURATION)
 
 
 def a_study(count: int = 2, **more: Any) -> list[Dataset]:
@@ -71,12 +85,15 @@ def short_job(adapter: Adapter, number: int = -1) -> str:
 
 
 def test_the_story_of_a_study_goes_from_association_to_reclaim(
-    adapter: Adapter, associate: Associate, story_of: MakeStory
+    adapter: Adapter, associate: Associate, story_of: MakeStory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no patient data.
 
     Tried: an entry for each instance instead of each association.
     """
+    with_payload = PlatformJob(job_id="platform-job-1", payload_id="payload-1")
+    create = MemorySubmitter.create_job
+    monkeypatch.setattr(MemorySubmitter, "create_job", lambda self, job: (create(self, job), with_payload)[1])
     association = associate(adapter, a_study(3, series=2))
     waiting = story_of(adapter, STUDY)
     adapter.clock.advance(1)
@@ -90,22 +107,32 @@ def test_the_story_of_a_study_goes_from_association_to_reclaim(
         f"08:00:01 PACS (127.0.0.1) sent 1 instance; association {late} was aborted at 08:00:01.",
         f"08:00:06 Job {job.job_id[:8]} was queued with 7 instances: LUNG-one-20260105080006, pipeline p1, "
         "priority normal.",
-        f"08:00:06 Job {job.job_id[:8]} was submitted: platform job {job.platform_job_id}, "
-        f"payload {job.platform_payload_id}.",
+        f"08:00:06 Job {job.job_id[:8]} was submitted: platform job platform-job-1, payload payload-1.",
         "08:00:06 7 instances were reclaimed after submission.",
     ] == sentences(story)
     assert SECRET not in repr((story, waiting))
 
 
+class HiddenGroups(StudyProcessor):
+    """Its labels do not name the study."""
+
+    name = "hidden-groups"
+
+    def waiting(self) -> list[Waiting]:
+        return [evolve(group, label=f"group {number}") for number, group in enumerate(super().waiting(), start=1)]
+
+
 def test_the_story_names_the_groups_that_a_study_waits_in(
-    adapter: Adapter, associate: Associate, story_of: MakeStory
+    make_adapter: MakeAdapter, associate: Associate, story_of: MakeStory
 ) -> None:
-    """There is a section for each AE title. A group by study is named. Of a group by patient, only the AE title is."""
+    """There is a section for each AE title. A group is named if its label has the study; else only the AE title is."""
+    lung, head, settings = CONFIGURATION.partition('[ae-titles.HEAD]\nprocessor = "')
+    hidden = SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [HiddenGroups]))
+    adapter = make_adapter(lung + head + settings.replace("by-study", HiddenGroups.name), Plugin(hidden))
     for ae_title in ("LUNG", "HEAD"):
         associate(adapter, a_study(), ae_title)
     adapter.receive(make_instance(**{**SMALL, "patient_id": "another"}), ae_title="HEAD")
     adapter.advance(1)
-    label = adapter.lanes["HEAD"].waiting[0].label
     story = story_of(adapter, STUDY)
     assert ["LUNG", "HEAD"] == [section.ae_title for section in story.sections]
     assert (
@@ -114,7 +141,7 @@ def test_the_story_names_the_groups_that_a_study_waits_in(
     )
     assert (
         "now 2 instances wait in the processor. 2 groups wait at AE title HEAD. The next group, "
-        f"{label} (2 instances), becomes jobs at 08:01:00." == sentences(story, "HEAD")[-1]
+        "group 1 (2 instances), becomes jobs at 08:01:00." == sentences(story, "HEAD")[-1]
     )
     adapter.clock.advance(10)
     assert sentences(story_of(adapter, STUDY))[-1].endswith(
@@ -216,17 +243,11 @@ def test_other_refusals_in_the_associations_are_counted(
 # --- trouble with the platform ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def failing(make_adapter: MakeAdapter) -> Callable[[str], Adapter]:
-    """Return a function that makes an adapter whose platform has a fault."""
-    return lambda fault: make_adapter(CONFIGURATION.format(submitter=f"fail = [{fault}]"))
-
-
 def test_failed_attempts_and_the_next_one_are_shown(
-    failing: Callable[[str], Adapter], associate: Associate, story_of: MakeStory
+    adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
     """Attempts that failed for the same reason share one sentence."""
-    adapter = failing('{ call = "create", kind = "retriable", times = 0 }')
+    adapter.platform.fail("create_job", Retriable("busy"), times=100)
     associate(adapter, a_study())
     adapter.advance(15)
     [job] = adapter.jobs
@@ -260,10 +281,10 @@ def test_attempts_that_failed_for_different_reasons_share_one_sentence(
 
 
 def test_a_faulted_job_is_shown_with_the_operators_actions(
-    failing: Callable[[str], Adapter], associate: Associate, story_of: MakeStory
+    adapter: Adapter, associate: Associate, story_of: MakeStory
 ) -> None:
     """Faulted, retried, faulted, cancelled: the story has each step, and the next commands while it is faulted."""
-    adapter = failing('{ call = "start", kind = "permanent", times = 0 }')
+    adapter.platform.fail("start", Permanent("refused"), times=100)
     associate(adapter, a_study())
     adapter.advance(6)
     name = short_job(adapter)
@@ -282,10 +303,7 @@ def test_a_faulted_job_is_shown_with_the_operators_actions(
     assert "reclaimed after cancellation of every job." in sentences(story_of(adapter, name))[-1]
 
 
-def test_platform_states_are_shown(
-    failing: Callable[[str], Adapter], associate: Associate, story_of: MakeStory
-) -> None:
-    adapter = failing("")
+def test_platform_states_are_shown(adapter: Adapter, associate: Associate, story_of: MakeStory) -> None:
     associate(adapter, a_study())
     adapter.advance(6)
     [job] = adapter.jobs
@@ -323,7 +341,7 @@ def troubled(make_adapter: MakeAdapter) -> Callable[[BaseException], Adapter]:
             def dicom_adapter_processors(self) -> list[type]:
                 return [Troubled]
 
-        configuration = '[submitters.p]\ntype = "fake"\n[ae-titles.LUNG]\nprocessor = "troubled"\n'
+        configuration = '[ae-titles.LUNG]\nprocessor = "troubled"\n'
         return make_adapter(configuration, Plugin(Brought()))
 
     return make
@@ -376,9 +394,7 @@ def test_a_stopped_ae_title_is_shown_with_the_reason(
         def dicom_adapter_processors(self) -> list[type]:
             return [Unbuilt]
 
-    adapter = make_adapter(
-        '[submitters.p]\ntype = "fake"\n[ae-titles.LUNG]\nprocessor = "troubled"\n', Plugin(Brought())
-    )
+    adapter = make_adapter('[ae-titles.LUNG]\nprocessor = "troubled"\n', Plugin(Brought()))
     associate(adapter, a_study())
     adapter.advance(30)
     story = sentences(story_of(adapter, STUDY))
