@@ -142,8 +142,8 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
 ) -> None:
     """Both may use the same folder or connection. The first one finishes its step before it is closed.
 
-    Tried: a start of the new workers before the old ones have stopped (the `open` of a submitter with a folder deleted the
-    incomplete files of a running upload, and its job faulted).
+    Tried: a start of the new workers before the old ones have stopped (the `open` of a submitter with a folder deleted
+    the incomplete files of a running upload, and its job faulted).
     """
     Exclusive.calls, Exclusive.go_on = queue.SimpleQueue(), threading.Event()
     exclusive = SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Exclusive]))
