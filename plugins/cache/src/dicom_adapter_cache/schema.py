@@ -27,7 +27,7 @@ metadata = MetaData()
 
 
 class UtcTimestamp(TypeDecorator[datetime]):
-    """A moment, as whole microseconds since 1970-01-01 UTC."""
+    """A time, stored as microseconds since 1970-01-01 UTC."""
 
     impl = BigInteger
     cache_ok = True

@@ -14,7 +14,7 @@ from dicom_adapter_clara_client.grpc_upload import OutgoingFile
 from dicom_adapter_clara_client.platform_errors import (
     Quoting,
     Refusal,
-    garbage,
+    invalid_response,
     refused_by_code,
     refused_by_status,
 )
@@ -57,7 +57,7 @@ class GrpcConnection:
         self._is_closed = True
         self._channel.close()
 
-    def ask(
+    def call(
         self,
         subject: str,
         method: grpc.UnaryUnaryMultiCallable[RequestT, AnswerT],
@@ -112,7 +112,7 @@ class GrpcConnection:
             raise _refused(subject, failure, allowed) from None
         _checked(subject, answer, allowed)
         if not outgoing.is_whole:
-            raise garbage(subject, "the platform confirmed the upload before the whole file was sent")
+            raise invalid_response(subject, "the platform confirmed the upload before the whole file was sent")
         return answer
 
     def _check_open(self, subject: str) -> None:
@@ -123,7 +123,7 @@ class GrpcConnection:
 
 def _checked(subject: str, answer: AnswerT | None, quoting: Quoting) -> AnswerT:
     if answer is None:  # gRPC's types do not show that a successful call may have no response
-        raise garbage(subject, "the platform ended the call without a response")
+        raise invalid_response(subject, "the platform ended the call without a response")
     if answer.header.code < 0:
         raise refused_by_code(subject, answer.header.code, answer.header.messages, quoting)
     return answer

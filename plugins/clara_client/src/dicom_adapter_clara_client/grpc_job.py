@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from dicom_adapter import Job
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
-from dicom_adapter_clara_client.platform_errors import garbage
+from dicom_adapter_clara_client.platform_errors import invalid_response
 from dicom_adapter_clara_client.platform_words import one_line
 from dicom_adapter_clara_client.wire import jobs_pb2
 from dicom_adapter_clara_client.wire.common_pb2 import Identifier
@@ -52,10 +52,10 @@ class GrpcJob:
 def query_job(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
     """Query the current status of a job. Raises Refusal."""
     request = jobs_pb2.JobsStatusRequest(header=HEADER, job_id=Identifier(value=job_id))
-    answer = connection.ask(subject, connection.jobs.Status, request)
+    answer = connection.call(subject, connection.jobs.Status, request)
     check_same(subject, answer.job_id, job_id)
     if answer.state not in STATES:
-        raise garbage(subject, f"the platform reports the unknown job state {answer.state}")
+        raise invalid_response(subject, f"the platform reports the unknown job state {answer.state}")
     return GrpcJob(
         payload_id=answer.payload_id if answer.HasField("payload_id") else None,
         state=STATES[answer.state],
@@ -69,17 +69,17 @@ def query_job(connection: GrpcConnection, subject: str, job_id: str) -> GrpcJob:
 def checked_id(subject: str, found: Identifier | None, what: str) -> str:
     """Return a valid id from the platform. Raises Refusal."""
     if found is None or not found.value:
-        raise garbage(subject, f"the platform answered without a {what} id")
+        raise invalid_response(subject, f"the platform answered without a {what} id")
     if not IDENTIFIER.fullmatch(found.value):
         shown = one_line(found.value, 40)
-        raise garbage(subject, f"the platform gave the {what} id '{shown}', must be 32 hexadecimal digits")
+        raise invalid_response(subject, f"the platform gave the {what} id '{shown}', must be 32 hexadecimal digits")
     return found.value
 
 
 def check_same(subject: str, found: Identifier, job_id: str) -> None:
     """Raise Refusal if a response is for a different job than the request."""
     if checked_id(subject, found, "job").lower() != job_id.lower():
-        raise garbage(subject, "the platform answered for another job")
+        raise invalid_response(subject, "the platform answered for another job")
 
 
 def subject_of(job: Job, step: str) -> str:

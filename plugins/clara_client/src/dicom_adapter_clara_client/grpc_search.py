@@ -8,7 +8,7 @@ from datetime import timedelta
 from dicom_adapter import Job, PlatformJob
 from dicom_adapter_clara_client.grpc_calls import HEADER, GrpcConnection
 from dicom_adapter_clara_client.grpc_job import checked_id, query_job
-from dicom_adapter_clara_client.platform_errors import garbage
+from dicom_adapter_clara_client.platform_errors import invalid_response
 from dicom_adapter_clara_client.platform_metadata import is_of_job
 from dicom_adapter_clara_client.platform_names import job_name
 from dicom_adapter_clara_client.wire.codes import seconds_of
@@ -47,7 +47,7 @@ def _jobs(connection: GrpcConnection, subject: str, job: Job) -> Iterator[Listed
     answers = connection.stream(subject, connection.jobs.List, JobsListRequest(header=HEADER, filter=wanted))
     for number, answer in enumerate(answers):
         if number >= MOST_LISTED:
-            raise garbage(subject, f"the platform lists more than {MOST_LISTED} jobs of one pipeline")
+            raise invalid_response(subject, f"the platform lists more than {MOST_LISTED} jobs of one pipeline")
         if answer.HasField("job_details"):
             yield answer.job_details
 

@@ -33,7 +33,7 @@ from dicom_adapter_clara_client.grpc_payload import is_stored
 from dicom_adapter_clara_client.grpc_search import find_job
 from dicom_adapter_clara_client.grpc_settings import ClaraGrpcSettings
 from dicom_adapter_clara_client.grpc_upload import OutgoingFile
-from dicom_adapter_clara_client.platform_errors import PermanentRefusal, Refusal, garbage
+from dicom_adapter_clara_client.platform_errors import PermanentRefusal, Refusal, invalid_response
 from dicom_adapter_clara_client.platform_metadata import (
     fitting_metadata,
     in_requests,
@@ -138,7 +138,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
             priority=PRIORITIES[job.priority],
             metadata=metadata_of_creation(job),
         )
-        answer = self._connection.ask(subject, self._connection.jobs.Create, request)
+        answer = self._connection.call(subject, self._connection.jobs.Create, request)
         return PlatformJob(
             job_id=checked_id(subject, answer.job_id, "job"),
             payload_id=checked_id(subject, answer.payload_id, "payload"),
@@ -147,7 +147,7 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
     def _add(self, job: Job, subject: str, metadata: Mapping[str, str]) -> None:
         request = jobs_pb2.JobsAddMetadataRequest(header=HEADER, job_id=_platform_id(job), metadata=metadata)
         # The platform's text may quote a value, which may be patient data.
-        answer = self._connection.ask(subject, self._connection.jobs.AddMetadata, request, quoting=False)
+        answer = self._connection.call(subject, self._connection.jobs.AddMetadata, request, quoting=False)
         check_same(subject, answer.job_id, job.platform_job_id)
 
     def _upload(self, job: Job, upload: Upload, name: str, subject: str) -> None:
@@ -163,19 +163,19 @@ class ClaraGrpcSubmitter(Submitter[ClaraGrpcSettings]):
             )
             answer = self._connection.send(subject, outgoing)
         if answer.details.size not in (0, upload.size_bytes):  # 0: left out, or an empty file
-            raise garbage(subject, f"the platform stored {answer.details.size} bytes of the file")
+            raise invalid_response(subject, f"the platform stored {answer.details.size} bytes of the file")
 
     def _start(self, job: Job, subject: str) -> None:
         request = jobs_pb2.JobsStartRequest(header=HEADER, job_id=_platform_id(job))
-        answer = self._connection.ask(subject, self._connection.jobs.Start, request)
+        answer = self._connection.call(subject, self._connection.jobs.Start, request)
         if answer.state == jobs_pb2.JOB_STATE_UNKNOWN:
-            raise garbage(subject, "the platform answered without a job state")
+            raise invalid_response(subject, "the platform answered without a job state")
 
     def _cancel(self, job: Job, subject: str) -> None:
         request = jobs_pb2.JobsCancelRequest(
             header=HEADER, job_id=_platform_id(job), reason="cancelled in dicom-adapter"
         )
-        answer = self._connection.ask(subject, self._connection.jobs.Cancel, request)
+        answer = self._connection.call(subject, self._connection.jobs.Cancel, request)
         check_same(subject, answer.job_id, job.platform_job_id)
 
     def _query(self, job: Job, subject: str) -> GrpcJob:

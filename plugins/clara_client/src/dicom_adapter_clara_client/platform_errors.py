@@ -144,7 +144,7 @@ def refused_by_status(subject: str, status: StatusCode, details: str, quoting: Q
     )
 
 
-def garbage(subject: str, why: str) -> Refusal:
+def invalid_response(subject: str, why: str) -> Refusal:
     """Return the error for a successful response that violates the API."""
     return RetriableRefusal(f"{subject}: {why}; check that the endpoint leads to the platform itself")
 

@@ -100,23 +100,23 @@ class RestConnection:
 
     def send(self, request: RestRequest, *expected: int) -> RestAnswer:
         """Return the response if its status is one of `expected`. Raises Retriable or Permanent otherwise."""
-        answer = self.ask(request)
+        answer = self.exchange(request)
         if answer.status not in expected:
             raise refusal(request.subject, answer, quoting=request.quoting)
         return answer
 
-    def ask(self, request: RestRequest) -> RestAnswer:
+    def exchange(self, request: RestRequest) -> RestAnswer:
         """Return the response with any status. Raises Retriable if there is none."""
         is_upload = isinstance(request.body, FileBody)
         seconds = self._settings.upload_timeout if is_upload else self._settings.timeout
         try:
             with self._deadline.within(seconds):
-                return self._exchange(request)
+                return self._perform(request)
         except FAILURES as failure:
             # The cause is not chained: its text may quote headers.
             raise Retriable(f"{request.subject}: {_described(failure, seconds)}") from None
 
-    def _exchange(self, request: RestRequest) -> RestAnswer:
+    def _perform(self, request: RestRequest) -> RestAnswer:
         content, headers = _content(request)
         if request.key:
             headers["Idempotency-Key"] = f'"{request.key}"'

@@ -107,7 +107,7 @@ def conflicts(answer: RestAnswer) -> bool:
     return answer.status == HTTPStatus.CONFLICT and problem_of(answer).name != IN_PROGRESS
 
 
-def garbage(subject: str, answer: RestAnswer, why: str) -> Retriable:
+def invalid_response(subject: str, answer: RestAnswer, why: str) -> Retriable:
     """Return the error for a successful response that violates the API."""
     return Retriable(
         f"{subject}: the response {answer.status} is not one of a Clara REST API: {why}; "
@@ -118,7 +118,7 @@ def garbage(subject: str, answer: RestAnswer, why: str) -> Retriable:
 def refusal(subject: str, answer: RestAnswer, *, quoting: bool = True) -> Permanent | Retriable:
     """Return the error for an unexpected response. Without `quoting`, its message omits the problem's detail."""
     if 200 <= answer.status < 300:
-        return garbage(subject, answer, "the API does not define this status for the call")
+        return invalid_response(subject, answer, "the API does not define this status for the call")
     if 300 <= answer.status < 400:
         target = answer.header("location") or "nowhere"
         return Permanent(

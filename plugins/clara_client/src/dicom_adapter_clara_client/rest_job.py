@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Json, RestAnswer, garbage, json_object
+from dicom_adapter_clara_client.rest_errors import LONGEST_DETAIL, Json, RestAnswer, invalid_response, json_object
 
 IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")  # part of paths; the API specifies 32 hexadecimal digits
 STOPPED_EARLY = {"canceled", "evicted"}  # possible statuses of a job that never ran
@@ -46,9 +46,9 @@ def job_of(subject: str, answer: RestAnswer, job_id: str = "") -> RestJob:
     try:
         job = _job(answer, json_object(answer))
     except ValueError as why:
-        raise garbage(subject, answer, str(why)) from None
+        raise invalid_response(subject, answer, str(why)) from None
     if job_id and job.job_id.lower() != job_id.lower():
-        raise garbage(subject, answer, "it is for another job")
+        raise invalid_response(subject, answer, "it is for another job")
     return job
 
 
@@ -58,10 +58,10 @@ def page_of(subject: str, answer: RestAnswer) -> RestPage:
         found = json_object(answer)
         jobs, token = found.get("jobs"), found.get("nextPageToken") or ""
         if not isinstance(jobs, list) or not isinstance(token, str):
-            raise garbage(subject, answer, "it is not a page of jobs")
+            raise invalid_response(subject, answer, "it is not a page of jobs")
         return RestPage(jobs=tuple(_job(answer, job) for job in jobs), next_token=token)
     except ValueError as why:
-        raise garbage(subject, answer, str(why)) from None
+        raise invalid_response(subject, answer, str(why)) from None
 
 
 def check_metadata(subject: str, answer: RestAnswer) -> None:
@@ -70,7 +70,7 @@ def check_metadata(subject: str, answer: RestAnswer) -> None:
         found = json_object(answer)
         _metadata({"metadata": found.get("metadata")})
     except ValueError as why:
-        raise garbage(subject, answer, str(why)) from None
+        raise invalid_response(subject, answer, str(why)) from None
 
 
 def _job(answer: RestAnswer, found: Any) -> RestJob:

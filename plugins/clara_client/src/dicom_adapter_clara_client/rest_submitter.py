@@ -92,7 +92,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         subject = _subject(job, "start")
         path, key = f"{_path(job)}:start", f"{job.job_id}-start"
         request = RestRequest(subject=subject, method="POST", path=path, key=key, body={"variables": {}})
-        answer = self._connection.ask(request)
+        answer = self._connection.exchange(request)
         if conflicts(answer):
             self._check_started(job, subject, answer)
         elif answer.status == ACCEPTED:
@@ -102,7 +102,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
 
     def status(self, job: Job) -> PlatformStatus:
         subject = _subject(job, "status")
-        answer = self._connection.ask(RestRequest(subject=subject, method="GET", path=_path(job)))
+        answer = self._connection.exchange(RestRequest(subject=subject, method="GET", path=_path(job)))
         if answer.status != OK:
             refused = refusal(subject, answer)
             # Unless the job is missing, an operator may fix the reason of the refusal: polling continues.
@@ -117,7 +117,7 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         if not platform_job_id:
             return  # never created: nothing to stop
         path, body = f"/v1/jobs/{platform_job_id}:cancel", {"reason": "cancelled in dicom-adapter"}
-        answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body))
+        answer = self._connection.exchange(RestRequest(subject=subject, method="POST", path=path, body=body))
         if _is_missing_job(answer):
             return
         if answer.status != OK:
@@ -138,7 +138,9 @@ class ClaraRestSubmitter(Submitter[ClaraRestSettings]):
         subject = _subject(job, "metadata")
         path, body = f"{_path(job)}/metadata", {"metadata": dict(metadata)}
         # The detail of a refusal may quote a value, which may be patient data.
-        answer = self._connection.ask(RestRequest(subject=subject, method="POST", path=path, body=body, quoting=False))
+        answer = self._connection.exchange(
+            RestRequest(subject=subject, method="POST", path=path, body=body, quoting=False)
+        )
         if conflicts(answer):
             return False
         if answer.status != OK:

@@ -42,7 +42,7 @@ TYPES = {
 }
 
 
-def done() -> ResponseHeader:
+def success_header() -> ResponseHeader:
     """Return the header of a successful response."""
     return ResponseHeader(code=ClaraCode.OK)
 
@@ -84,7 +84,7 @@ def filter_of(wanted: jobs_pb2.JobsListRequest.JobFilter) -> JobFilter:
 def status_answer(job: ClaraJob) -> jobs_pb2.JobsStatusResponse:
     """Return one job with its details, without the deprecated time texts."""
     return jobs_pb2.JobsStatusResponse(
-        header=done(),
+        header=success_header(),
         job_id=identifier(job.job_id),
         pipeline_id=identifier(job.pipeline_id),
         payload_id=identifier(job.payload_id),
@@ -103,7 +103,7 @@ def status_answer(job: ClaraJob) -> jobs_pb2.JobsStatusResponse:
 def list_answer(job: ClaraJob) -> jobs_pb2.JobsListResponse:
     """Return one job of a list."""
     return jobs_pb2.JobsListResponse(
-        header=done(),
+        header=success_header(),
         job_details=jobs_pb2.JobsListResponse.JobDetails(
             job_id=identifier(job.job_id),
             payload_id=identifier(job.payload_id),

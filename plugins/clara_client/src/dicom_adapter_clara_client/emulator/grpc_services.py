@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from dicom_adapter_clara_client.emulator import grpc_messages as to
+from dicom_adapter_clara_client.emulator import grpc_messages as convert
 from dicom_adapter_clara_client.emulator.rules import InvalidValue, MalformedId
 from dicom_adapter_clara_client.emulator.state import EmulatedPlatform
 from dicom_adapter_clara_client.emulator.values import ClaraPayload, ClaraPipeline, PayloadFile, PipelineFile
@@ -38,48 +38,50 @@ class JobsService(JobsServicer):
         job = self._platform.create_job(
             request.pipeline_id.value,
             request.name,
-            priority=to.priority_of(request.priority),
+            priority=convert.priority_of(request.priority),
             metadata=request.metadata,
             input_payloads=[payload.value for payload in request.input_payloads],
         )
         return jobs_pb2.JobsCreateResponse(
-            header=to.done(), job_id=to.identifier(job.job_id), payload_id=to.identifier(job.payload_id)
+            header=convert.success_header(),
+            job_id=convert.identifier(job.job_id),
+            payload_id=convert.identifier(job.payload_id),
         )
 
     def Start(self, request: jobs_pb2.JobsStartRequest, context: Context) -> jobs_pb2.JobsStartResponse:
         variables = {variable.name: variable.value for variable in request.Variables}
         job = self._platform.jobs.start(request.job_id.value, variables)
         return jobs_pb2.JobsStartResponse(
-            header=to.done(),
-            state=to.STATES[job.state],
-            status=to.STATUSES[job.status],
-            priority=to.PRIORITIES[job.priority],
+            header=convert.success_header(),
+            state=convert.STATES[job.state],
+            status=convert.STATUSES[job.status],
+            priority=convert.PRIORITIES[job.priority],
         )
 
     def Status(self, request: jobs_pb2.JobsStatusRequest, context: Context) -> jobs_pb2.JobsStatusResponse:
-        return to.status_answer(self._platform.jobs.status(request.job_id.value))
+        return convert.status_answer(self._platform.jobs.status(request.job_id.value))
 
     def Cancel(self, request: jobs_pb2.JobsCancelRequest, context: Context) -> jobs_pb2.JobsCancelResponse:
         job = self._platform.jobs.cancel(request.job_id.value, request.reason)
         return jobs_pb2.JobsCancelResponse(
-            header=to.done(),
-            job_id=to.identifier(job.job_id),
-            job_state=to.STATES[job.state],
-            job_status=to.STATUSES[job.status],
+            header=convert.success_header(),
+            job_id=convert.identifier(job.job_id),
+            job_state=convert.STATES[job.state],
+            job_status=convert.STATUSES[job.status],
         )
 
     def List(self, request: jobs_pb2.JobsListRequest, context: Context) -> Iterator[jobs_pb2.JobsListResponse]:
-        jobs = self._platform.jobs.list(to.filter_of(request.filter))
+        jobs = self._platform.jobs.list(convert.filter_of(request.filter))
         if not jobs:
-            yield jobs_pb2.JobsListResponse(header=to.done())
-        yield from map(to.list_answer, jobs)
+            yield jobs_pb2.JobsListResponse(header=convert.success_header())
+        yield from map(convert.list_answer, jobs)
 
     def AddMetadata(
         self, request: jobs_pb2.JobsAddMetadataRequest, context: Context
     ) -> jobs_pb2.JobsAddMetadataResponse:
         job = self._platform.jobs.add_metadata(request.job_id.value, request.metadata)
         return jobs_pb2.JobsAddMetadataResponse(
-            header=to.done(), job_id=to.identifier(job.job_id), metadata=job.metadata
+            header=convert.success_header(), job_id=convert.identifier(job.job_id), metadata=job.metadata
         )
 
     def RemoveMetadata(
@@ -87,7 +89,7 @@ class JobsService(JobsServicer):
     ) -> jobs_pb2.JobsRemoveMetadataResponse:
         job = self._platform.jobs.remove_metadata(request.job_id.value, request.keys)
         return jobs_pb2.JobsRemoveMetadataResponse(
-            header=to.done(), job_id=to.identifier(job.job_id), metadata=job.metadata
+            header=convert.success_header(), job_id=convert.identifier(job.job_id), metadata=job.metadata
         )
 
     def ReadLogs(
@@ -96,7 +98,7 @@ class JobsService(JobsServicer):
         """Return empty logs, because emulated jobs have no operators."""
         job = self._platform.jobs.status(request.job_id.value)
         yield jobs_pb2.JobsReadLogsResponse(
-            header=to.done(), job_id=to.identifier(job.job_id), operator_name=request.operator_name
+            header=convert.success_header(), job_id=convert.identifier(job.job_id), operator_name=request.operator_name
         )
 
 
@@ -111,7 +113,9 @@ class PayloadsService(PayloadsServicer):
     ) -> payloads_pb2.PayloadsCreateResponse:
         payload = self._payloads.create(request.metadata)
         return payloads_pb2.PayloadsCreateResponse(
-            header=to.done(), payload_id=to.identifier(payload.payload_id), type=to.TYPES[payload.type]
+            header=convert.success_header(),
+            payload_id=convert.identifier(payload.payload_id),
+            type=convert.TYPES[payload.type],
         )
 
     def Details(
@@ -141,7 +145,7 @@ class PayloadsService(PayloadsServicer):
                     raise InvalidValue(ClaraCode.FILE_NAME_INVALID, rule)
                 incoming.write(piece.data)
             file = incoming.commit()
-        return payloads_pb2.PayloadsUploadResponse(header=to.done(), details=to.file_details(file))
+        return payloads_pb2.PayloadsUploadResponse(header=convert.success_header(), details=convert.file_details(file))
 
     def Download(
         self, request: payloads_pb2.PayloadsDownloadRequest, context: Context
@@ -149,7 +153,7 @@ class PayloadsService(PayloadsServicer):
         file, reader = self._payloads.download(request.payload_id.value, request.name)
         with reader:
             yield payloads_pb2.PayloadsDownloadResponse(
-                header=to.done(), details=to.file_details(file), data=reader.read(PIECE_BYTES)
+                header=convert.success_header(), details=convert.file_details(file), data=reader.read(PIECE_BYTES)
             )
             while data := reader.read(PIECE_BYTES):
                 yield payloads_pb2.PayloadsDownloadResponse(data=data)
@@ -158,20 +162,22 @@ class PayloadsService(PayloadsServicer):
         self, request: payloads_pb2.PayloadsRemoveRequest, context: Context
     ) -> payloads_pb2.PayloadsRemoveResponse:
         self._payloads.remove(request.payload_id.value, request.name)
-        return payloads_pb2.PayloadsRemoveResponse(header=to.done())
+        return payloads_pb2.PayloadsRemoveResponse(header=convert.success_header())
 
     def Delete(
         self, request: payloads_pb2.PayloadsDeleteRequest, context: Context
     ) -> payloads_pb2.PayloadsDeleteResponse:
         self._payloads.delete(request.payload_id.value)
-        return payloads_pb2.PayloadsDeleteResponse(header=to.done())
+        return payloads_pb2.PayloadsDeleteResponse(header=convert.success_header())
 
     def AddMetadata(
         self, request: payloads_pb2.PayloadsAddMetadataRequest, context: Context
     ) -> payloads_pb2.PayloadsAddMetadataResponse:
         payload = self._payloads.add_metadata(request.payload_id.value, request.metadata)
         return payloads_pb2.PayloadsAddMetadataResponse(
-            header=to.done(), payload_id=to.identifier(payload.payload_id), metadata=payload.metadata
+            header=convert.success_header(),
+            payload_id=convert.identifier(payload.payload_id),
+            metadata=payload.metadata,
         )
 
     def RemoveMetadata(
@@ -179,7 +185,9 @@ class PayloadsService(PayloadsServicer):
     ) -> payloads_pb2.PayloadsRemoveMetadataResponse:
         payload = self._payloads.remove_metadata(request.payload_id.value, request.keys)
         return payloads_pb2.PayloadsRemoveMetadataResponse(
-            header=to.done(), payload_id=to.identifier(payload.payload_id), metadata=payload.metadata
+            header=convert.success_header(),
+            payload_id=convert.identifier(payload.payload_id),
+            metadata=payload.metadata,
         )
 
 
@@ -195,7 +203,9 @@ class PipelinesService(PipelinesServicer):
         messages = list(request_iterator)
         first = messages[0] if messages else pipelines_pb2.PipelinesCreateRequest()
         pipeline = self._pipelines.create(_pieces(messages), first.metadata, first.pipeline_id.value)
-        return pipelines_pb2.PipelinesCreateResponse(header=to.done(), pipeline_id=to.identifier(pipeline.pipeline_id))
+        return pipelines_pb2.PipelinesCreateResponse(
+            header=convert.success_header(), pipeline_id=convert.identifier(pipeline.pipeline_id)
+        )
 
     def Update(
         self, request_iterator: Iterator[pipelines_pb2.PipelinesUpdateRequest], context: Context
@@ -204,19 +214,19 @@ class PipelinesService(PipelinesServicer):
         if len({message.pipeline_id.value.lower() for message in messages}) > 1:
             raise InvalidValue(ClaraCode.PIPELINE_NOT_UPDATED, "every message of an update must name the same pipeline")
         self._pipelines.update(messages[0].pipeline_id.value if messages else "", _pieces(messages))
-        return pipelines_pb2.PipelinesUpdateResponse(header=to.done())
+        return pipelines_pb2.PipelinesUpdateResponse(header=convert.success_header())
 
     def List(
         self, request: pipelines_pb2.PipelinesListRequest, context: Context
     ) -> Iterator[pipelines_pb2.PipelinesListResponse]:
         pipelines = self._pipelines.list()
         if not pipelines:
-            yield pipelines_pb2.PipelinesListResponse(header=to.done())
+            yield pipelines_pb2.PipelinesListResponse(header=convert.success_header())
         for pipeline in pipelines:
             yield pipelines_pb2.PipelinesListResponse(
-                header=to.done(),
+                header=convert.success_header(),
                 details=pipelines_pb2.PipelinesListResponse.PipelineDetails(
-                    pipeline_id=to.identifier(pipeline.pipeline_id), name=pipeline.name, metadata=pipeline.metadata
+                    pipeline_id=convert.identifier(pipeline.pipeline_id), name=pipeline.name, metadata=pipeline.metadata
                 ),
             )
 
@@ -232,14 +242,16 @@ class PipelinesService(PipelinesServicer):
         self, request: pipelines_pb2.PipelinesRemoveRequest, context: Context
     ) -> pipelines_pb2.PipelinesRemoveResponse:
         self._pipelines.remove(request.pipeline_id.value)
-        return pipelines_pb2.PipelinesRemoveResponse(header=to.done())
+        return pipelines_pb2.PipelinesRemoveResponse(header=convert.success_header())
 
     def AddMetadata(
         self, request: pipelines_pb2.PipelinesAddMetadataRequest, context: Context
     ) -> pipelines_pb2.PipelinesAddMetadataResponse:
         pipeline = self._pipelines.add_metadata(request.pipeline_id.value, request.metadata)
         return pipelines_pb2.PipelinesAddMetadataResponse(
-            header=to.done(), pipeline_id=to.identifier(pipeline.pipeline_id), metadata=pipeline.metadata
+            header=convert.success_header(),
+            pipeline_id=convert.identifier(pipeline.pipeline_id),
+            metadata=pipeline.metadata,
         )
 
     def RemoveMetadata(
@@ -247,7 +259,9 @@ class PipelinesService(PipelinesServicer):
     ) -> pipelines_pb2.PipelinesRemoveMetadataResponse:
         pipeline = self._pipelines.remove_metadata(request.pipeline_id.value, request.keys)
         return pipelines_pb2.PipelinesRemoveMetadataResponse(
-            header=to.done(), pipeline_id=to.identifier(pipeline.pipeline_id), metadata=pipeline.metadata
+            header=convert.success_header(),
+            pipeline_id=convert.identifier(pipeline.pipeline_id),
+            metadata=pipeline.metadata,
         )
 
 
@@ -260,12 +274,12 @@ class ClaraService(ClaraServicer):
     def Version(self, request: clara_pb2.ClaraVersionRequest, context: Context) -> clara_pb2.ClaraVersionResponse:
         own = self._version
         version = Version(major=own.major, minor=own.minor, patch=own.patch, label=own.label)
-        return clara_pb2.ClaraVersionResponse(header=to.done(), version=version)
+        return clara_pb2.ClaraVersionResponse(header=convert.success_header(), version=version)
 
     def Utilization(
         self, request: clara_pb2.ClaraUtilizationRequest, context: Context
     ) -> Iterator[clara_pb2.ClaraUtilizationResponse]:
-        yield clara_pb2.ClaraUtilizationResponse(header=to.done())
+        yield clara_pb2.ClaraUtilizationResponse(header=convert.success_header())
 
     def Stop(self, request: clara_pb2.ClaraStopRequest, context: Context) -> clara_pb2.ClaraStopResponse:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "clients cannot stop the emulator")
@@ -275,19 +289,19 @@ def _details_answer(
     payload: ClaraPayload, file: PayloadFile | None, *, first: bool
 ) -> payloads_pb2.PayloadsDetailsResponse:
     return payloads_pb2.PayloadsDetailsResponse(
-        header=to.done() if first else None,
-        payload_id=to.identifier(payload.payload_id),
-        file=None if file is None else to.file_details(file),
-        type=to.TYPES[payload.type],
-        job_id=to.identifier(payload.job_id),
+        header=convert.success_header() if first else None,
+        payload_id=convert.identifier(payload.payload_id),
+        file=None if file is None else convert.file_details(file),
+        type=convert.TYPES[payload.type],
+        job_id=convert.identifier(payload.job_id),
         metadata=payload.metadata if first else None,
     )
 
 
 def _definition_answer(pipeline: ClaraPipeline, file: PipelineFile | None) -> pipelines_pb2.PipelinesDetailsResponse:
     return pipelines_pb2.PipelinesDetailsResponse(
-        header=to.done(),
-        pipeline_id=to.identifier(pipeline.pipeline_id),
+        header=convert.success_header(),
+        pipeline_id=convert.identifier(pipeline.pipeline_id),
         name=pipeline.name,
         definition=None if file is None else pipelines_pb2.PipelineDefinitionFile(path=file.path, content=file.content),
         metadata=pipeline.metadata,

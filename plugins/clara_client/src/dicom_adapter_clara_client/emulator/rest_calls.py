@@ -43,7 +43,7 @@ class RestCall:
 
     name: str
     request: Request
-    ask: OperationRequest
+    parsed: OperationRequest
     body: AsyncIterator[bytes]
     received_bytes: int = 0
     worked: bool = True
@@ -81,8 +81,8 @@ class RestCalls:
         """Return the Starlette endpoint of an operation with a small body."""
 
         async def work(call: RestCall) -> Response:
-            key = parse_key(call.ask.headers.get("idempotency-key")) if operation.has_key else ""
-            return response_of(await run_in_threadpool(self._act, operation, call.ask, key))
+            key = parse_key(call.parsed.headers.get("idempotency-key")) if operation.has_key else ""
+            return response_of(await run_in_threadpool(self._act, operation, call.parsed, key))
 
         async def endpoint(request: Request) -> Response:
             return await self.perform(operation.name, request, work, has_json=True)
@@ -91,8 +91,10 @@ class RestCalls:
 
     async def perform(self, name: str, request: Request, work: Work, *, has_json: bool = False) -> Response:
         """Perform a call and return its response. The call is recorded before the response is sent."""
-        call = RestCall(name, request, _ask(request), request.stream())
-        call.ids.update({IDS[part]: value[:64].lower() for part, value in call.ask.at.items() if part in IDS})
+        call = RestCall(name, request, _parse(request), request.stream())
+        call.ids.update(
+            {IDS[part]: value[:64].lower() for part, value in call.parsed.path_parameters.items() if part in IDS}
+        )
         try:
             return await self._perform(call, work, has_json)
         except ClientDisconnect:
@@ -114,22 +116,22 @@ class RestCalls:
                 pass  # a client that is still sending would not read the response
             return self._refused(call, refusal if isinstance(refusal, ProblemAnswer) else problem_of(refusal))
 
-    def _act(self, operation: Operation, ask: OperationRequest, key: str) -> Reply:
+    def _act(self, operation: Operation, request: OperationRequest, key: str) -> Reply:
         if not key:
-            return operation.act(self.platform, ask)
-        return self.platform.keys.answer(key, ask.fingerprint(), lambda: operation.act(self.platform, ask))
+            return operation.act(self.platform, request)
+        return self.platform.keys.answer(key, request.fingerprint(), lambda: operation.act(self.platform, request))
 
     def _authorize(self, call: RestCall) -> None:
         if self._token is None:
             return
-        given = call.ask.headers.get("authorization", "")
+        given = call.parsed.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             call.worked = False
             raise ProblemAnswer(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
 
     async def _apply_fault(self, call: RestCall) -> None:
         """Apply the fault that is due, if any, as far as it takes effect before the work."""
-        named = call.ask.body.get("pipelineId")
+        named = call.parsed.body.get("pipelineId")
         if isinstance(named, str):
             call.ids.setdefault("pipelineId", named[:64].lower())
         call.fault = self._faults.take(PROTOCOL, call.name, self.platform.pipeline_of(call.ids))
@@ -168,10 +170,10 @@ class RestCalls:
 
     def _refused(self, call: RestCall, problem: ProblemAnswer) -> Response:
         if call.has(CallFaultKind.DROP, CallFaultKind.GARBAGE, CallFaultKind.TRUNCATE) and call.worked:
-            return self._answered(call, problem_response(problem, call.ask.path))
+            return self._answered(call, problem_response(problem, call.parsed.path))
         outcome = CallOutcome.REFUSED if problem.code is not None else CallOutcome.FAILED
         self._record(call, outcome, code=problem.code or 0, status=str(problem.status))
-        return problem_response(problem, call.ask.path)
+        return problem_response(problem, call.parsed.path)
 
     def _record(
         self, call: RestCall, outcome: CallOutcome, *, sent_bytes: int = 0, code: int = 0, status: str = ""
@@ -197,11 +199,11 @@ class _Reset(Exception):
     """Raised to reset the connection."""
 
 
-def _ask(request: Request) -> OperationRequest:
+def _parse(request: Request) -> OperationRequest:
     return OperationRequest(
         method=request.method,
         path=request.url.path,
-        at=request.path_params,
+        path_parameters=request.path_params,
         query=request.query_params.multi_items(),
         headers=dict(request.headers),
     )
@@ -217,7 +219,7 @@ async def _read_json(call: RestCall) -> None:
     media_type = call.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if data.strip() and media_type != "application/json":
         raise ProblemAnswer(MEDIA_TYPE_WRONG)
-    call.ask = evolve(call.ask, body=json_body(data))
+    call.parsed = evolve(call.parsed, body=json_body(data))
 
 
 def response_of(reply: Reply) -> Response:

@@ -51,7 +51,7 @@ class FileTransfers:
         return await self._calls.perform("Payloads.Download", request, self._download)
 
     async def _upload(self, call: RestCall) -> Response:
-        digests = _digests(call.ask.headers.get("content-digest", ""))
+        digests = _digests(call.parsed.headers.get("content-digest", ""))
         with await run_in_threadpool(self._begin, call) as incoming:
             async for piece in self._limited(call):
                 for _expected, digest in digests:
@@ -62,7 +62,7 @@ class FileTransfers:
             await run_in_threadpool(self._commit, call, incoming)
             if incoming.replaced:
                 return Response(status_code=204)
-            return Response(status_code=201, headers={"Location": quote(call.ask.path, safe=PATH_CHARACTERS)})
+            return Response(status_code=201, headers={"Location": quote(call.parsed.path, safe=PATH_CHARACTERS)})
 
     def _begin(self, call: RestCall) -> IncomingFile:
         with (
@@ -70,7 +70,10 @@ class FileTransfers:
             instead(ClaraCode.FILE_NAME_TAKEN, FILE_PRESENT, lambda: not _replaces(call)),
         ):
             return self._payloads.receive(
-                call.ask.at["payload"], call.ask.at["file"], from_root=True, replace=_replaces(call)
+                call.parsed.path_parameters["payload"],
+                call.parsed.path_parameters["file"],
+                from_root=True,
+                replace=_replaces(call),
             )
 
     def _commit(self, call: RestCall, incoming: IncomingFile) -> None:
@@ -84,9 +87,9 @@ class FileTransfers:
             yield piece
 
     async def _download(self, call: RestCall) -> Response:
-        path = call.ask.at["file"]
-        file, source = await run_in_threadpool(self._payloads.download, call.ask.at["payload"], path)
-        part = _range(call.ask.headers.get("range", ""), file.size_bytes)
+        path = call.parsed.path_parameters["file"]
+        file, source = await run_in_threadpool(self._payloads.download, call.parsed.path_parameters["payload"], path)
+        part = _range(call.parsed.headers.get("range", ""), file.size_bytes)
         headers = {"Accept-Ranges": "bytes", "Content-Length": str(file.size_bytes)}
         start, end = part or (0, file.size_bytes)
         if part is not None:
@@ -97,11 +100,11 @@ class FileTransfers:
 
 
 def _is_input(call: RestCall) -> bool:
-    return call.ask.at["file"].startswith(f"{INPUT}/")
+    return call.parsed.path_parameters["file"].startswith(f"{INPUT}/")
 
 
 def _replaces(call: RestCall) -> bool:
-    return call.ask.headers.get("if-none-match", "").strip() != "*"
+    return call.parsed.headers.get("if-none-match", "").strip() != "*"
 
 
 def _digests(header: str) -> list[tuple[bytes, Any]]:

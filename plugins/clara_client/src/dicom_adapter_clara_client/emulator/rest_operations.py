@@ -37,67 +37,67 @@ class Operation:
     has_key: bool = False  # whether it requires an idempotency key
 
 
-def version(platform: EmulatedPlatform, _ask: OperationRequest) -> Reply:
+def version(platform: EmulatedPlatform, _request: OperationRequest) -> Reply:
     return Reply(body=version_json(platform.version))
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def create_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    inputs = ask.texts("inputPayloads")
+def create_job(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    inputs = request.texts("inputPayloads")
     with in_body():
         job = platform.create_job(
-            ask.text("pipelineId"),
-            ask.text("name"),
-            priority=choice(ask.text("priority", "normal"), JobPriority, "priority", VALUE_INVALID),
-            metadata=ask.metadata(),
+            request.text("pipelineId"),
+            request.text("name"),
+            priority=choice(request.text("priority", "normal"), JobPriority, "priority", VALUE_INVALID),
+            metadata=request.metadata(),
             input_payloads=inputs,
         )
     return Reply(status=CREATED, body=job_json(job, inputs), headers={"Location": f"/v1/jobs/{job.job_id}"})
 
 
-def list_jobs(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    pipelines = (rules.identifier(i, "pipeline", ClaraCode.PIPELINE_ID_MALFORMED) for i in ask.all_of("pipelineId"))
+def list_jobs(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    pipelines = (rules.identifier(i, "pipeline", ClaraCode.PIPELINE_ID_MALFORMED) for i in request.all_of("pipelineId"))
     wanted = JobFilter(
-        completed_before=ask.moment("completedBefore"),
-        created_after=ask.moment("createdAfter"),
-        states=ask.choices("state", ClaraJobState),
-        statuses=ask.choices("status", ClaraJobStatus),
+        completed_before=request.moment("completedBefore"),
+        created_after=request.moment("createdAfter"),
+        states=request.choices("state", ClaraJobState),
+        statuses=request.choices("status", ClaraJobStatus),
         pipeline_ids=frozenset(pipelines),
     )
-    jobs, more = ask.page(platform.jobs.list(wanted))
+    jobs, more = request.page(platform.jobs.list(wanted))
     return Reply(body={"jobs": [job_json(job) for job in jobs], **more})
 
 
-def get_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    body = job_json(platform.jobs.status(ask.at["job"]))
+def get_job(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    body = job_json(platform.jobs.status(request.path_parameters["job"]))
     tag = f'"{hashlib.sha256(json.dumps(body).encode()).hexdigest()[:32]}"'
-    known = [given.strip().removeprefix("W/") for given in ask.headers.get("if-none-match", "").split(",")]
+    known = [given.strip().removeprefix("W/") for given in request.headers.get("if-none-match", "").split(",")]
     if tag in known or "*" in known:
         return Reply(status=NOT_MODIFIED, headers={"ETag": tag})
     return Reply(body=body, headers={"ETag": tag})
 
 
-def start_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    job = platform.jobs.start(ask.at["job"], ask.table("variables"))
+def start_job(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    job = platform.jobs.start(request.path_parameters["job"], request.table("variables"))
     return Reply(status=ACCEPTED, body=job_json(job), headers={"Location": f"/v1/jobs/{job.job_id}"})
 
 
-def cancel_job(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    return Reply(body=job_json(platform.jobs.cancel(ask.at["job"], ask.text("reason", ""))))
+def cancel_job(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    return Reply(body=job_json(platform.jobs.cancel(request.path_parameters["job"], request.text("reason", ""))))
 
 
-def read_logs(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    platform.jobs.status(ask.at["job"])
+def read_logs(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    platform.jobs.status(request.path_parameters["job"])
     return Reply(body="")  # emulated jobs have no operators
 
 
 # --- metadata of jobs -------------------------------------------------------------------------------------------------
 
 
-def add_metadata(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    job = platform.jobs.add_metadata(ask.at["job"], ask.metadata())
+def add_metadata(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    job = platform.jobs.add_metadata(request.path_parameters["job"], request.metadata())
     return Reply(body={"metadata": dict(job.metadata)})
 
 
@@ -107,10 +107,10 @@ class MetadataChanges:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def put_metadata(self, platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-        key, value = ask.at["key"], ask.text("value")
+    def put_metadata(self, platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+        key, value = request.path_parameters["key"], request.text("value")
         with self._lock:
-            job = platform.jobs.status(ask.at["job"])
+            job = platform.jobs.status(request.path_parameters["job"])
             rest = rules.without_metadata(job.metadata, [key])
             # Check the new value before the old one is removed.
             rules.with_metadata(rest, [(key, value)], ClaraCode.JOB_METADATA_REFUSED)
@@ -118,12 +118,12 @@ class MetadataChanges:
             platform.jobs.add_metadata(job.job_id, {key: value})
         return Reply(status=NO_CONTENT if _has(job, key) else CREATED)
 
-    def remove_metadata(self, platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
+    def remove_metadata(self, platform: EmulatedPlatform, request: OperationRequest) -> Reply:
         with self._lock:
-            job = platform.jobs.status(ask.at["job"])
-            if not _has(job, ask.at["key"]):
+            job = platform.jobs.status(request.path_parameters["job"])
+            if not _has(job, request.path_parameters["key"]):
                 raise ProblemAnswer(METADATA_NOT_FOUND, "the job has no metadata with this key")
-            platform.jobs.remove_metadata(job.job_id, [ask.at["key"]])
+            platform.jobs.remove_metadata(job.job_id, [request.path_parameters["key"]])
         return Reply(status=NO_CONTENT)
 
 
@@ -134,47 +134,47 @@ def _has(job: ClaraJob, key: str) -> bool:
 # --- payloads ---------------------------------------------------------------------------------------------------------
 
 
-def create_payload(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    payload = platform.payloads.create(ask.metadata())
+def create_payload(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    payload = platform.payloads.create(request.metadata())
     location = {"Location": f"/v1/payloads/{payload.payload_id}"}
     return Reply(status=CREATED, body=payload_json(payload), headers=location)
 
 
-def get_payload(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    return Reply(body=payload_json(platform.payloads.details(ask.at["payload"])))
+def get_payload(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    return Reply(body=payload_json(platform.payloads.details(request.path_parameters["payload"])))
 
 
-def delete_payload(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    platform.payloads.delete(ask.at["payload"])
+def delete_payload(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    platform.payloads.delete(request.path_parameters["payload"])
     return Reply(status=NO_CONTENT)
 
 
-def remove_file(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    platform.payloads.remove(ask.at["payload"], ask.at["file"])
+def remove_file(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    platform.payloads.remove(request.path_parameters["payload"], request.path_parameters["file"])
     return Reply(status=NO_CONTENT)
 
 
 # --- pipelines --------------------------------------------------------------------------------------------------------
 
 
-def create_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    files = [PipelineFile(path=f["path"], content=f["content"]) for f in ask.objects("files", "path", "content")]
-    pipeline = platform.pipelines.create(files, ask.metadata())
+def create_pipeline(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    files = [PipelineFile(path=f["path"], content=f["content"]) for f in request.objects("files", "path", "content")]
+    pipeline = platform.pipelines.create(files, request.metadata())
     location = {"Location": f"/v1/pipelines/{pipeline.pipeline_id}"}
     return Reply(status=CREATED, body=pipeline_json(pipeline), headers=location)
 
 
-def list_pipelines(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    pipelines, more = ask.page(sorted(platform.pipelines.list(), key=lambda pipeline: pipeline.pipeline_id))
+def list_pipelines(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    pipelines, more = request.page(sorted(platform.pipelines.list(), key=lambda pipeline: pipeline.pipeline_id))
     return Reply(body={"pipelines": [pipeline_json(pipeline, with_files=False) for pipeline in pipelines], **more})
 
 
-def get_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    return Reply(body=pipeline_json(platform.pipelines.details(ask.at["pipeline"])))
+def get_pipeline(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    return Reply(body=pipeline_json(platform.pipelines.details(request.path_parameters["pipeline"])))
 
 
-def remove_pipeline(platform: EmulatedPlatform, ask: OperationRequest) -> Reply:
-    platform.pipelines.remove(ask.at["pipeline"])
+def remove_pipeline(platform: EmulatedPlatform, request: OperationRequest) -> Reply:
+    platform.pipelines.remove(request.path_parameters["pipeline"])
     return Reply(status=NO_CONTENT)
 
 

@@ -25,7 +25,7 @@ class OperationRequest:
 
     method: str
     path: str
-    at: Mapping[str, str]  # path parameters
+    path_parameters: Mapping[str, str]
     query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(factory=dict, repr=False)  # names in lower case
     body: Mapping[str, Any] = field(factory=dict, repr=False)
