@@ -50,7 +50,7 @@ def test_an_instance_at_max_wait_still_belongs_to_the_group(new_lane: Any, insta
 
 
 def test_an_instance_delivered_before_a_late_timer_starts_a_new_group(new_lane: Any, instance: Any) -> None:
-    """The host delivers the instance of 6 s before it runs the timer of 5 s: there are two groups all the same."""
+    """The host delivers the instance of 6 s before it runs the timer of 5 s: there are still two groups."""
     lane = new_lane()
     first, late = instance(0), instance(6)
 

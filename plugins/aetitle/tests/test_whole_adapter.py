@@ -1,4 +1,4 @@
-"""The scenarios of the AE Title Job Processor in a whole adapter: from received instances to submitted jobs."""
+"""The scenarios of the AE Title Job Processor in an adapter, from received instances to submitted jobs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def expect_three_jobs(adapter: Adapter, instances: list[Dataset]) -> None:
 
 
 @pytest.mark.parametrize("interrupted", ["not", "after every study", "at the deadline", "for an hour after it"])
-def test_five_studies_of_one_patient_become_one_job_per_pipeline_whatever_restarts_happen(
+def test_five_studies_of_one_patient_become_one_job_per_pipeline_despite_restarts(
     make_adapter: Any, interrupted: str
 ) -> None:
     """The patient is the group when a timeout is set. A restart changes neither the instances nor the times."""
@@ -61,11 +61,11 @@ def test_five_studies_of_one_patient_become_one_job_per_pipeline_whatever_restar
 def test_patients_of_different_issuers_become_separate_jobs(make_adapter: Any) -> None:
     """The same Patient ID from two issuers is two patients; padding makes no difference."""
     adapter = make_adapter(STUDIES + 'group-by = "patient"\n')
-    here, there = make_instance(patient_id="1", issuer="HERE"), make_instance(patient_id="1", issuer="THERE")
+    first, second = make_instance(patient_id="1", issuer="HERE"), make_instance(patient_id="1", issuer="THERE")
     padded = make_instance(patient_id="1 ", issuer="HERE")
-    adapter.receive(here, there, padded)
+    adapter.receive(first, second, padded)
     adapter.expect_jobs(
-        ExpectedJob("p-lung", instances=[here, padded], at=5), ExpectedJob("p-lung", instances=[there], at=5), by=10
+        ExpectedJob("p-lung", instances=[first, padded], at=5), ExpectedJob("p-lung", instances=[second], at=5), by=10
     )
 
 
