@@ -258,7 +258,9 @@ def test_an_unusable_file_is_reported_by_name(pki: Pki, tmp_path: Path) -> None:
     assert f"the private key {nothing} cannot be read" in refusal_of(certificate=certificate, key=nothing)
     assert f"no certificate in {text}" in refusal_of(certificate=text, key=key)
     assert f"no private key in {certificate}" in refusal_of(certificate=certificate)
-    assert f"the private key in {other_key} does not belong to the" in refusal_of(certificate=certificate, key=other_key)
+    assert f"the private key in {other_key} does not belong to the" in refusal_of(
+        certificate=certificate, key=other_key
+    )
     assert f"the private key in {locked} has a password" in refusal_of(certificate=certificate, key=locked)
     assert f"no certificate of an authority in {text}" in refusal_of(certificate=certificate, key=key, client_ca=text)
 
