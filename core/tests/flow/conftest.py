@@ -1,4 +1,4 @@
-"""`pytest core/tests/flow --hypothesis-profile=long` tries a hundred times as many schedules, for an hour."""
+"""Profiles of Hypothesis: `pytest core/tests/flow --hypothesis-profile=long` runs 100 times as many schedules (1 h)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lanes and turns: a turn happens whole or not at all, and one AE title's trouble stays its own."""
+"""Lanes and turns: a turn is atomic, and failures of one AE title do not affect others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Serve = Callable[..., Adapter]
 
 @pytest.fixture
 def serve(make_adapter: Any) -> Serve:
-    """An adapter whose processors call `handle`; `methods` are further methods of theirs."""
+    """Return a function that makes an adapter whose processors call `handle` and have these other `methods`."""
 
     def make(handle: Callable[[Processor, Instance], object], **methods: Any) -> Adapter:
         class UnderTest(JobProcessorBase[NoSettings]):
@@ -78,7 +78,7 @@ def finish(processor: Processor, *taken: Instance) -> None:
 
 
 def seconds(when: datetime, adapter: Adapter) -> float:
-    """Since the lanes were made."""
+    """Return the seconds since the lanes were created."""
     return (when - adapter.lanes["B"].since).total_seconds()
 
 
@@ -94,15 +94,18 @@ def failing(error: BaseException) -> Callable[..., Any]:
 
 
 def later(action: Callable[..., object]) -> Callable[[Processor, Instance], object]:
-    """Handles an instance by calling `action` with it 5 s later."""
+    """Return a handler that calls `action` with the instance 5 s later."""
     return lambda processor, instance: processor.call_later(5, lambda: action(processor, instance))
 
 
 # --- a turn is a transaction ------------------------------------------------------------------------------------------
 
 
-def test_a_turn_that_raises_leaves_nothing_and_everything_is_delivered_again(serve: Serve) -> None:
-    """In order, with the original times, to a new processor. Tried: with a commit all the same, jobs stay."""
+def test_a_turn_that_raises_is_rolled_back_and_instances_are_delivered_to_a_new_processor(serve: Serve) -> None:
+    """They are delivered in order, with the original times.
+
+    Tried: a commit after the exception.
+    """
     seen: list[tuple[Processor, int, datetime]] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -141,10 +144,10 @@ WRONG: dict[str, Take] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_what_can_never_be_a_job_refuses_the_whole_turn(serve: Serve, wrong: Take) -> None:
-    """Two good submissions and a wrong one are none, and the processor has to answer for it: it is no outage.
+def test_an_invalid_submission_fails_the_whole_turn(serve: Serve, wrong: Take) -> None:
+    """Two valid submissions in the same turn are not committed. It is a failure of the processor, not an outage.
 
-    Tried: with errors of writing taken for an outage of the ledger, metadata that is no text is tried for ever.
+    Tried: invalid values that count as an outage of the ledger (metadata that is no text is retried forever).
     """
     taken: list[Instance] = []
 
@@ -166,8 +169,8 @@ def test_what_can_never_be_a_job_refuses_the_whole_turn(serve: Serve, wrong: Tak
     assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
-def test_a_processor_may_only_act_within_its_turns(serve: Serve) -> None:
-    """Later, from a thread of its own say, nothing could be committed with anything."""
+def test_a_processor_can_only_act_within_its_turns(serve: Serve) -> None:
+    """An action outside of a turn, for example in a thread of the processor, has no transaction."""
     kept: list[Any] = []
     adapter = serve(lambda processor, instance: kept.append((processor, instance)))
     send(adapter)
@@ -178,8 +181,8 @@ def test_a_processor_may_only_act_within_its_turns(serve: Serve) -> None:
     assert {"pending": 1} == adapter.states
 
 
-def test_submitting_and_removing_are_two_things(serve: Serve) -> None:
-    """What is submitted stays pending until it is removed; what is removed without a job is reclaimed."""
+def test_submitting_does_not_release_instances(serve: Serve) -> None:
+    """A submitted instance stays pending until it is removed. One that is removed without a job is reclaimed."""
 
     def handle(processor: Processor, instance: Instance) -> None:
         if instance.instance_id == 1:
@@ -202,8 +205,8 @@ def test_submitting_and_removing_are_two_things(serve: Serve) -> None:
 TIMERS = [("third", 3), ("never", 1), ("first", 1), ("fourth", 3), ("second", 2), ("one", 1)]
 
 
-def test_timers_ring_in_the_order_of_their_times_unless_cancelled(serve: Serve) -> None:
-    """Equal times ring as they were set; cancelling twice, or too late, does nothing."""
+def test_timers_run_in_the_order_of_their_times_unless_cancelled(serve: Serve) -> None:
+    """Timers with equal times run in the order in which they were set. A second or late cancel has no effect."""
     rung: list[str] = []
 
     def handle(processor: Processor, _instance: Instance) -> None:
@@ -221,10 +224,10 @@ def test_timers_ring_in_the_order_of_their_times_unless_cancelled(serve: Serve) 
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["in time", "made up for"])
-def test_a_turn_has_a_time_of_its_own(serve: Serve, monkeypatch: Any, late: bool) -> None:
-    """now() is when the instance had come or the timer was to ring, and waits count from there.
+def test_the_time_of_a_turn_is_that_of_its_arrival_or_timer(serve: Serve, monkeypatch: Any, late: bool) -> None:
+    """now() is the time of arrival or the due time of the timer. New timers count from it.
 
-    Tried: with the host's time instead, what is made up for after an hour is decided differently.
+    Tried: the current time of the host (turns that are delayed by an hour have other results).
     """
     story: list[Any] = []
 
@@ -253,8 +256,8 @@ def test_a_turn_has_a_time_of_its_own(serve: Serve, monkeypatch: Any, late: bool
     assert [(2, "instance"), (2, "still the same turn"), (2, "at once"), (10, "3 + 5")] == story
 
 
-def test_a_time_without_a_time_zone_is_refused_where_it_is_given(serve: Serve) -> None:
-    """Tried: when it is not, comparing it fails in the lane, outside of every turn, again and again."""
+def test_call_at_refuses_a_time_without_a_time_zone(serve: Serve) -> None:
+    """Tried: an unchecked time (comparisons fail in the lane, outside of all turns)."""
     mistake = datetime(2026, 1, 5)  # noqa: DTZ001
     adapter = serve(lambda processor, _instance: processor.call_at(mistake, print))
     send(adapter)
@@ -263,28 +266,28 @@ def test_a_time_without_a_time_zone_is_refused_where_it_is_given(serve: Serve) -
     assert {"quarantined": 1} == adapter.states
 
 
-def test_a_timer_that_no_thread_can_wait_for_is_refused_where_it_is_set(serve: Serve) -> None:
-    """Tried: when it is not, the lane waits for it as long as threads can: it fails, outside of every turn."""
+def test_a_timer_beyond_the_longest_wait_of_threads_is_refused(serve: Serve) -> None:
+    """Tried: an unchecked time (the wait fails in the lane, outside of all turns)."""
     never = datetime.max.replace(tzinfo=timezone.utc)
-    told: list[str] = []
+    refusals: list[str] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
         with pytest.raises(ValueError, match="before the year 2200") as refusal:
             processor.call_at(never, print)
-        told.append(str(refusal.value))
+        refusals.append(str(refusal.value))
         finish(processor, instance)
 
     adapter = serve(handle)
     send(adapter)
 
-    assert 1 == len(told)
+    assert 1 == len(refusals)
     assert {"reclaimed": 1} == adapter.states
 
 
-def test_what_came_before_its_group_was_due_belongs_to_it_however_late_its_row_is(serve: Serve) -> None:
-    """A receiver gives an instance its time, then waits for the ledger. Two arrivals are late here, one at each try.
+def test_an_arrival_before_the_due_time_joins_its_group_although_its_row_is_late(serve: Serve) -> None:
+    """A receiver stamps an instance, then waits for the ledger. Here two rows are late, one in each attempt.
 
-    Tried: without the look at the commit, the group is split.
+    Tried: no check for arrivals at the commit (the group is split).
     """
     groups: dict[Processor, list[Instance]] = {}
     late = 2
@@ -315,8 +318,8 @@ def test_what_came_before_its_group_was_due_belongs_to_it_however_late_its_row_i
     assert {"reclaimed": 4} == adapter.states
 
 
-def test_what_came_after_its_group_was_due_leaves_that_alone(serve: Serve) -> None:
-    """It begins a group of its own. Tried: whatever had arrived had the turn taken again."""
+def test_an_arrival_after_the_due_time_starts_a_new_group(serve: Serve) -> None:
+    """Tried: any arrival repeats the turn."""
     turns: list[int] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -337,7 +340,7 @@ def test_what_came_after_its_group_was_due_leaves_that_alone(serve: Serve) -> No
 
 
 def arrive_unnoticed(adapter: Adapter, at: datetime) -> None:
-    """Another process stores an instance that had come `at` that time."""
+    """Store an instance with this time of arrival, as another process would."""
     clock = VirtualClock()
     clock.move_to(at)
     other = Ledger(adapter.ledger.url)
@@ -347,13 +350,13 @@ def arrive_unnoticed(adapter: Adapter, at: datetime) -> None:
     other.close()
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
-def test_one_ae_titles_trouble_stays_its_own(serve: Serve, capsys: Any) -> None:
-    """After five failures in a row the lane of A is stopped and its associations are refused; B goes on.
+def test_failures_of_one_ae_title_do_not_affect_another(serve: Serve, capsys: Any) -> None:
+    """After five consecutive failures, the lane of A stops and its associations are rejected. B continues.
 
-    The reason tells where, and nothing of the patient. A restart gives A another chance.
+    The reason has the location and no patient data. After a restart of the service, A runs again.
     """
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -388,8 +391,8 @@ def test_one_ae_titles_trouble_stays_its_own(serve: Serve, capsys: Any) -> None:
     assert {"reclaimed": 5} == adapter.states
 
 
-def test_an_instance_that_always_fails_is_quarantined_after_three_tries(serve: Serve, capsys: Any) -> None:
-    """After pauses of 1 s and 2 s; those before it come again each time, those after it go on."""
+def test_an_instance_that_always_fails_is_quarantined_after_three_attempts(serve: Serve, capsys: Any) -> None:
+    """The pauses are 1 s and 2 s. Earlier instances are delivered again each time, later ones continue."""
     seen: list[int] = []
 
     def handle(_processor: Processor, instance: Instance) -> None:
@@ -411,8 +414,8 @@ def test_an_instance_that_always_fails_is_quarantined_after_three_tries(serve: S
     assert [1, 3] == seen[8:]
 
 
-def test_what_a_processor_cannot_take_is_quarantined_at_once(serve: Serve) -> None:
-    """With the reason that it gives; nothing that the turn asked for happens, and the processor keeps its state."""
+def test_an_unprocessable_instance_is_quarantined_at_once(serve: Serve) -> None:
+    """The processor gives the reason. The turn is rolled back, and the processor keeps its state."""
     seen: list[tuple[Processor, int]] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -429,8 +432,11 @@ def test_what_a_processor_cannot_take_is_quarantined_at_once(serve: Serve) -> No
     assert {"pending": 2, "quarantined": 1} == adapter.states
 
 
-def test_a_bad_start_is_past_when_the_processor_works(serve: Serve) -> None:
-    """Four failures to open, an hour of work, one failure: a new row. Tried: when only a timer ends it, this stops."""
+def test_a_successful_turn_resets_the_count_of_failures(serve: Serve) -> None:
+    """After four failures to open and an hour of work, another failure is the first of a new count.
+
+    Tried: a count that only a timer resets (the lane stops).
+    """
     at_opening, at_handling = [OSError()] * 4, [OSError()]
 
     def handle(_processor: Processor, instance: Instance) -> None:
@@ -453,7 +459,7 @@ def test_a_bad_start_is_past_when_the_processor_works(serve: Serve) -> None:
 
 
 class Panic(BaseException):
-    """As pyo3 raises it for a panic in Rust, and asyncio for a task that was cancelled."""
+    """A BaseException, like pyo3's for a panic in Rust, or asyncio's for a cancelled task."""
 
 
 @pytest.mark.parametrize("error", [ValueError(SECRET), SystemExit(1), Panic()], ids=["raises", "leaves", "panics"])
@@ -467,12 +473,12 @@ class Panic(BaseException):
         ("close", LaneState.RUNNING, "reclaimed"),
     ],
 )
-def test_whatever_a_processor_raises_the_host_lives_on(
+def test_the_host_survives_every_exception_of_a_processor(
     serve: Serve, method: str, state: LaneState, becomes: str, error: BaseException
 ) -> None:
-    """A processor that calls sys.exit() is no different. Tried: it ended the lane's thread, and nobody was told.
+    """This includes sys.exit() in the processor.
 
-    Tried, too: what is no Exception left the turn, and the lane went on without the instance.
+    Tried: a BaseException that ends the thread of the lane; one that leaves the turn (the instance is lost).
     """
     adapter = serve(finish, **{method: failing(error)})
     send(adapter, 2)
@@ -483,8 +489,11 @@ def test_whatever_a_processor_raises_the_host_lives_on(
     assert {becomes: 2} == adapter.states
 
 
-def test_a_processor_that_goes_on_about_what_was_replaced_has_failed(serve: Serve, monkeypatch: Any) -> None:
-    """It keeps its state outside of itself. Tried: taken for bad luck each time, its lane begins again for ever."""
+def test_a_processor_that_keeps_submitting_a_replaced_instance_has_failed(serve: Serve, monkeypatch: Any) -> None:
+    """It keeps its state outside of the object.
+
+    Tried: a conflict that never counts as a failure (the lane rebuilds the processor forever).
+    """
     kept: list[Instance] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -507,7 +516,7 @@ def test_a_processor_that_goes_on_about_what_was_replaced_has_failed(serve: Serv
     assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
-NONSENSE = {
+INVALID = {
     "a time without a time zone": Waiting(label="x", instance_count=1, until=datetime(2026, 1, 5)),  # noqa: DTZ001
     "a time that no year has": Waiting(label="x", instance_count=1, until=datetime.max.replace(tzinfo=WEST)),
     "a count that is no whole number": Waiting(label="x", instance_count=Fraction(1), until=None),  # type: ignore[arg-type] # the mistake
@@ -515,10 +524,13 @@ NONSENSE = {
 }
 
 
-@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE.keys())
-def test_nonsense_for_operators_does_not_hold_up_the_lane(serve: Serve, nonsense: Any) -> None:
-    """What waits is only for show. Tried: it failed outside of every turn, where it was written, again and again."""
-    adapter = serve(finish, waiting=lambda _processor: [nonsense])
+@pytest.mark.parametrize("invalid", INVALID.values(), ids=INVALID.keys())
+def test_invalid_waiting_information_does_not_block_the_lane(serve: Serve, invalid: Any) -> None:
+    """`waiting` is only information for operators.
+
+    Tried: unchecked values (saving them fails outside of all turns).
+    """
+    adapter = serve(finish, waiting=lambda _processor: [invalid])
     send(adapter)
     adapter.advance(1)
 

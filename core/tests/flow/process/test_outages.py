@@ -1,4 +1,4 @@
-"""An outage of the storage backend is nobody's fault: what waits for it goes on when it is over."""
+"""Outages of the storage backend: they count as no failure, and work continues when they are over."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ settings = { required = "AccessionNumber", pipeline-one = "p1" }
 def test_a_processor_that_reads_headers_waits_until_they_can_be_read(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long the disk is away, no instance is quarantined and no lane is stopped."""
+    """During a long outage, no instance is quarantined and no lane is stopped."""
     adapter = make_adapter(CONFIGURATION)
     is_away = True
     read = adapter.storage.read
@@ -44,13 +44,11 @@ def test_a_processor_that_reads_headers_waits_until_they_can_be_read(
     assert "" == reason(adapter)
 
 
-def test_one_file_that_cannot_be_read_holds_up_no_other(
-    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is quarantined after three tries, as long as it alone cannot be read: until then its lane says what it is at.
+def test_one_unreadable_file_does_not_block_others(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is the only unreadable file, it is quarantined after three attempts. Until then, the lane shows the reason.
 
-    Tried: without that, the lane begins again for ever. Tried: with tries counted that failed while nothing could be
-    read, the test before this one fails.
+    Tried: no limit of attempts (the lane rebuilds its processor forever); attempts that also count while no file can
+    be read (the previous test fails).
     """
     adapter = make_adapter(CONFIGURATION)
     read = adapter.storage.read
@@ -70,8 +68,10 @@ def test_one_file_that_cannot_be_read_holds_up_no_other(
     adapter.advance(10)
     assert {"quarantined": 1, "reclaimed": 2} == adapter.states
     assert "" == reason(adapter)
-    [told] = [event.detail["reason"] for event in adapter.events if event.event == "instance_quarantined"]
-    assert "the stored file of instance 1 cannot be read (EIO): 3 tries, while other stored objects can be read" == told
+    [cause] = [event.detail["reason"] for event in adapter.events if event.event == "instance_quarantined"]
+    assert (
+        "the stored file of instance 1 cannot be read (EIO): 3 tries, while other stored objects can be read" == cause
+    )
 
 
 def reason(adapter: Adapter) -> str:
@@ -79,10 +79,10 @@ def reason(adapter: Adapter) -> str:
     return adapter.lanes["LUNG"].reason
 
 
-def test_an_instance_whose_stored_object_is_gone_is_quarantined(
+def test_an_instance_without_its_stored_object_is_quarantined(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That will not pass by waiting; the others go on."""
+    """This is no outage that will end. Other instances are processed."""
     adapter = make_adapter(CONFIGURATION)
     sync = adapter.storage.sync
 

@@ -1,4 +1,4 @@
-"""What operators do with instances that no processor takes, and what those may take in room, under a virtual clock."""
+"""Quarantined instances on a simulated clock: requeue, discard, export, and the quota."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ SERVED = ("A", "B")
 
 
 class Picky:
-    """A processor that takes what it is told to, a job for each instance."""
+    """A plugin with a processor that refuses, or submits each instance as a job, as the test sets it."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[int, float]] = []  # instance, and the time of its turn
+        self.taken: list[tuple[int, float]] = []  # id of each accepted instance, and the time of its turn
         self.refusing = True
-        self.holding = False  # takes instances, and makes no jobs of them
+        self.holding = False  # accept instances without submitting jobs
         self.failure: BaseException | None = None
 
     @hookimpl
@@ -110,7 +110,7 @@ def discard(adapter: Adapter, *numbers: int, served: Collection[str] = SERVED) -
     return done
 
 
-def told(adapter: Adapter, *names: str) -> list[tuple[str, int | None, str]]:
+def recorded_events(adapter: Adapter, *names: str) -> list[tuple[str, int | None, str]]:
     return [
         (event.event, event.instance_id, str(event.detail.get("by", "")))
         for event in adapter.events
@@ -121,9 +121,11 @@ def told(adapter: Adapter, *names: str) -> list[tuple[str, int | None, str]]:
 # --- requeue ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_requeued_is_delivered_in_its_place_as_if_it_had_just_come(adapter: Adapter, picky: Picky) -> None:
-    """In the order of arrival, among what is pending, at its own time. Tried: without the lane's new beginning it is
-    never delivered."""
+def test_a_requeued_instance_is_delivered_in_its_original_order(adapter: Adapter, picky: Picky) -> None:
+    """It is delivered among the pending instances, at its time of arrival.
+
+    Tried: a requeue that does not restart the lane (the instance is never delivered).
+    """
     first = send(adapter)
     adapter.advance(60)
     picky.refusing, picky.holding = False, True
@@ -133,13 +135,13 @@ def test_what_is_requeued_is_delivered_in_its_place_as_if_it_had_just_come(adapt
 
     assert [(one.instance_id, one.received_at.timestamp()) for one in (first, second)] == picky.taken
     assert {"pending": 2} == adapter.states
-    assert [("instance_requeued", 1, "operator")] == told(adapter, "instance_requeued")
+    assert [("instance_requeued", 1, "operator")] == recorded_events(adapter, "instance_requeued")
     picky.holding = False
     adapter.restart()
     assert 2 == len(adapter.jobs)
 
 
-def test_what_is_requeued_while_the_service_does_not_run_is_delivered_by_its_next_start(
+def test_an_instance_requeued_while_the_service_is_stopped_is_delivered_at_the_next_start(
     adapter: Adapter, picky: Picky
 ) -> None:
     first = send(adapter)
@@ -149,8 +151,11 @@ def test_what_is_requeued_while_the_service_does_not_run_is_delivered_by_its_nex
     assert [first.instance_id] == [number for number, _at in picky.taken]
 
 
-def test_a_newer_arrival_of_the_same_sop_instance_keeps_the_older_one_out(adapter: Adapter, picky: Picky) -> None:
-    """One of them may be pending. Tried: without the look the ledger's constraint fails the whole command."""
+def test_an_instance_is_not_requeued_while_a_newer_duplicate_is_pending(adapter: Adapter, picky: Picky) -> None:
+    """Only one of them can be pending.
+
+    Tried: no check (a constraint of the ledger fails the whole command).
+    """
     older, other = send(adapter, seed="same"), send(adapter)
     picky.refusing, picky.holding = False, True
     newer = send(adapter, seed="same")
@@ -161,8 +166,8 @@ def test_a_newer_arrival_of_the_same_sop_instance_keeps_the_older_one_out(adapte
     assert {"quarantined": 1, "pending": 2} == adapter.states
 
 
-def test_of_several_quarantined_arrivals_the_newest_is_put_back(adapter: Adapter, picky: Picky) -> None:
-    """Another AE title's arrival of the same SOP instance is not in its way."""
+def test_of_several_quarantined_duplicates_the_newest_is_requeued(adapter: Adapter, picky: Picky) -> None:
+    """The same SOP instance at another AE title does not matter."""
     first, second = send(adapter, seed="same"), send(adapter, seed="same")
     elsewhere = send(adapter, ae_title="B", seed="same")
     picky.refusing, picky.holding = False, True
@@ -172,7 +177,7 @@ def test_of_several_quarantined_arrivals_the_newest_is_put_back(adapter: Adapter
     assert {"quarantined": 1, "pending": 2} == adapter.states
 
 
-def test_an_earlier_arrival_that_is_pending_is_named(adapter: Adapter, picky: Picky) -> None:
+def test_the_refusal_of_a_requeue_names_the_pending_duplicate(adapter: Adapter, picky: Picky) -> None:
     first, second = send(adapter, seed="same"), send(adapter, seed="same")
     picky.refusing, picky.holding = False, True
     requeue(adapter, first.instance_id)
@@ -180,8 +185,8 @@ def test_an_earlier_arrival_that_is_pending_is_named(adapter: Adapter, picky: Pi
     assert {second.instance_id: why} == requeue(adapter, second.instance_id).refused
 
 
-def test_what_is_not_quarantined_cannot_be_requeued(adapter: Adapter, picky: Picky) -> None:
-    """Each is refused with its state, and nothing happens to it."""
+def test_only_quarantined_instances_can_be_requeued(adapter: Adapter, picky: Picky) -> None:
+    """Others are refused with their state, and not changed."""
     picky.refusing, picky.holding = False, True
     pending = send(adapter)
     picky.holding = False
@@ -194,14 +199,14 @@ def test_what_is_not_quarantined_cannot_be_requeued(adapter: Adapter, picky: Pic
         99: "there is no such instance",
     } == requeue(adapter, pending.instance_id, done.instance_id, 99).refused
     assert states == adapter.states
-    assert [] == told(adapter, "instance_requeued", "lane_restarted")
+    assert [] == recorded_events(adapter, "instance_requeued", "lane_restarted")
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
 
 def stop_lane(adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the lane of A fail until it is stopped, with one instance pending."""
+    """Make the lane of A fail until it is stopped, with one pending instance."""
     monkeypatch.setattr("dicom_adapter.flow.process.lane.TRIES_FOR_ONE_INSTANCE", 99)
     picky.refusing, picky.failure = False, ValueError()
     send(adapter)
@@ -209,21 +214,24 @@ def stop_lane(adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch) -
     assert LaneState.STOPPED is adapter.lanes["A"].state
 
 
-def begin_again(adapter: Adapter, ae_title: str = "A") -> None:
+def restart_lane(adapter: Adapter, ae_title: str = "A") -> None:
     with adapter.ledger.write() as transaction:
         lanes.request_restart(transaction, ae_title)
     adapter.host.run_until_idle()
 
 
-def test_a_stopped_lane_begins_again_when_an_operator_wants_it(
+def test_an_operator_can_restart_a_stopped_lane(
     adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was pending is delivered. Both are events. Tried: with failures that are remembered the next stops it."""
+    """The pending instance is delivered. Stop and restart are events.
+
+    Tried: failures that are counted from before the restart (the next failure stops the lane).
+    """
     stop_lane(adapter, picky, monkeypatch)
-    begin_again(adapter)
+    restart_lane(adapter)
     assert (LaneState.RUNNING, "") == (adapter.lanes["A"].state, adapter.lanes["A"].reason)
     adapter.advance(1)
-    assert LaneState.RUNNING is adapter.lanes["A"].state  # two failures, of five that stop it
+    assert LaneState.RUNNING is adapter.lanes["A"].state  # two failures of the five that stop it
     picky.failure = None
     adapter.advance(60)
     assert 1 == len(adapter.jobs)
@@ -232,12 +240,15 @@ def test_a_stopped_lane_begins_again_when_an_operator_wants_it(
     assert str(lane_events[0].detail["reason"]).startswith("its processor failed 5 times in a row: ValueError")
 
 
-def test_a_lane_that_runs_gets_a_new_processor_once_for_each_wish(adapter: Adapter, picky: Picky) -> None:
-    """And no other lane does. Tried: compared with 0 instead of the last look, it begins again every second."""
+def test_a_running_lane_is_restarted_once_for_each_request(adapter: Adapter, picky: Picky) -> None:
+    """No other lane is restarted.
+
+    Tried: requests that are compared with 0 instead of the last number (a restart every second).
+    """
     picky.refusing, picky.holding = False, True
     send(adapter)
     send(adapter, ae_title="B")
-    begin_again(adapter)
+    restart_lane(adapter)
     adapter.advance(5)
     assert [1, 2, 1] == [number for number, _at in picky.taken]
     adapter.restart()
@@ -245,10 +256,13 @@ def test_a_lane_that_runs_gets_a_new_processor_once_for_each_wish(adapter: Adapt
     assert [1, 2] == sorted(number for number, _at in picky.taken[3:])
 
 
-def test_a_lane_stops_only_when_that_is_written_down(
+def test_a_lane_stops_only_when_the_ledger_has_recorded_it(
     adapter: Adapter, picky: Picky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the ledger fails it goes on trying. Tried: an error that escapes leaves it between two states."""
+    """While the ledger fails, it tries again.
+
+    Tried: an unhandled error (the lane is left between two states).
+    """
     failures = [LedgerUnavailable("disk I/O error")]
     record = events.record
 
@@ -268,8 +282,8 @@ def test_a_lane_stops_only_when_that_is_written_down(
 # --- discard ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_discarded_is_reclaimed(adapter: Adapter) -> None:
-    """Its file goes, its row says why, and the events say who."""
+def test_a_discarded_instance_is_reclaimed(adapter: Adapter) -> None:
+    """Its file is deleted. The row has the reason, the event has the operator."""
     quarantined = send(adapter)
     assert Intervention([quarantined.instance_id], {}) == discard(adapter, quarantined.instance_id)
     adapter.advance(60)
@@ -277,7 +291,7 @@ def test_what_is_discarded_is_reclaimed(adapter: Adapter) -> None:
     with adapter.ledger.read() as transaction:
         [row] = instance_rows.find(transaction, [quarantined.instance_id])
     assert ("discarded", "it has no accession number") == (row.outcome, row.reason)
-    assert [("instance_discarded", 1, "operator")] == told(adapter, "instance_discarded")
+    assert [("instance_discarded", 1, "operator")] == recorded_events(adapter, "instance_discarded")
     assert {1: "it is reclaimed: only quarantined instances can be discarded"} == discard(adapter, 1).refused
 
 
@@ -288,25 +302,26 @@ def test_what_is_discarded_is_reclaimed(adapter: Adapter) -> None:
         ((), "which the running service serves: restart the service first"),
     ],
 )
-def test_what_a_processor_has_is_not_discarded(
+def test_an_instance_that_a_processor_has_is_not_discarded(
     adapter: Adapter, picky: Picky, served: Collection[str], why: str
 ) -> None:
-    """Neither by the configuration, nor by what the service runs with. Tried: the turn that submits it would fail."""
+    """The file and the running configuration are both checked.
+
+    Tried: no check (the turn that submits the instance fails).
+    """
     picky.refusing, picky.holding = False, True
     pending = send(adapter)
     assert {1: f"it is pending at AE title 'A', {why}"} == discard(adapter, pending.instance_id, served=served).refused
     assert {"pending": 1} == adapter.states
 
 
-# --- AE titles that are configured no longer --------------------------------------------------------------------------
+# --- AE titles that are no longer configured --------------------------------------------------------------------------
 
 
-def test_instances_of_an_ae_title_that_is_configured_no_longer_are_held_with_the_reason(
-    adapter: Adapter, picky: Picky
-) -> None:
-    """Until they are discarded, or it is configured again.
+def test_instances_of_a_removed_ae_title_are_held_with_the_reason(adapter: Adapter, picky: Picky) -> None:
+    """They are held until they are discarded, or the AE title is configured again.
 
-    Tried: with its lane forgotten at each start, nobody knows since when.
+    Tried: a start that deletes the row of the lane (the time since when they are held is lost).
     """
     quarantined = send(adapter)
     picky.refusing, picky.holding = False, True
@@ -329,7 +344,7 @@ def test_instances_of_an_ae_title_that_is_configured_no_longer_are_held_with_the
     assert (2, False) == (len(adapter.jobs), "pending" in adapter.states)
 
 
-def test_an_ae_title_that_is_configured_no_longer_is_forgotten_with_its_last_instance(adapter: Adapter) -> None:
+def test_a_removed_ae_title_is_deleted_with_its_last_instance(adapter: Adapter) -> None:
     quarantined = send(adapter)
     adapter.restart(B_ALONE)
     discard(adapter, quarantined.instance_id, served=("B",))
@@ -340,7 +355,7 @@ def test_an_ae_title_that_is_configured_no_longer_is_forgotten_with_its_last_ins
 
 
 def rejection(adapter: Adapter, ae_title: str = "A") -> Rejection | None:
-    """Why an association is rejected, as a receiver has it from the ledger."""
+    """Return why a receiver rejects an association, from the load in the ledger."""
     with adapter.ledger.read() as transaction:
         load = Load(associations=0, capacity=None, stopped={}, full=lanes.full(transaction))
     request = AssociationRequest(called_ae_title=ae_title, calling_ae_title="X", peer_address="::1")
@@ -348,7 +363,7 @@ def rejection(adapter: Adapter, ae_title: str = "A") -> Rejection | None:
 
 
 def fill(adapter: Adapter, picky: Picky) -> tuple[list[Instance], int]:
-    """Fill A's quota: two faulted jobs first, then quarantined instances; returns them all, and how many bytes."""
+    """Fill A's quota with two faulted jobs and quarantined instances. Return all instances and their size in bytes."""
     picky.refusing = False
     held = [send(adapter), send(adapter)]
     assert [JobState.FAULTED] * 2 == [job.state for job in adapter.jobs]
@@ -359,10 +374,10 @@ def fill(adapter: Adapter, picky: Picky) -> tuple[list[Instance], int]:
     return held, sum(one.size_bytes for one in held)
 
 
-def test_an_ae_title_at_its_quota_takes_no_more(adapter: Adapter, picky: Picky) -> None:
-    """Associations are refused as transient, local limit exceeded, at this AE title; a restart does not change that.
+def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapter, picky: Picky) -> None:
+    """The rejection is transient, local limit exceeded. A restart does not change it.
 
-    Tried: without the faulted jobs' part it takes as much more as they have.
+    Tried: a quota without the instances of faulted jobs.
     """
     held, total = fill(adapter, picky)
     assert total >= QUOTA > total - held[-1].size_bytes
@@ -379,8 +394,8 @@ def test_an_ae_title_at_its_quota_takes_no_more(adapter: Adapter, picky: Picky) 
     assert ("A", {"bytes": total, "quota": QUOTA}) == (event.ae_title, dict(event.detail))
 
 
-MakeRoom = Callable[[Adapter, Picky, "list[Instance]"], object]
-ROOM: dict[str, MakeRoom] = {
+FreeSpace = Callable[[Adapter, Picky, "list[Instance]"], object]
+WAYS_TO_FREE_SPACE: dict[str, FreeSpace] = {
     "discard": lambda adapter, picky, held: discard(adapter, held[-1].instance_id, held[-2].instance_id),
     "requeue": lambda adapter, picky, held: (
         setattr(picky, "refusing", False),
@@ -398,11 +413,14 @@ ROOM: dict[str, MakeRoom] = {
 }
 
 
-@pytest.mark.parametrize("make_room", ROOM.values(), ids=ROOM.keys())
-def test_when_there_is_room_again_so_is_the_ae_title(adapter: Adapter, picky: Picky, make_room: MakeRoom) -> None:
-    """Whatever makes it. Tried: an event left out of those that are followed, it stays closed for up to a minute."""
+@pytest.mark.parametrize("free_space", WAYS_TO_FREE_SPACE.values(), ids=WAYS_TO_FREE_SPACE.keys())
+def test_an_ae_title_below_its_quota_is_accepted_again(adapter: Adapter, picky: Picky, free_space: FreeSpace) -> None:
+    """Space is freed in each possible way.
+
+    Tried: an event that is not followed (the AE title is rejected for up to a minute longer).
+    """
     held, _total = fill(adapter, picky)
-    make_room(adapter, picky, held)
+    free_space(adapter, picky, held)
     adapter.advance(2)
     assert (None, "") == (rejection(adapter), adapter.lanes["A"].full)
     assert ["ae_title_full", "ae_title_below_quota"] == [
@@ -410,8 +428,11 @@ def test_when_there_is_room_again_so_is_the_ae_title(adapter: Adapter, picky: Pi
     ]
 
 
-def test_an_instance_that_another_job_needs_still_is_not_held(adapter: Adapter, picky: Picky) -> None:
-    """It is when that job has ended, and once, however many faulted jobs have it. Tried: joined, it counts twice."""
+def test_an_instance_of_a_faulted_job_counts_once_and_only_without_open_jobs(adapter: Adapter, picky: Picky) -> None:
+    """It counts when its last other job has ended, and once, even if several faulted jobs have it.
+
+    Tried: a join with the jobs (it counts twice).
+    """
     picky.refusing = False
     one = send(adapter)
     with adapter.ledger.write() as transaction:
@@ -435,16 +456,18 @@ def test_an_instance_that_another_job_needs_still_is_not_held(adapter: Adapter, 
         (0, 0, True, False),
     ],
 )
-def test_who_is_at_the_limit_does_not_come_and_go(held: int, quota: int, was_full: bool, is_full: bool) -> None:
-    """Full at the quota, room again below 95 % of it; and nothing held is never too much."""
+def test_a_full_ae_title_is_reopened_only_below_95_percent(
+    held: int, quota: int, was_full: bool, is_full: bool
+) -> None:
+    """It is full at its quota. An AE title without held instances is never full."""
     assert is_full is reaches_quota(held, quota, was_full=was_full)
 
 
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_is_the_stored_file_for_its_user_alone(adapter: Adapter, tmp_path: Path) -> None:
-    """Under the adapter's own name, and never over another file."""
+def test_an_export_is_a_copy_of_the_stored_file_that_only_its_user_can_read(adapter: Adapter, tmp_path: Path) -> None:
+    """The adapter chooses the name, and never overwrites a file."""
     quarantined = send(adapter)
     path = export(adapter.storage, quarantined, tmp_path)
     assert (tmp_path / "1.dcm", 0o600) == (path, path.stat().st_mode & 0o777)
@@ -457,10 +480,13 @@ def test_an_export_is_the_stored_file_for_its_user_alone(adapter: Adapter, tmp_p
 
 
 @pytest.mark.parametrize(("change", "error"), [("change", Changed), ("cut", Changed), ("lose", StoredObjectMissing)])
-def test_what_is_not_as_it_was_received_is_not_exported(
+def test_a_changed_or_missing_file_is_not_exported(
     adapter: Adapter, tmp_path: Path, change: str, error: type[Exception]
 ) -> None:
-    """No half file is left. Tried: without the checksum the changed one is."""
+    """No partial file is left.
+
+    Tried: an export without the check of the checksum.
+    """
     quarantined = send(adapter)
     [file] = (adapter.config.storage.path / "instances").rglob("*.dcm")
     content = file.read_bytes()

@@ -1,4 +1,4 @@
-"""The table of a lane's reactions: complete, and without reactions that make no sense."""
+"""The table of a lane's reactions: it is complete, and each reaction is possible."""
 
 from __future__ import annotations
 
@@ -23,31 +23,29 @@ ERRORS = [
 
 
 def can_raise(kind: TurnKind, error: BaseException) -> bool:
-    """Return whether such a turn can raise this: only requests wrap, and only a commit is superseded."""
+    """Return whether a turn of this kind can raise this error: only requests wrap, and only a commit is superseded."""
     if isinstance(error, RequestFailed):
         return kind in (TurnKind.REQUEST, TurnKind.NOTICE)
     return not (isinstance(error, Superseded) and kind is TurnKind.BUILD)
 
 
 @pytest.mark.parametrize("kind", TurnKind)
-def test_there_is_a_reaction_to_everything_that_a_turn_can_raise(kind: TurnKind) -> None:
+def test_there_is_a_reaction_to_every_error_of_a_turn(kind: TurnKind) -> None:
     """Tried: a table without the cell of a crashed notice."""
     outcomes = [classify(kind, error, superseded_by=7) for error in ERRORS if can_raise(kind, error)]
     assert [] == [outcome for outcome in outcomes if (outcome, kind) not in REACTIONS]
 
 
 @pytest.mark.parametrize("outcome", TurnOutcome)
-def test_every_outcome_can_happen(outcome: TurnOutcome) -> None:
-    """The table has no row without a reaction."""
+def test_every_outcome_has_a_reaction(outcome: TurnOutcome) -> None:
     assert any(row is outcome for row, _kind in REACTIONS)
 
 
-def test_a_failed_request_costs_its_caller_only() -> None:
-    """A wrong request must not cost the processor."""
+def test_a_failed_request_keeps_the_processor() -> None:
     assert Reaction.NONE is REACTIONS[TurnOutcome.REQUEST_FAILED, TurnKind.REQUEST]
 
 
 def test_only_a_second_turn_without_the_same_arrival_is_a_failure() -> None:
-    """A processor that was rebuilt receives the newer arrival; one that still ignores it would do so for ever."""
+    """A new processor receives the newer arrival. If it still ignores that arrival, it would do so forever."""
     assert TurnOutcome.SUPERSEDED is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=3)
     assert TurnOutcome.SUPERSEDED_AGAIN is classify(TurnKind.INSTANCE, Superseded(7), superseded_by=7)

@@ -1,4 +1,4 @@
-"""What others ask of a processor is a turn like any other, and never the processor's failure."""
+"""Requests to a processor: they are turns like any other, and never count as failures of the processor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ JOB_ID = "0123456789abcdef" * 2
 
 
 class Keeper(JobProcessorBase[NoSettings]):
-    """Keeps what it is given until it is asked."""
+    """A processor that keeps its instances until a request submits them."""
 
     name = "keeper"
     built = 0
@@ -45,14 +45,14 @@ class Keeper(JobProcessorBase[NoSettings]):
         type(self).built += 1
         self.opened_at = self.now()
         self.kept: list[Instance] = []
-        self.heard: list[JobState] = []
+        self.states: list[JobState] = []
         self.wanted: list[int] = []
 
     def handle_instance(self, instance: Instance) -> None:
         self.kept.append(instance)
 
     def job_changed(self, job: Job) -> None:
-        self.heard.append(job.state)
+        self.states.append(job.state)
 
     def free_space(self, wanted_bytes: int) -> None:
         self.wanted.append(wanted_bytes)
@@ -80,7 +80,7 @@ def receive(adapter: Adapter, count: int = 1) -> None:
 
 
 def arrive(adapter: Adapter, instance: Dataset) -> None:
-    """Let it be stored, and nobody told yet."""
+    """Store an instance without notifying the lane."""
     adapter._store.keep(make_request(instance, "A", "SCU", "0" * 32), encode(instance))
 
 
@@ -88,8 +88,8 @@ def compose(processor: Keeper) -> Job:
     return processor.compose()
 
 
-def test_what_a_request_asks_for_is_committed_before_it_is_answered(adapter: Adapter) -> None:
-    """The answer is the job as it stands in the ledger, with the time of the request."""
+def test_a_request_is_committed_before_its_result_is_returned(adapter: Adapter) -> None:
+    """The result is the job as in the ledger, with the time of the request."""
     receive(adapter, 2)
     adapter.advance(60)
     job = adapter.ask("A", compose)
@@ -98,8 +98,8 @@ def test_what_a_request_asks_for_is_committed_before_it_is_answered(adapter: Ada
     assert {"reclaimed": 2} == adapter.states
 
 
-def test_a_refused_request_changes_nothing_and_the_processor_lives_on(adapter: Adapter) -> None:
-    """Whoever asked is told; nothing that was asked for before has happened."""
+def test_a_refused_request_is_rolled_back_and_keeps_the_processor(adapter: Adapter) -> None:
+    """The caller gets the error. Actions of the request before the error are not committed."""
     receive(adapter)
 
     def refuse(processor: Keeper) -> None:
@@ -111,10 +111,10 @@ def test_a_refused_request_changes_nothing_and_the_processor_lives_on(adapter: A
     assert (1, {"pending": 1}) == (Keeper.built, adapter.states)
 
 
-def test_an_unexpected_error_is_whoever_asked_to_see_and_logged(
+def test_an_unexpected_error_of_a_request_is_logged_and_passed_to_the_caller(
     adapter: Adapter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By kind and place; the lane goes on with the same processor."""
+    """The log has its type and location. The lane keeps its processor."""
     for failure in (KeyError("PID-4711"), SystemExit()):
 
         def fail(_processor: Keeper, failure: BaseException = failure) -> None:
@@ -123,20 +123,20 @@ def test_an_unexpected_error_is_whoever_asked_to_see_and_logged(
         with pytest.raises(type(failure)):
             adapter.ask("A", fail)
     assert (1, LaneState.RUNNING) == (Keeper.built, adapter.lanes["A"].state)
-    said = capsys.readouterr().out
-    assert (2, 0) == (said.count("request_failed"), said.count("PID-4711"))
+    log = capsys.readouterr().out
+    assert (2, 0) == (log.count("request_failed"), log.count("PID-4711"))
 
 
-def test_a_request_comes_after_what_was_received_before(adapter: Adapter) -> None:
-    """Nobody has told the lane yet that something arrived."""
+def test_instances_received_before_a_request_are_delivered_first(adapter: Adapter) -> None:
+    """The lane has not been notified of the arrival yet."""
     arrive(adapter, make_instance(rows=2, columns=2))
     assert 1 == adapter.ask("A", lambda processor: len(processor.kept))
 
 
-def test_a_request_that_could_not_be_committed_may_be_made_again(
+def test_a_request_that_could_not_be_committed_can_be_repeated(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ledger failed: nothing happened, another processor is built, and knows what the ledger knows."""
+    """The ledger failed, so nothing was changed. A new processor gets the state of the ledger."""
     receive(adapter)
 
     def fail(*_: Any) -> None:
@@ -151,8 +151,8 @@ def test_a_request_that_could_not_be_committed_may_be_made_again(
     assert (2, 1) == (Keeper.built, len(adapter.jobs))
 
 
-def test_a_processor_that_knows_what_the_ledger_does_not_is_built_anew(adapter: Adapter) -> None:
-    """A commit that is refused is told, and the next request is asked of one that knows."""
+def test_a_processor_that_differs_from_the_ledger_is_replaced(adapter: Adapter) -> None:
+    """The caller gets the error of the refused commit. A new processor performs the next request."""
     receive(adapter)
     kept = adapter.ask("A", lambda processor: list(processor.kept))
     adapter.ask("A", compose)
@@ -166,8 +166,8 @@ def test_a_processor_that_knows_what_the_ledger_does_not_is_built_anew(adapter: 
     assert 2 == Keeper.built
 
 
-def test_a_request_whose_instance_came_again_is_made_again(make_adapter: Callable[..., Adapter]) -> None:
-    """With `overwrite-same-instance` the newer arrival counts, also for whoever asked before the lane had seen it."""
+def test_a_request_whose_instance_is_replaced_is_repeated(make_adapter: Callable[..., Adapter]) -> None:
+    """With `overwrite-same-instance`, the newer arrival is used, although the lane had not seen it at the request."""
 
     class Brought:
         @hookimpl
@@ -179,18 +179,18 @@ def test_a_request_whose_instance_came_again_is_made_again(make_adapter: Callabl
     adapter.receive(instance, ae_title="A")
     asked: list[int] = []
 
-    def compose_while_it_comes_again(processor: Keeper) -> Job:
+    def compose_while_it_is_replaced(processor: Keeper) -> Job:
         asked.append(len(processor.kept))
         if len(asked) == 1:
             arrive(adapter, instance)
         return processor.compose()
 
-    assert 1 == adapter.ask("A", compose_while_it_comes_again).instance_count
+    assert 1 == adapter.ask("A", compose_while_it_is_replaced).instance_count
     assert ([1, 1], 1) == (asked, len(adapter.jobs))
 
 
 def test_a_stopped_lane_refuses_requests_with_the_reason(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for an operator."""
+    """The caller does not wait until an operator restarts the lane."""
     monkeypatch.setattr(Keeper, "open", lambda _self: 1 / 0)
     adapter.restart()
     adapter.advance(60)
@@ -198,8 +198,8 @@ def test_a_stopped_lane_refuses_requests_with_the_reason(adapter: Adapter, monke
         adapter.ask("A", compose)
 
 
-def test_requests_end_with_the_service(adapter: Adapter) -> None:
-    """What waits is told that nothing has happened, and so is who comes later."""
+def test_requests_fail_when_the_service_stops(adapter: Adapter) -> None:
+    """Waiting and later requests fail with the information that nothing was changed."""
     handle = adapter.host.handles["A"]
     early: Future[Job] = handle.ask(compose)
     adapter.host.close()
@@ -209,18 +209,19 @@ def test_requests_end_with_the_service(adapter: Adapter) -> None:
             future.result(0)
 
 
-def test_a_request_that_nobody_waits_for_any_more_is_not_made(adapter: Adapter) -> None:
-    """Such as one of a client that has gone."""
+def test_a_cancelled_request_is_not_performed(adapter: Adapter) -> None:
+    """For example, its client has disconnected."""
     receive(adapter)
     assert adapter.host.handles["A"].ask(compose).cancel()
     adapter.advance(1)
     assert [] == adapter.jobs
 
 
-def test_who_asked_is_told_whenever_the_lane_is_closed(adapter: Adapter) -> None:
-    """Between its look at a request and taking it, and while it is made and would be made again.
+def test_a_caller_gets_an_error_whenever_the_lane_is_closed(adapter: Adapter) -> None:
+    """The lane is closed before it takes a request from its queue, and during a request that must be repeated.
 
-    Tried: taking what is no longer there raises; what is put back to a closed lane is never answered.
+    Tried: taking a request that is no longer in the queue; putting one back into the queue of a closed lane (it never
+    gets a result).
     """
     looked_at, taken = Requests("A", adapter.clock), Requests("A", adapter.clock)
     futures = [looked_at.add(lambda _processor: None), taken.add(lambda _processor: None)]
@@ -234,8 +235,8 @@ def test_who_asked_is_told_whenever_the_lane_is_closed(adapter: Adapter) -> None
     assert [Retriable, Retriable] == [type(future.exception(0)) for future in futures]
 
 
-def test_a_request_cannot_be_cancelled_while_it_is_made(adapter: Adapter) -> None:
-    """Whoever is told that it was may rely on that nothing has happened."""
+def test_a_request_cannot_be_cancelled_while_it_is_performed(adapter: Adapter) -> None:
+    """A cancelled request guarantees that nothing was changed."""
     receive(adapter)
     cancelled: list[bool] = []
 
@@ -249,8 +250,8 @@ def test_a_request_cannot_be_cancelled_while_it_is_made(adapter: Adapter) -> Non
     assert "job" == future.result(0).name
 
 
-def test_a_job_may_name_its_submitter_and_its_id(adapter: Adapter) -> None:
-    """The id keeps it from being submitted twice; a submitter that is not there is refused."""
+def test_a_processor_can_choose_submitter_and_id_of_a_job(adapter: Adapter) -> None:
+    """The id prevents a second submission. An unknown submitter is refused."""
     receive(adapter)
     with pytest.raises(Refused, match=r"no submitter 'nowhere' \(there are: clara, research\)"):
         adapter.ask("A", lambda processor: processor.compose(submitter="nowhere"))
@@ -264,18 +265,20 @@ def test_a_job_may_name_its_submitter_and_its_id(adapter: Adapter) -> None:
     assert (1, {"pending": 1, "reclaimed": 1}) == (len(adapter.jobs), adapter.states)
 
 
-def test_a_processor_finds_its_jobs_and_hears_of_their_states(adapter: Adapter) -> None:
-    """Of its own AE title's; in turns of their own."""
+def test_a_processor_finds_its_jobs_and_is_notified_of_their_states(adapter: Adapter) -> None:
+    """It sees only jobs of its AE title. Each notification is a separate turn."""
     receive(adapter)
     job = adapter.ask("A", compose)
     found = adapter.ask("A", lambda processor: processor.find_job(job.job_id))
     assert (JobState.SUBMITTED, None) == (found and found.state, adapter.host.handles["A"].find_job(JOB_ID))
-    heard = adapter.ask("A", lambda processor: processor.heard)
-    assert [JobState.CREATED, JobState.METADATA_SENT, JobState.UPLOADED, JobState.SUBMITTED] == heard
+    states = adapter.ask("A", lambda processor: processor.states)
+    assert [JobState.CREATED, JobState.METADATA_SENT, JobState.UPLOADED, JobState.SUBMITTED] == states
 
 
-def test_a_notice_that_fails_is_the_processors_failure(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody asked for it: the processor is built anew, as after any turn that raised."""
+def test_a_failing_job_notification_is_a_failure_of_the_processor(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor is replaced, as after any turn that raises."""
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "job_changed", lambda *_: 1 / 0)
         receive(adapter)
@@ -285,8 +288,8 @@ def test_a_notice_that_fails_is_the_processors_failure(adapter: Adapter, monkeyp
     assert LaneState.RUNNING is adapter.lanes["A"].state
 
 
-def test_what_a_processor_records_is_told_by_explain(adapter: Adapter) -> None:
-    """With what it has to say of the instances, and why."""
+def test_explain_shows_the_events_that_a_processor_records(adapter: Adapter) -> None:
+    """The story has the processor's text and reason."""
     receive(adapter)
 
     def evict(processor: Keeper) -> str:
@@ -302,10 +305,10 @@ def test_what_a_processor_records_is_told_by_explain(adapter: Adapter) -> None:
     ]
 
 
-def test_processors_are_asked_for_room_before_associations_are_refused(
+def test_processors_are_requested_to_free_space_before_associations_are_rejected(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Again and again as long as it is short."""
+    """The request is repeated while free space is low."""
     monkeypatch.setattr(adapter.storage, "capacity", lambda: Capacity(total_bytes=1000, free_bytes=160))
     with_limits = {"watermark_percent": 85, "reserve": 0}
     adapter.host._config = evolve(adapter.config, storage=evolve(adapter.config.storage, **with_limits))
@@ -317,24 +320,24 @@ def test_processors_are_asked_for_room_before_associations_are_refused(
     ("free", "watermark", "reserve", "wanted"),
     [(171, 85, 0, 0), (160, 85, 0, 10), (120, 100, 100, 0), (100, 100, 100, 20), (0, 100, 0, 0), (50, 85, 300, 270)],
 )
-def test_room_is_wanted_before_it_is_used_up(
+def test_processors_must_free_space_before_the_limit_is_reached(
     adapter: Adapter, free: int, watermark: int, reserve: int, wanted: int
 ) -> None:
-    """Two hundredths before the watermark or the reserve, whichever comes first."""
+    """The margin is 2 % before the watermark or the reserve, whichever is reached first."""
     storage = evolve(adapter.config.storage, watermark_percent=watermark, reserve=reserve)
     assert wanted == bytes_to_free(Capacity(total_bytes=1000, free_bytes=free), storage)
     assert 0 == bytes_to_free(None, storage)
 
 
-def test_now_tells_when_the_processor_was_opened(adapter: Adapter) -> None:
-    """So that timers can be set there."""
+def test_now_in_open_is_the_time_of_the_call(adapter: Adapter) -> None:
+    """Therefore `open` can set timers."""
     assert adapter.lanes["A"].since == adapter.ask("A", lambda processor: processor.opened_at)
 
 
-def test_a_processor_that_lacks_what_it_needs_makes_its_lane_wait(
+def test_a_processor_that_raises_retriable_makes_its_lane_wait(
     adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Retriable`, wherever it is raised, costs neither an instance nor the lane."""
+    """`Retriable` in any method quarantines no instance and does not stop the lane."""
 
     def fail(*_: Any) -> None:
         raise Retriable("the database of the processor is away")
