@@ -146,4 +146,4 @@ def test_binding_to_other_addresses_requires_a_long_token(
             [sys.executable, "-m", "dicom_adapter", command, path], capture_output=True, text=True, check=False
         )
         assert (1, False) == (done.returncode, "secret" in done.stderr)
-        assert ("at least 16 characters" if token else "needs a token") in done.stderr
+        assert ("at least 16 characters" if token else "a token is required") in done.stderr

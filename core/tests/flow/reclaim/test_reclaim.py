@@ -1,4 +1,4 @@
-"""Step 6 under a virtual clock: the disk follows the work, and nothing that is still needed is deleted."""
+"""Reclaim on a simulated clock: finished instances are deleted, and needed ones are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dicom_adapter.testing import Adapter, Plugin
 
 MakeAdapter = Callable[..., Adapter]
 
-WAIT_S = 5  # of the AE title's processor, before a group becomes jobs
+WAIT_S = 5  # timeout of the processor, after which a group becomes jobs
 THREE = """
 [ae-titles.LUNG]
 processor = "by-study"
@@ -35,7 +35,7 @@ def stored(adapter: Adapter) -> int:
 
 
 def with_a_study(adapter: Adapter, count: int = 2) -> Adapter:
-    """A study has become three jobs at this moment."""
+    """Bring a study to the moment at which it becomes three jobs."""
     study = [make_instance(seed="study", instance_number=number + 1) for number in range(count)]
     adapter.receive(*study, ae_title="LUNG")
     assert count == stored(adapter)
@@ -43,8 +43,8 @@ def with_a_study(adapter: Adapter, count: int = 2) -> Adapter:
     return adapter
 
 
-def test_instances_go_after_the_last_of_their_jobs(make_adapter: MakeAdapter) -> None:
-    """Three jobs on one study: after the first and the second it stays, after the third it goes."""
+def test_instances_are_reclaimed_after_the_last_of_their_jobs(make_adapter: MakeAdapter) -> None:
+    """A study has three jobs. It is kept until all three are submitted."""
     adapter = make_adapter(THREE)
     adapter.platform.fail("start", Retriable("busy"), times=1, pipeline_id="p2")
     adapter.platform.fail("start", Retriable("busy"), times=2, pipeline_id="p3")
@@ -63,8 +63,7 @@ def test_instances_go_after_the_last_of_their_jobs(make_adapter: MakeAdapter) ->
     assert [1, 2] == reclaimed
 
 
-def test_what_a_processor_holds_stays(make_adapter: MakeAdapter) -> None:
-    """Pending instances are not touched, however long it takes."""
+def test_pending_instances_are_never_reclaimed(make_adapter: MakeAdapter) -> None:
     adapter = make_adapter(THREE + "timeout = 300\n")
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.advance(299)
@@ -73,8 +72,8 @@ def test_what_a_processor_holds_stays(make_adapter: MakeAdapter) -> None:
     assert (0, {"reclaimed": 1}) == (stored(adapter), adapter.states)
 
 
-def test_a_faulted_job_keeps_its_instances_and_only_its_own(make_adapter: MakeAdapter) -> None:
-    """An operator may retry it, after a restart too; studies whose jobs were submitted go."""
+def test_a_faulted_job_keeps_only_its_instances(make_adapter: MakeAdapter) -> None:
+    """An operator may retry it, also after a restart. Studies of submitted jobs are reclaimed."""
     adapter = make_adapter(THREE)
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     with_a_study(adapter)
@@ -86,8 +85,8 @@ def test_a_faulted_job_keeps_its_instances_and_only_its_own(make_adapter: MakeAd
     assert (2, {"released": 2, "reclaimed": 1}) == (stored(adapter), adapter.states)
 
 
-def test_what_another_process_released_goes_without_a_restart(make_adapter: MakeAdapter) -> None:
-    """An operator cancels the faulted job, or a receiver replaces an instance: the host looks every minute."""
+def test_instances_released_by_another_process_are_reclaimed_without_a_restart(make_adapter: MakeAdapter) -> None:
+    """An operator cancels the faulted job, or a receiver replaces an instance. The host checks every minute."""
     adapter = make_adapter(THREE)
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     with_a_study(adapter)
@@ -98,8 +97,8 @@ def test_what_another_process_released_goes_without_a_restart(make_adapter: Make
     assert (0, {"reclaimed": 2}) == (stored(adapter), adapter.states)
 
 
-def test_a_replaced_instance_goes_and_the_newer_one_stays(make_adapter: MakeAdapter) -> None:
-    """With `overwrite-same-instance` the older arrival is needed by nobody."""
+def test_a_replaced_instance_is_reclaimed_and_the_newer_one_kept(make_adapter: MakeAdapter) -> None:
+    """With `overwrite-same-instance`, the older arrival is not needed."""
     adapter = make_adapter(THREE + "timeout = 300\n")
     for description in ("first", "second", "third"):
         adapter.receive(make_instance(seed="same", StudyDescription=description), ae_title="LUNG")
@@ -113,17 +112,17 @@ def test_a_replaced_instance_goes_and_the_newer_one_stays(make_adapter: MakeAdap
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """Simulates the end of the process."""
 
 
 def crash(*_arguments: Any) -> None:
     raise Crash
 
 
-def test_what_an_earlier_process_left_goes_after_the_start(
+def test_instances_released_before_a_crash_are_reclaimed_after_the_start(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ended after the release and before the deletion."""
+    """The process ended after the release and before the deletion."""
     adapter = make_adapter(THREE)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(adapter.storage, "delete", crash)
@@ -133,10 +132,10 @@ def test_what_an_earlier_process_left_goes_after_the_start(
     assert (0, {"reclaimed": 2}) == (stored(adapter), adapter.states)
 
 
-def test_a_deletion_is_repeated_when_its_row_was_not_written(
+def test_a_deletion_is_repeated_if_its_row_was_not_updated(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ended between the deletion and the row: deleting again does no harm, and the row follows."""
+    """The process ended between both. The second deletion has no effect, and the row is updated."""
     adapter = make_adapter(THREE)
     with monkeypatch.context() as patch, pytest.raises(Crash):
         patch.setattr(instances, "mark_reclaimed", crash)
@@ -150,7 +149,7 @@ def test_a_deletion_is_repeated_when_its_row_was_not_written(
 def test_a_deletion_that_failed_is_repeated_without_a_restart(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Storage that is away for a moment costs no room for good, and no row says what is not true."""
+    """A temporary failure of the storage must not keep objects forever. No row is updated before the deletion."""
     adapter = make_adapter(THREE)
 
     def fail(_keys: Iterable[str]) -> None:
@@ -165,12 +164,12 @@ def test_a_deletion_that_failed_is_repeated_without_a_restart(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 500])
-def test_an_object_that_cannot_be_deleted_keeps_no_other(
+def test_an_object_that_cannot_be_deleted_does_not_block_others(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    """The others go, in its batch and in those that follow; the log names it, and it goes when it can.
+    """Others are deleted, in its batch and in later ones. The log names it, and it is deleted when that is possible.
 
-    Tried: with the batch deleted as a whole, or the sweep ended by a batch of which nothing goes, all three stay.
+    Tried: a deletion of the batch as a whole; a sweep that ends with a batch without deletions (all three stay).
     """
     adapter = make_adapter(THREE)
     monkeypatch.setattr(reclaim, "BATCH", batch)
@@ -185,7 +184,7 @@ def test_an_object_that_cannot_be_deleted_keeps_no_other(
 
     with monkeypatch.context() as patch, capture_logs() as logged:
         patch.setattr(adapter.storage, "delete", refuse)
-        patch.setattr(adapter.host, "_add_candidates", lambda numbers: None)  # the sweep alone has to do it
+        patch.setattr(adapter.host, "_add_candidates", lambda numbers: None)  # so that only the sweep deletes
         with_a_study(adapter, 3)
         with suppress(PermissionError):
             adapter.advance(60)
@@ -197,14 +196,14 @@ def test_an_object_that_cannot_be_deleted_keeps_no_other(
     assert (0, {"reclaimed": 3}) == (stored(adapter), adapter.states)
 
 
-def test_observers_are_told_what_was_reclaimed(make_adapter: MakeAdapter) -> None:
-    """Once, after the rows were written."""
-    told: list[list[int]] = []
+def test_observers_are_notified_of_reclaimed_instances(make_adapter: MakeAdapter) -> None:
+    """They are notified once, after the rows are updated."""
+    notified: list[list[int]] = []
 
     def observe(instances: Sequence[InstanceStorageInfo]) -> None:
-        told.append([instance.instance_id for instance in instances])
+        notified.append([instance.instance_id for instance in instances])
 
     plugin = SimpleNamespace(dicom_adapter_instances_reclaimed=hookimpl(observe))
     adapter = with_a_study(make_adapter(THREE, Plugin(plugin)))
     adapter.advance(120)
-    assert [[1, 2]] == told
+    assert [[1, 2]] == notified

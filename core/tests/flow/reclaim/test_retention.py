@@ -1,4 +1,4 @@
-"""What was finished long ago is forgotten, and counted; what somebody may still need stays, however old it is."""
+"""Retention: rows of finished instances and jobs are deleted after some days and counted. Needed rows are kept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def configured(days: float = 2, timeout: int = 5, platform: str = "") -> str:
 
 
 def rows(adapter: Adapter) -> dict[str, int]:
-    """How many rows each table has."""
+    """Return the number of rows of each table."""
     with adapter.ledger.read() as transaction:
         tables = ("instances", "jobs", "job_instances", "events")
         found = {table: transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar() for table in tables}
@@ -60,13 +60,13 @@ def account(adapter: Adapter) -> balance.Account:
 
 
 def pass_days(adapter: Adapter, days: float) -> None:
-    """Time passes at once; then the host has some minutes, and forgets what it may."""
+    """Advance the clock by days at once, then by some minutes in which the host deletes old rows."""
     adapter.clock.advance(days * DAY_S)
     adapter.advance(EVERY.total_seconds() + 10)
 
 
 def with_history(adapter: Adapter, studies: int = 3) -> Adapter:
-    """So many studies of two instances have become two jobs each, and were reclaimed."""
+    """Submit this many studies of two instances as two jobs each, and reclaim them."""
     for _study in range(studies):
         uid = make_instance().StudyInstanceUID
         adapter.receive(*[make_instance(study_uid=uid) for _number in range(2)], ae_title="LUNG")
@@ -75,8 +75,11 @@ def with_history(adapter: Adapter, studies: int = 3) -> Adapter:
     return adapter
 
 
-def test_what_is_finished_is_forgotten_after_its_days_and_counted(make_adapter: MakeAdapter) -> None:
-    """Instances, jobs and events go; the account is the same before and after. Tried: not counted, it is not."""
+def test_finished_rows_are_deleted_after_the_configured_days_and_counted(make_adapter: MakeAdapter) -> None:
+    """Instances, jobs and events are deleted. The account is the same before and after.
+
+    Tried: a deletion without counting.
+    """
     adapter = with_history(make_adapter(configured()))
     before, held = account(adapter), rows(adapter)
     pass_days(adapter, 1.9)
@@ -87,8 +90,8 @@ def test_what_is_finished_is_forgotten_after_its_days_and_counted(make_adapter: 
     assert (6, {InstanceOutcome.SUBMITTED: 6}, 0) == (before.received, before.reclaimed, before.difference)
 
 
-def test_what_is_still_needed_is_never_forgotten(make_adapter: MakeAdapter) -> None:
-    """Pending, quarantined, and what a faulted job has: rows, objects, jobs and the jobs' events stay, for years."""
+def test_needed_rows_are_never_deleted(make_adapter: MakeAdapter) -> None:
+    """Pending and quarantined instances and those of faulted jobs are kept for years, with objects, jobs and events."""
     adapter = with_history(make_adapter(configured()))
     adapter.platform.fail("start", Permanent("refused"), pipeline_id="p2")
     adapter.receive(*make_study(instances=2), ae_title="LUNG")
@@ -103,14 +106,14 @@ def test_what_is_still_needed_is_never_forgotten(make_adapter: MakeAdapter) -> N
     assert {"released": 2, "quarantined": 1} == adapter.states
     assert [JobState.SUBMITTED, JobState.FAULTED] == [job.state for job in adapter.jobs]
     with adapter.ledger.read() as transaction:
-        told = [event.event for job in adapter.jobs for event in events.of_job(transaction, job.job_id)]
-    assert ["job_submitted", "job_faulted"] == [event for event in told if event in ("job_submitted", "job_faulted")]
+        names = [event.event for job in adapter.jobs for event in events.of_job(transaction, job.job_id)]
+    assert ["job_submitted", "job_faulted"] == [event for event in names if event in ("job_submitted", "job_faulted")]
     assert (9, 2, 0) == (account(adapter).received, account(adapter).faulted, account(adapter).difference)
     assert 3 == len(list(adapter.storage.keys()))
 
 
-def test_an_instance_stays_as_long_as_its_job(make_adapter: MakeAdapter) -> None:
-    """A platform that is asked has twice the days to tell a job's end; then the job goes, too."""
+def test_an_instance_is_kept_as_long_as_its_job(make_adapter: MakeAdapter) -> None:
+    """A platform that is polled has twice the days to report the end of a job. Then the job is deleted, too."""
     adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
     pass_days(adapter, 3)
     assert {"instances": 6, "jobs": 6, "job_instances": 12} == {
@@ -120,8 +123,8 @@ def test_an_instance_stays_as_long_as_its_job(make_adapter: MakeAdapter) -> None
     assert {} == rows(adapter)
 
 
-def test_a_job_goes_when_the_platform_has_told_its_end(make_adapter: MakeAdapter) -> None:
-    """And its instances with it."""
+def test_a_job_is_deleted_when_the_platform_has_reported_its_end(make_adapter: MakeAdapter) -> None:
+    """Its instances are deleted with it."""
     adapter = with_history(make_adapter(configured(platform="status-every = 3600")))
     with adapter.ledger.write() as transaction:
         for row in jobs.newest(transaction, 9):
@@ -130,12 +133,15 @@ def test_a_job_goes_when_the_platform_has_told_its_end(make_adapter: MakeAdapter
     assert {} == rows(adapter)
 
 
-def test_a_job_stays_as_long_as_an_instance_of_it_is_not_reclaimed(make_adapter: MakeAdapter) -> None:
-    """What becomes of the instance is told by its jobs. Tried: without this rule it counts as unused."""
+def test_a_job_is_kept_until_all_its_instances_are_reclaimed(make_adapter: MakeAdapter) -> None:
+    """The outcome of an instance is derived from its jobs.
+
+    Tried: a deletion of the job (the instance counts as unused).
+    """
     adapter = make_adapter(configured())
     with adapter.ledger.write() as transaction:
         kept = instances.insert(transaction, evolve(an_instance(adapter.clock), ae_title="UNSERVED"))
-        jobs.insert(transaction, a_job(adapter.clock), [kept.instance_id])  # its processor has not removed it
+        jobs.insert(transaction, a_job(adapter.clock), [kept.instance_id])  # its processor has not released it
     pass_days(adapter, 9)
     assert 1 == len(adapter.jobs)
     with adapter.ledger.write() as transaction:
@@ -145,11 +151,14 @@ def test_a_job_stays_as_long_as_an_instance_of_it_is_not_reclaimed(make_adapter:
     assert {InstanceOutcome.SUBMITTED: 1} == account(adapter).reclaimed
 
 
-# --- instances that stand for others ----------------------------------------------------------------------------------
+# --- replaced instances -----------------------------------------------------------------------------------------------
 
 
-def test_what_a_processor_may_still_mean_is_not_forgotten(make_adapter: MakeAdapter) -> None:
-    """It holds the first arrival, and means the third. Tried: forgotten, and the turn is refused again and again."""
+def test_a_replaced_instance_that_a_processor_may_still_name_is_not_deleted(make_adapter: MakeAdapter) -> None:
+    """The processor holds the first arrival, which resolves to the third.
+
+    Tried: a deletion (the turn is refused each time).
+    """
     adapter = make_adapter(configured(timeout=10 * DAY_S))
     for description in ("first", "second", "third"):
         adapter.receive(make_instance(seed="same", StudyDescription=description), ae_title="LUNG")
@@ -164,8 +173,11 @@ def test_what_a_processor_may_still_mean_is_not_forgotten(make_adapter: MakeAdap
     assert {InstanceOutcome.SUBMITTED: 1, InstanceOutcome.REPLACED: 2} == account(adapter).reclaimed
 
 
-def test_what_stands_for_an_older_one_goes_after_it(make_adapter: MakeAdapter) -> None:
-    """A chain keeps its end as long as its beginning is needed by a job. Tried: the older one points to nothing."""
+def test_a_replacement_is_deleted_after_the_instance_that_it_replaced(make_adapter: MakeAdapter) -> None:
+    """The end of a chain is kept as long as a job needs the beginning.
+
+    Tried: a deletion of the newer one first (the older one refers to a missing row).
+    """
     adapter = make_adapter(configured())
     now = adapter.clock.now()
     with adapter.ledger.write() as transaction:
@@ -189,7 +201,7 @@ def test_what_stands_for_an_older_one_goes_after_it(make_adapter: MakeAdapter) -
     assert {} == rows(adapter)
 
 
-# --- in pieces --------------------------------------------------------------------------------------------------------
+# --- small transactions -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -243,7 +255,7 @@ def a_job(clock: VirtualClock, **values: Any) -> Job:
 
 
 def a_day(ledger: Ledger, clock: VirtualClock, jobs_a_day: int, instances_a_job: int) -> None:
-    """What a day leaves behind, all of it finished."""
+    """Enter the finished instances and jobs of one day."""
     now = clock.now()
     with ledger.write() as transaction:
         for _job in range(jobs_a_day):
@@ -258,7 +270,7 @@ def a_day(ledger: Ledger, clock: VirtualClock, jobs_a_day: int, instances_a_job:
 
 
 def run(forgetting: Retention, clock: VirtualClock) -> int:
-    """Take the steps of one run; returns how many."""
+    """Perform the steps of one run, and return their number."""
     clock.move_to(clock.now() + EVERY)
     for number in count(1):
         when = forgetting.step()
@@ -268,8 +280,11 @@ def run(forgetting: Retention, clock: VirtualClock) -> int:
     raise AssertionError
 
 
-def test_the_file_stops_growing(ledger: Ledger) -> None:
-    """A year's traffic takes the room of the remembered days. Tried: nothing forgotten, and it grows to the end."""
+def test_the_ledger_file_stops_growing(ledger: Ledger) -> None:
+    """The traffic of a year needs the space of the configured days.
+
+    Tried: no deletion.
+    """
     clock = VirtualClock()
     forgetting = Retention(ledger, clock, timedelta(days=10), [])
     pages = []
@@ -285,10 +300,10 @@ def test_the_file_stops_growing(ledger: Ledger) -> None:
         assert [] == transaction.execute(text("PRAGMA foreign_key_check")).all()
 
 
-def test_a_transaction_forgets_a_few_rows_and_others_come_between(
+def test_a_transaction_deletes_a_few_rows_so_that_others_can_write_in_between(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However much there is; a job goes whole."""
+    """A job is deleted in one transaction with all its rows."""
     monkeypatch.setattr(retention, "BATCH", 7)
     monkeypatch.setattr(retention, "JOBS", 3)
     monkeypatch.setattr(retention, "JOB_ROWS", 5)
@@ -297,16 +312,16 @@ def test_a_transaction_forgets_a_few_rows_and_others_come_between(
     clock.advance(2 * DAY_S)
     forgetting = Retention(ledger, clock, timedelta(days=1), [])
     clock.move_to(clock.now() + EVERY)
-    held = [what_is_held(ledger)]
+    held = [held_rows(ledger)]
     while forgetting.step() - clock.now() < EVERY:
         clock.advance(1)
-        held.append(what_is_held(ledger))
+        held.append(held_rows(ledger))
     assert [5, 3, 1, 0] == list(dict.fromkeys(jobs for jobs, _instances in held))
     assert [20, 13, 6, 0] == list(dict.fromkeys(instances for _jobs, instances in held))
     assert (0, 0) == held[-1]
 
 
-def what_is_held(ledger: Ledger) -> tuple[int, int]:
+def held_rows(ledger: Ledger) -> tuple[int, int]:
     with ledger.read() as transaction:
         counts = [
             transaction.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in ("jobs", "instances")
@@ -314,12 +329,15 @@ def what_is_held(ledger: Ledger) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def test_old_rows_that_stay_keep_no_others(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More of them than a transaction looks at. Tried: without places, nothing behind them is ever forgotten."""
+def test_old_rows_that_are_kept_do_not_block_others(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more of them than a transaction reads.
+
+    Tried: transactions that always start at the oldest row (rows behind the kept ones are never deleted).
+    """
     for size in ("BATCH", "JOBS", "JOB_ROWS"):
         monkeypatch.setattr(retention, size, 3)
     clock = VirtualClock()
-    a_day(ledger, clock, jobs_a_day=10, instances_a_job=1)  # of a submitter that is asked
+    a_day(ledger, clock, jobs_a_day=10, instances_a_job=1)  # of a submitter that is polled
     clock.advance(60)
     a_day(ledger, clock, jobs_a_day=2, instances_a_job=1)
     with ledger.write() as transaction:
@@ -327,11 +345,11 @@ def test_old_rows_that_stay_keep_no_others(ledger: Ledger, monkeypatch: pytest.M
             jobs.change(transaction, row, platform_finished=True)
     clock.advance(1.5 * DAY_S)
     run(Retention(ledger, clock, timedelta(days=1), ["platform"]), clock)
-    assert (10, 10) == what_is_held(ledger)
+    assert (10, 10) == held_rows(ledger)
 
 
-def test_a_run_that_fails_is_begun_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the next step, not ten minutes later."""
+def test_a_failed_run_is_repeated_with_the_next_step(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not delayed until the next regular run, ten minutes later."""
     clock = VirtualClock()
     a_day(ledger, clock, jobs_a_day=1, instances_a_job=1)
     clock.advance(2 * DAY_S)
@@ -340,4 +358,4 @@ def test_a_run_that_fails_is_begun_again(ledger: Ledger, monkeypatch: pytest.Mon
         patch.setattr(ledger, "write", lambda: 1 / 0)
         forgetting.step()
     run(forgetting, clock)
-    assert (0, 0) == what_is_held(ledger)
+    assert (0, 0) == held_rows(ledger)

@@ -1,4 +1,4 @@
-"""What operators do with jobs, and what the platform says of them, under a virtual clock."""
+"""Retry and cancellation of jobs by operators, and states from the platform, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ settings = { priority = "higher", pipeline-one = "p2" }
 
 
 class Platform:
-    """A platform that notes its calls, and whose every call may be made to fail."""
+    """A platform that records its calls. Each call can be made to fail."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, str, bool]] = []  # what, pipeline, whether it was said to be a repetition
+        self.calls: list[tuple[str, str, bool]] = []  # call, pipeline, whether the job was marked as a repetition
         self.failing: dict[str, Exception] = {}
         self.states: list[PlatformStatus] = []
         self.observed: list[Job] = []
@@ -117,8 +117,8 @@ def only_job(adapter: Adapter) -> Job:
 
 
 @pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
-def test_a_faulted_job_goes_on_where_it_failed(adapter: Adapter, platform: Platform, call: str) -> None:
-    """Retried by an operator it repeats the step that failed, and none before it."""
+def test_a_retried_job_continues_with_the_failed_step(adapter: Adapter, platform: Platform, call: str) -> None:
+    """Earlier steps are not repeated."""
     platform.failing[call] = Permanent("no such thing")
     send_one(adapter)
     assert (JobState.FAULTED, "no such thing") == (only_job(adapter).state, only_job(adapter).last_error)
@@ -134,8 +134,8 @@ def test_a_faulted_job_goes_on_where_it_failed(adapter: Adapter, platform: Platf
 
 
 @pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
-def test_a_step_that_was_begun_before_is_said_to_be_repeated(adapter: Adapter, platform: Platform, call: str) -> None:
-    """The first call is none, the second is one, and the next step's first call is none again."""
+def test_a_repeated_step_is_marked_as_a_repetition(adapter: Adapter, platform: Platform, call: str) -> None:
+    """The first call of each step is not marked."""
     platform.failing[call] = Retriable("away")
     send_one(adapter)
     del platform.failing[call]
@@ -145,9 +145,9 @@ def test_a_step_that_was_begun_before_is_said_to_be_repeated(adapter: Adapter, p
     assert not any(repeated for name, _pipeline, repeated in platform.calls if name != call)
 
 
-def test_a_step_cut_off_by_a_crash_is_said_to_be_repeated(adapter: Adapter, platform: Platform) -> None:
-    """What was written down before the call is there after a restart, although the call's outcome is not."""
-    platform.failing["start"] = KeyboardInterrupt()  # type: ignore[assignment] # ends the process in the middle
+def test_a_step_interrupted_by_a_crash_is_marked_as_a_repetition(adapter: Adapter, platform: Platform) -> None:
+    """The start of the step is recorded before the call, so it is known after a restart."""
+    platform.failing["start"] = KeyboardInterrupt()  # type: ignore[assignment] # as if the process ended during the call
     adapter.receive(make_instance(), ae_title="LUNG")
     with pytest.raises(KeyboardInterrupt):
         adapter.advance(5)
@@ -157,10 +157,10 @@ def test_a_step_cut_off_by_a_crash_is_said_to_be_repeated(adapter: Adapter, plat
     assert [False, True] == [repeated for name, _pipeline, repeated in platform.calls if name == "start"]
 
 
-def test_a_cancelled_job_is_cancelled_on_the_platform_and_its_instances_go(
+def test_a_cancelled_job_is_cancelled_on_the_platform_and_its_instances_are_reclaimed(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """A job that the platform knows is stopped there first."""
+    """A job that exists on the platform is cancelled there first."""
     platform.failing["upload"] = Permanent("refused")
     send_one(adapter)
     operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
@@ -170,10 +170,10 @@ def test_a_cancelled_job_is_cancelled_on_the_platform_and_its_instances_go(
     assert {"reclaimed": 1} == adapter.states
 
 
-def test_a_create_that_may_have_reached_the_platform_is_found_again_to_be_cancelled(
+def test_a_job_whose_create_may_have_reached_the_platform_is_created_again_and_cancelled(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """The job's id is asked for by the repeated create, then it is cancelled; it never starts."""
+    """The repeated create returns the platform's id of the job. The job is cancelled and never starts."""
     platform.failing["create"] = Retriable("the answer was lost")
     send_one(adapter)
     operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
@@ -185,7 +185,7 @@ def test_a_create_that_may_have_reached_the_platform_is_found_again_to_be_cancel
 
 @pytest.fixture
 def job_in_line(adapter: Adapter, platform: Platform) -> Job:
-    """A job that was never begun: the platform is down, and others are before it."""
+    """A queued job without a first step: the platform is down, and other jobs are before it."""
     platform.failing["create"] = Retriable("down")
     for number in range(2 + FAILURES_TO_OPEN):
         send_one(adapter, seed=f"lung-{number}", patient_id=f"P{number}")
@@ -194,12 +194,12 @@ def job_in_line(adapter: Adapter, platform: Platform) -> Job:
     return job
 
 
-def test_a_job_that_was_never_begun_is_cancelled_at_once(
+def test_a_job_without_a_first_step_is_cancelled_at_once(
     adapter: Adapter, platform: Platform, job_in_line: Job
 ) -> None:
-    """The platform is not asked, so it does not matter that it is down. Tried: it waits until it is first in line.
+    """The platform is not called, so its outage does not matter. Observers are notified, and instances are reclaimed.
 
-    Observers hear of it, and its room is given back, as of any other end. Tried: the host does not look for it.
+    Tried: a cancellation that waits for the turn of the job; a host that does not look for cancelled jobs.
     """
     before = adapter.states["released"]
     platform.observed.clear()
@@ -229,10 +229,13 @@ def test_a_job_that_was_never_begun_is_cancelled_at_once(
     ],
     ids=["renamed", "unavailable"],
 )
-def test_jobs_whose_submitter_is_not_there_are_named_at_the_start(
+def test_jobs_without_their_submitter_are_logged_at_the_start(
     adapter: Adapter, job_in_line: Job, capsys: Any, table: str, reason: str
 ) -> None:
-    """With their number; and what was never begun can be cancelled. Tried: they wait without a word."""
+    """The event has their number. A job without a first step can be cancelled.
+
+    Tried: no event.
+    """
     capsys.readouterr()
     lung = '\n[ae-titles.LUNG]\nsubmitter = "renamed"\nprocessor = "by-study"\nsettings = { pipeline-one = "p1" }\n'
     adapter.restart(table + lung)
@@ -244,7 +247,7 @@ def test_jobs_whose_submitter_is_not_there_are_named_at_the_start(
 
 
 def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) -> None:
-    """The refusal names the job and its state."""
+    """The error names the job and its state."""
     send_one(adapter)
     job = only_job(adapter)
     for action in (operators.retry, operators.cancel):
@@ -254,27 +257,29 @@ def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) 
         operators.retry(adapter.ledger, adapter.clock, "ffff")
 
 
-def test_a_platform_that_was_down_gets_the_most_urgent_and_oldest_first_without_a_storm(
+def test_after_an_outage_jobs_are_submitted_in_order_and_without_a_burst_of_calls(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """While it is down one job tries at a time, less and less often; then each is submitted once, in order."""
+    """During the outage one job tries at a time, at growing intervals. Then each is submitted once, by priority and age."""
     platform.failing["create"] = Retriable("down")
     for number in range(4):
         send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
     send_one(adapter, ae_title="HEAD", seed="head")
     adapter.advance(3600)
-    assert len(platform.calls) < 5 * FAILURES_TO_OPEN + 3600 / 32  # the longest pause is 64 s, half of it is jitter
+    assert (
+        len(platform.calls) < 5 * FAILURES_TO_OPEN + 3600 / 32
+    )  # the longest pause is 64 s, with up to half of it as jitter
     platform.calls.clear()
     del platform.failing["create"]
     adapter.advance(64)
     assert [JobState.SUBMITTED] * 5 == [job.state for job in adapter.jobs]
     created = [pipeline for name, pipeline, _repeated in platform.calls if name == "create"]
     assert ["p1", "p1", "p1", "p1", "p2"] == sorted(created)
-    assert "p2" in created[:2]  # it is the most urgent; one turn in a few goes to the oldest all the same
+    assert "p2" in created[:2]  # it has the highest priority, but some turns go to the oldest job
 
 
 class Forgetful(Platform):
-    """It has forgotten one job, the most urgent: whatever is asked of that fails, for a reason that may pass."""
+    """A platform on which every call for one job, the most urgent, fails with a transient error."""
 
     def meet(self, call: str, job: Job) -> None:
         super().meet(call, job)
@@ -282,10 +287,10 @@ class Forgetful(Platform):
             raise Retriable("what job is that?")
 
 
-def test_a_job_that_keeps_failing_holds_up_no_other(make_adapter: MakeAdapter) -> None:
-    """It is tried again in its own time; the others go their way at once.
+def test_a_job_that_keeps_failing_does_not_delay_others(make_adapter: MakeAdapter) -> None:
+    """It is retried after its own pauses. Other jobs are submitted at once.
 
-    Tried: taking the failures of one job for those of the platform.
+    Tried: failures of one job that count as failures of the platform.
     """
     adapter = make_adapter(CONFIGURATION, Plugin(Forgetful()))
     send_one(adapter, ae_title="HEAD", seed="head")
@@ -295,10 +300,10 @@ def test_a_job_that_keeps_failing_holds_up_no_other(make_adapter: MakeAdapter) -
     assert ["created"] + ["submitted"] * 4 == [job.state.value for job in adapter.jobs]
 
 
-def test_a_platform_that_comes_back_is_noticed_although_one_job_still_fails(make_adapter: MakeAdapter) -> None:
-    """While it was down the job that fails was the first in line; another tries in its turn.
+def test_the_end_of_an_outage_is_detected_although_one_job_still_fails(make_adapter: MakeAdapter) -> None:
+    """The failing job is the first in the queue during the outage. Other jobs try, too.
 
-    Tried: letting the first in line try alone.
+    Tried: attempts of only the first job in the queue.
     """
     platform = Forgetful()
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
@@ -312,8 +317,11 @@ def test_a_platform_that_comes_back_is_noticed_although_one_job_still_fails(make
     assert ["created"] + ["submitted"] * 4 == [job.state.value for job in adapter.jobs]
 
 
-def test_a_cancellation_that_faults_is_still_wanted_when_it_is_retried(adapter: Adapter, platform: Platform) -> None:
-    """The job never starts. Tried: forgetting the wish with the fault."""
+def test_a_cancellation_that_faulted_is_repeated_by_a_retry(adapter: Adapter, platform: Platform) -> None:
+    """The job never starts.
+
+    Tried: a fault that deletes the request to cancel.
+    """
     platform.failing["upload"] = Permanent("refused")
     send_one(adapter)
     operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)
@@ -327,8 +335,8 @@ def test_a_cancellation_that_faults_is_still_wanted_when_it_is_retried(adapter: 
     assert "start" not in platform.names()
 
 
-def test_a_changed_file_faults_its_job_and_no_other(adapter: Adapter) -> None:
-    """Neither the platform nor other jobs get what is not as it was received."""
+def test_a_changed_file_faults_only_its_job(adapter: Adapter) -> None:
+    """The platform does not receive the changed content."""
     adapter.receive(make_instance(seed="a", patient_id="A"), ae_title="LUNG")
     adapter.receive(make_instance(seed="b", patient_id="B"), ae_title="LUNG")
     [first, *_others] = sorted((adapter.config.storage.path / "instances").rglob("*.dcm"))
@@ -341,8 +349,8 @@ def test_a_changed_file_faults_its_job_and_no_other(adapter: Adapter) -> None:
     assert "has changed" in error
 
 
-def test_the_platform_is_asked_what_became_of_a_job_until_it_has_ended(adapter: Adapter, platform: Platform) -> None:
-    """Every change is an event; a job that has ended is asked after no more."""
+def test_the_platform_is_polled_until_a_job_has_finished(adapter: Adapter, platform: Platform) -> None:
+    """Every change of state is an event."""
     running = PlatformStatus(state="running", finished=False)
     platform.states = [running, running, PlatformStatus(state="stopped", finished=True, detail="healthy")]
     send_one(adapter)
@@ -350,14 +358,14 @@ def test_the_platform_is_asked_what_became_of_a_job_until_it_has_ended(adapter: 
     job = only_job(adapter)
     assert ("stopped", "healthy", True) == (job.platform_state, job.platform_detail, job.platform_finished)
     assert 3 == platform.names().count("status")
-    told = [event.detail["state"] for event in adapter.events if event.event == "job_platform_state"]
-    assert ["running", "stopped"] == told
+    states = [event.detail["state"] for event in adapter.events if event.event == "job_platform_state"]
+    assert ["running", "stopped"] == states
 
 
-def test_a_job_that_is_cancelled_while_it_starts_is_cancelled_on_the_platform(
+def test_a_job_that_is_cancelled_during_its_start_is_cancelled_on_the_platform(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """The outcome of the step that was under way does not count any more."""
+    """The outcome of the running step is ignored."""
     started = platform.meet
 
     def cancel_meanwhile(call: str, job: Job) -> None:
@@ -365,14 +373,14 @@ def test_a_job_that_is_cancelled_while_it_starts_is_cancelled_on_the_platform(
         if call == "start":
             operators.cancel(adapter.ledger, adapter.clock, job.job_id)
 
-    platform.meet = cancel_meanwhile  # type: ignore[method-assign] # an operator who is quick
+    platform.meet = cancel_meanwhile  # type: ignore[method-assign] # an operator cancels during the step
     send_one(adapter)
     assert JobState.CANCELLED is only_job(adapter).state
     assert ["start", "cancel"] == platform.names()[-2:]
 
 
-def test_a_job_that_the_platform_refuses_to_know_can_be_cancelled(adapter: Adapter, platform: Platform) -> None:
-    """Asking for its id again is refused as before; that does not keep it."""
+def test_a_job_that_the_platform_refuses_to_create_can_be_cancelled(adapter: Adapter, platform: Platform) -> None:
+    """The repeated create is refused again, which does not prevent the cancellation."""
     platform.failing["create"] = Permanent("unknown pipeline")
     send_one(adapter)
     operators.cancel(adapter.ledger, adapter.clock, only_job(adapter).job_id)

@@ -1,4 +1,4 @@
-"""The jobs of one submitter: which goes first, and what opening and closing the submitter mean for them."""
+"""The jobs of one submitter: their order, slow uploads, and open and close of the submitter."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ processor = "by-study"
 settings = { pipeline-a = "small" }
 """
 NO_TIME = timedelta(0)
-ONCE = Retries(first=NO_TIME, longest=NO_TIME, total=NO_TIME)  # gives up at the first failure
-PATIENCE_S = 30.0  # how long a test waits for what has to happen
+ONCE = Retries(first=NO_TIME, longest=NO_TIME, total=NO_TIME)  # gives up after the first failure
+PATIENCE_S = 30.0  # time limit of each wait
 
 
 class OneByOne(JobProcessorBase):  # type: ignore[type-arg] # without settings
-    """Each instance is a job; its accession number is the job's priority."""
+    """Submits each instance as a job. Its accession number is the priority of the job."""
 
     name = "one-by-one"
 
@@ -75,7 +75,7 @@ class OneByOne(JobProcessorBase):  # type: ignore[type-arg] # without settings
 
 
 class Platform:
-    """A plugin with a submitter that does what a test says."""
+    """A plugin with a submitter whose behaviour a test defines."""
 
     def __init__(self) -> None:
         self.on_open: Callable[[], None] = lambda: None
@@ -140,8 +140,8 @@ def raising(failure: BaseException) -> Callable[..., None]:
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
-def test_urgent_jobs_go_first_and_older_ones_among_equals(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """Of jobs of all priorities that were queued before the first one could go."""
+def test_jobs_are_started_by_priority_and_then_by_age(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Jobs of all priorities are queued before the first one starts."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
     arrived = ["normal", "lower", "immediate", "higher", "lower", "immediate", "normal"]
     adapter.receive(*[make_instance(accession_number=priority) for priority in arrived], ae_title="LUNG")
@@ -155,9 +155,12 @@ def test_urgent_jobs_go_first_and_older_ones_among_equals(make_adapter: MakeAdap
 # --- uploads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_huge_job_gives_way_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """Another AE title's job does not wait for its last file. Tried: uploading all of a job in one step."""
-    uploads: list[int] = []  # how many jobs had been started at each
+def test_a_huge_job_yields_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """A job of another AE title does not wait for its last file.
+
+    Tried: an upload of all files in one step.
+    """
+    uploads: list[int] = []  # number of started jobs at each upload
     platform.on_upload = lambda _job: uploads.append(len(platform.started))
     adapter = make_adapter(TOGETHER, Plugin(platform))
     for data_set in [make_instance(seed=f"huge-{number}", study_uid="1.2.3") for number in range(300)]:
@@ -165,17 +168,17 @@ def test_a_huge_job_gives_way_to_others_after_each_batch(make_adapter: MakeAdapt
     adapter.receive(make_instance(seed="small"), ae_title="LIVER")
     adapter.advance(5)
     assert 2 == len(platform.started)
-    assert 1 in uploads  # files of the huge job went after the small job had started
+    assert 1 in uploads  # files of the huge job were uploaded after the small job had started
 
 
 def uploading(adapter: Adapter, platform: Platform, *, huge: int, small: int) -> None:
-    """Have a job of LUNG and one of LIVER, of so many files, come to their first upload, and wait there."""
+    """Bring a job of LUNG and one of LIVER with this many files to their first upload, and postpone that."""
     platform.on_upload = raising(Retriable("away"))
     for ae_title, count in (("LUNG", huge), ("LIVER", small)):
         adapter.receive(*make_study(modality="CT", instances=count, rows=2, columns=2), ae_title=ae_title)
     adapter.advance(5)
     assert [JobState.METADATA_SENT] * 2 == [job.state for job in adapter.jobs]
-    adapter.clock.advance(60)  # both may try again
+    adapter.clock.advance(60)  # both are due again
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -187,10 +190,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
-def test_jobs_on_a_slow_platform_take_turns_before_their_batches_are_done(
+def test_jobs_on_a_slow_platform_alternate_before_their_batches_are_complete(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the time of a batch is over, whose turn it is is decided anew. Tried: without the look at the time."""
+    """The next job is chosen when the time of a batch is over.
+
+    Tried: no limit of time.
+    """
     monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 0.0)
     adapter = make_adapter(TOGETHER, Plugin(platform))
     uploading(adapter, platform, huge=3, small=3)
@@ -201,14 +207,17 @@ def test_jobs_on_a_slow_platform_take_turns_before_their_batches_are_done(
     assert ["huge"] * 3 + ["small"] * 3 == sorted(uploaded)
 
 
-def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
+def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the threads of a real service.
+    """The test runs with the threads of a real service.
 
-    Tried: with all of a batch in the threads' queue at once; with the place handed to a thread that is slow to wake.
+    Tried: all files of a batch in the queue of the threads at once; a place that is handed to a waiting thread (which
+    is slow to wake).
     """
-    monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 10 * PATIENCE_S)  # however slow the machine is
+    monkeypatch.setattr(
+        "dicom_adapter.flow.submit.steps.BATCH_SECONDS", 10 * PATIENCE_S
+    )  # so that it never ends on a slow machine
     adapter = make_adapter(TOGETHER, Plugin(platform))
     uploading(adapter, platform, huge=100, small=1)
     begun, ended, other_uploaded = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
@@ -226,9 +235,9 @@ def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
     workers = [Worker("submitter platform", queue.step, adapter.clock) for _number in range(2)]
     try:
         workers[0].start()
-        assert all(begun.acquire(timeout=PATIENCE_S) for _thread in range(2))  # no thread is free
+        assert all(begun.acquire(timeout=PATIENCE_S) for _thread in range(2))  # all threads are busy
         workers[1].start()
-        wait_until(lambda: len(executor._waiting) == 2)  # each with the next file of its job
+        wait_until(lambda: len(executor._waiting) == 2)  # one next file of each job
         ended.release(8)
         assert other_uploaded.wait(PATIENCE_S)
     finally:
@@ -242,15 +251,13 @@ def test_one_ae_titles_slow_uploads_hold_up_another_for_a_few_files_only(
 # --- opening --------------------------------------------------------------------------------------------------------
 
 
-def test_a_submitter_that_does_not_open_keeps_its_own_jobs_waiting_and_no_others(
-    make_adapter: MakeAdapter, platform: Platform
-) -> None:
-    """The other submitter's jobs go their way; its own go theirs as soon as it opens."""
+def test_a_submitter_that_does_not_open_delays_only_its_own_jobs(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Jobs of the other submitter are submitted. Its own follow as soon as it opens."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
     adapter.close()
     platform.on_open = raising(OSError("no licence"))
     with pytest.raises(OSError, match="no licence"):
-        adapter._begin()
+        adapter._start()
     parts = adapter.host.parts()
     step = parts[submitter_part("platform")].step
     for _again in range(2):
@@ -262,8 +269,8 @@ def test_a_submitter_that_does_not_open_keeps_its_own_jobs_waiting_and_no_others
     assert [JobState.SUBMITTED] == [job.state for job in adapter.jobs]
 
 
-def test_only_what_was_opened_is_closed(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """A submitter that never opened has nothing to let go of; closing twice closes once."""
+def test_only_an_open_submitter_is_closed(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """A submitter that never opened is not closed. A second close has no effect."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
     assert platform.is_open
     adapter.host.close()
@@ -271,12 +278,12 @@ def test_only_what_was_opened_is_closed(make_adapter: MakeAdapter, platform: Pla
     adapter.host.close()
 
 
-# --- the end of the service in the middle of a step -----------------------------------------------------------------
+# --- stop of the service during a step ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def waiting(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
-    """An adapter with one job that is about to upload."""
+    """An adapter with one job whose next step is an upload."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
     platform.on_upload = raising(Retriable("away"))
     adapter.receive(make_instance(), ae_title="LUNG")
@@ -293,7 +300,7 @@ def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submi
 
 
 def interrupted(adapter: Adapter, sending: Submission) -> None:
-    """Taking the next step is interrupted, which counts as no failure, and leaves the job as it was."""
+    """Check that the next step is interrupted: it counts as no failure and does not change the job."""
     before = adapter.jobs
     with adapter.ledger.read() as transaction:
         row = ledger_jobs.get(transaction, before[0].job_id)
@@ -303,15 +310,15 @@ def interrupted(adapter: Adapter, sending: Submission) -> None:
     assert before == adapter.jobs
 
 
-def test_uploads_that_can_no_longer_begin_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
-    """A stop that does not wait for a huge job leaves it for the next start."""
+def test_uploads_that_can_no_longer_start_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
+    """A stop does not wait for a huge job. The next start continues it."""
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     interrupted(waiting, submission(waiting, platform, executor))
 
 
 def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, platform: Platform) -> None:
-    """As `HostProcess.stop` cancels those that have not begun."""
+    """`HostProcess.stop` cancels uploads that have not started."""
 
     class Cancelling(InlineExecutor):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -323,10 +330,10 @@ def test_uploads_that_were_cancelled_do_not_fault_the_job(waiting: Adapter, plat
 
 
 @pytest.mark.parametrize("failure", [ConnectionResetError("closed"), Retriable("closed")])
-def test_a_step_that_closing_cuts_off_does_not_fault_the_job(
+def test_a_step_interrupted_by_close_does_not_fault_the_job(
     waiting: Adapter, platform: Platform, failure: Exception
 ) -> None:
-    """What the submitter raises then says nothing of the job."""
+    """Errors of the submitter after its close are not errors of the job."""
     sending = submission(waiting, platform, InlineExecutor())
 
     def close_and_fail(_job: Job) -> None:
@@ -341,8 +348,8 @@ def test_a_step_that_closing_cuts_off_does_not_fault_the_job(
     assert [JobState.SUBMITTED] == [job.state for job in waiting.jobs]
 
 
-def test_a_job_that_somebody_else_changed_meanwhile_is_left_alone(waiting: Adapter, platform: Platform) -> None:
-    """An operator's cancellation wins over a step that was under way."""
+def test_a_job_that_was_changed_during_a_step_is_not_overwritten(waiting: Adapter, platform: Platform) -> None:
+    """The cancellation by an operator takes precedence over the running step."""
 
     def cancel(_job: Job) -> None:
         with waiting.ledger.write() as transaction:

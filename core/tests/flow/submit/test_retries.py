@@ -1,4 +1,4 @@
-"""When a step is tried again: a function of counts, times and jitter."""
+"""Pauses between attempts, as a function of counts, times and jitter."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ SECOND = timedelta(seconds=1)
         (50, 90_000, 0.5, None),
     ],
 )
-def test_pauses_double_up_to_the_longest_until_it_has_lasted_too_long(
+def test_pauses_double_up_to_the_longest_until_the_retry_time_is_over(
     attempts: int, failing_for: float, jitter: float, pause: float | None
 ) -> None:
-    """Two seconds to five minutes for a day, as configured by default; jitter takes up to half of a pause away."""
+    """The defaults are two seconds to five minutes, for a day. Jitter shortens a pause by up to half."""
     retries = Retries.of(SubmitterConfig(type="memory"))
     expected = None if pause is None else NOW + pause * SECOND
     assert expected == retries.next_attempt(attempts, NOW - failing_for * SECOND, NOW, jitter)
 
 
 def test_the_longest_pauses_that_can_be_configured_can_be_computed() -> None:
-    """A day between attempts, for a year."""
+    """The pause is a day, for a year."""
     retries = Retries.of(SubmitterConfig(type="memory", retry_first=86_400, retry_most=86_400, retry_for=366 * 86_400))
     assert NOW + timedelta(days=1) == retries.next_attempt(365, NOW, NOW, 0.0)

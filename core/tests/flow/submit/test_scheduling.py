@@ -1,4 +1,4 @@
-"""Whose turn it is, as a pure function; and when a platform is left alone."""
+"""Scheduling of jobs as a pure function, and the circuit breaker of a platform."""
 
 from __future__ import annotations
 
@@ -32,33 +32,31 @@ def chosen(*candidates: JobRow, served: dict[str, int] | None = None, turn: int 
     return None if found is None else found.number
 
 
-def test_nothing_is_chosen_of_nothing() -> None:
-    """Without candidates there is no turn."""
+def test_without_candidates_no_job_is_chosen() -> None:
     assert chosen() is None
 
 
-def test_the_most_urgent_goes_first_and_the_oldest_of_equals() -> None:
-    """Priority decides before age."""
+def test_the_most_urgent_job_is_first_and_the_oldest_of_equal_ones() -> None:
     assert 3 == chosen(row(1), row(2, "lower"), row(3, "immediate"), row(4, "immediate"))
     assert 1 == chosen(row(2), row(1))
 
 
-def test_one_turn_in_so_many_goes_to_the_oldest() -> None:
-    """A job of lower priority gets through although more urgent ones keep coming."""
+def test_every_nth_turn_goes_to_the_oldest_job() -> None:
+    """A job of low priority is submitted although more urgent ones keep arriving."""
     turns = [chosen(row(1, "lower"), row(9, "immediate"), turn=turn) for turn in range(2 * TURNS_TO_THE_OLDEST)]
     assert 2 == turns.count(1)
     assert 9 == turns[0]
 
 
 def test_ae_titles_take_turns() -> None:
-    """The AE title that was served longest ago comes first, one never served before all others."""
+    """The AE title that was served longest ago is first. One that was never served is before all others."""
     candidates = [row(1, ae_title="LUNG"), row(2, ae_title="HEAD"), row(3, ae_title="KNEE")]
     assert 3 == chosen(*candidates, served={"LUNG": 7, "HEAD": 5})
     assert 2 == chosen(*candidates, served={"LUNG": 7, "HEAD": 5, "KNEE": 6})
 
 
-def test_a_platform_is_down_after_failures_in_a_row_and_one_may_try() -> None:
-    """Before that all go on; then one at a time, and not before the pause is over."""
+def test_a_platform_is_down_after_consecutive_failures() -> None:
+    """Then one job at a time tries, after a pause."""
     breaker = Breaker()
     for number in range(FAILURES_TO_OPEN - 1):
         breaker.step_failed(number, NOW, PAUSE)
@@ -70,8 +68,8 @@ def test_a_platform_is_down_after_failures_in_a_row_and_one_may_try() -> None:
     assert not breaker.may_try(NOW + PAUSE, trying=1)
 
 
-def test_one_success_ends_it() -> None:
-    """It tells that the platform came back, once."""
+def test_one_success_ends_an_outage() -> None:
+    """The end is reported once."""
     breaker = Breaker()
     for number in range(FAILURES_TO_OPEN):
         breaker.step_failed(number, NOW, PAUSE)
@@ -80,8 +78,8 @@ def test_one_success_ends_it() -> None:
     assert not breaker.succeeded()
 
 
-def test_one_job_that_keeps_failing_does_not_make_the_platform_down() -> None:
-    """It may fail for a reason of its own, and has pauses of its own."""
+def test_failures_of_one_job_do_not_mark_the_platform_as_down() -> None:
+    """The cause may be the job. It has its own pauses."""
     breaker = Breaker()
     for _attempt in range(FAILURES_TO_OPEN + 1):
         breaker.step_failed(7, NOW, PAUSE)

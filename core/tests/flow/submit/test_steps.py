@@ -1,4 +1,4 @@
-"""Step 5 under a virtual clock: jobs walk their states, whatever the platform does."""
+"""The steps of jobs on a simulated clock: states, retries, faults and uploads."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ WAIT_S = 5  # from the last instance of a study to its jobs
 
 
 class Platform:
-    """A platform that notes every call, and fails as a test says. It outlives restarts of the adapter."""
+    """A platform that records every call and fails as a test defines. It survives restarts of the adapter."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, str, int | None]] = []  # what, pipeline, position
+        self.calls: list[tuple[str, str, int | None]] = []  # call, pipeline, position
         self.metadata: dict[str, dict[str, str]] = {}  # by pipeline
-        self.failures: list[tuple[str, str | None, BaseException]] = []  # each raised once; None: of any pipeline
+        self.failures: list[tuple[str, str | None, BaseException]] = []  # each is raised once; None: for any pipeline
         self.open_failures: list[BaseException] = []
-        self.answer: Any = None  # instead of a PlatformJob
+        self.answer: Any = None  # returned instead of a PlatformJob
         self.opened = 0
         self.closed = 0
 
@@ -117,7 +117,7 @@ def platform() -> Platform:
 
 
 def with_jobs(make_adapter: MakeAdapter, platform: Platform, configuration: str = ONE, instances: int = 1) -> Adapter:
-    """An adapter whose group of instances is about to become jobs, at this moment."""
+    """Make an adapter whose group of instances becomes jobs at the current time."""
     adapter = make_adapter(configuration, Plugin(platform))
     study = [make_instance(seed="study", instance_number=number + 1) for number in range(instances)]
     adapter.receive(*study, ae_title="LUNG")
@@ -129,11 +129,11 @@ def states(adapter: Adapter) -> dict[str, str]:
     return {job.pipeline_id: job.state.value for job in adapter.jobs}
 
 
-# --- the walk -------------------------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_job_walks_its_states_in_order(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """One call for each step, one event for each state, and what the platform calls the job is remembered."""
+def test_a_job_goes_through_its_states_in_order(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """There is one call for each step and one event for each state. The platform's id of the job is stored."""
     adapter = with_jobs(make_adapter, platform, instances=2)
     (job,) = adapter.jobs
     assert ["create", "metadata", "upload", "upload", "start"] == platform.names()
@@ -144,8 +144,7 @@ def test_a_job_walks_its_states_in_order(make_adapter: MakeAdapter, platform: Pl
     assert ["job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"] == steps
 
 
-def test_nothing_is_repeated_after_a_restart(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """A submitted job is finished for the adapter."""
+def test_a_submitted_job_is_not_repeated_after_a_restart(make_adapter: MakeAdapter, platform: Platform) -> None:
     adapter = with_jobs(make_adapter, platform)
     calls = list(platform.calls)
     adapter.restart()
@@ -161,10 +160,10 @@ def test_nothing_is_repeated_after_a_restart(make_adapter: MakeAdapter, platform
     ("call", "state"),
     [("create", "queued"), ("metadata", "created"), ("upload", "metadata-sent"), ("start", "uploaded")],
 )
-def test_a_retriable_failure_postpones_the_step_and_nothing_else(
+def test_a_retriable_failure_postpones_only_the_failed_step(
     make_adapter: MakeAdapter, platform: Platform, call: str, state: str
 ) -> None:
-    """The same step again after a pause; the steps before it are not repeated, and the failures are forgotten."""
+    """It is repeated after a pause. Earlier steps are not. Success resets the count of failures."""
     platform.fail(call, Retriable("the platform is busy"), times=2)
     adapter = with_jobs(make_adapter, platform)
     (job,) = adapter.jobs
@@ -182,8 +181,8 @@ def test_a_retriable_failure_postpones_the_step_and_nothing_else(
     assert {call: 3} == {name: n for name in platform.names() if (n := platform.names().count(name)) > 1}
 
 
-def test_a_restart_does_not_hurry_a_postponed_job(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """The time of the next attempt is kept, and so is the count of the failed ones."""
+def test_a_restart_does_not_shorten_the_pause_of_a_postponed_job(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The time of the next attempt and the count of failed attempts are kept."""
     platform.fail("create", Retriable("down"), times=8)
     adapter = with_jobs(make_adapter, platform)
     adapter.advance(100)
@@ -199,8 +198,8 @@ def test_a_restart_does_not_hurry_a_postponed_job(make_adapter: MakeAdapter, pla
     assert tried < len(platform.calls)
 
 
-def test_a_job_that_keeps_failing_is_given_up_in_the_end(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """After `retry-for`, counted from the first failure, an operator has to look."""
+def test_a_job_that_keeps_failing_faults_after_the_retry_time(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """`retry-for` starts at the first failure. Then an operator must decide."""
     platform.fail("start", Retriable("still down"), times=1000)
     adapter = with_jobs(make_adapter, platform, ONE.replace("retry-first = 2", "retry-first = 2\nretry-for = 60"))
     adapter.advance(59)
@@ -212,14 +211,14 @@ def test_a_job_that_keeps_failing_is_given_up_in_the_end(make_adapter: MakeAdapt
     assert gave_up == job.last_error
 
 
-# --- permanent, and bugs --------------------------------------------------------------------------------------------
+# --- permanent failures and bugs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
-def test_a_permanent_failure_faults_the_job_at_once_and_no_other(
+def test_a_permanent_failure_faults_only_its_job_and_at_once(
     make_adapter: MakeAdapter, platform: Platform, call: str
 ) -> None:
-    """The group's other pipelines go on."""
+    """Jobs of the group's other pipelines continue."""
     platform.fail(call, Permanent("the platform knows no pipeline p2"), pipeline="p2")
     adapter = with_jobs(make_adapter, platform, THREE)
     assert {"p1": "submitted", "p2": "faulted", "p3": "submitted"} == states(adapter)
@@ -235,10 +234,10 @@ def test_a_permanent_failure_faults_the_job_at_once_and_no_other(
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError("Müller^Jörg"), SystemExit("Müller^Jörg")])
 @pytest.mark.parametrize("call", ["create", "metadata", "upload", "start"])
-def test_a_bug_faults_the_job_and_does_not_quote_its_message(
+def test_an_unexpected_exception_faults_the_job_without_its_message(
     make_adapter: MakeAdapter, platform: Platform, call: str, failure: BaseException
 ) -> None:
-    """Kind and place are told; the message may hold a patient's name, so nothing keeps it."""
+    """Type and location are recorded. The message may contain patient data, so it is not stored."""
     platform.fail(call, failure, pipeline="p2")
     adapter = with_jobs(make_adapter, platform, THREE)
     assert {"p1": "submitted", "p2": "faulted", "p3": "submitted"} == states(adapter)
@@ -249,18 +248,18 @@ def test_a_bug_faults_the_job_and_does_not_quote_its_message(
 
 
 @pytest.mark.parametrize("answer", ["a text", PlatformJob(job_id=7), PlatformJob(job_id="7", payload_id=None)])  # type: ignore[arg-type] # mistakes
-def test_a_wrong_answer_is_a_bug(make_adapter: MakeAdapter, platform: Platform, answer: object) -> None:
-    """What the ledger could not keep faults the job, instead of failing there again and again."""
+def test_an_invalid_result_of_the_submitter_faults_the_job(
+    make_adapter: MakeAdapter, platform: Platform, answer: object
+) -> None:
+    """A value that the ledger cannot store must not fail there on every attempt."""
     platform.answer = answer
     adapter = with_jobs(make_adapter, platform)
     assert {"p1": "faulted"} == states(adapter)
     assert adapter.jobs[0].last_error.startswith("bug in submitter 'platform': ")
 
 
-def test_of_several_failed_uploads_the_one_that_cannot_be_mended_decides(
-    make_adapter: MakeAdapter, platform: Platform
-) -> None:
-    """It would be pointless to try for a day what was refused already."""
+def test_of_several_failed_uploads_a_permanent_failure_decides(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Retrying for a day is useless after a refusal."""
     platform.fail("upload 0", Retriable("busy"))
     platform.fail("upload 1", Permanent("refused"))
     adapter = with_jobs(make_adapter, platform, instances=3)
@@ -270,8 +269,8 @@ def test_of_several_failed_uploads_the_one_that_cannot_be_mended_decides(
 # --- uploads --------------------------------------------------------------------------------------------------------
 
 
-def test_uploads_go_on_where_they_stopped(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """After a failure in the middle, and after a restart, only what is missing is sent."""
+def test_uploads_continue_where_they_stopped(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """After a failure and after a restart, only the missing files are sent."""
     count = 2 * UPLOADS_PER_COMMIT + 6
     broken = UPLOADS_PER_COMMIT + 3
     platform.fail(f"upload {broken}", Retriable("connection lost"))
@@ -283,10 +282,8 @@ def test_uploads_go_on_where_they_stopped(make_adapter: MakeAdapter, platform: P
     assert [*range(2 * UPLOADS_PER_COMMIT), broken, *range(2 * UPLOADS_PER_COMMIT, count)] == platform.positions()
 
 
-def test_a_crash_in_the_middle_of_uploads_repeats_one_batch_at_the_most(
-    make_adapter: MakeAdapter, platform: Platform
-) -> None:
-    """What was remembered is not sent again."""
+def test_a_crash_during_uploads_repeats_at_most_one_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """Files whose upload is recorded are not sent again."""
     platform.fail(f"upload {UPLOADS_PER_COMMIT + 2}", KeyboardInterrupt())  # as if the process ended here
     with pytest.raises(KeyboardInterrupt):
         with_jobs(adapters := _Keeping(make_adapter), platform, instances=UPLOADS_PER_COMMIT + 5)
@@ -297,7 +294,7 @@ def test_a_crash_in_the_middle_of_uploads_repeats_one_batch_at_the_most(
 
 
 class _Keeping:
-    """Remembers the adapter that it made, for a test whose set-up raises."""
+    """Keeps the adapter that it made, for a test whose set-up raises."""
 
     def __init__(self, make: MakeAdapter) -> None:
         self._make = make
@@ -307,8 +304,8 @@ class _Keeping:
         return self.adapter
 
 
-def test_a_missing_stored_object_faults_its_job_and_no_other(make_adapter: MakeAdapter, platform: Platform) -> None:
-    """The reason names no patient; the next study goes its way."""
+def test_a_missing_stored_object_faults_only_its_job(make_adapter: MakeAdapter, platform: Platform) -> None:
+    """The reason has no patient data. The next study is submitted."""
     adapter = make_adapter(ONE, Plugin(platform))
     lost, kept = make_instance(), make_instance()
     (answer,) = adapter.receive(lost, ae_title="LUNG")
@@ -323,10 +320,10 @@ def test_a_missing_stored_object_faults_its_job_and_no_other(make_adapter: MakeA
     assert JobState.SUBMITTED is by_study[kept.StudyInstanceUID].state
 
 
-def test_storage_that_fails_for_a_while_does_not_fault_jobs(
+def test_a_temporary_failure_of_the_storage_does_not_fault_jobs(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network share that is away for a moment is no bug of the submitter."""
+    """A network share may be unavailable for a moment. This is no error of the submitter."""
     adapter = make_adapter(ONE, Plugin(platform))
     adapter.receive(make_instance(), ae_title="LUNG")
     with monkeypatch.context() as patch:
@@ -339,10 +336,10 @@ def test_storage_that_fails_for_a_while_does_not_fault_jobs(
     assert {"p1": "submitted"} == states(adapter)
 
 
-def test_a_ledger_that_fails_for_a_while_does_not_fault_jobs(
+def test_a_temporary_failure_of_the_ledger_does_not_fault_jobs(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could not be written down is repeated, and is not blamed on the submitter."""
+    """The step is repeated, and counts as no error of the submitter."""
     adapter = make_adapter(ONE, Plugin(platform))
     adapter.receive(make_instance(), ae_title="LUNG")
     with monkeypatch.context() as patch:
