@@ -260,7 +260,7 @@ def test_a_submitted_job_can_be_neither_retried_nor_cancelled(adapter: Adapter) 
 def test_after_an_outage_jobs_are_submitted_in_order_and_without_a_burst_of_calls(
     adapter: Adapter, platform: Platform
 ) -> None:
-    """During the outage one job tries at a time, at growing intervals. Then each is submitted once, by priority and age."""
+    """During the outage one job tries at a time, at growing intervals. Then each is submitted once, in order."""
     platform.failing["create"] = Retriable("down")
     for number in range(4):
         send_one(adapter, ae_title="LUNG", seed=f"lung-{number}", patient_id=f"P{number}")
