@@ -1,4 +1,4 @@
-"""Rows that the ledger has lost are entered again from recovery records: all of them, in their order, and once."""
+"""Recovery: rows that the ledger has lost are entered again from recovery records, completely, in order, and once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ UNCONFIGURED = CONFIGURATION.replace("ae-titles.KEEP", "ae-titles.OTHER")
 
 
 class SmallSegments(LocalStorage):
-    """A segment for each instance."""
+    """A backend with a separate segment for each instance."""
 
     name = "small-segments"
 
@@ -72,7 +72,7 @@ class SmallSegmentsPlugin:
 
 
 class Ticking:
-    """Every reading is a second later."""
+    """A clock that advances by a second with every reading."""
 
     def __init__(self) -> None:
         self._now = EPOCH + timedelta(days=365)
@@ -86,12 +86,12 @@ class Ticking:
 
 
 class Process:
-    """A receiver process with nothing but its store, on a folder where others have been before."""
+    """A receiver process that consists of its store only, on a data folder that earlier processes used."""
 
     def __init__(
         self, folder: Path, clock: Ticking, text: str = CONFIGURATION, backend: str = "local", **options: float
     ) -> None:
-        """`options`: of the store."""
+        """Open the data folder. `options` are those of the store."""
         catalogue = discover(Plugin(SmallSegmentsPlugin())).catalogue()
         loaded = load(text.format(backend=backend), folder=folder, catalogue=catalogue)
         assert loaded.config is not None, loaded.problems
@@ -101,10 +101,10 @@ class Process:
         self.ledger: Ledger = data_folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
         self.storage: StorageBackend[Any] = data_folder.open_storage(self.config.storage, catalogue)
-        self.store = Store(self.config, Resources(ledger=self.ledger, storage=self.storage, clock=clock), **options)  # type: ignore[arg-type] # its times in seconds
+        self.store = Store(self.config, Resources(ledger=self.ledger, storage=self.storage, clock=clock), **options)  # type: ignore[arg-type] # times in seconds
 
     def arrive(self, uid: str, *, ae_title: str = "KEEP", patient: bytes = b"P1") -> ReceivedInstance:
-        """Receive an instance: its data set is complete, and it is not committed."""
+        """Receive an instance completely, but do not commit it."""
         incoming = self.store.begin(request(uid, ae_title))
         incoming.write([encode(uid, patient)])
         received = incoming.end()
@@ -112,11 +112,11 @@ class Process:
         return received
 
     def send(self, *uids: str, ae_title: str = "KEEP", patient: bytes = b"P1") -> list[StoreResult]:
-        """Receive and commit all of them in one group."""
+        """Receive these instances and commit them in one group."""
         return self.store.commit([self.arrive(uid, ae_title=ae_title, patient=patient) for uid in uids])
 
     def kill(self) -> None:
-        """Descriptors and locks go, and nothing else is done."""
+        """Close descriptors and release locks, without any orderly close."""
         if isinstance(self.storage, LocalStorage):
             kill_local_storage(self.storage)
         self.close()
@@ -159,11 +159,11 @@ class Site:
         self._clock.set_back()
 
     def keep_ledger(self) -> dict[Path, bytes]:
-        """Return the files of the ledger as they are on the disk now."""
+        """Return the current content of the ledger's files."""
         return {path: path.read_bytes() for path in self._ledger_files() if path.suffix != ".sqlite-shm"}
 
     def lose(self, kept: dict[Path, bytes]) -> None:
-        """Simulate a power loss: the ledger is as it was."""
+        """Simulate a power loss: restore an earlier content of the ledger."""
         self._processes[-1].kill()
         for path in self._ledger_files():
             path.unlink()
@@ -217,8 +217,8 @@ def request(uid: str, ae_title: str) -> StoreRequest:
 # --- recovered instances ----------------------------------------------------------------------------------------------
 
 
-def test_what_the_ledger_lost_is_entered_again_in_its_order(site: Site) -> None:
-    """With all columns, and the time when the data set was complete."""
+def test_lost_rows_are_entered_again_in_order(site: Site) -> None:
+    """They have all columns, including the time when the data set was complete."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -242,8 +242,8 @@ def test_what_the_ledger_lost_is_entered_again_in_its_order(site: Site) -> None:
     assert [instance.instance_id for instance in after[2:]] == second.recovered()
 
 
-def test_no_id_is_used_again(site: Site) -> None:
-    """Another component may have stored the id 3: it must not find another instance under it."""
+def test_ids_of_lost_rows_are_not_reused(site: Site) -> None:
+    """Another component may have stored id 3, and must not find a different instance with it."""
     first = site.start()
     first.send("1.1", "1.2")
     kept = site.keep_ledger()
@@ -261,8 +261,8 @@ def test_no_id_is_used_again(site: Site) -> None:
     assert max(had) < min(numbers - had)
 
 
-def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site) -> None:
-    """Segments have names in no order."""
+def test_recovered_rows_are_in_the_order_of_arrival(site: Site) -> None:
+    """The names of segments have no order."""
     first = site.start(backend="small-segments")
     kept = site.keep_ledger()
     uids = [f"1.{number}" for number in range(30)]
@@ -276,7 +276,7 @@ def test_the_order_is_that_of_arrival_wherever_they_lie(site: Site) -> None:
 
 
 def test_stored_instances_without_a_row_are_entered(site: Site) -> None:
-    """After `kill -9` between sync and commit: the sender may not send it again."""
+    """The process was killed between sync and commit. The sender may not send the instance again."""
     first = site.start()
     first.send("1.1")
     first.storage.sync([first.arrive("1.2").storage_key])
@@ -288,7 +288,7 @@ def test_stored_instances_without_a_row_are_entered(site: Site) -> None:
 
 
 def test_a_start_without_a_ledger_recovers_all_instances_without_a_checkpoint(site: Site) -> None:
-    """The whole ledger is lost."""
+    """The complete ledger is lost."""
     first = site.start()
     first.send("1.1", "1.2")
     first.send("1.3", ae_title="OVER")
@@ -299,15 +299,15 @@ def test_a_start_without_a_ledger_recovers_all_instances_without_a_checkpoint(si
     assert (["1.1", "1.2"], ["1.3"]) == (second.uids(), second.uids("OVER"))
 
 
-def test_newer_arrivals_replace_older_ones_again(site: Site) -> None:
-    """As configured. At other AE titles a duplicate is stored once."""
+def test_recovered_newer_arrivals_replace_older_ones(site: Site) -> None:
+    """The setting of the AE title applies. Without replacement a duplicate is stored once."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
     first.send("1.1", ae_title="OVER", patient=b"P2")
     first.send("1.1")
-    [again] = first.send("1.1")
-    assert again.instance is None
+    [duplicate] = first.send("1.1")
+    assert duplicate.instance is None
     site.lose(kept)
 
     second = site.start()
@@ -333,8 +333,8 @@ def test_instances_of_a_removed_ae_title_are_recovered(site: Site) -> None:
 # --- instances that are not recovered ---------------------------------------------------------------------------------
 
 
-def test_nothing_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by the next start, nor by one after an interrupted recovery."""
+def test_no_row_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the next start nor a start after an interrupted recovery enters a row again."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -363,7 +363,7 @@ def test_nothing_is_entered_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_reclaimed_instances_are_not_recovered(site: Site) -> None:
-    """A power loss may have undone their deletion, and their rows are deleted."""
+    """A power loss may have undone the deletion of their objects after their rows were deleted."""
     first = site.start()
     first.send("1.1", "1.2")
     with first.ledger.write() as transaction:
@@ -390,12 +390,12 @@ def test_an_object_with_a_row_is_not_entered_without_a_high_water_mark(site: Sit
 
 
 def test_refused_instances_are_not_recovered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger failed for one, and accepted the next one."""
+    """The commit of one instance failed, and that of the next one succeeded."""
     first = site.start()
     refused = first.arrive("1.1")
     with monkeypatch.context() as broken:
         broken.setattr(arrivals, "enter", failing)
-        broken.setattr(first.storage, "delete", lambda _keys: None)  # as when a power loss brings it back
+        broken.setattr(first.storage, "delete", lambda _keys: None)  # as if a power loss restored it
         [answer] = first.store.commit([refused])
     assert StoreOutcome.FAILED is answer.outcome
     first.send("1.2")
@@ -411,7 +411,7 @@ def failing(*_arguments: object) -> None:
 
 
 def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
-    """A checkpoint covers all instances: the start reads no segment."""
+    """A checkpoint covers all instances, so the start reads no segment."""
     first = site.start()
     first.send("1.1", "1.2")
     first.store.checkpoint()
@@ -424,7 +424,7 @@ def test_after_a_stop_no_recovery_record_is_read(site: Site) -> None:
 
 
 def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their objects are kept: an audit finds objects without a row."""
+    """Their objects are kept. An audit finds objects without a row."""
     first = site.start()
     kept = site.keep_ledger()
     with monkeypatch.context() as later:
@@ -439,8 +439,8 @@ def test_recovery_records_of_other_versions_are_ignored(site: Site, monkeypatch:
     assert 2 == len(list(second.storage.keys()))
 
 
-def test_a_replacement_is_not_lost_after_a_change_of_the_setting(site: Site) -> None:
-    """It was acknowledged as the newer one. The audit reports it."""
+def test_an_acknowledged_replacement_is_kept_after_a_change_of_the_setting(site: Site) -> None:
+    """The audit reports it."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", ae_title="OVER")
@@ -452,8 +452,8 @@ def test_a_replacement_is_not_lost_after_a_change_of_the_setting(site: Site) -> 
     assert 2 == len(list(second.storage.keys()))
 
 
-def test_a_newer_arrival_stays(site: Site) -> None:
-    """Another receiver acknowledged it while the one with the older arrival was down."""
+def test_a_recovered_older_arrival_does_not_replace_a_newer_one(site: Site) -> None:
+    """Another receiver acknowledged the newer one while the receiver of the older one was down."""
     first = site.start()
     older = first.arrive("1.1", ae_title="OVER")
     first.storage.sync([older.storage_key])
@@ -468,7 +468,7 @@ def test_a_newer_arrival_stays(site: Site) -> None:
     assert 1 == len(list(again.storage.keys()))
 
 
-def test_a_clock_that_is_set_back_changes_no_order(site: Site) -> None:
+def test_a_clock_that_is_set_back_does_not_change_the_order(site: Site) -> None:
     """The later arrival replaces the earlier one."""
     first = site.start()
     kept = site.keep_ledger()
@@ -486,8 +486,8 @@ def test_a_clock_that_is_set_back_changes_no_order(site: Site) -> None:
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It raises, and the next one succeeds."""
+def test_a_failed_recovery_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises, and the next recovery succeeds."""
     first = site.start()
     kept = site.keep_ledger()
     first.send("1.1", "1.2")
@@ -503,8 +503,8 @@ def test_a_recovery_that_fails_loses_nothing(site: Site, monkeypatch: pytest.Mon
     assert ["1.1", "1.2"] == second.uids()
 
 
-def test_an_instance_that_cannot_be_compared_does_not_stop_the_others(site: Site) -> None:
-    """The object of the pending duplicate is lost: an audit reports both."""
+def test_a_duplicate_that_cannot_be_compared_does_not_stop_the_recovery(site: Site) -> None:
+    """The object of the pending instance is lost. An audit reports both instances."""
     first = site.start()
     first.send("1.1")
     kept = site.keep_ledger()
@@ -518,8 +518,8 @@ def test_an_instance_that_cannot_be_compared_does_not_stop_the_others(site: Site
     assert 2 == len(list(second.storage.keys()))
 
 
-def test_a_start_opens_no_more_than_it_has_to_read(site: Site) -> None:
-    """There may be more segments than a process may have files open."""
+def test_a_start_opens_only_segments_that_it_must_read(site: Site) -> None:
+    """There may be more segments than a process can have open files."""
     first = site.start(backend="small-segments")
     for number in range(20):
         first.send(f"1.{number}")
@@ -533,7 +533,7 @@ def test_a_start_opens_no_more_than_it_has_to_read(site: Site) -> None:
 
 
 def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not lock segments that the next start has to read."""
+    """The host does not lock segments that the next start must read."""
     first = site.start()
     first.send("1.1")
     first.storage.sync([first.arrive("1.2").storage_key])
@@ -556,8 +556,8 @@ def test_deletions_by_the_host_do_not_disturb_a_recovery(site: Site, monkeypatch
     assert "1.2" in receiver.uids()
 
 
-def test_a_failed_checkpoint_costs_no_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it raises. After an error of the disk, recovery records are kept until the next start."""
+def test_a_failed_checkpoint_does_not_affect_responses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds for every exception. After an error of the disk, recovery records are kept until the next start."""
     process = site.start(checkpoint_seconds=0)
     seen = synced_commits(process, monkeypatch)
     with monkeypatch.context() as broken:
@@ -572,7 +572,7 @@ def test_a_failed_checkpoint_costs_no_answer(site: Site, monkeypatch: pytest.Mon
 
 
 def test_instances_of_a_running_process_are_not_recovered(site: Site) -> None:
-    """Several receivers: one restarts while others run."""
+    """One of several receivers restarts while the others run."""
     first = site.start()
     first.storage.sync([first.arrive("1.1").storage_key])
     second = site.start()
@@ -580,8 +580,8 @@ def test_instances_of_a_running_process_are_not_recovered(site: Site) -> None:
     assert [] == second.uids()
 
 
-def test_a_repair_enters_it_as_a_start_would(site: Site, tmp_path: Path) -> None:
-    """Instead of reporting an object without a row."""
+def test_a_repair_enters_lost_rows_as_a_start_does(site: Site, tmp_path: Path) -> None:
+    """It does not report an object without a row."""
     first = site.start()
     first.storage.sync([first.arrive("1.1").storage_key])
     first.kill()
@@ -611,7 +611,7 @@ def synced_commits(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[bo
 def test_the_ledger_is_not_synced_for_instances_with_a_recovery_record(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sync serves both, until the checkpoint."""
+    """One sync of the storage is enough until the checkpoint."""
     process = site.start()
     seen = synced_commits(process, monkeypatch)
     process.send("1.1", "1.2")
@@ -620,7 +620,7 @@ def test_the_ledger_is_not_synced_for_instances_with_a_recovery_record(
 
 
 def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that full segments are sealed, and starts have little to read."""
+    """Full segments are sealed, and starts have little to read."""
     process = site.start(backend="small-segments", checkpoint_seconds=0)
     seen = synced_commits(process, monkeypatch)
     process.send("1.1")
@@ -630,13 +630,13 @@ def test_commits_are_covered_by_regular_checkpoints(site: Site, monkeypatch: pyt
 
 
 def unconfirmed(process: Process) -> list[tuple[str, bytes]]:
-    """Return the recovery records that a start has to read."""
+    """Return the recovery records that a start must read."""
     with process.storage.unconfirmed_records() as records:
         return list(records)
 
 
 def test_without_recovery_records_every_commit_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backend `files` has no place for them."""
+    """The backend `files` does not support recovery records."""
     process = site.start(backend="files")
     seen = synced_commits(process, monkeypatch)
     process.send("1.1", "1.2")
@@ -644,7 +644,9 @@ def test_without_recovery_records_every_commit_is_synced(site: Site, monkeypatch
     assert 0 == process.store.recover()
 
 
-def test_a_recovery_record_that_is_too_long_costs_a_sync(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instance_with_a_recovery_record_that_is_too_long_is_committed_with_a_sync(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A Patient ID may have any length."""
     process = site.start()
     seen = synced_commits(process, monkeypatch)
@@ -655,8 +657,8 @@ def test_a_recovery_record_that_is_too_long_costs_a_sync(site: Site, monkeypatch
     assert 0 == site.start().store.recover()
 
 
-def test_the_high_water_mark_is_written_with_the_rows(site: Site) -> None:
-    """And deleted with the checkpoint of the next one."""
+def test_the_high_water_mark_is_committed_with_the_rows(site: Site) -> None:
+    """It is deleted with the checkpoint of the next receiver run."""
     first = site.start()
     first.send("1.1", "1.2")
     first.send("1.3")
@@ -679,7 +681,7 @@ def reached(process: Process) -> list[int]:
 
 
 def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
-    """With its recovery record, and its high-water mark."""
+    """The instance has a recovery record."""
     process = site.start(backend="small-segments")
     answer = process.store.commit_inline(process.arrive("1.1"))
     assert answer is not None and StoreOutcome.STORED is answer.outcome
@@ -690,7 +692,7 @@ def test_an_inline_commit_enters_row_and_high_water_mark(site: Site) -> None:
 
 
 def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
-    """The network thread would serve no other connection meanwhile."""
+    """The network thread could serve no other connection during the sync."""
     for limit, is_inline in [(1000, True), (-1, False)]:
         process = site.start(inline_sync_seconds=limit)
         process.send("1.1")
@@ -699,7 +701,7 @@ def test_a_slow_storage_is_not_synced_inline(site: Site) -> None:
 
 @pytest.mark.parametrize("who", ["another process", "another thread"])
 def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, who: str) -> None:
-    """Nothing is changed, and `commit` enters the instance; later transactions wait again."""
+    """If the ledger is locked, nothing is changed, and `commit` enters the instance. Later transactions wait again."""
     process = site.start()
     process.send("1.1")
     arrival = process.arrive("1.2")
@@ -716,7 +718,7 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, who: str) -> 
 
 
 def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
-    """An instance without a recovery record, and one for which a checkpoint is due."""
+    """An instance without a recovery record, and one for which a checkpoint is due, are not committed inline."""
     process = site.start()
     assert process.store.commit_inline(process.arrive("1.1", patient=b"P" * 5000)) is None
     process = site.start(checkpoint_seconds=0)
@@ -724,8 +726,8 @@ def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:
     assert [] == process.uids()
 
 
-def test_a_failed_inline_commit_has_the_result_of_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the storage and of the ledger; the object is deleted."""
+def test_a_failed_inline_commit_has_the_same_result_as_any_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage or the ledger fails. The object is deleted."""
     process = site.start()
     with monkeypatch.context() as full:
         full.setattr(process.storage, "sync", no_space)

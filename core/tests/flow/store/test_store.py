@@ -1,4 +1,4 @@
-"""From the request to the row: what is kept, what is refused with which status, and that a failure leaves nothing."""
+"""Storing of instances, from request to row: stored and refused instances, their statuses, and failures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Site:
 
     @property
     def kept(self) -> list[bytes]:
-        """The stored objects."""
+        """The content of all stored objects."""
         return list(map(self.content, sorted(self.storage.keys())))
 
     def content(self, key: str) -> bytes:
@@ -68,7 +68,7 @@ class Site:
             return file.read()
 
     def put(self, content: bytes) -> str:
-        """A stored object without a row; returns its key."""
+        """Store an object without a row, and return its key."""
         writer = self.storage.writer()
         writer.write(content)
         key = writer.finish()
@@ -76,7 +76,7 @@ class Site:
         return key
 
     def exchange(self, content: bytes) -> str:
-        """Let the only row have another object than its own; returns its key."""
+        """Replace the object of the only row, and return the new key."""
         self.storage.delete(list(self.storage.keys()))
         key = self.put(content)
         with self.ledger.write() as transaction:
@@ -90,7 +90,7 @@ class Site:
         return [[files[position] for position in sorted(files)] for files in received]
 
     def assert_nothing_was_kept(self) -> None:
-        """Neither an object, nor a half written one, nor a row."""
+        """Check that there is no object, no incomplete object, and no row."""
         assert [] == self.kept
         for path in (self.folder / "instances").iterdir():
             segment = Segment.open(path)
@@ -110,7 +110,7 @@ def element(tag: int, vr: bytes, value: bytes) -> bytes:
 
 
 def encode(**changes: bytes) -> bytes:
-    """A data set in explicit VR little endian; an empty value is left out."""
+    """Encode a data set in explicit VR little endian. An empty value is omitted."""
     values = {"sop": b"1.2.3.4", "study": b"1.2.3", "series": b"1.2.3.1", "patient": b"P1", "notes": b"**"} | changes
     elements = [
         (0x00080016, b"UI", values.get("sop_class", CT.encode())),
@@ -124,7 +124,7 @@ def encode(**changes: bytes) -> bytes:
 
 
 def request(**changes: str) -> StoreRequest:
-    """A C-STORE request that fits `encode()`."""
+    """Make a C-STORE request that matches `encode()`."""
     plain = StoreRequest(
         ae_title="KEEP",
         calling_ae_title="CT1",
@@ -145,11 +145,11 @@ def tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- stored instances -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_acknowledged_is_stored_bit_by_bit_and_has_a_row(site: Site) -> None:
-    """The data set comes after a header of ours; the row says what it is, who sent it, and when it was there."""
+def test_an_acknowledged_instance_is_stored_unchanged_and_has_a_row(site: Site) -> None:
+    """The data set follows a header of the adapter. The row has its UIDs, its sender and its time of arrival."""
     answer = site.send(encode(), peer_address="10.0.0.7", association_id="a" * 32)
 
     assert answer.outcome is StoreOutcome.STORED
@@ -172,8 +172,11 @@ def test_what_is_acknowledged_is_stored_bit_by_bit_and_has_a_row(site: Site) -> 
     assert expected == answer.instance
 
 
-def test_rows_are_stamped_in_their_order(site: Site, monkeypatch: Any) -> None:
-    """Who waits for the right to write does not keep the time from before. Tried: stamped earlier, this fails."""
+def test_the_times_of_rows_are_in_the_order_of_their_ids(site: Site, monkeypatch: Any) -> None:
+    """The time is read after the lock of the ledger is acquired.
+
+    Tried: a time that is read before.
+    """
     write = site.ledger.write
 
     def overtaken(*, synced: bool = True, waits: bool = True) -> Any:
@@ -191,8 +194,8 @@ def test_rows_are_stamped_in_their_order(site: Site, monkeypatch: Any) -> None:
     assert rows[0].received_at <= rows[1].received_at
 
 
-def test_an_ignored_sop_class_is_acknowledged_and_not_kept(site: Site) -> None:
-    """Not even looked at; the same class is kept where it is not ignored."""
+def test_an_ignored_sop_class_is_acknowledged_and_not_stored(site: Site) -> None:
+    """The data set is not parsed. Other AE titles store the same class."""
     secondary = "1.2.840.10008.5.1.4.1.1.7"
     answer = site.send(b"anything", sop_class_uid=secondary)
 
@@ -203,14 +206,14 @@ def test_an_ignored_sop_class_is_acknowledged_and_not_kept(site: Site) -> None:
     assert kept.instance is not None
 
 
-# --- the same instance again ------------------------------------------------------------------------------------------
+# --- duplicates -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("caller", ["CT1", "LONGER_AE_TITLE"])
-def test_an_identical_instance_that_comes_again_is_acknowledged_and_kept_once(site: Site, caller: str) -> None:
-    """Whoever sends it again, and its group does not wait any longer for that.
+def test_an_identical_duplicate_is_acknowledged_and_not_stored_again(site: Site, caller: str) -> None:
+    """This holds for any sender. The duplicate does not extend the wait of its group.
 
-    Tried: with the size of the whole file compared, another sender's AE title makes it another data set.
+    Tried: a comparison of the sizes of files (the AE title of another sender changes the size).
     """
     first = site.send(encode())
     site.adapter.advance(3)
@@ -224,15 +227,18 @@ def test_an_identical_instance_that_comes_again_is_acknowledged_and_kept_once(si
 
 
 def stored_by_an_earlier_version(site: Site) -> str:
-    """An instance is pending whose file does not name the receiving AE title; returns its key."""
+    """Store a pending instance whose file does not have the receiving AE title, and return its key."""
     site.send(encode())
     with site.ledger.write() as transaction:
         transaction.execute(update(table).values(size_bytes=len(part10(encode(), None))))
     return site.exchange(part10(encode(), None))
 
 
-def test_what_an_earlier_version_stored_is_the_same_data_set_and_is_submitted(site: Site) -> None:
-    """Its header is shorter. Tried: with computed lengths of headers the duplicate is refused, and the job faults."""
+def test_an_instance_stored_by_an_earlier_version_is_compared_and_submitted(site: Site) -> None:
+    """Its header is shorter.
+
+    Tried: header lengths that are computed instead of read (the duplicate is refused, and the job faults).
+    """
     stored_by_an_earlier_version(site)
     again = site.send(encode())
 
@@ -242,8 +248,10 @@ def test_what_an_earlier_version_stored_is_the_same_data_set_and_is_submitted(si
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no DICOM" * 30])
-def test_nothing_is_acknowledged_on_the_strength_of_a_lost_object(site: Site, content: bytes | None) -> None:
-    """The pending one's object is gone or spoilt: the sender keeps its instance, and has to try again."""
+def test_a_duplicate_of_an_instance_with_a_damaged_object_is_not_acknowledged(
+    site: Site, content: bytes | None
+) -> None:
+    """The object of the pending instance is missing or damaged. The sender must keep its instance and send it again."""
     key = stored_by_an_earlier_version(site)
     site.storage.delete([key]) if content is None else site.exchange(content)
 
@@ -252,8 +260,8 @@ def test_nothing_is_acknowledged_on_the_strength_of_a_lost_object(site: Site, co
 
 
 @pytest.mark.parametrize("other", [encode(notes=b"++"), encode(notes=b"****"), encode(patient=b"P2")])
-def test_a_different_instance_of_the_same_name_is_refused_and_not_kept(site: Site, other: bytes) -> None:
-    """overwrite-same-instance = false: the first one stays, and its sender's colleague is refused."""
+def test_a_different_instance_with_the_same_uid_is_refused(site: Site, other: bytes) -> None:
+    """With overwrite-same-instance = false, the first one is kept."""
     site.send(encode())
     answer = site.send(other)
 
@@ -263,8 +271,10 @@ def test_a_different_instance_of_the_same_name_is_refused_and_not_kept(site: Sit
 
 
 @pytest.mark.parametrize("newer", [encode(notes=b"newer!"), encode()], ids=["different", "identical"])
-def test_a_newer_arrival_takes_the_place_of_the_pending_one_when_that_is_allowed(site: Site, newer: bytes) -> None:
-    """overwrite-same-instance = true: the job has only the newer bytes, after a new wait; the older file goes."""
+def test_a_newer_arrival_replaces_the_pending_one_if_configured(site: Site, newer: bytes) -> None:
+    """With overwrite-same-instance = true, the wait restarts, the job has the newer data set, and the older file is
+    deleted.
+    """
     site.send(encode(), ae_title="OVER")
     site.adapter.advance(3)
     assert StoreOutcome.STORED == site.send(newer, ae_title="OVER").outcome
@@ -278,8 +288,8 @@ def test_a_newer_arrival_takes_the_place_of_the_pending_one_when_that_is_allowed
 
 
 @pytest.mark.parametrize("ae_title", ["KEEP", "OVER"])
-def test_after_its_submission_the_same_instance_is_a_new_arrival(site: Site, ae_title: str) -> None:
-    """Nothing is pending that it could be the same as."""
+def test_an_instance_that_is_sent_again_after_its_submission_is_a_new_arrival(site: Site, ae_title: str) -> None:
+    """It is no duplicate, because the first one is not pending."""
     for notes in (b"**", b"**", b"++"):
         answer = site.send(encode(notes=notes), ae_title=ae_title)
         assert answer.instance is not None
@@ -288,21 +298,21 @@ def test_after_its_submission_the_same_instance_is_a_new_arrival(site: Site, ae_
     assert [[part10(encode(notes=notes), ae_title)] for notes in (b"**", b"**", b"++")] == site.submitted
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refused instances ------------------------------------------------------------------------------------------------
 
 HOSTILE = [b"../../etc/passwd", b"..\\..\\x", b"1.2\0.3", b"9" * 10_000, b"/", b"1.2/3", b"\xe9"]
 OURS = r"data/(instances/[0-9a-f]{32}\.segment|ledger\.sqlite-...)"
 
 
 def of_others(new: set[str]) -> list[str]:
-    """Files that have no name of ours."""
+    """Return the files whose names the adapter did not choose."""
     return [path for path in new if not re.fullmatch(OURS, path)]
 
 
 @pytest.mark.parametrize("uid", ["study", "series", "sop"])
 @pytest.mark.parametrize("value", [b"", *HOSTILE], ids=lambda value: repr(value[:9]))
-def test_an_instance_without_proper_uids_is_refused(site: Site, tmp_path: Path, uid: str, value: bytes) -> None:
-    """The data set does not match, even when the request says the same; no file is named by it."""
+def test_an_instance_with_invalid_uids_is_refused(site: Site, tmp_path: Path, uid: str, value: bytes) -> None:
+    """The status is "data set does not match", even if the request has the same UID. No file has such a name."""
     before = tree(tmp_path)
     data_set = encode(**{uid: value})
     named = {"sop_instance_uid": value.decode("latin-1")} if uid == "sop" else {}
@@ -313,8 +323,8 @@ def test_an_instance_without_proper_uids_is_refused(site: Site, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("changes", [{"sop_instance_uid": "1.2.3.5"}, {"sop_class_uid": CT + ".1"}])
-def test_a_data_set_that_is_not_what_the_request_says_is_refused(site: Site, changes: dict[str, str]) -> None:
-    """Does not match: the peer would believe that something else was kept."""
+def test_a_data_set_that_does_not_match_its_request_is_refused(site: Site, changes: dict[str, str]) -> None:
+    """Otherwise the sender would assume that another instance was stored."""
     assert StoreOutcome.DOES_NOT_MATCH == site.send(encode(), **changes).outcome
     site.assert_nothing_was_kept()
 
@@ -324,15 +334,15 @@ def test_a_data_set_that_is_not_what_the_request_says_is_refused(site: Site, cha
     [b"\xff" * 4096, b"no DICOM", b"\x08\0\x05\0CS\xff\x7fISO_IR 1", encode()[:-16]],
     ids=["ff", "text", "length", "cut"],
 )
-def test_what_cannot_be_parsed_is_refused(site: Site, garbage: bytes) -> None:
-    """Cannot understand; the last one ends within its Series Instance UID."""
+def test_an_unparsable_data_set_is_refused(site: Site, garbage: bytes) -> None:
+    """The status is "cannot understand". The last example ends within its Series Instance UID."""
     assert StoreOutcome.CANNOT_UNDERSTAND == site.send(garbage).outcome
     site.assert_nothing_was_kept()
 
 
 @pytest.mark.parametrize("patient", [*HOSTILE, b"'; DROP TABLE instances; --"], ids=lambda value: repr(value[:9]))
-def test_what_a_patient_id_says_never_becomes_a_path(site: Site, tmp_path: Path, patient: bytes) -> None:
-    """The instance is kept and submitted like any other; every file has a name of ours, within the storage folder."""
+def test_a_patient_id_never_becomes_a_path(site: Site, tmp_path: Path, patient: bytes) -> None:
+    """The instance is stored and submitted. Every file is in the storage folder, under a name of the adapter."""
     before = tree(tmp_path)
     answer = site.send(encode(patient=patient), calling_ae_title="../../../x")
 
@@ -345,7 +355,7 @@ def test_what_a_patient_id_says_never_becomes_a_path(site: Site, tmp_path: Path,
     assert [] == of_others(tree(tmp_path) - before)
 
 
-# --- what fails -------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 LEDGER_FULL = LedgerUnavailable("database or disk is full", is_full=True)
 LEDGER_BROKEN = LedgerUnavailable("disk I/O error", is_io_error=True)
@@ -368,12 +378,12 @@ def raising(failure: Exception) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(("failure", "outcome"), STORAGE_FAILURES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("where", ["writer", "write_pieces", "finish", "sync"])
-def test_a_storage_failure_is_told_and_leaves_nothing(
+def test_a_storage_failure_is_reported_and_leaves_no_data(
     site: Site, monkeypatch: Any, where: str, failure: Exception, outcome: StoreOutcome
 ) -> None:
-    """Out of space when a later try may help; else failed.
+    """The outcome is "out of space" if a later attempt may succeed, otherwise "failed".
 
-    Tried: without the `discard`, what was written stays; with only known errors caught, the bug goes through.
+    Tried: no `discard` (the written data stays); a handler of known errors only.
     """
     with monkeypatch.context() as patch:
         owner = site.storage if where in ("writer", "sync") else LocalWriter
@@ -392,10 +402,13 @@ def test_a_storage_failure_is_told_and_leaves_nothing(
     ids=["full", "broken", "unwritable"],
 )
 @pytest.mark.parametrize("where", ["begin", "insert", "commit"])
-def test_a_ledger_failure_is_told_and_leaves_nothing(
+def test_a_ledger_failure_is_reported_and_leaves_no_data(
     site: Site, monkeypatch: Any, where: str, failure: Exception, outcome: StoreOutcome
 ) -> None:
-    """Without its row the stored object has never been. Tried: without its deletion, nobody knows what stays."""
+    """An object without a row is deleted.
+
+    Tried: no deletion.
+    """
     with monkeypatch.context() as patch:
         if where == "begin":
             patch.setattr(site.ledger, "write", raising(failure))
@@ -409,8 +422,8 @@ def test_a_ledger_failure_is_told_and_leaves_nothing(
     assert StoreOutcome.STORED == site.send(encode()).outcome
 
 
-def test_when_the_ledgers_disk_is_full_senders_are_told_so_and_service_returns_with_room(site: Site) -> None:
-    """SQLite's own words for it become `OUT_OF_SPACE`; nothing has to be restarted."""
+def test_a_full_disk_of_the_ledger_refuses_instances_until_space_is_free(site: Site) -> None:
+    """SQLite's error becomes `OUT_OF_SPACE`. No restart is necessary."""
     with site.ledger.write() as transaction:
         pages = transaction.exec_driver_sql("PRAGMA page_count").scalar()
         transaction.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
@@ -423,10 +436,10 @@ def test_when_the_ledgers_disk_is_full_senders_are_told_so_and_service_returns_w
     assert StoreOutcome.STORED == site.send(encode(patient=b"P" * 60_000)).outcome
 
 
-def test_a_row_that_came_about_although_the_commit_failed_keeps_its_object(site: Site, monkeypatch: Any) -> None:
-    """The peer is told of a failure and sends again, which is acknowledged; the instance is there once.
+def test_a_row_that_was_committed_although_the_commit_raised_keeps_its_object(site: Site, monkeypatch: Any) -> None:
+    """The sender gets a failure and sends the instance again, which is acknowledged. The instance is stored once.
 
-    Tried: with the object deleted on every failure, a row without an object stays.
+    Tried: a deletion of the object after every failure (the row has no object).
     """
     write = site.ledger.write
 
@@ -444,8 +457,8 @@ def test_a_row_that_came_about_although_the_commit_failed_keeps_its_object(site:
     assert ({"pending": 1}, [part10(encode())]) == (site.adapter.states, site.kept)
 
 
-def test_every_refusal_and_failure_says_why_without_quoting_the_patient(site: Site, capsys: Any) -> None:
-    """The reason goes into the log and to the peer."""
+def test_every_refusal_and_failure_has_a_reason_without_patient_data(site: Site, capsys: Any) -> None:
+    """The reason is in the log and in the response."""
     patient = b"PID-4711"
     site.send(encode(patient=patient))
     answers = [
