@@ -1,18 +1,39 @@
-"""Common fixtures of the core's tests: their job processor is `by-study`, their submitter `memory`."""
+"""What all tests of the core share. They run without the plugin packages of this project.
+
+Their job processor is `by-study` of `support.grouping`. Their submitter is `memory` of the simulated adapter.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import importlib_metadata
 import pytest
 from importlib_metadata import EntryPoint, EntryPoints
 
 from dicom_adapter.api.hookspecs import PROJECT
+from dicom_adapter.plugins import registry
+from dicom_adapter.simulation.platform import MemoryPlugin
+from dicom_adapter.testing import Plugin
 
 BY_STUDY = EntryPoint(name="by-study", value="support.grouping", group=PROJECT)
+PLUGIN_PACKAGES = {"dicom-adapter-aetitle", "dicom-adapter-cache", "dicom-adapter-clara-client"}
 
 
 @pytest.fixture(autouse=True)
 def _installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install the plugin `support.grouping` in this process."""
+    """Hide the plugin packages of this project from this process, and install the plugin `by-study`."""
     entry_points = importlib_metadata.entry_points
-    monkeypatch.setattr(importlib_metadata, "entry_points", lambda: EntryPoints([*entry_points(), BY_STUDY]))
+
+    def without_plugin_packages() -> EntryPoints:
+        found = [point for point in entry_points() if point.dist is None or point.dist.name not in PLUGIN_PACKAGES]
+        return EntryPoints([*found, BY_STUDY])
+
+    monkeypatch.setattr(importlib_metadata, "entry_points", without_plugin_packages)
+
+
+@pytest.fixture
+def memory_submitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands find the submitter `memory`. Without this fixture only a simulated adapter has it."""
+    plugin = Plugin(MemoryPlugin(), name="memory")
+    monkeypatch.setattr(registry, "discover", partial(registry.discover, plugin))

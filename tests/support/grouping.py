@@ -1,16 +1,17 @@
-"""A plugin with a small job processor for the tests of the core, which use no plugin package.
+"""A plugin with small job processors for the tests of the core, which use no plugin package.
 
-`core/tests/conftest.py` makes it an installed plugin of the name `by-study`.
+`core/tests/conftest.py` installs it as the plugin `by-study`.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from dicom_adapter import (
     InstanceStorageInfo,
@@ -51,6 +52,10 @@ class StudyProcessor(JobProcessorBase[StudySettings]):
         super().__init__(settings, context)
         self._studies: dict[str, Study] = {}  # by Study Instance UID
 
+    @classmethod
+    def describe(cls, settings: StudySettings) -> str:
+        return f"groups by study, ready {settings.timeout:.10g} s after the last instance"
+
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
         if self.settings.required and not self.read_header(instance).get(self.settings.required):
             raise Unprocessable(f"it has no {self.settings.required}")
@@ -81,7 +86,23 @@ class StudyProcessor(JobProcessorBase[StudySettings]):
         self.remove_instances(instances)
 
 
+class HiddenStudyProcessor(StudyProcessor):
+    """Labels a group with random digits instead of its study, as processors do if the key contains patient data."""
+
+    name = "by-hidden-study"
+
+    def __init__(self, settings: StudySettings, context: ProcessorContext) -> None:
+        super().__init__(settings, context)
+        self._labels: dict[str, str] = {}  # by the label with the study
+
+    def waiting(self) -> Iterable[Waiting]:
+        return [
+            evolve(group, label=self._labels.setdefault(group.label, f"group #{secrets.token_hex(4)}"))
+            for group in super().waiting()
+        ]
+
+
 @hookimpl
 def dicom_adapter_processors() -> list[type[JobProcessorBase[Any]]]:
-    """Provide the processor: this module is a plugin."""
-    return [StudyProcessor]
+    """Provide the processors: this module is a plugin."""
+    return [StudyProcessor, HiddenStudyProcessor]

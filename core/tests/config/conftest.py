@@ -27,7 +27,7 @@ MINIMAL = """
 [storage]
 path = "data"
 [submitters.clara]
-type = "fake"
+type = "remote"
 endpoint = "clara:50051"
 [ae-titles.LUNG.settings]
 pipeline-lung = "8abf"
@@ -42,7 +42,7 @@ class Grouping:
 
 
 class GroupingProcessor(JobProcessorBase[Grouping]):
-    name = "aetitle"
+    name = "aetitle"  # the default of [ae-titles.<AE title>] processor
 
     def handle_instance(self, instance: Any) -> None: ...
 
@@ -53,8 +53,8 @@ class Endpoint:
     token: Secret | None = setting(default=None, help="How to be let in.")
 
 
-class FakeSubmitter(Submitter[Endpoint]):
-    name = "fake"
+class RemoteSubmitter(Submitter[Endpoint]):
+    name = "remote"
 
 
 @frozen(kw_only=True)
@@ -62,13 +62,13 @@ class Folders:
     depth: int = setting(default=2, validator=at_least(1), help="Levels of folders.")
 
 
-class FakeStorage(StorageBackend[Folders]):
+class FoldersStorage(StorageBackend[Folders]):
     name = "local"
 
 
 BROKEN = "plugin 'tape' of dicom-tape 1.0: failed to load: ImportError: no tape"
-PLATFORMS: dict[str, Any] = {"fake": FakeSubmitter}  # never constructed, so their methods may be missing
-STORES: dict[str, Any] = {"local": FakeStorage}
+PLATFORMS: dict[str, Any] = {"remote": RemoteSubmitter}  # never constructed, so their methods may be missing
+STORES: dict[str, Any] = {"local": FoldersStorage}
 CATALOGUE = Catalogue(
     processors={"aetitle": GroupingProcessor}, submitters=PLATFORMS, storage_backends=STORES, broken=(BROKEN,)
 )

@@ -13,7 +13,7 @@ Read = Callable[[str | bytes], Loaded]
 Problems = Callable[[str], dict[str, str]]
 
 SETTINGS = "settings.pipeline-a = 'b'\n"
-OTHER_SUBMITTER = '[submitters.other]\ntype = "fake"\nendpoint = "b"\n'
+OTHER_SUBMITTER = '[submitters.other]\ntype = "remote"\nendpoint = "b"\n'
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_an_unknown_submitter_is_reported_with_the_nearest_name(read: Read, mini
 
 def test_a_submitter_name_has_only_plain_characters(problems: Problems) -> None:
     """It becomes the name of a folder."""
-    found = problems('[submitters."../x"]\ntype = "fake"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
+    found = problems('[submitters."../x"]\ntype = "remote"\nendpoint = "b"\n[ae-titles.LUNG]\nsubmitter = "clara"')
     assert "must be a name of 1 to 64 letters" in found['submitters."../x"']
 
 
@@ -175,15 +175,15 @@ def test_a_processor_that_is_not_installed_affects_its_ae_titles_only(read: Read
 
 def test_a_submitter_that_is_not_installed_affects_its_ae_titles_only(read: Read, minimal: str) -> None:
     """AE titles of other submitters are available."""
-    lines = "[submitters.far]\ntype = 'fakee'\nwhatever = 1\n[ae-titles.X]\nsubmitter = 'far'\n" + SETTINGS
+    lines = "[submitters.far]\ntype = 'remoet'\nwhatever = 1\n[ae-titles.X]\nsubmitter = 'far'\n" + SETTINGS
     loaded = read("default-submitter = 'clara'\n" + minimal + lines)
     (problem,) = loaded.problems
     assert (ConfigProblemKind.UNAVAILABLE, "submitters.far") == (problem.kind, problem.path)
-    assert "submitter 'far': needs submitter 'fakee', which is not installed; did you mean 'fake'?" in str(problem)
+    assert "submitter 'far': needs submitter 'remoet', which is not installed; did you mean 'remote'?" in str(problem)
     config = loaded.config
     assert config is not None
     assert config.submitters["far"].settings is None
-    assert config.unavailable("X").startswith("submitter 'far' needs submitter 'fakee'")
+    assert config.unavailable("X").startswith("submitter 'far' needs submitter 'remoet'")
     assert "" == config.unavailable("LUNG")
 
 

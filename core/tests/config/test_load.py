@@ -27,10 +27,10 @@ watermark-percent = 85
 reserve = "5 GB"
 
 [submitters.clara]                # the only one is the default one; else default-submitter names it
-type = "fake"
+type = "remote"
 endpoint = "clara.example:50051"
 
-[ae-titles.LUNG]                  # processor = "aetitle" when left out
+[ae-titles.LUNG]                  # the processor is "aetitle" when left out
 allowed-callers = ["CT1", { ae-title = "PACS", host = "10.0.0.0/24" }]
 ignored-sop-classes = ["1.2.840.10008.5.1.4.1.1.7"]
 overwrite-same-instance = false
@@ -231,7 +231,7 @@ def test_an_unknown_log_level_is_refused(problems: Problems) -> None:
 
 def test_pauses_must_be_consistent(read: Read, minimal: str) -> None:
     """A problem of several settings is reported at their table."""
-    text = minimal.replace('type = "fake"', 'type = "fake"\nretry-first = 400')
+    text = minimal.replace('type = "remote"', 'type = "remote"\nretry-first = 400')
     assert ["submitter 'clara': is not valid: retry-most = 300 must not be below retry-first = 400"] == [
         str(problem) for problem in read(text).problems
     ]

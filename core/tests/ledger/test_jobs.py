@@ -37,7 +37,7 @@ Enter = Callable[..., JobRow]
 
 def test_a_job_comes_back_as_it_was_inserted(ledger: Ledger, enter: Enter) -> None:
     """Every field is read as it was written, with any names in the metadata."""
-    row = enter(metadata={"Source": "LUNG (aetitle)", "Größe": "1\n2"}, priority=JobPriority.IMMEDIATE)
+    row = enter(metadata={"Source": "LUNG (by-study)", "Größe": "1\n2"}, priority=JobPriority.IMMEDIATE)
     with ledger.read() as transaction:
         assert row == jobs.get(transaction, row.job.job_id)
         assert [row] == jobs.newest(transaction, 10)

@@ -31,11 +31,12 @@ CONFIGURATION = """
 [storage]
 path = "data"
 [submitters.platform]
-type = "fake"
+type = "memory"
 [ae-titles.MINE]
 processor = "mine"
-[ae-titles.LUNG.settings]
-pipeline-a = "1"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { pipeline-a = "1" }
 """
 
 
@@ -95,7 +96,7 @@ def test_a_plugin_for_newer_hooks_is_refused_and_not_imported(site: Path) -> Non
     )
     found = discover()
     assert [expected] == found.problems
-    assert {"aetitle", "cache"} <= found.catalogue().processors.keys()
+    assert {"by-study"} <= found.catalogue().processors.keys()
     assert f"acme_newer_{API_VERSION + 1}" not in sys.modules
 
 
@@ -131,9 +132,9 @@ def test_a_disabled_plugin_is_not_imported_and_is_listed_with_the_reason(site: P
     ("listed", "loaded"),
     [
         ("", set()),
-        ("aetitle", {"aetitle"}),
-        (" aetitle , cache,", {"aetitle", "cache"}),
-        (None, {"aetitle", "cache", "clara-client", "local-storage", "file-storage", "extra"}),
+        ("by-study", {"by-study"}),
+        (" by-study , file-storage,", {"by-study", "file-storage"}),
+        (None, {"by-study", "local-storage", "file-storage", "extra"}),
     ],
 )
 def test_the_environment_allows_only_the_plugins_that_it_names(
@@ -148,12 +149,12 @@ def test_the_environment_allows_only_the_plugins_that_it_names(
 
 def test_unknown_plugin_names_are_reported_with_the_installed_ones(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds for names in the configuration and in the environment. They are not listed as broken plugins."""
-    monkeypatch.setenv(VARIABLE, "aetitle,aetitel")
-    found = discover(disable=["casche"])
-    there = "(installed: aetitle, cache, clara-client, file-storage, local-storage); correct or remove the name"
+    monkeypatch.setenv(VARIABLE, "by-study,by-sutdy")
+    found = discover(disable=["local-sotrage"])
+    there = "(installed: by-study, file-storage, local-storage); correct or remove the name"
     assert [
-        f"[plugins] disable names 'casche', and no such plugin is installed {there}",
-        f"the environment variable {VARIABLE} names 'aetitel', and no such plugin is installed {there}",
+        f"[plugins] disable names 'local-sotrage', and no such plugin is installed {there}",
+        f"the environment variable {VARIABLE} names 'by-sutdy', and no such plugin is installed {there}",
     ] == found.problems
     assert [] == found.broken
 
@@ -177,7 +178,9 @@ def test_plugins_shows_what_is_disabled_and_why(site: Path, monkeypatch: pytest.
     assert "[plugins] disable names 'mnie', and no such plugin is installed" in errors
 
 
-def test_check_names_the_disabled_plugin_that_an_ae_title_may_need(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_names_the_disabled_plugin_that_an_ae_title_may_need(
+    site: Path, memory_submitter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`check` fails. Without the line in the configuration it succeeds."""
     monkeypatch.setenv("COLUMNS", "1000")
     install(site, "mine", PROCESSOR.format(name="mine"))
@@ -190,8 +193,9 @@ def test_check_names_the_disabled_plugin_that_an_ae_title_may_need(site: Path, m
     assert "; disabled: plugin 'mine' of acme-mine 2.1, because [plugins] disable names it" in errors
 
 
-def test_an_unknown_name_in_disable_is_an_error_of_check(site: Path) -> None:
+def test_an_unknown_name_in_disable_is_an_error_of_check(site: Path, memory_submitter: None) -> None:
     """It is not an error of `run`: an uninstalled plugin must not prevent the start of the service."""
-    Path("bad.toml").write_text('[plugins]\ndisable = ["gone"]\n' + CONFIGURATION.replace('"mine"', '"cache"'))
+    without_mine = CONFIGURATION.replace('[ae-titles.MINE]\nprocessor = "mine"\n', "")
+    Path("bad.toml").write_text('[plugins]\ndisable = ["gone"]\n' + without_mine)
     status, _, errors = invoke("check", "bad.toml")
     assert (1, True) == (status, "names 'gone', and no such plugin is installed" in errors)

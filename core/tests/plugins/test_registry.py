@@ -112,7 +112,7 @@ def test_an_installed_third_party_plugin_is_found_through_its_entry_point(site: 
     found = discover()
     assert "WholePatient" == found.catalogue().processors["whole-patient"].__name__
     assert "acme-patients-plugin" == found.provider(PROCESSOR, "whole-patient")
-    assert {"aetitle", "whole-patient"} <= set(found.catalogue().processors)
+    assert {"by-study", "whole-patient"} <= set(found.catalogue().processors)
 
 
 def test_an_installed_plugin_is_described_with_its_distribution(site: Path) -> None:
@@ -132,12 +132,11 @@ def test_only_the_named_entry_points_are_loaded(site: Path) -> None:
     assert "acme_unwanted_plugin" not in sys.modules
 
 
-def test_the_plugins_of_this_project_have_no_problems() -> None:
+def test_the_plugins_of_the_core_have_no_problems() -> None:
     """Built-in plugins use the same plugin interface."""
     found = discover()
     assert [] == found.problems
-    assert {"local"} <= set(found.catalogue().storage_backends)
-    assert {"fake"} <= set(found.catalogue().submitters)
+    assert {"local", "files"} == set(found.catalogue().storage_backends)
 
 
 # --- cannot be loaded -----------------------------------------------------------------------------------------------
@@ -357,7 +356,7 @@ def test_observers_of_an_adapter_are_notified_although_another_one_raises(
         raise ValueError("no")
 
     adapter = make_adapter(
-        '[submitters.platform]\ntype = "memory"\n[ae-titles.LUNG.settings]\npipeline-one = "p1"\n',
+        '[ae-titles.LUNG]\nprocessor = "by-study"\nsettings = { pipeline-one = "p1" }\n',
         Plugin(calling(observe, "dicom_adapter_job_changed")),
     )
     adapter.receive(make_instance(), ae_title="LUNG")

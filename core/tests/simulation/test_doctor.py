@@ -150,4 +150,4 @@ def test_a_plugin_that_cannot_be_loaded_is_reported(site: Path, code: str, group
 def test_an_unknown_plugin_is_refused() -> None:
     """The message lists the installed plugins."""
     result = CliRunner().invoke(app, ["doctor", "nobody"])
-    assert (1, True) == (result.exit_code, "error: there is no plugin 'nobody' (installed: aetitle, " in result.stderr)
+    assert (1, True) == (result.exit_code, "error: there is no plugin 'nobody' (installed: by-study, " in result.stderr)

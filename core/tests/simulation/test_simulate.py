@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from dicom_adapter.cli import app
 from dicom_adapter.testing import Adapter, make_study
 
-SCENARIOS = "example:scenarios"
 CONFIGURATION = """
 [storage]
 path = "data"
@@ -20,12 +19,12 @@ reserve = 0
 watermark-percent = 100
 [submitters.platform]
 type = "memory"
-[ae-titles.LUNG.settings]
-timeout = 60
-pipeline-lung = "p-lung"
-[ae-titles.ACCESSION.settings]
-group-by = "AccessionNumber"
-pipeline-lung = "p-lung"
+[ae-titles.LUNG]
+processor = "by-study"
+settings = { timeout = 60, pipeline-lung = "p-lung" }
+[ae-titles.ACCESSION]
+processor = "by-hidden-study"
+settings = { required = "AccessionNumber", pipeline-lung = "p-lung" }
 """
 
 
@@ -51,22 +50,6 @@ def jobs(output: str) -> list[tuple[float, str, int, list[str]]]:
     ]
 
 
-def test_five_studies_of_one_patient_become_three_jobs() -> None:
-    """The first scenario of the examples."""
-    status, output, errors = simulate(SCENARIOS, "example:scenario-1", "--json")
-    assert (0, []) == (status, errors)
-    studies = [f"P1/{study}" for study in "ABCDE"]
-    assert [(104.0, pipeline, 10, studies) for pipeline in ("8abf", "dd4a", "2ac1")] == jobs(output)
-    assert {"reclaimed": 10} == json.loads(output)["instances"]
-
-
-def test_each_study_becomes_a_job_and_each_arrival_restarts_the_wait() -> None:
-    """The second scenario of the examples."""
-    _status, output, _errors = simulate(SCENARIOS, "example:scenario-2", "--json")
-    first = [(5.0, "51c7", 4, [f"P1/{study}"]) for study in "ABC"]
-    assert [*first, (73.0, "51c7", 4, ["P2/D"])] == jobs(output)
-
-
 def test_the_output_is_reproducible(config: Path, tmp_path: Path) -> None:
     """Group labels that contain patient data are numbered, UIDs are the names in the schedule, and no file remains."""
     schedule = tmp_path / "schedule.csv"
@@ -79,11 +62,11 @@ def test_the_output_is_reproducible(config: Path, tmp_path: Path) -> None:
     assert (0, []) == (first[0], first[2])
     assert first[1].splitlines()[:6] == [
         "00:00:00.000  arrived   LUNG              P1/A, series 1: 1 CT",
-        "00:00:00.000  waits     LUNG              patient #1: 1 instance, until 00:01:00.000",
+        "00:00:00.000  waits     LUNG              study P1/A: 1 instance, until 00:01:00.000",
         "00:00:00.750  arrived   LUNG              P1/A, series 1: 1 CT",
-        "00:00:00.750  waits     LUNG              patient #1: 2 instances, until 00:01:00.750",
+        "00:00:00.750  waits     LUNG              study P1/A: 2 instances, until 00:01:00.750",
         "00:00:01.000  arrived   ACCESSION         P2/B, series 1: 1 CT",
-        "00:00:01.000  waits     ACCESSION         AccessionNumber #2: 1 instance, until 00:00:06.000",
+        "00:00:01.000  waits     ACCESSION         group #1: 1 instance, until 00:00:06.000",
     ]
     assert 2 == first[1].count(" quarantined  ACCESSION ")
     assert "2 jobs; instances: 2 quarantined, 4 reclaimed" == first[1].splitlines()[-1]
@@ -175,7 +158,7 @@ def test_received_instances_are_recorded_without_patient_data(
     for second in (0, 1, 40):
         adapter.receive(*make_study(modality="MR", instances=2, patient_id="DOE"), ae_title="LUNG", at=second)
     adapter.advance(60)
-    assert [100] == [(job.created_at - adapter.started_at).total_seconds() for job in adapter.jobs]
+    assert [60, 61, 100] == [(job.created_at - adapter.started_at).total_seconds() for job in adapter.jobs]
     adapter.close()
     schedule = tmp_path / "recorded.csv"
     assert (0, f"{schedule}: 6 instances in 3 lines\n", []) == simulate(config, schedule, "--record")
@@ -183,6 +166,10 @@ def test_received_instances_are_recorded_without_patient_data(
     assert "time,ae-title,patient,study,series,count,over,modality,association,calling-ae-title" == heading
     assert "40.000,LUNG,patient-1,study-3,series-3,2,0.000,MR,association-3,TEST-SCU" == lines[2]
     _status, output, _errors = simulate(config, schedule, "--json")
-    assert [(100.0, "p-lu", 6, ["patient-1/study-1", "patient-1/study-2", "patient-1/study-3"])] == jobs(output)
+    assert [
+        (60.0, "p-lu", 2, ["patient-1/study-1"]),
+        (61.0, "p-lu", 2, ["patient-1/study-2"]),
+        (100.0, "p-lu", 2, ["patient-1/study-3"]),
+    ] == jobs(output)
     status, _output, errors = simulate(config, schedule, "--record")
     assert (1, [f"error: {schedule}: the file already exists; name a new one"]) == (status, errors)

@@ -24,7 +24,7 @@ from dicom_adapter import (
 from dicom_adapter.testing import Adapter, ExpectedJob, Plugin, make_instance, make_study
 
 MakeAdapter = Callable[..., Adapter]
-LUNG = '[ae-titles.LUNG.settings]\npipeline-lung = "p-lung"\n'
+LUNG = '[ae-titles.LUNG]\nprocessor = "by-study"\nsettings = { pipeline-lung = "p-lung" }\n'
 
 
 @pytest.fixture
@@ -82,8 +82,7 @@ def test_a_missing_job_is_reported_with_the_waiting_group(adapter: Adapter) -> N
         "",
         "at 4.5 s (08:00:04 UTC)",
         "jobs: none",
-        "AE title LUNG, processor aetitle (groups by study, ready 5 s after the last instance, 1 pipeline (lung), "
-        "priority normal): running",
+        "AE title LUNG, processor by-study (groups by study, ready 5 s after the last instance): running",
         "  instances: 2 pending",
         "  waiting: study 1.2.3, 2 instances, until 5 s",
     ] == failure(adapter, ExpectedJob("p-lung", instances=study, at=5), by=4.5)
@@ -110,7 +109,7 @@ def test_each_difference_of_a_job_is_reported(adapter: Adapter) -> None:
         "job 1: at 5 s instead of 6 s",
         "job 1: pipeline p-lung instead of p-liver",
         "job 1: AE title LUNG instead of HEAD",
-        "job 1: metadata Source is 'LUNG (aetitle)' instead of 'CT1'",
+        "job 1: metadata Source is 'LUNG (by-study)' instead of 'CT1'",
         f"job 1: 2 instances instead of 2: missing ['{uids[2]}'], not expected ['{uids[1]}']",
     ] == failure(adapter, expected, by=5)[1:6]
     swapped = failure(adapter, ExpectedJob("p-lung", instances=[second, first]))[1]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from attrs import evolve
 from pydicom.dataset import Dataset
 
 from dicom_adapter import (
@@ -19,7 +17,6 @@ from dicom_adapter import (
     PlatformJob,
     Retriable,
     Unprocessable,
-    Waiting,
     hookimpl,
 )
 from dicom_adapter.api.errors import Refused
@@ -37,7 +34,6 @@ from dicom_adapter.operations.story.arriving import ENDED, OUTCOMES
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.simulation.platform import MemorySubmitter
 from dicom_adapter.testing import Adapter, Plugin
-from support.grouping import StudyProcessor
 
 STUDY = "2.25.1"
 SECRET = "PID-4711"
@@ -113,26 +109,17 @@ def test_the_story_of_a_study_goes_from_association_to_reclaim(
     assert SECRET not in repr((story, waiting))
 
 
-class HiddenGroups(StudyProcessor):
-    """Its labels do not name the study."""
-
-    name = "hidden-groups"
-
-    def waiting(self) -> list[Waiting]:
-        return [evolve(group, label=f"group {number}") for number, group in enumerate(super().waiting(), start=1)]
-
-
 def test_the_story_names_the_groups_that_a_study_waits_in(
     make_adapter: MakeAdapter, associate: Associate, story_of: MakeStory
 ) -> None:
     """There is a section for each AE title. A group is named if its label has the study; else only the AE title is."""
-    lung, head, settings = CONFIGURATION.partition('[ae-titles.HEAD]\nprocessor = "')
-    hidden = SimpleNamespace(dicom_adapter_processors=hookimpl(lambda: [HiddenGroups]))
-    adapter = make_adapter(lung + head + settings.replace("by-study", HiddenGroups.name), Plugin(hidden))
+    lung, head, settings = CONFIGURATION.partition("[ae-titles.HEAD]")
+    adapter = make_adapter(lung + head + settings.replace("by-study", "by-hidden-study"))
     for ae_title in ("LUNG", "HEAD"):
         associate(adapter, a_study(), ae_title)
     adapter.receive(make_instance(**{**SMALL, "patient_id": "another"}), ae_title="HEAD")
     adapter.advance(1)
+    label = adapter.lanes["HEAD"].waiting[0].label
     story = story_of(adapter, STUDY)
     assert ["LUNG", "HEAD"] == [section.ae_title for section in story.sections]
     assert (
@@ -141,7 +128,7 @@ def test_the_story_names_the_groups_that_a_study_waits_in(
     )
     assert (
         "now 2 instances wait in the processor. 2 groups wait at AE title HEAD. The next group, "
-        "group 1 (2 instances), becomes jobs at 08:01:00." == sentences(story, "HEAD")[-1]
+        f"{label} (2 instances), becomes jobs at 08:01:00." == sentences(story, "HEAD")[-1]
     )
     adapter.clock.advance(10)
     assert sentences(story_of(adapter, STUDY))[-1].endswith(

@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import importlib_metadata
 import pytest
 from attrs import evolve
+from importlib_metadata import EntryPoint, EntryPoints
 
+from dicom_adapter.api.hookspecs import PROJECT
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.plugins.entry_points import VARIABLE
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.service.reload.plan import Plan, compare, to_json
 from dicom_adapter.service.reload.snapshot import Snapshot, snapshot
+from dicom_adapter.simulation.platform import MemoryPlugin
+from dicom_adapter.testing import Plugin
 
 START = '[storage]\npath = "data"\n'
-PLATFORM = '[submitters.platform]\ntype = "fake"\nfolder = "platform"\n'
-LUNG = '[ae-titles.LUNG.settings]\npipeline-lung = "lung"\n'
+PLATFORM = '[submitters.platform]\ntype = "memory"\n'
+LUNG = '[ae-titles.LUNG]\nprocessor = "by-study"\nsettings = { pipeline-lung = "lung" }\n'
+UNUSED = EntryPoint(name="unused", value="types", group=PROJECT)  # a module without hooks
 BOTH = START + PLATFORM + LUNG
 
 Take = Callable[..., Snapshot]
 
 
 @pytest.fixture
-def take(tmp_path: Path) -> Take:
+def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Take:
     """Return a function that takes a snapshot of a configuration."""
 
+    entry_points = importlib_metadata.entry_points
+    monkeypatch.setattr(importlib_metadata, "entry_points", lambda: EntryPoints([*entry_points(), UNUSED]))
+
     def take(text: str, salt: str = "salt") -> Snapshot:
-        plugins = discover(disable=plugin_settings(text).disable)
+        plugins = discover(Plugin(MemoryPlugin(), name="memory"), disable=plugin_settings(text).disable)
         loaded = load(text, folder=tmp_path, catalogue=plugins.catalogue())
         assert loaded.config is not None, loaded.problems
         return snapshot(loaded.config, plugins, salt)
@@ -131,18 +140,18 @@ def test_plugins_that_only_the_host_has_loaded_are_exchanged_with_it(take: Take)
         plugins={
             **before.plugins,
             "new": "somebodys 1.0",
-            "aetitle": "dicom-adapter-aetitle 9",
+            "by-study": "somebodys 9",
             "local-storage": "x 9",
         },
     )
     plan = compare(before, after)
-    assert (["aetitle", "new"], ["local-storage"]) == (
+    assert (["by-study", "new"], ["local-storage"]) == (
         [change.key for change in plan.plugins],
         [change.key for change in plan.restart],
     )
 
 
-@pytest.mark.parametrize("name", ["cache", "file-storage"])
+@pytest.mark.parametrize("name", ["unused", "file-storage"])
 def test_plugins_are_disabled_and_enabled_with_a_new_host(take: Take, name: str) -> None:
     """This includes plugins of the core, if receivers have not loaded them."""
     before, after = take(BOTH), take(f"[plugins]\ndisable = ['{name}']\n" + BOTH)
@@ -153,6 +162,6 @@ def test_plugins_are_disabled_and_enabled_with_a_new_host(take: Take, name: str)
 
 def test_disabling_a_plugin_that_is_not_loaded_restarts_nothing(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment variable already excludes it."""
-    monkeypatch.setenv(VARIABLE, "local-storage,aetitle,clara-client")
-    plan = compare(take(BOTH), take("[plugins]\ndisable = ['cache']\n" + BOTH))
+    monkeypatch.setenv(VARIABLE, "local-storage,by-study")
+    plan = compare(take(BOTH), take("[plugins]\ndisable = ['unused']\n" + BOTH))
     assert ((["plugins.disable"], []), ()) == (keys(plan), plan.plugins)
