@@ -1,4 +1,4 @@
-"""Which associations are accepted, and why others are rejected: a table of cases, without network or disk."""
+"""Decisions on associations: a table of accepted and rejected requests, without network or disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT_ITS_LIMIT = (2, 3, 2)  # rejected-transient, service-provider (presentation),
 
 
 def configured(*callers: CallerConfig, storage: StorageConfig | None = None) -> Config:
-    """LUNG takes `callers`, everybody when there are none; OPEN takes everybody."""
+    """Return a configuration: LUNG accepts `callers`, or all callers if none are given. OPEN accepts all callers."""
     return Config(
         dicom=DicomConfig(max_associations=2),
         storage=storage or StorageConfig(path=Path("data")),
@@ -38,7 +38,7 @@ def configured(*callers: CallerConfig, storage: StorageConfig | None = None) -> 
 
 
 def asked(called: str = "LUNG", calling: str = "CT1", peer: str = "10.0.0.7", *names: str) -> AssociationRequest:
-    """`names`: of the certificate that the caller showed."""
+    """Return an association request. `names` are those of the caller's certificate."""
     return AssociationRequest(
         called_ae_title=called, calling_ae_title=calling, peer_address=peer, certificate_names=frozenset(names)
     )
@@ -52,8 +52,8 @@ def caller(ae_title: str | None = None, host: str | None = None, certificate: st
     return CallerConfig(ae_title=ae_title, host=None if host is None else ip_network(host), certificate=certificate)
 
 
-def told(decision: AssociationDecision) -> tuple[int, int, int] | None:
-    """What goes over the network; None: accepted."""
+def rejection_of(decision: AssociationDecision) -> tuple[int, int, int] | None:
+    """Return result, source and reason of the rejection, or None if the association is accepted."""
     return None if decision.rejection is None else REJECT_REASON[decision.rejection]
 
 
@@ -82,11 +82,11 @@ def test_each_rejection_has_the_result_source_and_reason_of_the_standard(
     request_: AssociationRequest, load: Load, answer: tuple[int, int, int] | None
 ) -> None:
     """PS3.8 table 9-21: permanent when the request is wrong, transient when the adapter has no capacity."""
-    assert answer == told(judge(request_, configured(caller("CT1")), load))
+    assert answer == rejection_of(judge(request_, configured(caller("CT1")), load))
 
 
-def test_every_rejection_says_why() -> None:
-    """The log and the operator get a sentence; an acceptance needs none."""
+def test_every_rejection_has_a_reason_for_operators() -> None:
+    """An acceptance has none."""
     config = configured(caller("CT1"))
     cases = [asked(called="KIDNEY"), asked(calling="PET"), asked()]
     assert all(judge(request, config, STOPPED).reason for request in cases)
@@ -96,22 +96,22 @@ def test_every_rejection_says_why() -> None:
 
 
 def test_permanent_reasons_come_before_transient_ones() -> None:
-    """Everything is wrong; then one thing after another is fixed, and the next reason is returned.
+    """All checks fail at first. Each time one is fixed, the next reason is returned.
 
-    Tried: with any two of the checks swapped, this fails.
+    Tried: each pair of checks swapped.
     """
     config = configured(caller("CT1"))
     everything = busy(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
     told_in_turn = [
-        told(judge(asked(called="KIDNEY", calling="PET"), config, everything)),
-        told(judge(asked(calling="PET"), config, everything)),
-        told(judge(asked(), config, everything)),
+        rejection_of(judge(asked(called="KIDNEY", calling="PET"), config, everything)),
+        rejection_of(judge(asked(calling="PET"), config, everything)),
+        rejection_of(judge(asked(), config, everything)),
     ]
     assert [NOT_CALLED, NOT_CALLING, CONGESTED] == told_in_turn
 
     many = judge(asked(), config, busy(associations=9, capacity=FULL))
     full = judge(asked(), config, busy(capacity=FULL))
-    assert [AT_ITS_LIMIT, AT_ITS_LIMIT] == [told(many), told(full)]
+    assert [AT_ITS_LIMIT, AT_ITS_LIMIT] == [rejection_of(many), rejection_of(full)]
     assert many.reason.startswith("max-associations")
     assert full.reason.startswith("storage")
 
@@ -136,7 +136,7 @@ BY_BOTH = (caller("PACS", "10.0.0.0/24"),)
         (BY_NETWORK, "ANYBODY", "10.0.1.0", False),
         (BY_NETWORK, "ANYBODY", "2001:db8:ffff::1", True),
         (BY_NETWORK, "ANYBODY", "2001:db9::1", False),
-        (BY_NETWORK, "ANYBODY", "::ffff:10.0.0.7", True),  # IPv4, as a socket for both shows it
+        (BY_NETWORK, "ANYBODY", "::ffff:10.0.0.7", True),  # an IPv4 address as a dual-stack socket returns it
         (BY_NETWORK, "ANYBODY", "::ffff:10.0.1.7", False),
         (BY_BOTH, "PACS", "10.0.0.7", True),
         (BY_BOTH, "PACS", "10.0.1.7", False),
@@ -148,21 +148,20 @@ BY_BOTH = (caller("PACS", "10.0.0.0/24"),)
 def test_a_caller_is_allowed_by_ae_title_by_network_or_by_both(
     callers: tuple[CallerConfig, ...], calling: str, peer: str, allowed: bool
 ) -> None:
-    """One entry that fits is enough, and all that an entry says must fit; without entries everybody may send."""
+    """One matching entry is enough. All keys of an entry must match. Without entries, all callers are allowed."""
     decision = judge(asked(calling=calling, peer=peer), configured(*callers), busy())
 
-    assert (None if allowed else NOT_CALLING) == told(decision)
+    assert (None if allowed else NOT_CALLING) == rejection_of(decision)
 
 
-def test_callers_of_one_ae_title_say_nothing_of_another() -> None:
-    """Each AE title has a list of its own."""
+def test_each_ae_title_has_its_own_callers() -> None:
     config = configured(caller("CT1"))
 
-    assert NOT_CALLING == told(judge(asked(calling="CT2"), config, busy()))
-    assert None is told(judge(asked(called="OPEN", calling="CT2"), config, busy()))
+    assert NOT_CALLING == rejection_of(judge(asked(calling="CT2"), config, busy()))
+    assert None is rejection_of(judge(asked(called="OPEN", calling="CT2"), config, busy()))
 
 
-# --- room -------------------------------------------------------------------------------------------------------------
+# --- free space -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,17 +169,17 @@ def test_callers_of_one_ae_title_say_nothing_of_another() -> None:
     [
         (50 * GB, 85, 5 * GB, False),
         (15 * GB + 1, 85, 5 * GB, False),
-        (15 * GB, 85, 5 * GB, True),  # 85 % are used
+        (15 * GB, 85, 5 * GB, True),  # 85 % is used
         (5 * GB, 100, 5 * GB, False),
         (5 * GB - 1, 100, 5 * GB, True),
-        (0, 100, 0, False),  # both limits are switched off
+        (0, 100, 0, False),  # both limits are off
         (0, 99, 0, True),
     ],
 )
 def test_storage_is_full_at_the_watermark_and_below_the_reserve(
     free: int, watermark_percent: int, reserve: int, full: bool
 ) -> None:
-    """Of 100 GB; watermark-percent = 100 and reserve = 0 are no limits."""
+    """The capacity is 100 GB. watermark-percent = 100 and reserve = 0 turn the limits off."""
     storage = StorageConfig(path=Path("data"), watermark_percent=watermark_percent, reserve=reserve)
     capacity = Capacity(total_bytes=100 * GB, free_bytes=free)
 
@@ -190,7 +189,7 @@ def test_storage_is_full_at_the_watermark_and_below_the_reserve(
 
 
 def test_the_reason_names_the_setting_that_decides() -> None:
-    """An operator sees which limit was reached, and how far."""
+    """The operator sees the limit and the current value."""
     by_share = StorageConfig(path=Path("data"), watermark_percent=85, reserve=0)
     by_room = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     capacity = Capacity(total_bytes=100 * GB, free_bytes=4 * GB)
@@ -199,8 +198,8 @@ def test_the_reason_names_the_setting_that_decides() -> None:
     assert "storage has 4000000000 bytes left, reserve = 5000000000" == storage_full(capacity, by_room)
 
 
-def test_a_storage_without_any_room_is_full_and_one_without_known_limit_is_not() -> None:
-    """An empty file system is no division by zero; object stores know no limit."""
+def test_storage_of_size_zero_is_full_and_storage_of_unknown_size_is_not() -> None:
+    """A size of zero causes no division by zero. Object stores have no known size."""
     storage = StorageConfig(path=Path("data"))
 
     assert "storage is 100 % full, watermark-percent = 85" == storage_full(
@@ -213,16 +212,16 @@ ENOUGH = LEDGER_RESERVE_BYTES + SMALLEST_ASSOCIATION_BYTES
 
 
 @pytest.mark.parametrize(("free", "full"), [(None, False), (ENOUGH, False), (ENOUGH - 1, True)])
-def test_nothing_is_taken_without_room_for_the_rows_that_will_tell_of_it(free: int | None, full: bool) -> None:
-    """Whatever the limits of the storage are; a ledger that lies elsewhere looks after itself."""
+def test_storage_is_full_without_free_space_for_the_ledger(free: int | None, full: bool) -> None:
+    """This holds for all limits of the storage. A ledger on another machine has no such check."""
     decision = judge(asked(), configured(), evolve(busy(), ledger_free=free))
     assert (Rejection.LOCAL_LIMIT_EXCEEDED if full else None) == decision.rejection
     assert full == ("the ledger's disk" in decision.reason)
 
 
 @pytest.mark.parametrize(("size", "full"), [(1 * GB, False), (1 * GB + 1, True)])
-def test_what_arrives_counts_against_the_reserve(size: int, full: bool) -> None:
-    """It must be free afterwards too."""
+def test_the_size_of_the_arriving_instance_counts_against_the_reserve(size: int, full: bool) -> None:
+    """The reserve must be free after the instance is stored."""
     storage = StorageConfig(path=Path("data"), watermark_percent=100, reserve=5 * GB)
     assert full == bool(storage_full(Capacity(total_bytes=100 * GB, free_bytes=6 * GB), storage, size))
 
@@ -234,7 +233,7 @@ BY_CERTIFICATE = (caller("CT1", certificate="ct1.example"), caller("CT2"), calle
     ("calling", "names", "allowed"),
     [
         ("CT1", ("ct1.example",), True),
-        ("CT1", ("The CT", "CT1.Example"), True),  # names of hosts have no case
+        ("CT1", ("The CT", "CT1.Example"), True),  # host names are case-insensitive
         ("CT1", (), False),
         ("CT1", ("ct2.example",), False),
         ("CT1", ("ct1.example.org",), False),
@@ -244,22 +243,20 @@ BY_CERTIFICATE = (caller("CT1", certificate="ct1.example"), caller("CT2"), calle
         ("PET", ("ct1.example",), False),
     ],
 )
-def test_a_certificate_may_be_bound_to_the_calling_ae_title(
-    calling: str, names: tuple[str, ...], allowed: bool
-) -> None:
-    """Who has not shown the certificate that an entry demands is not that caller.
+def test_a_calling_ae_title_can_require_a_certificate(calling: str, names: tuple[str, ...], allowed: bool) -> None:
+    """A caller without the certificate of the entry does not match it.
 
-    Tried: comparing with any part of a name, this fails.
+    Tried: a comparison with parts of a name.
     """
     decision = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
-    assert (None if allowed else NOT_CALLING) == told(decision)
+    assert (None if allowed else NOT_CALLING) == rejection_of(decision)
 
 
-def test_a_peer_has_a_limit_of_its_own() -> None:
-    """Rejected as transient, as soon as so many are open from its address."""
+def test_the_number_of_associations_from_one_address_is_limited() -> None:
+    """Further associations are rejected as transient."""
     config = configured()
     limited = evolve(config, dicom=evolve(config.dicom, max_associations=9, max_associations_per_peer=2))
     assert AssociationDecision() == judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=1))
     decision = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
-    assert AT_ITS_LIMIT == told(decision)
+    assert AT_ITS_LIMIT == rejection_of(decision)
     assert "max-associations-per-peer = 2 are open from this address" == decision.reason

@@ -1,4 +1,4 @@
-"""Names that come from the network: whatever they are, no file or folder is called so, or lies elsewhere."""
+"""Names from the network never become names of files or folders, and never lead out of the adapter's folders."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ durability = "process"
 processor = "by-study"
 settings = { pipeline-one = "p1" }
 """
-SIGN, NUMBER = "evil", "2718281828"  # one of them is in each name
+SIGN, NUMBER = "evil", "2718281828"  # each generated name contains one of them
 KINDS = ("../../../{}", "/{}", "../{}/..", "1/../{}", "~{}", "a\0{}", "C:\\{}", "$({})", "{}" * 80, "\x1b[2J{}")
 text = st.one_of(
     st.sampled_from(KINDS), st.text(st.characters(codec="latin-1"), max_size=80).map(lambda text: text + "{}")
 )
 names = text.map(lambda text: text.replace("{}", SIGN))
 lists_of_uids = st.one_of(names, st.from_regex(r"[0-9./]{0,70}", fullmatch=True).map(lambda text: text + NUMBER))
-uids = lists_of_uids.map(lambda text: text.replace("\\", "/"))  # what parts several values, a request cannot have
+uids = lists_of_uids.map(
+    lambda text: text.replace("\\", "/")
+)  # a UID in a request cannot contain the separator of values
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Deep enough for what climbs out of it to be seen."""
+    """A nested folder, so that paths that leave it are found."""
     folder = tmp_path_factory.mktemp("hostile") / "2" / "1" / "0"
     folder.mkdir(parents=True)
     return folder
@@ -55,9 +57,9 @@ def adapter(folder: Path) -> Iterator[Adapter]:
 def test_no_name_from_the_network_becomes_a_path(
     adapter: Adapter, folder: Path, calling: str, sop_uid: str, study_uid: str, patient_id: str
 ) -> None:
-    """An instance is refused, or kept and submitted, under names of the adapter's own.
+    """An instance is refused, or stored and submitted under names that the adapter chooses.
 
-    Tried: with the calling AE title as the name of a folder.
+    Tried: the calling AE title as the name of a folder.
     """
     with config.disable_value_validation():
         data_set = make_instance(sop_uid=sop_uid, study_uid=study_uid, patient_id=patient_id)

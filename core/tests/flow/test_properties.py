@@ -39,13 +39,13 @@ LONGEST_WAIT = 6 + 1 + 2 + 4 + 8  # seconds: for a group, and after failures
 
 @frozen
 class Arrive:
-    """An instance of one of few studies, with a SOP Instance UID that others have too."""
+    """An instance of one of a few studies. Other instances have the same SOP Instance UID."""
 
     ae_title: str
     study: int
     sop_instance: int
     content: int
-    noticed: bool  # by the host; else as if it were down until something else happens
+    noticed: bool  # by the host; otherwise as if the host was down until the next step
 
 
 @frozen
@@ -67,7 +67,7 @@ arrivals = st.builds(
     content=st.integers(1, 2),
     noticed=st.booleans(),
 )
-# Times at which groups are due, and others.
+# Times at which groups are due, and other times.
 waits = st.builds(Wait, st.sampled_from([0.5, 2.0, 4.0, 5.0, 6.0, 9.0]))
 schedules = st.lists(st.one_of(arrivals, arrivals, waits, st.builds(Restart)), min_size=1, max_size=14)
 troubles = st.lists(st.sampled_from([False, False, True]), max_size=14)  # whether the next call of a processor raises
@@ -101,7 +101,7 @@ def flaky(trouble: Iterator[bool]) -> Plugin:
 
 
 def take(adapter: Adapter, step: Step) -> list[int]:
-    """Let it happen; returns the numbers of the instances that were acknowledged and kept."""
+    """Perform a step, and return the ids of the instances that were acknowledged and stored."""
     if isinstance(step, Wait):
         adapter.advance(step.seconds)
     elif isinstance(step, Restart):
@@ -129,7 +129,7 @@ def arrive(adapter: Adapter, step: Arrive) -> list[int]:
 
 
 def check(adapter: Adapter, acknowledged: list[int]) -> None:
-    """Every acknowledged instance is in one job of each pipeline of its AE title, or in none and accounted for."""
+    """Check each acknowledged instance: it is in one job of each pipeline, or in none and counted by its state."""
     jobs: dict[int, Counter[str]] = {number: Counter() for number in acknowledged}
     for job in adapter.jobs:
         for instance in adapter.instances_of(job):
@@ -139,8 +139,8 @@ def check(adapter: Adapter, acknowledged: list[int]) -> None:
         rows = transaction.execute(select(table).order_by(table.c.instance_id)).all()
     assert acknowledged == [row.instance_id for row in rows]
     for row in rows:
-        gone = row.state in (InstanceState.RELEASED.value, InstanceState.RECLAIMED.value)
-        submitted = gone and row.replaced_by is None
+        released = row.state in (InstanceState.RELEASED.value, InstanceState.RECLAIMED.value)
+        submitted = released and row.replaced_by is None
         assert (PIPELINES[row.ae_title] if submitted else {}) == jobs[row.instance_id], row.state
     needed = {row.storage_key for row in rows if row.state != InstanceState.RECLAIMED.value}
     assert needed == set(adapter.storage.keys())
@@ -151,10 +151,10 @@ def check(adapter: Adapter, acknowledged: list[int]) -> None:
 def test_every_acknowledged_instance_is_submitted_once_or_held_or_quarantined(
     tmp_path_factory: pytest.TempPathFactory, schedule: list[Step], trouble: list[bool]
 ) -> None:
-    """At every moment, over two AE titles; and when everything has calmed down, nothing is held any more.
+    """This holds after every step, over two AE titles. At the end, no instance is pending.
 
-    Tried: with the releases of a turn left out, a failure taken for success, a processor that is kept after it raised,
-    or one that does not get everything again, this fails.
+    Tried: a turn without its releases; a failure that counts as success; a processor that is kept after it raised; a
+    new processor that does not get all pending instances.
     """
     adapter = Adapter(tmp_path_factory.mktemp("adapter"), CONFIGURATION, [flaky(iter(trouble))])
     try:
@@ -162,7 +162,7 @@ def test_every_acknowledged_instance_is_submitted_once_or_held_or_quarantined(
         for step in schedule:
             acknowledged += take(adapter, step)
             check(adapter, acknowledged)
-        for _failure in range(len(trouble) + 1):  # each may have everything begin again
+        for _failure in range(len(trouble) + 1):  # each failure may restart the lane
             adapter.advance(LONGEST_WAIT)
             check(adapter, acknowledged)
             if any(lane.state is LaneState.STOPPED for lane in adapter.lanes.values()):

@@ -1,6 +1,6 @@
-"""Whatever arrives, fails and is interfered with, in whatever order: a model of a few lines says what must be there.
+"""Random schedules of arrivals, failures and operators' actions, compared with a small model.
 
-The model knows the rules of docs/dicom.md and docs/operation.md, and nothing of how they are kept.
+The model implements the rules of docs/dicom.md and docs/operation.md, independently of the adapter.
 """
 
 from __future__ import annotations
@@ -57,24 +57,24 @@ settings = { timeout = 6, pipeline-one = "o1" }
 PIPELINES = {"KEEP": {"one": "k1", "two": "k2"}, "OVER": {"one": "o1"}}
 QUIET = {"KEEP": timedelta(seconds=5), "OVER": timedelta(seconds=6)}
 NOBODY = 0  # the group whose instances have no Patient ID
-TICK = 0.001  # seconds between two steps: no arrival falls on the very moment at which a group is due
-LONG_ENOUGH = 20  # seconds for every group, retry and reclaim
+TICK = 0.001  # seconds between two steps, so that no arrival is exactly at the time at which a group is due
+LONG_ENOUGH = 20  # seconds, for every group, retry and reclaim
 
-EXAMPLES = settings.default.max_examples // 6  # each is a whole adapter
+EXAMPLES = settings.default.max_examples // 6  # each example runs a complete adapter
 
 
-# --- what may happen ------------------------------------------------------------------------------------------------
+# --- steps of schedules ---------------------------------------------------------------------------------------------
 
 
 @frozen
 class Send:
-    """An association. It may be aborted; what came before that stays."""
+    """An association that may be aborted after some instances."""
 
     ae_title: str
     group: int  # a study
     sent: Sequence[tuple[int, int]]  # SOP instances and their contents
     aborted_after: int | None  # instances
-    noticed: bool  # by the host at once; else as if it were down until something else happens
+    noticed: bool  # by the host at once; otherwise as if the host was down until the next step
 
 
 @frozen
@@ -96,17 +96,17 @@ class Restart:
 
 @frozen
 class Mood:
-    """How the platform answers from now on."""
+    """A change of the platform's behaviour."""
 
     mood: str
 
 
 @frozen
 class Operator:
-    """Somebody retries or cancels a job."""
+    """An operator retries or cancels a job."""
 
     action: Callable[..., Job]
-    job: int  # counted from the oldest, and around
+    job: int  # index from the oldest, modulo the number of jobs
 
 
 Step = Send | Wait | Away | Restart | Mood | Operator
@@ -124,7 +124,7 @@ def sending(ae_title: str, groups: st.SearchStrategy[int], sop_instances: st.Sea
     )
 
 
-# At OVER a study has one instance, which comes again and again: for more, see the last test.
+# At OVER, a study has one instance, which is sent repeatedly. The last test covers several instances.
 sends = st.one_of(
     sending("KEEP", st.integers(NOBODY, 2), st.integers(1, 3)), sending("OVER", st.integers(1, 3), st.just(1))
 )
@@ -138,7 +138,8 @@ quiet_schedules = st.lists(st.one_of(sends, sends, waits, interruptions), min_si
 schedules = st.lists(st.one_of(sends, sends, waits, waits, interruptions, troubles), min_size=1, max_size=16)
 
 
-# What chance may miss: an operator retries and cancels what was refused, and what the platform may have done already.
+# A schedule that random search may miss: retry and cancellation of refused jobs, and of jobs that the platform may
+# have created already.
 EVENTFUL: list[Step] = [
     Mood("refusing"),
     Send("KEEP", 1, [(1, 1), (2, 1), (1, 2)], None, noticed=True),
@@ -158,14 +159,14 @@ EVENTFUL: list[Step] = [
 ]
 
 
-# --- what must be there ---------------------------------------------------------------------------------------------
+# --- the model ------------------------------------------------------------------------------------------------------
 
 Key = tuple[str, int]  # AE title and group
 
 
 @define
 class Model:
-    """The rules, for instances by their numbers. `happened` makes up for the time until then."""
+    """The rules, for instances by their ids. `advance_to` processes all arrivals and due groups up to a time."""
 
     received: list[int] = field(factory=list)
     pending: dict[tuple[str, str], tuple[int, int]] = field(factory=dict)  # by AE title and UID: number and content
@@ -177,7 +178,7 @@ class Model:
     due: dict[Key, datetime] = field(factory=dict)
 
     def expected(self, ae_title: str, uid: str, content: int) -> tuple[StoreOutcome, bool]:
-        """The outcome that an arrival gets now, and whether it is kept."""
+        """Return the outcome of an arrival now, and whether it is stored."""
         _number, already = self.pending.get((ae_title, uid), (0, None))
         if already is None or ae_title == "OVER":
             return StoreOutcome.STORED, True
@@ -191,8 +192,8 @@ class Model:
         self.pending[key[0], uid] = (number, content)
         self.unseen.append((at, number, key))
 
-    def happened(self, until: datetime) -> None:
-        """The host sees arrivals and due groups in the order of their times."""
+    def advance_to(self, until: datetime) -> None:
+        """Process arrivals and due groups in the order of their times, as the host does."""
         while self.unseen or self.due:
             arrival = self.unseen[0][0] if self.unseen else datetime.max.replace(tzinfo=until.tzinfo)
             due = min(self.due.values(), default=arrival)
@@ -227,7 +228,7 @@ class Model:
 
 
 class Platform:
-    """Knows jobs by their ids, and answers as its mood is."""
+    """A platform that stores jobs by their ids. Its mood decides if calls fail."""
 
     def __init__(self) -> None:
         self.mood = "well"
@@ -277,11 +278,11 @@ class Platform:
         return [Moody]
 
 
-# --- both, side by side ---------------------------------------------------------------------------------------------
+# --- adapter and model ----------------------------------------------------------------------------------------------
 
 
 class World:
-    """An adapter, its platform, and the model of what it must do."""
+    """An adapter, its platform, and the model."""
 
     def __init__(self, adapter: Adapter, platform: Platform) -> None:
         self.adapter = adapter
@@ -291,7 +292,7 @@ class World:
         self.cancelled: set[str] = set()  # jobs, by operators
 
     def take(self, step: Step) -> None:
-        """Let it happen, in the adapter and in the model."""
+        """Perform a step in the adapter and in the model."""
         self.adapter.clock.advance(TICK)
         if isinstance(step, Send):
             self._send(step)
@@ -309,7 +310,7 @@ class World:
     def _pass(self, seconds: float, *, seen: bool = True) -> None:
         if seen:
             self.adapter.advance(seconds)
-            self.model.happened(self.adapter.clock.now())
+            self.model.advance_to(self.adapter.clock.now())
 
     def _send(self, step: Send) -> None:
         for sop_instance, content in step.sent[: step.aborted_after]:
@@ -335,17 +336,17 @@ class World:
             self.cancelled |= {job.job_id} if step.action is operators.cancel else set()
 
     def come_to_rest(self) -> None:
-        """The platform is well, and an operator retries what it refused before."""
+        """Make the platform work, and retry all faulted jobs as an operator."""
         self.platform.mood = "well"
         for job in self.adapter.jobs:
             if job.state is JobState.FAULTED:
                 operators.retry(self.adapter.ledger, self.adapter.clock, job.job_id)
         self._pass(LONG_ENOUGH)
 
-    # --- what holds at any moment -----------------------------------------------------------------------------------
+    # --- invariants -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Received = pending + quarantined + replaced + in one job of each pipeline; jobs are those of the model."""
+        """Check that received = pending + quarantined + replaced + in jobs, and that the jobs match the model."""
         model = self.model
         found = {job.job_id: self.adapter.instances_of(job) for job in self.adapter.jobs}
         members = {job_id: tuple(sorted(each.instance_id for each in found[job_id])) for job_id in found}
@@ -373,9 +374,9 @@ class World:
         assert needed <= set(self.adapter.storage.keys())
 
     def check_at_rest(self) -> None:
-        """Nothing is held any more but quarantined instances; the platform has started each job that was not cancelled.
+        """Check the final state: only quarantined instances are left, and the platform has started all other jobs.
 
-        It has each instance as it was acknowledged.
+        Cancelled jobs are excluded. Each instance has the content that was acknowledged.
         """
         self.check()
         submitted = {job.job_id for job in self.adapter.jobs if job.state is JobState.SUBMITTED}
@@ -386,8 +387,8 @@ class World:
             if job.job_id in submitted:
                 expected = [self.content[instance.instance_id] for instance in self.adapter.instances_of(job)]
                 assert expected == contents(self.platform.uploaded[job.job_id])
-        gone = len(self.model.received) - len(self.model.quarantined)
-        assert {"reclaimed": gone, "quarantined": len(self.model.quarantined)} == {
+        reclaimed = len(self.model.received) - len(self.model.quarantined)
+        assert {"reclaimed": reclaimed, "quarantined": len(self.model.quarantined)} == {
             "reclaimed": 0,
             "quarantined": 0,
         } | self.adapter.states
@@ -395,12 +396,12 @@ class World:
 
 
 def contents(uploads: Mapping[int, bytes]) -> list[int]:
-    """What the images of a payload are, in their order."""
+    """Return the content numbers of the images of a payload, in order."""
     return [int(dcmread(io.BytesIO(uploads[position])).AccessionNumber) for position in sorted(uploads)]
 
 
 def arrive(adapter: Adapter, step: Send, uid: str, content: int) -> StoreResult:
-    """Receive an instance, and have the host see it later."""
+    """Receive an instance that the host sees later."""
     instance = make_instance(
         rows=2,
         columns=2,
@@ -430,7 +431,7 @@ def adapter(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
 
 
 def ct(sop_instance: int, content: int = 1) -> Dataset:
-    """An instance of one and the same study."""
+    """Make an instance. All of them belong to one study."""
     return make_instance(
         patient_id="P1",
         study_uid="1.2.1",
@@ -441,14 +442,17 @@ def ct(sop_instance: int, content: int = 1) -> Dataset:
 
 
 def numbers(adapter: Adapter, pipeline: str) -> list[list[int]]:
-    """The instances of each job of a pipeline."""
+    """Return the ids of the instances of each job of a pipeline."""
     jobs = [job for job in adapter.jobs if job.pipeline_id == pipeline]
     return [[instance.instance_id for instance in adapter.instances_of(job)] for job in jobs]
 
 
 @pytest.mark.parametrize("pause", [0, 60], ids=["at once", "much later"])
-def test_what_comes_after_its_group_became_jobs_starts_a_new_group(adapter: Adapter, pause: float) -> None:
-    """It waits as long as the first did, and has jobs of its own. Tried: groups that stay open."""
+def test_an_arrival_after_its_group_became_jobs_starts_a_new_group(adapter: Adapter, pause: float) -> None:
+    """The new group waits as long as the first one, and has its own jobs.
+
+    Tried: groups that stay open.
+    """
     adapter.receive(ct(1), ct(2), ae_title="KEEP")
     adapter.advance(5)
     assert [[1, 2]] == numbers(adapter, "k1") == numbers(adapter, "k2")
@@ -471,10 +475,13 @@ def test_what_comes_after_its_group_became_jobs_starts_a_new_group(adapter: Adap
     ],
     ids=["keep same", "keep other", "overwrite same", "overwrite other"],
 )
-def test_the_same_instance_again_while_it_is_pending_follows_the_policy(
+def test_a_duplicate_of_a_pending_instance_follows_the_policy(
     adapter: Adapter, ae_title: str, content: int, outcome: StoreOutcome, kept: int
 ) -> None:
-    """One of the two becomes part of a job, the other never. Tried: each rule of the policy turned around."""
+    """Only one of the two becomes part of a job.
+
+    Tried: each rule of the policy inverted.
+    """
     [first] = adapter.receive(ct(1), ae_title=ae_title)
     [again] = adapter.receive(ct(1, content), ae_title=ae_title)
     assert outcome is again.outcome
@@ -487,12 +494,12 @@ def test_the_same_instance_again_while_it_is_pending_follows_the_policy(
 
 @pytest.mark.parametrize("mood", ["well", "down", "refusing"])
 @pytest.mark.parametrize("ae_title", ["KEEP", "OVER"])
-def test_the_same_instance_after_its_group_became_jobs_is_a_new_arrival(
+def test_an_instance_sent_again_after_its_group_became_jobs_is_a_new_arrival(
     adapter: Adapter, platform: Platform, ae_title: str, mood: str
 ) -> None:
-    """With other contents too; whether its first job is submitted, waits or is faulted: that one keeps what it has.
+    """The content may differ. The first job, which is submitted, waiting or faulted, keeps its instances.
 
-    Tried: pending until reclaimed; a replacement of what is released.
+    Tried: an instance that is pending until it is reclaimed; a replacement of a released instance.
     """
     platform.mood = mood
     adapter.receive(ct(1, content=1), ae_title=ae_title)
@@ -511,8 +518,11 @@ def test_the_same_instance_after_its_group_became_jobs_is_a_new_arrival(
     assert sorted([[1], [2]] * len(pipelines)) == sorted(sent)
 
 
-def test_what_came_before_an_abort_stays_and_is_submitted(adapter: Adapter) -> None:
-    """Over a real association. Tried: an end other than a release that deletes what came."""
+def test_instances_received_before_an_abort_are_kept_and_submitted(adapter: Adapter) -> None:
+    """The association is real.
+
+    Tried: an end other than a release that deletes the received instances.
+    """
     receiver = Receiver(adapter.config, adapter.resources, None)
     server = DicomServer(evolve(adapter.config.dicom, port=0, bind="127.0.0.1"), receiver)
     entity = AE(ae_title="SENDER")
@@ -529,11 +539,11 @@ def test_what_came_before_an_abort_stays_and_is_submitted(adapter: Adapter) -> N
     assert {"reclaimed": 2} == adapter.states
 
 
-@pytest.mark.xfail(strict=True, reason="a new processor is not given what was replaced, and so misses when it came")
-def test_a_replaced_instance_has_kept_its_group_open_after_a_restart_too(adapter: Adapter) -> None:
-    """The second arrival comes within the quiet time of the first, the third within that of the second.
+@pytest.mark.xfail(strict=True, reason="a new processor does not get replaced instances, and so misses their times")
+def test_a_replaced_instance_extends_the_wait_of_its_group_also_after_a_restart(adapter: Adapter) -> None:
+    """The second arrival is within the quiet period of the first, the third within that of the second.
 
-    Without the restart that is one group; after it the second arrival is no longer known to have been there.
+    Without a restart this is one group. After a restart, the time of the second arrival is not known.
     """
     for sop_instance in (1, 2, 2):
         adapter.receive(ct(sop_instance), ae_title="OVER")
@@ -543,18 +553,18 @@ def test_a_replaced_instance_has_kept_its_group_open_after_a_restart_too(adapter
     assert [[1, 3]] == numbers(adapter, "o1")
 
 
-# --- all of them at once --------------------------------------------------------------------------------------------
+# --- random schedules -----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(schedule=schedules)
 @example(schedule=EVENTFUL)
-def test_every_arrival_comes_to_the_end_that_the_rules_have_for_it(
+def test_the_adapter_agrees_with_the_model_after_every_step(
     tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]
 ) -> None:
-    """After every step and at the end, over two AE titles, a moody platform, restarts and operators.
+    """Schedules have two AE titles, a failing platform, restarts and operators. The final state is checked, too.
 
-    Tried: releases that are not written down; a reclaim that forgets unfinished jobs; a cancel that is forgotten.
+    Tried: releases that are not committed; a reclaim that ignores unfinished jobs; a cancellation that is lost.
     """
     platform = Platform()
     adapter = Adapter(tmp_path_factory.mktemp("adapter"), CONFIGURATION, [Plugin(platform)])
@@ -573,9 +583,9 @@ def test_every_arrival_comes_to_the_end_that_the_rules_have_for_it(
 @settings(max_examples=EXAMPLES // 2, deadline=None)
 @given(schedule=quiet_schedules)
 def test_restarts_change_no_job(tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]) -> None:
-    """With and without them the same jobs, by their names, with the same instances in the same order.
+    """With and without restarts, the jobs have the same names, and the same instances in the same order.
 
-    Tried: instances that are delivered again as if they came just now.
+    Tried: instances that are delivered again with the time of the restart.
     """
     without = [Wait(0) if isinstance(step, Restart) else step for step in schedule]
     made = [jobs_of(tmp_path_factory, steps) for steps in (schedule, without)]
@@ -583,7 +593,7 @@ def test_restarts_change_no_job(tmp_path_factory: pytest.TempPathFactory, schedu
 
 
 def jobs_of(tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]) -> list[Any]:
-    """The jobs that a schedule comes to: names and instances."""
+    """Return names and instances of the jobs of a schedule."""
     adapter = Adapter(tmp_path_factory.mktemp("adapter"), CONFIGURATION, [Plugin(Platform())])
     try:
         world = World(adapter, Platform())

@@ -1,4 +1,4 @@
-"""A stored object is verified while it is read, in whatever pieces, and with whichever header it was stored."""
+"""A stored object is verified while it is read, for all sizes of pieces and both kinds of headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADERS = [file_header("1.2", "1.2.3", "1.2.4", "CT1", receiver) for receiver in
 
 @frozen
 class Stored:
-    """What the ledger says."""
+    """The row of an instance."""
 
     instance_id: int
     size_bytes: int
@@ -30,19 +30,18 @@ def reader(content: bytes, stored: Stored) -> VerifiedReader:
 
 @pytest.mark.parametrize("piece", [1, 143, 144, 145, 10_000, -1])
 @pytest.mark.parametrize("header", HEADERS, ids=["present", "earlier"])
-def test_it_is_read_as_it_is(header: bytes, piece: int) -> None:
-    """And verified: a changed last byte does not come out."""
+def test_an_unchanged_file_is_read_and_a_changed_one_raises(header: bytes, piece: int) -> None:
+    """The error is raised before the changed last byte is returned."""
     stored = Stored(7, len(header) + len(DATA_SET), zlib.crc32(DATA_SET))
     whole = reader(header + DATA_SET, stored)
     assert header + DATA_SET == b"".join(iter(lambda: whole.read(piece), b""))
-    spoilt = reader(header + DATA_SET[:-1] + b"\0", stored)
+    changed = reader(header + DATA_SET[:-1] + b"\0", stored)
     with pytest.raises(Changed, match="instance 7 has changed"):
-        while spoilt.read(piece):
+        while changed.read(piece):
             pass
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"no DICOM" * 100, HEADERS[0]])
-def test_what_is_no_stored_file_is_noticed(content: bytes) -> None:
-    """Whatever it is instead."""
+def test_a_file_with_other_content_raises(content: bytes) -> None:
     with pytest.raises(Changed, match="instance 7 has changed"):
         reader(content, Stored(7, 1000, zlib.crc32(DATA_SET))).read()

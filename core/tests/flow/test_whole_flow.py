@@ -1,4 +1,4 @@
-"""The whole flow from the C-STORE to the platform, in one process and under a virtual clock."""
+"""The complete flow from the C-STORE to the platform, in one process and on a simulated clock."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def submitted(adapter: Adapter) -> list[tuple[str, str, list[str]]]:
 
 
 def stop_host(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the host do nothing until the monkeypatch is undone or the adapter restarts. Instances are still received."""
+    """Stop the steps of the host until the monkeypatch is undone or the adapter restarts. Receiving continues."""
     monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
 
 
@@ -59,10 +59,10 @@ def stop_host(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("interrupted", ["not", "after every instance", "at the deadline", "for an hour after it"])
-def test_a_study_becomes_one_job_per_pipeline_whatever_restarts_happen(make_adapter: Any, interrupted: str) -> None:
+def test_a_study_becomes_one_job_per_pipeline_despite_restarts(make_adapter: Any, interrupted: str) -> None:
     """Pending instances are delivered again from the ledger, with their original times.
 
-    Tried: with turns at the time of the restart instead of their own, the times differ.
+    Tried: turns with the time of the restart instead of their own.
     """
     adapter = make_adapter(THREE_PIPELINES)
     study = make_study(instances=5)
@@ -98,12 +98,12 @@ def test_only_submitted_instances_are_reclaimed(make_adapter: Any) -> None:
     assert 1 == len(list(adapter.storage.keys()))
 
 
-def test_instances_and_timers_of_a_host_that_was_down_have_their_turns_in_the_order_of_their_times(
+def test_turns_that_were_delayed_by_an_outage_of_the_host_are_in_the_order_of_their_times(
     make_adapter: Any,
 ) -> None:
     """Two groups that arrived an hour apart are two jobs, with the times that they would have had.
 
-    Tried: with all instances delivered before any timer, there is one job.
+    Tried: a delivery of all instances before any timer (there is one job).
     """
     adapter = make_adapter(LUNG)
     study = make_study(instances=4)
@@ -141,9 +141,9 @@ def test_one_study_sent_to_two_ae_titles_is_two_groups(make_adapter: Any) -> Non
 def test_an_instance_that_arrives_when_a_timer_is_due_is_delivered_before_the_timer(
     make_adapter: Any, monkeypatch: pytest.MonkeyPatch, noticed: bool
 ) -> None:
-    """Also without a notification: the lane reads new instances before it runs a timer.
+    """The lane reads new instances before it runs a timer, also without a notification.
 
-    Tried: with timers first at equal times, or without that reading, the instance misses its group.
+    Tried: timers that are first at equal times; a timer that runs without this read.
     """
     adapter = make_adapter(LUNG)
     study = make_study(instances=2)
@@ -161,7 +161,7 @@ def test_an_instance_that_arrives_when_a_timer_is_due_is_delivered_before_the_ti
 
 
 def test_a_lane_reads_ahead_without_skipping_anything(make_adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five instances in batches of two, before and after a restart."""
+    """Five instances are read in batches of two, before and after a restart."""
     monkeypatch.setattr(inbox, "BATCH", 2)
     adapter = make_adapter(LUNG)
     study = make_study(instances=5)
@@ -175,7 +175,7 @@ def test_a_lane_reads_ahead_without_skipping_anything(make_adapter: Any, monkeyp
 def test_a_replaced_instance_is_not_in_a_group_that_was_due_before_the_replacement(
     make_adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The older instance is not pending any longer, and the newer one arrived too late: it is in the next group."""
+    """The older instance is no longer pending. The newer one arrived too late and is in the next group."""
     adapter = make_adapter(LUNG + "overwrite-same-instance = true\n")
     study = make_study(instances=2)
     adapter.receive(*study, ae_title="LUNG")
@@ -195,8 +195,8 @@ def test_a_replaced_instance_is_not_in_a_group_that_was_due_before_the_replaceme
 # --- the job on the platform ------------------------------------------------------------------------------------------
 
 
-def test_the_platform_receives_what_was_sent(make_adapter: Any) -> None:
-    """A Part 10 file with the sender's data set and AE title; the job's metadata has its source and size."""
+def test_the_platform_receives_the_data_set_that_was_sent(make_adapter: Any) -> None:
+    """The Part 10 file has the data set and AE title of the sender. The metadata of the job has source and size."""
     adapter = make_adapter(LUNG)
     instance = make_instance(patient_id="PID-4711", accession_number="A1")
     adapter.receive(instance, ae_title="LUNG", calling_ae_title="CT1")
@@ -211,9 +211,9 @@ def test_the_platform_receives_what_was_sent(make_adapter: Any) -> None:
 
 @pytest.mark.parametrize("title", ["../../../X", "..", "/nonexistent/x", "instances", "$(id)", "A B"])
 def test_an_ae_title_never_becomes_a_path(make_adapter: Any, tmp_path: Path, title: str) -> None:
-    """Files are in the adapter's folders for any called or calling AE title.
+    """All files are in the adapter's folders, for any called or calling AE title.
 
-    Tried: with the AE title as a folder's name.
+    Tried: the AE title as the name of a folder.
     """
 
     class Noting(JobProcessorBase[NoSettings]):
@@ -261,7 +261,10 @@ def test_a_turn_is_repeated_until_the_ledger_can_commit_it(make_adapter: Any, mo
 def test_arrivals_are_not_forgotten_when_the_ledger_cannot_be_read(
     make_adapter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next reading finds them. Tried: with the notification cleared before the reading, no reading follows."""
+    """The next read finds them.
+
+    Tried: a notification that is cleared before the read (there is no next read).
+    """
     adapter = make_adapter(LUNG)
     with monkeypatch.context() as patch:
         patch.setattr(instances, "pending_after", failing)

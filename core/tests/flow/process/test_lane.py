@@ -232,12 +232,12 @@ def test_the_time_of_a_turn_is_that_of_its_arrival_or_timer(serve: Serve, monkey
     story: list[Any] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
-        tell(processor, "instance")
-        processor.call_later(0, lambda: tell(processor, "at once"))
-        processor.call_later(3, lambda: processor.call_later(5, lambda: tell(processor, "3 + 5")))
-        tell(processor, "still the same turn")
+        record_time(processor, "instance")
+        processor.call_later(0, lambda: record_time(processor, "at once"))
+        processor.call_later(3, lambda: processor.call_later(5, lambda: record_time(processor, "3 + 5")))
+        record_time(processor, "still the same turn")
 
-    def tell(processor: Processor, what: str) -> None:
+    def record_time(processor: Processor, what: str) -> None:
         story.append((seconds(processor.now(), adapter), what))
 
     adapter = serve(handle)
