@@ -92,7 +92,7 @@ class StoreResult:
     """Result of a request to store an instance, with its reason."""
 
     outcome: StoreOutcome
-    reason: str = ""  # never patient data; empty when stored
+    reason: str = ""  # never patient data; of a stored instance, the reason why it is quarantined, or ""
     instance: InstanceStorageInfo | None = None  # the stored instance; None if it was not stored
     duplicate_of: int | None = None  # id of the pending duplicate that prevented the storing
 

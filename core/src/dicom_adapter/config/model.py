@@ -54,6 +54,13 @@ class Durability(str, Enum):
     PROCESS = "process"  # a crash of the adapter's processes, not of the machine
 
 
+class WrongEncoding(str, Enum):
+    """The treatment of data sets that are not encoded as their transfer syntax requires."""
+
+    REFUSE = "refuse"  # answer the C-STORE with 0xC000
+    QUARANTINE = "quarantine"  # store the instance for an operator; no processor receives it
+
+
 class LogFormat(str, Enum):
     """The format of the log."""
 
@@ -219,6 +226,13 @@ class AeTitleConfig:
     )
     overwrite_same_instance: bool = setting(
         default=False, help="If true, a duplicate of a pending instance replaces the earlier one."
+    )
+    wrong_encoding: WrongEncoding = setting(
+        default=WrongEncoding.REFUSE,
+        help=(
+            "Treatment of a data set that is not encoded as its transfer syntax requires: `refuse` it, or acknowledge "
+            "it and `quarantine` the instance."
+        ),
     )
     submitter: str | None = setting(
         default=None, help="Name of a `[submitters.<name>]` table; if omitted, `default-submitter` or the only one."

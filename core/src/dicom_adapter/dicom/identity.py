@@ -1,13 +1,8 @@
-"""Identity of an instance: the few attributes that the ledger needs, read while the data set arrives.
-
-`IdentityReader` iterates over the elements of the encoded data set. It reads only their headers and the values of the
-identity (PS3.5 sections 7.1 and 7.5). If the encoding is unusual, pydicom parses the beginning of the data set instead.
-"""
+"""Identity of an instance: the few attributes that the ledger needs, read while the data set arrives."""
 
 from __future__ import annotations
 
 import re
-import struct
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -18,15 +13,13 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_adapter.api.errors import Refused
+from dicom_adapter.dicom.elements import UNDEFINED_LENGTH, ElementScanner
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
 REPLACEMENT = "\ufffd"  # stands in decoded text for bytes that cannot be decoded
-UNDEFINED_LENGTH = 0xFFFFFFFF  # PS3.5 section 7.1.1
-HEAD_LIMIT = 4 << 20  # bytes at the beginning of a data set that must contain the attributes
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
@@ -46,14 +39,15 @@ IDENTITY_TAGS = frozenset(
         SERIES_INSTANCE_UID,
     }
 )
-# Value representations by the size of their length field (PS3.5 section 7.1.2), without UN, which may contain anything.
-SHORT_VRS = {vr.encode() for vr in re.findall("..", "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")}
-LONG_VRS = {vr.encode() for vr in re.findall("..", "OBODOFOLOVOWSQSVUCURUTUV")}
-ITEM_GROUP, ENDS = 0xFFFE, {0xFFFEE00D, 0xFFFEE0DD}  # items, and the ends of items and sequences (PS3.5 table 7.5-1)
+UIDS = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID})
 
 
 class UnreadableDataSet(Refused):
     """The data set cannot be parsed (*cannot understand*)."""
+
+
+class NotAsNegotiated(UnreadableDataSet):
+    """The data set is not encoded as its transfer syntax requires (*cannot understand*)."""
 
 
 class Mismatch(Refused):
@@ -73,78 +67,49 @@ class Identity:
 
 
 class IdentityReader:
-    """Reads the identity from the beginning of a data set that arrives in pieces. Not thread-safe."""
+    """Reads the identity from a data set that arrives in pieces. Not thread-safe."""
 
-    def __init__(self, transfer_syntax_uid: str) -> None:
-        self.needs_more = True  # False: call `identity` without feeding the rest of the data set
-        self._transfer_syntax_uid = transfer_syntax_uid
-        order = ">" if transfer_syntax_uid == ExplicitVRBigEndian else "<"
-        self._element, self._long = struct.Struct(order + "HH2sH").unpack_from, struct.Struct(order + "I").unpack_from
-        self._is_implicit = transfer_syntax_uid == ImplicitVRLittleEndian
-        self._head = bytearray()
-        self._at = 0  # offset of the next element
-        self._depth = 0  # number of open sequences and items of undefined length
-        self._is_usual = True  # False: pydicom has to parse the data set
-        self._is_past = False  # True after the last attribute of the identity
-        self._values: dict[int, bytes] = {}
+    def __init__(self, transfer_syntax_uid: str, *, accepts_any_encoding: bool = False) -> None:
+        """`accepts_any_encoding`: read the data set as it is encoded, and report a difference in `mismatch`."""
+        self._accepts_any_encoding = accepts_any_encoding
+        self._scanner = ElementScanner(transfer_syntax_uid, IDENTITY_TAGS, UIDS)
+
+    @property
+    def needs_more(self) -> bool:
+        """Return False when the rest of the data set is not needed for the identity."""
+        return self._scanner.needs_more
+
+    @property
+    def mismatch(self) -> str:
+        """Reason why the data set is not encoded as its transfer syntax requires, or ""."""
+        return self._scanner.mismatch
 
     def feed(self, piece: bytes | memoryview) -> None:
-        """Receive the next piece."""
-        self._head += piece
-        if self._is_usual:
-            self._advance()
-        self.needs_more = not self._is_past and len(self._head) < HEAD_LIMIT
+        """Receive the next piece. Its memory may be reused afterwards."""
+        self._scanner.feed(piece)
 
     def identity(self) -> Identity:
         """Return the identity. Call it when `needs_more` is False, or when no more pieces will arrive.
 
-        Raises UnreadableDataSet, or Mismatch if a UID is missing or malformed (PS3.5 section 9).
+        Raises NotAsNegotiated, UnreadableDataSet, or Mismatch if a UID is missing or malformed (PS3.5 section 9).
         """
-        if self._is_past and self._values:
-            return _identity(self._values)
-        return identify(bytes(self._head), self._transfer_syntax_uid)
-
-    def _advance(self) -> None:
-        head, size, at = self._head, len(self._head), self._at
-        element, long, is_implicit = self._element, self._long, self._is_implicit
-        while at + 12 <= size:
-            group, number, vr, length = element(head, at)
-            tag = group << 16 | number
-            if tag > SERIES_INSTANCE_UID and not self._depth:
-                self._is_past = True
-                return
-            value = at + 8
-            if is_implicit or group == ITEM_GROUP:
-                length = long(head, at + 4)[0]
-            elif vr not in SHORT_VRS:
-                if vr not in LONG_VRS:
-                    self._is_usual = False
-                    return
-                length, value = long(head, at + 8)[0], at + 12
-            if length == UNDEFINED_LENGTH:
-                self._depth += 1
-                length = 0
-            elif tag in ENDS:
-                self._depth -= 1
-            elif tag in IDENTITY_TAGS and not self._depth:
-                if value + length > size:
-                    break
-                self._values[tag] = bytes(head[value : value + length])
-            at = value + length
-        self._at = at
+        self._scanner.end()
+        if self._scanner.mismatch and not self._accepts_any_encoding:
+            raise NotAsNegotiated(self._scanner.mismatch)
+        if self._scanner.conflict:
+            raise UnreadableDataSet(self._scanner.conflict)
+        if self._scanner.problem and not self._scanner.is_past:
+            raise UnreadableDataSet(self._scanner.problem)
+        if not self._scanner.values:
+            raise UnreadableDataSet("the data set has none of the attributes that identify an instance")
+        return _identity(self._scanner.values)
 
 
 def identify(data_set: bytes, transfer_syntax_uid: str) -> Identity:
-    """Read the identity from the beginning of an encoded data set with pydicom. Raises as `IdentityReader.identity`."""
-    elements = parse(
-        data_set,
-        transfer_syntax_uid,
-        stop_when=lambda tag, _vr, _length: int(tag) > SERIES_INSTANCE_UID,
-        specific_tags=[BaseTag(tag) for tag in IDENTITY_TAGS],
-    )
-    if not elements:
-        raise UnreadableDataSet("the data set has none of the attributes that identify an instance")
-    return _identity({tag: encoded_value(elements, tag) for tag in IDENTITY_TAGS})
+    """Return the identity of an encoded data set. Raises as `IdentityReader.identity`."""
+    reader = IdentityReader(transfer_syntax_uid)
+    reader.feed(data_set)
+    return reader.identity()
 
 
 def parse(data_set: bytes, transfer_syntax_uid: str, **options: Any) -> Dataset:

@@ -8,6 +8,7 @@ from datetime import datetime
 from attrs import asdict, field, frozen
 from sqlalchemy import ColumnElement, Row, func, select
 
+from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger.connection import Transaction
 from dicom_adapter.ledger.schema import events
 
@@ -23,6 +24,18 @@ class Event:
     instance_id: int | None = None
     job_id: str | None = None
     detail: Mapping[str, object] = field(factory=dict)
+
+
+def quarantined(instance: InstanceStorageInfo, reason: str, at: datetime) -> Event:
+    """Return the event of an instance that was quarantined for this reason (no patient data)."""
+    return Event(
+        at=at,
+        event="instance_quarantined",
+        ae_title=instance.ae_title,
+        association_id=instance.association_id,
+        instance_id=instance.instance_id,
+        detail={"reason": reason},
+    )
 
 
 def record(transaction: Transaction, new_events: Iterable[Event]) -> None:

@@ -191,6 +191,9 @@ def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
     }
     if result.instance is not None:
         log.info("instance_stored", **fields, instance_id=result.instance.instance_id)
+        if result.reason:
+            fields = {"ae_title": request.ae_title, "instance_id": result.instance.instance_id}
+            log.warning("instance_quarantined", **fields, reason=result.reason)
     elif result.outcome.is_acknowledged:
         log.info("instance_ignored", **fields, reason=result.reason)
     else:

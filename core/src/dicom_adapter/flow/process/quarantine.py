@@ -35,18 +35,10 @@ class Intervention:
 
 def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: datetime) -> bool:
     """Quarantine an instance that its processor cannot handle. Return whether it was still pending."""
-    event = Event(
-        at=now,
-        event="instance_quarantined",
-        ae_title=instance.ae_title,
-        association_id=instance.association_id,
-        instance_id=instance.instance_id,
-        detail={"reason": reason},
-    )
     with ledger.write() as transaction:
         if not instances.quarantine(transaction, instance.instance_id, reason, now):
             return False
-        events.record(transaction, [event])
+        events.record(transaction, [events.quarantined(instance, reason, now)])
     return True
 
 

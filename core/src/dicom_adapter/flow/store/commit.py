@@ -19,7 +19,7 @@ from attrs import evolve
 
 from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
-from dicom_adapter.config.model import Config
+from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.flow.store.incoming import IncomingInstance, failed
 from dicom_adapter.flow.store.limits import StoreLimits
@@ -71,7 +71,8 @@ class Store:
 
     def begin(self, request: StoreRequest) -> IncomingInstance:
         """Begin to store an instance. Its data set follows in any case, even if the request is refused."""
-        if request.sop_class_uid in self._config.ae_titles[request.ae_title].ignored_sop_classes:
+        table = self._config.ae_titles[request.ae_title]
+        if request.sop_class_uid in table.ignored_sop_classes:
             reason = "its SOP class is among ignored-sop-classes"
             return IncomingInstance(request, StoreResult(outcome=StoreOutcome.IGNORED, reason=reason))
         full = self._limits.refusal_before(request.ae_title, self._config.storage) if self._limits else ""
@@ -88,8 +89,13 @@ class Store:
             writer = self._storage.writer()
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             return IncomingInstance(request, failed(failure))
-        limit = self._config.dicom.max_data_set
-        incoming = IncomingInstance(request, limit=limit, writer=writer, recovery_records=self._recovery_records)
+        incoming = IncomingInstance(
+            request,
+            limit=self._config.dicom.max_data_set,
+            writer=writer,
+            recovery_records=self._recovery_records,
+            accepts_any_encoding=table.wrong_encoding is WrongEncoding.QUARANTINE,
+        )
         incoming.write_header(header)
         return incoming
 

@@ -27,13 +27,14 @@ class IncomingInstance:
     _limit: int = 0  # greatest size of the data set in bytes
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None
+    _accepts_any_encoding: bool = False  # an instance that is not encoded as negotiated is quarantined, not refused
     _header_size: int = field(default=0, init=False)
     _size: int = field(default=0, init=False)  # bytes of the data set that have arrived
     _checksum: int = field(default=0, init=False)
     _reader: IdentityReader = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._reader = IdentityReader(self.request.transfer_syntax_uid)
+        self._reader = IdentityReader(self.request.transfer_syntax_uid, accepts_any_encoding=self._accepts_any_encoding)
 
     def write_header(self, header: bytes) -> None:
         """Write the beginning of the Part 10 file."""
@@ -116,7 +117,7 @@ class IncomingInstance:
             "size_bytes": self._header_size + self._size,
             "checksum": self._checksum,
         }
-        received = ReceivedInstance(columns=columns)
+        received = ReceivedInstance(columns=columns, quarantine_reason=self._reader.mismatch)
         if self._recovery_records is not None:
             self._recovery_records.write(received, self._writer)
         columns["storage_key"] = self._writer.finish()

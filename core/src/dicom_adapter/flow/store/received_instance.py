@@ -25,6 +25,7 @@ class ReceivedInstance:
     # The columns of its row by name (`arrivals.COLUMNS`); `received_at` is in microseconds, as the ledger stores it. It
     # is a dictionary for speed: recovery record, row and info are made of it, and a class would take twice as long.
     columns: dict[str, Any]
+    quarantine_reason: str = ""  # reason why no processor receives the instance
     receiver_run: str = ""  # of its recovery record; "" if it has none
     number: int = 0  # of its recovery record in the receiver run; 0 if it has none
     is_recovered: bool = False  # True if it was read from a recovery record

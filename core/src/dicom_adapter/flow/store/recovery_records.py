@@ -4,7 +4,8 @@ A record is synced together with its instance, so the ledger needs no sync befor
 of a receiver run (one life of a receiver process) are numbered in the order in which their rows are entered. The ledger
 has the high-water mark of each run: only records above it are used at the next start.
 
-A record is a JSON object: the version of its format, the receiver run, the number, and the columns of the row by name.
+A record is a JSON object: the version of its format, the receiver run, the number, the columns of the row by
+name, and the reason if the instance is to be quarantined.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class RecoveryRecords:
         received_at = max(self._last_received_at, arrivals.to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
         record = {"version": VERSION, "receiver_run": self.receiver_run, "number": number, "columns": received.columns}
+        if received.quarantine_reason:
+            record["quarantine_reason"] = received.quarantine_reason
         try:
             writer.write_recovery_record(orjson.dumps(record))
         except ValueError:
@@ -53,5 +56,9 @@ def read_recovery_record(record: bytes, storage_key: str) -> ReceivedInstance | 
         return None
     columns = {**found["columns"], "storage_key": storage_key}
     return ReceivedInstance(
-        columns=columns, receiver_run=found["receiver_run"], number=found["number"], is_recovered=True
+        columns=columns,
+        quarantine_reason=found.get("quarantine_reason", ""),
+        receiver_run=found["receiver_run"],
+        number=found["number"],
+        is_recovered=True,
     )

@@ -14,7 +14,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Transaction, arrivals, instances, receiver_runs
+from dicom_adapter.ledger import Transaction, arrivals, events, instances, receiver_runs
 
 
 @frozen
@@ -36,19 +36,28 @@ class RowWriter:
         results = [
             self._enter_duplicate(one)
             if instance_id is None
-            else StoreResult(outcome=StoreOutcome.STORED, instance=one.info(instance_id))
+            else StoreResult(outcome=StoreOutcome.STORED, instance=one.info(instance_id), reason=one.quarantine_reason)
             for one, instance_id in zip(received, ids, strict=True)
         ]
+        for one, result in zip(received, results, strict=True):
+            if one.quarantine_reason and result.instance is not None:
+                self._quarantine(result.instance, one.quarantine_reason, now)
         for run in {one.receiver_run for one in received if one.number}:
             number = max(one.number for one in received if one.receiver_run == run)
             receiver_runs.set_high_water_mark(self.transaction, run, self.receiver, number)
         return results
+
+    def _quarantine(self, instance: InstanceStorageInfo, reason: str, now: datetime) -> None:
+        instances.quarantine(self.transaction, instance.instance_id, reason, now)
+        events.record(self.transaction, [events.quarantined(instance, reason, now)])
 
     def _enter_duplicate(self, received: ReceivedInstance) -> StoreResult:
         """Decide about an instance with the SOP Instance UID of a pending one: replace, acknowledge or refuse."""
         instance = received.info()
         pending = instances.find_pending(self.transaction, instance.ae_title, instance.sop_instance_uid)
         assert pending is not None  # the insert found it, in this transaction
+        if received.quarantine_reason:
+            return _not_stored(StoreOutcome.CANNOT_UNDERSTAND, received.quarantine_reason, pending)
         if self._replaces_pending(received):
             if received.is_recovered and instance.received_at < pending.received_at:
                 return _not_stored(StoreOutcome.SUPERSEDED, "a newer arrival is pending", pending)

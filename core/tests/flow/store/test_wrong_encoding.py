@@ -1,0 +1,112 @@
+"""Data sets that are not encoded as negotiated: refused with the true reason, or acknowledged and quarantined."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
+from dicom_adapter.dicom.part10 import data_set_offset
+from dicom_adapter.flow.store.commit import Store
+from dicom_adapter.flow.store.recovery_records import read_recovery_record
+from dicom_adapter.ledger import events, instance_rows
+from dicom_adapter.testing import Adapter, make_instance
+
+CONFIGURATION = """
+[storage]
+path = "data"
+[ae-titles.REFUSE]
+processor = "by-study"
+[ae-titles.REFUSE.settings]
+pipeline-one = "p1"
+[ae-titles.ASIDE]
+processor = "by-study"
+wrong-encoding = "quarantine"
+[ae-titles.ASIDE.settings]
+pipeline-one = "p1"
+"""
+
+
+@pytest.fixture
+def adapter(make_adapter: Any) -> Adapter:
+    made: Adapter = make_adapter(CONFIGURATION)
+    return made
+
+
+def keep(adapter: Adapter, ae_title: str, transfer_syntax_uid: str) -> StoreResult:
+    """Store an instance that is encoded in explicit VR little endian, under this transfer syntax."""
+    store = Store(adapter.config, adapter.resources)
+    return store.keep(request(ae_title, transfer_syntax_uid), data_set())
+
+
+def data_set() -> bytes:
+    buffer = BytesIO()
+    make_instance(seed="odd", PatientID="P1").save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()[data_set_offset(buffer.getvalue()) :]
+
+
+def request(ae_title: str, transfer_syntax_uid: str) -> StoreRequest:
+    instance = make_instance(seed="odd", PatientID="P1")
+    return StoreRequest(
+        ae_title=ae_title,
+        calling_ae_title="CT1",
+        peer_address="127.0.0.1",
+        association_id="0" * 32,
+        sop_class_uid=instance.SOPClassUID,
+        sop_instance_uid=instance.SOPInstanceUID,
+        transfer_syntax_uid=transfer_syntax_uid,
+    )
+
+
+def test_it_is_refused_with_both_encodings_in_the_reason(adapter: Adapter) -> None:
+    """The status is *cannot understand*: no platform could read the instance."""
+    result = keep(adapter, "REFUSE", ImplicitVRLittleEndian)
+    assert StoreOutcome.CANNOT_UNDERSTAND is result.outcome
+    assert "explicit VR little endian; its transfer syntax Implicit VR Little Endian requires implicit" in result.reason
+    assert {} == adapter.states
+
+
+def test_it_is_quarantined_where_the_ae_title_keeps_such_instances(adapter: Adapter) -> None:
+    """It is acknowledged, its identity is that of the data set as it is encoded, and no processor receives it.
+
+    Verified to fail when the row is entered without the reason.
+    """
+    result = keep(adapter, "ASIDE", ImplicitVRLittleEndian)
+    assert StoreOutcome.STORED is result.outcome
+    assert result.instance is not None
+    assert "P1" == result.instance.patient_id
+    adapter.advance(10_000)
+    assert ({"quarantined": 1}, []) == (adapter.states, adapter.jobs)
+    with adapter.ledger.read() as transaction:
+        [row] = instance_rows.find(transaction, [result.instance.instance_id])
+        history = events.of_instance(transaction, result.instance.instance_id)
+    assert result.reason == row.reason
+    assert [("instance_quarantined", {"reason": row.reason})] == [(event.event, event.detail) for event in history]
+
+
+def test_it_does_not_replace_a_pending_instance(make_adapter: Any) -> None:
+    """Otherwise an instance that the processor can use would be lost to one that it cannot use."""
+    adapter: Adapter = make_adapter(
+        CONFIGURATION.replace("wrong-encoding", "overwrite-same-instance = true\nwrong-encoding")
+    )
+    assert StoreOutcome.STORED is keep(adapter, "ASIDE", ExplicitVRLittleEndian).outcome
+    assert StoreOutcome.CANNOT_UNDERSTAND is keep(adapter, "ASIDE", ImplicitVRLittleEndian).outcome
+    assert {"pending": 1} == adapter.states
+
+
+def test_after_a_power_loss_it_is_quarantined_again(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is in the recovery record: the row may be lost with the power.
+
+    Verified to fail when the record has no reason.
+    """
+    records: list[bytes] = []
+    writer = type(adapter.resources.storage.writer())
+    monkeypatch.setattr(writer, "write_recovery_record", lambda _self, record: records.append(record))
+    result = keep(adapter, "ASIDE", ImplicitVRLittleEndian)
+    [record] = records
+    found = read_recovery_record(record, "key")
+    assert found is not None
+    assert result.reason == found.quarantine_reason
