@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,17 +11,15 @@ from dicom_adapter import (
     Job,
     JobState,
     Permanent,
-    PlatformJob,
     PlatformStatus,
     Refused,
     Retriable,
-    Submitter,
-    Upload,
     hookimpl,
 )
 from dicom_adapter.flow.submit import operators
 from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN
 from dicom_adapter.testing import Adapter, Plugin, make_instance
+from support.scripted_platform import ScriptedPlatform
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -30,7 +28,7 @@ CONFIGURATION = """
 path = "data"
 backend = "files"
 [submitters.platform]
-type = "obedient"
+type = "scripted"
 retry-first = 2
 retry-most = 64
 status-every = 60
@@ -43,10 +41,11 @@ settings = { priority = "higher", pipeline-one = "p2" }
 """
 
 
-class Platform:
+class Platform(ScriptedPlatform):
     """A platform that records its calls. Each call can be made to fail."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[str, str, bool]] = []  # call, pipeline, whether the job was marked as a repetition
         self.failing: dict[str, Exception] = {}
         self.states: list[PlatformStatus] = []
@@ -56,7 +55,7 @@ class Platform:
     def dicom_adapter_job_changed(self, job: Job) -> None:
         self.observed.append(job)
 
-    def meet(self, call: str, job: Job) -> None:
+    def handle(self, call: str, job: Job, position: int | None = None) -> None:
         self.calls.append((call, job.pipeline_id, job.repeated))
         if call in self.failing:
             raise self.failing[call]
@@ -64,36 +63,8 @@ class Platform:
     def names(self) -> list[str]:
         return [name for name, _pipeline, _repeated in self.calls]
 
-    @hookimpl
-    def dicom_adapter_submitters(self) -> list[type]:
-        platform = self
-
-        class Obedient(Submitter):  # type: ignore[type-arg] # without settings
-            name = "obedient"
-
-            def create_job(self, job: Job) -> PlatformJob:
-                platform.meet("create", job)
-                return PlatformJob(job_id="platform-job", payload_id="payload")
-
-            def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
-                platform.meet("metadata", job)
-
-            def upload(self, job: Job, upload: Upload) -> None:
-                platform.meet("upload", job)
-                with upload.open() as file:
-                    file.read()
-
-            def start(self, job: Job) -> None:
-                platform.meet("start", job)
-
-            def status(self, job: Job) -> PlatformStatus:
-                platform.meet("status", job)
-                return platform.states.pop(0) if platform.states else PlatformStatus(state="gone", finished=True)
-
-            def cancel(self, job: Job) -> None:
-                platform.meet("cancel", job)
-
-        return [Obedient]
+    def status(self, job: Job) -> PlatformStatus:
+        return self.states.pop(0) if self.states else super().status(job)
 
 
 @pytest.fixture
@@ -221,9 +192,9 @@ def test_a_job_without_a_first_step_is_cancelled_at_once(
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        ('[submitters.renamed]\ntype = "obedient"', "it is not configured"),
+        ('[submitters.renamed]\ntype = "scripted"', "it is not configured"),
         (
-            '[submitters.renamed]\ntype = "obedient"\n[submitters.platform]\ntype = "gone"',
+            '[submitters.renamed]\ntype = "scripted"\n[submitters.platform]\ntype = "gone"',
             "needs submitter 'gone', which is not installed",
         ),
     ],
@@ -281,8 +252,8 @@ def test_after_an_outage_jobs_are_submitted_in_order_and_without_a_burst_of_call
 class Forgetful(Platform):
     """A platform on which every call for one job, the most urgent, fails with a transient error."""
 
-    def meet(self, call: str, job: Job) -> None:
-        super().meet(call, job)
+    def handle(self, call: str, job: Job, position: int | None = None) -> None:
+        super().handle(call, job)
         if job.pipeline_id == "p2" and call != "create":
             raise Retriable("what job is that?")
 
@@ -366,14 +337,14 @@ def test_a_job_that_is_cancelled_during_its_start_is_cancelled_on_the_platform(
     adapter: Adapter, platform: Platform
 ) -> None:
     """The outcome of the running step is ignored."""
-    started = platform.meet
+    started = platform.handle
 
-    def cancel_meanwhile(call: str, job: Job) -> None:
-        started(call, job)
+    def cancel_meanwhile(call: str, job: Job, position: int | None = None) -> None:
+        started(call, job, position)
         if call == "start":
             operators.cancel(adapter.ledger, adapter.clock, job.job_id)
 
-    platform.meet = cancel_meanwhile  # type: ignore[method-assign] # an operator cancels during the step
+    platform.handle = cancel_meanwhile  # type: ignore[method-assign] # an operator cancels during the step
     send_one(adapter)
     assert JobState.CANCELLED is only_job(adapter).state
     assert ["start", "cancel"] == platform.names()[-2:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -16,11 +16,7 @@ from dicom_adapter import (
     JobPriority,
     JobProcessorBase,
     JobState,
-    PlatformJob,
-    PlatformStatus,
     Retriable,
-    Submitter,
-    Upload,
     hookimpl,
 )
 from dicom_adapter.dicom.synthetic import make_instance, make_study
@@ -33,6 +29,7 @@ from dicom_adapter.runtime.parts import submitter_part
 from dicom_adapter.runtime.workers import BoundedExecutor, Worker
 from dicom_adapter.simulation.adapter import InlineExecutor
 from dicom_adapter.testing import Adapter, Plugin
+from support.scripted_platform import ScriptedPlatform
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -74,10 +71,11 @@ class OneByOne(JobProcessorBase):  # type: ignore[type-arg] # without settings
         self.remove_instances([instance])
 
 
-class Platform:
+class Platform(ScriptedPlatform):
     """A plugin with a submitter whose behaviour a test defines."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.on_open: Callable[[], None] = lambda: None
         self.on_upload: Callable[[Job], None] = lambda _job: None
         self.started: list[str] = []  # priorities
@@ -87,42 +85,21 @@ class Platform:
     def dicom_adapter_processors(self) -> list[type]:
         return [OneByOne]
 
-    @hookimpl
-    def dicom_adapter_submitters(self) -> list[type]:
-        return [scripted(self)]
+    def open(self) -> None:
+        self.on_open()
+        self.is_open = True
 
+    def close(self) -> None:
+        assert self.is_open
+        self.is_open = False
 
-def scripted(platform: Platform) -> type[Submitter[Any]]:
-    class Scripted(Submitter):  # type: ignore[type-arg] # without settings
-        name = "scripted"
-
-        def open(self) -> None:
-            platform.on_open()
-            platform.is_open = True
-
-        def create_job(self, job: Job) -> PlatformJob:
-            assert platform.is_open
-            return PlatformJob(job_id=job.job_id)
-
-        def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None: ...
-
-        def upload(self, job: Job, upload: Upload) -> None:
-            platform.on_upload(job)
-
-        def start(self, job: Job) -> None:
-            platform.started.append(job.priority.value)
-
-        def status(self, job: Job) -> PlatformStatus:
-            raise NotImplementedError
-
-        def cancel(self, job: Job) -> None:
-            raise NotImplementedError
-
-        def close(self) -> None:
-            assert platform.is_open
-            platform.is_open = False
-
-    return Scripted
+    def handle(self, call: str, job: Job, position: int | None = None) -> None:
+        if call == "create":
+            assert self.is_open
+        elif call == "upload":
+            self.on_upload(job)
+        elif call == "start":
+            self.started.append(job.priority.value)
 
 
 @pytest.fixture
@@ -190,6 +167,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
+class CountingExecutor(BoundedExecutor):
+    """Counts the calls of `submit`, including those that wait for a place."""
+
+    submitted = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self.submitted += 1
+        return super().submit(fn, *args, **kwargs)
+
+
 def test_jobs_on_a_slow_platform_alternate_before_their_batches_are_complete(
     make_adapter: MakeAdapter, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,14 +217,15 @@ def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
             ended.acquire()
 
     platform.on_upload = upload
-    executor = BoundedExecutor(2, "upload")
+    executor = CountingExecutor(2, "upload")
     queue = JobQueue("platform", submission(adapter, platform, executor), ONCE, adapter.resources)
     workers = [Worker("submitter platform", queue.step, adapter.clock) for _number in range(2)]
     try:
         workers[0].start()
-        assert all(begun.acquire(timeout=PATIENCE_S) for _thread in range(2))  # all threads are busy
+        wait_until(lambda: executor.submitted == 5)  # the huge job: two files in progress, two queued, one waiting
         workers[1].start()
-        wait_until(lambda: len(executor._waiting) == 2)  # one next file of each job
+        wait_until(lambda: executor.submitted == 6)  # the file of the small job
+        assert all(begun.acquire(timeout=PATIENCE_S) for _thread in range(2))
         ended.release(8)
         assert other_uploaded.wait(PATIENCE_S)
     finally:
@@ -292,7 +280,7 @@ def waiting(make_adapter: MakeAdapter, platform: Platform) -> Adapter:
 
 
 def submission(adapter: Adapter, platform: Platform, uploads: Executor) -> Submission:
-    submitter = scripted(platform)(None, None)  # type: ignore[arg-type] # it uses neither
+    submitter = platform.submitter(None, None)  # type: ignore[arg-type] # it uses neither
     steps = Steps(submitter, adapter.resources, uploads, {})
     made = Submission(submitter, steps, ONCE, adapter.resources, lambda _job: None)
     made.open()

@@ -13,17 +13,14 @@ from dicom_adapter import (
     JobState,
     Permanent,
     PlatformJob,
-    PlatformStatus,
     Retriable,
-    Submitter,
-    Upload,
-    hookimpl,
 )
 from dicom_adapter.api.errors import LedgerUnavailable
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit.steps import UPLOADS_PER_COMMIT
 from dicom_adapter.ledger import jobs as ledger_jobs
 from dicom_adapter.testing import Adapter, Plugin
+from support.scripted_platform import ScriptedPlatform
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -40,10 +37,11 @@ THREE = ONE + 'pipeline-two = "p2"\npipeline-three = "p3"\n'
 WAIT_S = 5  # from the last instance of a study to its jobs
 
 
-class Platform:
-    """A platform that records every call and fails as a test defines. It survives restarts of the adapter."""
+class Platform(ScriptedPlatform):
+    """A platform that records every call and fails as a test defines."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[str, str, int | None]] = []  # call, pipeline, position
         self.metadata: dict[str, dict[str, str]] = {}  # by pipeline
         self.failures: list[tuple[str, str | None, BaseException]] = []  # each is raised once; None: for any pipeline
@@ -55,7 +53,7 @@ class Platform:
     def fail(self, call: str, failure: BaseException, *, pipeline: str | None = None, times: int = 1) -> None:
         self.failures += [(call, pipeline, failure)] * times
 
-    def meet(self, call: str, job: Job, position: int | None = None) -> None:
+    def handle(self, call: str, job: Job, position: int | None = None) -> None:
         self.calls.append((call, job.pipeline_id, position))
         for index, (what, pipeline, failure) in enumerate(self.failures):
             if what in (call, f"{call} {position}") and pipeline in (None, job.pipeline_id):
@@ -68,47 +66,20 @@ class Platform:
     def positions(self) -> list[int | None]:
         return [position for call, _pipeline, position in self.calls if call == "upload"]
 
-    @hookimpl
-    def dicom_adapter_submitters(self) -> list[type]:
-        return [scripted(self)]
+    def open(self) -> None:
+        self.opened += 1
+        if self.open_failures:
+            raise self.open_failures.pop(0)
 
+    def close(self) -> None:
+        self.closed += 1
 
-def scripted(platform: Platform) -> type[Submitter[Any]]:
-    class Scripted(Submitter):  # type: ignore[type-arg] # without settings
-        name = "scripted"
+    def create(self, job: Job) -> PlatformJob:
+        answer: PlatformJob = self.answer or super().create(job)
+        return answer
 
-        def open(self) -> None:
-            platform.opened += 1
-            if platform.open_failures:
-                raise platform.open_failures.pop(0)
-
-        def create_job(self, job: Job) -> PlatformJob:
-            platform.meet("create", job)
-            answer: PlatformJob = platform.answer or PlatformJob(job_id=f"job of {job.pipeline_id}", payload_id="7")
-            return answer
-
-        def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
-            platform.meet("metadata", job)
-            platform.metadata[job.pipeline_id] = dict(metadata)
-
-        def upload(self, job: Job, upload: Upload) -> None:
-            platform.meet("upload", job, upload.position)
-            with upload.open() as file:
-                assert upload.size_bytes == len(file.read())
-
-        def start(self, job: Job) -> None:
-            platform.meet("start", job)
-
-        def status(self, job: Job) -> PlatformStatus:
-            raise NotImplementedError
-
-        def cancel(self, job: Job) -> None:
-            raise NotImplementedError
-
-        def close(self) -> None:
-            platform.closed += 1
-
-    return Scripted
+    def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
+        self.metadata[job.pipeline_id] = dict(metadata)
 
 
 @pytest.fixture
@@ -138,7 +109,7 @@ def test_a_job_goes_through_its_states_in_order(make_adapter: MakeAdapter, platf
     (job,) = adapter.jobs
     assert ["create", "metadata", "upload", "upload", "start"] == platform.names()
     assert [0, 1] == platform.positions()
-    assert (JobState.SUBMITTED, "job of p1", "7") == (job.state, job.platform_job_id, job.platform_payload_id)
+    assert (JobState.SUBMITTED, "job of p1", "payload") == (job.state, job.platform_job_id, job.platform_payload_id)
     assert (0, None, "") == (job.attempts, job.next_attempt_at, job.last_error)
     steps = [event.event for event in adapter.events if event.job_id == job.job_id]
     assert ["job_queued", "job_created", "job_metadata_sent", "job_uploaded", "job_submitted"] == steps
