@@ -151,7 +151,7 @@ def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
 
 
 def test_a_host_that_keeps_dying_is_red(launch_service: LaunchService) -> None:
-    """It is red after the third time, although it is restarted each time. The receiver, which lives, is not red."""
+    """It is red after the third time, although it is restarted each time. The receiver is not red."""
     service = launch_service(STORAGE + '[ae-titles.LUNG.settings]\npipeline-a = "1"\n')
     service.port()
     for times in range(1, 4):

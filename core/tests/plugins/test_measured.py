@@ -90,7 +90,10 @@ def test_a_call_within_the_limit_is_not_reported(time: Time) -> None:
 
 
 def test_frequent_slow_calls_are_logged_once_a_minute(time: Time) -> None:
-    """The line has the number of calls, and the log does not fill up. Tried: one line for each call."""
+    """The line has the number of calls, and the log does not fill up.
+
+    Tried: one line for each call.
+    """
     statistics, caller = make_caller(time)
     with capture_logs() as logged:
         for _number in range(3):
@@ -154,7 +157,10 @@ class Plain:
 
 
 def test_the_methods_of_an_object_are_measured_and_the_object_is_not_touched(time: Time) -> None:
-    """Only calls from outside are measured. Tried: a measured subclass, which changes `type(self)`."""
+    """Only calls from outside are measured.
+
+    Tried: a measured subclass, which changes `type(self)`.
+    """
     _statistics, caller = make_caller(time, trace=True)
     before = Plain.constructed
     with capture_logs() as logged:
@@ -178,14 +184,20 @@ def test_attributes_that_are_set_reach_the_object(time: Time) -> None:
 def test_a_method_that_is_replaced_in_the_class_is_replaced_in_the_proxy(
     time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tests replace methods of classes that have instances already. Tried: methods bound when the proxy is made."""
+    """Tests replace methods of classes that have instances already.
+
+    Tried: methods bound when the proxy is made.
+    """
     measured = measure(Plain(1), make_caller(time)[1], ["work"])
     monkeypatch.setattr(Plain, "work", lambda _self, _more, *, most: most)
     assert 9 == measured.work(2, most=9)
 
 
 def test_an_object_that_cannot_be_changed_is_measured_too(time: Time) -> None:
-    """A frozen class with slots. Tried: measuring methods set on the object."""
+    """A frozen class with slots.
+
+    Tried: measuring methods set on the object.
+    """
 
     @frozen
     class Frozen:
@@ -202,7 +214,10 @@ def test_an_object_that_cannot_be_changed_is_measured_too(time: Time) -> None:
 
 
 def test_the_frames_that_measure_are_not_shown_among_the_locations_of_an_error(time: Time) -> None:
-    """An error shows three locations, and those of the plugin matter. Tried: all frames."""
+    """An error shows three locations, and those of the plugin matter.
+
+    Tried: all frames.
+    """
     measured = measure(Plain(1), make_caller(time)[1], ["work"])
     with pytest.raises(TypeError) as caught:
         measured.work("text", most=9)  # type: ignore[arg-type]
