@@ -11,8 +11,7 @@ from dicom_adapter.net.server import DicomServer
 from dicom_adapter.receiver.__main__ import ReceiverCheck
 from dicom_adapter.runtime.parts import process_part
 from dicom_adapter.runtime.watch import PartFinding
-
-SECONDS = 30  # for a thread to end
+from support.listening import wait_until
 
 
 class Reports:
@@ -35,13 +34,13 @@ def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
     server.start()
     assert {process_part(RECEIVER): PartFinding()} == check.examine()
     server.loop.call_soon_threadsafe(server.loop.stop)
-    server._thread.join(SECONDS)
+    wait_until(lambda: server.accept_loop_died)
     assert [PartState.FAILING] * 2 == [check.examine()[process_part(RECEIVER)].state for _look in range(2)]
     assert ["failed"] == reports.events
     server.is_stopping = True
     assert {process_part(RECEIVER): PartFinding()} == check.examine()
     assert server._socket is not None
-    server._socket.close()
+    server._socket.close()  # `stop` needs the thread that has ended
     server.loop.close()
 
 

@@ -29,6 +29,7 @@ from dicom_adapter.runtime.parts import submitter_part
 from dicom_adapter.runtime.workers import BoundedExecutor, Worker
 from dicom_adapter.simulation.adapter import InlineExecutor
 from dicom_adapter.testing import Adapter, Plugin
+from support.listening import wait_until
 from support.scripted_platform import ScriptedPlatform
 
 MakeAdapter = Callable[..., Adapter]
@@ -158,15 +159,6 @@ def uploading(adapter: Adapter, platform: Platform, *, huge: int, small: int) ->
     adapter.clock.advance(60)  # both are due again
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _try in range(int(PATIENCE_S * 100)):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("waited in vain")
-
-
 class CountingExecutor(BoundedExecutor):
     """Counts the calls of `submit`, including those that wait for a place."""
 
@@ -242,10 +234,9 @@ def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
 def test_a_submitter_that_does_not_open_delays_only_its_own_jobs(make_adapter: MakeAdapter, platform: Platform) -> None:
     """Jobs of the other submitter are submitted. Its own follow as soon as it opens."""
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
-    adapter.close()
     platform.on_open = raising(OSError("no licence"))
     with pytest.raises(OSError, match="no licence"):
-        adapter._start()
+        adapter.restart()
     parts = adapter.host.parts()
     step = parts[submitter_part("platform")].step
     for _again in range(2):
