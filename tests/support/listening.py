@@ -9,8 +9,8 @@ from typing import Any
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import IncomingInstance
-from dicom_adapter.net.connection import ClosedAssociation
 from dicom_adapter.net.server import DicomServer
+from dicom_adapter.net.storage_scp import ClosedAssociation
 
 SECONDS = 30  # time limit of each wait
 

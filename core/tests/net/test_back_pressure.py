@@ -14,8 +14,9 @@ import pytest
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import IncomingInstance
-from dicom_adapter.net.connection import MAX_UNCOMMITTED, Deliver
+from dicom_adapter.net.connection import MAX_UNCOMMITTED
 from dicom_adapter.net.server import DicomServer
+from dicom_adapter.net.storage_scp import Deliver
 from support.conversation import associate, echo, store
 from support.listening import SECONDS, Decisions
 

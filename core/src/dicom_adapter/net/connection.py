@@ -7,12 +7,12 @@ only up to a limit: reading is paused for a sender that does not wait for respon
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
 from uuid import uuid4
 
 import structlog
-from attrs import define, frozen
+from attrs import define
 
 from dicom_adapter.api.errors import describe_failure
 from dicom_adapter.api.receiving import (
@@ -32,59 +32,15 @@ from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.storage_scp import ClosedAssociation, StorageScp
 from dicom_adapter.net.tls import certificate_names
 
 log = structlog.get_logger("dicom_adapter.net")
-
-Deliver: TypeAlias = Callable[[Sequence[tuple[Any, StoreResult]]], None]  # results, each with its ticket
 
 MAX_UNCOMMITTED = 4  # instances of a connection that may wait for their commit before reading is paused
 IMPLEMENTATION = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
 
 T = TypeVar("T")
-DataSetT = TypeVar("DataSetT", bound=IncomingDataSet)
-
-
-@frozen(kw_only=True)
-class ClosedAssociation:
-    """An accepted association that has ended."""
-
-    association_id: str
-    request: AssociationRequest
-    how: str  # "released", "aborted" or "lost"
-    statuses: Mapping[str, int]  # number of C-STORE responses by name of the status
-
-
-class StorageScp(Protocol[DataSetT]):
-    """The decisions of a storage SCP: it accepts or rejects associations, and stores or refuses instances.
-
-    All methods except `decide` are called in the event loop, and must return quickly.
-    """
-
-    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
-        """Prepare for connections. Called once, before all other methods.
-
-        `deliver` must be called in the loop; it receives results with the tickets passed to `complete_store`.
-        `has_one_connection()` must be called in the loop; it returns False if another connection is open or is being
-        opened.
-        """
-
-    def decide(
-        self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
-    ) -> AssociationDecision:
-        """Accept or reject. `associations`: number of open associations; `of_peer`: how many of those are this peer's.
-
-        Called on several threads; may block.
-        """
-
-    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> DataSetT:
-        """Prepare for the data set of an instance. `refusal`: it is already refused; do not store it."""
-
-    def complete_store(self, incoming: DataSetT, ticket: object) -> StoreResult | None:
-        """Complete an instance. Returns None if the result will be delivered later, with `ticket`."""
-
-    def association_closed(self, association: ClosedAssociation) -> None:
-        """Record the end of an accepted association."""
 
 
 class Endpoint(Protocol):

@@ -22,9 +22,10 @@ from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
-from dicom_adapter.net.connection import Connection, StorageScp
+from dicom_adapter.net.connection import Connection
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.proxy import InvalidProxyHeader, ProxyHeader
+from dicom_adapter.net.storage_scp import StorageScp
 from dicom_adapter.net.tls import Certificates
 
 log = structlog.get_logger("dicom_adapter.net")

@@ -7,8 +7,8 @@ It uses no socket, thread or clock. The caller feeds received bytes to `receive(
 PS3.8 defines the upper layer as a table of events and states. Each cell names an action, or is empty if the event is
 impossible in the state. The rules of this module follow from that:
 
-1. Everything that depends on the state is in the table below. It is the table of the standard as text, parsed when the
-   module is imported: action AA-8 is the method `_aa_8`. Every cell can be compared with PS3.8, and a test executes it.
+1. Everything that depends on the state is in `state_table`, the table of the standard: action AA-8 is the method
+   `_aa_8`. Every cell can be compared with PS3.8, and a test executes it.
 2. An event is a received PDU, a request of the service-user (accept, reject, data, release, abort), a closed
    connection, or the timer ARTIM. `_apply` looks up its cell and calls the action; nothing else changes the state.
 3. An action sends PDUs (it appends to the outgoing bytes), reports indications, and sets the next state.
@@ -48,26 +48,7 @@ from dicom_adapter.net.pdu import (
     InvalidPdu,
     check_header,
 )
-
-# PS3.8 table 9-10, the columns of the states above. Rows in capitals are PDUs received.
-STATE_TABLE = """
-    event                       Sta2    Sta3    Sta6    Sta8    Sta13
-    A-ASSOCIATE-AC              AA-1    AA-8    AA-8    AA-8    AA-6
-    A-ASSOCIATE-RJ              AA-1    AA-8    AA-8    AA-8    AA-6
-    A-ASSOCIATE-RQ              AE-6    AA-8    AA-8    AA-8    AA-7
-    accept                      -       AE-7    -       -       -
-    reject                      -       AE-8    -       -       -
-    P-DATA-TF                   AA-1    AA-8    DT-2    AA-8    AA-6
-    data                        -       -       DT-1    AR-7    -
-    A-RELEASE-RQ                AA-1    AA-8    AR-2    AA-8    AA-6
-    A-RELEASE-RP                AA-1    AA-8    AA-8    AA-8    AA-6
-    release                     -       -       -       AR-4    -
-    abort                       AA-1    AA-1    AA-1    AA-1    -
-    A-ABORT                     AA-2    AA-3    AA-3    AA-3    AA-2
-    closed                      AA-5    AA-4    AA-4    AA-4    AR-5
-    ARTIM expired               AA-2    -       -       -       AA-2
-    invalid PDU                 AA-1    AA-8    AA-8    AA-8    AA-7
-"""
+from dicom_adapter.net.state_table import ACTIONS
 
 
 class UpperLayer:
@@ -384,16 +365,8 @@ class UpperLayer:
         return found
 
 
-def _read_table(text: str) -> dict[tuple[str, AssociationState], Callable[[UpperLayer, bytes], None] | None]:
-    """Return the method of each cell."""
-    lines = [line.rsplit(maxsplit=5) for line in text.strip().splitlines()]
-    states = [AssociationState(name) for name in lines[0][1:]]
-    return {
-        (event.strip(), state): getattr(UpperLayer, "_" + cell.lower().replace("-", "_")) if cell != "-" else None
-        for event, *cells in lines[1:]
-        for state, cell in zip(states, cells, strict=True)
-    }
-
-
-_TABLE = _read_table(STATE_TABLE)
+_TABLE: dict[tuple[str, AssociationState], Callable[[UpperLayer, bytes], None] | None] = {
+    cell: getattr(UpperLayer, "_" + action.lower().replace("-", "_")) if action else None
+    for cell, action in ACTIONS.items()
+}
 assert _TABLE["P-DATA-TF", AssociationState.ESTABLISHED] is UpperLayer._dt_2  # skipped by `_parse_single_values`

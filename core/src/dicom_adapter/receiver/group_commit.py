@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.net.connection import Deliver
+from dicom_adapter.net.storage_scp import Deliver
 
 _Waiting: TypeAlias = tuple[ReceivedInstance, Any]  # an instance and its ticket
 Commit: TypeAlias = Callable[[Sequence[ReceivedInstance]], Sequence[StoreResult]]

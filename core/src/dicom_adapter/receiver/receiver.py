@@ -25,7 +25,7 @@ from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.health import RECEIVER
 from dicom_adapter.net.codes import C_STORE_STATUS
-from dicom_adapter.net.connection import ClosedAssociation, Deliver
+from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 from dicom_adapter.receiver.group_commit import GroupCommit
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.resources import Resources

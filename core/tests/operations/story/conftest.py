@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from dicom_adapter.api.receiving import AssociationRequest, StoreRequest, StoreResult
 from dicom_adapter.net.codes import C_STORE_STATUS
-from dicom_adapter.net.connection import ClosedAssociation
+from dicom_adapter.net.storage_scp import ClosedAssociation
 from dicom_adapter.operations.story import Story, make_story
 from dicom_adapter.receiver.receiver import Receiver
 from dicom_adapter.testing import Adapter

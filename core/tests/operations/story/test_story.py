@@ -28,7 +28,7 @@ from dicom_adapter.ledger import events, lanes
 from dicom_adapter.ledger.event_writer import EventWriter
 from dicom_adapter.ledger.events import Event
 from dicom_adapter.ledger.schema import InstanceOutcome
-from dicom_adapter.net.connection import ClosedAssociation
+from dicom_adapter.net.storage_scp import ClosedAssociation
 from dicom_adapter.operations.story import Story, Unknown
 from dicom_adapter.operations.story.arriving import ENDED, OUTCOMES
 from dicom_adapter.receiver.receiver import Receiver
