@@ -180,7 +180,7 @@ class HttpConfig:
         validator=_validate_token,
         help=(
             "Bearer token that every request must carry: `Authorization: Bearer <token>`. If omitted, the host of a "
-            "request must be `localhost` or a loopback address, which protects against requests of web pages."
+            "request must be `localhost` or a loopback address."
         ),
     )
 

@@ -10,11 +10,11 @@ from litestar import get, post
 from litestar.params import JSONBody
 
 from dicom_adapter import Refused, Retriable
-from dicom_adapter.host.http.guard import is_local
 from dicom_adapter.host.http.health import Health, Reason
 
 TOKEN = "0123456789abcdef"
 PATIENT = "PID-4711"
+JSON = {"Content-Type": "application/json"}
 
 
 @frozen
@@ -57,9 +57,9 @@ def test_health_is_unavailable_when_it_is_red(client_of: Any) -> None:
         (lambda client: client.get("/mine/../../etc/passwd"), 404),
         (lambda client: client.put("/health"), 405),
         (lambda client: client.post("/mine/orders", json={"count": "many"}), 400),
-        (lambda client: client.post("/mine/orders", content=b"{"), 400),
-        (lambda client: client.post("/mine/orders", content=b" " * (2**20 + 1)), 413),
-        (lambda client: client.post("/mine/orders", content=iter([b" " * 2**19] * 3)), 413),
+        (lambda client: client.post("/mine/orders", content=b"{", headers=JSON), 400),
+        (lambda client: client.post("/mine/orders", content=b" " * (2**20 + 1), headers=JSON), 413),
+        (lambda client: client.post("/mine/orders", content=iter([b" " * 2**19] * 3), headers=JSON), 413),
     ],
 )
 def test_every_error_is_problem_json(client_of: Any, request_of: Any, status: int) -> None:
@@ -113,26 +113,6 @@ def test_requests_with_the_token_are_accepted(client_of: Any) -> None:
     assert 200 == client.get("/health", headers=headers).status_code
     document = client.get("/openapi.json", headers=headers).json()
     assert {"type": "http", "scheme": "bearer"} == document["components"]["securitySchemes"]["token"]
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("localhost:8042", True),
-        ("LOCALHOST", True),
-        ("127.0.0.1:8042", True),
-        ("127.9.9.9", True),
-        ("[::1]:8042", True),
-        ("evil.example", False),
-        ("localhost.evil.example", False),
-        ("10.0.0.1", False),
-        ("", False),
-        ("[", False),
-    ],
-)
-def test_without_a_token_only_local_host_names_are_accepted(host: str, expected: bool) -> None:
-    """This prevents DNS rebinding: the browser of an attacked user sends the attacker's host name."""
-    assert expected is is_local(host.encode())
 
 
 def test_a_request_with_another_host_name_is_forbidden(client_of: Any) -> None:

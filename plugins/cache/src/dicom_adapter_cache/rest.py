@@ -86,13 +86,15 @@ def specified(*statuses: int, **more: Any) -> dict[str, Any]:
     known = {
         400: "The request is invalid",
         401: "The token is missing or wrong",
+        403: "A web page of another site sent the request, or its host is not this machine",
         404: "The object does not exist",
         409: "The request conflicts with the current state",
         413: "The body is too large",
+        415: "The body is not JSON",
         422: "The Idempotency-Key was used for another request",
         503: "Temporarily unavailable; retry",
     }
-    used = {status: known[status] for status in (400, 401, *statuses, 503)}
+    used = {status: known[status] for status in (400, 401, 403, *statuses, 503)}
     responses = {
         status: ResponseSpec(
             data_container=CacheProblem,
@@ -195,7 +197,7 @@ def _read_routes(cache: Cache) -> list[Any]:
 
 
 def _job_routes(cache: Cache) -> list[Any]:
-    @post("/jobs", **specified(404, 409, 413, 422, summary="Compose a job"))
+    @post("/jobs", **specified(404, 409, 413, 415, 422, summary="Compose a job"))
     def compose(data: JSONBody[values.Order], key: Key = None) -> values.JobStatus:
         with problems():
             return cache.compose(data, key)

@@ -1,18 +1,50 @@
-"""Access control. With a configured token, each request needs it; without one, only local programs have access."""
+"""Access control. With a configured token, each request needs it; without one, only local programs have access.
+
+Requests of foreign web pages, and bodies of other types than JSON, are refused in any case, before the handlers of
+plugins.
+"""
 
 from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from ipaddress import ip_address
+from typing import TypeAlias
 
+from attrs import field, frozen
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from dicom_adapter.api.settings import Secret
 from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
+from dicom_adapter.host.http.web_pages import is_foreign, is_json, is_local
+
+Headers: TypeAlias = Mapping[bytes, Sequence[bytes]]  # the values of each header, by its name in lower case
+
+
+@frozen
+class _Refusal:
+    status: HTTPStatus
+    detail: str
+    headers: Mapping[bytes, bytes] = field(factory=dict)
+
+
+NO_TOKEN = _Refusal(
+    HTTPStatus.UNAUTHORIZED,
+    "The request needs the token of the server, in the header Authorization: Bearer <token>.",
+    {b"www-authenticate": b"Bearer"},
+)
+NO_HOST = _Refusal(HTTPStatus.BAD_REQUEST, "Without a token, a request must have one header Host.")
+# A web page may use a DNS name that resolves to this machine (DNS rebinding). The header shows that name.
+NOT_LOCAL = _Refusal(HTTPStatus.FORBIDDEN, "Without a token, requests must be sent to localhost or a loopback address.")
+FOREIGN = _Refusal(HTTPStatus.FORBIDDEN, "Requests of web pages of other sites (Origin, Sec-Fetch-Site) are refused.")
+NOT_JSON = _Refusal(
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "The body of a request must be JSON: send it with Content-Type: application/json.",
+    {b"accept": b"application/json"},
+)
 
 
 class Guard:
@@ -26,38 +58,52 @@ class Guard:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        if self._token is None and not is_local(headers.get(b"host", b"")):
-            # A web page may use a DNS name that resolves to this machine (DNS rebinding). The header shows that name.
-            detail = "Without a token, requests must be sent to localhost or a loopback address."
-            await _refuse(send, HTTPStatus.FORBIDDEN, detail, {})
-        elif self._token is not None and not contains_token(headers.get(b"authorization", b""), self._token):
-            detail = "The request needs the token of the server, in the header Authorization: Bearer <token>."
-            await _refuse(send, HTTPStatus.UNAUTHORIZED, detail, {b"www-authenticate": b"Bearer"})
-        else:
+        refusal = self._examine(_headers(scope))
+        if refusal is None:
             await self._app(scope, receive, send)
+        else:
+            await _refuse(send, refusal)
+
+    def _examine(self, headers: Headers) -> _Refusal | None:
+        """Return why a request is refused; None if it is accepted."""
+        hosts = headers[b"host"]
+        if self._token is not None and not contains_token(headers[b"authorization"], self._token):
+            return NO_TOKEN
+        if self._token is None and len(hosts) != 1:
+            return NO_HOST
+        if self._token is None and not is_local(hosts[0]):
+            return NOT_LOCAL
+        if is_foreign(b"".join(hosts), headers[b"origin"], headers[b"sec-fetch-site"]):
+            return FOREIGN
+        types = headers[b"content-type"]
+        if _has_body(headers) and not (len(types) == 1 and is_json(types[0])):
+            return NOT_JSON
+        return None
 
 
-def contains_token(authorization: bytes, token: Secret) -> bool:
+def contains_token(authorization: Sequence[bytes], token: Secret) -> bool:
     """Return whether the header contains the token; the comparison takes constant time."""
-    scheme, _, given = authorization.partition(b" ")
+    if len(authorization) != 1:
+        return False
+    scheme, _, given = authorization[0].partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
 
 
-def is_local(host: bytes) -> bool:
-    """Return whether a Host header names localhost or a loopback address."""
-    name = host.decode("latin-1").strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
+def _headers(scope: HTTPScope) -> Headers:
+    headers: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for name, value in scope["headers"]:
+        headers[name.lower()].append(value)
+    return headers
 
 
-async def _refuse(send: Send, status: HTTPStatus, detail: str, headers: Mapping[bytes, bytes]) -> None:
-    body = json.dumps(problem(status, detail)).encode()
-    all_headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*all_headers, *headers.items()]})
+def _has_body(headers: Headers) -> bool:
+    """Return whether a request has a body (RFC 9112 section 6)."""
+    return bool(headers[b"transfer-encoding"]) or any(value.strip(b"0") for value in headers[b"content-length"])
+
+
+async def _refuse(send: Send, refusal: _Refusal) -> None:
+    body = json.dumps(problem(refusal.status, refusal.detail)).encode()
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    headers += refusal.headers.items()
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,62 @@
+"""Recognize requests of web pages: a browser on this machine also runs pages of strangers.
+
+A page cannot set the headers Host, Origin and Sec-Fetch-Site. It can send a request to any address without the consent
+of the server if the request has a simple content type (Fetch standard, section 2.2.2), and JSON is not one of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
+
+AUTHORITY = re.compile(  # RFC 3986 section 3.2, without a user
+    r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._~-]+))(?::(?P<port>[0-9]{0,5}))?"
+)
+ORIGIN = re.compile("(?P<scheme>https?)://(?P<authority>.+)")
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+OWN_SITES = frozenset({b"same-origin", b"none"})  # `none`: the user entered the address, or opened a bookmark
+JSON_TYPE = re.compile(rb"application/(?:json|[a-z0-9!#$&^_.+-]+\+json)")
+
+
+def is_local(host: bytes) -> bool:
+    """Return whether a Host header names localhost or a loopback address."""
+    found = AUTHORITY.fullmatch(host.decode("latin-1").lower())
+    if found is None:
+        return False
+    try:
+        if found["ipv6"]:
+            return IPv6Address(found["ipv6"]).is_loopback
+        return found["name"] == "localhost" or ip_address(found["name"]).is_loopback
+    except ValueError:
+        return False
+
+
+def is_foreign(host: bytes, origins: Iterable[bytes], sites: Iterable[bytes]) -> bool:
+    """Return whether a web page that this server did not send made the request.
+
+    `host`, `origins`, `sites`: the values of the headers Host, Origin and Sec-Fetch-Site. Programs other than browsers
+    send neither of the last two.
+    """
+    return any(site not in OWN_SITES for site in sites) or any(not _is_origin(origin, host) for origin in origins)
+
+
+def _is_origin(origin: bytes, host: bytes) -> bool:
+    """Return whether an Origin header has the host and port of the Host header. A proxy may have changed the scheme."""
+    found = ORIGIN.fullmatch(origin.decode("latin-1").lower())
+    if found is None:
+        return False
+    default_port = DEFAULT_PORTS[found["scheme"]]
+    own = _name_and_port(host.decode("latin-1").lower(), default_port)
+    return own is not None and own == _name_and_port(found["authority"], default_port)
+
+
+def _name_and_port(authority: str, default_port: str) -> tuple[str, str] | None:
+    found = AUTHORITY.fullmatch(authority)
+    return None if found is None else (found["ipv6"] or found["name"], found["port"] or default_port)
+
+
+def is_json(content_type: bytes) -> bool:
+    """Return whether a Content-Type header names JSON, or a type whose suffix is `+json`."""
+    media_type, _, _parameters = content_type.partition(b";")
+    return JSON_TYPE.fullmatch(media_type.strip(b" \t").lower()) is not None
