@@ -372,7 +372,7 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
     config = load(text, folder=folder, catalogue=found.catalogue()).config
     assert config is not None
     host_main._log_plugins(found)
-    process = HostProcess(config, found, first=True)
+    process = HostProcess(config, found, SystemClock(), first=True)
     read_end, write_end = os.pipe()
     data_folder = DataFolder.of(config)
     ledger, clock = data_folder.open_ledger(config.ledger_url), SystemClock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from structlog.testing import capture_logs
 
 from dicom_adapter import InstanceStorageInfo, JobProcessorBase, LaneHandle, NoSettings, Retriable, Server, hookimpl
 from dicom_adapter.config import load
@@ -20,6 +22,7 @@ from dicom_adapter.host import threads
 from dicom_adapter.host.threads import HostProcess
 from dicom_adapter.plugins.registry import installed
 from dicom_adapter.plugins.registry import load as load_plugins
+from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.simulation.platform import MemoryPlugin, MemorySubmitter
 from dicom_adapter.testing import Plugin
 
@@ -102,7 +105,7 @@ def test_requests_to_a_lane_are_answered_before_servers_stop(
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
     monkeypatch.setattr(lane, "SLICE_SECONDS", 0)  # a step is one turn
-    host = HostProcess(config, plugins, first=True)
+    host = HostProcess(config, plugins, SystemClock(), first=True)
     host.start(wake_ups)
     [front] = plugin.fronts
     join = threads.join
@@ -160,7 +163,7 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
     )
     assert first is not None
     assert second is not None
-    host = HostProcess(first, plugins, first=True)
+    host = HostProcess(first, plugins, SystemClock(), first=True)
     host.start(wake_ups)
     assert "open" == Exclusive.calls.get(timeout=30)
     join = threads.join
@@ -173,3 +176,21 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
     assert [] == host.configure(second)
     assert ["close", "open"] == [Exclusive.calls.get(timeout=30) for _call in range(2)]
     host.stop()
+
+
+def test_a_difference_between_the_clocks_is_reported(tmp_path: Path, wake_ups: int) -> None:
+    """The clock of the service, which the host continues, is an hour ahead: the system clock was put back.
+
+    Verified to fail when the host starts a clock of its own.
+    """
+    plugins = load_plugins([*installed(), MEMORY, Plugin(SlowPlugin(), name="slowly")])
+    config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
+    assert config is not None
+    clock = SystemClock((time.time_ns() + 3600 * 10**9, time.monotonic_ns()))
+    host = HostProcess(config, plugins, clock, first=True)
+    with capture_logs() as logged:
+        host.start(wake_ups)
+    host.stop()
+    [entry] = [entry for entry in logged if entry["event"] == "part_degraded"]
+    assert "clock" == entry["part"]
+    assert "put back: the clock of the service is 3600 s ahead" in entry["reason"]

@@ -75,6 +75,26 @@ def test_only_jobs_that_can_go_on_now_are_due(ledger: Ledger, enter: Enter) -> N
         assert jobs.next_attempt(transaction, "platform", now + timedelta(seconds=9)) is None
 
 
+def test_a_next_attempt_or_poll_that_is_too_far_in_the_future_is_due(ledger: Ledger, enter: Enter) -> None:
+    """The clock was put back since it was written.
+
+    Verified to fail when only times up to the present are due.
+    """
+    now = enter(submitter="other").job.created_at
+    minute = timedelta(minutes=1)
+    within, beyond = enter(next_attempt_at=now + minute), enter(next_attempt_at=now + 2 * minute, ae_title="HEAD")
+    polled, unpolled = enter(state=JobState.SUBMITTED), enter(state=JobState.SUBMITTED)
+    with ledger.write() as transaction:
+        jobs.mark_polled(transaction, polled.number, now - minute / 2)
+        jobs.mark_polled(transaction, unpolled.number, now + minute)
+    with ledger.read() as transaction:
+        assert [beyond] == jobs.queue_heads(transaction, "platform", now, latest=now + minute)
+        assert [within] == jobs.queue_heads(transaction, "platform", now + minute, latest=now + 2 * minute)
+        assert [unpolled.number] == [
+            row.number for row in jobs.due_for_polling(transaction, "platform", now - minute, now, 50)
+        ]
+
+
 def test_a_change_is_written_and_returned(ledger: Ledger, enter: Enter) -> None:
     """`change` returns the job as the ledger stores it."""
     row = enter()

@@ -254,6 +254,16 @@ def report_states(folder: Path, states: Mapping[str, PartState], now: datetime |
     ledger.close()
 
 
+def test_a_report_from_the_future_does_not_count(service: Path) -> None:
+    """The system clock was put back since: otherwise, a service that has died would look alive for that long.
+
+    Verified to fail when only old reports are stale.
+    """
+    states = dict.fromkeys(health.processes(1), PartState.OK)
+    report_states(service.parent, states, SystemClock().now() + timedelta(hours=1))
+    assert 3 == run("--config", service).exit_code
+
+
 def run(*arguments: object, columns: int = 80) -> Any:
     return CliRunner().invoke(app, ["status", *map(str, arguments)], env={"COLUMNS": str(columns)})
 

@@ -15,7 +15,16 @@ from attrs import asdict, evolve
 
 from dicom_adapter.runtime.channel import Child, Report, Start
 
-START = Start(configuration="", folder="", log_style="json", port=None, first=True, wake_fd=0, plugins=None)
+START = Start(
+    configuration="",
+    folder="",
+    log_style="json",
+    port=None,
+    first=True,
+    wake_fd=0,
+    plugins=None,
+    clock=[1_767_600_000_000_000_000, 7],
+)
 CHILD = """
 import sys
 from dicom_adapter.runtime.channel import Channel

@@ -20,6 +20,7 @@ from dicom_adapter.plugins.measured import CallStatistics
 from dicom_adapter.plugins.registry import Plugins, discover
 from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
+from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
 
 log = structlog.get_logger("dicom_adapter.host")
@@ -70,7 +71,7 @@ def _log_plugins(plugins: Plugins) -> None:
 
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     try:
-        process = HostProcess(config, plugins, first=start.first)
+        process = HostProcess(config, plugins, SystemClock(start.clock), first=start.first)
         if start.first:
             process.start_http_server()
     except UNUSABLE as failure:

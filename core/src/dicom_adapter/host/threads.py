@@ -26,6 +26,7 @@ from dicom_adapter.plugins.isolation import close_within
 from dicom_adapter.plugins.leaked_threads import describe_leak
 from dicom_adapter.plugins.registry import Plugins
 from dicom_adapter.runtime.clock import SystemClock
+from dicom_adapter.runtime.clock_check import ClockCheck
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.runtime.parts import Part, PartKind, Parts, PartWork, process_part
 from dicom_adapter.runtime.resources import Resources
@@ -40,6 +41,7 @@ WAKE_UPS = Part(PartKind.WAKE_UPS)
 GATHER_SECONDS = 0.05  # pause after a wake-up: under load, many instances are handled together; no sender waits
 HTTP = "http"
 THREADS = Part(PartKind.THREADS)
+CLOCK = Part(PartKind.CLOCK)
 REPLACE_SECONDS = 30.0  # for current turns of replaced processors; a turn that hangs is reported before that
 WAKE_UP_SECONDS = 5.0  # for a wake-up, in one step
 
@@ -47,10 +49,10 @@ WAKE_UP_SECONDS = 5.0  # for a wake-up, in one step
 class HostProcess:
     """The host with its threads, storage and ledger."""
 
-    def __init__(self, config: Config, plugins: Plugins, *, first: bool) -> None:
+    def __init__(self, config: Config, plugins: Plugins, clock: SystemClock, *, first: bool) -> None:
         self._config = config
         self._plugins, self._catalogue = plugins, plugins.catalogue()
-        self._clock = SystemClock()
+        self._clock, self._clock_check = clock, ClockCheck(clock)
         self._groups = WorkerGroups(self._clock)
         self._wake_ups: dict[Part, PartWork] = {}
         folder = DataFolder.of(config)
@@ -135,7 +137,8 @@ class HostProcess:
         conditions = self._groups.conditions()
         found = {part: examine(part, own) for part, own in conditions.items()}
         known = with_slow(found, self._plugins.statistics.slow_calls())
-        return {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions), **known}
+        own = {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions)}
+        return {**own, CLOCK: self._clock_check.examine(), **known}
 
     def _examine_threads(self, conditions: Mapping[Part, Sequence[Condition]]) -> PartFinding:
         own = sum(map(len, conditions.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from attrs import asdict, evolve, fields, frozen
@@ -18,6 +18,8 @@ UNFINISHED = tuple(JobState(state) for state in UNFINISHED_JOB_STATES)
 FINISHED = (JobState.SUBMITTED, JobState.CANCELLED)  # these no longer need their instances; a faulted job does
 RANKS = {JobPriority.IMMEDIATE: 0, JobPriority.HIGHER: 1, JobPriority.NORMAL: 2, JobPriority.LOWER: 3}
 PRIORITIES = {rank: priority for priority, rank in RANKS.items()}
+
+LATEST = datetime.max.replace(tzinfo=timezone.utc)
 
 _COLUMNS = [jobs.c[attribute.name] for attribute in fields(Job)]
 
@@ -72,17 +74,23 @@ def newest(
 
 
 def queue_heads(
-    transaction: Transaction, submitter: str, now: datetime | None, excluding: Collection[int] = ()
+    transaction: Transaction,
+    submitter: str,
+    now: datetime | None,
+    excluding: Collection[int] = (),
+    latest: datetime = LATEST,
 ) -> list[JobRow]:
     """Return the oldest unfinished job of each AE title and priority that the submitter may process at `now`.
 
-    `now` None: include jobs that wait for their next attempt.
+    `now` None: include jobs that wait for their next attempt. A next attempt after `latest` is ignored: no retry waits
+    that long, so the clock was put back, or the retries were configured differently.
     """
     oldest = select(func.min(jobs.c.job_number)).where(
         jobs.c.submitter == submitter, IS_UNFINISHED, jobs.c.job_number.not_in(excluding)
     )
     if now is not None:
-        oldest = oldest.where(or_(jobs.c.next_attempt_at.is_(None), jobs.c.next_attempt_at <= now))
+        next_attempt = jobs.c.next_attempt_at
+        oldest = oldest.where(or_(next_attempt.is_(None), next_attempt <= now, next_attempt > latest))
     oldest = oldest.group_by(jobs.c.ae_title, jobs.c.priority)
     return [_row(row) for row in transaction.execute(_select().where(jobs.c.job_number.in_(oldest)))]
 
@@ -123,12 +131,21 @@ def clear_backoff(transaction: Transaction, submitter: str) -> None:
     transaction.execute(update(jobs).where(waiting).values(next_attempt_at=None))
 
 
-def due_for_polling(transaction: Transaction, submitter: str, before: datetime, limit: int) -> list[JobRow]:
-    """Return submitted jobs that the platform has not reported as finished, last polled at `before` or earlier."""
+def due_for_polling(
+    transaction: Transaction, submitter: str, before: datetime, now: datetime, limit: int
+) -> list[JobRow]:
+    """Return submitted jobs that the platform has not reported as finished, last polled at `before` or earlier.
+
+    A time after `now` does not count: the clock was put back since.
+    """
     query = _select().where(
         jobs.c.submitter == submitter,
         IS_STARTED,
-        or_(jobs.c.platform_asked_at.is_(None), jobs.c.platform_asked_at <= before),
+        or_(
+            jobs.c.platform_asked_at.is_(None),
+            jobs.c.platform_asked_at <= before,
+            jobs.c.platform_asked_at > now,
+        ),
     )
     return [_row(row) for row in transaction.execute(query.order_by(jobs.c.platform_asked_at).limit(limit))]
 

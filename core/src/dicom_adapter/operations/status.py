@@ -248,7 +248,7 @@ def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Proble
 
 
 def _is_stale(part: PartHealth, now: datetime) -> bool:
-    return now - part.seen_at > STALE_AFTER
+    return abs(now - part.seen_at) > STALE_AFTER  # a time in the future: the system clock was put back since
 
 
 def _red(part: str, reason: str) -> Problem:

@@ -59,7 +59,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
     folder = DataFolder.of(config)
     storage = folder.open_storage(config.storage, plugins.catalogue(), plugins.trace_storage)
     ledger = folder.open_ledger(config.ledger_url)
-    resources = Resources(ledger=ledger, storage=storage, clock=SystemClock())
+    resources = Resources(ledger=ledger, storage=storage, clock=SystemClock(start.clock))
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, resources, start.wake_fd, name)
     try:

@@ -42,6 +42,7 @@ class Start:
     trace_hooks: bool = False  # log every call of a plugin
     wake_fd: int  # the receivers write to it, the host reads from it
     plugins: Sequence[str] | None  # entry points to load; None: all
+    clock: Sequence[int]  # a reading of the clock of the service; see `SystemClock`
 
 
 # --- in the child ---------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class PartKind(Enum):
     FREE_SPACE = "free space", OTHER_DEADLINE_SECONDS
     QUOTA = "quota", OTHER_DEADLINE_SECONDS
     THREADS = "threads", OTHER_DEADLINE_SECONDS  # the number of threads of the host
+    CLOCK = "clock", OTHER_DEADLINE_SECONDS  # the system clock, compared with the clock of the service
     PLUGINS = "plugins", OTHER_DEADLINE_SECONDS  # loading of plugins, and their registration hooks
     STORAGE = "storage", OTHER_DEADLINE_SECONDS
     PROCESS = "", OTHER_DEADLINE_SECONDS  # the name is that of the process: host, receiver 1

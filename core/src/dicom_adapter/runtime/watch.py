@@ -89,7 +89,7 @@ class Watch:
 
     def examine(self) -> datetime:
         """Examine every part, log the changes, and wake the thread that writes them."""
-        now = self._clock.now()
+        now = self._clock.system_time()  # commands compare it with their own
         parts = {part: self._health_of(part, finding, now) for part, finding in self._examine_parts().items()}
         states = {part: self._state_of(part) for part in parts}
         changed = [part for part, found in parts.items() if found.state is not states[part]]
@@ -98,7 +98,7 @@ class Watch:
             self._report(part, parts[part], states[part], now)
         if changed:
             self._writer.wake()
-        return now + EXAMINE_EVERY
+        return self._clock.now() + EXAMINE_EVERY
 
     def _state_of(self, part: Part) -> PartState:
         known = self._parts.get(part)
@@ -144,7 +144,7 @@ class Watch:
         for worker in (self._examiner, self._writer):
             worker.stop()
         self._examiner.join(CLOSE_SECONDS)
-        now = self._clock.now()
+        now = self._clock.system_time()
         self._parts = {
             part: PartHealth(part=str(part), state=PartState.STOPPED, since=now, seen_at=now) for part in self._parts
         }

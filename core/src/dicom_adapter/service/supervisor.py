@@ -111,6 +111,7 @@ class Supervisor:
         self._is_hung_up = False
         self._had_terminal = os.isatty(0)
         self._rollout: Rollout | None = None
+        self._clock = SystemClock()  # the clock of the service; the other processes continue it
 
     def run(self) -> None:
         """Start all processes, keep them running, and stop them in order. Raises CannotStart."""
@@ -174,6 +175,7 @@ class Supervisor:
             trace_hooks=blueprint.trace_hooks,
             wake_fd=self._wake_fd(slot),
             plugins=None if is_host else [blueprint.storage_plugin],
+            clock=self._clock.reading(),
         )
 
     def _wait_for(self, slots: list[ProcessSlot]) -> bool:
@@ -267,7 +269,7 @@ class Supervisor:
 
     def _make_requests(self, ledger: Ledger) -> ReloadRequests:
         requests = ReloadRequests(
-            self._blueprint, ledger, SystemClock(), lambda report: self._reports.put((None, report))
+            self._blueprint, ledger, self._clock, lambda report: self._reports.put((None, report))
         )
         requests.begin()
         if self._is_hung_up:  # SIGHUP while the host started: the file may be newer than the configuration
@@ -275,7 +277,7 @@ class Supervisor:
         return requests
 
     def _start_watch(self, ledger: Ledger) -> Watch:
-        watch = Watch(self._examine, ledger, SystemClock())
+        watch = Watch(self._examine, ledger, self._clock)
         watch.start()
         return watch
 

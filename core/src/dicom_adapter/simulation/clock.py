@@ -16,6 +16,9 @@ class VirtualClock:
     def now(self) -> datetime:
         return self._now
 
+    def system_time(self) -> datetime:
+        return self._now
+
     def move_to(self, when: datetime) -> None:
         """Set the time."""
         self._now = when

@@ -81,6 +81,9 @@ class Ticking:
         self._now += timedelta(seconds=1)
         return self._now
 
+    def system_time(self) -> datetime:
+        return self._now
+
     def set_back(self) -> None:
         self._now -= timedelta(hours=1)
 

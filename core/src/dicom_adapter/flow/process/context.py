@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ class Context:
         self._settings = settings
         self._storage = resources.storage
         self._ledger = resources.ledger
+        self._clock = resources.clock
         self._turn: Turn | None = None
 
     def begin(self, now: datetime) -> Turn:
@@ -72,7 +73,16 @@ class Context:
             raise ValueError("call_at needs a time with a time zone, for example self.now() + timedelta(seconds=5)")
         if when > LATEST_TIMER:
             raise ValueError("call_at needs a time before the year 2200; set no timer for an event that never happens")
-        return self.timers.set(when, partial(self._settings.processor.caller, "timer", callback))
+        return self.timers.set(when, self._due(when), partial(self._settings.processor.caller, "timer", callback))
+
+    def _due(self, when: datetime) -> datetime:
+        """Return when a timer is due: at `when`, but no later than the wait that the processor requests.
+
+        Both differ if the time of the turn is in the future: the clock was put back since the instance was received.
+        """
+        now = self._clock.now()
+        seen = self.opening_at or (now if self._turn is None else self._turn.now)
+        return min(when, now + max(when - seen, timedelta(0)))
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
         from pydicom import dcmread

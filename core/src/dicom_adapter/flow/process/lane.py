@@ -173,13 +173,13 @@ class Lane:
     def _first_due(self, running: RunningProcessor) -> Alarm | ProcessorRequest | None:
         """Return the earliest timer or request that is due; None if none is due."""
         first = self._first(running)
-        return first if first is not None and first.when <= self._clock.now() else None
+        return first if first is not None and first.due <= self._clock.now() else None
 
     def _first(self, running: RunningProcessor) -> Alarm | ProcessorRequest | None:
         timer, request = running.timers.first(), self._requests.first()
         if timer is None or request is None:
             return timer or request
-        return timer if timer.when <= request.when else request
+        return timer if timer.due <= request.due else request
 
     def _next_turn_at(self) -> datetime | None:
         """Return when the next turn is due if no instance arrives; None if there is none."""
@@ -192,7 +192,7 @@ class Lane:
         if self._running is None or self._inbox.has_new or self._inbox.first() is not None:
             return self._clock.now()
         first = self._first(self._running)
-        return None if first is None else first.when
+        return None if first is None else first.due
 
     def _is_paused(self) -> bool:
         if self._paused_until is not None and self._paused_until <= self._clock.now():

@@ -43,6 +43,10 @@ class ProcessorRequest:
     is_notice: bool
     future: Future[Any] = field(factory=Future)
 
+    @property
+    def due(self) -> datetime:
+        return self.when
+
     def call(self, processor: JobProcessorBase[Any]) -> Any:
         """Return the result of the function. Raises RequestFailed with the error that it raised."""
         try:

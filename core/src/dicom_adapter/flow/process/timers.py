@@ -14,10 +14,11 @@ LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # threads cannot wait 
 
 @define(order=True)
 class Alarm:
-    """A callback at a time. Alarms with the same time are called in the order in which they were set."""
+    """A callback at a time. Alarms that are due at the same time are called in the order in which they were set."""
 
-    when: datetime
+    due: datetime  # when it is called, on the clock of the process
     number: int
+    when: datetime = field(order=False)  # the time of its turn; differs from `due` if the clock was put back
     callback: Callable[[], None] | None = field(order=False)
 
     def cancel(self) -> None:
@@ -25,14 +26,14 @@ class Alarm:
 
 
 class Timers:
-    """The alarms of one processor, soonest first. Not thread-safe: used by the lane thread only."""
+    """The alarms of one processor, the next due one first. Not thread-safe: used by the lane thread only."""
 
     def __init__(self) -> None:
         self._heap: list[Alarm] = []
         self._numbers = count()
 
-    def set(self, when: datetime, callback: Callable[[], None]) -> Alarm:
-        alarm = Alarm(when, next(self._numbers), callback)
+    def set(self, when: datetime, due: datetime, callback: Callable[[], None]) -> Alarm:
+        alarm = Alarm(due, next(self._numbers), when, callback)
         heapq.heappush(self._heap, alarm)
         return alarm
 

@@ -90,7 +90,8 @@ class JobQueue:
     def _choose(self, now: datetime) -> JobRow | None:
         with self._ledger.read() as transaction:
             if not self._breaker.is_down:
-                candidates = jobs.queue_heads(transaction, self._name, now, self.in_flight.numbers)
+                latest = now + self._retries.longest
+                candidates = jobs.queue_heads(transaction, self._name, now, self.in_flight.numbers, latest)
                 return choose(candidates, self._served, self._turn)
             # While the platform is down, only the pause of the breaker counts: jobs try in the order of the queue.
             tried = self._breaker.tried

@@ -49,7 +49,7 @@ class PlatformWatch:
         self._submission.open()
         now = self._clock.now()
         with self._ledger.read() as transaction:
-            found = jobs.due_for_polling(transaction, self._name, now - self._every, JOBS_PER_STEP)
+            found = jobs.due_for_polling(transaction, self._name, now - self._every, now, JOBS_PER_STEP)
         end = time.monotonic() + SLICE_SECONDS
         for row in found:
             self._poll(row)

@@ -128,7 +128,7 @@ class Submission:
         if self._is_closing:
             raise Interrupted
         now = self._clock.now()
-        attempts, since = row.job.attempts + 1, row.failing_since or now
+        attempts, since = row.job.attempts + 1, min(now, row.failing_since or now)
         when = self._retries.next_attempt(attempts, since, now, random.random())  # noqa: S311 - spreads load, no secret
         if when is None:
             return self._fault(row, f"gave up after {attempts} attempts since {since:%Y-%m-%d %H:%M:%S} UTC: {error}")

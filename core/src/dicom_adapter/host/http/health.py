@@ -43,7 +43,7 @@ Examine = Callable[[], Health]
 def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock: Clock) -> Health:
     """Determine the health of the service, from inside of its host."""
     with ledger.read() as transaction:
-        facts = gather(transaction, config, clock.now())
+        facts = gather(transaction, config, clock.system_time())
     service = service_state(facts, host_runs=True)
     problems = assess(facts, service, _storage_status(storage), config)
     reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in problems]
