@@ -96,7 +96,7 @@ def has_encapsulated_pixels(transfer_syntax_uid: str) -> bool | None:
     return True if uid.is_transfer_syntax and not uid.is_private else None
 
 
-class Place(NamedTuple):
+class ElementPlace(NamedTuple):
     """An element of a data set: its tag, and its offset in bytes."""
 
     tag: int
@@ -106,7 +106,7 @@ class Place(NamedTuple):
         return f"({self.tag >> 16:04X},{self.tag & 0xFFFF:04X}) at offset {self.offset}"
 
 
-NOWHERE = Place(-1, -1)
+NOWHERE = ElementPlace(-1, -1)
 
 
 class ElementHeader(NamedTuple):
@@ -130,8 +130,10 @@ class ElementScanner:
     problem: str = ""  # reason why the rest of the data set cannot be scanned, unless it `is_past`
     conflict: str = ""  # reason why two values of a wanted element contradict each other
     mismatch: str = ""  # reason why the data set is not encoded as its transfer syntax requires
-    last: Place = NOWHERE  # the last top-level element
-    disorder: Place | None = None  # the first one with a tag that is less than that before it (PS3.5 section 7.1)
+    last: ElementPlace = NOWHERE  # the last top-level element
+    disorder: ElementPlace | None = (
+        None  # the first one with a tag that is less than that before it (PS3.5 section 7.1)
+    )
     _encoding: Encoding = field(init=False)
     _greatest: int = field(init=False)  # of `wanted`
     _is_decided: bool = False  # the encoding was compared with the beginning of the data set
@@ -225,10 +227,10 @@ class ElementScanner:
             if not is_plain or tag in wanted or group == ITEM_GROUP:
                 break
             if tag <= last:
-                self._note_disorder(Place(tag, self._start + at))
+                self._note_disorder(ElementPlace(tag, self._start + at))
             last, last_at = tag, at
             at += 8 + length
-        self.last = Place(last, self._start + last_at)
+        self.last = ElementPlace(last, self._start + last_at)
         return at
 
     def _skip_quickly(self, data: bytes | memoryview, at: int) -> int:
@@ -256,7 +258,7 @@ class ElementScanner:
 
     def _read_top_level(self, data: bytes | memoryview, at: int, element: ElementHeader) -> bool:
         """Read a value if it is wanted, and check Pixel Data. Return False if the value is incomplete or refused."""
-        place = Place(element.tag, self._start + at)
+        place = ElementPlace(element.tag, self._start + at)
         if element.tag in self.wanted:
             if element.length > VALUE_LIMIT:
                 self.problem = f"{place} has {element.length} bytes, more than {VALUE_LIMIT}"
@@ -288,7 +290,7 @@ class ElementScanner:
             self._encoding = IMPLICIT  # PS3.5 section 6.2.2 (CP-246), in big endian as well
         return element.value
 
-    def _keep(self, place: Place, value: bytes) -> None:
+    def _keep(self, place: ElementPlace, value: bytes) -> None:
         if self.values.setdefault(place.tag, value) != value:
             self.conflict = f"the data set has a second {place}, with another value"
 
@@ -302,7 +304,7 @@ class ElementScanner:
         after = "at its beginning" if self.last.offset < 0 else f"at offset {offset}, after {self.last}"
         return f"the data set has no valid data element {after}{self._after_disorder()}"
 
-    def _note_disorder(self, place: Place) -> None:
+    def _note_disorder(self, place: ElementPlace) -> None:
         self.disorder = self.disorder or place
 
     def _after_disorder(self) -> str:
