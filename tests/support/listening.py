@@ -21,13 +21,15 @@ class Decisions:
     def __init__(self) -> None:
         self.requests: list[AssociationRequest] = []
         self.ended: list[ClosedAssociation] = []
+        self.open: list[tuple[int, ...]] = []  # for each request, the open associations: all, and those of the peer
         self.alone: list[bool] = []  # for each instance, whether no other connection was open
 
     def start(self, _loop: object, _deliver: object, has_one_connection: Callable[[], bool]) -> None:
         self._has_one_connection = has_one_connection
 
-    def decide(self, association_id: str, request: AssociationRequest, *_open: int) -> AssociationDecision:
+    def decide(self, association_id: str, request: AssociationRequest, *others: int) -> AssociationDecision:
         self.requests.append(request)
+        self.open.append(others)
         return AssociationDecision()
 
     def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:

@@ -118,6 +118,22 @@ class DicomConfig:
         validator=between(0.1, DAY_S, "seconds"),
         help="Seconds of inactivity after which an association is aborted.",
     )
+    pdu_timeout: float = setting(
+        default=60.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help=(
+            "Seconds within which a PDU must be complete after its first byte; otherwise the association is aborted. "
+            "With `max-pdu = 0`, `operation-timeout` applies instead."
+        ),
+    )
+    operation_timeout: float = setting(
+        default=3600.0,
+        validator=between(0.1, DAY_S, "seconds"),
+        help=(
+            "Seconds within which a message, such as a C-STORE with its data set, must be complete after its "
+            "beginning; otherwise the association is aborted."
+        ),
+    )
     drain_timeout: float = setting(
         default=30.0,
         validator=between(0, DAY_S, "seconds"),

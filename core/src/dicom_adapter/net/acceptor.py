@@ -86,6 +86,7 @@ class Acceptor:
         self._context_id = 0  # of the current message
         self._command_set = bytearray()
         self._command: Command | None = None
+        self.operation: object | None = None  # identifies the message of which a part has arrived, if there is one
         self._unanswered: dict[int, tuple[Command, int]] = {}  # C-STOREs with their context IDs, by id() of the command
         self._is_releasing = False
 
@@ -140,6 +141,8 @@ class Acceptor:
             raise InvalidPdu("a command set is split between two presentation contexts")
         if len(self._command_set) + len(fragment.data) > COMMAND_SET_LIMIT_BYTES:
             raise InvalidPdu(f"a command set has more than {COMMAND_SET_LIMIT_BYTES} bytes")
+        if self.operation is None:
+            self.operation = object()
         self._context_id = fragment.context_id
         self._command_set += fragment.data
         if fragment.is_last:
@@ -161,7 +164,7 @@ class Acceptor:
             self._respond(command)
 
     def _respond(self, command: Command) -> None:
-        self._command = None
+        self._command = self.operation = None
         if command.field == CommandField.C_ECHO_RQ:
             self._send(command, self._context_id, DimseStatus.SUCCESS)
         elif command.field != CommandField.C_CANCEL_RQ:  # none of the supported operations can be cancelled
@@ -178,6 +181,7 @@ class Acceptor:
         if not fragment.is_last:
             return
         command, self._command, self._expected = self._command, None, ExpectedFragment.COMMAND
+        self.operation = None
         if is_stored:
             events.append(StoreCompleted(command))
         else:
@@ -189,7 +193,7 @@ class Acceptor:
         if command is None or self._expected is not ExpectedFragment.DATA_SET:
             return []
         self._unanswered.pop(id(command), None)
-        self._expected = ExpectedFragment.COMMAND
+        self._expected, self.operation = ExpectedFragment.COMMAND, None
         return [StoreAborted(command)]
 
     # --- requests of the caller ---------------------------------------------------------------------------------------
@@ -229,6 +233,21 @@ class Acceptor:
     def artim_runs(self) -> bool:
         """True while the peer must request an association, or close the connection, before ARTIM expires."""
         return self._layer.artim_runs
+
+    @property
+    def pdus_begun(self) -> int:
+        """A number that increases when a PDU begins whose end has not arrived with it."""
+        return self._layer.pdus_begun
+
+    @property
+    def is_in_pdu(self) -> bool:
+        """True if a PDU has begun to arrive and is not complete."""
+        return self._layer.is_in_pdu
+
+    @property
+    def has_ended(self) -> bool:
+        """True after the association was released, aborted, rejected or lost, and if none can be requested any more."""
+        return self._layer.has_ended
 
     @property
     def is_to_close(self) -> bool:

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from dicom_adapter.config.listening import DicomConfig
 
-# Connections that are allowed in addition to the limit of associations: before a request, or after a release.
+# Connections that are allowed in addition to the limit of associations: those that have not requested one.
 SPARE_CONNECTIONS = 100
 SPARE_CONNECTIONS_PER_PEER = 10
 WAIT_SECONDS = 0.25  # how long a request at the limit waits for another association to end

@@ -29,6 +29,7 @@ from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_
 from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
+from dicom_adapter.net.deadlines import Deadlines, longest_pause
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import negotiate
@@ -38,6 +39,8 @@ from dicom_adapter.net.tls import certificate_names
 log = structlog.get_logger("dicom_adapter.net")
 
 MAX_UNCOMMITTED = 4  # instances of a connection that may wait for their commit before reading is paused
+CLOSE_SECONDS = 2.0  # for the peer to close the connection after the end of its association
+SHORTEST_PAUSE = 0.1  # seconds between two checks of the deadlines
 IMPLEMENTATION = (IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)
 
 T = TypeVar("T")
@@ -70,6 +73,9 @@ class Endpoint(Protocol):
 
     def connection_opened(self, connection: Connection) -> None: ...
 
+    def association_ended(self, connection: Connection) -> None:
+        """Count the connection among those that are only to be closed."""
+
     def connection_closed(self, connection: Connection) -> None: ...
 
 
@@ -91,6 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         """`peer`: the IP address of the peer."""
         self.peer = peer
         self.is_open = False  # True from `connection_made` on
+        self.has_ended = False  # no association is open, and none can be requested any more
         self.association: _Association | None = None  # set while it counts against the limits
         self._endpoint = endpoint
         self._buffer = endpoint.buffer
@@ -101,9 +108,15 @@ class Connection(asyncio.BufferedProtocol):
         self._uncommitted = 0  # complete instances without a result
         self._peer_reads_slowly = False
         self._is_paused = False
-        self._last_received = self._loop.time()
+        self._opened_at = self._loop.time()
+        is_pdu_limited = bool(endpoint.dicom.max_pdu)
+        self._deadlines = Deadlines(self._acceptor, is_pdu_limited=is_pdu_limited, now=self._opened_at)
         self._timer: asyncio.TimerHandle | None = None
-        self._artim_since: float | None = self._last_received
+
+    @property
+    def has_association(self) -> bool:
+        """True from the request of an association to its end."""
+        return self._acceptor.request is not None and not self.has_ended
 
     # --- called by asyncio --------------------------------------------------------------------------------------------
 
@@ -118,7 +131,6 @@ class Connection(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._last_received = self._loop.time()
         for event in self._acceptor.receive(self._buffer[:nbytes]):
             if isinstance(event, memoryview):
                 self._pieces.append(event)
@@ -127,6 +139,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._handle(event)
         self._write_pieces()
         self._flush()
+        self._deadlines.received(self._loop.time())
 
     def eof_received(self) -> None:
         self._handle_disconnect()  # free the slot immediately: the peer's next association may need it
@@ -180,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _decide(self, request: AssociationRequest, associations: int, of_peer: int) -> None:
         """Request the decision about an association. The counts are those of open associations: all, and the peer's."""
-        if self._transport.is_closing():  # the peer has disconnected
+        if self.has_ended or self._transport.is_closing():  # while the request waited
             return
         association = self.association = _Association(uuid4().hex, request, {})
         self._endpoint.admission.open_association(self.peer)
@@ -202,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
         self._endpoint.run_in_background(decide, self._respond)
 
     def _respond(self, decision: AssociationDecision) -> None:
-        if self.association is None:  # the peer has disconnected
+        if self.association is None:  # it has ended already
             return
         if decision.rejection is not None:
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
@@ -243,7 +256,7 @@ class Connection(asyncio.BufferedProtocol):
     def deliver(self, command: Command, result: StoreResult) -> None:
         """Answer a C-STORE for which `complete_store` returned None."""
         self._uncommitted -= 1
-        self._last_received = self._loop.time()  # the peer may have waited for this answer
+        self._deadlines.answered(self._loop.time())
         self._answer(command, result)
         self._flush()
         self._update_reading()
@@ -292,16 +305,27 @@ class Connection(asyncio.BufferedProtocol):
         is_paused = self._uncommitted >= MAX_UNCOMMITTED or self._peer_reads_slowly
         if is_paused is not self._is_paused and not self._transport.is_closing():
             self._is_paused = is_paused
+            if not is_paused:
+                self._deadlines.restart(self._loop.time())
             (self._transport.pause_reading if is_paused else self._transport.resume_reading)()
 
     def _flush(self) -> None:
         outgoing = self._acceptor.take_outgoing()
         if outgoing and not self._transport.is_closing():
             self._transport.write(outgoing)
-        if not self._acceptor.artim_runs:
-            self._artim_since = None
-        elif self._artim_since is None:
-            self._artim_since = self._loop.time()
+        if self._acceptor.has_ended:
+            self._end()
+
+    def _end(self) -> None:
+        """Free the place of the association, and limit the time until the connection is closed. Idempotent."""
+        if not self._uncommitted:  # otherwise its last results are not yet counted
+            self._close_association()
+        if not self.has_ended:
+            self.has_ended = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(CLOSE_SECONDS, self.drop)
+            self._endpoint.association_ended(self)
         if self._acceptor.is_to_close:
             self._transport.close()
 
@@ -311,18 +335,18 @@ class Connection(asyncio.BufferedProtocol):
         Received bytes move the deadline but do not change the timer.
         """
         dicom, now = self._endpoint.dicom, self._loop.time()
-        if self._artim_since is not None:
-            deadline = self._artim_since + dicom.association_timeout
-        else:
-            deadline = self._last_received + dicom.idle_timeout
+        deadline, reason = self._deadlines.earliest(dicom)
+        if self._acceptor.artim_runs:
+            deadline = self._opened_at + dicom.association_timeout
         if deadline > now or self._uncommitted:
-            self._timer = self._loop.call_at(max(deadline, now + 0.1), self._check_deadline)
-        elif self._artim_since is not None:
+            next_check = max(min(deadline, now + longest_pause(dicom)), now + SHORTEST_PAUSE)
+            self._timer = self._loop.call_at(next_check, self._check_deadline)
+        elif self._acceptor.artim_runs:
             self._acceptor.artim_expired()
             self.drop()
         else:
+            log.warning("association_timed_out", peer=self.peer, reason=reason)
             self.abort()
-            self._check_deadline()
 
     def abort(self) -> None:
         """Abort the association. The peer is expected to close the connection."""

@@ -22,7 +22,7 @@ from dicom_adapter.api.receiving import StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.address import plain_address
 from dicom_adapter.net.admission import Admission
-from dicom_adapter.net.connection import Connection
+from dicom_adapter.net.connection import CLOSE_SECONDS, Connection
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.proxy import InvalidProxyHeader, ProxyHeader
 from dicom_adapter.net.storage_scp import StorageScp
@@ -33,7 +33,7 @@ log = structlog.get_logger("dicom_adapter.net")
 BACKLOG = 1024  # connections that may wait to be accepted
 RECEIVE_BUFFER_BYTES = 1 << 18  # one buffer for all connections: received bytes are processed immediately
 THREADS = 4  # for decisions about associations
-ABORT_SECONDS = 2.0  # for peers to close their connections after an A-ABORT; then they are dropped
+MOST_ENDED_CONNECTIONS = 100  # connections without an association that the peers have not closed
 ACCEPT_PAUSE_SECONDS = 1.0  # after accept failed, for example without free descriptors
 RENEW_SECONDS = 2.0  # between two checks whether the certificates have changed
 
@@ -60,6 +60,7 @@ class DicomServer:
             set()
         )  # accepted sockets before their TLS handshake or PROXY header is complete
         self._connections: set[Connection] = set()
+        self._ended: dict[Connection, None] = {}  # those of them whose associations have ended, the oldest first
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="decide")
         self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
         self._socket: socket.socket | None = None
@@ -188,7 +189,7 @@ class DicomServer:
             return {}
         arguments = {"ssl": self._certificates.context, "ssl_handshake_timeout": self.dicom.association_timeout}
         if sys.version_info >= (3, 11):  # older versions wait for the peer without a limit
-            arguments["ssl_shutdown_timeout"] = ABORT_SECONDS
+            arguments["ssl_shutdown_timeout"] = CLOSE_SECONDS
         return arguments
 
     def _renew_certificates(self) -> None:
@@ -199,15 +200,24 @@ class DicomServer:
         self.loop.call_later(RENEW_SECONDS, self._renew_certificates)
 
     def has_one_connection(self) -> bool:
-        """Return whether exactly one connection is open and no other is being opened."""
-        return len(self._connections) == 1 and not self._connecting
+        """Return whether exactly one connection is open and no other is being opened. Ended ones do not count."""
+        return len(self._connections) - len(self._ended) == 1 and not self._connecting
 
     def connection_opened(self, connection: Connection) -> None:
         self._connections.add(connection)
 
+    def association_ended(self, connection: Connection) -> None:
+        self._ended[connection] = None
+        self.admission.close_connection(connection.peer)
+        if len(self._ended) > MOST_ENDED_CONNECTIONS:
+            next(iter(self._ended)).drop()
+
     def connection_closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        self.admission.close_connection(connection.peer)
+        if connection in self._ended:
+            del self._ended[connection]
+        else:
+            self.admission.close_connection(connection.peer)
 
     # --- background ---------------------------------------------------------------------------------------------------
 
@@ -229,16 +239,16 @@ class DicomServer:
         for task in self._connecting:
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
-        await self._wait_until_closed(seconds)
+        await self._wait_while(lambda: any(connection.has_association for connection in self._connections), seconds)
         for connection in list(self._connections):
             connection.abort()
-        await self._wait_until_closed(ABORT_SECONDS)
+        await self._wait_while(lambda: bool(self._connections), CLOSE_SECONDS)
         for connection in list(self._connections):
             connection.drop()
 
-    async def _wait_until_closed(self, seconds: float) -> None:
+    async def _wait_while(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = self.loop.time() + seconds
-        while self._connections and self.loop.time() < deadline:
+        while condition() and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
 
 

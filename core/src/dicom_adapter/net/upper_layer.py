@@ -58,7 +58,9 @@ class UpperLayer:
         """`maximum_length`: longest P-DATA-TF to receive, as sent to the peer (annex D.1), in bytes; 0: no limit."""
         self.state = AssociationState.AWAITING_REQUEST
         self.artim_runs = True  # AE-5
+        self.has_ended = False  # only the connection is still open, if at all
         self.is_to_close = False
+        self.pdus_begun = 0  # without those that the fast path received as a whole
         self.contexts: frozenset[int] = frozenset()  # IDs of the accepted presentation contexts
         self._maximum_length = maximum_length
         self._outgoing = bytearray()
@@ -96,6 +98,11 @@ class UpperLayer:
         """Report that the peer took too long to request an association, or to close the connection."""
         self._apply("ARTIM expired")
         return self._take_indications()
+
+    @property
+    def is_in_pdu(self) -> bool:
+        """True if a PDU has begun to arrive and is not complete."""
+        return self._parse != self._parse_header or bool(self._partial_header)
 
     # --- requests of the service-user ---------------------------------------------------------------------------------
 
@@ -225,10 +232,11 @@ class UpperLayer:
 
     def _await_close(self) -> None:
         self.state = AssociationState.AWAITING_CLOSE
-        self.artim_runs = True
+        self.artim_runs = self.has_ended = True
 
     def _end(self) -> None:
         self.state = AssociationState.IDLE
+        self.has_ended = True
         self.artim_runs = False
 
     def _send_abort(self, source: AbortSource, reason: AbortReason) -> None:
@@ -257,12 +265,15 @@ class UpperLayer:
                 is_last = end == taken and bool(control & LAST)
                 self._indications.append(Fragment(context_id, bool(control & COMMAND), is_last, data[start:taken]))
             if end > taken:  # the rest has not arrived
+                self.pdus_begun += 1
                 self._context_id, self._control = context_id, control
                 self._pdu_left, self._pdv_left = 0, end - taken
                 self._parse = self._parse_pdv
         return taken
 
     def _parse_header(self, data: memoryview) -> int:
+        if not self._partial_header:
+            self.pdus_begun += 1
         header = self._complete_header(data, HEADER.size)
         if header is None:
             return len(data)

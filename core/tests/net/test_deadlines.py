@@ -1,0 +1,222 @@
+"""A peer that sends a byte now and then does not keep its place: PDUs and messages have deadlines."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from collections.abc import Iterator
+from itertools import chain, repeat
+
+import pytest
+
+from dicom_adapter.config.listening import DicomConfig
+from dicom_adapter.net import connection as net_connection
+from dicom_adapter.net.acceptor import Acceptor
+from dicom_adapter.net.deadlines import Deadlines, longest_pause
+from dicom_adapter.net.negotiation import negotiate
+from support.conversation import (
+    COMMAND,
+    LAST,
+    RELEASE_RQ,
+    abort_of,
+    associate,
+    command_set,
+    echo,
+    p_data,
+    pdu,
+    pdv,
+    store,
+)
+from support.listening import SECONDS, Listen
+
+A_DAY = 86_400
+SOON = 0.3  # seconds
+ACCEPTED = 0x02
+TIMES = DicomConfig(idle_timeout=10, pdu_timeout=20, operation_timeout=100)
+LONG_VALUE = p_data(pdv(bytes(5000), 0))
+BEGINNING = p_data(pdv(command_set(), COMMAND | LAST))
+
+
+# --- the deadlines ----------------------------------------------------------------------------------------------------
+
+
+class Talk:
+    """An established association under a simulated clock."""
+
+    def __init__(self, *, is_pdu_limited: bool = True) -> None:
+        self.acceptor = Acceptor(0)
+        self.deadlines = Deadlines(self.acceptor, is_pdu_limited=is_pdu_limited, now=0)
+        self.receive(associate(), 0)
+        assert self.acceptor.request is not None
+        self.acceptor.accept(negotiate(self.acceptor.request.contexts), ("1.2.3.4", "TEST"))
+
+    def receive(self, data: bytes, now: float) -> None:
+        self.acceptor.receive(memoryview(data))
+        self.deadlines.received(now)
+
+    @property
+    def deadline(self) -> float:
+        return self.deadlines.earliest(TIMES)[0]
+
+
+def test_every_byte_moves_the_idle_deadline() -> None:
+    """Without anything incomplete, there is no other."""
+    talk = Talk()
+    assert 0 + 10 == talk.deadline
+    talk.receive(echo(), 9)
+    assert 9 + 10 == talk.deadline
+    talk.receive(echo()[:1], 18)
+    assert 18 + 10 == talk.deadline
+    talk.deadlines.answered(27)
+    assert 27 + 10 == talk.deadline
+
+
+@pytest.mark.parametrize("split", [1, 5, 6, 11, 12, 13])
+def test_a_pdu_has_its_deadline_from_its_first_byte(split: int) -> None:
+    """The place where it is interrupted makes no difference."""
+    talk = Talk()
+    talk.receive(echo() + echo()[:split], 5)
+    for number, byte in enumerate(echo()[split:-1]):
+        talk.receive(bytes([byte]), 6 + number / 100)
+    assert 6 + (len(echo()) - split - 2) / 100 + 10 == talk.deadline
+    talk.deadlines.received(24)
+    assert 5 + 20 == talk.deadline
+    talk.receive(echo()[-1:], 24)
+    assert 24 + 10 == talk.deadline
+
+
+def test_successive_pdus_each_have_the_full_time() -> None:
+    """Each time, the end of a PDU arrives with the beginning of the next one.
+
+    Verified to fail when only the first incomplete PDU is recorded.
+    """
+    talk, stream = Talk(), echo() * 100
+    for number in range(99):
+        size = len(echo())
+        talk.receive(stream[number * size + (number > 0) * 3 : (number + 1) * size + 3], number * 9)
+    assert 98 * 9 + 10 == talk.deadline
+    talk.deadlines.received(98 * 9 + 15)
+    assert 98 * 9 + 20 == talk.deadline
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([BEGINNING, *[p_data(pdv(b"x", 0))] * 50], id="data set"),
+        pytest.param([BEGINNING, *[p_data(pdv(b"", 0))] * 50], id="empty parts of a data set"),
+        pytest.param([p_data(pdv(command_set()[:2], COMMAND)), *[p_data(pdv(b"", COMMAND))] * 50], id="command set"),
+        pytest.param([p_data(pdv(b"", COMMAND))] * 50, id="empty parts of a command set"),
+        pytest.param(
+            [p_data(pdv(command_set(0x0020), COMMAND | LAST)), *[p_data(pdv(b"x", 0))] * 50],
+            id="data set of another command",
+        ),
+    ],
+)
+def test_a_message_has_its_deadline_from_its_first_part(parts: list[bytes]) -> None:
+    """Complete PDUs do not move it."""
+    talk = Talk()
+    talk.receive(echo(), 1)
+    for number, part in enumerate(parts):
+        talk.receive(part, 2 + number)
+    assert 2 + len(parts) - 1 + 10 == talk.deadline
+    talk.deadlines.received(95)
+    assert 2 + 100 == talk.deadline
+
+
+def test_successive_messages_each_have_the_full_time() -> None:
+    talk = Talk()
+    whole = store(b"data set")
+    talk.receive(whole[:-20], 0)
+    for number in range(1, 30):
+        talk.receive(whole[-20:] + whole[:-20], number * 9)
+    assert 29 * 9 + 10 == talk.deadline
+    talk.deadlines.received(29 * 9 + 95)
+    assert 29 * 9 + 100 == talk.deadline
+
+
+def test_a_pdu_of_any_length_may_take_as_long_as_a_message() -> None:
+    """With `max-pdu = 0`, a whole data set may be one PDU."""
+    talk = Talk(is_pdu_limited=False)
+    talk.receive(pdu(0x04, b"", 2**31), 3)
+    talk.deadlines.received(98)
+    assert 3 + 100 == talk.deadline
+    talk.receive(pdv(command_set(), COMMAND | LAST), 99)
+    talk.deadlines.received(190)
+    assert 99 + 100 == talk.deadline
+
+
+def test_a_pause_of_the_adapter_restarts_the_deadlines() -> None:
+    """While it does not read, nothing can be complete."""
+    talk = Talk()
+    talk.receive(BEGINNING + p_data(pdv(b"abc", 0))[:-1], 5)
+    talk.deadlines.restart(500)
+    talk.deadlines.received(509)
+    assert 509 + 10 == talk.deadline
+    talk.deadlines.received(515)
+    assert 500 + 20 == talk.deadline
+
+
+def test_the_deadlines_are_checked_before_anything_can_be_due() -> None:
+    assert 10 == longest_pause(TIMES)
+    assert 5 == longest_pause(DicomConfig(idle_timeout=10, pdu_timeout=5, operation_timeout=100))
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+def drip(connection: socket.socket, pieces: Iterator[bytes]) -> bytes:
+    """Send one piece after the other until the server sends something, and return everything that it sends."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        while not selector.select(0.01):
+            connection.sendall(next(pieces))
+    received = b""
+    while piece := connection.recv(4096):
+        received += piece
+    return received
+
+
+def single_bytes(data: bytes) -> Iterator[bytes]:
+    return chain((bytes([byte]) for byte in data), repeat(b""))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pieces", "reason"),
+    [
+        pytest.param({"pdu_timeout": SOON}, single_bytes(BEGINNING + LONG_VALUE), "a PDU was not", id="PDU"),
+        pytest.param({"pdu_timeout": SOON}, single_bytes(RELEASE_RQ[:4]), "a PDU was not", id="header"),
+        pytest.param(
+            {"operation_timeout": SOON},
+            chain([BEGINNING], repeat(p_data(pdv(b"x", 0)))),
+            "a message was not",
+            id="data set",
+        ),
+        pytest.param(
+            {"operation_timeout": SOON}, repeat(p_data(pdv(b"", COMMAND))), "a message was not", id="command set"
+        ),
+        pytest.param(
+            {"operation_timeout": SOON, "max_pdu": 0},
+            chain([pdu(0x04, b"", 10_000)], single_bytes(b"\0\0\0")),
+            "a PDU was not",
+            id="PDU without a limit of its length",
+        ),
+    ],
+)
+def test_a_slow_peer_is_aborted(
+    listen: Listen, settings: dict[str, float], pieces: Iterator[bytes], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then, or a small PDU, does not keep an association open.
+
+    Verified to fail when only `idle-timeout` is checked.
+    """
+    monkeypatch.setattr(net_connection, "CLOSE_SECONDS", SOON)
+    timeouts = {"idle_timeout": A_DAY, "pdu_timeout": A_DAY, "operation_timeout": A_DAY, "association_timeout": A_DAY}
+    listening = listen(**{**timeouts, **settings})
+    with socket.create_connection(("127.0.0.1", listening.port), SECONDS) as connection:
+        connection.sendall(associate())
+        header = connection.recv(6, socket.MSG_WAITALL)
+        assert ACCEPTED == header[0]
+        connection.recv(int.from_bytes(header[2:], "big"), socket.MSG_WAITALL)
+        assert (0, 0) == abort_of(drip(connection, pieces))
+    assert listening.wait_for("association_timed_out")["reason"].startswith(reason)
+    assert ["aborted"] == [closed.how for closed in listening.decisions.ended]
