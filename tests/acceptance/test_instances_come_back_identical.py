@@ -9,9 +9,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.dicom.part10 import file_header
-from dicom_adapter.net.negotiation import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, PlatformFolder, Run, send, wait_until_submitted
 

@@ -16,7 +16,7 @@ import attrs
 
 from dicom_adapter import ByteSize, Secret
 from dicom_adapter.api.settings import PREFIX
-from dicom_adapter.config import names
+from dicom_adapter.config import names, transfer_syntaxes
 
 PLAIN: Mapping[Any, str] = {
     Any: "table",
@@ -36,6 +36,7 @@ REFINED = {
     names.keyword: "DICOM keyword",
     names.submitter_name: "name",
     names.uid: "UID",
+    transfer_syntaxes.transfer_syntax: "UID",
 }
 
 

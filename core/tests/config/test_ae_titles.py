@@ -103,6 +103,19 @@ def test_sop_classes_must_be_uids(problems: Problems) -> None:
     assert "…, must be a UID" in found[f"{at}[2]"]
 
 
+def test_transfer_syntaxes_must_be_supported(problems: Problems) -> None:
+    """A UID that DICOM does not define may be a transfer syntax. One that DICOM defines as something else is not."""
+    listed = ["1.2.840.10008.1.2.4.70", "1.2.840.113619.5.2", "JPEG", "1.2.840.10008.1.1", "1.2.840.10008.1.2.1.99"]
+    found = problems(f"[ae-titles.X]\ntransfer-syntaxes = {listed}\n{SETTINGS}")
+    at = "ae-titles.X.transfer-syntaxes"
+    assert [f"{at}[2]", f"{at}[3]", f"{at}[4]"] == list(found)
+    assert "must be a UID" in found[f"{at}[2]"]
+    assert "must be the UID of a transfer syntax; it is that of Verification SOP Class" in found[f"{at}[3]"]
+    assert "Deflated Explicit VR Little Endian is not one of them" in found[f"{at}[4]"]
+    empty = problems(f"[ae-titles.X]\ntransfer-syntaxes = []\n{SETTINGS}")
+    assert "must not be empty" in empty[at]
+
+
 def test_metadata_must_be_keywords_of_text_attributes(problems: Problems, read: Read, minimal: str) -> None:
     """The message suggests the nearest keyword. Attributes that are not text cannot be sent."""
     found = problems(f"[ae-titles.X]\nmetadata = ['Modality', 'StudyDat', '', 'PixelData']\n{SETTINGS}")

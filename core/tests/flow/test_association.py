@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from dicom_adapter import Capacity
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, Rejection
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, ContextRules, Rejection
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.config.model import AeTitleConfig, CallerConfig, Config, StorageConfig, SubmitterConfig
 from dicom_adapter.flow.association import SMALLEST_ASSOCIATION_BYTES, Load, judge
@@ -260,3 +260,23 @@ def test_the_number_of_associations_from_one_address_is_limited() -> None:
     decision = judge(asked(), limited, evolve(busy(associations=5), associations_of_peer=2))
     assert AT_ITS_LIMIT == rejection_of(decision)
     assert "max-associations-per-peer = 2 are open from this address" == decision.reason
+
+
+def test_an_accepted_association_has_the_rules_of_its_ae_title() -> None:
+    """They decide about its presentation contexts."""
+    config = configured()
+    assert ContextRules() == judge(asked(), config, busy()).contexts
+    lossless = AeTitleConfig(
+        transfer_syntaxes=("1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70"),
+        unknown_transfer_syntaxes=True,
+        ignored_sop_classes=("1.2.840.10008.5.1.4.38.1",),
+    )
+    config = evolve(config, ae_titles={**config.ae_titles, "LUNG": lossless})
+    assert (
+        ContextRules(
+            transfer_syntaxes=frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.4.70"}),
+            accepts_unknown_transfer_syntaxes=True,
+            ignored_sop_classes=frozenset({"1.2.840.10008.5.1.4.38.1"}),
+        )
+        == judge(asked(), config, busy()).contexts
+    )

@@ -21,11 +21,12 @@ from pynetdicom.pdu_primitives import (
     SCP_SCU_RoleSelectionNegotiation,
 )
 
+from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
 from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
 from dicom_adapter.net.associate import ProposedContext, decode_request
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
-from dicom_adapter.net.negotiation import UNSUPPORTED_TRANSFER_SYNTAXES, negotiate
+from dicom_adapter.net.negotiation import negotiate
 from dicom_adapter.net.upper_layer import UpperLayer
 from support.conversation import (
     ABORT,

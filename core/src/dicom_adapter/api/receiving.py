@@ -39,11 +39,21 @@ class Rejection(Enum):
 
 
 @frozen(kw_only=True)
+class ContextRules:
+    """The presentation contexts that an AE title accepts, within those that the adapter supports."""
+
+    transfer_syntaxes: frozenset[str] | None = None  # UIDs; None: all that DICOM defines
+    accepts_unknown_transfer_syntaxes: bool = False  # those that DICOM does not define, if no other is acceptable
+    ignored_sop_classes: frozenset[str] = frozenset()  # UIDs; their instances are acknowledged but not stored
+
+
+@frozen(kw_only=True)
 class AssociationDecision:
     """Decision on an association request: accepted if `rejection` is None."""
 
     rejection: Rejection | None = None
     reason: str = ""  # for the log and the operator
+    contexts: ContextRules = ContextRules()  # significant when accepted
 
 
 # --- store ------------------------------------------------------------------------------------------------------------

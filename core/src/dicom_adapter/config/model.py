@@ -20,6 +20,7 @@ from dicom_adapter.api.settings import HELP, ByteSize, at_least, between, not_em
 from dicom_adapter.config.listening import DAY_S, DicomConfig, HttpConfig
 from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, SubmitterName, Uid
 from dicom_adapter.config.tables import DERIVED
+from dicom_adapter.config.transfer_syntaxes import TransferSyntax
 
 YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and exceeds the range of some clocks
 
@@ -223,6 +224,22 @@ class AeTitleConfig:
     )
     ignored_sop_classes: tuple[Uid, ...] = setting(
         default=(), help="SOP class UIDs whose instances are acknowledged but not stored."
+    )
+    transfer_syntaxes: tuple[TransferSyntax, ...] | None = setting(
+        default=None,
+        validator=optional(not_empty),
+        help=(
+            "UIDs of the transfer syntaxes that are accepted for storage. If omitted, all of DICOM are, except those "
+            "that the adapter does not support."
+        ),
+    )
+    unknown_transfer_syntaxes: bool = setting(
+        default=False,
+        help=(
+            "If true, a transfer syntax that DICOM does not define, such as a private one, is accepted where a "
+            "presentation context proposes no other that is acceptable. Its data sets must be encoded in explicit VR "
+            "little endian."
+        ),
     )
     overwrite_same_instance: bool = setting(
         default=False, help="If true, a duplicate of a pending instance replaces the earlier one."

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, Rejection
+from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, ContextRules, Rejection
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.flow.free_space import ledger_full, storage_full
@@ -51,7 +51,18 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Associatio
         or storage_full(load.capacity, config.storage)
         or ledger_full(load.ledger_free, SMALLEST_ASSOCIATION_BYTES)
     )
-    return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full) if full else AssociationDecision()
+    if full:
+        return _reject(Rejection.LOCAL_LIMIT_EXCEEDED, full)
+    return AssociationDecision(contexts=_context_rules(ae_title))
+
+
+def _context_rules(ae_title: AeTitleConfig) -> ContextRules:
+    listed = ae_title.transfer_syntaxes
+    return ContextRules(
+        transfer_syntaxes=None if listed is None else frozenset(listed),
+        accepts_unknown_transfer_syntaxes=ae_title.unknown_transfer_syntaxes,
+        ignored_sop_classes=frozenset(ae_title.ignored_sop_classes),
+    )
 
 
 def _is_allowed(request: AssociationRequest, ae_title: AeTitleConfig) -> bool:

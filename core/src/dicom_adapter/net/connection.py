@@ -32,7 +32,7 @@ from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
 from dicom_adapter.net.deadlines import Deadlines, longest_pause
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
-from dicom_adapter.net.negotiation import negotiate
+from dicom_adapter.net.negotiation import describe_declined, negotiate
 from dicom_adapter.net.storage_scp import ClosedAssociation, StorageScp
 from dicom_adapter.net.tls import certificate_names
 
@@ -221,10 +221,25 @@ class Connection(asyncio.BufferedProtocol):
             self._acceptor.reject(*REJECT_REASON[decision.rejection])
             self._close_association()
         else:
-            assert self._acceptor.request is not None  # the decision is about this request
-            self.association.is_accepted = True
-            self._acceptor.accept(negotiate(self._acceptor.request.contexts), IMPLEMENTATION)
+            self._accept(self.association, decision)
         self._flush()
+
+    def _accept(self, association: _Association, decision: AssociationDecision) -> None:
+        assert self._acceptor.request is not None  # the decision is about this request
+        proposed = self._acceptor.request.contexts
+        results = negotiate(proposed, decision.contexts)
+        association.is_accepted = True
+        self._acceptor.accept(results, IMPLEMENTATION)
+        declined = describe_declined(proposed, results, decision.contexts)
+        if declined:
+            log.info(
+                "presentation_contexts_declined",
+                association_id=association.association_id,
+                ae_title=association.request.called_ae_title,
+                calling_ae_title=association.request.calling_ae_title,
+                peer=self.peer,
+                declined=declined,
+            )
 
     def _begin_store(self, requested: StoreRequested) -> None:
         assert self.association is not None  # accepted

@@ -1,17 +1,21 @@
 """Accept or reject presentation contexts (PS3.8 section 9.3.3.2): verification, and all storage SOP classes.
 
-Every storage SOP class is accepted, also private and future ones, in every transfer syntax whose data sets can be
-parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not accepted: one kilobyte may
-expand to a gigabyte.
+Every storage SOP class of patients is accepted, also private and future ones, in every transfer syntax whose data sets
+can be parsed while they arrive: nothing is decompressed or transcoded. Deflated data sets are not accepted: one
+kilobyte may expand to a gigabyte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from pydicom._uid_dict import UID_dictionary
 
+from dicom_adapter.api.receiving import ContextRules
+from dicom_adapter.config.transfer_syntaxes import UNSUPPORTED_TRANSFER_SYNTAXES
+from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.net.associate import ContextResult, ProposedContext
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -19,35 +23,101 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 
 ACCEPTANCE, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 3, 4  # PS3.8 table 9-18
 
-UNSUPPORTED_TRANSFER_SYNTAXES = {
-    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
-    "1.2.840.10008.1.2.4.95": "JPIP Referenced Deflate",
-    "1.2.840.10008.1.2.4.205": "JPIP HTJ2K Referenced Deflate",
-    "1.2.840.10008.1.2.6.1": "RFC 2557 MIME encapsulation",
-    "1.2.840.10008.1.2.6.2": "XML Encoding",
-    "1.2.840.10008.1.20": "Papyrus 3 Implicit VR Little Endian",
+# Storage SOP classes whose instances belong to no patient and no study (PS3.4 table GG.3-1)
+STORAGE_WITHOUT_PATIENT = {
+    "1.2.840.10008.5.1.4.38.1": "Hanging Protocol Storage",
+    "1.2.840.10008.5.1.4.39.1": "Color Palette Storage",
+    "1.2.840.10008.5.1.4.43.1": "Generic Implant Template Storage",
+    "1.2.840.10008.5.1.4.44.1": "Implant Assembly Template Storage",
+    "1.2.840.10008.5.1.4.45.1": "Implant Template Group Storage",
+    "1.2.840.10008.5.1.4.1.1.200.1": "CT Defined Procedure Protocol Storage",
+    "1.2.840.10008.5.1.4.1.1.200.3": "Protocol Approval Storage",
+    "1.2.840.10008.5.1.4.1.1.200.7": "XA Defined Procedure Protocol Storage",
+    "1.2.840.10008.5.1.4.1.1.201.1": "Inventory Storage",
 }
 
-
-def negotiate(contexts: Iterable[ProposedContext]) -> list[ContextResult]:
-    """Return the result of each context, in their order, with the first supported transfer syntax that it proposes."""
-    return [_result(context) for context in contexts]
+MOST_DESCRIBED = 12  # declined presentation contexts, and transfer syntaxes of each, in a log line
+ANY_CONTEXT = ContextRules()
 
 
-def _result(context: ProposedContext) -> ContextResult:
-    name, first = context.abstract_syntax, context.transfer_syntaxes[0]
-    if name != VERIFICATION and not is_storage(name):
-        return ContextResult(context.context_id, ABSTRACT_SYNTAX_NOT_SUPPORTED, name, first)
-    supported = next(
-        (syntax for syntax in context.transfer_syntaxes if syntax not in UNSUPPORTED_TRANSFER_SYNTAXES), None
-    )
-    if supported is None:
-        return ContextResult(context.context_id, TRANSFER_SYNTAXES_NOT_SUPPORTED, name, first)
-    return ContextResult(context.context_id, ACCEPTANCE, name, supported)
+def negotiate(contexts: Iterable[ProposedContext], rules: ContextRules = ANY_CONTEXT) -> list[ContextResult]:
+    """Return the result of each context, in their order.
+
+    The first acceptable transfer syntax that the context proposes is accepted, but unknown ones only after all others.
+    """
+    return [_result(context, rules) for context in contexts]
+
+
+def _result(context: ProposedContext, rules: ContextRules) -> ContextResult:
+    name = context.abstract_syntax
+    if name == VERIFICATION:
+        rules = ANY_CONTEXT  # a C-ECHO has no data set
+    elif not is_storage(name) and not (name in STORAGE_WITHOUT_PATIENT and name in rules.ignored_sop_classes):
+        return _declined(context, ABSTRACT_SYNTAX_NOT_SUPPORTED)
+    acceptable = [syntax for syntax in context.transfer_syntaxes if _is_acceptable(syntax, rules)]
+    if not acceptable:
+        return _declined(context, TRANSFER_SYNTAXES_NOT_SUPPORTED)
+    selected = next((syntax for syntax in acceptable if syntax in UID_dictionary), acceptable[0])
+    return ContextResult(context.context_id, ACCEPTANCE, name, selected)
+
+
+def _declined(context: ProposedContext, result: int) -> ContextResult:
+    """The transfer syntax of a declined context is not significant."""
+    return ContextResult(context.context_id, result, context.abstract_syntax, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def _is_acceptable(syntax: str, rules: ContextRules) -> bool:
+    if not _is_transfer_syntax(syntax):
+        return False
+    is_known = syntax in UID_dictionary
+    if rules.transfer_syntaxes is not None and syntax in rules.transfer_syntaxes:
+        return True
+    return rules.transfer_syntaxes is None if is_known else rules.accepts_unknown_transfer_syntaxes
+
+
+@lru_cache(maxsize=1024)
+def _is_transfer_syntax(uid: str) -> bool:
+    """Return whether the name may be that of a transfer syntax which the adapter supports."""
+    if not UID_GRAMMAR.fullmatch(uid) or uid in UNSUPPORTED_TRANSFER_SYNTAXES:
+        return False
+    return uid not in UID_dictionary or UID_dictionary[uid][1] == "Transfer Syntax"
 
 
 @lru_cache(maxsize=1024)
 def is_storage(sop_class_uid: str) -> bool:
-    """Return whether the class is a storage SOP class of PS3.6, or unknown to it."""
+    """Return whether the class is a storage SOP class of PS3.6 for instances of patients, or unknown to PS3.6."""
+    if not UID_GRAMMAR.fullmatch(sop_class_uid) or sop_class_uid in STORAGE_WITHOUT_PATIENT:
+        return False
     name, kind, *_ = UID_dictionary.get(sop_class_uid, ("Storage", "SOP Class"))
     return "SOP Class" in kind and "Storage" in name and "Commitment" not in name and "Directory" not in name
+
+
+def describe_declined(
+    contexts: Sequence[ProposedContext], results: Sequence[ContextResult], rules: ContextRules
+) -> list[str]:
+    """Return what was declined, for the log: abstract syntaxes, and transfer syntaxes that the rules exclude."""
+    found = dict.fromkeys(filter(None, map(lambda *pair: _describe(*pair, rules), contexts, results)))
+    if len(found) <= MOST_DESCRIBED:
+        return list(found)
+    return [*islice(found, MOST_DESCRIBED), f"{len(found) - MOST_DESCRIBED} more"]
+
+
+def _describe(context: ProposedContext, result: ContextResult, rules: ContextRules) -> str:
+    name = _name(context.abstract_syntax)
+    if result.result == ABSTRACT_SYNTAX_NOT_SUPPORTED:
+        return f"{name}: abstract syntax"
+    syntaxes: Iterable[str] = context.transfer_syntaxes
+    if result.result == ACCEPTANCE:
+        if rules.transfer_syntaxes is None or name == VERIFICATION:
+            return ""
+        syntaxes = (one for one in syntaxes if one in UID_dictionary and not _is_acceptable(one, rules))
+    names = list(dict.fromkeys(map(_name, syntaxes)))
+    if len(names) > MOST_DESCRIBED:
+        names[MOST_DESCRIBED:] = ["…"]
+    if not names:
+        return "" if result.result == ACCEPTANCE else f"{name}: no transfer syntax"
+    return f"{name}: transfer syntax {', '.join(names)}"
+
+
+def _name(uid: str) -> str:
+    return uid if UID_GRAMMAR.fullmatch(uid) else "not a UID"
