@@ -16,7 +16,8 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from dicom_adapter.api.errors import Refused
-from dicom_adapter.dicom.elements import UNDEFINED_LENGTH, ElementScanner
+from dicom_adapter.dicom.elements import ElementScanner
+from dicom_adapter.dicom.encoding import UNDEFINED_LENGTH
 
 UID_GRAMMAR = re.compile(r"[0-9.]{1,64}")
 REPLACEMENT = "\ufffd"  # stands in decoded text for bytes that cannot be decoded
@@ -80,7 +81,7 @@ class IdentityReader:
         return self._scanner.needs_more
 
     @property
-    def mismatch(self) -> str:
+    def encoding_mismatch(self) -> str:
         """Reason why the data set is not encoded as its transfer syntax requires, or ""."""
         return self._scanner.mismatch
 
@@ -98,7 +99,7 @@ class IdentityReader:
             raise NotAsNegotiated(self._scanner.mismatch)
         if self._scanner.conflict:
             raise UnreadableDataSet(self._scanner.conflict)
-        if self._scanner.problem and not self._scanner.is_past:
+        if self._scanner.problem and not self._scanner.is_past_wanted:
             raise UnreadableDataSet(self._scanner.problem)
         if not self._scanner.values:
             raise UnreadableDataSet("the data set has none of the attributes that identify an instance")

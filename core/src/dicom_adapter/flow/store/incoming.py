@@ -117,7 +117,7 @@ class IncomingInstance:
             "size_bytes": self._header_size + self._size,
             "checksum": self._checksum,
         }
-        received = ReceivedInstance(columns=columns, quarantine_reason=self._reader.mismatch)
+        received = ReceivedInstance(columns=columns, quarantine_reason=self._reader.encoding_mismatch)
         if self._recovery_records is not None:
             self._recovery_records.write(received, self._writer)
         columns["storage_key"] = self._writer.finish()
