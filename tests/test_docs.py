@@ -126,7 +126,9 @@ def logged() -> set[str]:
 
 def test_exactly_the_logged_events_are_described() -> None:
     """The tables of events list each event that the code logs, and no other."""
-    text = "".join(section(DOCS / "operation.md", heading) for heading in ("Service", "Receiver", "Host"))
+    text = "".join(
+        section(DOCS / "operation.md", heading) for heading in ("Every process", "Service", "Receiver", "Host")
+    )
     assert sorted(logged()) == sorted(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
 
 

@@ -191,6 +191,7 @@ def send_identifiable_patient(service: LaunchedService) -> None:
         for keyword in ("StudyInstanceUID", "PatientID", "PatientBirthDate"):
             data_set = with_value(keyword, "SOMEBODY\\SOMEBODY", **patient)
             assert SUCCESS != peer.store(data_set[: data_set.rindex(b"SOMEBODY")], "1.2.3")
+        assert SUCCESS != peer.store(encoded(synthetic.make_instance(**patient)), "SOMEBODY")  # instead of a UID
     with Peer(service.port(), "ACCESSION") as peer:
         store_valid_instance(peer, **patient)
 
@@ -354,8 +355,12 @@ def test_only_acknowledged_instances_become_jobs(service: LaunchedService) -> No
 
 
 def test_the_log_never_names_a_patient(service: LaunchedService) -> None:
-    """Success, refusal, quarantine and submission are covered, in every process."""
-    service.wait_for("instance_refused", ae_title="NAMED", times=3)
+    """Success, refusal, quarantine and submission are covered, in every process.
+
+    Verified to fail when text that is not a UID is logged as one.
+    """
+    service.wait_for("instance_refused", ae_title="NAMED", times=4)
+    service.wait_for("instance_refused", ae_title="NAMED", sop_instance_uid="")
     service.wait_for("instance_quarantined")
     service.wait_for("job_submitted", ae_title="NAMED")
     log = service.log_file.read_text(encoding="utf-8")

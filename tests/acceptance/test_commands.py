@@ -106,11 +106,11 @@ def test_a_port_or_data_folder_in_use_prevents_the_start(
     _service, host, _receiver = service.pids()
     same_port = launch_service(CONFIGURATION, "--port", str(port), name="same-port")
     same_folder = launch_service(CONFIGURATION.replace('"data"', f'"{folder}"'), name="same-folder")
-    reason = f"error: cannot listen on 0.0.0.0:{port}: Address already in use"
-    assert reason == same_port.wait_for("text")["text"]
-    assert (
-        f"error: another dicom-adapter (PID {host}) is already using {folder}" == same_folder.wait_for("text")["text"]
-    )
+    reasons = {
+        same_port: f"cannot listen on 0.0.0.0:{port}: Address already in use",
+        same_folder: f"another dicom-adapter (PID {host}) is already using {folder}",
+    }
+    assert reasons == {run: run.wait_for("service_not_started")["reason"] for run in reasons}
     assert [1, 1] == [same_port.wait(), same_folder.wait()]
     command("echo", "--to", f"LUNG@127.0.0.1:{port}")
 

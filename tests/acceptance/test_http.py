@@ -100,10 +100,10 @@ def test_a_plugin_serves_data_of_its_processors(launch_service: LaunchService, t
     send(write_study(tmp_path / "study", instances=3), service, "COUNT")
     assert (200, {"COUNT": 3}) == http(service, "/counter/counts")
     assert (200, "green") == ((answer := http(service, "/health"))[0], answer[1]["health"])
-    service.wait_for("text", text="noisy starts 2 COUNT")
+    service.wait_for("process_output", text="noisy starts 2 COUNT", name="host")
     assert 1 == len(service.logged("server_ended", server="counter noisy"))
     assert 0 == service.stop()
-    assert 2 == len(service.logged("text", text="noisy stops"))
+    assert 2 == len(service.logged("process_output", text="noisy stops"))
 
 
 def test_a_restarted_host_serves_http_again(launch_service: LaunchService) -> None:
@@ -129,8 +129,8 @@ def test_an_http_port_in_use_prevents_the_start(launch_service: LaunchService) -
         with pytest.raises(ServiceEnded):
             service.port()
     assert 1 == service.wait()
-    [error] = [entry["text"] for entry in service.logged("text") if "error:" in entry["text"]]
-    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen on this address" in error
+    [error] = service.logged("service_not_started")
+    assert f"[http] bind = 127.0.0.1, port = {port}: cannot listen on this address" in error["reason"]
 
 
 @pytest.mark.parametrize("token", ["", 'token = { env = "SHORT" }\n'])

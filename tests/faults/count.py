@@ -30,11 +30,17 @@ from faults.lookup import WAITING, Finding, Lookup, look_up
 from faults.records import Sent
 
 ORPHAN = "object-without-row"  # the kind of this finding in the audit
-EXPECTED_TEXT = re.compile(  # printed if a process was killed during the start, or still runs
-    r"error: (the (host|receiver) ended with status -9; .*|another dicom-adapter .*is already .*|cannot listen on .*)"
+EXPECTED_REASON = re.compile(  # of a start that failed, if a process was killed during the start, or still runs
+    r"the (host|receiver) ended with status -9; .*|another dicom-adapter .*is already .*|cannot listen on .*"
 )
 DEFECTS = {  # log events that neither kills nor faults of the platform cause
-    "text",  # a traceback or other output
+    "text",  # a line that is not an event
+    "process_output",
+    "library_message",
+    "library_warning",
+    "exception_uncaught",
+    "exception_ignored",
+    "service_not_started",
     "worker_failed",
     "processor_failed",
     "processor_close_failed",
@@ -189,6 +195,6 @@ def _audited(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
 
 def _defects(evidence: Evidence, lookup: Lookup) -> Iterator[str]:
     for entry in evidence.log:
-        is_expected = EXPECTED_TEXT.fullmatch(entry.get("text", ""))
+        is_expected = EXPECTED_REASON.fullmatch(entry.get("reason", ""))
         if (entry["event"] in DEFECTS and not is_expected) or "bug in submitter" in entry.get("error", ""):
             yield str(dict(entry))

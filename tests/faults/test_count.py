@@ -151,7 +151,7 @@ RIGHT: dict[str, Change] = {
     ),
     "a crash left an object": lambda good: evolve(good, stored=frozenset({"k9"}), audit=(ORPHAN,)),
     "a service gave up": lambda good: evolve(
-        good, log=({"event": "text", "text": "error: the host ended with status -9; the log says why"},)
+        good, log=({"event": "service_not_started", "reason": "the host ended with status -9; the log says why"},)
     ),
     "the platform refused a job": lambda good: evolve(good, log=({"event": "job_faulted", "error": "job 1: refused"},)),
 }

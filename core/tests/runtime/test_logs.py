@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from io import StringIO
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -27,47 +28,53 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range({LINES}):
     log.info("line_written", number=number, padding="x" * 200)
+logs.close()
 """
 
 
-class Stream(StringIO):
-    """A stream that records each write, or raises."""
+class Log:
+    """A log whose reader is the test. Each write arrives as one datagram."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
-        super().__init__()
-        self.failure = failure
-        self.writes: list[str] = []
+    def __init__(self, style: str = "json") -> None:
+        self._reader, self._writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._reader.setblocking(False)
+        logs.configure(style=style, level="info", process="host", descriptor=self._writer.fileno())
+        self.logger: Any = structlog.get_logger("test")
 
-    def write(self, text: str) -> int:
-        if self.failure is not None:
-            raise self.failure
-        self.writes.append(text)
-        return len(text)
+    def writes(self) -> list[str]:
+        """Return the writes since the last call."""
+        found = []
+        while True:
+            try:
+                found.append(self._reader.recv(1 << 16).decode())
+            except BlockingIOError:
+                return found
 
-    def flush(self) -> None:
-        if self.failure is not None:
-            raise self.failure
+    def close(self) -> None:
+        logs.current_output().close()
+        self._reader.close()
+        self._writer.close()
 
 
-@pytest.fixture(autouse=True)
-def _restore_configuration() -> Iterator[None]:
+@pytest.fixture
+def open_log() -> Iterator[Callable[..., Log]]:
+    """Return a function that configures the log of this process, until the end of the test."""
     before = structlog.get_config()
-    yield
+    with ExitStack() as opened:
+
+        def configure(style: str = "json") -> Log:
+            return opened.enter_context(closing(Log(style)))
+
+        yield configure
     structlog.configure(**before)
 
 
-def log_to(stream: Stream, monkeypatch: pytest.MonkeyPatch, style: str = "json") -> Any:
-    monkeypatch.setattr(sys, "stderr", stream)
-    logs.configure(style=style, level="info", process="host")
-    return structlog.get_logger("test")
-
-
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_an_event_is_one_write_of_one_line(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
-    """Verified to fail when PrintLoggerFactory is used, which writes the end of the line separately."""
-    stream = Stream()
-    log_to(stream, monkeypatch, style).info("job_queued", job_id="a1")
-    [written] = stream.writes
+def test_an_event_is_one_write_of_one_line(open_log: Callable[..., Log], style: str) -> None:
+    """Verified to fail when the end of the line is written separately."""
+    log = open_log(style)
+    log.logger.info("job_queued", job_id="a1")
+    [written] = log.writes()
     assert written.endswith("\n")
     assert 1 == written.count("\n")
     assert "job_queued" in written
@@ -99,47 +106,67 @@ def test_processes_that_share_a_stream_write_complete_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure",
-    [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), ValueError("I/O operation on closed file")],
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), BrokenPipeError(), OSError(errno.EBADF, "closed")]
 )
-def test_a_full_or_closed_stream_raises_no_error(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    """The process continues, and logs again when the stream accepts data.
+def test_a_full_or_closed_stream_raises_no_error(
+    open_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """The process continues, logs again when the stream accepts data, and reports how many lines are missing.
 
-    Verified to fail when `suppress` is removed.
+    Verified to fail when the error is not caught.
     """
-    stream = Stream(failure)
-    log = log_to(stream, monkeypatch)
-    log.info("instance_stored")
-    with logs.batch():
-        log.info("instance_stored")
-    stream.failure = None
-    log.info("job_queued")
-    assert ["job_queued"] == [json.loads(line)["event"] for line in stream.writes]
+    log = open_log()
+    output = logs.current_output()
+
+    def fail(_data: bytes) -> int:
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr(output, "_write", fail)
+        log.logger.info("instance_stored")
+        with logs.batch():
+            log.logger.info("instance_stored")
+            log.logger.info("instance_stored")
+        logs.report_missing()
+    log.logger.info("job_queued")
+    logs.report_missing()
+    queued, dropped = map(json.loads, log.writes())
+    assert "job_queued" == queued["event"]
+    assert ("log_lines_dropped", 3) == (dropped["event"], dropped["count"])
 
 
-def test_a_value_that_is_not_unicode_can_be_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_not_unicode_can_be_logged(open_log: Callable[..., Log]) -> None:
     """A path may have bytes that are not UTF-8; orjson raises TypeError for them.
 
     Verified to fail when there is no fallback for orjson.
     """
-    stream = Stream()
+    log = open_log()
     path = os.fsdecode(b"/data/\xff")
-    log_to(stream, monkeypatch).info("stored_objects_deleted", path=path, count=1)
-    [entry] = map(json.loads, stream.writes)
+    log.logger.info("stored_objects_deleted", path=path, count=1)
+    [entry] = map(json.loads, log.writes())
     assert (path, 1, "host") == (entry["path"], entry["count"], entry["process"])
 
 
-def test_the_lines_of_a_block_are_written_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_a_block_are_written_at_its_end(open_log: Callable[..., Log]) -> None:
     """The lines are one write, even if the block raises.
 
     Verified to fail when they are written only if the block does not raise.
     """
-    stream = Stream()
-    log = log_to(stream, monkeypatch)
+    log = open_log()
     with pytest.raises(RuntimeError), logs.batch():
-        log.info("instance_stored")
-        log.info("instance_stored")
-        assert [] == stream.writes
+        log.logger.info("instance_stored")
+        log.logger.info("instance_stored")
+        assert [] == log.writes()
         raise RuntimeError
-    [written] = stream.writes
+    [written] = log.writes()
     assert 2 == len(written.splitlines())
+
+
+@pytest.mark.parametrize("value", ["A\r\n2026 [error] forged", "A\x1b[2J", "A\u2028B"])
+def test_a_value_cannot_forge_a_line_or_change_the_terminal(open_log: Callable[..., Log], value: str) -> None:
+    """Verified to fail when control characters are written as they are."""
+    log = open_log("console")
+    log.logger.info("association_rejected", calling_ae_title=value)
+    [written] = log.writes()
+    assert [written.removesuffix("\n")] == written.splitlines()
+    assert "\x1b[2J" not in written

@@ -22,6 +22,7 @@ from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
+from dicom_adapter.runtime.logs.capture import capture
 
 log = structlog.get_logger("dicom_adapter.host")
 
@@ -39,7 +40,8 @@ def main() -> None:
     plugins = discover(disable=plugin_settings(start.configuration).disable, statistics=statistics)
     config = load(start.configuration, folder=Path(start.folder), catalogue=plugins.catalogue()).config
     assert config is not None  # the service has checked the configuration
-    logs.configure(style=start.log_style, level=config.log.level, process="host")
+    logs.configure(style=start.log_style, level=config.log.level, process="host", descriptor=start.log_fd)
+    capture()
     statistics.flush_log()
     _log_plugins(plugins)
     try:
@@ -106,5 +108,6 @@ def _configure(channel: Channel, process: HostProcess, plugins: Plugins, start: 
 
 if __name__ == "__main__":
     main()
+    logs.close()
     # Do not wait for an upload that hangs: this process must end, to release the lock of the host.
     os._exit(0)

@@ -26,6 +26,7 @@ from dicom_adapter.runtime import logs
 from dicom_adapter.runtime.channel import APPLIED, NOT_APPLIED, Channel, Start
 from dicom_adapter.runtime.clock import SystemClock
 from dicom_adapter.runtime.data_folder import UNUSABLE, DataFolder, report_unusable, with_pids
+from dicom_adapter.runtime.logs.capture import capture
 from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
 
@@ -43,7 +44,8 @@ def main() -> None:
     assert shared is not None  # the service has checked the configuration
     name = receiver_names(shared.dicom.receivers)[start.number - 1]
     config = _config_of_receiver(shared, start)
-    logs.configure(style=start.log_style, level=config.log.level, process=name)
+    logs.configure(style=start.log_style, level=config.log.level, process=name, descriptor=start.log_fd)
+    capture()
     statistics.flush_log()
     folder = DataFolder.of(config)
     with folder.shared() as may_use_folder:

@@ -15,6 +15,7 @@ import structlog
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreRequest, StoreResult
 from dicom_adapter.config.model import Config
+from dicom_adapter.dicom.identity import UID_GRAMMAR
 from dicom_adapter.flow.association import Load, judge
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.incoming import IncomingInstance
@@ -135,6 +136,7 @@ class Receiver:
             "association_closed",
             association_id=closed.association_id,
             ae_title=closed.request.called_ae_title,
+            peer=closed.request.peer_address,
             how=closed.how,
             statuses=dict(closed.statuses),
         )
@@ -184,10 +186,11 @@ def _closed_event(closed: ClosedAssociation, now: datetime) -> Event:
 
 
 def _log(request: StoreRequest | ReceivedInstance, result: StoreResult) -> None:
+    uid = request.sop_instance_uid
     fields: dict[str, Any] = {
         "association_id": request.association_id,
         "ae_title": request.ae_title,
-        "sop_instance_uid": request.sop_instance_uid,
+        "sop_instance_uid": uid if UID_GRAMMAR.fullmatch(uid) else "",  # any other text may be patient data
     }
     if result.instance is not None:
         log.info("instance_stored", **fields, instance_id=result.instance.instance_id)

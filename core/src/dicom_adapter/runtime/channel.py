@@ -2,7 +2,8 @@
 
 The supervisor writes to the standard input of a child: first a `Start`, then perhaps further ones with other
 configurations, and at last a stop. The end of the input means that the supervisor has ended. The child writes reports
-to its standard output. It writes logs to standard error, which it shares with the supervisor.
+to its standard output, and its log to a descriptor that it shares with the supervisor. The supervisor also logs each
+line that the child, or a plugin or library in it, writes to standard error, even if it is the last one before a crash.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import asdict, frozen
+import structlog
+from attrs import asdict, evolve, frozen
+
+log = structlog.get_logger("dicom_adapter.channel")
 
 Report = Mapping[str, Any]
 # glibc has up to eight heaps for each core, and returns little of their memory. With two heaps, an upload of 1 GB over
@@ -27,6 +31,9 @@ ENDED = "ended"  # report: the child has ended; added by `Child`
 APPLIED, NOT_APPLIED = "applied", "not-applied"  # reports: the result of applying another configuration
 FAILED = "failed"  # report: the child cannot start or continue; with the reason, `transient` if a retry may succeed
 STOP = "stop"  # the line that requests a stop
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # that only the supervisor handles
+MAX_OUTPUT_LINE = 4096  # bytes; a longer line is logged in pieces
+OUTPUT_SECONDS = 1.0  # to log the last output of a child that has ended
 
 
 @frozen(kw_only=True)
@@ -43,6 +50,7 @@ class Start:
     wake_fd: int  # the receivers write to it, the host reads from it
     plugins: Sequence[str] | None  # entry points to load; None: all
     clock: Sequence[int]  # a reading of the clock of the service; see `SystemClock`
+    log_fd: int = 2  # the log; set by `Child`
 
 
 # --- in the child ---------------------------------------------------------------------------------------------------
@@ -52,7 +60,7 @@ class Channel:
     """The end of the channel in the child."""
 
     def __init__(self) -> None:
-        # Only reports are written to the pipe; output of plugins to standard output is redirected to the log.
+        # Only reports are written to the pipe; output of plugins to standard output is redirected to standard error.
         self._reports = os.dup(1)
         os.dup2(2, 1)
         os.umask(0o077)  # every file of this process may hold patient data
@@ -60,6 +68,7 @@ class Channel:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # `Child` has blocked them until now
 
     def start(self) -> Start:
         """Wait for the first message. Exit if the supervisor ends before it sends one."""
@@ -97,14 +106,23 @@ class Child:
         """`wake_fd`: the same descriptor as in its `Start`."""
         self.name = name
         self._reports = reports
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[wake_fd],
-            env={**ENVIRONMENT, **os.environ},
-            text=True,
-        )
+        self._log_fd = os.dup(2)
+        # A signal to the whole process group must not end a child that does not ignore it yet.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[wake_fd, self._log_fd],
+                env={**ENVIRONMENT, **os.environ},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            os.close(self._log_fd)
+        self._output = threading.Thread(target=self._log_output, name=f"{name} output", daemon=True)
+        self._output.start()
         threading.Thread(target=self._read_reports, name=f"{name} reports", daemon=True).start()
 
     @property
@@ -113,7 +131,7 @@ class Child:
 
     def configure(self, start: Start) -> None:
         """Send a configuration. The child starts with the first one, and reports APPLIED or NOT_APPLIED for others."""
-        self._send(json.dumps(asdict(start)))
+        self._send(json.dumps(asdict(evolve(start, log_fd=self._log_fd))))
 
     def stop(self) -> None:
         """Request the child to stop. It ends after it has finished its open work."""
@@ -129,12 +147,13 @@ class Child:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
+        self._output.join(OUTPUT_SECONDS)
         return True
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None  # it is a pipe
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the child has ended; `_read_reports` reports that
@@ -143,4 +162,13 @@ class Child:
         assert self._process.stdout is not None  # it is a pipe
         for line in self._process.stdout:
             self._reports.put((self, json.loads(line)))
-        self._reports.put((self, {"event": ENDED, "status": self._process.wait()}))
+        status = self._process.wait()
+        self._output.join(OUTPUT_SECONDS)  # not longer: processes that a plugin has started may still write
+        self._reports.put((self, {"event": ENDED, "status": status}))
+
+    def _log_output(self) -> None:
+        """Log the lines that the child writes to standard error or standard output, until it has ended."""
+        assert self._process.stderr is not None  # it is a pipe
+        with self._process.stderr as lines:
+            while line := lines.readline(MAX_OUTPUT_LINE):
+                log.warning("process_output", name=self.name, text=line.decode("utf-8", "replace").rstrip())

@@ -14,9 +14,14 @@ import os
 import sys
 import threading
 
+import structlog
+
 from dicom_adapter.runtime import logs
+from dicom_adapter.runtime.logs.capture import capture
 from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.supervisor import CannotStart, Supervisor
+
+log = structlog.get_logger("dicom_adapter.service")
 
 
 def main() -> None:
@@ -25,13 +30,18 @@ def main() -> None:
         file.seek(0)
         blueprint = Blueprint.from_json(json.load(file))
     logs.configure(style=blueprint.log_style, level=blueprint.log_level, process="service")
+    capture()
     supervisor = Supervisor(blueprint)
     if blueprint.stop_with_stdin:
         threading.Thread(target=_stop_with_stdin, args=(supervisor,), daemon=True).start()
     try:
         supervisor.run()
     except CannotStart as refusal:
-        sys.exit(f"error: {refusal}")
+        if blueprint.log_style == "json":  # every line is an event
+            log.error("service_not_started", reason=str(refusal))
+        else:
+            logs.write_line(f"error: {refusal}")
+        sys.exit(1)
 
 
 def _stop_with_stdin(supervisor: Supervisor) -> None:

@@ -1,0 +1,141 @@
+"""Structured logs: events with stable names and fields, without patient data. Logging never blocks its caller."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import orjson
+import structlog
+
+from dicom_adapter.runtime.logs.limits import RateLimits
+from dicom_adapter.runtime.logs.output import LogOutput
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+STDERR = 2
+FLUSH_SECONDS = 1.0
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class _Destination:
+    """The output and the limits of this process."""
+
+    output: LogOutput | None = None
+    limits = RateLimits()
+
+
+def configure(*, style: str, level: str, process: str, descriptor: int = STDERR) -> None:
+    """Log to a descriptor, in the style "console" for people or "json" for programs."""
+    _Destination.limits = RateLimits()
+    _Destination.output = LogOutput(descriptor, report=report_missing)
+    is_json = style == "json"
+    structlog.configure(
+        processors=[
+            _Destination.limits,
+            structlog.processors.add_log_level,
+            _Stamp(process),
+            *(() if is_json else (_escape_control_characters,)),
+            structlog.processors.JSONRenderer(serializer=_to_json)
+            if is_json
+            else structlog.dev.ConsoleRenderer(colors=os.isatty(descriptor)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(_Lines(_Destination.output)),  # type: ignore[arg-type] # see there
+        cache_logger_on_first_use=True,
+    )
+
+
+def report_missing() -> None:
+    """Log how many lines were dropped because the reader is too slow, or were above a rate limit."""
+    log = structlog.get_logger("dicom_adapter.logs")  # not a global one, which would keep its first configuration
+    if _Destination.output is not None and (dropped := _Destination.output.take_dropped()):
+        log.warning("log_lines_dropped", count=dropped)
+    for (event, source), count in _Destination.limits.take_suppressed().items():
+        log.warning("log_lines_suppressed", of=event, source=source, count=count)
+
+
+def current_output() -> LogOutput:
+    """Return the output of this process."""
+    assert _Destination.output is not None  # `configure` was called
+    return _Destination.output
+
+
+def close() -> None:
+    """Report the lines that are missing, and wait a short time for lines that were not written yet."""
+    if _Destination.output is not None:
+        report_missing()
+        _Destination.output.flush(FLUSH_SECONDS)
+
+
+def write_line(text: str) -> None:
+    """Write a line that is no event."""
+    if _Destination.output is not None:
+        _Destination.output.put([f"{text}\n"])
+
+
+class _Lines:
+    """The stream that structlog writes to. Each write is a line."""
+
+    def __init__(self, output: LogOutput) -> None:
+        self._output = output
+
+    def write(self, text: str) -> None:
+        lines: list[str] | None = getattr(_batch, "lines", None)
+        if lines is None:
+            self._output.put([text])
+        else:
+            lines.append(text)
+
+    def flush(self) -> None:
+        """Do nothing: `write` has written the line."""
+
+
+_batch = threading.local()
+
+
+@contextmanager
+def batch() -> Iterator[None]:
+    """Context in which the lines that this thread logs are collected. They are written together at its end."""
+    lines: list[str] = []
+    _batch.lines = lines
+    try:
+        yield
+    finally:
+        _batch.lines = None
+        if lines and _Destination.output is not None:
+            _Destination.output.put(lines)
+
+
+class _Stamp:
+    """Adds the time and the name of the process to each event."""
+
+    def __init__(self, process: str) -> None:
+        self._process = process
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["timestamp"] = datetime.now(timezone.utc).isoformat(timespec="microseconds")[:-6] + "Z"
+        event["process"] = self._process
+        return event
+
+
+def _escape_control_characters(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace control characters, with which a peer could forge lines or change a terminal. JSON escapes them."""
+    for name, value in event.items():
+        if isinstance(value, str) and CONTROL.search(value):
+            event[name] = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+    return event
+
+
+def _to_json(event: Any, **options: Any) -> str:
+    """Encode an event. Speed matters, because a line is written for every instance."""
+    try:
+        return orjson.dumps(event, default=options.get("default")).decode()
+    except TypeError:  # for example a path that is not Unicode, which orjson refuses
+        return json.dumps(event, **options)
