@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
+import dicom_adapter
 from dicom_adapter.runtime.logs import limits
 from dicom_adapter.runtime.logs.limits import Limit, RateLimits
 
+LOGGED = re.compile(r"\blog\.(?:debug|info|warning|error)\(\s*\"([a-z_]+)\"")
+NOT_CAUSED_BY_PEERS = {
+    "accept_failed",
+    "certificate_renewal_failed",
+    "certificates_renewed",
+    "http_listening",
+    "http_mount_failed",
+}
 LIMITS = {"connection_refused": Limit("peer", burst=5, per_second=1, unless="bytes")}
 
 
@@ -75,3 +86,11 @@ def test_other_events_have_no_limit() -> None:
     limited = Limited()
     assert 100 == limited.written(100, event="instance_stored", peer="10.0.0.7")
     assert 100 == limited.written(100, peer="10.0.0.7", bytes=1)
+
+
+@pytest.mark.parametrize("package", ["net", "host/http"])
+def test_every_event_of_the_network_has_a_limit(package: str) -> None:
+    """Verified to fail when an event is removed from the limits."""
+    folder = Path(dicom_adapter.__file__).parent / package
+    logged = {event for path in folder.rglob("*.py") for event in LOGGED.findall(path.read_text(encoding="utf-8"))}
+    assert logged - NOT_CAUSED_BY_PEERS <= limits.LIMITS.keys()

@@ -34,6 +34,7 @@ LIMITS: Mapping[str, Limit] = {
     "association_closed": ASSOCIATION,
     "association_rejected": REFUSAL,
     "association_decision_failed": REFUSAL,
+    "association_timed_out": REFUSAL,
     "connection_refused": REFUSAL,
     "http_request_failed": REFUSAL,
     "instance_ignored": INSTANCE,
