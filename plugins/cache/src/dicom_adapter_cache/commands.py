@@ -35,6 +35,8 @@ URL = typer.Option(
 JSON = typer.Option("--json", help="Print JSON instead of a table.")
 AE_TITLE = typer.Option(help="The AE title; required if several have the study.")
 
+MARKS = {"patientConflict": "more than one patient", "pinned": "pinned", "arriving": "arriving"}
+
 Config = Annotated[Path | None, CONFIG]
 Url = Annotated[str | None, URL]
 Json = Annotated[bool, JSON]
@@ -98,6 +100,10 @@ def compose(
         bool, typer.Option("--clean-up", help="Delete the instances after the job is submitted.")
     ] = False,
     insist: Annotated[bool, typer.Option("--insist", help="Compose even if a study is still arriving.")] = False,
+    mix_patients: Annotated[
+        bool,
+        typer.Option("--mix-patients", help="Compose even if the instances of a study disagree about the patient."),
+    ] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency key: a repeated call returns the first job.")] = None,
     config: Config = None,
     url: Url = None,
@@ -120,6 +126,7 @@ def compose(
         "metadata": dict(_pair(text) for text in metadata or ()),
         "keep": not clean_up,
         "insist": insist,
+        "mixPatients": mix_patients,
     }
     with _client(config, url) as client:
         job = client.post("/jobs", order, key)
@@ -205,7 +212,7 @@ def _show(found: dict[str, Any]) -> None:
         "",
     )
     for study in found["items"]:
-        marks = ", ".join(mark for mark in ("pinned", "arriving") if study[mark])
+        marks = ", ".join(mark for name, mark in MARKS.items() if study[name])
         patient = f"{study['patientId']} {study['patientName']}".strip()
         table.add_row(
             escape(study["studyInstanceUid"]),

@@ -45,6 +45,12 @@ class StillArriving(CacheError):
     kind = "still-arriving"
 
 
+class PatientConflict(CacheError):
+    """The instances of a selected study disagree about the patient."""
+
+    kind = "patient-conflict"
+
+
 class KeyReused(CacheError):
     """The Idempotency-Key was used for another request."""
 

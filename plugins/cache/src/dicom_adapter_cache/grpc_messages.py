@@ -31,9 +31,11 @@ def message(kind: Callable[..., M], value: values.Value) -> M:
 
 
 def detail(found: values.StudyDetail) -> cache_pb2.StudyDetail:
-    """Return a study with its series."""
+    """Return a study with its series and patients."""
     return cache_pb2.StudyDetail(
-        study=message(cache_pb2.Study, found.study), series=[message(cache_pb2.Series, each) for each in found.series]
+        study=message(cache_pb2.Study, found.study),
+        series=[message(cache_pb2.Series, each) for each in found.series],
+        patients=[message(cache_pb2.StudyPatient, each) for each in found.patients],
     )
 
 
@@ -63,6 +65,7 @@ def order(request: cache_pb2.ComposeRequest) -> values.Order:
             "metadata": dict(request.metadata),
             "keep": not request.clean_up,
             "insist": request.insist,
+            "mixPatients": request.mix_patients,
         },
         values.Order,
     )

@@ -25,6 +25,7 @@ CODES: dict[type[CacheError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Ambiguous: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StillArriving: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.PatientConflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.KeyReused: grpc.StatusCode.ALREADY_EXISTS,
 }
 PIECE_BYTES = 256 * 1024

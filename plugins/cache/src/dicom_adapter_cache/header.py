@@ -1,18 +1,37 @@
-"""The searchable attributes of an instance, read from its header."""
+"""The searchable attributes of an instance: its header, and the Patient ID that the ledger has."""
 
 from __future__ import annotations
 
-from attrs import frozen
+import hashlib
+import json
+
+from attrs import astuple, frozen
 from pydicom.dataset import Dataset
 
+from dicom_adapter import InstanceStorageInfo
+
 LONGEST = 1024  # characters kept of a value, more than PS3.5 allows for these attributes
-SURROGATES = "surrogateescape"
+
+KEYWORDS = {
+    "patient_name": "PatientName",
+    "patient_birth_date": "PatientBirthDate",
+    "patient_sex": "PatientSex",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "accession_number": "AccessionNumber",
+    "study_description": "StudyDescription",
+    "modality": "Modality",
+    "series_description": "SeriesDescription",
+    "body_part_examined": "BodyPartExamined",
+}
 
 
 @frozen(kw_only=True, repr=False)
 class Attributes:
-    """Attributes of a series, its study and its patient; "" if missing."""
+    """Attributes of an instance, its series, its study and its patient; "" if missing."""
 
+    patient_id: str
+    issuer_of_patient_id: str
     patient_name: str
     patient_birth_date: str
     patient_sex: str
@@ -24,20 +43,18 @@ class Attributes:
     series_description: str
     body_part_examined: str
 
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits, equal for equal attributes."""
+        return hashlib.blake2b(json.dumps(astuple(self)).encode(), digest_size=16).hexdigest()
 
-def attributes(header: Dataset) -> Attributes:
-    """Return the searchable attributes of a header."""
+
+def attributes(instance: InstanceStorageInfo, header: Dataset) -> Attributes:
+    """Return the searchable attributes of an instance with this header."""
     return Attributes(
-        patient_name=text(header, "PatientName"),
-        patient_birth_date=text(header, "PatientBirthDate"),
-        patient_sex=text(header, "PatientSex"),
-        study_date=text(header, "StudyDate"),
-        study_time=text(header, "StudyTime"),
-        accession_number=text(header, "AccessionNumber"),
-        study_description=text(header, "StudyDescription"),
-        modality=text(header, "Modality"),
-        series_description=text(header, "SeriesDescription"),
-        body_part_examined=text(header, "BodyPartExamined"),
+        patient_id=exact(instance.patient_id),
+        issuer_of_patient_id=exact(instance.issuer_of_patient_id),
+        **{name: text(header, keyword) for name, keyword in KEYWORDS.items()},
     )
 
 
@@ -45,15 +62,20 @@ def text(header: Dataset, keyword: str) -> str:
     """Return a value as text that every database accepts; "" if it cannot be read."""
     try:
         value = header.get(keyword)
+        return "" if value is None else clean(str(value).strip())
     except Exception:  # noqa: BLE001 - pydicom raises many types for a malformed value, which is then not searchable
         return ""
-    return "" if value is None else clean(str(value).strip())
 
 
 def clean(value: str) -> str:
     """Remove NUL and lone surrogates, which databases refuse, and truncate to LONGEST."""
     whole = value.encode("utf-8", "replace").decode("utf-8")
     return whole.replace("\0", "")[:LONGEST]
+
+
+def exact(value: str) -> str:
+    """Escape NUL and lone surrogates, which databases refuse. Different identifiers stay different."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
 
 
 def folded(value: str) -> str:

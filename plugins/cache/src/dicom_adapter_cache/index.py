@@ -7,29 +7,29 @@ record an effect of the current turn as done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, fields, frozen
 from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
-from dicom_adapter_cache.header import Attributes
+from dicom_adapter_cache.header import Attributes, exact
 from dicom_adapter_cache.rows import (
     INSTANCE_COLUMNS,
-    SeriesKey,
-    SeriesPlace,
-    add_to_counts,
+    Arrival,
+    HeaderKey,
+    HeaderPlace,
     chunks,
-    delete_rows,
-    inserted_id,
+    delete_instances,
+    ensure_header,
     instance_row,
-    series_key_of,
-    study_row,
+    note_arrivals,
+    update_summaries,
 )
-from dicom_adapter_cache.schema import instances, job_instances, jobs, series, studies
+from dicom_adapter_cache.schema import headers, instances, job_instances, jobs, series, studies
 
 _INFO = [
     instances.c.instance_id,
@@ -38,8 +38,8 @@ _INFO = [
     studies.c.ae_title,
     studies.c.study_instance_uid,
     series.c.series_instance_uid,
-    studies.c.patient_id,
-    studies.c.issuer_of_patient_id,
+    headers.c.patient_id,
+    headers.c.issuer_of_patient_id,
 ]
 
 
@@ -69,7 +69,7 @@ class Index:
     def __init__(self, database: Database, ae_title: str) -> None:
         self._database = database
         self._ae_title = ae_title
-        self._places: dict[SeriesKey, SeriesPlace] = {}
+        self._places: dict[HeaderKey, HeaderPlace] = {}
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -78,61 +78,33 @@ class Index:
         with self._database.read() as transaction:
             return set(transaction.execute(_of(select(instances.c.instance_id), self._ae_title)).scalars())
 
-    def knows(self, key: SeriesKey) -> bool:
-        """Return whether the series is in the index."""
-        if key not in self._places:
-            query = (
-                select(studies.c.study_id, series.c.series_id)
-                .join(series, series.c.study_id == studies.c.study_id)
-                .where(studies.c.ae_title == self._ae_title, studies.c.study_instance_uid == key[0])
-                .where(series.c.series_instance_uid == key[1])
-            )
-            with self._database.read() as transaction:
-                found = transaction.execute(query).one_or_none()
-            if found is None:
-                return False
-            self._places[key] = SeriesPlace(found[0], found[1])
-        return True
+    def following(self, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
+        """Return the first instances from this id on."""
+        query = _of(select(*_INFO), self._ae_title).where(instances.c.instance_id >= instance_id)
+        with self._database.read() as transaction:
+            rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit))
+            return [InstanceStorageInfo(**row._mapping) for row in rows]
 
-    def add(self, arrived: Sequence[InstanceStorageInfo], found: Mapping[SeriesKey, Attributes]) -> set[int]:
-        """Insert instances; `found` contains the attributes of new series.
+    def add(self, arrived: Sequence[Arrival], wrong: Iterable[int] = ()) -> set[int]:
+        """Delete the rows of the instances `wrong`, then insert instances.
 
         Returns the ids of replaced instances: only the last arrival of each SOP instance is kept.
         """
-        newest = {instance.sop_instance_uid: instance for instance in arrived}
-        first = {series_key_of(instance): instance for instance in reversed(arrived)}
+        newest = {arrival.instance.sop_instance_uid: arrival for arrival in arrived}
         with self._database.write() as transaction:
-            new = {key: self._add_series(transaction, first[key], own) for key, own in found.items()}
-            places = {**self._places, **new}
+            touched = delete_instances(transaction, wrong)
             older = self._same(transaction, newest)
-            rows = [instance_row(instance, places[series_key_of(instance)]) for instance in newest.values()]
-            transaction.execute(instances.insert(), rows)
-            add_to_counts(transaction, newest.values(), places)
-            delete_rows(transaction, older)
-        self._places = {} if older else places  # a series may have been deleted with an older instance
-        return older | {instance.instance_id for instance in arrived if newest[instance.sop_instance_uid] != instance}
-
-    def _add_series(self, transaction: Transaction, instance: InstanceStorageInfo, found: Attributes) -> SeriesPlace:
-        uid = instance.study_instance_uid
-        query = select(studies.c.study_id).where(
-            studies.c.ae_title == self._ae_title, studies.c.study_instance_uid == uid
-        )
-        study_id = transaction.execute(query).scalar()
-        if study_id is None:
-            study_id = inserted_id(transaction.execute(studies.insert().values(study_row(instance, found))))
-        transaction.execute(
-            update(studies).where(studies.c.study_id == study_id).values(series_count=studies.c.series_count + 1)
-        )
-        row = {
-            "study_id": study_id,
-            "series_instance_uid": instance.series_instance_uid,
-            "modality": found.modality,
-            "series_description": found.series_description,
-            "body_part_examined": found.body_part_examined,
-            "instance_count": 0,
-            "size_bytes": 0,
-        }
-        return SeriesPlace(study_id, inserted_id(transaction.execute(series.insert().values(row))))
+            touched |= delete_instances(transaction, older)
+            places = {} if touched else dict(self._places)  # a header may be deleted with its last instance
+            for arrival in newest.values():
+                if arrival.key not in places:
+                    places[arrival.key] = ensure_header(transaction, self._ae_title, arrival)
+            placed = [(places[arrival.key], arrival.instance) for arrival in newest.values()]
+            transaction.execute(instances.insert(), [instance_row(instance, place) for place, instance in placed])
+            note_arrivals(transaction, [(place.study_id, instance) for place, instance in placed])
+            update_summaries(transaction, touched | {place.header_id for place, _instance in placed})
+        self._places = places
+        return older | {each.instance.instance_id for each in arrived if newest[each.instance.sop_instance_uid] != each}
 
     def _same(self, transaction: Transaction, uids: Iterable[str]) -> set[int]:
         """Return the ids of the instances with these SOP Instance UIDs."""
@@ -147,7 +119,28 @@ class Index:
         """Delete instances, and the series and studies that are empty afterwards."""
         self._places.clear()
         with self._database.write() as transaction:
-            delete_rows(transaction, instance_ids)
+            update_summaries(transaction, delete_instances(transaction, instance_ids))
+
+    def recount(self, after: int, limit: int) -> dict[int, tuple[InstanceStorageInfo, Attributes]]:
+        """Update the next headers' counts, series and studies; return their newest instances and their attributes."""
+        columns = [headers.c[field.name] for field in fields(Attributes)]
+        is_next = (studies.c.ae_title == self._ae_title) & (headers.c.header_id > after)
+        query = select(headers.c.header_id, headers.c.newest, *columns).join(studies).where(is_next)
+        with self._database.write() as transaction:
+            numbers = list(transaction.execute(query.order_by(headers.c.header_id).limit(limit)).scalars())
+            update_summaries(transaction, numbers)
+            rows = transaction.execute(query.where(headers.c.header_id.in_(numbers))).all()
+            newest = [row.newest for row in rows]
+            found = read_instances(transaction, self._ae_title, instances.c.instance_id, newest)
+        by_number = {instance.instance_id: instance for instance in found}
+        return {
+            row.header_id: (by_number[row.newest], Attributes(**{c.name: row._mapping[c] for c in columns}))
+            for row in rows
+        }
+
+    def of_headers(self, header_ids: Sequence[int]) -> list[InstanceStorageInfo]:
+        """Return the instances with these headers in order of arrival."""
+        return self._infos(headers.c.header_id, header_ids)
 
     def total_bytes(self) -> int:
         """Return the size of all instances."""
@@ -158,7 +151,7 @@ class Index:
 
     def of_studies(self, study_ids: Sequence[int]) -> list[InstanceStorageInfo]:
         """Return the instances of studies in order of arrival."""
-        return self._infos(series.c.study_id, study_ids)
+        return self._infos(headers.c.study_id, study_ids)
 
     def of_numbers(self, instance_ids: Sequence[int]) -> list[InstanceStorageInfo]:
         """Return the instances with these ids; missing ones are skipped."""
@@ -193,8 +186,8 @@ class Index:
     def idle(self, arrived_before: datetime, limit: int) -> list[IdleStudy]:
         """Return studies that may be evicted: unpinned, complete, in no unfinished job; least recently used first."""
         in_job = exists().where(
-            series.c.study_id == studies.c.study_id,
-            instances.c.series_id == series.c.series_id,
+            headers.c.study_id == studies.c.study_id,
+            instances.c.header_id == headers.c.header_id,
             job_instances.c.instance_id == instances.c.instance_id,
         )
         query = (
@@ -274,11 +267,25 @@ def read_instances(
 
 def _of(query: Select[Any], ae_title: str) -> Select[Any]:
     """Restrict a query of instances to one AE title."""
+    return joined(query).where(studies.c.ae_title == ae_title)
+
+
+def joined(query: Select[Any]) -> Select[Any]:
+    """Return the query with each instance's header, series and study."""
     return (
         query.select_from(instances)
-        .join(series, series.c.series_id == instances.c.series_id)
-        .join(studies, studies.c.study_id == series.c.study_id)
-        .where(studies.c.ae_title == ae_title)
+        .join(headers, headers.c.header_id == instances.c.header_id)
+        .join(series, series.c.series_id == headers.c.series_id)
+        .join(studies, studies.c.study_id == headers.c.study_id)
+    )
+
+
+def as_indexed(instance: InstanceStorageInfo) -> InstanceStorageInfo:
+    """Return the instance as the index stores it."""
+    return evolve(
+        instance,
+        patient_id=exact(instance.patient_id),
+        issuer_of_patient_id=exact(instance.issuer_of_patient_id),
     )
 
 

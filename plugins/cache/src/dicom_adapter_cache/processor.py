@@ -12,18 +12,23 @@ from datetime import timedelta
 from functools import partial
 
 import msgspec
+import structlog
 
 from dicom_adapter import InstanceStorageInfo, Job, JobProcessorBase, JobState, ProcessorContext, Timer, Waiting
 from dicom_adapter_cache import selection
+from dicom_adapter_cache.check import IndexCheck
 from dicom_adapter_cache.database import Database
 from dicom_adapter_cache.errors import InvalidRequest, KeyReused, NotInCache
 from dicom_adapter_cache.header import Attributes, attributes
 from dicom_adapter_cache.index import Index, KeptJob
-from dicom_adapter_cache.rows import SeriesKey, series_key_of
+from dicom_adapter_cache.rows import Arrival
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 
+log = structlog.get_logger("dicom_adapter_cache")
+
 AGE_CHECK_EVERY_S = 60.0  # seconds between searches for studies older than max-age
+CHECK_EVERY_S = 1.0  # seconds between the steps of the check after a start
 WRITE_AFTER_S = 0.2  # delay until a new instance is in the index and can be found
 WRITE_BATCH = 500  # instances
 EVICTION_BATCH = 100  # studies per query
@@ -42,8 +47,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._known: set[int] = set()  # ids of all instances in the index
         self._undelivered: set[int] = set()  # ids in the index that were not delivered since `open`
         self._bytes = 0  # total size of all instances
-        self._arrived: list[InstanceStorageInfo] = []  # instances not yet in the index
-        self._found: dict[SeriesKey, Attributes] = {}  # attributes of new series
+        self._arrived: list[Arrival] = []  # instances not yet in the index
+        self._wrong: set[int] = set()  # ids of instances whose rows in the index have to be replaced
         self._size_retry: Timer | None = None  # set while the cache is above max-size and no study can be evicted
 
     @classmethod
@@ -57,6 +62,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._database = Database(self.settings.index_location(self.data_folder), writes=True)
         self._database.open()
         self._index = Index(self._database, self.ae_title)
+        self._check = IndexCheck(self._index, self._read)
         self._known = self._index.known()
         self._undelivered = set(self._known)
         self._bytes = self._index.total_bytes()
@@ -66,30 +72,42 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._database.close()
 
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
-        self._undelivered.discard(instance.instance_id)
-        if instance.instance_id in self._known:
+        number = instance.instance_id
+        is_known = number in self._known
+        if is_known and self._check.agrees(instance):
+            self._undelivered.discard(number)
             return
-        key = series_key_of(instance)
-        if key not in self._found and not self._index.knows(key):
-            self._found[key] = attributes(self.read_header(instance))
+        arrival = Arrival(instance, self._read(instance))
+        if is_known:
+            self._undelivered.discard(number)
+            self._wrong.add(number)
+        else:
+            self._known.add(number)
+            self._bytes += instance.size_bytes
+        self._write_later(arrival)
+        self._keep_to_size()
+
+    def _read(self, instance: InstanceStorageInfo) -> Attributes:
+        return attributes(instance, self.read_header(instance))
+
+    def _write_later(self, arrival: Arrival) -> None:
         if not self._arrived:
             self.call_later(WRITE_AFTER_S, self._write)
-        self._arrived.append(instance)
-        self._known.add(instance.instance_id)
-        self._bytes += instance.size_bytes
+        self._arrived.append(arrival)
         if len(self._arrived) >= WRITE_BATCH:
             self._write()
-        self._keep_to_size()
 
     def _write(self) -> None:
         """Write new instances to the index in one batch, which costs little more than one instance."""
         if not self._arrived:
             return
-        replaced = self._index.add(self._arrived, self._found)
-        self._arrived, self._found = [], {}
-        if replaced:
-            self._known -= replaced
+        if self._wrong:
+            log.error("cache_index_repaired", ae_title=self.ae_title, instances=len(self._wrong))
+        replaced = self._index.add(self._arrived, self._wrong)
+        self._known -= replaced
+        if replaced or self._wrong:
             self._bytes = self._index.total_bytes()
+        self._arrived, self._wrong = [], set()
 
     def waiting(self) -> Iterable[Waiting]:
         return [Waiting(label="kept", instance_count=len(self._known), until=None)] if self._known else []
@@ -108,6 +126,12 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
             self._update_job(kept, self.find_job(kept.job_id))
         self._keep_to_size()
         self._keep_to_age()
+        self._check_headers()
+
+    def _check_headers(self) -> None:
+        """Check a few headers of the index, and later the next ones, until all are checked."""
+        if self._check.step():
+            self.call_later(CHECK_EVERY_S, self._check_headers)
 
     def job_changed(self, job: Job) -> None:
         self._write()
@@ -201,6 +225,8 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         pipeline_id = self.settings.pipeline_id(order.pipeline)
         check(order)
         chosen = selection.choose(self._database, self.ae_title, order)
+        if not order.mix_patients:
+            selection.require_one_patient(self._database, chosen)
         if not order.insist:
             selection.require_arrived(self._database, chosen, self.now() - self._settle)
         job = self.submit_pipeline_job(

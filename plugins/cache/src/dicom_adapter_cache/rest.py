@@ -21,6 +21,7 @@ STATUSES: dict[type[CacheError], int] = {
     errors.InvalidRequest: 400,
     errors.Ambiguous: 409,
     errors.StillArriving: 409,
+    errors.PatientConflict: 409,
     errors.KeyReused: 422,
 }
 KIND = "urn:dicom-adapter:cache:{}"  # the `type` of a problem

@@ -1,18 +1,20 @@
-"""Rows of the index: insert and delete instances, and update the counts of their series and studies."""
+"""Rows of the index: insert and delete instances, and update the headers, series and studies that they belong to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-from attrs import frozen
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from attrs import asdict, frozen
+from sqlalchemy import bindparam, case, delete, exists, func, select, update
 
 from dicom_adapter import InstanceStorageInfo
+from dicom_adapter_cache import summaries
 from dicom_adapter_cache.database import Transaction
-from dicom_adapter_cache.header import Attributes, clean, folded
-from dicom_adapter_cache.schema import instances, series, studies
+from dicom_adapter_cache.header import Attributes, folded
+from dicom_adapter_cache.schema import headers, instances, series, studies
 
 CHUNK = 500  # values in one IN (…), below every database's limit for parameters
 INSTANCE_COLUMNS = (
@@ -28,20 +30,28 @@ INSTANCE_COLUMNS = (
 )
 
 T = TypeVar("T")
-SeriesKey: TypeAlias = tuple[str, str]  # Study Instance UID and Series Instance UID
+HeaderKey: TypeAlias = tuple[str, str, str]  # Study Instance UID, Series Instance UID, digest of the attributes
 
 
 @frozen
-class SeriesPlace:
-    """Row ids of a series and its study."""
+class HeaderPlace:
+    """Row ids of a header and its study."""
 
     study_id: int
-    series_id: int
+    header_id: int
 
 
-def series_key_of(instance: InstanceStorageInfo) -> SeriesKey:
-    """Return the key of the series that an instance belongs to."""
-    return instance.study_instance_uid, instance.series_instance_uid
+@frozen(repr=False)
+class Arrival:
+    """An instance that is not in the index yet, with its attributes."""
+
+    instance: InstanceStorageInfo
+    attributes: Attributes
+
+    @property
+    def key(self) -> HeaderKey:
+        """The key of its header."""
+        return self.instance.study_instance_uid, self.instance.series_instance_uid, self.attributes.digest
 
 
 def chunks(items: Iterable[T]) -> Iterator[list[T]]:
@@ -51,97 +61,135 @@ def chunks(items: Iterable[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def instance_row(instance: InstanceStorageInfo, place: SeriesPlace) -> dict[str, Any]:
-    """Return the row of an instance in the series at `place`."""
+def instance_row(instance: InstanceStorageInfo, place: HeaderPlace) -> dict[str, Any]:
+    """Return the row of an instance with the header at `place`."""
     row: dict[str, Any] = {name: getattr(instance, name) for name in INSTANCE_COLUMNS}
     row |= {"instance_id": instance.instance_id, "sop_instance_uid": instance.sop_instance_uid}
-    return {**row, "series_id": place.series_id}
+    return {**row, "header_id": place.header_id}
 
 
-def study_row(instance: InstanceStorageInfo, found: Attributes) -> dict[str, Any]:
-    """Return the row of a new study from its first instance and that instance's attributes `found`."""
+# --- insert -----------------------------------------------------------------------------------------------------------
+
+
+def ensure_header(transaction: Transaction, ae_title: str, arrival: Arrival) -> HeaderPlace:
+    """Return the place of the arrival's header; insert it, its series and its study if they are missing.
+
+    The caller has to call `update_summaries` in the same transaction.
+    """
+    study_id = _ensure_study(transaction, ae_title, arrival.instance)
+    series_id = _ensure_series(transaction, study_id, arrival.instance.series_instance_uid)
+    values = _header_values(arrival.attributes)
+    is_own = (headers.c.series_id == series_id) & (headers.c.digest == values["digest"])
+    found = transaction.execute(select(headers).where(is_own)).one_or_none()
+    if found is None:
+        row = {**values, "study_id": study_id, "series_id": series_id, **summaries.EMPTY_COUNTS, "newest": 0}
+        return HeaderPlace(study_id, _insert(transaction, headers, row))
+    if any(found._mapping[name] != value for name, value in values.items()):  # the row is damaged
+        transaction.execute(update(headers).where(headers.c.header_id == found.header_id).values(values))
+    return HeaderPlace(study_id, found.header_id)
+
+
+def _header_values(own: Attributes) -> dict[str, str]:
     return {
-        "ae_title": instance.ae_title,
+        **asdict(own),
+        "digest": own.digest,
+        "patient_id_folded": folded(own.patient_id),
+        "patient_name_folded": folded(own.patient_name),
+    }
+
+
+def _ensure_study(transaction: Transaction, ae_title: str, instance: InstanceStorageInfo) -> int:
+    is_own = (studies.c.ae_title == ae_title) & (studies.c.study_instance_uid == instance.study_instance_uid)
+    found: int | None = transaction.execute(select(studies.c.study_id).where(is_own)).scalar()
+    if found is not None:
+        return found
+    row = {
+        **summaries.EMPTY_STUDY,
+        "ae_title": ae_title,
         "study_instance_uid": instance.study_instance_uid,
-        "patient_id": clean(instance.patient_id),
-        "issuer_of_patient_id": clean(instance.issuer_of_patient_id),
-        "patient_name": found.patient_name,
-        "patient_birth_date": found.patient_birth_date,
-        "patient_sex": found.patient_sex,
-        "study_date": found.study_date,
-        "study_time": found.study_time,
-        "accession_number": found.accession_number,
-        "study_description": found.study_description,
-        "patient_id_folded": folded(instance.patient_id),
-        "patient_name_folded": folded(found.patient_name),
-        "accession_number_folded": folded(found.accession_number),
-        "study_description_folded": folded(found.study_description),
-        "series_count": 0,
-        "instance_count": 0,
-        "size_bytes": 0,
         "first_arrival": instance.received_at,
         "last_arrival": instance.received_at,
         "last_use": instance.received_at,
         "pinned": False,
     }
+    return _insert(transaction, studies, row)
 
 
-def add_to_counts(
-    transaction: Transaction, arrived: Iterable[InstanceStorageInfo], places: Mapping[SeriesKey, SeriesPlace]
-) -> None:
-    """Add instances to the counts of their series and studies."""
-    of_series: dict[int, dict[str, Any]] = {}
-    of_study: dict[int, dict[str, Any]] = {}
-    for instance in arrived:
-        place = places[series_key_of(instance)]
-        for number, counts in ((place.series_id, of_series), (place.study_id, of_study)):
-            own = counts.setdefault(number, {"number": number, "more": 0, "size": 0})
-            own["more"] += 1
-            own["size"] += instance.size_bytes
-            own["at"] = instance.received_at
-    for table, key, counts in ((series, series.c.series_id, of_series), (studies, studies.c.study_id, of_study)):
-        values: dict[str, Any] = {
-            "instance_count": table.c.instance_count + bindparam("more"),
-            "size_bytes": table.c.size_bytes + bindparam("size"),
-        }
-        if table is studies:
-            at = bindparam("at", type_=studies.c.last_use.type)
-            values |= {"last_arrival": at, "last_use": at}
-        else:
-            counts = {number: {k: v for k, v in own.items() if k != "at"} for number, own in counts.items()}
-        transaction.execute(update(table).where(key == bindparam("number")).values(values), list(counts.values()))
+def _ensure_series(transaction: Transaction, study_id: int, uid: str) -> int:
+    is_own = (series.c.study_id == study_id) & (series.c.series_instance_uid == uid)
+    found: int | None = transaction.execute(select(series.c.series_id).where(is_own)).scalar()
+    if found is not None:
+        return found
+    return _insert(transaction, series, {**summaries.EMPTY_SERIES, "study_id": study_id, "series_instance_uid": uid})
 
 
-def delete_rows(transaction: Transaction, instance_ids: Iterable[int]) -> None:
-    """Delete instances, and the series and studies that are empty afterwards."""
-    touched: set[tuple[int, int]] = set()
+def _insert(transaction: Transaction, table: Any, row: dict[str, Any]) -> int:
+    """Insert a row and return its primary key."""
+    key: Any = transaction.execute(table.insert().values(row)).inserted_primary_key
+    number: int = key[0]
+    return number
+
+
+def note_arrivals(transaction: Transaction, arrived: Iterable[tuple[int, InstanceStorageInfo]]) -> None:
+    """Update the times of studies, from pairs of a study's row id and a new instance."""
+    last: dict[int, datetime] = {}
+    for study_id, instance in arrived:
+        last[study_id] = max(instance.received_at, last.get(study_id, instance.received_at))
+    at = bindparam("at", type_=studies.c.last_use.type)
+    times = {name: case((studies.c[name] < at, at), else_=studies.c[name]) for name in ("last_arrival", "last_use")}
+    statement = update(studies).where(studies.c.study_id == bindparam("number")).values(times)
+    transaction.execute(statement, [{"number": number, "at": when} for number, when in last.items()])
+
+
+# --- delete and count -------------------------------------------------------------------------------------------------
+
+
+def delete_instances(transaction: Transaction, instance_ids: Iterable[int]) -> set[int]:
+    """Delete instances; return the row ids of their headers, for `update_summaries`."""
+    touched: set[int] = set()
     for chunk in chunks(instance_ids):
         which = instances.c.instance_id.in_(chunk)
-        query = select(series.c.study_id, series.c.series_id).join(instances).where(which).distinct()
-        touched.update((row[0], row[1]) for row in transaction.execute(query))
+        touched.update(transaction.execute(select(instances.c.header_id).where(which).distinct()).scalars())
         transaction.execute(delete(instances).where(which))
-    for part in chunks({series_id for _study_id, series_id in touched}):
-        _recount(transaction, series, series.c.series_id, instances, instances.c.series_id, part)
-    for part in chunks({study_id for study_id, _series_id in touched}):
-        _recount(transaction, studies, studies.c.study_id, series, series.c.study_id, part)
+    return touched
 
 
-def _recount(transaction: Transaction, table: Any, key: Any, members: Any, their_key: Any, keys: list[int]) -> None:
-    """Update the counts of rows in `table` from their `members`, and delete rows without members."""
-    own = select(func.count() if members is instances else func.sum(members.c.instance_count)).where(their_key == key)
-    size = select(func.sum(members.c.size_bytes)).where(their_key == key)
-    counts: dict[str, Any] = {
-        "instance_count": func.coalesce(own.scalar_subquery(), 0),
-        "size_bytes": func.coalesce(size.scalar_subquery(), 0),
-    }
-    if table is studies:
-        counts["series_count"] = select(func.count()).select_from(series).where(their_key == key).scalar_subquery()
-    is_one = key.in_(keys)
-    transaction.execute(delete(table).where(is_one, ~exists().where(their_key == key)))
-    transaction.execute(update(table).where(is_one).values(**counts))
+def update_summaries(transaction: Transaction, header_ids: Iterable[int]) -> None:
+    """Update the counts of headers, and their series and studies. Delete those that are empty."""
+    parents: set[tuple[int, int]] = set()
+    for chunk in chunks(sorted(header_ids)):
+        is_one = headers.c.header_id.in_(chunk)
+        rows = transaction.execute(select(headers.c.study_id, headers.c.series_id).where(is_one).distinct())
+        parents.update((row[0], row[1]) for row in rows)
+        _count(transaction, chunk)
+        transaction.execute(
+            delete(headers).where(is_one, ~exists().where(instances.c.header_id == headers.c.header_id))
+        )
+    for part in chunks(sorted({series_id for _study_id, series_id in parents})):
+        is_empty = ~exists().where(headers.c.series_id == series.c.series_id)
+        transaction.execute(delete(series).where(series.c.series_id.in_(part), is_empty))
+    for part in chunks(sorted({study_id for study_id, _series_id in parents})):
+        is_empty = ~exists().where(headers.c.study_id == studies.c.study_id)
+        transaction.execute(delete(studies).where(studies.c.study_id.in_(part), is_empty))
+        summaries.refresh(transaction, part)
 
 
-def inserted_id(result: Any) -> int:
-    """Return the primary key of the inserted row."""
-    number: int = result.inserted_primary_key[0]
-    return number
+def _count(transaction: Transaction, header_ids: list[int]) -> None:
+    """Update the counts of headers that have instances."""
+    query = (
+        select(
+            instances.c.header_id.label("number"),
+            func.count().label("instance_count"),
+            func.sum(instances.c.size_bytes).label("size_bytes"),
+            func.max(instances.c.instance_id).label("newest"),
+        )
+        .where(instances.c.header_id.in_(header_ids))
+        .group_by(instances.c.header_id)
+    )
+    counts = [dict(row._mapping) for row in transaction.execute(query)]
+    if counts:
+        statement = update(headers).where(headers.c.header_id == bindparam("number"))
+        names = ("instance_count", "size_bytes", "newest")
+        values = {name: bindparam(f"new_{name}", type_=headers.c[name].type) for name in names}
+        rows = [{"number": row["number"], **{f"new_{name}": row[name] for name in names}} for row in counts]
+        transaction.execute(statement.values(values), rows)

@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 metadata = MetaData()
@@ -49,6 +49,8 @@ studies = Table(
     Column("study_id", RowId, primary_key=True, autoincrement=True),
     Column("ae_title", String(16), nullable=False),
     Column("study_instance_uid", Text, nullable=False),
+    # The attributes and counts follow from the headers of the study (see `summaries`).
+    Column("patient_conflict", Boolean, nullable=False),  # the instances disagree about the patient
     Column("patient_id", Text, nullable=False),
     Column("issuer_of_patient_id", Text, nullable=False),
     Column("patient_name", Text, nullable=False),
@@ -58,9 +60,7 @@ studies = Table(
     Column("study_time", Text, nullable=False),
     Column("accession_number", Text, nullable=False),
     Column("study_description", Text, nullable=False),
-    Column("patient_id_folded", Text, nullable=False, index=True),  # case-insensitive forms
-    Column("patient_name_folded", Text, nullable=False, index=True),
-    Column("accession_number_folded", Text, nullable=False, index=True),
+    Column("accession_number_folded", Text, nullable=False, index=True),  # case-insensitive forms
     Column("study_description_folded", Text, nullable=False),
     Column("series_count", Integer, nullable=False),
     Column("instance_count", Integer, nullable=False),
@@ -87,11 +87,38 @@ series = Table(
     UniqueConstraint("study_id", "series_instance_uid"),
 )
 
+headers = Table(  # one row for all instances of a series with the same attributes
+    "cache_headers",
+    metadata,
+    Column("header_id", RowId, primary_key=True, autoincrement=True),
+    Column("study_id", ForeignKey("cache_studies.study_id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("series_id", ForeignKey("cache_series.series_id", ondelete="CASCADE"), nullable=False),
+    Column("digest", String(32), nullable=False),  # of the attributes
+    Column("patient_id", Text, nullable=False),
+    Column("issuer_of_patient_id", Text, nullable=False),
+    Column("patient_name", Text, nullable=False),
+    Column("patient_birth_date", Text, nullable=False),
+    Column("patient_sex", Text, nullable=False),
+    Column("study_date", Text, nullable=False),
+    Column("study_time", Text, nullable=False),
+    Column("accession_number", Text, nullable=False),
+    Column("study_description", Text, nullable=False),
+    Column("modality", Text, nullable=False),
+    Column("series_description", Text, nullable=False),
+    Column("body_part_examined", Text, nullable=False),
+    Column("patient_id_folded", Text, nullable=False, index=True),  # case-insensitive forms
+    Column("patient_name_folded", Text, nullable=False, index=True),
+    Column("instance_count", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("newest", RowId, nullable=False),  # the greatest instance id
+    UniqueConstraint("series_id", "digest"),
+)
+
 instances = Table(
     "cache_instances",
     metadata,
     Column("instance_id", RowId, primary_key=True, autoincrement=False),  # the ledger's instance id
-    Column("series_id", ForeignKey("cache_series.series_id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("header_id", ForeignKey("cache_headers.header_id", ondelete="CASCADE"), nullable=False),
     Column("sop_instance_uid", Text, nullable=False, index=True),
     Column("sop_class_uid", Text, nullable=False),
     Column("transfer_syntax_uid", Text, nullable=False),
@@ -102,6 +129,7 @@ instances = Table(
     Column("storage_key", Text, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("checksum", BigInteger, nullable=False),
+    Index("cache_instances_by_header", "header_id", "size_bytes"),
 )
 
 jobs = Table(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, exists, func, select
+from sqlalchemy import ColumnElement, Row, case, exists, func, select
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache import values
 from dicom_adapter_cache.database import Database, Transaction
 from dicom_adapter_cache.errors import InvalidRequest
 from dicom_adapter_cache.header import folded
-from dicom_adapter_cache.index import read_instances
-from dicom_adapter_cache.schema import instances, jobs, series, studies
+from dicom_adapter_cache.index import joined, read_instances
+from dicom_adapter_cache.rows import chunks
+from dicom_adapter_cache.schema import headers, instances, jobs, series, studies
 
 ESCAPE = "\\"
+NO_NAME = {"patient_name": "", "patient_birth_date": "", "patient_sex": ""}
 _STUDY = [
     studies.c[name]
     for name in values.Study.__struct_fields__
@@ -56,7 +59,11 @@ class Reader:
                 return None
             [study] = self._studies(transaction, [row], now)
             query = select(series).where(series.c.study_id == row.study_id).order_by(series.c.series_id)
-            return values.StudyDetail(study=study, series=[_series(each) for each in transaction.execute(query)])
+            return values.StudyDetail(
+                study=study,
+                series=[_series(each) for each in transaction.execute(query)],
+                patients=_patients_of(transaction, row.study_id),
+            )
 
     def has_study(self, uid: str) -> bool:
         """Return whether the index has the study."""
@@ -68,24 +75,27 @@ class Reader:
 
     def patients(self, found: values.StudyFilter, limit: int) -> tuple[list[values.Patient], int]:
         """Return the first patients with matching studies, sorted by ID, and the number of matching patients."""
-        own = (studies.c.patient_id, studies.c.issuer_of_patient_id)
-        matching = [studies.c.ae_title == self._ae_title, *_conditions(found)]
-        query = select(
-            *own,
-            func.max(studies.c.patient_name).label("patient_name"),
-            func.max(studies.c.patient_birth_date).label("patient_birth_date"),
-            func.max(studies.c.patient_sex).label("patient_sex"),
-            func.count().label("studies"),
-            func.sum(studies.c.instance_count).label("instances"),
-            func.sum(studies.c.size_bytes).label("size_bytes"),
+        own = (headers.c.patient_id, headers.c.issuer_of_patient_id)
+        matching = [studies.c.ae_title == self._ae_title, *_study_conditions(found), *_patient_conditions(found)]
+        of_patients = select(*own).join(studies, studies.c.study_id == headers.c.study_id).where(*matching)
+        grouped = of_patients.add_columns(
+            func.count(headers.c.study_id.distinct()).label("studies"),
+            func.sum(headers.c.instance_count).label("instances"),
+            func.sum(headers.c.size_bytes).label("size_bytes"),
             func.max(studies.c.last_arrival, type_=studies.c.last_arrival.type).label("last_arrival"),
-        ).where(*matching)
-        grouped = query.group_by(*own)
+            func.max(case((headers.c.patient_name != "", headers.c.newest), else_=0)).label("named_by"),
+        ).group_by(*own)
         with self._database.read() as transaction:
-            count = select(func.count()).select_from(select(*own).where(*matching).distinct().subquery())
+            count = select(func.count()).select_from(of_patients.distinct().subquery())
             total = transaction.execute(count).scalar_one()
             rows = transaction.execute(grouped.order_by(*own).limit(limit)).all()
-        return [values.Patient(ae_title=self._ae_title, **row._mapping) for row in rows], total
+            names = _names(transaction, [row.named_by for row in rows])
+        return [self._patient(row, names) for row in rows], total
+
+    def _patient(self, row: Row[Any], names: Mapping[int, Mapping[str, str]]) -> values.Patient:
+        own = {**names.get(row.named_by, NO_NAME), **row._mapping}
+        del own["named_by"]
+        return values.Patient(ae_title=self._ae_title, **own)
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -98,9 +108,9 @@ class Reader:
             conditions.append(series.c.series_instance_uid == series_uid)
         columns = [studies.c.study_instance_uid, series.c.series_instance_uid]
         own = values.KeptInstance.__struct_fields__[2:]
-        query = _joined(select(*columns, *(instances.c[name] for name in own))).where(*conditions)
+        query = joined(select(*columns, *(instances.c[name] for name in own))).where(*conditions)
         with self._database.read() as transaction:
-            total = transaction.execute(_joined(select(func.count())).where(*conditions)).scalar_one()
+            total = transaction.execute(joined(select(func.count())).where(*conditions)).scalar_one()
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit).offset(offset)).all()
         return [values.KeptInstance(**row._mapping) for row in rows], total
 
@@ -114,14 +124,19 @@ class Reader:
         """Return whether the index has anything that the order names."""
         own = studies.c.ae_title == self._ae_title
         queries = [
-            *(select(studies.c.study_id).where(own, is_patient(patient)) for patient in order.patients),
+            *(
+                select(studies.c.study_id)
+                .join(headers, headers.c.study_id == studies.c.study_id)
+                .where(own, is_patient(patient))
+                for patient in order.patients
+            ),
             *(select(studies.c.study_id).where(self._is_study(uid)) for uid in order.studies),
             *(
-                _joined(select(studies.c.study_id)).where(own, series.c.series_instance_uid == uid)
+                joined(select(studies.c.study_id)).where(own, series.c.series_instance_uid == uid)
                 for uid in order.series
             ),
             *(
-                _joined(select(studies.c.study_id)).where(own, instances.c.sop_instance_uid == uid)
+                joined(select(studies.c.study_id)).where(own, instances.c.sop_instance_uid == uid)
                 for uid in order.instances
             ),
         ]
@@ -139,17 +154,11 @@ class Reader:
 
 
 def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
-    """Return the condition for studies with exactly this Patient ID and issuer."""
-    return (studies.c.patient_id == patient.patient_id) & (
-        studies.c.issuer_of_patient_id == patient.issuer_of_patient_id
-    )
-
-
-def _joined(query: Select[Any]) -> Select[Any]:
+    """Return the condition for headers with exactly this Patient ID and issuer."""
     return (
-        query.select_from(instances)
-        .join(series, series.c.series_id == instances.c.series_id)
-        .join(studies, studies.c.study_id == series.c.study_id)
+        (headers.c.patient_id_folded == folded(patient.patient_id))  # the column with an index
+        & (headers.c.patient_id == patient.patient_id)
+        & (headers.c.issuer_of_patient_id == patient.issuer_of_patient_id)
     )
 
 
@@ -157,10 +166,25 @@ def _joined(query: Select[Any]) -> Select[Any]:
 
 
 def _conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions of a filter; an empty filter has no conditions."""
+    """Return the conditions of a filter for studies; an empty filter has no conditions.
+
+    A study with a patient conflict is found under each of its patients.
+    """
+    of_patient = _patient_conditions(found)
+    if not of_patient:
+        return _study_conditions(found)
+    return [studies.c.study_id.in_(select(headers.c.study_id).where(*of_patient)), *_study_conditions(found)]
+
+
+def _patient_conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions for the headers of matching patients."""
+    texts = {headers.c.patient_id_folded: found.patient_id, headers.c.patient_name_folded: found.patient_name}
+    return [_matches(column, value) for column, value in texts.items() if value]
+
+
+def _study_conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions that do not concern the patient."""
     texts = {
-        studies.c.patient_id_folded: found.patient_id,
-        studies.c.patient_name_folded: found.patient_name,
         studies.c.accession_number_folded: found.accession_number,
         studies.c.study_description_folded: found.study_description,
     }
@@ -220,6 +244,25 @@ def _modalities(transaction: Transaction, study_ids: list[int]) -> dict[int, lis
     for study_id, modality in transaction.execute(query.distinct().order_by(series.c.study_id, series.c.modality)):
         found.setdefault(study_id, []).append(modality)
     return found
+
+
+def _patients_of(transaction: Transaction, study_id: int) -> list[values.StudyPatient]:
+    own = [headers.c[name] for name in values.StudyPatient.__struct_fields__ if name != "instances"]
+    query = select(*own, func.sum(headers.c.instance_count).label("instances")).where(headers.c.study_id == study_id)
+    rows = transaction.execute(query.group_by(*own).order_by(func.max(headers.c.newest).desc()))
+    return [values.StudyPatient(**row._mapping) for row in rows]
+
+
+def _names(transaction: Transaction, instance_ids: list[int]) -> dict[int, dict[str, str]]:
+    """Return name, birth date and sex of the patients of instances, by instance id."""
+    query = select(instances.c.instance_id, *(headers.c[name] for name in NO_NAME)).join(
+        headers, headers.c.header_id == instances.c.header_id
+    )
+    return {
+        row.instance_id: {name: getattr(row, name) for name in NO_NAME}
+        for chunk in chunks(instance_ids)
+        for row in transaction.execute(query.where(instances.c.instance_id.in_(chunk)))
+    }
 
 
 def _study(row: Row[Any], modalities: list[str], arrived_before: datetime) -> values.Study:

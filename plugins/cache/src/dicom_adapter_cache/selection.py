@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Select, and_, select
 
 from dicom_adapter import InstanceStorageInfo
 from dicom_adapter_cache.database import Database, Transaction
-from dicom_adapter_cache.errors import NotInCache, StillArriving
+from dicom_adapter_cache.errors import NotInCache, PatientConflict, StillArriving
 from dicom_adapter_cache.index import read_instances
 from dicom_adapter_cache.rows import chunks
-from dicom_adapter_cache.schema import instances, series, studies
+from dicom_adapter_cache.schema import headers, instances, series, studies
 from dicom_adapter_cache.search import is_patient
 from dicom_adapter_cache.values import Order
 
@@ -44,37 +44,51 @@ def choose(database: Database, ae_title: str, order: Order) -> Chosen:
 
 def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime) -> None:
     """Raise StillArriving if a chosen study received an instance after `arrived_before`."""
-    query = select(studies.c.study_instance_uid)
-    with database.read() as transaction:
-        late = [
-            uid
-            for chunk in chunks(chosen.studies)
-            for uid in transaction.execute(
-                query.where(studies.c.study_id.in_(chunk), studies.c.last_arrival > arrived_before)
-            ).scalars()
-        ]
+    late = _studies_with(database, chosen, studies.c.last_arrival > arrived_before)
     if late:
         raise StillArriving(
             f"{len(late)} of the studies are still arriving: wait until they are complete, or set insist",
-            studies=sorted(late)[:SHOWN],
+            studies=late[:SHOWN],
+        )
+
+
+def require_one_patient(database: Database, chosen: Chosen) -> None:
+    """Raise PatientConflict if the instances of a chosen study, chosen or not, disagree about the patient."""
+    mixed = _studies_with(database, chosen, studies.c.patient_conflict)
+    if mixed:
+        raise PatientConflict(
+            f"the instances of {len(mixed)} of the studies disagree about the patient: correct or delete them, or set "
+            "mixPatients",
+            studies=mixed[:SHOWN],
+        )
+
+
+def _studies_with(database: Database, chosen: Chosen, condition: ColumnElement[bool]) -> list[str]:
+    """Return the UIDs of the chosen studies that have this condition."""
+    query = select(studies.c.study_instance_uid)
+    with database.read() as transaction:
+        return sorted(
+            uid
+            for chunk in chunks(chosen.studies)
+            for uid in transaction.execute(query.where(studies.c.study_id.in_(chunk), condition)).scalars()
         )
 
 
 class _Lookup:
-    """Collects the series, single instances and missing objects of one order."""
+    """Collects the headers, single instances and missing objects of one order."""
 
     def __init__(self, transaction: Transaction, ae_title: str) -> None:
         self.study_ids: set[int] = set()
         self._transaction = transaction
         self._ae_title = ae_title
-        self._series_ids: set[int] = set()
+        self._header_ids: set[int] = set()
         self._instance_ids: set[int] = set()
         self._missing: dict[str, list[str]] = {}
 
     def patients(self, condition: ColumnElement[bool], patient_id: str) -> None:
-        """Add all series of a patient."""
-        query = _series(self._ae_title).where(condition)
-        if not self._add_series(self._transaction.execute(query)):
+        """Add all instances with the headers of a patient."""
+        query = _headers(self._ae_title).where(condition)
+        if not self._add_headers(self._transaction.execute(query)):
             self._missing.setdefault("patients", []).append(patient_id)
 
     def uids(self, kind: str, column: ColumnElement[str], uids: Iterable[str]) -> None:
@@ -85,25 +99,25 @@ class _Lookup:
             if kind == "instances":
                 found_uids |= self._add_instances(chunk)
             else:
-                rows = self._transaction.execute(_series(self._ae_title).add_columns(column).where(column.in_(chunk)))
-                found_uids |= self._add_series(rows)
+                rows = self._transaction.execute(_headers(self._ae_title).add_columns(column).where(column.in_(chunk)))
+                found_uids |= self._add_headers(rows)
         missing = [uid for uid in requested if uid not in found_uids]
         if missing:
             self._missing[kind] = missing
 
-    def _add_series(self, rows: Any) -> set[str]:
+    def _add_headers(self, rows: Any) -> set[str]:
         named = set()
         for row in rows:
             self.study_ids.add(row[0])
-            self._series_ids.add(row[1])
+            self._header_ids.add(row[1])
             named.add(str(row[-1]))
         return named
 
     def _add_instances(self, uids: list[str]) -> set[str]:
         query = (
-            select(series.c.study_id, instances.c.instance_id, instances.c.sop_instance_uid)
-            .join(series, series.c.series_id == instances.c.series_id)
-            .join(studies, studies.c.study_id == series.c.study_id)
+            select(headers.c.study_id, instances.c.instance_id, instances.c.sop_instance_uid)
+            .join(headers, headers.c.header_id == instances.c.header_id)
+            .join(studies, studies.c.study_id == headers.c.study_id)
             .where(and_(studies.c.ae_title == self._ae_title, instances.c.sop_instance_uid.in_(uids)))
         )
         rows = self._transaction.execute(query).all()
@@ -121,16 +135,17 @@ class _Lookup:
         raise NotInCache(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
 
     def found(self) -> list[InstanceStorageInfo]:
-        """Return the instances of all series and the single instances that were found."""
-        whole = read_instances(self._transaction, self._ae_title, instances.c.series_id, self._series_ids)
+        """Return the instances with all headers, and the single instances, that were found."""
+        whole = read_instances(self._transaction, self._ae_title, instances.c.header_id, self._header_ids)
         single = read_instances(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
         by_number = {instance.instance_id: instance for instance in [*whole, *single]}
         return [by_number[number] for number in sorted(by_number)]
 
 
-def _series(ae_title: str) -> Select[Any]:
+def _headers(ae_title: str) -> Select[Any]:
     return (
-        select(studies.c.study_id, series.c.series_id)
-        .join(series, series.c.study_id == studies.c.study_id)
+        select(headers.c.study_id, headers.c.header_id)
+        .join(series, series.c.series_id == headers.c.series_id)
+        .join(studies, studies.c.study_id == headers.c.study_id)
         .where(studies.c.ae_title == ae_title)
     )

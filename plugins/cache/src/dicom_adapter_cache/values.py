@@ -55,6 +55,7 @@ class Study(Value, frozen=True, kw_only=True):
 
     ae_title: str
     study_instance_uid: str
+    patient_conflict: bool  # the instances disagree about the patient; the patient of the newest instance follows
     patient_id: str
     issuer_of_patient_id: str
     patient_name: str
@@ -86,11 +87,23 @@ class Series(Value, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class StudyPatient(Value, frozen=True, kw_only=True):
+    """A patient of the instances of a study."""
+
+    patient_id: str
+    issuer_of_patient_id: str
+    patient_name: str
+    patient_birth_date: str
+    patient_sex: str
+    instances: int
+
+
 class StudyDetail(Value, frozen=True, kw_only=True):
-    """A study with its series."""
+    """A study with its series, and with its patients, that of the newest instance first."""
 
     study: Study
     series: list[Series]
+    patients: list[StudyPatient]
 
 
 class KeptInstance(Value, frozen=True, kw_only=True):
@@ -178,6 +191,7 @@ class Order(Value, frozen=True, kw_only=True):
     metadata: dict[Name, Text] = field(default_factory=dict)
     keep: bool = True  # False: delete the job's instances when it is submitted
     insist: bool = False  # True: compose even if a study is still arriving
+    mix_patients: bool = False  # True: compose even if the instances of a study disagree about the patient
 
 
 class JobStatus(Value, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$dicom_adapter_cache/wire/cache.proto\x12\x16\x64icom_adapter.cache.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n\x14SearchStudiesRequest\x12\x10\n\x08\x61\x65_title\x18\x01 \x01(\t\x12\x1a\n\x12study_instance_uid\x18\x02 \x01(\t\x12\x12\n\npatient_id\x18\x03 \x01(\t\x12\x14\n\x0cpatient_name\x18\x04 \x01(\t\x12\x12\n\nstudy_date\x18\x05 \x01(\t\x12\x18\n\x10\x61\x63\x63\x65ssion_number\x18\x06 \x01(\t\x12\x19\n\x11study_description\x18\x07 \x01(\t\x12\x10\n\x08modality\x18\x08 \x01(\t\x12\x13\n\x06pinned\x18\t \x01(\x08H\x00\x88\x01\x01\x12\r\n\x05limit\x18\n \x01(\x05\x12\x0e\n\x06offset\x18\x0b \x01(\x05\x42\t\n\x07_pinned\"\x8b\x04\n\x05Study\x12\x10\n\x08\x61\x65_title\x18\x01 \x01(\t\x12\x1a\n\x12study_instance_uid\x18\x02 \x01(\t\x12\x12\n\npatient_id\x18\x03 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x04 \x01(\t\x12\x14\n\x0cpatient_name\x18\x05 \x01(\t\x12\x1a\n\x12patient_birth_date\x18\x06 \x01(\t\x12\x13\n\x0bpatient_sex\x18\x07 \x01(\t\x12\x12\n\nstudy_date\x18\x08 \x01(\t\x12\x12\n\nstudy_time\x18\t \x01(\t\x12\x18\n\x10\x61\x63\x63\x65ssion_number\x18\n \x01(\t\x12\x19\n\x11study_description\x18\x0b \x01(\t\x12\x12\n\nmodalities\x18\x0c \x03(\t\x12\x0e\n\x06series\x18\r \x01(\x03\x12\x11\n\tinstances\x18\x0e \x01(\x03\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x31\n\rfirst_arrival\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_arrival\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08last_use\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06pinned\x18\x13 \x01(\x08\x12\x10\n\x08\x61rriving\x18\x14 \x01(\x08\"\xfe\x01\n\x07Patient\x12\x10\n\x08\x61\x65_title\x18\x01 \x01(\t\x12\x12\n\npatient_id\x18\x02 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x03 \x01(\t\x12\x14\n\x0cpatient_name\x18\x04 \x01(\t\x12\x1a\n\x12patient_birth_date\x18\x05 \x01(\t\x12\x13\n\x0bpatient_sex\x18\x06 \x01(\t\x12\x0f\n\x07studies\x18\x07 \x01(\x03\x12\x11\n\tinstances\x18\x08 \x01(\x03\x12\x12\n\nsize_bytes\x18\t \x01(\x03\x12\x30\n\x0clast_arrival\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x06Series\x12\x1b\n\x13series_instance_uid\x18\x01 \x01(\t\x12\x10\n\x08modality\x18\x02 \x01(\t\x12\x1a\n\x12series_description\x18\x03 \x01(\t\x12\x1a\n\x12\x62ody_part_examined\x18\x04 \x01(\t\x12\x11\n\tinstances\x18\x05 \x01(\x03\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\"<\n\x0cStudyRequest\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x02 \x01(\t\"k\n\x0bStudyDetail\x12,\n\x05study\x18\x01 \x01(\x0b\x32\x1d.dicom_adapter.cache.v1.Study\x12.\n\x06series\x18\x02 \x03(\x0b\x32\x1e.dicom_adapter.cache.v1.Series\"a\n\x14ListInstancesRequest\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x1b\n\x13series_instance_uid\x18\x02 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\"\xd6\x01\n\x08Instance\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x1b\n\x13series_instance_uid\x18\x02 \x01(\t\x12\x18\n\x10sop_instance_uid\x18\x03 \x01(\t\x12\x15\n\rsop_class_uid\x18\x04 \x01(\t\x12\x1b\n\x13transfer_syntax_uid\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12/\n\x0breceived_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x0f\x44ownloadRequest\x12\x18\n\x10sop_instance_uid\x18\x01 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x02 \x01(\t\"\x18\n\x05Piece\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\">\n\nPatientRef\x12\x12\n\npatient_id\x18\x01 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x02 \x01(\t\"\xa7\x03\n\x0e\x43omposeRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\x12\x32\n\x08priority\x18\x04 \x01(\x0e\x32 .dicom_adapter.cache.v1.Priority\x12\x34\n\x08patients\x18\x05 \x03(\x0b\x32\".dicom_adapter.cache.v1.PatientRef\x12\x0f\n\x07studies\x18\x06 \x03(\t\x12\x0e\n\x06series\x18\x07 \x03(\t\x12\x11\n\tinstances\x18\x08 \x03(\t\x12\x11\n\tsubmitter\x18\t \x01(\t\x12\x46\n\x08metadata\x18\n \x03(\x0b\x32\x34.dicom_adapter.cache.v1.ComposeRequest.MetadataEntry\x12\x10\n\x08\x63lean_up\x18\x0b \x01(\x08\x12\x0e\n\x06insist\x18\x0c \x01(\x08\x12\x17\n\x0fidempotency_key\x18\r \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1c\n\nJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\" \n\x0fListJobsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"\xea\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\x12\x13\n\x0bpipeline_id\x18\x04 \x01(\t\x12\x32\n\x08priority\x18\x05 \x01(\x0e\x32 .dicom_adapter.cache.v1.Priority\x12\x11\n\tsubmitter\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12\x11\n\tinstances\x18\x08 \x01(\x03\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x03\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12\x17\n\x0fplatform_job_id\x18\r \x01(\t\x12\x16\n\x0eplatform_state\x18\x0e \x01(\t\"\x15\n\x13\x44\x65leteStudyResponse\"O\n\x0fPinStudyRequest\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\">\n\x10PinStudyResponse\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08*z\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRIORITY_LOWER\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x13\n\x0fPRIORITY_HIGHER\x10\x03\x12\x16\n\x12PRIORITY_IMMEDIATE\x10\x04\x32\x8a\x07\n\x05\x43\x61\x63he\x12^\n\rSearchStudies\x12,.dicom_adapter.cache.v1.SearchStudiesRequest\x1a\x1d.dicom_adapter.cache.v1.Study0\x01\x12\x61\n\x0eSearchPatients\x12,.dicom_adapter.cache.v1.SearchStudiesRequest\x1a\x1f.dicom_adapter.cache.v1.Patient0\x01\x12U\n\x08GetStudy\x12$.dicom_adapter.cache.v1.StudyRequest\x1a#.dicom_adapter.cache.v1.StudyDetail\x12\x61\n\rListInstances\x12,.dicom_adapter.cache.v1.ListInstancesRequest\x1a .dicom_adapter.cache.v1.Instance0\x01\x12T\n\x08\x44ownload\x12\'.dicom_adapter.cache.v1.DownloadRequest\x1a\x1d.dicom_adapter.cache.v1.Piece0\x01\x12N\n\x07\x43ompose\x12&.dicom_adapter.cache.v1.ComposeRequest\x1a\x1b.dicom_adapter.cache.v1.Job\x12I\n\x06GetJob\x12\".dicom_adapter.cache.v1.JobRequest\x1a\x1b.dicom_adapter.cache.v1.Job\x12R\n\x08ListJobs\x12\'.dicom_adapter.cache.v1.ListJobsRequest\x1a\x1b.dicom_adapter.cache.v1.Job0\x01\x12`\n\x0b\x44\x65leteStudy\x12$.dicom_adapter.cache.v1.StudyRequest\x1a+.dicom_adapter.cache.v1.DeleteStudyResponse\x12]\n\x08PinStudy\x12\'.dicom_adapter.cache.v1.PinStudyRequest\x1a(.dicom_adapter.cache.v1.PinStudyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$dicom_adapter_cache/wire/cache.proto\x12\x16\x64icom_adapter.cache.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n\x14SearchStudiesRequest\x12\x10\n\x08\x61\x65_title\x18\x01 \x01(\t\x12\x1a\n\x12study_instance_uid\x18\x02 \x01(\t\x12\x12\n\npatient_id\x18\x03 \x01(\t\x12\x14\n\x0cpatient_name\x18\x04 \x01(\t\x12\x12\n\nstudy_date\x18\x05 \x01(\t\x12\x18\n\x10\x61\x63\x63\x65ssion_number\x18\x06 \x01(\t\x12\x19\n\x11study_description\x18\x07 \x01(\t\x12\x10\n\x08modality\x18\x08 \x01(\t\x12\x13\n\x06pinned\x18\t \x01(\x08H\x00\x88\x01\x01\x12\r\n\x05limit\x18\n \x01(\x05\x12\x0e\n\x06offset\x18\x0b \x01(\x05\x42\t\n\x07_pinned\"\xa5\x04\n\x05Study\x12\x10\n\x08\x61\x65_title\x18\x01 \x01(\t\x12\x1a\n\x12study_instance_uid\x18\x02 \x01(\t\x12\x12\n\npatient_id\x18\x03 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x04 \x01(\t\x12\x14\n\x0cpatient_name\x18\x05 \x01(\t\x12\x1a\n\x12patient_birth_date\x18\x06 \x01(\t\x12\x13\n\x0bpatient_sex\x18\x07 \x01(\t\x12\x12\n\nstudy_date\x18\x08 \x01(\t\x12\x12\n\nstudy_time\x18\t \x01(\t\x12\x18\n\x10\x61\x63\x63\x65ssion_number\x18\n \x01(\t\x12\x19\n\x11study_description\x18\x0b \x01(\t\x12\x12\n\nmodalities\x18\x0c \x03(\t\x12\x0e\n\x06series\x18\r \x01(\x03\x12\x11\n\tinstances\x18\x0e \x01(\x03\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x31\n\rfirst_arrival\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_arrival\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08last_use\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06pinned\x18\x13 \x01(\x08\x12\x10\n\x08\x61rriving\x18\x14 \x01(\x08\x12\x18\n\x10patient_conflict\x18\x15 \x01(\x08\"\xfe\x01\n\x07Patient\x12\x10\n\x08\x61\x65_title\x18\x01 \x01(\t\x12\x12\n\npatient_id\x18\x02 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x03 \x01(\t\x12\x14\n\x0cpatient_name\x18\x04 \x01(\t\x12\x1a\n\x12patient_birth_date\x18\x05 \x01(\t\x12\x13\n\x0bpatient_sex\x18\x06 \x01(\t\x12\x0f\n\x07studies\x18\x07 \x01(\x03\x12\x11\n\tinstances\x18\x08 \x01(\x03\x12\x12\n\nsize_bytes\x18\t \x01(\x03\x12\x30\n\x0clast_arrival\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x06Series\x12\x1b\n\x13series_instance_uid\x18\x01 \x01(\t\x12\x10\n\x08modality\x18\x02 \x01(\t\x12\x1a\n\x12series_description\x18\x03 \x01(\t\x12\x1a\n\x12\x62ody_part_examined\x18\x04 \x01(\t\x12\x11\n\tinstances\x18\x05 \x01(\x03\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\"<\n\x0cStudyRequest\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x02 \x01(\t\"\xa3\x01\n\x0bStudyDetail\x12,\n\x05study\x18\x01 \x01(\x0b\x32\x1d.dicom_adapter.cache.v1.Study\x12.\n\x06series\x18\x02 \x03(\x0b\x32\x1e.dicom_adapter.cache.v1.Series\x12\x36\n\x08patients\x18\x03 \x03(\x0b\x32$.dicom_adapter.cache.v1.StudyPatient\"\x9a\x01\n\x0cStudyPatient\x12\x12\n\npatient_id\x18\x01 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x02 \x01(\t\x12\x14\n\x0cpatient_name\x18\x03 \x01(\t\x12\x1a\n\x12patient_birth_date\x18\x04 \x01(\t\x12\x13\n\x0bpatient_sex\x18\x05 \x01(\t\x12\x11\n\tinstances\x18\x06 \x01(\x03\"a\n\x14ListInstancesRequest\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x1b\n\x13series_instance_uid\x18\x02 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\"\xd6\x01\n\x08Instance\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x1b\n\x13series_instance_uid\x18\x02 \x01(\t\x12\x18\n\x10sop_instance_uid\x18\x03 \x01(\t\x12\x15\n\rsop_class_uid\x18\x04 \x01(\t\x12\x1b\n\x13transfer_syntax_uid\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12/\n\x0breceived_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x0f\x44ownloadRequest\x12\x18\n\x10sop_instance_uid\x18\x01 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x02 \x01(\t\"\x18\n\x05Piece\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\">\n\nPatientRef\x12\x12\n\npatient_id\x18\x01 \x01(\t\x12\x1c\n\x14issuer_of_patient_id\x18\x02 \x01(\t\"\xbd\x03\n\x0e\x43omposeRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\x12\x32\n\x08priority\x18\x04 \x01(\x0e\x32 .dicom_adapter.cache.v1.Priority\x12\x34\n\x08patients\x18\x05 \x03(\x0b\x32\".dicom_adapter.cache.v1.PatientRef\x12\x0f\n\x07studies\x18\x06 \x03(\t\x12\x0e\n\x06series\x18\x07 \x03(\t\x12\x11\n\tinstances\x18\x08 \x03(\t\x12\x11\n\tsubmitter\x18\t \x01(\t\x12\x46\n\x08metadata\x18\n \x03(\x0b\x32\x34.dicom_adapter.cache.v1.ComposeRequest.MetadataEntry\x12\x10\n\x08\x63lean_up\x18\x0b \x01(\x08\x12\x0e\n\x06insist\x18\x0c \x01(\x08\x12\x17\n\x0fidempotency_key\x18\r \x01(\t\x12\x14\n\x0cmix_patients\x18\x0e \x01(\x08\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1c\n\nJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\" \n\x0fListJobsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"\xea\x02\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\x12\x13\n\x0bpipeline_id\x18\x04 \x01(\t\x12\x32\n\x08priority\x18\x05 \x01(\x0e\x32 .dicom_adapter.cache.v1.Priority\x12\x11\n\tsubmitter\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12\x11\n\tinstances\x18\x08 \x01(\x03\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nchanged_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x03\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12\x17\n\x0fplatform_job_id\x18\r \x01(\t\x12\x16\n\x0eplatform_state\x18\x0e \x01(\t\"\x15\n\x13\x44\x65leteStudyResponse\"O\n\x0fPinStudyRequest\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08\x12\x10\n\x08\x61\x65_title\x18\x03 \x01(\t\">\n\x10PinStudyResponse\x12\x1a\n\x12study_instance_uid\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08*z\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRIORITY_LOWER\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x13\n\x0fPRIORITY_HIGHER\x10\x03\x12\x16\n\x12PRIORITY_IMMEDIATE\x10\x04\x32\x8a\x07\n\x05\x43\x61\x63he\x12^\n\rSearchStudies\x12,.dicom_adapter.cache.v1.SearchStudiesRequest\x1a\x1d.dicom_adapter.cache.v1.Study0\x01\x12\x61\n\x0eSearchPatients\x12,.dicom_adapter.cache.v1.SearchStudiesRequest\x1a\x1f.dicom_adapter.cache.v1.Patient0\x01\x12U\n\x08GetStudy\x12$.dicom_adapter.cache.v1.StudyRequest\x1a#.dicom_adapter.cache.v1.StudyDetail\x12\x61\n\rListInstances\x12,.dicom_adapter.cache.v1.ListInstancesRequest\x1a .dicom_adapter.cache.v1.Instance0\x01\x12T\n\x08\x44ownload\x12\'.dicom_adapter.cache.v1.DownloadRequest\x1a\x1d.dicom_adapter.cache.v1.Piece0\x01\x12N\n\x07\x43ompose\x12&.dicom_adapter.cache.v1.ComposeRequest\x1a\x1b.dicom_adapter.cache.v1.Job\x12I\n\x06GetJob\x12\".dicom_adapter.cache.v1.JobRequest\x1a\x1b.dicom_adapter.cache.v1.Job\x12R\n\x08ListJobs\x12\'.dicom_adapter.cache.v1.ListJobsRequest\x1a\x1b.dicom_adapter.cache.v1.Job0\x01\x12`\n\x0b\x44\x65leteStudy\x12$.dicom_adapter.cache.v1.StudyRequest\x1a+.dicom_adapter.cache.v1.DeleteStudyResponse\x12]\n\x08PinStudy\x12\'.dicom_adapter.cache.v1.PinStudyRequest\x1a(.dicom_adapter.cache.v1.PinStudyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -24,46 +24,48 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_COMPOSEREQUEST_METADATAENTRY']._options = None
   _globals['_COMPOSEREQUEST_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=2963
-  _globals['_PRIORITY']._serialized_end=3085
+  _globals['_PRIORITY']._serialized_start=3225
+  _globals['_PRIORITY']._serialized_end=3347
   _globals['_SEARCHSTUDIESREQUEST']._serialized_start=98
   _globals['_SEARCHSTUDIESREQUEST']._serialized_end=362
   _globals['_STUDY']._serialized_start=365
-  _globals['_STUDY']._serialized_end=888
-  _globals['_PATIENT']._serialized_start=891
-  _globals['_PATIENT']._serialized_end=1145
-  _globals['_SERIES']._serialized_start=1148
-  _globals['_SERIES']._serialized_end=1298
-  _globals['_STUDYREQUEST']._serialized_start=1300
-  _globals['_STUDYREQUEST']._serialized_end=1360
-  _globals['_STUDYDETAIL']._serialized_start=1362
-  _globals['_STUDYDETAIL']._serialized_end=1469
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=1471
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=1568
-  _globals['_INSTANCE']._serialized_start=1571
-  _globals['_INSTANCE']._serialized_end=1785
-  _globals['_DOWNLOADREQUEST']._serialized_start=1787
-  _globals['_DOWNLOADREQUEST']._serialized_end=1848
-  _globals['_PIECE']._serialized_start=1850
-  _globals['_PIECE']._serialized_end=1874
-  _globals['_PATIENTREF']._serialized_start=1876
-  _globals['_PATIENTREF']._serialized_end=1938
-  _globals['_COMPOSEREQUEST']._serialized_start=1941
-  _globals['_COMPOSEREQUEST']._serialized_end=2364
-  _globals['_COMPOSEREQUEST_METADATAENTRY']._serialized_start=2317
-  _globals['_COMPOSEREQUEST_METADATAENTRY']._serialized_end=2364
-  _globals['_JOBREQUEST']._serialized_start=2366
-  _globals['_JOBREQUEST']._serialized_end=2394
-  _globals['_LISTJOBSREQUEST']._serialized_start=2396
-  _globals['_LISTJOBSREQUEST']._serialized_end=2428
-  _globals['_JOB']._serialized_start=2431
-  _globals['_JOB']._serialized_end=2793
-  _globals['_DELETESTUDYRESPONSE']._serialized_start=2795
-  _globals['_DELETESTUDYRESPONSE']._serialized_end=2816
-  _globals['_PINSTUDYREQUEST']._serialized_start=2818
-  _globals['_PINSTUDYREQUEST']._serialized_end=2897
-  _globals['_PINSTUDYRESPONSE']._serialized_start=2899
-  _globals['_PINSTUDYRESPONSE']._serialized_end=2961
-  _globals['_CACHE']._serialized_start=3088
-  _globals['_CACHE']._serialized_end=3994
+  _globals['_STUDY']._serialized_end=914
+  _globals['_PATIENT']._serialized_start=917
+  _globals['_PATIENT']._serialized_end=1171
+  _globals['_SERIES']._serialized_start=1174
+  _globals['_SERIES']._serialized_end=1324
+  _globals['_STUDYREQUEST']._serialized_start=1326
+  _globals['_STUDYREQUEST']._serialized_end=1386
+  _globals['_STUDYDETAIL']._serialized_start=1389
+  _globals['_STUDYDETAIL']._serialized_end=1552
+  _globals['_STUDYPATIENT']._serialized_start=1555
+  _globals['_STUDYPATIENT']._serialized_end=1709
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=1711
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=1808
+  _globals['_INSTANCE']._serialized_start=1811
+  _globals['_INSTANCE']._serialized_end=2025
+  _globals['_DOWNLOADREQUEST']._serialized_start=2027
+  _globals['_DOWNLOADREQUEST']._serialized_end=2088
+  _globals['_PIECE']._serialized_start=2090
+  _globals['_PIECE']._serialized_end=2114
+  _globals['_PATIENTREF']._serialized_start=2116
+  _globals['_PATIENTREF']._serialized_end=2178
+  _globals['_COMPOSEREQUEST']._serialized_start=2181
+  _globals['_COMPOSEREQUEST']._serialized_end=2626
+  _globals['_COMPOSEREQUEST_METADATAENTRY']._serialized_start=2579
+  _globals['_COMPOSEREQUEST_METADATAENTRY']._serialized_end=2626
+  _globals['_JOBREQUEST']._serialized_start=2628
+  _globals['_JOBREQUEST']._serialized_end=2656
+  _globals['_LISTJOBSREQUEST']._serialized_start=2658
+  _globals['_LISTJOBSREQUEST']._serialized_end=2690
+  _globals['_JOB']._serialized_start=2693
+  _globals['_JOB']._serialized_end=3055
+  _globals['_DELETESTUDYRESPONSE']._serialized_start=3057
+  _globals['_DELETESTUDYRESPONSE']._serialized_end=3078
+  _globals['_PINSTUDYREQUEST']._serialized_start=3080
+  _globals['_PINSTUDYREQUEST']._serialized_end=3159
+  _globals['_PINSTUDYRESPONSE']._serialized_start=3161
+  _globals['_PINSTUDYRESPONSE']._serialized_end=3223
+  _globals['_CACHE']._serialized_start=3350
+  _globals['_CACHE']._serialized_end=4256
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,8 @@
 isort:skip_file
 The gRPC API of dicom-adapter's cache processor: the same operations as its REST API.
 
-Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, more than one AE title, a stopped lane),
+Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, a study with more than one patient, more than
+one AE title, a stopped lane),
 ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (temporary; repeat the call),
 UNAUTHENTICATED. The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
 
@@ -127,6 +128,7 @@ class Study(google.protobuf.message.Message):
     LAST_USE_FIELD_NUMBER: builtins.int
     PINNED_FIELD_NUMBER: builtins.int
     ARRIVING_FIELD_NUMBER: builtins.int
+    PATIENT_CONFLICT_FIELD_NUMBER: builtins.int
     ae_title: builtins.str
     study_instance_uid: builtins.str
     patient_id: builtins.str
@@ -143,6 +145,8 @@ class Study(google.protobuf.message.Message):
     size_bytes: builtins.int
     pinned: builtins.bool
     arriving: builtins.bool
+    patient_conflict: builtins.bool
+    """the instances disagree about the patient; `patient_id` is that of the newest instance"""
     @property
     def modalities(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -174,9 +178,10 @@ class Study(google.protobuf.message.Message):
         last_use: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         pinned: builtins.bool = ...,
         arriving: builtins.bool = ...,
+        patient_conflict: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["first_arrival", b"first_arrival", "last_arrival", b"last_arrival", "last_use", b"last_use"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["accession_number", b"accession_number", "ae_title", b"ae_title", "arriving", b"arriving", "first_arrival", b"first_arrival", "instances", b"instances", "issuer_of_patient_id", b"issuer_of_patient_id", "last_arrival", b"last_arrival", "last_use", b"last_use", "modalities", b"modalities", "patient_birth_date", b"patient_birth_date", "patient_id", b"patient_id", "patient_name", b"patient_name", "patient_sex", b"patient_sex", "pinned", b"pinned", "series", b"series", "size_bytes", b"size_bytes", "study_date", b"study_date", "study_description", b"study_description", "study_instance_uid", b"study_instance_uid", "study_time", b"study_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accession_number", b"accession_number", "ae_title", b"ae_title", "arriving", b"arriving", "first_arrival", b"first_arrival", "instances", b"instances", "issuer_of_patient_id", b"issuer_of_patient_id", "last_arrival", b"last_arrival", "last_use", b"last_use", "modalities", b"modalities", "patient_birth_date", b"patient_birth_date", "patient_conflict", b"patient_conflict", "patient_id", b"patient_id", "patient_name", b"patient_name", "patient_sex", b"patient_sex", "pinned", b"pinned", "series", b"series", "size_bytes", b"size_bytes", "study_date", b"study_date", "study_description", b"study_description", "study_instance_uid", b"study_instance_uid", "study_time", b"study_time"]) -> None: ...
 
 global___Study = Study
 
@@ -279,20 +284,58 @@ class StudyDetail(google.protobuf.message.Message):
 
     STUDY_FIELD_NUMBER: builtins.int
     SERIES_FIELD_NUMBER: builtins.int
+    PATIENTS_FIELD_NUMBER: builtins.int
     @property
     def study(self) -> global___Study: ...
     @property
     def series(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Series]: ...
+    @property
+    def patients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___StudyPatient]:
+        """the patient of the newest instance first"""
+
     def __init__(
         self,
         *,
         study: global___Study | None = ...,
         series: collections.abc.Iterable[global___Series] | None = ...,
+        patients: collections.abc.Iterable[global___StudyPatient] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["study", b"study"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["series", b"series", "study", b"study"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["patients", b"patients", "series", b"series", "study", b"study"]) -> None: ...
 
 global___StudyDetail = StudyDetail
+
+@typing.final
+class StudyPatient(google.protobuf.message.Message):
+    """A patient of the instances of a study."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATIENT_ID_FIELD_NUMBER: builtins.int
+    ISSUER_OF_PATIENT_ID_FIELD_NUMBER: builtins.int
+    PATIENT_NAME_FIELD_NUMBER: builtins.int
+    PATIENT_BIRTH_DATE_FIELD_NUMBER: builtins.int
+    PATIENT_SEX_FIELD_NUMBER: builtins.int
+    INSTANCES_FIELD_NUMBER: builtins.int
+    patient_id: builtins.str
+    issuer_of_patient_id: builtins.str
+    patient_name: builtins.str
+    patient_birth_date: builtins.str
+    patient_sex: builtins.str
+    instances: builtins.int
+    def __init__(
+        self,
+        *,
+        patient_id: builtins.str = ...,
+        issuer_of_patient_id: builtins.str = ...,
+        patient_name: builtins.str = ...,
+        patient_birth_date: builtins.str = ...,
+        patient_sex: builtins.str = ...,
+        instances: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["instances", b"instances", "issuer_of_patient_id", b"issuer_of_patient_id", "patient_birth_date", b"patient_birth_date", "patient_id", b"patient_id", "patient_name", b"patient_name", "patient_sex", b"patient_sex"]) -> None: ...
+
+global___StudyPatient = StudyPatient
 
 @typing.final
 class ListInstancesRequest(google.protobuf.message.Message):
@@ -435,6 +478,7 @@ class ComposeRequest(google.protobuf.message.Message):
     CLEAN_UP_FIELD_NUMBER: builtins.int
     INSIST_FIELD_NUMBER: builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    MIX_PATIENTS_FIELD_NUMBER: builtins.int
     pipeline: builtins.str
     """a configured name, or an id"""
     name: builtins.str
@@ -447,6 +491,8 @@ class ComposeRequest(google.protobuf.message.Message):
     """compose even if a study is still arriving"""
     idempotency_key: builtins.str
     """a repeated call with the same key returns the first job"""
+    mix_patients: builtins.bool
+    """compose even if the instances of a study disagree about the patient"""
     @property
     def patients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PatientRef]: ...
     @property
@@ -473,8 +519,9 @@ class ComposeRequest(google.protobuf.message.Message):
         clean_up: builtins.bool = ...,
         insist: builtins.bool = ...,
         idempotency_key: builtins.str = ...,
+        mix_patients: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ae_title", b"ae_title", "clean_up", b"clean_up", "idempotency_key", b"idempotency_key", "insist", b"insist", "instances", b"instances", "metadata", b"metadata", "name", b"name", "patients", b"patients", "pipeline", b"pipeline", "priority", b"priority", "series", b"series", "studies", b"studies", "submitter", b"submitter"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ae_title", b"ae_title", "clean_up", b"clean_up", "idempotency_key", b"idempotency_key", "insist", b"insist", "instances", b"instances", "metadata", b"metadata", "mix_patients", b"mix_patients", "name", b"name", "patients", b"patients", "pipeline", b"pipeline", "priority", b"priority", "series", b"series", "studies", b"studies", "submitter", b"submitter"]) -> None: ...
 
 global___ComposeRequest = ComposeRequest
 

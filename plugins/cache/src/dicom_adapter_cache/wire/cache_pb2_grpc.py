@@ -84,7 +84,7 @@ class CacheServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetStudy(self, request, context):
-        """Returns a study with its series.
+        """Returns a study with its series and patients.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,7 +3,8 @@
 isort:skip_file
 The gRPC API of dicom-adapter's cache processor: the same operations as its REST API.
 
-Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, more than one AE title, a stopped lane),
+Errors: NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION (still arriving, a study with more than one patient, more than
+one AE title, a stopped lane),
 ALREADY_EXISTS (the idempotency key was used for another order), UNAVAILABLE (temporary; repeat the call),
 UNAUTHENTICATED. The trailing metadata `problem` has an identifier for programs, such as `still-arriving`.
 
@@ -42,7 +43,7 @@ class CacheStub:
         dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         dicom_adapter_cache.wire.cache_pb2.StudyDetail,
     ]
-    """Returns a study with its series."""
+    """Returns a study with its series and patients."""
 
     ListInstances: grpc.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ListInstancesRequest,
@@ -103,7 +104,7 @@ class CacheAsyncStub:
         dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         dicom_adapter_cache.wire.cache_pb2.StudyDetail,
     ]
-    """Returns a study with its series."""
+    """Returns a study with its series and patients."""
 
     ListInstances: grpc.aio.UnaryStreamMultiCallable[
         dicom_adapter_cache.wire.cache_pb2.ListInstancesRequest,
@@ -170,7 +171,7 @@ class CacheServicer(metaclass=abc.ABCMeta):
         request: dicom_adapter_cache.wire.cache_pb2.StudyRequest,
         context: _ServicerContext,
     ) -> typing.Union[dicom_adapter_cache.wire.cache_pb2.StudyDetail, collections.abc.Awaitable[dicom_adapter_cache.wire.cache_pb2.StudyDetail]]:
-        """Returns a study with its series."""
+        """Returns a study with its series and patients."""
 
     @abc.abstractmethod
     def ListInstances(

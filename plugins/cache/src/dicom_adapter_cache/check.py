@@ -1,0 +1,66 @@
+"""The check of the index after a start: it must contain what the ledger and the stored instances contain.
+
+Instances are compared with the ledger when they are delivered again, each in its own turn. Afterwards, the attributes
+of each header are read from its newest instance, and everything is counted, in small steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from dicom_adapter import InstanceStorageInfo, Unprocessable
+from dicom_adapter_cache.header import Attributes
+from dicom_adapter_cache.index import Index, as_indexed
+from dicom_adapter_cache.rows import Arrival
+
+log = structlog.get_logger("dicom_adapter_cache")
+
+AHEAD = 500  # instances that are read from the index together
+HEADERS = 50  # in one step
+
+ReadAttributes = Callable[[InstanceStorageInfo], Attributes]  # raises Unprocessable
+
+
+class IndexCheck:
+    """The check of one index. Not thread-safe: used by the lane thread only."""
+
+    def __init__(self, index: Index, read: ReadAttributes) -> None:
+        self._index = index
+        self._read = read
+        self._ahead: dict[int, InstanceStorageInfo] = {}
+        self._last_header = 0
+
+    def agrees(self, delivered: InstanceStorageInfo) -> bool:
+        """Return whether the index has this instance as it was delivered. Call it in the order of arrival."""
+        number = delivered.instance_id
+        if number not in self._ahead:
+            self._ahead = {each.instance_id: each for each in self._index.following(number, AHEAD)}
+        return self._ahead.pop(number, None) == as_indexed(delivered)
+
+    def step(self) -> bool:
+        """Check the next headers and repair those that are wrong. Return whether more follow."""
+        newest = self._index.recount(self._last_header, HEADERS)
+        wrong = [header_id for header_id, (instance, digest) in newest.items() if self._differs(instance, digest)]
+        if wrong:
+            self._read_again(self._index.of_headers(wrong))
+        self._last_header = max(newest, default=0)
+        return bool(newest)
+
+    def _differs(self, instance: InstanceStorageInfo, indexed: Attributes) -> bool:
+        try:
+            return self._read(instance) != indexed
+        except Unprocessable:  # `audit` reports a stored object that is missing
+            return False
+
+    def _read_again(self, instances: Sequence[InstanceStorageInfo]) -> None:
+        """Replace the rows of instances. Those that cannot be read keep their rows."""
+        log.error("cache_index_repaired", ae_title=instances[0].ae_title, instances=len(instances))
+        arrivals = []
+        for instance in instances:
+            try:
+                arrivals.append(Arrival(instance, self._read(instance)))
+            except Unprocessable:
+                continue
+        self._index.add(arrivals, wrong=[arrival.instance.instance_id for arrival in arrivals])

@@ -1,0 +1,88 @@
+"""Rows of series and studies, which follow from the headers of their instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select, update
+
+from dicom_adapter_cache.database import Transaction
+from dicom_adapter_cache.header import folded
+from dicom_adapter_cache.patients import is_conflict
+from dicom_adapter_cache.schema import headers, series, studies
+
+OF_PATIENT = ("patient_name", "patient_birth_date", "patient_sex")
+OF_STUDY = ("study_date", "study_time", "accession_number", "study_description")
+OF_SERIES = ("modality", "series_description", "body_part_examined")
+EMPTY_COUNTS = {"instance_count": 0, "size_bytes": 0}
+EMPTY_SERIES: dict[str, Any] = {**dict.fromkeys(OF_SERIES, ""), **EMPTY_COUNTS}
+EMPTY_STUDY: dict[str, Any] = {
+    **dict.fromkeys(("patient_id", "issuer_of_patient_id", *OF_PATIENT, *OF_STUDY), ""),
+    "accession_number_folded": "",
+    "study_description_folded": "",
+    "patient_conflict": False,
+    "series_count": 0,
+    **EMPTY_COUNTS,
+}
+
+
+def refresh(transaction: Transaction, study_ids: Sequence[int]) -> None:
+    """Update studies and their series. All of their headers have instances."""
+    query = select(headers).where(headers.c.study_id.in_(study_ids))
+    rows = transaction.execute(query.order_by(headers.c.study_id, headers.c.newest.desc())).all()
+    of_studies = [_study(list(own)) for _study_id, own in groupby(rows, lambda row: row.study_id)]
+    by_series = sorted(rows, key=lambda row: row.series_id)  # stable: the newest header of a series stays the first
+    of_series = [_series(list(own)) for _series_id, own in groupby(by_series, lambda row: row.series_id)]
+    _update(transaction, studies, studies.c.study_id, of_studies)
+    _update(transaction, series, series.c.series_id, of_series)
+
+
+def _update(transaction: Transaction, table: Any, key: Any, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        values = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in rows[0] if name != key.name}
+        statement = update(table).where(key == bindparam("number")).values(values)
+        transaction.execute(
+            statement,
+            [{"number": row[key.name], **{f"new_{name}": row[name] for name in values}} for row in rows],
+        )
+
+
+def _study(own: Sequence[Row[Any]]) -> dict[str, Any]:
+    """Return the changed columns of a study from its headers, the newest first.
+
+    The Patient ID is that of the newest instance. Of the other attributes, the newest value that is not empty is shown:
+    reports and presentation states often lack some.
+    """
+    newest = own[0]
+    patient = (newest.patient_id, newest.issuer_of_patient_id)
+    same_patient = [row for row in own if (row.patient_id, row.issuer_of_patient_id) == patient]
+    found = {name: _first(same_patient, name) for name in OF_PATIENT} | {name: _first(own, name) for name in OF_STUDY}
+    return {
+        "study_id": newest.study_id,
+        "patient_id": newest.patient_id,
+        "issuer_of_patient_id": newest.issuer_of_patient_id,
+        **found,
+        "accession_number_folded": folded(found["accession_number"]),
+        "study_description_folded": folded(found["study_description"]),
+        "patient_conflict": is_conflict(own),
+        "series_count": len({row.series_id for row in own}),
+        **_counts(own),
+    }
+
+
+def _series(own: Sequence[Row[Any]]) -> dict[str, Any]:
+    """Return the changed columns of a series from its headers, the newest first."""
+    return {"series_id": own[0].series_id, **{name: _first(own, name) for name in OF_SERIES}, **_counts(own)}
+
+
+def _first(rows: Iterable[Row[Any]], name: str) -> str:
+    return next((value for row in rows if (value := str(getattr(row, name)))), "")
+
+
+def _counts(own: Sequence[Row[Any]]) -> dict[str, int]:
+    return {
+        "instance_count": sum(row.instance_count for row in own),
+        "size_bytes": sum(row.size_bytes for row in own),
+    }
