@@ -220,12 +220,10 @@ def test_the_longest_accepted_p_data_pdu_is_the_negotiated_one(length: int) -> N
         pytest.param(pdu(0x01, bytes(67)), id="too short"),
         pytest.param(pdu(0x01, bytes(68)), id="no items"),
         pytest.param(associate(item(0x30, "1.2")), id="no contexts"),
-        pytest.param(associate(*[context(1), context(1)]), id="the same context twice"),
-        pytest.param(associate(context(2)), id="even context"),
-        pytest.param(associate(context(1, syntaxes=())), id="no transfer syntax"),
         pytest.param(associate(context(1)[:-3]), id="context with a wrong length"),
-        pytest.param(associate(more=b"\x54\0\0\x03\0\x09x"), id="role with a wrong length"),
-        pytest.param(associate(more=b"\x54\0\xff"), id="item cut off"),
+        pytest.param(associate(item(0x20, b"\1\0\0")), id="context of 3 bytes"),
+        pytest.param(associate(item(0x20, b"\1\0\0\0" + b"\x30\0\0\x09x")), id="item of a context cut off"),
+        pytest.param(pdu(0x01, associate()[6:] + b"\x20\0\xff\xff"), id="item cut off"),
     ],
 )
 def test_an_invalid_request_is_aborted(sent: bytes) -> None:

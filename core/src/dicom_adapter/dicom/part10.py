@@ -5,6 +5,7 @@ The data set itself is stored as received, never decoded and encoded again.
 
 from __future__ import annotations
 
+import re
 import struct
 from functools import lru_cache
 from io import BytesIO
@@ -23,6 +24,9 @@ IMPLEMENTATION_CLASS_UID = (
 IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
 
 BEFORE_META = 128 + 4 + 12  # bytes: preamble, prefix, and the group length element (PS3.10 section 7.1)
+
+AE_TITLE_LENGTH = 16
+NOT_IN_AE_TITLE = re.compile(r"\\x[0-9a-f]{2}|[^\x20-\x5b\x5d-\x7e]")  # an escaped byte, or another character
 
 TRANSFER_SYNTAX_UID = 0x00020010
 SOURCE_AE_TITLE = 0x00020016
@@ -65,14 +69,22 @@ def _context_elements(transfer_syntax_uid: str, source_ae_title: str, receiving_
             _short(0x0010, b"UI", transfer_syntax_uid),
             _short(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
             _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-            _short(0x0016, b"AE", source_ae_title),
-            b"" if receiving_ae_title is None else _short(0x0018, b"AE", receiving_ae_title),
+            _short(0x0016, b"AE", _valid_ae_title(source_ae_title)),
+            b"" if receiving_ae_title is None else _short(0x0018, b"AE", _valid_ae_title(receiving_ae_title)),
         )
     )
 
 
+def _valid_ae_title(text: str) -> str:
+    """Return an AE title as one value of VR AE (PS3.5 section 6.2), with "?" for each byte that is not allowed.
+
+    An AE title from the network may contain any byte, escaped as in \\xff.
+    """
+    return NOT_IN_AE_TITLE.sub("?", text)[:AE_TITLE_LENGTH]
+
+
 def _short(element: int, vr: bytes, text: str) -> bytes:
-    value = text.encode("ascii", "replace")  # an AE title from the network may contain any character
+    value = text.encode("ascii", "replace")
     if len(value) % 2:
         value += b"\x00" if vr == b"UI" else b" "
     return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
@@ -15,6 +16,10 @@ PROTOCOL_VERSION = 1  # the bit that must be set
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
 MAX_CONTEXTS = 128  # their IDs are the odd numbers of one byte
 FIXED = struct.Struct(">H2x16s16s32s")  # version, called and calling AE title, reserved
+ITEM = struct.Struct(">BxH")  # header of an item: type, length of the rest
+CONTEXT_HEADER_BYTES = 4  # ID of a presentation context, reserved bytes
+PADDING = b" \0"
+AE_TITLE_BYTES = re.compile(rb"[\x20-\x5b\x5d-\x7e]+")  # PS3.5 section 6.2: ASCII without control characters and \
 
 APPLICATION_CONTEXT_ITEM, PROPOSED_CONTEXT_ITEM, RESULT_CONTEXT_ITEM, USER_INFORMATION_ITEM = 0x10, 0x20, 0x21, 0x50
 ABSTRACT_SYNTAX_ITEM, TRANSFER_SYNTAX_ITEM = 0x30, 0x40
@@ -59,6 +64,7 @@ class AssociateRequest:
     roles: Mapping[str, tuple[bool, bool]] = field(factory=dict)  # by SOP class: SCU and SCP role proposed
     has_window: bool = False  # the requestor negotiates the asynchronous operations window
     echoed: bytes = field(default=bytes(64), repr=False)  # AE titles and reserved bytes, which A-ASSOCIATE-AC repeats
+    irregularities: tuple[str, ...] = ()  # violations of the standard that lose no meaning, without text of the peer
 
     @property
     def provider_rejection(self) -> RejectReason | None:
@@ -72,95 +78,148 @@ class AssociateRequest:
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
+Irregularities: TypeAlias = dict[str, None]  # each once, in the order of their discovery
+
 
 def decode_request(body: bytes) -> AssociateRequest:
-    """Decode an A-ASSOCIATE-RQ without its PDU header. Raises InvalidPdu."""
+    """Decode an A-ASSOCIATE-RQ without its PDU header. Raises InvalidPdu.
+
+    Irregularities that lose no meaning are tolerated: other acceptors tolerate them, so there are devices with them.
+    """
     if len(body) < FIXED.size:
         raise InvalidPdu(f"A-ASSOCIATE-RQ of {len(body)} bytes")
+    found: Irregularities = {}
     version, called, calling, reserved = FIXED.unpack_from(body)
-    items = list(_items(body[FIXED.size :]))
-    names = [data for kind, data in items if kind == APPLICATION_CONTEXT_ITEM]
-    if len(names) != 1:
-        raise InvalidPdu(f"A-ASSOCIATE-RQ with {len(names)} application contexts")
+    items = list(_items(body[FIXED.size :], found))
+    names = [_uid(data, found) for kind, data in items if kind == APPLICATION_CONTEXT_ITEM]
+    if len(names) > 1:
+        found["several application contexts"] = None
     users = [data for kind, data in items if kind == USER_INFORMATION_ITEM]
     if len(users) != 1:
-        raise InvalidPdu(f"A-ASSOCIATE-RQ with {len(users)} user information items")
+        found["several user information items" if users else "no user information"] = None
     return AssociateRequest(
         protocol_version=version,
-        called_ae_title=_text(called),
-        calling_ae_title=_text(calling),
-        application_context=_text(names[0]),
-        contexts=_contexts([data for kind, data in items if kind == PROPOSED_CONTEXT_ITEM]),
+        called_ae_title=_ae_title(called, "called", found),
+        calling_ae_title=_ae_title(calling, "calling", found),
+        application_context=names[0] if len(set(names)) == 1 else "",
+        contexts=_contexts([data for kind, data in items if kind == PROPOSED_CONTEXT_ITEM], found),
         echoed=called + calling + reserved,
-        **_user_information(users[0]),
+        **_user_information(users, found),
+        irregularities=tuple(found),
     )
 
 
-def _items(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Split items or sub-items: type, reserved byte, length of the rest in two bytes."""
+def _items(data: bytes, found: Irregularities, *, is_cut_tolerated: bool = False) -> Iterator[tuple[int, bytes]]:
+    """Split items or sub-items: type, reserved byte, length of the rest in two bytes.
+
+    `is_cut_tolerated`: an item that is longer than the rest of the data is ignored.
+    """
     offset = 0
     while offset < len(data):
-        if offset + 4 > len(data):
-            raise InvalidPdu("an item of an A-ASSOCIATE-RQ ends in its header")
-        kind, length = struct.unpack_from(">BxH", data, offset)
-        offset += 4
+        if offset + ITEM.size > len(data):
+            found["pad bytes after the items"] = None
+            return
+        kind, length = ITEM.unpack_from(data, offset)
+        offset += ITEM.size
         if offset + length > len(data):
-            raise InvalidPdu(f"item 0x{kind:02X} of an A-ASSOCIATE-RQ is shorter than its length field")
+            if not is_cut_tolerated:
+                raise InvalidPdu(f"item 0x{kind:02X} of an A-ASSOCIATE-RQ is shorter than its length field")
+            found["an item of the user information is shorter than its length field"] = None
+            return
         yield kind, data[offset : offset + length]
         offset += length
 
 
-def _contexts(items: list[bytes]) -> tuple[ProposedContext, ...]:
-    found = {context.context_id: context for context in map(_context, items)}
-    if not items or len(items) > MAX_CONTEXTS or len(found) < len(items):
-        raise InvalidPdu(f"A-ASSOCIATE-RQ with {len(items)} presentation contexts of {len(found)} different IDs")
-    return tuple(found.values())
+def _contexts(items: list[bytes], found: Irregularities) -> tuple[ProposedContext, ...]:
+    contexts: dict[int, ProposedContext] = {}
+    for item in items:
+        if item[:1] and item[0] in contexts:
+            found["a presentation context ID is proposed more than once: the first one counts"] = None
+        else:
+            context = _context(item, found)
+            contexts[context.context_id] = context
+    if not contexts:
+        raise InvalidPdu("A-ASSOCIATE-RQ without presentation contexts")
+    if len(items) > MAX_CONTEXTS:
+        found[f"more than {MAX_CONTEXTS} presentation contexts"] = None
+    return tuple(contexts.values())
 
 
-def _context(data: bytes) -> ProposedContext:
-    if len(data) < 4 or not data[0] % 2:
-        raise InvalidPdu("a presentation context has no odd ID")
-    parts = list(_items(data[4:]))
-    abstract = [_text(name) for kind, name in parts if kind == ABSTRACT_SYNTAX_ITEM]
-    transfer = tuple(_text(name) for kind, name in parts if kind == TRANSFER_SYNTAX_ITEM)
-    if len(abstract) != 1 or not transfer:
-        raise InvalidPdu(f"presentation context {data[0]} needs one abstract syntax and at least one transfer syntax")
-    return ProposedContext(data[0], abstract[0], transfer)
+def _context(data: bytes, found: Irregularities) -> ProposedContext:
+    """Decode a presentation context. One that lacks a syntax is declined in the negotiation, without any others."""
+    if len(data) < CONTEXT_HEADER_BYTES:
+        raise InvalidPdu(f"a presentation context of {len(data)} bytes")
+    if not data[0] % 2:
+        found["a presentation context has an even ID"] = None
+    parts = list(_items(data[CONTEXT_HEADER_BYTES:], found))
+    abstract = [_uid(name, found) for kind, name in parts if kind == ABSTRACT_SYNTAX_ITEM]
+    transfer = tuple(_uid(name, found) for kind, name in parts if kind == TRANSFER_SYNTAX_ITEM)
+    if len(abstract) != 1:
+        found[f"a presentation context with {'several abstract syntaxes' if abstract else 'no abstract syntax'}"] = None
+    if not transfer:
+        found["a presentation context with no transfer syntax"] = None
+    return ProposedContext(data[0], abstract[0] if len(abstract) == 1 else "", transfer)
 
 
-def _user_information(data: bytes) -> dict[str, Any]:
+def _user_information(items: Iterable[bytes], irregularities: Irregularities) -> dict[str, Any]:
+    """Decode the user information. Sub-items that cannot be decoded are ignored: their defaults are safe."""
     found: dict[str, Any] = {}
     roles: dict[str, tuple[bool, bool]] = {}
-    for kind, value in _items(data):
-        if kind == MAXIMUM_LENGTH_ITEM:
-            found["maximum_length"] = _number(value)
-        elif kind == CLASS_UID_ITEM:
-            found["implementation_class_uid"] = _text(value)
-        elif kind == VERSION_NAME_ITEM:
-            found["implementation_version_name"] = _text(value)
-        elif kind == WINDOW_ITEM:
-            found["has_window"] = True
-        elif kind == ROLE_ITEM:
-            roles.update([_role(value)])
+    for data in items:
+        for kind, value in _items(data, irregularities, is_cut_tolerated=True):
+            if kind == MAXIMUM_LENGTH_ITEM:
+                found["maximum_length"] = _number(value, irregularities)
+            elif kind == CLASS_UID_ITEM:
+                found["implementation_class_uid"] = _uid(value, irregularities)
+            elif kind == VERSION_NAME_ITEM:
+                found["implementation_version_name"] = _text(value)
+            elif kind == WINDOW_ITEM:
+                found["has_window"] = True
+            elif kind == ROLE_ITEM:
+                roles.update(_role(value, irregularities))
     return {**found, "roles": roles}
 
 
-def _number(value: bytes) -> int:
+def _number(value: bytes, found: Irregularities) -> int:
     if len(value) != 4:
-        raise InvalidPdu(f"maximum length in {len(value)} bytes instead of 4")
-    return int.from_bytes(value, "big")
+        found["a maximum length that has not 4 bytes"] = None
+    return int.from_bytes(value[:4], "big")
 
 
-def _role(value: bytes) -> tuple[str, tuple[bool, bool]]:
+def _role(value: bytes, found: Irregularities) -> dict[str, tuple[bool, bool]]:
+    """Decode a role selection. Without one, the requestor is the SCU, and no other role is supported."""
     length = int.from_bytes(value[:2], "big")
     if len(value) != 2 + length + 2:
-        raise InvalidPdu("the length of a role selection does not match its SOP class UID")
-    return _text(value[2:-2]), (value[-2] == 1, value[-1] == 1)
+        found["a role selection whose length does not match its SOP class UID"] = None
+        return {}
+    return {_uid(value[2:-2], found): (value[-2] == 1, value[-1] == 1)}
+
+
+def _uid(data: bytes, found: Irregularities) -> str:
+    name, _nul, rest = data.partition(b"\0")
+    if rest.strip(PADDING):
+        found["a UID is followed by NUL and other bytes"] = None
+    return _text(name)
 
 
 def _text(data: bytes) -> str:
     """Decode a name, which may contain any byte: bytes that are not ASCII are escaped."""
     return data.decode("ascii", "backslashreplace").strip(" \0")
+
+
+def _ae_title(data: bytes, which: str, found: Irregularities) -> str:
+    """Decode an AE title. Bytes that are not allowed in one (PS3.5 section 6.2) are escaped, such as \\xff.
+
+    A NUL ends it: some devices send the contents of a C string's buffer.
+    """
+    title, _nul, rest = data.partition(b"\0")
+    if rest.strip(PADDING):
+        found[f"the {which} AE title is followed by NUL and other bytes"] = None
+    title = title.strip(b" ")
+    if AE_TITLE_BYTES.fullmatch(title):
+        return title.decode("ascii")
+    found[f"the {which} AE title has characters that are not allowed" if title else f"no {which} AE title"] = None
+    return "".join(chr(byte) if AE_TITLE_BYTES.fullmatch(bytes((byte,))) else f"\\x{byte:02x}" for byte in title)
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
@@ -200,4 +259,4 @@ def _role_result(sop_class_uid: str, scu: bool) -> bytes:
 
 
 def _item(kind: int, data: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(data)) + data
+    return ITEM.pack(kind, len(data)) + data

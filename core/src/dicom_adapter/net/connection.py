@@ -183,6 +183,14 @@ class Connection(asyncio.BufferedProtocol):
             self._handle_end(event)
 
     def _request_association(self, indication: AssociateIndication) -> None:
+        if indication.request.irregularities:
+            log.info(
+                "association_request_irregular",
+                ae_title=indication.request.called_ae_title,
+                calling_ae_title=indication.request.calling_ae_title,
+                peer=self.peer,
+                tolerated=list(indication.request.irregularities),
+            )
         request = AssociationRequest(
             called_ae_title=indication.request.called_ae_title,
             calling_ae_title=indication.request.calling_ae_title,
