@@ -18,6 +18,7 @@ from dicom_adapter.runtime.watch import PartFinding
 SECOND_NS = 1_000_000_000
 START = datetime(2026, 1, 5, 8, 0, 0, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
+MILLISECONDS = timedelta(milliseconds=2)
 
 
 class Machine:
@@ -61,15 +62,17 @@ def test_a_step_of_the_system_clock_changes_only_the_rate(machine: Machine, step
     machine.step(step)
     assert START == clock.now()
     machine.run(60)
-    assert START + timedelta(seconds=60 * rate) == clock.now()
+    assert abs(START + timedelta(seconds=60 * rate) - clock.now()) < MILLISECONDS
     assert START + step + timedelta(seconds=60) == clock.system_time()
     for _minute in range(10 * 60 - 1):
-        assert clock.now() != clock.system_time()
+        assert abs(clock.now() - clock.system_time()) > MILLISECONDS
         machine.run(60)
-    assert clock.system_time() == clock.now()
+    assert abs(clock.now() - clock.system_time()) < MILLISECONDS
+    machine.run(1)
+    assert clock.now() == clock.system_time()
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**13), st.integers(-(10**13), 10**13))))
+@given(st.lists(st.tuples(st.integers(0, 10**8) | st.integers(0, 10**13), st.integers(-(10**13), 10**13))))
 def test_no_sequence_of_steps_puts_the_clock_back_or_makes_a_wait_much_longer(changes: list[tuple[int, int]]) -> None:
     """The clock advances by 90 to 110 % of the elapsed time, however the system clock is set in between.
 
@@ -77,13 +80,15 @@ def test_no_sequence_of_steps_puts_the_clock_back_or_makes_a_wait_much_longer(ch
     """
     machine = Machine()
     clock = machine.clock()
-    times = [clock.reading()[0]]
+    times = [clock.now()]
     for elapsed, step in changes:
         machine.monotonic_ns += elapsed
         machine.system_ns += elapsed + step
-        times.append(clock.reading()[0])
+        times.append(clock.now())
     for (before, after), (elapsed, _step) in zip(pairwise(times), changes, strict=True):
-        assert elapsed - elapsed // 10 <= after - before <= elapsed + elapsed // 10
+        passed = (after - before) / timedelta(microseconds=1)
+        assert 0.9 * elapsed / 1000 - 2 <= passed <= 1.1 * elapsed / 1000 + 2
+        assert after >= before
 
 
 def test_other_processes_continue_the_clock(machine: Machine) -> None:
@@ -96,8 +101,8 @@ def test_other_processes_continue_the_clock(machine: Machine) -> None:
     reading = clock.reading()
     machine.run(5)
     other = machine.clock(reading)
-    assert clock.now() == other.now()
-    assert clock.ahead() == other.ahead()
+    assert abs(clock.now() - other.now()) < MILLISECONDS
+    assert abs(clock.ahead() - other.ahead()) < MILLISECONDS
     assert START - HOUR + timedelta(seconds=5) == machine.clock().now()
 
 

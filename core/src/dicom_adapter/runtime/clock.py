@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+from attrs import frozen
+
 SLEW_DIVISOR = 10  # a difference to the system clock shrinks by a tenth of the elapsed time
 READING_TRIES = 3  # to read both clocks without an interruption in between
 PRECISE_NS = 1_000_000  # a longer interruption makes a reading useless
+AGREEMENT_NS = 100_000  # clocks that differ by no more than this agree: it is the time between two readings
+COMPARE_AFTER_NS = 10_000_000  # clocks that agree are compared again after this time, because that takes a while
 
 
 class Clock(Protocol):
@@ -28,6 +31,15 @@ class Clock(Protocol):
 
     def system_time(self) -> datetime:
         """Return the time of the system clock, to compare with the times of other programs."""
+
+
+@frozen
+class _State:
+    """The state of a clock at its last comparison with the system clock."""
+
+    time_ns: int  # of the clock
+    monotonic_ns: int  # at the same moment
+    agrees: bool  # with the system clock
 
 
 class SystemClock:
@@ -43,40 +55,50 @@ class SystemClock:
         self._system_ns = system_ns
         self._monotonic_ns = monotonic_ns
         self._lock = threading.Lock()
-        self._time, self._read_at = self._read() if reading is None else reading  # nanoseconds
+        system, monotonic = self._read()
+        own, read_at = reading or (system, monotonic)
+        self._state = _State(own, read_at, own - read_at == system - monotonic)
 
     def now(self) -> datetime:
-        return _datetime(self.reading()[0])
+        state = self._state
+        elapsed = self._monotonic_ns() - state.monotonic_ns
+        if state.agrees and 0 <= elapsed < COMPARE_AFTER_NS:
+            return datetime.fromtimestamp((state.time_ns + elapsed) / 1e9, timezone.utc)
+        return datetime.fromtimestamp(self.reading()[0] / 1e9, timezone.utc)
 
     def system_time(self) -> datetime:
-        return _datetime(self._system_ns())
+        return datetime.fromtimestamp(self._system_ns() / 1e9, timezone.utc)
 
     def reading(self) -> tuple[int, int]:
         """Return the time of this clock and that of the monotonic clock, in nanoseconds."""
         with self._lock:
-            self._advance()
-            return self._time, self._read_at
+            self._compare()
+            return self._state.time_ns, self._state.monotonic_ns
 
     def ahead(self) -> timedelta:
         """Return the difference to the system clock: positive if that was put back, negative if it was put forward."""
         with self._lock:
-            return timedelta(microseconds=-self._advance() / 1000)
+            return timedelta(microseconds=-self._compare() / 1000)
 
     def system_offset(self) -> timedelta:
         """Return the system time minus the monotonic time. Only a step changes it."""
         system, monotonic = self._read()
         return timedelta(microseconds=(system - monotonic) / 1000)
 
-    def _advance(self) -> int:
-        """Advance to the present. Return the remaining difference of the system clock, in nanoseconds."""
+    def _compare(self) -> int:
+        """Advance to the present, and approach the system clock. Return the remaining difference in nanoseconds."""
+        state = self._state
         system, monotonic = self._read()
-        elapsed = max(0, monotonic - self._read_at)
-        difference = system - (self._time + elapsed)
-        limit = elapsed // SLEW_DIVISOR
+        elapsed = max(0, monotonic - state.monotonic_ns)
+        difference = system - (state.time_ns + elapsed)
+        # While the clocks agree, `now` returns times without a comparison: the clock must not go back behind these.
+        limit = max(0, elapsed - (COMPARE_AFTER_NS if state.agrees else 0)) // SLEW_DIVISOR
         correction = max(-limit, min(limit, difference))
-        self._time += elapsed + correction
-        self._read_at += elapsed
-        return difference - correction
+        left = difference - correction
+        self._state = _State(
+            state.time_ns + elapsed + correction, state.monotonic_ns + elapsed, abs(left) <= AGREEMENT_NS
+        )
+        return left
 
     def _read(self) -> tuple[int, int]:
         for _try in range(READING_TRIES):
@@ -84,7 +106,3 @@ class SystemClock:
             if self._monotonic_ns() - before < PRECISE_NS:
                 break
         return system, before
-
-
-def _datetime(nanoseconds: int) -> datetime:
-    return EPOCH + timedelta(microseconds=nanoseconds // 1000)
