@@ -99,6 +99,11 @@ def describe_failure(error: BaseException) -> str:
     return f"{type(error).__name__} at {where}" if where else type(error).__name__
 
 
+def reports_busy_ledger(failure: Exception) -> bool:
+    """Return whether the failure reports that another program locks the ledger."""
+    return isinstance(failure, LedgerUnavailable) and failure.is_busy
+
+
 def reports_no_free_space(failure: Exception) -> bool:
     """Return whether the failure reports that the storage or the ledger has no free space (disk or quota full)."""
     if isinstance(failure, LedgerUnavailable):

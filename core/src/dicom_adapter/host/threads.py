@@ -203,6 +203,7 @@ class HostProcess:
 
     def stop(self) -> None:
         """Wait for the current steps, within a time limit, then close everything."""
+        self._ledger.begin_to_close()
         self._watch.close()
         stopped = dict(self._groups.stop_except({}))
         del stopped[WAKE_UPS]  # it has nothing to finish

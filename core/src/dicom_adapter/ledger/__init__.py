@@ -4,6 +4,6 @@
 and changes, as functions of a transaction. `history` deletes finished rows; `balance` has the queries of the audit.
 """
 
-from dicom_adapter.ledger.connection import Ledger, Transaction
+from dicom_adapter.ledger.connection import WAIT_SECONDS, Ledger, Transaction
 
-__all__ = ["Ledger", "Transaction"]
+__all__ = ["WAIT_SECONDS", "Ledger", "Transaction"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,25 +19,32 @@ from dicom_adapter.ledger.errors import ledger_error
 
 Transaction: TypeAlias = Connection
 
-BUSY_TIMEOUT_MS = 60_000  # another process may write a large batch; a process that takes longer hangs
+WAIT_SECONDS = 6.0  # for another transaction; the host waits longer for the steps in progress when it stops
+CLOSING_SECONDS = 1.0  # the same, while the process stops
 
 
 class Ledger:
     """The open ledger: connections to the database, and transactions on them. Thread-safe."""
 
-    def __init__(self, url: str, *, durable: bool = True) -> None:
-        """Connect to a database URL of SQLAlchemy. `durable`: a committed transaction survives a power loss."""
+    def __init__(self, url: str, *, durable: bool = True, wait_seconds: float = WAIT_SECONDS) -> None:
+        """Connect to a database URL of SQLAlchemy. `durable`: a committed transaction survives a power loss.
+
+        `wait_seconds`: after this time (half as much more if threads of this process wait, too), a transaction stops
+        waiting for others. Then LedgerUnavailable is raised, with
+        `is_busy`: a program that locks the ledger for longer must not stop the service.
+        """
         self.url = url
         self._durable = durable
+        self._wait_seconds = wait_seconds
         self._engine = self._connect()
         self._folder = _folder(url)
         # SQLite allows one writing transaction. Threads of one process wait for this lock instead of polling the file.
         self._writing = threading.Lock()
         self._writer: Connection | None = None  # kept open: a connection from the pool costs as much as a small change
-        self._writer_syncs, self._writer_waits = durable, True
+        self._writer_syncs, self._writer_waits_ms = durable, _milliseconds(wait_seconds)
 
     def _connect(self) -> Engine:
-        engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=32)
+        engine = create_engine(self.url, connect_args={"timeout": self._wait_seconds}, pool_size=32)
         event.listen(engine, "connect", self._prepare)
         event.listen(engine, "begin", _begin)
         return engine
@@ -57,10 +65,9 @@ class Ledger:
         become durable in the order of their commits. Without `waits`, raise LedgerUnavailable with `is_busy` while
         another transaction is writing; nothing is changed then.
         """
-        if not self._writing.acquire(blocking=waits):
-            raise LedgerUnavailable("another transaction is writing", is_busy=True)
+        seconds = self._acquire(self._wait_seconds if waits else 0)
         try:
-            writer = self._own_writer(syncs=synced and self._durable, waits=waits)
+            writer = self._own_writer(syncs=synced and self._durable, waits_ms=_milliseconds(seconds))
             with writer.begin():
                 yield writer
         except SQLAlchemyError as failure:
@@ -68,15 +75,28 @@ class Ledger:
         finally:
             self._writing.release()
 
-    def _own_writer(self, *, syncs: bool, waits: bool) -> Connection:
+    def _acquire(self, seconds: float) -> float:
+        """Wait for the other threads of this process. Return the seconds to wait for other processes.
+
+        They are fewer after a long wait, so that both waits take `1.5 * seconds` at most. After a short wait they are
+        the same, because changing the setting of the connection takes time.
+        """
+        started = time.monotonic()
+        if not self._writing.acquire(timeout=seconds):
+            raise LedgerUnavailable("another transaction is writing", is_busy=True)
+        left = seconds - (time.monotonic() - started)
+        return seconds if left > seconds / 2 else max(0.0, left)
+
+    def _own_writer(self, *, syncs: bool, waits_ms: int) -> Connection:
         if self._writer is None or self._writer.invalidated:
-            self._writer, self._writer_syncs, self._writer_waits = self._engine.connect(), self._durable, True
+            self._writer, self._writer_syncs = self._engine.connect(), self._durable
+            self._writer_waits_ms = -1  # unknown
         if self._writer_syncs is not syncs:
             _set(self._writer, _synchronous(syncs))
             self._writer_syncs = syncs
-        if self._writer_waits is not waits:
-            _set(self._writer, f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS if waits else 0}")
-            self._writer_waits = waits
+        if self._writer_waits_ms != waits_ms:
+            _set(self._writer, f"PRAGMA busy_timeout = {waits_ms}")
+            self._writer_waits_ms = waits_ms
         return self._writer
 
     @contextmanager
@@ -87,6 +107,10 @@ class Ledger:
                 yield transaction
         except SQLAlchemyError as failure:
             raise ledger_error(failure) from None
+
+    def begin_to_close(self) -> None:
+        """Shorten the waits of all further transactions: the process stops, and must not wait long. Thread-safe."""
+        self._wait_seconds = min(self._wait_seconds, CLOSING_SECONDS)
 
     def free_bytes(self) -> int | None:
         """Return the free space of the disk with the database; None if the database is not a local file."""
@@ -129,15 +153,20 @@ class Ledger:
 
     def close(self) -> None:
         """Close every connection. Closing the last one moves the write-ahead log into the database file."""
-        with self._writing:
+        if self._writing.acquire(timeout=CLOSING_SECONDS):  # otherwise, an abandoned thread waits for the ledger
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+            self._writing.release()
         self._engine.dispose()
 
 
 def _synchronous(durable: bool) -> str:
     return f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def _set(writer: Connection, pragma: str) -> None:

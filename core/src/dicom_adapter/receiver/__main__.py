@@ -16,6 +16,7 @@ from attrs import evolve
 from dicom_adapter.config import load
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
+from dicom_adapter.ledger import Ledger
 from dicom_adapter.ledger.health import RECEIVER, PartState, receiver_names
 from dicom_adapter.net.server import DicomServer
 from dicom_adapter.net.tls import UnusableCertificate
@@ -31,6 +32,9 @@ from dicom_adapter.runtime.parts import Part, process_part
 from dicom_adapter.runtime.watch import PartFinding, Watch
 
 log = structlog.get_logger("dicom_adapter.receiver")
+
+# For the ledger. An instance waits for two commits at most, its own and the one before: it is answered within 10 s.
+LEDGER_WAIT_SECONDS = 3.0
 
 
 def main() -> None:
@@ -60,7 +64,7 @@ def main() -> None:
 def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, name: str, *, shares_port: bool) -> None:
     folder = DataFolder.of(config)
     storage = folder.open_storage(config.storage, plugins.catalogue(), plugins.trace_storage)
-    ledger = folder.open_ledger(config.ledger_url)
+    ledger = folder.open_ledger(config.ledger_url, LEDGER_WAIT_SECONDS)
     resources = Resources(ledger=ledger, storage=storage, clock=SystemClock(start.clock))
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, resources, start.wake_fd, name)
@@ -84,7 +88,7 @@ def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, n
         log.info("receiver_configured")
         channel.report(APPLIED)
 
-    _serve(channel, server, watch, configure)
+    _serve(channel, server, ledger, watch, configure)
     receiver.close()
     storage.close()
     ledger.close()
@@ -120,7 +124,9 @@ class ReceiverCheck:
         return {process_part(self._name): PartFinding(state=PartState.FAILING, reason=reason)}
 
 
-def _serve(channel: Channel, server: DicomServer, watch: Watch, configure: Callable[[Start], None]) -> None:
+def _serve(
+    channel: Channel, server: DicomServer, ledger: Ledger, watch: Watch, configure: Callable[[Start], None]
+) -> None:
     try:
         port = server.start()
     except OSError as failure:
@@ -134,6 +140,7 @@ def _serve(channel: Channel, server: DicomServer, watch: Watch, configure: Calla
     channel.report("listening", port=port)
     watch.start()
     was_requested = channel.wait_for_stop(configure)
+    ledger.begin_to_close()
     if not server.accept_loop_died:  # otherwise there is no thread to stop
         server.stop(server.dicom.drain_timeout if was_requested else 0)
     watch.close()

@@ -12,12 +12,12 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from dicom_adapter.api.errors import LedgerError, StorageFull, reports_no_free_space
+from dicom_adapter.api.errors import LedgerError, StorageFull, reports_busy_ledger, reports_no_free_space
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.api.local_disk import sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.config.model import Config, Durability, StorageConfig
-from dicom_adapter.ledger import Ledger
+from dicom_adapter.ledger import WAIT_SECONDS, Ledger
 from dicom_adapter.runtime.channel import Channel
 
 UNUSABLE = (OSError, StorageFull, LedgerError)  # errors of a data folder that a process cannot use
@@ -117,10 +117,10 @@ class DataFolder:
         backend.open()
         return backend
 
-    def open_ledger(self, url: str) -> Ledger:
-        """Return the ledger. Only the host upgrades its schema."""
+    def open_ledger(self, url: str, wait_seconds: float = WAIT_SECONDS) -> Ledger:
+        """Return the ledger. Only the host upgrades its schema. `wait_seconds`: see `Ledger`."""
         self._create()
-        return Ledger(url, durable=self.is_durable)
+        return Ledger(url, durable=self.is_durable, wait_seconds=wait_seconds)
 
     def _create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,7 +130,8 @@ class DataFolder:
 
 def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
     """Report why a process cannot start, and whether that is transient."""
-    channel.report("failed", reason=f"{subject}: {failure}", transient=reports_no_free_space(failure))
+    is_transient = reports_no_free_space(failure) or reports_busy_ledger(failure)
+    channel.report("failed", reason=f"{subject}: {failure}", transient=is_transient)
 
 
 def with_pids(subject: str, pids: Sequence[int]) -> str:

@@ -42,8 +42,9 @@ FIRST_PAUSE = 0.5  # seconds before a process that died is restarted; doubles wi
 LONGEST_PAUSE = 30.0
 HEALTHY_SECONDS = 60.0  # after this time, earlier deaths of a process do not count any more
 DEATHS_TO_REPORT = 3  # consecutive ones: fewer are over before an operator can react
-HOST_STOP_SECONDS = 30.0
-KILL_MARGIN_SECONDS = 5.0  # for a receiver to end after its drain timeout
+HOST_STOP_SECONDS = 30.0  # for a restart of the host
+STOP_SECONDS = 28.0  # for a stop of the service, after the drain timeout; documented as half a minute
+RECEIVER_STOP_SECONDS = 10.0  # of these, for the receivers to end
 
 StartChild = Callable[[str, str, int, "queue.SimpleQueue[tuple[Any, Report]]"], Child]
 
@@ -346,21 +347,24 @@ class Supervisor:
 
     def _stop(self) -> None:
         log.info("service_stopping")
+        drained_at = time.monotonic() + self._blueprint.drain_seconds
+        if self._ledger is not None:
+            self._ledger.begin_to_close()
         if self._watch is not None:
             self._watch.close()
         if self._requests is not None:
             self._requests.close()
-        self._end(self._receivers, self._blueprint.drain_seconds + KILL_MARGIN_SECONDS)
-        self._end([self._host], HOST_STOP_SECONDS)
+        self._end(self._receivers, drained_at + RECEIVER_STOP_SECONDS)
+        self._end([self._host], drained_at + STOP_SECONDS)
         os.close(self._wake_read)
         os.close(self._wake_write)
         if self._ledger is not None:
             self._ledger.close()
         log.info("service_stopped")
 
-    def _end(self, slots: Iterable[ProcessSlot], seconds: float) -> None:
-        """Request these processes to stop, wait up to `seconds`, then kill those that have not ended."""
-        deadline = time.monotonic() + seconds
+    def _end(self, slots: Iterable[ProcessSlot], deadline: float) -> None:
+        """Request these processes to stop, wait until the deadline, then kill those that have not ended."""
+        seconds = max(0.0, deadline - time.monotonic())
         for slot in slots:
             if slot.preloaded is not None:  # it has no work to finish
                 slot.preloaded.kill()
@@ -370,6 +374,6 @@ class Supervisor:
             child.stop()
         for child in children:
             if not child.wait(max(0.0, deadline - time.monotonic())):
-                log.warning("process_killed", name=child.name, after_seconds=seconds)
+                log.warning("process_killed", name=child.name, after_seconds=round(seconds, 1))
                 child.kill()
                 child.wait(seconds)

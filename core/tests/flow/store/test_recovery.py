@@ -25,7 +25,7 @@ from dicom_adapter.cli import app
 from dicom_adapter.config import Config, load
 from dicom_adapter.flow.store.commit import Store
 from dicom_adapter.flow.store.received_instance import ReceivedInstance
-from dicom_adapter.ledger import Ledger, arrivals, events, instances, receiver_runs
+from dicom_adapter.ledger import WAIT_SECONDS, Ledger, arrivals, events, instances, receiver_runs
 from dicom_adapter.ledger.schema import EPOCH
 from dicom_adapter.plugins.registry import discover
 from dicom_adapter.runtime.data_folder import DataFolder
@@ -717,7 +717,7 @@ def test_an_inline_commit_does_not_wait_for_the_ledger(site: Site, who: str) -> 
     assert StoreOutcome.STORED is answer.outcome
     assert ["1.1", "1.2"] == process.uids()
     with process.ledger.write() as transaction:
-        assert 60_000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
+        assert WAIT_SECONDS * 1000 == transaction.execute(text("PRAGMA busy_timeout")).scalar()
 
 
 def test_an_inline_commit_does_not_sync_the_ledger(site: Site) -> None:

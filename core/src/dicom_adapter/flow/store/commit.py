@@ -126,7 +126,9 @@ class Store:
             return [failure] * len(received)
         results = self._enter(received)
         self._has_unsynced_commits = self._recovery_records is not None
-        if time.monotonic() >= self._checkpoint_at:
+        # Without any row the ledger may be locked: a checkpoint would wait for it again.
+        has_rows = any(result.outcome.is_acknowledged for result in results)
+        if has_rows and time.monotonic() >= self._checkpoint_at:
             self.checkpoint()
         return results
 

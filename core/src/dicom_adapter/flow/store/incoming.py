@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 from attrs import define, field
 
-from dicom_adapter.api.errors import reports_no_free_space
+from dicom_adapter.api.errors import reports_busy_ledger, reports_no_free_space
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
@@ -125,8 +125,13 @@ class IncomingInstance:
 
 
 def failed(failure: Exception) -> StoreResult:
-    """Return the result after a failure of storage or ledger: OUT_OF_SPACE, so that senders retry, or FAILED."""
+    """Return the result after a failure of storage or ledger.
+
+    That is OUT_OF_SPACE, so that senders retry, if there is no free space or the ledger is locked, else FAILED.
+    """
     if reports_no_free_space(failure):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no free space left")
+    if reports_busy_ledger(failure):
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="the ledger is locked by another transaction")
     log.error("store_failed", error=type(failure).__name__, errno=getattr(failure, "errno", None))
     return StoreResult(outcome=StoreOutcome.FAILED, reason=f"it could not be stored ({type(failure).__name__})")
