@@ -13,6 +13,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from dicom_adapter.config.listening import DicomConfig
+from dicom_adapter.net.connection_counts import ConnectionCounts, decrement
 
 # Connections that are allowed in addition to the limit of associations: those that have not requested one.
 SPARE_CONNECTIONS = 100
@@ -33,9 +34,9 @@ class Admission:
     """Counts connections and associations by the peer's address. Not thread-safe: used in the event loop only."""
 
     def __init__(self, dicom: DicomConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self._connections = ConnectionCounts(0, None)
         self.set_limits(dicom)
         self._loop = loop
-        self._connections: Counter[str] = Counter()
         self._associations: Counter[str] = Counter()
         self._waiting: list[_WaitingRequest] = []
 
@@ -43,34 +44,23 @@ class Admission:
         """Apply changed limits. Connections and associations above them stay open."""
         self._limit = dicom.max_associations
         self._limit_of_peer = dicom.max_associations_per_peer
+        of_peer = None if self._limit_of_peer is None else self._limit_of_peer + SPARE_CONNECTIONS_PER_PEER
+        self._connections.set_limits(self._limit + SPARE_CONNECTIONS, of_peer)
 
     # --- connections ------------------------------------------------------------------------------------------------
 
     @property
     def connections(self) -> int:
         """Number of open connections."""
-        return self._connections.total()
+        return self._connections.total
 
     def open_connection(self, peer: str, *, is_proxy: bool = False) -> str:
-        """Count a connection and return ""; at the limit, return the reason why it must be closed.
-
-        The limit for each peer does not apply to a proxy: its connections count for the peers that their headers name.
-        """
-        if self._connections.total() >= self._limit + SPARE_CONNECTIONS:
-            return f"{self._connections.total()} connections are open"
-        of_peer = self._connections[peer]
-        if (
-            self._limit_of_peer is not None
-            and not is_proxy
-            and of_peer >= self._limit_of_peer + SPARE_CONNECTIONS_PER_PEER
-        ):
-            return f"{of_peer} connections are open from this address"
-        self._connections[peer] += 1
-        return ""
+        """Count a connection and return ""; at the limit, return the reason why it must be closed."""
+        return self._connections.open(peer, is_proxy=is_proxy)
 
     def close_connection(self, peer: str) -> None:
         """Stop counting a connection."""
-        _decrement(self._connections, peer)
+        self._connections.close(peer)
 
     # --- associations -----------------------------------------------------------------------------------------------
 
@@ -93,7 +83,7 @@ class Admission:
 
     def close_association(self, peer: str) -> None:
         """Stop counting an association, and pass its slot to the first waiting request that may use it."""
-        _decrement(self._associations, peer)
+        decrement(self._associations, peer)
         request = next((request for request in self._waiting if self._has_slot(request.peer)), None)
         if request is not None:
             request.timer.cancel()
@@ -113,9 +103,3 @@ class Admission:
 
     def _counts(self, peer: str) -> tuple[int, int]:
         return self._associations.total(), self._associations[peer]
-
-
-def _decrement(counts: Counter[str], peer: str) -> None:
-    counts[peer] -= 1
-    if not counts[peer]:
-        del counts[peer]
