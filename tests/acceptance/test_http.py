@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dicom_adapter.runtime.descriptors import MOST_DESCRIPTORS
 from dicom_adapter.service.launch import LaunchedService, ServiceEnded
 from dicom_adapter.testing.fixtures import LaunchService
 from support import STORAGE, send, write_study
@@ -113,6 +115,23 @@ def test_a_restarted_host_serves_http_again(launch_service: LaunchService) -> No
     [host] = [entry["child"] for entry in service.logged("process_started", name="host")]
     subprocess.run(["kill", "-9", str(host)], check=True)
     service.wait_for("http_listening", times=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_every_process_may_open_as_many_descriptors_as_the_system_allows(launch_service: LaunchService) -> None:
+    """The soft limit, which is often 1024, is raised to the hard one.
+
+    Verified to fail when the supervisor does not raise it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    try:
+        service = launch_service(STORAGE + LUNG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    service.port()
+    expected = min(hard, MOST_DESCRIPTORS)
+    assert {(expected, hard)} == {resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in service.pids()}
 
 
 LUNG = """

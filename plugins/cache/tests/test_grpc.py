@@ -27,6 +27,7 @@ from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 
 TOKEN = "0123456789abcdef"
 AUTHORIZATION = (("authorization", f"Bearer {TOKEN}"),)
+LIMIT_S = 20.0  # for a call to end
 Serve = Callable[..., SimpleNamespace]
 
 
@@ -117,6 +118,8 @@ def test_long_lists_are_streamed_completely(serve: Serve, monkeypatch: pytest.Mo
         (lambda stub: stub.Compose(pb.ComposeRequest(pipeline="p", name="n")), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(pb.ComposeRequest(name="n", studies=["1"])), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(composing(studies=["x'--"])), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(composing(studies=["1.1\n"])), "INVALID_ARGUMENT", "invalid"),
+        (lambda stub: stub.Compose(composing(name="a\n")), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(composing(priority=99)), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(composing(idempotency_key="é")), "INVALID_ARGUMENT", "invalid"),
         (lambda stub: stub.Compose(composing(studies=["9.9"])), "NOT_FOUND", "unknown"),
@@ -141,6 +144,32 @@ def test_the_size_of_a_request_is_limited(serve: Serve) -> None:
     with pytest.raises(grpc.RpcError) as failed:
         serve().stub.Compose(composing(name="x" * 2**21))
     assert grpc.StatusCode.RESOURCE_EXHAUSTED is failed.value.code()
+
+
+@pytest.mark.parametrize(
+    ("method", "is_stream"),
+    [
+        ("/dicom_adapter.cache.v1.Cache/Compose", False),
+        ("/dicom_adapter.cache.v1.Cache/SearchStudies", False),
+        ("/dicom_adapter.cache.v1.Cache/Download", False),
+        ("/grpc.health.v1.Health/Check", False),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", True),
+    ],
+)
+@pytest.mark.parametrize("message", [b"\xff", b"\x0a\x05ab", b"\x0a\x01\xff", b"\x0b" * 200, b"no message"])
+def test_a_message_that_cannot_be_decoded_is_an_invalid_argument(
+    serve: Serve, method: str, is_stream: bool, message: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is an error of the client, not of the server, and not logged as such.
+
+    Verified to fail with gRPC's own decoding.
+    """
+    channel = serve().channel
+    call = channel.stream_stream(method) if is_stream else channel.unary_stream(method)
+    with pytest.raises(grpc.RpcError) as failed:
+        list(call(iter([message]) if is_stream else message, timeout=LIMIT_S))
+    assert grpc.StatusCode.INVALID_ARGUMENT is failed.value.code()
+    assert [] == caplog.messages
 
 
 @pytest.mark.parametrize("shown", [None, (), (("authorization", "Bearer x"),), (*AUTHORIZATION, *AUTHORIZATION)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +30,28 @@ def test_the_document_is_valid_openapi(make_cache: Any) -> None:
     document = make_cache().rest.get("/openapi.json").json()
     validate(document)
     assert 12 == sum(len(path) for name, path in document["paths"].items() if name.startswith("/cache/"))
+
+
+def test_no_pattern_matches_a_trailing_newline(make_cache: Any) -> None:
+    """In Python, `$` matches before it. The patterns are valid in JSON Schema, too.
+
+    Verified to fail with `$` alone.
+    """
+    document = make_cache().rest.get("/openapi.json").json()
+    patterns = set(find_patterns(document))
+    assert 6 <= len(patterns)
+    for value in ("1.2", "CACHE", "20250101", "a", "0" * 32, ""):
+        assert [] == [pattern for pattern in patterns if re.search(pattern, f"{value}\n")]
+    assert all(any(re.search(pattern, value) for value in ("1", "20250101", "0" * 32)) for pattern in patterns)
+
+
+def find_patterns(document: Any) -> Iterator[str]:
+    """Yield the patterns of all schemas."""
+    parts = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    for part in parts:
+        yield from find_patterns(part)
+    if isinstance(document, dict) and isinstance(document.get("pattern"), str):
+        yield document["pattern"]
 
 
 @pytest.mark.timeout(600)

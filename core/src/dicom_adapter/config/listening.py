@@ -199,6 +199,16 @@ class HttpConfig:
             "request must be `localhost` or a loopback address."
         ),
     )
+    max_connections: int = setting(
+        default=200,
+        validator=between(1, 10_000),
+        help="Maximum number of open connections. Further ones are closed at once.",
+    )
+    max_connections_per_peer: int | None = setting(
+        default=None,
+        validator=optional(between(1, 10_000)),
+        help="Maximum number of open connections from one IP address; if omitted, half of `max-connections`.",
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.token is None and not ip_address(self.bind).is_loopback:

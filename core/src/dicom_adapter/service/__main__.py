@@ -17,6 +17,7 @@ import threading
 import structlog
 
 from dicom_adapter.runtime import logs
+from dicom_adapter.runtime.descriptors import raise_descriptor_limit
 from dicom_adapter.runtime.logs.capture import capture
 from dicom_adapter.service.blueprint import Blueprint
 from dicom_adapter.service.supervisor import CannotStart, Supervisor
@@ -29,6 +30,7 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1]), encoding="utf-8") as file:
         file.seek(0)
         blueprint = Blueprint.from_json(json.load(file))
+    raise_descriptor_limit()  # the children inherit it
     logs.configure(style=blueprint.log_style, level=blueprint.log_level, process="service")
     capture()
     supervisor = Supervisor(blueprint)

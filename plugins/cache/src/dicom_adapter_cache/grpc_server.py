@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 import structlog
@@ -13,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dicom_adapter import LaneHandle, Refused, Server
+from dicom_adapter_cache.grpc_interceptors import MessageCheck, TokenCheck
 from dicom_adapter_cache.grpc_service import CacheService
 from dicom_adapter_cache.operations import Cache
 from dicom_adapter_cache.settings import GrpcSettings
@@ -30,8 +28,6 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # otherwise two services could listen on the same port unnoticed
 )
 
-Continue = Callable[[grpc.HandlerCallDetails], Any]
-
 
 class CacheGrpcServer(Server):
     """gRPC server for the cache of one AE title."""
@@ -45,9 +41,9 @@ class CacheGrpcServer(Server):
 
     def start(self) -> None:
         """Listen, then serve. Raises Refused if the address or the certificate cannot be used."""
-        interceptors: list[grpc.ServerInterceptor] = (
-            [] if self._settings.token is None else [TokenCheck(self._settings.token)]
-        )
+        interceptors: list[grpc.ServerInterceptor] = [MessageCheck()]
+        if self._settings.token is not None:
+            interceptors.insert(0, TokenCheck(self._settings.token))
         server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="cache-grpc"),
             interceptors=interceptors,
@@ -94,20 +90,3 @@ class CacheGrpcServer(Server):
         if self._server is not None:
             self._server.stop(GRACE_S).wait()
             self._server = None
-
-
-class TokenCheck(grpc.ServerInterceptor):
-    """Interceptor that accepts only calls with the token. The comparison takes constant time."""
-
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
-        self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
-
-    def intercept_service(self, continuation: Continue, details: grpc.HandlerCallDetails) -> Any:
-        values = [value for name, value in details.invocation_metadata if name == "authorization"]
-        given = str(values[0]).encode() if len(values) == 1 else b""
-        return continuation(details) if hmac.compare_digest(given, self._expected) else self._refusal
-
-
-def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the metadata must have authorization: Bearer <token>")

@@ -28,7 +28,7 @@ KIND = "urn:dicom-adapter:cache:{}"  # the `type` of a problem
 PIECE_BYTES = 256 * 1024  # read at a time for a download
 
 UidPath = Annotated[str, PathParameter(pattern=values.UID_PATTERN, description="A DICOM UID")]
-JobPath = Annotated[str, PathParameter(pattern="^[0-9a-f]{32}$", description="A job's id")]
+JobPath = Annotated[str, PathParameter(pattern=rf"^[0-9a-f]{{32}}{values.END}", description="A job's id")]
 AeTitleQuery = Annotated[
     str | None,
     QueryParameter(
@@ -61,7 +61,10 @@ def _text(name: str, description: str) -> Any:
 
 WILD = "; `*` and `?` are wildcards, case-insensitive"
 UidQuery = Annotated[
-    str, QueryParameter(name="studyInstanceUid", pattern="^[0-9.,]{0,1024}$", description="UIDs, separated by commas")
+    str,
+    QueryParameter(
+        name="studyInstanceUid", pattern=rf"^[0-9.,]{{0,1024}}{values.END}", description="UIDs, separated by commas"
+    ),
 ]
 PatientIdQuery = Annotated[str, _text("patientId", f"Patient ID{WILD}")]
 PatientNameQuery = Annotated[str, _text("patientName", f"Patient's Name{WILD}")]

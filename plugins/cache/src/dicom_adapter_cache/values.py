@@ -13,11 +13,13 @@ from dicom_adapter import Job, JobPriority
 LARGEST_PAGE = 1000
 LARGEST_OFFSET = 1_000_000
 LONGEST_TEXT = 1024  # characters of a filter
-UID_PATTERN = r"^[0-9.]{1,64}$"  # PS3.5 section 9, without the rules that some devices break
-AE_TITLE_PATTERN = r"^[ -\[\]-~]{1,16}$"
-DATE_PATTERN = r"^([0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8})$"
-PLAIN_PATTERN = r"^[^\x00-\x1f\x7f]*$"  # no control characters
-KEY_PATTERN = r"^[!-~]{1,255}$"
+# `$` alone also matches before a trailing newline in Python, but not in JSON Schema: both understand this.
+END = r"$(?!\n)"
+UID_PATTERN = rf"^[0-9.]{{1,64}}{END}"  # PS3.5 section 9, without the rules that some devices break
+AE_TITLE_PATTERN = rf"^[ -\[\]-~]{{1,16}}{END}"
+DATE_PATTERN = rf"^([0-9]{{8}}|[0-9]{{8}}-|-[0-9]{{8}}|[0-9]{{8}}-[0-9]{{8}}){END}"
+PLAIN_PATTERN = rf"^[^\x00-\x1f\x7f]*{END}"  # no control characters
+KEY_PATTERN = rf"^[!-~]{{1,255}}{END}"
 
 Uid = Annotated[str, Meta(pattern=UID_PATTERN)]
 AeTitle = Annotated[str, Meta(pattern=AE_TITLE_PATTERN)]

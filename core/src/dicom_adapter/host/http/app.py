@@ -19,6 +19,7 @@ from dicom_adapter.api.settings import Secret
 from dicom_adapter.host.http.guard import Guard
 from dicom_adapter.host.http.health import Examine, health_handler
 from dicom_adapter.host.http.problems import respond_to_failure
+from dicom_adapter.host.http.strict_requests import QueryCheck, StrictRequest
 
 log = structlog.get_logger("dicom_adapter.http")
 
@@ -38,6 +39,8 @@ def make_app(mounts: Mounts, examine: Examine, token: Secret | None, version: st
     app = Litestar(
         [*handlers, _document_handler(handlers, version, needs_token=token is not None)],
         exception_handlers={Exception: respond_to_failure},
+        guards=[QueryCheck()],
+        request_class=StrictRequest,
         request_max_body_size=MAX_BODY,
         openapi_config=None,
         logging_config=None,  # otherwise Litestar configures logging for the whole process

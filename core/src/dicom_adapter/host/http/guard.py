@@ -19,6 +19,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from dicom_adapter.api.settings import Secret
 from dicom_adapter.host.http.problems import MEDIA_TYPE, problem
+from dicom_adapter.host.http.strict_requests import is_text
 from dicom_adapter.host.http.web_pages import is_foreign, is_json, is_local
 
 Headers: TypeAlias = Mapping[bytes, Sequence[bytes]]  # the values of each header, by its name in lower case
@@ -40,6 +41,7 @@ NO_HOST = _Refusal(HTTPStatus.BAD_REQUEST, "Without a token, a request must have
 # A web page may use a DNS name that resolves to this machine (DNS rebinding). The header shows that name.
 NOT_LOCAL = _Refusal(HTTPStatus.FORBIDDEN, "Without a token, requests must be sent to localhost or a loopback address.")
 FOREIGN = _Refusal(HTTPStatus.FORBIDDEN, "Requests of web pages of other sites (Origin, Sec-Fetch-Site) are refused.")
+NOT_TEXT = _Refusal(HTTPStatus.BAD_REQUEST, "The path and the query must be UTF-8 without control characters.")
 NOT_JSON = _Refusal(
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "The body of a request must be JSON: send it with Content-Type: application/json.",
@@ -58,7 +60,7 @@ class Guard:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        refusal = self._examine(_headers(scope))
+        refusal = self._examine(_headers(scope)) or (None if is_text(scope) else NOT_TEXT)
         if refusal is None:
             await self._app(scope, receive, send)
         else:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from concurrent.futures import TimeoutError as NoResponse
+from functools import partial
 from threading import Thread
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -14,12 +16,15 @@ from litestar.types import ASGIApp
 from dicom_adapter.api.errors import Refused
 from dicom_adapter.api.server import Server
 from dicom_adapter.config.listening import HttpConfig
+from dicom_adapter.host.http.connection import HttpConnection
+from dicom_adapter.net.connection_counts import ConnectionCounts
+from dicom_adapter.runtime.descriptors import max_descriptors
 
 log = structlog.get_logger("dicom_adapter.http")
 
 BACKLOG = 128  # connections that wait to be accepted
 KEEP_ALIVE_S = 30
-MAX_CONNECTIONS = 200  # concurrent ones; further ones get a 503
+DESCRIPTORS_PER_CONNECTION = 4  # of the process, so that connections use at most a quarter of them
 GRACE_S = 3  # for open requests when the server stops
 RESPONSE_S = 10.0  # for the event loop to respond; after this time it counts as blocked
 
@@ -51,13 +56,23 @@ class HttpServer(Server):
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
-                limit_concurrency=MAX_CONNECTIONS,
+                http=cast(Any, partial(HttpConnection, self._counts())),
             )
         )
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=_serve, args=[self._server, self._loop, listener], name="http", daemon=True)
         self._thread.start()
         log.info("http_listening", address=self._config.bind, port=self._port)
+
+    def _counts(self) -> ConnectionCounts:
+        """Return the limits of connections. Most descriptors are reserved for other work than HTTP."""
+        limit = min(self._config.max_connections, max_descriptors() // DESCRIPTORS_PER_CONNECTION)
+        return ConnectionCounts(limit, self._config.max_connections_per_peer or max(1, limit // 2))
+
+    @property
+    def port(self) -> int:
+        """The port on which the server listens, after its start."""
+        return self._port
 
     def _listen(self) -> socket.socket:
         address = (self._config.bind, self._port)

@@ -1,0 +1,100 @@
+"""Rules for the requests of all routes: what is not understood is refused, not ignored."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from litestar import Litestar, Request
+from litestar.connection import ASGIConnection
+from litestar.exceptions import ClientException
+from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
+from litestar.types import HTTPScope
+
+MAX_DEPTH = 64  # of JSON: far more than any request needs, and far less than the recursion limit
+READS_ITSELF = frozenset({"query", "request", "scope"})  # a handler with one of these may use any query parameter
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose JSON is not nested too deeply."""
+
+    async def json(self) -> Any:
+        try:
+            value = await super().json()
+        except RecursionError:
+            is_too_deep = True
+        else:
+            is_too_deep = _is_deeper(value, MAX_DEPTH)
+        if is_too_deep:
+            raise ClientException(f"The JSON of the body is nested in more than {MAX_DEPTH} levels.")
+        return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Return whether a decoded JSON value has more than `depth` levels of objects and lists."""
+    level = [value]
+    for _number in range(depth + 1):
+        level = [part for whole in level for part in _parts(whole)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+QueryParameters = Mapping[str, bool]  # the query parameters of a handler, by name: whether each is a list
+
+
+class QueryCheck:
+    """Litestar guard that refuses query parameters which the handler does not have.
+
+    A misspelt criterion of a search that is ignored would match everything.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], QueryParameters | None] = {}  # by path template and method
+
+    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        """Raise ClientException if a parameter is unknown, or repeated and not a list."""
+        if not self._known:
+            self._known = _query_parameters(connection.app)
+        known = self._known[connection.scope["path_template"], connection.scope["method"]]
+        if known is None:
+            return
+        given = [name for name, _value in connection.query_params.multi_items()]
+        wrong = {name for name in given if name not in known or (given.count(name) > 1 and not known[name])}
+        if wrong:
+            names = f"this resource has: {', '.join(sorted(known))}" if known else "this resource has none"
+            errors = [{"message": "unknown or repeated", "key": name, "source": "query"} for name in sorted(wrong)]
+            raise ClientException(f"Unknown or repeated query parameters; {names}", extra=errors)
+
+
+def _query_parameters(app: Litestar) -> dict[tuple[str, str], QueryParameters | None]:
+    """Return the query parameters of each handler; None for a handler that may use any, because it reads the request.
+
+    The keys are path template and method.
+    """
+    return {
+        (route.path_format, method): None
+        if model.expected_reserved_kwargs & READS_ITSELF
+        else {parameter.field_alias: parameter.is_sequence for parameter in model.expected_query_params}
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for method, (_handler, model) in route.route_handler_map.items()
+    }
+
+
+def is_text(scope: HTTPScope) -> bool:
+    """Return whether the path and the query of a request are UTF-8 without control characters, after decoding."""
+    try:
+        target = unquote_to_bytes(scope["raw_path"] + b"?" + scope["query_string"]).decode()
+    except UnicodeDecodeError:
+        return False
+    return not any(unicodedata.category(character) == "Cc" for character in target)

@@ -1,0 +1,29 @@
+"""Limits of file descriptors of a process. Connections, files and databases share them."""
+
+from __future__ import annotations
+
+import resource
+
+MOST_DESCRIPTORS = 1_048_576  # containers may allow a thousand times more, for which some libraries allocate memory
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of descriptors to the hard one, for this process and its children. Return the limit.
+
+    The soft limit is low (often 1024) for programs that use `select` with any descriptor.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= target:
+        return soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    except (OSError, ValueError):  # the system has a lower maximum than the hard limit, such as macOS
+        return soft
+    return target
+
+
+def max_descriptors() -> int:
+    """Return the number of descriptors that this process may have open."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
