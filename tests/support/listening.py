@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from dicom_adapter.api.receiving import AssociationDecision, AssociationRequest, StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.net.server import DicomServer
-from dicom_adapter.net.storage_scp import ClosedAssociation
+from dicom_adapter.net.storage_scp import ClosedAssociation, Deliver
 
 SECONDS = 30  # time limit of each wait
+STORED = StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
 
 
 class Decisions:
@@ -33,9 +36,7 @@ class Decisions:
         return AssociationDecision()
 
     def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
-        return IncomingInstance(
-            request, refusal or StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
-        )
+        return IncomingInstance(request, refusal or STORED)
 
     def complete_store(self, incoming: IncomingInstance, _ticket: object) -> StoreResult | None:
         assert incoming.refusal is not None
@@ -46,11 +47,35 @@ class Decisions:
         self.ended.append(closed)
 
 
+class SlowCommits(Decisions):
+    """Accepts every association. The test decides when the results of instances are delivered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.completed: SimpleQueue[Any] = SimpleQueue()  # tickets
+        self.count = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
+        super().start(loop, deliver, has_one_connection)
+        self._loop, self._deliver = loop, deliver
+
+    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
+        return IncomingInstance(request, refusal or STORED)
+
+    def complete_store(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
+        self.count += 1
+        self.completed.put(ticket)
+        return None
+
+    def commit(self, ticket: Any) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, [(ticket, STORED)])
+
+
 class Listening:
     """A listening server with its decisions and its log."""
 
-    def __init__(self, dicom: DicomConfig, logged: list[Any]) -> None:
-        self.decisions = Decisions()
+    def __init__(self, dicom: DicomConfig, logged: list[Any], decisions: Decisions | None = None) -> None:
+        self.decisions = decisions or Decisions()
         self.server = DicomServer(dicom, self.decisions)
         self.port = self.server.start()
         self._logged = logged

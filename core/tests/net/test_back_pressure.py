@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import selectors
 import socket
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.listening import DicomConfig
-from dicom_adapter.flow.store.incoming import IncomingInstance
 from dicom_adapter.net.connection import MAX_UNCOMMITTED
 from dicom_adapter.net.server import DicomServer
-from dicom_adapter.net.storage_scp import Deliver
 from support.conversation import associate, echo, store
-from support.listening import SECONDS, Decisions
+from support.listening import SECONDS, SlowCommits
 
 ACCEPTED, RESPONSE = 0x02, 0x04  # PDU types
-STORED = StoreResult(outcome=StoreOutcome.IGNORED, reason="nothing is stored")
 ENOUGH_BYTES = 64 << 20  # more than the socket buffers of both sides hold
-
-
-class SlowCommits(Decisions):
-    """Accepts every association. The test decides when the results of instances are delivered."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.completed: SimpleQueue[Any] = SimpleQueue()  # tickets
-        self.count = 0
-
-    def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
-        super().start(loop, deliver, has_one_connection)
-        self._loop, self._deliver = loop, deliver
-
-    def begin_store(self, request: StoreRequest, refusal: StoreResult | None = None) -> IncomingInstance:
-        return IncomingInstance(request, refusal or STORED)
-
-    def complete_store(self, incoming: IncomingInstance, ticket: object) -> StoreResult | None:
-        self.count += 1
-        self.completed.put(ticket)
-        return None
-
-    def commit(self, ticket: Any) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, [(ticket, STORED)])
 
 
 @pytest.fixture

@@ -96,6 +96,10 @@ class Acceptor:
         """Process received bytes. Memoryviews among the events are valid as long as `data`."""
         return self._interpret(self._layer.receive(data))
 
+    def input_ended(self) -> list[AcceptorEvent]:
+        """Report that the peer sends nothing more. It may still receive."""
+        return self._abort_store()
+
     def closed(self) -> list[AcceptorEvent]:
         """Report that the connection is closed."""
         return self._interpret(self._layer.closed())

@@ -97,6 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         """`peer`: the IP address of the peer."""
         self.peer = peer
         self.is_open = False  # True from `connection_made` on
+        self.is_half_closed = False  # the peer sends nothing more
         self.has_ended = False  # no association is open, and none can be requested any more
         self.association: _Association | None = None  # set while it counts against the limits
         self._endpoint = endpoint
@@ -141,8 +142,20 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
         self._deadlines.received(self._loop.time())
 
-    def eof_received(self) -> None:
-        self._handle_disconnect()  # free the slot immediately: the peer's next association may need it
+    def eof_received(self) -> bool:
+        """Return whether the connection stays open.
+
+        It does until the last response is sent, because the peer may have closed only its sending side. Without one,
+        its place is free at once: the peer's next association may need it.
+        """
+        self.is_half_closed = True
+        for event in self._acceptor.input_ended():
+            self._handle(event)
+        if self._uncommitted and not self.has_ended and self._transport.get_extra_info("sslcontext") is None:
+            return True
+        self._handle_disconnect()
+        self._end()
+        return False  # with TLS in any case: asyncio cannot send after the end of the input
 
     def pause_writing(self) -> None:
         self._peer_reads_slowly = True
@@ -282,6 +295,10 @@ class Connection(asyncio.BufferedProtocol):
         self._deadlines.answered(self._loop.time())
         self._answer(command, result)
         self._flush()
+        if self.is_half_closed and not self._uncommitted:
+            self._handle_disconnect()
+            self._end()
+            self._transport.close()
         self._update_reading()
 
     def _answer(self, command: Command, result: StoreResult) -> None:
