@@ -235,7 +235,7 @@ def test_dcmtk_shows_the_reason_of_a_rejection(service: LaunchedService, dcmtk: 
 def test_nothing_can_be_stored_after_a_rejection(service: LaunchedService) -> None:
     """A peer that ignores the rejection gets no response, and nothing is stored.
 
-    Tried: a rejection after which the association is established.
+    Verified to fail when the association is established in spite of the rejection.
     """
     peer = Peer(service.port(), "NOBODY")
     assert ASSOCIATE_RJ == peer.answer

@@ -78,7 +78,8 @@ def test_a_lost_response_creates_no_second_job(
 ) -> None:
     """The first response to each call is lost. There is one job, with its metadata and each instance, started once.
 
-    Tried: a repeated create over gRPC that does not search first; one over REST that has a new key.
+    Verified to fail when a repeated create over gRPC does not search first, or a repeated create over REST has a new
+    key.
     """
     platform_emulator.faults.add(*(CallFault(call=call, kind=CallFaultKind.DROP) for call in CALLS))
     service = launch_service(configuration(protocol, _endpoint(platform_emulator, protocol)))

@@ -128,7 +128,7 @@ def test_hanging_plugins_are_reported_by_name_and_affect_no_other_part(
 ) -> None:
     """A processor, a submitter and an observer hang. When they continue, so do the parts that they blocked.
 
-    Tried: a watch that only looks for failures.
+    Verified to fail when the supervisor looks only for failures.
     """
     data = tmp_path / "service" / "data"
     python = install(tmp_path / "plugins", hanging=HANGING.replace("FOLDER", str(data)))

@@ -143,7 +143,7 @@ def test_a_stalled_peer_is_disconnected_after_the_timeout(
 ) -> None:
     """The peer stalls at any point of the protocol.
 
-    Tried: a timer that only runs between PDUs.
+    Verified to fail when the timer runs only between PDUs.
     """
     receiver = Receiver(service)
     sockets = receiver.sockets
@@ -161,7 +161,7 @@ def test_a_stalled_peer_is_disconnected_after_the_timeout(
 def test_stalled_association_requests_leak_nothing(service: LaunchedService) -> None:
     """Many peers send a part of a request. Those beyond the limit are refused, the others disconnected in time.
 
-    Tried: no association-timeout.
+    Verified to fail when associations have no time limit (`association-timeout`).
     """
     receiver = Receiver(service)
     sockets, before = receiver.sockets, receiver.field("VmRSS")

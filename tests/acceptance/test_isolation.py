@@ -56,8 +56,8 @@ def wait_for_problems(service: LaunchedService, *parts: str) -> dict[str, tuple[
 def test_the_healthy_ae_title_keeps_receiving_and_submitting(launch_service: LaunchService, tmp_path: Path) -> None:
     """The other plugins crash, hang and leak, and each of them is reported by name.
 
-    Tried: no check of the values that `dicom_adapter_servers` returns (the host died); observers on the thread of the
-    lanes.
+    Verified to fail when the values that `dicom_adapter_servers` returns are not checked (then the host dies), or
+    observers run on the thread of the lanes.
     """
     service = launch_service(CONFIGURATION)
     study = write_study(tmp_path / "study", instances=INSTANCES)

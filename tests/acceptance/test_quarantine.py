@@ -57,7 +57,8 @@ def test_a_full_quarantine_refuses_until_an_operator_requeues_it(
     """New associations are rejected temporarily, and C-STOREs on open ones refused temporarily. After the configuration
     is corrected, the requeued instances become the expected job.
 
-    Tried: no check of the quota in the receiver (an open association fills the disk); no restart of the lane (no job).
+    Verified to fail when the receiver does not check the quota (then an open association fills the disk), or the lane
+    is not restarted after a requeue (then no job is created).
     """
     paths = write_study(tmp_path / "study", instances=3)
     quota = sum(path.stat().st_size for path in paths) * 5 // 6  # exceeded by the third instance

@@ -339,7 +339,7 @@ def test_reloads_under_load_lose_nothing_and_submit_nothing_twice(
 ) -> None:
     """Each acknowledged instance is in exactly one job, although settings change in the middle of studies.
 
-    Tried: a replaced lane whose new processor does not get the pending instances.
+    Verified to fail when a new processor does not get the pending instances.
     """
     two = "[dicom]\nreceivers = 2\n"
     service = launch_service(two + BOTH)

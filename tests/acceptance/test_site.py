@@ -54,7 +54,7 @@ def paths() -> Iterator[Path]:
 def test_every_page_exists_and_loads_nothing_from_other_hosts(site: Path) -> None:
     """The site works without internet access: no script, style, font or image is remote.
 
-    Tried: a web font in site.css.
+    Verified to fail when site.css uses a web font.
     """
     for path in paths():
         page = (site / path).with_suffix(".html")

@@ -29,7 +29,7 @@ def walkthrough(tmp_path: Path) -> Iterator[Walkthrough]:
 def test_the_tutorial_leads_to_a_working_processor(walkthrough: Walkthrough) -> None:
     """Every file is written and every command typed, in order. The imaging order with two studies becomes one job.
 
-    Tried: a tutorial without the line that cancels the timer.
+    Verified to fail when the tutorial does not have the line that cancels the timer.
     """
     steps = [block for block in blocks_of(TUTORIAL) if "tutorial" in block.info.split()]
     assert len(blocks_of(TUTORIAL)) == len(steps), "a block of the tutorial is not followed"

@@ -87,7 +87,7 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
 ) -> None:
     """The exit status is 1. There is no traceback and no message of the error, which may quote a setting.
 
-    Tried: a `check` that does not create submitters; one that catches only `Exception` (SystemExit(0) looks like
+    Verified to fail when `check` does not create submitters, or catches only `Exception` (then SystemExit(0) looks like
     success).
     """
 
@@ -115,7 +115,7 @@ def test_check_reports_components_that_cannot_be_created_with_their_plugin(
 def test_the_host_serves_ae_titles_that_do_not_need_the_failing_plugin(
     make_adapter: MakeAdapter, error: BaseException
 ) -> None:
-    """Tried: a host that catches only `Exception` (it does not start)."""
+    """Verified to fail when the host catches only `Exception` (then it does not start)."""
     adapter = make_adapter(CONFIGURATION, Plugin(Bad(error)))
     assert {"LIVER"} == adapter.host.served.keys()
     assert {"LUNG", "HEAD"} == adapter.host.refused.keys()

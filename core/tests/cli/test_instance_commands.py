@@ -114,7 +114,7 @@ def test_requeue_reports_requeued_and_refused_instances(adapter: Adapter, comman
 def test_discard_requires_confirmation(adapter: Adapter, command: Command) -> None:
     """Without confirmation nothing happens. With --yes there is no question.
 
-    Tried: a discard without the question.
+    Verified to fail when `discard` does not ask.
     """
     asked = command("instances", "discard", "--all", "--study", STUDY, status=1, answer="n\n")
     assert "Discard 2 instances permanently?" in asked.stderr

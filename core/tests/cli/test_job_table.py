@@ -36,7 +36,7 @@ def printed(*jobs: Job, width: int = 80) -> list[str]:
 def test_a_job_is_one_line_and_its_error_one_more() -> None:
     """A long error is cut at the width of 80 columns.
 
-    Tried: a column without `no_wrap` (the error has more lines).
+    Verified to fail when a column has no `no_wrap` (then the error has more lines).
     """
     error = "the platform does not answer;\nwhat it said is long " * 5
     troubled = evolve(JOB, state=JobState.METADATA_SENT, attempts=3, next_attempt_at=NOW, last_error=error)

@@ -54,7 +54,7 @@ def test_a_plugin_with_unusable_commands_is_named_and_affects_no_other(
 ) -> None:
     """Help and all other commands work.
 
-    Tried: commands that are added without validation.
+    Verified to fail when commands are added without validation.
     """
     monkeypatch.setattr(registry, "LATE_HOOK_SECONDS", 0.2)
     app = typer.Typer()

@@ -98,7 +98,7 @@ def test_every_rejection_has_a_reason_for_operators() -> None:
 def test_permanent_reasons_come_before_transient_ones() -> None:
     """All checks fail at first. Each time one is fixed, the next reason is returned.
 
-    Tried: each pair of checks swapped.
+    Verified to fail when two of the checks are swapped (any pair).
     """
     config = configured(caller("CT1"))
     everything = busy(associations=9, capacity=FULL, stopped={"LUNG": "its processor failed"})
@@ -246,7 +246,7 @@ BY_CERTIFICATE = (caller("CT1", certificate="ct1.example"), caller("CT2"), calle
 def test_a_calling_ae_title_can_require_a_certificate(calling: str, names: tuple[str, ...], allowed: bool) -> None:
     """A caller without the certificate of the entry does not match it.
 
-    Tried: a comparison with parts of a name.
+    Verified to fail when parts of a name are compared.
     """
     decision = judge(asked("LUNG", calling, "10.0.0.7", *names), configured(*BY_CERTIFICATE), busy())
     assert (None if allowed else NOT_CALLING) == rejection_of(decision)

@@ -59,7 +59,7 @@ def test_no_name_from_the_network_becomes_a_path(
 ) -> None:
     """An instance is refused, or stored and submitted under names that the adapter chooses.
 
-    Tried: the calling AE title as the name of a folder.
+    Verified to fail when the calling AE title is used as the name of a folder.
     """
     with config.disable_value_validation():
         data_set = make_instance(sop_uid=sop_uid, study_uid=study_uid, patient_id=patient_id)

@@ -153,8 +153,8 @@ def test_every_acknowledged_instance_is_submitted_once_or_held_or_quarantined(
 ) -> None:
     """This holds after every step, over two AE titles. At the end, no instance is pending.
 
-    Tried: a turn without its releases; a failure that counts as success; a processor that is kept after it raised; a
-    new processor that does not get all pending instances.
+    Verified to fail when releases are not committed, a failure counts as success, a processor is kept after it raised,
+    or a new processor does not get all pending instances.
     """
     adapter = Adapter(tmp_path_factory.mktemp("adapter"), CONFIGURATION, [flaky(iter(trouble))])
     try:

@@ -451,7 +451,7 @@ def numbers(adapter: Adapter, pipeline: str) -> list[list[int]]:
 def test_an_arrival_after_its_group_became_jobs_starts_a_new_group(adapter: Adapter, pause: float) -> None:
     """The new group waits as long as the first one, and has its own jobs.
 
-    Tried: groups that stay open.
+    Verified to fail when groups stay open.
     """
     adapter.receive(ct(1), ct(2), ae_title="KEEP")
     adapter.advance(5)
@@ -480,7 +480,7 @@ def test_a_duplicate_of_a_pending_instance_follows_the_policy(
 ) -> None:
     """Only one of the two becomes part of a job.
 
-    Tried: each rule of the policy inverted.
+    Verified to fail when any rule of the policy is inverted.
     """
     [first] = adapter.receive(ct(1), ae_title=ae_title)
     [again] = adapter.receive(ct(1, content), ae_title=ae_title)
@@ -499,7 +499,7 @@ def test_an_instance_sent_again_after_its_group_became_jobs_is_a_new_arrival(
 ) -> None:
     """The content may differ. The first job, which is submitted, waiting or faulted, keeps its instances.
 
-    Tried: an instance that is pending until it is reclaimed; a replacement of a released instance.
+    Verified to fail when an instance is pending until it is reclaimed, or a released instance is replaced.
     """
     platform.mood = mood
     adapter.receive(ct(1, content=1), ae_title=ae_title)
@@ -521,7 +521,7 @@ def test_an_instance_sent_again_after_its_group_became_jobs_is_a_new_arrival(
 def test_instances_received_before_an_abort_are_kept_and_submitted(adapter: Adapter) -> None:
     """The association is real.
 
-    Tried: an end other than a release that deletes the received instances.
+    Verified to fail when an end other than a release deletes the received instances.
     """
     receiver = Receiver(adapter.config, adapter.resources, None)
     server = DicomServer(evolve(adapter.config.dicom, port=0, bind="127.0.0.1"), receiver)
@@ -564,7 +564,7 @@ def test_the_adapter_agrees_with_the_model_after_every_step(
 ) -> None:
     """Schedules have two AE titles, a failing platform, restarts and operators. The final state is checked, too.
 
-    Tried: releases that are not committed; a reclaim that ignores unfinished jobs; a cancellation that is lost.
+    Verified to fail when releases are not committed, reclaiming ignores unfinished jobs, or a cancellation is lost.
     """
     platform = Platform()
     adapter = Adapter(tmp_path_factory.mktemp("adapter"), CONFIGURATION, [Plugin(platform)])
@@ -585,7 +585,7 @@ def test_the_adapter_agrees_with_the_model_after_every_step(
 def test_restarts_change_no_job(tmp_path_factory: pytest.TempPathFactory, schedule: list[Step]) -> None:
     """With and without restarts, the jobs have the same names, and the same instances in the same order.
 
-    Tried: instances that are delivered again with the time of the restart.
+    Verified to fail when instances are delivered again with the time of the restart.
     """
     without = [Wait(0) if isinstance(step, Restart) else step for step in schedule]
     made = [jobs_of(tmp_path_factory, steps) for steps in (schedule, without)]

@@ -62,7 +62,7 @@ def stop_host(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_study_becomes_one_job_per_pipeline_despite_restarts(make_adapter: Any, interrupted: str) -> None:
     """Pending instances are delivered again from the ledger, with their original times.
 
-    Tried: turns with the time of the restart instead of their own.
+    Verified to fail when turns get the time of the restart instead of the time for which they were due.
     """
     adapter = make_adapter(THREE_PIPELINES)
     study = make_study(instances=5)
@@ -103,7 +103,7 @@ def test_turns_that_were_delayed_by_an_outage_of_the_host_are_in_the_order_of_th
 ) -> None:
     """Two groups that arrived an hour apart are two jobs, with the times that they would have had.
 
-    Tried: a delivery of all instances before any timer (there is one job).
+    Verified to fail when all instances are delivered before any timer (then there is one job).
     """
     adapter = make_adapter(LUNG)
     study = make_study(instances=4)
@@ -143,7 +143,7 @@ def test_an_instance_that_arrives_when_a_timer_is_due_is_delivered_before_the_ti
 ) -> None:
     """The lane reads new instances before it runs a timer, also without a notification.
 
-    Tried: timers that are first at equal times; a timer that runs without this read.
+    Verified to fail when timers run before instances at equal times, or a timer runs without this read.
     """
     adapter = make_adapter(LUNG)
     study = make_study(instances=2)
@@ -213,7 +213,7 @@ def test_the_platform_receives_the_data_set_that_was_sent(make_adapter: Any) -> 
 def test_an_ae_title_never_becomes_a_path(make_adapter: Any, tmp_path: Path, title: str) -> None:
     """All files are in the adapter's folders, for any called or calling AE title.
 
-    Tried: the AE title as the name of a folder.
+    Verified to fail when the AE title is used as the name of a folder.
     """
 
     class Noting(JobProcessorBase[NoSettings]):
@@ -263,7 +263,7 @@ def test_arrivals_are_not_forgotten_when_the_ledger_cannot_be_read(
 ) -> None:
     """The next read finds them.
 
-    Tried: a notification that is cleared before the read (there is no next read).
+    Verified to fail when the notification is cleared before the read (then there is no next read).
     """
     adapter = make_adapter(LUNG)
     with monkeypatch.context() as patch:

@@ -29,7 +29,7 @@ def test_an_ae_title_that_is_removed_and_added_again_submits_to_its_new_pipeline
 ) -> None:
     """Pending instances become the new jobs. Instances that were in jobs do not become jobs again.
 
-    Tried: a turn without its releases.
+    Verified to fail when releases are not committed.
     """
     adapter = make_adapter(OLD)
     adapter.receive(make_instance(), ae_title="LUNG")
@@ -51,7 +51,7 @@ def test_an_ae_title_that_is_removed_and_added_again_submits_to_its_new_pipeline
 def test_a_failing_pipeline_causes_no_second_job_of_another_pipeline(make_adapter: MakeAdapter) -> None:
     """Its job continues with the failed step, also after a restart.
 
-    Tried: a failure that restarts the job from the beginning.
+    Verified to fail when a failure restarts the job from the beginning.
     """
     adapter = make_adapter(THREE)
     adapter.platform.fail("start", Retriable("busy"), times=4, pipeline_id="p2")

@@ -55,7 +55,7 @@ def test_a_lane_performs_a_limited_number_of_turns_in_one_step(
 ) -> None:
     """With a slice of 0 seconds, each step is one turn and requests the next step at once. No turn is lost.
 
-    Tried: a step that performs all turns that are due.
+    Verified to fail when a step performs all turns that are due.
     """
     adapter = make_adapter(LUNG)
     monkeypatch.setattr(lane_module, "SLICE_SECONDS", 0.0)
@@ -98,7 +98,7 @@ def test_reclaim_deletes_a_limited_number_of_objects_in_one_step(
 def test_the_queue_of_a_hanging_observer_is_limited(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Further notifications are dropped. The log has an event for the first one, and the number at the end.
 
-    Tried: a queue without a limit.
+    Verified to fail when the queue has no limit.
     """
     monkeypatch.setattr(observers, "QUEUE_LIMIT", 2)
     notified: list[str] = []
@@ -191,7 +191,7 @@ def test_a_submitter_that_hangs_in_open_does_not_delay_the_close(
 ) -> None:
     """A submitter that is not open needs no close.
 
-    Tried: a `close` that waits for the end of `open` (this test hangs).
+    Verified to fail when `close` waits for the end of `open` (then this test hangs).
     """
     monkeypatch.setattr("dicom_adapter.flow.submit.submission.OPENING_SECONDS", 0.05)
     second = '[submitters.second]\ntype = "memory"\n'

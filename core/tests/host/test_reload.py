@@ -59,7 +59,7 @@ def pipelines(adapter: Adapter) -> list[tuple[str, int]]:
 def test_unchanged_lanes_and_submitters_are_not_replaced(make_adapter: MakeAdapter, calls: Calls) -> None:
     """The unchanged processor keeps its group and its submitter. The changed one is replaced.
 
-    Tried: a reload that replaces all lanes.
+    Verified to fail when a reload replaces all lanes.
     """
     adapter = make_adapter(BOTH)
     adapter.receive(make_instance(), ae_title="HEAD")
@@ -109,7 +109,7 @@ def test_pending_instances_are_delivered_to_the_new_processor_with_their_arrival
 ) -> None:
     """A study that is received partly before the change and partly after it is one job, under the new settings.
 
-    Tried: a replaced processor that does not get the pending instances again.
+    Verified to fail when a new processor does not get the pending instances.
     """
     adapter = make_adapter(BOTH)
     first, second, third = make_study(instances=3)
@@ -285,7 +285,7 @@ def test_a_processor_can_name_a_submitter_that_a_reload_added(make_adapter: Make
 def test_a_configuration_that_a_plugin_refuses_changes_nothing(make_adapter: MakeAdapter, calls: Calls) -> None:
     """Other changes of the configuration are not applied either.
 
-    Tried: a check after the submitters are replaced.
+    Verified to fail when the check follows the replacement of the submitters.
     """
 
     class Strict(Submitter):
@@ -318,7 +318,7 @@ def test_reloads_in_the_middle_of_studies_lose_nothing_and_submit_nothing_twice(
 ) -> None:
     """Settings change at any time. In the end, every instance is in one job.
 
-    Tried: a replaced processor that does not get the pending instances again.
+    Verified to fail when a new processor does not get the pending instances.
     """
     random = Random(seed)
     adapter = make_adapter(BOTH)

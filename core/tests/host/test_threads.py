@@ -98,7 +98,7 @@ def test_requests_to_a_lane_are_answered_before_servers_stop(
 ) -> None:
     """A started request is completed. A later one fails with `Retriable` while the server can still pass that on.
 
-    Tried: lanes that are closed after the servers.
+    Verified to fail when lanes are closed after the servers.
     """
     plugin, begun, stopping = SlowPlugin(), threading.Event(), threading.Event()
     plugins = load_plugins([*installed(), MEMORY, Plugin(plugin, name="slowly")])
@@ -145,8 +145,8 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
 ) -> None:
     """Both may use the same folder or connection. The first one finishes its step before it is closed.
 
-    Tried: a start of the new workers before the old ones have stopped (the `open` of a submitter with a folder deleted
-    the incomplete files of a running upload, and its job faulted).
+    Verified to fail when new workers start before the old ones have stopped (then the `open` of a submitter with a
+    folder deletes the incomplete files of a running upload, and its job faults).
     """
     Exclusive.calls, Exclusive.go_on = queue.SimpleQueue(), threading.Event()
     exclusive = SimpleNamespace(dicom_adapter_submitters=hookimpl(lambda: [Exclusive]))

@@ -156,7 +156,7 @@ def test_a_consistent_adapter_accounts_for_every_instance(site: Site) -> None:
 
 
 def test_a_lost_row_is_found_although_its_object_is_deleted(site: Site) -> None:
-    """Tried: a balance of rows alone."""
+    """Verified to fail when the balance counts only rows."""
     with site.ledger.write() as transaction:
         transaction.execute(delete(table).where(table.c.instance_id == site.pending.instance_id))
     site.path(site.pending).unlink()
@@ -304,7 +304,7 @@ class Busy:
 def test_changes_during_the_audit_are_not_reported(site: Site) -> None:
     """An instance arrives after the keys were listed. Another is reclaimed between the list and its row.
 
-    Tried: findings that are reported without a second check.
+    Verified to fail when findings are reported without a second check.
     """
 
     def traffic() -> None:
@@ -389,7 +389,7 @@ def test_an_object_of_a_reclaimed_instance_is_deleted(site: Site) -> None:
 def test_an_object_that_a_job_needs_is_never_deleted(site: Site) -> None:
     """This holds even if its row is reclaimed.
 
-    Tried: a deletion without a check of the jobs.
+    Verified to fail when objects are deleted without a check of the jobs.
     """
     site.set(site.needed, state="reclaimed", outcome="submitted")
     assert [False] == site.repair()
@@ -437,7 +437,7 @@ def test_an_object_with_the_data_set_of_another_row_is_deleted(site: Site, name:
 def test_the_only_copy_is_never_deleted(site: Site, name: str, how: str) -> None:
     """If the object of the other row is missing or damaged, the orphan gets a row.
 
-    Tried: a deletion without a check of the other object.
+    Verified to fail when an object is deleted without a check of the other object.
     """
     instance = site.pending if name == "pending" else site.needed
     content = site.path(instance).read_bytes()

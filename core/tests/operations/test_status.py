@@ -207,7 +207,7 @@ def test_a_lane_that_is_stopped_or_full_is_red_while_the_service_runs(make_adapt
 def test_instances_and_jobs_that_are_no_longer_configured_are_listed(make_adapter: MakeAdapter) -> None:
     """Instances of a removed AE title and jobs of a removed submitter are held.
 
-    Tried: a status of only the configured AE titles.
+    Verified to fail when only the configured AE titles are shown.
     """
     adapter = make_adapter(CONFIGURATION)
     adapter.platform.fail("create_job", Retriable("down"), times=1000)

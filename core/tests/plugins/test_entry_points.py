@@ -87,7 +87,7 @@ def test_the_entry_point_group_has_the_version_of_the_hooks(group: str, version:
 def test_a_plugin_for_newer_hooks_is_refused_and_not_imported(site: Path) -> None:
     """It may need names that do not exist: the error gives the next step instead of an ImportError.
 
-    Tried: a search of only the group without a number.
+    Verified to fail when only the group without a number is searched.
     """
     install(site, "newer", "raise SystemExit('imported')", NEXT)
     expected = (

@@ -92,7 +92,7 @@ def test_a_call_within_the_limit_is_not_reported(time: Time) -> None:
 def test_frequent_slow_calls_are_logged_once_a_minute(time: Time) -> None:
     """The line has the number of calls, and the log does not fill up.
 
-    Tried: one line for each call.
+    Verified to fail when each call logs a line.
     """
     statistics, caller = make_caller(time)
     with capture_logs() as logged:
@@ -159,7 +159,7 @@ class Plain:
 def test_the_methods_of_an_object_are_measured_and_the_object_is_not_touched(time: Time) -> None:
     """Only calls from outside are measured.
 
-    Tried: a measured subclass, which changes `type(self)`.
+    Verified to fail when the measured object is of a subclass (which changes `type(self)`).
     """
     _statistics, caller = make_caller(time, trace=True)
     before = Plain.constructed
@@ -186,7 +186,7 @@ def test_a_method_that_is_replaced_in_the_class_is_replaced_in_the_proxy(
 ) -> None:
     """Tests replace methods of classes that have instances already.
 
-    Tried: methods bound when the proxy is made.
+    Verified to fail when methods are bound when the proxy is created.
     """
     measured = measure(Plain(1), make_caller(time)[1], ["work"])
     monkeypatch.setattr(Plain, "work", lambda _self, _more, *, most: most)
@@ -196,7 +196,7 @@ def test_a_method_that_is_replaced_in_the_class_is_replaced_in_the_proxy(
 def test_an_object_that_cannot_be_changed_is_measured_too(time: Time) -> None:
     """A frozen class with slots.
 
-    Tried: measuring methods set on the object.
+    Verified to fail when measuring methods are set on the object.
     """
 
     @frozen
@@ -216,7 +216,7 @@ def test_an_object_that_cannot_be_changed_is_measured_too(time: Time) -> None:
 def test_the_frames_that_measure_are_not_shown_among_the_locations_of_an_error(time: Time) -> None:
     """An error shows three locations, and those of the plugin matter.
 
-    Tried: all frames.
+    Verified to fail when all frames are shown.
     """
     measured = measure(Plain(1), make_caller(time)[1], ["work"])
     with pytest.raises(TypeError) as caught:

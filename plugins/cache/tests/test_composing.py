@@ -107,7 +107,7 @@ def test_without_keep_instances_are_deleted_when_the_job_is_submitted(make_cache
 
 
 def test_a_clean_up_that_was_not_committed_is_repeated(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger fails after the commit of the index. Tried: finishing the job in the same turn."""
+    """The ledger fails after the commit of the index. Verified to fail when the job is finished in the same turn."""
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", instances=2))
     commit, turns = Turn.commit, []

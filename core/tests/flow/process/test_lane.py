@@ -104,7 +104,7 @@ def later(action: Callable[..., object]) -> Callable[[Processor, Instance], obje
 def test_a_turn_that_raises_is_rolled_back_and_instances_are_delivered_to_a_new_processor(serve: Serve) -> None:
     """They are delivered in order, with the original times.
 
-    Tried: a commit after the exception.
+    Verified to fail when the turn is committed after the exception.
     """
     seen: list[tuple[Processor, int, datetime]] = []
 
@@ -147,7 +147,8 @@ WRONG: dict[str, Take] = {
 def test_an_invalid_submission_fails_the_whole_turn(serve: Serve, wrong: Take) -> None:
     """Two valid submissions in the same turn are not committed. It is a failure of the processor, not an outage.
 
-    Tried: invalid values that count as an outage of the ledger (metadata that is no text is retried forever).
+    Verified to fail when invalid values count as an outage of the ledger (then metadata that is not text is retried
+    forever).
     """
     taken: list[Instance] = []
 
@@ -227,7 +228,8 @@ def test_timers_run_in_the_order_of_their_times_unless_cancelled(serve: Serve) -
 def test_the_time_of_a_turn_is_that_of_its_arrival_or_timer(serve: Serve, monkeypatch: Any, late: bool) -> None:
     """now() is the time of arrival or the due time of the timer. New timers count from it.
 
-    Tried: the current time of the host (turns that are delayed by an hour have other results).
+    Verified to fail when the turn gets the current time of the host (then turns that are delayed by an hour have other
+    results).
     """
     story: list[Any] = []
 
@@ -257,7 +259,7 @@ def test_the_time_of_a_turn_is_that_of_its_arrival_or_timer(serve: Serve, monkey
 
 
 def test_call_at_refuses_a_time_without_a_time_zone(serve: Serve) -> None:
-    """Tried: an unchecked time (comparisons fail in the lane, outside of all turns)."""
+    """Verified to fail when the time is not checked (then comparisons fail in the lane, outside of all turns)."""
     mistake = datetime(2026, 1, 5)  # noqa: DTZ001
     adapter = serve(lambda processor, _instance: processor.call_at(mistake, print))
     send(adapter)
@@ -267,7 +269,7 @@ def test_call_at_refuses_a_time_without_a_time_zone(serve: Serve) -> None:
 
 
 def test_a_timer_beyond_the_longest_wait_of_threads_is_refused(serve: Serve) -> None:
-    """Tried: an unchecked time (the wait fails in the lane, outside of all turns)."""
+    """Verified to fail when the time is not checked (then the wait fails in the lane, outside of all turns)."""
     never = datetime.max.replace(tzinfo=timezone.utc)
     refusals: list[str] = []
 
@@ -287,7 +289,7 @@ def test_a_timer_beyond_the_longest_wait_of_threads_is_refused(serve: Serve) -> 
 def test_an_arrival_before_the_due_time_joins_its_group_although_its_row_is_late(serve: Serve) -> None:
     """A receiver stamps an instance, then waits for the ledger. Here two rows are late, one in each attempt.
 
-    Tried: no check for arrivals at the commit (the group is split).
+    Verified to fail when the commit does not check for arrivals (then the group is split).
     """
     groups: dict[Processor, list[Instance]] = {}
     late = 2
@@ -319,7 +321,7 @@ def test_an_arrival_before_the_due_time_joins_its_group_although_its_row_is_late
 
 
 def test_an_arrival_after_the_due_time_starts_a_new_group(serve: Serve) -> None:
-    """Tried: any arrival repeats the turn."""
+    """Verified to fail when any arrival repeats the turn."""
     turns: list[int] = []
 
     def handle(processor: Processor, instance: Instance) -> None:
@@ -435,7 +437,7 @@ def test_an_unprocessable_instance_is_quarantined_at_once(serve: Serve) -> None:
 def test_a_successful_turn_resets_the_count_of_failures(serve: Serve) -> None:
     """After four failures to open and an hour of work, another failure is the first of a new count.
 
-    Tried: a count that only a timer resets (the lane stops).
+    Verified to fail when only a timer resets the count (then the lane stops).
     """
     at_opening, at_handling = [OSError()] * 4, [OSError()]
 
@@ -478,7 +480,8 @@ def test_the_host_survives_every_exception_of_a_processor(
 ) -> None:
     """This includes sys.exit() in the processor.
 
-    Tried: a BaseException that ends the thread of the lane; one that leaves the turn (the instance is lost).
+    Verified to fail when a BaseException ends the thread of the lane, or is not caught in the turn (then the instance
+    is lost).
     """
     adapter = serve(finish, **{method: failing(error)})
     send(adapter, 2)
@@ -492,7 +495,7 @@ def test_the_host_survives_every_exception_of_a_processor(
 def test_a_processor_that_keeps_submitting_a_replaced_instance_has_failed(serve: Serve, monkeypatch: Any) -> None:
     """It keeps its state outside of the object.
 
-    Tried: a conflict that never counts as a failure (the lane rebuilds the processor forever).
+    Verified to fail when a conflict never counts as a failure (then the lane rebuilds the processor forever).
     """
     kept: list[Instance] = []
 
@@ -528,7 +531,7 @@ INVALID = {
 def test_invalid_waiting_information_does_not_block_the_lane(serve: Serve, invalid: Any) -> None:
     """`waiting` is only information for operators.
 
-    Tried: unchecked values (saving them fails outside of all turns).
+    Verified to fail when the values are not checked (then saving them fails outside of all turns).
     """
     adapter = serve(finish, waiting=lambda _processor: [invalid])
     send(adapter)

@@ -47,8 +47,8 @@ def test_a_processor_that_reads_headers_waits_until_they_can_be_read(
 def test_one_unreadable_file_does_not_block_others(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it is the only unreadable file, it is quarantined after three attempts. Until then, the lane shows the reason.
 
-    Tried: no limit of attempts (the lane rebuilds its processor forever); attempts that also count while no file can
-    be read (the previous test fails).
+    Verified to fail when the number of attempts has no limit (then the lane rebuilds its processor forever), or
+    attempts also count while no file can be read (then the previous test fails).
     """
     adapter = make_adapter(CONFIGURATION)
     read = adapter.storage.read

@@ -124,7 +124,7 @@ def recorded_events(adapter: Adapter, *names: str) -> list[tuple[str, int | None
 def test_a_requeued_instance_is_delivered_in_its_original_order(adapter: Adapter, picky: Picky) -> None:
     """It is delivered among the pending instances, at its time of arrival.
 
-    Tried: a requeue that does not restart the lane (the instance is never delivered).
+    Verified to fail when a requeue does not restart the lane (then the instance is never delivered).
     """
     first = send(adapter)
     adapter.advance(60)
@@ -154,7 +154,7 @@ def test_an_instance_requeued_while_the_service_is_stopped_is_delivered_at_the_n
 def test_an_instance_is_not_requeued_while_a_newer_duplicate_is_pending(adapter: Adapter, picky: Picky) -> None:
     """Only one of them can be pending.
 
-    Tried: no check (a constraint of the ledger fails the whole command).
+    Verified to fail when the command does not check this (then a constraint of the ledger fails the whole command).
     """
     older, other = send(adapter, seed="same"), send(adapter)
     picky.refusing, picky.holding = False, True
@@ -225,7 +225,7 @@ def test_an_operator_can_restart_a_stopped_lane(
 ) -> None:
     """The pending instance is delivered. Stop and restart are events.
 
-    Tried: failures that are counted from before the restart (the next failure stops the lane).
+    Verified to fail when failures from before the restart are counted (then the next failure stops the lane).
     """
     stop_lane(adapter, picky, monkeypatch)
     restart_lane(adapter)
@@ -243,7 +243,7 @@ def test_an_operator_can_restart_a_stopped_lane(
 def test_a_running_lane_is_restarted_once_for_each_request(adapter: Adapter, picky: Picky) -> None:
     """No other lane is restarted.
 
-    Tried: requests that are compared with 0 instead of the last number (a restart every second).
+    Verified to fail when requests are compared with 0 instead of the last number (then the lane restarts every second).
     """
     picky.refusing, picky.holding = False, True
     send(adapter)
@@ -261,7 +261,7 @@ def test_a_lane_stops_only_when_the_ledger_has_recorded_it(
 ) -> None:
     """While the ledger fails, it tries again.
 
-    Tried: an unhandled error (the lane is left between two states).
+    Verified to fail when the error is not handled (then the lane stays between two states).
     """
     failures = [LedgerUnavailable("disk I/O error")]
     record = events.record
@@ -307,7 +307,7 @@ def test_an_instance_that_a_processor_has_is_not_discarded(
 ) -> None:
     """The file and the running configuration are both checked.
 
-    Tried: no check (the turn that submits the instance fails).
+    Verified to fail when the command does not check this (then the turn that submits the instance fails).
     """
     picky.refusing, picky.holding = False, True
     pending = send(adapter)
@@ -321,7 +321,7 @@ def test_an_instance_that_a_processor_has_is_not_discarded(
 def test_instances_of_a_removed_ae_title_are_held_with_the_reason(adapter: Adapter, picky: Picky) -> None:
     """They are held until they are discarded, or the AE title is configured again.
 
-    Tried: a start that deletes the row of the lane (the time since when they are held is lost).
+    Verified to fail when a start deletes the row of the lane (then the time since when the instances are held is lost).
     """
     quarantined = send(adapter)
     picky.refusing, picky.holding = False, True
@@ -377,7 +377,7 @@ def fill(adapter: Adapter, picky: Picky) -> tuple[list[Instance], int]:
 def test_associations_with_an_ae_title_at_its_quota_are_rejected(adapter: Adapter, picky: Picky) -> None:
     """The rejection is transient, local limit exceeded. A restart does not change it.
 
-    Tried: a quota without the instances of faulted jobs.
+    Verified to fail when the quota does not include the instances of faulted jobs.
     """
     held, total = fill(adapter, picky)
     assert total >= QUOTA > total - held[-1].size_bytes
@@ -417,7 +417,7 @@ WAYS_TO_FREE_SPACE: dict[str, FreeSpace] = {
 def test_an_ae_title_below_its_quota_is_accepted_again(adapter: Adapter, picky: Picky, free_space: FreeSpace) -> None:
     """Space is freed in each possible way.
 
-    Tried: an event that is not followed (the AE title is rejected for up to a minute longer).
+    Verified to fail when the event does not update the quota (then the AE title is rejected for up to a minute longer).
     """
     held, _total = fill(adapter, picky)
     free_space(adapter, picky, held)
@@ -431,7 +431,7 @@ def test_an_ae_title_below_its_quota_is_accepted_again(adapter: Adapter, picky: 
 def test_an_instance_of_a_faulted_job_counts_once_and_only_without_open_jobs(adapter: Adapter, picky: Picky) -> None:
     """It counts when its last other job has ended, and once, even if several faulted jobs have it.
 
-    Tried: a join with the jobs (it counts twice).
+    Verified to fail when the query joins the jobs (then an instance of two jobs counts twice).
     """
     picky.refusing = False
     one = send(adapter)
@@ -485,7 +485,7 @@ def test_a_changed_or_missing_file_is_not_exported(
 ) -> None:
     """No partial file is left.
 
-    Tried: an export without the check of the checksum.
+    Verified to fail when an export does not compare the checksum.
     """
     quarantined = send(adapter)
     [file] = (adapter.config.storage.path / "instances").rglob("*.dcm")

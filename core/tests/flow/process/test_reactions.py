@@ -31,7 +31,7 @@ def can_raise(kind: TurnKind, error: BaseException) -> bool:
 
 @pytest.mark.parametrize("kind", TurnKind)
 def test_there_is_a_reaction_to_every_error_of_a_turn(kind: TurnKind) -> None:
-    """Tried: a table without the cell of a crashed notice."""
+    """Verified to fail when the cell of a crashed notice is missing in the table."""
     outcomes = [classify(kind, error, superseded_by=7) for error in ERRORS if can_raise(kind, error)]
     assert [] == [outcome for outcome in outcomes if (outcome, kind) not in REACTIONS]
 

@@ -220,8 +220,8 @@ def test_a_cancelled_request_is_not_performed(adapter: Adapter) -> None:
 def test_a_caller_gets_an_error_whenever_the_lane_is_closed(adapter: Adapter) -> None:
     """The lane is closed before it takes a request from its queue, and during a request that must be repeated.
 
-    Tried: taking a request that is no longer in the queue; putting one back into the queue of a closed lane (it never
-    gets a result).
+    Verified to fail when a request that is no longer in the queue is taken, or a request is put back into the queue of
+    a closed lane (then the request never gets a result).
     """
     looked_at, taken = Requests("A", adapter.clock), Requests("A", adapter.clock)
     futures = [looked_at.add(lambda _processor: None), taken.add(lambda _processor: None)]

@@ -169,7 +169,8 @@ def test_an_object_that_cannot_be_deleted_does_not_block_others(
 ) -> None:
     """Others are deleted, in its batch and in later ones. The log names it, and it is deleted when that is possible.
 
-    Tried: a deletion of the batch as a whole; a sweep that ends with a batch without deletions (all three stay).
+    Verified to fail when the batch is deleted as a whole, or the sweep ends with a batch without deletions (then all
+    three stay).
     """
     adapter = make_adapter(THREE)
     monkeypatch.setattr(reclaim, "BATCH", batch)

@@ -78,7 +78,7 @@ def with_history(adapter: Adapter, studies: int = 3) -> Adapter:
 def test_finished_rows_are_deleted_after_the_configured_days_and_counted(make_adapter: MakeAdapter) -> None:
     """Instances, jobs and events are deleted. The account is the same before and after.
 
-    Tried: a deletion without counting.
+    Verified to fail when deleted rows are not counted.
     """
     adapter = with_history(make_adapter(configured()))
     before, held = account(adapter), rows(adapter)
@@ -136,7 +136,7 @@ def test_a_job_is_deleted_when_the_platform_has_reported_its_end(make_adapter: M
 def test_a_job_is_kept_until_all_its_instances_are_reclaimed(make_adapter: MakeAdapter) -> None:
     """The outcome of an instance is derived from its jobs.
 
-    Tried: a deletion of the job (the instance counts as unused).
+    Verified to fail when the job is deleted (then the instance counts as unused).
     """
     adapter = make_adapter(configured())
     with adapter.ledger.write() as transaction:
@@ -157,7 +157,7 @@ def test_a_job_is_kept_until_all_its_instances_are_reclaimed(make_adapter: MakeA
 def test_a_replaced_instance_that_a_processor_may_still_name_is_not_deleted(make_adapter: MakeAdapter) -> None:
     """The processor holds the first arrival, which resolves to the third.
 
-    Tried: a deletion (the turn is refused each time).
+    Verified to fail when the row is deleted (then the turn is refused each time).
     """
     adapter = make_adapter(configured(timeout=10 * DAY_S))
     for description in ("first", "second", "third"):
@@ -176,7 +176,7 @@ def test_a_replaced_instance_that_a_processor_may_still_name_is_not_deleted(make
 def test_a_replacement_is_deleted_after_the_instance_that_it_replaced(make_adapter: MakeAdapter) -> None:
     """The end of a chain is kept as long as a job needs the beginning.
 
-    Tried: a deletion of the newer one first (the older one refers to a missing row).
+    Verified to fail when the newer row is deleted first (then the older one refers to a missing row).
     """
     adapter = make_adapter(configured())
     now = adapter.clock.now()
@@ -283,7 +283,7 @@ def run(forgetting: Retention, clock: VirtualClock) -> int:
 def test_the_ledger_file_stops_growing(ledger: Ledger) -> None:
     """The traffic of a year needs the space of the configured days.
 
-    Tried: no deletion.
+    Verified to fail when nothing is deleted.
     """
     clock = VirtualClock()
     forgetting = Retention(ledger, clock, timedelta(days=10), [])
@@ -332,7 +332,8 @@ def held_rows(ledger: Ledger) -> tuple[int, int]:
 def test_old_rows_that_are_kept_do_not_block_others(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are more of them than a transaction reads.
 
-    Tried: transactions that always start at the oldest row (rows behind the kept ones are never deleted).
+    Verified to fail when transactions always start at the oldest row (then rows behind the kept ones are never
+    deleted).
     """
     for size in ("BATCH", "JOBS", "JOB_ROWS"):
         monkeypatch.setattr(retention, size, 3)

@@ -175,7 +175,7 @@ def test_an_acknowledged_instance_is_stored_unchanged_and_has_a_row(site: Site) 
 def test_the_times_of_rows_are_in_the_order_of_their_ids(site: Site, monkeypatch: Any) -> None:
     """The time is read after the lock of the ledger is acquired.
 
-    Tried: a time that is read before.
+    Verified to fail when the time is read before.
     """
     write = site.ledger.write
 
@@ -213,7 +213,7 @@ def test_an_ignored_sop_class_is_acknowledged_and_not_stored(site: Site) -> None
 def test_an_identical_duplicate_is_acknowledged_and_not_stored_again(site: Site, caller: str) -> None:
     """This holds for any sender. The duplicate does not extend the wait of its group.
 
-    Tried: a comparison of the sizes of files (the AE title of another sender changes the size).
+    Verified to fail when the sizes of files are compared (the AE title of another sender changes the size).
     """
     first = site.send(encode())
     site.adapter.advance(3)
@@ -237,7 +237,8 @@ def stored_by_an_earlier_version(site: Site) -> str:
 def test_an_instance_stored_by_an_earlier_version_is_compared_and_submitted(site: Site) -> None:
     """Its header is shorter.
 
-    Tried: header lengths that are computed instead of read (the duplicate is refused, and the job faults).
+    Verified to fail when header lengths are computed instead of read (then the duplicate is refused, and the job
+    faults).
     """
     stored_by_an_earlier_version(site)
     again = site.send(encode())
@@ -383,7 +384,7 @@ def test_a_storage_failure_is_reported_and_leaves_no_data(
 ) -> None:
     """The outcome is "out of space" if a later attempt may succeed, otherwise "failed".
 
-    Tried: no `discard` (the written data stays); a handler of known errors only.
+    Verified to fail when `discard` is not called (then the written data stays), or only known errors are handled.
     """
     with monkeypatch.context() as patch:
         owner = site.storage if where in ("writer", "sync") else LocalWriter
@@ -407,7 +408,7 @@ def test_a_ledger_failure_is_reported_and_leaves_no_data(
 ) -> None:
     """An object without a row is deleted.
 
-    Tried: no deletion.
+    Verified to fail when nothing is deleted.
     """
     with monkeypatch.context() as patch:
         if where == "begin":
@@ -439,7 +440,7 @@ def test_a_full_disk_of_the_ledger_refuses_instances_until_space_is_free(site: S
 def test_a_row_that_was_committed_although_the_commit_raised_keeps_its_object(site: Site, monkeypatch: Any) -> None:
     """The sender gets a failure and sends the instance again, which is acknowledged. The instance is stored once.
 
-    Tried: a deletion of the object after every failure (the row has no object).
+    Verified to fail when the object is deleted after every failure (then the row has no object).
     """
     write = site.ledger.write
 

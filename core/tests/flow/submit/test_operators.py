@@ -170,7 +170,7 @@ def test_a_job_without_a_first_step_is_cancelled_at_once(
 ) -> None:
     """The platform is not called, so its outage does not matter. Observers are notified, and instances are reclaimed.
 
-    Tried: a cancellation that waits for the turn of the job; a host that does not look for cancelled jobs.
+    Verified to fail when the cancellation waits for the turn of the job, or the host does not look for cancelled jobs.
     """
     before = adapter.states["released"]
     platform.observed.clear()
@@ -205,7 +205,7 @@ def test_jobs_without_their_submitter_are_logged_at_the_start(
 ) -> None:
     """The event has their number. A job without a first step can be cancelled.
 
-    Tried: no event.
+    Verified to fail when no event is added.
     """
     capsys.readouterr()
     lung = '\n[ae-titles.LUNG]\nsubmitter = "renamed"\nprocessor = "by-study"\nsettings = { pipeline-one = "p1" }\n'
@@ -261,7 +261,7 @@ class Forgetful(Platform):
 def test_a_job_that_keeps_failing_does_not_delay_others(make_adapter: MakeAdapter) -> None:
     """It is retried after its own pauses. Other jobs are submitted at once.
 
-    Tried: failures of one job that count as failures of the platform.
+    Verified to fail when failures of one job count as failures of the platform.
     """
     adapter = make_adapter(CONFIGURATION, Plugin(Forgetful()))
     send_one(adapter, ae_title="HEAD", seed="head")
@@ -274,7 +274,7 @@ def test_a_job_that_keeps_failing_does_not_delay_others(make_adapter: MakeAdapte
 def test_the_end_of_an_outage_is_detected_although_one_job_still_fails(make_adapter: MakeAdapter) -> None:
     """The failing job is the first in the queue during the outage. Other jobs try, too.
 
-    Tried: attempts of only the first job in the queue.
+    Verified to fail when only the first job in the queue is attempted.
     """
     platform = Forgetful()
     adapter = make_adapter(CONFIGURATION, Plugin(platform))
@@ -291,7 +291,7 @@ def test_the_end_of_an_outage_is_detected_although_one_job_still_fails(make_adap
 def test_a_cancellation_that_faulted_is_repeated_by_a_retry(adapter: Adapter, platform: Platform) -> None:
     """The job never starts.
 
-    Tried: a fault that deletes the request to cancel.
+    Verified to fail when a fault deletes the request to cancel.
     """
     platform.failing["upload"] = Permanent("refused")
     send_one(adapter)

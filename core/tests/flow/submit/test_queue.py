@@ -136,7 +136,7 @@ def test_jobs_are_started_by_priority_and_then_by_age(make_adapter: MakeAdapter,
 def test_a_huge_job_yields_to_others_after_each_batch(make_adapter: MakeAdapter, platform: Platform) -> None:
     """A job of another AE title does not wait for its last file.
 
-    Tried: an upload of all files in one step.
+    Verified to fail when all files are uploaded in one step.
     """
     uploads: list[int] = []  # number of started jobs at each upload
     platform.on_upload = lambda _job: uploads.append(len(platform.started))
@@ -174,7 +174,7 @@ def test_jobs_on_a_slow_platform_alternate_before_their_batches_are_complete(
 ) -> None:
     """The next job is chosen when the time of a batch is over.
 
-    Tried: no limit of time.
+    Verified to fail when the time has no limit.
     """
     monkeypatch.setattr("dicom_adapter.flow.submit.steps.BATCH_SECONDS", 0.0)
     adapter = make_adapter(TOGETHER, Plugin(platform))
@@ -191,8 +191,8 @@ def test_slow_uploads_of_one_ae_title_delay_another_by_a_few_files_only(
 ) -> None:
     """The test runs with the threads of a real service.
 
-    Tried: all files of a batch in the queue of the threads at once; a place that is handed to a waiting thread (which
-    is slow to wake).
+    Verified to fail when all files of a batch are in the queue of the threads at once, or a place is handed to a
+    waiting thread (which is slow to wake).
     """
     monkeypatch.setattr(
         "dicom_adapter.flow.submit.steps.BATCH_SECONDS", 10 * PATIENCE_S

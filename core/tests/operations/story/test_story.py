@@ -85,7 +85,7 @@ def test_the_story_of_a_study_goes_from_association_to_reclaim(
 ) -> None:
     """It has no patient data.
 
-    Tried: an entry for each instance instead of each association.
+    Verified to fail when each instance, not each association, has an entry.
     """
     with_payload = PlatformJob(job_id="platform-job-1", payload_id="payload-1")
     create = MemorySubmitter.create_job
@@ -439,7 +439,7 @@ def test_every_outcome_and_end_of_an_association_has_a_text() -> None:
 def test_a_receiver_continues_when_the_ledger_fails_to_record_events(adapter: Adapter) -> None:
     """The failed events are lost, and later ones are recorded.
 
-    Tried: a receiver without the `except`.
+    Verified to fail when the receiver has no `except`.
     """
     writer = EventWriter(adapter.ledger)
     writer.put(Event(at=adapter.clock.now(), event="x" * 5, ae_title="LUNG", detail={"no": object()}))
@@ -453,7 +453,7 @@ def test_a_receiver_continues_when_the_ledger_fails_to_record_events(adapter: Ad
 def test_an_association_without_a_c_store_is_not_recorded(adapter: Adapter) -> None:
     """A load balancer that sends a C-ECHO every second must not fill the ledger.
 
-    Tried: an event for each association.
+    Verified to fail when each association has an event.
     """
     receiver = Receiver(adapter.config, adapter.resources, None)
     request = AssociationRequest(called_ae_title="LUNG", calling_ae_title="CT1", peer_address="127.0.0.1")
