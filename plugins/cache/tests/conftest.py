@@ -60,19 +60,19 @@ class CacheSite:
     rest: Any
 
     def receive(self, *data_sets: Dataset, ae_title: str = "CACHE", settled: bool = True) -> list[Any]:
-        """Receive instances; if `settled`, wait until their studies are complete. Returns the results."""
+        """Receive instances; if `settled`, advance the clock until their studies are complete. Returns the results."""
         answers = self.adapter.receive(*data_sets, ae_title=ae_title)
         if settled:
             self.adapter.advance(6)
         return answers
 
     def compose(self, key: str | None = None, **order: Any) -> Any:
-        """POST /cache/jobs."""
+        """Send POST /cache/jobs. Returns the response."""
         headers = {} if key is None else {"Idempotency-Key": key}
         return self.rest.post("/cache/jobs", json={"pipeline": PIPELINE, "name": "job", **order}, headers=headers)
 
     def study_uids(self, query: str = "") -> list[str]:
-        """GET /cache/studies."""
+        """Return the Study Instance UIDs in the response to GET /cache/studies."""
         answer = self.rest.get(f"/cache/studies?{query}")
         assert 200 == answer.status_code, answer.text
         return [study["studyInstanceUid"] for study in answer.json()["items"]]
@@ -83,7 +83,7 @@ MakeCache = Callable[..., CacheSite]
 
 @pytest.fixture
 def make_cache(make_adapter: Callable[[str], Adapter]) -> Iterator[MakeCache]:
-    """Return a factory of adapters, from `settings` of the AE title CACHE and `more` lines of the configuration."""
+    """Return a factory of adapters. Its arguments: settings of the AE title CACHE, and more lines of the configuration."""
     with ExitStack() as clients:
 
         def make(settings: str = "", more: str = "") -> CacheSite:

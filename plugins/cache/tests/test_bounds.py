@@ -53,7 +53,7 @@ def test_above_max_size_the_least_recently_used_study_is_evicted(make_small_cach
 
 
 def test_a_pinned_study_is_not_evicted(make_small_cache: Any) -> None:
-    """Once unpinned, the study can be evicted."""
+    """After the study is unpinned, it can be evicted."""
     site = make_small_cache()
     site.receive(*make_study(study_uid="1.1", instances=2))
     assert {"studyInstanceUid": "1.1", "pinned": True} == site.rest.put("/cache/studies/1.1/pin").json()
@@ -95,7 +95,7 @@ def test_a_study_unused_for_max_age_is_evicted(make_cache: Any) -> None:
 
 
 def test_studies_are_evicted_before_associations_are_rejected(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When free space is low, the least recently used studies are evicted until there is enough."""
+    """When free space is low, the least recently used studies are evicted until enough space is free."""
     site = make_cache()
     for uid in ("1.1", "1.2", "1.3"):
         site.receive(*make_study(study_uid=uid, instances=1))
@@ -109,7 +109,7 @@ def test_studies_are_evicted_before_associations_are_rejected(make_cache: Any, m
 
 
 def test_a_job_with_a_deleted_study_is_still_submitted(make_cache: Any) -> None:
-    """The study is not found any more, but its instances are stored until the job has finished."""
+    """Searches do not return the deleted study, but its instances are stored until the job has finished."""
     site = make_cache(more=DOWN)
     site.receive(*make_study(study_uid="1.1", instances=2))
     site.compose(studies=["1.1"], submitter="down")
@@ -125,7 +125,7 @@ def test_a_job_with_a_deleted_study_is_still_submitted(make_cache: Any) -> None:
 
 
 def test_a_lost_or_broken_index_is_rebuilt(make_cache: Any) -> None:
-    """The processor rebuilds it from the pending instances, which are delivered again."""
+    """The processor rebuilds the index from the pending instances, which are delivered again."""
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", series=2, patient_name="A^B"))
     before = site.rest.get("/cache/studies").json()
@@ -141,8 +141,8 @@ def test_a_lost_or_broken_index_is_rebuilt(make_cache: Any) -> None:
         assert before == site.rest.get("/cache/studies").json()
 
 
-def test_at_a_start_rows_unknown_to_the_ledger_are_deleted(make_cache: Any) -> None:
-    """A turn committed to the index but not to the ledger leaves no job in the index."""
+def test_a_start_deletes_rows_of_jobs_that_are_not_in_the_ledger(make_cache: Any) -> None:
+    """The index has no job of a turn that was committed to the index, but not to the ledger."""
     from dicom_adapter_cache.database import Database
     from dicom_adapter_cache.index import Index, KeptJob
 
@@ -160,8 +160,8 @@ def test_at_a_start_rows_unknown_to_the_ledger_are_deleted(make_cache: Any) -> N
     assert {"reclaimed": 2} == site.adapter.states
 
 
-def test_a_restart_cleans_up_after_a_job_submitted_before_it(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host was killed between submission and clean-up."""
+def test_a_restart_cleans_up_after_a_submitted_job(make_cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host was killed after the job was submitted and before its instances were deleted."""
     from dicom_adapter_cache.processor import CacheProcessor
 
     site = make_cache()

@@ -66,7 +66,7 @@ def test_an_order_with_missing_objects_is_refused(make_cache: Any) -> None:
 
 
 def test_a_repeated_call_with_a_key_returns_the_first_job(make_cache: Any) -> None:
-    """The job is returned even if its studies are deleted; it is known after a restart."""
+    """The first job is returned even if its studies are deleted, and also after a restart."""
     site = make_cache()
     site.receive(*make_study(study_uid="1.1"))
     first = site.compose(key="order-1", studies=["1.1"], keep=False).json()
@@ -87,7 +87,7 @@ def test_a_key_cannot_be_used_for_another_order(make_cache: Any) -> None:
     assert 1 == len(site.adapter.jobs)
 
 
-def test_without_a_key_each_call_composes_a_job(make_cache: Any) -> None:
+def test_each_call_without_a_key_composes_a_job(make_cache: Any) -> None:
     """A study can be used for any number of jobs."""
     site = make_cache()
     site.receive(*make_study(study_uid="1.1"))
@@ -96,8 +96,8 @@ def test_without_a_key_each_call_composes_a_job(make_cache: Any) -> None:
     assert {"pending": 4} == site.adapter.states
 
 
-def test_without_keep_instances_are_deleted_when_the_job_is_submitted(make_cache: Any) -> None:
-    """They are not deleted earlier: the platform may be unavailable for a long time."""
+def test_instances_of_an_order_with_keep_false_are_deleted_when_the_job_is_submitted(make_cache: Any) -> None:
+    """The instances are not deleted earlier, because the platform may be unavailable for a long time."""
     site = make_cache(more="[submitters.down]\ntype = 'fake'\nfail = [{ call = 'start', times = 1 }]")
     site.receive(*make_study(study_uid="1.1"))
     site.compose(studies=["1.1"], keep=False, submitter="down")
@@ -126,7 +126,7 @@ def test_a_clean_up_that_was_not_committed_is_repeated(make_cache: Any, monkeypa
 
 
 def test_the_studies_of_a_cancelled_job_are_kept(make_cache: Any) -> None:
-    """Even without `keep`, because the job was never submitted."""
+    """The studies are kept even with `keep` = false, because the job was not submitted."""
     from dicom_adapter.flow.submit import operators
 
     site = make_cache(more="[submitters.down]\ntype = 'fake'\nfail = [{ call = 'create', kind = 'permanent' }]")
@@ -190,7 +190,7 @@ def test_an_invalid_order_is_refused(make_cache: Any, order: dict[str, Any], sta
 
 
 def test_special_texts_have_no_effect_in_an_order(make_cache: Any, special_text: str) -> None:
-    """Texts are passed on unchanged; a text in place of a UID is refused."""
+    """Names and metadata contain the texts unchanged; a text in place of a UID is refused."""
     site = make_cache()
     site.receive(*make_study(study_uid="1.1"))
     assert (

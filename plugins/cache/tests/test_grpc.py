@@ -62,7 +62,7 @@ class Lane:
 
 
 def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
-    """The same operations as over REST."""
+    """gRPC offers the same operations as REST."""
     served = serve()
     site, stub = served.site, served.stub
     site.receive(*make_study(study_uid="1.1", series=2, instances=2, patient_id="P-1"))
@@ -92,7 +92,7 @@ def test_studies_are_searched_composed_and_deleted(serve: Serve) -> None:
 
 
 def test_long_lists_are_streamed_completely(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server reads them page by page; limit and offset apply to the whole list."""
+    """The server reads the index page by page; limit and offset apply to the whole list."""
     from dicom_adapter_cache import values
 
     monkeypatch.setattr(values, "LARGEST_PAGE", 2)

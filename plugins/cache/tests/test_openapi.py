@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from dicom_adapter.testing import make_study
 
-EXAMPLES = 25  # for each operation
+EXAMPLES = 25  # number of generated requests for each operation
 LOCAL = {"Host": "127.0.0.1"}
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -70,7 +70,7 @@ def test_every_response_is_described(make_cache: Any, mode: GenerationMode) -> N
 
 
 def probe(requests: Any) -> None:
-    """Send examples of these requests, the same ones in every run."""
+    """Send examples of these requests; every run sends the same examples."""
 
     @settings(
         max_examples=EXAMPLES,

@@ -45,7 +45,7 @@ class Database:
         return engine
 
     def open(self) -> None:
-        """Create the tables; replace them if their version differs or the file is broken."""
+        """Create the tables. Replace existing tables of another version, and a broken file."""
         try:
             self._make_tables()
         except DatabaseError as failure:

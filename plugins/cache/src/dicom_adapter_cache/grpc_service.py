@@ -43,17 +43,17 @@ class CacheService(cache_pb2_grpc.CacheServicer):
     def SearchStudies(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.SearchStudiesRequest, context: Context
     ) -> Iterator[cache_pb2.Study]:
-        found = grpc_messages.study_filter(request)
+        study_filter = grpc_messages.study_filter(request)
         with _refusals(context):
-            for study in _items(lambda page: self._cache.studies(found, page), request.offset, request.limit):
+            for study in _items(lambda page: self._cache.studies(study_filter, page), request.offset, request.limit):
                 yield grpc_messages.message(cache_pb2.Study, study)
 
     def SearchPatients(  # noqa: N802 - name of the .proto
         self, request: cache_pb2.SearchStudiesRequest, context: Context
     ) -> Iterator[cache_pb2.Patient]:
-        found = grpc_messages.study_filter(request)
+        study_filter = grpc_messages.study_filter(request)
         with _refusals(context):
-            for patient in _items(lambda page: self._cache.patients(found, page), request.offset, request.limit):
+            for patient in _items(lambda page: self._cache.patients(study_filter, page), request.offset, request.limit):
                 yield grpc_messages.message(cache_pb2.Patient, patient)
 
     def GetStudy(self, request: cache_pb2.StudyRequest, context: Context) -> cache_pb2.StudyDetail:  # noqa: N802
@@ -112,16 +112,16 @@ class CacheService(cache_pb2_grpc.CacheServicer):
 def _items(read_page: Callable[[values.PageRequest], Any], offset: int, limit: int) -> Iterator[Any]:
     """Yield at most `limit` items from `offset`, read page by page; a limit of 0 means all.
 
-    Raises InvalidRequest if either is negative.
+    Raises InvalidRequest if `offset` or `limit` is negative.
     """
     if limit < 0 or offset < 0:
         raise InvalidRequest("limit and offset must not be negative", field="limit")
-    left = limit or values.LARGEST_OFFSET
-    while left > 0:
-        page = read_page(values.PageRequest(limit=min(left, values.LARGEST_PAGE), offset=offset))
+    remaining = limit or values.LARGEST_OFFSET
+    while remaining > 0:
+        page = read_page(values.PageRequest(limit=min(remaining, values.LARGEST_PAGE), offset=offset))
         yield from page.items
         offset += len(page.items)
-        left -= len(page.items)
+        remaining -= len(page.items)
         if not page.items or offset >= page.total:
             return
 

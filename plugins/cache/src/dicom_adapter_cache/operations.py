@@ -22,7 +22,7 @@ from dicom_adapter_cache.errors import Ambiguous, InvalidRequest, NotInCache
 from dicom_adapter_cache.processor import CacheProcessor, check
 from dicom_adapter_cache.search import Reader
 
-ANSWER_TIMEOUT_S = 30.0  # time for a lane to answer; after a start it first delivers the pending instances
+ANSWER_TIMEOUT_S = 30.0  # time for a lane to answer; after a start, the lane delivers the pending instances first
 NEWEST_JOBS = 100
 
 T = TypeVar("T")
@@ -52,26 +52,26 @@ class Cache:
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
-    def studies(self, found: values.StudyFilter, page: values.PageRequest) -> values.Studies:
+    def studies(self, study_filter: values.StudyFilter, page: values.PageRequest) -> values.Studies:
         """Return a page of matching studies, the most recent arrival first."""
         check_page(page)
         items: list[values.Study] = []
         total = 0
-        for kept in self._among(found.ae_title):
-            own, count = kept.reader.studies(found, page.offset + page.limit, kept.lane.now())
-            items += own
+        for kept in self._among(study_filter.ae_title):
+            matching, count = kept.reader.studies(study_filter, page.offset + page.limit, kept.lane.now())
+            items += matching
             total += count
         items.sort(key=lambda study: (study.last_arrival, study.study_instance_uid), reverse=True)
         return values.Studies(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
 
-    def patients(self, found: values.StudyFilter, page: values.PageRequest) -> values.Patients:
+    def patients(self, study_filter: values.StudyFilter, page: values.PageRequest) -> values.Patients:
         """Return a page of the patients with matching studies, sorted by ID."""
         check_page(page)
         items: list[values.Patient] = []
         total = 0
-        for kept in self._among(found.ae_title):
-            own, count = kept.reader.patients(found, page.offset + page.limit)
-            items += own
+        for kept in self._among(study_filter.ae_title):
+            matching, count = kept.reader.patients(study_filter, page.offset + page.limit)
+            items += matching
             total += count
         items.sort(key=lambda patient: (patient.patient_id, patient.issuer_of_patient_id, patient.ae_title))
         return values.Patients(items=_slice(items, page), total=total, limit=page.limit, offset=page.offset)
@@ -79,10 +79,10 @@ class Cache:
     def study(self, uid: str, ae_title: str = "") -> values.StudyDetail:
         """Return a study with its series."""
         kept = self._with_study(uid, ae_title)
-        found = kept.reader.study(uid, kept.lane.now())
-        if found is None:
+        detail = kept.reader.study(uid, kept.lane.now())
+        if detail is None:
             raise _no_study(uid)
-        return found
+        return detail
 
     def instances(
         self, uid: str, series_uid: str | None, page: values.PageRequest, ae_title: str = ""
@@ -95,16 +95,16 @@ class Cache:
         return values.Instances(items=items, total=total, limit=page.limit, offset=page.offset)
 
     def download(self, sop_instance_uid: str, ae_title: str = "") -> Download:
-        """Open the stored file of an instance; its study counts as used."""
+        """Open the stored file of an instance, and update the time of the last use of its study."""
         for kept in self._among(ae_title):
-            found = kept.reader.find_instance(sop_instance_uid)
-            if found is not None:
+            instance = kept.reader.find_instance(sop_instance_uid)
+            if instance is not None:
                 try:
-                    file = kept.lane.open_stored(found)
+                    file = kept.lane.open_stored(instance)
                 except StoredObjectMissing:
-                    continue  # it has just been deleted
-                kept.lane.ask(partial(_use, found.study_instance_uid))
-                return Download(instance=found, file=file)
+                    continue  # the instance has just been deleted
+                kept.lane.ask(partial(_use, instance.study_instance_uid))
+                return Download(instance=instance, file=file)
         raise NotInCache(f"there is no instance {sop_instance_uid}")
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -126,14 +126,14 @@ class Cache:
 
     def jobs(self, limit: int = NEWEST_JOBS) -> values.Jobs:
         """Return the most recent composed jobs."""
-        found = [
+        newest = [
             (at, job)
             for kept in self._kept.values()
             for at, job_id in kept.reader.jobs(limit)
             if (job := kept.lane.find_job(job_id)) is not None
         ]
-        found.sort(key=lambda entry: entry[0], reverse=True)
-        return values.Jobs(items=[values.job_status(job) for _at, job in found[:limit]])
+        newest.sort(key=lambda entry: entry[0], reverse=True)
+        return values.Jobs(items=[values.job_status(job) for _at, job in newest[:limit]])
 
     def _lane_of(self, order: values.Order, job_id: str | None) -> LaneHandle:
         """Return the lane of the AE title that composes the job."""
@@ -142,7 +142,7 @@ class Cache:
         for kept in self._kept.values():
             if job_id is not None and kept.lane.find_job(job_id) is not None:
                 return kept.lane  # the instances of an earlier job may be deleted already
-        owners = [kept.lane for kept in self._kept.values() if kept.reader.owns(order)]
+        owners = [kept.lane for kept in self._kept.values() if kept.reader.has_any(order)]
         if not owners:
             raise NotInCache("nothing of the selection is in the cache")
         if len(owners) > 1:
@@ -159,7 +159,7 @@ class Cache:
         _ask(self._with_study(uid, ae_title).lane, lambda cache: cache.delete(uid))
 
     def pin(self, uid: str, *, pinned: bool, ae_title: str = "") -> values.Pinned:
-        """Pin a study, so that neither age nor size evicts it, or unpin it."""
+        """Pin or unpin a study; neither age nor size evicts a pinned study."""
         _ask(self._with_study(uid, ae_title).lane, lambda cache: cache.pin(uid, pinned=pinned))
         return values.Pinned(study_instance_uid=uid, pinned=pinned)
 
@@ -175,13 +175,13 @@ class Cache:
         return [self._kept[ae_title]]
 
     def _with_study(self, uid: str, ae_title: str) -> CachedAeTitle:
-        found = [kept for kept in self._among(ae_title) if kept.reader.has_study(uid)]
-        if not found:
+        owners = [kept for kept in self._among(ae_title) if kept.reader.has_study(uid)]
+        if not owners:
             raise _no_study(uid)
-        if len(found) > 1:
-            names = [kept.lane.ae_title for kept in found]
+        if len(owners) > 1:
+            names = [kept.lane.ae_title for kept in owners]
             raise Ambiguous(f"study {uid} is at AE titles {', '.join(names)}: name one as aeTitle", aeTitles=names)
-        return found[0]
+        return owners[0]
 
 
 def job_id_of(key: str) -> str:

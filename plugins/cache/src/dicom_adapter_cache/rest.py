@@ -25,7 +25,7 @@ STATUSES: dict[type[CacheError], int] = {
     errors.KeyReused: 422,
 }
 KIND = "urn:dicom-adapter:cache:{}"  # the `type` of a problem
-PIECE_BYTES = 256 * 1024  # read at a time for a download
+PIECE_BYTES = 256 * 1024  # size of the pieces in which a file is downloaded
 
 UidPath = Annotated[str, PathParameter(pattern=values.UID_PATTERN, description="A DICOM UID")]
 JobPath = Annotated[str, PathParameter(pattern=rf"^[0-9a-f]{{32}}{values.END}", description="A job's id")]
@@ -72,7 +72,9 @@ AccessionQuery = Annotated[str, _text("accessionNumber", f"Accession Number{WILD
 DescriptionQuery = Annotated[str, _text("studyDescription", f"Study Description{WILD}")]
 ModalityQuery = Annotated[str, _text("modality", "A modality in the study, such as CT")]
 DateQuery = Annotated[str, _text("studyDate", "YYYYMMDD, or a range: 20250101-20251231, 20250101-, -20251231")]
-PinnedQuery = Annotated[bool | None, QueryParameter(description="Only pinned, or only unpinned, studies")]
+PinnedQuery = Annotated[
+    bool | None, QueryParameter(description="true: only pinned studies; false: only unpinned studies")
+]
 
 
 @contextmanager
@@ -85,8 +87,8 @@ def problems() -> Iterator[None]:
         raise HTTPException(str(refusal), status_code=STATUSES[type(refusal)], extra=extra) from None
 
 
-def specified(*statuses: int, **more: Any) -> dict[str, Any]:
-    """Return the arguments of a route: those that all routes share, error responses for `statuses`, and `more`."""
+def route_arguments(*statuses: int, **more: Any) -> dict[str, Any]:
+    """Return the arguments of a route: the common ones, an error response for each of `statuses`, and `more`."""
     known = {
         400: "The request is invalid",
         401: "The token is missing or wrong",
@@ -117,7 +119,7 @@ def handlers(cache: Cache) -> list[Any]:
 
 
 def _search_routes(cache: Cache) -> list[Any]:
-    @get("/studies", **specified(404, summary="Search studies, the most recent arrival first"))
+    @get("/studies", **route_arguments(404, summary="Search studies, the most recent arrival first"))
     def search_studies(
         ae_title: AeTitleQuery = None,
         study_instance_uid: UidQuery = "",
@@ -131,7 +133,7 @@ def _search_routes(cache: Cache) -> list[Any]:
         limit: Limit = 100,
         offset: Offset = 0,
     ) -> values.Studies:
-        found = values.StudyFilter(
+        study_filter = values.StudyFilter(
             ae_title=ae_title or "",
             study_instance_uid=study_instance_uid,
             patient_id=patient_id,
@@ -143,9 +145,9 @@ def _search_routes(cache: Cache) -> list[Any]:
             pinned=pinned,
         )
         with problems():
-            return cache.studies(found, values.PageRequest(limit=limit, offset=offset))
+            return cache.studies(study_filter, values.PageRequest(limit=limit, offset=offset))
 
-    @get("/patients", **specified(404, summary="Search patients with kept studies"))
+    @get("/patients", **route_arguments(404, summary="Search patients with kept studies"))
     def search_patients(
         ae_title: AeTitleQuery = None,
         patient_id: PatientIdQuery = "",
@@ -153,20 +155,20 @@ def _search_routes(cache: Cache) -> list[Any]:
         limit: Limit = 100,
         offset: Offset = 0,
     ) -> values.Patients:
-        found = values.StudyFilter(ae_title=ae_title or "", patient_id=patient_id, patient_name=patient_name)
+        study_filter = values.StudyFilter(ae_title=ae_title or "", patient_id=patient_id, patient_name=patient_name)
         with problems():
-            return cache.patients(found, values.PageRequest(limit=limit, offset=offset))
+            return cache.patients(study_filter, values.PageRequest(limit=limit, offset=offset))
 
     return [search_studies, search_patients]
 
 
 def _read_routes(cache: Cache) -> list[Any]:
-    @get("/studies/{uid:str}", **specified(404, 409, summary="Get a study with its series"))
+    @get("/studies/{uid:str}", **route_arguments(404, 409, summary="Get a study with its series"))
     def study(uid: UidPath, ae_title: AeTitleQuery = None) -> values.StudyDetail:
         with problems():
             return cache.study(uid, ae_title or "")
 
-    @get("/studies/{uid:str}/instances", **specified(404, 409, summary="List the instances of a study"))
+    @get("/studies/{uid:str}/instances", **route_arguments(404, 409, summary="List the instances of a study"))
     def study_instances(
         uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
     ) -> values.Instances:
@@ -175,7 +177,7 @@ def _read_routes(cache: Cache) -> list[Any]:
 
     @get(
         "/studies/{uid:str}/series/{series_uid:str}/instances",
-        **specified(404, 409, summary="List the instances of a series"),
+        **route_arguments(404, 409, summary="List the instances of a series"),
     )
     def series_instances(
         uid: UidPath, series_uid: UidPath, ae_title: AeTitleQuery = None, limit: Limit = 100, offset: Offset = 0
@@ -186,32 +188,32 @@ def _read_routes(cache: Cache) -> list[Any]:
     @get(
         "/instances/{uid:str}/file",
         media_type="application/dicom",
-        **specified(404, summary="Download the stored DICOM file of an instance"),
+        **route_arguments(404, summary="Download the stored DICOM file of an instance"),
     )
     def download(uid: UidPath, ae_title: AeTitleQuery = None) -> Stream:
         with problems():
-            found = cache.download(uid, ae_title or "")
+            download = cache.download(uid, ae_title or "")
         headers = {
-            "Content-Length": str(found.instance.size_bytes),
-            "Content-Disposition": f'attachment; filename="{uid}.dcm"',  # only digits and dots, by its pattern
+            "Content-Length": str(download.instance.size_bytes),
+            "Content-Disposition": f'attachment; filename="{uid}.dcm"',  # a UID has only digits and dots
         }
-        return Stream(_pieces(found.file), media_type="application/dicom", headers=headers)
+        return Stream(_pieces(download.file), media_type="application/dicom", headers=headers)
 
     return [study, study_instances, series_instances, download]
 
 
 def _job_routes(cache: Cache) -> list[Any]:
-    @post("/jobs", **specified(404, 409, 413, 415, 422, summary="Compose a job"))
+    @post("/jobs", **route_arguments(404, 409, 413, 415, 422, summary="Compose a job"))
     def compose(data: JSONBody[values.Order], key: Key = None) -> values.JobStatus:
         with problems():
             return cache.compose(data, key)
 
-    @get("/jobs", **specified(summary="List the most recent composed jobs"))
+    @get("/jobs", **route_arguments(summary="List the most recent composed jobs"))
     def jobs(limit: Limit = 100) -> values.Jobs:
         with problems():
             return cache.jobs(limit)
 
-    @get("/jobs/{job_id:str}", **specified(404, summary="Get the status of a job"))
+    @get("/jobs/{job_id:str}", **route_arguments(404, summary="Get the status of a job"))
     def job(job_id: JobPath) -> values.JobStatus:
         with problems():
             return cache.job(job_id)
@@ -221,18 +223,19 @@ def _job_routes(cache: Cache) -> list[Any]:
 
 def _change_routes(cache: Cache) -> list[Any]:
     @delete(
-        "/studies/{uid:str}", **specified(404, 409, summary="Delete a study; jobs that contain it are still submitted")
+        "/studies/{uid:str}",
+        **route_arguments(404, 409, summary="Delete a study; jobs that contain it are still submitted"),
     )
     def delete_study(uid: UidPath, ae_title: AeTitleQuery = None) -> None:
         with problems():
             cache.delete(uid, ae_title or "")
 
-    @put("/studies/{uid:str}/pin", **specified(404, 409, summary="Pin a study"))
+    @put("/studies/{uid:str}/pin", **route_arguments(404, 409, summary="Pin a study"))
     def pin(uid: UidPath, ae_title: AeTitleQuery = None) -> values.Pinned:
         with problems():
             return cache.pin(uid, pinned=True, ae_title=ae_title or "")
 
-    @delete("/studies/{uid:str}/pin", status_code=200, **specified(404, 409, summary="Unpin a study"))
+    @delete("/studies/{uid:str}/pin", status_code=200, **route_arguments(404, 409, summary="Unpin a study"))
     def unpin(uid: UidPath, ae_title: AeTitleQuery = None) -> values.Pinned:
         with problems():
             return cache.pin(uid, pinned=False, ae_title=ae_title or "")

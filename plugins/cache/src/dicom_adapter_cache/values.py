@@ -75,7 +75,7 @@ class Study(Value, frozen=True, kw_only=True):
     last_arrival: datetime
     last_use: datetime
     pinned: bool
-    arriving: bool  # its last instance arrived less than `settle` seconds ago
+    arriving: bool  # the last instance of the study arrived less than `settle` seconds ago
 
 
 class Series(Value, frozen=True, kw_only=True):
@@ -222,7 +222,7 @@ class Jobs(Value, frozen=True, kw_only=True):
 
 
 class Pinned(Value, frozen=True, kw_only=True):
-    """State of a study's pin; neither age nor size evicts a pinned study."""
+    """Result of pinning or unpinning a study; neither age nor size evicts a pinned study."""
 
     study_instance_uid: str
     pinned: bool
