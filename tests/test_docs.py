@@ -16,12 +16,12 @@ from dicom_adapter.flow.submit.steps import NEXT
 from dicom_adapter.net.codes import REJECT_REASON, CStoreStatus
 from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 from manual import api, command_line, hooks
-from manual.pages import pages, write
+from manual.pages import generated_pages, write
 from manual.tables import headings, row, sections, updated
-from support.pages import BLOCK, DOCS, GENERATED, PAGES, ROOT, WRITTEN, blocks, read, section
+from support.pages import BLOCK, DOCS, GENERATED, PAGES, ROOT, HAND_WRITTEN_PAGES, blocks, read, section
 
 SOURCES = [*(ROOT / "core" / "src").rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
-MADE = dict(pages())
+GENERATED_PAGES = dict(generated_pages())
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
@@ -37,7 +37,7 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("dicom_adapter_")]
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_has_a_page_with_its_specification_and_an_example(hook: str) -> None:
     """The site has a page for each hook, generated from its docstring. The guide lists it and implements it."""
-    page = MADE[f"hooks/{hook}.md"]
+    page = GENERATED_PAGES[f"hooks/{hook}.md"]
     assert f"def {hook}(" in page.partition("## Example")[0]
     assert f"def {hook}(" in page.partition("## Example")[2]
     assert f"| `{hook}` |" in section(DOCS / "plugins.md", "All hooks")
@@ -45,7 +45,7 @@ def test_every_hook_has_a_page_with_its_specification_and_an_example(hook: str) 
 
 
 def test_the_list_of_hooks_links_the_page_of_each_hook() -> None:
-    assert [] == [hook for hook in HOOKS if f"[`{hook}`]({hook}.md)" not in MADE["hooks/index.md"]]
+    assert [] == [hook for hook in HOOKS if f"[`{hook}`]({hook}.md)" not in GENERATED_PAGES["hooks/index.md"]]
     assert list(hooks.hooks()) == HOOKS
 
 
@@ -104,7 +104,7 @@ def test_the_commands_of_the_built_in_plugins_are_included() -> None:
 def test_every_command_and_its_options_are_described(name: str) -> None:
     """The guide has a section for each command that names each option. So has the page generated from `--help`."""
     text = section(DOCS / "commands.md", name)
-    made = MADE["command-line.md"].partition(f"# {name}\n")[2].partition("\n#")[0]
+    made = GENERATED_PAGES["command-line.md"].partition(f"# {name}\n")[2].partition("\n#")[0]
     options = [param.opts[0] for param in COMMANDS[name].params if param.param_type_name == "option"]
     options = [option for option in options if option != "--help"]
     assert [] == [option for option in options if option not in text]
@@ -148,7 +148,9 @@ def test_every_job_state_is_listed_as_a_value_of_the_option() -> None:
 @pytest.mark.parametrize(("page", "module"), api.PUBLIC.items(), ids=list(api.PUBLIC))
 def test_every_public_name_has_an_entry_and_a_docstring(page: str, module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined] # it is a module that defines __all__
-    assert [] == [name for name in names if not re.search(rf"^\.\. auto\w+:: {name}$", MADE[f"{page}.rst"], re.M)]
+    assert [] == [
+        name for name in names if not re.search(rf"^\.\. auto\w+:: {name}$", GENERATED_PAGES[f"{page}.rst"], re.M)
+    ]
     assert [] == [name for name in names if not getattr(module, name).__doc__]
 
 
@@ -251,10 +253,12 @@ def test_the_readme_links_every_page(page: Path) -> None:
     assert f"(docs/{page.name})" in read(ROOT / "README.md")
 
 
-@pytest.mark.parametrize("page", [*WRITTEN, *(GENERATED / path for path in MADE)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*HAND_WRITTEN_PAGES, *(GENERATED / path for path in GENERATED_PAGES)], ids=lambda page: page.name
+)
 def test_the_sites_table_of_contents_has_every_page(page: Path) -> None:
     """Pages of hooks are in the list of hooks. Pages of decisions are included by a pattern."""
-    lists = "".join(each.text for each in blocks("{toctree}", [DOCS / "index.md"])) + MADE["hooks/index.md"]
+    lists = "".join(each.text for each in blocks("{toctree}", [DOCS / "index.md"])) + GENERATED_PAGES["hooks/index.md"]
     name = page.relative_to(DOCS).with_suffix("").as_posix()
     listed = {name, page.stem} & set(lists.split()) or page.parent.name == "decisions"
     assert listed or page == DOCS / "index.md"
@@ -266,4 +270,4 @@ def test_pages_of_removed_hooks_are_deleted(tmp_path: Path) -> None:
     removed.parent.mkdir()
     removed.touch()
     write(tmp_path)
-    assert set(MADE) == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert set(GENERATED_PAGES) == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}

@@ -34,7 +34,7 @@ reserve = 0
 type = "clara-{protocol}"
 endpoint = "{endpoint}"
 retry-first = 0.1
-retry-most = 0.5
+retry-most = 0.5  # longest pause in seconds
 
 [ae-titles.LUNG.settings]
 pipeline-lung = "{PIPELINE}"

@@ -27,7 +27,7 @@ CONFIGURATION = (
     STORAGE
     + """
 retry-first = 0.1
-retry-most = 0.5
+retry-most = 0.5  # longest pause in seconds
 
 [ae-titles.LUNG.settings]
 timeout = 10

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from manual.pages import pages
-from support.pages import DOCS, WRITTEN
+from manual.pages import generated_pages
+from support.pages import DOCS, HAND_WRITTEN_PAGES
 
 pytestmark = pytest.mark.slow
 
 LOADS = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "srcset"}
-PASSIVE = {"canonical", "index", "next", "prev", "search"}  # links that only a reader follows
+PASSIVE = {"canonical", "index", "next", "prev", "search"}  # relations of links that a browser does not load
 
 
-class Loaded(HTMLParser):
+class LoadedAddresses(HTMLParser):
     """The addresses that a browser loads with a page."""
 
     def __init__(self, page: Path) -> None:
@@ -29,9 +29,9 @@ class Loaded(HTMLParser):
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        address = given.get(LOADS.get(tag, ""))
-        if address and given.get("rel") not in PASSIVE:
+        attributes = dict(attrs)
+        address = attributes.get(LOADS.get(tag, ""))
+        if address and attributes.get("rel") not in PASSIVE:
             self.addresses.append(address)
 
 
@@ -45,20 +45,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def paths() -> Iterator[Path]:
-    yield from (page.relative_to(DOCS) for page in WRITTEN)
-    yield from (Path("reference", path) for path, _ in pages())
+def page_paths() -> Iterator[Path]:
+    yield from (page.relative_to(DOCS) for page in HAND_WRITTEN_PAGES)
+    yield from (Path("reference", path) for path, _ in generated_pages())
 
 
-@pytest.mark.timeout(300)  # all pages are read and written
+@pytest.mark.timeout(300)  # Sphinx builds all pages
 def test_every_page_exists_and_loads_nothing_from_other_hosts(site: Path) -> None:
     """The site works without internet access: no script, style, font or image is remote.
 
     Verified to fail when site.css uses a web font.
     """
-    for path in paths():
+    for path in page_paths():
         page = (site / path).with_suffix(".html")
-        loaded = Loaded(page).addresses
+        loaded = LoadedAddresses(page).addresses
         assert [] == [address for address in loaded if re.match(r"(\w+:)?//", address)], page.name
     styles = "".join(style.read_text(encoding="utf-8") for style in site.rglob("*.css"))
     assert [] == re.findall(r"(?:url\(|@import)[\s\"']*(?:\w+:)?//[^)\s]*", styles)

@@ -40,7 +40,7 @@ class AeTitle:
         return self.processor == "cache"
 
 
-RETRIES = "retry-first = 0.1\nretry-most = 1\nstatus-every = 5"
+RETRIES = "retry-first = 0.1\nretry-most = 1\nstatus-every = 5"  # retry-most: longest pause in seconds
 
 
 def _pipelines(number: int, count: int) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from attrs import frozen
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "reference"  # written when the site is built
-WRITTEN = sorted(page for page in DOCS.rglob("*.md") if GENERATED not in page.parents)
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *WRITTEN]
+HAND_WRITTEN_PAGES = sorted(page for page in DOCS.rglob("*.md") if GENERATED not in page.parents)
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *HAND_WRITTEN_PAGES]
 
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

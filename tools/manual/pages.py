@@ -8,7 +8,7 @@ from pathlib import Path
 from manual import api, command_line, hooks
 
 
-def pages() -> Iterator[tuple[str, str]]:
+def generated_pages() -> Iterator[tuple[str, str]]:
     """Yield each page with its path below `docs/reference`."""
     yield "hooks/index.md", hooks.index()
     for name, hook in hooks.hooks().items():
@@ -20,7 +20,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def write(folder: Path) -> None:
     """Write all pages, and delete those of removed hooks."""
-    wanted = {folder / path: text for path, text in pages()}
+    wanted = {folder / path: text for path, text in generated_pages()}
     for path, text in wanted.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

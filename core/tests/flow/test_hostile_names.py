@@ -30,15 +30,14 @@ text = st.one_of(
     st.sampled_from(KINDS), st.text(st.characters(codec="latin-1"), max_size=80).map(lambda text: text + "{}")
 )
 names = text.map(lambda text: text.replace("{}", SIGN))
-lists_of_uids = st.one_of(names, st.from_regex(r"[0-9./]{0,70}", fullmatch=True).map(lambda text: text + NUMBER))
-uids = lists_of_uids.map(
-    lambda text: text.replace("\\", "/")
-)  # a UID in a request cannot contain the separator of values
+uid_values = st.one_of(names, st.from_regex(r"[0-9./]{0,70}", fullmatch=True).map(lambda text: text + NUMBER))
+# A backslash separates values: an attribute in the data set may have several, a UID in the C-STORE request only one.
+uids = uid_values.map(lambda text: text.replace("\\", "/"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nested folder, so that paths that leave it are found."""
+    """A nested folder: the test also searches its parents for created paths."""
     folder = tmp_path_factory.mktemp("hostile") / "2" / "1" / "0"
     folder.mkdir(parents=True)
     return folder
@@ -52,7 +51,7 @@ def adapter(folder: Path) -> Iterator[Adapter]:
 
 
 @settings(max_examples=settings.default.max_examples // 4, deadline=None)
-@given(calling=names, sop_uid=uids, study_uid=lists_of_uids, patient_id=names)
+@given(calling=names, sop_uid=uids, study_uid=uid_values, patient_id=names)
 @example(calling="../../evil", sop_uid=f"1.2.{NUMBER}", study_uid=f"1.3.{NUMBER}", patient_id="../../../evil")
 def test_no_name_from_the_network_becomes_a_path(
     adapter: Adapter, folder: Path, calling: str, sop_uid: str, study_uid: str, patient_id: str
@@ -68,10 +67,10 @@ def test_no_name_from_the_network_becomes_a_path(
     if answer.outcome is StoreOutcome.STORED:
         adapter.advance(6)
     assert {"reclaimed"} >= adapter.states.keys()
-    found = {path for path in folder.parents[2].rglob("*") if path not in folder.parents}
-    assert [] == [path for path in found if SIGN in str(path) or NUMBER in str(path)]
-    assert {folder, folder / "data"} == {path for path in found if path.parent in around(folder)}
+    created = {path for path in folder.parents[2].rglob("*") if path not in folder.parents}
+    assert [] == [path for path in created if SIGN in str(path) or NUMBER in str(path)]
+    assert {folder, folder / "data"} == {path for path in created if path.parent in folder_and_its_parents(folder)}
 
 
-def around(folder: Path) -> tuple[Path, ...]:
+def folder_and_its_parents(folder: Path) -> tuple[Path, ...]:
     return (folder, *folder.parents)

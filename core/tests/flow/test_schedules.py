@@ -45,7 +45,7 @@ CONFIGURATION = """
 [submitters.platform]
 type = "moody"
 retry-first = 1
-retry-most = 4
+retry-most = 4  # longest pause in seconds
 [ae-titles.KEEP]
 processor = "by-study"
 settings = { required = "PatientID", pipeline-one = "k1", pipeline-two = "k2" }

@@ -43,8 +43,10 @@ MakeAdapter = Callable[..., Any]
 
 
 def observing(**hooks: Callable[..., Any]) -> Plugin:
-    """Return a plugin with these observer hooks."""
-    return Plugin(SimpleNamespace(**{f"dicom_adapter_{name}": hookimpl(hook) for name, hook in hooks.items()}))
+    """Return the plugin `observer` with these observer hooks."""
+    return Plugin(
+        SimpleNamespace(**{f"dicom_adapter_{name}": hookimpl(hook) for name, hook in hooks.items()}), name="observer"
+    )
 
 
 # --- steps are short --------------------------------------------------------------------------------------------------
@@ -75,7 +77,9 @@ def test_a_lane_performs_a_limited_number_of_turns_in_one_step(
 def test_reclaim_deletes_a_limited_number_of_objects_in_one_step(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the end everything is deleted: candidates one by one, and a sweep that continues from its last position."""
+    """In the end everything is deleted: each step of the sweep deletes one object and continues where the previous step
+    stopped.
+    """
     monkeypatch.setattr("dicom_adapter.flow.reclaim.reclaim.BATCH", 1)
     adapter = make_adapter(LUNG)
     adapter.receive(*[make_instance() for _number in range(3)], ae_title="LUNG")
@@ -96,7 +100,10 @@ def test_reclaim_deletes_a_limited_number_of_objects_in_one_step(
 
 
 def test_the_queue_of_a_hanging_observer_is_limited(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Further notifications are dropped. The log has an event for the first one, and the number at the end.
+    """Further notifications are dropped.
+
+    The log has one event when the first notification is dropped, and another with the number of dropped ones when the
+    observer continues.
 
     Verified to fail when the queue has no limit.
     """
@@ -110,23 +117,23 @@ def test_the_queue_of_a_hanging_observer_is_limited(make_adapter: MakeAdapter, m
         parts[Part(PartKind.NOTIFY)].step()
     assert 1 == len([entry for entry in logged if entry["event"] == "observer_queue_filled"])
     with capture_logs() as logged:
-        parts[Part(PartKind.OBSERVER, "under-test")].step()
+        parts[Part(PartKind.OBSERVER, "observer")].step()
     assert 2 == len(notified)
     assert [("notifications_dropped", 3)] == [(entry["event"], entry["dropped"]) for entry in logged]
 
 
 def test_a_hanging_observer_does_not_delay_another(make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each plugin with observer hooks is a separate part. A plugin without them is no part."""
+    """Each plugin with observer hooks is a separate part; a plugin without observer hooks is not a part."""
     notified: list[str] = []
     slow = observing(job_changed=lambda job: notified.append("slow"))
     quick = Plugin(SimpleNamespace(dicom_adapter_job_changed=hookimpl(lambda job: notified.append("quick"))), "quick")
     adapter = make_adapter(LUNG, slow, quick)
     parts = adapter.host.parts()
-    assert ["quick", "under-test"] == sorted(part.name for part in parts if part.kind is PartKind.OBSERVER)
+    assert ["observer", "quick"] == sorted(part.name for part in parts if part.kind is PartKind.OBSERVER)
     adapter.receive(make_instance(), ae_title="LUNG")
     adapter.clock.advance(5)
     monkeypatch.setattr(adapter.host, "run_until_idle", lambda: None)
-    parts[lane_part("LUNG")].step()  # it queues a job
+    parts[lane_part("LUNG")].step()  # this turn queues a job
     parts[Part(PartKind.OBSERVER, "quick")].step()
     assert ["quick"] == notified
 
@@ -158,7 +165,7 @@ def test_a_submitter_that_cannot_be_created_affects_only_its_ae_titles(
     constructor: Callable[..., Any],
     reason: str,
 ) -> None:
-    """They are rejected with the reason, and their instances wait. Other AE titles work."""
+    """Associations to these AE titles are rejected with the reason; instances that arrived before stay pending."""
     monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
     adapter = make_adapter(TWO_SUBMITTERS, bad_submitter(constructor))
     assert LaneState.STOPPED is adapter.lanes["LIVER"].state
@@ -174,7 +181,7 @@ def test_a_submitter_that_cannot_be_created_affects_only_its_ae_titles(
 def test_a_processor_that_cannot_describe_its_settings_affects_only_its_ae_titles(
     make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, describe: Callable[..., Any]
 ) -> None:
-    """They are rejected with the reason. Other AE titles work."""
+    """Associations to these AE titles are rejected with the reason."""
     monkeypatch.setattr(isolation, "CALL_SECONDS", 0.05)
     members = {"name": "bad", "describe": classmethod(describe), "handle_instance": exit_process}
     bad = type("Bad", (JobProcessorBase,), members)

@@ -24,8 +24,8 @@ def test_health_round_trips(ledger: Ledger) -> None:
         assert {"host": HOST, "AE title LUNG": better} == health.load(transaction)
 
 
-def test_processes_outlive_the_parts_of_an_earlier_host(ledger: Ledger) -> None:
-    """The next host may have other parts; it must not delete the rows of other processes."""
+def test_rows_of_old_parts_are_deleted_and_rows_of_processes_kept(ledger: Ledger) -> None:
+    """A new host deletes the rows of the earlier host's parts, but not the rows of processes."""
     processes = {name: evolve(HOST, part=name) for name in health.processes(1)}
     with ledger.write() as transaction:
         health.save(transaction, [LANE, *processes.values()])

@@ -51,7 +51,10 @@ def jobs(output: str) -> list[tuple[float, str, int, list[str]]]:
 
 
 def test_the_output_is_reproducible(config: Path, tmp_path: Path) -> None:
-    """Group labels that contain patient data are numbered, UIDs are the names in the schedule, and no file remains."""
+    """The output shows numbers instead of group labels with patient data, and the schedule's names instead of UIDs.
+
+    No file remains.
+    """
     schedule = tmp_path / "schedule.csv"
     schedule.write_text(
         "time,ae-title,patient,study,count,over,AccessionNumber\n"

@@ -8,7 +8,9 @@ import pytest
 
 from dicom_adapter.simulation.memory import memory_storage
 from dicom_adapter.testing import BaseStorageBackendTests
-from dicom_adapter.testing.adapter import Adapter  # noqa: F401 - pytester removes modules that it imported
+
+# Imported here so that pytester does not remove this module: it removes the modules that were imported during its run.
+from dicom_adapter.testing.adapter import Adapter  # noqa: F401 - see above
 
 Expected = dict[str, str]
 
@@ -189,7 +191,7 @@ for cls in [Careful, Shared, Busy, Forgetful, WallClock, OwnClock, Talkative, Tr
 def test_mistakes_of_a_processor_are_found(
     pytester: pytest.Pytester, cls: str, tests: list[str], expected: Expected
 ) -> None:
-    """Each mistake is harmless until something goes wrong. A test fails with the rule that is broken."""
+    """The message of the failed test names the rule that the plugin breaks."""
     failed = run(pytester, PROCESSORS, *(f"(Test{cls} and {test})" for test in tests))
     expect(failed, {f"Test{cls}::test_{name}": message for name, message in expected.items()})
 

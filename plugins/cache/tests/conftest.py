@@ -83,7 +83,7 @@ MakeCache = Callable[..., CacheSite]
 
 @pytest.fixture
 def make_cache(make_adapter: Callable[[str], Adapter]) -> Iterator[MakeCache]:
-    """Return a factory of adapters. Its arguments: settings of the AE title CACHE, and more lines of the configuration."""
+    """Return a factory of adapters; `settings` are those of the AE title CACHE, `more` are lines after them."""
     with ExitStack() as clients:
 
         def make(settings: str = "", more: str = "") -> CacheSite:

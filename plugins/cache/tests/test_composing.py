@@ -42,12 +42,12 @@ def test_a_job_has_the_values_of_the_order(make_cache: Any) -> None:
     site.receive(*make_study(study_uid="1.1"))
     order = {"priority": "immediate", "submitter": "research", "metadata": {"Protocol": "x"}, "name": "Überblick"}
     job = site.compose(studies=["1.1"], **order).json()
-    [found] = site.adapter.jobs
+    [submitted] = site.adapter.jobs
     assert ("Überblick", "immediate", "research", "x") == (
-        found.name,
-        found.priority.value,
-        found.submitter,
-        found.metadata["Protocol"],
+        submitted.name,
+        submitted.priority.value,
+        submitted.submitter,
+        submitted.metadata["Protocol"],
     )
     status = site.rest.get(f"/cache/jobs/{job['jobId']}").json()
     assert ("submitted", "research") == (status["state"], status["submitter"])

@@ -121,7 +121,7 @@ def test_a_study_has_counts_sizes_times_and_series(hospital: Any) -> None:
     )
     assert study["sizeBytes"] == sum(series["sizeBytes"] for series in detail["series"])
     assert [4, 4] == [series["instances"] for series in detail["series"]]
-    assert study["firstArrival"] <= own["lastArrival"] <= own["lastUse"]
+    assert study["firstArrival"] <= study["lastArrival"] <= study["lastUse"]
 
 
 def test_patients_are_distinguished_by_id_and_issuer(make_cache: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from nvidia_clara import ClaraClient, JobsClient, JobTypes, PayloadsClient, PipelinesClient, PipelineTypes
 
 DEFINITION = PipelineTypes.PipelineDefinition(name="lung.yaml", content="api-version: 0.4.0\nname: lung\n")
-SIZE = 300_000  # several of the client's pieces
+SIZE = 300_000  # bytes: so large that the client uploads the file in several pieces
 
 
 def main(address: str, folder: Path) -> None:
@@ -42,8 +42,8 @@ def main(address: str, folder: Path) -> None:
 
 def run_job(jobs: Any, payloads: Any, pipeline_id: Any, folder: Path, results: dict[str, Any]) -> Any:
     job = jobs.create_job(pipeline_id, "ae-lung-1", job_priority=JobTypes.JobPriority.Higher, metadata={"Source": "AE"})
-    results["added"] = dict(jobs.add_metadata(job.job_id, {"Instances": "1", "Spare": "x"}))
-    results["left"] = dict(jobs.remove_metadata(job.job_id, ["spare"]))
+    results["added metadata"] = dict(jobs.add_metadata(job.job_id, {"Instances": "1", "Spare": "x"}))
+    results["remaining metadata"] = dict(jobs.remove_metadata(job.job_id, ["spare"]))
     data = bytes(range(250)) * (SIZE // 250)
     results["no files"] = [file.name for file in payloads.get_details(job.payload_id).file_details]
     stored = payloads.upload(job.payload_id, "dcm/1.dcm", file_object=BytesIO(data))
@@ -85,7 +85,7 @@ def use_reusable_payload(jobs: Any, payloads: Any, pipeline_id: Any, results: di
     payload_id = payloads.create_payload({"kind": "atlas"}).payload_id
     payloads.upload(payload_id, "atlas.nii", file_object=BytesIO(b"atlas"))
     results["payload metadata"] = dict(payloads.add_metadata(payload_id, {"of": "lung"}))
-    results["payload left"] = dict(payloads.remove_metadata(payload_id, ["kind"]))
+    results["remaining payload metadata"] = dict(payloads.remove_metadata(payload_id, ["kind"]))
     job = jobs.create_job(pipeline_id, "ae-lung-3", input_payloads=[payload_id])
     payloads.delete_payload(payload_id)
     results["inputs"] = [file.name for file in payloads.get_details(job.payload_id).file_details]
@@ -95,7 +95,7 @@ def use_reusable_payload(jobs: Any, payloads: Any, pipeline_id: Any, results: di
 def refusal(call: Any) -> str:
     try:
         call()
-    except Exception as error:  # noqa: BLE001 - the client raises nothing more special
+    except Exception as error:  # noqa: BLE001 - the client raises no more specific type
         return str(error)
     return "not refused"
 

@@ -54,8 +54,8 @@ def test_the_client_registers_and_reads_pipelines(results: dict[str, Any]) -> No
 
 def test_the_client_runs_a_job(results: dict[str, Any]) -> None:
     """Create, metadata, start and status; the client reads the correct times."""
-    assert {"Source": "AE", "Instances": "1", "Spare": "x"} == results["added"]
-    assert {"Source": "AE", "Instances": "1"} == results["left"]
+    assert {"Source": "AE", "Instances": "1", "Spare": "x"} == results["added metadata"]
+    assert {"Source": "AE", "Instances": "1"} == results["remaining metadata"]
     assert [RUNNING, HEALTHY, HIGHER] == results["started"]
     assert [STOPPED, HEALTHY, HIGHER, "ae-lung-1", {"Source": "AE", "Instances": "1"}] == results["status"]
     assert [NOON.isoformat(), NOON.isoformat()] == results["times"]
@@ -82,7 +82,10 @@ def test_the_client_lists_and_cancels_jobs(results: dict[str, Any]) -> None:
 
 def test_the_client_uses_reusable_payloads(results: dict[str, Any]) -> None:
     """Their files are copied into the job's payload."""
-    assert ({"kind": "atlas", "of": "lung"}, {"of": "lung"}) == (results["payload metadata"], results["payload left"])
+    assert ({"kind": "atlas", "of": "lung"}, {"of": "lung"}) == (
+        results["payload metadata"],
+        results["remaining payload metadata"],
+    )
     assert ["input/atlas.nii"] == results["inputs"]
 
 

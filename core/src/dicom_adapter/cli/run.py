@@ -54,7 +54,9 @@ def run(
 
 
 def _become_the_service(blueprint: Blueprint) -> None:
-    """Replace this process with the service, which has loaded no plugin. The PID stays the same.
+    """Replace this process, which loaded plugins to check the configuration, with the service process.
+
+    The service process has not loaded any plugin yet. The PID stays the same.
 
     The configuration is passed in memory: it may contain secrets, and the disk may be full.
     """

@@ -44,21 +44,22 @@ DATES_AND_TIMES = {datetime, date, time}  # TOML has these types
 def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Converter:
     """Return a converter for a configuration file in `folder`."""
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
-    # cattrs checks these classes first, and uses their hooks for subclasses (such as `class Level(str, Enum)`).
+    # cattrs tries hooks for classes (and their subclasses, such as `class Level(str, Enum)`) before the functions below.
+    # Among the functions, the one registered last is tried first.
     for scalar in (bool, int, float, str, bytes, Enum):
         converter.register_structure_hook(scalar, scalars.scalar)
     converter.register_structure_hook(Path, lambda value, _: scalars.file_path(folder, value))
     converter.register_structure_hook(Secret, lambda value, _: scalars.secret(folder, environ, value))
-    hook = converter.register_structure_hook_func  # the hook that is registered last is tried first
-    hook(scalars.is_literal, scalars.literal)
-    hook(lambda t: t in DATES_AND_TIMES, _date_or_time)
-    hook(attrs.has, partial(structure_class, converter))
-    hook(lambda t: _base_type(t) in SEQUENCES, partial(_sequence, converter))
-    hook(lambda t: _base_type(t) in MAPPINGS, partial(_mapping, converter))
-    hook(lambda t: _base_type(t) in {Union, UnionType}, partial(_union, converter))
-    hook(lambda t: t == Network, lambda value, _: network(value))
-    hook(lambda t: _base_type(t) is Annotated, partial(_refined, converter))
-    hook(lambda t: t == LedgerUrl, lambda value, _: ledger_url(folder.absolute(), scalars.text(value)))
+    register = converter.register_structure_hook_func
+    register(scalars.is_literal, scalars.literal)
+    register(lambda t: t in DATES_AND_TIMES, _date_or_time)
+    register(attrs.has, partial(structure_class, converter))
+    register(lambda t: _base_type(t) in SEQUENCES, partial(_sequence, converter))
+    register(lambda t: _base_type(t) in MAPPINGS, partial(_mapping, converter))
+    register(lambda t: _base_type(t) in {Union, UnionType}, partial(_union, converter))
+    register(lambda t: t == Network, lambda value, _: network(value))
+    register(lambda t: _base_type(t) is Annotated, partial(_refined, converter))
+    register(lambda t: t == LedgerUrl, lambda value, _: ledger_url(folder.absolute(), scalars.text(value)))
     return converter
 
 
@@ -74,11 +75,11 @@ def _date_or_time(value: Any, type_: type) -> Any:
 
 
 def _refined(converter: Converter, value: Any, type_: Any) -> Any:
-    plain, *notes = get_args(type_)
-    result = converter.structure(value, plain)
-    for note in notes:
-        if isinstance(note, Refined):
-            result = note.rule(result)
+    plain_type, *annotations = get_args(type_)
+    result = converter.structure(value, plain_type)
+    for annotation in annotations:
+        if isinstance(annotation, Refined):
+            result = annotation.rule(result)
     return result
 
 

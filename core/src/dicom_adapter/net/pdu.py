@@ -7,7 +7,9 @@ from enum import Enum
 
 from dicom_adapter.api.errors import Refused
 
-ASSOCIATE_LIMIT_BYTES = 1 << 18  # of an A-ASSOCIATE-RQ: twice 128 contexts with all existing transfer syntaxes
+# Limit of an A-ASSOCIATE-RQ or -AC: twice the size of a request with 128 contexts that each propose all existing
+# transfer syntaxes.
+ASSOCIATE_LIMIT_BYTES = 1 << 18
 FIXED_LENGTHS = {0x03: 4, 0x05: 4, 0x06: 4, 0x07: 4}  # by type, for the PDUs that have a fixed length
 PDU_NAMES = {
     0x01: "A-ASSOCIATE-RQ",

@@ -14,7 +14,7 @@ CONFIGURATION = """
 [submitters.memory]
 type = "memory"
 retry-first = 8
-retry-most = 16
+retry-most = 16  # longest pause in seconds
 retry-for = 100
 [ae-titles.LUNG]
 processor = "patient"

@@ -30,7 +30,7 @@ backend = "files"
 [submitters.platform]
 type = "scripted"
 retry-first = 2
-retry-most = 64
+retry-most = 64  # longest pause in seconds
 status-every = 60
 [ae-titles.LUNG]
 processor = "by-study"

@@ -43,7 +43,7 @@ CONFIGURATION = """
 [submitters.platform]
 type = "memory"
 retry-first = 8
-retry-most = 64
+retry-most = 64  # longest pause in seconds
 [ae-titles.LUNG]
 processor = "by-study"
 settings = { pipeline-one = "p1" }
