@@ -18,7 +18,7 @@ from dicom_adapter_clara_client.emulator.faults import CallFaultKind
 from manual import api, command_line, hooks
 from manual.pages import generated_pages, write
 from manual.tables import headings, row, sections, updated
-from support.pages import BLOCK, DOCS, GENERATED, PAGES, ROOT, HAND_WRITTEN_PAGES, blocks, read, section
+from support.pages import BLOCK, DOCS, GENERATED, HAND_WRITTEN_PAGES, PAGES, ROOT, blocks, read, section
 
 SOURCES = [*(ROOT / "core" / "src").rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]
 GENERATED_PAGES = dict(generated_pages())

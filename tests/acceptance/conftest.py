@@ -11,5 +11,5 @@ from support import PlatformFolder
 
 @pytest.fixture
 def platform(tmp_path: Path) -> PlatformFolder:
-    """The platform of a service whose configuration contains `support.STORAGE` and that was launched without `name=`."""
+    """The platform of a service with `support.STORAGE` in its configuration, launched without `name=`."""
     return PlatformFolder(tmp_path / "service" / "platform")

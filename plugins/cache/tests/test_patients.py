@@ -1,4 +1,4 @@
-"""Patients: the index follows its instances, and a study whose instances disagree is composed by an explicit choice."""
+"""Patients of studies: corrections, conflicts between the instances of a study, and the repair of a wrong index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RIGHT = {"patient_id": "P-2", "patient_name": "Right^Bert", "PatientBirthDate": 
 OF_STUDY = {"study_uid": "1.1", "seed": 1}
 
 
-def shown(site: Any, uid: str = "1.1") -> dict[str, Any]:
+def get_study(site: Any, uid: str = "1.1") -> dict[str, Any]:
     study: dict[str, Any] = site.rest.get(f"/cache/studies/{uid}").json()["study"]
     return study
 
@@ -40,7 +40,7 @@ def patient_ids(site: Any, query: str = "") -> list[tuple[str, int, int]]:
         ({"accession_number": "A1"}, {"accession_number": "A2"}, {"accessionNumber": "A2"}),
     ],
 )
-def test_a_study_follows_a_correction_of_all_its_instances(
+def test_a_study_has_the_attributes_of_its_corrected_instances(
     make_cache: Any, first: dict[str, str], second: dict[str, str], expected: dict[str, str]
 ) -> None:
     """The corrected instances replace the earlier ones.
@@ -51,16 +51,16 @@ def test_a_study_follows_a_correction_of_all_its_instances(
     site.receive(*make_study(**OF_STUDY, **first), ae_title="OTHER")
     site.rest.put("/cache/studies/1.1/pin?aeTitle=OTHER")
     site.receive(*make_study(**OF_STUDY, **second), ae_title="OTHER")
-    found = shown(site)
-    assert expected == {name: found[name] for name in expected}
-    assert (4, True, False) == (found["instances"], found["pinned"], found["patientConflict"])
+    study = get_study(site)
+    assert expected == {name: study[name] for name in expected}
+    assert (4, True, False) == (study["instances"], study["pinned"], study["patientConflict"])
     site.adapter.restart()
     site.adapter.advance(10)
-    assert expected == {name: shown(site)[name] for name in expected}
+    assert expected == {name: get_study(site)[name] for name in expected}
 
 
 def test_a_corrected_study_is_found_only_under_its_new_patient(make_cache: Any) -> None:
-    """Searches and orders for the earlier patient do not get its images."""
+    """Searches and orders for the earlier patient do not return the study's images."""
     site = make_cache(more=OVERWRITE)
     site.receive(*make_study(**OF_STUDY, **WRONG), ae_title="OTHER")
     site.receive(*make_study(**OF_STUDY, **RIGHT), ae_title="OTHER")
@@ -72,7 +72,7 @@ def test_a_corrected_study_is_found_only_under_its_new_patient(make_cache: Any) 
 
 
 def test_a_half_corrected_study_is_shown_as_a_conflict(make_cache: Any) -> None:
-    """The conflict ends when the last instance is corrected, or the others are deleted.
+    """The conflict ends when all instances are corrected.
 
     Verified to fail when the patient of the first instance is kept for the study.
     """
@@ -80,7 +80,7 @@ def test_a_half_corrected_study_is_shown_as_a_conflict(make_cache: Any) -> None:
     corrected = make_study(**OF_STUDY, **RIGHT)
     site.receive(*make_study(**OF_STUDY, **WRONG), ae_title="OTHER")
     site.receive(*corrected[:1], ae_title="OTHER")
-    assert (True, "P-2") == (shown(site)["patientConflict"], shown(site)["patientId"])
+    assert (True, "P-2") == (get_study(site)["patientConflict"], get_study(site)["patientId"])
     assert ["1.1"] == site.study_uids("patientId=P-1") == site.study_uids("patientName=right*")
     assert [] == site.study_uids("patientId=P-1&patientName=right*")
     assert [("P-1", 1, 3), ("P-2", 1, 1)] == patient_ids(site)
@@ -90,12 +90,12 @@ def test_a_half_corrected_study_is_shown_as_a_conflict(make_cache: Any) -> None:
         (each["patientId"], each["patientName"], each["instances"]) for each in patients
     ]
     site.receive(*corrected[1:], ae_title="OTHER")
-    assert not shown(site)["patientConflict"]
+    assert not get_study(site)["patientConflict"]
     assert 201 == site.compose(studies=["1.1"]).status_code
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         (WRONG, RIGHT),
         ({"patient_id": "P-1"}, {"patient_id": ""}),
@@ -110,18 +110,18 @@ def test_a_half_corrected_study_is_shown_as_a_conflict(make_cache: Any) -> None:
 )
 @pytest.mark.parametrize("same_series", [True, False])
 def test_a_conflicting_study_is_composed_only_by_an_explicit_choice(
-    make_cache: Any, one: dict[str, str], other: dict[str, str], same_series: bool
+    make_cache: Any, first: dict[str, str], second: dict[str, str], same_series: bool
 ) -> None:
-    """Each way to name the study is refused, with the study in the error, also if `insist` is set.
+    """Each order with an object of the study is refused, also with `insist`; the error names the study.
 
     Verified to fail when only the Patient ID is compared, and when the header is read once for each series.
     """
     site = make_cache()
-    site.receive(make_instance(study_uid="1.1", series_uid="1.2", sop_uid="1.3", **one))
-    site.receive(make_instance(study_uid="1.1", series_uid="1.2" if same_series else "1.4", sop_uid="1.5", **other))
+    site.receive(make_instance(study_uid="1.1", series_uid="1.2", sop_uid="1.3", **first))
+    site.receive(make_instance(study_uid="1.1", series_uid="1.2" if same_series else "1.4", sop_uid="1.5", **second))
     selections: list[dict[str, Any]] = [{"studies": ["1.1"]}, {"series": ["1.2"]}, {"instances": ["1.3"]}]
-    if one.get("patient_id"):
-        selections.append({"patients": [{"patientId": one["patient_id"]}]})
+    if first.get("patient_id"):
+        selections.append({"patients": [{"patientId": first["patient_id"]}]})
     for selection in selections:
         answer = site.compose(**selection, insist=True)
         assert (409, CONFLICT, ["1.1"]) == (answer.status_code, answer.json()["type"], answer.json()["studies"])
@@ -130,7 +130,7 @@ def test_a_conflicting_study_is_composed_only_by_an_explicit_choice(
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ({"patient_name": "Meier^Anna"}, {"patient_name": "MEIER^ANNA^^"}),
         ({"patient_name": "Meier^Anna"}, {"patient_name": ""}),
@@ -141,28 +141,28 @@ def test_a_conflicting_study_is_composed_only_by_an_explicit_choice(
         ({"PatientSex": "O"}, {"PatientSex": "M"}),
     ],
 )
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about unusual values
+@pytest.mark.filterwarnings("ignore::UserWarning")  # warnings of pydicom about unusual values
 def test_missing_and_differently_written_values_are_no_conflict(
-    make_cache: Any, one: dict[str, str], other: dict[str, str]
+    make_cache: Any, first: dict[str, str], second: dict[str, str]
 ) -> None:
-    """Reports often lack the name; devices write it in upper case. The study shows the newest value that exists."""
+    """Reports often lack the name; some devices write the name in upper case."""
     site = make_cache()
-    for number, own in enumerate((one, other)):
-        site.receive(make_instance(study_uid="1.1", series_uid=f"1.2.{number}", **own))
-    assert not shown(site)["patientConflict"]
+    for number, attributes in enumerate((first, second)):
+        site.receive(make_instance(study_uid="1.1", series_uid=f"1.2.{number}", **attributes))
+    assert not get_study(site)["patientConflict"]
     assert 201 == site.compose(studies=["1.1"]).status_code
 
 
 def test_a_job_for_one_patient_never_has_images_of_another(make_cache: Any) -> None:
     """With `mixPatients`, an order for a patient selects only this patient's instances of the study."""
     site = make_cache()
-    for number, own in enumerate((WRONG, RIGHT, RIGHT)):
-        site.receive(make_instance(study_uid="1.1", series_uid="1.2", sop_uid=f"1.3.{number}", **own))
+    for number, attributes in enumerate((WRONG, RIGHT, RIGHT)):
+        site.receive(make_instance(study_uid="1.1", series_uid="1.2", sop_uid=f"1.3.{number}", **attributes))
     site.receive(*make_study(study_uid="2.1", instances=2, **RIGHT))
     job = site.compose(patients=[{"patientId": "P-2"}], mixPatients=True).json()
     assert 4 == job["instances"]
-    [found] = site.adapter.jobs
-    assert {"P-2"} == {instance.patient_id for instance in site.adapter.instances_of(found)}
+    [submitted] = site.adapter.jobs
+    assert {"P-2"} == {instance.patient_id for instance in site.adapter.instances_of(submitted)}
 
 
 def test_a_conflict_ends_with_the_deletion_of_an_instance(make_cache: Any) -> None:
@@ -170,20 +170,20 @@ def test_a_conflict_ends_with_the_deletion_of_an_instance(make_cache: Any) -> No
     site = make_cache()
     site.receive(make_instance(study_uid="1.1", sop_uid="1.3", **WRONG), make_instance(study_uid="1.1", **RIGHT))
     site.compose(instances=["1.3"], keep=False, mixPatients=True)
-    assert (False, "P-2", 1) == tuple(shown(site)[name] for name in ("patientConflict", "patientId", "instances"))
+    assert (False, "P-2", 1) == tuple(get_study(site)[name] for name in ("patientConflict", "patientId", "instances"))
     assert 201 == site.compose(studies=["1.1"]).status_code
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about unusual values
+@pytest.mark.filterwarnings("ignore::UserWarning")  # warnings of pydicom about unusual values
 def test_ids_that_differ_only_in_unusual_characters_are_different_patients(make_cache: Any) -> None:
-    """Neither the length nor a NUL makes two IDs equal.
+    """Long IDs are not truncated, and NUL characters count.
 
     Verified to fail when the index truncates Patient IDs and removes NUL.
     """
     site = make_cache()
     for number, patient_id in enumerate(("P1", "P\0001", "x" * 1100 + "1", "x" * 1100 + "2")):
         site.receive(make_instance(study_uid="1.1", series_uid="1.2", sop_uid=f"1.3.{number}", patient_id=patient_id))
-    assert (True, 4) == (shown(site)["patientConflict"], len(patient_ids(site)))
+    assert (True, 4) == (get_study(site)["patientConflict"], len(patient_ids(site)))
 
 
 def change_index(site: Any, *statements: str) -> None:
@@ -225,21 +225,21 @@ def test_a_wrong_index_is_repaired_after_a_start(make_cache: Any, statement: str
     """
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", series=2, instances=2, **RIGHT))
-    before = everything(site)
+    before = get_study_and_instances(site)
     change_index(site, statement)
-    assert before == everything(site)
+    assert before == get_study_and_instances(site)
     assert [("P-2", 1, 4)] == patient_ids(site)
     assert ["1.1"] == site.study_uids("patientName=right*") == site.study_uids()
 
 
-def everything(site: Any) -> Any:
+def get_study_and_instances(site: Any) -> Any:
     detail = site.rest.get("/cache/studies/1.1").json()
     detail["series"].sort(key=lambda series: series["seriesInstanceUid"])
     return detail, site.rest.get("/cache/studies/1.1/instances").json()
 
 
 def test_the_repair_of_an_index_keeps_pins(make_cache: Any) -> None:
-    """A wrong header does not cost the study its pin; the repair is logged."""
+    """A pinned study with a wrong header stays pinned; the repair is logged."""
     site = make_cache()
     site.receive(*make_study(study_uid="1.1", instances=2, **RIGHT))
     site.rest.put("/cache/studies/1.1/pin")
@@ -248,4 +248,4 @@ def test_the_repair_of_an_index_keeps_pins(make_cache: Any) -> None:
     assert [("CACHE", 2)] == [
         (each["ae_title"], each["instances"]) for each in logs if each["event"] == "cache_index_repaired"
     ]
-    assert (True, "P-2") == (shown(site)["pinned"], shown(site)["patientId"])
+    assert (True, "P-2") == (get_study(site)["pinned"], get_study(site)["patientId"])

@@ -44,8 +44,8 @@ DATES_AND_TIMES = {datetime, date, time}  # TOML has these types
 def make_converter(folder: Path, environ: Mapping[str, str] = os.environ) -> Converter:
     """Return a converter for a configuration file in `folder`."""
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
-    # cattrs tries hooks for classes (and their subclasses, such as `class Level(str, Enum)`) before the functions below.
-    # Among the functions, the one registered last is tried first.
+    # cattrs tries the hooks for classes and their subclasses (such as `class Level(str, Enum)`) before the functions
+    # below. Among the functions, the one registered last is tried first.
     for scalar in (bool, int, float, str, bytes, Enum):
         converter.register_structure_hook(scalar, scalars.scalar)
     converter.register_structure_hook(Path, lambda value, _: scalars.file_path(folder, value))

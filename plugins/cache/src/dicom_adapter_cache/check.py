@@ -1,7 +1,7 @@
-"""The check of the index after a start: it must contain what the ledger and the stored instances contain.
+"""The check of the index after a start: it must agree with the ledger and the stored instances.
 
-Instances are compared with the ledger when they are delivered again, each in its own turn. Afterwards, the attributes
-of each header are read from its newest instance, and everything is counted, in small steps.
+The rows of instances are compared with the ledger when the instances are delivered again, each in its own turn.
+Afterwards, small steps compare the attributes of each header with its newest instance, and update all counts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dicom_adapter_cache.rows import Arrival
 
 log = structlog.get_logger("dicom_adapter_cache")
 
-AHEAD = 500  # instances that are read from the index together
-HEADERS = 50  # in one step
+READ_AHEAD = 500  # instances that are read from the index together
+HEADERS = 50  # headers that one step checks
 
 ReadAttributes = Callable[[InstanceStorageInfo], Attributes]  # raises Unprocessable
 
@@ -26,21 +26,21 @@ ReadAttributes = Callable[[InstanceStorageInfo], Attributes]  # raises Unprocess
 class IndexCheck:
     """The check of one index. Not thread-safe: used by the lane thread only."""
 
-    def __init__(self, index: Index, read: ReadAttributes) -> None:
+    def __init__(self, index: Index, read_attributes: ReadAttributes) -> None:
         self._index = index
-        self._read = read
+        self._read_attributes = read_attributes
         self._ahead: dict[int, InstanceStorageInfo] = {}
         self._last_header = 0
 
     def agrees(self, delivered: InstanceStorageInfo) -> bool:
-        """Return whether the index has this instance as it was delivered. Call it in the order of arrival."""
+        """Return whether the index has the values of a delivered instance. Call this in the order of arrival."""
         number = delivered.instance_id
         if number not in self._ahead:
-            self._ahead = {each.instance_id: each for each in self._index.following(number, AHEAD)}
+            self._ahead = {each.instance_id: each for each in self._index.instances_from(number, READ_AHEAD)}
         return self._ahead.pop(number, None) == as_indexed(delivered)
 
     def step(self) -> bool:
-        """Check the next headers and repair those that are wrong. Return whether more follow."""
+        """Check the next headers, repair wrong ones, and return whether more headers follow."""
         newest = self._index.recount(self._last_header, HEADERS)
         wrong = [header_id for header_id, (instance, digest) in newest.items() if self._differs(instance, digest)]
         if wrong:
@@ -50,17 +50,17 @@ class IndexCheck:
 
     def _differs(self, instance: InstanceStorageInfo, indexed: Attributes) -> bool:
         try:
-            return self._read(instance) != indexed
+            return self._read_attributes(instance) != indexed
         except Unprocessable:  # `audit` reports a stored object that is missing
             return False
 
     def _read_again(self, instances: Sequence[InstanceStorageInfo]) -> None:
-        """Replace the rows of instances. Those that cannot be read keep their rows."""
+        """Replace the rows of instances. Instances that cannot be read keep their rows."""
         log.error("cache_index_repaired", ae_title=instances[0].ae_title, instances=len(instances))
         arrivals = []
         for instance in instances:
             try:
-                arrivals.append(Arrival(instance, self._read(instance)))
+                arrivals.append(Arrival(instance, self._read_attributes(instance)))
             except Unprocessable:
                 continue
         self._index.add(arrivals, wrong=[arrival.instance.instance_id for arrival in arrivals])

@@ -74,13 +74,13 @@ def studies(
         "offset": offset,
     }
     with _client(config, url) as client:
-        found = client.get("/studies", **query)
+        page = client.get("/studies", **query)
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-    elif not found["items"]:
+        typer.echo(json.dumps(page, indent=2, ensure_ascii=False))
+    elif not page["items"]:
         typer.echo("No studies.")
     else:
-        _show(found)
+        _show(page)
 
 
 @cache.command()
@@ -202,7 +202,7 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(page: dict[str, Any]) -> None:
     table = Table(
         Column("Study Instance UID", overflow="fold"),
         Column("Patient", overflow="fold"),
@@ -211,7 +211,7 @@ def _show(found: dict[str, Any]) -> None:
         Column("Instances", justify="right"),
         "",
     )
-    for study in found["items"]:
+    for study in page["items"]:
         marks = ", ".join(mark for name, mark in MARKS.items() if study[name])
         patient = f"{study['patientId']} {study['patientName']}".strip()
         table.add_row(
@@ -224,6 +224,6 @@ def _show(found: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
-    last = found["offset"] + len(found["items"])
-    if last < found["total"]:
-        console.print(f"{last} of {found['total']}; --offset {last} shows more")
+    last = page["offset"] + len(page["items"])
+    if last < page["total"]:
+        console.print(f"{last} of {page['total']}; --offset {last} shows more")

@@ -30,12 +30,12 @@ def message(kind: Callable[..., M], value: values.Value) -> M:
     return kind(**{name: _field(each) for name, each in msgspec.structs.asdict(value).items()})
 
 
-def detail(found: values.StudyDetail) -> cache_pb2.StudyDetail:
+def detail(study_detail: values.StudyDetail) -> cache_pb2.StudyDetail:
     """Return a study with its series and patients."""
     return cache_pb2.StudyDetail(
-        study=message(cache_pb2.Study, found.study),
-        series=[message(cache_pb2.Series, each) for each in found.series],
-        patients=[message(cache_pb2.StudyPatient, each) for each in found.patients],
+        study=message(cache_pb2.Study, study_detail.study),
+        series=[message(cache_pb2.Series, each) for each in study_detail.series],
+        patients=[message(cache_pb2.StudyPatient, each) for each in study_detail.patients],
     )
 
 

@@ -1,4 +1,4 @@
-"""The searchable attributes of an instance: its header, and the Patient ID that the ledger has."""
+"""The searchable attributes of an instance: those of its header, and the Patient ID and issuer of the ledger."""
 
 from __future__ import annotations
 

@@ -78,15 +78,15 @@ class Index:
         with self._database.read() as transaction:
             return set(transaction.execute(_of(select(instances.c.instance_id), self._ae_title)).scalars())
 
-    def following(self, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
-        """Return the first instances from this id on."""
+    def instances_from(self, instance_id: int, limit: int) -> list[InstanceStorageInfo]:
+        """Return at most `limit` instances whose id is at least `instance_id`, in order of arrival."""
         query = _of(select(*_INFO), self._ae_title).where(instances.c.instance_id >= instance_id)
         with self._database.read() as transaction:
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit))
             return [InstanceStorageInfo(**row._mapping) for row in rows]
 
     def add(self, arrived: Sequence[Arrival], wrong: Iterable[int] = ()) -> set[int]:
-        """Delete the rows of the instances `wrong`, then insert instances.
+        """Delete the rows of the instances with the ids `wrong`, then insert instances.
 
         Returns the ids of replaced instances: only the last arrival of each SOP instance is kept.
         """
@@ -122,7 +122,10 @@ class Index:
             update_summaries(transaction, delete_instances(transaction, instance_ids))
 
     def recount(self, after: int, limit: int) -> dict[int, tuple[InstanceStorageInfo, Attributes]]:
-        """Update the next headers' counts, series and studies; return their newest instances and their attributes."""
+        """Update the counts, series and studies of at most `limit` headers with ids above `after`.
+
+        Returns the newest instance and the attributes of each of these headers, by header id.
+        """
         columns = [headers.c[field.name] for field in fields(Attributes)]
         is_next = (studies.c.ae_title == self._ae_title) & (headers.c.header_id > after)
         query = select(headers.c.header_id, headers.c.newest, *columns).join(studies).where(is_next)
@@ -131,8 +134,8 @@ class Index:
             update_summaries(transaction, numbers)
             rows = transaction.execute(query.where(headers.c.header_id.in_(numbers))).all()
             newest = [row.newest for row in rows]
-            found = read_instances(transaction, self._ae_title, instances.c.instance_id, newest)
-        by_number = {instance.instance_id: instance for instance in found}
+            newest_instances = read_instances(transaction, self._ae_title, instances.c.instance_id, newest)
+        by_number = {instance.instance_id: instance for instance in newest_instances}
         return {
             row.header_id: (by_number[row.newest], Attributes(**{c.name: row._mapping[c] for c in columns}))
             for row in rows
@@ -169,8 +172,8 @@ class Index:
             studies.c.ae_title == self._ae_title, studies.c.study_instance_uid == uid
         )
         with self._database.read() as transaction:
-            found: int | None = transaction.execute(query).scalar()
-            return found
+            study_id: int | None = transaction.execute(query).scalar()
+            return study_id
 
     def pin(self, study_id: int, *, pinned: bool) -> None:
         """Pin or unpin a study."""
@@ -183,8 +186,11 @@ class Index:
             for chunk in chunks(study_ids):
                 transaction.execute(update(studies).where(studies.c.study_id.in_(chunk)).values(last_use=at))
 
-    def idle(self, arrived_before: datetime, limit: int) -> list[IdleStudy]:
-        """Return studies that may be evicted: unpinned, complete, in no unfinished job; least recently used first."""
+    def idle(self, cutoff: datetime, limit: int) -> list[IdleStudy]:
+        """Return studies that may be evicted, the least recently used first.
+
+        Those are unpinned studies in no unfinished job and without an arrival after `cutoff`.
+        """
         in_job = exists().where(
             headers.c.study_id == studies.c.study_id,
             instances.c.header_id == headers.c.header_id,
@@ -193,7 +199,7 @@ class Index:
         query = (
             select(studies.c.study_id, studies.c.study_instance_uid, studies.c.last_use, studies.c.size_bytes)
             .where(studies.c.ae_title == self._ae_title, studies.c.pinned.is_(False), ~in_job)
-            .where(studies.c.last_arrival <= arrived_before)
+            .where(studies.c.last_arrival <= cutoff)
             .order_by(studies.c.last_use, studies.c.study_id)
             .limit(limit)
         )
@@ -217,7 +223,7 @@ class Index:
         row = {"ae_title": self._ae_title, "created_at": at, "job_id": job.job_id, "keep": job.keep}
         rows = [{"job_id": job.job_id, "instance_id": number} for number in instance_ids]
         with self._database.write() as transaction:
-            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # left by a failed turn
+            transaction.execute(delete(jobs).where(jobs.c.job_id == job.job_id))  # inserted by a turn that failed
             transaction.execute(jobs.insert().values(**row, fingerprint=job.fingerprint, finished=job.finished))
             transaction.execute(job_instances.insert(), rows)
 
@@ -257,12 +263,12 @@ def read_instances(
 ) -> list[InstanceStorageInfo]:
     """Return the instances that have one of `values` in `column`, in order of arrival."""
     query = _of(select(*_INFO), ae_title)
-    found = [
+    matching = [
         InstanceStorageInfo(**row._mapping)
         for chunk in chunks(values)
         for row in transaction.execute(query.where(column.in_(chunk)))
     ]
-    return sorted(found, key=lambda instance: instance.instance_id)
+    return sorted(matching, key=lambda instance: instance.instance_id)
 
 
 def _of(query: Select[Any], ae_title: str) -> Select[Any]:

@@ -1,4 +1,4 @@
-"""Whether the instances of a study belong to one patient."""
+"""Comparison of the patients of the instances of a study."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def is_conflict(rows: Iterable[Any]) -> bool:
     """Return whether headers disagree about the patient.
 
     Patient ID and issuer have to be equal, also if they are missing. Name, birth date and sex must not contradict each
-    other. Missing values, upper case and padding are no contradiction, nor is the sex "other", which devices send if
-    they do not know it.
+    other. Missing values, upper case and padding are not a contradiction. Neither is the sex "other", because devices
+    send it for an unknown sex.
     """
     distinct = {
         (row.patient_id, row.issuer_of_patient_id, row.patient_name, row.patient_birth_date, row.patient_sex)
@@ -22,7 +22,7 @@ def is_conflict(rows: Iterable[Any]) -> bool:
     }
     if len(distinct) < 2:
         return False
-    if len({(patient_id, issuer) for patient_id, issuer, *_others in distinct}) > 1:
+    if len({(patient_id, issuer) for patient_id, issuer, *_rest in distinct}) > 1:
         return True
     values = zip(*(_comparable(name, birth_date, sex) for _id, _issuer, name, birth_date, sex in distinct), strict=True)
     return any(len({value for value in column if value}) > 1 for column in values)

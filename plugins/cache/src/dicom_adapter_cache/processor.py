@@ -258,21 +258,21 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._remove(instances)
 
     def pin(self, study_instance_uid: str, *, pinned: bool) -> None:
-        """Pin a study, so that neither age nor size evicts it, or unpin it."""
+        """Pin or unpin a study; neither age nor size evicts a pinned study."""
         self._index.pin(self._study(study_instance_uid), pinned=pinned)
 
     def use(self, study_instance_uid: str) -> None:
         """Update the time of the last use of a study, if it still exists."""
-        found = self._index.find_study(study_instance_uid)
-        if found is not None:
-            self._index.use([found], self.now())
+        study_id = self._index.find_study(study_instance_uid)
+        if study_id is not None:
+            self._index.use([study_id], self.now())
 
     def _study(self, uid: str) -> int:
         self._write()
-        found = self._index.find_study(uid)
-        if found is None:
+        study_id = self._index.find_study(uid)
+        if study_id is None:
             raise NotInCache(f"there is no study {uid} at AE title '{self.ae_title}'")
-        return found
+        return study_id
 
 
 def check(order: Order) -> None:

@@ -50,7 +50,7 @@ class Arrival:
 
     @property
     def key(self) -> HeaderKey:
-        """The key of its header."""
+        """The key of the header of the instance."""
         return self.instance.study_instance_uid, self.instance.series_instance_uid, self.attributes.digest
 
 
@@ -72,37 +72,37 @@ def instance_row(instance: InstanceStorageInfo, place: HeaderPlace) -> dict[str,
 
 
 def ensure_header(transaction: Transaction, ae_title: str, arrival: Arrival) -> HeaderPlace:
-    """Return the place of the arrival's header; insert it, its series and its study if they are missing.
+    """Return the place of the arrival's header. Insert the header, its series and its study if they are missing.
 
     The caller has to call `update_summaries` in the same transaction.
     """
     study_id = _ensure_study(transaction, ae_title, arrival.instance)
     series_id = _ensure_series(transaction, study_id, arrival.instance.series_instance_uid)
     values = _header_values(arrival.attributes)
-    is_own = (headers.c.series_id == series_id) & (headers.c.digest == values["digest"])
-    found = transaction.execute(select(headers).where(is_own)).one_or_none()
-    if found is None:
-        row = {**values, "study_id": study_id, "series_id": series_id, **summaries.EMPTY_COUNTS, "newest": 0}
-        return HeaderPlace(study_id, _insert(transaction, headers, row))
-    if any(found._mapping[name] != value for name, value in values.items()):  # the row is damaged
-        transaction.execute(update(headers).where(headers.c.header_id == found.header_id).values(values))
-    return HeaderPlace(study_id, found.header_id)
+    is_header = (headers.c.series_id == series_id) & (headers.c.digest == values["digest"])
+    row = transaction.execute(select(headers).where(is_header)).one_or_none()
+    if row is None:
+        new_row = {**values, "study_id": study_id, "series_id": series_id, **summaries.EMPTY_COUNTS, "newest": 0}
+        return HeaderPlace(study_id, _insert(transaction, headers, new_row))
+    if any(row._mapping[name] != value for name, value in values.items()):  # the row is damaged
+        transaction.execute(update(headers).where(headers.c.header_id == row.header_id).values(values))
+    return HeaderPlace(study_id, row.header_id)
 
 
-def _header_values(own: Attributes) -> dict[str, str]:
+def _header_values(attributes: Attributes) -> dict[str, str]:
     return {
-        **asdict(own),
-        "digest": own.digest,
-        "patient_id_folded": folded(own.patient_id),
-        "patient_name_folded": folded(own.patient_name),
+        **asdict(attributes),
+        "digest": attributes.digest,
+        "patient_id_folded": folded(attributes.patient_id),
+        "patient_name_folded": folded(attributes.patient_name),
     }
 
 
 def _ensure_study(transaction: Transaction, ae_title: str, instance: InstanceStorageInfo) -> int:
-    is_own = (studies.c.ae_title == ae_title) & (studies.c.study_instance_uid == instance.study_instance_uid)
-    found: int | None = transaction.execute(select(studies.c.study_id).where(is_own)).scalar()
-    if found is not None:
-        return found
+    is_study = (studies.c.ae_title == ae_title) & (studies.c.study_instance_uid == instance.study_instance_uid)
+    study_id: int | None = transaction.execute(select(studies.c.study_id).where(is_study)).scalar()
+    if study_id is not None:
+        return study_id
     row = {
         **summaries.EMPTY_STUDY,
         "ae_title": ae_title,
@@ -116,10 +116,10 @@ def _ensure_study(transaction: Transaction, ae_title: str, instance: InstanceSto
 
 
 def _ensure_series(transaction: Transaction, study_id: int, uid: str) -> int:
-    is_own = (series.c.study_id == study_id) & (series.c.series_instance_uid == uid)
-    found: int | None = transaction.execute(select(series.c.series_id).where(is_own)).scalar()
-    if found is not None:
-        return found
+    is_series = (series.c.study_id == study_id) & (series.c.series_instance_uid == uid)
+    series_id: int | None = transaction.execute(select(series.c.series_id).where(is_series)).scalar()
+    if series_id is not None:
+        return series_id
     return _insert(transaction, series, {**summaries.EMPTY_SERIES, "study_id": study_id, "series_instance_uid": uid})
 
 
@@ -155,7 +155,7 @@ def delete_instances(transaction: Transaction, instance_ids: Iterable[int]) -> s
 
 
 def update_summaries(transaction: Transaction, header_ids: Iterable[int]) -> None:
-    """Update the counts of headers, and their series and studies. Delete those that are empty."""
+    """Update the counts of headers, and their series and studies. Delete empty headers, series and studies."""
     parents: set[tuple[int, int]] = set()
     for chunk in chunks(sorted(header_ids)):
         is_one = headers.c.header_id.in_(chunk)

@@ -1,4 +1,7 @@
-"""Queries of the index by other threads than the lane's: matching as in QIDO-RS (PS3.18 section 8.3.4), in pages."""
+"""Queries of the index from any thread except the lane's thread.
+
+Matching is as in QIDO-RS (PS3.18 section 8.3.4); results are returned in pages.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from dicom_adapter_cache.rows import chunks
 from dicom_adapter_cache.schema import headers, instances, jobs, series, studies
 
 ESCAPE = "\\"
-NO_NAME = {"patient_name": "", "patient_birth_date": "", "patient_sex": ""}
+UNKNOWN_PATIENT = {"patient_name": "", "patient_birth_date": "", "patient_sex": ""}
 _STUDY = [
     studies.c[name]
     for name in values.Study.__struct_fields__
@@ -38,9 +41,9 @@ class Reader:
 
     # --- studies and patients -----------------------------------------------------------------------------------------
 
-    def studies(self, found: values.StudyFilter, limit: int, now: datetime) -> tuple[list[values.Study], int]:
+    def studies(self, study_filter: values.StudyFilter, limit: int, now: datetime) -> tuple[list[values.Study], int]:
         """Return the first matching studies, the most recent first, and the number of matches."""
-        conditions = [studies.c.ae_title == self._ae_title, *_conditions(found)]
+        conditions = [studies.c.ae_title == self._ae_title, *_conditions(study_filter)]
         order = (studies.c.last_arrival.desc(), studies.c.study_instance_uid)
         with self._database.read() as transaction:
             total = transaction.execute(select(func.count()).select_from(studies).where(*conditions)).scalar_one()
@@ -73,29 +76,33 @@ class Reader:
     def _is_study(self, uid: str) -> ColumnElement[bool]:
         return (studies.c.ae_title == self._ae_title) & (studies.c.study_instance_uid == uid)
 
-    def patients(self, found: values.StudyFilter, limit: int) -> tuple[list[values.Patient], int]:
+    def patients(self, study_filter: values.StudyFilter, limit: int) -> tuple[list[values.Patient], int]:
         """Return the first patients with matching studies, sorted by ID, and the number of matching patients."""
-        own = (headers.c.patient_id, headers.c.issuer_of_patient_id)
-        matching = [studies.c.ae_title == self._ae_title, *_study_conditions(found), *_patient_conditions(found)]
-        of_patients = select(*own).join(studies, studies.c.study_id == headers.c.study_id).where(*matching)
+        patient_columns = (headers.c.patient_id, headers.c.issuer_of_patient_id)
+        matching = [
+            studies.c.ae_title == self._ae_title,
+            *_study_conditions(study_filter),
+            *_patient_conditions(study_filter),
+        ]
+        of_patients = select(*patient_columns).join(studies, studies.c.study_id == headers.c.study_id).where(*matching)
         grouped = of_patients.add_columns(
             func.count(headers.c.study_id.distinct()).label("studies"),
             func.sum(headers.c.instance_count).label("instances"),
             func.sum(headers.c.size_bytes).label("size_bytes"),
             func.max(studies.c.last_arrival, type_=studies.c.last_arrival.type).label("last_arrival"),
-            func.max(case((headers.c.patient_name != "", headers.c.newest), else_=0)).label("named_by"),
-        ).group_by(*own)
+            func.max(case((headers.c.patient_name != "", headers.c.newest), else_=0)).label("named_in"),
+        ).group_by(*patient_columns)
         with self._database.read() as transaction:
             count = select(func.count()).select_from(of_patients.distinct().subquery())
             total = transaction.execute(count).scalar_one()
-            rows = transaction.execute(grouped.order_by(*own).limit(limit)).all()
-            names = _names(transaction, [row.named_by for row in rows])
+            rows = transaction.execute(grouped.order_by(*patient_columns).limit(limit)).all()
+            names = _names(transaction, [row.named_in for row in rows])
         return [self._patient(row, names) for row in rows], total
 
     def _patient(self, row: Row[Any], names: Mapping[int, Mapping[str, str]]) -> values.Patient:
-        own = {**names.get(row.named_by, NO_NAME), **row._mapping}
-        del own["named_by"]
-        return values.Patient(ae_title=self._ae_title, **own)
+        row_values = {**names.get(row.named_in, UNKNOWN_PATIENT), **row._mapping}
+        del row_values["named_in"]
+        return values.Patient(ae_title=self._ae_title, **row_values)
 
     # --- instances ----------------------------------------------------------------------------------------------------
 
@@ -107,8 +114,8 @@ class Reader:
         if series_uid is not None:
             conditions.append(series.c.series_instance_uid == series_uid)
         columns = [studies.c.study_instance_uid, series.c.series_instance_uid]
-        own = values.KeptInstance.__struct_fields__[2:]
-        query = joined(select(*columns, *(instances.c[name] for name in own))).where(*conditions)
+        instance_columns = values.KeptInstance.__struct_fields__[2:]
+        query = joined(select(*columns, *(instances.c[name] for name in instance_columns))).where(*conditions)
         with self._database.read() as transaction:
             total = transaction.execute(joined(select(func.count())).where(*conditions)).scalar_one()
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit).offset(offset)).all()
@@ -117,26 +124,26 @@ class Reader:
     def find_instance(self, sop_instance_uid: str) -> InstanceStorageInfo | None:
         """Return the instance with this SOP Instance UID, or None."""
         with self._database.read() as transaction:
-            found = read_instances(transaction, self._ae_title, instances.c.sop_instance_uid, [sop_instance_uid])
-        return found[0] if found else None
+            matching = read_instances(transaction, self._ae_title, instances.c.sop_instance_uid, [sop_instance_uid])
+        return matching[0] if matching else None
 
-    def owns(self, order: values.Order) -> bool:
-        """Return whether the index has anything that the order names."""
-        own = studies.c.ae_title == self._ae_title
+    def has_any(self, order: values.Order) -> bool:
+        """Return whether at least one object of the order is in the index."""
+        at_this_ae_title = studies.c.ae_title == self._ae_title
         queries = [
             *(
                 select(studies.c.study_id)
                 .join(headers, headers.c.study_id == studies.c.study_id)
-                .where(own, is_patient(patient))
+                .where(at_this_ae_title, is_patient(patient))
                 for patient in order.patients
             ),
             *(select(studies.c.study_id).where(self._is_study(uid)) for uid in order.studies),
             *(
-                joined(select(studies.c.study_id)).where(own, series.c.series_instance_uid == uid)
+                joined(select(studies.c.study_id)).where(at_this_ae_title, series.c.series_instance_uid == uid)
                 for uid in order.series
             ),
             *(
-                joined(select(studies.c.study_id)).where(own, instances.c.sop_instance_uid == uid)
+                joined(select(studies.c.study_id)).where(at_this_ae_title, instances.c.sop_instance_uid == uid)
                 for uid in order.instances
             ),
         ]
@@ -149,14 +156,14 @@ class Reader:
         """Return the times and ids of the most recent jobs."""
         query = select(jobs.c.created_at, jobs.c.job_id).where(jobs.c.ae_title == self._ae_title)
         with self._database.read() as transaction:
-            found = transaction.execute(query.order_by(jobs.c.created_at.desc()).limit(limit))
-            return [(row.created_at, row.job_id) for row in found]
+            rows = transaction.execute(query.order_by(jobs.c.created_at.desc()).limit(limit))
+            return [(row.created_at, row.job_id) for row in rows]
 
 
 def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
     """Return the condition for headers with exactly this Patient ID and issuer."""
     return (
-        (headers.c.patient_id_folded == folded(patient.patient_id))  # the column with an index
+        (headers.c.patient_id_folded == folded(patient.patient_id))  # only this column has an index
         & (headers.c.patient_id == patient.patient_id)
         & (headers.c.issuer_of_patient_id == patient.issuer_of_patient_id)
     )
@@ -165,39 +172,42 @@ def is_patient(patient: values.PatientRef) -> ColumnElement[bool]:
 # --- matching ---------------------------------------------------------------------------------------------------------
 
 
-def _conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
+def _conditions(study_filter: values.StudyFilter) -> list[ColumnElement[bool]]:
     """Return the conditions of a filter for studies; an empty filter has no conditions.
 
-    A study with a patient conflict is found under each of its patients.
+    A study with a patient conflict matches each of its patients.
     """
-    of_patient = _patient_conditions(found)
+    of_patient = _patient_conditions(study_filter)
     if not of_patient:
-        return _study_conditions(found)
-    return [studies.c.study_id.in_(select(headers.c.study_id).where(*of_patient)), *_study_conditions(found)]
+        return _study_conditions(study_filter)
+    return [studies.c.study_id.in_(select(headers.c.study_id).where(*of_patient)), *_study_conditions(study_filter)]
 
 
-def _patient_conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
+def _patient_conditions(study_filter: values.StudyFilter) -> list[ColumnElement[bool]]:
     """Return the conditions for the headers of matching patients."""
-    texts = {headers.c.patient_id_folded: found.patient_id, headers.c.patient_name_folded: found.patient_name}
+    texts = {
+        headers.c.patient_id_folded: study_filter.patient_id,
+        headers.c.patient_name_folded: study_filter.patient_name,
+    }
     return [_matches(column, value) for column, value in texts.items() if value]
 
 
-def _study_conditions(found: values.StudyFilter) -> list[ColumnElement[bool]]:
+def _study_conditions(study_filter: values.StudyFilter) -> list[ColumnElement[bool]]:
     """Return the conditions that do not concern the patient."""
     texts = {
-        studies.c.accession_number_folded: found.accession_number,
-        studies.c.study_description_folded: found.study_description,
+        studies.c.accession_number_folded: study_filter.accession_number,
+        studies.c.study_description_folded: study_filter.study_description,
     }
     conditions = [_matches(column, value) for column, value in texts.items() if value]
-    if found.study_instance_uid:
-        conditions.append(studies.c.study_instance_uid.in_(found.study_instance_uid.split(",")))
-    if found.study_date:
-        conditions += _date_conditions(found.study_date)
-    if found.modality:
-        is_member = (series.c.study_id == studies.c.study_id) & (series.c.modality == found.modality.upper())
+    if study_filter.study_instance_uid:
+        conditions.append(studies.c.study_instance_uid.in_(study_filter.study_instance_uid.split(",")))
+    if study_filter.study_date:
+        conditions += _date_conditions(study_filter.study_date)
+    if study_filter.modality:
+        is_member = (series.c.study_id == studies.c.study_id) & (series.c.modality == study_filter.modality.upper())
         conditions.append(exists().where(is_member))
-    if found.pinned is not None:
-        conditions.append(studies.c.pinned.is_(found.pinned))
+    if study_filter.pinned is not None:
+        conditions.append(studies.c.pinned.is_(study_filter.pinned))
     return conditions
 
 
@@ -240,40 +250,42 @@ def _modalities(transaction: Transaction, study_ids: list[int]) -> dict[int, lis
     query = select(series.c.study_id, series.c.modality).where(
         series.c.study_id.in_(study_ids), series.c.modality != ""
     )
-    found: dict[int, list[str]] = {}
+    by_study: dict[int, list[str]] = {}
     for study_id, modality in transaction.execute(query.distinct().order_by(series.c.study_id, series.c.modality)):
-        found.setdefault(study_id, []).append(modality)
-    return found
+        by_study.setdefault(study_id, []).append(modality)
+    return by_study
 
 
 def _patients_of(transaction: Transaction, study_id: int) -> list[values.StudyPatient]:
-    own = [headers.c[name] for name in values.StudyPatient.__struct_fields__ if name != "instances"]
-    query = select(*own, func.sum(headers.c.instance_count).label("instances")).where(headers.c.study_id == study_id)
-    rows = transaction.execute(query.group_by(*own).order_by(func.max(headers.c.newest).desc()))
+    patient_columns = [headers.c[name] for name in values.StudyPatient.__struct_fields__ if name != "instances"]
+    query = select(*patient_columns, func.sum(headers.c.instance_count).label("instances")).where(
+        headers.c.study_id == study_id
+    )
+    rows = transaction.execute(query.group_by(*patient_columns).order_by(func.max(headers.c.newest).desc()))
     return [values.StudyPatient(**row._mapping) for row in rows]
 
 
 def _names(transaction: Transaction, instance_ids: list[int]) -> dict[int, dict[str, str]]:
-    """Return name, birth date and sex of the patients of instances, by instance id."""
-    query = select(instances.c.instance_id, *(headers.c[name] for name in NO_NAME)).join(
+    """Return the patient's name, birth date and sex for each of these instances, by instance id."""
+    query = select(instances.c.instance_id, *(headers.c[name] for name in UNKNOWN_PATIENT)).join(
         headers, headers.c.header_id == instances.c.header_id
     )
     return {
-        row.instance_id: {name: getattr(row, name) for name in NO_NAME}
+        row.instance_id: {name: getattr(row, name) for name in UNKNOWN_PATIENT}
         for chunk in chunks(instance_ids)
         for row in transaction.execute(query.where(instances.c.instance_id.in_(chunk)))
     }
 
 
-def _study(row: Row[Any], modalities: list[str], arrived_before: datetime) -> values.Study:
-    own = dict(row._mapping)
-    del own["study_id"]
+def _study(row: Row[Any], modalities: list[str], cutoff: datetime) -> values.Study:
+    row_values = dict(row._mapping)
+    del row_values["study_id"]
     return values.Study(
-        series=own.pop("series_count"),
-        instances=own.pop("instance_count"),
+        series=row_values.pop("series_count"),
+        instances=row_values.pop("instance_count"),
         modalities=modalities,
-        arriving=row.last_arrival > arrived_before,
-        **own,
+        arriving=row.last_arrival > cutoff,
+        **row_values,
     )
 
 

@@ -26,11 +26,11 @@ class Chosen:
     """The instances that an order selects."""
 
     instances: list[InstanceStorageInfo]  # in order of arrival, without duplicates
-    studies: set[int]  # row ids of their studies
+    studies: set[int]  # row ids of the studies of these instances
 
 
 def choose(database: Database, ae_title: str, order: Order) -> Chosen:
-    """Return everything that the order names. Raises NotInCache with the names of all missing objects."""
+    """Return the selection of an order. Raises NotInCache with the names of all missing objects."""
     with database.read() as transaction:
         lookup = _Lookup(transaction, ae_title)
         for patient in order.patients:
@@ -39,12 +39,12 @@ def choose(database: Database, ae_title: str, order: Order) -> Chosen:
         lookup.uids("series", series.c.series_instance_uid, order.series)
         lookup.uids("instances", instances.c.sop_instance_uid, order.instances)
         lookup.check()
-        return Chosen(instances=lookup.found(), studies=lookup.study_ids)
+        return Chosen(instances=lookup.instances(), studies=lookup.study_ids)
 
 
-def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime) -> None:
-    """Raise StillArriving if a chosen study received an instance after `arrived_before`."""
-    late = _studies_with(database, chosen, studies.c.last_arrival > arrived_before)
+def require_arrived(database: Database, chosen: Chosen, cutoff: datetime) -> None:
+    """Raise StillArriving if a chosen study received an instance after `cutoff` (the current time minus `settle`)."""
+    late = _studies_with(database, chosen, studies.c.last_arrival > cutoff)
     if late:
         raise StillArriving(
             f"{len(late)} of the studies are still arriving: wait until they are complete, or set insist",
@@ -53,7 +53,7 @@ def require_arrived(database: Database, chosen: Chosen, arrived_before: datetime
 
 
 def require_one_patient(database: Database, chosen: Chosen) -> None:
-    """Raise PatientConflict if the instances of a chosen study, chosen or not, disagree about the patient."""
+    """Raise PatientConflict if the instances of a chosen study disagree about the patient; all its instances count."""
     mixed = _studies_with(database, chosen, studies.c.patient_conflict)
     if mixed:
         raise PatientConflict(
@@ -64,7 +64,7 @@ def require_one_patient(database: Database, chosen: Chosen) -> None:
 
 
 def _studies_with(database: Database, chosen: Chosen, condition: ColumnElement[bool]) -> list[str]:
-    """Return the UIDs of the chosen studies that have this condition."""
+    """Return the UIDs of the chosen studies that meet this condition."""
     query = select(studies.c.study_instance_uid)
     with database.read() as transaction:
         return sorted(
@@ -75,7 +75,7 @@ def _studies_with(database: Database, chosen: Chosen, condition: ColumnElement[b
 
 
 class _Lookup:
-    """Collects the headers, single instances and missing objects of one order."""
+    """The headers, single instances and missing objects of one order, collected step by step."""
 
     def __init__(self, transaction: Transaction, ae_title: str) -> None:
         self.study_ids: set[int] = set()
@@ -106,12 +106,12 @@ class _Lookup:
             self._missing[kind] = missing
 
     def _add_headers(self, rows: Any) -> set[str]:
-        named = set()
+        found_uids = set()
         for row in rows:
             self.study_ids.add(row[0])
             self._header_ids.add(row[1])
-            named.add(str(row[-1]))
-        return named
+            found_uids.add(str(row[-1]))
+        return found_uids
 
     def _add_instances(self, uids: list[str]) -> set[str]:
         query = (
@@ -126,7 +126,7 @@ class _Lookup:
         return {row[2] for row in rows}
 
     def check(self) -> None:
-        """Raise NotInCache if anything is missing."""
+        """Raise NotInCache if an object of the order is missing."""
         if not self._missing:
             return
         count = sum(map(len, self._missing.values()))
@@ -134,8 +134,8 @@ class _Lookup:
         shown = {kind: missing[:SHOWN] for kind, missing in self._missing.items()}
         raise NotInCache(f"{kinds} of the selection {'is' if count == 1 else 'are'} not in the cache", missing=shown)
 
-    def found(self) -> list[InstanceStorageInfo]:
-        """Return the instances with all headers, and the single instances, that were found."""
+    def instances(self) -> list[InstanceStorageInfo]:
+        """Return the instances with the collected headers, and the collected single instances."""
         whole = read_instances(self._transaction, self._ae_title, instances.c.header_id, self._header_ids)
         single = read_instances(self._transaction, self._ae_title, instances.c.instance_id, self._instance_ids)
         by_number = {instance.instance_id: instance for instance in [*whole, *single]}

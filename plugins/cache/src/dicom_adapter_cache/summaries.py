@@ -1,4 +1,4 @@
-"""Rows of series and studies, which follow from the headers of their instances."""
+"""Rows of series and studies, computed from the headers of their instances."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ EMPTY_STUDY: dict[str, Any] = {
 
 
 def refresh(transaction: Transaction, study_ids: Sequence[int]) -> None:
-    """Update studies and their series. All of their headers have instances."""
+    """Update studies and their series. Every header in the table must have an instance."""
     query = select(headers).where(headers.c.study_id.in_(study_ids))
     rows = transaction.execute(query.order_by(headers.c.study_id, headers.c.newest.desc())).all()
-    of_studies = [_study(list(own)) for _study_id, own in groupby(rows, lambda row: row.study_id)]
-    by_series = sorted(rows, key=lambda row: row.series_id)  # stable: the newest header of a series stays the first
-    of_series = [_series(list(own)) for _series_id, own in groupby(by_series, lambda row: row.series_id)]
+    of_studies = [_study(list(of_one)) for _study_id, of_one in groupby(rows, lambda row: row.study_id)]
+    # The sort is stable: the newest header of a series stays the first.
+    by_series = sorted(rows, key=lambda row: row.series_id)
+    of_series = [_series(list(of_one)) for _series_id, of_one in groupby(by_series, lambda row: row.series_id)]
     _update(transaction, studies, studies.c.study_id, of_studies)
     _update(transaction, series, series.c.series_id, of_series)
 
@@ -49,40 +50,46 @@ def _update(transaction: Transaction, table: Any, key: Any, rows: Sequence[dict[
         )
 
 
-def _study(own: Sequence[Row[Any]]) -> dict[str, Any]:
+def _study(header_rows: Sequence[Row[Any]]) -> dict[str, Any]:
     """Return the changed columns of a study from its headers, the newest first.
 
-    The Patient ID is that of the newest instance. Of the other attributes, the newest value that is not empty is shown:
-    reports and presentation states often lack some.
+    The Patient ID is that of the newest instance. For every other attribute, the newest value that is not empty is
+    used, because reports and presentation states often lack some attributes.
     """
-    newest = own[0]
+    newest = header_rows[0]
     patient = (newest.patient_id, newest.issuer_of_patient_id)
-    same_patient = [row for row in own if (row.patient_id, row.issuer_of_patient_id) == patient]
-    found = {name: _first(same_patient, name) for name in OF_PATIENT} | {name: _first(own, name) for name in OF_STUDY}
+    same_patient = [row for row in header_rows if (row.patient_id, row.issuer_of_patient_id) == patient]
+    attributes = {name: _first_value(same_patient, name) for name in OF_PATIENT} | {
+        name: _first_value(header_rows, name) for name in OF_STUDY
+    }
     return {
         "study_id": newest.study_id,
         "patient_id": newest.patient_id,
         "issuer_of_patient_id": newest.issuer_of_patient_id,
-        **found,
-        "accession_number_folded": folded(found["accession_number"]),
-        "study_description_folded": folded(found["study_description"]),
-        "patient_conflict": is_conflict(own),
-        "series_count": len({row.series_id for row in own}),
-        **_counts(own),
+        **attributes,
+        "accession_number_folded": folded(attributes["accession_number"]),
+        "study_description_folded": folded(attributes["study_description"]),
+        "patient_conflict": is_conflict(header_rows),
+        "series_count": len({row.series_id for row in header_rows}),
+        **_counts(header_rows),
     }
 
 
-def _series(own: Sequence[Row[Any]]) -> dict[str, Any]:
+def _series(header_rows: Sequence[Row[Any]]) -> dict[str, Any]:
     """Return the changed columns of a series from its headers, the newest first."""
-    return {"series_id": own[0].series_id, **{name: _first(own, name) for name in OF_SERIES}, **_counts(own)}
+    return {
+        "series_id": header_rows[0].series_id,
+        **{name: _first_value(header_rows, name) for name in OF_SERIES},
+        **_counts(header_rows),
+    }
 
 
-def _first(rows: Iterable[Row[Any]], name: str) -> str:
+def _first_value(rows: Iterable[Row[Any]], name: str) -> str:
     return next((value for row in rows if (value := str(getattr(row, name)))), "")
 
 
-def _counts(own: Sequence[Row[Any]]) -> dict[str, int]:
+def _counts(header_rows: Sequence[Row[Any]]) -> dict[str, int]:
     return {
-        "instance_count": sum(row.instance_count for row in own),
-        "size_bytes": sum(row.size_bytes for row in own),
+        "instance_count": sum(row.instance_count for row in header_rows),
+        "size_bytes": sum(row.size_bytes for row in header_rows),
     }
