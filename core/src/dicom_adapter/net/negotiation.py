@@ -96,7 +96,8 @@ def describe_declined(
     contexts: Sequence[ProposedContext], results: Sequence[ContextResult], rules: ContextRules
 ) -> list[str]:
     """Return what was declined, for the log: abstract syntaxes, and transfer syntaxes that the rules exclude."""
-    found = dict.fromkeys(filter(None, map(lambda *pair: _describe(*pair, rules), contexts, results)))
+    described = (_describe(*pair, rules) for pair in zip(contexts, results, strict=False))
+    found = dict.fromkeys(filter(None, described))
     if len(found) <= MOST_DESCRIBED:
         return list(found)
     return [*islice(found, MOST_DESCRIBED), f"{len(found) - MOST_DESCRIBED} more"]
