@@ -65,7 +65,7 @@ class QueryCheck:
         """Raise ClientException if a parameter is unknown, or repeated and not a list."""
         if not self._known:
             self._known = _query_parameters(connection.app)
-        known = self._known[connection.scope["path_template"], connection.scope["method"]]
+        known = self._known[connection.scope["path_template"], str(connection.scope.get("method"))]
         if known is None:
             return
         given = [name for name, _value in connection.query_params.multi_items()]
