@@ -1,9 +1,7 @@
-"""`python upload_sink.py grpc
+"""A platform of minimal cost: accepts any job and discards its files.
 
-rest`: a platform of minimal cost, which accepts any job and discards its files.
-
-It answers all calls up to the start of a job, and reads uploads without parsing them. Its cost is the minimum for a
-server in Python.
+Usage: `python upload_sink.py grpc` or `python upload_sink.py rest`. The platform answers all calls up to the start of a
+job, and reads uploads without parsing them. Its cost is the minimum for a server in Python.
 """
 
 from __future__ import annotations

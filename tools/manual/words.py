@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import attrs
 
 from dicom_adapter import ByteSize, Secret
-from dicom_adapter.api.settings import PREFIX
 from dicom_adapter.config import names, transfer_syntaxes
 
 PLAIN: Mapping[Any, str] = {
@@ -100,7 +99,7 @@ def default_words(field: attrs.Attribute[Any]) -> str:
     """Return the description of the default."""
     default: Any = field.default
     if default is attrs.NOTHING:
-        return "at least one" if field.metadata.get(PREFIX) else "required"
+        return "required"
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type] # it is a class at run time
         default = default.factory()
         return "all defaults" if attrs.has(type(default)) else "none"

@@ -28,7 +28,7 @@ def test_a_misspelt_setting_is_reported_with_the_nearest_key(settings: Structure
 
 
 def test_a_class_without_settings_accepts_no_key(settings: Structure) -> None:
-    """The message names the rule."""
+    """The message says that no key is known."""
     assert "a is not a known key (known: none)" in settings(NoSettings, "a = 1")[1]["a"]
     assert NoSettings() == settings(NoSettings, "")[0]
 
@@ -54,7 +54,7 @@ def test_mistakes_among_collected_keys_have_their_own_paths(settings: Structure)
 
 
 def test_a_required_prefix_needs_a_key(settings: Structure) -> None:
-    """Without a default, at least one key is required. A validator may decide otherwise."""
+    """Without a default, at least one key is required. With a default, a validator may still require one."""
     assert "pipeline-<name> must be given at least once (Pipelines)" in settings(Prefixed, "")[1]["pipeline-<name>"]
 
     @frozen(kw_only=True)

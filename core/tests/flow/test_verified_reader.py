@@ -1,4 +1,4 @@
-"""A stored object is verified while it is read, for all sizes of pieces and both kinds of headers."""
+"""A stored object is verified while it is read, for all sizes of pieces, and headers of this and an earlier version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reader(content: bytes, stored: Stored) -> VerifiedReader:
 
 
 @pytest.mark.parametrize("piece", [1, 143, 144, 145, 10_000, -1])
-@pytest.mark.parametrize("header", HEADERS, ids=["present", "earlier"])
+@pytest.mark.parametrize("header", HEADERS, ids=["current-version", "earlier-version"])
 def test_an_unchanged_file_is_read_and_a_changed_one_raises(header: bytes, piece: int) -> None:
     """The error is raised before the changed last byte is returned."""
     stored = Stored(7, len(header) + len(DATA_SET), zlib.crc32(DATA_SET))

@@ -1,4 +1,4 @@
-"""Groups are collected while another one is committed, and an instance waits for nothing else."""
+"""Groups are collected while a group is committed; an instance waits only for that commit, never for more instances."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_after_a_pause_the_next_instance_is_committed_at_once(committer: Committ
 
 
 def test_a_lone_instance_is_committed_inline_unless_it_has_to_wait(committer: Committer) -> None:
-    """While another one is committed, or another connection is open, it joins a group."""
+    """If `inline_answer` is None, as when the ledger is locked, the instance joins a group."""
     inline = StoreResult(outcome=StoreOutcome.STORED, reason="inline")
     returned = []
 
@@ -209,7 +209,7 @@ def test_a_group_is_committed_in_its_order(group: Group) -> None:
 
 @pytest.mark.parametrize(("ae_title", "kept"), [("A", 0), ("OVER", 1)])
 def test_a_duplicate_in_a_group_is_stored_once(group: Group, ae_title: str, kept: int) -> None:
-    """The result is that of two groups: the first is kept, or the second replaces it."""
+    """The result is the same as for two groups with one instance each: the first is kept, or the second replaces it."""
     same = [group.arrive(ae_title, seed="same") for _time in range(2)]
     other = group.arrive(seed="other")
     answers = group.store.commit([*same, other])

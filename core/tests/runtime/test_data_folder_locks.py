@@ -19,8 +19,8 @@ def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_p
         with folder.shared() as first_works:
             second_works = second.enter_context(folder.shared())
         assert (True, True, True) == (first_works, second_works, folder.is_used)
-        with folder.exclusive() as unused:
-            assert not unused
+        with folder.exclusive() as got_lock:
+            assert not got_lock
     assert not folder.is_used
 
 
@@ -35,8 +35,8 @@ def test_a_check_creates_no_file(tmp_path: Path) -> None:
 def test_no_process_starts_while_the_folder_is_locked_exclusively(tmp_path: Path) -> None:
     """Neither a process of the service nor another repair can start."""
     folder = DataFolder(tmp_path, lock_pause_seconds=0)
-    with folder.exclusive() as unused, folder.exclusive() as second, folder.shared() as may_work:
-        assert (True, False, False) == (unused, second, may_work)
+    with folder.exclusive() as got_lock, folder.exclusive() as second, folder.shared() as may_work:
+        assert (True, False, False) == (got_lock, second, may_work)
     with folder.shared() as may_work:
         assert may_work
 

@@ -12,10 +12,11 @@ DEFAULT_NAME = "dicom-adapter.toml"
 
 
 def find_configuration(named: Path | None = None) -> Path:
-    """Return the named file, else the one in DICOM_ADAPTER_CONFIG, else `dicom-adapter.toml` in the current folder.
+    """Return the path of the configuration file, for a plugin's command that reads the configuration.
 
-    Use it in a plugin's command that reads the configuration. Raise Refused if none of the three is available. The
-    existence of a file that was named is not checked.
+    The path is `named`; if it is None, the path in the environment variable DICOM_ADAPTER_CONFIG; if that is not set,
+    `dicom-adapter.toml` in the current folder. Raise Refused if there is none of the three. Only the existence of
+    `dicom-adapter.toml` is checked.
     """
     if named is not None:
         return named

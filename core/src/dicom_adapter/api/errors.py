@@ -23,8 +23,8 @@ class DicomAdapterError(Exception):
 class Retriable(DicomAdapterError):
     """A transient failure: the core retries the call with back-off.
 
-    Raised by a processor if a resource that it needs is not available. The turn is repeated until it succeeds; no
-    instance is quarantined and the lane is not stopped because of it.
+    A processor raises this error if a resource that it needs is not available. The turn is repeated until it succeeds;
+    no instance is quarantined and the lane is not stopped because of the error.
     """
 
 
@@ -38,7 +38,7 @@ class LedgerUnavailable(LedgerError, Retriable):
     def __init__(self, reason: str, *, is_full: bool = False, is_busy: bool = False, is_io_error: bool = False) -> None:
         super().__init__(f"the ledger is not available: {reason}")
         self.reason = reason  # error message of the database, without values
-        self.is_full = is_full  # its disk or quota is full
+        self.is_full = is_full  # the disk or the disk quota of the ledger is full
         self.is_busy = is_busy  # another transaction was writing; nothing was changed
         self.is_io_error = is_io_error  # a disk failed: rows that were not durable may be lost, even if a sync succeeds
 
@@ -62,7 +62,7 @@ class Refused(DicomAdapterError):
 
 
 class Unprocessable(Refused):
-    """Raised by a processor that can never handle the instance. The host quarantines it with the message as reason."""
+    """A processor can never handle the instance. The host quarantines the instance, with the message as reason."""
 
 
 class RowRejected(LedgerError):
@@ -91,7 +91,7 @@ class ConfigurationError(Refused):
 def describe_failure(error: BaseException) -> str:
     """Return the type of an error and its innermost locations, but not its message, which may contain patient data.
 
-    Frames of modules with `__plumbing__ = True` are omitted: they are on the path of every call.
+    Frames of modules with `__plumbing__ = True` are omitted, because every call of a plugin has them.
     """
     frames = traceback.walk_tb(error.__traceback__)
     shown = [(frame.f_code, line) for frame, line in frames if not frame.f_globals.get("__plumbing__")][-SHOWN_FRAMES:]

@@ -10,9 +10,9 @@ A faulty plugin affects only what depends on it. Exceptions are logged by type a
 time are abandoned or shown by `status`, and results are checked. Every call is measured.
 
 Registration hooks are called once, when a process of the adapter starts. They return classes; the configuration selects
-among them by `name`. Observer hooks are called in the host process, one after another on a separate thread. They
-may be slow, and their exceptions are logged. They are notified of each change once, after it was committed, and not of
-changes that happen while the host is down.
+a class by its `name`. Observer hooks are called in the host process, one after another on a separate thread. An
+observer hook may be slow, and its exceptions are logged. Observer hooks are called once for each change, after the
+commit of the change. They are not called for changes that happen while the host is down.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from typer import Typer
 
 PROJECT = "dicom_adapter"  # the entry-point group, and the prefix of every hook
-# Version of these specifications and of all names that `dicom_adapter` exports. It changes when existing plugins may
-# stop working: when something is removed or renamed, or changes its meaning. Additions do not change it.
+# Version of these specifications and of all names that `dicom_adapter` exports. The version is increased when existing
+# plugins may stop working: when a name is removed or renamed, or changes its meaning. Additions do not increase it.
 API_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -55,7 +55,9 @@ class Catalogue:
 
 @hookspec
 def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:  # type: ignore[empty-body] # a specification
-    """Return the job processors that this plugin provides; `processor = "<name>"` of an AE title selects one.
+    """Return the job processors that this plugin provides.
+
+    `processor = "<class name>"` in a table [ae-titles.<AE title>] selects a processor, by the `name` of its class.
 
     Example::
 
@@ -72,7 +74,9 @@ def dicom_adapter_processors() -> Iterable[type[JobProcessorBase[Any]]]:  # type
 
 @hookspec
 def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:  # type: ignore[empty-body] # a specification
-    """Return the submitters that this plugin provides; `type = "<name>"` of a [submitters.<name>] table selects one.
+    """Return the submitters that this plugin provides.
+
+    `type = "<class name>"` in a table [submitters.<table name>] selects a submitter, by the `name` of its class.
 
     Example::
 
@@ -84,7 +88,9 @@ def dicom_adapter_submitters() -> Iterable[type[Submitter[Any]]]:  # type: ignor
 
 @hookspec
 def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # type: ignore[empty-body] # a specification
-    """Return the storage backends that this plugin provides; `[storage] backend = "<name>"` selects one.
+    """Return the storage backends that this plugin provides.
+
+    `backend = "<class name>"` in the table [storage] selects a backend, by the `name` of its class.
 
     Example::
 
@@ -98,9 +104,9 @@ def dicom_adapter_storage_backends() -> Iterable[type[StorageBackend[Any]]]:  # 
 def dicom_adapter_commands() -> Iterable[Callable[..., None] | Typer]:  # type: ignore[empty-body] # a specification
     """Return commands for `dicom-adapter`: functions for typer, or a `typer.Typer` as a group of commands.
 
-    The command is the function's name with dashes for underscores; a group needs `Typer(name="…")`. The names of the
-    adapter's own commands are not allowed. Called if the command line names a command that is not the adapter's own.
-    Time limit: ten seconds.
+    The name of a command is the function's name with dashes for underscores; a group needs `Typer(name="…")`. The
+    names of the adapter's own commands are not allowed. The hook is called if the command line names a command that is
+    not the adapter's own. Time limit: ten seconds.
 
     Example::
 
@@ -118,11 +124,11 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
     """Return Litestar handlers, controllers or routers that the adapter's HTTP server mounts at `/<plugin>`.
 
     `<plugin>` is the name of the entry point. `lanes` are the handles of the AE titles whose processors the plugin
-    provides, by AE title. Called in the host process if the configuration has a table [http]: at the start, and when a
-    reload restarts the servers. Time limit: ten seconds. Routes that cannot be mounted are omitted, and the plugin is
-    named in the log. A handler that never returns occupies one of the server's threads; an `async` handler that blocks
-    stops the whole server, which `status` shows. The server checks tokens, limits bodies, returns errors as problem
-    details (RFC 9457), and describes all handlers in `/openapi.json`.
+    provides, by AE title. The hook is called in the host process if the configuration has a table [http]: at the start,
+    and when a reload restarts the servers. Time limit: ten seconds. Routes that cannot be mounted are omitted, and the
+    log names the plugin. A handler that never returns occupies one of the server's threads. An `async` handler that
+    blocks stops the whole server; `status` shows that. The server checks tokens, limits bodies, returns errors as
+    problem details (RFC 9457), and describes all handlers in `/openapi.json`.
 
     Example::
 
@@ -140,8 +146,8 @@ def dicom_adapter_http(lanes: Mapping[str, LaneHandle]) -> Iterable[Any]:  # typ
 def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]:  # type: ignore[empty-body] # a specification
     """Return the plugin's own servers, such as a gRPC server: the host starts, watches and stops them.
 
-    `lanes` as in `dicom_adapter_http`. Called in the host process when it starts, and when a reload restarts the
-    servers. Time limit: ten seconds. Start no threads and open no ports here.
+    `lanes` are the same as in `dicom_adapter_http`. The hook is called in the host process at the start, and when a
+    reload restarts the servers. Time limit: ten seconds. The hook must not start threads or open ports.
 
     Example::
 
@@ -153,7 +159,7 @@ def dicom_adapter_servers(lanes: Mapping[str, LaneHandle]) -> Iterable[Server]: 
 
 @hookspec
 def dicom_adapter_instance_stored(instance: InstanceStorageInfo) -> None:
-    """Observe an instance that was acknowledged and has reached the host; its processor may not have seen it yet.
+    """Observe an instance that was acknowledged and has reached the host, before or after its processor receives it.
 
     Example::
 

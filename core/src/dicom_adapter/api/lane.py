@@ -32,10 +32,10 @@ class LaneHandle(Protocol):
         """Return the host's time in UTC."""
 
     def ask(self, request: Callable[[Any], T]) -> Future[T]:
-        """Call `request(processor)` as a turn on the lane, after all instances received before were delivered.
+        """Call `request(processor)` as a turn on the lane, after the delivery of all instances received until now.
 
         The future completes when the turn is committed. An exception of `request` is set on the future; the turn is
-        discarded but the processor is kept, so raise before changing any attribute. Further errors of the future:
+        discarded but the processor is kept, so `request` must raise before it changes any attribute. Other errors:
         `Retriable` if nothing was committed because ledger or storage failed or the service stops; `Refused` if the
         lane is stopped or the turn requested something impossible. `request` is called again if its first turn could
         not be committed. `Future.cancel` succeeds until the turn begins, and never after that.
@@ -45,4 +45,4 @@ class LaneHandle(Protocol):
         """Return a job of this AE title in its current state, see `JobProcessorBase.find_job`."""
 
     def open_stored(self, instance: InstanceStorageInfo) -> BinaryIO:
-        """Open the stored Part 10 file at its start. Raises StoredObjectMissing if it was reclaimed."""
+        """Open the stored Part 10 file at its start. Raises StoredObjectMissing if the instance was reclaimed."""

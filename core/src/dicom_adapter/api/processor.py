@@ -1,10 +1,10 @@
 """`JobProcessorBase`: groups received instances and submits the groups as jobs.
 
-Each AE title has one processor, and one *lane* that calls it. Its methods and timers are never called at the same time
-and need no lock. Each call is a *turn*, and **a turn is a transaction**: its jobs and releases are committed together
-when the call returns. If the call raises, nothing is committed: the adapter constructs a new processor and delivers all
+Each AE title has one processor, and one *lane* that calls the processor. Its methods and timers are called one at a
+time and need no lock. Each call is a *turn*, and **a turn is a transaction**: its jobs and releases are committed when
+the call returns. If the call raises, nothing is committed: the adapter constructs a new processor and delivers all
 pending instances again, in the order of arrival and with their original `received_at`. The same happens after a
-restart. A processor therefore keeps its state in plain attributes and does not need to store it.
+restart. A processor therefore keeps its state in plain attributes and does not need to store the state.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     Code outside of the lane reaches the processor through its `LaneHandle`.
     """
 
-    name: ClassVar[str]  # selected by `processor = "<name>"` in [ae-titles.<AE title>]
-    settings_type: ClassVar[type]  # set from the class argument: `class Mine(JobProcessorBase[MySettings])`
+    name: ClassVar[str]  # value of `processor` in [ae-titles.<AE title>] that selects this class
+    settings_type: ClassVar[type]  # settings class, from the class argument: `class Mine(JobProcessorBase[MySettings])`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -76,11 +76,11 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
 
     @classmethod
     def describe(cls, settings: SettingsT) -> str:  # noqa: ARG003 - for subclasses
-        """Return one line for operators that explains these settings; `check` and the log show it."""
+        """Return one line that explains these settings to operators; `check` and the log show the line."""
         return ""
 
     def open(self) -> None:
-        """Prepare for the first turn. Called on the lane, outside of a turn."""
+        """Prepare for the first turn. The host calls this method on the lane, outside of a turn."""
 
     @property
     def ae_title(self) -> str:
@@ -91,13 +91,14 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     def handle_instance(self, instance: InstanceStorageInfo) -> None:
         """Handle one received instance.
 
-        Called once for each instance in the order of arrival, and again after a restart or a failed turn.
+        The host calls this method once for each instance in the order of arrival, and again for all pending instances
+        after a restart or a failed turn.
 
-        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive. It has its own
-        `instance_id` and supersedes the earlier instance.
+        With `overwrite-same-instance = true` a duplicate of a pending SOP instance may arrive. The duplicate has its
+        own `instance_id` and supersedes the earlier instance.
 
-        Raise `Unprocessable` to quarantine the instance. The turn is discarded but the processor is kept, so raise
-        before changing any attribute.
+        Raise `Unprocessable` to quarantine the instance. The turn is discarded but the processor is kept, so raise the
+        error before changing any attribute.
         """
 
     def submit_pipeline_job(
@@ -113,9 +114,9 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     ) -> Job:
         """Submit one job, committed with this turn. The instances must be pending at this AE title.
 
-        `metadata` is sent to the platform with the job; the host adds the keys `Source` and `Instances` before it.
+        `metadata` is sent to the platform with the job, after the keys `Source` and `Instances`, which the host adds.
         `submitter` is the name of a [submitters.<name>] table and defaults to the submitter of the AE title. `job_id`
-        has 32 lower-case hexadecimal digits and defaults to random ones; derive it from the purpose of the job to
+        has 32 lower-case hexadecimal digits and is random by default; derive `job_id` from the purpose of the job to
         prevent a second submission. Raises Refused if the submitter does not exist. The turn fails with Refused if a
         job with this `job_id` already exists.
         """
@@ -131,33 +132,33 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         return self.context.submit(request)
 
     def find_job(self, job_id: str) -> Job | None:
-        """Return a job of this AE title in its current state, or None if it is unknown or its record has expired."""
+        """Return a job of this AE title in its current state, or None if its record does not exist or has expired."""
         return self.context.find_job(job_id)
 
     def remove_instances(self, instances: Iterable[InstanceStorageInfo]) -> None:
-        """Release `instances`, committed with this turn: this processor does not need them any longer.
+        """Release `instances`, which this processor does not need any longer. The release is committed with this turn.
 
-        They are not delivered again. Their stored objects are kept until no unfinished job refers to them.
+        Released instances are not delivered again. Their stored objects are kept while unfinished jobs refer to them.
         """
         self.context.remove(instances)
 
     def record(self, event: str, instances: Iterable[InstanceStorageInfo], reason: str) -> None:
-        """Record an event of `instances`, such as "evicted", and its reason for `explain`; committed with this turn.
+        """Record an event of `instances`, such as "evicted", with its reason; the command `explain` shows both.
 
-        Neither text may contain patient data.
+        The record is committed with this turn. `event` and `reason` must not contain patient data.
         """
         self.context.record(event, instances, reason)
 
     def now(self) -> datetime:
         """Return the time of this turn in UTC: the instance's `received_at`, or the time that the timer was set for.
 
-        This is not the wall clock, so that a turn that is repeated after a restart makes the same decision. In `open`,
-        which is not a turn, it is the time of that call.
+        This is not the wall clock, so that a turn that is repeated after a restart makes the same decision. `open` is
+        not a turn: in `open`, `now` returns the time of the call of `open`.
         """
         return self.context.now()
 
     def call_at(self, when: datetime, callback: Callable[[], None]) -> Timer:
-        """Schedule `callback` as a separate turn at `when` (with a time zone), or as soon as possible after it."""
+        """Schedule `callback` as a separate turn at the time `when` (with a time zone), or soon after that time."""
         return self.context.call_at(when, callback)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
@@ -167,31 +168,32 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
         """Read the data set of a stored instance up to its pixel data: (7FE0,0008), (7FE0,0009) or (7FE0,0010).
 
-        The data set contains patient data: keep it out of logs and labels. Raises Unprocessable if the stored object
-        is missing or cannot be parsed.
+        The data set contains patient data: keep its values out of logs and labels. Raises Unprocessable if the stored
+        object is missing or cannot be parsed.
         """
         return self.context.read_header(instance)
 
     @property
     def data_folder(self) -> Path:
-        """An existing folder that only this processor uses, for data that it can rebuild."""
+        """An existing folder that only this processor uses, for data that the processor can rebuild."""
         return self.context.data_folder
 
     def job_changed(self, job: Job) -> None:
-        """React to a state change of a job of this AE title. Called as a separate turn after the change was committed.
+        """React to a state change of a job of this AE title. The call is a separate turn after the change is committed.
 
-        Not called for changes while the processor does not run, such as during a restart: use `find_job` for those.
+        The host does not call this method for changes while the processor does not run, such as during a restart: use
+        `find_job` for those jobs.
         """
 
     def free_space(self, wanted_bytes: int) -> None:
         """Release instances of `wanted_bytes` in total, if possible: the storage backend is nearly full.
 
-        Called as a separate turn every ten seconds until there is enough free space. Associations are rejected when the
-        free space falls below `[storage] reserve`.
+        The host calls this method as a separate turn every ten seconds until there is enough free space. Associations
+        are rejected when the free space falls below `[storage] reserve`.
         """
 
     def waiting(self) -> Iterable[Waiting]:
-        """Return the groups that are waiting, for operators. Called on the lane between turns; must be fast."""
+        """Return the waiting groups, for operators. Must be fast: the host calls it on the lane, between turns."""
         return ()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Values that pass between the network and the first two steps of the flow, association and store.
 
-Protocol code (DIMSE in `net`, others later) converts received messages to requests, calls the steps and translates the
-results to status codes of the protocol. The steps depend on no protocol, and protocol code imports no step.
+Protocol code (at present only DIMSE, in `net`) converts received messages to requests, calls the steps and translates
+the results to status codes of the protocol. The steps depend on no protocol, and protocol code imports no step.
 
 Internal to the core: `dicom_adapter` does not export these values, and plugins do not use them.
 """
@@ -25,7 +25,7 @@ class AssociationRequest:
 
     called_ae_title: str  # without padding
     calling_ae_title: str  # without padding
-    peer_address: str
+    peer_address: str  # IP address of the requestor
     certificate_names: frozenset[str] = frozenset()  # common and DNS names of the requestor's certificate
 
 
@@ -63,9 +63,9 @@ class AssociationDecision:
 class StoreRequest:
     """Request to store one instance, before its data set arrives."""
 
-    ae_title: str  # called
-    calling_ae_title: str
-    peer_address: str
+    ae_title: str  # called AE title, without padding
+    calling_ae_title: str  # without padding
+    peer_address: str  # IP address of the requestor
     association_id: str
     sop_class_uid: str  # from the request (DIMSE: Affected SOP Class UID)
     sop_instance_uid: str  # from the request (DIMSE: Affected SOP Instance UID)
@@ -77,9 +77,9 @@ class StoreOutcome(Enum):
 
     STORED = "stored"  # durable, with a row in the ledger
     ALREADY_STORED = "already stored"  # the same data set is pending; acknowledged
-    SUPERSEDED = "superseded"  # a newer instance with its SOP Instance UID is pending; acknowledged
-    IGNORED = "ignored"  # its SOP class is configured to be ignored; acknowledged
-    DUPLICATE_REFUSED = "duplicate refused"  # another data set with its SOP Instance UID is pending
+    SUPERSEDED = "superseded"  # a newer instance with the same SOP Instance UID is pending; acknowledged
+    IGNORED = "ignored"  # the SOP class is configured to be ignored; acknowledged
+    DUPLICATE_REFUSED = "duplicate refused"  # another data set with the same SOP Instance UID is pending
     SOP_CLASS_NOT_SUPPORTED = "SOP class not supported"
     OUT_OF_SPACE = "out of space"  # the sender may try again later
     DOES_NOT_MATCH = "does not match"  # the data set contradicts the request
@@ -102,9 +102,9 @@ class StoreResult:
     """Result of a request to store an instance, with its reason."""
 
     outcome: StoreOutcome
-    reason: str = ""  # never patient data; of a stored instance, the reason why it is quarantined, or ""
-    instance: InstanceStorageInfo | None = None  # the stored instance; None if it was not stored
-    duplicate_of: int | None = None  # id of the pending duplicate that prevented the storing
+    reason: str = ""  # reason of the result, without patient data; for STORED the reason of a quarantine, or ""
+    instance: InstanceStorageInfo | None = None  # the stored instance; None if no instance was stored
+    duplicate_of: int | None = None  # id of the pending duplicate because of which no instance was stored
 
 
 class IncomingDataSet(Protocol):

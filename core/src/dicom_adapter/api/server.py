@@ -8,19 +8,21 @@ from abc import ABC, abstractmethod
 class Server(ABC):
     """Base class of the servers that a plugin provides. The host starts, watches and stops them.
 
-    The host calls `start` again after a pause if it raises, or if `is_alive` returns False.
+    If `start` raises, or `is_alive` returns False, the host pauses and then calls `start` again.
     """
 
-    name: str  # shown by `status`, such as "gRPC LUNG"; the last one wins if a plugin uses a name twice
+    name: (
+        str  # shown by `status`, such as "gRPC LUNG"; of two servers of one plugin with one name, only the last is used
+    )
 
     @abstractmethod
     def start(self) -> None:
-        """Start serving on separate threads. Raises OSError if it cannot bind its address."""
+        """Start serving on separate threads. Raises OSError if the server cannot bind its address."""
 
     @abstractmethod
     def is_alive(self) -> bool:
-        """Return whether the server is running. Must return at once; the host reports a call that hangs."""
+        """Return whether the server is running. Must return at once; `status` reports a call that does not return."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Stop serving and release the port. Called once after each successful `start`."""
+        """Stop serving and release the port. The host calls this method once after each successful `start`."""

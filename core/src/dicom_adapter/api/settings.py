@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from attrs import NOTHING, Attribute, field
 
-PREFIX = "dicom_adapter.prefix"
-HELP = "dicom_adapter.help"
+PREFIX = "dicom_adapter.prefix"  # metadata key of an attrs field: its `prefix`
+HELP = "dicom_adapter.help"  # metadata key of an attrs field: its `help`
 
 Number = TypeVar("Number", int, float)
 Validator = Callable[[Any, "Attribute[Any]", Any], None]
@@ -35,8 +35,8 @@ def setting(
     A setting with a `default` or `factory` is optional. `validator` has the signature of attrs, `validator(instance,
     attribute, value)`. `instance` is None, because settings are validated one by one so that all errors are reported
     together. A validator raises ValueError with a message that continues after the value, such as "must be at least 5
-    seconds". The first line of its docstring, such as "at least 5 seconds", is the rule in the reference
-    documentation. `help` describes the setting there.
+    seconds". The reference documentation shows `help` as the description of the setting, and the first line of the
+    validator's docstring, such as "at least 5 seconds", as its rule.
     """
     metadata = {HELP: help, PREFIX: prefix}
     if factory is not None:
@@ -45,7 +45,7 @@ def setting(
 
 
 def at_least(minimum: Number, unit: str = "") -> Validator:
-    """Return a validator: the value is None, or `minimum` or greater."""
+    """Return a validator that accepts None and numbers of at least `minimum`."""
 
     def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
         if value is not None and value < minimum:
@@ -56,7 +56,7 @@ def at_least(minimum: Number, unit: str = "") -> Validator:
 
 
 def between(low: Number, high: Number, unit: str = "") -> Validator:
-    """Return a validator: the value is None, or between `low` and `high`, both included."""
+    """Return a validator that accepts None and numbers from `low` to `high`, both included."""
 
     def check(_instance: Any, _attribute: Attribute[Any], value: Number | None) -> None:
         if value is not None and not low <= value <= high:

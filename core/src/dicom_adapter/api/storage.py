@@ -1,7 +1,7 @@
 """`StorageBackend`: keeps stored objects, which are Part 10 files (PS3.10), until no job needs them any more.
 
-The ledger records which stored object belongs to which instance. A backend handles only keys and bytes. It generates
-the keys; they never contain data that a peer sent (AE titles, UIDs, patient IDs).
+The ledger records which stored object belongs to which instance. A backend handles only keys and bytes. The backend
+generates the keys. A key never contains data that a peer sent (AE titles, UIDs, patient IDs).
 """
 
 from __future__ import annotations
@@ -39,22 +39,23 @@ class InstanceWriter(ABC):
         """
 
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Append all pieces, as `write` does for each. Override it if one call for several pieces is faster."""
+        """Append all pieces in order. Override this method if one call for several pieces is faster than several."""
         for piece in pieces:
             self.write(piece)
 
     def write_recovery_record(self, record: bytes) -> None:
-        """Store `record` with the object, but not as a part of its content. Called at most once, before `finish`.
+        """Store `record` with the object, but not as a part of its content.
 
-        Called only if the backend has `keeps_recovery_records`. Raises ValueError when the record is longer than the
-        backend can store (it must accept 1000 bytes). The core then stores the object without a record, and syncs the
-        ledger before it acknowledges the instance.
+        The core calls this method at most once, before `finish`, and only if the backend has `keeps_recovery_records`.
+        Raises ValueError when the record is longer than the backend can store. A backend must accept records of 1000
+        bytes. After the error, the core stores the object without a record, and syncs the ledger before it acknowledges
+        the instance.
         """
         raise NotImplementedError(f"{type(self).__name__} does not keep recovery records")
 
     @abstractmethod
     def finish(self) -> str:
-        """Complete the file and return its key. It is durable when `StorageBackend.sync` has returned for that key."""
+        """Complete the file and return its key. The file is durable when `StorageBackend.sync` of the key returns."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -68,14 +69,14 @@ class StorageBackend(ABC, Generic[SettingsT]):
     processes at once, then `close`. `recover` is called once per start of the service, before any process writes.
 
     **Recovery records.** An instance is acknowledged when its stored object and its row in the ledger are durable. That
-    takes two syncs: one of the storage, one of the ledger. A backend can make the second one unnecessary. It stores a
-    *recovery record*, a few hundred bytes, with the object and in the same sync. The record holds everything that the
-    core needs to enter the row again. The ledger then gets the row without a sync, and is synced about once per second
-    for all instances together: this is the *checkpoint*. If the power fails before the checkpoint, rows are missing
-    from the ledger, and the core enters them again from the recovery records at the next start.
+    takes two syncs: a sync of the storage and a sync of the ledger. A backend can make the second sync unnecessary: it
+    stores a *recovery record*, a few hundred bytes, with the object and in the same sync. The record holds everything
+    that the core needs to enter the row again. The ledger then gets the row without a sync, and is synced about once
+    per second for all instances together. This sync is the *checkpoint*. If the power fails before the checkpoint, rows
+    are missing from the ledger, and the core enters them again from the recovery records at the next start.
 
-    A backend offers this with `keeps_recovery_records = True`. The content of a record is opaque to it. The receiver
-    calls, in this order::
+    A backend that stores recovery records sets `keeps_recovery_records = True`. The content of a record is opaque to
+    the backend. The receiver calls, in this order::
 
         writer = storage.writer()
         writer.write_pieces(pieces)           # as often as data arrives
@@ -94,17 +95,17 @@ class StorageBackend(ABC, Generic[SettingsT]):
 
     - After `sync`, the record survives everything that the object survives: the end of the process and, if
       `StorageContext.durable` is set, a power loss. An object that survives still has its record.
-    - A record is kept until one of these: `checkpoint` is called after the `sync` of its key; a block of
-      `unconfirmed_records` that returned it ends without an exception; its object is deleted. After that it is never
-      returned again.
+    - A record is kept until one of these events: `checkpoint` is called after the `sync` of its key; a block of
+      `unconfirmed_records` that returned the record ends without an exception; its object is deleted. After that event
+      the record is never returned again.
     - Records of a process that still runs are not returned to another process: several receivers use one storage.
     """
 
-    name: ClassVar[str]  # the value of `[storage] backend` that selects it
+    name: ClassVar[str]  # value of `backend` in [storage] that selects this class
     keeps_recovery_records: ClassVar[bool] = False
     """True if the backend implements `write_recovery_record`, `checkpoint` and `unconfirmed_records`. If False, the
     core syncs the ledger before every acknowledgement."""
-    settings_type: ClassVar[type]  # set from the class argument: `class Mine(StorageBackend[MySettings])`
+    settings_type: ClassVar[type]  # settings class, from the class argument: `class Mine(StorageBackend[MySettings])`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -132,21 +133,21 @@ class StorageBackend(ABC, Generic[SettingsT]):
         """
 
     def checkpoint(self) -> None:
-        """Drop recovery records: the ledger now holds, durably, the rows of all objects that this backend has synced.
+        """Drop the recovery records of all objects that this backend has synced: their rows are durable in the ledger.
 
-        Called about once per second while instances arrive, and when the receiver stops; never during a `sync`.
-        Objects that are finished but not synced keep their records. If a process ends without this call, the next
-        start finds its records with `unconfirmed_records`.
+        The receiver calls this method about once per second while instances arrive, and when it stops, but never during
+        a `sync`. Objects that are finished but not synced keep their records. If a process ends without this call, the
+        next start gets its records from `unconfirmed_records`.
         """
 
     @contextmanager
     def unconfirmed_records(self) -> Iterator[Sequence[tuple[str, bytes]]]:
-        """Context manager: the (key, record) pairs of ended processes that no `checkpoint` has covered.
+        """Context manager: returns the (key, record) pairs of ended processes that no `checkpoint` has covered.
 
-        The receiver enters it once per start, before it accepts associations. When the block ends without an exception,
-        the ledger holds the rows durably, and these records are never returned again. When it raises, the next caller
-        gets them again. Objects that were deleted are not among them; objects that were finished and not synced may be,
-        if object and record are complete.
+        The receiver uses this context manager once per start, before it accepts associations. When the block ends
+        without an exception, the rows are durable in the ledger, and these records are never returned again. When the
+        block raises, the next caller gets the same records again. Records of deleted objects are not returned. Records
+        of objects that were finished but not synced may be returned, if object and record are complete.
         """
         yield ()
 

@@ -25,7 +25,7 @@ class SubmitterContext:
     """Information from the core for each submitter, besides the submitter's settings."""
 
     name: str  # name of the [submitters.<name>] table
-    data_folder: Path  # reserved for this submitter, which creates it if needed
+    data_folder: Path  # folder for data of this submitter only; the submitter creates the folder if needed
 
 
 @frozen(kw_only=True)
@@ -48,8 +48,8 @@ class Submitter(ABC, Generic[SettingsT]):
     that a repetition cannot fix (the job becomes faulted). Any other exception is a bug and faults the job.
     """
 
-    name: ClassVar[str]  # selected by `type = "<name>"` in [submitters.<name>]
-    settings_type: ClassVar[type]  # set from the class argument: `class Mine(Submitter[MySettings])`
+    name: ClassVar[str]  # value of `type` in a [submitters.<name>] table that selects this class
+    settings_type: ClassVar[type]  # settings class, from the class argument: `class Mine(Submitter[MySettings])`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -60,11 +60,11 @@ class Submitter(ABC, Generic[SettingsT]):
         self.context = context
 
     def open(self) -> None:
-        """Prepare for use. Must not wait for the platform, which may be down for hours."""
+        """Prepare for use. The method must not wait for the platform, which may be down for hours."""
 
     @abstractmethod
     def create_job(self, job: Job) -> PlatformJob:
-        """Create the job on the platform without starting it. Return the existing job if `job.job_id` is known."""
+        """Create the job on the platform without starting it. If the job with `job.job_id` exists there, return it."""
 
     @abstractmethod
     def add_metadata(self, job: Job, metadata: Mapping[str, str]) -> None:
@@ -72,7 +72,7 @@ class Submitter(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def upload(self, job: Job, upload: Upload) -> None:
-        """Upload one instance. Called concurrently for one job. A repetition must not add the instance twice."""
+        """Upload one instance. A repetition must not add the instance twice. Several instances are uploaded at once."""
 
     @abstractmethod
     def start(self, job: Job) -> None:

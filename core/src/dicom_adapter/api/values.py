@@ -18,14 +18,14 @@ class InstanceStorageInfo:
     calling_ae_title: str  # calling AE title (PS3.8 9.3.2), without padding
     peer_address: str  # IP address of the requestor
     association_id: str  # assigned by the adapter, unique
-    sop_class_uid: str  # (0008,0016); attributes and UIDs as in PS3.3 C.12.1
+    sop_class_uid: str  # (0008,0016), PS3.3 C.12.1
     sop_instance_uid: str  # (0008,0018)
     study_instance_uid: str  # (0020,000D)
     series_instance_uid: str  # (0020,000E)
-    transfer_syntax_uid: str  # of the accepted presentation context; the data set is stored as received
+    transfer_syntax_uid: str  # transfer syntax of the accepted presentation context; the data set is stored as received
     patient_id: str = field(repr=False)  # (0010,0020), "" when absent; never logged
     issuer_of_patient_id: str = field(repr=False)  # (0010,0021), "" when absent; never logged
-    received_at: datetime  # UTC; when the last fragment of the data set arrived
+    received_at: datetime  # time in UTC at which the last fragment of the data set arrived
     storage_key: str  # name of the stored object in the storage backend
     size_bytes: int  # size of the stored Part 10 file (PS3.10)
     checksum: int  # CRC-32 (ISO 3309) of the encoded data set
@@ -43,13 +43,13 @@ class JobPriority(str, Enum):
 class JobState(str, Enum):
     """State of a job. The table at the top of `flow/submit/steps.py` has the allowed transitions."""
 
-    QUEUED = "queued"
-    CREATED = "created"
-    METADATA_SENT = "metadata-sent"
-    UPLOADED = "uploaded"
-    SUBMITTED = "submitted"
-    FAULTED = "faulted"
-    CANCELLED = "cancelled"
+    QUEUED = "queued"  # committed by the processor, and not yet created on the platform
+    CREATED = "created"  # exists on the platform, without metadata and instances
+    METADATA_SENT = "metadata-sent"  # all metadata are on the platform
+    UPLOADED = "uploaded"  # all instances are on the platform
+    SUBMITTED = "submitted"  # started on the platform; the last state of a successful job
+    FAULTED = "faulted"  # given up after a permanent error or too many retries
+    CANCELLED = "cancelled"  # cancelled by an operator
 
 
 @frozen(kw_only=True)
@@ -65,18 +65,18 @@ class Job:
     instance_count: int
     metadata: Mapping[str, str] = field(factory=dict, repr=False)  # may contain configured DICOM values
     state: JobState = JobState.QUEUED
-    created_at: datetime  # UTC; when the processor submitted the job
-    changed_at: datetime  # UTC; when the state last changed
-    attempts: int = 0  # failed attempts of the next step
-    next_attempt_at: datetime | None = None  # UTC; None means as soon as possible
-    last_error: str = ""  # without patient data
-    platform_job_id: str = ""
-    platform_payload_id: str = ""
+    created_at: datetime  # time in UTC at which the processor submitted the job
+    changed_at: datetime  # time in UTC of the last change of `state`
+    attempts: int = 0  # number of failed attempts of the next step
+    next_attempt_at: datetime | None = None  # time in UTC of the next attempt; None means as soon as possible
+    last_error: str = ""  # message of the last error, without patient data
+    platform_job_id: str = ""  # id that the platform assigned; "" before CREATED
+    platform_payload_id: str = ""  # id of the uploaded data that the platform assigned; may be ""
     repeated: bool = False  # the next step was attempted before and may have reached the platform
     faulted_in: JobState | None = None  # the state whose step failed permanently; None if the job is not faulted
     cancel_requested: bool = False  # an operator has cancelled the job; the platform may still run it
     platform_state: str = ""  # state of a started job as last reported by the platform, not translated
-    platform_detail: str = ""
+    platform_detail: str = ""  # explanation of `platform_state` as reported by the platform
     platform_finished: bool = False  # `platform_state` is final
 
 
@@ -90,7 +90,7 @@ class JobRequest:
     instances: tuple[InstanceStorageInfo, ...]
     metadata: Mapping[str, str] = field(factory=dict)
     submitter: str | None = None  # None: the submitter of the AE title
-    job_id: str | None = None  # None: a random one
+    job_id: str | None = None  # None: a random id
 
 
 @frozen(kw_only=True)
@@ -98,7 +98,7 @@ class PlatformJob:
     """Identifiers that the platform assigned to a created job."""
 
     job_id: str
-    payload_id: str = ""
+    payload_id: str = ""  # id of the folder or collection for the uploaded instances; "" if the platform has none
 
 
 @frozen(kw_only=True)
@@ -107,16 +107,16 @@ class PlatformStatus:
 
     state: str  # as the platform names it, such as "running"
     finished: bool  # `state` is final
-    detail: str = ""
+    detail: str = ""  # explanation of `state`
 
 
 @frozen(kw_only=True)
 class Waiting:
-    """A waiting group of a processor, as shown to operators."""
+    """A group of pending instances that a processor has not submitted yet, as shown to operators."""
 
     label: str  # name of the group without patient data, such as "study 1.2.3" or "patient #5f3a"
     instance_count: int
-    until: datetime | None  # UTC; None if no time is set, such as for data that is kept until requested
+    until: datetime | None  # time in UTC at which the group is due; None if it has no such time, as in a cache
 
 
 @frozen(kw_only=True)

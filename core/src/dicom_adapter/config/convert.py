@@ -1,7 +1,7 @@
 """The strict converter: converts TOML values to frozen attrs values, or raises all errors.
 
-It is a cattrs converter. It raises exception groups of cattrs, whose notes contain the key or index of each error;
-`problems.flatten` makes a list of them.
+The converter is a cattrs converter. It raises exception groups of cattrs, whose notes contain the key or index of each
+error; `problems.flatten` converts a group to a list of errors.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dicom_adapter.api.settings import ByteSize, Secret, at_least, between, sett
 from dicom_adapter.config.names import Address, Network
 
 DAY_S = 86_400
-SHORTEST_TOKEN = 16  # characters: shorter ones can be guessed
+SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 SMALLEST_PDU, LARGEST_PDU = 4096, 1_048_576  # bytes; PS3.8 sets no bounds: these limit memory and round trips
 
@@ -32,15 +32,15 @@ def _validate_pdu_length(_instance: Any, _attribute: Attribute[Any], value: int)
 class TlsProfile(str, Enum):
     """A secure transport connection profile of PS3.15 annex B."""
 
-    BCP195 = "bcp195"  # cipher suites that BCP 195 recommends, and those that it permits for older peers
-    NON_DOWNGRADING = "bcp195-non-downgrading"  # only cipher suites that BCP 195 recommends
+    BCP195 = "bcp195"  # the cipher suites that BCP 195 recommends, and the suites that it permits for older peers
+    NON_DOWNGRADING = "bcp195-non-downgrading"  # only the cipher suites that BCP 195 recommends
 
 
 class ClientCertificates(str, Enum):
     """The policy for client certificates."""
 
-    REQUIRED = "required"
-    OPTIONAL = "optional"  # a certificate that is presented must be valid
+    REQUIRED = "required"  # a client must present a valid certificate
+    OPTIONAL = "optional"  # a client may present no certificate; if it presents one, the certificate must be valid
 
 
 @frozen(kw_only=True)
@@ -68,7 +68,8 @@ class TlsConfig:
         default=None,
         help=(
             "Policy for client certificates; if omitted, they are required when `client-ca` is set. With "
-            '`"optional"`, a certificate that is presented must still be valid. Requires `client-ca`.'
+            '`"optional"`, a client may present no certificate; if it presents one, the certificate must be valid. '
+            "This key requires `client-ca`."
         ),
     )
     profile: TlsProfile = setting(default=TlsProfile.BCP195, help="TLS profile of PS3.15 annex B.")
@@ -83,30 +84,38 @@ class DicomConfig:
     """[dicom]: the listening port and the limits of associations."""
 
     port: int = setting(
-        default=11112, validator=between(0, 65535), help="TCP port; 0 selects any free one. `run --port` overrides it."
+        default=11112,
+        validator=between(0, 65535),
+        help="TCP port; 0 selects any free port. `run --port` overrides this key.",
     )
     bind: Address = setting(default="0.0.0.0", help='IP address to listen on; `"127.0.0.1"` for this machine only.')  # noqa: S104 - modalities are elsewhere
     receivers: int = setting(
         default=1,
         validator=between(1, 64),
-        help="Number of receivers, on the same port. They share `max-associations`, which must not be lower.",
+        help=(
+            "Number of receivers, on the same port. They share `max-associations`, which must be at least the number "
+            "of receivers."
+        ),
     )
     max_associations: int = setting(
         default=25,
         validator=between(1, 1000),
-        help="Maximum number of open associations. Further ones are rejected as transient.",
+        help="Maximum number of open associations. Further associations are rejected as transient.",
     )
     max_associations_per_peer: int | None = setting(
         default=None,
         validator=optional(between(1, 1000)),
         help=(
-            "Maximum number of open associations from one IP address. Further ones are rejected as transient. If "
-            "omitted, one peer may open all of them."
+            "Maximum number of open associations from one IP address. Further associations are rejected as transient. "
+            "If omitted, only `max-associations` limits the associations of one address."
         ),
     )
     proxies: tuple[Network, ...] = setting(
         default=(),
-        help="Load balancers. Their connections must begin with a header of the PROXY protocol; no others may.",
+        help=(
+            "Addresses or networks of load balancers. Connections from these addresses must begin with a PROXY "
+            "protocol header; connections from other addresses must not."
+        ),
     )
     association_timeout: float = setting(
         default=30.0,
@@ -137,7 +146,7 @@ class DicomConfig:
     drain_timeout: float = setting(
         default=30.0,
         validator=between(0, DAY_S, "seconds"),
-        help="Seconds to wait for open associations at a stop; after that they are aborted.",
+        help="Seconds to wait for the end of open associations at a stop; after that time they are aborted.",
     )
     max_pdu: int = setting(
         default=131_072,
@@ -148,8 +157,8 @@ class DicomConfig:
         default=ByteSize(16 * 10**9),
         validator=at_least(1, "bytes"),
         help=(
-            'Maximum size of a data set, in bytes or as text, for example `"16 GB"`. A larger one is refused with '
-            "status 0xC000, and the received part is deleted."
+            'Maximum size of a data set, in bytes or as text, for example `"16 GB"`. A larger data set is refused '
+            "with status 0xC000, and the bytes already received are deleted."
         ),
     )
     tls: TlsConfig | None = setting(default=None, help="DICOM over TLS; if omitted, connections are not encrypted.")
@@ -158,7 +167,7 @@ class DicomConfig:
         if self.receivers > self.max_associations:
             raise ValueError(
                 f"receivers = {self.receivers} must not be above max-associations = {self.max_associations}, "
-                "which they share"
+                "which the receivers share"
             )
 
     def share_of(self, receiver: int) -> DicomConfig:
@@ -184,8 +193,8 @@ class HttpConfig:
         default=8042,
         validator=between(0, 65535),
         help=(
-            "TCP port; 0 selects any free one, which is logged (`http_listening`). If the port is not available, "
-            "the start fails."
+            "TCP port; 0 selects any free port; its number is logged (`http_listening`). If the port is not "
+            "available, the start fails."
         ),
     )
     bind: Address = setting(

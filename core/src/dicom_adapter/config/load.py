@@ -53,7 +53,7 @@ def structure(document: Mapping[str, Any], *, folder: Path, catalogue: Catalogue
 def plugin_settings(text: str | bytes) -> PluginsConfig:
     """Return the table [plugins], or its defaults if it is invalid; `load` reports the problems.
 
-    It is read before all other tables, because `load` needs the loaded plugins, and disabled ones must not be loaded.
+    This table is read before all others, because `load` needs the plugins, and disabled plugins must not be loaded.
     """
     try:
         found: PluginsConfig = make_converter(Path()).structure(_parse(text).get("plugins", {}), PluginsConfig)
@@ -74,7 +74,7 @@ def ledger_url(text: str, *, folder: Path) -> str | None:
 
 
 def tables_of(text: str) -> dict[str, Any]:
-    """Return the parsed document as it is, or an empty one if it is not TOML."""
+    """Return the parsed document without any conversion, or an empty document if `text` is not TOML."""
     try:
         return _parse(text)
     except ValueError:
@@ -88,7 +88,7 @@ def _parse(text: str | bytes) -> dict[str, Any]:
         return tomli.loads(text.removeprefix("\ufeff"))
     except RecursionError:
         raise ValueError("the file is not usable: its lists or tables are nested too deeply") from None
-    except ValueError as error:  # of tomli, and of Python for integers of thousands of digits
+    except ValueError as error:  # raised by tomli, and by Python for integers of thousands of digits
         lines = text.splitlines() or [""]
         end = f"at the end of the file, line {len(lines)}, column {len(lines[-1]) + 1}"
         raise ValueError(f"the file is not TOML: {str(error).replace('at end of document', end)}") from None
@@ -103,7 +103,10 @@ def _decode(data: bytes) -> str:
 
 
 def _submitter_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    """Yield AE titles without a valid submitter. Reads the document, to report all problems together."""
+    """Yield a problem for each AE title without a valid submitter.
+
+    The document is read before its conversion, to report these problems together with those of the converter.
+    """
     submitters, ae_titles = document.get("submitters"), document.get("ae-titles")
     if not submitters or not isinstance(submitters, dict):
         return  # the converter reports this problem
@@ -126,7 +129,7 @@ def _unknown_submitter(where: Where, name: object, submitters: Mapping[str, Any]
 
 
 def _certificate_problems(document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    """Yield callers with a certificate if no client certificates are requested."""
+    """Yield a problem for each caller that must have a certificate, if no client certificates are requested."""
     dicom, ae_titles = document.get("dicom"), document.get("ae-titles")
     tls = dicom.get("tls") if isinstance(dicom, dict) else None
     if isinstance(tls, dict) and "client-ca" in tls:

@@ -22,7 +22,7 @@ from dicom_adapter.config.names import AeTitle, Keyword, LedgerUrl, Network, Sub
 from dicom_adapter.config.tables import DERIVED
 from dicom_adapter.config.transfer_syntaxes import TransferSyntax
 
-YEAR_S = 366 * DAY_S  # the longest wait: more is a mistake, and exceeds the range of some clocks
+YEAR_S = 366 * DAY_S  # longest accepted time: a longer time is a mistake, and exceeds the range of some clocks
 
 
 def derived(*, default: Any, help: str) -> Any:  # noqa: A002 - as in `setting`
@@ -86,22 +86,22 @@ def default_ledger_url(storage_path: Path) -> str:
 
 @frozen(kw_only=True)
 class StorageConfig:
-    """[storage]: where instances are stored. All other keys are settings of the backend."""
+    """[storage]: the storage backend and its limits. All keys without a field below are settings of the backend."""
 
     backend: str = setting(default="local", help="Name of the storage backend, as `dicom-adapter plugins` lists it.")
     path: Path = setting(help="The adapter's data folder; it is created if it does not exist.")
     watermark_percent: int = setting(
         default=85,
         validator=between(1, 100),
-        help="Used share of the space, in percent, from which associations are rejected; 100 disables the limit.",
+        help=("Associations are rejected when this percentage of the space, or more, is used; 100 disables the limit."),
     )
     reserve: ByteSize = setting(
         default=ByteSize(5 * 10**9),
         validator=at_least(0, "bytes"),
         help=(
-            'Space to keep free, in bytes or as text, for example `"5 GB"`. Below it associations are rejected, and '
-            "instances that would use it up are refused; 0 disables the limit. `kB`, `MB`, `GB` and `TB` are powers "
-            "of 1000; `KiB`, `MiB`, `GiB` and `TiB` are powers of 1024."
+            'Space to keep free, in bytes or as text, for example `"5 GB"`. If less space is free, associations are '
+            "rejected; an instance that would leave less is refused. 0 disables the limit. `kB`, `MB`, `GB` and `TB` "
+            "are powers of 1000; `KiB`, `MiB`, `GiB` and `TiB` are powers of 1024."
         ),
     )
     quarantine_quota: ByteSize = setting(
@@ -109,8 +109,8 @@ class StorageConfig:
         validator=at_least(0, "bytes"),
         help=(
             "Space that the quarantined instances and the instances of faulted jobs of one AE title may use, in "
-            'bytes or as text, for example `"20 GB"`. Above it, associations to that AE title are rejected until an '
-            "operator frees space."
+            'bytes or as text, for example `"20 GB"`. If they use more, associations to that AE title are rejected '
+            "until an operator frees space."
         ),
     )
     durability: Durability = setting(
@@ -135,8 +135,9 @@ class LedgerConfig:
         default=30.0,
         validator=between(0, 3660, "days"),
         help=(
-            "Days for which reclaimed instances, finished jobs and events are kept. Instances that are pending, in "
-            "quarantine or part of an unfinished or faulted job are kept at least as long as they are in that state."
+            "Days for which the records of reclaimed instances, finished jobs and events are kept. Records of "
+            "instances that are pending, in quarantine or in an unfinished or faulted job are kept at least until "
+            "that state ends."
         ),
     )
 
@@ -153,7 +154,7 @@ class LogConfig:
 
 @frozen(kw_only=True)
 class SubmitterConfig:
-    """[submitters.<name>]: a connection to a platform. All other keys are settings of the submitter."""
+    """[submitters.<name>]: a connection to a platform. All keys without a field below are the submitter's settings."""
 
     type: str = setting(help="Name of the submitter, as `dicom-adapter plugins` lists it.")
     parallel: int = setting(
@@ -166,13 +167,16 @@ class SubmitterConfig:
         validator=between(0, YEAR_S, "seconds"),
         help=(
             "Seconds for which retriable errors of a job are retried, counted from the first failure of a step; "
-            "after that the job is faulted."
+            "after this time the job is faulted."
         ),
     )
     retry_first: float = setting(
         default=2.0,
         validator=between(0.1, DAY_S, "seconds"),
-        help="Seconds before the first retry. Each later pause is twice as long; jitter shortens each by up to half.",
+        help=(
+            "Seconds before the first retry. Each later pause is twice as long as the pause before; jitter shortens "
+            "each pause by up to half."
+        ),
     )
     retry_most: float = setting(
         default=300.0,
@@ -184,8 +188,8 @@ class SubmitterConfig:
         validator=optional(between(0.1, DAY_S, "seconds")),
         help="Seconds between two status queries for a started job; if omitted, the platform is not queried.",
     )
-    settings: Any = derived(default=None, help="Settings of the submitter; None if it is unavailable.")
-    unavailable: str = derived(default="", help="Reason why the submitter cannot be used; empty if it can.")
+    settings: Any = derived(default=None, help="Settings of the submitter; None if the submitter is unavailable.")
+    unavailable: str = derived(default="", help="Reason why the submitter cannot be used; empty if it can be used.")
 
     def __attrs_post_init__(self) -> None:
         if self.retry_most < self.retry_first:
@@ -229,20 +233,20 @@ class AeTitleConfig:
         default=None,
         validator=optional(not_empty),
         help=(
-            "UIDs of the transfer syntaxes that are accepted for storage. If omitted, all of DICOM are, except those "
-            "that the adapter does not support."
+            "UIDs of the transfer syntaxes that are accepted for storage. If omitted, all transfer syntaxes of DICOM "
+            "that the adapter supports are accepted."
         ),
     )
     unknown_transfer_syntaxes: bool = setting(
         default=False,
         help=(
-            "If true, a transfer syntax that DICOM does not define, such as a private one, is accepted where a "
-            "presentation context proposes no other that is acceptable. Its data sets must be encoded in explicit VR "
-            "little endian."
+            "If true, a transfer syntax that DICOM does not define, such as a private transfer syntax, is accepted if "
+            "a presentation context proposes no acceptable transfer syntax of DICOM. Its data sets must be encoded in "
+            "explicit VR little endian."
         ),
     )
     overwrite_same_instance: bool = setting(
-        default=False, help="If true, a duplicate of a pending instance replaces the earlier one."
+        default=False, help="If true, a duplicate of a pending instance replaces the pending instance."
     )
     wrong_encoding: WrongEncoding = setting(
         default=WrongEncoding.REFUSE,
@@ -252,7 +256,8 @@ class AeTitleConfig:
         ),
     )
     submitter: str | None = setting(
-        default=None, help="Name of a `[submitters.<name>]` table; if omitted, `default-submitter` or the only one."
+        default=None,
+        help="Name of a `[submitters.<name>]` table; if omitted, `default-submitter` or the only submitter.",
     )
     metadata: tuple[Keyword, ...] = setting(
         default=(),
@@ -262,7 +267,7 @@ class AeTitleConfig:
         ),
     )
     settings: Any = setting(default=None, help="Settings of the processor.")
-    unavailable: str = derived(default="", help="Reason why the processor cannot be used; empty if it can.")
+    unavailable: str = derived(default="", help="Reason why the processor cannot be used; empty if it can be used.")
 
 
 @frozen(kw_only=True)
@@ -298,8 +303,8 @@ class Config:
     default_submitter: str | None = setting(
         default=None,
         help=(
-            "Submitter of the AE titles that do not name one. Required only if there are several submitters: a "
-            "single one is the default automatically."
+            "Submitter of the AE titles that do not name a submitter. Required only if there are several submitters: "
+            "a single submitter is the default."
         ),
     )
     ae_titles: Mapping[AeTitle, AeTitleConfig] = setting(
@@ -321,7 +326,7 @@ class Config:
         return next(iter(self.submitters))
 
     def unavailable(self, ae_title: str) -> str:
-        """Return the reason why this AE title cannot be served, or "" if it can."""
+        """Return the reason why this AE title cannot be served, or "" if it can be served."""
         reason = self.ae_titles[ae_title].unavailable
         name = self.submitter_for(ae_title)
         submitter_reason = self.submitters[name].unavailable

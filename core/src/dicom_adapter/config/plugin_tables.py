@@ -25,11 +25,11 @@ class PluginChoice:
     """The plugin that a table selects, or the reason why it is not available."""
 
     settings_type: type | None
-    reason: str = ""  # "" if it is available
+    reason: str = ""  # "" if the plugin is available
 
 
 def choose(kind: str, name: object, installed: Mapping[str, Any], catalogue: Catalogue) -> PluginChoice:
-    """Find the plugin that a table selects. The converter reports a name that is not a text."""
+    """Find the plugin that a table selects by `name`. The converter reports a `name` that is not a text."""
     if not isinstance(name, str):
         return PluginChoice(None)
     if name in installed:
@@ -51,7 +51,10 @@ class PluginTables:
         converter.register_structure_hook(CallerConfig, partial(_caller, converter))
 
     def problems(self, document: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-        """Yield tables whose plugin is not available. Reads the document, to report all problems together."""
+        """Yield a problem for each table whose plugin is not available.
+
+        The document is read before its conversion, to report these problems together with those of the converter.
+        """
         backend = self._backend(_table(document, "storage")).reason
         if backend:
             yield ConfigProblem(where=("storage", "backend"), message=f"needs {backend}")
@@ -79,7 +82,7 @@ class PluginTables:
         return self._open_table(table, SubmitterConfig, choice, unavailable=choice.reason)
 
     def _open_table(self, table: Any, cls: type, choice: PluginChoice, **derived: Any) -> Any:
-        """Convert a table that also has the keys of the plugin's settings. Without the plugin, they are not checked."""
+        """Convert a table that also has the keys of the plugin's settings. Without the plugin, no key is checked."""
         reader = TableReader(self._converter, table, cls)
         reader.arguments.update(derived)
         if choice.settings_type is None:

@@ -16,7 +16,7 @@ from cattrs.errors import AttributeValidationNote, IterableValidationNote
 from dicom_adapter.api.settings import Secret
 from dicom_adapter.config.names import Undisclosed
 
-SHOWN_CHARACTERS = 60  # of a value in a message: enough to find the value in the file
+SHOWN_CHARACTERS = 60  # number of characters of a value in a message: enough to find the value in the file
 SUBJECTS = {"ae-titles": "AE title", "submitters": "submitter"}
 BARE_KEY = re.compile(r"[A-Za-z0-9_<>-]+")  # bare keys of TOML, and <name> for a missing key
 
@@ -29,16 +29,16 @@ class ConfigProblemKind(str, Enum):
     """The consequence of a problem."""
 
     INVALID = "invalid"  # the service cannot start
-    UNAVAILABLE = "unavailable"  # only the AE titles that need it are not served
+    UNAVAILABLE = "unavailable"  # the service starts without the AE titles that need the missing plugin
 
 
 @frozen(kw_only=True)
 class ConfigProblem:
-    """One problem. Its text has subject, value, rule and next step."""
+    """One problem of a configuration. `str` returns subject, value, rule and next step."""
 
-    where: Where = ()  # keys and 0-based list indices, from the top level of the file
-    message: str  # continues after the value
-    value: str = ""  # as text; "" if it is missing or must not be shown
+    where: Where = ()  # place of the value: keys and 0-based list indices, from the top level of the file
+    message: str  # rule and next step, in words that continue after the value
+    value: str = ""  # the value as text; "" if the value is missing or must not be shown
     kind: ConfigProblemKind = field(default=ConfigProblemKind.INVALID)
 
     @property
@@ -92,7 +92,7 @@ def _note(error: Exception) -> Note | None:
 
 
 def message(error: Exception) -> str:
-    """Return the message of an error. The errors of attrs validators have further arguments."""
+    """Return the message of an error, without the further arguments that errors of attrs validators have."""
     if len(error.args) > 1 and isinstance(error.args[1], attrs.Attribute):
         return str(error.args[0])
     return str(error) if isinstance(error, (ValueError, TypeError)) else f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Conversion of single TOML values: each type accepts exactly its own values; nothing is guessed.
+"""Conversion of single TOML values: each type accepts only values of its own TOML type.
 
 Messages continue after the value, such as "must be a whole number".
 """

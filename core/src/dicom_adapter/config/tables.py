@@ -20,7 +20,7 @@ from dicom_adapter.config.names import Undisclosed
 from dicom_adapter.config.problems import mask_secrets, may_contain_secret, message, with_note
 from dicom_adapter.config.suggest import listed, suggestion
 
-DERIVED = "dicom_adapter.derived"  # metadata key of a field that no key of the file sets
+DERIVED = "dicom_adapter.derived"  # metadata key that marks a field which the configuration file cannot set
 
 Field: TypeAlias = "attrs.Attribute[Any]"
 Unknown: TypeAlias = Annotated[Any, Undisclosed()]  # the value of a misspelt key may be a password
@@ -137,7 +137,7 @@ class TableReader:
                 self._set(field, collected)
 
     def _read_default(self, field: Field) -> None:
-        """Validate the default: a validator may require a value although the type does not."""
+        """Validate the default: a validator may require a value although the field has a default."""
         explanation = field.metadata.get(HELP, "").rstrip(".")
         with self._collect_errors(key_of(field), field.type, f" ({explanation})" if explanation else ""):
             if field.default is attrs.NOTHING:

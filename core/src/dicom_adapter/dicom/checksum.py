@@ -4,7 +4,7 @@ from __future__ import annotations
 
 try:
     from isal.isal_zlib import crc32
-except ImportError:  # no build for this platform; the result is the same
+except ImportError:  # isal has no build for this platform; zlib returns the same values
     from zlib import crc32
 
 __all__ = ["crc32"]

@@ -14,7 +14,7 @@ class SkippedFile:
 
     path: Path
     reason: str
-    is_failure: bool  # the user named it, or it cannot be read
+    is_failure: bool  # True if the user named this path, or it cannot be read
 
 
 def find_dicom(paths: Iterable[Path], on_skipped: Callable[[SkippedFile], None]) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from dicom_adapter.dicom.identity import Identity, UnreadableDataSet, encoded_value, identify, parse
 
 IMPLEMENTATION_CLASS_UID = (
-    "2.25.308205291862746372187430846471190541725"  # of the adapter, derived from a UUID (PS3.5 B.2)
+    "2.25.308205291862746372187430846471190541725"  # the adapter's own UID, derived from a UUID (PS3.5 B.2)
 )
 IMPLEMENTATION_VERSION_NAME = "DICOM-ADAPTER-01"  # at most 16 characters (VR SH)
 
@@ -47,7 +47,7 @@ def file_header(
 ) -> bytes:
     """Encode preamble, prefix and File Meta Information (PS3.10 section 7.1) in explicit VR little endian.
 
-    `receiving_ae_title`: None omits it, as the first versions did.
+    Without `receiving_ae_title`, its element is omitted, as in the files of the first versions of the adapter.
     """
     meta = b"".join(
         (
@@ -91,9 +91,9 @@ def _short(element: int, vr: bytes, text: str) -> bytes:
 
 
 def data_set_offset(beginning: bytes) -> int:
-    """Return the offset of the data set in a Part 10 file. `beginning`: at least its first BEFORE_META bytes.
+    """Return the offset of the data set in a Part 10 file. Raises ValueError for a file of another format.
 
-    Raises ValueError if it is not a Part 10 file.
+    `beginning` contains at least the first BEFORE_META bytes of the file.
     """
     if len(beginning) < BEFORE_META or beginning[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
         raise ValueError("not a DICOM file: it does not begin with File Meta Information (PS3.10 section 7.1)")
@@ -103,17 +103,17 @@ def data_set_offset(beginning: bytes) -> int:
 
 @frozen(kw_only=True)
 class StoredFile:
-    """Parsed Part 10 file of the adapter."""
+    """A parsed Part 10 file that the adapter has stored."""
 
     identity: Identity = field(repr=False)
     transfer_syntax_uid: str
-    source_ae_title: str  # calling AE title; "" when the header does not name it
-    receiving_ae_title: str  # the called AE title; "" when an earlier version wrote the header
+    source_ae_title: str  # calling AE title; "" if the header does not contain it
+    receiving_ae_title: str  # called AE title; "" if an earlier version of the adapter wrote the header
     data_set: bytes = field(repr=False)
 
 
 def read_file(content: bytes) -> StoredFile:
-    """Parse a complete Part 10 file. Raises UnreadableDataSet or Mismatch, also if it is truncated."""
+    """Parse a complete Part 10 file. Raises UnreadableDataSet or Mismatch, also for a truncated file."""
     try:
         offset = data_set_offset(content)
         meta = read_dataset(BytesIO(content[BEFORE_META:offset]), is_implicit_VR=False, is_little_endian=True)

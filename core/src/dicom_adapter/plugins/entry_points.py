@@ -1,7 +1,8 @@
 """Entry points of plugins, and the selection of the plugins to load.
 
 The group of an entry point states the version of the hooks that the plugin was built for: `dicom_adapter` is version 1,
-`dicom_adapter.v2` is version 2. Reading it does not import the plugin, which may fail for another version.
+`dicom_adapter.v2` is version 2. The version is read without importing the plugin: the import of a plugin for another
+version may fail.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class PluginPoint(Protocol):
 def installed() -> list[PluginPoint]:
     """Return the entry points of all installed plugins.
 
-    If a plugin has entry points for several versions of the hooks, those for other versions are omitted.
+    If a plugin has entry points for several versions of the hooks, only the entry point for this version is returned.
     """
     found = [point for point in importlib_metadata.entry_points() if version_of(point.group) is not None]
     compatible = {_plugin_of(point) for point in found if version_of(point.group) == API_VERSION}
@@ -69,12 +70,12 @@ def version_mismatch(group: str) -> str:
 class PluginSelection:
     """The operator's selection among the installed plugins, by the names of their entry points."""
 
-    disable: Collection[str] = ()  # from the configuration
-    allowed: Collection[str] | None = None  # from the environment; None means all
+    disable: Collection[str] = ()  # names that the configuration disables
+    allowed: Collection[str] | None = None  # names that the environment variable allows; None means all
 
     @classmethod
     def from_environment(cls, disable: Collection[str], environ: Mapping[str, str] = os.environ) -> PluginSelection:
-        """Combine the setting `disable` of the configuration with the environment variable."""
+        """Combine the setting `disable` of the configuration with the environment variable DICOM_ADAPTER_PLUGINS."""
         value = environ.get(VARIABLE)
         allowed = None if value is None else [name.strip() for name in value.split(",") if name.strip()]
         return cls(disable=disable, allowed=allowed)

@@ -1,6 +1,6 @@
-"""Guarded calls of plugins: with a time limit and an error boundary, so that a faulty plugin does not stop the host.
+"""Guarded calls of plugins: a time limit and an error boundary, so that a faulty plugin does not stop the host.
 
-Calls of processors in turns, of submitters in the steps of jobs, and of observers are guarded elsewhere.
+The code for turns, for the steps of jobs and for observers has its own error boundaries.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dicom_adapter.runtime.parts import Part, lane_part, submitter_part
 log = structlog.get_logger("dicom_adapter.host")
 
 CALL_SECONDS = 10.0  # limit for constructors and `describe`, which must not wait for anything
-CLOSE_SECONDS = 5.0  # limit for closing one part; stopping the service has half a minute for all of them
+CLOSE_SECONDS = 5.0  # limit for closing one part; a stop of the service has half a minute for all parts
 
 T = TypeVar("T")
 
 
 def close_within(part: Part, close: Callable[[], None]) -> None:
-    """Call `close` of a part. If it fails, log that; if it hangs, abandon it after CLOSE_SECONDS."""
+    """Call `close` of a part. Log a failure, and abandon a call that does not return within CLOSE_SECONDS."""
     try:
         call_within(CLOSE_SECONDS, close)
     except Exception as failure:  # noqa: BLE001 - the other parts must be closed after any failure
@@ -41,7 +41,7 @@ def log_hook_failure(plugin: PluginInfo, hook: str, failure: BaseException) -> N
 
 
 def _message(failure: BaseException) -> str:
-    """Return the message of an error of this package; of others, type and location: messages may hold patient data."""
+    """Return the message of this module's errors, but type and location of others: messages may have patient data."""
     return str(failure) if isinstance(failure, (TookTooLong, InvalidHookResult)) else describe_failure(failure)
 
 
@@ -56,7 +56,7 @@ def _check_server(result: Any) -> None:
 
 
 def _check_nothing(_result: Any) -> None:
-    """Accept any object: it is checked when it is mounted."""
+    """Accept any object: HTTP handlers are checked when they are mounted."""
 
 
 RESULT_CHECKS = {"dicom_adapter_servers": _check_server, "dicom_adapter_http": _check_nothing}
@@ -88,10 +88,10 @@ def describe_settings(config: Config, plugins: Plugins, ae_title: str) -> str:
 
 
 def _call_plugin(problem: str, call: Callable[[], T]) -> T:
-    """Return what `call` returns. Raises Refused, with `problem` and the reason, if it raises or takes too long."""
+    """Return the result of `call`. Raises Refused, with `problem` and the reason, if `call` fails or takes too long."""
     try:
         return call_within(CALL_SECONDS, call)
-    except KeyboardInterrupt:  # from the user of a command
+    except KeyboardInterrupt:  # the user of a command pressed Ctrl-C
         raise
     except TookTooLong as failure:
         raise Refused(f"{problem}: {failure}") from None

@@ -1,4 +1,4 @@
-"""Leaked threads: they cannot be stopped, but the plugins that started them can be named."""
+"""Report of leaked threads. A leaked thread cannot be stopped, but the report names the plugin that started it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import threading
 
 from dicom_adapter.plugins.measured import CallStatistics
 
-MAX_PLUGIN_THREADS = 200  # number of threads that plugins may own before it is a problem
+MAX_PLUGIN_THREADS = 200  # number of threads that plugins may own; more threads are reported
 MAX_SHOWN = 3  # number of plugins in the description
 
 
 def describe_leak(statistics: CallStatistics, host_threads: int) -> str:
-    """Return a description of the plugins that leak threads if there are too many threads, else "".
+    """Return a description of the plugins that leak threads, or "" if the number of threads is not too high.
 
     `host_threads` is the number of threads of the host itself. A thread that starts while several plugins are called
     counts for each of them.

@@ -24,9 +24,9 @@ log = structlog.get_logger("dicom_adapter.calls")
 
 # Seconds after which a call counts as slow, because the delay becomes noticeable. For other calls: OTHER_SLOW_SECONDS.
 SLOW_SECONDS: Mapping[str, float] = {
-    # a lane waits for these
+    # a lane waits for these calls
     **dict.fromkeys(("handle_instance", "timer", "job_changed", "free_space", "request", "waiting"), 1.0),
-    # these wait for a platform
+    # these calls wait for a platform
     **dict.fromkeys(("create_job", "add_metadata", "start", "status", "cancel"), 10.0),
     "upload": 60.0,  # an instance may be large
 }
@@ -47,7 +47,7 @@ class _SlowCalls:
     count: int = 0  # within REMEMBERED_SECONDS
     longest: float = 0.0  # seconds
     last: float = 0.0  # monotonic time
-    unlogged: int = 0
+    unlogged: int = 0  # number of slow calls since the last log line
     logged_at: float | None = None  # monotonic time
 
 
@@ -61,14 +61,14 @@ class CallStatistics:
         self._slow: dict[CallKey, _SlowCalls] = {}
         self._threads: Counter[str] = Counter()
         self._buffered: deque[Callable[[], object]] | None = deque(maxlen=MAX_BUFFERED)
-        self._lock = threading.Lock()  # guards the three above
+        self._lock = threading.Lock()  # guards `_slow`, `_threads` and `_buffered`
 
     def caller(self, plugin: str, part: Part) -> MeasuredCaller:
-        """Return the caller for the code of `plugin` that `part` of the process uses."""
+        """Return a caller of the code of `plugin` on behalf of `part`."""
         return MeasuredCaller(self, plugin, part)
 
     def flush_log(self) -> None:
-        """Log the buffered lines, and log immediately from now on. Called once logging is configured."""
+        """Log the buffered lines, and log immediately from now on. Call this method when logging is configured."""
         with self._lock:
             buffered, self._buffered = self._buffered or (), None
         for write_line in buffered:
@@ -103,7 +103,7 @@ class CallStatistics:
             return times
 
     def leaked_threads(self) -> list[tuple[str, int]]:
-        """Return the plugins whose calls left threads running, with approximate numbers, highest first."""
+        """Return the plugins whose threads still run after their calls, with approximate numbers, highest first."""
         with self._lock:
             return [(plugin, count) for plugin, count in self._threads.most_common() if count > 0]
 
@@ -137,7 +137,7 @@ class MeasuredCaller:
     part: Part
 
     def __call__(self, hook: str, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Call `function` and record the call as `hook`. Return what it returns, raise what it raises."""
+        """Call `function` and record the call as `hook`. The result and the exceptions are those of `function`."""
         statistics = self.statistics
         monotonic, active_count = statistics.monotonic, threading.active_count  # looked up once: this is a hot path
         threads, started = active_count(), monotonic()
@@ -165,7 +165,7 @@ class MeasuredProxy:
     """
 
     def __init__(self, target: object, caller: MeasuredCaller, methods: Sequence[str]) -> None:
-        # In the proxy's own dictionary, so that the frequent lookups of methods do not go through `__getattr__`.
+        # The methods are in the proxy's own dictionary, so that their frequent lookups do not call `__getattr__`.
         vars(self).update({name: _measured_method(target, name, caller) for name in methods}, _target=target)
 
     def __getattr__(self, name: str) -> Any:
@@ -180,7 +180,7 @@ class MeasuredProxy:
 
 def _measured_method(target: object, name: str, caller: MeasuredCaller) -> Callable[..., Any]:
     def call(*arguments: Any, **named: Any) -> Any:
-        # Looked up at each call, because tests replace methods of classes that have instances already.
+        # The method is looked up at each call, because tests replace methods of classes that have instances already.
         return caller(name, getattr(target, name), *arguments, **named)
 
     return call

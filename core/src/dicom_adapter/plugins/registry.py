@@ -24,11 +24,11 @@ from dicom_adapter.runtime.deadline import TookTooLong, call_within
 from dicom_adapter.runtime.parts import Part, PartKind
 
 OnFailure = Callable[["PluginInfo", str, BaseException], None]
-Check = Callable[[Any], None]  # of one object that a hook returned; raises if it is invalid
+Check = Callable[[Any], None]  # checks one object that a hook returned; raises if the object is invalid
 
-LOAD_SECONDS = 30.0  # limit for importing a plugin and for each registration hook: some import large libraries
+LOAD_SECONDS = 30.0  # limit for importing a plugin and for each registration hook: some plugins import large libraries
 LATE_HOOK_SECONDS = 10.0  # limit for hooks that are called after loading, which must not wait for anything
-MAX_RESULTS = 1000  # of one hook: a generator that yields more may never end
+MAX_RESULTS = 1000  # maximum number of results of one hook: a generator that yields more may never end
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class PluginInfo:
     version: str
     problem: str = ""  # reason why the plugin cannot be used, or ""
     disabled: str = ""  # reason why an operator has disabled it, or ""
-    observes: tuple[str, ...] = ()  # observer hooks that it implements
+    observes: tuple[str, ...] = ()  # observer hooks that the plugin implements
 
     def __str__(self) -> str:
         return f"plugin '{self.name}' of {self.distribution} {self.version}"
@@ -99,7 +99,7 @@ class Plugins:
     components: tuple[Component, ...]
     manager: pluggy.PluginManager = field(repr=False)
     unknown: tuple[str, ...] = ()  # one sentence for each configured plugin name that is not installed
-    statistics: CallStatistics = field(factory=CallStatistics, repr=False)  # of the calls of this process
+    statistics: CallStatistics = field(factory=CallStatistics, repr=False)  # statistics of the calls in this process
 
     @property
     def broken(self) -> list[str]:
@@ -128,11 +128,11 @@ class Plugins:
         return found[0] if found else None
 
     def factory(self, kind: ComponentKind, name: str, part: Part) -> MeasuredFactory[Any]:
-        """Return a factory for objects of the component `name`. Their calls are measured, on behalf of `part`."""
+        """Return a factory for objects of the component `name`, whose calls are measured on behalf of `part`."""
         return MeasuredFactory(self._usable(kind)[name], self.caller(kind, name, part), kind.methods)
 
     def trace_storage(self, backend: StorageBackend[Any]) -> StorageBackend[Any]:
-        """Return a measured proxy if every call is logged, else the backend itself: its calls must be fast."""
+        """Return a measured proxy if every call is logged, else the backend, because its calls must be fast."""
         if not self.statistics.trace:
             return backend
         return measure(backend, self.caller(STORAGE, backend.name, Part(PartKind.STORAGE)), STORAGE.methods)
@@ -155,7 +155,7 @@ class Plugins:
                 continue
             try:
                 caller(hook, implementation.function, *(arguments[name] for name in implementation.argnames))
-            except KeyboardInterrupt:  # from the user of a command
+            except KeyboardInterrupt:  # the user of a command pressed Ctrl-C
                 raise
             except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, also SystemExit
                 on_failure(observer, hook, failure)
@@ -187,7 +187,7 @@ class Plugins:
                 for result in results:
                     check(result)
                 found[name] = results
-            except KeyboardInterrupt:  # from the user of a command
+            except KeyboardInterrupt:  # the user of a command pressed Ctrl-C
                 raise
             except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, also SystemExit
                 on_failure(self.info(name), hook, failure)
@@ -235,7 +235,7 @@ def load(
     kinds: Collection[ComponentKind] = KINDS,
     statistics: CallStatistics | None = None,
 ) -> Plugins:
-    """Load plugins from entry points. A failure of one does not affect the others."""
+    """Load plugins from entry points. A failure of one plugin does not affect other plugins."""
     statistics = statistics or CallStatistics()
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -247,7 +247,7 @@ def load(
             try:
                 caller = statistics.caller(str(info), Part(PartKind.PLUGINS))
                 provided = list(_components(manager, info, kinds, caller))
-            except KeyboardInterrupt:  # from the user of a command
+            except KeyboardInterrupt:  # the user of a command pressed Ctrl-C
                 raise
             except BaseException as failure:  # noqa: BLE001 - a plugin may raise anything, also SystemExit
                 manager.unregister(name=info.name)
@@ -262,11 +262,11 @@ def load(
 def _unique(points: Iterable[PluginPoint]) -> list[PluginPoint]:
     """Return each entry point once, sorted by name.
 
-    If a distribution is on the path twice, the first one is kept: Python imports that one.
+    If a distribution is on the path twice, its first entry point is kept: Python imports the first module.
     """
     found: dict[tuple[str, str, str], PluginPoint] = {}
     for number, point in enumerate(points):
-        source = point.dist.name if point.dist else f"{number:04}"  # without a distribution, all are different
+        source = point.dist.name if point.dist else f"{number:04}"  # entry points without a distribution all differ
         found.setdefault((point.name, point.value, source), point)
     return [found[key] for key in sorted(found)]
 
@@ -289,7 +289,7 @@ def _register(manager: pluggy.PluginManager, point: PluginPoint, statistics: Cal
         caller = statistics.caller(str(info), Part(PartKind.PLUGINS))
         plugin = call_within(LOAD_SECONDS, partial(caller, "load", point.load))
         manager.register(plugin, name=point.name)
-    except KeyboardInterrupt:  # from the user of a command
+    except KeyboardInterrupt:  # the user of a command pressed Ctrl-C
         raise
     except BaseException as failure:  # noqa: BLE001 - importing a plugin may raise anything, also SystemExit
         _unregister_if_present(manager, point.name)
@@ -323,7 +323,7 @@ def _components(
 
 
 def _call_hook(caller: MeasuredCaller, hook: str, call: Callable[[], Iterable[T]], seconds: float) -> list[T]:
-    """Return the results of a hook, which may be a generator. Raises what the hook raises, and TookTooLong."""
+    """Return the results of a hook, which may be a generator. Raises the errors of the hook, and TookTooLong."""
 
     def list_results() -> list[T]:
         results = list(islice(call(), MAX_RESULTS + 1))

@@ -51,7 +51,7 @@ class SystemClock:
         system_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """`reading`: of the clock to continue, in another process of this machine; None: start at the system time."""
+        """Start at the system time, or continue another process's clock, whose `reading()` returned `reading`."""
         self._system_ns = system_ns
         self._monotonic_ns = monotonic_ns
         self._lock = threading.Lock()

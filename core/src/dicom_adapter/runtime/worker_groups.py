@@ -21,9 +21,9 @@ class WorkerGroups:
         self._workers: Workers = {}  # replaced as a whole, because other threads read it
 
     def stop_except(self, parts: Parts) -> Workers:
-        """Stop the workers of all parts that are not in `parts`, or are there with other work. Return these workers.
+        """Stop the workers of all parts that are missing in `parts`, or whose work differs there. Return those workers.
 
-        They end after their current step. The workers of the other parts continue undisturbed.
+        The stopped workers end after their current step. The workers of the other parts continue.
         """
         stopped = {part: self._workers[part] for part, work in self._parts.items() if parts.get(part) != work}
         for worker in _all(stopped):

@@ -277,7 +277,7 @@ class BaseStorageBackendTests:
     # --- recovery records: the adapter restores lost rows of the ledger from them
 
     def test_recovery_records_are_kept_until_they_are_confirmed(self, make_backend: MakeBackend) -> None:
-        """The next start reads all synced records of a killed process, until a block ends without an exception."""
+        """The next starts read all records of a killed process until a `with unconfirmed_records()` block succeeds."""
         killed = make_backend()
         if not self._keeps_recovery_records(killed):
             return
@@ -290,7 +290,8 @@ class BaseStorageBackendTests:
         with pytest.raises(InterruptedError), started.unconfirmed_records():
             raise InterruptedError
         assert expected == dict(confirm_records(started)), (
-            "unconfirmed_records() must return all records until its block ends without an exception"
+            "unconfirmed_records() must return all records until a `with unconfirmed_records()` block ends without an "
+            "exception"
         )
         assert [] == confirm_records(make_backend()), "unconfirmed_records() returned confirmed records"
         assert bytes(MIB + 5) == read_content(started, keys[-1]), "the recovery record is part of the object's content"
@@ -356,7 +357,7 @@ class BaseStorageBackendTests:
         assert self.leftovers(storage) in (None, 0), "a discarded object still uses space"
 
     def test_deleting_a_deleted_object_succeeds(self, storage: StorageBackend[Any]) -> None:
-        """The adapter records a deletion after it was done, so that a crash repeats deletions."""
+        """The adapter records a deletion only afterwards, so after a crash it may delete the same object again."""
         key, other, unsynced = store(storage, b"x"), store(storage, b"y"), finish_object(storage, b"z")
         storage.delete(iter([key, unsynced]))
         storage.delete([key, unsynced])

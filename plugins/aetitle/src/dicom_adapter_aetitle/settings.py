@@ -11,7 +11,7 @@ from dicom_adapter import JobPriority, at_least, setting
 from dicom_adapter_aetitle.attribute import BUILT_IN, Attribute, find_attribute
 
 DEFAULT_QUIET_SECONDS = 5.0
-LONGEST_SECONDS = 365 * 24 * 3600  # a year: more is a mistake; TOML also accepts `inf` and `nan`
+LONGEST_SECONDS = 365 * 24 * 3600  # a year: a longer time is a mistake; TOML also accepts `inf` and `nan`
 
 
 def _within_a_year(_instance: Any, _attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -29,7 +29,7 @@ def _positive(_instance: Any, _attribute: attrs.Attribute[Any], value: float | N
 
 
 def _named_pipelines(_instance: Any, _attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
-    """a name and an id each"""
+    """at least one; name and id must not be empty"""
 
     if not value:
         raise ValueError('must be given at least once, such as pipeline-lung = "<the pipeline\'s id>"')
@@ -81,7 +81,8 @@ class AeTitleSettings:
         default=None,
         validator=[_positive, _within_a_year],
         help=(
-            "Seconds after its first instance; then a group becomes jobs even if it still grows. Not below `timeout`."
+            "Seconds after a group's first instance, after which it becomes jobs even if it still grows. Must not be "
+            "less than `timeout`."
         ),
     )
 

@@ -18,12 +18,12 @@ from dicom_adapter_cache.errors import InvalidRequest
 DAY_S = 86_400
 YEAR_S = 366 * DAY_S
 INDEX_FILE = "index.sqlite"
-SHORTEST_TOKEN = 16  # characters: shorter ones can be guessed
+SHORTEST_TOKEN = 16  # characters: shorter tokens can be guessed
 TOKEN = re.compile(f"[!-~]{{{SHORTEST_TOKEN},}}")
 
 
 def _url(_instance: Any, _attribute: Attribute[Any], value: str | None) -> None:
-    """a URL as SQLAlchemy writes it; for SQLite, of a file"""
+    """a SQLAlchemy URL; a SQLite URL must name a file (not `:memory:`)"""
 
     try:
         url = None if value is None else make_url(value)
@@ -55,7 +55,7 @@ class GrpcSettings:
 
     port: int = setting(
         validator=between(0, 65535),
-        help="TCP port; 0 for any free port, which is logged (`cache_grpc_listening`).",
+        help="TCP port; 0 selects any free port; its number is logged (`cache_grpc_listening`).",
     )
     bind: str = setting(
         default="127.0.0.1",
@@ -70,7 +70,9 @@ class GrpcSettings:
     certificate_file: Path | None = setting(
         default=None, help="PEM file of the server's certificate chain. With `key-file`, the connection is encrypted."
     )
-    key_file: Path | None = setting(default=None, help="PEM file of its key. Required with `certificate-file`.")
+    key_file: Path | None = setting(
+        default=None, help="PEM file of the certificate's private key. Required with `certificate-file`."
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.token is None and not ip_address(self.bind).is_loopback:
@@ -86,20 +88,20 @@ class CacheSettings:
     settle: float = setting(
         default=5.0,
         validator=between(0, DAY_S, "seconds"),
-        help="Seconds after its last instance during which a study counts as still arriving.",
+        help="Seconds after a study's last instance during which the study counts as still arriving.",
     )
     max_size: ByteSize | None = setting(
         default=None,
         validator=at_least(1, "byte"),
         help=(
-            'Maximum size of the kept instances, in bytes or as a text such as `"500 GB"`; above it the least '
-            "recently used study is evicted. Default: unlimited."
+            'Maximum size of the kept instances, in bytes or as a text such as `"500 GB"`. If they use more, the '
+            "least recently used study is evicted. Default: unlimited."
         ),
     )
     max_age: float | None = setting(
         default=None,
         validator=between(1, 10 * YEAR_S, "seconds"),
-        help="Seconds after its last use after which a study is evicted; default: unlimited.",
+        help="Seconds after a study's last use, after which the study is evicted; default: unlimited.",
     )
     index_url: str | None = setting(
         default=None,
@@ -109,9 +111,12 @@ class CacheSettings:
     pipelines: Mapping[str, str] = setting(
         factory=dict,
         prefix="pipeline-",
-        help="Id of a pipeline, by name. If any is configured, jobs can use only these; otherwise they can use any id.",
+        help=(
+            "Id of a pipeline, by name. If any pipeline is configured, jobs can use only configured pipelines; "
+            "otherwise jobs can use any id."
+        ),
     )
-    grpc: GrpcSettings | None = setting(default=None, help="Enables the gRPC API. Its keys are below.")
+    grpc: GrpcSettings | None = setting(default=None, help="Enables the gRPC API. The keys of this table are below.")
     _ids: frozenset[str] = field(init=False, repr=False)
 
     @_ids.default

@@ -43,9 +43,10 @@ def make_instance(
     seed: str | int | None = None,
     **attributes: Any,
 ) -> Dataset:
-    """Create an instance of `modality` (a key of MODALITIES), ready for `write`. `attributes`: more DICOM keywords.
+    """Create an instance of `modality` (a key of MODALITIES), ready for `write`.
 
-    Raises ValueError for an unknown modality, transfer syntax or keyword.
+    `attributes` are further DICOM keywords and their values. Raises ValueError for an unknown modality, transfer syntax
+    or keyword.
     """
     kind = _kind(modality)
     dataset = Dataset()

@@ -89,7 +89,7 @@ def _frames(series_uid: str, instance_number: int) -> dict[str, Any]:
 
 
 def _upper_half(rows: int, columns: int) -> bytes:
-    """Return pixels of one bit, eight in a byte, the first in the lowest bit (PS3.5 8.1.1)."""
+    """Return pixels of one bit (1 in the upper half), eight in a byte, the first in the lowest bit (PS3.5 8.1.1)."""
     pixels = (1 << (rows // 2) * columns) - 1
     size = (rows * columns + 7) // 8
     return pixels.to_bytes(size + size % 2, "little")

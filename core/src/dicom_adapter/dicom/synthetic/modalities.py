@@ -1,4 +1,4 @@
-"""Attributes of each modality, in addition to those that all instances have (PS3.3 annex A)."""
+"""Attributes of each modality, in addition to the attributes of all instances (PS3.3 annex A)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,16 @@
 """Rollout of one configuration to the processes: first the host, then all receivers at the same time.
 
-    waits for     receives                    action
-    host          applied, or ready (*)       send the configuration to the receivers, and use it for restarts
-    host          not applied, or ended       refuse it: the host, restarted if it ended, has the previous one
-    receivers     applied, or ended           complete after the last receiver; a restarted one loads the new one
-    receivers     not applied                 stop the receiver; it is restarted with the new one
+    The rollout
+    waits for     report                      action
+    the host      applied, or ready (*)       send the configuration to the receivers, and use it for restarts
+    the host      not applied, or ended       refuse the configuration; the host keeps the previous configuration, or is
+                                              restarted with it if the host ended
+    receivers     applied, or ended           complete after the last receiver has reported; a receiver that ended is
+                                              restarted with the new configuration
+    receivers     not applied                 stop the receiver; it is restarted with the new configuration
 
-(*) from a host that was restarted for the configuration. The host is the first because it must serve every AE title
-for which receivers accept instances. Instances for AE titles that a host does not serve wait in the ledger.
+(*) A host that was restarted for the configuration reports "ready". The host is the first because it must serve every
+AE title for which receivers accept instances. Instances for AE titles that a host does not serve wait in the ledger.
 """
 
 from __future__ import annotations
