@@ -15,6 +15,6 @@
 6. `reclaim`: `reclaim.Reclaim` deletes the stored objects of released instances that no unfinished job needs. `quota`
    and `watermark` limit the space in use, and `retention` deletes old history.
 
-The steps do not import each other: they communicate through the ledger. `receiver` connects the first two, `host` the
-others.
+The steps do not import each other: they communicate through the ledger. `receiver` connects the first two steps, `host`
+connects the other steps.
 """

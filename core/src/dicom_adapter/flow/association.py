@@ -1,4 +1,7 @@
-"""Step 1: accept or reject an association. `judge` is a pure function: it does not depend on the protocol."""
+"""Step 1 (`association`) of the flow: accept or reject an association.
+
+`judge` is a pure function that does not depend on the protocol.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import AeTitleConfig, Config
 from dicom_adapter.flow.free_space import ledger_full, storage_full
 
-# Free space that an association needs in addition to the ledger's reserve. Without it, associations would be accepted
-# at the limit although all their instances would be refused.
+# Free space that an association needs in addition to the ledger's reserve. Without this addition, associations would be
+# accepted at the limit although all their instances would be refused.
 SMALLEST_ASSOCIATION_BYTES = 2**20
 
 
@@ -21,12 +24,12 @@ SMALLEST_ASSOCIATION_BYTES = 2**20
 class Load:
     """Current load and free space of the adapter."""
 
-    associations: int  # number of open associations, without the requested one
-    capacity: Capacity | None  # of the storage backend
+    associations: int  # number of open associations, without the requested association
+    capacity: Capacity | None  # total and free space of the storage backend; None: no known limit
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
     associations_of_peer: int = 0  # number of open associations of the same peer
-    ledger_free: int | None = None  # bytes; None: unknown
+    ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
 
 
 def judge(request: AssociationRequest, config: Config, load: Load) -> AssociationDecision:

@@ -1,17 +1,18 @@
-"""Checks of free space: pure functions, used by steps 1 and 2."""
+"""Steps 1 (`association`) and 2 (`store`) of the flow: check the free space. All functions are pure."""
 
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import StorageConfig
 
-# Reserved for rows about instances that are stored already: without these rows no job ends, and no space is freed. It
-# is enough for the write-ahead log, which SQLite merges into the database at 4 MiB, and for tens of thousands of rows.
+# Free space that is reserved for rows about instances that are stored already: without these rows no job ends, and no
+# space is freed. The reserve is enough for the write-ahead log, which SQLite merges into the database at 4 MiB, and for
+# tens of thousands of rows.
 LEDGER_RESERVE_BYTES = 16 * 2**20
 
 
 def storage_full(capacity: Capacity | None, storage: StorageConfig, size: int = 0) -> str:
-    """Return why no data set, or none of `size` bytes, may be stored now; "" if there is enough free space."""
+    """Return why no data set of `size` bytes may be stored now; "" if there is enough free space."""
     if capacity is None:
         return ""
     used = 100 * (1 - capacity.free_bytes / capacity.total_bytes) if capacity.total_bytes else 100.0
@@ -23,9 +24,9 @@ def storage_full(capacity: Capacity | None, storage: StorageConfig, size: int = 
 
 
 def ledger_full(free_bytes: int | None, data_set_bytes: int = 0) -> str:
-    """Return why the disk of the ledger has not enough free space for more rows; "" if it has.
+    """Return why the ledger's disk does not have enough free space for more rows; "" if it has enough.
 
-    `data_set_bytes`: additional free space for data sets, which may be on the same disk.
+    `data_set_bytes` is the additional free space for data sets, which may be on the same disk.
     """
     if free_bytes is None or free_bytes >= LEDGER_RESERVE_BYTES + data_set_bytes:
         return ""

@@ -1,7 +1,7 @@
-"""Step 3: detect new instances in the ledger, to wake the lanes of their AE titles and to notify observers.
+"""Step 3 (`notify`) of the flow: detect new instances in the ledger, wake their lanes and notify observers.
 
-A woken lane reads its rows from the ledger, in order, after the last one that it has read. Therefore it treats a new
-instance like one that was pending when the host started.
+A woken lane reads its rows from the ledger in order, beginning after the last row that it has read. Therefore a lane
+treats a new instance like an instance that was pending when the host started.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import frozen
 from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, Transaction, instances
 
-BATCH = 1000  # rows read at a time
+BATCH = 1000  # number of rows that are read together
 
 
 @frozen(kw_only=True)
@@ -22,14 +22,14 @@ class Arrived:
 
     ae_titles: frozenset[str]  # the called AE titles
     instances: Sequence[InstanceStorageInfo]  # empty unless observers are notified of each instance
-    replaced: Sequence[int]  # ids of the earlier instances that new ones replaced
+    replaced: Sequence[int]  # ids of the earlier instances that new instances replaced
 
 
 class Notify:
     """Detects instances that arrive after this object was created. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, *, each: bool) -> None:
-        """`each`: read the row of each instance, for observers. This is as expensive as in a lane."""
+        """Begin after the last instance in the ledger. With `each`, read the row of each instance, for observers."""
         self._ledger = ledger
         self._each = each
         with ledger.read() as transaction:
@@ -43,7 +43,7 @@ class Notify:
             read, self._seen = last - self._seen, last
             if read:
                 yield batch
-            if read < BATCH:  # there are no more rows now; later ones cause another wake-up
+            if read < BATCH:  # there are no more rows now; later rows cause another wake-up
                 return
 
     def _next(self, transaction: Transaction) -> tuple[int, Arrived]:

@@ -1,4 +1,4 @@
-"""Part of step 5: read a stored object for upload, and detect changes since it was received."""
+"""Step 5 (`submit`) of the flow: read a stored object for upload, and detect changes since it was received."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dicom_adapter.dicom.part10 import BEFORE_META, data_set_offset
 
 
 class Changed(Permanent):
-    """A stored object differs from what was received."""
+    """A stored object differs from the received data set."""
 
 
 class ExpectedObject(Protocol):
-    """The columns of the ledger that describe a stored object: a part of `InstanceStorageInfo`."""
+    """The columns of the ledger that describe a stored object: some attributes of `InstanceStorageInfo`."""
 
     @property
     def instance_id(self) -> int: ...
@@ -30,7 +30,7 @@ class ExpectedObject(Protocol):
 class VerifiedReader(io.RawIOBase):
     """Reads a stored object once, from its beginning, and computes its checksum.
 
-    If size or checksum are not those of the ledger, it raises Changed instead of returning the last bytes.
+    If the size or the checksum differs from the ledger, the reader raises Changed instead of returning the last bytes.
     """
 
     def __init__(self, file: BinaryIO, instance: ExpectedObject) -> None:
@@ -38,7 +38,7 @@ class VerifiedReader(io.RawIOBase):
         self._file = file
         self._instance = instance
         self._beginning = b""  # the first bytes of the file, which contain the length of the header
-        self._skip = BEFORE_META  # length of the header; the checksum is computed of the data set after it
+        self._skip = BEFORE_META  # length of the header; the checksum covers only the data set, after the header
         self._size = 0
         self._checksum = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from dicom_adapter import Job, JobPriority
-from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN, TURNS_TO_THE_OLDEST, Breaker, choose
+from dicom_adapter.flow.submit.scheduling import FAILURES_TO_OPEN, OLDEST_EVERY, Breaker, choose
 from dicom_adapter.ledger.jobs import JobRow
 
 NOW = datetime(2026, 1, 5, 8, tzinfo=timezone.utc)
@@ -27,8 +27,8 @@ def row(number: int, priority: str = "normal", ae_title: str = "LUNG") -> JobRow
     return JobRow(number=number, job=job, failing_since=None)
 
 
-def chosen(*candidates: JobRow, served: dict[str, int] | None = None, turn: int = 0) -> int | None:
-    found = choose(candidates, served or {}, turn)
+def chosen(*candidates: JobRow, served: dict[str, int] | None = None, number: int = 0) -> int | None:
+    found = choose(candidates, served or {}, number)
     return None if found is None else found.number
 
 
@@ -41,11 +41,11 @@ def test_the_most_urgent_job_is_first_and_the_oldest_of_equal_ones() -> None:
     assert 1 == chosen(row(2), row(1))
 
 
-def test_every_nth_turn_goes_to_the_oldest_job() -> None:
+def test_every_nth_choice_is_the_oldest_job() -> None:
     """A job of low priority is submitted although more urgent ones keep arriving."""
-    turns = [chosen(row(1, "lower"), row(9, "immediate"), turn=turn) for turn in range(2 * TURNS_TO_THE_OLDEST)]
-    assert 2 == turns.count(1)
-    assert 9 == turns[0]
+    choices = [chosen(row(1, "lower"), row(9, "immediate"), number=number) for number in range(2 * OLDEST_EVERY)]
+    assert 2 == choices.count(1)
+    assert 9 == choices[0]
 
 
 def test_ae_titles_take_turns() -> None:

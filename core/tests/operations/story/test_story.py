@@ -198,7 +198,7 @@ def test_duplicates_are_shown_with_the_pending_instance(
     assert (
         f"08:00:01 1 duplicate arrived from CT1 (127.0.0.1) in association {changed}, which lost its connection. "
         "It was refused with 0x0111: another data set with this SOP Instance UID is pending; "
-        "overwrite-same-instance = false keeps that one." == story[2]
+        "overwrite-same-instance = false keeps it." == story[2]
     )
 
 

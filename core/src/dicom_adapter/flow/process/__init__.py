@@ -1,1 +1,1 @@
-"""Step 4, process: the lane of each AE title delivers instances to its processor. Begin with `lane`."""
+"""Step 4 (`process`) of the flow: the lane of each AE title delivers instances to its processor. Read `lane` first."""

@@ -1,4 +1,4 @@
-"""Part of step 4: the services that a lane offers to its processor: turns, timers, headers of stored instances."""
+"""Step 4 (`process`) of the flow: the services of a lane for its processor: turns, timers and headers of instances."""
 
 from __future__ import annotations
 
@@ -76,9 +76,10 @@ class Context:
         return self.timers.set(when, self._due(when), partial(self._settings.processor.caller, "timer", callback))
 
     def _due(self, when: datetime) -> datetime:
-        """Return when a timer is due: at `when`, but no later than the wait that the processor requests.
+        """Return when a timer is due: at `when`, or when the wait that the processor requested is over, if earlier.
 
-        Both differ if the time of the turn is in the future: the clock was put back since the instance was received.
+        The two times differ if the time of the turn is in the future, because the clock was put back after the instance
+        was received.
         """
         now = self._clock.now()
         seen = self.opening_at or (now if self._turn is None else self._turn.now)

@@ -1,4 +1,4 @@
-"""Part of step 4: count consecutive failed turns, after which a lane quarantines an instance, or stops."""
+"""Step 4 (`process`) of the flow: count consecutive failed turns; the lane then quarantines an instance, or stops."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from attrs import evolve, field, frozen
 from dicom_adapter.api.errors import StoredObjectMissing, describe_failure
 from dicom_adapter.api.storage import StorageBackend
 
-BEFORE_ALL_INSTANCES = 0  # less than every instance id: these begin with 1
+BEFORE_ALL_INSTANCES = 0  # less than every instance id, because ids begin with 1
 
 
 @frozen(kw_only=True)
 class Failure:
     """The last of consecutive failed turns."""
 
-    count: int
-    instance_id: int | None  # of the turn; None: no delivery; BEFORE_ALL_INSTANCES: a failed build
-    same_instance: int  # consecutive failures of this instance
+    count: int  # number of consecutive failed turns
+    # The instance that the turn delivered. None: the turn delivered none. BEFORE_ALL_INSTANCES: the processor could not
+    # be built.
+    instance_id: int | None
+    same_instance: int  # number of consecutive failures of this instance
     reason: str = field(repr=False)
 
 
@@ -28,13 +30,16 @@ class Stuck:
     """The last of consecutive turns that could not read the same stored object."""
 
     instance_id: int  # the instance whose object cannot be read
-    handled: int | None  # the instance of the turn; None: no delivery
+    handled: int | None  # the instance that the turn delivered; None: the turn delivered none
     tries: int  # number of consecutive turns during which another stored object could be read
     reason: str
 
 
 def is_past(failed: int | None, succeeded: int | None) -> bool:
-    """Return whether a successful turn is the failed one, or a later one. Only deliveries have an instance id."""
+    """Return whether the turn that succeeded is the turn that failed, or a later turn.
+
+    `failed` and `succeeded` are the instances that the turns delivered; None: the turn delivered none.
+    """
     if failed == BEFORE_ALL_INSTANCES:
         return True
     if failed is None or succeeded is None:
@@ -53,7 +58,10 @@ def failed_turn(last: Failure | None, error: BaseException, instance_id: int | N
 
 
 def failed_build(last: Failure | None, error: BaseException) -> Failure:
-    """Count a failed build: add it to `last`, or return a first failure, which any successful turn clears."""
+    """Count a failed build of a processor: return `last` with one more failure, or a first failure.
+
+    Any successful turn clears the first failure.
+    """
     if last is not None:
         return evolve(last, count=last.count + 1, reason=describe_failure(error))
     return Failure(count=1, instance_id=BEFORE_ALL_INSTANCES, same_instance=0, reason=describe_failure(error))

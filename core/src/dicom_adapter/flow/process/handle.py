@@ -1,4 +1,4 @@
-"""Part of step 4: the interface of a lane for plugins other than its processor."""
+"""Step 4 (`process`) of the flow: the interface of a lane for code of plugins outside of the processor."""
 
 from __future__ import annotations
 

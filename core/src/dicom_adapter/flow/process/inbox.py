@@ -1,4 +1,4 @@
-"""Part of step 4: the next instances of a lane, read from the ledger in batches.
+"""Step 4 (`process`) of the flow: the next instances of a lane, read from the ledger in batches.
 
 Each new processor gets a new inbox, which begins at the first pending instance.
 """
@@ -13,7 +13,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.ledger import Ledger, instances
 from dicom_adapter.runtime.clock import Clock
 
-BATCH = 1000  # number of instances that are read at the same time: limits the memory
+BATCH = 1000  # number of instances that are read together: limits the memory
 
 
 class Inbox:
@@ -40,14 +40,15 @@ class Inbox:
         return self._waiting.popleft()
 
     def refill(self, due: datetime | None) -> None:
-        """Read new instances if the inbox is empty and there may be some.
+        """Read new instances if the inbox is empty and new instances may have arrived.
 
-        `due`: the time of a timer or request that is due. Instances that arrived before it must be delivered first.
+        `due` is the time of a timer or request that is due. Instances that arrived before this time must be delivered
+        first.
         """
         must_read = due is not None and (self._read_at is None or self._read_at < due)
         if self._waiting or not (self.has_new or must_read):
             return
-        self.has_new = False  # before reading: an instance that arrives during it sets the flag again
+        self.has_new = False  # before the read: an instance that arrives during the read sets the flag again
         now = self._clock.now()
         try:
             with self._ledger.read() as transaction:

@@ -1,7 +1,7 @@
-"""The lane of an AE title: delivers its instances, timers and requests to its processor, one turn at a time.
+"""Step 4 (`process`) of the flow: the lane of an AE title runs the turns of its processor one at a time.
 
-A lane has one processor, and only one thread at a time runs its turns. A turn is committed when it returns. When it
-raises, the table in `reactions` determines what happens next. Usually the processor is discarded, another one is built,
+A lane has one processor, and only one thread at a time runs its turns. A turn is committed when it returns. When a turn
+raises, the table in `reactions` determines what happens next. Usually the processor is discarded, a new one is built,
 and all pending instances are delivered again: a processor's memory is a cache of the ledger.
 
 A turn has its own time: the `received_at` of an instance, the `when` of a timer or request. After a restart, missed
@@ -58,9 +58,9 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.process")
 
-TRIES_FOR_ONE_INSTANCE = 3  # consecutive turns that one instance may fail before it is quarantined
-FAILURES_TO_STOP = 5  # failed turns without progress before the lane is stopped
-FIRST_PAUSE = timedelta(seconds=1)  # before a processor is rebuilt; doubles with every failure
+TRIES_FOR_ONE_INSTANCE = 3  # number of consecutive failed turns of one instance after which it is quarantined
+FAILURES_TO_STOP = 5  # number of failed turns without progress after which the lane is stopped
+FIRST_PAUSE = timedelta(seconds=1)  # pause before a processor is rebuilt; doubles with every failure
 SHOWN_GROUPS = 50  # number of waiting groups that operators see
 
 T = TypeVar("T")
@@ -68,9 +68,9 @@ T = TypeVar("T")
 
 @frozen(eq=False)
 class _Renewal:
-    """A request to build a new processor, with other settings or (None) with the same ones."""
+    """A request to build a new processor."""
 
-    settings: LaneSettings | None = None
+    settings: LaneSettings | None = None  # other settings; None: the same settings as before
     done: Future[None] = field(factory=Future)
 
 
@@ -84,8 +84,8 @@ class Lane:
     def __init__(self, settings: LaneSettings, resources: Resources, on_commit: Callable[[Committed], None]) -> None:
         self.ae_title = settings.ae_title
         self.state = LaneState.RUNNING
-        self.reason = ""
-        self.since = resources.clock.now()
+        self.reason = ""  # reason why the lane is stopped
+        self.since = resources.clock.now()  # time of the last change of `state`
         self.turns = 0  # number of turns so far
         self._settings = settings
         self._resources = resources
@@ -109,10 +109,10 @@ class Lane:
 
     def notify_arrival(self) -> None:
         """Record that instances have arrived."""
-        self._inbox.has_new = True  # if the inbox was just replaced, the new one reads all instances anyway
+        self._inbox.has_new = True  # if the inbox was just replaced, the new inbox reads all instances anyway
 
     def ask(self, function: Callable[[Any], T], *, is_notice: bool = False) -> Future[T]:
-        """Call `function` with the processor, as a turn. `is_notice`: it must not fail, and no caller waits for it."""
+        """Call `function` with the processor, as a turn. With `is_notice`, no caller waits, and it must not fail."""
         return self._requests.add(function, is_notice=is_notice)
 
     def restart(self) -> None:
@@ -120,13 +120,13 @@ class Lane:
         self._renewals.append(_Renewal())
 
     def exchange(self, settings: LaneSettings) -> Future[None]:
-        """Request a new processor with other settings. Return a future that is done when it is in use."""
+        """Request a new processor with other settings. Return a future that is done when the processor is in use."""
         renewal = _Renewal(settings)
         self._renewals.append(renewal)
         return renewal.done
 
     def refuse_requests(self) -> None:
-        """Refuse all requests that have not begun, and all later ones."""
+        """Refuse all requests that have not begun, and all later requests."""
         self._requests.close()
 
     # --- what to do next --------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Lane:
     def _next_turn(self, running: RunningProcessor | None) -> DueTurn | None:
         if running is None:
             return DueTurn(kind=TurnKind.BUILD, when=self._clock.now(), call=self._build)
-        due = self._first_due(running)  # before arrivals are read: what becomes due later must wait
+        due = self._first_due(running)  # before arrivals are read: timers that become due later must wait
         self._inbox.refill(None if due is None else due.when)
         self._log_caught_up()
         arrived = self._inbox.first()
@@ -182,7 +182,7 @@ class Lane:
         return timer if timer.due <= request.due else request
 
     def _next_turn_at(self) -> datetime | None:
-        """Return when the next turn is due if no instance arrives; None if there is none."""
+        """Return when the next turn is due if no instance arrives; None if no turn is planned."""
         if self._renewals:
             return self._clock.now()
         if self.state is LaneState.STOPPED:
@@ -216,7 +216,7 @@ class Lane:
         return DueTurn(kind=TurnKind.INSTANCE, when=instance.received_at, call=call, instance=instance)
 
     def _timer_turn(self, alarm: Alarm) -> DueTurn:
-        assert alarm.callback is not None  # `first` skips cancelled ones
+        assert alarm.callback is not None  # `first` skips cancelled alarms
         # An arrival supersedes a timer's turn only once: after that, the lane must make progress in any case.
         read = max(self._inbox.seen, self._superseded_by)
         return DueTurn(kind=TurnKind.TIMER, when=alarm.when, call=alarm.callback, read=read)
@@ -266,7 +266,7 @@ class Lane:
         elif reaction is Reaction.WAIT:
             self._wait(error)
         elif reaction is Reaction.WAIT_FOR_OBJECT:
-            assert isinstance(error, Unreadable)  # by the outcome of the turn
+            assert isinstance(error, Unreadable)  # only turns with this error have this reaction
             self._wait_for_object(error, turn.instance_id)
         elif turn.kind is TurnKind.BUILD:
             self._fail(failed_build(self._failure, error), None)
@@ -286,7 +286,7 @@ class Lane:
     # --- failures ---------------------------------------------------------------------------------------------------
 
     def _note_progress(self, instance_id: int | None) -> None:
-        """Clear a failure if the turn that failed has succeeded, or a later one has."""
+        """Clear a failure if the turn that failed, or a later turn, has succeeded."""
         failure = self._failure
         if failure is not None and is_past(failure.instance_id, instance_id):
             self._failure = None
@@ -294,7 +294,7 @@ class Lane:
             self._stuck = None
 
     def _wait(self, failure: BaseException) -> None:
-        """Pause, then retry: without a limit, because the ledger or the storage backend is unavailable."""
+        """Pause, then retry without a limit, because the ledger or the storage backend is unavailable."""
         self._pause(FIRST_PAUSE)
         log.error("turn_not_committed", ae_title=self.ae_title, error=type(failure.__cause__ or failure).__name__)
 
@@ -327,7 +327,7 @@ class Lane:
             self._pause(FIRST_PAUSE * 2 ** (failure.count - 1))
 
     def _discard_processor(self) -> None:
-        """Close the processor. The next one receives all pending instances."""
+        """Close the processor. The next processor receives all pending instances."""
         if self._running is not None:
             self._running.close()
         self._forget()
@@ -345,7 +345,7 @@ class Lane:
         log.error("lane_stopped", ae_title=self.ae_title, reason=reason)
 
     def _renew(self, renewal: _Renewal) -> None:
-        """Discard the processor and clear all failures: an operator has requested it, or has changed its settings."""
+        """Discard the processor and clear all failures: an operator requested a restart, or changed the settings."""
         event = "lane_restarted" if renewal.settings is None else "lane_changed"
         now = self._record(event)
         if renewal.settings is not None:
@@ -372,7 +372,7 @@ class Lane:
     def _quarantine(self, instance: InstanceStorageInfo, reason: str) -> None:
         try:
             if not hold(self._resources.ledger, instance, reason, self._clock.now()):
-                return  # a newer arrival has replaced it, and gets its own turn
+                return  # a newer arrival has replaced the instance, and gets its own turn
         except LedgerError as failure:
             self._discard_processor()
             self._wait(failure)
@@ -395,6 +395,6 @@ class Lane:
         )
 
     def close(self) -> None:
-        """Refuse all requests and close the processor. Its state is in the ledger."""
+        """Refuse all requests and close the processor, whose state is in the ledger."""
         self._requests.close()
         self._discard_processor()

@@ -1,4 +1,4 @@
-"""Part of step 4: the reports of lanes in the ledger, for the decisions of receivers and for operators."""
+"""Step 4 (`process`) of the flow: reports of lanes in the ledger, for decisions of receivers and for operators."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.runtime.resources import Resources
 
-REPORT_EVERY = timedelta(seconds=0.5)  # between two reports; a change of the state is reported immediately
+REPORT_EVERY = timedelta(seconds=0.5)  # time between two reports; a change of the state is reported immediately
 
 
 class LaneReporter:
     """Writes the reports of one lane. Not thread-safe: used by the lane's thread only."""
 
     def __init__(self, first: LaneReport, resources: Resources) -> None:
-        """`first`: the report that the ledger contains already."""
+        """Create the reporter of a lane whose report `first` is in the ledger already."""
         self._ledger = resources.ledger
         self._clock = resources.clock
         self._reported = first
@@ -37,5 +37,5 @@ class LaneReporter:
         self._reported, self._reported_at, self._reported_turns = report, now, turns
 
     def next_report_at(self, turns: int) -> datetime | None:
-        """Return when the next report is due; None if there was no turn since the last one."""
+        """Return when the next report is due; None if there was no turn since the last report."""
         return self._reported_at + REPORT_EVERY if turns != self._reported_turns else None

@@ -1,4 +1,4 @@
-"""Part of step 4: instances that their processors cannot handle, and the operations of operators on them.
+"""Step 4 (`process`) of the flow: quarantine instances that processors cannot handle; requeue or discard them.
 
 state        operation   next state   allowed when
 pending      hold        quarantined  no newer arrival of the same SOP instance replaces it
@@ -6,8 +6,9 @@ quarantined  requeue     pending      no other arrival of the same SOP instance 
 quarantined  discard     released     always
 pending      discard     released     the AE title is not served: otherwise the instance would stay pending forever
 
-A discarded instance is reclaimed as soon as no job needs it. A requeued instance keeps its `received_at`, and its lane
-is restarted, so that it is delivered in the order of arrival. Each call is one transaction.
+Operators requeue and discard instances. A discarded instance is reclaimed as soon as no job needs it. A requeued
+instance keeps its `received_at`, and its lane is restarted, so that the instance is delivered in the order of arrival.
+Each call is one transaction.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from dicom_adapter.runtime.clock import Clock
 
 @define
 class Intervention:
-    """The result of an operation: the ids of changed instances, and the others with the reasons for the refusal."""
+    """The result of an operation on several instances."""
 
-    done: list[int] = Factory(list)
-    refused: dict[int, str] = Factory(dict)
+    done: list[int] = Factory(list)  # ids of the changed instances
+    refused: dict[int, str] = Factory(dict)  # ids of the other instances, with the reasons
 
 
 def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: datetime) -> bool:
-    """Quarantine an instance that its processor cannot handle. Return whether it was still pending."""
+    """Quarantine an instance that its processor cannot handle. Return whether the instance was still pending."""
     with ledger.write() as transaction:
         if not instances.quarantine(transaction, instance.instance_id, reason, now):
             return False
@@ -43,7 +44,7 @@ def hold(ledger: Ledger, instance: InstanceStorageInfo, reason: str, now: dateti
 
 
 def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str) -> Intervention:
-    """Deliver quarantined instances to their processors again. `by`: the operator, recorded in the events."""
+    """Deliver quarantined instances to their processors again. The events record `by`, the name of the operator."""
     now = clock.now()
     with ledger.write() as transaction:
         found = instance_rows.find(transaction, instance_ids)
@@ -59,7 +60,7 @@ def requeue(ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str
 def discard(
     ledger: Ledger, clock: Clock, instance_ids: Collection[int], by: str, served: Collection[str]
 ) -> Intervention:
-    """Discard instances. `by`: the operator; `served`: the AE titles that the configuration uses."""
+    """Discard instances. `by` is the name of the operator; `served` are the configured AE titles."""
     now = clock.now()
     with ledger.write() as transaction:
         running = [name for name, lane in lanes.load(transaction).items() if lane.state is LaneState.RUNNING]
@@ -77,7 +78,7 @@ def discard(
 
 
 def _judge_requeue(found: Iterable[InstanceRow], pending: Mapping[tuple[str, str], int]) -> Intervention:
-    """Decide which instances to requeue. Of several arrivals of one SOP instance, only the newest is requeued."""
+    """Decide which instances to requeue. If a SOP instance arrived several times, only the newest is requeued."""
     result = Intervention()
     newest = dict(pending)
     for row in sorted(found, key=lambda row: row.instance.instance_id, reverse=True):

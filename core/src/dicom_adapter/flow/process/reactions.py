@@ -1,4 +1,4 @@
-"""Part of step 4: the table of the reactions of a lane to the outcomes of turns, and the values in it."""
+"""Step 4 (`process`) of the flow: the table of the reactions of a lane to the outcomes of turns, and its values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_adapter.api.values import InstanceStorageInfo
 from dicom_adapter.flow.process.requests import ProcessorRequest, RequestFailed
 from dicom_adapter.flow.process.turn import Superseded, Unavailable, Unreadable
 
-# Rows: `TurnOutcome`. Columns: `TurnKind`. Cells: `Reaction`; "-" cannot happen.
+# Rows: `TurnOutcome`. Columns: `TurnKind`. Cells: `Reaction`; "-" marks a combination that cannot happen.
 TABLE = """
 outcome            build   instance          timer             notice    request
 committed          none    progress          progress          progress  none
@@ -49,20 +49,20 @@ class TurnOutcome(Enum):
     SUPERSEDED = "superseded"  # a newer arrival, which the processor has not seen, may change its decision
     SUPERSEDED_AGAIN = "superseded-again"  # the same arrival has superseded an earlier turn: the processor ignores it
     REQUEST_WAITS = "request-waits"  # the requested function raised Retriable
-    REQUEST_FAILED = "request-failed"  # the requested function raised something else
-    CRASHED = "crashed"  # the processor raised, or requested something that cannot be committed
+    REQUEST_FAILED = "request-failed"  # the requested function raised another error
+    CRASHED = "crashed"  # the processor raised an error, or its requests cannot be committed
 
 
 class Reaction(Enum):
-    """The next action of the lane. All but the first three discard the processor and build a new one."""
+    """The next action of the lane. All reactions but the first three discard the processor and build a new one."""
 
     NONE = "none"
     PROGRESS = "progress"  # clear earlier failures of this turn
     QUARANTINE = "quarantine"  # quarantine the instance, and keep the processor
-    REBUILD = "rebuild"  # immediately; this does not count as a failure
+    REBUILD = "rebuild"  # build the new processor immediately; this does not count as a failure
     WAIT = "wait"  # pause, then retry without a limit; this does not count as a failure
     WAIT_FOR_OBJECT = "wait-for-object"  # like WAIT, but quarantine the instance if other stored objects can be read
-    FAIL = "fail"  # count the failure; after too many, quarantine the instance or stop the lane
+    FAIL = "fail"  # count the failure; after too many failures, quarantine the instance or stop the lane
 
 
 def _parse(table: str) -> dict[tuple[TurnOutcome, TurnKind], Reaction]:
@@ -84,11 +84,11 @@ class DueTurn:
     """A turn that is due."""
 
     kind: TurnKind
-    when: datetime  # UTC; the time that the processor sees
-    call: Callable[[], Any]
+    when: datetime  # time of the turn in UTC, as the processor's `now` returns it
+    call: Callable[[], Any]  # the call of the processor
     instance: InstanceStorageInfo | None = None  # the delivered instance
     request: ProcessorRequest | None = None  # the request or notice
-    read: int | None = None  # for a timer: the last instance that the lane has read (see `Turn.commit`)
+    read: int | None = None  # for a timer: id of the last instance that the lane has read (see `Turn.commit`)
 
     @property
     def instance_id(self) -> int | None:
@@ -101,12 +101,12 @@ class TurnResult:
     """The outcome of a turn, with its result or error."""
 
     outcome: TurnOutcome
-    answer: Any = None
-    error: BaseException | None = None
+    answer: Any = None  # result of the call, for the caller of a request
+    error: BaseException | None = None  # None if the turn was committed
 
 
 def classify(kind: TurnKind, error: BaseException, superseded_by: int) -> TurnOutcome:
-    """Return the outcome of a turn that raised. `superseded_by`: the last arrival that superseded an earlier turn."""
+    """Return the outcome of a turn that raised `error`. `superseded_by` is the arrival that superseded a turn."""
     if isinstance(error, RequestFailed):
         return TurnOutcome.REQUEST_WAITS if isinstance(error.reason, Retriable) else TurnOutcome.REQUEST_FAILED
     if isinstance(error, Superseded):

@@ -1,7 +1,7 @@
-"""Part of step 4: requests to a processor. Each request is a turn on the processor's lane.
+"""Step 4 (`process`) of the flow: requests to a processor. Each request is a turn on the processor's lane.
 
-Like an instance or a timer, a request has a time: the time of its creation. Instances that were received earlier are
-delivered first. Requests belong to the lane, because its processor may be rebuilt at any time.
+A request has a time, like an instance or a timer: the time of its creation. Instances that were received earlier are
+delivered first. The lane keeps the requests, because its processor may be rebuilt at any time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class RequestFailed(Exception):
-    """The function of a request raised."""
+    """The function of a request raised an error: `reason`."""
 
     def __init__(self, reason: BaseException) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class ProcessorRequest:
         return self.when
 
     def call(self, processor: JobProcessorBase[Any]) -> Any:
-        """Return the result of the function. Raises RequestFailed with the error that it raised."""
+        """Return the result of the function. Raises RequestFailed with the error that the function raised."""
         try:
             return self.function(processor)
         except BaseException as failure:
             raise RequestFailed(failure) from failure
 
     def claim(self) -> bool:
-        """Prevent a later cancellation of the request. Return False if it is cancelled already."""
+        """Prevent a later cancellation of the request. Return False if the request is cancelled already."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def resolve(self, answer: Any) -> None:
@@ -63,7 +63,7 @@ class ProcessorRequest:
         self.future.set_result(answer)
 
     def fail(self, failure: BaseException) -> None:
-        """Return the error to the caller. Log it if it is unexpected."""
+        """Return the error to the caller. Log an unexpected error."""
         if not self.is_notice and not isinstance(failure, DicomAdapterError):
             log.error("request_failed", ae_title=self.ae_title, error=describe_failure(failure))
         if self.claim():
@@ -119,7 +119,7 @@ class Requests:
             request.fail(reason)
 
     def close(self) -> None:
-        """Refuse all waiting and all later requests."""
+        """Refuse all waiting requests and all later requests."""
         with self._lock:
             self._is_closed = True
         self.refuse_all(_stopping())

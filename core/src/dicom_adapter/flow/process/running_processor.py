@@ -1,4 +1,4 @@
-"""Part of step 4: the current processor of a lane, with its context, from creation to close."""
+"""Step 4 (`process`) of the flow: the current processor of a lane, with its context, from creation to close."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.process")
 
-MAX_GROUPS = 1_000_000  # returned by `waiting`: an infinite generator must not exhaust the memory
+MAX_GROUPS = 1_000_000  # maximum number of groups that `waiting` may return: a generator may be infinite
 # A plugin may raise anything: SystemExit, asyncio's CancelledError, a panic of a library written in Rust.
 # KeyboardInterrupt, which does not originate in the plugin, is never raised in a lane's thread.
 PLUGIN_FAILURES = BaseException
@@ -34,7 +34,7 @@ class RunningProcessor:
     def __init__(self, settings: LaneSettings, resources: Resources) -> None:
         """Create the processor. Raises the errors of the plugin."""
         self.ae_title = settings.ae_title
-        self.delivered = 0  # id of the last instance that was delivered to it
+        self.delivered = 0  # id of the last instance that was delivered to the processor
         self._ledger = resources.ledger
         self._context = Context(settings, resources)
         self.processor = settings.processor(settings.settings, self._context)
@@ -51,7 +51,7 @@ class RunningProcessor:
         return self._context.timers
 
     def run_turn(self, now: datetime, call: Callable[[], T], read: int | None) -> tuple[T, Committed | None]:
-        """Call the processor, then commit what it requested, if anything. `read`: see `Turn.commit`."""
+        """Call the processor, then commit its requests, if there are any. `Turn.commit` explains `read`."""
         turn = self._context.begin(now)
         try:
             answer = call()
@@ -84,7 +84,7 @@ class RunningProcessor:
 
 
 def _check_group(group: Waiting) -> Waiting:
-    """Return the group. Raise for an invalid one: other code uses groups without catching errors."""
+    """Return the group. Raise TypeError for an invalid group: other code uses groups without catching errors."""
     if not isinstance(group, Waiting) or not isinstance(group.label, str) or not isinstance(group.instance_count, int):
         raise TypeError(
             "waiting() must return Waiting(label=<text>, instance_count=<whole number>, until=<time or None>)"

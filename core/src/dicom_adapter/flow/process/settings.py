@@ -1,4 +1,4 @@
-"""Part of step 4: the settings of a lane."""
+"""Step 4 (`process`) of the flow: the settings of a lane."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class LaneSettings:
     """The settings of a lane: processor, submitters and data folder."""
 
     ae_title: str
-    processor: MeasuredFactory[JobProcessorBase[Any]]  # called with its settings and a context
-    settings: Any
-    submitter: str  # the default for jobs
-    submitters: Collection[str]  # the allowed ones for jobs
-    data_folder: Path
+    processor: MeasuredFactory[JobProcessorBase[Any]]  # constructs the processor from `settings` and a context
+    settings: Any  # settings of the processor
+    submitter: str  # name of the default submitter for jobs
+    submitters: Collection[str]  # names of the submitters that jobs may use
+    data_folder: Path  # folder for the processor's data
 
     def ensure_data_folder(self) -> Path:
-        """Create the data folder if it is missing, and return it."""
+        """Create the data folder if it is missing. Return its path."""
         self.data_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self.data_folder

@@ -1,4 +1,4 @@
-"""Part of step 4: the timers of one processor."""
+"""Step 4 (`process`) of the flow: the timers of one processor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LATEST_TIMER = datetime(2200, 1, 1, tzinfo=timezone.utc)  # threads cannot wait 
 class Alarm:
     """A callback at a time. Alarms that are due at the same time are called in the order in which they were set."""
 
-    due: datetime  # when it is called, on the clock of the process
-    number: int
-    when: datetime = field(order=False)  # the time of its turn; differs from `due` if the clock was put back
+    due: datetime  # time at which the callback is called, on the clock of the process
+    number: int  # position in the order in which the alarms were set
+    when: datetime = field(order=False)  # time of the turn; differs from `due` if the clock was put back
     callback: Callable[[], None] | None = field(order=False)
 
     def cancel(self) -> None:

@@ -1,7 +1,7 @@
-"""Part of step 4: a turn of a processor, and the transaction that commits it.
+"""Step 4 (`process`) of the flow: a turn of a processor, and the transaction that commits the turn.
 
-A `Turn` only records what the processor requests: jobs, and the release of instances. `Turn.commit` writes all of it in
-one transaction, or raises and writes nothing.
+A `Turn` only records what the processor requests: jobs, and the release of instances. `Turn.commit` writes all requests
+in one transaction, or raises an error and writes nothing.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class Turn:
     """One call of a processor: the time that the processor sees, and its requests. Not thread-safe."""
 
     ae_title: str
-    source: str  # the metadata `Source` of its jobs
-    submitter: str  # the default for jobs
-    submitters: Collection[str]  # the allowed ones
-    now: datetime
-    submissions: list[tuple[Job, tuple[int, ...]]] = Factory(list)
-    removed: list[int] = Factory(list)
+    source: str  # value of the metadata `Source` of the jobs
+    submitter: str  # name of the default submitter for jobs
+    submitters: Collection[str]  # names of the submitters that jobs may use
+    now: datetime  # time of the turn in UTC, as the processor's `now` returns it
+    submissions: list[tuple[Job, tuple[int, ...]]] = Factory(list)  # jobs, with the ids of their instances
+    removed: list[int] = Factory(list)  # ids of the instances to release
     notes: list[Note] = Factory(list)
 
     @property
@@ -81,7 +81,7 @@ class Turn:
         return not (self.submissions or self.removed or self.notes)
 
     def submit(self, request: JobRequest) -> Job:
-        """Record the request for a job. Raises Refused for an invalid one."""
+        """Record the request for a job. Raises Refused for an invalid request."""
         numbers = tuple(instance.instance_id for instance in self._check(request.instances))
         if not request.name or not request.pipeline_id:
             raise Refused("a job needs a name and a pipeline id")
@@ -118,10 +118,11 @@ class Turn:
     def commit(self, transaction: Transaction, delivered: int, read: int | None = None) -> Committed:
         """Write jobs, releases and their events.
 
-        `delivered` is the last instance that was delivered to the processor; `read`, only for the turn of a timer, the
-        last instance that the lane has read. Raises Refused if an instance is not pending. Raises Superseded if there
-        is an instance that was not delivered yet and either replaces one of these instances (it may belong to another
-        group), or comes after `read` and arrived before the timer was due (it may belong to the same group).
+        `delivered` is the last instance that was delivered to the processor. `read` is the last instance that the lane
+        has read; it is set only for the turn of a timer. Raises Refused if an instance is not pending. Raises
+        Superseded if a new instance was not delivered yet, and either replaces an instance of this turn (the new
+        instance may belong to another group), or comes after `read` and arrived before the timer was due (the new
+        instance may belong to the same group).
         """
         requested = {number for _job, numbers in self.submissions for number in numbers} | set(self.removed)
         current = instances.resolve_pending(transaction, sorted(requested))  # the newest arrival of each instance
@@ -155,7 +156,7 @@ class Turn:
 
 
 def _insert_job(transaction: Transaction, job: Job, numbers: tuple[int, ...], current: Mapping[int, int]) -> Job:
-    # Of several arrivals of one SOP instance, the job contains only the newest.
+    # If a SOP instance arrived several times, the job contains only the newest arrival.
     newest = list(dict.fromkeys(current[number] for number in numbers))
     metadata = {**job.metadata, "Instances": str(len(newest))}
     job = evolve(job, instance_count=len(newest), metadata=metadata)

@@ -1,1 +1,1 @@
-"""Step 6, reclaim: delete stored objects and history that are not needed any more, and limit the space in use."""
+"""Step 6 (`reclaim`) of the flow: delete stored objects and history that are not needed any more, and limit space."""

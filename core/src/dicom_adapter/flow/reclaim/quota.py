@@ -1,4 +1,4 @@
-"""Limit the space of held instances, which are kept until an operator decides.
+"""Step 6 (`reclaim`) of the flow: limit the space of held instances, which are kept until an operator decides.
 
 An instance is held if it is quarantined, if only faulted jobs still need it, or if its AE title is not configured any
 more. When the quarantined and faulted instances of an AE title reach the quota, the AE title accepts no more instances
@@ -21,7 +21,7 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.quota")
 
-QUOTA_EVENTS = (  # after these, an AE title may hold more or fewer instances
+QUOTA_EVENTS = (  # events that change the number of held instances of an AE title
     "instance_quarantined",
     "instance_requeued",
     "instance_discarded",
@@ -30,14 +30,14 @@ QUOTA_EVENTS = (  # after these, an AE title may hold more or fewer instances
     "job_cancel_requested",
 )
 HYSTERESIS = 0.95  # a full AE title accepts instances again below 95 % of its quota, to avoid alternation
-REFRESH_EVERY = timedelta(minutes=1)  # even without an event: a job that shared instances may have ended
+REFRESH_EVERY = timedelta(minutes=1)  # interval of checks without an event: a job that shared instances may have ended
 
 
 class Quota:
     """Watches the held instances of each AE title. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, clock: Clock, quota_bytes: int, ae_titles: Collection[str]) -> None:
-        """`ae_titles`: the configured ones."""
+        """Watch the configured `ae_titles`."""
         self._ledger = ledger
         self._clock = clock
         self._quota_bytes = quota_bytes
@@ -88,12 +88,12 @@ class Quota:
 
 
 def reaches_quota(held: int, quota: int, *, was_full: bool) -> bool:
-    """Return whether `held` bytes reach the quota; 0 bytes never do. The limit is lower if `was_full`."""
+    """Return whether `held` bytes reach the quota; 0 bytes never reach it. The limit is lower if `was_full`."""
     return held > 0 and held >= (HYSTERESIS * quota if was_full else quota)
 
 
 def describe_unconfigured(transaction: Transaction, ae_titles: Collection[str], now: datetime) -> None:
-    """Record unconfigured AE titles that hold instances as stopped lanes, and delete the lanes of the others."""
+    """Record unconfigured AE titles with held instances as stopped lanes. Delete the lanes of the other AE titles."""
     held = {name: count for name, count in count_held(transaction).items() if name not in ae_titles}
     lanes.delete_others(transaction, [*ae_titles, *held])
     known = lanes.load(transaction)

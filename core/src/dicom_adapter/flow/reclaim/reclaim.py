@@ -1,7 +1,7 @@
-"""Step 6: delete the stored objects of released instances that no unfinished job needs.
+"""Step 6 (`reclaim`) of the flow: delete the stored objects of released instances that no unfinished job needs.
 
-The stored object is deleted before its row is marked. After a crash in between, the deletion is repeated, which storage
-backends accept. The reverse order could leave an object that no row refers to.
+The stored object is deleted before its row is marked. After a crash between these actions, the deletion is repeated,
+which storage backends accept. The reverse order could leave an object without a row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH = 500  # number of instances that are deleted and recorded together
 
 
 class Reclaim:
-    """Deletes stored objects and records it. Not thread-safe: used by one thread only."""
+    """Deletes stored objects and records the deletions. Not thread-safe: used by one thread only."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Reclaim:
     def _delete(self, batch: Sequence[InstanceStorageInfo]) -> Sequence[InstanceStorageInfo]:
         """Delete the objects together or, if that fails, one by one. Return the instances whose objects were deleted.
 
-        Raises the error of the storage backend if none could be deleted.
+        Raises the error of the storage backend if no object could be deleted.
         """
         try:
             self._storage.delete([instance.storage_key for instance in batch])

@@ -1,4 +1,4 @@
-"""After step 6: delete history that is older than the retention period, so that the ledger does not grow forever.
+"""Step 6 (`reclaim`) of the flow: delete history that is older than the retention period, to limit the ledger.
 
 `ledger.history` determines which rows may be deleted. This module deletes them in small transactions, with pauses in
 which other processes can write.
@@ -18,8 +18,8 @@ from dicom_adapter.runtime.clock import Clock
 
 log = structlog.get_logger("dicom_adapter.retention")
 
-EVERY = timedelta(minutes=10)  # from the end of one run to the beginning of the next
-PAUSE = timedelta(milliseconds=100)  # between two transactions of a run, so that receivers can write
+EVERY = timedelta(minutes=10)  # pause between two runs
+PAUSE = timedelta(milliseconds=100)  # pause between two transactions of a run, so that receivers can write
 BATCH = 500  # number of instances or events that one transaction examines
 JOBS = 100  # number of jobs that one transaction examines; fewer if they have many instances (JOB_ROWS)
 JOB_ROWS = 2000  # number of rows from which no further job is added to a transaction; jobs are deleted as a whole
@@ -32,7 +32,7 @@ class Retention:
     """Deletes old history. Not thread-safe: used by one thread only."""
 
     def __init__(self, ledger: Ledger, clock: Clock, period: timedelta, polled: Collection[str]) -> None:
-        """`period`: the retention period; `polled`: submitters whose platforms are polled for the end of a job."""
+        """Keep history for `period`. `polled` are the submitters that poll their platforms for the end of a job."""
         self._ledger = ledger
         self._clock = clock
         self._period = period
@@ -41,7 +41,7 @@ class Retention:
         self._next = clock.now()
 
     def step(self) -> datetime:
-        """Delete a few rows if it is time. Return the time of the next call."""
+        """Delete the next few old rows, or wait for the next run. Return the time of the next call."""
         now = self._clock.now()
         if now < self._next:
             return self._next

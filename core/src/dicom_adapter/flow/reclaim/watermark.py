@@ -1,11 +1,11 @@
-"""The space that processors are requested to free before the storage is full. A pure function."""
+"""Step 6 (`reclaim`) of the flow: the space that processors are requested to free before the storage is full."""
 
 from __future__ import annotations
 
 from dicom_adapter.api.values import Capacity
 from dicom_adapter.config.model import StorageConfig
 
-MARGIN = 0.02  # of the total space: the request is made this far before the watermark or the reserve is reached
+MARGIN = 0.02  # share of the total space that is still free above the watermark or the reserve when they are requested
 
 
 def bytes_to_free(capacity: Capacity | None, storage: StorageConfig) -> int:

@@ -1,1 +1,1 @@
-"""Step 2, store: make each data set durable and enter its row in the ledger. Begin with `commit`."""
+"""Step 2 (`store`) of the flow: make each data set durable and enter its row in the ledger. Read `commit` first."""

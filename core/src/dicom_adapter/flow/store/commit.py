@@ -1,10 +1,12 @@
-"""Step 2: store each data set while it arrives, then enter its row. Only then is the C-STORE answered with success.
+"""Step 2 (`store`) of the flow: store each data set while it arrives, then enter its row in the ledger.
+
+The C-STORE is answered with success only after the row was entered:
 
     begin    write the header of a Part 10 file to the storage backend
     write    write each piece of the data set as it arrives, and read the identity of the instance from it
     end      complete the data set: return a `ReceivedInstance`, which is not committed yet, or refuse the data set
     commit   make all completed instances durable with one sync, and enter their rows in one transaction
-    recover  at the next start: enter rows that were lost with the power again, from the recovery records
+    recover  at the next start: enter rows that were lost in a power loss again, from the recovery records
 
 After any failure, the sender gets a failure status (PS3.4 section B.2.3) and the instance is deleted.
 """
@@ -34,12 +36,12 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.store")
 
-CHECKPOINT_SECONDS = 1.0  # between two syncs of the ledger, which make older recovery records unnecessary
+CHECKPOINT_SECONDS = 1.0  # time between two syncs of the ledger, which make older recovery records unnecessary
 INLINE_SYNC_SECONDS = 0.1  # if a sync takes longer, later syncs are not done in the network thread
 
 
 class Store:
-    """Stores instances and enters their rows. One thread calls `begin` and `end`, another one may call `commit`."""
+    """Stores instances and enters their rows. One thread calls `begin` and `end`; another thread may call `commit`."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class Store:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         inline_sync_seconds: float = INLINE_SYNC_SECONDS,
     ) -> None:
-        """`name`: of the receiver, the same after a restart. `limits`: None to check no limits."""
+        """Store for the receiver `name`, which is the same after a restart. Without `limits`, no limits are checked."""
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._name = name
@@ -100,7 +102,7 @@ class Store:
         return incoming
 
     def end(self, incoming: IncomingInstance) -> ReceivedInstance | StoreResult:
-        """Complete the data set. Return the instance, which is to be committed, or the result if it is not stored."""
+        """Complete the data set. Return the instance for `commit`, or the result if the data set is refused."""
         received = incoming.end()
         if isinstance(received, StoreResult) or self._limits is None:
             return received
@@ -151,12 +153,12 @@ class Store:
         return result
 
     def _sync(self, received: Sequence[ReceivedInstance]) -> StoreResult | None:
-        """Make the objects durable. If that fails, return the result for all of them."""
+        """Make the objects durable. If that fails, return the result for all instances."""
         started = time.monotonic()
         try:
             self._storage.sync([one.storage_key for one in received])
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            delete_stored_objects(self._storage, received)  # the backend may have kept some
+            delete_stored_objects(self._storage, received)  # the backend may have kept some objects
             return failed(failure)
         finally:
             self._storage_is_slow = time.monotonic() - started > self._inline_sync_seconds
@@ -216,7 +218,7 @@ class Store:
             log.warning("checkpoint_failed", error=describe_failure(failure))
 
     def recover(self) -> int:
-        """Enter the missing rows of stored instances. Return their number. Call it before anything is received.
+        """Enter the missing rows of stored instances. Return their number. Call this before an instance is received.
 
         Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """

@@ -1,4 +1,4 @@
-"""`IncomingInstance`: an instance whose data set is still arriving."""
+"""Step 2 (`store`) of the flow: an instance whose data set is still arriving."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class IncomingInstance:
     """Writes the data set of one instance while it arrives. Not thread-safe. Its methods do not raise."""
 
     request: StoreRequest
-    refusal: StoreResult | None = None  # set as soon as it is certain that the instance is not stored
+    refusal: StoreResult | None = None  # result if the instance is not stored; set as soon as that is certain
     _limit: int = 0  # greatest size of the data set in bytes
     _writer: InstanceWriter | None = None
     _recovery_records: RecoveryRecords | None = None

@@ -1,4 +1,4 @@
-"""Limits of step 2: refuse a C-STORE if there is no free space, or if its AE title is full."""
+"""Step 2 (`store`) of the flow: refuse a C-STORE if there is no free space, or if its AE title is full."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dicom_adapter.config.model import StorageConfig
 from dicom_adapter.flow.free_space import ledger_full, storage_full
 from dicom_adapter.ledger import Ledger, lanes
 
-FREE_SPACE_SECONDS = 0.05  # validity of a check of the disks; each instance causes another check at its end
-FULL_AE_TITLES_SECONDS = 1.0  # between two queries for full AE titles
+FREE_SPACE_SECONDS = 0.05  # validity of a check of the disks; the end of each instance causes another check
+FULL_AE_TITLES_SECONDS = 1.0  # time between two queries for full AE titles
 
 
 class StoreLimits:
@@ -23,7 +23,7 @@ class StoreLimits:
         self._storage = storage
         self._ledger = ledger
         now = time.monotonic()
-        self._no_space = ""  # why there is no free space; "" if there is
+        self._no_space = ""  # reason why there is no free space; "" if there is free space
         self._no_space_until = now
         self._full: Mapping[str, str] = {}
         self._query_full_at = now

@@ -1,4 +1,4 @@
-"""`ReceivedInstance`: an instance between the end of its data set and its row in the ledger."""
+"""Step 2 (`store`) of the flow: an instance between the end of its data set and its row in the ledger."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _VALUES = itemgetter(*arrivals.COLUMNS)
 class ReceivedInstance:
     """An instance whose data set is complete.
 
-    An instance that was read from a recovery record keeps the `received_at` of the record. All others get it when their
-    rows are entered, so that the order of rows is the order of these times.
+    An instance that was read from a recovery record keeps the `received_at` of the record. All other instances get
+    `received_at` when their rows are entered, so that the order of rows is the order of these times.
     """
 
-    # The columns of its row by name (`arrivals.COLUMNS`); `received_at` is in microseconds, as the ledger stores it. It
-    # is a dictionary for speed: recovery record, row and info are made of it, and a class would take twice as long.
+    # The columns of its row by name (`arrivals.COLUMNS`); `received_at` is in microseconds, as the ledger stores it. A
+    # dictionary is fast: recovery record, row and info are built from it, and a class would take twice as long.
     columns: dict[str, Any]
     quarantine_reason: str = ""  # reason why no processor receives the instance
-    receiver_run: str = ""  # of its recovery record; "" if it has none
-    number: int = 0  # of its recovery record in the receiver run; 0 if it has none
-    is_recovered: bool = False  # True if it was read from a recovery record
+    receiver_run: str = ""  # receiver run of the recovery record; "" if there is no record
+    number: int = 0  # number of the recovery record in the receiver run; 0 if there is no record
+    is_recovered: bool = False  # True if the instance was read from a recovery record
 
     @property
     def ae_title(self) -> str:

@@ -1,4 +1,4 @@
-"""At a start: enter rows that were lost with the power, or that a killed process had not entered yet."""
+"""Step 2 (`store`) of the flow: at a start, enter the rows that a power loss or a killed process has prevented."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Recovery:
     receiver: str
 
     def run(self) -> int:
-        """Enter the missing rows. Return their number. Call it before anything is received.
+        """Enter the missing rows. Return their number. Call this before an instance is received.
 
         Raises the errors of ledger and storage: nothing may be acknowledged before these rows are entered.
         """
@@ -45,7 +45,7 @@ class Recovery:
             return self._enter_missing(missing, above) if missing else 0
 
     def _without_row(self, found: Sequence[ReceivedInstance]) -> tuple[int, list[ReceivedInstance]]:
-        """Return the number of instances above the high-water marks, and those that have no row, in their order."""
+        """Return the number of instances above the high-water marks, and those instances without a row, in order."""
         with self.ledger.read() as transaction:
             reached = receiver_runs.high_water_marks(transaction)
             above = [one for one in found if one.number > reached.get(one.receiver_run, 0)]

@@ -1,11 +1,12 @@
-"""Recovery records: a copy of the ledger row, stored with each instance, to enter the row again after a power loss.
+"""Step 2 (`store`) of the flow: recovery records, copies of ledger rows that are stored with the instances.
 
-A record is synced together with its instance, so the ledger needs no sync before the C-STORE is answered. The records
-of a receiver run (one life of a receiver process) are numbered in the order in which their rows are entered. The ledger
-has the high-water mark of each run: only records above it are used at the next start.
+After a power loss, a lost row is entered again from its record. A record is synced together with its instance, so the
+ledger needs no sync before the C-STORE is answered. The records of a receiver run (the time from the start of a
+receiver process to its end) are numbered in the order in which their rows are entered. The ledger has the high-water
+mark of each run: only records above the mark are used at the next start.
 
 A record is a JSON object: the version of its format, the receiver run, the number, the columns of the row by
-name, and the reason if the instance is to be quarantined.
+name, and, for an instance that must be quarantined, the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dicom_adapter.flow.store.received_instance import ReceivedInstance
 from dicom_adapter.ledger import arrivals
 from dicom_adapter.runtime.clock import Clock
 
-VERSION = 2  # of the format; records of other versions are not read: an audit finds their instances
+VERSION = 2  # version of the format; records of other versions are not read: an audit finds their instances
 
 
 @define
@@ -35,7 +36,7 @@ class RecoveryRecords:
     def write(self, received: ReceivedInstance, writer: InstanceWriter) -> None:
         """Write the record of an instance, unless it is too long for the storage backend."""
         number = self.assigned + 1
-        # Never earlier than the last one, even if the clock was set back: the order of instances must not change.
+        # The time is never earlier than the previous time, even if the clock was set back: instances keep their order.
         received_at = max(self._last_received_at, arrivals.to_microseconds(self.clock.now()))
         received.columns["received_at"] = received_at
         record = {"version": VERSION, "receiver_run": self.receiver_run, "number": number, "columns": received.columns}

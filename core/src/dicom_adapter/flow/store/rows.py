@@ -1,4 +1,4 @@
-"""Enter the rows of received instances into the ledger, and decide about duplicates of pending instances."""
+"""Step 2 (`store`) of the flow: enter the rows of received instances, and decide about duplicates."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RowWriter:
         events.record(self.transaction, [events.quarantined(instance, reason, now)])
 
     def _enter_duplicate(self, received: ReceivedInstance) -> StoreResult:
-        """Decide about an instance with the SOP Instance UID of a pending one: replace, acknowledge or refuse."""
+        """Decide about a duplicate of a pending instance: replace the pending instance, acknowledge or refuse."""
         instance = received.info()
         pending = instances.find_pending(self.transaction, instance.ae_title, instance.sop_instance_uid)
         assert pending is not None  # the insert found it, in this transaction
@@ -65,17 +65,15 @@ class RowWriter:
             return StoreResult(outcome=StoreOutcome.STORED, instance=replaced)
         if self._is_same(pending, instance):
             return _not_stored(StoreOutcome.ALREADY_STORED, "the same data set is pending already", pending)
-        reason = (
-            "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps that one"
-        )
+        reason = "another data set with this SOP Instance UID is pending; overwrite-same-instance = false keeps it"
         return _not_stored(StoreOutcome.DUPLICATE_REFUSED, reason, pending)
 
     def _replaces_pending(self, received: ReceivedInstance) -> bool:
-        table = self.config.ae_titles.get(received.ae_title)  # None if it is no longer configured
+        table = self.config.ae_titles.get(received.ae_title)  # None if the AE title is no longer configured
         return table is not None and table.overwrite_same_instance
 
     def _is_same(self, one: InstanceStorageInfo, other: InstanceStorageInfo) -> bool:
-        """Return whether both have the same data set. They may come from different senders."""
+        """Return whether both instances have the same data set, even if they come from different senders."""
         if (one.checksum, one.transfer_syntax_uid) != (other.checksum, other.transfer_syntax_uid):
             return False
         return self._data_set_bytes(one) == self._data_set_bytes(other)

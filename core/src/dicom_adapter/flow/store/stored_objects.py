@@ -1,4 +1,4 @@
-"""Deletion of stored objects that get no row in the ledger."""
+"""Step 2 (`store`) of the flow: delete stored objects that get no row in the ledger."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Step 5, submit: each submitter submits jobs to its platform. Begin with `steps`, which has the table of states."""
+"""Step 5 (`submit`) of the flow: each submitter submits jobs to its platform. Read `steps` first."""

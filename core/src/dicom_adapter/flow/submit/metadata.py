@@ -1,4 +1,4 @@
-"""Part of step 5: the DICOM attributes that the configuration lists, as metadata of a job."""
+"""Step 5 (`submit`) of the flow: the DICOM attributes that the configuration lists, as metadata of a job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
-VALUE_BYTES = 256  # the longest value that the Clara Platform accepts, in UTF-8
+VALUE_BYTES = 256  # maximum length of a value in UTF-8 that the Clara Platform accepts
 
 
 def read_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[str, str]:
@@ -35,7 +35,7 @@ def _value(header: Dataset, keyword: str) -> object:
 
 
 def _text(value: object) -> str:
-    """Return the value as one line; "" if it is missing, a sequence or bytes."""
+    """Return the value as text; "" if the value is missing, a sequence or bytes."""
     if value is None or isinstance(value, (Items, bytes)):
         return ""
     text = "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value)

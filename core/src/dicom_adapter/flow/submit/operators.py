@@ -1,4 +1,4 @@
-"""Part of step 5: the operations of operators on jobs. They are written to the ledger, where the host reads them."""
+"""Step 5 (`submit`) of the flow: the operations of operators on jobs. The host reads them from the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEVER_BEGUN = {"begun": False}  # event detail of a job that was cancelled befor
 
 
 def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
-    """Continue a faulted job with the step that failed, or retry a postponed one now. Raises Refused."""
+    """Continue a faulted job with the step that failed, or retry a postponed job now. Raises Refused for other jobs."""
     with ledger.write() as transaction:
         row = _find(transaction, job_id)
         job = row.job
@@ -34,9 +34,10 @@ def retry(ledger: Ledger, clock: Clock, job_id: str) -> Job:
 
 
 def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
-    """Cancel a job, here and on the platform; its instances may be reclaimed. Raises Refused once it is submitted.
+    """Cancel an unfinished or faulted job, here and on the platform. Raises Refused for other jobs.
 
-    A job that never began is cancelled immediately, because no platform knows it.
+    The instances of the job may then be reclaimed. A job that never began is cancelled immediately, because it does not
+    exist on the platform.
     """
     with ledger.write() as transaction:  # read and write in one transaction: the host must not begin the job in between
         row = _find(transaction, job_id)
@@ -51,7 +52,7 @@ def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
 
 
 def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
-    """Return the jobs that `cancel` has ended since that event. The host must report them, because no step does."""
+    """Return the jobs that `cancel` has ended after event `event_number`; the host reports them, because no step does."""
     ended = events.named_after(transaction, event_number, "job_cancelled")
     rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
     return [row.job for row in rows if row is not None]

@@ -1,4 +1,4 @@
-"""Part of step 5: the job queue of a submitter. It determines which job runs its next step."""
+"""Step 5 (`submit`) of the flow: the job queue of a submitter, which determines which job runs its next step."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dicom_adapter.runtime.resources import Resources
 
 log = structlog.get_logger("dicom_adapter.host")
 
-AFTER_INTERRUPTION = timedelta(seconds=1)  # until an interrupted step is repeated, if the service has not stopped
-POLL_EVERY = timedelta(seconds=2)  # for jobs that an operator retries or cancels
+AFTER_INTERRUPTION = timedelta(seconds=1)  # pause before an interrupted step is repeated, if the service still runs
+POLL_EVERY = timedelta(seconds=2)  # time between two polls of the ledger for jobs that an operator retries or cancels
 
 
 @define(eq=False)
 class InFlight:
     """The numbers of the jobs of one submitter whose step is in progress, and the lock under which jobs are chosen.
 
-    A queue shares it with the queue that replaces it, so that a job never runs two steps at the same time.
+    A queue shares this object with the queue that replaces it, so that a job never runs two steps at the same time.
     """
 
     numbers: set[int] = Factory(set)
@@ -46,15 +46,15 @@ class JobQueue:
         poll_every: timedelta = POLL_EVERY,
         in_flight: InFlight | None = None,
     ) -> None:
-        """`in_flight`: of the replaced queue, which still completes its steps in progress."""
+        """Create a queue. `in_flight` is that of the replaced queue, which still completes its steps in progress."""
         self._name = name
         self._submission = submission
         self._retries = retries
         self._poll_every = poll_every
         self._ledger, self._clock = resources.ledger, resources.clock
         self.in_flight = in_flight or InFlight()
-        self._served: dict[str, int] = {}  # number of the last turn of each AE title
-        self._turn = 0
+        self._served: dict[str, int] = {}  # for each AE title, the number of the last choice of one of its jobs
+        self._choices = 0  # number of choices so far
         self._breaker = Breaker()
 
     def step(self) -> datetime | None:
@@ -83,8 +83,8 @@ class JobQueue:
             row = self._choose(now)
             if row is not None:
                 self.in_flight.numbers.add(row.number)
-                self._served[row.job.ae_title] = self._turn
-                self._turn += 1
+                self._served[row.job.ae_title] = self._choices
+                self._choices += 1
         return row
 
     def _choose(self, now: datetime) -> JobRow | None:
@@ -92,13 +92,13 @@ class JobQueue:
             if not self._breaker.is_down:
                 latest = now + self._retries.longest
                 candidates = jobs.queue_heads(transaction, self._name, now, self.in_flight.numbers, latest)
-                return choose(candidates, self._served, self._turn)
+                return choose(candidates, self._served, self._choices)
             # While the platform is down, only the pause of the breaker counts: jobs try in the order of the queue.
             tried = self._breaker.tried
-            row = choose(jobs.queue_heads(transaction, self._name, None, tried), self._served, self._turn)
+            row = choose(jobs.queue_heads(transaction, self._name, None, tried), self._served, self._choices)
             if row is None:
                 tried.clear()
-                row = choose(jobs.queue_heads(transaction, self._name, None), self._served, self._turn)
+                row = choose(jobs.queue_heads(transaction, self._name, None), self._served, self._choices)
             if row is not None:
                 tried.add(row.number)
             return row

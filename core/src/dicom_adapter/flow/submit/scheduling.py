@@ -1,6 +1,6 @@
-"""Part of step 5: choose the next job, compute retries, and stop calling a platform that is down (circuit breaker).
+"""Step 5 (`submit`) of the flow: choose the next job, compute retries, and stop calling a platform that is down.
 
-Pure functions, and values without access to ledger or platform.
+The last is a circuit breaker. Nothing in this module has access to the ledger or the platform.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from attrs import define, field, frozen
 from dicom_adapter.config.model import SubmitterConfig
 from dicom_adapter.ledger.jobs import RANKS, JobRow
 
-TURNS_TO_THE_OLDEST = 8  # every 8th turn is for the oldest job of any priority, so that no job waits forever
-MAX_DOUBLINGS = 20  # of a pause: more would exceed the range of `timedelta`
+OLDEST_EVERY = 8  # every 8th choice is the oldest job of any priority, so that no job waits forever
+MAX_DOUBLINGS = 20  # maximum number of doublings of a pause: more would exceed the range of `timedelta`
 FAILURES_TO_OPEN = 3  # number of jobs that fail consecutively, after which the platform is considered down
 
 
-def choose(candidates: Iterable[JobRow], served: Mapping[str, int], turn: int) -> JobRow | None:
-    """Return the most urgent job; among equals, the oldest of the AE title that was served longest ago.
+def choose(candidates: Iterable[JobRow], served: Mapping[str, int], number: int) -> JobRow | None:
+    """Return the most urgent job; if several are equally urgent, the oldest of the AE title served longest ago.
 
-    In one of TURNS_TO_THE_OLDEST turns, return the oldest job of all, so that urgent jobs do not block the others.
-    `served` maps each AE title to the number of its last turn.
+    In one of OLDEST_EVERY choices, return the oldest of all jobs, so that urgent jobs do not block the other jobs.
+    `number` is the number of this choice. `served` maps each AE title to the number of the last choice of one of its
+    jobs.
     """
-    if turn % TURNS_TO_THE_OLDEST == TURNS_TO_THE_OLDEST - 1:
+    if number % OLDEST_EVERY == OLDEST_EVERY - 1:
         return min(candidates, key=lambda row: row.number, default=None)
     return min(
         candidates,
@@ -77,11 +78,11 @@ class Breaker:
         return self.open_until is not None
 
     def may_try(self, now: datetime, trying: int) -> bool:
-        """Return whether another job may call a platform that is down. `trying`: the number of jobs that do so now."""
+        """Return whether another job may call a platform that is down. `trying` is the number of jobs that call now."""
         return trying == 0 and (self.open_until is None or self.open_until <= now)
 
     def step_failed(self, job: int, now: datetime, pause: timedelta) -> None:
-        """Record a retriable failure of a step. `pause`: until the next call if the platform is down."""
+        """Record a retriable failure of a step. If the platform is down, the next call is after `pause`."""
         self.failures += 1
         self.failed.add(job)
         if self.is_down or len(self.failed) >= FAILURES_TO_OPEN:

@@ -1,4 +1,4 @@
-"""Part of step 5: follow the state of submitted jobs on the platform."""
+"""Step 5 (`submit`) of the flow: follow the state of submitted jobs on the platform."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dicom_adapter.runtime.workers import SLICE_SECONDS
 
 log = structlog.get_logger("dicom_adapter.submit")
 
-JOBS_PER_STEP = 50  # submitted jobs whose status is requested in one step
+JOBS_PER_STEP = 50  # number of submitted jobs whose status is requested in one step
 
 
 class PlatformWatch:
@@ -36,7 +36,7 @@ class PlatformWatch:
         resources: Resources,
         on_change: Callable[[Job], None],
     ) -> None:
-        """`submission` opens the submitter before its first use."""
+        """Poll for the jobs of the submitter `name`. `submission` opens the submitter before its first use."""
         self._name = name
         self._submitter = submitter
         self._submission = submission

@@ -1,4 +1,4 @@
-"""Step 5: the steps of a job. Each step leads to the next state, which the ledger records.
+"""Step 5 (`submit`) of the flow: the steps of a job. Each step leads to the next state, which the ledger records.
 
     state          step          next state     when the step fails
     queued         create_job    created        retriable: the same step again, after a pause
@@ -11,8 +11,8 @@
     cancelled      none
 
 The ledger records the start of each step, and later its result. If the power fails in between, or if the response of
-the platform is lost, the step is repeated with `job.repeated` set: submitters must make it idempotent. Uploads are
-recorded for each file. They are done in batches, between which other jobs get a turn.
+the platform is lost, the step is repeated with `job.repeated` set: submitters must make the step idempotent. Each
+upload of a file is recorded. Files are uploaded in batches; other jobs can run a step between two batches.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ NEXT = {
     JobState.METADATA_SENT: JobState.UPLOADED,
     JobState.UPLOADED: JobState.SUBMITTED,
 }
-UPLOADS_PER_COMMIT = 32  # files whose upload is recorded together: at most this number is repeated after a crash
-BATCH_SECONDS = 2.0  # after this time, no further upload of a batch begins: other jobs get a turn on a slow platform
+UPLOADS_PER_COMMIT = 32  # number of files whose upload is recorded together and is repeated after a crash
+BATCH_SECONDS = 2.0  # after this time, no upload of a batch begins, so that other jobs can use a slow platform
 
 
 class PlatformContact(Enum):
     """The contact with the platform during a step."""
 
     ANSWERED = "answered"  # the platform responded
-    FAILED = "failed"  # with a retriable error
-    UNKNOWN = "unknown"  # the platform was not called, or something else failed
+    FAILED = "failed"  # the call failed with a retriable error
+    UNKNOWN = "unknown"  # the platform was not called, or the failure has another cause
 
 
 class CannotRead(Retriable):
@@ -69,7 +69,7 @@ class Done:
     """The result of a successful step on the platform."""
 
     values: Mapping[str, Any] = field(factory=dict)  # fields of Job that the platform returned
-    state: JobState | None = None  # the next state, if it is not that of NEXT
+    state: JobState | None = None  # the next state; None: the next state is in NEXT
     is_complete: bool = True  # False: further batches of uploads follow
     platform: PlatformContact = PlatformContact.ANSWERED
 
@@ -84,7 +84,7 @@ class Steps:
         uploads: Executor,
         keywords: Mapping[str, Sequence[str]],
     ) -> None:
-        """`keywords`: for each AE title, the DICOM keywords whose values go into a job's metadata."""
+        """Run steps with `submitter`. `keywords` are, by AE title, the DICOM keywords for the metadata of jobs."""
         self._submitter = submitter
         self._ledger, self._storage = resources.ledger, resources.storage
         self._uploads = uploads
@@ -157,7 +157,7 @@ class Steps:
         return Done()
 
     def _cancel(self, row: JobRow) -> Done:
-        """Cancel the job on the platform, if the platform knows it."""
+        """Cancel the job on the platform, if it was created there."""
         if not row.job.platform_job_id and not row.job.repeated:
             return Done(state=JobState.CANCELLED, platform=PlatformContact.UNKNOWN)
         try:
@@ -165,7 +165,7 @@ class Steps:
                 # The response to create_job was lost: repeat it to get the id. The next step cancels the job.
                 return self._create(row)
             self._submitter.cancel(row.job)
-        except Permanent as refusal:  # the platform does not know the job, or rejects this
+        except Permanent as refusal:  # the job does not exist on the platform, or cannot be cancelled there
             log.warning("job_cancel_refused", job_id=row.job.job_id, reason=str(refusal))
         return Done(state=JobState.CANCELLED)
 

@@ -1,4 +1,4 @@
-"""Part of step 5: run the steps of jobs with one submitter, and record their results in the ledger."""
+"""Step 5 (`submit`) of the flow: run the steps of jobs with one submitter, and record their results in the ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "l
 class StepResult:
     """The result of a step."""
 
-    row: JobRow  # of the job after the step
+    row: JobRow  # row of the job after the step
     platform: PlatformContact
 
 
@@ -56,14 +56,14 @@ class Submission:
         self._is_closing = False
 
     def open(self) -> None:
-        """Open the submitter if it is not open. Call it before each use."""
+        """Open the submitter if it is not open. Call this method before each use of the submitter."""
         with self._opening:
             if not self._is_open:
                 self._submitter.open()
                 self._is_open = True
 
     def close(self) -> None:
-        """Close the submitter. Steps that this interrupts raise Interrupted."""
+        """Close the submitter. Steps in progress may raise Interrupted."""
         self._is_closing = True
         if not self._opening.acquire(timeout=OPENING_SECONDS):
             return  # `open` hangs; there is nothing to close yet
@@ -111,7 +111,7 @@ class Submission:
             return jobs.change(transaction, row, repeated=True)
 
     def _complete(self, row: JobRow, done: Done) -> JobRow:
-        """Record the success of a step, or of a part of it."""
+        """Record the success of a step, or of one batch of uploads."""
         if not done.is_complete:
             return self._clear_failures(row)
         state = done.state or NEXT[row.job.state]
