@@ -52,7 +52,7 @@ def cancel(ledger: Ledger, clock: Clock, job_id: str) -> Job:
 
 
 def cancelled_at_once(transaction: Transaction, event_number: int) -> list[Job]:
-    """Return the jobs that `cancel` has ended after event `event_number`; the host reports them, because no step does."""
+    """Return the jobs that `cancel` has ended after event `event_number`. The host reports them: no step does that."""
     ended = events.named_after(transaction, event_number, "job_cancelled")
     rows = [jobs.get(transaction, event.job_id) for event in ended if event.job_id and event.detail == NEVER_BEGUN]
     return [row.job for row in rows if row is not None]
