@@ -197,7 +197,7 @@ def single_bytes(data: bytes) -> Iterator[bytes]:
         pytest.param(
             {"operation_timeout": SOON, "max_pdu": 0},
             chain([pdu(0x04, b"", 10_000)], single_bytes(b"\0\0\0")),
-            "a PDU was not",
+            "a message was not",
             id="PDU without a limit of its length",
         ),
     ],

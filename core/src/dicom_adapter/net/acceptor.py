@@ -77,8 +77,8 @@ class Acceptor:
 
     def __init__(self, maximum_length: int) -> None:
         """`maximum_length`: longest P-DATA-TF to receive, in bytes; 0: no limit."""
-        self._layer = UpperLayer(maximum_length)
-        self.take_outgoing = self._layer.take_outgoing  # returns the bytes to send now
+        self.layer = UpperLayer(maximum_length)
+        self.take_outgoing = self.layer.take_outgoing  # returns the bytes to send now
         self.request: AssociateRequest | None = None
         self._maximum_length = maximum_length
         self._contexts: dict[int, ContextResult] = {}
@@ -94,7 +94,7 @@ class Acceptor:
 
     def receive(self, data: memoryview) -> list[AcceptorEvent]:
         """Process received bytes. Memoryviews among the events are valid as long as `data`."""
-        return self._interpret(self._layer.receive(data))
+        return self._interpret(self.layer.receive(data))
 
     def input_ended(self) -> list[AcceptorEvent]:
         """Report that the peer sends nothing more. It may still receive."""
@@ -102,11 +102,11 @@ class Acceptor:
 
     def closed(self) -> list[AcceptorEvent]:
         """Report that the connection is closed."""
-        return self._interpret(self._layer.closed())
+        return self._interpret(self.layer.closed())
 
     def artim_expired(self) -> list[AcceptorEvent]:
         """Report that the timer ARTIM has expired."""
-        return self._interpret(self._layer.artim_expired())
+        return self._interpret(self.layer.artim_expired())
 
     def _interpret(self, indications: Iterable[object]) -> list[AcceptorEvent]:
         events: list[AcceptorEvent] = []
@@ -126,7 +126,7 @@ class Acceptor:
         return events
 
     def _receive_fragment(self, fragment: Fragment, events: list[AcceptorEvent]) -> None:
-        if self._layer.state is not AssociationState.ESTABLISHED:  # the rest of a PDU after a violation
+        if self.layer.state is not AssociationState.ESTABLISHED:  # the rest of a PDU after a violation
             return
         try:
             if fragment.is_command:
@@ -208,11 +208,11 @@ class Acceptor:
         results = list(contexts)
         self._contexts = {context.context_id: context for context in results if context.result == ACCEPTANCE}
         response = encode_accept(self.request, results, self._maximum_length, implementation)
-        self._layer.accept(response, frozenset(self._contexts))
+        self.layer.accept(response, frozenset(self._contexts))
 
     def reject(self, result: int, source: int, reason: int) -> None:
         """Reject the association (PS3.8 table 9-21)."""
-        self._layer.reject(result, source, reason)
+        self.layer.reject(result, source, reason)
 
     def answer(self, command: Command, status: int, comment: str = "") -> None:
         """Answer a C-STORE. Without effect if the association has ended."""
@@ -224,7 +224,7 @@ class Acceptor:
     def abort(self) -> None:
         """Abort the association."""
         self._unanswered.clear()
-        self._layer.abort()
+        self.layer.abort()
 
     @property
     def unanswered(self) -> int:
@@ -236,31 +236,21 @@ class Acceptor:
     @property
     def artim_runs(self) -> bool:
         """True while the peer must request an association, or close the connection, before ARTIM expires."""
-        return self._layer.artim_runs
-
-    @property
-    def pdus_begun(self) -> int:
-        """A number that increases when a PDU begins whose end has not arrived with it."""
-        return self._layer.pdus_begun
-
-    @property
-    def is_in_pdu(self) -> bool:
-        """True if a PDU has begun to arrive and is not complete."""
-        return self._layer.is_in_pdu
+        return self.layer.artim_runs
 
     @property
     def has_ended(self) -> bool:
         """True after the association was released, aborted, rejected or lost, and if none can be requested any more."""
-        return self._layer.has_ended
+        return self.layer.has_ended
 
     @property
     def is_to_close(self) -> bool:
         """True if the connection must be closed after the outgoing bytes were written."""
-        return self._layer.is_to_close
+        return self.layer.is_to_close
 
     def _release_if_all_answered(self) -> None:
-        if self._is_releasing and not self._unanswered and self._layer.state is AssociationState.AWAITING_RELEASE:
-            self._layer.release()
+        if self._is_releasing and not self._unanswered and self.layer.state is AssociationState.AWAITING_RELEASE:
+            self.layer.release()
 
     def _send(self, command: Command, context_id: int, status: int, comment: str = "") -> None:
         assert self.request is not None  # accepted
@@ -272,4 +262,4 @@ class Acceptor:
             piece = response[start : start + step]
             control = COMMAND | (LAST if start + step >= len(response) else 0)
             pdv = PDV_HEADER.pack(len(piece) + 2, context_id, control) + piece
-            self._layer.send(HEADER.pack(0x04, len(pdv)) + pdv)
+            self.layer.send(HEADER.pack(0x04, len(pdv)) + pdv)

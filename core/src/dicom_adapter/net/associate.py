@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from attrs import field, frozen
@@ -17,6 +18,7 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 annex A.2.1
 MAX_CONTEXTS = 128  # their IDs are the odd numbers of one byte
 FIXED = struct.Struct(">H2x16s16s32s")  # version, called and calling AE title, reserved
 ITEM = struct.Struct(">BxH")  # header of an item: type, length of the rest
+LONGEST_REMEMBERED_BYTES = 4096  # of a request
 CONTEXT_HEADER_BYTES = 4  # ID of a presentation context, reserved bytes
 PADDING = b" \0"
 AE_TITLE_BYTES = re.compile(rb"[\x20-\x5b\x5d-\x7e]+")  # PS3.5 section 6.2: ASCII without control characters and \
@@ -85,7 +87,17 @@ def decode_request(body: bytes) -> AssociateRequest:
     """Decode an A-ASSOCIATE-RQ without its PDU header. Raises InvalidPdu.
 
     Irregularities that lose no meaning are tolerated: other acceptors tolerate them, so there are devices with them.
+    Requests are remembered, because many devices open an association for each instance with the same request.
     """
+    return _decode(body) if len(body) > LONGEST_REMEMBERED_BYTES else _decode_remembered(body)
+
+
+@lru_cache(maxsize=64)
+def _decode_remembered(body: bytes) -> AssociateRequest:
+    return _decode(body)
+
+
+def _decode(body: bytes) -> AssociateRequest:
     if len(body) < FIXED.size:
         raise InvalidPdu(f"A-ASSOCIATE-RQ of {len(body)} bytes")
     found: Irregularities = {}
@@ -196,10 +208,11 @@ def _role(value: bytes, found: Irregularities) -> dict[str, tuple[bool, bool]]:
 
 
 def _uid(data: bytes, found: Irregularities) -> str:
-    name, _nul, rest = data.partition(b"\0")
-    if rest.strip(PADDING):
+    name = data.strip(PADDING)
+    if b"\0" in name:
         found["a UID is followed by NUL and other bytes"] = None
-    return _text(name)
+        name = name.partition(b"\0")[0].rstrip(b" ")
+    return name.decode("ascii", "backslashreplace")
 
 
 def _text(data: bytes) -> str:
@@ -212,10 +225,10 @@ def _ae_title(data: bytes, which: str, found: Irregularities) -> str:
 
     A NUL ends it: some devices send the contents of a C string's buffer.
     """
-    title, _nul, rest = data.partition(b"\0")
-    if rest.strip(PADDING):
+    title = data.strip(PADDING)
+    if b"\0" in title:
         found[f"the {which} AE title is followed by NUL and other bytes"] = None
-    title = title.strip(b" ")
+        title = title.partition(b"\0")[0].rstrip(b" ")
     if AE_TITLE_BYTES.fullmatch(title):
         return title.decode("ascii")
     found[f"the {which} AE title has characters that are not allowed" if title else f"no {which} AE title"] = None

@@ -29,7 +29,7 @@ from dicom_adapter.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_
 from dicom_adapter.net.acceptor import Acceptor, StoreAborted, StoreCompleted, StoreRequested
 from dicom_adapter.net.admission import Admission
 from dicom_adapter.net.codes import C_STORE_STATUS, REJECT_REASON, CStoreStatus
-from dicom_adapter.net.deadlines import Deadlines, longest_pause
+from dicom_adapter.net.deadlines import Deadlines, describe_timeout, longest_pause
 from dicom_adapter.net.dimse import Command
 from dicom_adapter.net.indications import AssociateIndication, AssociationEnd, ReleaseIndication
 from dicom_adapter.net.negotiation import describe_declined, negotiate
@@ -375,7 +375,7 @@ class Connection(asyncio.BufferedProtocol):
         Received bytes move the deadline but do not change the timer.
         """
         dicom, now = self._endpoint.dicom, self._loop.time()
-        deadline, reason = self._deadlines.earliest(dicom)
+        deadline, field = self._deadlines.earliest(dicom)
         if self._acceptor.artim_runs:
             deadline = self._opened_at + dicom.association_timeout
         if deadline > now or self._uncommitted:
@@ -385,7 +385,7 @@ class Connection(asyncio.BufferedProtocol):
             self._acceptor.artim_expired()
             self.drop()
         else:
-            log.warning("association_timed_out", peer=self.peer, reason=reason)
+            log.warning("association_timed_out", peer=self.peer, reason=describe_timeout(dicom, field))
             self.abort()
 
     def abort(self) -> None:

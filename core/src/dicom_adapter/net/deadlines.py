@@ -8,13 +8,19 @@ from __future__ import annotations
 from dicom_adapter.config.listening import DicomConfig
 from dicom_adapter.net.acceptor import Acceptor
 
+INCOMPLETE = {
+    "idle_timeout": "no data arrived",
+    "pdu_timeout": "a PDU was not complete",
+    "operation_timeout": "a message was not complete",
+}
+
 
 class Deadlines:
     """Times of one association, from a monotonic clock in seconds. Not thread-safe."""
 
     def __init__(self, acceptor: Acceptor, *, is_pdu_limited: bool, now: float) -> None:
         """`is_pdu_limited`: the length of a PDU is limited. If not, a PDU may take as long as an operation."""
-        self._acceptor = acceptor
+        self._acceptor, self._layer = acceptor, acceptor.layer
         self._is_pdu_limited = is_pdu_limited
         self._pdus_begun = 0
         self._operation: object | None = None
@@ -31,24 +37,26 @@ class Deadlines:
     def received(self, now: float) -> None:
         """Record that bytes have arrived. Called after the acceptor has processed them."""
         self._last_received = now
-        if self._acceptor.pdus_begun != self._pdus_begun:
-            self._pdus_begun, self._pdu_since = self._acceptor.pdus_begun, now
+        if self._layer.pdus_begun != self._pdus_begun:
+            self._pdus_begun, self._pdu_since = self._layer.pdus_begun, now
         if self._acceptor.operation is not self._operation:
             self._operation, self._operation_since = self._acceptor.operation, now
 
     def earliest(self, dicom: DicomConfig) -> tuple[float, str]:
-        """Return the earliest deadline, and the reason to abort the association after it."""
-        found = [(self._last_received + dicom.idle_timeout, f"no data for idle-timeout = {dicom.idle_timeout:g} s")]
-        if self._acceptor.is_in_pdu and self._is_pdu_limited:
-            reason = f"a PDU was not complete within pdu-timeout = {dicom.pdu_timeout:g} s"
-            found.append((self._pdu_since + dicom.pdu_timeout, reason))
+        """Return the earliest deadline, and the field of the configuration that it comes from."""
+        found = [(self._last_received + dicom.idle_timeout, "idle_timeout")]
         if self._acceptor.operation is not None:
-            reason = f"a message was not complete within operation-timeout = {dicom.operation_timeout:g} s"
-            found.append((self._operation_since + dicom.operation_timeout, reason))
-        elif self._acceptor.is_in_pdu and not self._is_pdu_limited:
-            reason = f"a PDU was not complete within operation-timeout = {dicom.operation_timeout:g} s"
-            found.append((self._pdu_since + dicom.operation_timeout, reason))
+            found.append((self._operation_since + dicom.operation_timeout, "operation_timeout"))
+        elif self._layer.is_in_pdu and not self._is_pdu_limited:
+            found.append((self._pdu_since + dicom.operation_timeout, "operation_timeout"))
+        if self._layer.is_in_pdu and self._is_pdu_limited:
+            found.append((self._pdu_since + dicom.pdu_timeout, "pdu_timeout"))
         return min(found)
+
+
+def describe_timeout(dicom: DicomConfig, field: str) -> str:
+    """Return the reason to abort an association after the deadline that comes from this field."""
+    return f"{INCOMPLETE[field]} within {field.replace('_', '-')} = {getattr(dicom, field):g} seconds"
 
 
 def longest_pause(dicom: DicomConfig) -> float:

@@ -96,7 +96,9 @@ def describe_declined(
     contexts: Sequence[ProposedContext], results: Sequence[ContextResult], rules: ContextRules
 ) -> list[str]:
     """Return what was declined, for the log: abstract syntaxes, and transfer syntaxes that the rules exclude."""
-    described = (_describe(*pair, rules) for pair in zip(contexts, results, strict=False))
+    if rules.transfer_syntaxes is None and all(result.result == ACCEPTANCE for result in results):
+        return []
+    described = (_describe(*pair, rules) for pair in zip(contexts, results, strict=True))
     found = dict.fromkeys(filter(None, described))
     if len(found) <= MOST_DESCRIBED:
         return list(found)
