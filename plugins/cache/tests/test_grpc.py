@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dicom_adapter import Refused, Secret
 from dicom_adapter.testing import make_study
+from dicom_adapter_cache import grpc_interceptors, grpc_server
 from dicom_adapter_cache.grpc_server import CacheGrpcServer
 from dicom_adapter_cache.settings import GrpcSettings
 from dicom_adapter_cache.wire import cache_pb2 as pb
@@ -28,6 +30,9 @@ from dicom_adapter_cache.wire.cache_pb2_grpc import CacheStub
 TOKEN = "0123456789abcdef"
 AUTHORIZATION = (("authorization", f"Bearer {TOKEN}"),)
 LIMIT_S = 20.0  # for a call to end
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # an empty frame
+HALF_HEADERS = b"\0\0\x64\1\4\0\0\0\1\x82"  # a frame of 100 bytes, of which one is sent
 Serve = Callable[..., SimpleNamespace]
 
 
@@ -170,6 +175,87 @@ def test_a_message_that_cannot_be_decoded_is_an_invalid_argument(
         list(call(iter([message]) if is_stream else message, timeout=LIMIT_S))
     assert grpc.StatusCode.INVALID_ARGUMENT is failed.value.code()
     assert [] == caplog.messages
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Return everything that the server sends until it closes the connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            received += data
+    return received
+
+
+def connect(served: SimpleNamespace) -> socket.socket:
+    host, port = served.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=LIMIT_S)
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(serve: Serve) -> None:
+    """A connection that is closed frees its place.
+
+    Verified to fail without the limit.
+    """
+    served = serve(max_connections=2)
+    assert [] == list(served.stub.SearchStudies(pb.SearchStudiesRequest()))
+    with connect(served) as second:
+        with connect(served) as refused:
+            assert b"" == receive(refused)
+        second.sendall(b"no HTTP/2" * 10)
+        receive(second)  # until it is closed
+    with grpc.insecure_channel(served.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        call = CacheStub(channel).SearchStudies(pb.SearchStudiesRequest(), wait_for_ready=True, timeout=LIMIT_S)
+        assert [] == list(call)
+
+
+@pytest.mark.parametrize("sent", [b"", b"P", PREFACE, PREFACE + SETTINGS, PREFACE + SETTINGS + HALF_HEADERS])
+def test_a_connection_without_a_call_is_closed(serve: Serve, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any point: before the first byte, in the handshake, before a call, in the headers of a call.
+
+    Verified to fail without the options.
+    """
+    monkeypatch.setattr(grpc_server, "HANDSHAKE_MS", 100)
+    monkeypatch.setattr(grpc_server, "IDLE_MS", 100)
+    with connect(serve()) as connection:
+        connection.sendall(sent)
+        receive(connection)  # until it is closed
+
+
+def test_a_call_whose_message_does_not_arrive_is_ended(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would occupy a thread for ever, and 16 of them the whole API.
+
+    Verified to fail without the deadline.
+    """
+    monkeypatch.setattr(grpc_interceptors, "MESSAGE_S", 0.1)
+    served = serve()
+    finish = threading.Event()
+    calls = [open_without_message(served, finish) for _number in range(grpc_server.THREADS)]
+    assert [] == list(served.stub.SearchStudies(pb.SearchStudiesRequest(), timeout=LIMIT_S))
+    assert {grpc.StatusCode.CANCELLED} == {call.code() for call in calls}
+    finish.set()
+
+
+def test_calls_without_the_token_occupy_no_thread(serve: Serve) -> None:
+    """They are refused before a message arrives.
+
+    Verified to fail when the refusal waits for the message.
+    """
+    served = serve(token=Secret(TOKEN))
+    finish = threading.Event()
+    calls = [open_without_message(served, finish) for _number in range(grpc_server.THREADS)]
+    assert {grpc.StatusCode.UNAUTHENTICATED} == {call.code() for call in calls}
+    finish.set()
+
+
+def open_without_message(served: SimpleNamespace, finish: threading.Event) -> Any:
+    """Start a call that sends no message until `finish` is set."""
+
+    def messages() -> Iterator[bytes]:
+        finish.wait(LIMIT_S)
+        yield from ()
+
+    call = served.channel.stream_unary("/dicom_adapter.cache.v1.Cache/GetJob")
+    return call.future(messages(), timeout=LIMIT_S)
 
 
 @pytest.mark.parametrize("shown", [None, (), (("authorization", "Bearer x"),), (*AUTHORIZATION, *AUTHORIZATION)])

@@ -23,7 +23,14 @@ THREADS = 16
 MAX_CALLS = 64  # concurrent calls, including queued ones; further calls are refused
 MAX_MESSAGE_BYTES = 2**20  # requests contain UIDs and texts, no images
 GRACE_S = 3.0  # time for running calls to finish when the server stops
+HANDSHAKE_MS = 10_000  # for a new connection to complete TLS and the start of HTTP/2
+IDLE_MS = 60_000  # after the last call of a connection; a client connects again on its own
+KEEP_ALIVE_MS = 60_000  # between pings, which detect clients that have disappeared
+PING_RESPONSE_MS = 20_000
 OPTIONS = (
+    ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+    ("grpc.keepalive_timeout_ms", PING_RESPONSE_MS),
+    ("grpc.max_concurrent_streams", MAX_CALLS),  # of one connection
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # otherwise two services could listen on the same port unnoticed
 )
@@ -47,7 +54,7 @@ class CacheGrpcServer(Server):
         server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="cache-grpc"),
             interceptors=interceptors,
-            options=OPTIONS,
+            options=(*OPTIONS, *self._limits()),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         cache_pb2_grpc.add_CacheServicer_to_server(CacheService(Cache({self._lane.ae_title: self._lane})), server)
@@ -59,6 +66,14 @@ class CacheGrpcServer(Server):
         server.start()
         self._server = server
         log.info("cache_grpc_listening", ae_title=self._lane.ae_title, address=self._settings.bind, port=self._port)
+
+    def _limits(self) -> list[tuple[str, int]]:
+        """Return the options that limit connections. gRPC has none for the connections of one address."""
+        return [
+            ("grpc.max_allowed_incoming_connections", self._settings.max_connections),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
+        ]
 
     def _listen(self, server: grpc.Server) -> int:
         bind = self._settings.bind

@@ -67,6 +67,11 @@ class GrpcSettings:
         validator=_token,
         help="Bearer token that every call must send as metadata `authorization`; default: no token.",
     )
+    max_connections: int = setting(
+        default=100,
+        validator=between(1, 10_000),
+        help="Maximum number of open connections. Further ones are closed at once.",
+    )
     certificate_file: Path | None = setting(
         default=None, help="PEM file of the server's certificate chain. With `key-file`, the connection is encrypted."
     )
