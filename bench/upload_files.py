@@ -96,6 +96,7 @@ def make(folder: Path, count: int) -> Instances:
     config = load(configuration.read_bytes(), folder=folder, catalogue=catalogue).config
     assert config is not None, "the benchmark's own configuration is good"
     data_folder = DataFolder.of(config)
+    data_folder.prepare(is_new=True)
     ledger, storage = data_folder.open_ledger(config.ledger_url), data_folder.open_storage(config.storage, catalogue)
     ledger.migrate()
     store = Store(config, Resources(ledger=ledger, storage=storage, clock=SystemClock()))

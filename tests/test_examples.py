@@ -182,7 +182,7 @@ def test_the_example_storage_backend_stores_and_returns_instances(
     assert 2 == len(list(adapter.storage.keys()))
     adapter.advance(5)
     assert ["submitted"] * 2 == [job.state.value for job in adapter.jobs]
-    assert [] == list((tmp_path / "data" / "instances").iterdir())
+    assert [] == list((tmp_path / "data" / "instances").glob("*.segment"))
 
 
 def test_each_observer_hook_of_the_guide_is_called(module_of: ModuleOf, make_adapter: MakeAdapter) -> None:

@@ -96,7 +96,7 @@ def test_generated_plugins_work_together_in_a_real_adapter(
     jobs = sorted((folder / "platform").iterdir())
     assert {"pipeline-1", "pipeline-2"} == {(job / "ready").read_text(encoding="utf-8") for job in jobs}
     assert [3, 3] == [len(list(job.glob("*.dcm"))) for job in jobs]
-    assert [] == list((folder / "data" / "instances").iterdir())
+    assert [] == list((folder / "data" / "instances").glob("*.segment"))
     lines = [json.loads(line) for line in observed.read_text(encoding="utf-8").splitlines()]
     assert [("MINE", "submitted")] * 2 == [(line["aeTitle"], line["state"]) for line in lines]
 

@@ -194,6 +194,7 @@ class NextStart:
         config = load(text, folder=self.folder, catalogue=self._catalogue).config
         assert config is not None
         data_folder = DataFolder.of(config)
+        data_folder.prepare(is_new=True)  # the power may fail while the first start creates the folder
         with (
             closing(data_folder.open_ledger(config.ledger_url)) as ledger,
             closing(data_folder.open_storage(config.storage, self._catalogue)) as storage,

@@ -36,7 +36,7 @@ folder = "platform"
 def stored_records(data: Path) -> list[Record | int]:
     """Return all records in the segments of the `local` storage backend, and the offsets of incomplete ones."""
     found: list[Record | int] = []
-    for path in (data / "instances").iterdir():
+    for path in (data / "instances").glob("*.segment"):
         segment = Segment.open(path)
         found += segment.walk()
         segment.close()

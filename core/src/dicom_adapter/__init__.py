@@ -12,6 +12,7 @@ from dicom_adapter.api.errors import (
     Refused,
     Retriable,
     StorageFull,
+    StorageUnavailable,
     StoredObjectMissing,
     Unprocessable,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "StorageBackend",
     "StorageContext",
     "StorageFull",
+    "StorageUnavailable",
     "StoredObjectMissing",
     "Submitter",
     "SubmitterContext",

@@ -372,9 +372,10 @@ def start_host(folder: Path, fault: InjectedFault) -> Running:
     config = load(text, folder=folder, catalogue=found.catalogue()).config
     assert config is not None
     host_main._log_plugins(found)
+    data_folder = DataFolder.of(config)
+    data_folder.prepare(is_new=True)
     process = HostProcess(config, found, SystemClock(), first=True)
     read_end, write_end = os.pipe()
-    data_folder = DataFolder.of(config)
     ledger, clock = data_folder.open_ledger(config.ledger_url), SystemClock()
     storage = data_folder.open_storage(config.storage, found.catalogue())
     store = Store(config, Resources(ledger=ledger, storage=storage, clock=clock))

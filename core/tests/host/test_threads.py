@@ -105,6 +105,7 @@ def test_requests_to_a_lane_are_answered_before_servers_stop(
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
     monkeypatch.setattr(lane, "SLICE_SECONDS", 0)  # a step is one turn
+    (tmp_path / "adapter.toml").touch()  # an empty folder could be a mount point without its disk
     host = HostProcess(config, plugins, SystemClock(), first=True)
     host.start(wake_ups)
     [front] = plugin.fronts
@@ -163,6 +164,7 @@ def test_a_submitter_is_closed_before_its_replacement_opens(
     )
     assert first is not None
     assert second is not None
+    (tmp_path / "adapter.toml").touch()  # an empty folder could be a mount point without its disk
     host = HostProcess(first, plugins, SystemClock(), first=True)
     host.start(wake_ups)
     assert "open" == Exclusive.calls.get(timeout=30)

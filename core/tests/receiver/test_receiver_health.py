@@ -30,7 +30,7 @@ def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
     Verified to fail when `accept_loop_died` does not check the thread, or every examination reports the failure.
     """
     server, reports = DicomServer(DicomConfig(port=0, bind="127.0.0.1"), Mock()), Reports()
-    check = ReceiverCheck(server, Mock(commits_are_alive=True), reports)  # type: ignore[arg-type] # all of a channel that it uses
+    check = ReceiverCheck(server, Mock(commits_are_alive=True, storage_problem=""), reports)  # type: ignore[arg-type] # all of a channel that it uses
     server.start()
     assert {process_part(RECEIVER): PartFinding()} == check.examine()
     server.loop.call_soon_threadsafe(server.loop.stop)
@@ -46,7 +46,11 @@ def test_a_receiver_whose_accept_thread_has_ended_reports_a_failure() -> None:
 
 def test_a_receiver_whose_commit_thread_has_ended_reports_a_failure() -> None:
     """Its senders would wait forever. A stopping receiver is no failure."""
-    server, receiver, reports = Mock(accept_loop_died=False, is_stopping=False), Mock(commits_are_alive=True), Reports()
+    server, receiver, reports = (
+        Mock(accept_loop_died=False, is_stopping=False),
+        Mock(commits_are_alive=True, storage_problem=""),
+        Reports(),
+    )
     check = ReceiverCheck(server, receiver, reports)  # type: ignore[arg-type] # as above
     assert {process_part(RECEIVER): PartFinding()} == check.examine()
     receiver.commits_are_alive = False
@@ -54,3 +58,15 @@ def test_a_receiver_whose_commit_thread_has_ended_reports_a_failure() -> None:
     assert ["failed"] == reports.events
     server.is_stopping = True
     assert {process_part(RECEIVER): PartFinding()} == check.examine()
+
+
+def test_a_receiver_whose_storage_was_replaced_is_red_and_is_not_restarted() -> None:
+    """A restart would end open associations, and would not help. The part recovers with the next stored instance."""
+    server, reports = Mock(accept_loop_died=False, is_stopping=False), Reports()
+    receiver = Mock(commits_are_alive=True, storage_problem="segment 1 was replaced")
+    check = ReceiverCheck(server, receiver, reports)  # type: ignore[arg-type] # as above
+    finding = PartFinding(state=PartState.FAILING, reason="segment 1 was replaced")
+    assert {process_part(RECEIVER): finding} == check.examine()
+    receiver.storage_problem = ""
+    assert {process_part(RECEIVER): PartFinding()} == check.examine()
+    assert [] == reports.events

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ from dicom_adapter.runtime.data_folder import DataFolder, with_pids
 def test_several_processes_share_a_folder_and_none_can_lock_it_exclusively(tmp_path: Path) -> None:
     """The folder can be locked exclusively when the last of them has ended."""
     folder = DataFolder(tmp_path / "data")
+    folder.path.mkdir()
     with ExitStack() as second:
         with folder.shared() as first_works:
             second_works = second.enter_context(folder.shared())
@@ -81,3 +84,34 @@ def test_a_process_that_is_killed_releases_its_lock(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         assert not folder.is_used
+
+
+def test_a_host_whose_folder_was_replaced_by_a_copy_is_found(tmp_path: Path) -> None:
+    """The copy of its lock is not locked. When the host has ended, the copy is a folder like any other.
+
+    Verified to fail when the host is searched by the lock in the folder.
+    """
+    folder = DataFolder(tmp_path / "data")
+    marker = folder.prepare(is_new=True)
+    with folder.as_host():
+        folder.record_open_files(marker)
+        assert "" == folder.displaced()
+        folder.path.rename(tmp_path / "away")
+        shutil.copytree(tmp_path / "away", folder.path)
+        assert not folder.has_host
+        assert f"the running service (PID {os.getpid()}) uses other files: " in folder.displaced()
+    assert "" == folder.displaced()
+
+
+def test_a_host_whose_ledger_was_replaced_is_found(tmp_path: Path) -> None:
+    (tmp_path / "ledger").touch()
+    folder = DataFolder(tmp_path / "data", ledger=tmp_path / "ledger", lock_pause_seconds=0)
+    marker = folder.prepare(is_new=True)
+    with folder.as_host():
+        folder.record_open_files(marker)
+        (tmp_path / "ledger").rename(tmp_path / "away")
+        (tmp_path / "ledger").touch()
+        assert f"{tmp_path / 'ledger'} was replaced" in folder.displaced()
+        with folder.as_host() as is_second:  # a second host that does not start keeps the record of the first
+            assert not is_second
+        assert folder.displaced()

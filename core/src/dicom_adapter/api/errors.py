@@ -43,6 +43,17 @@ class LedgerUnavailable(LedgerError, Retriable):
         self.is_io_error = is_io_error  # a disk failed: rows that were not durable may be lost, even if a sync succeeds
 
 
+class StorageUnavailable(Retriable):
+    """The storage is missing, or is not the one that was opened. C-STORE status: *out of resources*, 0xA700."""
+
+
+class LedgerReplaced(LedgerUnavailable, StorageUnavailable):
+    """The file of the ledger was deleted or replaced while it was open: what is written to it would be lost."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; put it back, or restart the service")
+
+
 # --- give up: repeating the same call is pointless ------------------------------------------------------------------
 
 

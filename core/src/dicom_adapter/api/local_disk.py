@@ -1,4 +1,4 @@
-"""Helpers for storage on a local disk: sync folders, convert the errors of a full disk."""
+"""Helpers for storage on a local disk: sync folders, convert the errors of a full disk, notice replaced files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_adapter.api.errors import StorageFull
+from attrs import frozen
+
+from dicom_adapter.api.errors import StorageFull, StorageUnavailable
 
 NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -36,3 +38,45 @@ def no_free_space_is_storage_full(storage: str) -> Iterator[None]:
     except OSError as error:
         raise_if_no_free_space(error, storage)
         raise
+
+
+@frozen
+class PlacedFile:
+    """A file at its path, identified by device and inode number: a later check finds out if it is still there.
+
+    An open file can be written after it was deleted, replaced or hidden by another mount, but what is written is lost.
+    """
+
+    path: Path
+    device: int
+    inode: int
+
+    @classmethod
+    def at(cls, path: Path) -> PlacedFile:
+        """Return the file that is at this path now. Raises OSError."""
+        found = path.stat()
+        return cls(path, found.st_dev, found.st_ino)
+
+    @classmethod
+    def open_as(cls, descriptor: int, path: Path) -> PlacedFile:
+        """Return the open file, which was opened at this path."""
+        found = os.fstat(descriptor)
+        return cls(path, found.st_dev, found.st_ino)
+
+    def problem(self) -> str:
+        """Return why this file is not at its path any more; "" if it is."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return f"{self.path} is missing: it was deleted or moved, or its disk is not mounted"
+        except OSError as failure:
+            return f"{self.path} cannot be read ({failure.strerror})"
+        if (found.st_dev, found.st_ino) != (self.device, self.inode):
+            return f"{self.path} was replaced by another file"
+        return ""
+
+    def require(self) -> None:
+        """Raise StorageUnavailable if this file is not at its path any more."""
+        problem = self.problem()
+        if problem:
+            raise StorageUnavailable(f"{problem}; put it back, or restart the service")

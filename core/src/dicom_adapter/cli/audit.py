@@ -40,6 +40,7 @@ MEANING = {
     Kind.WITHOUT_DATA: "Jobs that need reclaimed instances",
     Kind.REPLACEMENT_MISSING: "Instances replaced by others that do not exist",
     Kind.BALANCE: "Instances that are not accounted for",
+    Kind.DISPLACED: "The service writes to files that were moved, replaced or deleted",
 }
 
 
@@ -81,8 +82,18 @@ def _run_audit(path: Path, *, verify: bool, repair: bool) -> tuple[AuditReport, 
     with _open(path) as (resources, configuration), _progress() as on_progress:
         folder = DataFolder.of(configuration)
         if not repair:
-            audit = Audit(resources, is_running=lambda: folder.is_used, verify=verify, on_progress=on_progress)
+            audit = Audit(
+                resources,
+                is_running=lambda: folder.is_used,
+                displaced=folder.displaced,
+                verify=verify,
+                on_progress=on_progress,
+            )
             return audit.run(), []
+        displaced = folder.displaced()
+        if displaced:
+            fail(displaced)
+            raise typer.Exit(FAILED_STATUS)
         with folder.exclusive() as unused:
             if not unused:
                 user = with_pids("the service or another repair", folder.user_pids)
@@ -106,7 +117,9 @@ def _open(path: Path) -> Iterator[tuple[Resources, Config]]:
     found = read(path)
     config = found.loaded.config
     assert config is not None  # `open_ledger` has checked it
-    storage = DataFolder.of(config).open_storage(config.storage, found.plugins.catalogue())
+    folder = DataFolder.of(config)
+    folder.require_there()
+    storage = folder.open_storage(config.storage, found.plugins.catalogue())
     try:
         yield Resources(ledger=ledger, storage=storage, clock=SystemClock()), config
     finally:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from dicom_adapter.api.errors import Permanent
+from dicom_adapter.api.errors import Permanent, StorageUnavailable
 from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read, require
 from dicom_adapter.cli.messages import fail, warn
@@ -237,7 +237,12 @@ def _storage(path: Path) -> StorageBackend[Any]:
     found = read(path)
     config = found.loaded.config
     assert config is not None  # the ledger was opened with it
-    return DataFolder.of(config).open_storage(config.storage, found.plugins.catalogue())
+    folder = DataFolder.of(config)
+    try:
+        folder.require_there()
+    except (StorageUnavailable, OSError) as failure:
+        raise fail(str(failure)) from None
+    return folder.open_storage(config.storage, found.plugins.catalogue())
 
 
 def _operator() -> str:

@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 
+from dicom_adapter.api.errors import StorageUnavailable, reports_no_free_space
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, ReadConfiguration, find_file, read
 from dicom_adapter.cli.messages import fail, warn
+from dicom_adapter.config.model import Config
 from dicom_adapter.plugins.registry import STORAGE
 from dicom_adapter.runtime.data_folder import DataFolder
 from dicom_adapter.service.blueprint import Blueprint
@@ -33,6 +35,10 @@ def run(
         bool,
         typer.Option("--trace-hooks", help="Log every call of a plugin, with its duration and result."),
     ] = False,
+    new: Annotated[
+        bool,
+        typer.Option("--new", help="Begin a new storage in `storage.path`, although it may be a disk that is missing."),
+    ] = False,
     stop_with_stdin: Annotated[
         bool,
         typer.Option("--stop-with-stdin", help="Also stop when standard input closes, that is, when the parent exits."),
@@ -50,7 +56,19 @@ def run(
     if found.unavailable and strict:
         raise fail(*found.unavailable, "not started, because of --strict")
     warn(*found.unavailable)
+    _prepare_storage(found.loaded.config, is_new=new)
     _become_the_service(_blueprint(found, path, port, trace_hooks=trace_hooks, stop_with_stdin=stop_with_stdin))
+
+
+def _prepare_storage(config: Config, *, is_new: bool) -> None:
+    """Begin the storage if it is new. Ends the command with status 1 if it may be missing."""
+    try:
+        DataFolder.of(config).prepare(is_new=is_new)
+    except StorageUnavailable as failure:
+        raise fail(str(failure)) from None
+    except OSError as failure:
+        if is_new or not reports_no_free_space(failure):  # else the service waits for free space
+            raise fail(f"the data folder {config.storage.path} cannot be created: {failure.strerror}") from None
 
 
 def _become_the_service(blueprint: Blueprint) -> None:

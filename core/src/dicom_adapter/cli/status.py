@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from attrs import frozen
 
-from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.api.errors import StorageUnavailable, describe_failure
 from dicom_adapter.api.hookspecs import Catalogue
 from dicom_adapter.cli.configuration import ConfigArgument, ConfigOption, find_file, open_ledger, read
 from dicom_adapter.config.model import Config
@@ -97,8 +97,16 @@ def _examine(path: Path) -> StatusReport:
 
 
 def _storage_status(config: Config, catalogue: Catalogue) -> StorageStatus:
+    folder = DataFolder.of(config)
     try:
-        storage = DataFolder.of(config).open_storage(config.storage, catalogue)
+        folder.require_there()
+    except (StorageUnavailable, OSError) as failure:
+        return StorageStatus(capacity=None, failure=str(failure))
+    displaced = folder.displaced()
+    if displaced:
+        return StorageStatus(capacity=None, failure=displaced)
+    try:
+        storage = folder.open_storage(config.storage, catalogue)
         try:
             return StorageStatus(capacity=storage.capacity())
         finally:

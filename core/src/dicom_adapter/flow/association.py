@@ -29,6 +29,7 @@ class Load:
     stopped: Mapping[str, str]  # AE titles whose lanes are stopped, with the reasons
     full: Mapping[str, str]  # AE titles whose quarantine is full, with the reasons
     associations_of_peer: int = 0  # number of open associations of the same peer
+    problem: str = ""  # why nothing can be stored: storage or ledger are not those that were opened
     ledger_free: int | None = None  # free bytes on the ledger's disk; None: unknown
 
 
@@ -50,7 +51,8 @@ def judge(request: AssociationRequest, config: Config, load: Load) -> Associatio
             Rejection.LOCAL_LIMIT_EXCEEDED, f"max-associations-per-peer = {limit} are open from this address"
         )
     full = (
-        load.full.get(request.called_ae_title)
+        load.problem
+        or load.full.get(request.called_ae_title)
         or storage_full(load.capacity, config.storage)
         or ledger_full(load.ledger_free, SMALLEST_ASSOCIATION_BYTES)
     )

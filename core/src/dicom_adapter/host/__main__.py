@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from dicom_adapter.api.errors import Refused, describe_failure, reports_no_free_space
+from dicom_adapter.api.errors import Refused, StorageUnavailable, describe_failure, reports_no_free_space
 from dicom_adapter.config import load, plugin_settings
 from dicom_adapter.config.model import Config
 from dicom_adapter.dicom.part10 import keep_values_out_of_warnings
@@ -46,6 +46,8 @@ def main() -> None:
     _log_plugins(plugins)
     try:
         folder = DataFolder.of(config)
+        # Before anything else is created: on a mount point without its disk, nothing may be created.
+        _marker = folder.prepare() if start.first else folder.require_marker()
         with folder.as_host() as is_only_host, folder.shared() as may_use_folder:
             if not may_use_folder:
                 repair = with_pids("`audit --repair`", folder.user_pids)
@@ -56,6 +58,8 @@ def main() -> None:
             else:
                 other = with_pids("another dicom-adapter", folder.host_pids)
                 channel.report("failed", reason=f"{other} is already using {config.storage.path}")
+    except StorageUnavailable as failure:
+        channel.report("failed", reason=str(failure))
     except OSError as failure:
         reason = f"the data folder {config.storage.path} cannot be created: {failure.strerror}"
         channel.report("failed", reason=reason, transient=reports_no_free_space(failure))

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor, wait
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from select import select
 
@@ -42,6 +42,8 @@ GATHER_SECONDS = 0.05  # pause after a wake-up: under load, many instances are h
 HTTP = "http"
 THREADS = Part(PartKind.THREADS)
 CLOCK = Part(PartKind.CLOCK)
+STORAGE = Part(PartKind.STORAGE)
+CHECK_STORAGE_EVERY = timedelta(seconds=5)
 REPLACE_SECONDS = 30.0  # for current turns of replaced processors; a turn that hangs is reported before that
 WAKE_UP_SECONDS = 5.0  # for a wake-up, in one step
 
@@ -56,15 +58,20 @@ class HostProcess:
         self._groups = WorkerGroups(self._clock)
         self._wake_ups: dict[Part, PartWork] = {}
         folder = DataFolder.of(config)
+        marker = folder.prepare() if first else folder.require_marker()
         self._storage = folder.open_storage(config.storage, self._catalogue, plugins.trace_storage)
         if first:
             self._storage.recover()  # before the ledger is written: this frees space on a full disk
         self._ledger = folder.open_ledger(config.ledger_url)
         self._ledger.migrate()
+        folder.record_open_files(marker)
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
-        resources = Resources(ledger=self._ledger, storage=self._storage, clock=self._clock)
-        self._host = Host(extended, plugins, resources, _uploads, wake, draining=draining)
+        self._resources = Resources(
+            ledger=self._ledger, storage=self._storage, clock=self._clock, storage_problem=marker.problem
+        )
+        self._storage_problem = ""  # why storage or ledger are not those that were opened; "" if they are
+        self._host = Host(extended, plugins, self._resources, _uploads, wake, draining=draining)
         self._record_configured(config)
         self._servers = self._make_servers()
         self._watch = Watch(self._examine, self._ledger, self._clock)
@@ -99,7 +106,7 @@ class HostProcess:
         from dicom_adapter.host import http  # imported only if it is configured, because that takes time
 
         def examine() -> http.Health:
-            return http.examine(self._config, self._ledger, self._storage, self._clock)
+            return http.examine(self._config, self._resources)
 
         app = http.make_app(self._host.provided_by_plugins("dicom_adapter_http"), examine, config.token, __version__)
         return http.HttpServer(app, config)
@@ -118,7 +125,12 @@ class HostProcess:
 
     def _parts(self) -> Parts:
         servers = {_server_part(name): PartWork(server.step) for name, server in self._servers.items()}
-        return {**self._host.parts(), **servers, **self._wake_ups}
+        return {**self._host.parts(), **servers, **self._wake_ups, STORAGE: PartWork(self._check_storage)}
+
+    def _check_storage(self) -> datetime:
+        """Check that storage and ledger are those that were opened. `_examine`, which uses no disk, reports it."""
+        self._storage_problem = self._resources.problem()
+        return self._clock.now() + CHECK_STORAGE_EVERY
 
     def _wait_for_wake_ups(self, wake_fd: int) -> datetime | None:
         """Wait until a receiver reports stored instances, then wake the part that notifies the lanes."""
@@ -136,6 +148,8 @@ class HostProcess:
             log.error("worker_restarted", worker=str(part))
         conditions = self._groups.conditions()
         found = {part: examine(part, own) for part, own in conditions.items()}
+        if self._storage_problem and found.get(STORAGE) == PartFinding():
+            found[STORAGE] = PartFinding(state=PartState.FAILING, reason=self._storage_problem)
         known = with_slow(found, self._plugins.statistics.slow_calls())
         own = {process_part(HOST): PartFinding(), THREADS: self._examine_threads(conditions)}
         return {**own, CLOCK: self._clock_check.examine(), **known}

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from dicom_adapter.api.errors import LedgerUnavailable, Refused
 from dicom_adapter.ledger import migration
 from dicom_adapter.ledger.errors import ledger_error
+from dicom_adapter.ledger.placed_database import PlacedDatabase
 
 Transaction: TypeAlias = Connection
 
@@ -36,15 +37,19 @@ class Ledger:
         self.url = url
         self._durable = durable
         self._wait_seconds = wait_seconds
+        file = database_file(url)
+        self._folder = None if file is None else file.parent
+        self._placed = PlacedDatabase(file)
         self._engine = self._connect()
-        self._folder = _folder(url)
         # SQLite allows one writing transaction. Threads of one process wait for this lock instead of polling the file.
         self._writing = threading.Lock()
         self._writer: Connection | None = None  # kept open: a connection from the pool costs as much as a small change
         self._writer_syncs, self._writer_waits_ms = durable, _milliseconds(wait_seconds)
+        self._has_recorded_logs = False  # of the current writer
 
     def _connect(self) -> Engine:
         engine = create_engine(self.url, connect_args={"timeout": self._wait_seconds}, pool_size=32)
+        event.listen(engine, "do_connect", lambda *_: self._placed.require())  # before SQLite creates another file
         event.listen(engine, "connect", self._prepare)
         event.listen(engine, "begin", _begin)
         return engine
@@ -52,6 +57,7 @@ class Ledger:
     def _prepare(self, connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # this module begins transactions, not the driver
         connection.execute("PRAGMA journal_mode = WAL")
+        self._placed.record_database()
         # In WAL mode, NORMAL keeps the file consistent but may lose the last commits in a power loss; FULL syncs each.
         connection.execute(_synchronous(self._durable))
         connection.execute("PRAGMA foreign_keys = ON")
@@ -69,7 +75,11 @@ class Ledger:
         try:
             writer = self._own_writer(syncs=synced and self._durable, waits_ms=_milliseconds(seconds))
             with writer.begin():
+                if not self._has_recorded_logs:
+                    self._placed.record_logs()
+                    self._has_recorded_logs = True
                 yield writer
+                self._placed.require()  # what is committed to a deleted file is lost
         except SQLAlchemyError as failure:
             raise ledger_error(failure) from None
         finally:
@@ -91,6 +101,7 @@ class Ledger:
         if self._writer is None or self._writer.invalidated:
             self._writer, self._writer_syncs = self._engine.connect(), self._durable
             self._writer_waits_ms = -1  # unknown
+            self._has_recorded_logs = False
         if self._writer_syncs is not syncs:
             _set(self._writer, _synchronous(syncs))
             self._writer_syncs = syncs
@@ -118,6 +129,11 @@ class Ledger:
             return None
         found = os.statvfs(self._folder)
         return found.f_bavail * found.f_frsize
+
+    def problem(self) -> str:
+        """Return why the ledger is not the one that was opened; "" if it is. It costs three calls of stat(2)."""
+        problem = self._placed.problem()
+        return problem and f"the ledger is not the one that the service has opened: {problem}"
 
     def migrate(self) -> None:
         """Create or upgrade the schema. One process does this before the others start."""
@@ -178,14 +194,15 @@ def _set(writer: Connection, pragma: str) -> None:
 
 def exists(url: str) -> bool:
     """Return whether the ledger exists, without creating it."""
-    database = make_url(url).database
-    return database is not None and Path(database).exists()
+    file = database_file(url)
+    return file is not None and file.exists()
 
 
-def _folder(url: str) -> Path | None:
+def database_file(url: str) -> Path | None:
+    """Return the file of the database; None if it is not a local file."""
     parts = make_url(url)
     embedded = parts.get_backend_name() == "sqlite" and parts.database not in (None, "", ":memory:")
-    return Path(str(parts.database)).parent if embedded else None
+    return Path(str(parts.database)) if embedded else None
 
 
 def inserted_id(result: CursorResult[Any]) -> int:

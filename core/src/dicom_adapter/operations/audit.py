@@ -43,6 +43,7 @@ class Kind(str, Enum):
     WITHOUT_DATA = "job-without-data"
     REPLACEMENT_MISSING = "replacement-missing"
     BALANCE = "balance"
+    DISPLACED = "files-replaced"
 
 
 @frozen(kw_only=True)
@@ -94,17 +95,20 @@ class Audit:
         resources: Resources,
         *,
         is_running: Callable[[], bool],
+        displaced: Callable[[], str] = lambda: "",
         verify: bool = False,
         pause: Callable[[float], None] = time.sleep,
         on_progress: ProgressCallback = lambda _step, _done, _total: None,
     ) -> None:
         """Create an audit.
 
-        `is_running` returns whether a process may change ledger or storage. With `verify` every object that is still
+        `is_running` returns whether a process may change ledger or storage. `displaced` returns why a running service
+        uses other files than those of the audit; "" if it does not. With `verify` every object that is still
         needed is read and compared with its checksum. `on_progress` is called after every batch.
         """
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._is_running = is_running
+        self._displaced = displaced
         self._verify = verify
         self._pause = pause
         self._on_progress = on_progress
@@ -131,6 +135,9 @@ class Audit:
         with self._ledger.read() as transaction:
             accounts = balance.load_accounts(transaction)
         self._report_rows(accounts, overdue)
+        displaced = self._displaced()
+        if displaced:
+            self._add(Finding(kind=Kind.DISPLACED, text=displaced))
         return AuditReport(balance=accounts, found=self._found, running=running)
 
     # --- objects and their rows -------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from dicom_adapter.ledger.jobs import UNFINISHED, JobCount
 from dicom_adapter.ledger.lanes import LaneReport
 from dicom_adapter.ledger.schema import LaneState
 
+STORAGE = "storage"  # the part whose problems are those of the storage backend and its folder
+
 
 class Level(str, Enum):
     """Severity, in ascending order."""
@@ -155,11 +157,14 @@ def service_state(facts: LedgerStatus, *, host_runs: bool) -> ServiceState:
 
 def assess(facts: LedgerStatus, service: ServiceState, storage: StorageStatus, config: Config) -> list[Problem]:
     """Return all problems, the worst first."""
+    of_storage = list(_storage_problems(storage, config))
+    of_processes = _process_problems(facts, service, config.dicom.receivers)
     problems = [
-        *_process_problems(facts, service, config.dicom.receivers),
+        # The service reports the storage as well, a few seconds later.
+        *(problem for problem in of_processes if not (of_storage and problem.part == STORAGE)),
         *(problem for ae_title in facts.ae_titles for problem in _ae_title_problems(ae_title, service)),
         *_job_problems(facts, config),
-        *_storage_problems(storage, config),
+        *of_storage,
     ]
     order = list(Level)
     return sorted(problems, key=lambda problem: -order.index(problem.level))
@@ -244,7 +249,7 @@ def _job_problems(facts: LedgerStatus, config: Config) -> Iterator[Problem]:
 def _storage_problems(storage: StorageStatus, config: Config) -> Iterator[Problem]:
     reason = storage.failure or storage_full(storage.capacity, config.storage)
     if reason:
-        yield _red("storage", reason)
+        yield _red(STORAGE, reason)
 
 
 def _is_stale(part: PartHealth, now: datetime) -> bool:

@@ -52,20 +52,26 @@ def main() -> None:
     capture()
     statistics.flush_log()
     folder = DataFolder.of(config)
-    with folder.shared() as may_use_folder:
-        if may_use_folder:
-            _receive(channel, start, config, plugins, name, shares_port=shared.dicom.receivers > 1)
-        else:
-            repair = with_pids("`audit --repair`", folder.user_pids)
-            reason = f"{repair} is using {folder.path}; start the service when the repair has ended"
-            channel.report("failed", reason=reason)
+    try:
+        folder.require_marker()  # before anything is created: on a mount point without its disk, nothing may be
+        with folder.shared() as may_use_folder:
+            if may_use_folder:
+                _receive(channel, start, config, plugins, name, shares_port=shared.dicom.receivers > 1)
+            else:
+                repair = with_pids("`audit --repair`", folder.user_pids)
+                reason = f"{repair} is using {folder.path}; start the service when the repair has ended"
+                channel.report("failed", reason=reason)
+    except UNUSABLE as failure:
+        report_unusable(channel, f"the data folder {folder.path} cannot be used", failure)
 
 
 def _receive(channel: Channel, start: Start, config: Config, plugins: Plugins, name: str, *, shares_port: bool) -> None:
     folder = DataFolder.of(config)
+    marker = folder.require_marker()
     storage = folder.open_storage(config.storage, plugins.catalogue(), plugins.trace_storage)
     ledger = folder.open_ledger(config.ledger_url, LEDGER_WAIT_SECONDS)
-    resources = Resources(ledger=ledger, storage=storage, clock=SystemClock(start.clock))
+    clock = SystemClock(start.clock)
+    resources = Resources(ledger=ledger, storage=storage, clock=clock, storage_problem=marker.problem)
     os.set_blocking(start.wake_fd, False)
     receiver = Receiver(config, resources, start.wake_fd, name)
     try:
@@ -116,6 +122,9 @@ class ReceiverCheck:
             reason = "the receiver accepts no more connections: its accept thread has ended"
         elif not (self._receiver.commits_are_alive or self._server.is_stopping):
             reason = "the receiver acknowledges no more instances: its commit thread has ended"
+        elif self._receiver.storage_problem:  # a restart would not help, and would end open associations
+            finding = PartFinding(state=PartState.FAILING, reason=self._receiver.storage_problem)
+            return {process_part(self._name): finding}
         else:
             return {process_part(self._name): PartFinding()}
         if not self._reported:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -47,8 +47,9 @@ class Receiver:
         """`wake_fd`: a pipe to the host; None if there is no host. `name`: of the receiver, if there are several."""
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
+        self._problem = resources.problem
         self._events = EventWriter(resources.ledger, synced=False)
-        self._store = Store(config, resources, name=name, limits=StoreLimits(resources.storage, resources.ledger))
+        self._store = Store(config, resources, name=name, limits=StoreLimits(resources))
         self._wake_fd = wake_fd
         self._commits: GroupCommit | None = None
 
@@ -65,15 +66,16 @@ class Receiver:
     def decide(
         self, association_id: str, request: AssociationRequest, associations: int, of_peer: int
     ) -> AssociationDecision:
-        with self._ledger.read() as transaction:
-            stopped, full = lanes.stopped_and_full(transaction)
+        problem = self._problem()
+        stopped, full = ({}, {}) if problem else self._stopped_and_full()
         load = Load(
             associations=associations,
             associations_of_peer=of_peer,
-            capacity=self._storage.capacity(),
+            capacity=None if problem else self._storage.capacity(),
             stopped=stopped,
             full=full,
-            ledger_free=self._ledger.free_bytes(),
+            problem=problem,
+            ledger_free=None if problem else self._ledger.free_bytes(),
         )
         decision = judge(request, self._config, load)
         fields = {
@@ -89,6 +91,10 @@ class Receiver:
         else:
             log.warning("association_rejected", **fields, rejection=decision.rejection.name, reason=decision.reason)
         return decision
+
+    def _stopped_and_full(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        with self._ledger.read() as transaction:
+            return lanes.stopped_and_full(transaction)
 
     def start(self, loop: asyncio.AbstractEventLoop, deliver: Deliver, has_one_connection: Callable[[], bool]) -> None:
         self._commits = GroupCommit(
@@ -152,6 +158,11 @@ class Receiver:
     def commits_are_alive(self) -> bool:
         """True while the commit thread runs, and before it is started."""
         return self._commits is None or self._commits.is_alive
+
+    @property
+    def storage_problem(self) -> str:
+        """Why the last commit was refused, if storage or ledger are not those that were opened; else ""."""
+        return self._store.problem
 
     def _wake_host(self) -> None:
         if self._wake_fd is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,15 +13,23 @@ from typing import IO, Any
 
 from attrs import frozen
 
-from dicom_adapter.api.errors import LedgerError, StorageFull, reports_busy_ledger, reports_no_free_space
+from dicom_adapter.api.errors import (
+    LedgerError,
+    StorageFull,
+    StorageUnavailable,
+    reports_busy_ledger,
+    reports_no_free_space,
+)
 from dicom_adapter.api.hookspecs import Catalogue
-from dicom_adapter.api.local_disk import sync_folder
+from dicom_adapter.api.local_disk import PlacedFile, sync_folder
 from dicom_adapter.api.storage import StorageBackend, StorageContext
 from dicom_adapter.config.model import Config, Durability, StorageConfig
 from dicom_adapter.ledger import WAIT_SECONDS, Ledger
+from dicom_adapter.ledger.connection import database_file
 from dicom_adapter.runtime.channel import Channel
+from dicom_adapter.runtime.storage_marker import StorageMarker, create_marker, read_marker, require_there
 
-UNUSABLE = (OSError, StorageFull, LedgerError)  # errors of a data folder that a process cannot use
+UNUSABLE = (OSError, StorageFull, StorageUnavailable, LedgerError)  # errors of a data folder that a process cannot use
 
 HOST_LOCK = "host.lock"  # locked by the host
 USE_LOCK = "in-use.lock"  # host and receivers lock it shared, a repair exclusively
@@ -36,13 +45,44 @@ class DataFolder:
     """
 
     path: Path
+    ledger: Path | None = None  # the file of the ledger; None if it is no file
     is_durable: bool = True  # acknowledged instances survive a power loss, not only the end of a process
     lock_pause_seconds: float = 0.1  # between two tries
 
     @classmethod
     def of(cls, config: Config) -> DataFolder:
         """Return the data folder of a configuration."""
-        return cls(config.storage.path, config.storage.durability is Durability.FSYNC)
+        is_durable = config.storage.durability is Durability.FSYNC
+        return cls(config.storage.path, database_file(config.ledger_url), is_durable)
+
+    # --- marker -----------------------------------------------------------------------------------------------------
+
+    def prepare(self, *, is_new: bool = False) -> StorageMarker:
+        """Return the marker of the storage. Create it, and the folder, if the storage is new.
+
+        `is_new`: an operator has confirmed that it is new. Raises StorageUnavailable if it may be missing, and creates
+        nothing then.
+        """
+        if not is_new:
+            require_there(self.path, self.ledger)
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.is_durable:
+            _sync_names_up_to_mount_point(self.path.resolve())
+        return create_marker(self.path, durable=self.is_durable)
+
+    def require_there(self) -> None:
+        """Raise StorageUnavailable if the storage may be missing. Creates nothing."""
+        require_there(self.path, self.ledger)
+
+    def require_marker(self) -> StorageMarker:
+        """Return the marker of the storage. Raises StorageUnavailable if it is missing. Creates nothing."""
+        marker = read_marker(self.path)
+        if marker is None:
+            raise StorageUnavailable(
+                f"{self.path} has no storage of dicom-adapter: its disk is not mounted, or the folder was deleted or "
+                "replaced; mount the disk, or restore the folder"
+            )
+        return marker
 
     # --- locks ------------------------------------------------------------------------------------------------------
 
@@ -77,16 +117,40 @@ class DataFolder:
     @property
     def host_pids(self) -> list[int]:
         """PID of the process that holds the lock of the host; empty if there is none or it is unknown."""
-        return _lock_owners(self.path / HOST_LOCK)
+        return _lock_owners_of(self.path / HOST_LOCK)
 
     @property
     def user_pids(self) -> list[int]:
         """PIDs of the processes that use the folder; empty if there are none or they are unknown."""
-        return _lock_owners(self.path / USE_LOCK)
+        return _lock_owners_of(self.path / USE_LOCK)
+
+    def record_open_files(self, marker: StorageMarker) -> None:
+        """Record which files the host has open, in the file of its lock, for `displaced`."""
+        files = [PlacedFile.at(self.path / HOST_LOCK), marker.file]
+        if self.ledger is not None:
+            files.append(PlacedFile.at(self.ledger))
+        text = json.dumps([[str(file.path), file.device, file.inode] for file in files])
+        (self.path / HOST_LOCK).write_text(text, encoding="utf-8")
+
+    def displaced(self) -> str:
+        """Return why a running host uses other files than those that are in the folder now; "" if it does not.
+
+        If the folder was replaced by a copy, the copy of its lock is not locked. So the host is searched by the
+        recorded number of the original one.
+        """
+        try:
+            recorded = json.loads((self.path / HOST_LOCK).read_text(encoding="utf-8"))
+            lock, *others = [PlacedFile(Path(path), device, inode) for path, device, inode in recorded]
+        except (OSError, ValueError):  # no host has run, or one of an earlier version
+            return ""
+        problem = next((problem for file in (lock, *others) if (problem := file.problem())), "")
+        pids = _lock_owners(lock.device, lock.inode)
+        if not problem or not (pids or self.has_host):
+            return ""
+        return f"{with_pids('the running service', pids)} uses other files: {problem}; stop the service"
 
     def _open(self, name: str) -> IO[str]:
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return (self.path / name).open("w")
+        return (self.path / name).open("a")
 
     def _lock_soon(self, file: IO[str], kind: int) -> bool:
         for _try in range(LOCK_TRIES):
@@ -110,8 +174,10 @@ class DataFolder:
         catalogue: Catalogue,
         measure: Callable[[StorageBackend[Any]], StorageBackend[Any]] = lambda backend: backend,
     ) -> StorageBackend[Any]:
-        """Return the configured storage backend, opened in this process. `measure` may return a proxy."""
-        self._create()
+        """Return the configured storage backend, opened in this process. `measure` may return a proxy.
+
+        Call `prepare` or `require_marker` before: a backend creates its folders when it is opened.
+        """
         context = StorageContext(path=self.path, durable=self.is_durable)
         backend = measure(catalogue.storage_backends[storage.backend](storage.settings, context))
         backend.open()
@@ -119,13 +185,7 @@ class DataFolder:
 
     def open_ledger(self, url: str, wait_seconds: float = WAIT_SECONDS) -> Ledger:
         """Return the ledger. Only the host upgrades its schema. `wait_seconds`: see `Ledger`."""
-        self._create()
         return Ledger(url, durable=self.is_durable, wait_seconds=wait_seconds)
-
-    def _create(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.is_durable:
-            _sync_names_up_to_mount_point(self.path.resolve())
 
 
 def report_unusable(channel: Channel, subject: str, failure: Exception) -> None:
@@ -156,16 +216,23 @@ def _lock(file: IO[str], kind: int) -> bool:
     return True
 
 
-def _lock_owners(path: Path) -> list[int]:
+def _lock_owners_of(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return _lock_owners(status.st_dev, status.st_ino)
+
+
+def _lock_owners(device: int, inode: int) -> list[int]:
     """Return the PIDs of the processes that hold flock(2) locks on a file, from /proc/locks (proc(5)).
 
     Only for messages: the list is empty where /proc/locks does not exist or names the file system differently.
     """
     try:
-        status = path.stat()
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return []
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    file = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
     locks = (line.split() for line in lines)  # such as "1: FLOCK ADVISORY WRITE 27195 fe:00:2179566 0 EOF"
     return sorted({int(lock[4]) for lock in locks if lock[1] == "FLOCK" and lock[5] == file})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -18,3 +19,8 @@ class Resources:
     ledger: Ledger
     storage: StorageBackend[Any]
     clock: Clock
+    storage_problem: Callable[[], str] = lambda: ""  # why the storage is not the one that was opened; "" if it is
+
+    def problem(self) -> str:
+        """Return why storage or ledger are not those that were opened; "" if they are."""
+        return self.storage_problem() or self.ledger.problem()

@@ -63,10 +63,13 @@ class SimulatedAdapter:
 
     def _start(self) -> None:
         folder = DataFolder.of(self.config)
+        marker = folder.prepare(is_new=True)  # a simulation has no disks that may be missing
         self.ledger = folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
         self.storage = folder.open_storage(self.config.storage, self._plugins.catalogue())
-        self.resources = Resources(ledger=self.ledger, storage=self.storage, clock=self.clock)
+        self.resources = Resources(
+            ledger=self.ledger, storage=self.storage, clock=self.clock, storage_problem=marker.problem
+        )
         self._store = Store(self.config, self.resources)
         self.host = Host(
             self.config,

@@ -23,7 +23,12 @@ from uuid import uuid4
 from dicom_adapter.api.declare import NoSettings
 from dicom_adapter.api.errors import StoredObjectMissing
 from dicom_adapter.api.hookspecs import hookimpl
-from dicom_adapter.api.local_disk import no_free_space_is_storage_full, raise_if_no_free_space, sync_folder
+from dicom_adapter.api.local_disk import (
+    PlacedFile,
+    no_free_space_is_storage_full,
+    raise_if_no_free_space,
+    sync_folder,
+)
 from dicom_adapter.api.storage import InstanceWriter, StorageBackend, StorageContext
 from dicom_adapter.api.values import Capacity
 
@@ -146,6 +151,7 @@ class FileStorage(StorageBackend[NoSettings]):
                 part.sync()
             part.close()
         for key, part in parts.items():
+            part.place.require()  # otherwise another file would get its name
             part.path.replace(final_paths[key])
         if self.context.durable:
             for folder in {final_path.parent for final_path in final_paths.values()}:
@@ -209,6 +215,7 @@ class _PartFile:
         self.key = key
         self.path = path
         self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        self.place = PlacedFile.open_as(self._descriptor, path)
 
     def write(self, piece: bytes | memoryview) -> None:
         assert self._descriptor is not None

@@ -101,6 +101,7 @@ class Process:
         self.config: Config = loaded.config
         self.folder = folder / "data"
         data_folder = DataFolder.of(self.config)
+        data_folder.prepare(is_new=True)
         self.ledger: Ledger = data_folder.open_ledger(self.config.ledger_url)
         self.ledger.migrate()
         self.storage: StorageBackend[Any] = data_folder.open_storage(self.config.storage, catalogue)

@@ -92,7 +92,7 @@ class Site:
     def assert_nothing_was_kept(self) -> None:
         """Check that there is no object, no incomplete object, and no row."""
         assert [] == self.kept
-        for path in (self.folder / "instances").iterdir():
+        for path in (self.folder / "instances").glob("*.segment"):
             segment = Segment.open(path)
             assert [] == list(segment.walk())
             segment.close()

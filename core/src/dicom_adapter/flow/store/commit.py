@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import structlog
 from attrs import evolve
 
-from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, describe_failure
+from dicom_adapter.api.errors import LedgerError, LedgerUnavailable, StorageUnavailable, describe_failure
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.config.model import Config, WrongEncoding
 from dicom_adapter.dicom.part10 import file_header
@@ -57,6 +57,8 @@ class Store:
         self._config = config
         self._ledger, self._storage, self._clock = resources.ledger, resources.storage, resources.clock
         self._name = name
+        self._storage_problem, self._find_problem = resources.storage_problem, resources.problem
+        self.problem = ""  # why the last commit was refused, if the storage or the ledger is not the opened one
         self._limits = limits
         self._checkpoint_seconds = checkpoint_seconds
         self._inline_sync_seconds = inline_sync_seconds
@@ -90,7 +92,7 @@ class Store:
         try:
             writer = self._storage.writer()
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
-            return IncomingInstance(request, failed(failure))
+            return IncomingInstance(request, self._failed(failure))
         incoming = IncomingInstance(
             request,
             limit=self._config.dicom.max_data_set,
@@ -104,6 +106,8 @@ class Store:
     def end(self, incoming: IncomingInstance) -> ReceivedInstance | StoreResult:
         """Complete the data set. Return the instance for `commit`, or the result if the data set is refused."""
         received = incoming.end()
+        if isinstance(received, StoreResult) and received.outcome is StoreOutcome.FAILED:
+            return self._explained(received)
         if isinstance(received, StoreResult) or self._limits is None:
             return received
         full = self._limits.refusal_after(received.ae_title, self._config.storage)
@@ -157,12 +161,18 @@ class Store:
         started = time.monotonic()
         try:
             self._storage.sync([one.storage_key for one in received])
+            self._require_storage()
         except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
             delete_stored_objects(self._storage, received)  # the backend may have kept some objects
-            return failed(failure)
+            return self._failed(failure)
         finally:
             self._storage_is_slow = time.monotonic() - started > self._inline_sync_seconds
         return None
+
+    def _require_storage(self) -> None:
+        problem = self._storage_problem()
+        if problem:
+            raise StorageUnavailable(problem)
 
     def _enter(self, received: Sequence[ReceivedInstance], *, waits: bool = True) -> list[StoreResult]:
         """Enter the rows, and delete the objects of instances that get no row.
@@ -186,6 +196,7 @@ class Store:
             return [result for one in received for result in self._enter([one])]
         without_row = [one for one, result in zip(received, results, strict=True) if result.instance is None]
         delete_stored_objects(self._storage, without_row)
+        self.problem = ""
         return results
 
     def _not_entered(self, received: Sequence[ReceivedInstance], failure: Exception) -> list[StoreResult]:
@@ -198,7 +209,17 @@ class Store:
         else:
             entered = {instance.storage_key for instance in pending if instance is not None}
             delete_stored_objects(self._storage, [one for one in received if one.storage_key not in entered])
-        return [failed(failure)] * len(received)
+        return [self._failed(failure)] * len(received)
+
+    def _failed(self, failure: Exception) -> StoreResult:
+        return self._explained(failed(failure), str(failure) if isinstance(failure, StorageUnavailable) else "")
+
+    def _explained(self, result: StoreResult, problem: str = "") -> StoreResult:
+        """Return OUT_OF_SPACE, so that the sender retries, if the reason of a failure is that files were replaced."""
+        self.problem = problem or self._find_problem()
+        if not self.problem:
+            return result
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=self.problem)
 
     # --- recovery records -------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 from attrs import define, field
 
-from dicom_adapter.api.errors import reports_busy_ledger, reports_no_free_space
+from dicom_adapter.api.errors import StorageUnavailable, reports_busy_ledger, reports_no_free_space
 from dicom_adapter.api.receiving import StoreOutcome, StoreRequest, StoreResult
 from dicom_adapter.api.storage import InstanceWriter
 from dicom_adapter.dicom.checksum import crc32
@@ -127,8 +127,11 @@ class IncomingInstance:
 def failed(failure: Exception) -> StoreResult:
     """Return the result after a failure of storage or ledger.
 
-    That is OUT_OF_SPACE, so that senders retry, if there is no free space or the ledger is locked, else FAILED.
+    That is OUT_OF_SPACE, so that senders retry, if there is no free space, the ledger is locked, or storage or ledger
+    are not those that were opened, else FAILED.
     """
+    if isinstance(failure, StorageUnavailable):
+        return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason=str(failure))
     if reports_no_free_space(failure):
         return StoreResult(outcome=StoreOutcome.OUT_OF_SPACE, reason="there is no free space left")
     if reports_busy_ledger(failure):

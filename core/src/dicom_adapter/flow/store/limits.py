@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from dicom_adapter.api.errors import LedgerError
-from dicom_adapter.api.storage import StorageBackend
 from dicom_adapter.config.model import StorageConfig
 from dicom_adapter.flow.free_space import ledger_full, storage_full
-from dicom_adapter.ledger import Ledger, lanes
+from dicom_adapter.ledger import lanes
+from dicom_adapter.runtime.resources import Resources
 
 FREE_SPACE_SECONDS = 0.05  # validity of a check of the disks; the end of each instance causes another check
 FULL_AE_TITLES_SECONDS = 1.0  # time between two queries for full AE titles
@@ -19,9 +18,10 @@ FULL_AE_TITLES_SECONDS = 1.0  # time between two queries for full AE titles
 class StoreLimits:
     """Checks the limits, and caches the results for a short time. Not thread-safe: used by the network thread only."""
 
-    def __init__(self, storage: StorageBackend[Any], ledger: Ledger) -> None:
-        self._storage = storage
-        self._ledger = ledger
+    def __init__(self, resources: Resources) -> None:
+        self._storage = resources.storage
+        self._ledger = resources.ledger
+        self._problem = resources.problem
         now = time.monotonic()
         self._no_space = ""  # reason why there is no free space; "" if there is free space
         self._no_space_until = now
@@ -46,7 +46,10 @@ class StoreLimits:
         return self._full_ae_titles().get(ae_title) or self._no_space
 
     def _check_free_space(self, storage: StorageConfig) -> None:
-        self._no_space = storage_full(self._storage.capacity(), storage) or ledger_full(self._ledger.free_bytes())
+        try:
+            self._no_space = storage_full(self._storage.capacity(), storage) or ledger_full(self._ledger.free_bytes())
+        except Exception as failure:  # noqa: BLE001 - a storage backend is a plugin and may raise anything
+            self._no_space = self._problem() or f"the free space is unknown ({type(failure).__name__})"
         self._no_space_until = time.monotonic() + FREE_SPACE_SECONDS
 
     def _full_ae_titles(self) -> Mapping[str, str]:

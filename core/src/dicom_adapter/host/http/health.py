@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
 from attrs import field, frozen
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
-from dicom_adapter.api.errors import describe_failure
-from dicom_adapter.api.storage import StorageBackend
+from dicom_adapter.api.errors import LedgerError, describe_failure
 from dicom_adapter.config.model import Config
-from dicom_adapter.ledger import Ledger
-from dicom_adapter.operations.status import Level, StorageStatus, assess, gather, service_state, worst_level
-from dicom_adapter.runtime.clock import Clock
+from dicom_adapter.operations.status import (
+    Level,
+    ServiceState,
+    StorageStatus,
+    assess,
+    gather,
+    service_state,
+    worst_level,
+)
+from dicom_adapter.runtime.resources import Resources
 
 
 @frozen(kw_only=True)
@@ -40,19 +45,26 @@ class Health:
 Examine = Callable[[], Health]
 
 
-def examine(config: Config, ledger: Ledger, storage: StorageBackend[Any], clock: Clock) -> Health:
+def examine(config: Config, resources: Resources) -> Health:
     """Determine the health of the service, from inside of its host."""
-    with ledger.read() as transaction:
-        facts = gather(transaction, config, clock.system_time())
+    try:
+        with resources.ledger.read() as transaction:
+            facts = gather(transaction, config, resources.clock.system_time())
+    except LedgerError as failure:
+        reasons = [Reason(level=Level.RED.value, part="ledger", reason=str(failure))]
+        return Health(health=Level.RED.value, service=ServiceState.RUNNING.value, problems=reasons)
     service = service_state(facts, host_runs=True)
-    problems = assess(facts, service, _storage_status(storage), config)
+    problems = assess(facts, service, _storage_status(resources), config)
     reasons = [Reason(level=each.level.value, part=each.part, reason=each.reason) for each in problems]
     return Health(health=worst_level(problems).value, service=service.value, problems=reasons)
 
 
-def _storage_status(storage: StorageBackend[Any]) -> StorageStatus:
+def _storage_status(resources: Resources) -> StorageStatus:
+    problem = resources.problem()
+    if problem:
+        return StorageStatus(capacity=None, failure=problem)
     try:
-        return StorageStatus(capacity=storage.capacity())
+        return StorageStatus(capacity=resources.storage.capacity())
     except (Exception, SystemExit) as failure:  # noqa: BLE001 - a plugin may raise anything, even SystemExit
         return StorageStatus(capacity=None, failure=f"its free space is unknown: {describe_failure(failure)}")
 

@@ -12,7 +12,8 @@ from uuid import uuid4
 
 from attrs import define, field
 
-from dicom_adapter.api.local_disk import no_free_space_is_storage_full, sync_folder
+from dicom_adapter.api.errors import StorageUnavailable
+from dicom_adapter.api.local_disk import PlacedFile, no_free_space_is_storage_full, sync_folder
 from dicom_adapter.dicom.checksum import crc32
 from dicom_adapter.storage.local.buffers import Buffer, Buffers
 from dicom_adapter.storage.local.keys import key_of, missing
@@ -27,6 +28,7 @@ class ActiveSegment:
     """A segment that this process writes. Guarded by the lock of `ActiveSegments`."""
 
     segment: Segment
+    place: PlacedFile
     placed: dict[int, tuple[int, Buffer]] = field(factory=dict)  # size and content of records that are not written yet
     unsynced: set[int] = field(factory=set)  # offsets of complete records that no sync has covered
     in_use: bool = False  # a writer uses it
@@ -58,6 +60,7 @@ class ActiveSegments:
         self._segment_bytes = segment_bytes
         self._active: dict[str, ActiveSegment] = {}
         self._idle: list[ActiveSegment] = []  # reused from the end, so that few segments are partly full
+        self._displaced: PlacedFile | None = None  # a segment that was deleted or replaced while it was open
         self._lock = threading.Lock()  # guards `placed_bytes`, the two collections and every `ActiveSegment`
 
     # --- for writers ------------------------------------------------------------------------------------------------
@@ -71,7 +74,9 @@ class ActiveSegments:
                     active.in_use = True
                     return active
         with no_free_space_is_storage_full(SUBJECT):
-            active = ActiveSegment(Segment.create(self._root / f"{uuid4().hex}{SUFFIX}"), in_use=True)
+            segment = Segment.create(self._root / f"{uuid4().hex}{SUFFIX}")
+            place = PlacedFile.open_as(segment.descriptor, segment.path)
+            active = ActiveSegment(segment, place, in_use=True)
         with self._lock:
             self._active[active.name] = active
         return active
@@ -133,6 +138,7 @@ class ActiveSegments:
                 self._write(active)
                 if self._durable:
                     self._make_durable(active)
+            self._require_in_place(active)
             with self._lock:
                 active.unsynced.difference_update(starts)
         finally:
@@ -212,6 +218,21 @@ class ActiveSegments:
         if not active.is_named:
             sync_folder(self._root)
             active.is_named = True
+
+    def _require_in_place(self, active: ActiveSegment) -> None:
+        """Raise StorageUnavailable if the segment was deleted or replaced.
+
+        Then acknowledged instances are missing, so nothing is stored until the file is back or the service is
+        restarted.
+        """
+        if self._displaced is not None:
+            self._displaced.require()
+            self._displaced = None
+        try:
+            active.place.require()
+        except StorageUnavailable:
+            self._displaced = active.place
+            raise
 
     @contextmanager
     def _fail_permanently_on_error(self, active: ActiveSegment) -> Iterator[None]:

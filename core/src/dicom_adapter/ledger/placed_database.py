@@ -1,0 +1,44 @@
+"""`PlacedDatabase`: notice that the files of the open database were deleted or replaced.
+
+SQLite continues to use deleted files: transactions are committed, and lost when the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dicom_adapter.api.errors import LedgerReplaced
+from dicom_adapter.api.local_disk import PlacedFile
+
+
+class PlacedDatabase:
+    """The files of a database: itself, its write-ahead log, and the index of that log, which processes share."""
+
+    def __init__(self, file: Path | None) -> None:
+        """`file`: None if the database is not a local file; then nothing is checked."""
+        self._file = file
+        self._database: PlacedFile | None = None
+        self._logs: tuple[PlacedFile, ...] = ()
+
+    def record_database(self) -> None:
+        """Remember the file that the first connection has opened."""
+        if self._file is not None and self._database is None:
+            self._database = PlacedFile.at(self._file)
+
+    def record_logs(self) -> None:
+        """Remember the other files. Call it in a transaction; they exist until the last connection is closed."""
+        if self._file is not None:
+            real = os.path.realpath(self._file)
+            self._logs = tuple(PlacedFile.at(Path(f"{real}{suffix}")) for suffix in ("-wal", "-shm"))
+
+    def problem(self) -> str:
+        """Return why the database is not the opened one any more; "" if it is. It costs three calls of stat(2)."""
+        files = self._logs if self._database is None else (self._database, *self._logs)
+        return next((problem for file in files if (problem := file.problem())), "")
+
+    def require(self) -> None:
+        """Raise LedgerReplaced if the database is not the opened one any more."""
+        problem = self.problem()
+        if problem:
+            raise LedgerReplaced(problem)
