@@ -130,7 +130,11 @@ class DataFolder:
         if self.ledger is not None:
             files.append(PlacedFile.at(self.ledger))
         text = json.dumps([[str(file.path), file.device, file.inode] for file in files])
-        (self.path / HOST_LOCK).write_text(text, encoding="utf-8")
+        try:
+            (self.path / HOST_LOCK).write_text(text, encoding="utf-8")
+        except OSError as failure:
+            if not reports_no_free_space(failure):  # on a full disk, the host must run: it frees space
+                raise
 
     def displaced(self) -> str:
         """Return why a running host uses other files than those that are in the folder now; "" if it does not.
