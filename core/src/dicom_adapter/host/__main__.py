@@ -78,6 +78,8 @@ def _log_plugins(plugins: Plugins) -> None:
 def _run(channel: Channel, start: Start, config: Config, plugins: Plugins) -> None:
     try:
         process = HostProcess(config, plugins, SystemClock(start.clock), first=start.first)
+        folder = DataFolder.of(config)
+        folder.record_open_files(folder.require_marker())
         if start.first:
             process.start_http_server()
     except UNUSABLE as failure:

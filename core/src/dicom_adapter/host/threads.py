@@ -64,7 +64,6 @@ class HostProcess:
             self._storage.recover()  # before the ledger is written: this frees space on a full disk
         self._ledger = folder.open_ledger(config.ledger_url)
         self._ledger.migrate()
-        folder.record_open_files(marker)
         extended, draining = self._with_draining(config)
         wake = self._groups.wake
         self._resources = Resources(
