@@ -189,6 +189,7 @@ def test_a_difference_between_the_clocks_is_reported(tmp_path: Path, wake_ups: i
     config = load(CONFIGURATION, folder=tmp_path, catalogue=plugins.catalogue()).config
     assert config is not None
     clock = SystemClock((time.time_ns() + 3600 * 10**9, time.monotonic_ns()))
+    (tmp_path / "adapter.toml").touch()  # an empty folder could be a mount point without its disk
     host = HostProcess(config, plugins, clock, first=True)
     with capture_logs() as logged:
         host.start(wake_ups)
