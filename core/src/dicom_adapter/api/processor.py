@@ -169,7 +169,7 @@ class JobProcessorBase(ABC, Generic[SettingsT]):
         """Read the data set of a stored instance up to its pixel data: (7FE0,0008), (7FE0,0009) or (7FE0,0010).
 
         The data set contains patient data: keep its values out of logs and labels. Raises Unprocessable if the stored
-        object is missing or cannot be parsed.
+        object is missing or cannot be parsed. If the storage fails, the adapter repeats the turn.
         """
         return self.context.read_header(instance)
 

@@ -10,6 +10,7 @@ import pytest
 
 from dicom_adapter.ledger.schema import LaneState
 from dicom_adapter.testing import Adapter, make_instance
+from support.odd_data_sets import ODD
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -72,6 +73,45 @@ def test_one_unreadable_file_does_not_block_others(make_adapter: MakeAdapter, mo
     assert (
         "the stored file of instance 1 cannot be read (EIO): 3 tries, while other stored objects can be read" == cause
     )
+
+
+@pytest.mark.parametrize("failure", [ValueError, EOFError, BlockingIOError, RecursionError, MemoryError, UnicodeError])
+def test_a_header_that_cannot_be_parsed_is_quarantined_at_once(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    """The type of the parser's error does not matter: an OSError of pydicom is no outage of the storage either.
+
+    Verified to fail when OSError is caught around reading and parsing: the lane waits for the storage backend.
+    """
+    adapter = make_adapter(CONFIGURATION)
+    with monkeypatch.context() as patch:
+
+        def failing(*_: Any, **__: Any) -> None:
+            raise failure
+
+        patch.setattr("dicom_adapter.dicom.headers.dcmread", failing)
+        adapter.receive(make_instance(accession_number="A-1"), ae_title="LUNG")
+    assert ({"quarantined": 1}, "") == (adapter.states, reason(adapter))
+    [cause] = [event.detail["reason"] for event in adapter.events if event.event == "instance_quarantined"]
+    assert f"its header cannot be parsed ({failure.__name__} at " in cause
+    adapter.receive(make_instance(accession_number="A-2"), ae_title="LUNG")
+    adapter.advance(10)
+    assert {"quarantined": 1, "reclaimed": 1} == adapter.states
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_an_odd_data_set_never_blocks_its_lane(
+    make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, make: Callable[[Any], bytes]
+) -> None:
+    """It is processed, or quarantined with the true reason; the next instance is processed."""
+    adapter = make_adapter(CONFIGURATION)
+    with monkeypatch.context() as patch:
+        patch.setattr("dicom_adapter.simulation.adapter.encode", make)
+        adapter.receive(make_instance(accession_number="A-1"), ae_title="LUNG")
+    adapter.receive(make_instance(accession_number="A-2"), ae_title="LUNG")
+    adapter.advance(10)
+    assert "" == reason(adapter)
+    assert adapter.states in ({"quarantined": 1, "reclaimed": 1}, {"reclaimed": 2})
 
 
 def reason(adapter: Adapter) -> str:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_adapter.api.values import JobState
+from dicom_adapter.dicom.part10 import file_header
 from dicom_adapter.dicom.synthetic import make_instance
 from dicom_adapter.flow.submit.metadata import VALUE_BYTES, read_metadata
+from dicom_adapter.operations.story import make_story
 from dicom_adapter.testing import Adapter
+from support.odd_data_sets import ODD, reversed_elements, with_nested_sequences
 
 
 def stored(**attributes: Any) -> BytesIO:
@@ -106,6 +111,82 @@ def test_every_file_is_closed_and_one_is_open_at_a_time() -> None:
 
     read_metadata(one_by_one(stored), ["StudyDescription"])
     assert [True, True, True] == [file.closed for file in opened]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_a_data_set_that_cannot_be_parsed_costs_only_its_own_values(make: Callable[[Dataset], bytes]) -> None:
+    """The values of the other instances are used. Each omitted value is reported, without patient data.
+
+    Verified to fail when the errors of the parser are not caught.
+    """
+    odd = part10(make(make_instance(StudyDescription="HEAD", patient_name="Müller^Jörg")))
+    files = [stored(StudyDescription="THORAX", patient_name="A^B"), odd]
+    omitted: list[tuple[int, str, str]] = []
+    found = read_metadata(files, ["StudyDescription", "PatientName"], lambda *one: omitted.append(one))
+    assert {"THORAX", "A^B"} <= set(found.values()) <= {"THORAX", "A^B", "HEAD", "Müller^Jörg"}
+    lost = {"StudyDescription": "HEAD", "PatientName": "Müller^Jörg"}
+    assert {keyword for keyword, text in lost.items() if text not in found.values()} == {each[1] for each in omitted}
+    assert {1} >= {number for number, _keyword, _reason in omitted}
+    assert not any("ller" in reason or "HEAD" in reason for _number, _keyword, reason in omitted)
+
+
+def test_attributes_are_found_in_any_order_of_elements() -> None:
+    """Elements in descending order are read like those in ascending order."""
+    file = part10(reversed_elements(make_instance(StudyDescription="HEAD", patient_name="A^B")))
+    assert {"00081030": "HEAD", "00100010": "A^B"} == read_metadata([file], ["StudyDescription", "PatientName"])
+
+
+def part10(data_set: bytes) -> BytesIO:
+    """Return a Part 10 file with an encoded data set."""
+    return BytesIO(file_header("1.2", "1.3", ExplicitVRLittleEndian, "SENDER") + data_set)
+
+
+@pytest.mark.parametrize("errors", [[], [OSError("away")]])
+def test_a_job_with_an_odd_instance_is_submitted(
+    make_adapter: Callable[..., Adapter], monkeypatch: pytest.MonkeyPatch, errors: list[OSError]
+) -> None:
+    """`explain` names the attributes and the first instance. An outage of the storage is retried.
+
+    Verified to fail when the errors of the parser are not caught: the job is faulted, as if the submitter had a bug.
+    """
+    adapter = make_adapter(CONFIGURATION.format(keywords='["StudyDescription"]'))
+    adapter.receive(make_instance(study_uid="1.1", StudyDescription="HEAD"), ae_title="LUNG")
+    monkeypatch.setattr("dicom_adapter.simulation.adapter.encode", with_nested_sequences)
+    adapter.receive(make_instance(study_uid="1.1", StudyDescription="ODD"), ae_title="LUNG")
+    failing = list(errors)
+    monkeypatch.setattr(adapter.storage, "read", failing_at_first(adapter.storage.read, failing))
+    adapter.advance(60)
+    [job] = adapter.jobs
+    assert JobState.SUBMITTED is job.state
+    assert "HEAD" == adapter.platform.jobs[job.job_id].metadata["00081030"]
+    with adapter.ledger.read() as transaction:
+        [section] = make_story(transaction, "1.1", adapter.clock.now()).sections
+    [text] = [entry.text for entry in section.entries if entry.kind == "job_metadata_incomplete"]
+    assert "has no value of StudyDescription from 1 instance (the first is 2): its header cannot be parsed" in text
+
+
+def failing_at_first(read: Callable[[str], BinaryIO], errors: list[OSError]) -> Callable[[str], BinaryIO]:
+    """Return a function that opens files whose first reads fail with these errors."""
+
+    class Failing:
+        def __init__(self, key: str) -> None:
+            self._file = read(key)
+
+        def read(self, size: int = -1) -> bytes:
+            if errors:
+                raise errors.pop()
+            return self._file.read(size)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+        def __enter__(self) -> Failing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+    return cast("Callable[[str], BinaryIO]", Failing)
 
 
 # --- metadata on the platform ---------------------------------------------------------------------------------------

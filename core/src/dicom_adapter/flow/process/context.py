@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicom_adapter.api.errors import StoredObjectMissing, Unprocessable, describe_failure
+from dicom_adapter.api.errors import StoredObjectMissing, Unprocessable
 from dicom_adapter.api.processor import Timer
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobRequest
+from dicom_adapter.dicom.identity import UnreadableDataSet
 from dicom_adapter.flow.process.settings import LaneSettings
 from dicom_adapter.flow.process.timers import LATEST_TIMER, Timers
 from dicom_adapter.flow.process.turn import Turn, Unreadable
@@ -86,17 +87,15 @@ class Context:
         return min(when, now + max(when - seen, timedelta(0)))
 
     def read_header(self, instance: InstanceStorageInfo) -> Dataset:
-        from pydicom import dcmread
+        from dicom_adapter.dicom.headers import read_header
 
         try:
             with self._storage.read(instance.storage_key) as file:
-                return dcmread(file, stop_before_pixels=True)
-        except StoredObjectMissing as failure:
+                return read_header(file)
+        except (StoredObjectMissing, UnreadableDataSet) as failure:
             raise Unprocessable(str(failure)) from None
         except OSError as failure:
             raise Unreadable(instance, failure) from failure
-        except Exception as failure:  # noqa: BLE001 - pydicom raises many errors for bytes that are not a data set
-            raise Unprocessable(f"its header cannot be parsed ({describe_failure(failure)})") from None
 
     def _current_turn(self) -> Turn:
         if self._turn is None:

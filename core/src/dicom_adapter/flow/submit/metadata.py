@@ -2,36 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO
 
-from pydicom import dcmread
+from attrs import Factory, define
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
+from dicom_adapter.dicom.headers import read_header
+from dicom_adapter.dicom.identity import UnreadableDataSet
+
 VALUE_BYTES = 256  # maximum length of a value in UTF-8 that the Clara Platform accepts
 
 
-def read_metadata(files: Iterable[BinaryIO], keywords: Sequence[str]) -> dict[str, str]:
-    """Return the value of each attribute by its tag, `GGGGEEEE`; several values as `GGGGEEEE-0`, `GGGGEEEE-1`, …"""
+@define
+class Omitted:
+    """The attributes of a job that were omitted, because they cannot be parsed."""
+
+    numbers: set[int] = Factory(set)  # instance ids
+    keywords: set[str] = Factory(set)
+    first: int = 0  # instance id
+    reason: str = ""  # of the first one; without patient data
+
+    def add(self, instance_id: int, keyword: str, reason: str) -> None:
+        self.first, self.reason = self.first or instance_id, self.reason or reason
+        self.numbers.add(instance_id)
+        self.keywords.add(keyword)
+
+    def describe(self) -> dict[str, object]:
+        """Return the detail of an event."""
+        return {
+            "attributes": sorted(self.keywords),
+            "instances": len(self.numbers),
+            "first": self.first,
+            "reason": self.reason,
+        }
+
+
+OnOmitted = Callable[[int, str, str], None]  # number of the file, from 0; keyword; reason without patient data
+
+
+def _ignore(_number: int, _keyword: str, _reason: str) -> None: ...
+
+
+def read_metadata(
+    files: Iterable[BinaryIO], keywords: Sequence[str], on_omitted: OnOmitted = _ignore
+) -> dict[str, str]:
+    """Return the value of each attribute by its tag, `GGGGEEEE`; several values as `GGGGEEEE-0`, `GGGGEEEE-1`, …
+
+    Values that cannot be parsed are omitted and reported to `on_omitted`. Raises OSError if a file cannot be read.
+    """
     found: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}  # ordered sets
-    for file in files:
+    for number, file in enumerate(files):
+        header: Dataset | None = None
         with file:
-            header = dcmread(file, stop_before_pixels=True, specific_tags=list(keywords))
-        for keyword in keywords:
-            text = _text(_value(header, keyword))
-            if text:
+            try:
+                header = read_header(file, specific_tags=list(keywords))
+            except UnreadableDataSet as failure:
+                for keyword in keywords:
+                    on_omitted(number, keyword, str(failure))
+        for keyword in keywords if header is not None else ():
+            try:
+                text = _text(header.get(keyword))
+            except Exception as failure:  # noqa: BLE001 - pydicom raises many types for malformed values
+                on_omitted(number, keyword, f"its value cannot be parsed ({type(failure).__name__})")
+            else:
                 found[keyword][text] = None
-    return {name: text for keyword, texts in found.items() for name, text in _named(keyword, list(texts))}
-
-
-def _value(header: Dataset, keyword: str) -> object:
-    try:
-        return header.get(keyword)
-    except Exception:  # noqa: BLE001 - pydicom raises many errors for malformed values; they count as missing
-        return None
+    return {name: text for keyword, texts in found.items() for name, text in _named(keyword, list(filter(None, texts)))}
 
 
 def _text(value: object) -> str:

@@ -30,7 +30,7 @@ from attrs import field, frozen
 from dicom_adapter.api.errors import LedgerError, Permanent, Retriable
 from dicom_adapter.api.submitter import Submitter, Upload
 from dicom_adapter.api.values import InstanceStorageInfo, Job, JobState
-from dicom_adapter.flow.submit.metadata import read_metadata
+from dicom_adapter.flow.submit.metadata import Omitted, read_metadata
 from dicom_adapter.flow.verified_reader import VerifiedReader
 from dicom_adapter.ledger import instances, jobs
 from dicom_adapter.ledger.jobs import JobRow
@@ -72,6 +72,7 @@ class Done:
     state: JobState | None = None  # the next state; None: the next state is in NEXT
     is_complete: bool = True  # False: further batches of uploads follow
     platform: PlatformContact = PlatformContact.ANSWERED
+    remarks: Mapping[str, Mapping[str, object]] = field(factory=dict)  # details of further events, by their name
 
 
 class Steps:
@@ -111,13 +112,27 @@ class Steps:
 
     def _add_metadata(self, row: JobRow) -> Done:
         keywords = self._keywords.get(row.job.ae_title, ())
-        found: Mapping[str, str] = {}
-        if keywords:
-            with self._ledger.read() as transaction:
-                members = instances.of_job(transaction, row.number, missing_only=False)
-            found = read_metadata((self._open(instance) for _position, instance in members), keywords)
+        omitted = Omitted()
+        found = self._read_attributes(row, keywords, omitted) if keywords else {}
         self._submitter.add_metadata(row.job, {**row.job.metadata, **found})
-        return Done()
+        if not omitted.numbers:
+            return Done()
+        detail = omitted.describe()
+        log.warning("job_metadata_incomplete", job_id=row.job.job_id, ae_title=row.job.ae_title, **detail)
+        return Done(remarks={"job_metadata_incomplete": detail})
+
+    def _read_attributes(self, row: JobRow, keywords: Sequence[str], omitted: Omitted) -> Mapping[str, str]:
+        with self._ledger.read() as transaction:
+            members = instances.of_job(transaction, row.number, missing_only=False)
+        files = (self._open(instance) for _position, instance in members)
+
+        def note(number: int, keyword: str, reason: str) -> None:
+            omitted.add(members[number][1].instance_id, keyword, reason)
+
+        try:
+            return read_metadata(files, keywords, note)
+        except OSError as failure:
+            raise _cannot_read(failure) from failure
 
     def _upload(self, row: JobRow) -> Done:
         """Upload one batch of the missing files. The step is complete when no file is missing."""
@@ -176,7 +191,11 @@ class Steps:
         try:
             return self._storage.read(instance.storage_key)
         except OSError as failure:
-            raise CannotRead(f"the storage backend failed to read ({type(failure).__name__})") from failure
+            raise _cannot_read(failure) from failure
+
+
+def _cannot_read(failure: OSError) -> CannotRead:
+    return CannotRead(f"the storage backend failed to read ({type(failure).__name__})")
 
 
 def _error(future: Future[None]) -> BaseException | None:

@@ -26,6 +26,8 @@ log = structlog.get_logger("dicom_adapter.submit")
 OPENING_SECONDS = 2.0  # limit for `close` to wait for an `open` in progress
 NO_FAILURES = {"attempts": 0, "failing_since": None, "next_attempt_at": None, "last_error": ""}
 
+NO_REMARKS: Mapping[str, Mapping[str, object]] = {}
+
 
 @frozen
 class StepResult:
@@ -116,7 +118,7 @@ class Submission:
             return self._clear_failures(row)
         state = done.state or NEXT[row.job.state]
         values = {**NO_FAILURES, **done.values, "repeated": False}
-        return self._change(row, "job_" + state.value.replace("-", "_"), state, values)
+        return self._change(row, "job_" + state.value.replace("-", "_"), state, values, done.remarks)
 
     def _clear_failures(self, row: JobRow) -> JobRow:
         if not row.job.attempts:
@@ -141,10 +143,19 @@ class Submission:
         values |= {"faulted_in": faulted_in}  # `cancel_requested` stays: a retry continues with the cancellation
         return self._change(row, "job_faulted", JobState.FAULTED, values)
 
-    def _change(self, row: JobRow, event: str, state: JobState, values: Mapping[str, Any]) -> JobRow:
+    def _change(
+        self,
+        row: JobRow,
+        event: str,
+        state: JobState,
+        values: Mapping[str, Any],
+        remarks: Mapping[str, Mapping[str, object]] = NO_REMARKS,
+    ) -> JobRow:
         now = self._clock.now()
         with self._ledger.write() as transaction:
             changed = jobs.change(transaction, row, state=state, changed_at=now, **values)
+            for name, detail in remarks.items():
+                events.record(transaction, [_event(now, name, changed.job, detail)])
             _record(transaction, now, event, changed.job)
         level = "warning" if changed.job.last_error else "info"
         getattr(log, level)(
@@ -163,4 +174,8 @@ def _record(transaction: Transaction, now: datetime, event: str, job: Job) -> No
     detail: dict[str, object] = {"error": job.last_error} if job.last_error else {}
     if job.next_attempt_at is not None:
         detail["next_attempt_at"] = job.next_attempt_at.isoformat()
-    events.record(transaction, [Event(at=now, event=event, ae_title=job.ae_title, job_id=job.job_id, detail=detail)])
+    events.record(transaction, [_event(now, event, job, detail)])
+
+
+def _event(now: datetime, event: str, job: Job, detail: Mapping[str, object]) -> Event:
+    return Event(at=now, event=event, ae_title=job.ae_title, job_id=job.job_id, detail=detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
+from typing import cast
 
 from dicom_adapter.api.values import Job, JobState
 from dicom_adapter.ledger.events import Event
@@ -132,6 +133,8 @@ def _steps(job: Job, events: Sequence[Event]) -> Iterator[Entry]:
         elif kind == "job_faulted":
             text = f"Job {short(job.job_id)} became faulted. The last attempt to {STEPS[state]} failed: {error}"
             yield _of_job(job, "job_faulted", own, sentence(text), error=error)
+        elif kind == "job_metadata_incomplete":
+            yield from (_incomplete(job, event) for event in own)
         elif kind == "job_platform_state":
             yield from (_platform_state(job, event) for event in own)
         elif kind in OPERATOR_ACTIONS:
@@ -172,6 +175,16 @@ def _failed(job: Job, state: JobState, events: Sequence[Event]) -> Entry:
     )
     text = f"Job {short(job.job_id)}: {attempts} to {STEPS[state]} failed{until(first, last)}{why}"
     return _of_job(job, "job_attempt_failed", events, sentence(text), attempts=len(events), errors=errors)
+
+
+def _incomplete(job: Job, event: Event) -> Entry:
+    found = event.detail
+    names = listed(map(str, cast("list[str]", found["attributes"])))
+    text = (
+        f"The metadata of job {short(job.job_id)} has no value of {names} from "
+        f"{counted(int(str(found['instances'])), 'instance')} (the first is {found['first']}): {found['reason']}"
+    )
+    return _of_job(job, event.event, [event], sentence(text), **found)
 
 
 def _platform_state(job: Job, event: Event) -> Entry:

@@ -1,0 +1,74 @@
+"""Parse the headers of stored Part 10 files with pydicom.
+
+A failure to read a file and a failure to parse it are different: the first may be an outage of the storage, which ends,
+and concerns every file; the second concerns one instance, for ever. pydicom raises errors of many types, OSError among
+them, so that the type does not tell which one it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicom_adapter.api.errors import describe_failure
+from dicom_adapter.dicom.identity import UnreadableDataSet
+
+T = TypeVar("T")
+
+
+def read_header(file: BinaryIO, **options: Any) -> Dataset:
+    """Parse a Part 10 file up to its pixel data. `options` are those of `dcmread`.
+
+    Raises OSError if the file cannot be read, and UnreadableDataSet if it cannot be parsed.
+    """
+    source = _Source(file)
+    try:
+        header = dcmread(source, stop_before_pixels=True, **options)  # type: ignore[arg-type] # any readable object
+    except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
+        source.raise_failure()
+        raise UnreadableDataSet(f"its header cannot be parsed ({describe_failure(failure)})") from None
+    source.raise_failure()  # pydicom takes some errors for the end of the file
+    return header
+
+
+class _Source:
+    """A file that records the failure of an operation, and reads no more bytes than there are."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._failure: OSError | None = None
+        self._size: int | None = None
+
+    def raise_failure(self) -> None:
+        """Raise the first failure, if any."""
+        if self._failure is not None:
+            raise self._failure
+
+    def read(self, size: int = -1) -> bytes:
+        if size > 0:  # a malformed length may be 4 GiB, for which no memory must be allocated
+            size = min(size, max(self._end() - self.tell(), 0))
+        return self._attempt(self._file.read, size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._attempt(self._file.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._attempt(self._file.tell)
+
+    def _end(self) -> int:
+        if self._size is None:
+            at = self.tell()
+            self._size = self.seek(0, os.SEEK_END)
+            self.seek(at)
+        return self._size
+
+    def _attempt(self, operation: Callable[..., T], *arguments: int) -> T:
+        try:
+            return operation(*arguments)
+        except OSError as failure:
+            self._failure = self._failure or failure
+            raise

@@ -1,0 +1,57 @@
+"""Parsing the headers of stored files: failures to read and failures to parse are different."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_adapter.dicom.headers import read_header
+from dicom_adapter.dicom.identity import UnreadableDataSet
+from dicom_adapter.dicom.part10 import file_header
+from dicom_adapter.dicom.synthetic import make_instance
+from dicom_adapter.simulation.adapter import encode
+
+HEADER = file_header("1.2", "1.3", ExplicitVRLittleEndian, "SENDER")
+DATA_SET = encode(make_instance(rows=1, columns=1))
+
+
+class BrokenFile(BytesIO):
+    """A file whose disk fails after some bytes."""
+
+    def __init__(self, content: bytes, readable: int) -> None:
+        super().__init__(content)
+        self._readable = readable
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() + (size or 0) > self._readable:
+            raise OSError("Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about malformed values
+@given(st.binary(max_size=400), st.integers(0, len(DATA_SET)), st.binary(max_size=40))
+def test_any_bytes_are_parsed_or_refused(beginning: bytes, at: int, inserted: bytes) -> None:
+    """No other exception leaves the parser, whatever a device sends.
+
+    Verified to fail when only the errors of pydicom's own classes are caught.
+    """
+    for content in (beginning, HEADER + beginning, HEADER + DATA_SET[:at] + inserted + DATA_SET[at:]):
+        try:
+            assert isinstance(read_header(BytesIO(content)), Dataset)
+        except UnreadableDataSet as failure:
+            assert "its header cannot be parsed" in str(failure)
+
+
+@pytest.mark.parametrize("readable", range(0, len(HEADER + DATA_SET), 97))
+def test_a_failure_to_read_is_raised_as_it_is(readable: int) -> None:
+    """A file of which only a part can be read is not taken for a malformed or a shorter one.
+
+    Verified to fail when the errors of the file are not recorded.
+    """
+    with pytest.raises(OSError, match="Input/output error"):
+        read_header(BrokenFile(HEADER + DATA_SET[:-2], readable))
