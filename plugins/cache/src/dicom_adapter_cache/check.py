@@ -13,7 +13,7 @@ import structlog
 from dicom_adapter import InstanceStorageInfo, Unprocessable
 from dicom_adapter_cache.header import Attributes
 from dicom_adapter_cache.index import Index, as_indexed
-from dicom_adapter_cache.rows import Arrival
+from dicom_adapter_cache.rows import DescribedInstance
 
 log = structlog.get_logger("dicom_adapter_cache")
 
@@ -60,7 +60,7 @@ class IndexCheck:
         arrivals = []
         for instance in instances:
             try:
-                arrivals.append(Arrival(instance, self._read_attributes(instance)))
+                arrivals.append(DescribedInstance(instance, self._read_attributes(instance)))
             except Unprocessable:
                 continue
         self._index.add(arrivals, wrong=[arrival.instance.instance_id for arrival in arrivals])

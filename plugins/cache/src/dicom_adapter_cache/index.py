@@ -19,7 +19,7 @@ from dicom_adapter_cache.database import Database, Transaction
 from dicom_adapter_cache.header import Attributes, exact
 from dicom_adapter_cache.rows import (
     INSTANCE_COLUMNS,
-    Arrival,
+    DescribedInstance,
     HeaderKey,
     HeaderPlace,
     chunks,
@@ -85,7 +85,7 @@ class Index:
             rows = transaction.execute(query.order_by(instances.c.instance_id).limit(limit))
             return [InstanceStorageInfo(**row._mapping) for row in rows]
 
-    def add(self, arrived: Sequence[Arrival], wrong: Iterable[int] = ()) -> set[int]:
+    def add(self, arrived: Sequence[DescribedInstance], wrong: Iterable[int] = ()) -> set[int]:
         """Delete the rows of the instances with the ids `wrong`, then insert instances.
 
         Returns the ids of replaced instances: only the last arrival of each SOP instance is kept.

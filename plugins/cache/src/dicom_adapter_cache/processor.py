@@ -21,7 +21,7 @@ from dicom_adapter_cache.database import Database
 from dicom_adapter_cache.errors import InvalidRequest, KeyReused, NotInCache
 from dicom_adapter_cache.header import Attributes, attributes
 from dicom_adapter_cache.index import Index, KeptJob
-from dicom_adapter_cache.rows import Arrival
+from dicom_adapter_cache.rows import DescribedInstance
 from dicom_adapter_cache.settings import CacheSettings
 from dicom_adapter_cache.values import Order, selects_nothing
 
@@ -47,7 +47,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         self._known: set[int] = set()  # ids of all instances in the index
         self._undelivered: set[int] = set()  # ids in the index that were not delivered since `open`
         self._bytes = 0  # total size of all instances
-        self._arrived: list[Arrival] = []  # instances not yet in the index
+        self._arrived: list[DescribedInstance] = []  # instances not yet in the index
         self._wrong: set[int] = set()  # ids of instances whose rows in the index have to be replaced
         self._size_retry: Timer | None = None  # set while the cache is above max-size and no study can be evicted
 
@@ -77,7 +77,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
         if is_known and self._check.agrees(instance):
             self._undelivered.discard(number)
             return
-        arrival = Arrival(instance, self._read(instance))
+        arrival = DescribedInstance(instance, self._read(instance))
         if is_known:
             self._undelivered.discard(number)
             self._wrong.add(number)
@@ -90,7 +90,7 @@ class CacheProcessor(JobProcessorBase[CacheSettings]):
     def _read(self, instance: InstanceStorageInfo) -> Attributes:
         return attributes(instance, self.read_header(instance))
 
-    def _write_later(self, arrival: Arrival) -> None:
+    def _write_later(self, arrival: DescribedInstance) -> None:
         if not self._arrived:
             self.call_later(WRITE_AFTER_S, self._write)
         self._arrived.append(arrival)

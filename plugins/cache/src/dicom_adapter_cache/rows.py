@@ -42,8 +42,8 @@ class HeaderPlace:
 
 
 @frozen(repr=False)
-class Arrival:
-    """An instance that is not in the index yet, with its attributes."""
+class DescribedInstance:
+    """An instance with its attributes."""
 
     instance: InstanceStorageInfo
     attributes: Attributes
@@ -71,7 +71,7 @@ def instance_row(instance: InstanceStorageInfo, place: HeaderPlace) -> dict[str,
 # --- insert -----------------------------------------------------------------------------------------------------------
 
 
-def ensure_header(transaction: Transaction, ae_title: str, arrival: Arrival) -> HeaderPlace:
+def ensure_header(transaction: Transaction, ae_title: str, arrival: DescribedInstance) -> HeaderPlace:
     """Return the place of the arrival's header. Insert the header, its series and its study if they are missing.
 
     The caller has to call `update_summaries` in the same transaction.
