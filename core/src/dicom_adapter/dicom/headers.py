@@ -27,7 +27,7 @@ def read_header(file: BinaryIO, **options: Any) -> Dataset:
     """
     source = _Source(file)
     try:
-        header = dcmread(source, stop_before_pixels=True, **options)  # type: ignore[arg-type] # any readable object
+        header = dcmread(source, stop_before_pixels=True, **options)
     except Exception as failure:  # noqa: BLE001 - pydicom raises many types for bytes that are not a data set
         source.raise_failure()
         raise UnreadableDataSet(f"its header cannot be parsed ({describe_failure(failure)})") from None

@@ -7,7 +7,6 @@ from typing import BinaryIO
 
 from attrs import Factory, define
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
@@ -56,14 +55,14 @@ def read_metadata(
     """
     found: dict[str, dict[str, None]] = {keyword: {} for keyword in keywords}  # ordered sets
     for number, file in enumerate(files):
-        header: Dataset | None = None
-        with file:
-            try:
+        try:
+            with file:
                 header = read_header(file, specific_tags=list(keywords))
-            except UnreadableDataSet as failure:
-                for keyword in keywords:
-                    on_omitted(number, keyword, str(failure))
-        for keyword in keywords if header is not None else ():
+        except UnreadableDataSet as failure:
+            for keyword in keywords:
+                on_omitted(number, keyword, str(failure))
+            continue
+        for keyword in keywords:
             try:
                 text = _text(header.get(keyword))
             except Exception as failure:  # noqa: BLE001 - pydicom raises many types for malformed values
